@@ -23,82 +23,257 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
+    """Never sent."""
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 301
+    """INVALID_ARGUMENT: a field breaks a rule that its comment states. The details name every refused
+    field by its path. The cluster was not asked.
+    """
     ERROR_REASON_SPEC_INVALID: _ErrorReason.ValueType  # 302
+    """INVALID_ARGUMENT: Kubernetes' schema or KServe's own checks refuse the spec. Nothing was
+    written.
+    """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 303
+    """INVALID_ARGUMENT: this request_id came before with another body. Take a new id for a new
+    request.
+    """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 304
+    """INVALID_ARGUMENT: the page_token is damaged, or belongs to a List with other fields. Start
+    again without it.
+    """
     ERROR_REASON_RESUME_TOKEN_INVALID: _ErrorReason.ValueType  # 305
+    """INVALID_ARGUMENT: the resume_token is damaged, or belongs to a watch of another target or
+    selector. (One that is merely too old is no error: the stream begins with RESET.)
+    """
     ERROR_REASON_SERVICE_NOT_FOUND: _ErrorReason.ValueType  # 501
+    """NOT_FOUND: no such service. Also the answer when an etag or a restart names an absent service."""
     ERROR_REASON_NAMESPACE_NOT_FOUND: _ErrorReason.ValueType  # 502
+    """NOT_FOUND: a Deploy into a namespace that does not exist; it is not made for you. Reads of such
+    a namespace find nothing.
+    """
     ERROR_REASON_ROLLOUT_GONE: _ErrorReason.ValueType  # 503
+    """NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
+    deleted and made anew under its name.
+    """
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 601
+    """ALREADY_EXISTS: create_only, and there is a service of that name."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
+    """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
+    it does not tell whether the service is there.
+    """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 801
+    """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
+    that has no room for its pods lets the Deploy pass and fails the rollout:
+    Failure.REASON_QUOTA.)
+    """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 802
+    """RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open."""
     ERROR_REASON_TOO_MANY_REQUESTS: _ErrorReason.ValueType  # 803
+    """RESOURCE_EXHAUSTED, with RetryInfo: too many requests are being served."""
     ERROR_REASON_ROLLOUT_FAILED: _ErrorReason.ValueType  # 901
+    """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
     ERROR_REASON_SERVICE_STOPPED: _ErrorReason.ValueType  # 902
+    """FAILED_PRECONDITION: the service is stopped, so the awaited rollout cannot become ready."""
     ERROR_REASON_SERVICE_DELETING: _ErrorReason.ValueType  # 903
+    """FAILED_PRECONDITION: the service is being deleted. Wait until it is gone (UNTIL_GONE), then
+    deploy.
+    """
     ERROR_REASON_NOT_MANAGED: _ErrorReason.ValueType  # 904
+    """FAILED_PRECONDITION: somebody else made this service. `force` takes it over, or deletes it."""
     ERROR_REASON_FIELD_CONFLICT: _ErrorReason.ValueType  # 905
+    """FAILED_PRECONDITION: somebody else set fields that this Deploy would change; the metadata names
+    the fields and their owner. `force` takes them over.
+    """
     ERROR_REASON_MODE_IMMUTABLE: _ErrorReason.ValueType  # 906
+    """FAILED_PRECONDITION: KServe does not let a service change its deployment mode. Delete it first."""
     ERROR_REASON_POLICY_REFUSED: _ErrorReason.ValueType  # 907
+    """FAILED_PRECONDITION: an admission webhook of the cluster, KServe's or a policy's, refuses the
+    write; the metadata names it and the message has its words.
+    """
     ERROR_REASON_NAMESPACE_TERMINATING: _ErrorReason.ValueType  # 908
+    """FAILED_PRECONDITION: the namespace is being deleted."""
     ERROR_REASON_NAMESPACE_NOT_SERVED: _ErrorReason.ValueType  # 909
+    """FAILED_PRECONDITION: this server serves certain namespaces only, and this is none of them.
+    Reads are refused as well.
+    """
     ERROR_REASON_UNSUPPORTED_BY_CLUSTER: _ErrorReason.ValueType  # 910
+    """FAILED_PRECONDITION: the spec asks for what this cluster or server cannot do, such as a
+    deployment mode that is not installed.
+    """
     ERROR_REASON_UPDATES_DISABLED: _ErrorReason.ValueType  # 911
+    """FAILED_PRECONDITION: the annotation `serving.kserve.io/disable-auto-update` is "true", so
+    KServe would not act on the change. Remove it first.
+    """
     ERROR_REASON_KSERVE_MISSING: _ErrorReason.ValueType  # 912
+    """FAILED_PRECONDITION: KServe is not installed in the cluster."""
     ERROR_REASON_SERVER_LACKS_RIGHTS: _ErrorReason.ValueType  # 913
+    """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
+    and `resource`. The caller can do nothing; who installed the server can.
+    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
+    """ABORTED: the service has changed since the etag was read. Read it again, decide again."""
     ERROR_REASON_CONCURRENT_WRITE: _ErrorReason.ValueType  # 1002
+    """ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
+    written.
+    """
     ERROR_REASON_ROLLOUT_SUPERSEDED: _ErrorReason.ValueType  # 1003
+    """ABORTED: a newer rollout of the same service has taken the awaited one's place."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1301
+    """INTERNAL: a bug of the server. Nothing else gives this code."""
     ERROR_REASON_CLUSTER_UNAVAILABLE: _ErrorReason.ValueType  # 1401
+    """UNAVAILABLE, with RetryInfo: the Kubernetes API server cannot be reached. Nothing was written."""
     ERROR_REASON_WRITE_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 1402
+    """UNAVAILABLE, with RetryInfo: the write was sent and not answered, so it may have been done.
+    Retry a Deploy with the same request_id, which cannot start a second rollout.
+    """
     ERROR_REASON_WEBHOOK_UNAVAILABLE: _ErrorReason.ValueType  # 1403
+    """UNAVAILABLE, with RetryInfo: an admission webhook of the cluster does not answer. Nothing was
+    written.
+    """
     ERROR_REASON_VIEW_NOT_READY: _ErrorReason.ValueType  # 1404
+    """UNAVAILABLE, with RetryInfo: the server has just started and has not read the cluster yet."""
     ERROR_REASON_VIEW_BEHIND: _ErrorReason.ValueType  # 1405
+    """UNAVAILABLE, with RetryInfo: this replica has not yet seen the rollout that the request names."""
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 1406
+    """UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
+    answers.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
+    """UNAUTHENTICATED: no valid credentials came with the call."""
 
-class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper): ...
+class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
+    """Why a call failed, more finely than its gRPC status code can say.
+
+    An error status carries details. The first is a `google.rpc.ErrorInfo` whose `domain` is
+    `modelservice` and whose `reason` is the name of one of these values without `ERROR_REASON_`, for
+    example `ETAG_MISMATCH`; its `metadata` names what is concerned. Others follow where they help:
+
+    - `google.rpc.BadRequest`: the paths of the refused fields, as `spec.resources.limits[memory]`
+    - `google.rpc.RetryInfo`: the error passes by itself; wait so long, then send the same request
+    - `modelservice.v1.Failure`: the cause of a failed rollout
+
+    A value's number is its gRPC code times 100 plus a count: 501 belongs to code 5, NOT_FOUND. Act
+    on the reason where you know it and on the code where you do not, since reasons are added.
+
+    gRPC itself can end a call without a reason: CANCELLED, DEADLINE_EXCEEDED, UNIMPLEMENTED (an RPC
+    that this server does not have), UNAVAILABLE (no connection) and RESOURCE_EXHAUSTED (a message
+    larger than one side accepts).
+    """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
+"""Never sent."""
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 301
+"""INVALID_ARGUMENT: a field breaks a rule that its comment states. The details name every refused
+field by its path. The cluster was not asked.
+"""
 ERROR_REASON_SPEC_INVALID: ErrorReason.ValueType  # 302
+"""INVALID_ARGUMENT: Kubernetes' schema or KServe's own checks refuse the spec. Nothing was
+written.
+"""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 303
+"""INVALID_ARGUMENT: this request_id came before with another body. Take a new id for a new
+request.
+"""
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 304
+"""INVALID_ARGUMENT: the page_token is damaged, or belongs to a List with other fields. Start
+again without it.
+"""
 ERROR_REASON_RESUME_TOKEN_INVALID: ErrorReason.ValueType  # 305
+"""INVALID_ARGUMENT: the resume_token is damaged, or belongs to a watch of another target or
+selector. (One that is merely too old is no error: the stream begins with RESET.)
+"""
 ERROR_REASON_SERVICE_NOT_FOUND: ErrorReason.ValueType  # 501
+"""NOT_FOUND: no such service. Also the answer when an etag or a restart names an absent service."""
 ERROR_REASON_NAMESPACE_NOT_FOUND: ErrorReason.ValueType  # 502
+"""NOT_FOUND: a Deploy into a namespace that does not exist; it is not made for you. Reads of such
+a namespace find nothing.
+"""
 ERROR_REASON_ROLLOUT_GONE: ErrorReason.ValueType  # 503
+"""NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
+deleted and made anew under its name.
+"""
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 601
+"""ALREADY_EXISTS: create_only, and there is a service of that name."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
+"""PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
+it does not tell whether the service is there.
+"""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 801
+"""RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
+that has no room for its pods lets the Deploy pass and fails the rollout:
+Failure.REASON_QUOTA.)
+"""
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 802
+"""RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open."""
 ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason.ValueType  # 803
+"""RESOURCE_EXHAUSTED, with RetryInfo: too many requests are being served."""
 ERROR_REASON_ROLLOUT_FAILED: ErrorReason.ValueType  # 901
+"""FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
 ERROR_REASON_SERVICE_STOPPED: ErrorReason.ValueType  # 902
+"""FAILED_PRECONDITION: the service is stopped, so the awaited rollout cannot become ready."""
 ERROR_REASON_SERVICE_DELETING: ErrorReason.ValueType  # 903
+"""FAILED_PRECONDITION: the service is being deleted. Wait until it is gone (UNTIL_GONE), then
+deploy.
+"""
 ERROR_REASON_NOT_MANAGED: ErrorReason.ValueType  # 904
+"""FAILED_PRECONDITION: somebody else made this service. `force` takes it over, or deletes it."""
 ERROR_REASON_FIELD_CONFLICT: ErrorReason.ValueType  # 905
+"""FAILED_PRECONDITION: somebody else set fields that this Deploy would change; the metadata names
+the fields and their owner. `force` takes them over.
+"""
 ERROR_REASON_MODE_IMMUTABLE: ErrorReason.ValueType  # 906
+"""FAILED_PRECONDITION: KServe does not let a service change its deployment mode. Delete it first."""
 ERROR_REASON_POLICY_REFUSED: ErrorReason.ValueType  # 907
+"""FAILED_PRECONDITION: an admission webhook of the cluster, KServe's or a policy's, refuses the
+write; the metadata names it and the message has its words.
+"""
 ERROR_REASON_NAMESPACE_TERMINATING: ErrorReason.ValueType  # 908
+"""FAILED_PRECONDITION: the namespace is being deleted."""
 ERROR_REASON_NAMESPACE_NOT_SERVED: ErrorReason.ValueType  # 909
+"""FAILED_PRECONDITION: this server serves certain namespaces only, and this is none of them.
+Reads are refused as well.
+"""
 ERROR_REASON_UNSUPPORTED_BY_CLUSTER: ErrorReason.ValueType  # 910
+"""FAILED_PRECONDITION: the spec asks for what this cluster or server cannot do, such as a
+deployment mode that is not installed.
+"""
 ERROR_REASON_UPDATES_DISABLED: ErrorReason.ValueType  # 911
+"""FAILED_PRECONDITION: the annotation `serving.kserve.io/disable-auto-update` is "true", so
+KServe would not act on the change. Remove it first.
+"""
 ERROR_REASON_KSERVE_MISSING: ErrorReason.ValueType  # 912
+"""FAILED_PRECONDITION: KServe is not installed in the cluster."""
 ERROR_REASON_SERVER_LACKS_RIGHTS: ErrorReason.ValueType  # 913
+"""FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
+and `resource`. The caller can do nothing; who installed the server can.
+"""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
+"""ABORTED: the service has changed since the etag was read. Read it again, decide again."""
 ERROR_REASON_CONCURRENT_WRITE: ErrorReason.ValueType  # 1002
+"""ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
+written.
+"""
 ERROR_REASON_ROLLOUT_SUPERSEDED: ErrorReason.ValueType  # 1003
+"""ABORTED: a newer rollout of the same service has taken the awaited one's place."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1301
+"""INTERNAL: a bug of the server. Nothing else gives this code."""
 ERROR_REASON_CLUSTER_UNAVAILABLE: ErrorReason.ValueType  # 1401
+"""UNAVAILABLE, with RetryInfo: the Kubernetes API server cannot be reached. Nothing was written."""
 ERROR_REASON_WRITE_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 1402
+"""UNAVAILABLE, with RetryInfo: the write was sent and not answered, so it may have been done.
+Retry a Deploy with the same request_id, which cannot start a second rollout.
+"""
 ERROR_REASON_WEBHOOK_UNAVAILABLE: ErrorReason.ValueType  # 1403
+"""UNAVAILABLE, with RetryInfo: an admission webhook of the cluster does not answer. Nothing was
+written.
+"""
 ERROR_REASON_VIEW_NOT_READY: ErrorReason.ValueType  # 1404
+"""UNAVAILABLE, with RetryInfo: the server has just started and has not read the cluster yet."""
 ERROR_REASON_VIEW_BEHIND: ErrorReason.ValueType  # 1405
+"""UNAVAILABLE, with RetryInfo: this replica has not yet seen the rollout that the request names."""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 1406
+"""UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
+answers.
+"""
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
+"""UNAUTHENTICATED: no valid credentials came with the call."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -23,6 +23,11 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class InferenceService(_message.Message):
+    """A model that is served: one KServe InferenceService, what was asked of it and how it is.
+
+    JSON: an int64, such as `generation`, prints as a string.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -79,24 +84,55 @@ class InferenceService(_message.Message):
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     UNMANAGED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """The Kubernetes namespace."""
     name: _builtins.str
+    """The name, unique in its namespace."""
     uid: _builtins.str
+    """3 is planned: cluster.
+
+    The cluster's id of this very object. A service that is deleted and made anew has another one.
+    """
     generation: _builtins.int
+    """Kubernetes' count of the changes to this object's spec, from 1. It starts again when the
+    service is made anew: to wait for a rollout use `rollout_id`.
+    """
     rollout_id: _builtins.str
+    """The name of its newest rollout, to give to Get and WatchStatus. Opaque: compare for equality."""
     etag: _builtins.str
+    """A fingerprint of uid, spec, labels and annotations, not of the status. Give it to Deploy or
+    Delete to write only if nobody else has written since. Opaque.
+    """
     unmanaged: _builtins.bool
+    """True if it was not made by this API (by kubectl, for example). It is followed like any other,
+    but Deploy and Delete touch it only with `force`.
+    """
     @_builtins.property
-    def spec(self) -> Global___InferenceServiceSpec: ...
+    def spec(self) -> Global___InferenceServiceSpec:
+        """What was asked for, without the defaults that KServe or this server add, so that it can be
+        given back to Deploy, which then answers ACTION_UNCHANGED. For an unmanaged service it is read
+        from the object, and `status.message` names what this API has no field for.
+        """
+
     @_builtins.property
-    def status(self) -> Global___InferenceServiceStatus: ...
+    def status(self) -> Global___InferenceServiceStatus:
+        """How it is."""
+
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The user's labels. Those that this server sets are not shown, though label selectors see them."""
+
     @_builtins.property
-    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The user's annotations. Those that this server sets are not shown."""
+
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
     @_builtins.property
-    def delete_time(self) -> _timestamp_pb2.Timestamp: ...
+    def delete_time(self) -> _timestamp_pb2.Timestamp:
+        """When its deletion was asked for; unset unless it is being deleted."""
+
     def __init__(
         self,
         *,
@@ -124,6 +160,8 @@ Global___InferenceService: _TypeAlias = InferenceService  # noqa: Y015
 
 @_typing.final
 class InferenceServiceSpec(_message.Message):
+    """What to serve and how. Deploy replaces the whole of it: what is left out is removed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -200,26 +238,64 @@ class InferenceServiceSpec(_message.Message):
     TOLERATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_TIMEOUT_FIELD_NUMBER: _builtins.int
     service_account: _builtins.str
+    """The ServiceAccount of the pods, in the same namespace; the storage credentials are taken from
+    its Secrets. Empty: the namespace's `default`.
+    """
     image_pull_policy: _builtins.str
+    """When the serving container's image is pulled: Always, IfNotPresent or Never. Empty: Always for
+    the tag `latest` or none, else IfNotPresent.
+    """
     deployment_mode: _builtins.str
+    """How KServe runs it: Standard (Deployments) or Knative. Empty: the cluster's default. It cannot
+    change while the service exists. A mode that this cluster or server does not offer is
+    FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
+    """
     @_builtins.property
-    def container(self) -> Global___ContainerPredictor: ...
+    def container(self) -> Global___ContainerPredictor:
+        """A container image that serves the model by itself."""
+
     @_builtins.property
-    def model(self) -> Global___ModelPredictor: ...
+    def model(self) -> Global___ModelPredictor:
+        """Model files, and a serving runtime of the cluster to load them."""
+
     @_builtins.property
-    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Environment variables of the serving container, by name. The values are shown to readers of the
+        service: put secrets into `secret_env`. A name is printable ASCII without `=`, never
+        PYTHONPATH; in a `container`, STORAGE_URI has KServe download a model to /mnt/models, and
+        PROTOCOL is v1 or v2. They are written in the order of their names, after those of
+        `secret_env`, and `$(NAME)` in a value stands for a variable written before it. JSON: values
+        are strings ("8", "true").
+        """
+
     @_builtins.property
-    def secret_env(self) -> _containers.MessageMap[_builtins.str, Global___SecretKeyRef]: ...
+    def secret_env(self) -> _containers.MessageMap[_builtins.str, Global___SecretKeyRef]:
+        """Environment variables whose values come from Kubernetes Secrets of the same namespace, by name.
+        The values never pass through this API. A name must not stand in `env` as well.
+        """
+
     @_builtins.property
-    def resources(self) -> Global___Resources: ...
+    def resources(self) -> Global___Resources:
+        """CPU, memory and devices of each replica."""
+
     @_builtins.property
-    def scaling(self) -> Global___Scaling: ...
+    def scaling(self) -> Global___Scaling:
+        """How many replicas there are."""
+
     @_builtins.property
-    def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The labels that a node must have for the pods to run there. Empty: any node."""
+
     @_builtins.property
-    def tolerations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Toleration]: ...
+    def tolerations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Toleration]:
+        """The node taints that the pods accept."""
+
     @_builtins.property
-    def request_timeout(self) -> _duration_pb2.Duration: ...
+    def request_timeout(self) -> _duration_pb2.Duration:
+        """How long one inference request may take, in whole seconds; at least 1 s. Unset: KServe's
+        default. JSON: "300s".
+        """
+
     def __init__(
         self,
         *,
@@ -248,6 +324,8 @@ Global___InferenceServiceSpec: _TypeAlias = InferenceServiceSpec  # noqa: Y015
 
 @_typing.final
 class ContainerPredictor(_message.Message):
+    """A container image that serves the model by itself."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGE_FIELD_NUMBER: _builtins.int
@@ -255,11 +333,17 @@ class ContainerPredictor(_message.Message):
     ARGS_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     image: _builtins.str
+    """The image, as `registry/name:tag` or `name@digest`. Required."""
     port: _builtins.int
+    """The HTTP port that it listens on, 1 to 65535. 0: KServe's default, 8080."""
     @_builtins.property
-    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to run instead of the image's entrypoint, a word an item; no shell is involved."""
+
     @_builtins.property
-    def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The arguments, a word an item, instead of the image's own."""
+
     def __init__(
         self,
         *,
@@ -278,6 +362,8 @@ Global___ContainerPredictor: _TypeAlias = ContainerPredictor  # noqa: Y015
 
 @_typing.final
 class ModelPredictor(_message.Message):
+    """Model files, and a serving runtime of the cluster to load them."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FORMAT_FIELD_NUMBER: _builtins.int
@@ -286,12 +372,29 @@ class ModelPredictor(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     ARGS_FIELD_NUMBER: _builtins.int
     storage_uri: _builtins.str
+    """Where the files are: gs://, s3://, pvc://, file://, http(s)://, hdfs://, webhdfs://, oci://,
+    hf://, or another scheme that a ClusterStorageContainer of the cluster handles. One that
+    nothing handles is accepted here, and the rollout then fails with REASON_STORAGE_SCHEME. Empty:
+    nothing is downloaded, for runtimes that fetch the model themselves.
+    """
     runtime: _builtins.str
+    """The name of a ServingRuntime of the namespace or of a ClusterServingRuntime; never an image.
+    Empty: KServe selects one that is made for the format. Where there is none the request is
+    accepted, since one may be installed a moment later, and the rollout fails with
+    REASON_NO_RUNTIME.
+    """
     protocol_version: _builtins.str
+    """The inference protocol that the runtime is to speak: v1, v2, grpc-v1 or grpc-v2. Empty:
+    KServe's choice.
+    """
     @_builtins.property
-    def format(self) -> Global___ModelFormat: ...
+    def format(self) -> Global___ModelFormat:
+        """What the files are. Required."""
+
     @_builtins.property
-    def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Arguments that are appended to the runtime's own, a word an item."""
+
     def __init__(
         self,
         *,
@@ -311,12 +414,16 @@ Global___ModelPredictor: _TypeAlias = ModelPredictor  # noqa: Y015
 
 @_typing.final
 class ModelFormat(_message.Message):
+    """What a model's files are."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """The format as the serving runtimes name it: sklearn, xgboost, onnx, huggingface, ... Required."""
     version: _builtins.str
+    """The format's version, for runtimes that tell versions apart ("1"). Empty: any."""
     def __init__(
         self,
         *,
@@ -333,12 +440,18 @@ Global___ModelFormat: _TypeAlias = ModelFormat  # noqa: Y015
 
 @_typing.final
 class SecretKeyRef(_message.Message):
+    """One value in a Kubernetes Secret of the service's namespace."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SECRET_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     secret: _builtins.str
+    """The Secret's name. Required."""
     key: _builtins.str
+    """The key in its data. Required. Where Secret or key is missing the rollout fails with
+    REASON_CONTAINER_CONFIG.
+    """
     def __init__(
         self,
         *,
@@ -355,6 +468,10 @@ Global___SecretKeyRef: _TypeAlias = SecretKeyRef  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
+    """What each replica is given. The keys are Kubernetes resource names: cpu, memory, nvidia.com/gpu.
+    The values are Kubernetes quantities. JSON: strings, "2" or "500m" for cpu, "4Gi" for memory.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -400,9 +517,17 @@ class Resources(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What a node must have free to run a replica. What is left out has KServe's defaults (as shipped
+        cpu 1, memory 2Gi).
+        """
+
     @_builtins.property
-    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What a replica may use at most; a container beyond its memory limit is killed. What is left out
+        has KServe's defaults (as shipped cpu 1, memory 2Gi), but never less than the request.
+        """
+
     def __init__(
         self,
         *,
@@ -419,6 +544,8 @@ Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class Scaling(_message.Message):
+    """How many replicas there are. A change of these alone replaces no pods in Standard mode."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MIN_REPLICAS_FIELD_NUMBER: _builtins.int
@@ -426,9 +553,22 @@ class Scaling(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
+    """The fewest replicas. Unset: 1. 0 is scale-to-zero in Knative mode; in Standard mode there is
+    always one.
+    """
     max_replicas: _builtins.int
+    """The most replicas, not below min_replicas. Unset: no more than min_replicas in Standard mode,
+    no bound in Knative mode.
+    """
     target: _builtins.int
+    """The value of `metric` per replica that the autoscaler aims at: a percentage of the request for
+    cpu and memory, requests at once for concurrency, requests a second for rps. Unset: KServe's
+    default, 80 for cpu.
+    """
     metric: _builtins.str
+    """What is measured: cpu or memory in Standard mode, concurrency or rps in Knative mode; one of
+    the other mode's is refused. Empty: cpu, or concurrency.
+    """
     def __init__(
         self,
         *,
@@ -458,6 +598,8 @@ Global___Scaling: _TypeAlias = Scaling  # noqa: Y015
 
 @_typing.final
 class Toleration(_message.Message):
+    """A node taint that the pods accept; the fields are those of Kubernetes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
@@ -466,10 +608,17 @@ class Toleration(_message.Message):
     EFFECT_FIELD_NUMBER: _builtins.int
     TOLERATION_SECONDS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    """The taint's key. Empty: every key, with operator Exists."""
     operator: _builtins.str
+    """Equal or Exists. Empty: Equal."""
     value: _builtins.str
+    """The taint's value, for Equal; empty for Exists."""
     effect: _builtins.str
+    """NoSchedule, PreferNoSchedule or NoExecute. Empty: all of them."""
     toleration_seconds: _builtins.int
+    """Seconds that a pod stays on a node that gets a NoExecute taint. Unset: it stays. 0: it leaves
+    at once. Only for the effect NoExecute.
+    """
     def __init__(
         self,
         *,
@@ -491,6 +640,10 @@ Global___Toleration: _TypeAlias = Toleration  # noqa: Y015
 
 @_typing.final
 class InferenceServiceStatus(_message.Message):
+    """How a service is. All of it is about the newest rollout unless a field says otherwise: READY is
+    never carried over from an older one.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _State:
@@ -500,23 +653,61 @@ class InferenceServiceStatus(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[InferenceServiceStatus._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: InferenceServiceStatus._State.ValueType  # 0
+        """Never sent."""
         STATE_PENDING: InferenceServiceStatus._State.ValueType  # 1
+        """Stored, and nothing of it runs yet. `failure` is set with REASON_NO_CONTROLLER where KServe's
+        controller does not act for 15 s.
+        """
         STATE_PROGRESSING: InferenceServiceStatus._State.ValueType  # 2
+        """Being rolled out, or on its way to being stopped. An older rollout may go on serving
+        meanwhile: `serving`. `failure` names what may yet fail.
+        """
         STATE_READY: InferenceServiceStatus._State.ValueType  # 3
+        """The newest rollout serves: every component is available in the replicas asked for, and its
+        containers have not exited.
+        """
         STATE_DEGRADED: InferenceServiceStatus._State.ValueType  # 4
+        """It serves, but not as asked: by an older rollout while the newest one fails, or by some of
+        its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is.
+        """
         STATE_FAILED: InferenceServiceStatus._State.ValueType  # 5
+        """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
         STATE_STOPPED: InferenceServiceStatus._State.ValueType  # 6
+        """Stopped on purpose, by the annotation `serving.kserve.io/stop` or by scaling it to zero by
+        hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
+        """
         STATE_DELETING: InferenceServiceStatus._State.ValueType  # 7
+        """Being deleted: pods and children still go away."""
 
-    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """What a service is doing."""
+
     STATE_UNSPECIFIED: InferenceServiceStatus.State.ValueType  # 0
+    """Never sent."""
     STATE_PENDING: InferenceServiceStatus.State.ValueType  # 1
+    """Stored, and nothing of it runs yet. `failure` is set with REASON_NO_CONTROLLER where KServe's
+    controller does not act for 15 s.
+    """
     STATE_PROGRESSING: InferenceServiceStatus.State.ValueType  # 2
+    """Being rolled out, or on its way to being stopped. An older rollout may go on serving
+    meanwhile: `serving`. `failure` names what may yet fail.
+    """
     STATE_READY: InferenceServiceStatus.State.ValueType  # 3
+    """The newest rollout serves: every component is available in the replicas asked for, and its
+    containers have not exited.
+    """
     STATE_DEGRADED: InferenceServiceStatus.State.ValueType  # 4
+    """It serves, but not as asked: by an older rollout while the newest one fails, or by some of
+    its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is.
+    """
     STATE_FAILED: InferenceServiceStatus.State.ValueType  # 5
+    """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
     STATE_STOPPED: InferenceServiceStatus.State.ValueType  # 6
+    """Stopped on purpose, by the annotation `serving.kserve.io/stop` or by scaling it to zero by
+    hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
+    """
     STATE_DELETING: InferenceServiceStatus.State.ValueType  # 7
+    """Being deleted: pods and children still go away."""
 
     STATE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -531,21 +722,47 @@ class InferenceServiceStatus(_message.Message):
     CONDITIONS_FIELD_NUMBER: _builtins.int
     LAST_TRANSITION_TIME_FIELD_NUMBER: _builtins.int
     state: Global___InferenceServiceStatus.State.ValueType
+    """The state in one word."""
     message: _builtins.str
+    """One sentence for people that says what is awaited or what is wrong. Its wording may change."""
     serving: _builtins.bool
+    """Whether anything, of the newest rollout or an older one, can answer inference requests now."""
     latest_ready_generation: _builtins.int
+    """The newest `generation` that this server knows to have been READY. A watcher that was too slow
+    to see READY itself learns of it here. Unset: none is known.
+    """
     url: _builtins.str
+    """The address that KServe publishes, through the cluster's ingress. Empty where the cluster has
+    none, and until it is known.
+    """
     cluster_url: _builtins.str
+    """The address that answers inside the cluster. Empty until it is known."""
     serving_runtime: _builtins.str
+    """The serving runtime that KServe selected for a `model`; empty for a `container` and until then."""
     deployment_mode: _builtins.str
+    """The deployment mode as KServe reports it; empty until then."""
     @_builtins.property
-    def failure(self) -> Global___Failure: ...
+    def failure(self) -> Global___Failure:
+        """What is wrong. Set in DEGRADED and FAILED, and in other states for what may yet fail; unset
+        when nothing is known to be wrong.
+        """
+
     @_builtins.property
-    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentStatus]: ...
+    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentStatus]:
+        """One for each component that the service has, the predictor first."""
+
     @_builtins.property
-    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]: ...
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
+        """KServe's own conditions, as they are. They speak of older rollouts too and seldom name a cause:
+        decide by `state` and `failure`.
+        """
+
     @_builtins.property
-    def last_transition_time(self) -> _timestamp_pb2.Timestamp: ...
+    def last_transition_time(self) -> _timestamp_pb2.Timestamp:
+        """When `state` last changed. A server that started later may only know the time at which it first
+        saw the state.
+        """
+
     def __init__(
         self,
         *,
@@ -574,6 +791,10 @@ Global___InferenceServiceStatus: _TypeAlias = InferenceServiceStatus  # noqa: Y0
 
 @_typing.final
 class ComponentStatus(_message.Message):
+    """How one component of a service is. A transformer or an explainer is set by other tools than this
+    API, but counts towards the state.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Component:
@@ -583,15 +804,25 @@ class ComponentStatus(_message.Message):
     class _ComponentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ComponentStatus._Component.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         COMPONENT_UNSPECIFIED: ComponentStatus._Component.ValueType  # 0
+        """None: what is said is about the service as a whole."""
         COMPONENT_PREDICTOR: ComponentStatus._Component.ValueType  # 1
+        """Runs the model."""
         COMPONENT_TRANSFORMER: ComponentStatus._Component.ValueType  # 2
+        """Prepares requests and answers."""
         COMPONENT_EXPLAINER: ComponentStatus._Component.ValueType  # 3
+        """Explains predictions."""
 
-    class Component(_Component, metaclass=_ComponentEnumTypeWrapper): ...
+    class Component(_Component, metaclass=_ComponentEnumTypeWrapper):
+        """The parts that KServe makes a service of."""
+
     COMPONENT_UNSPECIFIED: ComponentStatus.Component.ValueType  # 0
+    """None: what is said is about the service as a whole."""
     COMPONENT_PREDICTOR: ComponentStatus.Component.ValueType  # 1
+    """Runs the model."""
     COMPONENT_TRANSFORMER: ComponentStatus.Component.ValueType  # 2
+    """Prepares requests and answers."""
     COMPONENT_EXPLAINER: ComponentStatus.Component.ValueType  # 3
+    """Explains predictions."""
 
     COMPONENT_FIELD_NUMBER: _builtins.int
     DESIRED_REPLICAS_FIELD_NUMBER: _builtins.int
@@ -600,12 +831,23 @@ class ComponentStatus(_message.Message):
     LATEST_REVISION_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     component: Global___ComponentStatus.Component.ValueType
+    """Which one."""
     desired_replicas: _builtins.int
+    """The replicas wanted now, as the autoscaler last decided."""
     updated_replicas: _builtins.int
+    """The replicas that run the newest revision, ready or not."""
     ready_replicas: _builtins.int
+    """The replicas that are ready, of any revision."""
     latest_revision: _builtins.str
+    """The newest revision's name: a ReplicaSet, or in Knative mode a Revision. Empty until there is
+    one.
+    """
     @_builtins.property
-    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]: ...
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
+        """How requests are divided among revisions. Empty where nothing divides them, as in Standard
+        mode: every ready replica then gets its part.
+        """
+
     def __init__(
         self,
         *,
@@ -626,12 +868,16 @@ Global___ComponentStatus: _TypeAlias = ComponentStatus  # noqa: Y015
 
 @_typing.final
 class TrafficShare(_message.Message):
+    """The part of the requests that goes to one revision."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
     PERCENT_FIELD_NUMBER: _builtins.int
     revision: _builtins.str
+    """The revision's name."""
     percent: _builtins.int
+    """Its part in percent, 0 to 100."""
     def __init__(
         self,
         *,
@@ -648,6 +894,8 @@ Global___TrafficShare: _TypeAlias = TrafficShare  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):
+    """One of KServe's conditions, as it stands on the object."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TYPE_FIELD_NUMBER: _builtins.int
@@ -656,11 +904,17 @@ class Condition(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     LAST_TRANSITION_TIME_FIELD_NUMBER: _builtins.int
     type: _builtins.str
+    """What it is about: Ready, PredictorReady, IngressReady, ..."""
     status: _builtins.str
+    """"True", "False" or "Unknown"."""
     reason: _builtins.str
+    """KServe's word for why; often empty."""
     message: _builtins.str
+    """KServe's sentence for why; often empty."""
     @_builtins.property
-    def last_transition_time(self) -> _timestamp_pb2.Timestamp: ...
+    def last_transition_time(self) -> _timestamp_pb2.Timestamp:
+        """When `status` last changed."""
+
     def __init__(
         self,
         *,
@@ -680,6 +934,8 @@ Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
+    """What is wrong with a rollout, found where it shows: in pods, events, replica sets and logs."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Reason:
@@ -689,49 +945,101 @@ class Failure(_message.Message):
     class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Failure._Reason.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         REASON_UNSPECIFIED: Failure._Reason.ValueType  # 0
+        """Wrong, but of none of the kinds below: see `message`."""
         REASON_IMAGE_PULL: Failure._Reason.ValueType  # 1
+        """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
         REASON_STORAGE_DOWNLOAD: Failure._Reason.ValueType  # 2
+        """The model's files cannot be downloaded: wrong path, no credentials, or no connection."""
         REASON_STORAGE_SCHEME: Failure._Reason.ValueType  # 3
+        """Nothing in the cluster handles the scheme of the storage_uri."""
         REASON_MODEL_LOAD: Failure._Reason.ValueType  # 4
+        """The model server runs, or ran, and cannot load the model."""
         REASON_CRASH_LOOP: Failure._Reason.ValueType  # 5
+        """The container exits again and again, with any exit code (0 too: a server should stay up)."""
         REASON_OUT_OF_MEMORY: Failure._Reason.ValueType  # 6
+        """The container was killed for using more memory than its limit."""
         REASON_NOT_ANSWERING: Failure._Reason.ValueType  # 7
+        """The container runs but does not pass its readiness or liveness probe."""
         REASON_CONTAINER_CONFIG: Failure._Reason.ValueType  # 8
+        """The container cannot be configured: a Secret or a key in it is missing, for example."""
         REASON_VOLUME: Failure._Reason.ValueType  # 9
+        """A volume cannot be mounted: a claim that is missing or not bound, for example."""
         REASON_UNSCHEDULABLE: Failure._Reason.ValueType  # 10
+        """No node can take the pod: too little CPU, memory or devices free, or selectors and taints."""
         REASON_QUOTA: Failure._Reason.ValueType  # 11
+        """The namespace's quota has no room for the pods."""
         REASON_POD_REJECTED: Failure._Reason.ValueType  # 12
+        """Kubernetes or a policy refuses the pods."""
         REASON_NO_RUNTIME: Failure._Reason.ValueType  # 13
+        """No serving runtime: none of that name, none for the format, or it is disabled."""
         REASON_INVALID_SPEC: Failure._Reason.ValueType  # 14
+        """KServe refuses the spec after it was stored."""
         REASON_PROGRESS_DEADLINE: Failure._Reason.ValueType  # 15
+        """It took longer than the cluster allows for a rollout (600 s by default) and no cause is
+        known. A slow model may still become ready.
+        """
         REASON_NODE_LOST: Failure._Reason.ValueType  # 16
+        """The node that ran the pod is gone or does not answer."""
         REASON_INGRESS: Failure._Reason.ValueType  # 17
+        """The model serves, but its route from outside is not ready."""
         REASON_NO_CONTROLLER: Failure._Reason.ValueType  # 18
+        """KServe's controller does not act on the service; it seems not to run."""
         REASON_UPDATES_DISABLED: Failure._Reason.ValueType  # 19
+        """The annotation `serving.kserve.io/disable-auto-update` keeps KServe from taking up the
+        change.
+        """
         REASON_SCALED_TO_ZERO: Failure._Reason.ValueType  # 20
+        """Somebody scaled the service to zero by hand."""
 
-    class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
+    class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
+        """The kind of cause."""
+
     REASON_UNSPECIFIED: Failure.Reason.ValueType  # 0
+    """Wrong, but of none of the kinds below: see `message`."""
     REASON_IMAGE_PULL: Failure.Reason.ValueType  # 1
+    """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
     REASON_STORAGE_DOWNLOAD: Failure.Reason.ValueType  # 2
+    """The model's files cannot be downloaded: wrong path, no credentials, or no connection."""
     REASON_STORAGE_SCHEME: Failure.Reason.ValueType  # 3
+    """Nothing in the cluster handles the scheme of the storage_uri."""
     REASON_MODEL_LOAD: Failure.Reason.ValueType  # 4
+    """The model server runs, or ran, and cannot load the model."""
     REASON_CRASH_LOOP: Failure.Reason.ValueType  # 5
+    """The container exits again and again, with any exit code (0 too: a server should stay up)."""
     REASON_OUT_OF_MEMORY: Failure.Reason.ValueType  # 6
+    """The container was killed for using more memory than its limit."""
     REASON_NOT_ANSWERING: Failure.Reason.ValueType  # 7
+    """The container runs but does not pass its readiness or liveness probe."""
     REASON_CONTAINER_CONFIG: Failure.Reason.ValueType  # 8
+    """The container cannot be configured: a Secret or a key in it is missing, for example."""
     REASON_VOLUME: Failure.Reason.ValueType  # 9
+    """A volume cannot be mounted: a claim that is missing or not bound, for example."""
     REASON_UNSCHEDULABLE: Failure.Reason.ValueType  # 10
+    """No node can take the pod: too little CPU, memory or devices free, or selectors and taints."""
     REASON_QUOTA: Failure.Reason.ValueType  # 11
+    """The namespace's quota has no room for the pods."""
     REASON_POD_REJECTED: Failure.Reason.ValueType  # 12
+    """Kubernetes or a policy refuses the pods."""
     REASON_NO_RUNTIME: Failure.Reason.ValueType  # 13
+    """No serving runtime: none of that name, none for the format, or it is disabled."""
     REASON_INVALID_SPEC: Failure.Reason.ValueType  # 14
+    """KServe refuses the spec after it was stored."""
     REASON_PROGRESS_DEADLINE: Failure.Reason.ValueType  # 15
+    """It took longer than the cluster allows for a rollout (600 s by default) and no cause is
+    known. A slow model may still become ready.
+    """
     REASON_NODE_LOST: Failure.Reason.ValueType  # 16
+    """The node that ran the pod is gone or does not answer."""
     REASON_INGRESS: Failure.Reason.ValueType  # 17
+    """The model serves, but its route from outside is not ready."""
     REASON_NO_CONTROLLER: Failure.Reason.ValueType  # 18
+    """KServe's controller does not act on the service; it seems not to run."""
     REASON_UPDATES_DISABLED: Failure.Reason.ValueType  # 19
+    """The annotation `serving.kserve.io/disable-auto-update` keeps KServe from taking up the
+    change.
+    """
     REASON_SCALED_TO_ZERO: Failure.Reason.ValueType  # 20
+    """Somebody scaled the service to zero by hand."""
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -746,19 +1054,39 @@ class Failure(_message.Message):
     RETRYING_FIELD_NUMBER: _builtins.int
     FIRST_SEEN_TIME_FIELD_NUMBER: _builtins.int
     reason: Global___Failure.Reason.ValueType
+    """The kind of cause, for programs."""
     message: _builtins.str
+    """What happened, mostly in the words of whoever reported it. Its wording may change."""
     remedy: _builtins.str
+    """What to do about it, for people. Empty where nothing general can be said."""
     rollout_id: _builtins.str
+    """The rollout that has this failure."""
     component: Global___ComponentStatus.Component.ValueType
+    """The component that has it; COMPONENT_UNSPECIFIED where it is the service as a whole."""
     pod: _builtins.str
+    """A pod that shows it, one of possibly many. Empty where no pod was made."""
     container: _builtins.str
+    """The container in that pod: `kserve-container`, or `storage-initializer` for the download. Empty
+    where no container is concerned.
+    """
     exit_code: _builtins.int
+    """The exit code of its last end. Unset: it has not ended."""
     restart_count: _builtins.int
+    """How often that container was restarted."""
     retrying: _builtins.bool
+    """Whether the cluster goes on trying, so that it may recover without a new Deploy."""
     @_builtins.property
-    def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The last lines of that container's log, the oldest first: an excerpt of bounded length. Left
+        out of List and of watches without a name, and for callers who may not read pod logs. The
+        values of variables in `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked;
+        what else the model server prints is shown as it is.
+        """
+
     @_builtins.property
-    def first_seen_time(self) -> _timestamp_pb2.Timestamp: ...
+    def first_seen_time(self) -> _timestamp_pb2.Timestamp:
+        """When the server first saw this failure."""
+
     def __init__(
         self,
         *,

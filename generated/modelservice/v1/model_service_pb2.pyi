@@ -24,6 +24,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DeployRequest(_message.Message):
+    """What to deploy."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -78,19 +80,61 @@ class DeployRequest(_message.Message):
     FORCE_FIELD_NUMBER: _builtins.int
     CREATE_ONLY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """The namespace, which must exist. Empty: the server's default (model-serving unless it is set
+    otherwise).
+    """
     name: _builtins.str
+    """The service's name, required: lower-case letters, digits and `-`, beginning with a letter and
+    ending with a letter or digit, at most 48 characters. KServe derives names from it, so
+    `<name>-predictor-<namespace>` may have at most 63.
+    """
     etag: _builtins.str
+    """Write only if this is still the service's etag. Empty: whatever it is."""
     request_id: _builtins.str
+    """Makes a retry safe: a second Deploy with the same id and body answers the first one's
+    rollout_id and action, with the service as it is now. 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and
+    `-`; a CI job's id fits. The last few ids of a service are remembered, and only of Deploys that
+    replaced its pods: the retry of a change of scaling alone is ACTION_UNCHANGED. Empty: a retry
+    is ACTION_UNCHANGED when nobody wrote in between, and overwrites them when somebody did; `etag`
+    guards against that.
+    """
     validate_only: _builtins.bool
+    """Check and answer what would happen, and write nothing. The same checks are made as for a real
+    Deploy, here and by the API server; an unknown runtime, format or storage scheme shows only in
+    a rollout.
+    """
     restart: _builtins.bool
+    """Replace the pods even if nothing else changes. Without `spec` the service's spec, labels and
+    annotations stay as they are. Give a request_id, so that a retry does not restart twice.
+    """
     force: _builtins.bool
+    """Take over a service that somebody else made, or fields of it that somebody else set."""
     create_only: _builtins.bool
+    """Refuse with ALREADY_EXISTS if the service exists."""
     @_builtins.property
-    def spec(self) -> _inference_service_pb2.InferenceServiceSpec: ...
+    def spec(self) -> _inference_service_pb2.InferenceServiceSpec:
+        """3 is planned: cluster.
+
+        The whole spec. It may be left out with `restart` alone.
+        """
+
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels of the service; they replace those set by an earlier Deploy. KServe hands them down to
+        the pods, so that changing them replaces the pods. Keys and values follow Kubernetes' rules.
+        Refused are keys under kubernetes.io/, k8s.io/ (and domains below them, but for
+        app.kubernetes.io/), serving.kserve.io/ and modelservice.dev/, and
+        app.kubernetes.io/managed-by.
+        """
+
     @_builtins.property
-    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Annotations of the service, as `labels` in everything, except that some under
+        serving.kserve.io/ are accepted: stop, and those for the autoscaler's class, storage and
+        Prometheus. `serving.kserve.io/stop` "true" stops the service and "false" starts it; a Deploy
+        that does not name it leaves it as it is, so that a stopped service is not started by chance.
+        """
+
     def __init__(
         self,
         *,
@@ -116,6 +160,8 @@ Global___DeployRequest: _TypeAlias = DeployRequest  # noqa: Y015
 
 @_typing.final
 class DeployResponse(_message.Message):
+    """What a Deploy did."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Action:
@@ -125,28 +171,50 @@ class DeployResponse(_message.Message):
     class _ActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DeployResponse._Action.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ACTION_UNSPECIFIED: DeployResponse._Action.ValueType  # 0
+        """Never sent."""
         ACTION_CREATED: DeployResponse._Action.ValueType  # 1
+        """The service was made."""
         ACTION_UPDATED: DeployResponse._Action.ValueType  # 2
+        """The service was changed."""
         ACTION_UNCHANGED: DeployResponse._Action.ValueType  # 3
+        """Everything was already as asked; nothing was written."""
         ACTION_RESTARTED: DeployResponse._Action.ValueType  # 4
+        """The pods are being replaced, and nothing else was changed."""
 
-    class Action(_Action, metaclass=_ActionEnumTypeWrapper): ...
+    class Action(_Action, metaclass=_ActionEnumTypeWrapper):
+        """What a Deploy did, or with validate_only would do."""
+
     ACTION_UNSPECIFIED: DeployResponse.Action.ValueType  # 0
+    """Never sent."""
     ACTION_CREATED: DeployResponse.Action.ValueType  # 1
+    """The service was made."""
     ACTION_UPDATED: DeployResponse.Action.ValueType  # 2
+    """The service was changed."""
     ACTION_UNCHANGED: DeployResponse.Action.ValueType  # 3
+    """Everything was already as asked; nothing was written."""
     ACTION_RESTARTED: DeployResponse.Action.ValueType  # 4
+    """The pods are being replaced, and nothing else was changed."""
 
     SERVICE_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     action: Global___DeployResponse.Action.ValueType
+    """What was done."""
     rollout_id: _builtins.str
+    """The rollout to wait for with WatchStatus: a new one, or with ACTION_UNCHANGED the present one.
+    Empty with validate_only.
+    """
     @_builtins.property
-    def service(self) -> _inference_service_pb2.InferenceService: ...
+    def service(self) -> _inference_service_pb2.InferenceService:
+        """The service as it was stored, or with validate_only as it would be. Its status is about this
+        very rollout: STATE_PENDING until more is known, never ready on behalf of an older one.
+        """
+
     @_builtins.property
-    def view_age(self) -> _duration_pb2.Duration: ...
+    def view_age(self) -> _duration_pb2.Duration:
+        """How long ago the server's view last heard from the cluster. JSON: "0.250s"."""
+
     def __init__(
         self,
         *,
@@ -165,14 +233,24 @@ Global___DeployResponse: _TypeAlias = DeployResponse  # noqa: Y015
 
 @_typing.final
 class GetRequest(_message.Message):
+    """Which service to read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """The namespace. Empty: the server's default."""
     name: _builtins.str
+    """The service's name. Required."""
     rollout_id: _builtins.str
+    """3 is planned: cluster.
+
+    Answer from a view that knows this rollout, or a newer one of the same service, and not from
+    before it. Needed only where another replica than the Deploy's may answer. Empty: what this
+    replica knows.
+    """
     def __init__(
         self,
         *,
@@ -190,14 +268,20 @@ Global___GetRequest: _TypeAlias = GetRequest  # noqa: Y015
 
 @_typing.final
 class GetResponse(_message.Message):
+    """One service."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVICE_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def service(self) -> _inference_service_pb2.InferenceService: ...
+    def service(self) -> _inference_service_pb2.InferenceService:
+        """The service."""
+
     @_builtins.property
-    def view_age(self) -> _duration_pb2.Duration: ...
+    def view_age(self) -> _duration_pb2.Duration:
+        """How long ago the server's view last heard from the cluster. It grows while the cluster is away."""
+
     def __init__(
         self,
         *,
@@ -214,6 +298,8 @@ Global___GetResponse: _TypeAlias = GetResponse  # noqa: Y015
 
 @_typing.final
 class ListRequest(_message.Message):
+    """Which services to read."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
@@ -222,11 +308,26 @@ class ListRequest(_message.Message):
     LABEL_SELECTOR_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """The namespace. Empty: the server's default. `-`: all that the server serves."""
     page_size: _builtins.int
+    """3 is planned: cluster.
+
+    How many services a page may have. 0: 100. More than 1000 is taken as 1000; a negative number
+    is refused. A page may have fewer, since it is also kept under 2 MiB: only an empty
+    next_page_token says that it was the last.
+    """
     page_token: _builtins.str
+    """The next_page_token of the page before, with the other fields (but page_size) as they were.
+    Empty: the first page.
+    """
     label_selector: _builtins.str
+    """Only services whose labels fit, in Kubernetes' syntax: "team=vision,tier in (a,b),!canary". It
+    sees every label on the object, those of this server too. Empty: all.
+    """
     @_builtins.property
-    def states(self) -> _containers.RepeatedScalarFieldContainer[_inference_service_pb2.InferenceServiceStatus.State.ValueType]: ...
+    def states(self) -> _containers.RepeatedScalarFieldContainer[_inference_service_pb2.InferenceServiceStatus.State.ValueType]:
+        """Only services in one of these states. Empty: all."""
+
     def __init__(
         self,
         *,
@@ -246,6 +347,8 @@ Global___ListRequest: _TypeAlias = ListRequest  # noqa: Y015
 
 @_typing.final
 class ListResponse(_message.Message):
+    """One page of services."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVICES_FIELD_NUMBER: _builtins.int
@@ -253,11 +356,17 @@ class ListResponse(_message.Message):
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Gives the next page. Empty: this was the last."""
     total_size: _builtins.int
+    """How many services fit the request now, on all pages together."""
     @_builtins.property
-    def services(self) -> _containers.RepeatedCompositeFieldContainer[_inference_service_pb2.InferenceService]: ...
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[_inference_service_pb2.InferenceService]:
+        """The services, without `failure.log_lines`."""
+
     @_builtins.property
-    def view_age(self) -> _duration_pb2.Duration: ...
+    def view_age(self) -> _duration_pb2.Duration:
+        """How long ago the server's view last heard from the cluster. It grows while the cluster is away."""
+
     def __init__(
         self,
         *,
@@ -276,6 +385,8 @@ Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
 
 @_typing.final
 class DeleteRequest(_message.Message):
+    """Which service to delete."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
@@ -285,11 +396,20 @@ class DeleteRequest(_message.Message):
     FORCE_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """The namespace. Empty: the server's default."""
     name: _builtins.str
+    """The service's name. Required."""
     etag: _builtins.str
+    """3 is planned: cluster.
+
+    Delete only if this is still the service's etag. Empty: whatever it is.
+    """
     allow_missing: _builtins.bool
+    """Answer OK, without a service, if there is none."""
     force: _builtins.bool
+    """Delete it even if somebody else made it."""
     validate_only: _builtins.bool
+    """Check and answer what would be deleted, and delete nothing."""
     def __init__(
         self,
         *,
@@ -310,14 +430,20 @@ Global___DeleteRequest: _TypeAlias = DeleteRequest  # noqa: Y015
 
 @_typing.final
 class DeleteResponse(_message.Message):
+    """What a Delete did."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVICE_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def service(self) -> _inference_service_pb2.InferenceService: ...
+    def service(self) -> _inference_service_pb2.InferenceService:
+        """The service in STATE_DELETING, or with validate_only as it is. Unset if there was none."""
+
     @_builtins.property
-    def view_age(self) -> _duration_pb2.Duration: ...
+    def view_age(self) -> _duration_pb2.Duration:
+        """How long ago the server's view last heard from the cluster."""
+
     def __init__(
         self,
         *,
@@ -334,6 +460,8 @@ Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
 
 @_typing.final
 class WatchStatusRequest(_message.Message):
+    """What to follow, and until when."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Until:
@@ -343,13 +471,21 @@ class WatchStatusRequest(_message.Message):
     class _UntilEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchStatusRequest._Until.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         UNTIL_UNSPECIFIED: WatchStatusRequest._Until.ValueType  # 0
+        """Never."""
         UNTIL_READY: WatchStatusRequest._Until.ValueType  # 1
+        """When the awaited rollout is ready, or cannot be: see WatchStatus. Needs `name`."""
         UNTIL_GONE: WatchStatusRequest._Until.ValueType  # 2
+        """When the service is gone. Needs `name`."""
 
-    class Until(_Until, metaclass=_UntilEnumTypeWrapper): ...
+    class Until(_Until, metaclass=_UntilEnumTypeWrapper):
+        """When the stream ends by itself."""
+
     UNTIL_UNSPECIFIED: WatchStatusRequest.Until.ValueType  # 0
+    """Never."""
     UNTIL_READY: WatchStatusRequest.Until.ValueType  # 1
+    """When the awaited rollout is ready, or cannot be: see WatchStatus. Needs `name`."""
     UNTIL_GONE: WatchStatusRequest.Until.ValueType  # 2
+    """When the service is gone. Needs `name`."""
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -359,13 +495,34 @@ class WatchStatusRequest(_message.Message):
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
+    """The namespace. Empty: the server's default. `-`: all that the server serves, then without
+    `name`.
+    """
     name: _builtins.str
+    """The service's name. Empty: all services of the namespace."""
     label_selector: _builtins.str
+    """3 is planned: cluster.
+
+    Only services whose labels fit, as in ListRequest. Empty: all.
+    """
     resume_token: _builtins.str
+    """The last resume_token received, to go on from there, with the other fields as they were. If it
+    is too old, or this replica cannot use it, the stream begins with RESET. Empty: begin anew.
+    """
     until: Global___WatchStatusRequest.Until.ValueType
+    """When the stream ends by itself."""
     rollout_id: _builtins.str
+    """The rollout to await, as Deploy answered it. With UNTIL_READY, empty is the newest one when the
+    stream opens; then a watch that is opened again may await another, so name it wherever you can.
+    With UNTIL_GONE it is the rollout's very service that must go, even if another has its name by
+    now; empty is the one that stands when the stream opens.
+    """
     @_builtins.property
-    def heartbeat_interval(self) -> _duration_pb2.Duration: ...
+    def heartbeat_interval(self) -> _duration_pb2.Duration:
+        """The longest time without a message; a HEARTBEAT fills in. 1 s to 30 s; longer is taken as 30 s,
+        shorter is refused. Unset: 30 s. JSON: "10s".
+        """
+
     def __init__(
         self,
         *,
@@ -387,6 +544,8 @@ Global___WatchStatusRequest: _TypeAlias = WatchStatusRequest  # noqa: Y015
 
 @_typing.final
 class WatchStatusResponse(_message.Message):
+    """One message of a watch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Type:
@@ -396,23 +555,45 @@ class WatchStatusResponse(_message.Message):
     class _TypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WatchStatusResponse._Type.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         TYPE_UNSPECIFIED: WatchStatusResponse._Type.ValueType  # 0
+        """Never sent."""
         TYPE_SNAPSHOT: WatchStatusResponse._Type.ValueType  # 1
+        """How a service is as the stream opens, or after RESET."""
         TYPE_SYNCED: WatchStatusResponse._Type.ValueType  # 2
+        """You now know every service that there is; `service` is unset."""
         TYPE_CHANGED: WatchStatusResponse._Type.ValueType  # 3
+        """A service is new or has changed."""
         TYPE_DELETED: WatchStatusResponse._Type.ValueType  # 4
+        """A service is gone; `service` is the last that was known of it."""
         TYPE_LEFT: WatchStatusResponse._Type.ValueType  # 5
+        """A service exists, but the label selector or the caller's rights no longer cover it. Rely on
+        namespace, name and uid only.
+        """
         TYPE_HEARTBEAT: WatchStatusResponse._Type.ValueType  # 6
+        """Nothing happened; the view is as fresh as view_age says. `service` is unset."""
         TYPE_RESET: WatchStatusResponse._Type.ValueType  # 7
+        """Forget everything: SNAPSHOTs and SYNCED follow. `service` is unset."""
 
-    class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+        """What a message says."""
+
     TYPE_UNSPECIFIED: WatchStatusResponse.Type.ValueType  # 0
+    """Never sent."""
     TYPE_SNAPSHOT: WatchStatusResponse.Type.ValueType  # 1
+    """How a service is as the stream opens, or after RESET."""
     TYPE_SYNCED: WatchStatusResponse.Type.ValueType  # 2
+    """You now know every service that there is; `service` is unset."""
     TYPE_CHANGED: WatchStatusResponse.Type.ValueType  # 3
+    """A service is new or has changed."""
     TYPE_DELETED: WatchStatusResponse.Type.ValueType  # 4
+    """A service is gone; `service` is the last that was known of it."""
     TYPE_LEFT: WatchStatusResponse.Type.ValueType  # 5
+    """A service exists, but the label selector or the caller's rights no longer cover it. Rely on
+    namespace, name and uid only.
+    """
     TYPE_HEARTBEAT: WatchStatusResponse.Type.ValueType  # 6
+    """Nothing happened; the view is as fresh as view_age says. `service` is unset."""
     TYPE_RESET: WatchStatusResponse.Type.ValueType  # 7
+    """Forget everything: SNAPSHOTs and SYNCED follow. `service` is unset."""
 
     TYPE_FIELD_NUMBER: _builtins.int
     SERVICE_FIELD_NUMBER: _builtins.int
@@ -420,13 +601,24 @@ class WatchStatusResponse(_message.Message):
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     type: Global___WatchStatusResponse.Type.ValueType
+    """What the message says."""
     resume_token: _builtins.str
+    """Give it to a new watch to go on after this message. Until SYNCED it is the token that the
+    stream was opened with, so that an interrupted beginning is repeated whole. Opaque; it belongs
+    to this target and selector.
+    """
     @_builtins.property
-    def service(self) -> _inference_service_pb2.InferenceService: ...
+    def service(self) -> _inference_service_pb2.InferenceService:
+        """The service that it is about. Without `failure.log_lines` where the watch has no name."""
+
     @_builtins.property
-    def observe_time(self) -> _timestamp_pb2.Timestamp: ...
+    def observe_time(self) -> _timestamp_pb2.Timestamp:
+        """When the server learnt what the message says, by its clock."""
+
     @_builtins.property
-    def view_age(self) -> _duration_pb2.Duration: ...
+    def view_age(self) -> _duration_pb2.Duration:
+        """How long ago the server's view last heard from the cluster. It grows while the cluster is away."""
+
     def __init__(
         self,
         *,

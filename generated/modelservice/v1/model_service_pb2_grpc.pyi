@@ -27,59 +27,365 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
+    """Deploys models on KServe and tells how their rollouts go.
+
+    A service is named by `namespace` and `name`. What a Deploy acknowledges is stored in the
+    cluster. Everything that is read comes from this server's view of the cluster, which follows it
+    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` says
+    how long ago the view last heard from the cluster. Who writes and then reads on the same replica
+    sees what was written; on any replica, whoever passes the rollout_id does.
+
+    Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
+    own beside them, as code: reasons.
+
+    - INVALID_ARGUMENT: FIELD_INVALID
+    - UNAUTHENTICATED: UNAUTHENTICATED
+    - PERMISSION_DENIED: PERMISSION_DENIED
+    - FAILED_PRECONDITION: NAMESPACE_NOT_SERVED, KSERVE_MISSING, SERVER_LACKS_RIGHTS
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
+    - UNAVAILABLE: VIEW_NOT_READY, SERVER_STOPPING
+    - INTERNAL: INTERNAL
+
+    JSON, as by grpcurl: field names may be written as here or in lowerCamelCase; durations are
+    strings of seconds ("300s"), times RFC 3339 strings, enum values their names.
+    """
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     Deploy: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeployRequest, _model_service_pb2.DeployResponse]
+    """Creates a service or replaces what is asked of it, and starts a rollout where that changes
+    anything. Answers once the cluster has stored it, without waiting for the rollout: pass the
+    answer's rollout_id to WatchStatus for that.
+
+    The whole spec, the labels and the annotations are replaced; what is left out is removed (but
+    for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
+    is ACTION_UNCHANGED and writes nothing.
+
+    - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
+    - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
+      an absent service)
+    - ALREADY_EXISTS: ALREADY_EXISTS (with create_only)
+    - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
+    - FAILED_PRECONDITION: SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT, MODE_IMMUTABLE,
+      POLICY_REFUSED, NAMESPACE_TERMINATING, UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED
+    - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
+      WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetRequest, _model_service_pb2.GetResponse]
+    """Reads one service.
+
+    - NOT_FOUND: SERVICE_NOT_FOUND; ROLLOUT_GONE (with a rollout_id: its service was deleted,
+      whether or not another has the name now)
+    - UNAVAILABLE: VIEW_BEHIND (with a rollout_id: this replica could not catch up with it in 2 s)
+    """
     List: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListRequest, _model_service_pb2.ListResponse]
+    """Reads the services of one namespace or of all, in pages, in the order of namespace and name. A
+    namespace that does not exist has none.
+
+    - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
+    """
     Delete: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteRequest, _model_service_pb2.DeleteResponse]
+    """Deletes a service. Answers once the cluster has stored that, while the pods and children still
+    go away: the service stays to be read, STATE_DELETING, until they are gone. WatchStatus with
+    UNTIL_GONE waits for that. Deleting it again meanwhile is OK.
+
+    - NOT_FOUND: SERVICE_NOT_FOUND (not with allow_missing)
+    - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
+    - FAILED_PRECONDITION: NOT_MANAGED, POLICY_REFUSED
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
+      WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
+    """
     WatchStatus: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchStatusRequest, _model_service_pb2.WatchStatusResponse]
+    """Follows one service, the services of a namespace, or all: first how they are now, then each
+    change.
+
+    The order of messages: a SNAPSHOT of each service, SYNCED once, then CHANGED, DELETED, LEFT and
+    HEARTBEAT as they come. RESET may come at any time and starts over: forget everything, take the
+    SNAPSHOTs that follow; what is absent at the next SYNCED is gone. A stream that resumes sends
+    the changes since its token, then SYNCED. Ignore types that you do not know.
+
+    About each service, messages never go back in time. A reader that is too slow for every state
+    gets the newest; the last state is never skipped, nor the deletion of a service it had seen. A
+    service that is deleted and made anew is DELETED, then comes as a new one. A watch of a name
+    that does not exist is SYNCED and waits, unless `until` ends it.
+
+    Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
+    rollout and the present state alone, so that a second watch for the same rollout, on any
+    replica, ends the same way. The message before the end is about the service that decided it.
+    What becomes of the awaited rollout, and how the stream then ends (in brackets the exit code of
+    grpcurl):
+
+    - OK (0): it is ready
+    - FAILED_PRECONDITION (73): ROLLOUT_FAILED, with a `Failure` in the details: it has failed,
+      whether nothing serves or something still does (STATE_DEGRADED)
+    - FAILED_PRECONDITION (73): SERVICE_STOPPED: its service is stopped
+    - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service took its place
+    - NOT_FOUND (69): ROLLOUT_GONE: its service is absent, is being deleted, or was deleted and
+      made anew under its name
+    - DEADLINE_EXCEEDED (68): not decided at the caller's deadline; the last state was sent
+    - UNAVAILABLE (78): not decided, and the server stops, the connection ages or is cut: watch
+      again for the same rollout_id
+
+    A failed rollout can still recover (`Failure.retrying`): a watch without `until` goes on and
+    shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
+
+    - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
+    - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, VIEW_BEHIND (this replica does not know the rollout_id and
+      cannot ask the cluster)
+    - with UNTIL_READY: the ends above
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
+    """Deploys models on KServe and tells how their rollouts go.
+
+    A service is named by `namespace` and `name`. What a Deploy acknowledges is stored in the
+    cluster. Everything that is read comes from this server's view of the cluster, which follows it
+    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` says
+    how long ago the view last heard from the cluster. Who writes and then reads on the same replica
+    sees what was written; on any replica, whoever passes the rollout_id does.
+
+    Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
+    own beside them, as code: reasons.
+
+    - INVALID_ARGUMENT: FIELD_INVALID
+    - UNAUTHENTICATED: UNAUTHENTICATED
+    - PERMISSION_DENIED: PERMISSION_DENIED
+    - FAILED_PRECONDITION: NAMESPACE_NOT_SERVED, KSERVE_MISSING, SERVER_LACKS_RIGHTS
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
+    - UNAVAILABLE: VIEW_NOT_READY, SERVER_STOPPING
+    - INTERNAL: INTERNAL
+
+    JSON, as by grpcurl: field names may be written as here or in lowerCamelCase; durations are
+    strings of seconds ("300s"), times RFC 3339 strings, enum values their names.
+    """
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Deploy: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeployRequest, _model_service_pb2.DeployResponse]  # type: ignore[assignment]
+    """Creates a service or replaces what is asked of it, and starts a rollout where that changes
+    anything. Answers once the cluster has stored it, without waiting for the rollout: pass the
+    answer's rollout_id to WatchStatus for that.
+
+    The whole spec, the labels and the annotations are replaced; what is left out is removed (but
+    for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
+    is ACTION_UNCHANGED and writes nothing.
+
+    - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
+    - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
+      an absent service)
+    - ALREADY_EXISTS: ALREADY_EXISTS (with create_only)
+    - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
+    - FAILED_PRECONDITION: SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT, MODE_IMMUTABLE,
+      POLICY_REFUSED, NAMESPACE_TERMINATING, UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED
+    - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
+      WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+    """
     Get: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetRequest, _model_service_pb2.GetResponse]  # type: ignore[assignment]
+    """Reads one service.
+
+    - NOT_FOUND: SERVICE_NOT_FOUND; ROLLOUT_GONE (with a rollout_id: its service was deleted,
+      whether or not another has the name now)
+    - UNAVAILABLE: VIEW_BEHIND (with a rollout_id: this replica could not catch up with it in 2 s)
+    """
     List: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListRequest, _model_service_pb2.ListResponse]  # type: ignore[assignment]
+    """Reads the services of one namespace or of all, in pages, in the order of namespace and name. A
+    namespace that does not exist has none.
+
+    - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
+    """
     Delete: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteRequest, _model_service_pb2.DeleteResponse]  # type: ignore[assignment]
+    """Deletes a service. Answers once the cluster has stored that, while the pods and children still
+    go away: the service stays to be read, STATE_DELETING, until they are gone. WatchStatus with
+    UNTIL_GONE waits for that. Deleting it again meanwhile is OK.
+
+    - NOT_FOUND: SERVICE_NOT_FOUND (not with allow_missing)
+    - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
+    - FAILED_PRECONDITION: NOT_MANAGED, POLICY_REFUSED
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
+      WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
+    """
     WatchStatus: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchStatusRequest, _model_service_pb2.WatchStatusResponse]  # type: ignore[assignment]
+    """Follows one service, the services of a namespace, or all: first how they are now, then each
+    change.
+
+    The order of messages: a SNAPSHOT of each service, SYNCED once, then CHANGED, DELETED, LEFT and
+    HEARTBEAT as they come. RESET may come at any time and starts over: forget everything, take the
+    SNAPSHOTs that follow; what is absent at the next SYNCED is gone. A stream that resumes sends
+    the changes since its token, then SYNCED. Ignore types that you do not know.
+
+    About each service, messages never go back in time. A reader that is too slow for every state
+    gets the newest; the last state is never skipped, nor the deletion of a service it had seen. A
+    service that is deleted and made anew is DELETED, then comes as a new one. A watch of a name
+    that does not exist is SYNCED and waits, unless `until` ends it.
+
+    Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
+    rollout and the present state alone, so that a second watch for the same rollout, on any
+    replica, ends the same way. The message before the end is about the service that decided it.
+    What becomes of the awaited rollout, and how the stream then ends (in brackets the exit code of
+    grpcurl):
+
+    - OK (0): it is ready
+    - FAILED_PRECONDITION (73): ROLLOUT_FAILED, with a `Failure` in the details: it has failed,
+      whether nothing serves or something still does (STATE_DEGRADED)
+    - FAILED_PRECONDITION (73): SERVICE_STOPPED: its service is stopped
+    - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service took its place
+    - NOT_FOUND (69): ROLLOUT_GONE: its service is absent, is being deleted, or was deleted and
+      made anew under its name
+    - DEADLINE_EXCEEDED (68): not decided at the caller's deadline; the last state was sent
+    - UNAVAILABLE (78): not decided, and the server stops, the connection ages or is cut: watch
+      again for the same rollout_id
+
+    A failed rollout can still recover (`Failure.retrying`): a watch without `until` goes on and
+    shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
+
+    - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
+    - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, VIEW_BEHIND (this replica does not know the rollout_id and
+      cannot ask the cluster)
+    - with UNTIL_READY: the ends above
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Deploys models on KServe and tells how their rollouts go.
+
+    A service is named by `namespace` and `name`. What a Deploy acknowledges is stored in the
+    cluster. Everything that is read comes from this server's view of the cluster, which follows it
+    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` says
+    how long ago the view last heard from the cluster. Who writes and then reads on the same replica
+    sees what was written; on any replica, whoever passes the rollout_id does.
+
+    Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
+    own beside them, as code: reasons.
+
+    - INVALID_ARGUMENT: FIELD_INVALID
+    - UNAUTHENTICATED: UNAUTHENTICATED
+    - PERMISSION_DENIED: PERMISSION_DENIED
+    - FAILED_PRECONDITION: NAMESPACE_NOT_SERVED, KSERVE_MISSING, SERVER_LACKS_RIGHTS
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
+    - UNAVAILABLE: VIEW_NOT_READY, SERVER_STOPPING
+    - INTERNAL: INTERNAL
+
+    JSON, as by grpcurl: field names may be written as here or in lowerCamelCase; durations are
+    strings of seconds ("300s"), times RFC 3339 strings, enum values their names.
+    """
+
     @_abc_1.abstractmethod
     def Deploy(
         self,
         request: _model_service_pb2.DeployRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_model_service_pb2.DeployResponse, _abc.Awaitable[_model_service_pb2.DeployResponse]]: ...
+    ) -> _typing.Union[_model_service_pb2.DeployResponse, _abc.Awaitable[_model_service_pb2.DeployResponse]]:
+        """Creates a service or replaces what is asked of it, and starts a rollout where that changes
+        anything. Answers once the cluster has stored it, without waiting for the rollout: pass the
+        answer's rollout_id to WatchStatus for that.
+
+        The whole spec, the labels and the annotations are replaced; what is left out is removed (but
+        for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
+        is ACTION_UNCHANGED and writes nothing.
+
+        - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
+        - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
+          an absent service)
+        - ALREADY_EXISTS: ALREADY_EXISTS (with create_only)
+        - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
+        - FAILED_PRECONDITION: SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT, MODE_IMMUTABLE,
+          POLICY_REFUSED, NAMESPACE_TERMINATING, UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
+        - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
+          WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+        """
 
     @_abc_1.abstractmethod
     def Get(
         self,
         request: _model_service_pb2.GetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_model_service_pb2.GetResponse, _abc.Awaitable[_model_service_pb2.GetResponse]]: ...
+    ) -> _typing.Union[_model_service_pb2.GetResponse, _abc.Awaitable[_model_service_pb2.GetResponse]]:
+        """Reads one service.
+
+        - NOT_FOUND: SERVICE_NOT_FOUND; ROLLOUT_GONE (with a rollout_id: its service was deleted,
+          whether or not another has the name now)
+        - UNAVAILABLE: VIEW_BEHIND (with a rollout_id: this replica could not catch up with it in 2 s)
+        """
 
     @_abc_1.abstractmethod
     def List(
         self,
         request: _model_service_pb2.ListRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_model_service_pb2.ListResponse, _abc.Awaitable[_model_service_pb2.ListResponse]]: ...
+    ) -> _typing.Union[_model_service_pb2.ListResponse, _abc.Awaitable[_model_service_pb2.ListResponse]]:
+        """Reads the services of one namespace or of all, in pages, in the order of namespace and name. A
+        namespace that does not exist has none.
+
+        - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
+        """
 
     @_abc_1.abstractmethod
     def Delete(
         self,
         request: _model_service_pb2.DeleteRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_model_service_pb2.DeleteResponse, _abc.Awaitable[_model_service_pb2.DeleteResponse]]: ...
+    ) -> _typing.Union[_model_service_pb2.DeleteResponse, _abc.Awaitable[_model_service_pb2.DeleteResponse]]:
+        """Deletes a service. Answers once the cluster has stored that, while the pods and children still
+        go away: the service stays to be read, STATE_DELETING, until they are gone. WatchStatus with
+        UNTIL_GONE waits for that. Deleting it again meanwhile is OK.
+
+        - NOT_FOUND: SERVICE_NOT_FOUND (not with allow_missing)
+        - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
+        - FAILED_PRECONDITION: NOT_MANAGED, POLICY_REFUSED
+        - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
+          WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
+        """
 
     @_abc_1.abstractmethod
     def WatchStatus(
         self,
         request: _model_service_pb2.WatchStatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchStatusResponse], _abc.AsyncIterator[_model_service_pb2.WatchStatusResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchStatusResponse], _abc.AsyncIterator[_model_service_pb2.WatchStatusResponse]]:
+        """Follows one service, the services of a namespace, or all: first how they are now, then each
+        change.
+
+        The order of messages: a SNAPSHOT of each service, SYNCED once, then CHANGED, DELETED, LEFT and
+        HEARTBEAT as they come. RESET may come at any time and starts over: forget everything, take the
+        SNAPSHOTs that follow; what is absent at the next SYNCED is gone. A stream that resumes sends
+        the changes since its token, then SYNCED. Ignore types that you do not know.
+
+        About each service, messages never go back in time. A reader that is too slow for every state
+        gets the newest; the last state is never skipped, nor the deletion of a service it had seen. A
+        service that is deleted and made anew is DELETED, then comes as a new one. A watch of a name
+        that does not exist is SYNCED and waits, unless `until` ends it.
+
+        Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
+        rollout and the present state alone, so that a second watch for the same rollout, on any
+        replica, ends the same way. The message before the end is about the service that decided it.
+        What becomes of the awaited rollout, and how the stream then ends (in brackets the exit code of
+        grpcurl):
+
+        - OK (0): it is ready
+        - FAILED_PRECONDITION (73): ROLLOUT_FAILED, with a `Failure` in the details: it has failed,
+          whether nothing serves or something still does (STATE_DEGRADED)
+        - FAILED_PRECONDITION (73): SERVICE_STOPPED: its service is stopped
+        - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service took its place
+        - NOT_FOUND (69): ROLLOUT_GONE: its service is absent, is being deleted, or was deleted and
+          made anew under its name
+        - DEADLINE_EXCEEDED (68): not decided at the caller's deadline; the last state was sent
+        - UNAVAILABLE (78): not decided, and the server stops, the connection ages or is cut: watch
+          again for the same rollout_id
+
+        A failed rollout can still recover (`Failure.retrying`): a watch without `until` goes on and
+        shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
+
+        - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
+        - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
+        - UNAVAILABLE: CLUSTER_UNAVAILABLE, VIEW_BEHIND (this replica does not know the rollout_id and
+          cannot ask the cluster)
+        - with UNTIL_READY: the ends above
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""ModelService: the gRPC front door of a KServe platform."""

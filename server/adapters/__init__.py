@@ -1,0 +1,1 @@
+"""The clusters behind the port, one package each."""

@@ -1,0 +1,1 @@
+"""KServe on Kubernetes: manifests, server-side apply, reflectors, status reading."""

@@ -1,0 +1,1 @@
+"""A cluster in memory, for tests and for benchmarks of the layers above."""

@@ -1,0 +1,1 @@
+"""The gRPC face: servicers, conversion between proto and domain, the one error table."""

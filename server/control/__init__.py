@@ -1,0 +1,1 @@
+"""What ModelService does: deploying, deleting, viewing, watching."""

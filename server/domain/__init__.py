@@ -1,0 +1,1 @@
+"""What ModelService talks about: services, their status, their rollouts. Standard library only."""

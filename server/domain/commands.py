@@ -1,0 +1,94 @@
+"""What callers ask the cluster to do, and what they are answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
+from server.domain.rollout import Rollout
+
+STOP_ANNOTATION = "serving.kserve.io/stop"
+MANAGED_BY_LABEL = ("app.kubernetes.io/managed-by", "modelservice")
+
+
+class Action(StrEnum):
+    """What a Deploy did; the values are the contract's names."""
+
+    CREATED = "CREATED"
+    UPDATED = "UPDATED"
+    UNCHANGED = "UNCHANGED"
+    RESTARTED = "RESTARTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Deploy:
+    """Replace the whole spec of a service, or make it.
+
+    `spec` None keeps spec, labels and annotations; only `restart` may ask for that. `timeout` is
+    how long an answer of the cluster is waited for.
+    """
+
+    key: ServiceKey
+    spec: InferenceServiceSpec | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    etag: str = ""
+    request_id: str = ""
+    validate_only: bool = False
+    restart: bool = False
+    force: bool = False
+    create_only: bool = False
+    timeout: timedelta = timedelta(seconds=30)
+
+    @property
+    def body_hash(self) -> str:
+        """The same for the same wish: what a request_id may not be reused across."""
+        return fingerprint(
+            [
+                asdict(self.spec) if self.spec else None,
+                dict(self.labels),
+                dict(self.annotations),
+                self.restart,
+                type_name(self.spec),
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a service with everything that KServe made for it."""
+
+    key: ServiceKey
+    etag: str = ""
+    force: bool = False
+    validate_only: bool = False
+    timeout: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a Deploy came to.
+
+    `rollout` is None for a dry run; for a replayed request_id it is the first write's.
+    """
+
+    service: InferenceService
+    action: Action
+    rollout: Rollout | None
+
+
+def type_name(spec: InferenceServiceSpec | None) -> str:
+    """The kind of predictor, which the fields alone do not tell."""
+    return type(spec.predictor).__name__ if spec else ""
+
+
+def fingerprint(content: Any) -> str:
+    """A short hash that does not depend on the order of keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,142 @@
+"""The InferenceService: what was asked for, and how it is.
+
+Everything here is frozen: a change is a new object, so that a reader can keep what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from server.domain.rollout import Rollout
+from server.domain.status import InferenceServiceStatus
+
+
+class ServiceKey(NamedTuple):
+    """The name a service goes by: unique in a cluster at a time, reused after a delete."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretKeyRef:
+    """One key of a Secret in the service's namespace. The value itself never passes through."""
+
+    secret: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPredictor:
+    """A container image of the caller's own that answers on `port` (0: KServe's default, 8080)."""
+
+    image: str
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFormat:
+    """A model format as serving runtimes name it, such as `sklearn`; version may be empty."""
+
+    name: str
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPredictor:
+    """A stored model, served by a runtime: the named one, or one that KServe selects by format."""
+
+    format: ModelFormat
+    storage_uri: str = ""
+    runtime: str = ""
+    protocol_version: str = ""
+    args: tuple[str, ...] = ()
+
+
+Predictor = ContainerPredictor | ModelPredictor
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Kubernetes quantities by resource name, in canonical form (`server.domain.quantities`)."""
+
+    requests: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Bounds and target of the autoscaler; None: KServe's default.
+
+    A change of these alone rolls no pod.
+    """
+
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    target: int | None = None
+    metric: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """A Kubernetes toleration, its words as Kubernetes spells them."""
+
+    key: str = ""
+    operator: str = ""
+    value: str = ""
+    effect: str = ""
+    toleration_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceServiceSpec:
+    """What a caller asks for. Empty strings, maps and None mean: not asked."""
+
+    predictor: Predictor
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Mapping[str, SecretKeyRef] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    scaling: Scaling = field(default_factory=Scaling)
+    service_account: str = ""
+    image_pull_policy: str = ""
+    deployment_mode: str = ""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    request_timeout: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceService:
+    """One service as the cluster has it.
+
+    `spec` is None only where an unmanaged object has nothing that fits the contract.
+    `labels` and `annotations` are the user's own; `selectable_labels` are all of the object's,
+    which label selectors see. `etag` changes with uid, spec, labels and annotations, never with
+    status.
+    """
+
+    key: ServiceKey
+    uid: str
+    generation: int
+    spec: InferenceServiceSpec | None
+    status: InferenceServiceStatus
+    etag: str
+    create_time: datetime
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    selectable_labels: Mapping[str, str] = field(default_factory=dict)
+    delete_time: datetime | None = None
+    unmanaged: bool = False
+
+    @property
+    def rollout(self) -> Rollout:
+        """The rollout that the cluster is asked for now."""
+        return Rollout(self.uid, self.generation)

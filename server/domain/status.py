@@ -1,0 +1,131 @@
+"""How a service is: the state, what is wrong, and what each component shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a service stands; the values are the contract's names."""
+
+    PENDING = "PENDING"
+    PROGRESSING = "PROGRESSING"
+    READY = "READY"
+    DEGRADED = "DEGRADED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    DELETING = "DELETING"
+
+
+class FailureReason(StrEnum):
+    """Why a rollout fails, or may yet fail; the values are the contract's names."""
+
+    IMAGE_PULL = "IMAGE_PULL"
+    STORAGE_DOWNLOAD = "STORAGE_DOWNLOAD"
+    STORAGE_SCHEME = "STORAGE_SCHEME"
+    MODEL_LOAD = "MODEL_LOAD"
+    CRASH_LOOP = "CRASH_LOOP"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    NOT_ANSWERING = "NOT_ANSWERING"
+    CONTAINER_CONFIG = "CONTAINER_CONFIG"
+    VOLUME = "VOLUME"
+    UNSCHEDULABLE = "UNSCHEDULABLE"
+    QUOTA = "QUOTA"
+    POD_REJECTED = "POD_REJECTED"
+    NO_RUNTIME = "NO_RUNTIME"
+    INVALID_SPEC = "INVALID_SPEC"
+    PROGRESS_DEADLINE = "PROGRESS_DEADLINE"
+    NODE_LOST = "NODE_LOST"
+    INGRESS = "INGRESS"
+    NO_CONTROLLER = "NO_CONTROLLER"
+    UPDATES_DISABLED = "UPDATES_DISABLED"
+    SCALED_TO_ZERO = "SCALED_TO_ZERO"
+
+
+class Component(StrEnum):
+    """The parts that KServe runs for a service."""
+
+    PREDICTOR = "PREDICTOR"
+    TRANSFORMER = "TRANSFORMER"
+    EXPLAINER = "EXPLAINER"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is wrong, where, and what to do about it.
+
+    `rollout_id` names the rollout it is about, empty where no rollout can be blamed. `exit_code`
+    is None where no container exited. `retrying`: the cluster goes on trying by itself.
+    """
+
+    reason: FailureReason
+    message: str
+    remedy: str = ""
+    rollout_id: str = ""
+    component: Component | None = None
+    pod: str = ""
+    container: str = ""
+    exit_code: int | None = None
+    restart_count: int = 0
+    log_lines: tuple[str, ...] = ()
+    retrying: bool = False
+    first_seen_time: datetime | None = None
+
+    def without_log_lines(self) -> Failure:
+        """The same failure, small enough for lists."""
+        return replace(self, log_lines=())
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficShare:
+    """The percent of traffic that goes to a revision."""
+
+    revision: str
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentStatus:
+    """Replica counts of one component; `latest_revision` names the newest ReplicaSet's revision."""
+
+    component: Component
+    desired_replicas: int = 0
+    updated_replicas: int = 0
+    ready_replicas: int = 0
+    latest_revision: str = ""
+    traffic: tuple[TrafficShare, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One of the cluster's own conditions, unchanged: evidence, not a verdict."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceServiceStatus:
+    """The verdict on a service, with its evidence.
+
+    `serving`: some revision, perhaps an older one, answers. `latest_ready_generation`: the newest
+    generation that this process saw READY.
+    """
+
+    state: State
+    message: str = ""
+    serving: bool = False
+    latest_ready_generation: int | None = None
+    failure: Failure | None = None
+    url: str = ""
+    cluster_url: str = ""
+    serving_runtime: str = ""
+    deployment_mode: str = ""
+    components: tuple[ComponentStatus, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    last_transition_time: datetime | None = None

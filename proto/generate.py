@@ -36,7 +36,7 @@ def main() -> int:
 
 def generate(folder: Path) -> Path:
     """Generate into a folder; return the package `modelservice` inside it."""
-    python = python_with_tools()
+    python = locked_python(VENV, LOCK)
     protos = sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
     plugins = [
         f"--plugin=protoc-gen-{name}={python.with_name(f'protoc-gen-{name}')}"
@@ -52,16 +52,16 @@ def generate(folder: Path) -> Path:
     return package
 
 
-def python_with_tools() -> Path:
+def locked_python(venv: Path, lock: Path) -> Path:
     """Return the Python of an environment made from the lock; made anew when the lock changed."""
-    python = VENV / "bin" / "python"
-    stamp = VENV / "lock.sha256"
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    python = venv / "bin" / "python"
+    stamp = venv / "lock.sha256"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == digest:
         return python
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([str(python), *install, "--require-hashes", "-r", str(LOCK)], check=True)
+    subprocess.run([str(python), *install, "--require-hashes", "-r", str(lock)], check=True)
     stamp.write_text(digest)
     return python
 

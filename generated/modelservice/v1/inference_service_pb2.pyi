@@ -261,11 +261,11 @@ class InferenceServiceSpec(_message.Message):
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Environment variables of the serving container, by name. The values are shown to readers of the
-        service: put secrets into `secret_env`. A name is printable ASCII without `=`, never
-        PYTHONPATH; in a `container`, STORAGE_URI has KServe download a model to /mnt/models, and
-        PROTOCOL is v1 or v2. They are written in the order of their names, after those of
-        `secret_env`, and `$(NAME)` in a value stands for a variable written before it. JSON: values
-        are strings ("8", "true").
+        service: put secrets into `secret_env`. Names have letters, digits, `_`, `-` and `.`, and do
+        not begin with a digit; PYTHONPATH is refused, and in a `container` STORAGE_URI has KServe
+        download a model to /mnt/models and PROTOCOL is v1 or v2. They are written in the order of
+        their names, after those of `secret_env`, and `$(NAME)` in a value stands for a variable
+        written before it. JSON: values are strings ("8", "true").
         """
 
     @_builtins.property
@@ -839,8 +839,8 @@ class ComponentStatus(_message.Message):
     ready_replicas: _builtins.int
     """The replicas that are ready, of any revision."""
     latest_revision: _builtins.str
-    """The newest revision's name: a ReplicaSet, or in Knative mode a Revision. Empty until there is
-    one.
+    """The newest revision, as the cluster names it: of a Deployment, or a Knative Revision. Empty
+    until there is one.
     """
     @_builtins.property
     def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
@@ -1060,7 +1060,7 @@ class Failure(_message.Message):
     remedy: _builtins.str
     """What to do about it, for people. Empty where nothing general can be said."""
     rollout_id: _builtins.str
-    """The rollout that has this failure."""
+    """The rollout that has this failure. Empty where no rollout is to blame."""
     component: Global___ComponentStatus.Component.ValueType
     """The component that has it; COMPONENT_UNSPECIFIED where it is the service as a whole."""
     pod: _builtins.str

@@ -513,9 +513,9 @@ class WatchStatusRequest(_message.Message):
     """When the stream ends by itself."""
     rollout_id: _builtins.str
     """The rollout to await, as Deploy answered it. With UNTIL_READY, empty is the newest one when the
-    stream opens; then a watch that is opened again may await another, so name it wherever you can.
-    With UNTIL_GONE it is the rollout's very service that must go, even if another has its name by
-    now; empty is the one that stands when the stream opens.
+    stream opens; then a watch that is opened again may await another, so name it wherever you can;
+    a service must exist. With UNTIL_GONE it is the rollout's very service that must go, even if
+    another has its name by now; empty is the one that stands when the stream opens.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:

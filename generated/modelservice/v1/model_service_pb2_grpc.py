@@ -202,8 +202,8 @@ class ModelServiceServicer:
 
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
         - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
-        - UNAVAILABLE: CLUSTER_UNAVAILABLE, VIEW_BEHIND (this replica does not know the rollout_id and
-        cannot ask the cluster)
+        - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
+        - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
         - with UNTIL_READY: the ends above
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -134,8 +134,8 @@ class ModelServiceStub:
 
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
     - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
-    - UNAVAILABLE: CLUSTER_UNAVAILABLE, VIEW_BEHIND (this replica does not know the rollout_id and
-      cannot ask the cluster)
+    - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
+    - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
     - with UNTIL_READY: the ends above
     """
 
@@ -245,8 +245,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
     - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
-    - UNAVAILABLE: CLUSTER_UNAVAILABLE, VIEW_BEHIND (this replica does not know the rollout_id and
-      cannot ask the cluster)
+    - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
+    - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
     - with UNTIL_READY: the ends above
     """
 
@@ -383,8 +383,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
         - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
-        - UNAVAILABLE: CLUSTER_UNAVAILABLE, VIEW_BEHIND (this replica does not know the rollout_id and
-          cannot ask the cluster)
+        - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
+        - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
         - with UNTIL_READY: the ends above
         """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import NamedTuple
 
 from server.domain.status import Failure, InferenceServiceStatus, State
@@ -40,10 +41,20 @@ class Rollout(NamedTuple):
         return cls(uid, int(generation))
 
 
-class Outcome(NamedTuple):
-    """How a wait ended: `end` is READY, FAILED, STOPPED, SUPERSEDED or GONE."""
+class End(Enum):
+    """How a wait for a rollout can end; only READY is what was waited for."""
 
-    end: str
+    READY = auto()
+    FAILED = auto()
+    STOPPED = auto()
+    SUPERSEDED = auto()
+    GONE = auto()
+
+
+class Outcome(NamedTuple):
+    """How a wait ended, with what went wrong where that is known."""
+
+    end: End
     failure: Failure | None = None
 
 
@@ -62,9 +73,9 @@ def outcome(awaited: Rollout, sight: Sight | None) -> Outcome | None:
     gets the same answer.
     """
     if sight is None or sight.rollout.uid != awaited.uid or sight.status.state is State.DELETING:
-        return Outcome("GONE")
+        return Outcome(End.GONE)
     if sight.rollout.generation > awaited.generation:
-        return Outcome("SUPERSEDED")
+        return Outcome(End.SUPERSEDED)
     if sight.rollout.generation < awaited.generation:
         return None  # this view has not caught up with the write
     return _verdict(awaited, sight.status)
@@ -73,11 +84,11 @@ def outcome(awaited: Rollout, sight: Sight | None) -> Outcome | None:
 def _verdict(awaited: Rollout, status: InferenceServiceStatus) -> Outcome | None:
     match status.state:
         case State.READY:
-            return Outcome("READY")
+            return Outcome(End.READY)
         case State.STOPPED:
-            return Outcome("STOPPED", status.failure)
+            return Outcome(End.STOPPED, status.failure)
         case State.FAILED:
-            return Outcome("FAILED", status.failure)
+            return Outcome(End.FAILED, status.failure)
         case State.DEGRADED if status.failure and status.failure.rollout_id == awaited.id:
-            return Outcome("FAILED", status.failure)
+            return Outcome(End.FAILED, status.failure)
     return None

@@ -1,0 +1,39 @@
+"""Deploying and deleting: check, let the cluster store it, put its answer in the view."""
+
+from __future__ import annotations
+
+from server.control.viewing import View
+from server.domain.checks import check_delete, check_deploy
+from server.domain.commands import Applied, Delete, Deploy
+from server.domain.errors import ServiceNotFound
+from server.domain.inference_service import InferenceService
+from server.ports import Cluster
+
+
+class Deploying:
+    """Commands write the cluster and nothing else: an acknowledged one is stored there."""
+
+    def __init__(self, cluster: Cluster, view: View) -> None:
+        self._cluster = cluster
+        self._view = view
+
+    async def deploy(self, deploy: Deploy) -> Applied:
+        """Carry out a Deploy; answered only when the cluster has stored it."""
+        check_deploy(deploy)
+        applied = await self._cluster.apply(deploy)
+        if not deploy.validate_only:
+            self._view.put(applied.service)
+        return applied
+
+    async def delete(self, delete: Delete, *, allow_missing: bool) -> InferenceService | None:
+        """Begin a deletion and answer the service as it then is; None where it was missing."""
+        check_delete(delete)
+        try:
+            service = await self._cluster.delete(delete)
+        except ServiceNotFound:
+            if allow_missing:
+                return None
+            raise
+        if not delete.validate_only:
+            self._view.put(service)
+        return service

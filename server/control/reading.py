@@ -1,0 +1,150 @@
+"""Get and List: answered from the view; the cluster itself is asked only to confirm an absence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from server.control.tokens import decode_token, encode_token
+from server.control.viewing import View
+from server.domain.commands import fingerprint
+from server.domain.errors import (
+    ClusterUnavailable,
+    PageTokenInvalid,
+    RolloutGone,
+    ServiceNotFound,
+    ViewBehind,
+)
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.rollout import Rollout
+from server.domain.selectors import Selector
+from server.domain.status import State
+from server.ports import Cluster
+
+CATCH_UP_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a List asks for. `page_token` belongs to the same target, selector and states."""
+
+    target: ServiceKey
+    selector: Selector
+    states: frozenset[State] = frozenset()
+    page_token: str = ""
+
+    @property
+    def binding(self) -> str:
+        """What a page token is bound to."""
+        return fingerprint([*self.target, str(self.selector), sorted(self.states)])
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """`services` from the page's start to the end of the list, lazily; `total` of all pages."""
+
+    services: Iterator[InferenceService]
+    total: int
+    token_after: Callable[[InferenceService], str]
+
+
+class Reading:
+    """Reads never touch the cluster, but for one before an awaited rollout is denied."""
+
+    def __init__(self, cluster: Cluster, view: View) -> None:
+        self._cluster = cluster
+        self._view = view
+
+    async def get(self, key: ServiceKey, rollout: Rollout | None = None) -> InferenceService:
+        """The service as it is, no older than `rollout` where one is named.
+
+        Raises ServiceNotFound, RolloutGone, ViewNotReady, ViewBehind.
+        """
+        self._view.require_synced()
+        if rollout:
+            await self.catch_up(key, rollout)
+        service = self._view.get(key)
+        if service is None:
+            raise ServiceNotFound(key)
+        return service
+
+    def list(self, listing: Listing) -> Listed:
+        """Services by namespace and name. Raises ViewNotReady, PageTokenInvalid."""
+        self._view.require_synced()
+        after = _page_start(listing)
+        services = self._matching(listing, after)
+        return Listed(services, self._total(listing), lambda s: _page_token(listing, s.key))
+
+    async def catch_up(self, key: ServiceKey, rollout: Rollout) -> None:
+        """Wait until the view has the rollout or a newer one of the same service.
+
+        A view that lacks it after 2 s is checked against the cluster once: RolloutGone if it is
+        not there either, ViewBehind if it is.
+        """
+        if await self._seen_within(CATCH_UP_SECONDS, key, rollout):
+            return
+        try:
+            live = await self._cluster.read(key)
+        except ClusterUnavailable as e:
+            raise _behind(key) from e
+        if self._has(key, rollout):
+            return
+        if live is None or live.uid != rollout.uid or live.generation < rollout.generation:
+            raise RolloutGone(f"the awaited rollout of {key} is gone: deleted, or made anew")
+        raise _behind(key)
+
+    async def _seen_within(self, seconds: float, key: ServiceKey, rollout: Rollout) -> bool:
+        with self._view.subscribe(key) as subscription:
+            try:
+                async with asyncio.timeout(seconds):
+                    while not self._has(key, rollout):
+                        await subscription.changes(seconds)
+            except TimeoutError:
+                return False
+        return True
+
+    def _has(self, key: ServiceKey, rollout: Rollout) -> bool:
+        self._view.require_running()
+        if self._view.has_departed(rollout.uid):
+            raise RolloutGone(f"the awaited rollout of {key} is gone: the service was deleted")
+        service = self._view.get(key)
+        return (
+            service is not None
+            and service.uid == rollout.uid
+            and service.generation >= rollout.generation
+        )
+
+    def _matching(self, listing: Listing, after: ServiceKey | None) -> Iterator[InferenceService]:
+        services = self._view.services(listing.target, after)
+        if not listing.selector and not listing.states:
+            return services
+        return (s for s in services if _matches(listing, s))
+
+    def _total(self, listing: Listing) -> int:
+        if not listing.selector and not listing.states:
+            return self._view.count(listing.target)
+        return sum(1 for _ in self._matching(listing, None))
+
+
+def _matches(listing: Listing, service: InferenceService) -> bool:
+    return listing.selector.matches(service.selectable_labels) and (
+        not listing.states or service.status.state in listing.states
+    )
+
+
+def _behind(key: ServiceKey) -> ViewBehind:
+    return ViewBehind(f"this replica has not yet seen the awaited rollout of {key}; try again")
+
+
+def _page_token(listing: Listing, last: ServiceKey) -> str:
+    return encode_token([listing.binding, *last])
+
+
+def _page_start(listing: Listing) -> ServiceKey | None:
+    if not listing.page_token:
+        return None
+    match decode_token(listing.page_token):
+        case [listing.binding, str(namespace), str(name)]:
+            return ServiceKey(namespace, name)
+    raise PageTokenInvalid("page_token is not from an earlier page of this same List")

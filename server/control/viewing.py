@@ -1,0 +1,214 @@
+"""The view: one InferenceService each, a journal of those that went, and who wants to hear.
+
+Every read is answered from here. The feed fills it; Deploy and Delete put the cluster's own answer
+in, so that a caller reads its own writes. Nothing here awaits: a reader always sees a whole state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from server.domain.errors import ServerStopping, ViewNotReady
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.ports import Changed, Cluster, Gone, Synced
+
+ALL = "-"
+JOURNAL_LENGTH = 10_000
+
+
+class Departure(NamedTuple):
+    """A service that is gone, and the view's version from then on."""
+
+    version: int
+    service: InferenceService
+
+
+class Subscription:
+    """The keys that changed since its owner last looked: a slot each, whatever happens."""
+
+    def __init__(self) -> None:
+        self._dirty: dict[ServiceKey, None] = {}
+        self._wake = asyncio.Event()
+
+    def mark(self, key: ServiceKey) -> None:
+        """Note a change."""
+        self._dirty[key] = None
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Let the owner look although nothing changed."""
+        self._wake.set()
+
+    async def changes(self, timeout: float) -> Sequence[ServiceKey]:  # noqa: ASYNC109
+        """The keys that changed, in order of their first change; empty after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return ()
+        self._wake.clear()
+        keys, self._dirty = tuple(self._dirty), {}
+        return keys
+
+
+@dataclass(slots=True)
+class _Entry:
+    service: InferenceService
+    version: int
+
+
+class View:
+    """What this process knows of every service.
+
+    `version` grows with every change; `epoch` tells one process's versions from another's.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = secrets.token_hex(4)
+        self.version = 0
+        self.synced = False
+        self.stopping = False
+        self._entries: dict[ServiceKey, _Entry] = {}
+        self._sorted: list[ServiceKey] = []
+        self._journal: deque[Departure] = deque()
+        self._departed: set[str] = set()
+        self._forgotten_version = 0
+        self._subscriptions: dict[ServiceKey, set[Subscription]] = {}
+
+    def put(self, service: InferenceService) -> None:
+        """Take a newer state of a service; of a uid that is known to be gone, nothing is taken."""
+        entry = self._entries.get(service.key)
+        if service.uid in self._departed or (entry and entry.service == service):
+            return
+        if entry and entry.service.uid != service.uid:
+            self._depart(entry.service)
+        elif entry is None:
+            insort(self._sorted, service.key)
+        self.version += 1
+        self._entries[service.key] = _Entry(service, self.version)
+        self._tell(service.key)
+
+    def remove(self, key: ServiceKey, uid: str) -> None:
+        """Forget a service that is gone; another uid under the same key stays."""
+        entry = self._entries.get(key)
+        if entry is None or entry.service.uid != uid:
+            return
+        del self._entries[key]
+        del self._sorted[bisect_left(self._sorted, key)]
+        self._depart(entry.service)
+        self._tell(key)
+
+    def get(self, key: ServiceKey) -> InferenceService | None:
+        """The service as it is known now."""
+        entry = self._entries.get(key)
+        return entry.service if entry else None
+
+    def services(
+        self, target: ServiceKey, after: ServiceKey | None = None
+    ) -> Iterator[InferenceService]:
+        """Those that the target covers, by namespace and name, from `after` on."""
+        keys = self._covered(target)
+        start = bisect_right(keys, after) if after else 0
+        return (self._entries[key].service for key in keys[start:])
+
+    def count(self, target: ServiceKey) -> int:
+        """How many the target covers."""
+        return len(self._covered(target))
+
+    def changed_since(self, version: int, target: ServiceKey) -> list[InferenceService]:
+        """Those that the target covers and that are newer than a version, oldest change first."""
+        entries = [self._entries[key] for key in self._covered(target)]
+        newer = sorted((e for e in entries if e.version > version), key=lambda e: e.version)
+        return [e.service for e in newer]
+
+    def departed_since(self, version: int, target: ServiceKey) -> list[InferenceService] | None:
+        """Those that went since a version, in order; None where the journal no longer knows."""
+        if version < self._forgotten_version or version > self.version:
+            return None
+        return [
+            d.service
+            for d in self._journal
+            if d.version > version and covers(target, d.service.key)
+        ]
+
+    def has_departed(self, uid: str) -> bool:
+        """Whether this process saw the service of this uid go."""
+        return uid in self._departed
+
+    @contextmanager
+    def subscribe(self, target: ServiceKey) -> Iterator[Subscription]:
+        """Hear of every change that the target covers, until left."""
+        subscription = Subscription()
+        self._subscriptions.setdefault(target, set()).add(subscription)
+        try:
+            yield subscription
+        finally:
+            listeners = self._subscriptions[target]
+            listeners.discard(subscription)
+            if not listeners:
+                del self._subscriptions[target]
+
+    def require_synced(self) -> None:
+        """Raise ViewNotReady before the first listing has finished."""
+        if not self.synced:
+            raise ViewNotReady("this server has not yet listed the cluster; try again soon")
+
+    def require_running(self) -> None:
+        """Raise ServerStopping once the server goes down."""
+        if self.stopping:
+            raise ServerStopping("this server is going down; watch again with the same rollout_id")
+
+    def stop(self) -> None:
+        """Wake every subscriber, so that each can end its stream."""
+        self.stopping = True
+        for listeners in self._subscriptions.values():
+            for subscription in listeners:
+                subscription.wake()
+
+    def _covered(self, target: ServiceKey) -> list[ServiceKey]:
+        namespace, name = target
+        if name:
+            return [target] if target in self._entries else []
+        if namespace == ALL:
+            return self._sorted
+        low = bisect_left(self._sorted, ServiceKey(namespace, ""))
+        high = bisect_left(self._sorted, ServiceKey(namespace + "\0", ""))
+        return self._sorted[low:high]
+
+    def _depart(self, service: InferenceService) -> None:
+        self.version += 1
+        self._journal.append(Departure(self.version, service))
+        self._departed.add(service.uid)
+        if len(self._journal) > JOURNAL_LENGTH:
+            oldest = self._journal.popleft()
+            self._departed.discard(oldest.service.uid)
+            self._forgotten_version = oldest.version
+
+    def _tell(self, key: ServiceKey) -> None:
+        for target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, "")):
+            for subscription in self._subscriptions.get(target, ()):
+                subscription.mark(key)
+
+
+def covers(target: ServiceKey, key: ServiceKey) -> bool:
+    """Whether a target (a service, a namespace, or all) covers a service."""
+    return target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, ""))
+
+
+async def follow(view: View, cluster: Cluster) -> None:
+    """Keep the view at what the cluster tells, until cancelled."""
+    async for event in cluster.feed():
+        match event:
+            case Changed(service):
+                view.put(service)
+            case Gone(key, uid):
+                view.remove(key, uid)
+            case Synced():
+                view.synced = True

@@ -1,0 +1,60 @@
+# `make help` lists the targets. Everything sets itself up in .venv from the lock.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.from-lock
+
+.PHONY: help setup test check lab bench soak stubs check-stubs lock format
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv from the lock
+
+$(READY): requirements-dev.lock
+	@echo "setting up $(VENV) from $<"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement $<
+	@touch $@
+
+test: $(READY) ## Run every test that this machine can, and say what was left out
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, types, layers, protos and stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	.ci/breaking
+	$(BIN)/python proto/generate.py --check
+
+lab: $(READY) ## A real KServe control plane on this machine, until Ctrl-C
+	@$(BIN)/python -m tests.cluster.lab
+
+bench: $(READY) ## Measure the server beside what it stands on, and print ratios
+	$(BIN)/python -m tests.benchmarks
+
+soak: $(READY) ## The long runs: 200 kills around a Deploy
+	MODELSERVICE_TEST_SOAK=true $(BIN)/python -m pytest -m soak
+
+stubs: $(READY) ## Generate generated/ from the protos
+	$(BIN)/python proto/generate.py
+
+check-stubs: $(READY) ## Compare generated/ with the protos
+	$(BIN)/python proto/generate.py --check
+
+lock: $(READY) ## Resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
+	  --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
+	  --python-version 3.11 --custom-compile-command "make lock" --extra dev \
+	  -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format --write

@@ -134,7 +134,9 @@ class Watching:
         if watch.rollout:
             with suppress(RolloutGone):
                 await self._reading.catch_up(watch.target, watch.rollout)
-        return _UntilGone(watch.rollout.uid if watch.rollout else None)
+            return _UntilGone(watch.rollout.uid)
+        service = self._view.get(watch.target)
+        return _UntilGone(service.uid if service else "")
 
 
 class _Wait(Protocol):
@@ -150,10 +152,10 @@ class _Forever:
 
 @dataclass(frozen=True, slots=True)
 class _UntilGone:
-    uid: str | None
+    uid: str
 
     def is_over(self, told: InferenceService | None) -> bool:
-        return told is None or (self.uid is not None and told.uid != self.uid)
+        return told is None or told.uid != self.uid
 
 
 @dataclass(frozen=True, slots=True)

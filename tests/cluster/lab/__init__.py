@@ -1,0 +1,18 @@
+"""A real KServe control plane on this machine, without Docker: `python -m tests.cluster.lab`."""
+
+from .audit import AuditEntry
+from .builds import BuildFailed
+from .cluster import Cluster
+from .control_plane import Lab, booted_lab
+from .processes import Component, ComponentFailed, wait_until
+
+__all__ = [
+    "AuditEntry",
+    "BuildFailed",
+    "Cluster",
+    "Component",
+    "ComponentFailed",
+    "Lab",
+    "booted_lab",
+    "wait_until",
+]

@@ -1,0 +1,74 @@
+"""`python -m tests.cluster.lab`: boot a lab, say how to use it, stay until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+
+from . import BuildFailed, ComponentFailed, Lab, booted_lab
+
+
+class Ended(BaseException):
+    """SIGTERM or Ctrl-C came."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.cluster.lab",
+        description="Boot a KServe control plane on 127.0.0.1 (etcd, kube-apiserver, controller "
+        "manager, scheduler, simulated node, KServe's controller), building first what is "
+        "missing. It stays until Ctrl-C and leaves nothing behind but the builds in "
+        "~/.cache/modelservice/lab.",
+    )
+    parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    try:
+        _serve()
+    except Ended:
+        say("stopped")
+    except (BuildFailed, ComponentFailed, TimeoutError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _serve() -> None:
+    began = time.monotonic()
+    with booted_lab(say) as lab:
+        say(f"booted in {time.monotonic() - began:.1f} s\n")
+        say(_how_to_use(lab))
+        try:
+            while True:
+                signal.pause()
+        except Ended:
+            say("\nstopping")
+            raise
+
+
+def _how_to_use(lab: Lab) -> str:
+    return f"""For kubectl:
+  export KUBECONFIG={lab.kubeconfig}
+For the server:
+  export KSERVE_ENABLED=true KUBERNETES_KUBECONFIG={lab.kubeconfig}
+kubectl and grpcurl:
+  export PATH=$PATH:{lab.programs["kubectl"].parent}:{lab.programs["grpcurl"].parent}
+Logs: {lab.logs}
+Ctrl-C ends it."""
+
+
+def _end(_number: int, _frame: object) -> None:
+    # Only once: a second Ctrl-C must not cut the stopping short.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise Ended
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The lab's programs, built from pinned Go modules into a cache that runs share."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+Say = Callable[[str], None]
+
+GO_MODULES = Path(__file__).parent / "go"
+OLDEST_GO = (1, 25, 8)
+NEWS_EVERY = 15.0  # seconds between two lines about a build that goes on
+
+_VERSION = "k8s.io/component-base/version"
+# Without a version, clients of the API server refuse what they read as v0.0.0.
+_KUBERNETES_VERSION = (
+    f" -X {_VERSION}.gitVersion=v1.34.4 -X {_VERSION}.gitMajor=1 -X {_VERSION}.gitMinor=34"
+)
+
+
+class BuildFailed(RuntimeError):
+    """A program of the lab cannot be built; the message says why in one line and where to look."""
+
+
+@dataclass(frozen=True)
+class GoModule:
+    """A folder of `go/` and the programs built from it: file name -> Go package."""
+
+    name: str
+    programs: dict[str, str]
+    ldflags: str = "-s -w"
+
+    @property
+    def folder(self) -> Path:
+        return GO_MODULES / self.name
+
+    def digest(self) -> str:
+        """Tells builds apart: it changes with whatever the programs are made from."""
+        sums = [(self.folder / file).read_bytes() for file in ("go.mod", "go.sum")]
+        recipe = json.dumps([self.programs, self.ldflags]).encode()
+        return hashlib.sha256(b"\0".join([*sums, recipe])).hexdigest()[:16]
+
+
+MODULES = (
+    GoModule("grpcurl", {"grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl"}),
+    GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
+    GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
+    GoModule("kserve", {"kserve-manager": "github.com/kserve/kserve/cmd/manager"}),
+    GoModule(
+        "kubernetes",
+        {
+            name: f"k8s.io/kubernetes/cmd/{name}"
+            for name in (
+                "kube-apiserver",
+                "kube-controller-manager",
+                "kube-scheduler",
+                "kubectl",
+            )
+        },
+        "-s -w" + _KUBERNETES_VERSION,
+    ),
+)
+
+
+def cache_folder() -> Path:
+    """Where builds are kept between runs: below $XDG_CACHE_HOME, or ~/.cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "modelservice" / "lab"
+
+
+def programs(say: Say) -> dict[str, Path]:
+    """Every program of the lab by name, building first what is missing. Raises BuildFailed."""
+    check_go()
+    built: dict[str, Path] = {}
+    for module in MODULES:
+        folder = cache_folder() / f"{module.name}-{module.digest()}" / "bin"
+        if not folder.exists():
+            _build_once(module, folder, say)
+        built |= {name: folder / name for name in module.programs}
+    return built
+
+
+def missing() -> list[str]:
+    """The modules that `programs` would have to build."""
+    return [
+        module.name
+        for module in MODULES
+        if not (cache_folder() / f"{module.name}-{module.digest()}" / "bin").exists()
+    ]
+
+
+def check_go() -> None:
+    """Raise BuildFailed when there is no Go, or one too old for the pinned modules."""
+    needed = ".".join(map(str, OLDEST_GO))
+    if shutil.which("go") is None:
+        raise BuildFailed(f"the lab is built with Go {needed} or later, and no `go` is on the PATH")
+    # In the root folder no go.mod can ask for another toolchain.
+    told = subprocess.run(["go", "env", "GOVERSION"], cwd="/", capture_output=True, text=True)
+    found = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", told.stdout.strip())
+    if not found or tuple(int(part or 0) for part in found.groups()) < OLDEST_GO:
+        raise BuildFailed(
+            f"the lab is built with Go {needed} or later, and `go` is {told.stdout.strip()}"
+        )
+
+
+def module_source(module: str, path: str) -> Path:
+    """The folder of a module's source in Go's module cache (fetched when it is not there)."""
+    fetched = subprocess.run(
+        ["go", "mod", "download", "-json", path],
+        cwd=GO_MODULES / module,
+        capture_output=True,
+        text=True,
+    )
+    if fetched.returncode:
+        raise BuildFailed(f"cannot fetch the source of {path}: {fetched.stderr or fetched.stdout}")
+    return Path(json.loads(fetched.stdout)["Dir"])
+
+
+def _build_once(module: GoModule, folder: Path, say: Say) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.parent / "lock", f"another run is building {module.name}: waiting", say):
+        if not folder.exists():
+            _build(module, folder, say)
+
+
+@contextmanager
+def _locked(path: Path, waiting: str, say: Say) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(waiting)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(module: GoModule, folder: Path, say: Say) -> None:
+    say(f"building {module.name} ({', '.join(module.programs)})")
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        for name, package in module.programs.items():
+            _go_build(module, package, Path(unfinished) / "bin" / name, began, say)
+        # One rename, so that a folder named bin is always complete.
+        (Path(unfinished) / "bin").rename(folder)
+    say(f"built {module.name} in {time.monotonic() - began:.0f} s")
+
+
+def _go_build(module: GoModule, package: str, target: Path, began: float, say: Say) -> None:
+    log = module.name + ".log"
+    log_path = target.parent.parent.parent / log
+    with log_path.open("w") as output:
+        build = subprocess.Popen(
+            ["go", "build", "-trimpath", f"-ldflags={module.ldflags}", "-o", target, package],
+            cwd=module.folder,
+            env=os.environ | {"CGO_ENABLED": "0"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _tell_until_done(build, f"still building {target.name}", began, say)
+        finally:
+            build.kill()
+            build.wait()
+    if build.returncode:
+        raise BuildFailed(f"building {target.name} failed, see {log_path}:\n{_tail(log_path)}")
+
+
+def _tell_until_done(build: subprocess.Popen[bytes], news: str, began: float, say: Say) -> None:
+    while True:
+        try:
+            build.wait(timeout=NEWS_EVERY)
+        except subprocess.TimeoutExpired:
+            say(f"{news}, {time.monotonic() - began:.0f} s")
+        else:
+            return
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

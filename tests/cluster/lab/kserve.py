@@ -1,0 +1,127 @@
+"""KServe's own manifests, taken from the source that its controller is built from."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from .cluster import Manifest
+
+NAMESPACE = "kserve"
+SERVER_NAMESPACE = "model-serving"
+
+# `modelFormat` of a model predictor -> the image that scripts its pods' outcome (stages.yaml).
+SCRIPTED_FORMATS = {
+    "lab-slow": "lab/slow:10s",
+    "lab-slow-3s": "lab/slow:3s",
+    "lab-missing": "lab/missing:1",
+    "lab-crash": "lab/crash:1",
+    "lab-crash-once": "lab/crash-once:1",
+    "lab-init-fails": "lab/init-fails:1",
+}
+
+
+def crds(source: Path) -> list[Manifest]:
+    """InferenceServices, runtimes and what belongs to them."""
+    folder = source / "config/crd/full"
+    files = [
+        *folder.glob("serving.kserve.io_*.yaml"),
+        *folder.glob("clusterstoragecontainer/serving.kserve.io_*.yaml"),
+    ]
+    return [document for file in sorted(files) for document in _documents(file)]
+
+
+def namespaces() -> list[Manifest]:
+    """KServe's own and the one that the server deploys to by default."""
+    names = (NAMESPACE, SERVER_NAMESPACE)
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in names]
+
+
+def configuration(source: Path) -> Manifest:
+    """KServe's ConfigMap: Standard mode, and no ingress of any kind."""
+    [config_map] = _documents(source / "config/configmap/inferenceservice.yaml")
+    data = config_map["data"]
+    del data["_example"]
+    data["deploy"] = json.dumps({"defaultDeploymentMode": "Standard"})
+    without_ingress = {
+        "disableIngressCreation": True,
+        "disableIstioVirtualHost": True,
+        "enableGatewayApi": False,
+    }
+    data["ingress"] = json.dumps(json.loads(data["ingress"]) | without_ingress)
+    config_map["metadata"]["namespace"] = NAMESPACE
+    return config_map
+
+
+def runtimes(source: Path) -> list[Manifest]:
+    """KServe's runtimes and storage container with their released images, and the lab's own."""
+    manifests = [
+        *_kustomized(source / "config/runtimes", "kserve-*.yaml"),
+        *_kustomized(source / "config/storagecontainers", "default.yaml"),
+    ]
+    return manifests + [_scripted_runtime(name, image) for name, image in SCRIPTED_FORMATS.items()]
+
+
+def webhooks(source: Path, port: int, certificate: bytes) -> list[Manifest]:
+    """KServe's admission webhooks, called on 127.0.0.1:`port` instead of a Service."""
+    manifests = list(_documents(source / "config/webhook/manifests.yaml"))
+    for webhook in (webhook for manifest in manifests for webhook in manifest["webhooks"]):
+        path = webhook["clientConfig"]["service"]["path"]
+        webhook["clientConfig"] = {
+            "url": f"https://127.0.0.1:{port}{path}",
+            "caBundle": base64.b64encode(certificate).decode(),
+        }
+    return manifests
+
+
+def _scripted_runtime(model_format: str, image: str) -> Manifest:
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ClusterServingRuntime",
+        "metadata": {"name": model_format},
+        "spec": {
+            "supportedModelFormats": [{"name": model_format, "version": "1", "autoSelect": True}],
+            "protocolVersions": ["v1", "v2"],
+            "containers": [
+                {
+                    "name": "kserve-container",
+                    "image": image,
+                    "args": ["--model_name={{.Name}}", "--model_dir=/mnt/models"],
+                }
+            ],
+        },
+    }
+
+
+def _kustomized(folder: Path, pattern: str) -> Iterator[Manifest]:
+    """The folder's manifests with the images that its kustomization names."""
+    [kustomization] = _documents(folder / "kustomization.yaml")
+    images = {image["name"]: image for image in kustomization["images"]}
+    for file in sorted(folder.glob(pattern)):
+        for manifest in _documents(file):
+            for container in _containers(manifest):
+                name = container["image"].rpartition(":")[0]
+                if name in images:
+                    container["image"] = f"{images[name]['newName']}:{images[name]['newTag']}"
+            yield manifest
+
+
+def _containers(manifest: Manifest) -> list[Manifest]:
+    spec = manifest["spec"]
+    worker = spec.get("workerSpec", {}).get("containers", [])
+    single = [spec["container"]] if "container" in spec else []
+    return [*spec.get("containers", []), *worker, *single]
+
+
+def _documents(file: Path) -> Iterator[Manifest]:
+    with file.open() as stream:
+        # The C loader: one CRD alone is 2 MB of YAML.
+        for document in yaml.load_all(stream, yaml.CSafeLoader):
+            if document:
+                document["metadata"] = document.get("metadata") or {}
+                document["metadata"].pop("creationTimestamp", None)
+                yield document

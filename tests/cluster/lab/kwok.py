@@ -1,0 +1,74 @@
+"""The lab's one node: simulated by KWOK, with pods whose outcome their image scripts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .cluster import Manifest
+
+NODE = "lab-node"
+SCRIPT = Path(__file__).with_name("stages.yaml")
+STOCK_FOLDERS = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
+
+
+def node() -> Manifest:
+    """A Node for KWOK to play; it gets 1,000 CPUs and 1 TiB of memory."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": NODE,
+            "annotations": {"kwok.x-k8s.io/node": "fake"},
+            "labels": {"kubernetes.io/hostname": NODE, "kubernetes.io/os": "linux"},
+        },
+    }
+
+
+def write_stages(source: Path, target: Path) -> None:
+    """KWOK's configuration: its stock stages, less the scripted pods, and the lab's own.
+
+    `source` is the folder of KWOK's source.
+    """
+    script = yaml.safe_load(SCRIPT.read_text())
+    stages = [*_stock(source), *map(_scripted, script["stages"])]
+    [ready] = [stage for stage in stages if stage["metadata"]["name"] == "pod-ready"]
+    ready["spec"]["selector"]["matchExpressions"].append(script["unscripted"])
+    target.write_text("\n---\n".join(map(json.dumps, stages)))
+
+
+def _stock(source: Path) -> list[Manifest]:
+    files = [
+        file
+        for folder in STOCK_FOLDERS
+        for file in sorted((source / "kustomize/stage" / folder).glob("*.yaml"))
+        if file.name != "kustomization.yaml"
+    ]
+    return [document for file in files for document in yaml.safe_load_all(file.read_text())]
+
+
+def _scripted(stage: dict[str, Any]) -> Manifest:
+    spec: dict[str, Any] = {
+        "resourceRef": {"apiGroup": "v1", "kind": "Pod"},
+        "selector": {"matchExpressions": stage["when"]},
+        "next": {"statusTemplate": "\n".join(stage["status"])},
+    }
+    if "after" in stage:
+        spec["delay"] = {"durationMilliseconds": _milliseconds(stage["after"])}
+    if "after_jq" in stage:
+        spec["delay"] = {"durationFrom": {"expressionFrom": stage["after_jq"]}}
+    return {
+        "apiVersion": "kwok.x-k8s.io/v1alpha1",
+        "kind": "Stage",
+        "metadata": {"name": stage["name"]},
+        "spec": spec,
+    }
+
+
+def _milliseconds(duration: str) -> int:
+    number, unit = re.findall(r"^(\d+)(ms|s)$", duration)[0]
+    return int(number) * (1000 if unit == "s" else 1)

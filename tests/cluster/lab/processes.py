@@ -1,0 +1,218 @@
+"""The lab's processes: started, waited for, stopped, frozen and swept up one by one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+PORTS_PER_LAB = 16
+STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL
+
+
+class ComponentFailed(RuntimeError):
+    """A component ended or did not become ready in time; the message has its log's last lines."""
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 30.0) -> None:
+    """Return once `condition` holds, asked every 50 ms; TimeoutError naming `what` after `timeout`
+    seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:.0f} s")
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET gives 200 within a second; certificates are not looked at."""
+    untrusting = ssl._create_unverified_context()
+    try:
+        with urllib.request.urlopen(url, timeout=1, context=untrusting) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens on this port of 127.0.0.1."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Ports:
+    """Ports of 127.0.0.1 that no other lab uses, below the range of outgoing connections.
+
+    The first port of a block is held for as long as the lab lives, which keeps other labs away
+    from the rest of the block.
+    """
+
+    def __init__(self) -> None:
+        bases = list(range(20_000, _first_ephemeral_port() - PORTS_PER_LAB, PORTS_PER_LAB))
+        random.shuffle(bases)
+        for base in bases:
+            self._held = socket.socket()
+            rest = range(base + 1, base + PORTS_PER_LAB)
+            if _binds(self._held, base) and all(map(_is_free, rest)):
+                self._held.listen()
+                self._rest = iter(rest)
+                return
+            self._held.close()
+        raise ComponentFailed("no block of free ports below the ephemeral range")
+
+    def next(self) -> int:
+        """A port not given out before."""
+        return next(self._rest)
+
+    def close(self) -> None:
+        """Let other labs have the block."""
+        self._held.close()
+
+
+def _first_ephemeral_port() -> int:
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+
+def _binds(sock: socket.socket, port: int) -> bool:
+    try:
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        return _binds(sock, port)
+
+
+class Sweeper:
+    """The process that ends all others and removes `folder` once this one is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        program = Path(__file__).with_name("sweeper.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", program, folder],
+            stdin=subprocess.PIPE,
+            text=True,
+            # Of its own session: Ctrl-C must not end it before the components.
+            start_new_session=True,
+        )
+
+    def tell(self, order: str) -> None:
+        """Send one line of the protocol in sweeper.py."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(order + "\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """Sweep now; returns when it is done."""
+        self._process.communicate()
+
+
+class Component:
+    """One program of the control plane, in a process group of its own, with a log of its own.
+
+    `start` and `stop` may follow each other any number of times: same arguments, same ports, same
+    data. `log` is appended to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str | Path],
+        *,
+        logs: Path,
+        sweeper: Sweeper,
+        ready: Callable[[], bool],
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = logs / f"{name}.log"
+        self._argv = list(argv)
+        self._env = {**os.environ, **(env or {})}
+        self._sweeper = sweeper
+        self._ready = ready
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process; RuntimeError when it was stopped or never started."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} is not running")
+        return self._process.pid
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Start it and return when it is ready. Raises ComponentFailed."""
+        self.launch()
+        self.wait_ready(timeout)
+
+    def launch(self) -> None:
+        """Start it without waiting."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._argv,
+                env=self._env,
+                cwd=self.log.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._sweeper.tell(f"+{self._process.pid}")
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return when it is ready. Raises ComponentFailed when it ended, or after `timeout` s."""
+        try:
+            wait_until(self._ready_or_ended, f"{self.name} ready", timeout)
+        except TimeoutError as error:
+            raise ComponentFailed(f"{error}\n{self.log_tail()}") from None
+
+    def stop(self, grace: float = STOP_GRACE) -> None:
+        """End it with SIGTERM, and with SIGKILL after `grace` seconds; no error when it is gone."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        self._signal(process, signal.SIGTERM)
+        self._signal(process, signal.SIGCONT)
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._signal(process, signal.SIGKILL)
+            process.wait()
+        self._sweeper.tell(f"-{process.pid}")
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers, a black hole until `thaw`."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.killpg(self.pid, signal.SIGCONT)
+
+    def log_tail(self, lines: int = 20) -> str:
+        """Where its log is, and the last lines of it."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return f"--- {self.log}\n" + "\n".join(text.splitlines()[-lines:])
+
+    def _ready_or_ended(self) -> bool:
+        assert self._process is not None
+        code = self._process.poll()
+        if code is not None:
+            raise ComponentFailed(f"{self.name} ended with code {code}\n{self.log_tail()}")
+        return self._ready()
+
+    @staticmethod
+    def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)

@@ -1,0 +1,117 @@
+"""The lab itself: real controllers, and pods that behave as on a real node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from .lab import Cluster, Lab, wait_until
+
+INFERENCE_SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}"
+
+
+def inference_service(name: str, namespace: str, predictor: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"predictor": predictor},
+    }
+
+
+def model(model_format: str) -> dict[str, Any]:
+    return {"model": {"modelFormat": {"name": model_format}, "storageUri": "gs://bucket/model"}}
+
+
+def container(image: str) -> dict[str, Any]:
+    env = [{"name": "STORAGE_URI", "value": "gs://bucket/model"}]
+    return {"containers": [{"name": "kserve-container", "image": image, "env": env}]}
+
+
+def ready(cluster: Cluster, namespace: str, name: str) -> str:
+    status = cluster.get(INFERENCE_SERVICES.format(namespace, name)).get("status", {})
+    conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+    return str(conditions.get("Ready", ""))
+
+
+def pod_status(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
+    selector = f"labelSelector=serving.kserve.io/inferenceservice%3D{name}"
+    pods = cluster.get(f"/api/v1/namespaces/{namespace}/pods?{selector}")["items"]
+    return dict(pods[0]["status"]) if pods else {}
+
+
+def serving_container(status: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(status.get("containerStatuses", [])), {})
+
+
+def waiting(status: dict[str, Any]) -> dict[str, Any]:
+    return dict(serving_container(status).get("state", {}).get("waiting", {}))
+
+
+@pytest.mark.parametrize(
+    "predictor",
+    [model("sklearn"), container("kserve/sklearnserver:latest")],
+    ids=["model", "container"],
+)
+def test_an_inference_service_becomes_ready(
+    cluster: Cluster, namespace: str, predictor: dict[str, Any]
+) -> None:
+    cluster.apply(inference_service("iris", namespace, predictor))
+    wait_until(lambda: ready(cluster, namespace, "iris") == "True", "iris is Ready")
+
+
+def test_scripted_pods_look_as_on_a_real_node(cluster: Cluster, namespace: str) -> None:
+    predictors = {
+        "slow": container("lab/slow:3s"),
+        "missing": model("lab-missing"),
+        "crash": container("lab/crash:3"),
+        "init": model("lab-init-fails"),
+        "unschedulable": container("any/image:1") | {"nodeSelector": {"no": "such-node"}},
+    }
+    for name, predictor in predictors.items():
+        cluster.apply(inference_service(name, namespace, predictor))
+
+    def status(name: str) -> dict[str, Any]:
+        return pod_status(cluster, namespace, name)
+
+    wait_until(lambda: serving_container(status("slow")).get("started"), "slow runs")
+    assert serving_container(status("slow"))["ready"] is False
+
+    wait_until(lambda: waiting(status("missing")).get("reason") == "ImagePullBackOff", "no image")
+    assert "docker.io/lab/missing:1: not found" in waiting(status("missing"))["message"]
+
+    wait_until(lambda: waiting(status("crash")).get("reason") == "CrashLoopBackOff", "crash loop")
+    crashed = serving_container(status("crash"))
+    assert crashed["lastState"]["terminated"]["exitCode"] == 3
+    assert crashed["restartCount"] >= 1
+
+    wait_until(lambda: _failure(cluster, namespace, "init"), "KServe reports the init container")
+    assert _failure(cluster, namespace, "init") == ("ModelLoadFailed", 1)
+
+    [scheduled] = status("unschedulable")["conditions"]
+    assert (scheduled["type"], scheduled["status"]) == ("PodScheduled", "False")
+    assert scheduled["reason"] == "Unschedulable"
+
+    wait_until(lambda: ready(cluster, namespace, "slow") == "True", "slow is Ready")
+
+
+def _failure(cluster: Cluster, namespace: str, name: str) -> tuple[str, int] | None:
+    status = cluster.get(INFERENCE_SERVICES.format(namespace, name)).get("status", {})
+    info = status.get("modelStatus", {}).get("lastFailureInfo")
+    return (info["reason"], info["exitCode"]) if info else None
+
+
+def test_rights_are_real_and_every_request_is_told(lab: Lab) -> None:
+    alice = Cluster(lab.kubeconfig_with(lab.tokens["alice"], "alice"), lab.folder)
+    with pytest.raises(ApiException) as refused:
+        alice.get("/api/v1/namespaces/model-serving/pods")
+    assert refused.value.status == 403
+    [entry] = lab.audit("alice")
+    assert (entry.verb, entry.resource, entry.namespace, entry.code) == (
+        "list",
+        "pods",
+        "model-serving",
+        403,
+    )

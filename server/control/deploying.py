@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.control.viewing import View
+from server.domain.canonical import canonical_deploy
 from server.domain.checks import check_delete, check_deploy
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.errors import ServiceNotFound
@@ -20,7 +21,7 @@ class Deploying:
     async def deploy(self, deploy: Deploy) -> Applied:
         """Carry out a Deploy; answered only when the cluster has stored it."""
         check_deploy(deploy)
-        applied = await self._cluster.apply(deploy)
+        applied = await self._cluster.apply(canonical_deploy(deploy))
         if not deploy.validate_only:
             self._view.put(applied.service)
         return applied

@@ -1,0 +1,31 @@
+"""One form for each wish, so that the same wish written differently changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from server.domain.commands import Deploy
+from server.domain.inference_service import InferenceServiceSpec, Resources
+from server.domain.quantities import canonical
+from server.domain.spec_checks import DEPLOYMENT_MODES
+
+
+def canonical_deploy(deploy: Deploy) -> Deploy:
+    """The Deploy, which has passed its check, with a canonical spec."""
+    return replace(deploy, spec=canonical_spec(deploy.spec)) if deploy.spec else deploy
+
+
+def canonical_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
+    """Quantities as Kubernetes writes them, and the deployment mode by its present name."""
+    return replace(
+        spec,
+        resources=Resources(
+            _quantities(spec.resources.requests), _quantities(spec.resources.limits)
+        ),
+        deployment_mode=DEPLOYMENT_MODES.get(spec.deployment_mode, ""),
+    )
+
+
+def _quantities(quantities: Mapping[str, str]) -> dict[str, str]:
+    return {name: canonical(text) for name, text in quantities.items()}

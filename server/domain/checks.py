@@ -1,0 +1,159 @@
+"""The door: requests that can never work are refused here, before the cluster is asked.
+
+Kubernetes and KServe accept much that then fails for ever, also in a dry run. A check tells all
+that is wrong at once, each with the field's path in the request. What may become right by itself
+(a runtime, a storage scheme, a namespace) is left to the cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from server.domain.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
+from server.domain.errors import FieldInvalid, FieldViolation
+from server.domain.inference_service import ServiceKey
+from server.domain.spec_checks import spec_violations
+from server.domain.syntax import (
+    at,
+    dns_label_problem,
+    label_value_problem,
+    problem_at,
+    qualified_name_problem,
+    size,
+)
+
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# KServe accepts longer names, and then no pod ever comes up: it derives names of DNS labels.
+LONGEST_NAME = 48
+LONGEST_HOST = 63
+
+MOST_LABELS = 128
+MOST_ANNOTATIONS = 512
+# Kubernetes takes 256 KiB in all. The rest is for what KServe and this server add on the pods.
+MOST_ANNOTATION_BYTES = 240 * 1024
+
+_RESERVED_DOMAINS = ("kubernetes.io", "k8s.io", "serving.kserve.io", "modelservice.dev")
+_FREE_DOMAIN = "app.kubernetes.io"
+_FREE_ANNOTATIONS = frozenset(
+    {
+        STOP_ANNOTATION,
+        "serving.kserve.io/autoscalerClass",
+        "serving.kserve.io/storageSecretName",
+        "serving.kserve.io/enable-prometheus-scraping",
+        "serving.kserve.io/enable-metric-aggregation",
+    }
+)
+
+
+def check_deploy(deploy: Deploy) -> None:
+    """Refuse a Deploy that can never work. Raises FieldInvalid with everything wrong with it."""
+    _refuse(_deploy_violations(deploy))
+
+
+def check_delete(delete: Delete) -> None:
+    """Refuse a Delete of what can never exist. Raises FieldInvalid."""
+    check_key(delete.key)
+
+
+def check_key(key: ServiceKey) -> None:
+    """Refuse a key that no service can have. Raises FieldInvalid.
+
+    Longer names than a Deploy's pass: somebody else may have made such a service.
+    """
+    _refuse([*_name_violations(key.name), *_namespace_violations(key.namespace)])
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse a name that no namespace can have. Raises FieldInvalid."""
+    _refuse(_namespace_violations(namespace))
+
+
+def _refuse(violations: Iterable[FieldViolation]) -> None:
+    if found := list(violations):
+        raise FieldInvalid(found)
+
+
+def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
+    yield from _name_violations(deploy.key.name)
+    yield from _namespace_violations(deploy.key.namespace)
+    yield from _length_violations(deploy.key)
+    if deploy.request_id and not _REQUEST_ID.fullmatch(deploy.request_id):
+        yield FieldViolation("request_id", "has 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'")
+    yield from _label_violations(deploy.labels)
+    yield from _annotation_violations(deploy.annotations)
+    if deploy.spec is not None:
+        yield from spec_violations(deploy.spec)
+    else:
+        yield from _bare_restart_violations(deploy)
+
+
+def _name_violations(name: str) -> Iterator[FieldViolation]:
+    if not name:
+        yield FieldViolation("name", "is required")
+    elif len(name) > 253 or not _NAME.fullmatch(name):
+        yield FieldViolation(
+            "name",
+            "has lower-case letters, digits and '-', begins with a letter and ends with a letter"
+            " or digit",
+        )
+
+
+def _namespace_violations(namespace: str) -> Iterator[FieldViolation]:
+    yield from problem_at("namespace", dns_label_problem(namespace))
+
+
+def _length_violations(key: ServiceKey) -> Iterator[FieldViolation]:
+    host = f"{key.name}-predictor-{key.namespace}"
+    if len(key.name) > LONGEST_NAME:
+        yield FieldViolation("name", f"may have at most {LONGEST_NAME} characters")
+    elif len(host) > LONGEST_HOST:
+        yield FieldViolation(
+            "name",
+            f"<name>-predictor-<namespace> may have at most {LONGEST_HOST} characters, and has"
+            f" {len(host)}",
+        )
+
+
+def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
+    if not deploy.restart:
+        yield FieldViolation("spec", "is required, but for a restart")
+    for path, given in (("labels", deploy.labels), ("annotations", deploy.annotations)):
+        if given:
+            yield FieldViolation(path, "stay as they are without a spec: give the spec too")
+
+
+def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
+    if len(labels) > MOST_LABELS:
+        yield FieldViolation("labels", f"at most {MOST_LABELS}")
+    for key, value in labels.items():
+        path = at("labels", key)
+        yield from problem_at(path, qualified_name_problem(key) or _reserved_problem(key))
+        yield from problem_at(path, label_value_problem(value))
+
+
+def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViolation]:
+    if len(annotations) > MOST_ANNOTATIONS:
+        yield FieldViolation("annotations", f"at most {MOST_ANNOTATIONS}")
+    if sum(size(k) + size(v) for k, v in annotations.items()) > MOST_ANNOTATION_BYTES:
+        yield FieldViolation("annotations", f"at most {MOST_ANNOTATION_BYTES >> 10} KiB in all")
+    for key in annotations:
+        # Kubernetes reads the domain of an annotation's key in any case.
+        problem = qualified_name_problem(key.lower())
+        if not problem and key not in _FREE_ANNOTATIONS:
+            problem = _reserved_problem(key.lower())
+        yield from problem_at(at("annotations", key), problem)
+    if annotations.get(STOP_ANNOTATION, "true").lower() not in ("true", "false"):
+        yield FieldViolation(at("annotations", STOP_ANNOTATION), 'is "true" or "false"')
+
+
+def _reserved_problem(key: str) -> str | None:
+    domain = key.rpartition("/")[0]
+    if domain == _FREE_DOMAIN:
+        return "is set by this server" if key == MANAGED_BY_LABEL[0] else None
+    for reserved in _RESERVED_DOMAINS:
+        if domain == reserved or domain.endswith(f".{reserved}"):
+            return f"is reserved: {reserved}/ belongs to the platform"
+    return None

@@ -1,0 +1,224 @@
+"""What is wrong with a spec: predictor, environment, scaling and scheduling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from itertools import chain
+
+from server.domain.errors import FieldViolation
+from server.domain.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ModelPredictor,
+    Scaling,
+    SecretKeyRef,
+    Toleration,
+)
+from server.domain.resource_checks import resource_violations
+from server.domain.syntax import (
+    at,
+    data_key_problem,
+    dns_subdomain_problem,
+    label_value_problem,
+    problem_at,
+    qualified_name_problem,
+    size,
+    variable_name_problem,
+)
+
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
+CONTAINER_PROTOCOLS = ("v1", "v2")
+# The present name of each mode, by every name that KServe takes.
+DEPLOYMENT_MODES = {
+    "Standard": "Standard",
+    "RawDeployment": "Standard",
+    "Knative": "Knative",
+    "Serverless": "Knative",
+}
+METRICS = {"Standard": ("cpu", "memory"), "Knative": ("concurrency", "rps")}
+
+MOST_VARIABLES = 1000
+MOST_ARGUMENTS = 1000
+MOST_NODE_LABELS = 128
+MOST_TOLERATIONS = 128
+# Linux hands no longer string to a process (MAX_ARG_STRLEN).
+LONGEST_STRING = 128 * 1024 - 1
+# An object of more than about 1.5 MiB does not fit into etcd, and KServe copies it to its children.
+MOST_SPEC_BYTES = 512 * 1024
+
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
+
+
+def spec_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
+    """Everything that keeps a spec from ever working."""
+    yield from _predictor_violations(spec)
+    yield from _environment_violations(spec)
+    yield from resource_violations(spec.resources)
+    yield from _scaling_violations(spec.scaling, spec.deployment_mode)
+    yield from _word_violations(spec)
+    yield from _node_selector_violations(spec.node_selector)
+    yield from _toleration_violations(spec.tolerations)
+    if sum(map(size, _texts(spec))) > MOST_SPEC_BYTES:
+        yield FieldViolation("spec", f"its texts may have {MOST_SPEC_BYTES >> 10} KiB in all")
+
+
+def _predictor_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
+    match spec.predictor:
+        case ContainerPredictor() as container:
+            yield from _container_violations(container)
+        case ModelPredictor() as model:
+            yield from _model_violations(model)
+
+
+def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
+    yield from problem_at("spec.container.image", _image_problem(container.image))
+    yield from _argument_violations("spec.container.command", container.command)
+    yield from _argument_violations("spec.container.args", container.args)
+    if not 0 <= container.port <= 65535:
+        yield FieldViolation("spec.container.port", "is 1 to 65535, or 0 for KServe's default")
+
+
+def _image_problem(image: str) -> str | None:
+    if not image:
+        return "is required"
+    return "has no spaces" if _SPACE.search(image) else None
+
+
+def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
+    if not model.format.name.strip():
+        yield FieldViolation("spec.model.format.name", "is required")
+    yield from problem_at("spec.model.storage_uri", _string_problem(model.storage_uri))
+    if model.runtime and dns_subdomain_problem(model.runtime):
+        yield FieldViolation(
+            "spec.model.runtime", "is the name of a serving runtime of the cluster, not an image"
+        )
+    yield from _one_of("spec.model.protocol_version", model.protocol_version, PROTOCOLS)
+    yield from _argument_violations("spec.model.args", model.args)
+
+
+def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
+    if len(arguments) > MOST_ARGUMENTS:
+        yield FieldViolation(path, f"at most {MOST_ARGUMENTS}")
+    for index, argument in enumerate(arguments):
+        yield from problem_at(f"{path}[{index}]", _string_problem(argument))
+
+
+def _environment_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
+    if len(spec.env) + len(spec.secret_env) > MOST_VARIABLES:
+        yield FieldViolation("spec.env", f"at most {MOST_VARIABLES}, secret_env included")
+    for name, value in spec.env.items():
+        path = at("spec.env", name)
+        yield from problem_at(path, _variable_problem(name))
+        yield from problem_at(path, _string_problem(f"{name}={value}"))
+        if name in spec.secret_env:
+            yield FieldViolation(path, "stands in secret_env as well")
+    for name, reference in spec.secret_env.items():
+        yield from problem_at(at("spec.secret_env", name), _variable_problem(name))
+        yield from _reference_violations(at("spec.secret_env", name), reference)
+    if isinstance(spec.predictor, ContainerPredictor):
+        yield from _container_variable_violations(spec)
+
+
+def _variable_problem(name: str) -> str | None:
+    if name == "PYTHONPATH":
+        return "is refused by KServe, since it could replace the model server's own code"
+    return variable_name_problem(name)
+
+
+def _reference_violations(path: str, reference: SecretKeyRef) -> Iterator[FieldViolation]:
+    yield from problem_at(f"{path}.secret", dns_subdomain_problem(reference.secret))
+    yield from problem_at(f"{path}.key", data_key_problem(reference.key))
+
+
+def _container_variable_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
+    """Variables that KServe itself reads from the spec, which never holds a secret's value."""
+    if spec.env.get("PROTOCOL", "v1") not in CONTAINER_PROTOCOLS:
+        yield FieldViolation(at("spec.env", "PROTOCOL"), "is v1 or v2 for KServe")
+    for name in ("PROTOCOL", "STORAGE_URI"):
+        if name in spec.secret_env:
+            path = at("spec.secret_env", name)
+            yield FieldViolation(path, "is read by KServe from the spec: give it in env")
+
+
+def _scaling_violations(scaling: Scaling, mode: str) -> Iterator[FieldViolation]:
+    low, high = scaling.min_replicas, scaling.max_replicas
+    if low is not None and low < 0:
+        yield FieldViolation("spec.scaling.min_replicas", "is not negative")
+    if high is not None and high < 1:
+        yield FieldViolation("spec.scaling.max_replicas", "is at least 1")
+    if low is not None and high is not None and low > high:
+        yield FieldViolation("spec.scaling.min_replicas", "is not above max_replicas")
+    if scaling.target is not None and scaling.target < 1:
+        yield FieldViolation("spec.scaling.target", "is at least 1")
+    # An empty mode is the cluster's, and the clusters that are served run Standard.
+    metrics = METRICS[DEPLOYMENT_MODES.get(mode, "Standard")]
+    yield from _one_of("spec.scaling.metric", scaling.metric, metrics)
+
+
+def _word_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
+    if spec.service_account:
+        problem = dns_subdomain_problem(spec.service_account)
+        yield from problem_at("spec.service_account", problem)
+    yield from _one_of("spec.image_pull_policy", spec.image_pull_policy, PULL_POLICIES)
+    yield from _one_of("spec.deployment_mode", spec.deployment_mode, DEPLOYMENT_MODES)
+    timeout = spec.request_timeout
+    if timeout is not None and (timeout < timedelta(seconds=1) or timeout.microseconds):
+        yield FieldViolation("spec.request_timeout", "is a whole number of seconds, at least 1")
+
+
+def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:
+    if len(node_selector) > MOST_NODE_LABELS:
+        yield FieldViolation("spec.node_selector", f"at most {MOST_NODE_LABELS}")
+    for key, value in node_selector.items():
+        path = at("spec.node_selector", key)
+        yield from problem_at(path, qualified_name_problem(key))
+        yield from problem_at(path, label_value_problem(value))
+
+
+def _toleration_violations(tolerations: tuple[Toleration, ...]) -> Iterator[FieldViolation]:
+    if len(tolerations) > MOST_TOLERATIONS:
+        yield FieldViolation("spec.tolerations", f"at most {MOST_TOLERATIONS}")
+    for index, toleration in enumerate(tolerations):
+        yield from _one_toleration_violations(f"spec.tolerations[{index}]", toleration)
+
+
+def _one_toleration_violations(path: str, toleration: Toleration) -> Iterator[FieldViolation]:
+    exists = toleration.operator == "Exists"
+    yield from _one_of(f"{path}.operator", toleration.operator, ("Equal", "Exists"))
+    effects = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+    yield from _one_of(f"{path}.effect", toleration.effect, effects)
+    if toleration.key:
+        yield from problem_at(f"{path}.key", qualified_name_problem(toleration.key))
+    elif not exists:
+        yield FieldViolation(f"{path}.key", "may be empty with the operator Exists only")
+    if exists and toleration.value:
+        yield FieldViolation(f"{path}.value", "is empty with the operator Exists")
+    else:
+        yield from problem_at(f"{path}.value", label_value_problem(toleration.value))
+    if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
+        yield FieldViolation(f"{path}.toleration_seconds", "is for the effect NoExecute only")
+
+
+def _one_of(path: str, word: str, words: Iterable[str]) -> Iterator[FieldViolation]:
+    if word and word not in words:
+        yield FieldViolation(path, f"is one of {', '.join(words)}")
+
+
+def _string_problem(text: str) -> str | None:
+    """What keeps a string from being handed to a process."""
+    if "\0" in text:
+        return "has a NUL character"
+    return "is longer than the 128 KiB that Linux takes" if size(text) > LONGEST_STRING else None
+
+
+def _texts(spec: InferenceServiceSpec) -> Iterator[str]:
+    for name, value in spec.env.items():
+        yield from (name, value)
+    match spec.predictor:
+        case ContainerPredictor(image=image, command=command, args=args):
+            yield from chain((image,), command, args)
+        case ModelPredictor(format=model_format, storage_uri=storage_uri, args=args):
+            yield from chain((model_format.name, model_format.version, storage_uri), args)

@@ -1,0 +1,96 @@
+"""Kubernetes' rules for names and labels.
+
+Each `..._problem` says what is wrong with a text, or None.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from server.domain.errors import FieldViolation
+
+_QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(rf"{_DNS_LABEL.pattern}(\.{_DNS_LABEL.pattern})*")
+_VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
+_DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+
+
+def qualified_name_problem(text: str) -> str | None:
+    """A label's or annotation's key: a name, or a DNS domain, a slash and a name."""
+    prefix, slash, name = text.rpartition("/")
+    if slash and (problem := dns_subdomain_problem(prefix)):
+        return f"its part before the slash {problem}"
+    if not 1 <= len(name) <= 63:
+        return "its name must have 1 to 63 characters"
+    if not _QUALIFIED.fullmatch(name):
+        return "has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit"
+    return None
+
+
+def label_value_problem(text: str) -> str | None:
+    """A label's value, which may be empty."""
+    if len(text) > 63:
+        return "may have at most 63 characters"
+    if text and not _QUALIFIED.fullmatch(text):
+        return "has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit"
+    return None
+
+
+def dns_label_problem(text: str) -> str | None:
+    """A namespace's name."""
+    if not 1 <= len(text) <= 63:
+        return "must have 1 to 63 characters"
+    if not _DNS_LABEL.fullmatch(text):
+        return "has lower-case letters, digits and '-', and begins and ends with a letter or digit"
+    return None
+
+
+def dns_subdomain_problem(text: str) -> str | None:
+    """The name of most Kubernetes objects."""
+    if not 1 <= len(text) <= 253:
+        return "must have 1 to 253 characters"
+    if not _DNS_SUBDOMAIN.fullmatch(text):
+        return (
+            "has lower-case letters, digits, '-' and '.', and begins and ends with a letter or"
+            " digit, as does each part between dots"
+        )
+    return None
+
+
+def variable_name_problem(text: str) -> str | None:
+    """An environment variable's name, by the rule that every Kubernetes release has."""
+    if not _VARIABLE.fullmatch(text) or text == "." or text.startswith(".."):
+        return (
+            "an environment variable's name has letters, digits, '_', '-' and '.', and begins"
+            " neither with a digit nor with '..'"
+        )
+    return None
+
+
+def data_key_problem(text: str) -> str | None:
+    """A key in a Secret's data."""
+    if not 1 <= len(text) <= 253:
+        return "must have 1 to 253 characters"
+    if not _DATA_KEY.fullmatch(text) or text == "." or text.startswith(".."):
+        return "has letters, digits, '-', '_' and '.', and does not begin with '..'"
+    return None
+
+
+def problem_at(path: str, problem: str | None) -> Iterator[FieldViolation]:
+    """The problem, if there is one, as a violation of the field at `path`."""
+    if problem:
+        yield FieldViolation(path, problem)
+
+
+def at(path: str, key: str) -> str:
+    """The path of a map's entry, `spec.env["A=B"]`; a key of more than 80 characters is cut."""
+    shown = key if len(key) <= 80 else f"{key[:80]}..."
+    return f"{path}[{json.dumps(shown, ensure_ascii=False)}]"
+
+
+def size(text: str) -> int:
+    """Bytes in UTF-8."""
+    return len(text.encode("utf-8", "surrogatepass"))

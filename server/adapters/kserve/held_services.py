@@ -1,0 +1,139 @@
+"""The InferenceServices as last known, from two sources: the watch, and the answers to our writes.
+
+A write's answer is often ahead of the watch, so what the watch then still says of the time before
+it is dropped. Objects are compared by uid and generation, since resourceVersions have no order
+that one may rely on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from server.domain.inference_service import ServiceKey
+
+REMEMBERED_GONE = 10_000
+
+RawObject = Mapping[str, Any]
+
+
+class HeldServices:
+    """One InferenceService for each key; every method answers which keys changed."""
+
+    def __init__(self) -> None:
+        self._objects: dict[ServiceKey, RawObject] = {}
+        self._keys: dict[str, ServiceKey] = {}
+        self._gone: dict[str, None] = {}
+        # Those that the watch has not shown under their uid yet, with the number of the write.
+        self._unseen: dict[ServiceKey, int] = {}
+        self._writes = 0
+
+    def get(self, key: ServiceKey) -> RawObject | None:
+        """The object as last known."""
+        return self._objects.get(key)
+
+    def key_of(self, uid: str) -> ServiceKey | None:
+        """The key of the service that has this uid."""
+        return self._keys.get(uid)
+
+    def keys(self) -> Iterator[ServiceKey]:
+        """Every key that holds a service."""
+        return iter(self._objects)
+
+    def writes_so_far(self) -> int:
+        """A token for `take_list`: a list asked for from now on knows these writes."""
+        return self._writes
+
+    def take_written(self, written: RawObject) -> set[ServiceKey]:
+        """Take a write's answer, unless as much or more is known already."""
+        key, uid = key_of(written), uid_of(written)
+        held = self._objects.get(key)
+        if uid in self._gone or (held and not _supersedes(written, held)):
+            return set()
+        if held is None or uid_of(held) != uid:
+            self._writes += 1
+            self._unseen[key] = self._writes
+        return self._hold(written)
+
+    def take_event(self, changed: RawObject, *, deleted: bool) -> set[ServiceKey]:
+        """Take what the watch says, unless a write's answer is known to be newer."""
+        key, uid = key_of(changed), uid_of(changed)
+        held = self._objects.get(key)
+        if deleted:
+            self._remember_gone(uid)
+            return self._drop(key) if held and uid_of(held) == uid else set()
+        # The watch is in order: another uid before ours came by is from before our write.
+        if held and uid_of(held) != uid and key in self._unseen:
+            return set()
+        return self._take_seen(changed)
+
+    def take_list(
+        self, namespace: str, objects: Sequence[RawObject], began: int
+    ) -> set[ServiceKey]:
+        """Take all that a namespace (empty: the cluster) holds; `began` is from before the list."""
+        newer = {key for key, write in self._unseen.items() if write > began}
+        listed = {key_of(o): o for o in objects}
+        changed: set[ServiceKey] = set()
+        for key in [k for k in self._objects if namespace in ("", k.namespace)]:
+            if key not in listed and key not in newer:
+                changed |= self._drop(key)
+        for key, found in listed.items():
+            if key not in newer or uid_of(found) == uid_of(self._objects[key]):
+                changed |= self._take_seen(found)
+        return changed
+
+    def _take_seen(self, found: RawObject) -> set[ServiceKey]:
+        key, uid = key_of(found), uid_of(found)
+        if uid in self._gone:
+            return set()
+        self._unseen.pop(key, None)
+        held = self._objects.get(key)
+        if held and uid_of(held) == uid and generation_of(found) < generation_of(held):
+            return set()
+        return self._hold(found)
+
+    def _hold(self, found: RawObject) -> set[ServiceKey]:
+        key, uid = key_of(found), uid_of(found)
+        held = self._objects.get(key)
+        if held and uid_of(held) != uid:
+            self._keys.pop(uid_of(held), None)
+            self._remember_gone(uid_of(held))
+        self._objects[key] = found
+        self._keys[uid] = key
+        return {key}
+
+    def _drop(self, key: ServiceKey) -> set[ServiceKey]:
+        uid = uid_of(self._objects.pop(key))
+        del self._keys[uid]
+        self._unseen.pop(key, None)
+        self._remember_gone(uid)
+        return {key}
+
+    def _remember_gone(self, uid: str) -> None:
+        self._gone[uid] = None
+        if len(self._gone) > REMEMBERED_GONE:
+            del self._gone[next(iter(self._gone))]
+
+
+def key_of(found: RawObject) -> ServiceKey:
+    """The key that an InferenceService goes by."""
+    return ServiceKey(found["metadata"]["namespace"], found["metadata"]["name"])
+
+
+def uid_of(found: RawObject) -> str:
+    """An object's uid."""
+    uid: str = found["metadata"]["uid"]
+    return uid
+
+
+def generation_of(found: RawObject) -> int:
+    """An object's generation."""
+    return int(found["metadata"].get("generation", 0))
+
+
+def _supersedes(written: RawObject, held: RawObject) -> bool:
+    """Whether a write's answer tells more than what is held."""
+    if uid_of(written) == uid_of(held):
+        return generation_of(written) > generation_of(held)
+    made, was_made = (str(o["metadata"].get("creationTimestamp")) for o in (written, held))
+    return made >= was_made

@@ -1,0 +1,152 @@
+"""List, then watch one collection, for ever: whatever breaks, the copy catches up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import structlog
+
+from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.resources import Resource
+from server.adapters.kserve.watch_stream import (
+    Backoff,
+    Expired,
+    Lines,
+    Refused,
+    WatchEvent,
+    admit_answer,
+    read_event,
+    read_page,
+)
+
+PAGE_SIZE = "500"
+LIST_TIMEOUT = 30.0
+WATCH_SECONDS = (240, 300)
+# The API server sends a bookmark about each minute: a watch that is silent for longer is dead.
+IDLE_TIMEOUT = 90.0
+
+log = structlog.get_logger(__name__)
+
+
+class Sink(Protocol):
+    """Where the copy is kept. Nothing in it may await: each call is a whole change."""
+
+    def listing_begins(self) -> int:
+        """A token for the moment that a list cannot be older than."""
+        ...
+
+    def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
+        """Take all that there is of a resource; what is held beyond that is gone."""
+        ...
+
+    def changed(self, resource: Resource, event: WatchEvent) -> None:
+        """Take one change, in the order of the stream."""
+        ...
+
+
+class Reflector:
+    """Keeps a sink at what one collection of the API server holds.
+
+    `synced`: the first list has been taken. `connected_since`: when the watch that is open now was
+    opened (monotonic seconds), None while there is none.
+    """
+
+    def __init__(self, api: ApiServer, resource: Resource, sink: Sink) -> None:
+        self.resource = resource
+        self.synced = False
+        self.connected_since: float | None = None
+        self._api = api
+        self._sink = sink
+        self._resume_from: str | None = None
+        self._round: asyncio.Timeout | None = None
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """Follow the collection until cancelled; only a bug ends it otherwise."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with asyncio.timeout(None) as self._round:
+                    await self._rest(backoff, await self._attempt())
+            except TimeoutError:
+                continue  # cut short by reconnect
+
+    def reconnect(self) -> None:
+        """Open a new connection now: after an outage an old one may be dead and not know it."""
+        if self._round and not self._round.expired():
+            self._round.reschedule(asyncio.get_running_loop().time())
+
+    async def _attempt(self) -> tuple[float, Exception | None]:
+        """Catch up and watch until the stream ends: how long it lived, and what ended it."""
+        ended_by: Exception | None = None
+        try:
+            if self._resume_from is None:
+                await self._list()
+            await self._watch()
+        except Expired:
+            self._resume_from = None
+        except (Refused, Unreachable, Unanswered) as e:
+            ended_by = e
+        finally:
+            since, self.connected_since = self.connected_since, None
+        return (time.monotonic() - since if since else 0.0), ended_by
+
+    async def _rest(self, backoff: Backoff, ended: tuple[float, Exception | None]) -> None:
+        lived, why = ended
+        if why:
+            self._note(f"{type(why).__name__}: {why}")
+        retry_after = why.retry_after if isinstance(why, Refused) else 0.0
+        await asyncio.sleep(backoff.pause(lived, retry_after))
+
+    async def _list(self) -> None:
+        began = self._sink.listing_begins()
+        objects: list[dict[str, Any]] = []
+        query = {**dict(self.resource.selector), "limit": PAGE_SIZE}
+        while True:
+            answer = await self._api.send(
+                "GET", self.resource.path, query=query, timeout=LIST_TIMEOUT
+            )
+            admit_answer(answer.status, answer.headers)
+            items, metadata = read_page(answer.body)
+            objects += items
+            if not metadata.get("continue"):
+                break
+            query["continue"] = metadata["continue"]
+        self._sink.listed(self.resource, objects, began)
+        self._resume_from = metadata["resourceVersion"]
+        self.synced = True
+
+    async def _watch(self) -> None:
+        query = {
+            **dict(self.resource.selector),
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._resume_from or "",
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 (jitter)
+        }
+        path = self.resource.path
+        async with self._api.open_stream(path, query, idle_timeout=IDLE_TIMEOUT) as response:
+            admit_answer(response.status, response.headers)
+            self.connected_since = time.monotonic()
+            self._note("")
+            lines = Lines()
+            async for chunk in response.content.iter_any():
+                for line in lines.feed(chunk):
+                    self._take(read_event(line))
+
+    def _take(self, event: WatchEvent) -> None:
+        if event.type != "BOOKMARK":
+            self._sink.changed(self.resource, event)
+        self._resume_from = event.resource_version
+
+    def _note(self, trouble: str) -> None:
+        """Log what is wrong once, and once that it is over."""
+        if trouble and trouble != self._trouble:
+            log.warning("watch interrupted", resource=str(self.resource), why=trouble)
+        elif self._trouble and not trouble:
+            log.info("watch restored", resource=str(self.resource))
+        self._trouble = trouble

@@ -1,0 +1,61 @@
+"""What of a cluster is followed, and where to ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+SERVICE_LABEL = "serving.kserve.io/inferenceservice"
+
+
+class Kind(Enum):
+    """The kinds that tell how a service is: API group and version, and the name in paths."""
+
+    SERVICES = ("apis/serving.kserve.io/v1beta1", "inferenceservices")
+    DEPLOYMENTS = ("apis/apps/v1", "deployments")
+    REPLICA_SETS = ("apis/apps/v1", "replicasets")
+    AUTOSCALERS = ("apis/autoscaling/v2", "horizontalpodautoscalers")
+    PODS = ("api/v1", "pods")
+    EVENTS = ("api/v1", "events")
+
+
+# KServe labels what it makes; the pod template's labels reach ReplicaSets and pods.
+_LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS)
+# Of all events only these are wanted: HPAs without metrics alone make one a service every 15 s.
+_WARNINGS_ABOUT = ("InferenceService", "Pod")
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One collection to list and watch: a kind, in a namespace or (empty) in all, selected."""
+
+    kind: Kind
+    namespace: str = ""
+    selector: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The collection's path."""
+        group, plural = self.kind.value
+        scope = f"namespaces/{self.namespace}/" if self.namespace else ""
+        return f"/{group}/{scope}{plural}"
+
+    def __str__(self) -> str:
+        where = f" in {self.namespace}" if self.namespace else ""
+        which = "".join(f" with {value}" for _, value in self.selector)
+        return f"{self.kind.value[1]}{where}{which}"
+
+
+def followed(namespaces: Sequence[str]) -> list[Resource]:
+    """Every collection to follow in these namespaces, or in all where none is named."""
+    return [r for namespace in namespaces or ("",) for r in _followed_in(namespace)]
+
+
+def _followed_in(namespace: str) -> Iterator[Resource]:
+    yield Resource(Kind.SERVICES, namespace)
+    for kind in _LABELLED:
+        yield Resource(kind, namespace, (("labelSelector", SERVICE_LABEL),))
+    for involved in _WARNINGS_ABOUT:
+        selector = f"involvedObject.kind={involved},type=Warning"
+        yield Resource(Kind.EVENTS, namespace, (("fieldSelector", selector),))

@@ -1,0 +1,119 @@
+"""Reading what list and watch answer, without any I/O: lines, events, refusals, pauses."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+LONGEST_PAUSE = 2.0
+LONGEST_RETRY_AFTER = 30.0
+STEADY_AFTER = 10.0
+
+
+class Expired(Exception):
+    """The resourceVersion is too old to go on from: list again."""
+
+
+class Refused(Exception):
+    """The API server said no, or something that is not its language; `retry_after` in seconds."""
+
+    def __init__(self, status: int, retry_after: float = 0.0) -> None:
+        super().__init__(f"HTTP {status}" if status else "not an answer of an API server")
+        self.status = status
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change: `type` is ADDED, MODIFIED, DELETED or BOOKMARK."""
+
+    type: str
+    object: dict[str, Any]
+
+    @property
+    def resource_version(self) -> str:
+        """Where to go on from once this event is taken."""
+        version: str = self.object["metadata"]["resourceVersion"]
+        return version
+
+
+class Lines:
+    """Puts a stream's chunks together to lines of any length; what has no end yet is kept."""
+
+    def __init__(self) -> None:
+        self._begun: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take a chunk; the lines that it completed."""
+        *ended, rest = chunk.split(b"\n")
+        if ended:
+            ended[0] = b"".join([*self._begun, ended[0]])
+            self._begun = []
+        if rest:
+            self._begun.append(rest)
+        return [line for line in ended if line.strip()]
+
+
+class Backoff:
+    """How long to pause between connections, so that no failure makes a storm of them."""
+
+    def __init__(self) -> None:
+        self._brief = 0
+
+    def pause(self, lived: float, retry_after: float = 0.0) -> float:
+        """Seconds to pause after a connection that lived so long: jittered, 2 s at most.
+
+        Only a server that asks for more time gets it, and 30 s at most.
+        """
+        self._brief = 0 if lived >= STEADY_AFTER else min(self._brief + 1, 10)
+        ceiling = min(LONGEST_PAUSE, 0.1 * 2**self._brief)
+        asked = min(retry_after, LONGEST_RETRY_AFTER)
+        return max(random.uniform(ceiling / 2, ceiling), asked)  # noqa: S311 (jitter)
+
+
+def read_event(line: bytes) -> WatchEvent:
+    """Read a line of a watch. Raises Expired, or Refused also for what is no event."""
+    try:
+        event = json.loads(line)
+        match event:
+            case {"type": "ERROR", "object": dict(status)}:
+                raise _refusal(status)
+            case {"type": str(kind), "object": {"metadata": {"resourceVersion": str()}} as found}:
+                return WatchEvent(kind, found)
+    except ValueError:
+        pass
+    raise Refused(0)
+
+
+def admit_answer(status: int, headers: Mapping[str, str]) -> None:
+    """Let a 200 through. Raises Expired or Refused for every other status."""
+    if status == HTTPStatus.GONE:
+        raise Expired
+    if status != HTTPStatus.OK:
+        raise Refused(status, _seconds(headers.get("Retry-After")))
+
+
+def read_page(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+    """The objects of a list's page, and its metadata. Raises Refused for what is no list."""
+    match body:
+        case {"items": list(items), "metadata": {"resourceVersion": str()} as metadata}:
+            return items, metadata
+        case {"items": None, "metadata": {"resourceVersion": str()} as metadata}:
+            return [], metadata
+    raise Refused(0)
+
+
+def _refusal(status: Mapping[str, Any]) -> Exception:
+    code = status.get("code") or 0
+    if code == HTTPStatus.GONE or status.get("reason") in ("Expired", "Gone"):
+        return Expired()
+    return Refused(code, _seconds((status.get("details") or {}).get("retryAfterSeconds")))
+
+
+def _seconds(text: str | int | None) -> float:
+    """A delay in seconds; an HTTP date, which no API server sends, counts as none."""
+    return float(text) if text is not None and str(text).isdecimal() else 0.0

@@ -1,0 +1,159 @@
+"""Whatever happens to services, and however slowly streams read, what a stream tells is a history.
+
+Random services come, change, leave and come again while readers of every speed follow them, get
+cut, and resume from any message they had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.control.reading import Reading
+from server.control.viewing import ALL, View
+from server.control.watching import EventType, Watch, WatchEvent, Watching
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.selectors import Selector
+from server.domain.status import InferenceServiceStatus, State
+
+NAMES = ("a", "b", "c")
+EVERYTHING = ServiceKey(ALL, "")
+
+
+@dataclass
+class World:
+    """The services as they really are; every step is told to the view, as a feed would."""
+
+    view: View = field(default_factory=View)
+    services: dict[ServiceKey, InferenceService] = field(default_factory=dict)
+    made: int = 0
+
+    def step(self, name: str, what: str) -> None:
+        key = ServiceKey("ns", name)
+        match what, self.services.get(key):
+            case "change", None:
+                self.made += 1
+                self._put(_service(key, f"uid-{self.made}"))
+            case "change", service:
+                self._put(replace(service, generation=service.generation + 1))
+            case "recreate", service if service:
+                # A feed that coalesces tells the new one without the end of the old.
+                self.made += 1
+                self._put(_service(key, f"uid-{self.made}"))
+            case "delete", service if service:
+                del self.services[key]
+                self.view.remove(key, service.uid)
+
+    def _put(self, service: InferenceService) -> None:
+        self.services[service.key] = service
+        self.view.put(service)
+
+
+def _service(key: ServiceKey, uid: str) -> InferenceService:
+    status = InferenceServiceStatus(State.PENDING)
+    return InferenceService(key, uid, 1, None, status, "", datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@dataclass
+class Reader:
+    """A caller that applies what it is told, and checks that it is a history."""
+
+    view: View
+    known: dict[ServiceKey, InferenceService] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    token: str = ""
+    opening: set[ServiceKey] | None = None
+    stream: AsyncIterator[WatchEvent] | None = None
+
+    def open(self) -> None:
+        watch = Watch(EVERYTHING, Selector(), resume_token=self.token, heartbeat=timedelta(hours=1))
+        reading = Reading(None, self.view)  # type: ignore[arg-type]  # no cluster is asked here
+        self.stream = Watching(self.view, reading).watch(watch)
+        self.opening = None if self.token else set()
+
+    async def read(self, most: int) -> None:
+        """Read until nothing comes at once, or `most` messages came."""
+        assert self.stream
+        for _ in range(most):
+            message = asyncio.ensure_future(anext(self.stream))
+            done, _ = await asyncio.wait([message], timeout=0.001)
+            if not done:
+                message.cancel()
+                with suppress(asyncio.CancelledError):
+                    await message
+                await self.cut()
+                return
+            self.take(message.result())
+
+    async def cut(self) -> None:
+        assert self.stream
+        await self.stream.aclose()  # type: ignore[attr-defined]
+        self.open()
+
+    def take(self, event: WatchEvent) -> None:
+        self.token = event.resume_token
+        match event.type:
+            case EventType.RESET:
+                self.opening = set()
+            case EventType.SYNCED:
+                self._end_opening()
+            case EventType.SNAPSHOT | EventType.CHANGED:
+                self._learn(event.service)
+            case EventType.DELETED:
+                self._unlearn(event.service)
+
+    def _learn(self, service: InferenceService | None) -> None:
+        assert service
+        before = self.known.get(service.key)
+        assert service.uid not in self.ended, "a service that was told to be gone came back"
+        if before and before.uid == service.uid:
+            assert service.generation >= before.generation, "a service went back in time"
+        elif before:
+            assert self.opening is not None, "a new service came before the end of the old was told"
+        self.known[service.key] = service
+        if self.opening is not None:
+            self.opening.add(service.key)
+
+    def _unlearn(self, service: InferenceService | None) -> None:
+        assert service
+        self.ended.add(service.uid)
+        if service.key in self.known and self.known[service.key].uid == service.uid:
+            del self.known[service.key]
+
+    def _end_opening(self) -> None:
+        if self.opening is not None:
+            self.known = {key: s for key, s in self.known.items() if key in self.opening}
+        self.opening = None
+
+
+STEPS = st.tuples(
+    st.sampled_from(NAMES), st.sampled_from(["change", "change", "recreate", "delete"])
+)
+READS = st.tuples(st.integers(0, 2), st.integers(1, 4))
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(STEPS, READS), max_size=40))
+async def test_what_a_stream_tells_is_a_history_and_ends_at_the_truth(
+    plan: list[tuple[str, str] | tuple[int, int]],
+) -> None:
+    world = World()
+    world.view.synced = True
+    readers = [Reader(world.view) for _ in range(3)]
+    for reader in readers:
+        reader.open()
+    for step in plan:
+        match step:
+            case (str(name), str(what)):
+                world.step(name, what)
+            case (int(reader), int(most)):
+                await readers[reader].read(most)
+    for reader in readers:
+        await reader.read(100)
+        assert reader.known == world.services

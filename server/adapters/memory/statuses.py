@@ -1,0 +1,63 @@
+"""How a service in memory is: what KServe would have come to show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from server.domain.commands import STOP_ANNOTATION
+from server.domain.inference_service import InferenceService, ModelPredictor
+from server.domain.status import Component, ComponentStatus, InferenceServiceStatus, State
+
+
+def waiting(before: InferenceServiceStatus | None) -> InferenceServiceStatus:
+    """Right after a write: PENDING, or PROGRESSING while an older rollout serves."""
+    if before is None or not before.serving:
+        state = InferenceServiceStatus(State.PENDING, "waiting for the rollout to begin")
+    else:
+        state = InferenceServiceStatus(State.PROGRESSING, "an older rollout serves", serving=True)
+    ready = before.latest_ready_generation if before else None
+    return replace(state, latest_ready_generation=ready, last_transition_time=datetime.now(UTC))
+
+
+def settled(service: InferenceService) -> InferenceServiceStatus:
+    """The end of a good rollout: READY, or STOPPED where the annotation asks for that."""
+    if service.annotations.get(STOP_ANNOTATION, "").lower() == "true":
+        message = f"stopped by the annotation {STOP_ANNOTATION}"
+        status = replace(service.status, state=State.STOPPED, message=message, serving=False)
+    else:
+        status = _ready(service)
+    return replace(status, failure=None, last_transition_time=datetime.now(UTC))
+
+
+def deleting(service: InferenceService) -> InferenceServiceStatus:
+    """From the Delete until it is gone."""
+    return replace(
+        service.status,
+        state=State.DELETING,
+        message="waiting for its pods to be gone",
+        last_transition_time=datetime.now(UTC),
+    )
+
+
+def _ready(service: InferenceService) -> InferenceServiceStatus:
+    spec = service.spec
+    replicas = max(1, spec.scaling.min_replicas or 1) if spec else 1
+    runtime = spec.predictor.runtime if spec and isinstance(spec.predictor, ModelPredictor) else ""
+    return InferenceServiceStatus(
+        State.READY,
+        serving=True,
+        latest_ready_generation=service.generation,
+        cluster_url=f"http://{service.key.name}.{service.key.namespace}.svc.cluster.local",
+        serving_runtime=runtime,
+        deployment_mode="Standard",
+        components=(
+            ComponentStatus(
+                Component.PREDICTOR,
+                desired_replicas=replicas,
+                updated_replicas=replicas,
+                ready_replicas=replicas,
+                latest_revision=f"{service.key.name}-predictor-{service.generation}",
+            ),
+        ),
+    )

@@ -135,25 +135,27 @@ class Reader:
 STEPS = st.tuples(
     st.sampled_from(NAMES), st.sampled_from(["change", "change", "recreate", "delete"])
 )
-READS = st.tuples(st.integers(0, 2), st.integers(1, 4))
+READS = st.tuples(st.integers(0, 1), st.integers(1, 3), st.booleans())
 
 
-@settings(deadline=None)
-@given(st.lists(st.one_of(STEPS, READS), max_size=40))
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.one_of(STEPS, READS), min_size=10, max_size=60))
 async def test_what_a_stream_tells_is_a_history_and_ends_at_the_truth(
-    plan: list[tuple[str, str] | tuple[int, int]],
+    plan: list[tuple[str, str] | tuple[int, int, bool]],
 ) -> None:
     world = World()
     world.view.synced = True
-    readers = [Reader(world.view) for _ in range(3)]
+    readers = [Reader(world.view) for _ in range(2)]
     for reader in readers:
         reader.open()
     for step in plan:
         match step:
             case (str(name), str(what)):
                 world.step(name, what)
-            case (int(reader), int(most)):
+            case (int(reader), int(most), bool(is_cut)):
                 await readers[reader].read(most)
+                if is_cut:
+                    await readers[reader].cut()
     for reader in readers:
         await reader.read(100)
         assert reader.known == world.services

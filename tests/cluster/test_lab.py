@@ -62,7 +62,7 @@ def test_an_inference_service_becomes_ready(
     wait_until(lambda: ready(cluster, namespace, "iris") == "True", "iris is Ready")
 
 
-def test_scripted_pods_look_as_on_a_real_node(cluster: Cluster, namespace: str) -> None:
+def test_scripted_pods_look_as_on_a_real_node(lab: Lab, namespace: str) -> None:
     predictors = {
         "slow": container("lab/slow:3s"),
         "missing": model("lab-missing"),
@@ -71,10 +71,10 @@ def test_scripted_pods_look_as_on_a_real_node(cluster: Cluster, namespace: str) 
         "unschedulable": container("any/image:1") | {"nodeSelector": {"no": "such-node"}},
     }
     for name, predictor in predictors.items():
-        cluster.apply(inference_service(name, namespace, predictor))
+        lab.apply(inference_service(name, namespace, predictor))
 
     def status(name: str) -> dict[str, Any]:
-        return pod_status(cluster, namespace, name)
+        return pod_status(lab, namespace, name)
 
     wait_until(lambda: serving_container(status("slow")).get("started"), "slow runs")
     assert serving_container(status("slow"))["ready"] is False
@@ -87,14 +87,14 @@ def test_scripted_pods_look_as_on_a_real_node(cluster: Cluster, namespace: str) 
     assert crashed["lastState"]["terminated"]["exitCode"] == 3
     assert crashed["restartCount"] >= 1
 
-    wait_until(lambda: _failure(cluster, namespace, "init"), "KServe reports the init container")
-    assert _failure(cluster, namespace, "init") == ("ModelLoadFailed", 1)
+    wait_until(lambda: _failure(lab, namespace, "init"), "KServe reports the init container")
+    assert _failure(lab, namespace, "init") == ("ModelLoadFailed", 1)
 
     [scheduled] = status("unschedulable")["conditions"]
     assert (scheduled["type"], scheduled["status"]) == ("PodScheduled", "False")
     assert scheduled["reason"] == "Unschedulable"
 
-    wait_until(lambda: ready(cluster, namespace, "slow") == "True", "slow is Ready")
+    wait_until(lambda: ready(lab, namespace, "slow") == "True", "slow is Ready")
 
 
 def _failure(cluster: Cluster, namespace: str, name: str) -> tuple[str, int] | None:

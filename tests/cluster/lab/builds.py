@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -91,15 +92,6 @@ def programs(say: Say) -> dict[str, Path]:
     return built
 
 
-def missing() -> list[str]:
-    """The modules that `programs` would have to build."""
-    return [
-        module.name
-        for module in MODULES
-        if not (cache_folder() / f"{module.name}-{module.digest()}" / "bin").exists()
-    ]
-
-
 def check_go() -> None:
     """Raise BuildFailed when there is no Go, or one too old for the pinned modules."""
     needed = ".".join(map(str, OLDEST_GO))
@@ -169,9 +161,11 @@ def _go_build(module: GoModule, package: str, target: Path, began: float, say: S
         )
         try:
             _tell_until_done(build, f"still building {target.name}", began, say)
-        finally:
-            build.kill()
+        except BaseException:
+            # Interrupted, go removes its work folder; killed, it would not.
+            build.send_signal(signal.SIGINT)
             build.wait()
+            raise
     if build.returncode:
         raise BuildFailed(f"building {target.name} failed, see {log_path}:\n{_tail(log_path)}")
 

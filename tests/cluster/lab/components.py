@@ -99,6 +99,8 @@ class Components:
             "--allow-privileged=true",
             f"--audit-policy-file={self._folder}/audit-policy.json",
             f"--audit-log-path={self._folder}/audit.log",
+            # In megabytes; a log that is rotated away could not be read by a test.
+            "--audit-log-maxsize=2000",
             ready=lambda: answers(f"{self.server}/readyz"),
         )
 

@@ -8,8 +8,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from kubernetes.client.exceptions import ApiException
 
 from . import builds, kserve, kwok
 from .audit import AUDIT_POLICY, AuditEntry, read_audit
@@ -51,7 +53,7 @@ class Lab(Cluster):
 
         With `user`, only those of this user name.
         """
-        entries = read_audit(self.folder / "audit.log")
+        entries = read_audit(self.folder / "audit.log", user or "")
         return [entry for entry in entries if user in (None, entry.user)]
 
     @contextmanager
@@ -65,6 +67,22 @@ class Lab(Cluster):
         finally:
             self.kserve_manager.start()
             self._apply_all(self._webhooks())
+
+    def restart_controllers(self) -> None:
+        """Have the cluster work again at once after the API server was away.
+
+        Its clients have then backed off, for up to a minute; restarted, they try at once.
+        """
+        controllers = self.components.in_order()[2:]
+        for component in controllers:
+            component.stop()
+        # A new KWOK would wait until the lease of the one before has run out.
+        with suppress(ApiException):
+            self.request("DELETE", kwok.LEASE_PATH)
+        for component in controllers:
+            component.launch()
+        for component in controllers:
+            component.wait_ready()
 
     def boot(self, say: Say) -> None:
         """Start everything in order; `say` gets a line for each step."""
@@ -153,7 +171,7 @@ def booted_lab(say: Say = print) -> Iterator[Lab]:
         stack.callback(lab.components.stop)
         try:
             lab.boot(say)
-        except BaseException:
+        except Exception:
             sweeper.tell("keep")
             say(f"the boot failed; the logs are in {lab.logs}")
             raise

@@ -12,6 +12,7 @@ import yaml
 from .cluster import Manifest
 
 NODE = "lab-node"
+LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}"
 SCRIPT = Path(__file__).with_name("stages.yaml")
 STOCK_FOLDERS = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
 

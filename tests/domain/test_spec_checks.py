@@ -1,0 +1,159 @@
+"""The door refuses specs that can never work, with the path of each field."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+
+from server.domain.checks import check_deploy
+from server.domain.errors import FieldInvalid
+from server.domain.inference_service import (
+    InferenceServiceSpec,
+    ModelFormat,
+    Resources,
+    Scaling,
+    SecretKeyRef,
+)
+from server.domain.quantities import value
+from tests import strategies
+from tests.domain.asking import (
+    MODEL,
+    container,
+    deploy,
+    env,
+    model,
+    requests,
+    resources,
+    secret,
+    spec,
+    toleration,
+    violations,
+)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "path"),
+    [
+        (container(image=""), "spec.container.image"),
+        (container(image="my image:1"), "spec.container.image"),
+        (container(image="image:1\n"), "spec.container.image"),
+        (container(port=-1), "spec.container.port"),
+        (container(port=65536), "spec.container.port"),
+        (container(args=("fine", "not\0fine")), "spec.container.args[1]"),
+        (container(command=("x" * 140_000,)), "spec.container.command[0]"),
+        (container(args=("x",) * 1001), "spec.container.args"),
+        (container(args=("x" * 100_000,) * 6), "spec"),
+        (model(format=ModelFormat("")), "spec.model.format.name"),
+        (model(format=ModelFormat(" ")), "spec.model.format.name"),
+        (model(runtime="kserve/sklearnserver:latest"), "spec.model.runtime"),
+        (model(protocol_version="v3"), "spec.model.protocol_version"),
+        (model(storage_uri="gs://a\0"), "spec.model.storage_uri"),
+        (model(args=("\0",)), "spec.model.args[0]"),
+        (env(**{"A=B": "1"}), 'spec.env["A=B"]'),
+        (env(**{"": "1"}), 'spec.env[""]'),
+        (env(**{"1A": "1"}), 'spec.env["1A"]'),
+        (env(**{"A B": "1"}), 'spec.env["A B"]'),
+        (env(**{"..A": "1"}), 'spec.env["..A"]'),
+        (env(**{'A"': "1"}), 'spec.env["A\\""]'),
+        (env(PYTHONPATH="/x"), 'spec.env["PYTHONPATH"]'),
+        (dataclasses.replace(MODEL, env={"PYTHONPATH": "/x"}), 'spec.env["PYTHONPATH"]'),
+        (env(A="\0"), 'spec.env["A"]'),
+        (env(A="x" * 131_072), 'spec.env["A"]'),
+        (env(PROTOCOL="v3"), 'spec.env["PROTOCOL"]'),
+        (env(**{f"V{i}": "" for i in range(1001)}), "spec.env"),
+        (secret(SecretKeyRef("s", "k"), "A=B"), 'spec.secret_env["A=B"]'),
+        (secret(SecretKeyRef("s", "k"), "PYTHONPATH"), 'spec.secret_env["PYTHONPATH"]'),
+        (secret(SecretKeyRef("s", "k"), "STORAGE_URI"), 'spec.secret_env["STORAGE_URI"]'),
+        (secret(SecretKeyRef("s", "k"), "PROTOCOL"), 'spec.secret_env["PROTOCOL"]'),
+        (secret(SecretKeyRef("", "k")), 'spec.secret_env["TOKEN"].secret'),
+        (secret(SecretKeyRef("S_1", "k")), 'spec.secret_env["TOKEN"].secret'),
+        (secret(SecretKeyRef("s", "")), 'spec.secret_env["TOKEN"].key'),
+        (secret(SecretKeyRef("s", "a/b")), 'spec.secret_env["TOKEN"].key'),
+        (spec(env={"A": "1"}, secret_env={"A": SecretKeyRef("s", "k")}), 'spec.env["A"]'),
+        (requests(cpu="lots"), 'spec.resources.requests["cpu"]'),
+        (requests(cpu=""), 'spec.resources.requests["cpu"]'),
+        (requests(cpu="-1"), 'spec.resources.requests["cpu"]'),
+        (requests(pods="1"), 'spec.resources.requests["pods"]'),
+        (requests(gpu="1"), 'spec.resources.requests["gpu"]'),
+        (requests(**{"nvidia.com/gpu": "1"}), 'spec.resources.requests["nvidia.com/gpu"]'),
+        (requests(**{"hugepages-2Mi": "4Mi"}), 'spec.resources.requests["hugepages-2Mi"]'),
+        (resources({}, {f"a.b/r{i}": "0" for i in range(33)}), "spec.resources.limits"),
+        (resources({"cpu": "2"}, {"cpu": "1500m"}), 'spec.resources.requests["cpu"]'),
+        (resources({"memory": "1Gi"}, {"memory": "1G"}), 'spec.resources.requests["memory"]'),
+        (resources({"a.b/c": "1"}, {"a.b/c": "2"}), 'spec.resources.requests["a.b/c"]'),
+        (resources({}, {"a.b/c": "500m"}), 'spec.resources.limits["a.b/c"]'),
+        (resources({}, {"memory": "4 Gi"}), 'spec.resources.limits["memory"]'),
+        (spec(scaling=Scaling(min_replicas=-1)), "spec.scaling.min_replicas"),
+        (spec(scaling=Scaling(max_replicas=0)), "spec.scaling.max_replicas"),
+        (spec(scaling=Scaling(3, 2)), "spec.scaling.min_replicas"),
+        (spec(scaling=Scaling(target=0)), "spec.scaling.target"),
+        (spec(scaling=Scaling(metric="rps")), "spec.scaling.metric"),
+        (spec(scaling=Scaling(metric="concurrency")), "spec.scaling.metric"),
+        (spec(scaling=Scaling(metric="gpu")), "spec.scaling.metric"),
+        (spec(scaling=Scaling(metric="cpu"), deployment_mode="Knative"), "spec.scaling.metric"),
+        (spec(service_account="Bad_Name"), "spec.service_account"),
+        (spec(image_pull_policy="always"), "spec.image_pull_policy"),
+        (spec(deployment_mode="standard"), "spec.deployment_mode"),
+        (spec(deployment_mode="ModelMesh"), "spec.deployment_mode"),
+        (spec(node_selector={"bad key": "x"}), 'spec.node_selector["bad key"]'),
+        (spec(node_selector={"zone": "a/b"}), 'spec.node_selector["zone"]'),
+        (toleration(operator="In", key="a"), "spec.tolerations[0].operator"),
+        (toleration(effect="Never", key="a"), "spec.tolerations[0].effect"),
+        (toleration(key=""), "spec.tolerations[0].key"),
+        (toleration(key="a b"), "spec.tolerations[0].key"),
+        (toleration(key="a", value="x/y"), "spec.tolerations[0].value"),
+        (toleration(key="a", operator="Exists", value="x"), "spec.tolerations[0].value"),
+        (toleration(key="a", toleration_seconds=5), "spec.tolerations[0].toleration_seconds"),
+        (spec(request_timeout=timedelta(0)), "spec.request_timeout"),
+        (spec(request_timeout=timedelta(seconds=-5)), "spec.request_timeout"),
+        (spec(request_timeout=timedelta(seconds=1.5)), "spec.request_timeout"),
+    ],
+)
+def test_a_spec_that_cannot_work_is_refused_at_its_field(
+    wanted: InferenceServiceSpec, path: str
+) -> None:
+    assert [path] == list(violations(deploy(wanted)))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        env(STORAGE_URI="gs://bucket/model", PROTOCOL="v2"),
+        env(**{"my.env-name": "a=b\nc"}),
+        dataclasses.replace(MODEL, env={"PROTOCOL": "anything"}),
+        model(storage_uri=""),
+        model(storage_uri="unknown-scheme://x", runtime="not-there-yet"),
+        model(format=ModelFormat("unheard-of", "7")),
+        resources({"nvidia.com/gpu": "1"}, {"nvidia.com/gpu": "1"}),
+        resources({}, {"nvidia.com/gpu": "2"}),
+        resources({"memory": "1024Mi"}, {"memory": "1Gi"}),
+        spec(scaling=Scaling(min_replicas=0)),
+        spec(scaling=Scaling(metric="rps"), deployment_mode="Knative"),
+        spec(request_timeout=timedelta(minutes=5)),
+        toleration(operator="Exists"),
+        toleration(key="a", effect="NoExecute", toleration_seconds=0),
+    ],
+)
+def test_what_a_cluster_may_yet_carry_out_is_not_refused(wanted: InferenceServiceSpec) -> None:
+    assert violations(deploy(wanted)) == {}
+
+
+def test_no_value_of_a_variable_is_told() -> None:
+    refused = deploy(env(**{"A=B": "hunter2", "PROTOCOL": "hunter2", "C": "hunter2\0"}))
+    with pytest.raises(FieldInvalid) as told:
+        check_deploy(refused)
+    assert "hunter2" not in told.value.message
+
+
+def test_a_long_key_is_told_cut() -> None:
+    [path] = violations(deploy(env(**{"A=" + "x" * 1000: "1"})))
+    assert len(path) < 100
+
+
+@given(strategies.resources())
+def test_no_request_that_passes_is_above_its_limit(asked: Resources) -> None:
+    for name in asked.requests.keys() & asked.limits.keys():
+        assert value(asked.requests[name]) <= value(asked.limits[name])

@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,11 @@ def _cannot_run(item: pytest.Item) -> str | None:
         return None
     if OTHER_CLUSTER:
         return "they need the lab, and MODELSERVICE_TEST_KUBECONFIG names another cluster"
+    return _no_go()
+
+
+@cache
+def _no_go() -> str | None:
     try:
         builds.check_go()
     except BuildFailed as error:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from kubernetes.client.exceptions import ApiException
 
@@ -115,3 +119,27 @@ def test_rights_are_real_and_every_request_is_told(lab: Lab) -> None:
         "model-serving",
         403,
     )
+
+
+KILLED = """
+import os, pathlib, sys
+from tests.cluster.lab.processes import Component, Sweeper
+
+folder = pathlib.Path(sys.argv[1])
+sleep = Component("sleep", ["sleep", "600"], logs=folder, sweeper=Sweeper(folder), ready=bool)
+sleep.launch()
+print(sleep.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_nothing_is_left_of_a_lab_that_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    killed = subprocess.run([sys.executable, "-c", KILLED, folder], capture_output=True, text=True)
+    wait_until(lambda: not folder.exists(), "its folder is gone")
+    wait_until(lambda: _ended(int(killed.stdout)), "its process has ended")
+
+
+def _ended(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

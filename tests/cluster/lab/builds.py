@@ -149,25 +149,25 @@ def _build(module: GoModule, folder: Path, say: Say) -> None:
 
 
 def _go_build(module: GoModule, package: str, target: Path, began: float, say: Say) -> None:
-    log = module.name + ".log"
-    log_path = target.parent.parent.parent / log
-    with log_path.open("w") as output:
+    log = target.parents[2] / "build.log"
+    with log.open("w") as output:
         build = subprocess.Popen(
             ["go", "build", "-trimpath", f"-ldflags={module.ldflags}", "-o", target, package],
             cwd=module.folder,
-            env=os.environ | {"CGO_ENABLED": "0"},
+            # Go's work folder goes where it is removed even when go does not come to it.
+            env=os.environ | {"CGO_ENABLED": "0", "GOTMPDIR": str(target.parents[1])},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
             _tell_until_done(build, f"still building {target.name}", began, say)
         except BaseException:
-            # Interrupted, go removes its work folder; killed, it would not.
+            # Interrupted, go waits for the compilers that it started.
             build.send_signal(signal.SIGINT)
             build.wait()
             raise
     if build.returncode:
-        raise BuildFailed(f"building {target.name} failed, see {log_path}:\n{_tail(log_path)}")
+        raise BuildFailed(f"building {target.name} failed, see {log}:\n{_tail(log)}")
 
 
 def _tell_until_done(build: subprocess.Popen[bytes], news: str, began: float, say: Say) -> None:

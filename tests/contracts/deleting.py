@@ -1,0 +1,153 @@
+"""Delete, and services that are going or not ours, on any cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.domain.commands import Action, Delete
+from server.domain.errors import EtagMismatch, NotManaged, ServiceDeleting, ServiceNotFound
+from server.domain.inference_service import ContainerPredictor, InferenceService, ServiceKey
+from server.domain.status import State
+from server.ports import Gone
+from tests.contracts.deploying import SPECS
+from tests.contracts.world import World, container, deploy, following
+
+
+class DeleteConformance:
+    """A deleted service stays DELETING until it is gone."""
+
+    async def test_a_deleted_service_is_told_deleting_then_gone(self, world: World) -> None:
+        async with following(world.cluster) as told:
+            made = await world.cluster.apply(deploy(world, container()))
+            key = made.service.key
+            await told.until("the service", lambda: told.latest(key))
+            going = await world.cluster.delete(Delete(key))
+            assert going.uid == made.service.uid
+            assert going.status.state is State.DELETING
+            assert going.delete_time is not None
+            await told.until("the deletion", lambda: _is_deleting(told.latest(key)))
+            await world.finish_delete(key)
+            await told.until("gone", lambda: told.latest(key) is None)
+        *before, gone = told.history(key)
+        assert gone.uid == made.service.uid
+        assert before[-1].status.state is State.DELETING
+        assert await world.cluster.read(key) is None
+
+    async def test_deleting_it_again_meanwhile_is_fine(self, world: World) -> None:
+        made = await world.cluster.apply(deploy(world, container()))
+        first = await world.cluster.delete(Delete(made.service.key))
+        again = await world.cluster.delete(Delete(made.service.key))
+        assert again.status.state is State.DELETING
+        assert (again.uid, again.delete_time) == (first.uid, first.delete_time)
+
+    async def test_nothing_is_deployed_onto_a_service_being_deleted(self, world: World) -> None:
+        made = await world.cluster.apply(deploy(world, container(), request_id="job-1"))
+        await world.cluster.delete(Delete(made.service.key))
+        for asked in (
+            deploy(world, container("2")),
+            deploy(world, container(), request_id="job-1"),
+            deploy(world, container("2"), force=True),
+            deploy(world, None, restart=True),
+        ):
+            with pytest.raises(ServiceDeleting):
+                await world.cluster.apply(asked)
+
+    async def test_deleting_an_absent_service_is_not_found(self, world: World) -> None:
+        with pytest.raises(ServiceNotFound):
+            await world.cluster.delete(Delete(ServiceKey(world.namespace, "absent")))
+
+    async def test_a_stale_etag_deletes_nothing_and_the_present_one_does(
+        self, world: World
+    ) -> None:
+        first = await world.cluster.apply(deploy(world, container("1")))
+        second = await world.cluster.apply(deploy(world, container("2")))
+        key = first.service.key
+        with pytest.raises(EtagMismatch):
+            await world.cluster.delete(Delete(key, etag=first.service.etag))
+        stored = await world.cluster.read(key)
+        assert stored is not None
+        assert stored.delete_time is None
+        going = await world.cluster.delete(Delete(key, etag=second.service.etag))
+        assert going.status.state is State.DELETING
+
+    async def test_a_dry_run_deletes_nothing(self, world: World) -> None:
+        made = await world.cluster.apply(deploy(world, container()))
+        key = made.service.key
+        would = await world.cluster.delete(Delete(key, validate_only=True))
+        assert would.uid == made.service.uid
+        assert would.status.state is not State.DELETING
+        stored = await world.cluster.read(key)
+        assert stored is not None
+        assert stored.delete_time is None
+
+    async def test_a_service_made_anew_has_another_uid_and_forgets_the_requests(
+        self, world: World
+    ) -> None:
+        asked = deploy(world, container(), request_id="job-1")
+        async with following(world.cluster) as told:
+            old = await world.cluster.apply(asked)
+            await told.until("the old one", lambda: told.latest(asked.key))
+            await world.cluster.delete(Delete(asked.key))
+            await world.finish_delete(asked.key)
+            await told.until("gone", lambda: told.latest(asked.key) is None)
+            new = await world.cluster.apply(asked)
+            assert new.action is Action.CREATED
+            assert new.service.uid != old.service.uid
+            assert new.rollout != old.rollout
+            await told.until("the new one", lambda: told.latest(asked.key))
+        history = told.history(asked.key)
+        [end] = [index for index, change in enumerate(history) if isinstance(change, Gone)]
+        assert {change.uid for change in history[: end + 1]} == {old.service.uid}
+        assert {change.uid for change in history[end + 1 :]} == {new.service.uid}
+
+
+class UnmanagedConformance:
+    """A service that somebody else made is followed, and touched only by force."""
+
+    async def test_it_is_told_as_unmanaged_with_what_it_has(self, world: World) -> None:
+        async with following(world.cluster) as told:
+            await world.make_unmanaged("theirs", "registry.example/x:1", {"team": "b"})
+            key = ServiceKey(world.namespace, "theirs")
+            await told.until("theirs", lambda: told.latest(key))
+            service = told.latest(key)
+        assert service is not None
+        assert service.unmanaged
+        assert service.spec is not None
+        assert isinstance(service.spec.predictor, ContainerPredictor)
+        assert service.spec.predictor.image == "registry.example/x:1"
+        assert service.labels["team"] == "b"
+        assert service.selectable_labels["team"] == "b"
+
+    async def test_only_force_adopts_it(self, world: World) -> None:
+        await world.make_unmanaged("theirs", "registry.example/x:1", {})
+        wanted = deploy(world, container("2"), "theirs")
+        before = await world.cluster.read(wanted.key)
+        with pytest.raises(NotManaged):
+            await world.cluster.apply(wanted)
+        assert await world.cluster.read(wanted.key) == before
+        adopted = await world.cluster.apply(deploy(world, container("2"), "theirs", force=True))
+        assert adopted.action is Action.UPDATED
+        assert not adopted.service.unmanaged
+        assert adopted.service.spec == container("2")
+        assert before is not None
+        assert adopted.service.uid == before.uid
+        again = await world.cluster.apply(wanted)
+        assert (again.action, again.rollout) == (Action.UNCHANGED, adopted.rollout)
+
+    async def test_force_changes_its_kind_of_predictor(self, world: World) -> None:
+        await world.make_unmanaged("theirs", "registry.example/x:1", {})
+        model = SPECS["a bare model"]
+        adopted = await world.cluster.apply(deploy(world, model, "theirs", force=True))
+        assert adopted.service.spec == model
+
+    async def test_only_force_deletes_it(self, world: World) -> None:
+        await world.make_unmanaged("theirs", "registry.example/x:1", {})
+        key = ServiceKey(world.namespace, "theirs")
+        with pytest.raises(NotManaged):
+            await world.cluster.delete(Delete(key))
+        going = await world.cluster.delete(Delete(key, force=True))
+        assert going.status.state is State.DELETING
+
+
+def _is_deleting(service: InferenceService | None) -> bool:
+    return service is not None and service.status.state is State.DELETING

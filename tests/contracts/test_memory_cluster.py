@@ -1,0 +1,60 @@
+"""The cluster in memory passes the suite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from server.adapters.memory.cluster import MemoryCluster
+from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
+from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
+from tests.contracts.deploying import DeployConformance, RestartConformance
+from tests.contracts.feeding import FeedConformance
+from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.world import Ability, World, container
+
+
+class MemoryWorld:
+    """A store of its own for each test."""
+
+    abilities = frozenset(Ability)
+    namespace = "model-serving"
+    missing_namespace = "absent"
+
+    def __init__(self) -> None:
+        self.cluster = MemoryCluster()
+        self.cluster.store.missing_namespaces.add(self.missing_namespace)
+
+    @asynccontextmanager
+    async def replica(self) -> AsyncIterator[MemoryCluster]:
+        yield MemoryCluster(self.cluster.store)
+
+    def never_ready(self) -> InferenceServiceSpec:
+        self.cluster.ready_after = None
+        return container("never-ready")
+
+    async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
+        spec = InferenceServiceSpec(ContainerPredictor(image))
+        self.cluster.put_unmanaged(ServiceKey(self.namespace, name), spec, labels)
+
+    async def finish_delete(self, key: ServiceKey) -> None:
+        self.cluster.finish_delete(key)
+
+
+@pytest.fixture
+def world() -> World:
+    return MemoryWorld()
+
+
+class TestMemoryCluster(
+    DeployConformance,
+    RestartConformance,
+    RequestIdConformance,
+    GuardConformance,
+    DeleteConformance,
+    UnmanagedConformance,
+    FeedConformance,
+):
+    """The whole suite."""

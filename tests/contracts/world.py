@@ -1,0 +1,148 @@
+"""What the suite needs of a cluster beside its port."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from enum import StrEnum
+from typing import Any, Protocol
+
+import pytest
+
+from server.domain.canonical import canonical_deploy
+from server.domain.checks import check_deploy
+from server.domain.commands import Deploy
+from server.domain.inference_service import (
+    ContainerPredictor,
+    InferenceService,
+    InferenceServiceSpec,
+    ServiceKey,
+)
+from server.domain.status import State
+from server.ports import Changed, Cluster, FeedEvent, Gone, Synced
+
+PATIENCE_SECONDS = 60.0
+
+
+class Ability(StrEnum):
+    """What not every cluster can do; a test that needs it is skipped by its name."""
+
+    PODS_OF_ANY_IMAGE = "pods that become ready, or never do, as their image says"
+
+
+class World(Protocol):
+    """A cluster with a namespace for one test."""
+
+    cluster: Cluster
+    abilities: frozenset[Ability]
+    namespace: str
+    missing_namespace: str
+
+    def replica(self) -> AbstractAsyncContextManager[Cluster]:
+        """A second process on the same cluster, not yet following it."""
+        ...
+
+    def never_ready(self) -> InferenceServiceSpec:
+        """A spec whose pods never become ready."""
+        ...
+
+    async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
+        """Make a service with a container as somebody else would."""
+        ...
+
+    async def finish_delete(self, key: ServiceKey) -> None:
+        """Let a deleted service go, where that does not happen by itself."""
+        ...
+
+
+class Follower:
+    """All that a feed has told, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[FeedEvent] = []
+        self._told = asyncio.Event()
+
+    async def follow(self, cluster: Cluster) -> None:
+        """Take down what the feed tells, until cancelled."""
+        async for event in cluster.feed():
+            self.events.append(event)
+            self._told.set()
+
+    def history(self, key: ServiceKey, since: int = 0) -> list[InferenceService | Gone]:
+        """What was told of one service: how it was each time, and that it went."""
+        told = self.events[since:]
+        return [
+            event.service if isinstance(event, Changed) else event
+            for event in told
+            if (isinstance(event, Changed) and event.service.key == key)
+            or (isinstance(event, Gone) and event.key == key)
+        ]
+
+    def latest(self, key: ServiceKey) -> InferenceService | None:
+        """The service by the last word on it; None if it never was, or is gone."""
+        history = self.history(key)
+        last = history[-1] if history else None
+        return None if isinstance(last, Gone) else last
+
+    async def until(self, what: str, holds: Callable[[], object]) -> None:
+        """Wait until it holds of what was told."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not holds():
+                    self._told.clear()
+                    await self._told.wait()
+        except TimeoutError:
+            pytest.fail(f"{what}: not told within {PATIENCE_SECONDS:.0f} s")
+
+    async def synced(self) -> None:
+        await self.until("Synced", lambda: any(isinstance(e, Synced) for e in self.events))
+
+    async def ready(self, key: ServiceKey, generation: int) -> InferenceService:
+        """The service once this generation, or a later one, is READY."""
+
+        def found() -> InferenceService | None:
+            service = self.latest(key)
+            done = service and service.generation >= generation
+            return service if done and service and service.status.state is State.READY else None
+
+        await self.until(f"{key} READY at generation {generation}", found)
+        service = found()
+        assert service
+        return service
+
+
+@asynccontextmanager
+async def following(cluster: Cluster) -> AsyncIterator[Follower]:
+    """Follow a cluster's feed, from Synced on."""
+    follower = Follower()
+    feed = asyncio.create_task(follower.follow(cluster), name="follow the feed")
+    try:
+        await follower.synced()
+        yield follower
+    finally:
+        feed.cancel()
+        with suppress(asyncio.CancelledError):
+            await feed
+
+
+def needs(world: World, ability: Ability) -> None:
+    """Skip the test where the cluster cannot do this."""
+    if ability not in world.abilities:
+        pytest.skip(f"this cluster has no {ability}")
+
+
+def container(tag: str = "1", **fields: Any) -> InferenceServiceSpec:
+    """A container that is ready at once; another tag is another rollout."""
+    predictor = ContainerPredictor(f"registry.example/models/iris:{tag}")
+    return dataclasses.replace(InferenceServiceSpec(predictor), **fields)
+
+
+def deploy(
+    world: World, spec: InferenceServiceSpec | None, name: str = "iris", **fields: Any
+) -> Deploy:
+    """A Deploy as the door lets it through."""
+    wanted = dataclasses.replace(Deploy(ServiceKey(world.namespace, name), spec), **fields)
+    check_deploy(wanted)
+    return canonical_deploy(wanted)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import pytest
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .lab import BuildFailed, Cluster, Lab, booted_lab, builds
+from .serving import Replicas, Server, install, serving
 
 OTHER_CLUSTER = os.environ.get("MODELSERVICE_TEST_KUBECONFIG")
 
@@ -49,6 +52,51 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.apply(manifest)
     yield name
     cluster.delete(manifest)
+
+
+@pytest.fixture(scope="session")
+def replicas(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Replicas]:
+    """Servers with exactly the rights of k8s/ (on a cluster that is not the lab: with those of its
+    kubeconfig, since nothing is installed there)."""
+    kubeconfig = install(cluster) if isinstance(cluster, Lab) else cluster.kubeconfig
+    with serving(kubeconfig, tmp_path_factory.mktemp("servers")) as replicas:
+        yield replicas
+        if request.session.testsfailed:
+            _say_to(request.config)(f"the servers' logs: {replicas.folder}")
+
+
+@pytest.fixture(scope="session")
+def server(replicas: Replicas) -> Server:
+    """The server that tests share; who stops it or looks at its process takes `replica`."""
+    return replicas.start()
+
+
+@pytest.fixture(scope="session")
+def stub(server: Server) -> ModelServiceStub:
+    return server.stub
+
+
+class StartReplica(Protocol):
+    def __call__(
+        self, env: Mapping[str, str] | None = None, *, kubeconfig: Path | None = None
+    ) -> Server: ...
+
+
+@pytest.fixture
+def replica(replicas: Replicas) -> Iterator[StartReplica]:
+    """Starts a server of one's own, as often as it is called; stopped after the test."""
+    started: list[Server] = []
+
+    def start(env: Mapping[str, str] | None = None, *, kubeconfig: Path | None = None) -> Server:
+        started.append(replicas.make(env, kubeconfig=kubeconfig))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

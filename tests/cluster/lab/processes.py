@@ -179,10 +179,11 @@ class Component:
         except TimeoutError as error:
             raise ComponentFailed(f"{error}\n{self.log_tail()}") from None
 
-    def stop(self, grace: float = STOP_GRACE) -> None:
-        """End it with SIGTERM, and with SIGKILL after `grace` seconds; no error when it is gone."""
+    def stop(self, grace: float = STOP_GRACE) -> int | None:
+        """End it with SIGTERM, and with SIGKILL after `grace` seconds; its exit code (of a signal:
+        negative), None when it was not running."""
         if self._process is None:
-            return
+            return None
         process, self._process = self._process, None
         self._signal(process, signal.SIGTERM)
         self._signal(process, signal.SIGCONT)
@@ -192,6 +193,17 @@ class Component:
             self._signal(process, signal.SIGKILL)
             process.wait()
         self._sweeper.tell(f"-{process.pid}")
+        return process.returncode
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as when a machine dies."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.stop()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it ended by itself, or was never started."""
+        return self._process is None or self._process.poll() is not None
 
     def freeze(self) -> None:
         """SIGSTOP: connections stay open and nothing answers, a black hole until `thaw`."""

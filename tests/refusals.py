@@ -1,0 +1,73 @@
+"""What a caller is told when a call fails: the code, and the details that came with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from modelservice.v1.inference_service_pb2 import Failure
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A failed call; its details as they were sent, empty where there were none."""
+
+    code: grpc.StatusCode
+    message: str
+    details: Status
+
+    @property
+    def reason(self) -> str:
+        return self._detail(ErrorInfo()).reason
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return dict(self._detail(ErrorInfo()).metadata)
+
+    @property
+    def fields(self) -> list[str]:
+        """The paths of the fields that are wrong."""
+        return [violation.field for violation in self._detail(BadRequest()).field_violations]
+
+    @property
+    def retry_after(self) -> timedelta:
+        return self._detail(RetryInfo()).retry_delay.ToTimedelta()
+
+    @property
+    def failure(self) -> Failure:
+        return self._detail(Failure())
+
+    def _detail(self, detail: M) -> M:
+        for packed in self.details.details:
+            if packed.Unpack(detail):
+                break
+        return detail
+
+
+def refusal_of(error: Any) -> Refusal:
+    """Read the status of a grpc.RpcError; its details must carry the same code."""
+    metadata = dict(error.trailing_metadata() or ())
+    details = Status.FromString(metadata.get("grpc-status-details-bin", b""))
+    if details.details:
+        assert details.code == error.code().value[0]
+    return Refusal(error.code(), error.details() or "", details)
+
+
+def refused(
+    code: grpc.StatusCode, reason: str, call: Callable[[Message], object], request: Message
+) -> Refusal:
+    """Make a blocking call that must fail with this code and reason."""
+    with pytest.raises(grpc.RpcError) as raised:
+        call(request)
+    refusal = refusal_of(raised.value)
+    assert (refusal.code, refusal.reason) == (code, reason), refusal
+    return refusal

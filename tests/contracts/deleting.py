@@ -10,24 +10,24 @@ from server.domain.inference_service import ContainerPredictor, InferenceService
 from server.domain.status import State
 from server.ports import Gone
 from tests.contracts.deploying import SPECS
-from tests.contracts.world import World, container, deploy, following
+from tests.contracts.world import World, container, deploy
 
 
 class DeleteConformance:
     """A deleted service stays DELETING until it is gone."""
 
     async def test_a_deleted_service_is_told_deleting_then_gone(self, world: World) -> None:
-        async with following(world.cluster) as told:
-            made = await world.cluster.apply(deploy(world, container()))
-            key = made.service.key
-            await told.until("the service", lambda: told.latest(key))
-            going = await world.cluster.delete(Delete(key))
-            assert going.uid == made.service.uid
-            assert going.status.state is State.DELETING
-            assert going.delete_time is not None
-            await told.until("the deletion", lambda: _is_deleting(told.latest(key)))
-            await world.finish_delete(key)
-            await told.until("gone", lambda: told.latest(key) is None)
+        told = world.told
+        made = await world.cluster.apply(deploy(world, container()))
+        key = made.service.key
+        await told.until("the service", lambda: told.latest(key))
+        going = await world.cluster.delete(Delete(key))
+        assert going.uid == made.service.uid
+        assert going.status.state is State.DELETING
+        assert going.delete_time is not None
+        await told.until("the deletion", lambda: _is_deleting(told.latest(key)))
+        await world.finish_delete(key)
+        await told.until("gone", lambda: told.latest(key) is None)
         *before, gone = told.history(key)
         assert gone.uid == made.service.uid
         assert before[-1].status.state is State.DELETING
@@ -84,17 +84,17 @@ class DeleteConformance:
         self, world: World
     ) -> None:
         asked = deploy(world, container(), request_id="job-1")
-        async with following(world.cluster) as told:
-            old = await world.cluster.apply(asked)
-            await told.until("the old one", lambda: told.latest(asked.key))
-            await world.cluster.delete(Delete(asked.key))
-            await world.finish_delete(asked.key)
-            await told.until("gone", lambda: told.latest(asked.key) is None)
-            new = await world.cluster.apply(asked)
-            assert new.action is Action.CREATED
-            assert new.service.uid != old.service.uid
-            assert new.rollout != old.rollout
-            await told.until("the new one", lambda: told.latest(asked.key))
+        told = world.told
+        old = await world.cluster.apply(asked)
+        await told.until("the old one", lambda: told.latest(asked.key))
+        await world.cluster.delete(Delete(asked.key))
+        await world.finish_delete(asked.key)
+        await told.until("gone", lambda: told.latest(asked.key) is None)
+        new = await world.cluster.apply(asked)
+        assert new.action is Action.CREATED
+        assert new.service.uid != old.service.uid
+        assert new.rollout != old.rollout
+        await told.until("the new one", lambda: told.latest(asked.key))
         history = told.history(asked.key)
         [end] = [index for index, change in enumerate(history) if isinstance(change, Gone)]
         assert {change.uid for change in history[: end + 1]} == {old.service.uid}
@@ -105,11 +105,11 @@ class UnmanagedConformance:
     """A service that somebody else made is followed, and touched only by force."""
 
     async def test_it_is_told_as_unmanaged_with_what_it_has(self, world: World) -> None:
-        async with following(world.cluster) as told:
-            await world.make_unmanaged("theirs", "registry.example/x:1", {"team": "b"})
-            key = ServiceKey(world.namespace, "theirs")
-            await told.until("theirs", lambda: told.latest(key))
-            service = told.latest(key)
+        told = world.told
+        await world.make_unmanaged("theirs", "registry.example/x:1", {"team": "b"})
+        key = ServiceKey(world.namespace, "theirs")
+        await told.until("theirs", lambda: told.latest(key))
+        service = told.latest(key)
         assert service is not None
         assert service.unmanaged
         assert service.spec is not None

@@ -25,7 +25,7 @@ from server.domain.inference_service import (
     Toleration,
 )
 from server.domain.status import State
-from tests.contracts.world import Ability, World, container, deploy, following, needs
+from tests.contracts.world import Ability, World, container, deploy, needs
 
 EVERYTHING_ELSE = {
     "env": {"B": "2", "A": "$(B)", "MULTI": "a\nb=c", "EMPTY": ""},
@@ -167,14 +167,14 @@ class DeployConformance:
 
     async def test_the_answer_is_never_ready_from_an_older_rollout(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
-        async with following(world.cluster) as told:
-            first = await world.cluster.apply(deploy(world, container("1")))
-            await told.ready(first.service.key, first.service.generation)
-            second = await world.cluster.apply(deploy(world, container("2")))
-            assert second.service.status.state in (State.PENDING, State.PROGRESSING)
-            await told.ready(second.service.key, second.service.generation)
-            unchanged = await world.cluster.apply(deploy(world, container("2")))
-            assert unchanged.service.status.state is State.READY
+        told = world.told
+        first = await world.cluster.apply(deploy(world, container("1")))
+        await told.ready(first.service.key, first.service.generation)
+        second = await world.cluster.apply(deploy(world, container("2")))
+        assert second.service.status.state in (State.PENDING, State.PROGRESSING)
+        await told.ready(second.service.key, second.service.generation)
+        unchanged = await world.cluster.apply(deploy(world, container("2")))
+        assert unchanged.service.status.state is State.READY
 
 
 class RestartConformance:

@@ -9,7 +9,7 @@ from server.domain.commands import Delete
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.status import State
 from server.ports import Synced
-from tests.contracts.world import Ability, World, container, deploy, following, needs
+from tests.contracts.world import Ability, World, container, deploy, needs
 
 
 class FeedConformance:
@@ -19,14 +19,14 @@ class FeedConformance:
         keys = set()
         for name in ("a", "b", "c"):
             keys.add((await world.cluster.apply(deploy(world, container(), name))).service.key)
-        async with world.replica() as other, following(other) as told:
+        async with world.replica() as (_, told):
             end = next(i for i, event in enumerate(told.events) if isinstance(event, Synced))
             first = {e.service.key for e in told.events[:end]}
             assert keys <= first
             assert sum(isinstance(event, Synced) for event in told.events) == 1
 
     async def test_writes_of_one_replica_are_told_by_another(self, world: World) -> None:
-        async with world.replica() as other, following(other) as told:
+        async with world.replica() as (_, told):
             made = await world.cluster.apply(deploy(world, container(), labels={"team": "a"}))
             key = made.service.key
             await told.until("the new service", lambda: told.latest(key))
@@ -40,27 +40,27 @@ class FeedConformance:
             )
 
     async def test_after_an_answer_nothing_older_is_told(self, world: World) -> None:
-        async with following(world.cluster) as told:
-            for number in range(20):
-                applied = await world.cluster.apply(deploy(world, container(str(number))))
-                key, known = applied.service.key, len(told.events)
-                if number % 4 == 0:
-                    await asyncio.sleep(0)
-                for service in told.history(key, since=known):
-                    assert isinstance(service, InferenceService)
-                    assert service.generation >= applied.service.generation
-            await told.until(
-                "the last write",
-                lambda: (s := told.latest(key)) and s.generation == applied.service.generation,
-            )
-        generations = [s.generation for s in told.history(key) if isinstance(s, InferenceService)]
-        assert generations == sorted(generations)
+        told = world.told
+        answers = []
+        for number in range(20):
+            applied = await world.cluster.apply(deploy(world, container(str(number))))
+            answers.append((len(told.events), applied.service))
+            await asyncio.sleep(0)  # the feed's turn
+        last = applied.service
+        await told.until(
+            "the last write",
+            lambda: (s := told.latest(last.key)) and s.generation == last.generation,
+        )
+        for known, service in answers:
+            later = told.history(last.key, since=known)
+            assert all(isinstance(change, InferenceService) for change in later)
+            assert all(change.generation >= service.generation for change in later)
 
     async def test_a_good_rollout_ends_ready_and_is_served(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
-        async with following(world.cluster) as told:
-            made = await world.cluster.apply(deploy(world, container()))
-            ready = await told.ready(made.service.key, made.service.generation)
+        told = world.told
+        made = await world.cluster.apply(deploy(world, container()))
+        ready = await told.ready(made.service.key, made.service.generation)
         assert ready.rollout == made.rollout
         assert ready.status.serving
         assert ready.status.failure is None
@@ -69,21 +69,21 @@ class FeedConformance:
 
     async def test_ready_is_never_told_of_a_rollout_whose_pods_are_not(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
-        async with following(world.cluster) as told:
-            first = await world.cluster.apply(deploy(world, container("1")))
-            key = first.service.key
-            await told.ready(key, first.service.generation)
-            stuck = await world.cluster.apply(deploy(world, world.never_ready()))
-            generation = stuck.service.generation
-            await told.until(
-                "the stuck rollout serving by the old pods",
-                lambda: (s := told.latest(key)) and s.generation == generation and s.status.serving,
-            )
-            latest = told.latest(key)
-            assert latest is not None
-            assert latest.status.latest_ready_generation == first.service.generation
-            await world.cluster.delete(Delete(key))
-            await told.until("the deletion", lambda: _state(told.latest(key)) is State.DELETING)
+        told = world.told
+        first = await world.cluster.apply(deploy(world, container("1")))
+        key = first.service.key
+        await told.ready(key, first.service.generation)
+        stuck = await world.cluster.apply(deploy(world, world.never_ready()))
+        generation = stuck.service.generation
+        await told.until(
+            "the stuck rollout serving by the old pods",
+            lambda: (s := told.latest(key)) and s.generation == generation and s.status.serving,
+        )
+        latest = told.latest(key)
+        assert latest is not None
+        assert latest.status.latest_ready_generation == first.service.generation
+        await world.cluster.delete(Delete(key))
+        await told.until("the deletion", lambda: _state(told.latest(key)) is State.DELETING)
         states = {
             s.status.state
             for s in told.history(key)
@@ -94,19 +94,15 @@ class FeedConformance:
     async def test_a_stopped_service_is_told_stopped(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
         stop = {"serving.kserve.io/stop": "true"}
-        async with following(world.cluster) as told:
-            made = await world.cluster.apply(deploy(world, container(), annotations=stop))
-            await told.until(
-                "stopped", lambda: _state(told.latest(made.service.key)) is State.STOPPED
-            )
+        told = world.told
+        made = await world.cluster.apply(deploy(world, container(), annotations=stop))
+        await told.until("stopped", lambda: _state(told.latest(made.service.key)) is State.STOPPED)
 
     async def test_while_it_follows_its_age_is_small(self, world: World) -> None:
-        assert world.cluster.age() is None
-        async with following(world.cluster):
-            age = world.cluster.age()
-            assert age is not None
-            assert timedelta(0) <= age < timedelta(seconds=10)
-            assert world.cluster.reachable()
+        age = world.cluster.age()
+        assert age is not None
+        assert timedelta(0) <= age < timedelta(seconds=10)
+        assert world.cluster.reachable()
 
     async def test_reading_the_cluster_itself_confirms_what_is_there(self, world: World) -> None:
         assert await world.cluster.read(ServiceKey(world.namespace, "iris")) is None

@@ -9,7 +9,7 @@ import pytest
 from server.domain.commands import Action, Applied
 from server.domain.errors import AlreadyExists, EtagMismatch, RequestIdReused, ServiceNotFound
 from server.domain.inference_service import Scaling
-from tests.contracts.world import World, container, deploy, following
+from tests.contracts.world import World, container, deploy
 
 
 class RequestIdConformance:
@@ -26,7 +26,7 @@ class RequestIdConformance:
         self, world: World
     ) -> None:
         asked = deploy(world, container(), request_id="job-1")
-        async with world.replica() as other, following(world.cluster), following(other):
+        async with world.replica() as (other, _):
             answers: list[Applied] = await asyncio.gather(
                 *(cluster.apply(asked) for cluster in (world.cluster, other) * 3)
             )
@@ -101,7 +101,7 @@ class GuardConformance:
     async def test_of_two_writers_with_one_etag_one_is_refused(self, world: World) -> None:
         first = await world.cluster.apply(deploy(world, container("0")))
         etag = first.service.etag
-        async with world.replica() as other, following(world.cluster), following(other):
+        async with world.replica() as (other, _):
             answers = await asyncio.gather(
                 world.cluster.apply(deploy(world, container("1"), etag=etag)),
                 other.apply(deploy(world, container("2"), etag=etag)),

@@ -13,7 +13,7 @@ from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
 from tests.contracts.deploying import DeployConformance, RestartConformance
 from tests.contracts.feeding import FeedConformance
 from tests.contracts.guarding import GuardConformance, RequestIdConformance
-from tests.contracts.world import Ability, World, container
+from tests.contracts.world import Ability, Follower, World, container, following
 
 
 class MemoryWorld:
@@ -23,13 +23,16 @@ class MemoryWorld:
     namespace = "model-serving"
     missing_namespace = "absent"
 
-    def __init__(self) -> None:
-        self.cluster = MemoryCluster()
-        self.cluster.store.missing_namespaces.add(self.missing_namespace)
+    def __init__(self, cluster: MemoryCluster, told: Follower) -> None:
+        self.cluster = cluster
+        self.told = told
+        cluster.store.missing_namespaces.add(self.missing_namespace)
 
     @asynccontextmanager
-    async def replica(self) -> AsyncIterator[MemoryCluster]:
-        yield MemoryCluster(self.cluster.store)
+    async def replica(self) -> AsyncIterator[tuple[MemoryCluster, Follower]]:
+        other = MemoryCluster(self.cluster.store)
+        async with following(other) as told:
+            yield other, told
 
     def never_ready(self) -> InferenceServiceSpec:
         self.cluster.ready_after = None
@@ -44,8 +47,10 @@ class MemoryWorld:
 
 
 @pytest.fixture
-def world() -> World:
-    return MemoryWorld()
+async def world() -> AsyncIterator[World]:
+    cluster = MemoryCluster()
+    async with following(cluster) as told:
+        yield MemoryWorld(cluster, told)
 
 
 class TestMemoryCluster(

@@ -32,31 +32,6 @@ class Ability(StrEnum):
     PODS_OF_ANY_IMAGE = "pods that become ready, or never do, as their image says"
 
 
-class World(Protocol):
-    """A cluster with a namespace for one test."""
-
-    cluster: Cluster
-    abilities: frozenset[Ability]
-    namespace: str
-    missing_namespace: str
-
-    def replica(self) -> AbstractAsyncContextManager[Cluster]:
-        """A second process on the same cluster, not yet following it."""
-        ...
-
-    def never_ready(self) -> InferenceServiceSpec:
-        """A spec whose pods never become ready."""
-        ...
-
-    async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
-        """Make a service with a container as somebody else would."""
-        ...
-
-    async def finish_delete(self, key: ServiceKey) -> None:
-        """Let a deleted service go, where that does not happen by itself."""
-        ...
-
-
 class Follower:
     """All that a feed has told, in order."""
 
@@ -111,6 +86,32 @@ class Follower:
         service = found()
         assert service
         return service
+
+
+class World(Protocol):
+    """A cluster with a namespace for one test; `told` follows it."""
+
+    cluster: Cluster
+    told: Follower
+    abilities: frozenset[Ability]
+    namespace: str
+    missing_namespace: str
+
+    def replica(self) -> AbstractAsyncContextManager[tuple[Cluster, Follower]]:
+        """A second process on the same cluster, and what its feed tells."""
+        ...
+
+    def never_ready(self) -> InferenceServiceSpec:
+        """A spec whose pods never become ready."""
+        ...
+
+    async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
+        """Make a service with a container as somebody else would."""
+        ...
+
+    async def finish_delete(self, key: ServiceKey) -> None:
+        """Let a deleted service go, where that does not happen by itself."""
+        ...
 
 
 @asynccontextmanager

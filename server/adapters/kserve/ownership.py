@@ -1,0 +1,100 @@
+"""Who owns which field of an object: `metadata.managedFields`, read.
+
+Fields that admission webhooks set are owned by nobody, which tells what was asked from what was
+added.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from server.adapters.kserve.names import FIELD_MANAGER
+
+Fields = Mapping[str, Any]
+"""FieldsV1: `f:NAME` a field, `k:{...}` a list's item by its key, `.` the node itself."""
+
+Entry = Mapping[str, Any]
+
+PREDICTOR = ("f:spec", "f:predictor")
+
+
+def ours(entry: Entry) -> bool:
+    """Our own server-side applies."""
+    return entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+
+
+def anyones(entry: Entry) -> bool:
+    """Everybody's, whatever the way of writing."""
+    return True
+
+
+def owned(obj: Mapping[str, Any], whose: Callable[[Entry], bool], *path: str) -> Fields | None:
+    """The fields under `path` that the managers named by `whose` own; None if there are none.
+
+    Fields of subresources (status) are never among them.
+    """
+    found: Fields | None = None
+    for entry in entries(obj):
+        node = _descend(entry.get("fieldsV1", {}), path) if whose(entry) else None
+        if node is not None:
+            found = node if found is None else merged(found, node)
+    return found
+
+
+def project(value: Any, fields: Fields | None) -> Any:
+    """What of `value` is in `fields`; a node without children there is taken whole."""
+    children = {name: node for name, node in (fields or {}).items() if name != "."}
+    if not children:
+        return value
+    if isinstance(value, Mapping):
+        return {
+            name: project(item, children[f"f:{name}"])
+            for name, item in value.items()
+            if f"f:{name}" in children
+        }
+    if isinstance(value, list):
+        return _items(value, children)
+    return value
+
+
+def predictor_owners(obj: Mapping[str, Any]) -> list[str]:
+    """The names of others who own a part of the predictor."""
+    others = [e for e in entries(obj) if not ours(e)]
+    return sorted(
+        {str(e.get("manager", "")) for e in others if _descend(e.get("fieldsV1", {}), PREDICTOR)}
+    )
+
+
+def entries(obj: Mapping[str, Any]) -> list[Entry]:
+    """Who owns what of the object itself; what subresources (status) own is left out."""
+    listed = obj.get("metadata", {}).get("managedFields") or ()
+    return [e for e in listed if not e.get("subresource")]
+
+
+def merged(one: Fields, other: Fields) -> Fields:
+    """What is in either."""
+    shared = {name: merged(one[name], other[name]) for name in one.keys() & other.keys()}
+    return {**one, **other, **shared}
+
+
+def _descend(fields: Fields, path: Iterable[str]) -> Fields | None:
+    node: Any = fields
+    for step in path:
+        if step not in node:
+            return None
+        node = node[step]
+    return node  # type: ignore[no-any-return]
+
+
+def _items(value: list[Any], children: Fields) -> list[Any]:
+    keys = {name: json.loads(name[2:]) for name in children if name.startswith("k:")}
+    if not keys:
+        return value
+    kept = []
+    for item in value:
+        name = next((n for n, key in keys.items() if key.items() <= item.items()), None)
+        if name is not None:
+            kept.append(project(item, children[name]))
+    return kept

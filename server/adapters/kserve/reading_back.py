@@ -1,0 +1,138 @@
+"""From an InferenceService as the API server has it to what was asked, by whom, and how it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from server.adapters.kserve.names import (
+    LAST_APPLIED_ANNOTATION,
+    MANAGED_BY_KEY,
+    MANAGED_BY_VALUE,
+    MODE_ANNOTATION,
+    OUR_PREFIX,
+    REQUESTS_ANNOTATION,
+)
+from server.adapters.kserve.ownership import anyones, ours, owned, project
+from server.adapters.kserve.predictor_reading import spec_of, unfit
+from server.adapters.kserve.riders import filled_in_of, noted_requests
+from server.domain.admission import PastRequest, Stored
+from server.domain.commands import fingerprint
+from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
+from server.domain.status import InferenceServiceStatus
+
+_PATHS_TOLD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an object asks for, in the contract's words; `unfit` has the paths of the rest."""
+
+    spec: InferenceServiceSpec | None
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    unfit: tuple[str, ...]
+
+
+def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> InferenceService:
+    """The service, with what does not fit the contract named in the status of an unmanaged one."""
+    meta = obj["metadata"]
+    asked = asked_of(obj)
+    unmanaged = is_unmanaged(obj)
+    return InferenceService(
+        key=key_of(obj),
+        uid=meta["uid"],
+        generation=meta.get("generation", 0),
+        spec=asked.spec,
+        status=_naming(status, asked.unfit) if unmanaged else status,
+        etag=etag_of(obj),
+        create_time=datetime.fromisoformat(meta["creationTimestamp"]),
+        labels=asked.labels,
+        annotations=asked.annotations,
+        selectable_labels=dict(meta.get("labels", {})),
+        delete_time=_time(meta.get("deletionTimestamp")),
+        unmanaged=unmanaged,
+    )
+
+
+def stored_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> Stored:
+    """The service with the request_ids that ride on it."""
+    return Stored(service_of(obj, status), requests_of(obj))
+
+
+def requests_of(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
+    """The request_ids that ride on it, if we wrote them: a copy of another service has them too."""
+    note = ("f:spec", "f:predictor", "f:annotations", f"f:{REQUESTS_ANNOTATION}")
+    return noted_requests(obj) if owned(obj, ours, *note) is not None else ()
+
+
+def asked_of(obj: Mapping[str, Any]) -> Asked:
+    """What managers asked for.
+
+    Of a service of ours, only fields that somebody owns are read: the others are KServe's
+    defaults. Of other services all are, since KServe may have rewritten them as a whole.
+    """
+    spec = obj.get("spec", {})
+    if not is_unmanaged(obj):
+        spec = project(spec, owned(obj, anyones, "f:spec"))
+    annotations = _owned_metadata(obj, "annotations")
+    mode = annotations.pop(MODE_ANNOTATION, "")
+    read = spec_of(spec.get("predictor", {}), mode, filled_in_of(obj))
+    return Asked(
+        spec=read,
+        labels=_users(_owned_metadata(obj, "labels"), MANAGED_BY_KEY),
+        annotations=_users(annotations, LAST_APPLIED_ANNOTATION),
+        unfit=tuple(unfit(spec, read)),
+    )
+
+
+def is_unmanaged(obj: Mapping[str, Any]) -> bool:
+    """Not made by ModelService, nor taken over by it."""
+    return bool(obj["metadata"].get("labels", {}).get(MANAGED_BY_KEY) != MANAGED_BY_VALUE)
+
+
+def etag_of(obj: Mapping[str, Any]) -> str:
+    """A fingerprint of uid, spec, labels and annotations: never of status or resourceVersion."""
+    meta = obj["metadata"]
+    return fingerprint(
+        [meta["uid"], obj.get("spec"), meta.get("labels") or {}, meta.get("annotations") or {}]
+    )
+
+
+def key_of(obj: Mapping[str, Any]) -> ServiceKey:
+    """The name it goes by."""
+    return ServiceKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def _owned_metadata(obj: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """Labels or annotations: of a service of ours those that we own, else anybody's.
+
+    What KServe's webhook adds is owned by nobody.
+    """
+    content = dict(obj["metadata"].get(kind) or {})
+    if not obj["metadata"].get("managedFields"):
+        return content
+    fields = owned(obj, anyones if is_unmanaged(obj) else ours, "f:metadata", f"f:{kind}")
+    return dict(project(content, fields)) if fields else {}
+
+
+def _users(content: Mapping[str, str], *besides: str) -> dict[str, str]:
+    return {
+        key: text
+        for key, text in content.items()
+        if not key.startswith(OUR_PREFIX) and key not in besides
+    }
+
+
+def _naming(status: InferenceServiceStatus, unfit: tuple[str, ...]) -> InferenceServiceStatus:
+    if not unfit:
+        return status
+    more = f" and {len(unfit) - _PATHS_TOLD} more" if len(unfit) > _PATHS_TOLD else ""
+    note = f"not part of `spec`: {', '.join(unfit[:_PATHS_TOLD])}{more}"
+    return replace(status, message=f"{status.message}; {note}" if status.message else note)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,84 @@
+"""What rides on an InferenceService beside the spec: the rollout's marker and our notes.
+
+They stand in spec.predictor.annotations, which KServe hands down to the pods.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from server.adapters.kserve.names import (
+    DEFAULTS_ANNOTATION,
+    REQUESTS_ANNOTATION,
+    RESTART_ANNOTATION,
+    ROLLOUT_ANNOTATION,
+)
+from server.domain.admission import PastRequest
+from server.domain.commands import Action
+from server.domain.inference_service import Resources
+
+
+def riders_of(
+    marker: str, restart: str, filled_in: Resources, requests: tuple[PastRequest, ...]
+) -> dict[str, str]:
+    """The annotations to write; what is empty is left out."""
+    notes = {
+        ROLLOUT_ANNOTATION: marker,
+        RESTART_ANNOTATION: restart,
+        DEFAULTS_ANNOTATION: _quantities_text(filled_in),
+        REQUESTS_ANNOTATION: _requests_text(requests),
+    }
+    return {key: text for key, text in notes.items() if text}
+
+
+def marker_of(obj: Mapping[str, Any]) -> str:
+    """The marker of the rollout that the object asks for; empty where it is not from us."""
+    return _rider(obj, ROLLOUT_ANNOTATION)
+
+
+def restart_of(obj: Mapping[str, Any]) -> str:
+    """The stamp of the last restart, which later writes carry over."""
+    return _rider(obj, RESTART_ANNOTATION)
+
+
+def noted_requests(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
+    """The remembered request_ids, oldest first; none where somebody has spoilt the note."""
+    try:
+        rows = json.loads(_rider(obj, REQUESTS_ANNOTATION) or "[]")
+        return tuple(
+            PastRequest(str(request_id), str(body), Action(action), int(generation))
+            for request_id, body, action, generation in rows
+        )
+    except (ValueError, TypeError):
+        return ()
+
+
+def filled_in_of(obj: Mapping[str, Any]) -> Resources:
+    """The quantities that we added to the caller's; none where somebody has spoilt the note."""
+    try:
+        note = json.loads(_rider(obj, DEFAULTS_ANNOTATION) or "{}")
+        return Resources(dict(note.get("requests", {})), dict(note.get("limits", {})))
+    except (ValueError, TypeError, AttributeError):
+        return Resources()
+
+
+def _rider(obj: Mapping[str, Any], key: str) -> str:
+    predictor = obj.get("spec", {}).get("predictor", {})
+    return str(predictor.get("annotations", {}).get(key, ""))
+
+
+def _quantities_text(resources: Resources) -> str:
+    note = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
+    note = {name: quantities for name, quantities in note.items() if quantities}
+    return _compact(note) if note else ""
+
+
+def _requests_text(requests: tuple[PastRequest, ...]) -> str:
+    rows = [[r.request_id, r.body_hash, r.action.value, r.generation] for r in requests]
+    return _compact(rows) if rows else ""
+
+
+def _compact(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.adapters.kserve.manifest import Wish, manifest_of, without_scaling
+from server.adapters.kserve.resource_defaults import SHIPPED
+from server.adapters.kserve.riders import marker_of
+from server.domain.admission import PastRequest
+from server.domain.canonical import canonical_spec
+from server.domain.commands import Action
+from server.domain.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+    Resources,
+    Scaling,
+    SecretKeyRef,
+    ServiceKey,
+    Toleration,
+)
+from tests import strategies
+
+KEY = ServiceKey("model-serving", "iris")
+MODEL = InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), "gs://bucket/model"))
+CONTAINER = InferenceServiceSpec(ContainerPredictor("kserve/sklearnserver:latest"))
+
+wishes = st.builds(
+    Wish,
+    strategies.keys,
+    strategies.specs().map(canonical_spec),
+    strategies.labels,
+    strategies.annotations,
+)
+
+
+def predictor(spec: InferenceServiceSpec, defaults: Resources = SHIPPED) -> dict[str, Any]:
+    written: dict[str, Any] = manifest_of(Wish(KEY, spec), defaults)["spec"]["predictor"]
+    return written
+
+
+def serving(spec: InferenceServiceSpec, defaults: Resources = SHIPPED) -> dict[str, Any]:
+    written = predictor(spec, defaults)
+    container: dict[str, Any] = written.get("model") or written["containers"][0]
+    return container
+
+
+def marker(spec: InferenceServiceSpec, **wish: Any) -> str:
+    return marker_of(manifest_of(Wish(KEY, spec, **wish), SHIPPED))
+
+
+def test_a_model_is_written_under_model() -> None:
+    spec = InferenceServiceSpec(
+        ModelPredictor(
+            ModelFormat("sklearn", "1"), "gs://b/m", "kserve-mlserver", "v2", ("--workers", "2")
+        ),
+        env={"B": "2", "A": ""},
+        secret_env={"TOKEN": SecretKeyRef("hub", "token")},
+        resources=Resources({"cpu": "500m"}, {"cpu": "2"}),
+        image_pull_policy="Always",
+    )
+    assert predictor(spec)["model"] == {
+        "modelFormat": {"name": "sklearn", "version": "1"},
+        "storageUri": "gs://b/m",
+        "runtime": "kserve-mlserver",
+        "protocolVersion": "v2",
+        "args": ["--workers", "2"],
+        "env": [
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+            {"name": "A"},
+            {"name": "B", "value": "2"},
+        ],
+        "resources": {"requests": {"cpu": "500m"}, "limits": {"cpu": "2"}},
+        "imagePullPolicy": "Always",
+    }
+
+
+def test_a_container_is_written_with_the_defaults_that_kserve_would_add() -> None:
+    spec = InferenceServiceSpec(
+        ContainerPredictor("mine:1", ("serve",), ("--fast",), 9000),
+        resources=Resources({"cpu": "100m"}),
+    )
+    assert predictor(spec)["containers"] == [
+        {
+            "name": "kserve-container",
+            "image": "mine:1",
+            "command": ["serve"],
+            "args": ["--fast"],
+            "ports": [{"containerPort": 9000, "protocol": "TCP"}],
+            "resources": {
+                "requests": {"cpu": "100m", "memory": "2Gi"},
+                "limits": {"cpu": "1", "memory": "2Gi"},
+            },
+        }
+    ]
+
+
+def test_scaling_and_placement_stand_beside_the_predictor() -> None:
+    spec = replace(
+        MODEL,
+        scaling=Scaling(0, 3, 70, "cpu"),
+        service_account="reader",
+        node_selector={"disk": "ssd"},
+        tolerations=(Toleration("gpu", "Exists", effect="NoExecute", toleration_seconds=0),),
+        request_timeout=timedelta(minutes=5),
+    )
+    written = predictor(spec)
+    assert {k: v for k, v in written.items() if k not in ("model", "annotations")} == {
+        "minReplicas": 0,
+        "maxReplicas": 3,
+        "scaleTarget": 70,
+        "scaleMetric": "cpu",
+        "serviceAccountName": "reader",
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [
+            {"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}
+        ],
+        "timeout": 300,
+    }
+
+
+def test_the_users_labels_stand_beside_ours_and_never_above_them() -> None:
+    wish = Wish(
+        KEY,
+        replace(MODEL, deployment_mode="Standard"),
+        {"team": "a", "app.kubernetes.io/managed-by": "helm"},
+        {"note": "x"},
+    )
+    assert manifest_of(wish, SHIPPED)["metadata"] == {
+        "namespace": "model-serving",
+        "name": "iris",
+        "labels": {"team": "a", "app.kubernetes.io/managed-by": "modelservice"},
+        "annotations": {"note": "x", "serving.kserve.io/deploymentMode": "Standard"},
+    }
+
+
+@pytest.mark.parametrize("spec", [MODEL, CONTAINER], ids=["model", "container"])
+def test_a_default_limit_gives_way_to_a_larger_request(spec: InferenceServiceSpec) -> None:
+    asked = replace(spec, resources=Resources({"memory": "4Gi"}))
+    assert serving(asked)["resources"]["limits"]["memory"] == "4Gi"
+
+
+@pytest.mark.parametrize("spec", [MODEL, CONTAINER], ids=["model", "container"])
+def test_a_default_request_gives_way_to_a_smaller_limit(spec: InferenceServiceSpec) -> None:
+    asked = replace(spec, resources=Resources({}, {"cpu": "250m"}))
+    assert serving(asked)["resources"]["requests"]["cpu"] == "250m"
+
+
+def test_a_model_leaves_the_runtimes_own_resources_alone() -> None:
+    assert "resources" not in serving(MODEL)
+    asked = replace(MODEL, resources=Resources({"memory": "1Gi"}))
+    assert serving(asked)["resources"] == {"requests": {"memory": "1Gi"}}
+
+
+def test_where_kserve_adds_no_resources_none_are_written() -> None:
+    assert "resources" not in serving(CONTAINER, Resources())
+
+
+@given(wishes)
+def test_nothing_empty_is_written(wish: Wish) -> None:
+    def empty(value: Any, name: str = "") -> list[str]:
+        if isinstance(value, dict):
+            return [p for n, v in value.items() for p in empty(v, f"{name}.{n}")]
+        if isinstance(value, list) and value:
+            return [p for v in value if not isinstance(v, str) for p in empty(v, name)]
+        return [name] if value in (None, "", [], {}) else []
+
+    written = manifest_of(wish, SHIPPED)
+    users = {
+        f".metadata.{kind}.{key}"
+        for kind in ("labels", "annotations")
+        for key in getattr(wish, kind)
+    }
+    users |= {f".spec.predictor.nodeSelector.{key}" for key in wish.spec.node_selector}
+    assert set(empty(written)) <= users
+
+
+@given(wishes, strategies.scalings())
+def test_a_change_of_scaling_alone_changes_nothing_that_reaches_the_pods(
+    wish: Wish, scaling: Scaling
+) -> None:
+    one = manifest_of(wish, SHIPPED)
+    other = manifest_of(replace(wish, spec=replace(wish.spec, scaling=scaling)), SHIPPED)
+    assert one["metadata"] == other["metadata"]
+    assert without_scaling(one["spec"]["predictor"]) == without_scaling(other["spec"]["predictor"])
+
+
+@given(wishes, wishes)
+def test_the_marker_changes_with_whatever_reaches_the_pods(one: Wish, other: Wish) -> None:
+    def pods(wish: Wish) -> Any:
+        written = manifest_of(wish, SHIPPED)
+        return written["metadata"], without_scaling(written["spec"]["predictor"])
+
+    same_marker = marker_of(manifest_of(one, SHIPPED)) == marker_of(manifest_of(other, SHIPPED))
+    assert same_marker == (pods(one) == pods(other))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"spec": CONTAINER},
+        {"spec": replace(MODEL, env={"A": "1"})},
+        {"spec": replace(MODEL, secret_env={"A": SecretKeyRef("s", "k")})},
+        {"spec": replace(MODEL, resources=Resources({"cpu": "2"}))},
+        {"spec": replace(MODEL, service_account="reader")},
+        {"spec": replace(MODEL, image_pull_policy="Never")},
+        {"spec": replace(MODEL, deployment_mode="Standard")},
+        {"spec": replace(MODEL, node_selector={"a": "b"})},
+        {"spec": replace(MODEL, tolerations=(Toleration("a"),))},
+        {"spec": replace(MODEL, request_timeout=timedelta(seconds=9))},
+        {"spec": MODEL, "labels": {"team": "a"}},
+        {"spec": MODEL, "annotations": {"note": "x"}},
+        {"spec": MODEL, "restart": "again"},
+    ],
+    ids=lambda changed: ",".join(changed),
+)
+def test_the_marker_is_new_for(changed: dict[str, Any]) -> None:
+    assert marker(**changed) != marker(MODEL)
+
+
+def test_the_marker_does_not_know_of_scaling_and_remembered_requests() -> None:
+    requests = (PastRequest("ci-1", "hash", Action.CREATED, 1),)
+    assert marker(replace(MODEL, scaling=Scaling(3, 5)), requests=requests) == marker(MODEL)
+
+
+def test_a_default_that_is_asked_for_is_a_wish_of_its_own() -> None:
+    asked = replace(CONTAINER, resources=Resources({"cpu": "1"}))
+    assert serving(asked)["resources"] == serving(CONTAINER)["resources"]
+    assert marker(asked) != marker(CONTAINER)

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from server.adapters.kserve.manifest import Wish, manifest_of
+from server.adapters.kserve.reading_back import requests_of, service_of
+from server.adapters.kserve.resource_defaults import SHIPPED
+from server.domain.admission import PastRequest
+from server.domain.commands import Action
+from server.domain.inference_service import (
+    ContainerPredictor,
+    InferenceService,
+    InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+    Resources,
+    Scaling,
+    SecretKeyRef,
+)
+from server.domain.status import InferenceServiceStatus, State
+from tests.adapters.kserve.storing import applied, edited, stored
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, wishes
+
+STATUS = InferenceServiceStatus(State.READY, "it serves")
+
+
+def read(obj: Mapping[str, Any]) -> InferenceService:
+    return service_of(obj, STATUS)
+
+
+def theirs(predictor: dict[str, Any], **beside: Any) -> dict[str, Any]:
+    metadata = {"namespace": "model-serving", "name": "iris"}
+    return stored({"metadata": metadata, "spec": {"predictor": predictor, **beside}})
+
+
+@given(wishes)
+def test_what_was_asked_is_read_back(wish: Wish) -> None:
+    service = read(applied(wish))
+    assert service.spec == wish.spec
+    assert service.labels == wish.labels
+    assert service.annotations == wish.annotations
+    assert service.status == STATUS
+    assert not service.unmanaged
+
+
+@given(wishes)
+def test_what_is_read_back_makes_the_same_manifest(wish: Wish) -> None:
+    service = read(applied(wish))
+    assert service.spec is not None
+    again = Wish(service.key, service.spec, service.labels, service.annotations)
+    assert manifest_of(again, SHIPPED) == manifest_of(wish, SHIPPED)
+
+
+@given(wishes)
+def test_it_is_read_back_without_managed_fields_too(wish: Wish) -> None:
+    obj = applied(wish)
+    del obj["metadata"]["managedFields"]
+    obj["metadata"]["annotations"].pop("modelFormat", None)
+    mode = wish.spec.deployment_mode or "Standard"
+    assert read(obj).spec == replace(wish.spec, deployment_mode=mode)
+
+
+def test_selectors_see_all_labels_and_readers_the_users() -> None:
+    service = read(applied(Wish(KEY, MODEL, {"team": "a"})))
+    assert service.labels == {"team": "a"}
+    assert service.selectable_labels == {
+        "team": "a",
+        "app.kubernetes.io/managed-by": "modelservice",
+    }
+
+
+def test_labels_of_others_on_our_service_are_selectable_and_not_shown() -> None:
+    obj = edited(
+        applied(Wish(KEY, MODEL, {"team": "a"})), "kubectl", {"metadata": {"labels": {"x": "y"}}}
+    )
+    service = read(obj)
+    assert service.labels == {"team": "a"}
+    assert service.selectable_labels["x"] == "y"
+
+
+def test_an_edit_by_others_is_read_as_it_is() -> None:
+    obj = edited(
+        applied(Wish(KEY, MODEL)), "kubectl-edit", {"spec": {"predictor": {"minReplicas": 2}}}
+    )
+    assert read(obj).spec == replace(MODEL, scaling=Scaling(min_replicas=2))
+
+
+def test_resources_that_we_filled_in_are_shown_once_somebody_changes_them() -> None:
+    obj = applied(Wish(KEY, CONTAINER))
+    assert read(obj).spec == CONTAINER
+    obj["spec"]["predictor"]["containers"][0]["resources"]["limits"]["cpu"] = "3"
+    assert read(obj).spec == replace(CONTAINER, resources=Resources({}, {"cpu": "3"}))
+
+
+def test_a_service_of_kubectl_is_unmanaged_and_read_from_its_own_fields() -> None:
+    env = [
+        {"name": "A", "value": "1"},
+        {"name": "S", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}},
+    ]
+    model = {"modelFormat": {"name": "sklearn"}, "storageUri": "gs://b/m", "env": env}
+    service = read(theirs({"model": model | {"resources": {"limits": {"cpu": 2}}}}))
+    assert service.unmanaged
+    assert service.spec == InferenceServiceSpec(
+        ModelPredictor(ModelFormat("sklearn"), "gs://b/m"),
+        env={"A": "1"},
+        secret_env={"S": SecretKeyRef("hub", "token")},
+        resources=Resources({}, {"cpu": "2"}),
+    )
+    assert service.status == STATUS
+
+
+def test_what_kserves_webhook_adds_and_kubectls_own_note_are_not_the_users() -> None:
+    note = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "team.example.com/x": "y"}
+    metadata = {"namespace": "n", "name": "iris", "annotations": note, "labels": {"a": "b"}}
+    service = read(
+        stored(
+            {
+                "metadata": metadata,
+                "spec": theirs({"model": {"modelFormat": {"name": "m"}}})["spec"],
+            }
+        )
+    )
+    assert service.annotations == {"team.example.com/x": "y"}
+    assert service.labels == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("obj", "told"),
+    [
+        (
+            theirs({"model": {"modelFormat": {"name": "m"}}, "logger": {"mode": "all"}}),
+            ["spec.predictor.logger"],
+        ),
+        (
+            theirs({"model": {"modelFormat": {"name": "m"}}}, transformer={"containers": []}),
+            ["spec.transformer"],
+        ),
+        (
+            theirs(
+                {
+                    "containers": [
+                        {"name": "kserve-container", "image": "a", "volumeMounts": [{"name": "v"}]},
+                        {"name": "beside", "image": "b"},
+                    ]
+                }
+            ),
+            [
+                "spec.predictor.containers[beside]",
+                "spec.predictor.containers[kserve-container].volumeMounts",
+            ],
+        ),
+        (
+            theirs(
+                {
+                    "model": {
+                        "modelFormat": {"name": "m"},
+                        "env": [
+                            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+                        ],
+                    }
+                }
+            ),
+            ["spec.predictor.model.env"],
+        ),
+        (theirs({"sklearn": {"storageUri": "gs://b/m"}}), ["spec.predictor.sklearn"]),
+    ],
+    ids=["logger", "transformer", "containers", "downward env", "legacy"],
+)
+def test_the_message_names_what_does_not_fit_the_contract(
+    obj: dict[str, Any], told: list[str]
+) -> None:
+    assert read(obj).status.message == f"it serves; not part of `spec`: {', '.join(told)}"
+
+
+def test_a_predictor_of_no_kind_that_we_know_has_no_spec() -> None:
+    assert read(theirs({"sklearn": {"storageUri": "gs://b/m"}})).spec is None
+
+
+def test_of_several_containers_the_serving_one_is_read() -> None:
+    containers = [{"name": "proxy", "image": "a"}, {"name": "kserve-container", "image": "b"}]
+    spec = read(theirs({"containers": containers})).spec
+    assert spec == InferenceServiceSpec(ContainerPredictor("b"))
+
+
+def test_the_etag_knows_nothing_of_status_and_versions() -> None:
+    obj = applied(Wish(KEY, MODEL))
+    later = copy.deepcopy(obj)
+    later["metadata"] |= {"resourceVersion": "99", "generation": 5, "managedFields": []}
+    later["status"] = {"url": "http://iris"}
+    assert read(obj).etag == read(later).etag
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"uid": "another"}},
+        {"metadata": {"labels": {"x": "y"}}},
+        {"metadata": {"annotations": {"x": "y"}}},
+        {"spec": {"predictor": {"minReplicas": 4}}},
+    ],
+    ids=["uid", "labels", "annotations", "spec"],
+)
+def test_the_etag_changes_with(change: dict[str, Any]) -> None:
+    obj = applied(Wish(KEY, MODEL))
+    assert read(obj).etag != read(edited(obj, "kubectl", change)).etag
+
+
+def test_remembered_requests_are_believed_only_where_we_wrote_them() -> None:
+    first = PastRequest("ci-1", "hash", Action.CREATED, 1)
+    obj = applied(Wish(KEY, MODEL, requests=(first,)))
+    assert requests_of(obj) == (first,)
+    assert requests_of(stored(obj)) == ()
+
+
+def test_spoilt_notes_are_as_good_as_none() -> None:
+    obj = applied(Wish(KEY, CONTAINER, requests=(PastRequest("a", "b", Action.CREATED, 1),)))
+    for key in ("requests", "defaults"):
+        obj["spec"]["predictor"]["annotations"][f"modelservice.dev/{key}"] = '["nonsense"'
+    assert requests_of(obj) == ()
+    assert read(obj).spec == replace(CONTAINER, resources=SHIPPED)

@@ -1,0 +1,168 @@
+"""Answers of a real API server (1.34, with KServe 0.20), and what callers are told of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.adapters.kserve.api_server import Answer
+from server.adapters.kserve.refusals import (
+    has_two_predictors,
+    is_absent,
+    is_field_conflict,
+    is_stale,
+    refusal,
+)
+from server.domain.errors import ErrorReason, ServiceError
+from server.domain.inference_service import ServiceKey
+
+ANSWERS = json.loads((Path(__file__).parent / "answers.json").read_text())
+KEY = ServiceKey("model-serving", "iris")
+
+
+def answer(name: str) -> Answer:
+    return Answer(ANSWERS[name]["status"], {}, ANSWERS[name]["body"])
+
+
+def told(name: str) -> ServiceError:
+    return refusal(answer(name), KEY, writes=True)
+
+
+def status(code: int, message: str = "", **body: Any) -> Answer:
+    return Answer(code, {}, {"kind": "Status", "message": message, **body})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "words"),
+    [
+        ("undeclared field", "SPEC_INVALID", ".spec.predictor.model.foo: field not declared"),
+        ("duplicate entries", "SPEC_INVALID", ".spec.predictor.model.env: duplicate entries"),
+        ("bad quantity", "SPEC_INVALID", "quantities must match"),
+        ("not in the schema's enum", "SPEC_INVALID", "spec.predictor.scaleMetric: Unsupported"),
+        ("bad name", "SPEC_INVALID", "metadata.name: Invalid value"),
+        ("KServe's validator refuses", "POLICY_REFUSED", "PYTHONPATH"),
+        ("an admission policy refuses", "POLICY_REFUSED", "the label nope is not for here"),
+        ("two kinds of predictor", "POLICY_REFUSED", "exactly one of"),
+        ("another deployment mode", "MODE_IMMUTABLE", "is Standard and cannot become Knative"),
+        ("quota", "QUOTA_EXCEEDED", "count/inferenceservices.serving.kserve.io=0"),
+        ("quota not counted yet", "QUOTA_EXCEEDED", "few"),
+        ("namespace terminating", "NAMESPACE_TERMINATING", "is being deleted"),
+        ("unknown namespace", "NAMESPACE_NOT_FOUND", "no namespace 'model-serving'"),
+        ("another field manager", "FIELD_CONFLICT", "kubectl-edit set spec.predictor.maxReplicas"),
+        ("no right to create", "SERVER_LACKS_RIGHTS", "may not patch InferenceServices"),
+        ("no right to get", "SERVER_LACKS_RIGHTS", "may not get InferenceServices"),
+        ("no right to delete", "SERVER_LACKS_RIGHTS", "may not delete InferenceServices"),
+        ("absent", "SERVICE_NOT_FOUND", "no service model-serving/iris"),
+        ("delete of an absent one", "SERVICE_NOT_FOUND", "no service model-serving/iris"),
+        ("unknown resource", "KSERVE_MISSING", "not installed"),
+        ("KServe's webhook is down", "WEBHOOK_UNAVAILABLE", "nothing was written"),
+    ],
+)
+def test_a_real_answer_is_told_as(name: str, reason: str, words: str) -> None:
+    error = told(name)
+    assert error.reason is ErrorReason(reason)
+    assert words in error.message
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_no_account_nor_address_is_told(name: str) -> None:
+    message = told(name).message
+    assert "alice" not in message
+    assert "127.0.0.1" not in message
+    assert "https://" not in message
+
+
+def test_a_conflict_names_fields_and_owner() -> None:
+    assert told("another field manager").metadata == {
+        "fields": "spec.predictor.maxReplicas,spec.predictor.minReplicas",
+        "owner": "kubectl-edit",
+    }
+
+
+def test_lacking_rights_name_verb_and_resource() -> None:
+    assert told("no right to patch").metadata == {"verb": "patch", "resource": "inferenceservices"}
+
+
+def test_a_refusing_webhook_is_named() -> None:
+    webhook = "inferenceservice.kserve-webhook-server.validator"
+    assert told("KServe's validator refuses").metadata == {"webhook": webhook}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exists already",
+        "another uid",
+        "uid of an absent object",
+        "stale resourceVersion",
+        "delete of another uid",
+        "delete of a stale resourceVersion",
+    ],
+)
+def test_a_failed_precondition_is_stale(name: str) -> None:
+    assert is_stale(answer(name))
+
+
+def test_nothing_else_is_stale() -> None:
+    stale = {name for name in ANSWERS if is_stale(answer(name))}
+    assert len(stale) == 6
+
+
+def test_a_conflict_of_fields_hides_a_stale_precondition() -> None:
+    hidden = answer("another field manager and a stale resourceVersion")
+    assert is_field_conflict(hidden)
+    assert not is_stale(hidden)
+
+
+def test_only_a_missing_object_is_absent() -> None:
+    absent = {name for name in ANSWERS if is_absent(answer(name))}
+    assert absent == {"absent", "delete of an absent one"}
+
+
+def test_kserves_refusal_of_two_predictors_is_recognised() -> None:
+    assert {name for name in ANSWERS if has_two_predictors(answer(name))} == {
+        "two kinds of predictor"
+    }
+
+
+def test_a_policy_that_denies_with_400_is_no_mistake_in_the_spec() -> None:
+    text = 'admission webhook "validate.kyverno.svc-fail" denied the request: no latest tags'
+    error = refusal(status(400, text), KEY, writes=True)
+    assert error.reason is ErrorReason.POLICY_REFUSED
+    assert error.metadata == {"webhook": "validate.kyverno.svc-fail"}
+
+
+def test_a_webhook_that_denies_with_409_is_no_failed_precondition() -> None:
+    denied = status(409, 'admission webhook "a.b" denied the request: taken')
+    assert not is_stale(denied)
+    assert refusal(denied, KEY, writes=True).reason is ErrorReason.POLICY_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("answered", "of_a_write", "of_a_dry_run"),
+    [
+        (status(429), "TOO_MANY_REQUESTS", "TOO_MANY_REQUESTS"),
+        (status(401, "Unauthorized"), "CLUSTER_UNAVAILABLE", "CLUSTER_UNAVAILABLE"),
+        (status(413), "SPEC_INVALID", "SPEC_INVALID"),
+        (status(503, "shutting down"), "CLUSTER_UNAVAILABLE", "CLUSTER_UNAVAILABLE"),
+        (Answer(503, {}, {"message": "<html>"}), "WRITE_OUTCOME_UNKNOWN", "CLUSTER_UNAVAILABLE"),
+        (Answer(502, {}, {"message": "<html>"}), "WRITE_OUTCOME_UNKNOWN", "CLUSTER_UNAVAILABLE"),
+        (status(504, "request timed out"), "WRITE_OUTCOME_UNKNOWN", "CLUSTER_UNAVAILABLE"),
+        (
+            status(500, "etcdserver: request timed out"),
+            "WRITE_OUTCOME_UNKNOWN",
+            "CLUSTER_UNAVAILABLE",
+        ),
+        (Answer(500, {}, {"message": "<html>"}), "WRITE_OUTCOME_UNKNOWN", "CLUSTER_UNAVAILABLE"),
+        (status(418, "a teapot"), "POLICY_REFUSED", "POLICY_REFUSED"),
+    ],
+    ids=lambda value: str(value.status) if isinstance(value, Answer) else value,
+)
+def test_an_answer_that_tells_little_is_told_as(
+    answered: Answer, of_a_write: str, of_a_dry_run: str
+) -> None:
+    assert refusal(answered, KEY, writes=True).reason is ErrorReason(of_a_write)
+    assert refusal(answered, KEY, writes=False).reason is ErrorReason(of_a_dry_run)

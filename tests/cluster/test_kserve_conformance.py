@@ -1,0 +1,86 @@
+"""KServe on a real control plane passes the clusters' suite."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.cluster import KServeCluster
+from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
+from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
+from tests.contracts.deploying import DeployConformance, RestartConformance
+from tests.contracts.feeding import FeedConformance
+from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.world import Ability, Follower, following
+
+from .lab import Cluster, Lab
+
+
+class KServeWorld:
+    """A namespace of its own for each test. What is deleted goes by itself."""
+
+    missing_namespace = "absent"
+
+    def __init__(
+        self, administered: Cluster, namespace: str, cluster: KServeCluster, told: Follower
+    ) -> None:
+        self._administered = administered
+        self.namespace = namespace
+        self.cluster = cluster
+        self.told = told
+        self.abilities = frozenset(Ability) if isinstance(administered, Lab) else frozenset()
+
+    @asynccontextmanager
+    async def replica(self) -> AsyncIterator[tuple[KServeCluster, Follower]]:
+        async with followed(self._administered) as (cluster, told):
+            yield cluster, told
+
+    def never_ready(self) -> InferenceServiceSpec:
+        return InferenceServiceSpec(ContainerPredictor("lab/stuck:1"))
+
+    async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
+        manifest: dict[str, Any] = {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
+            "spec": {"predictor": {"containers": [{"name": "kserve-container", "image": image}]}},
+        }
+        await asyncio.to_thread(self._administered.apply, manifest, field_manager="kubectl")
+
+    async def finish_delete(self, key: ServiceKey) -> None:
+        pass
+
+
+@asynccontextmanager
+async def followed(administered: Cluster) -> AsyncIterator[tuple[KServeCluster, Follower]]:
+    """KServe by the administrator's credentials, on a connection of its own."""
+    api = await ApiServer.connect(str(administered.kubeconfig))
+    try:
+        cluster = KServeCluster(api)
+        async with following(cluster) as told:
+            yield cluster, told
+    finally:
+        await api.close()
+
+
+@pytest.fixture
+async def world(cluster: Cluster, namespace: str) -> AsyncIterator[KServeWorld]:
+    async with followed(cluster) as (kserve, told):
+        yield KServeWorld(cluster, namespace, kserve, told)
+
+
+class TestKServeCluster(
+    DeployConformance,
+    RestartConformance,
+    RequestIdConformance,
+    GuardConformance,
+    DeleteConformance,
+    UnmanagedConformance,
+    FeedConformance,
+):
+    """The whole suite."""

@@ -7,28 +7,36 @@ that one may rely on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from server.adapters.kserve.objects import Object, uid_of
 from server.domain.inference_service import ServiceKey
 
 REMEMBERED_GONE = 10_000
 
-RawObject = Mapping[str, Any]
+
+class _Unseen(NamedTuple):
+    """The number of a write, and since when (monotonic) its answer is held."""
+
+    write: int
+    since: float
 
 
 class HeldServices:
-    """One InferenceService for each key; every method answers which keys changed."""
+    """One InferenceService for each key; every `take_` answers which keys changed."""
 
     def __init__(self) -> None:
-        self._objects: dict[ServiceKey, RawObject] = {}
+        self._objects: dict[ServiceKey, Object] = {}
         self._keys: dict[str, ServiceKey] = {}
         self._gone: dict[str, None] = {}
-        # Those that the watch has not shown under their uid yet, with the number of the write.
-        self._unseen: dict[ServiceKey, int] = {}
+        self._departures: dict[ServiceKey, list[str]] = {}
+        # Those that the watch has not shown under their uid yet.
+        self._unseen: dict[ServiceKey, _Unseen] = {}
         self._writes = 0
 
-    def get(self, key: ServiceKey) -> RawObject | None:
+    def get(self, key: ServiceKey) -> Object | None:
         """The object as last known."""
         return self._objects.get(key)
 
@@ -40,22 +48,40 @@ class HeldServices:
         """Every key that holds a service."""
         return iter(self._objects)
 
+    def pop_departures(self, key: ServiceKey) -> list[str]:
+        """The uids that went from under a key since this was last asked."""
+        return self._departures.pop(key, [])
+
     def writes_so_far(self) -> int:
         """A token for `take_list`: a list asked for from now on knows these writes."""
         return self._writes
 
-    def take_written(self, written: RawObject) -> set[ServiceKey]:
-        """Take a write's answer, unless as much or more is known already."""
+    def in_doubt(self, seconds: float) -> bool:
+        """Whether a write's answer has waited so long for the watch to show its object.
+
+        Then that was perhaps gone before the last list, and only a new list can tell.
+        """
+        before = time.monotonic() - seconds
+        return any(unseen.since <= before for unseen in self._unseen.values())
+
+    def take_written(self, written: Object) -> set[ServiceKey]:
+        """Take a write's answer, unless as much or more is known already.
+
+        Its key counts as changed in any case: whoever wrote shows the answer to its caller, and
+        what is known beyond it must be told after that.
+        """
         key, uid = key_of(written), uid_of(written)
         held = self._objects.get(key)
-        if uid in self._gone or (held and not _supersedes(written, held)):
-            return set()
+        if uid in self._gone or (held and uid_of(held) != uid and _made(held) > _made(written)):
+            return self._depart(key, uid)
         if held is None or uid_of(held) != uid:
             self._writes += 1
-            self._unseen[key] = self._writes
+            self._unseen[key] = _Unseen(self._writes, time.monotonic())
+        elif generation_of(held) >= generation_of(written):
+            return {key}
         return self._hold(written)
 
-    def take_event(self, changed: RawObject, *, deleted: bool) -> set[ServiceKey]:
+    def take_event(self, changed: Object, *, deleted: bool) -> set[ServiceKey]:
         """Take what the watch says, unless a write's answer is known to be newer."""
         key, uid = key_of(changed), uid_of(changed)
         held = self._objects.get(key)
@@ -67,11 +93,9 @@ class HeldServices:
             return set()
         return self._take_seen(changed)
 
-    def take_list(
-        self, namespace: str, objects: Sequence[RawObject], began: int
-    ) -> set[ServiceKey]:
+    def take_list(self, namespace: str, objects: Sequence[Object], began: int) -> set[ServiceKey]:
         """Take all that a namespace (empty: the cluster) holds; `began` is from before the list."""
-        newer = {key for key, write in self._unseen.items() if write > began}
+        newer = {key for key, unseen in self._unseen.items() if unseen.write > began}
         listed = {key_of(o): o for o in objects}
         changed: set[ServiceKey] = set()
         for key in [k for k in self._objects if namespace in ("", k.namespace)]:
@@ -82,7 +106,7 @@ class HeldServices:
                 changed |= self._take_seen(found)
         return changed
 
-    def _take_seen(self, found: RawObject) -> set[ServiceKey]:
+    def _take_seen(self, found: Object) -> set[ServiceKey]:
         key, uid = key_of(found), uid_of(found)
         if uid in self._gone:
             return set()
@@ -92,12 +116,12 @@ class HeldServices:
             return set()
         return self._hold(found)
 
-    def _hold(self, found: RawObject) -> set[ServiceKey]:
+    def _hold(self, found: Object) -> set[ServiceKey]:
         key, uid = key_of(found), uid_of(found)
         held = self._objects.get(key)
         if held and uid_of(held) != uid:
-            self._keys.pop(uid_of(held), None)
-            self._remember_gone(uid_of(held))
+            del self._keys[uid_of(held)]
+            self._depart(key, uid_of(held))
         self._objects[key] = found
         self._keys[uid] = key
         return {key}
@@ -106,6 +130,10 @@ class HeldServices:
         uid = uid_of(self._objects.pop(key))
         del self._keys[uid]
         self._unseen.pop(key, None)
+        return self._depart(key, uid)
+
+    def _depart(self, key: ServiceKey, uid: str) -> set[ServiceKey]:
+        self._departures.setdefault(key, []).append(uid)
         self._remember_gone(uid)
         return {key}
 
@@ -115,25 +143,15 @@ class HeldServices:
             del self._gone[next(iter(self._gone))]
 
 
-def key_of(found: RawObject) -> ServiceKey:
+def key_of(found: Object) -> ServiceKey:
     """The key that an InferenceService goes by."""
     return ServiceKey(found["metadata"]["namespace"], found["metadata"]["name"])
 
 
-def uid_of(found: RawObject) -> str:
-    """An object's uid."""
-    uid: str = found["metadata"]["uid"]
-    return uid
-
-
-def generation_of(found: RawObject) -> int:
+def generation_of(found: Object) -> int:
     """An object's generation."""
     return int(found["metadata"].get("generation", 0))
 
 
-def _supersedes(written: RawObject, held: RawObject) -> bool:
-    """Whether a write's answer tells more than what is held."""
-    if uid_of(written) == uid_of(held):
-        return generation_of(written) > generation_of(held)
-    made, was_made = (str(o["metadata"].get("creationTimestamp")) for o in (written, held))
-    return made >= was_made
+def _made(found: Object) -> str:
+    return str(found["metadata"].get("creationTimestamp"))

@@ -43,6 +43,10 @@ class Sink(Protocol):
         """Take all that there is of a resource; what is held beyond that is gone."""
         ...
 
+    def in_doubt(self, resource: Resource) -> bool:
+        """Whether a new list is needed although the watch goes on."""
+        ...
+
     def changed(self, resource: Resource, event: WatchEvent) -> None:
         """Take one change, in the order of the stream."""
         ...
@@ -51,17 +55,19 @@ class Sink(Protocol):
 class Reflector:
     """Keeps a sink at what one collection of the API server holds.
 
-    `synced`: the first list has been taken. `connected_since`: when the watch that is open now was
-    opened (monotonic seconds), None while there is none.
+    `synced` is set when the first list has been taken. `current_at`: the last moment, by the
+    monotonic clock, whose state the sink is known to hold.
     """
 
     def __init__(self, api: ApiServer, resource: Resource, sink: Sink) -> None:
         self.resource = resource
-        self.synced = False
-        self.connected_since: float | None = None
+        self.synced = asyncio.Event()
+        self.current_at = 0.0
         self._api = api
         self._sink = sink
-        self._resume_from: str | None = None
+        self._relist = True
+        self._resume_from = ""
+        self._connected_since: float | None = None
         self._round: asyncio.Timeout | None = None
         self._trouble = ""
 
@@ -80,19 +86,28 @@ class Reflector:
         if self._round and not self._round.expired():
             self._round.reschedule(asyncio.get_running_loop().time())
 
+    def vouch(self, moment: float) -> None:
+        """Hear that the API server answered what it was asked at `moment`: an open watch would have
+        told what happened until then."""
+        if self._connected_since is not None and self._connected_since <= moment:
+            self.current_at = moment
+            if self._sink.in_doubt(self.resource):
+                self._relist = True
+                self.reconnect()
+
     async def _attempt(self) -> tuple[float, Exception | None]:
         """Catch up and watch until the stream ends: how long it lived, and what ended it."""
         ended_by: Exception | None = None
         try:
-            if self._resume_from is None:
+            if self._relist:
                 await self._list()
             await self._watch()
         except Expired:
-            self._resume_from = None
+            self._relist = True
         except (Refused, Unreachable, Unanswered) as e:
             ended_by = e
         finally:
-            since, self.connected_since = self.connected_since, None
+            since, self._connected_since = self._connected_since, None
         return (time.monotonic() - since if since else 0.0), ended_by
 
     async def _rest(self, backoff: Backoff, ended: tuple[float, Exception | None]) -> None:
@@ -103,7 +118,7 @@ class Reflector:
         await asyncio.sleep(backoff.pause(lived, retry_after))
 
     async def _list(self) -> None:
-        began = self._sink.listing_begins()
+        began, asked_at = self._sink.listing_begins(), time.monotonic()
         objects: list[dict[str, Any]] = []
         query = {**dict(self.resource.selector), "limit": PAGE_SIZE}
         while True:
@@ -118,20 +133,22 @@ class Reflector:
             query["continue"] = metadata["continue"]
         self._sink.listed(self.resource, objects, began)
         self._resume_from = metadata["resourceVersion"]
-        self.synced = True
+        self._relist = False
+        self.current_at = asked_at
+        self.synced.set()
 
     async def _watch(self) -> None:
         query = {
             **dict(self.resource.selector),
             "watch": "1",
             "allowWatchBookmarks": "true",
-            "resourceVersion": self._resume_from or "",
+            "resourceVersion": self._resume_from,
             "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 (jitter)
         }
         path = self.resource.path
         async with self._api.open_stream(path, query, idle_timeout=IDLE_TIMEOUT) as response:
             admit_answer(response.status, response.headers)
-            self.connected_since = time.monotonic()
+            self._connected_since = time.monotonic()
             self._note("")
             lines = Lines()
             async for chunk in response.content.iter_any():

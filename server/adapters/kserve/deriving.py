@@ -1,0 +1,123 @@
+"""From what the mirror holds of a service to the service as callers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import structlog
+
+from server.adapters.kserve.evidence import Evidence
+from server.adapters.kserve.held_services import generation_of
+from server.adapters.kserve.logs import LogWanted, log_wanted
+from server.adapters.kserve.mirror import Mirror
+from server.adapters.kserve.objects import uid_of
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing import facts_of, status_of
+from server.adapters.kserve.reading_back import service_of
+from server.domain.decision import Decision, decide
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.status import InferenceServiceStatus, State
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A service, when it must be looked at again though nothing changes, and a log to fetch."""
+
+    service: InferenceService
+    recheck_at: datetime | None = None
+    log_wanted: LogWanted | None = None
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What one uid's present state alone does not tell."""
+
+    uid: str
+    evidence: Evidence = field(default_factory=Evidence)
+    ready_generation: int | None = None
+    log: tuple[LogWanted, Sequence[str]] | None = None
+
+    def lines_for(self, wanted: LogWanted | None) -> Sequence[str]:
+        """Those of an earlier run of the same container too, until the newer ones are there."""
+        if wanted is None or self.log is None:
+            return ()
+        kept, lines = self.log
+        return lines if (kept.pod, kept.container) == (wanted.pod, wanted.container) else ()
+
+
+class Deriving:
+    """Derives services on demand, so that nothing told can be older than what is known."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._memories: dict[ServiceKey, _Memory] = {}
+
+    def note(self, key: ServiceKey, now: datetime) -> None:
+        """Take evidence of a change, each change being worth it: later it may be covered by the
+        next one."""
+        observed = self._mirror.observed(key)
+        if observed is None:
+            self._memories.pop(key, None)
+            return
+        try:
+            self._remember(key, observed, now)
+        except Exception:
+            log.exception("evidence could not be taken", service=str(key))
+
+    def keep_log(self, key: ServiceKey, wanted: LogWanted, lines: Sequence[str]) -> None:
+        """Let the last lines of a log go with the failure that they explain."""
+        if key in self._memories:
+            self._memories[key].log = wanted, lines
+
+    def derive(self, key: ServiceKey, now: datetime) -> Derived | None:
+        """The service as it is now; None where there is none, or nothing of it is understood."""
+        observed = self._mirror.observed(key)
+        if observed is None:
+            return None
+        try:
+            return self._derive(key, observed, now)
+        # One object that we cannot read must not keep the others from being told.
+        except Exception:
+            log.exception("a status could not be derived", service=str(key))
+            return _without_status(key, observed)
+
+    def _derive(self, key: ServiceKey, observed: Observed, now: datetime) -> Derived:
+        memory = self._remember(key, observed, now)
+        facts = facts_of(observed, memory.evidence, now)
+        decision = decide(facts)
+        if decision.state is State.READY:
+            memory.ready_generation = generation_of(observed.service)
+        wanted = log_wanted(observed, decision)
+        decision = _with_log(decision, memory.lines_for(wanted))
+        status = status_of(observed, facts, decision, memory.ready_generation)
+        missing = None if memory.log and memory.log[0] == wanted else wanted
+        return Derived(service_of(observed.service, status), decision.recheck_at, missing)
+
+    def _remember(self, key: ServiceKey, observed: Observed, now: datetime) -> _Memory:
+        uid = uid_of(observed.service)
+        memory = self._memories.get(key)
+        if memory is None or memory.uid != uid:
+            memory = self._memories[key] = _Memory(uid)
+        memory.evidence = memory.evidence.updated(observed, now)
+        return memory
+
+
+def _with_log(decision: Decision, lines: Sequence[str]) -> Decision:
+    if not lines or decision.failure is None:
+        return decision
+    return replace(decision, failure=replace(decision.failure, log_lines=tuple(lines)))
+
+
+def _without_status(key: ServiceKey, observed: Observed) -> Derived | None:
+    status = InferenceServiceStatus(
+        State.PENDING, "its state cannot be told: what the cluster says of it is not understood"
+    )
+    try:
+        return Derived(service_of(observed.service, status))
+    except Exception:
+        log.exception("a service could not be read", service=str(key))
+        return None

@@ -1,0 +1,46 @@
+"""Fetching the logs that explain failures, a few at a time, beside everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.logs import LogWanted, fetch_log
+from server.domain.inference_service import ServiceKey
+
+log = structlog.get_logger(__name__)
+
+
+class LogFetching:
+    """A queue of wanted logs; each `run` works it off, one log at a time."""
+
+    def __init__(
+        self, api: ApiServer, fetched: Callable[[ServiceKey, LogWanted, Sequence[str]], None]
+    ) -> None:
+        self._api = api
+        self._fetched = fetched
+        self._queue: asyncio.Queue[tuple[ServiceKey, LogWanted]] = asyncio.Queue()
+        self._under_way: set[LogWanted] = set()
+
+    def want(self, key: ServiceKey, wanted: LogWanted) -> None:
+        """Have a log fetched, unless that is under way already."""
+        if wanted not in self._under_way:
+            self._under_way.add(wanted)
+            self._queue.put_nowait((key, wanted))
+
+    async def run(self) -> None:
+        """Fetch until cancelled; a log that could not be had is dropped until it is wanted anew."""
+        while True:
+            key, wanted = await self._queue.get()
+            try:
+                self._fetched(key, wanted, await fetch_log(self._api, wanted))
+            except (Unreachable, Unanswered):
+                log.info("a log could not be fetched", service=str(key), pod=wanted.pod)
+            # A log is an extra: what goes wrong with one must not stop the feed.
+            except Exception:
+                log.exception("a log could not be read", service=str(key), pod=wanted.pod)
+            finally:
+                self._under_way.discard(wanted)

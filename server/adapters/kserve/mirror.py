@@ -1,0 +1,145 @@
+"""The raw objects as the API server sent them, each with the service that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from server.adapters.kserve.held_services import HeldServices
+from server.adapters.kserve.objects import Object, uid_of
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.resources import SERVICE_LABEL, Kind, Resource
+from server.adapters.kserve.watch_stream import WatchEvent
+from server.domain.inference_service import ServiceKey
+
+# The watch shows a write within milliseconds; after so many seconds it never will.
+DOUBT_AFTER = 5.0
+# Parts belong to a service; events to the object of this uid, which may come after them.
+_Owner = ServiceKey | str
+_PARTS = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS)
+
+
+class Mirror:
+    """A copy of the cluster. Whoever owns it hears which services each change touches."""
+
+    def __init__(self, touched: Callable[[Iterable[ServiceKey]], None]) -> None:
+        self._touched = touched
+        self._services = HeldServices()
+        self._parts = {kind: _Shelf() for kind in _PARTS}
+        self._events = _Shelf()
+        self._listed: dict[Resource, set[str]] = {}
+
+    def keys(self) -> Iterator[ServiceKey]:
+        """Every service there is."""
+        return self._services.keys()
+
+    def observed(self, key: ServiceKey) -> Observed | None:
+        """A service with all that belongs to it, as last known."""
+        service = self._services.get(key)
+        if service is None:
+            return None
+        pods = self._parts[Kind.PODS].of(key)
+        return Observed(
+            service=service,
+            deployments=self._parts[Kind.DEPLOYMENTS].of(key),
+            replica_sets=self._parts[Kind.REPLICA_SETS].of(key),
+            autoscalers=self._parts[Kind.AUTOSCALERS].of(key),
+            pods=pods,
+            events=tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o))),
+        )
+
+    def pop_departures(self, key: ServiceKey) -> list[str]:
+        """The uids that went from under a key since this was last asked, oldest first."""
+        return self._services.pop_departures(key)
+
+    def put_written(self, written: Object) -> None:
+        """Take the API server's answer to a write; what is older is not believed afterwards."""
+        self._touched(self._services.take_written(written))
+
+    def listing_begins(self) -> int:
+        """A token that `listed` wants, taken before the list is asked for."""
+        return self._services.writes_so_far()
+
+    def in_doubt(self, resource: Resource) -> bool:
+        """Whether only a new list can tell what has become of something."""
+        return resource.kind is Kind.SERVICES and self._services.in_doubt(DOUBT_AFTER)
+
+    def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
+        """Take a whole collection; what was in it before and is not now is gone."""
+        if resource.kind is Kind.SERVICES:
+            self._touched(self._services.take_list(resource.namespace, objects, began))
+            return
+        held, now = self._listed.get(resource, set()), {uid_of(o) for o in objects}
+        self._listed[resource] = now
+        shelf = self._shelf(resource.kind)
+        owners = [shelf.drop(uid) for uid in held - now]
+        self._touch_owners([*owners, *(self._put(resource, o) for o in objects)])
+
+    def changed(self, resource: Resource, event: WatchEvent) -> None:
+        """Take one change of a collection."""
+        deleted = event.type == "DELETED"
+        if resource.kind is Kind.SERVICES:
+            self._touched(self._services.take_event(event.object, deleted=deleted))
+            return
+        held = self._listed.setdefault(resource, set())
+        uid = uid_of(event.object)
+        if deleted:
+            held.discard(uid)
+            self._touch_owners([self._shelf(resource.kind).drop(uid)])
+        else:
+            held.add(uid)
+            self._touch_owners([self._put(resource, event.object)])
+
+    def _put(self, resource: Resource, found: dict[str, Any]) -> _Owner:
+        # Of the services' own managedFields the writes have need, of the others' nobody.
+        found["metadata"].pop("managedFields", None)
+        return self._shelf(resource.kind).put(found, _owner(resource.kind, found))
+
+    def _shelf(self, kind: Kind) -> _Shelf:
+        return self._events if kind is Kind.EVENTS else self._parts[kind]
+
+    def _touch_owners(self, owners: Iterable[_Owner | None]) -> None:
+        self._touched({key for owner in owners if (key := self._service_of(owner))})
+
+    def _service_of(self, owner: _Owner | None) -> ServiceKey | None:
+        if owner is None or isinstance(owner, ServiceKey):
+            return owner
+        of_pod = self._parts[Kind.PODS].owner(owner)
+        return of_pod if isinstance(of_pod, ServiceKey) else self._services.key_of(owner)
+
+
+class _Shelf:
+    """The objects of one kind, by uid and by owner."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, _Owner] = {}
+        self._owned: dict[_Owner, dict[str, Object]] = {}
+
+    def of(self, owner: _Owner) -> tuple[Object, ...]:
+        return tuple(self._owned.get(owner, {}).values())
+
+    def owner(self, uid: str) -> _Owner | None:
+        return self._owners.get(uid)
+
+    def put(self, found: Object, owner: _Owner) -> _Owner:
+        uid = uid_of(found)
+        if self._owners.get(uid, owner) != owner:
+            self.drop(uid)
+        self._owners[uid] = owner
+        self._owned.setdefault(owner, {})[uid] = found
+        return owner
+
+    def drop(self, uid: str) -> _Owner | None:
+        owner = self._owners.pop(uid, None)
+        if owner is not None:
+            del self._owned[owner][uid]
+            if not self._owned[owner]:
+                del self._owned[owner]
+        return owner
+
+
+def _owner(kind: Kind, found: Object) -> _Owner:
+    if kind is Kind.EVENTS:
+        return str(found["involvedObject"].get("uid", ""))
+    metadata = found["metadata"]
+    return ServiceKey(metadata["namespace"], metadata["labels"][SERVICE_LABEL])

@@ -1,0 +1,127 @@
+"""The one HTTP client: what was never sent is told from what was sent and not answered."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from server.adapters.kserve.api_server import (
+    ApiServer,
+    ConfigurationUnusable,
+    Unanswered,
+    Unreachable,
+)
+from tests.adapters.kserve.scripted_server import (
+    ScriptedServer,
+    cut_in_a_line,
+    ending_at_once,
+    html_500,
+    never,
+)
+
+PATH = "/api/v1/pods"
+
+
+async def test_a_refused_connection_is_unreachable(server: ScriptedServer, api: ApiServer) -> None:
+    await server.stop()
+    with pytest.raises(Unreachable):
+        await api.send("GET", PATH, timeout=10)
+
+
+async def test_a_peer_that_never_shakes_hands_is_unreachable_in_1_5_s(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = ScriptedServer()
+        server.port = silent.getsockname()[1]
+        kubeconfig = Path(server.kubeconfig(tmp_path))
+        kubeconfig.write_text(kubeconfig.read_text().replace("http://", "https://"))
+        api = await ApiServer.connect(str(kubeconfig))
+        began = time.monotonic()
+        with pytest.raises(Unreachable):
+            await api.send("GET", PATH, timeout=10)
+        await api.close()
+    assert time.monotonic() - began < 3
+
+
+async def test_an_answer_that_does_not_come_is_unanswered_within_its_timeout(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.list_faults.append(never)
+    began = time.monotonic()
+    with pytest.raises(Unanswered):
+        await api.send("PATCH", PATH, body={}, timeout=0.5)
+    assert time.monotonic() - began < 2
+
+
+async def test_an_answer_that_is_cut_is_unanswered(server: ScriptedServer, api: ApiServer) -> None:
+    await server.put(PATH, {"metadata": {"uid": "u1"}})
+    server.list_faults.append(cut_in_a_line)
+    with pytest.raises(Unanswered):
+        await api.send("PATCH", PATH, body={}, timeout=10)
+
+
+async def test_html_is_an_answer_without_its_markup_as_a_body(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.list_faults.append(html_500)
+    answer = await api.send("GET", PATH, timeout=10)
+    assert (answer.status, answer.ok) == (500, False)
+    assert answer.body == {"message": "<html>oops</html>"}
+
+
+async def test_a_rotated_token_is_read_again_at_a_401(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.adapters.kserve.api_server.RELOAD_CREDENTIALS_EVERY", 0)
+    api = await ApiServer.connect(server.kubeconfig(tmp_path, token="old"))
+    server.kubeconfig(tmp_path, token="new")
+    server.bearer = "new"
+
+    answers = await asyncio.gather(
+        *(api.send("GET", PATH, query={"limit": "5"}, timeout=10) for _ in range(5))
+    )
+
+    await api.close()
+    assert [a.status for a in answers] == [200] * 5
+
+
+async def test_a_401_that_stays_is_an_answer_and_costs_one_reading_of_the_credentials(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    api = await ApiServer.connect(server.kubeconfig(tmp_path, token="wrong"))
+    server.bearer = "right"
+    for _ in range(3):
+        assert (await api.send("GET", PATH, timeout=10)).status == 401
+    await api.close()
+    assert server.count("list") == 3, "just read, the credentials are not read again at once"
+
+
+async def test_a_stream_that_ends_is_no_error(server: ScriptedServer, api: ApiServer) -> None:
+    server.watch_faults.append(ending_at_once)
+    async with api.open_stream(PATH, {"watch": "1"}, idle_timeout=5) as response:
+        assert await response.content.read() == b""
+
+
+async def test_a_stream_that_is_silent_is_unanswered(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.watch_faults.append(never)
+    with pytest.raises(Unanswered):
+        async with api.open_stream(PATH, {"watch": "1"}, idle_timeout=0.3) as response:
+            await response.content.read()
+
+
+async def test_a_kubeconfig_that_cannot_be_used_is_told_by_its_path(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("clusters: [")
+    for path in (tmp_path / "absent", broken):
+        with pytest.raises(ConfigurationUnusable, match=str(path)):
+            await ApiServer.connect(str(path))
+
+
+async def test_without_a_pods_service_account_in_cluster_is_unusable() -> None:
+    with pytest.raises(ConfigurationUnusable, match="service account"):
+        await ApiServer.connect(in_cluster=True)

@@ -1,0 +1,157 @@
+"""The mirror: what belongs to a service, and which services a change touches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.adapters.kserve.mirror import Mirror
+from server.adapters.kserve.resources import Kind, Resource, followed
+from server.adapters.kserve.watch_stream import WatchEvent
+from server.domain.inference_service import ServiceKey
+
+IRIS = ServiceKey("team-a", "iris")
+SERVICES = Resource(Kind.SERVICES)
+PODS = Resource(Kind.PODS)
+EVENTS = Resource(Kind.EVENTS)
+
+
+def service(uid: str = "s1", key: ServiceKey = IRIS) -> dict[str, Any]:
+    meta = {"namespace": key.namespace, "name": key.name, "uid": uid, "generation": 1}
+    return {"metadata": {**meta, "managedFields": [{"manager": "kubectl"}]}}
+
+
+def pod(uid: str = "p1", name: str = IRIS.name) -> dict[str, Any]:
+    labels = {"serving.kserve.io/inferenceservice": name}
+    meta = {"namespace": IRIS.namespace, "name": uid, "uid": uid, "labels": labels}
+    return {"metadata": {**meta, "managedFields": [{"manager": "kubelet"}]}}
+
+
+def warning(about: str, uid: str = "e1") -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": IRIS.namespace, "name": uid, "uid": uid},
+        "involvedObject": {"uid": about},
+    }
+
+
+class Touches:
+    def __init__(self) -> None:
+        self.keys: set[ServiceKey] = set()
+        self.mirror = Mirror(self._note)
+
+    def _note(self, keys: Iterable[ServiceKey]) -> None:
+        self.keys |= set(keys)
+
+    def by(self, resource: Resource, found: dict[str, Any], kind: str = "ADDED") -> set[ServiceKey]:
+        self.keys = set()
+        self.mirror.changed(resource, WatchEvent(kind, found))
+        return self.keys
+
+
+def test_a_service_is_observed_with_its_parts_and_the_warnings_about_it_and_its_pods() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    assert touches.by(PODS, pod()) == {IRIS}
+    assert touches.by(EVENTS, warning("s1", "e1")) == {IRIS}
+    assert touches.by(EVENTS, warning("p1", "e2")) == {IRIS}
+    assert touches.by(EVENTS, warning("somebody's", "e3")) == set()
+
+    observed = touches.mirror.observed(IRIS)
+
+    assert observed
+    assert [p["metadata"]["uid"] for p in observed.pods] == ["p1"]
+    assert [e["metadata"]["uid"] for e in observed.events] == ["e1", "e2"]
+
+
+def test_without_its_service_nothing_is_observed() -> None:
+    touches = Touches()
+    touches.by(PODS, pod())
+    assert touches.mirror.observed(IRIS) is None
+
+
+def test_managed_fields_are_kept_for_services_only() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    touches.by(PODS, pod())
+
+    observed = touches.mirror.observed(IRIS)
+
+    assert observed
+    assert "managedFields" in observed.service["metadata"]
+    assert "managedFields" not in observed.pods[0]["metadata"]
+
+
+def test_a_list_drops_what_it_does_not_hold_and_touches_whose_that_was() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    touches.mirror.listed(PODS, [pod("p1"), pod("p2", "other")], 0)
+    touches.keys = set()
+
+    touches.mirror.listed(PODS, [pod("p2", "other")], 0)
+
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    assert observed.pods == ()
+    assert touches.keys == {IRIS, ServiceKey(IRIS.namespace, "other")}
+
+
+def test_lists_of_two_namespaces_do_not_drop_each_others_objects() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    touches.mirror.listed(Resource(Kind.PODS, "team-a"), [pod()], 0)
+    touches.mirror.listed(Resource(Kind.PODS, "team-b"), [], 0)
+
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    assert len(observed.pods) == 1
+
+
+def test_a_recreated_service_has_none_of_the_warnings_about_the_old_one() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service("s1"))
+    touches.by(EVENTS, warning("s1"))
+    touches.by(SERVICES, service("s1"), "DELETED")
+    touches.by(SERVICES, service("s2"))
+
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    assert observed.events == ()
+    assert touches.mirror.pop_departures(IRIS) == ["s1"]
+
+
+CHANGES = [
+    (SERVICES, service(), "ADDED"),
+    (PODS, pod("p1"), "ADDED"),
+    (PODS, pod("p2"), "ADDED"),
+    (EVENTS, warning("p1", "e1"), "ADDED"),
+    (EVENTS, warning("s1", "e2"), "ADDED"),
+    (EVENTS, warning("p2", "e3"), "ADDED"),
+]
+
+
+@given(st.permutations(CHANGES))
+def test_in_whatever_order_the_kinds_arrive_the_same_is_observed_and_its_service_touched(
+    changes: list[tuple[Resource, dict[str, Any], str]],
+) -> None:
+    touches = Touches()
+    for resource, found, kind in changes:
+        before = touches.mirror.observed(IRIS)
+        touched = touches.by(resource, found, kind)
+        changed = touches.mirror.observed(IRIS) != before
+        assert not changed or touched == {IRIS}, "a change that nobody hears of"
+
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    assert {p["metadata"]["uid"] for p in observed.pods} == {"p1", "p2"}
+    assert {e["metadata"]["uid"] for e in observed.events} == {"e1", "e2", "e3"}
+
+
+def test_namespaces_are_followed_one_by_one_and_none_means_all() -> None:
+    assert {r.namespace for r in followed([])} == {""}
+    assert "/apis/serving.kserve.io/v1beta1/inferenceservices" in {r.path for r in followed([])}
+    some = followed(["team-a", "team-b"])
+    assert len(some) == 2 * len(followed([]))
+    assert "/api/v1/namespaces/team-b/pods" in {r.path for r in some}

@@ -1,0 +1,266 @@
+"""A reflector's copy catches up after whatever the API server and the network do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.reflector import Reflector
+from server.adapters.kserve.resources import Kind, Resource
+from server.adapters.kserve.watch_stream import WatchEvent
+from tests.adapters.kserve.scripted_server import (
+    Fault,
+    ScriptedServer,
+    answering,
+    cut_in_a_line,
+    ending_at_once,
+    expired_in_stream,
+    html_200,
+    html_500,
+    never,
+)
+from tests.adapters.kserve.waiting import eventually
+
+RESOURCE = Resource(Kind.PODS, "team-a", (("labelSelector", "app"),))
+PATH = "/api/v1/namespaces/team-a/pods"
+# Ten times what one failure is aimed to cost, the longest pause included.
+IN_TIME = 20.0
+
+
+class Copy:
+    """What a reflector has told, as the sink that it needs."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+        self.doubt = False
+        self.lists = 0
+
+    def listing_begins(self) -> int:
+        return 0
+
+    def in_doubt(self, resource: Resource) -> bool:
+        doubt, self.doubt = self.doubt, False
+        return doubt
+
+    def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
+        self.objects = {o["metadata"]["uid"]: o for o in objects}
+        self.lists += 1
+
+    def changed(self, resource: Resource, event: WatchEvent) -> None:
+        uid = event.object["metadata"]["uid"]
+        if event.type == "DELETED":
+            self.objects.pop(uid, None)
+        else:
+            self.objects[uid] = event.object
+
+
+@asynccontextmanager
+async def reflecting(api: ApiServer) -> AsyncIterator[tuple[Copy, Reflector]]:
+    copy = Copy()
+    reflector = Reflector(api, RESOURCE, copy)
+    running = asyncio.create_task(reflector.run())
+    try:
+        yield copy, reflector
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def pod(uid: str, **more: Any) -> dict[str, Any]:
+    return {"metadata": {"uid": uid, "name": f"pod-{uid}", "namespace": "team-a"}, **more}
+
+
+async def caught_up(server: ScriptedServer, copy: Copy) -> float:
+    return await eventually(lambda: copy.objects == server.collections[PATH].objects, IN_TIME)
+
+
+async def test_it_lists_by_pages_and_then_follows_changes(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.adapters.kserve.reflector.PAGE_SIZE", "3")
+    for n in range(8):
+        await server.put(PATH, pod(f"u{n}"))
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        assert copy.objects == server.collections[PATH].objects
+        assert server.count("list") == 3
+
+        await server.put(PATH, pod("u1", spec={"changed": True}))
+        await server.remove(PATH, "u2")
+        await server.put(PATH, pod("u9"))
+        await caught_up(server, copy)
+    assert server.count("list") == 3, "what a watch tells needs no list"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(answering(410), id="410 by status"),
+        pytest.param(expired_in_stream, id="410 in the stream"),
+        pytest.param(answering(500), id="500"),
+        pytest.param(answering(403), id="403"),
+        pytest.param(html_500, id="500 with HTML"),
+        pytest.param(html_200, id="200 with HTML"),
+        pytest.param(ending_at_once, id="end of stream"),
+        pytest.param(cut_in_a_line, id="a line cut in the middle"),
+    ],
+)
+async def test_after_a_watch_that_failed_it_catches_up(
+    server: ScriptedServer, api: ApiServer, fault: Fault
+) -> None:
+    await server.put(PATH, pod("kept"))
+    await server.put(PATH, pod("deleted-meanwhile"))
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        await eventually(lambda: server.count("watch") == 1, IN_TIME)
+        server.watch_faults.extend([fault, fault])
+        await server.remove(PATH, "deleted-meanwhile")
+        await server.put(PATH, pod("made-meanwhile"))
+        reflector.reconnect()
+
+        await eventually(lambda: not server.watch_faults, IN_TIME)
+        await server.put(PATH, pod("made-after"))
+        await caught_up(server, copy)
+
+
+@pytest.mark.parametrize(
+    "fault", [answering(410), answering(500), html_500, html_200, answering(404), answering(429)]
+)
+async def test_a_list_that_failed_is_tried_again(
+    server: ScriptedServer, api: ApiServer, fault: Fault
+) -> None:
+    await server.put(PATH, pod("u1"))
+    server.list_faults.extend([fault, fault])
+    async with reflecting(api) as (copy, _):
+        await caught_up(server, copy)
+
+
+async def test_410_lists_again_and_other_failures_only_resume(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(PATH, pod("u1"))
+    server.watch_faults.extend([html_500, ending_at_once])
+    async with reflecting(api) as (copy, _):
+        await eventually(lambda: server.count("watch") == 3, IN_TIME)
+        assert copy.lists == 1
+        server.watch_faults.append(expired_in_stream)
+        server.watch_faults.append(expired_in_stream)
+        await server.stop()
+        await server.start()
+        await eventually(lambda: copy.lists == 3, IN_TIME)
+
+
+async def test_streams_that_end_at_once_do_not_make_a_storm_of_connections(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.watch_faults.extend([ending_at_once] * 1000)
+    async with reflecting(api):
+        await asyncio.sleep(5)
+    # Pauses double from 0.1 s to 2 s with half of it jitter: 10 at the most in 5 s.
+    assert server.count("watch") <= 12
+    assert server.count("list") == 1
+
+
+async def test_retry_after_is_honoured(server: ScriptedServer, api: ApiServer) -> None:
+    slow_down = answering(429, headers={"Retry-After": "3"})
+    server.watch_faults.append(slow_down)
+    async with reflecting(api):
+        await eventually(lambda: server.count("watch") == 1, IN_TIME)
+        waited = await eventually(lambda: server.count("watch") == 2, IN_TIME)
+    assert waited >= 2.9
+
+
+async def test_an_object_of_5_mb_comes_through(server: ScriptedServer, api: ApiServer) -> None:
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        await eventually(lambda: server.count("watch") == 1, IN_TIME)
+        await server.put(PATH, pod("big", data="x" * 5_000_000))
+        await caught_up(server, copy)
+    assert server.count("watch") == 1, "in the stream that was open"
+
+
+async def test_deleted_and_recreated_under_one_name_while_away(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(PATH, pod("old"))
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        await server.stop()
+        await server.remove(PATH, "old")
+        new = pod("new")
+        new["metadata"]["name"] = "pod-old"
+        await server.put(PATH, new)
+        server.collections[PATH].history.clear()
+        server.watch_faults.append(answering(410))
+        await server.start()
+        await caught_up(server, copy)
+        assert set(copy.objects) == {"new"}
+
+
+async def test_a_server_that_is_away_for_long_is_back_soon_after_its_return(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        await server.stop()
+        await asyncio.sleep(5)
+        await server.put(PATH, pod("made-meanwhile"))
+        await server.start()
+        assert await caught_up(server, copy) < 5
+
+
+async def test_a_black_hole_is_left_as_soon_as_it_is_told_to_reconnect(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        await eventually(lambda: server.count("watch") == 1, IN_TIME)
+        server.watch_faults.append(never)
+        reflector.reconnect()
+        await eventually(lambda: server.count("watch") == 2, IN_TIME)
+        await server.put(PATH, pod("unseen"))
+
+        reflector.reconnect()
+        assert await caught_up(server, copy) < 2
+
+
+async def test_a_silent_watch_is_given_up(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.adapters.kserve.reflector.IDLE_TIMEOUT", 0.5)
+    server.watch_faults.append(never)
+    async with reflecting(api) as (copy, _):
+        await server.put(PATH, pod("u1"))
+        await caught_up(server, copy)
+
+
+async def test_only_an_open_watch_lets_the_copy_be_vouched_for(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    async with reflecting(api) as (_, reflector):
+        await reflector.synced.wait()
+        await eventually(lambda: server.count("watch") == 1, IN_TIME)
+        await asyncio.sleep(0.1)
+        asked_at = time.monotonic()
+        reflector.vouch(asked_at)
+        assert reflector.current_at == asked_at
+
+        await server.stop()
+        await asyncio.sleep(0.5)
+        reflector.vouch(time.monotonic())
+        assert reflector.current_at == asked_at
+
+
+async def test_a_doubt_is_resolved_by_a_new_list(server: ScriptedServer, api: ApiServer) -> None:
+    async with reflecting(api) as (copy, reflector):
+        await eventually(lambda: server.count("watch") == 1, IN_TIME)
+        await asyncio.sleep(0.1)
+        copy.doubt = True
+        reflector.vouch(time.monotonic())
+        await eventually(lambda: copy.lists == 2, IN_TIME)

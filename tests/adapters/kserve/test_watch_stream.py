@@ -1,0 +1,101 @@
+"""Lines, events, refusals and pauses: the reading of list and watch without any I/O."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.adapters.kserve.watch_stream import (
+    LONGEST_PAUSE,
+    LONGEST_RETRY_AFTER,
+    Backoff,
+    Expired,
+    Lines,
+    Refused,
+    admit_answer,
+    read_event,
+    read_page,
+)
+
+
+@given(st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), max_size=8), st.data())
+def test_lines_come_whole_however_the_stream_is_cut(
+    lines: list[bytes], data: st.DataObject
+) -> None:
+    stream = b"".join(line + b"\n" for line in lines) + b"begun"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    reader = Lines()
+
+    read = [
+        line
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
+        for line in reader.feed(stream[start:end])
+    ]
+
+    assert read == [line for line in lines if line.strip()]
+
+
+def test_an_event_tells_where_to_go_on_from() -> None:
+    event = read_event(b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"7"}}}')
+    assert (event.type, event.resource_version) == ("ADDED", "7")
+
+
+@pytest.mark.parametrize("status", [{"code": 410}, {"reason": "Expired"}, {"reason": "Gone"}])
+def test_an_error_that_says_gone_asks_for_a_new_list(status: dict[str, object]) -> None:
+    with pytest.raises(Expired):
+        read_event(json.dumps({"type": "ERROR", "object": status}).encode())
+
+
+def test_another_error_in_the_stream_is_a_refusal_with_its_delay() -> None:
+    status = {"code": 429, "details": {"retryAfterSeconds": 4}}
+    with pytest.raises(Refused) as refused:
+        read_event(json.dumps({"type": "ERROR", "object": status}).encode())
+    assert (refused.value.status, refused.value.retry_after) == (429, 4)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"<html>", b"[]", b'"text"', b'{"type":"ADDED"}', b'{"type":"ADDED","object":{}}', b"\xff"],
+)
+def test_what_is_no_event_is_a_refusal(line: bytes) -> None:
+    with pytest.raises(Refused):
+        read_event(line)
+
+
+@pytest.mark.parametrize("body", [{}, {"message": "<html>"}, {"items": [], "metadata": {}}])
+def test_what_is_no_list_is_a_refusal(body: dict[str, object]) -> None:
+    with pytest.raises(Refused):
+        read_page(body)
+
+
+def test_a_list_of_nothing_may_come_as_null() -> None:
+    assert read_page({"items": None, "metadata": {"resourceVersion": "1"}})[0] == []
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("", 0.0), ("Wed, 21 Oct 2026", 0.0)])
+def test_retry_after_is_read_in_seconds(text: str, seconds: float) -> None:
+    with pytest.raises(Refused) as refused:
+        admit_answer(429, {"Retry-After": text})
+    assert refused.value.retry_after == seconds
+
+
+@given(st.lists(st.tuples(st.floats(0, 600), st.floats(0, 1e6)), min_size=1))
+def test_a_pause_is_never_too_long_and_never_shorter_than_asked(
+    ends: list[tuple[float, float]],
+) -> None:
+    backoff = Backoff()
+    for lived, retry_after in ends:
+        pause = backoff.pause(lived, retry_after)
+        assert 0.05 <= pause <= max(LONGEST_PAUSE, LONGEST_RETRY_AFTER)
+        assert pause >= min(retry_after, LONGEST_RETRY_AFTER)
+        assert retry_after or pause <= LONGEST_PAUSE
+
+
+def test_brief_connections_pause_longer_and_longer_until_one_was_steady() -> None:
+    backoff = Backoff()
+    pauses = [backoff.pause(0) for _ in range(8)]
+    assert all(pause >= LONGEST_PAUSE / 2 for pause in pauses[4:])
+    assert backoff.pause(300) <= 0.1

@@ -10,101 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from server.domain.rollout import Rollout
-from server.domain.status import ComponentStatus, Failure, FailureReason, State
+from server.domain.facts import Facts, Problem
+from server.domain.status import Failure, FailureReason, State
 
 NO_CONTROLLER_AFTER = timedelta(seconds=15)
 REFUSED_AFTER = timedelta(seconds=2)
 UNAVAILABLE_AFTER = timedelta(seconds=10)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong with the new pods, or with making them.
-
-    It fails the rollout once it has stood for `tolerated`; None: it may yet pass, and is only
-    named.
-    """
-
-    failure: Failure
-    since: datetime
-    tolerated: timedelta | None = timedelta(0)
-
-    @property
-    def fails_at(self) -> datetime | None:
-        """When it stops being tolerated."""
-        return None if self.tolerated is None else self.since + self.tolerated
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentFacts:
-    """What the cluster shows of one component that the spec names.
-
-    `applied`: its workload is made from this rollout's spec. `scaled`: replica counts and bounds
-    are as asked. `complete`: all its pods are new, available and enough. `completed_once`: so it
-    was, for this rollout. `old_serving`: pods of an older rollout are available. `steady_at`: when
-    the new pods will have survived their last container exit; None if none exited.
-    `unavailable_since`: since when no pod at all is available. `problems`: most telling first.
-    """
-
-    shown: ComponentStatus
-    applied: bool = False
-    scaled: bool = False
-    complete: bool = False
-    completed_once: bool = False
-    zero_wanted: bool = False
-    old_serving: bool = False
-    available: int = 0
-    unavailable_since: datetime | None = None
-    steady_at: datetime | None = None
-    problems: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the cluster shows of a service, read at `now`.
-
-    `written_at`: when this generation was written. `judged`: the controller has given a verdict
-    at all. `ready`: it says Ready of the service and of every component. `refusal`: evidence, newer
-    than the write, that the controller cannot carry the spec out.
-    """
-
-    rollout: Rollout
-    now: datetime
-    written_at: datetime
-    components: tuple[ComponentFacts, ...]
-    deleting: bool = False
-    stop_asked: bool = False
-    stopped: bool = False
-    judged: bool = False
-    ready: bool = False
-    updates_disabled: bool = False
-    refusal: Problem | None = None
-
-    @property
-    def applied(self) -> bool:
-        """Every component's workload is made from this rollout's spec."""
-        return all(c.applied for c in self.components)
-
-    @property
-    def old_serving(self) -> bool:
-        """An older rollout still answers."""
-        return any(c.old_serving for c in self.components)
-
-    @property
-    def serving(self) -> bool:
-        """Every component has a pod that answers, of whatever rollout."""
-        return bool(self.components) and all(c.available > 0 for c in self.components)
-
-    @property
-    def steady(self) -> bool:
-        """No new pod is recovering from an exit."""
-        return all(c.steady_at is None or c.steady_at <= self.now for c in self.components)
-
-    @property
-    def problems(self) -> list[Problem]:
-        """Every component's problems, most telling first."""
-        return [p for c in self.components for p in c.problems]
+# How long a finished rollout waits for the controller to say so too, and how long it must have
+# stood before a pod's exit no longer puts it in doubt.
+CONFIRMED_AFTER = timedelta(seconds=5)
+PROVEN_AFTER = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +70,7 @@ def _refused(facts: Facts) -> Decision | None:
     refusal = facts.refusal
     if facts.applied or refusal is None or not _due(refusal.since + REFUSED_AFTER, facts.now):
         return None
-    return Decision(_failed_state(facts.old_serving), failure=refusal.failure)
+    return Decision(_failed_state(facts), failure=refusal.failure)
 
 
 def _updates_disabled(facts: Facts) -> Decision | None:
@@ -163,7 +78,7 @@ def _updates_disabled(facts: Facts) -> Decision | None:
     if facts.applied or not facts.updates_disabled:
         return None
     return Decision(
-        State.DEGRADED,
+        _failed_state(facts),
         failure=Failure(
             FailureReason.UPDATES_DISABLED,
             "serving.kserve.io/disable-auto-update is true: KServe ignores this update",
@@ -176,7 +91,7 @@ def _not_applied(facts: Facts) -> Decision | None:
     """7. The controller has not yet taken this rollout up."""
     if facts.applied:
         return None
-    state = State.PROGRESSING if facts.old_serving else State.PENDING
+    state = State.PROGRESSING if facts.serving else State.PENDING
     return Decision(state, "waiting for KServe to apply this rollout")
 
 
@@ -196,8 +111,8 @@ def _scaled_to_zero(facts: Facts) -> Decision | None:
 
 def _ready(facts: Facts) -> Decision | None:
     """9. Applied, scaled and complete everywhere, Ready says KServe, and nothing keeps exiting."""
-    done = all(c.applied and c.scaled and c.complete for c in facts.components)
-    return Decision(State.READY) if done and facts.ready and facts.steady else None
+    done = facts.finished and facts.ready and facts.steady and facts.serving
+    return Decision(State.READY) if done else None
 
 
 def _completed_once(facts: Facts) -> Decision | None:
@@ -205,36 +120,42 @@ def _completed_once(facts: Facts) -> Decision | None:
 
     KServe's Ready turns False during every scale-up (seen for 10.9 s).
     """
-    if not all(c.completed_once for c in facts.components):
+    if facts.completed_at is None:
         return None
-    worst = _failing(facts) or (None if facts.steady else next(iter(facts.problems), None))
-    if facts.serving:
-        if worst or not facts.steady:
-            return Decision(State.DEGRADED, _progress(facts), worst.failure if worst else None)
-        return Decision(State.READY, _progress(facts))
-    return _nothing_available(facts, _failing(facts))
-
-
-def _nothing_available(facts: Facts, worst: Problem | None) -> Decision:
+    worst = _failing(facts)
     if worst:
-        return Decision(State.FAILED, failure=worst.failure)
+        return Decision(_failed_state(facts), failure=worst.failure)
+    if facts.serving and facts.scaled and facts.routed and _past_doubt(facts, facts.completed_at):
+        return Decision(State.READY, _progress(facts), _named(facts))
+    seen = facts.serving or any(c.unproven for c in facts.components)
+    return None if seen else _nothing_available(facts)
+
+
+def _past_doubt(facts: Facts, completed_at: datetime) -> bool:
+    """Whether only pods are short, or the controller has had time to say otherwise."""
+    if not facts.steady:
+        return _due(completed_at + PROVEN_AFTER, facts.now)
+    return not facts.finished or _due(completed_at + CONFIRMED_AFTER, facts.now)
+
+
+def _nothing_available(facts: Facts) -> Decision:
     since = [c.unavailable_since for c in facts.components if c.unavailable_since]
     if since and not _due(min(since) + UNAVAILABLE_AFTER, facts.now):
         # A pod that was evicted or deleted by hand is on its way back.
         return Decision(State.PROGRESSING, _progress(facts), _named(facts))
     failure = _named(facts) or Failure(
-        FailureReason.NOT_ANSWERING, "no pod of a rollout that was complete is available any more"
+        FailureReason.NOT_ANSWERING,
+        "no pod of a rollout that was complete is available any more",
+        retrying=True,
+        first_seen_time=min(since, default=None),
     )
     return Decision(State.FAILED, failure=failure)
 
 
 def _row_failing(facts: Facts) -> Decision | None:
-    """11. New pods fail: DEGRADED where the older rollout still answers for them."""
+    """11. New pods fail: DEGRADED where others, mostly the older rollout's, still answer."""
     worst = _failing(facts)
-    if worst is None:
-        return None
-    covered = all(c.old_serving for c in facts.components if _fails(c.problems, facts.now))
-    return Decision(_failed_state(covered), failure=worst.failure)
+    return Decision(_failed_state(facts), failure=worst.failure) if worst else None
 
 
 def _progressing(facts: Facts) -> Decision:
@@ -262,20 +183,17 @@ def _due(moment: datetime, now: datetime) -> bool:
     return moment <= now
 
 
-def _fails(problems: tuple[Problem, ...] | list[Problem], now: datetime) -> list[Problem]:
-    return [p for p in problems if p.fails_at is not None and _due(p.fails_at, now)]
-
-
 def _failing(facts: Facts) -> Problem | None:
-    return next(iter(_fails(facts.problems, facts.now)), None)
+    problems = facts.all_problems
+    return next((p for p in problems if p.fails_at and _due(p.fails_at, facts.now)), None)
 
 
 def _named(facts: Facts) -> Failure | None:
-    return facts.problems[0].failure if facts.problems else None
+    return next((p.failure for p in facts.all_problems), None)
 
 
-def _failed_state(covered: bool) -> State:
-    return State.DEGRADED if covered else State.FAILED
+def _failed_state(facts: Facts) -> State:
+    return State.DEGRADED if facts.serving else State.FAILED
 
 
 def _no_controller(facts: Facts) -> Failure:
@@ -290,9 +208,9 @@ def _no_controller(facts: Facts) -> Failure:
 
 def _progress(facts: Facts) -> str:
     """Say how far each component is, in the order of the spec."""
-    return ", ".join(
-        f"{c.shown.component.lower()}: {c.available} of {c.shown.desired_replicas} replicas"
-        f" available, {c.shown.updated_replicas} of this rollout"
+    return "; ".join(
+        f"{c.shown.component.lower()}: {c.shown.desired_replicas} replicas wanted,"
+        f" {c.shown.updated_replicas} of this rollout, {c.available} available"
         for c in facts.components
     )
 
@@ -305,9 +223,13 @@ def _thresholds(facts: Facts) -> Iterator[datetime]:
     yield facts.written_at + NO_CONTROLLER_AFTER
     if facts.refusal:
         yield facts.refusal.since + REFUSED_AFTER
+    if facts.completed_at:
+        yield facts.completed_at + CONFIRMED_AFTER
+        yield facts.completed_at + PROVEN_AFTER
     for component in facts.components:
-        if component.steady_at:
-            yield component.steady_at
         if component.unavailable_since:
             yield component.unavailable_since + UNAVAILABLE_AFTER
-    yield from (p.fails_at for p in facts.problems if p.fails_at)
+    looks = [facts.looks_different_at, *(c.looks_different_at for c in facts.components)]
+    yield from (moment for moment in looks if moment)
+    yield from (c.steady_at for c in facts.components if c.steady_at)
+    yield from (p.fails_at for p in facts.all_problems if p.fails_at)

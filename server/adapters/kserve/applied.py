@@ -1,0 +1,104 @@
+"""Whether a Deployment's pod template is made from what an InferenceService asks for now.
+
+Where all of the predictor is ours, our marker tells. Where others wrote any of it, the marker may
+be an old one, and of other components there is none: then what the spec names is compared too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from server.adapters.kserve.components import Part
+from server.adapters.kserve.names import CONTAINER, ROLLOUT_ANNOTATION
+from server.adapters.kserve.objects import Object, annotations_of, items, named, part
+from server.adapters.kserve.ownership import predictor_owners
+from server.domain.quantities import value
+from server.domain.status import Component
+
+STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
+_CONTAINER_FIELDS = ("image", "command", "args", "env")
+_POD_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations")
+
+
+def is_applied(service: Object, which: Part, template: Object) -> bool:
+    """Whether the template is made from the component's present spec."""
+    marker = part(which.spec, "annotations").get(ROLLOUT_ANNOTATION)
+    if annotations_of(template).get(ROLLOUT_ANNOTATION) != marker:
+        return False
+    if marker and which.component is Component.PREDICTOR and not predictor_owners(service):
+        return True
+    return _fits(service, which, template)
+
+
+def _fits(service: Object, which: Part, template: Object) -> bool:
+    """Whether the template has everything that the spec names, whatever else it has."""
+    pod = part(template, "spec")
+    containers = items(pod, "containers")
+    return (
+        _contains(pod, _named_in(which.spec, _POD_FIELDS))
+        and _storage_uri(which.spec) in (None, annotations_of(template).get(STORAGE_URI_ANNOTATION))
+        and all(_container_fits(c, containers) for c in items(which.spec, "containers"))
+        and _model_fits(service, part(which.spec, "model"), containers)
+    )
+
+
+def _model_fits(service: Object, model: Object, containers: list[Object]) -> bool:
+    if not model:
+        return True
+    status = part(service, "status")
+    selected = (status.get("clusterServingRuntimeName"), status.get("servingRuntimeName"))
+    runtime_fits = not model.get("runtime") or model["runtime"] in selected
+    return runtime_fits and _container_fits({**model, "name": CONTAINER}, containers)
+
+
+def _container_fits(asked: Object, containers: list[Object]) -> bool:
+    actual = named(containers, asked.get("name", CONTAINER))
+    return (
+        bool(actual)
+        and _contains(actual, _named_in(asked, _CONTAINER_FIELDS))
+        and all(
+            _quantities_fit(part(asked, "resources", kind), part(actual, "resources", kind))
+            for kind in ("requests", "limits")
+        )
+    )
+
+
+def _storage_uri(spec: Object) -> object:
+    """Where the model comes from; in a container it is an environment variable."""
+    if "model" in spec:
+        return part(spec, "model").get("storageUri")
+    containers = items(spec, "containers")
+    container = named(containers, CONTAINER) or (containers[0] if containers else {})
+    return named(items(container, "env"), "STORAGE_URI").get("value")
+
+
+def _named_in(spec: Object, fields: tuple[str, ...]) -> dict[str, Any]:
+    return {name: spec[name] for name in fields if spec.get(name)}
+
+
+def _contains(actual: Any, asked: Any) -> bool:
+    """Whether `actual` has all of `asked`."""
+    if isinstance(asked, Mapping):
+        return isinstance(actual, Mapping) and all(
+            _contains(actual.get(name), item) for name, item in asked.items()
+        )
+    if isinstance(asked, list):
+        return isinstance(actual, list) and _contains_all(actual, asked)
+    # KServe replaces placeholders such as {{.Name}}.
+    return bool(actual == asked) or (isinstance(asked, str) and "{{" in asked)
+
+
+def _contains_all(actual: list[Any], asked: list[Any]) -> bool:
+    """Objects may stand anywhere among others; arguments come after the runtime's own."""
+    if all(isinstance(item, Mapping) for item in asked):
+        return all(any(_contains(a, item) for a in actual) for item in asked)
+    last = actual[max(0, len(actual) - len(asked)) :]
+    return len(last) == len(asked) and all(map(_contains, last, asked))
+
+
+def _quantities_fit(asked: Object, actual: Object) -> bool:
+    return all(
+        name in actual and value(str(actual[name])) == value(str(text))
+        for name, text in asked.items()
+    )

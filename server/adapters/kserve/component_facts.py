@@ -1,0 +1,193 @@
+"""What the cluster shows of one component, as the state table wants it (Standard mode)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from server.adapters.kserve.applied import is_applied
+from server.adapters.kserve.components import (
+    Part,
+    Workload,
+    autoscaler_of,
+    count,
+    generation_seen,
+    replicas_of,
+    workloads_of,
+)
+from server.adapters.kserve.containers import is_live, is_ready, unsteady
+from server.adapters.kserve.diagnosis import looks_different_at, pod_sights, problems_of
+from server.adapters.kserve.objects import (
+    Object,
+    annotations_of,
+    condition,
+    created_at,
+    items,
+    moment,
+    part,
+)
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.patience import Patience
+from server.domain.facts import ComponentFacts
+from server.domain.status import ComponentStatus
+
+AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
+_DEFAULT_CPU_UTILIZATION = 80
+
+
+def component_facts(
+    which: Part, observed: Observed, now: datetime, patience: Patience
+) -> ComponentFacts:
+    """The facts of one component that the spec names."""
+    service = observed.service
+    workloads = workloads_of(which, observed)
+    present = len(workloads) == len(which.deployments)
+    applied = present and all(
+        is_applied(service, which, part(w.deployment, "spec", "template")) for w in workloads
+    )
+    if not workloads:
+        return ComponentFacts(ComponentStatus(which.component, which.min_replicas))
+    wanted = [w for w in workloads if w is workloads[0] or replicas_of(w.deployment)]
+    available = min(len(_trusted(w, now, patience)) for w in wanted)
+    unproven = sum(len(_ready(w)) for w in wanted) - sum(
+        len(_trusted(w, now, patience)) for w in wanted
+    )
+    sights = [s for w in workloads for s in pod_sights(w, which, observed, now, patience)]
+    return ComponentFacts(
+        _shown(which, workloads[0], applied=applied),
+        present=True,
+        applied=applied,
+        scaled=_scaled(which, observed, workloads[0]),
+        complete=present and all(_complete(w, which, workloads) for w in workloads),
+        completed_at=_completed_at(workloads) if applied else None,
+        zero_wanted=applied and replicas_of(workloads[0].deployment) == 0,
+        available=available,
+        unproven=unproven,
+        unavailable_since=None if available or unproven else _unavailable_since(workloads, now),
+        steady_at=max((s for w in workloads for s in _unsteady(w, now, patience)), default=None),
+        problems=tuple(
+            p for w in workloads for p in problems_of(w, which, observed, now, patience)
+        ),
+        looks_different_at=min((t for t in looks_different_at(sights) if t > now), default=None),
+    )
+
+
+def _shown(which: Part, workload: Workload, *, applied: bool) -> ComponentStatus:
+    deployment = workload.deployment
+    current = applied and generation_seen(deployment)
+    return ComponentStatus(
+        which.component,
+        desired_replicas=replicas_of(deployment),
+        updated_replicas=count(deployment, "updatedReplicas") if current else 0,
+        ready_replicas=count(deployment, "readyReplicas"),
+        latest_revision=str(
+            annotations_of(workload.current).get("deployment.kubernetes.io/revision", "")
+        ),
+    )
+
+
+def _complete(workload: Workload, which: Part, workloads: Sequence[Workload]) -> bool:
+    """All pods are new, and enough are available."""
+    deployment = workload.deployment
+    replicas, updated = replicas_of(deployment), count(deployment, "updatedReplicas")
+    enough = which.min_replicas if workload is workloads[0] else replicas
+    return (
+        generation_seen(deployment)
+        and updated >= replicas
+        and count(deployment, "replicas") <= updated
+        and count(deployment, "availableReplicas") >= enough
+    )
+
+
+def _completed_at(workloads: Sequence[Workload]) -> datetime | None:
+    """When the last of the Deployments first had all its pods new and available."""
+    times = [_completion(w) for w in workloads]
+    return max(t for t in times if t) if all(times) else None
+
+
+def _completion(workload: Workload) -> datetime | None:
+    """Kubernetes keeps this verdict through scaling and failing pods.
+
+    When an earlier template comes back it keeps it too, for a moment: the pods are then still the
+    other template's, whose ReplicaSet has replicas.
+    """
+    progressing = condition(workload.deployment, "Progressing")
+    completed = (
+        progressing.get("status") == "True"
+        and progressing.get("reason") == "NewReplicaSetAvailable"
+        and generation_seen(workload.deployment)
+        and bool(workload.current)
+        and not any(_has_replicas(r) for r in workload.older)
+    )
+    return moment(progressing.get("lastUpdateTime")) if completed else None
+
+
+def _has_replicas(replica_set: Object) -> bool:
+    return replicas_of(replica_set) > 0 or count(replica_set, "replicas") > 0
+
+
+def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:
+    """The Deployment has the replicas asked for, and its autoscaler the bounds and the target."""
+    replicas = replicas_of(workload.deployment)
+    service = annotations_of(observed.service)
+    autoscaling = {**service, **part(which.spec, "annotations")}.get(AUTOSCALER_CLASS, "hpa")
+    if autoscaling == "none" and which.spec.get("minReplicas") is not None:
+        return replicas == int(which.spec["minReplicas"])
+    if replicas < which.min_replicas:
+        return False
+    return autoscaling != "hpa" or _autoscaler_fits(which, autoscaler_of(which, observed))
+
+
+def _autoscaler_fits(which: Part, autoscaler: Object) -> bool:
+    spec = part(autoscaler, "spec")
+    most = max(int(which.spec.get("maxReplicas") or 0), which.min_replicas)
+    bounds = (spec.get("minReplicas"), spec.get("maxReplicas"))
+    return bounds == (which.min_replicas, most) and _target_fits(which.spec, spec)
+
+
+def _target_fits(asked: Object, autoscaler: Object) -> bool:
+    metric, target = asked.get("scaleMetric") or "cpu", asked.get("scaleTarget")
+    # Of other metrics KServe makes something else, and of memory without a target nothing.
+    if "autoScaling" in asked or (metric, target) == ("memory", None):
+        return True
+    if metric not in ("cpu", "memory"):
+        return True
+    wanted = _DEFAULT_CPU_UTILIZATION if target is None else target
+    metrics = [part(m, "resource") for m in items(autoscaler, "metrics")]
+    return any(
+        m.get("name") == metric and part(m, "target").get("averageUtilization") == wanted
+        for m in metrics
+    )
+
+
+def _ready(workload: Workload) -> list[Object]:
+    """The pods that seem to answer, of whatever rollout."""
+    return [p for p in workload.pods if is_ready(p)]
+
+
+def _trusted(workload: Workload, now: datetime, patience: Patience) -> list[Object]:
+    """The pods that answer, without those that ended lately.
+
+    A probe may find a port open before the model is loaded, again after each end.
+    """
+    return [p for p in _ready(workload) if not [*unsteady(p, now, patience)]]
+
+
+def _unsteady(workload: Workload, now: datetime, patience: Patience) -> list[datetime]:
+    return [s for p in workload.new_pods if is_live(p) for s in unsteady(p, now, patience)]
+
+
+def _unavailable_since(workloads: Sequence[Workload], now: datetime) -> datetime:
+    """Since when no pod answers, as far as the cluster tells."""
+    times = [
+        moment(condition(p, "Ready").get("lastTransitionTime")) or created_at(p)
+        for w in workloads
+        for p in w.pods
+    ]
+    times += [
+        since
+        for w in workloads
+        if condition(w.deployment, "Available").get("status") == "False"
+        and (since := moment(condition(w.deployment, "Available").get("lastTransitionTime")))
+    ]
+    return min(now, max(times, default=now))

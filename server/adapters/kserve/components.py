@@ -1,0 +1,122 @@
+"""The components of a service, and the Deployments that KServe makes of them (Standard mode).
+
+Components come from the spec: the status goes on naming those that were removed. Deployments are
+found by KServe's names for them: a canary's carries the same labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from server.adapters.kserve.objects import Object, controller_of, items, name_of, part, uid_of
+from server.adapters.kserve.observed import Observed
+from server.domain.status import Component
+
+HASH_LABEL = "pod-template-hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One component as the spec names it: its Deployments, the one with the scale first."""
+
+    component: Component
+    spec: Object
+    deployments: tuple[str, ...]
+
+    @property
+    def ready_condition(self) -> str:
+        """The type of KServe's condition for it."""
+        return f"{self.component.capitalize()}Ready"
+
+    @property
+    def min_replicas(self) -> int:
+        """The fewest replicas that the spec asks for, where KServe itself sees to it."""
+        return max(1, int(self.spec.get("minReplicas") or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A Deployment with its pods; those made from its present template are the new ones.
+
+    `current` is empty until Kubernetes has made the ReplicaSet of that template.
+    """
+
+    deployment: Object
+    current: Object
+    older: tuple[Object, ...]
+    new_pods: tuple[Object, ...]
+    pods: tuple[Object, ...]
+
+
+def parts_of(service: Object) -> Iterator[Part]:
+    """The components that the spec names, the predictor first."""
+    name, spec = name_of(service), part(service, "spec")
+    predictor = part(spec, "predictor")
+    middle = f"-{predictor['name']}" if predictor.get("name") else ""
+    workers = (f"{name}-predictor-worker",) if "workerSpec" in predictor else ()
+    yield Part(Component.PREDICTOR, predictor, (f"{name}{middle}-predictor", *workers))
+    for component in (Component.TRANSFORMER, Component.EXPLAINER):
+        kind = component.lower()
+        if kind in spec:
+            yield Part(component, part(spec, kind), (f"{name}-{kind}",))
+
+
+def workloads_of(which: Part, observed: Observed) -> list[Workload]:
+    """Those of the component's Deployments that are there."""
+    found = {name_of(d): d for d in observed.deployments}
+    return [_workload(found[n], observed) for n in which.deployments if n in found]
+
+
+def autoscaler_of(which: Part, observed: Observed) -> Object:
+    """The component's HorizontalPodAutoscaler, or an empty object."""
+    return next((a for a in observed.autoscalers if name_of(a) == which.deployments[0]), {})
+
+
+def _workload(deployment: Object, observed: Observed) -> Workload:
+    uid = uid_of(deployment)
+    sets = [r for r in observed.replica_sets if controller_of(r) == uid]
+    # Kubernetes, too, takes the set of the same template, and the oldest of several. A revision
+    # number lags, and an earlier spec that comes back takes its old set again.
+    same = [r for r in sets if _same_template(r, deployment)]
+    current = min(
+        same, key=lambda r: (str(r["metadata"]["creationTimestamp"]), name_of(r)), default={}
+    )
+    older = tuple(r for r in sets if r is not current)
+    uids = {uid_of(r) for r in sets}
+    pods = tuple(p for p in observed.pods if controller_of(p) in uids)
+    new = tuple(p for p in pods if current and controller_of(p) == uid_of(current))
+    return Workload(deployment, current, older, new, pods)
+
+
+def _same_template(replica_set: Object, deployment: Object) -> bool:
+    of_set, of_deployment = (part(o, "spec", "template") for o in (replica_set, deployment))
+    labels = {k: v for k, v in part(of_set, "metadata", "labels").items() if k != HASH_LABEL}
+    return (
+        labels == part(of_deployment, "metadata", "labels")
+        and part(of_set, "metadata", "annotations")
+        == part(of_deployment, "metadata", "annotations")
+        and of_set.get("spec") == of_deployment.get("spec")
+    )
+
+
+def replicas_of(workload: Object) -> int:
+    """The replicas that a Deployment or ReplicaSet is asked for; Kubernetes' default is 1."""
+    replicas = part(workload, "spec").get("replicas")
+    return 1 if replicas is None else int(replicas)
+
+
+def count(workload: Object, name: str) -> int:
+    """One of the counts in a Deployment's or ReplicaSet's status."""
+    return int(part(workload, "status").get(name) or 0)
+
+
+def generation_seen(deployment: Object) -> bool:
+    """Whether its status speaks of its present spec."""
+    return count(deployment, "observedGeneration") >= int(deployment["metadata"]["generation"])
+
+
+def serving_container(pod: Object) -> Object:
+    """What the pod's status says of the container that serves, or an empty object."""
+    statuses = items(pod, "status", "containerStatuses")
+    return next((s for s in statuses if s.get("name") == "kserve-container"), *statuses[:1] or [{}])

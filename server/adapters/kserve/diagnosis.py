@@ -1,0 +1,127 @@
+"""What is wrong with the new pods of a component, or with making them: the most telling first.
+
+KServe's conditions never name the cause; the pods, ReplicaSets and Deployments do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from server.adapters.kserve.components import Part, Workload
+from server.adapters.kserve.objects import Object, condition, moment, part
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.patience import Patience
+from server.adapters.kserve.pod_problems import (
+    PodSight,
+    pod_problems,
+    unanswering_at,
+    warnings_about,
+)
+from server.adapters.kserve.sayings import REMEDIES
+from server.domain.facts import Problem
+from server.domain.status import Component, Failure, FailureReason
+
+# A cause that explains others comes before them.
+_TELLING = (
+    FailureReason.OUT_OF_MEMORY,
+    FailureReason.MODEL_LOAD,
+    FailureReason.CRASH_LOOP,
+    FailureReason.STORAGE_DOWNLOAD,
+    FailureReason.IMAGE_PULL,
+    FailureReason.CONTAINER_CONFIG,
+    FailureReason.VOLUME,
+    FailureReason.QUOTA,
+    FailureReason.POD_REJECTED,
+    FailureReason.UNSCHEDULABLE,
+    FailureReason.NODE_LOST,
+    FailureReason.NOT_ANSWERING,
+    FailureReason.PROGRESS_DEADLINE,
+)
+
+
+def problems_of(
+    workload: Workload, which: Part, observed: Observed, now: datetime, patience: Patience
+) -> tuple[Problem, ...]:
+    """Everything wrong with the workload's new pods, or with making them."""
+    sights = pod_sights(workload, which, observed, now, patience)
+    found = [p for sight in sights for p in pod_problems(sight)]
+    found += _creation_problems(workload, which, patience)
+    if late := _past_deadline(workload, which):
+        # The deadline is not a cause: whatever was tolerated until then is.
+        since = late.since
+        found = [replace(p, since=min(p.since, since), tolerated=timedelta(0)) for p in found]
+        found = found or [late]
+    return tuple(sorted(found, key=_order))
+
+
+def pod_sights(
+    workload: Workload, which: Part, observed: Observed, now: datetime, patience: Patience
+) -> list[PodSight]:
+    """The new pods with what is needed to judge them."""
+    failed = which.component is Component.PREDICTOR and _load_failed(observed.service)
+    return [
+        PodSight(p, which.component, warnings_about(p, observed.events), failed, now, patience)
+        for p in workload.new_pods
+    ]
+
+
+def looks_different_at(sights: list[PodSight]) -> Iterator[datetime]:
+    """When time alone will show more of these pods."""
+    return (at for sight in sights if (at := unanswering_at(sight)) is not None)
+
+
+def _load_failed(service: Object) -> bool:
+    """KServe says so for any exit of a model's container, also where it is not the model's fault,
+    but never for a container of the caller's own."""
+    model = part(service, "status", "modelStatus")
+    return (
+        "model" in part(service, "spec", "predictor")
+        and model.get("transitionStatus") == "BlockedByFailedLoad"
+        and part(model, "lastFailureInfo").get("reason") == "ModelLoadFailed"
+    )
+
+
+def _creation_problems(workload: Workload, which: Part, patience: Patience) -> Iterator[Problem]:
+    """The API server refuses to make the pods."""
+    failure = condition(workload.current, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return
+    words = str(failure.get("message", ""))
+    quota = "exceeded quota" in words
+    reason = FailureReason.QUOTA if quota else FailureReason.POD_REJECTED
+    cause = "the namespace's quota has no room" if quota else "the cluster refuses the pods"
+    since = moment(failure.get("lastTransitionTime"))
+    if since:
+        told = _failure(reason, f"{cause}: {words}", which, since)
+        yield Problem(told, since, patience.admission)
+
+
+def _past_deadline(workload: Workload, which: Part) -> Problem | None:
+    progressing = condition(workload.deployment, "Progressing")
+    if progressing.get("reason") != "ProgressDeadlineExceeded":
+        return None
+    since = moment(progressing.get("lastTransitionTime"))
+    if since is None:
+        return None
+    words = f"the rollout takes longer than its deadline: {progressing.get('message', '')}"
+    return Problem(_failure(FailureReason.PROGRESS_DEADLINE, words, which, since), since)
+
+
+def _failure(reason: FailureReason, message: str, which: Part, since: datetime) -> Failure:
+    return Failure(
+        reason,
+        message,
+        REMEDIES[reason],
+        component=which.component,
+        retrying=True,
+        first_seen_time=since,
+    )
+
+
+def _order(problem: Problem) -> tuple[int, int, datetime, str]:
+    """What fails the rollout comes before what may pass; then the same order on every replica."""
+    failure = problem.failure
+    passing = problem.tolerated is None
+    return passing, _TELLING.index(failure.reason), problem.since, failure.pod

@@ -1,0 +1,122 @@
+"""Whether KServe refuses what was asked, by evidence that is newer than the write.
+
+Right after a fixing write the object still carries the refusal of the one before. So a refusal
+counts when it was seen to move after this process first held the generation, or when the API
+server's own times put it after the write. A generation of 1 has no write before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from server.adapters.kserve.objects import Object, created_at, items, moment, part, uid_of
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.patience import PATIENCE, Patience
+from server.adapters.kserve.refusal_reading import Refusal, refusal_in_event, refusal_in_status
+from server.domain.facts import Problem
+from server.domain.rollout import Rollout
+
+# Events carry the clock of KServe's controller, not the API server's.
+CLOCKS_DIFFER_BY = timedelta(seconds=5)
+
+Mark = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a process remembers of one rollout: how things stood when it first held it.
+
+    `refused_since`: when a refusal newer than the write was first seen to stand.
+    """
+
+    rollout: Rollout | None = None
+    status: Object = field(default_factory=dict)
+    events: frozenset[Mark] = frozenset()
+    refused_since: datetime | None = None
+
+    def updated(self, observed: Observed, now: datetime) -> Evidence:
+        """Take in what is seen now; to be called at each change."""
+        rollout = rollout_of(observed.service)
+        held = self if rollout == self.rollout else _first_held(rollout, observed)
+        if held.refusal(observed, now) is None:
+            return replace(held, refused_since=None)
+        return replace(held, refused_since=held.refused_since or now)
+
+    def problem(self, observed: Observed, now: datetime, patience: Patience) -> Problem | None:
+        """The refusal that stands, if any."""
+        refusal = self.refusal(observed, now, patience)
+        if refusal is None:
+            return None
+        since = self.refused_since or now
+        return Problem(refusal.failure(since), since)
+
+    def refusal(
+        self, observed: Observed, now: datetime, patience: Patience = PATIENCE
+    ) -> Refusal | None:
+        """The newest refusal that is newer than the write. An event tells more than the status."""
+        told = [r for e in self._new_events(observed) if (r := refusal_in_event(e))]
+        if told:
+            return max(told, key=lambda r: r.at)
+        if self._status_is_new(observed.service, now, patience):
+            return refusal_in_status(observed.service)
+        return None
+
+    def _new_events(self, observed: Observed) -> Iterator[Object]:
+        written = written_at(observed.service)
+        for event in _events_of(observed):
+            last = moment(event.get("lastTimestamp"))
+            if _mark(event) not in self.events or (last and last > written + CLOCKS_DIFFER_BY):
+                yield event
+
+    def _status_is_new(self, service: Object, now: datetime, patience: Patience) -> bool:
+        written = written_at(service)
+        # KServe's writes carry the resourceVersion that they rest on, so that a status written
+        # after the spec is about that spec. The last case: nothing moves where a second write is
+        # refused for the same cause, and Kubernetes drops events of one object after some 25.
+        return (
+            part(service, "status") != self.status
+            or (_status_written_at(service) or written) > written
+            or now >= written + patience.unproven
+        )
+
+
+def rollout_of(service: Object) -> Rollout:
+    """The rollout that the object asks for."""
+    return Rollout(uid_of(service), int(part(service, "metadata").get("generation", 0)))
+
+
+def written_at(service: Object) -> datetime:
+    """When the spec was last written, by the API server's clock, in whole seconds."""
+    times = [
+        moment(entry.get("time"))
+        for entry in items(service, "metadata", "managedFields")
+        if not entry.get("subresource") and "f:spec" in part(entry, "fieldsV1")
+    ]
+    return max((t for t in times if t), default=created_at(service))
+
+
+def _first_held(rollout: Rollout, observed: Observed) -> Evidence:
+    if rollout.generation == 1:
+        return Evidence(rollout)
+    marks = frozenset(map(_mark, _events_of(observed)))
+    return Evidence(rollout, part(observed.service, "status"), marks)
+
+
+def _status_written_at(service: Object) -> datetime | None:
+    times = [
+        moment(entry.get("time"))
+        for entry in items(service, "metadata", "managedFields")
+        if entry.get("subresource") == "status"
+    ]
+    return max((t for t in times if t), default=None)
+
+
+def _events_of(observed: Observed) -> Iterator[Object]:
+    uid = uid_of(observed.service)
+    return (e for e in observed.events if part(e, "involvedObject").get("uid") == uid)
+
+
+def _mark(event: Object) -> Mark:
+    return (uid_of(event), event.get("count"), event.get("lastTimestamp"))

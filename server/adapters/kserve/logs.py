@@ -1,0 +1,118 @@
+"""The last lines of the log that explains a failure: which one, and a bounded excerpt of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.containers import init_statuses, main_statuses
+from server.adapters.kserve.masking import masked, secret_values
+from server.adapters.kserve.objects import Object, items, name_of, named, part
+from server.adapters.kserve.observed import Observed
+from server.domain.decision import Decision
+from server.domain.status import FailureReason
+
+MOST_LINES = 20
+MOST_BYTES = 4096
+# More are asked for than are shown, since the probes' own lines are left out.
+ASKED_LINES = 200
+READ_BYTES = 2**16
+IDLE_TIMEOUT = 5.0
+
+_EXPLAINED = (
+    FailureReason.STORAGE_DOWNLOAD,
+    FailureReason.MODEL_LOAD,
+    FailureReason.CRASH_LOOP,
+    FailureReason.OUT_OF_MEMORY,
+    FailureReason.NOT_ANSWERING,
+)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+@dataclass(frozen=True, slots=True)
+class LogWanted:
+    """One run of one container. `previous`: the run before the one that is under way.
+
+    `noise`: what marks a line as a probe's. `secrets`: values that must not be shown.
+    """
+
+    pod: str
+    namespace: str
+    container: str
+    previous: bool
+    restart_count: int
+    noise: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+def log_wanted(observed: Observed, decision: Decision) -> LogWanted | None:
+    """The log that explains the decision's failure, or None where none can."""
+    failure = decision.failure
+    if failure is None or not failure.container or failure.reason not in _EXPLAINED:
+        return None
+    pod = next((p for p in observed.pods if name_of(p) == failure.pod), None)
+    if pod is None:
+        return None
+    status = named([*init_statuses(pod), *main_statuses(pod)], failure.container)
+    runs = bool(part(status, "state", "running"))
+    return LogWanted(
+        failure.pod,
+        str(pod["metadata"]["namespace"]),
+        failure.container,
+        previous=runs and failure.exit_code is not None,
+        restart_count=failure.restart_count,
+        noise=_probe_marks(pod, failure.container),
+        secrets=secret_values(pod),
+    )
+
+
+async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
+    """An excerpt of the log, the oldest line first; empty where there is no log.
+
+    Raises Unreachable or Unanswered.
+    """
+    path = f"/api/v1/namespaces/{wanted.namespace}/pods/{wanted.pod}/log"
+    query = {
+        "container": wanted.container,
+        "previous": str(wanted.previous).lower(),
+        # With limitBytes the server would keep the head of these, and the end is wanted.
+        "tailLines": str(ASKED_LINES),
+    }
+    tail = b""
+    async with api.open_stream(path, query, idle_timeout=IDLE_TIMEOUT) as response:
+        if response.status != HTTPStatus.OK:
+            return ()
+        async for chunk in response.content.iter_chunked(READ_BYTES):
+            tail = (tail + chunk)[-READ_BYTES:]
+    return excerpt(tail.decode(errors="replace"), wanted)
+
+
+def excerpt(text: str, wanted: LogWanted) -> tuple[str, ...]:
+    """The last lines that are worth showing, at most MOST_LINES and MOST_BYTES."""
+    plain = masked(_COLOURS.sub("", text), wanted.secrets)
+    lines = [line.rstrip() for line in plain.splitlines()]
+    told = [x for x in lines if x and not any(mark in x for mark in wanted.noise)]
+    return _last_that_fit(told[-MOST_LINES:])
+
+
+def _last_that_fit(lines: list[str]) -> tuple[str, ...]:
+    room = MOST_BYTES
+    kept: list[str] = []
+    for line in reversed(lines):
+        size = len(line.encode())
+        if size > room:
+            # Of one endless line the beginning says most; where there are others, they do.
+            kept += [] if kept else [line.encode()[:room].decode(errors="ignore")]
+            break
+        kept.append(line)
+        room -= size
+    return tuple(reversed(kept))
+
+
+def _probe_marks(pod: Object, container: str) -> tuple[str, ...]:
+    spec = named(items(pod, "spec", "containers"), container)
+    probes = ("readinessProbe", "livenessProbe", "startupProbe")
+    paths = {str(part(spec, probe, "httpGet").get("path", "")) for probe in probes}
+    return ("kube-probe", *(f" {path} " for path in sorted(paths - {"", "/"})))

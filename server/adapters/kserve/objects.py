@@ -1,0 +1,67 @@
+"""Reading raw Kubernetes objects: what is absent reads as empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+Object = Mapping[str, Any]
+
+
+def part(obj: Object, *path: str) -> Object:
+    """The map at `path`; empty where it, or anything on the way, is absent or null."""
+    for name in path:
+        obj = obj.get(name) or {}
+    return obj
+
+
+def items(obj: Object, *path: str) -> list[Any]:
+    """The list at `path`; empty where it is absent or null."""
+    return part(obj, *path[:-1]).get(path[-1]) or []
+
+
+def named(objects: Iterable[Object], name: str) -> Object:
+    """The first of `objects` with this `name`, or an empty one."""
+    return next((o for o in objects if o.get("name") == name), {})
+
+
+def uid_of(obj: Object) -> str:
+    """The object's identity."""
+    return str(part(obj, "metadata").get("uid", ""))
+
+
+def name_of(obj: Object) -> str:
+    """The object's name."""
+    return str(part(obj, "metadata").get("name", ""))
+
+
+def annotations_of(obj: Object) -> Object:
+    """The object's annotations, or those of a pod template."""
+    return part(obj, "metadata", "annotations")
+
+
+def controller_of(obj: Object) -> str:
+    """The uid of the object that controls this one; empty if none does."""
+    owners = items(obj, "metadata", "ownerReferences")
+    return next((str(o.get("uid", "")) for o in owners if o.get("controller")), "")
+
+
+def condition(obj: Object, kind: str) -> Object:
+    """The condition of this type, or an empty one."""
+    return next((c for c in items(obj, "status", "conditions") if c.get("type") == kind), {})
+
+
+def holds(obj: Object, kind: str) -> bool:
+    """Whether the condition of this type is True."""
+    return condition(obj, kind).get("status") == "True"
+
+
+def moment(text: object) -> datetime | None:
+    """A Kubernetes timestamp; None where there is none."""
+    return datetime.fromisoformat(text) if isinstance(text, str) and text else None
+
+
+def created_at(obj: Object) -> datetime:
+    """When the API server first stored the object."""
+    return datetime.fromisoformat(obj["metadata"]["creationTimestamp"])

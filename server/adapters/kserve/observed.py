@@ -1,0 +1,22 @@
+"""What the cluster shows of one service: raw objects, as the API server sent them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from server.adapters.kserve.objects import Object
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """An InferenceService with everything that KServe and Kubernetes made of it.
+
+    `events`: warnings about the InferenceService or one of its pods.
+    """
+
+    service: Object
+    deployments: tuple[Object, ...] = ()
+    replica_sets: tuple[Object, ...] = ()
+    autoscalers: tuple[Object, ...] = ()
+    pods: tuple[Object, ...] = ()
+    events: tuple[Object, ...] = ()

@@ -1,0 +1,135 @@
+"""From what the cluster shows of a service to its facts, and from a verdict to its status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from server.adapters.kserve.component_facts import component_facts
+from server.adapters.kserve.components import parts_of
+from server.adapters.kserve.evidence import Evidence, rollout_of, written_at
+from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
+from server.adapters.kserve.objects import (
+    Object,
+    annotations_of,
+    condition,
+    created_at,
+    holds,
+    items,
+    moment,
+    part,
+)
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.patience import PATIENCE, Patience
+from server.adapters.kserve.sayings import REMEDIES
+from server.domain.commands import STOP_ANNOTATION
+from server.domain.decision import Decision
+from server.domain.facts import Facts, Problem
+from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus
+
+
+def facts_of(
+    observed: Observed, evidence: Evidence, now: datetime, patience: Patience = PATIENCE
+) -> Facts:
+    """Read the facts. `evidence` has been updated with this very `observed`."""
+    service = observed.service
+    annotations = annotations_of(service)
+    parts = list(parts_of(service))
+    components_ready = all(holds(service, p.ready_condition) for p in parts)
+    written = written_at(service)
+    return Facts(
+        rollout=rollout_of(service),
+        now=now,
+        written_at=written,
+        components=tuple(component_facts(p, observed, now, patience) for p in parts),
+        deleting=bool(part(service, "metadata").get("deletionTimestamp")),
+        stop_asked=str(annotations.get(STOP_ANNOTATION, "")).lower() == "true",
+        stopped=holds(service, "Stopped") and not observed.pods,
+        judged=bool(condition(service, "Ready")),
+        ready=holds(service, "Ready") and components_ready,
+        routed=_routed(service, components_ready=components_ready),
+        # KServe obeys it only while the service is Ready.
+        updates_disabled=annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
+        and holds(service, "Ready"),
+        refusal=evidence.problem(observed, now, patience),
+        problems=tuple(_ingress_problems(service, components_ready=components_ready)),
+        looks_different_at=written + patience.unproven,
+    )
+
+
+def status_of(
+    observed: Observed, facts: Facts, decision: Decision, latest_ready_generation: int | None
+) -> InferenceServiceStatus:
+    """The status as callers see it."""
+    service = observed.service
+    status = part(service, "status")
+    return InferenceServiceStatus(
+        decision.state,
+        decision.message,
+        serving=facts.serving,
+        latest_ready_generation=latest_ready_generation,
+        failure=decision.failure,
+        url=str(status.get("url") or ""),
+        cluster_url=str(part(status, "address").get("url") or ""),
+        serving_runtime=_serving_runtime(service),
+        deployment_mode=str(status.get("deploymentMode") or ""),
+        components=tuple(c.shown for c in facts.components),
+        conditions=tuple(_condition(c) for c in items(status, "conditions")),
+        last_transition_time=_changed_at(observed, decision),
+    )
+
+
+def _routed(service: Object, *, components_ready: bool) -> bool:
+    """Whether the way in stands.
+
+    While a component is not ready KServe may call the ingress so too, for that reason alone; it
+    publishes an address only once the ingress was ready.
+    """
+    once = bool(part(service, "status", "address"))
+    return holds(service, "IngressReady") or (once and not components_ready)
+
+
+def _ingress_problems(service: Object, *, components_ready: bool) -> Iterator[Problem]:
+    ingress = condition(service, "IngressReady")
+    since = moment(ingress.get("lastTransitionTime"))
+    if components_ready and ingress.get("status") == "False" and since:
+        words = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
+        failure = Failure(
+            FailureReason.INGRESS,
+            f"the model serves, but its route from outside is not ready: {words}",
+            REMEDIES[FailureReason.INGRESS],
+            retrying=True,
+            first_seen_time=since,
+        )
+        yield Problem(failure, since, tolerated=None)
+
+
+def _serving_runtime(service: Object) -> str:
+    """The status keeps a former model's runtime, so the spec is asked first."""
+    if "model" not in part(service, "spec", "predictor"):
+        return ""
+    status = part(service, "status")
+    return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")
+
+
+def _condition(raw: Object) -> Condition:
+    return Condition(
+        str(raw.get("type", "")),
+        str(raw.get("status", "")),
+        str(raw.get("reason") or ""),
+        str(raw.get("message") or ""),
+        moment(raw.get("lastTransitionTime")),
+    )
+
+
+def _changed_at(observed: Observed, decision: Decision) -> datetime:
+    """When the state last changed, as far as the cluster's own times tell."""
+    if decision.failure and decision.failure.first_seen_time:
+        return decision.failure.first_seen_time
+    objects = (observed.service, *observed.deployments)
+    times = [
+        moment(c.get("lastTransitionTime"))
+        for o in objects
+        for c in items(o, "status", "conditions")
+    ]
+    return max((t for t in times if t), default=created_at(observed.service))

@@ -1,0 +1,28 @@
+"""How long what may pass by itself is waited for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Each is counted from the moment at which the cluster first showed it.
+
+    `steady`: how long a container must have stayed up since its last exit to be believed.
+    `recovered`: an exit after a run of this length starts a new count, as the kubelet's does.
+    `unanswering`: how long a container may run unready before that is named. `unproven`: how long
+    a refusal may stand that might still be about the write before.
+    """
+
+    volume: timedelta = timedelta(seconds=10)
+    admission: timedelta = timedelta(seconds=10)
+    unschedulable: timedelta = timedelta(seconds=60)
+    steady: timedelta = timedelta(seconds=60)
+    recovered: timedelta = timedelta(minutes=10)
+    unanswering: timedelta = timedelta(seconds=60)
+    unproven: timedelta = timedelta(seconds=30)
+
+
+PATIENCE = Patience()

@@ -1,0 +1,35 @@
+"""What to tell people of each failure: the remedy, in one sentence each."""
+
+from __future__ import annotations
+
+from server.domain.status import FailureReason
+
+REMEDIES = {
+    FailureReason.IMAGE_PULL: (
+        "check the image's name and tag, and that the cluster's nodes can reach and may read its"
+        " registry"
+    ),
+    FailureReason.STORAGE_DOWNLOAD: (
+        "check the storage URI, and that the service account has credentials for it"
+    ),
+    FailureReason.MODEL_LOAD: (
+        "check that the model's files are whole and fit the format and the runtime's version"
+    ),
+    FailureReason.CRASH_LOOP: "see the container's log for why it exits",
+    FailureReason.OUT_OF_MEMORY: "raise the memory limit, or use a smaller model",
+    FailureReason.NOT_ANSWERING: (
+        "see the container's log, and check the port and path on which it is probed"
+    ),
+    FailureReason.CONTAINER_CONFIG: (
+        "make the Secret or ConfigMap that the container names, with that key"
+    ),
+    FailureReason.VOLUME: "check that the volume, claim, Secret or ConfigMap exists and is bound",
+    FailureReason.UNSCHEDULABLE: (
+        "ask for less, change the node selector or tolerations, or add a node that fits"
+    ),
+    FailureReason.QUOTA: "ask for less, free some of the quota, or have it raised",
+    FailureReason.POD_REJECTED: "change the spec so that the cluster's policies accept its pods",
+    FailureReason.PROGRESS_DEADLINE: "see the pods' logs; a slow model may still become ready",
+    FailureReason.NODE_LOST: "nothing, if the node comes back or other nodes have room",
+    FailureReason.INGRESS: "check the cluster's ingress controller and gateway",
+}

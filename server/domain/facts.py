@@ -1,0 +1,120 @@
+"""What a cluster shows of a service, in the terms in which its state is decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from server.domain.rollout import Rollout
+from server.domain.status import ComponentStatus, Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with the new pods, or with making them.
+
+    It fails the rollout once it has stood for `tolerated`; None: it may yet pass, and is only
+    named.
+    """
+
+    failure: Failure
+    since: datetime
+    tolerated: timedelta | None = timedelta(0)
+
+    @property
+    def fails_at(self) -> datetime | None:
+        """When it stops being tolerated."""
+        return None if self.tolerated is None else self.since + self.tolerated
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentFacts:
+    """What the cluster shows of one component that the spec names.
+
+    `present`: it has a workload. `applied`: that is made from this rollout's spec. `scaled`:
+    replica counts and bounds are as asked. `complete`: all its pods are new, available and enough.
+    `completed_at`: when they first were, for this rollout; it stays so whatever becomes of them.
+    `available`: pods that answer, of whatever rollout. `unproven`: those that seem to, but whose
+    container exited lately, so that they are not counted yet. `unavailable_since`: since when
+    there is neither. `steady_at`: when the new pods will have survived their last container exit;
+    None if none exited lately.
+    `problems`: of the new pods, most telling first. `looks_different_at`: when time alone will
+    show more.
+    """
+
+    shown: ComponentStatus
+    present: bool = False
+    applied: bool = False
+    scaled: bool = False
+    complete: bool = False
+    completed_at: datetime | None = None
+    zero_wanted: bool = False
+    available: int = 0
+    unproven: int = 0
+    unavailable_since: datetime | None = None
+    steady_at: datetime | None = None
+    problems: tuple[Problem, ...] = ()
+    looks_different_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the cluster shows of a service, read at `now`.
+
+    `written_at`: when this generation was written. `judged`: the controller has given a verdict
+    at all. `ready`: it says Ready of the service and of every component. `routed`: nothing but the
+    readiness of the components keeps it from that. `refusal`: evidence, newer than the write, that
+    the controller cannot carry the spec out. `problems`: of the service as a whole.
+    """
+
+    rollout: Rollout
+    now: datetime
+    written_at: datetime
+    components: tuple[ComponentFacts, ...]
+    deleting: bool = False
+    stop_asked: bool = False
+    stopped: bool = False
+    judged: bool = False
+    ready: bool = False
+    routed: bool = False
+    updates_disabled: bool = False
+    refusal: Problem | None = None
+    problems: tuple[Problem, ...] = ()
+    looks_different_at: datetime | None = None
+
+    @property
+    def applied(self) -> bool:
+        """Every component's workload is made from this rollout's spec."""
+        return all(c.applied for c in self.components)
+
+    @property
+    def scaled(self) -> bool:
+        """As many replicas are wanted as were asked for, and no more may be."""
+        return all(c.scaled for c in self.components)
+
+    @property
+    def finished(self) -> bool:
+        """This rollout's pods are all there is, enough and available, as asked."""
+        return self.applied and self.scaled and all(c.complete for c in self.components)
+
+    @property
+    def serving(self) -> bool:
+        """Every component that is there has a pod that answers, of whatever rollout."""
+        present = [c for c in self.components if c.present]
+        return bool(present) and all(c.available > 0 for c in present)
+
+    @property
+    def steady(self) -> bool:
+        """No new pod is recovering from an exit."""
+        return all(c.steady_at is None or c.steady_at <= self.now for c in self.components)
+
+    @property
+    def completed_at(self) -> datetime | None:
+        """When the last component was complete for the first time in this rollout."""
+        times = [c.completed_at for c in self.components]
+        return max(t for t in times if t) if times and all(times) else None
+
+    @property
+    def all_problems(self) -> list[Problem]:
+        """Every component's problems, most telling first, then the service's own."""
+        return [p for c in self.components for p in c.problems] + list(self.problems)

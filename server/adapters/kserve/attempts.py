@@ -1,0 +1,73 @@
+"""A command is planned on one object and takes effect on exactly that one, or is planned anew."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from server.adapters.kserve.feed import StatusFeed
+from server.adapters.kserve.reading_back import key_of, service_of
+from server.adapters.kserve.refusals import unavailable
+from server.adapters.kserve.service_objects import Allowance, ServiceObjects
+from server.domain.errors import ConcurrentWrite
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.rollout import Rollout
+from server.domain.status import InferenceServiceStatus, State
+
+RawObject = Mapping[str, Any]
+Outcome = TypeVar("Outcome")
+
+TRIES = 5
+UNJUDGED = InferenceServiceStatus(State.PENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The object under a key (None: absent). `live`: just read, rather than held by the feed."""
+
+    obj: RawObject | None
+    live: bool
+
+
+class Stale(Exception):
+    """What was planned rests on an object that is not, or may not be, the present one."""
+
+
+async def attempted(
+    attempt: Callable[[Present], Awaitable[Outcome]],
+    key: ServiceKey,
+    feed: StatusFeed,
+    objects: ServiceObjects,
+    allowance: Allowance,
+) -> Outcome:
+    """Attempt on what the feed holds, then, while it is Stale, on what is read live.
+
+    Raises ConcurrentWrite after TRIES, and ClusterUnavailable at once where the API server is
+    known to be away.
+    """
+    if not feed.reachable():
+        raise unavailable()
+    observed = feed.mirror.observed(key)
+    present = Present(observed.service if observed else None, live=False)
+    for _ in range(TRIES):
+        try:
+            return await attempt(present)
+        except Stale:
+            present = Present(await objects.get(key, allowance), live=True)
+    raise ConcurrentWrite(f"others keep writing {key}; nothing was written, try again")
+
+
+def derived(
+    feed: StatusFeed, obj: RawObject, otherwise: InferenceServiceStatus = UNJUDGED
+) -> InferenceService:
+    """The service as the feed tells it, if that is about this very rollout."""
+    service = feed.derive(key_of(obj))
+    if service is not None and service.rollout == rollout_of(obj):
+        return service
+    return service_of(obj, otherwise)
+
+
+def rollout_of(obj: RawObject) -> Rollout:
+    """The rollout that an object asks for."""
+    return Rollout(obj["metadata"]["uid"], int(obj["metadata"]["generation"]))

@@ -1,0 +1,69 @@
+"""KServe on a Kubernetes cluster."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+
+from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.attempts import derived
+from server.adapters.kserve.deleting import Deleting
+from server.adapters.kserve.feed import StatusFeed
+from server.adapters.kserve.kserve_config import ConfigReader
+from server.adapters.kserve.service_objects import Allowance, ServiceObjects
+from server.adapters.kserve.writing import Writing
+from server.domain.commands import Applied, Delete, Deploy
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.ports import FeedEvent
+
+READ_TIMEOUT = timedelta(seconds=5)
+
+
+class KServeCluster:
+    """The services of `namespaces` (empty: of all); implements `server.ports.Cluster`.
+
+    `kserve_namespace` is where KServe itself is installed. `at` is told the points of a write that
+    a test may want to stop at.
+    """
+
+    def __init__(
+        self,
+        api: ApiServer,
+        *,
+        namespaces: Sequence[str] = (),
+        kserve_namespace: str = "kserve",
+        at: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self._feed = StatusFeed(api, namespaces)
+        self._objects = ServiceObjects(api, at)
+        config = ConfigReader(api, kserve_namespace)
+        self._writing = Writing(self._objects, config, self._feed)
+        self._deleting = Deleting(self._objects, self._feed)
+
+    async def apply(self, deploy: Deploy) -> Applied:
+        """See `server.ports.Cluster`."""
+        return await self._writing.apply(deploy)
+
+    async def delete(self, delete: Delete) -> InferenceService:
+        """See `server.ports.Cluster`."""
+        return await self._deleting.delete(delete)
+
+    async def read(self, key: ServiceKey) -> InferenceService | None:
+        """See `server.ports.Cluster`."""
+        current = await self._objects.get(key, Allowance(READ_TIMEOUT))
+        if current is None:
+            return None
+        self._feed.mirror.put_written(current)
+        return derived(self._feed, current)
+
+    def feed(self) -> AsyncIterator[FeedEvent]:
+        """See `server.ports.Cluster`."""
+        return self._feed.feed()
+
+    def age(self) -> timedelta | None:
+        """See `server.ports.Cluster`."""
+        return self._feed.age()
+
+    def reachable(self) -> bool:
+        """See `server.ports.Cluster`."""
+        return self._feed.reachable()

@@ -1,0 +1,89 @@
+"""What KServe is set to in this cluster: its ConfigMap `inferenceservice-config`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+
+from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.resource_defaults import SHIPPED
+from server.domain.inference_service import Resources
+from server.domain.quantities import canonical
+from server.domain.spec_checks import DEPLOYMENT_MODES
+
+STANDARD = "Standard"
+READ_AGAIN_AFTER = 60.0
+READ_TIMEOUT = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KServeConfig:
+    """`resources`: what is added where nothing is asked; `default_mode`: by its present name."""
+
+    resources: Resources = SHIPPED
+    default_mode: str = STANDARD
+
+
+class ConfigReader:
+    """Reads the ConfigMap when it is wanted, and at most once a minute."""
+
+    def __init__(self, api: ApiServer, kserve_namespace: str) -> None:
+        self._api = api
+        self._path = f"/api/v1/namespaces/{kserve_namespace}/configmaps/inferenceservice-config"
+        self._config = KServeConfig()
+        self._read_at: float | None = None
+
+    async def read(self) -> KServeConfig:
+        """The settings, as they were at most a minute ago.
+
+        Those that KServe ships stand in until the ConfigMap could be read.
+        """
+        if self._read_at is None or time.monotonic() - self._read_at > READ_AGAIN_AFTER:
+            await self._refresh()
+        return self._config
+
+    async def _refresh(self) -> None:
+        try:
+            answer = await self._api.send("GET", self._path, timeout=READ_TIMEOUT)
+        except (Unreachable, Unanswered):
+            return
+        if answer.ok:
+            self._config = config_of(answer.body.get("data") or {})
+        elif answer.status in (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
+            log.warning("KServe's ConfigMap cannot be read", path=self._path, status=answer.status)
+        else:
+            return
+        self._read_at = time.monotonic()
+
+
+def config_of(data: Mapping[str, str]) -> KServeConfig:
+    """Read the ConfigMap's data. What it leaves out has no default: KServe then adds nothing."""
+    resources = _section(data, "inferenceService").get("resource") or {}
+    mode = str(_section(data, "deploy").get("defaultDeploymentMode") or STANDARD)
+    return KServeConfig(
+        Resources(
+            _quantities(cpu=resources.get("cpuRequest"), memory=resources.get("memoryRequest")),
+            _quantities(cpu=resources.get("cpuLimit"), memory=resources.get("memoryLimit")),
+        ),
+        DEPLOYMENT_MODES.get(mode, mode),
+    )
+
+
+def _section(data: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        section = json.loads(data.get(name) or "{}")
+    except ValueError:
+        return {}
+    return section if isinstance(section, dict) else {}
+
+
+def _quantities(**texts: str | None) -> dict[str, str]:
+    return {name: canonical(text) for name, text in texts.items() if text}

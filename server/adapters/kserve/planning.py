@@ -1,0 +1,209 @@
+"""What a Deploy comes to on the object that is there: pure.
+
+A plan holds for that very object only; its uid and resourceVersion are the write's preconditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from server.adapters.kserve.attempts import UNJUDGED
+from server.adapters.kserve.kserve_config import STANDARD, KServeConfig
+from server.adapters.kserve.manifest import Wish, manifest_of, without_scaling
+from server.adapters.kserve.names import (
+    MODE_ANNOTATION,
+    SCALING_FIELDS,
+    UPDATES_DISABLED_ANNOTATION,
+)
+from server.adapters.kserve.ownership import ours, owned, predictor_owners, project
+from server.adapters.kserve.reading_back import asked_of, requests_of, stored_of
+from server.adapters.kserve.riders import marker_of, restart_of
+from server.domain.admission import (
+    PastRequest,
+    Stored,
+    admit_deploy,
+    remembered,
+    wished_spec,
+)
+from server.domain.commands import STOP_ANNOTATION, Action, Deploy
+from server.domain.errors import (
+    FieldInvalid,
+    FieldViolation,
+    ModeImmutable,
+    UnsupportedByCluster,
+)
+from server.domain.inference_service import InferenceServiceSpec, ServiceKey
+from server.domain.spec_checks import DEPLOYMENT_MODES
+
+RawObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One write. `action` is what it does if it changes anything.
+
+    `takes_over`: the parts of the predictor that others own become ours first, so that what the
+    manifest does not name goes away. `frozen`: KServe would not carry a change out.
+    """
+
+    current: RawObject | None
+    manifest: RawObject
+    action: Action
+    takes_over: bool = False
+    frozen: bool = False
+
+
+class Difference(NamedTuple):
+    """What a manifest would change: what reaches the `pods`, the `scaling`; `edited`: the same
+    pods were asked for before, and somebody else has changed that since."""
+
+    pods: bool
+    edited: bool
+    scaling: bool
+
+
+def plan_of(
+    deploy: Deploy, current: RawObject | None, config: KServeConfig, fresh_stamp: str
+) -> Plan | PastRequest:
+    """Plan the write, or answer the first write of the request_id.
+
+    Raises the refusal that fits the object. `fresh_stamp` has never been used before.
+    """
+    stored = stored_of(current, UNJUDGED) if current else None
+    replayed = admit_deploy(deploy, stored)
+    if replayed:
+        return replayed
+    wish = _wish(deploy, stored)
+    _admit_mode(wish.spec, wish.key, current or {}, config)
+    if current is None:
+        return _creation(deploy, wish, config, fresh_stamp)
+    if deploy.spec is None:
+        _admit_bare_restart(current)
+    return _update(deploy, wish, current, config, fresh_stamp)
+
+
+def _creation(deploy: Deploy, wish: Wish, config: KServeConfig, fresh_stamp: str) -> Plan:
+    stamp = (deploy.request_id or fresh_stamp) if deploy.restart else ""
+    requests = remembered((), deploy, Action.CREATED, 1)
+    manifest = manifest_of(replace(wish, restart=stamp, requests=requests), config.resources)
+    return Plan(None, _with(manifest, resourceVersion="0"), Action.CREATED)
+
+
+def _update(
+    deploy: Deploy, wish: Wish, current: RawObject, config: KServeConfig, fresh_stamp: str
+) -> Plan:
+    stamp = restart_of(current)
+    unmoved = replace(wish, restart=stamp, requests=requests_of(current))
+    difference = _difference(manifest_of(unmoved, config.resources), current)
+    if deploy.restart:
+        stamp = deploy.request_id or fresh_stamp
+    elif difference.edited:
+        # The marker of an earlier rollout would come back, and with it that rollout's verdict.
+        stamp = fresh_stamp
+    merely_restarts = deploy.restart and not any(difference)
+    action = Action.RESTARTED if merely_restarts else Action.UPDATED
+    manifest = _remembering(deploy, replace(unmoved, restart=stamp), current, action, config)
+    meta = current["metadata"]
+    return Plan(
+        current=current,
+        manifest=_with(manifest, uid=meta["uid"], resourceVersion=meta["resourceVersion"]),
+        action=action,
+        takes_over=deploy.force and deploy.spec is not None and bool(predictor_owners(current)),
+        frozen=_is_frozen(current),
+    )
+
+
+def _remembering(
+    deploy: Deploy, wish: Wish, current: RawObject, action: Action, config: KServeConfig
+) -> dict[str, Any]:
+    """The manifest, with the request_id noted if the pods are replaced anyway."""
+    manifest = manifest_of(wish, config.resources)
+    if marker_of(manifest) == marker_of(current):
+        return manifest
+    generation = int(current["metadata"]["generation"]) + 1
+    requests = remembered(wish.requests, deploy, action, generation)
+    return manifest_of(replace(wish, requests=requests), config.resources)
+
+
+def _wish(deploy: Deploy, stored: Stored | None) -> Wish:
+    spec = wished_spec(deploy, stored)
+    held = stored.service if stored else None
+    if deploy.spec is None and held:
+        return Wish(deploy.key, spec, held.labels, held.annotations)
+    annotations = dict(deploy.annotations)
+    if held and STOP_ANNOTATION in held.annotations:
+        annotations.setdefault(STOP_ANNOTATION, held.annotations[STOP_ANNOTATION])
+    return Wish(deploy.key, spec, deploy.labels, annotations)
+
+
+def _admit_mode(
+    spec: InferenceServiceSpec, key: ServiceKey, current: RawObject, config: KServeConfig
+) -> None:
+    asked = spec.deployment_mode
+    if asked not in ("", STANDARD):
+        raise UnsupportedByCluster(
+            f"deployment_mode {asked} is not supported by this server; name {STANDARD}"
+        )
+    mode = _mode_of(current)
+    if mode not in ("", STANDARD) and asked:
+        raise ModeImmutable(
+            f"{key} is {mode} and cannot become {asked}: KServe fixes the deployment mode of a"
+            " service; delete it first"
+        )
+    if (mode or asked or config.default_mode) != STANDARD:
+        raise UnsupportedByCluster(
+            f"{key} would run in {mode or config.default_mode} mode, which this server does not"
+            f" support; name deployment_mode {STANDARD}"
+            + (" after deleting the service" if mode else "")
+        )
+
+
+def _mode_of(current: RawObject) -> str:
+    """The mode that KServe has settled on, or was told; empty while there is neither."""
+    annotations = current.get("metadata", {}).get("annotations") or {}
+    mode = (current.get("status") or {}).get("deploymentMode") or annotations.get(MODE_ANNOTATION)
+    return DEPLOYMENT_MODES.get(str(mode or ""), str(mode or ""))
+
+
+def _admit_bare_restart(current: RawObject) -> None:
+    """A list of containers is written whole, so none may be lost that the contract cannot say."""
+    lost = [path for path in asked_of(current).unfit if "spec.predictor.containers" in path]
+    if lost:
+        why = f"the service has what this API has no field for ({', '.join(lost)}): give the spec"
+        raise FieldInvalid([FieldViolation("spec", why)])
+
+
+def _difference(manifest: RawObject, current: RawObject) -> Difference:
+    wished, held = manifest["spec"]["predictor"], current["spec"].get("predictor", {})
+    same = marker_of(manifest) == marker_of(current)
+    return Difference(
+        pods=not same,
+        edited=same and not _still_ours(manifest, current),
+        scaling=any(wished.get(name) != held.get(name) for name in SCALING_FIELDS),
+    )
+
+
+def _still_ours(manifest: RawObject, current: RawObject) -> bool:
+    """Whether nobody else changed or removed what reaches the pods since we last applied it."""
+    metadata = manifest["metadata"]
+    rolled = {
+        "metadata": {
+            kind: metadata[kind] for kind in ("labels", "annotations") if kind in metadata
+        },
+        "spec": {"predictor": without_scaling(manifest["spec"]["predictor"])},
+    }
+    fields = owned(current, ours)
+    return fields is not None and bool(project(rolled, fields) == rolled)
+
+
+def _is_frozen(current: RawObject) -> bool:
+    annotations = current["metadata"].get("annotations") or {}
+    conditions = (current.get("status") or {}).get("conditions") or ()
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return ready and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
+
+
+def _with(manifest: RawObject, **preconditions: str) -> RawObject:
+    return {**manifest, "metadata": {**manifest["metadata"], **preconditions}}

@@ -1,0 +1,147 @@
+"""Deploy on the API server: planned on what is there, applied only onto exactly that."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from server.adapters.kserve.api_server import Answer
+from server.adapters.kserve.attempts import (
+    UNJUDGED,
+    Present,
+    Stale,
+    attempted,
+    derived,
+    rollout_of,
+)
+from server.adapters.kserve.feed import StatusFeed
+from server.adapters.kserve.kserve_config import ConfigReader
+from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
+from server.adapters.kserve.ownership import predictor_owners
+from server.adapters.kserve.planning import Plan, plan_of
+from server.adapters.kserve.reading_back import service_of
+from server.adapters.kserve.refusals import (
+    has_two_predictors,
+    is_field_conflict,
+    is_stale,
+    owned_by_others,
+    refusal,
+)
+from server.adapters.kserve.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.taking_over import predictor_taken_over, replacement
+from server.domain.admission import PastRequest
+from server.domain.commands import Action, Applied, Deploy
+from server.domain.errors import ServiceDeleting, ServiceError, UpdatesDisabled
+from server.domain.inference_service import ServiceKey
+from server.domain.rollout import Rollout
+from server.domain.status import InferenceServiceStatus
+
+RawObject = Mapping[str, Any]
+
+
+class Writing:
+    """Carries out Deploys."""
+
+    def __init__(self, objects: ServiceObjects, config: ConfigReader, feed: StatusFeed) -> None:
+        self._objects = objects
+        self._config = config
+        self._feed = feed
+
+    async def apply(self, deploy: Deploy) -> Applied:
+        """Store the wish; see `server.ports.Cluster.apply`."""
+        terms = Terms(deploy.validate_only, Allowance(deploy.timeout))
+
+        async def attempt(present: Present) -> Applied:
+            return await self._attempt(deploy, present, terms)
+
+        return await attempted(attempt, deploy.key, self._feed, self._objects, terms.allowance)
+
+    async def _attempt(self, deploy: Deploy, present: Present, terms: Terms) -> Applied:
+        """Plan and write once. Raises Stale instead of a refusal that rests on a held object."""
+        config = await self._config.read()
+        try:
+            plan = plan_of(deploy, present.obj, config, secrets.token_hex(8))
+        except ServiceError as refused:
+            if present.live:
+                raise
+            raise Stale from refused
+        if isinstance(plan, PastRequest):
+            return self._replayed(plan, present)
+        if plan.frozen:
+            await self._admit_no_change(deploy, plan, terms)
+        answer = await self._write(deploy, plan, terms)
+        if not answer.ok:
+            raise _refused(deploy, plan, answer, present.live)
+        return self._applied(deploy, plan, answer.body)
+
+    async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:
+        if plan.current is None or not plan.takes_over:
+            return await self._apply(deploy, plan.manifest, terms)
+        if terms.dry_run:
+            return await self._objects.merge(
+                deploy.key, replacement(plan.current, plan.manifest), terms
+            )
+        taken = await self._take_over(deploy.key, plan.current, terms)
+        if not taken.ok:
+            return taken
+        version = {"resourceVersion": taken.body["metadata"]["resourceVersion"]}
+        manifest = {**plan.manifest, "metadata": {**plan.manifest["metadata"], **version}}
+        return await self._apply(deploy, manifest, terms)
+
+    async def _apply(self, deploy: Deploy, manifest: RawObject, terms: Terms) -> Answer:
+        return await self._objects.apply(deploy.key, manifest, terms, force=deploy.force)
+
+    async def _take_over(self, key: ServiceKey, current: RawObject, terms: Terms) -> Answer:
+        metadata = {
+            "uid": current["metadata"]["uid"],
+            "resourceVersion": current["metadata"]["resourceVersion"],
+            "managedFields": predictor_taken_over(current),
+        }
+        return await self._objects.merge(key, {"metadata": metadata}, terms)
+
+    async def _admit_no_change(self, deploy: Deploy, plan: Plan, terms: Terms) -> None:
+        """Refuse what KServe would not carry out; what changes nothing passes."""
+        tried = await self._write(deploy, plan, Terms(True, terms.allowance))
+        if tried.ok and _action(plan, tried.body) is not Action.UNCHANGED:
+            raise UpdatesDisabled(
+                f"{deploy.key} has the annotation {UPDATES_DISABLED_ANNOTATION}, so KServe would"
+                " not act on the change; remove it first"
+            )
+
+    def _applied(self, deploy: Deploy, plan: Plan, written: RawObject) -> Applied:
+        action = _action(plan, written)
+        if deploy.validate_only:
+            return Applied(service_of(written, self._status_now(deploy.key)), action, None)
+        self._feed.mirror.put_written(written)
+        if "deletionTimestamp" in written["metadata"]:
+            raise ServiceDeleting(deploy.key)
+        return Applied(derived(self._feed, written), action, rollout_of(written))
+
+    def _replayed(self, first: PastRequest, present: Present) -> Applied:
+        if present.obj is None or not present.live:
+            raise Stale
+        self._feed.mirror.put_written(present.obj)
+        rollout = Rollout(present.obj["metadata"]["uid"], first.generation)
+        return Applied(derived(self._feed, present.obj), first.action, rollout)
+
+    def _status_now(self, key: ServiceKey) -> InferenceServiceStatus:
+        present = self._feed.derive(key)
+        return present.status if present else UNJUDGED
+
+
+def _action(plan: Plan, written: RawObject) -> Action:
+    """What a write did: whatever changes anything of ours has a new generation."""
+    if plan.current is None or rollout_of(written) != rollout_of(plan.current):
+        return plan.action
+    return Action.UNCHANGED
+
+
+def _refused(deploy: Deploy, plan: Plan, answer: Answer, live: bool) -> Exception:
+    # The fields of others are told before a stale precondition is.
+    if is_stale(answer) or (is_field_conflict(answer) and not live):
+        return Stale()
+    owners = predictor_owners(plan.current) if plan.current else []
+    if has_two_predictors(answer) and owners:
+        return owned_by_others(deploy.key, ["spec.predictor"], owners)
+    return refusal(answer, deploy.key, writes=not deploy.validate_only)

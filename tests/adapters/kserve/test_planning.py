@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from server.adapters.kserve.kserve_config import KServeConfig
+from server.adapters.kserve.manifest import Wish, manifest_of
+from server.adapters.kserve.names import FIELD_MANAGER
+from server.adapters.kserve.planning import Plan, plan_of
+from server.adapters.kserve.reading_back import requests_of
+from server.adapters.kserve.resource_defaults import SHIPPED
+from server.adapters.kserve.riders import marker_of, restart_of
+from server.domain.admission import PastRequest
+from server.domain.commands import STOP_ANNOTATION, Action, Deploy
+from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
+from server.domain.inference_service import Scaling
+from tests.adapters.kserve.storing import applied, edited, stored
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, wishes
+
+FRESH = "never-used-before"
+SCALED = replace(MODEL, scaling=Scaling(2, 4))
+
+
+def planned(deploy: Deploy, current: Mapping[str, Any] | None, **config: str) -> Plan:
+    plan = plan_of(deploy, current, KServeConfig(**config), FRESH)  # type: ignore[arg-type]
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def after(plan: Plan) -> dict[str, Any]:
+    """The object once the plan was carried out on a new one."""
+    manifest = {k: v for k, v in plan.manifest.items() if k in ("metadata", "spec")}
+    return stored(manifest, FIELD_MANAGER, "Apply")
+
+
+def noted(plan: Plan) -> list[tuple[str, Action, int]]:
+    return [(r.request_id, r.action, r.generation) for r in requests_of(after(plan))]
+
+
+def test_a_creation_demands_that_there_is_none() -> None:
+    plan = planned(Deploy(KEY, MODEL, request_id="ci-1"), None)
+    assert plan.action is Action.CREATED
+    assert plan.manifest["metadata"]["resourceVersion"] == "0"
+    assert noted(plan) == [("ci-1", Action.CREATED, 1)]
+
+
+def test_an_update_demands_the_very_object_that_it_was_planned_on() -> None:
+    current = applied(Wish(KEY, MODEL))
+    metadata = planned(Deploy(KEY, CONTAINER), current).manifest["metadata"]
+    assert metadata["uid"] == current["metadata"]["uid"]
+    assert metadata["resourceVersion"] == current["metadata"]["resourceVersion"]
+
+
+@given(wishes)
+def test_the_same_wish_again_is_the_same_manifest(wish: Wish) -> None:
+    wish = replace(wish, requests=(PastRequest("ci-1", "x", Action.CREATED, 1),), restart="once")
+    deploy = Deploy(wish.key, wish.spec, wish.labels, wish.annotations, request_id="ci-2")
+    plan = planned(deploy, applied(wish))
+    again = {
+        k: v for k, v in plan.manifest["metadata"].items() if k not in ("uid", "resourceVersion")
+    }
+    assert {**plan.manifest, "metadata": again} == manifest_of(wish, SHIPPED)
+
+
+def test_a_write_that_replaces_the_pods_remembers_its_request() -> None:
+    current = applied(Wish(KEY, MODEL))
+    plan = planned(Deploy(KEY, CONTAINER, request_id="ci-1"), current)
+    assert noted(plan) == [("ci-1", Action.UPDATED, 2)]
+
+
+def test_a_change_of_scaling_alone_touches_no_pod_and_remembers_nothing() -> None:
+    current = applied(Wish(KEY, MODEL))
+    plan = planned(Deploy(KEY, SCALED, request_id="ci-1"), current)
+    assert plan.action is Action.UPDATED
+    assert marker_of(plan.manifest) == marker_of(current)
+    assert noted(plan) == []
+
+
+def test_a_restart_stamps_its_request_id_so_that_a_retry_changes_nothing() -> None:
+    current = applied(Wish(KEY, MODEL))
+    restart = Deploy(KEY, None, restart=True, request_id="ci-1")
+    plan = planned(restart, current)
+    assert plan.action is Action.RESTARTED
+    assert marker_of(plan.manifest) != marker_of(current)
+    assert noted(plan) == [("ci-1", Action.RESTARTED, 2)]
+    forgotten = applied(Wish(KEY, MODEL, restart="ci-1"))
+    assert marker_of(planned(restart, forgotten).manifest) == marker_of(forgotten)
+
+
+def test_a_restart_without_a_request_id_always_restarts() -> None:
+    current = applied(Wish(KEY, MODEL))
+    plan = planned(Deploy(KEY, None, restart=True), current)
+    assert restart_of(plan.manifest) == FRESH
+
+
+@pytest.mark.parametrize("spec", [CONTAINER, SCALED], ids=["pods", "scaling"])
+def test_a_restart_that_changes_something_else_too_is_an_update(spec: Any) -> None:
+    plan = planned(Deploy(KEY, spec, restart=True), applied(Wish(KEY, MODEL)))
+    assert plan.action is Action.UPDATED
+
+
+def test_a_bare_restart_keeps_spec_labels_and_annotations() -> None:
+    current = applied(Wish(KEY, SCALED, {"team": "a"}, {"note": "x"}))
+    plan = planned(Deploy(KEY, None, restart=True), current)
+    wish = Wish(KEY, SCALED, {"team": "a"}, {"note": "x"}, restart=FRESH)
+    assert plan.manifest["spec"] == manifest_of(wish, SHIPPED)["spec"]
+    assert plan.manifest["metadata"]["labels"] == current["metadata"]["labels"]
+    assert plan.manifest["metadata"]["annotations"] == {"note": "x"}
+
+
+def test_later_writes_carry_the_restart_over() -> None:
+    current = applied(Wish(KEY, MODEL, restart="ci-1"))
+    assert restart_of(planned(Deploy(KEY, CONTAINER), current).manifest) == "ci-1"
+
+
+def test_what_somebody_else_removed_comes_back_as_a_rollout_of_its_own() -> None:
+    current = applied(Wish(KEY, MODEL, {"team": "a"}))
+    relabelled = edited(current, "kubectl", {"metadata": {"labels": {"team": "b"}}})
+    plan = planned(Deploy(KEY, MODEL, {"team": "a"}), relabelled)
+    assert marker_of(plan.manifest) != marker_of(current)
+    assert plan.action is Action.UPDATED
+
+
+def test_the_scaling_that_somebody_else_set_comes_back_without_touching_pods() -> None:
+    current = applied(Wish(KEY, SCALED))
+    scaled = edited(current, "kubectl", {"spec": {"predictor": {"minReplicas": 3}}})
+    plan = planned(Deploy(KEY, SCALED, force=True), scaled)
+    assert marker_of(plan.manifest) == marker_of(current)
+
+
+def test_a_stopped_service_stays_stopped() -> None:
+    current = applied(Wish(KEY, MODEL, {}, {STOP_ANNOTATION: "true", "note": "x"}))
+    annotations = planned(Deploy(KEY, CONTAINER), current).manifest["metadata"]["annotations"]
+    assert annotations == {STOP_ANNOTATION: "true"}
+
+
+def test_a_deploy_that_names_the_stop_annotation_decides_it() -> None:
+    current = applied(Wish(KEY, MODEL, {}, {STOP_ANNOTATION: "true"}))
+    deploy = Deploy(KEY, MODEL, annotations={STOP_ANNOTATION: "false"})
+    annotations = planned(deploy, current).manifest["metadata"]["annotations"]
+    assert annotations == {STOP_ANNOTATION: "false"}
+
+
+def theirs(predictor: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"namespace": KEY.namespace, "name": KEY.name}
+    return stored({"metadata": metadata, "spec": {"predictor": predictor}})
+
+
+def test_adopting_a_service_takes_over_its_predictor() -> None:
+    current = theirs({"model": {"modelFormat": {"name": "sklearn"}}})
+    assert planned(Deploy(KEY, CONTAINER, force=True), current).takes_over
+    assert not planned(Deploy(KEY, None, restart=True, force=True), current).takes_over
+    assert not planned(Deploy(KEY, CONTAINER, force=True), applied(Wish(KEY, MODEL))).takes_over
+
+
+def test_a_bare_restart_loses_no_container_that_the_contract_cannot_say() -> None:
+    current = theirs({"containers": [{"name": "kserve-container", "image": "a"}, {"name": "b"}]})
+    with pytest.raises(FieldInvalid, match=r"containers\[b\]"):
+        planned(Deploy(KEY, None, restart=True, force=True), current)
+
+
+def test_knative_is_refused_with_what_to_do() -> None:
+    deploy = Deploy(KEY, replace(MODEL, deployment_mode="Knative"))
+    with pytest.raises(UnsupportedByCluster, match="name Standard"):
+        planned(deploy, None)
+
+
+def test_a_cluster_whose_default_is_knative_wants_the_mode_named() -> None:
+    with pytest.raises(UnsupportedByCluster, match="name deployment_mode Standard"):
+        planned(Deploy(KEY, MODEL), None, default_mode="Knative")
+    named = Deploy(KEY, replace(MODEL, deployment_mode="Standard"))
+    assert planned(named, None, default_mode="Knative").action is Action.CREATED
+
+
+def test_a_service_that_runs_in_standard_mode_goes_on_so_whatever_the_default() -> None:
+    current = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
+    assert planned(Deploy(KEY, CONTAINER), current, default_mode="Knative")
+
+
+def test_a_knative_service_cannot_be_made_standard() -> None:
+    current = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Knative"}}
+    with pytest.raises(ModeImmutable):
+        planned(Deploy(KEY, replace(MODEL, deployment_mode="Standard")), current)
+    with pytest.raises(UnsupportedByCluster):
+        planned(Deploy(KEY, MODEL), current)
+
+
+def test_only_a_ready_service_can_be_frozen() -> None:
+    off = {"metadata": {"annotations": {"serving.kserve.io/disable-auto-update": "true"}}}
+    current = edited(applied(Wish(KEY, MODEL)), "kubectl", off)
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    assert planned(Deploy(KEY, CONTAINER), current | ready).frozen
+    assert not planned(Deploy(KEY, CONTAINER), current).frozen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -80,7 +80,7 @@ class Watching:
         self._view = view
         self._reading = reading
 
-    async def watch(self, watch: Watch) -> AsyncIterator[WatchEvent]:
+    async def watch(self, watch: Watch) -> AsyncGenerator[WatchEvent, None]:
         """Tell until the wait is over, the caller leaves, or the server stops.
 
         Ends normally only when what was waited for came true. A wait that cannot come true raises

@@ -1,0 +1,185 @@
+"""Around every call: each error becomes a status, and each call one line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from server.api.errors import DETAILS_KEY, code_of, cut, status_of
+from server.domain.errors import FieldInvalid, FieldViolation, ServiceError
+
+log = structlog.get_logger(__name__)
+
+_KINDS = ("unary_unary", "unary_stream", "stream_stream")
+_LOGGED_BYTES = 128
+# Probes ask every few seconds.
+_QUIET = ("/grpc.health.", "/grpc.reflection.")
+
+Context = Any
+Behaviour = Callable[[Any, Context], Any]
+
+
+class Calls(grpc.aio.ServerInterceptor):
+    """The outermost interceptor.
+
+    It wraps a method's handler once, not once a call, as general interceptor libraries do: the
+    wrapping is half of their cost, and they leave the reading of the request outside.
+    """
+
+    def __init__(self, default_namespace: str) -> None:
+        self._default_namespace = default_namespace
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._open = 0
+        self._idle = asyncio.Event()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method's handler, guarded; None for a method that does not exist."""
+        method = handler_call_details.method
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._handlers[method] = self._guarded(method, handler)
+        return self._handlers[method]
+
+    async def drained(self) -> None:
+        """Wait until no call is open."""
+        while self._open:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def _guarded(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        kind = next(kind for kind in _KINDS if getattr(handler, kind))
+        behaviour: Behaviour = getattr(handler, kind)
+
+        async def call(request: Any, context: Context) -> Any:
+            return await self._call(method, behaviour, request, context)
+
+        read = _reading(handler.request_deserializer, streamed=handler.request_streaming)
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        guarded: grpc.RpcMethodHandler[Any, Any] = make(call, read, handler.response_serializer)
+        return guarded
+
+    async def _call(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
+        line = _Line(method, request, self._default_namespace)
+        self._open += 1
+        try:
+            answer = await _answered(behaviour, request, context)
+            line.write(grpc.StatusCode.OK)
+            return answer
+        except grpc.aio.AbortError:
+            line.write(context.code())
+            raise
+        except Exception as e:
+            await _refuse(e, line, context)
+        except asyncio.CancelledError as e:
+            # The client's going cancels this task; one from elsewhere would leave the client
+            # without an answer for ever.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                line.write(_code_of_leaving(context))
+                raise
+            await _refuse(e, line, context)
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._idle.set()
+
+
+def _reading(
+    deserializer: Callable[[bytes], Any] | None, *, streamed: bool
+) -> Callable[[bytes], Any]:
+    """Read a request so that bytes which are none are refused by us, not by gRPC.
+
+    A single request is read outside of the call, where gRPC answers the text of what is raised:
+    the refusal stands in for the request until the call begins.
+    """
+
+    def read(raw: bytes) -> Any:
+        try:
+            return deserializer(raw) if deserializer else raw
+        except DecodeError:
+            refusal = FieldInvalid([FieldViolation("request", "is not this method's message")])
+            if streamed:
+                raise refusal from None
+            return refusal
+
+    return read
+
+
+async def _answered(behaviour: Behaviour, request: Any, context: Context) -> Any:
+    if isinstance(request, ServiceError):
+        raise request
+    answering = behaviour(request, context)
+    if not inspect.isasyncgen(answering):
+        return await answering
+    async with aclosing(answering) as responses:
+        async for response in responses:
+            await context.write(response)
+    return None
+
+
+async def _refuse(error: BaseException, line: _Line, context: Context) -> NoReturn:
+    told = error if isinstance(error, ServiceError) else _bug(error, line)
+    status = status_of(told)
+    line.fields["reason"] = told.reason.value
+    line.write(code_of(told))
+    details = ((DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(code_of(told), status.message, details)
+    raise AssertionError("abort raises")
+
+
+def _bug(error: BaseException, line: _Line) -> ServiceError:
+    """What a caller is told of a bug: an id under which the log has it."""
+    error_id = secrets.token_hex(4)
+    line.fields.update(error_id=error_id, exc_info=error)
+    return ServiceError(f"a bug of the server; its log has it under {error_id}", id=error_id)
+
+
+def _code_of_leaving(context: Context) -> grpc.StatusCode:
+    left = context.time_remaining()
+    expired = left is not None and left <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
+
+
+class _Line:
+    """A call's line in the log. Of the request it shows who is meant, and nothing of the spec."""
+
+    def __init__(self, method: str, request: Any, default_namespace: str) -> None:
+        self._began = time.perf_counter()
+        self._quiet = method.startswith(_QUIET)
+        self.fields: dict[str, Any] = {"method": method[1:]}
+        if hasattr(request, "namespace"):
+            namespace = request.namespace or default_namespace
+            target = f"{namespace}/{getattr(request, 'name', '')}"
+            self.fields["target"] = cut(target, _LOGGED_BYTES)
+        if request_id := getattr(request, "request_id", ""):
+            self.fields["request_id"] = cut(request_id, _LOGGED_BYTES)
+
+    def write(self, code: grpc.StatusCode) -> None:
+        """Log the call's end."""
+        ms = round((time.perf_counter() - self._began) * 1000, 2)
+        log.log(self._level(code), "call", **self.fields, code=code.name, ms=ms)
+
+    def _level(self, code: grpc.StatusCode) -> int:
+        if code is grpc.StatusCode.INTERNAL:
+            return logging.ERROR
+        return logging.DEBUG if self._quiet else logging.INFO

@@ -1,0 +1,93 @@
+"""Standard health: whether this server answers, and whether what it stands on does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc
+from modelservice.v1 import model_service_pb2
+
+from server.control.viewing import View
+from server.ports import Cluster
+
+SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+LIVE = "live"
+CLUSTER = "cluster"
+CHECK_SECONDS = 0.2
+
+SERVING = pb.HealthCheckResponse.SERVING
+NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """grpc.health.v1, told by `tell`.
+
+    grpcio-health-checking's own servicer keeps a lock while it writes to a watcher: one watcher
+    that does not read would keep everybody from hearing of NOT_SERVING. Here nobody waits for a
+    watcher, and `end_watches` lets them go, which otherwise use up a stop's whole grace.
+    """
+
+    def __init__(self) -> None:
+        self._statuses: dict[str, pb.HealthCheckResponse.ServingStatus] = {}
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def tell(self, statuses: Mapping[str, pb.HealthCheckResponse.ServingStatus]) -> None:
+        """Answer these from now on, and let watchers know."""
+        self._statuses |= statuses
+        self._wake()
+
+    def end_watches(self) -> None:
+        """Let every watch end."""
+        self._ended = True
+        self._wake()
+
+    async def Check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:  # noqa: N802
+        """The status now; NOT_FOUND for a service that is none."""
+        status = self._statuses.get(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such health service")
+        return pb.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> None:  # noqa: N802
+        """The status now, then each change; a slow reader gets the latest."""
+        told = None
+        while not self._ended:
+            changed = self._changed
+            status = self._statuses.get(request.service, pb.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != told:
+                await context.write(pb.HealthCheckResponse(status=status))
+                told = status
+            else:
+                await changed.wait()
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is going down")
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+async def keep_told(health: Health, view: View, cluster: Cluster) -> None:
+    """Tell what changes, until cancelled.
+
+    Ready means synced once: while the cluster is away reads go on and say their age, so that only
+    the service "cluster" follows it.
+    """
+    while True:
+        health.tell(_present(view, cluster))
+        await asyncio.sleep(CHECK_SECONDS)
+
+
+def stop_admitting(health: Health) -> None:
+    """Let load balancers send callers elsewhere."""
+    health.tell({"": NOT_SERVING, SERVICE: NOT_SERVING})
+
+
+def _present(view: View, cluster: Cluster) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
+    ready = SERVING if view.synced and not view.stopping else NOT_SERVING
+    reachable = SERVING if cluster.reachable() else NOT_SERVING
+    return {"": ready, SERVICE: ready, CLUSTER: reachable}

@@ -1,0 +1,154 @@
+"""Requests, as the domain has them. Whatever is wrong in form raises FieldInvalid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+
+from modelservice.v1 import inference_service_pb2 as services_pb
+from modelservice.v1 import model_service_pb2 as pb
+
+from server.api.specs import duration_of, spec_of
+from server.control.reading import Listing
+from server.control.scope import Scope
+from server.control.viewing import ALL
+from server.control.watching import Until, Watch
+from server.domain.checks import check_key, check_namespace
+from server.domain.commands import Delete, Deploy
+from server.domain.errors import FieldInvalid, FieldViolation
+from server.domain.inference_service import ServiceKey
+from server.domain.rollout import Rollout
+from server.domain.selectors import Selector
+from server.domain.status import State
+
+HEARTBEAT_MIN = timedelta(seconds=1)
+HEARTBEAT_MAX = timedelta(seconds=30)
+PAGE_SIZE_DEFAULT = 100
+PAGE_SIZE_MAX = 1000
+
+_UNTIL = {
+    pb.WatchStatusRequest.UNTIL_UNSPECIFIED: Until.FOREVER,
+    pb.WatchStatusRequest.UNTIL_READY: Until.READY,
+    pb.WatchStatusRequest.UNTIL_GONE: Until.GONE,
+}
+
+
+def deploy_of(request: pb.DeployRequest, scope: Scope, timeout: timedelta) -> Deploy:
+    """The wish in a DeployRequest; whether it can work is checked where it is carried out."""
+    return Deploy(
+        key=scope.key(request.namespace, request.name),
+        spec=spec_of(request.spec) if request.HasField("spec") else None,
+        labels=dict(request.labels),
+        annotations=dict(request.annotations),
+        etag=request.etag,
+        request_id=request.request_id,
+        validate_only=request.validate_only,
+        restart=request.restart,
+        force=request.force,
+        create_only=request.create_only,
+        timeout=timeout,
+    )
+
+
+def delete_of(request: pb.DeleteRequest, scope: Scope, timeout: timedelta) -> Delete:
+    """The wish in a DeleteRequest."""
+    return Delete(
+        key=scope.key(request.namespace, request.name),
+        etag=request.etag,
+        force=request.force,
+        validate_only=request.validate_only,
+        timeout=timeout,
+    )
+
+
+def key_of(request: pb.GetRequest, scope: Scope) -> ServiceKey:
+    """The service that a GetRequest names."""
+    key = scope.key(request.namespace, request.name)
+    check_key(key)
+    return key
+
+
+def rollout_of(text: str) -> Rollout | None:
+    """The rollout that a request names; None where it names none."""
+    if not text:
+        return None
+    try:
+        return Rollout.parse(text)
+    except ValueError:
+        raise _invalid("rollout_id", "is not a rollout_id that Deploy or Get answered") from None
+
+
+def listing_of(request: pb.ListRequest, scope: Scope) -> Listing:
+    """What a ListRequest asks for."""
+    return Listing(
+        target=_target_of(scope, request.namespace, ""),
+        selector=_selector_of(request.label_selector),
+        states=frozenset(_states_of(request.states)),
+        page_token=request.page_token,
+    )
+
+
+def page_size_of(request: pb.ListRequest) -> int:
+    """How many services a page may have."""
+    if request.page_size < 0:
+        raise _invalid("page_size", "is not negative")
+    return min(request.page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def watch_of(request: pb.WatchStatusRequest, scope: Scope) -> Watch:
+    """What a WatchStatusRequest asks for."""
+    _check_watch(request)
+    return Watch(
+        target=_target_of(scope, request.namespace, request.name),
+        selector=_selector_of(request.label_selector),
+        until=_UNTIL[request.until],
+        rollout=rollout_of(request.rollout_id),
+        resume_token=request.resume_token,
+        heartbeat=_heartbeat_of(request),
+    )
+
+
+def _check_watch(request: pb.WatchStatusRequest) -> None:
+    if request.until not in _UNTIL:
+        raise _invalid("until", "is UNTIL_READY, UNTIL_GONE or unset")
+    if request.until and not request.name:
+        raise _invalid("name", "is required with until")
+    if request.label_selector and request.name:
+        raise _invalid("label_selector", "stands without a name only")
+
+
+def _target_of(scope: Scope, namespace: str, name: str) -> ServiceKey:
+    target = scope.target(namespace, name)
+    if target.name:
+        check_key(target)
+    elif target.namespace != ALL:
+        check_namespace(target.namespace)
+    return target
+
+
+def _heartbeat_of(request: pb.WatchStatusRequest) -> timedelta:
+    if not request.HasField("heartbeat_interval"):
+        return HEARTBEAT_MAX
+    interval = duration_of(request.heartbeat_interval, "heartbeat_interval")
+    if interval < HEARTBEAT_MIN:
+        raise _invalid("heartbeat_interval", "is at least 1 s")
+    return min(interval, HEARTBEAT_MAX)
+
+
+def _selector_of(text: str) -> Selector:
+    try:
+        return Selector.parse(text)
+    except ValueError as e:
+        raise _invalid("label_selector", str(e)) from None
+
+
+def _states_of(numbers: Iterable[int]) -> Iterator[State]:
+    known = services_pb.InferenceServiceStatus.State.DESCRIPTOR.values_by_number
+    for index, number in enumerate(numbers):
+        if not number or number not in known:
+            raise _invalid(f"states[{index}]", "is not a state of this contract")
+        yield State(known[number].name.removeprefix("STATE_"))
+
+
+def _invalid(path: str, why: str) -> FieldInvalid:
+    return FieldInvalid([FieldViolation(path, why)])

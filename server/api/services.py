@@ -1,0 +1,62 @@
+"""A service as callers see it, made once for each of its states."""
+
+from __future__ import annotations
+
+from modelservice.v1 import inference_service_pb2 as pb
+
+from server.api.specs import spec_message
+from server.api.statuses import status_message, time_message
+from server.domain.inference_service import InferenceService, ServiceKey
+
+REMEMBERED_MESSAGES = 20_000
+
+
+class ServiceMessages:
+    """Messages by service, kept while the service stands unchanged.
+
+    A service object is frozen and the view keeps one per state, so that identity says whether a
+    message still holds. The messages are shared: who gets one copies it, never changes it.
+    """
+
+    def __init__(self, *, log_lines: bool) -> None:
+        self._log_lines = log_lines
+        self._made: dict[ServiceKey, tuple[InferenceService, pb.InferenceService]] = {}
+
+    def of(self, service: InferenceService) -> pb.InferenceService:
+        """The message for a service as it is."""
+        made = self._made.get(service.key)
+        if made and made[0] is service:
+            return made[1]
+        message = service_message(service)
+        if not self._log_lines and message.status.HasField("failure"):
+            message.status.failure.ClearField("log_lines")
+        return self._remembered(service, message)
+
+    def _remembered(
+        self, service: InferenceService, message: pb.InferenceService
+    ) -> pb.InferenceService:
+        # Taken out first, so that the oldest made is the first in the dictionary.
+        self._made.pop(service.key, None)
+        if len(self._made) >= REMEMBERED_MESSAGES:
+            del self._made[next(iter(self._made))]
+        self._made[service.key] = (service, message)
+        return message
+
+
+def service_message(service: InferenceService) -> pb.InferenceService:
+    """The service with its spec and status."""
+    return pb.InferenceService(
+        namespace=service.key.namespace,
+        name=service.key.name,
+        uid=service.uid,
+        spec=spec_message(service.spec) if service.spec else None,
+        status=status_message(service.status),
+        labels=service.labels,
+        annotations=service.annotations,
+        generation=service.generation,
+        rollout_id=service.rollout.id,
+        etag=service.etag,
+        create_time=time_message(service.create_time),
+        delete_time=time_message(service.delete_time),
+        unmanaged=service.unmanaged,
+    )

@@ -1,0 +1,95 @@
+"""How a service is, as callers see it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from modelservice.v1 import inference_service_pb2 as pb
+
+from server.domain.status import (
+    Component,
+    ComponentStatus,
+    Condition,
+    Failure,
+    InferenceServiceStatus,
+    State,
+)
+
+
+def status_message(status: InferenceServiceStatus) -> pb.InferenceServiceStatus:
+    """The status, its failure with log lines."""
+    return pb.InferenceServiceStatus(
+        state=_state_number(status.state),
+        message=status.message,
+        serving=status.serving,
+        latest_ready_generation=status.latest_ready_generation,
+        failure=failure_message(status.failure) if status.failure else None,
+        url=status.url,
+        cluster_url=status.cluster_url,
+        serving_runtime=status.serving_runtime,
+        deployment_mode=status.deployment_mode,
+        components=map(_component_message, status.components),
+        conditions=map(_condition_message, status.conditions),
+        last_transition_time=time_message(status.last_transition_time),
+    )
+
+
+def failure_message(failure: Failure) -> pb.Failure:
+    """The failure, in lists and in error details as well."""
+    return pb.Failure(
+        reason=pb.Failure.Reason.Value(f"REASON_{failure.reason.value}"),
+        message=failure.message,
+        remedy=failure.remedy,
+        rollout_id=failure.rollout_id,
+        component=_component_number(failure.component),
+        pod=failure.pod,
+        container=failure.container,
+        exit_code=failure.exit_code,
+        restart_count=failure.restart_count,
+        log_lines=failure.log_lines,
+        retrying=failure.retrying,
+        first_seen_time=time_message(failure.first_seen_time),
+    )
+
+
+def time_message(time: datetime | None) -> Timestamp | None:
+    """The time, or None where it is not known."""
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def _state_number(state: State) -> pb.InferenceServiceStatus.State.ValueType:
+    return pb.InferenceServiceStatus.State.Value(f"STATE_{state.value}")
+
+
+def _component_number(component: Component | None) -> pb.ComponentStatus.Component.ValueType:
+    name = component.value if component else "UNSPECIFIED"
+    return pb.ComponentStatus.Component.Value(f"COMPONENT_{name}")
+
+
+def _component_message(component: ComponentStatus) -> pb.ComponentStatus:
+    return pb.ComponentStatus(
+        component=_component_number(component.component),
+        desired_replicas=component.desired_replicas,
+        updated_replicas=component.updated_replicas,
+        ready_replicas=component.ready_replicas,
+        latest_revision=component.latest_revision,
+        traffic=[
+            pb.TrafficShare(revision=share.revision, percent=share.percent)
+            for share in component.traffic
+        ],
+    )
+
+
+def _condition_message(condition: Condition) -> pb.Condition:
+    return pb.Condition(
+        type=condition.type,
+        status=condition.status,
+        reason=condition.reason,
+        message=condition.message,
+        last_transition_time=time_message(condition.last_transition_time),
+    )

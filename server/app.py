@@ -1,0 +1,144 @@
+"""The composition root: what the server is made of, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+
+import structlog
+
+from server.adapters.kserve.api_server import ApiServer, ConfigurationUnusable
+from server.adapters.kserve.cluster import KServeCluster
+from server.api import health as health_service
+from server.api.answers import Answers
+from server.api.calls import Calls
+from server.api.health import LIVE, SERVING, Health
+from server.api.listening import grpc_server, listen
+from server.api.servicer import ModelService
+from server.control.deploying import Deploying
+from server.control.reading import Reading
+from server.control.scope import Scope
+from server.control.viewing import View, follow
+from server.control.watching import Watching
+from server.ports import Cluster
+from server.settings import Settings, SettingsInvalid
+
+log = structlog.get_logger(__name__)
+
+At = Callable[[str], None]
+
+
+class Application:
+    """The server over one cluster. `start` it, then `run` it until it is told to stop."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, at: At = lambda point: None) -> None:
+        scope = Scope(settings.kubernetes.default_namespace, settings.serving.namespaces)
+        self._cluster = cluster
+        self._settings = settings
+        self._view = View()
+        self._health = Health()
+        self._calls = Calls(scope.default)
+        reading = Reading(cluster, self._view)
+        servicer = ModelService(
+            scope=scope,
+            deploying=Deploying(cluster, self._view),
+            reading=reading,
+            watching=Watching(self._view, reading),
+            answers=Answers(cluster),
+            at=at,
+        )
+        self._server = grpc_server(servicer, self._health, self._calls)
+
+    async def start(self) -> int:
+        """Listen, and answer the port. Raises AddressUnusable."""
+        self._health.tell({LIVE: SERVING})
+        address = self._settings.serving.listen
+        port = await listen(self._server, address)
+        log.info("listening", address=f"{address.rpartition(':')[0]}:{port}")
+        return port
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop`, then end within the grace. Raises what a part of it died of."""
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(self._follow(), name="status feed")
+            telling = tasks.create_task(self._tell_health(), name="health")
+            try:
+                await stop.wait()
+            finally:
+                telling.cancel()
+                await self._stop()
+                following.cancel()
+
+    async def _follow(self) -> None:
+        await follow(self._view, self._cluster)
+        raise AssertionError("the feed never ends by itself")
+
+    async def _tell_health(self) -> None:
+        await health_service.keep_told(self._health, self._view, self._cluster)
+
+    async def _stop(self) -> None:
+        """End every call: new ones go elsewhere first, then streams are told, then none is left."""
+        delay, grace = self._settings.stop.delay, self._settings.stop.grace
+        log.info("stopping", grace=grace.total_seconds())
+        health_service.stop_admitting(self._health)
+        await asyncio.sleep(delay.total_seconds())
+        # An open stream would use up the whole grace.
+        self._view.stop()
+        self._health.end_watches()
+        await self._drain(grace - delay)
+        log.info("stopped")
+
+    async def _drain(self, grace: timedelta) -> None:
+        seconds = grace.total_seconds()
+        refusing = asyncio.create_task(self._server.stop(seconds), name="refusing new calls")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._calls.drained()
+        # No call is open, or none may be any longer.
+        await self._server.stop(None)
+        await refusing
+
+
+async def run(settings: Settings) -> None:
+    """Serve KServe until SIGTERM or SIGINT. Raises SettingsInvalid and AddressUnusable."""
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    at = _dying_at(settings.testing.crash_at)
+    async with _kserve(settings, at) as cluster:
+        application = Application(cluster, settings, at)
+        await application.start()
+        await application.run(stop)
+
+
+@asynccontextmanager
+async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
+    kubernetes, serving = settings.kubernetes, settings.serving
+    kubeconfig = None if kubernetes.in_cluster else kubernetes.kubeconfig_paths()
+    try:
+        api = await ApiServer.connect(kubeconfig, in_cluster=kubernetes.in_cluster)
+    except ConfigurationUnusable as e:
+        raise SettingsInvalid(str(e)) from e
+    try:
+        yield KServeCluster(
+            api,
+            namespaces=sorted(serving.namespaces),
+            kserve_namespace=serving.kserve_namespace,
+            at=at,
+        )
+    finally:
+        await api.close()
+
+
+def _dying_at(point: str | None) -> At:
+    """End this process as kill -9 would when the point is reached; None: never."""
+
+    def at(reached: str) -> None:
+        if reached == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return at

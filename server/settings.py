@@ -1,0 +1,258 @@
+"""The settings, and the only place that reads the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from server.domain.syntax import dns_label_problem
+
+_OURS = "MODELSERVICE_"
+# Kubernetes puts these into pods beside a Service named `modelservice`; MODELSERVICE_TEST_ is for
+# tests of this project.
+_NOT_SETTINGS = re.compile(r"MODELSERVICE_(SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?|TEST_.*)")
+
+
+class SettingsInvalid(Exception):
+    """A setting is wrong or missing; the message names it, for operators."""
+
+
+def _group(prefix: str) -> SettingsConfigDict:
+    return SettingsConfigDict(
+        env_prefix=prefix,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+    )
+
+
+def _checked_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) <= 65535):
+        raise ValueError("is an address and a port, such as 127.0.0.1:50051 or [::1]:50051")
+    return text
+
+
+def _split(text: object) -> object:
+    return (
+        [part.strip() for part in text.split(",") if part.strip()]
+        if isinstance(text, str)
+        else text
+    )
+
+
+def _seconds(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        return timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        raise ValueError("is a number of seconds") from None
+
+
+def _checked_namespace(name: str) -> str:
+    if problem := dns_label_problem(name):
+        raise ValueError(f"{name!r} is no namespace: {problem}")
+    return name
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
+Namespace = Annotated[str, AfterValidator(_checked_namespace)]
+Namespaces = Annotated[frozenset[Namespace], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
+
+
+class KServe(BaseSettings):
+    """Which cluster."""
+
+    model_config = _group("KSERVE_")
+
+    enabled: bool = Field(False, description="deploy on KServe")
+
+
+class Kubernetes(BaseSettings):
+    """How the API server is reached."""
+
+    model_config = _group("KUBERNETES_")
+
+    in_cluster: bool = Field(False, description="use the pod's own service account")
+    kubeconfig: str = Field(
+        "", description="path of a kubeconfig; else $KUBECONFIG, else ~/.kube/config"
+    )
+    default_namespace: Namespace = Field(
+        "model-serving", description="stands in for an empty namespace in a request"
+    )
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Kubernetes:
+        if self.in_cluster and self.kubeconfig:
+            raise ValueError("KUBERNETES_IN_CLUSTER and KUBERNETES_KUBECONFIG exclude each other")
+        return self
+
+    def kubeconfig_paths(self) -> str:
+        """The kubeconfig to use: a path, or several as $KUBECONFIG may have. Raises SettingsInvalid
+        where none of them exists."""
+        paths = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        found = [Path(path).expanduser() for path in paths.split(os.pathsep) if path]
+        if not any(path.is_file() for path in found):
+            raise SettingsInvalid(
+                f"KUBERNETES_KUBECONFIG: there is no kubeconfig at {paths}; set it, or $KUBECONFIG,"
+                " or KUBERNETES_IN_CLUSTER=true in a pod"
+            )
+        return os.pathsep.join(map(str, found))
+
+
+class Serving(BaseSettings):
+    """Whom the server answers."""
+
+    model_config = _group(_OURS)
+
+    listen: Address = Field("127.0.0.1:50051", description="address and port to listen on")
+    allow_plaintext: bool = Field(
+        False, description="listen beyond loopback although traffic is not encrypted"
+    )
+    namespaces: Namespaces = Field(
+        frozenset(), description="namespaces to serve, with commas between; empty: all"
+    )
+    kserve_namespace: Namespace = Field(
+        "kserve", description="the namespace that KServe is installed in"
+    )
+
+    @model_validator(mode="after")
+    def _plaintext_stays_here(self) -> Serving:
+        if not self.allow_plaintext and not _is_loopback(self.listen):
+            raise ValueError(
+                f"MODELSERVICE_LISTEN: {self.listen} is beyond loopback and traffic would not be"
+                " encrypted; MODELSERVICE_ALLOW_PLAINTEXT=true permits that"
+            )
+        return self
+
+
+class Stop(BaseSettings):
+    """How the server ends."""
+
+    model_config = _group(f"{_OURS}STOP_")
+
+    grace: Seconds = Field(
+        timedelta(seconds=30), description="seconds from the signal until the last call is cut"
+    )
+    delay: Seconds = Field(
+        timedelta(seconds=2),
+        description="seconds of these in which health says NOT_SERVING and calls are still taken",
+    )
+
+    @model_validator(mode="after")
+    def _delay_within_grace(self) -> Stop:
+        if self.delay > self.grace:
+            raise ValueError("MODELSERVICE_STOP_DELAY is longer than MODELSERVICE_STOP_GRACE")
+        return self
+
+
+class Log(BaseSettings):
+    """What is logged, and how it looks."""
+
+    model_config = _group(f"{_OURS}LOG_")
+
+    format: Literal["json", "console"] | None = Field(
+        None, description="json or console; unset: console on a terminal, else json"
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error"
+    )
+
+
+class Testing(BaseSettings):
+    """For tests of this project."""
+
+    model_config = _group(f"{_OURS}TEST_")
+
+    crash_at: Literal["before-write", "after-write", "before-answer"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set, by group."""
+
+    groups: ClassVar = (KServe, Kubernetes, Serving, Stop, Log)
+
+    kserve: KServe
+    kubernetes: Kubernetes
+    serving: Serving
+    stop: Stop
+    log: Log
+    testing: Testing
+
+
+def load() -> Settings:
+    """Read the environment. Raises SettingsInvalid."""
+    _refuse_unknown()
+    return Settings(
+        kserve=_loaded(KServe),
+        kubernetes=_loaded(Kubernetes),
+        serving=_loaded(Serving),
+        stop=_loaded(Stop),
+        log=_loaded(Log),
+        testing=_loaded(Testing),
+    )
+
+
+def described() -> Iterator[tuple[str, str]]:
+    """Every setting's variable, and what it is for with its default."""
+    for group in Settings.groups:
+        for name, field in group.model_fields.items():
+            yield _variable(group, name), f"{field.description} [{_shown(field.default)}]"
+
+
+_Group = TypeVar("_Group", bound=BaseSettings)
+
+
+def _loaded(group: type[_Group]) -> _Group:
+    try:
+        return group()
+    except ValidationError as e:
+        raise SettingsInvalid("; ".join(_told(group, e))) from None
+
+
+def _told(group: type[BaseSettings], invalid: ValidationError) -> Iterator[str]:
+    for error in invalid.errors(include_url=False, include_input=False, include_context=False):
+        why = error["msg"].removeprefix("Value error, ")
+        yield f"{_variable(group, str(error['loc'][0]))}: {why}" if error["loc"] else why
+
+
+def _refuse_unknown() -> None:
+    known = {variable for variable, _ in described()}
+    for variable in sorted(os.environ):
+        ours = variable.startswith(_OURS) and not _NOT_SETTINGS.fullmatch(variable)
+        if ours and variable not in known:
+            raise SettingsInvalid(f"{variable}: there is no such setting; --help lists them")
+
+
+def _variable(group: type[BaseSettings], name: str) -> str:
+    return f"{group.model_config.get('env_prefix', '')}{name}".upper()
+
+
+def _shown(default: object) -> str:
+    match default:
+        case bool():
+            return str(default).lower()
+        case timedelta():
+            return f"{default.total_seconds():g}"
+    return str(default) if default else "unset"
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

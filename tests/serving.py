@@ -1,0 +1,122 @@
+"""The real application on loopback over a cluster in memory, in a thread with its own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from server.adapters.memory.cluster import MemoryCluster
+from server.app import Application
+from server.settings import KServe, Kubernetes, Log, Serving, Settings, Stop, Testing
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 20.0
+
+
+def settings(serving: dict[str, Any] | None = None, stop: dict[str, Any] | None = None) -> Settings:
+    """The defaults, on a free port, with a stop that need not wait for any load balancer."""
+    return Settings(
+        kserve=KServe(enabled=True),
+        kubernetes=Kubernetes(),
+        serving=Serving(listen="127.0.0.1:0", **serving or {}),
+        stop=Stop(**{"delay": "0", "grace": "10"} | (stop or {})),
+        log=Log(),
+        testing=Testing(),
+    )
+
+
+class Served:
+    """An application that serves, from before it synced until `stop`.
+
+    Whatever touches it from a test runs in its own loop: see `inside`.
+    """
+
+    def __init__(self, settings: Settings, *, synced: bool = True) -> None:
+        self.memory = MemoryCluster()
+        self.port = 0
+        self.failure: BaseException | None = None
+        self._settings = settings
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="application")
+        if not synced:
+            self.memory.hold_feed()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._listening.wait(PATIENCE_SECONDS)
+        if self.failure:
+            raise self.failure
+
+    def begin_stop(self) -> None:
+        """As SIGTERM would."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    def join(self) -> None:
+        self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive(), "the application does not end"
+
+    def inside(self, act: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        """Act on the cluster in the application's loop, and answer what came of it."""
+
+        async def acted() -> T:
+            return act(*arguments, **named)
+
+        return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(PATIENCE_SECONDS)
+
+    def wait_until_synced(self) -> None:
+        """Bounded; what is asked before is VIEW_NOT_READY."""
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while self.memory.age() is None:
+            assert time.monotonic() < ends, "the view does not sync"
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as e:
+            self.failure = e
+        finally:
+            self._listening.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        application = Application(self.memory, self._settings)
+        self.port = await application.start()
+        self._listening.set()
+        await application.run(self._stop)
+
+
+class InLoop:
+    """An object that lives in an application's loop, for a test outside of it to call."""
+
+    def __init__(self, served: Served, target: Any) -> None:
+        self._served = served
+        self._target = target
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._served.inside, getattr(self._target, name))
+
+
+@contextmanager
+def serving(settings: Settings, *, synced: bool = True) -> Iterator[Served]:
+    """An application for the length of a block."""
+    served = Served(settings, synced=synced)
+    served.start()
+    try:
+        yield served
+    finally:
+        served.begin_stop()
+        served.join()
+    if served.failure:
+        raise served.failure

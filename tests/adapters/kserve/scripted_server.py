@@ -31,7 +31,9 @@ class Collection:
 class ScriptedServer:
     """`list_faults` and `watch_faults` answer the next requests, one each; then all is well.
 
-    `requests` has every request's kind ("list", "watch", "probe", "other") in order.
+    `texts` are answered as they are, by path; to ask for what is `absent` gives 404.
+    `requests` has every request's kind ("list", "watch", "probe", "text") and path in order.
+    While `held_up` is clear no request is answered.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,9 @@ class ScriptedServer:
         self.version = 100
         self.bookmark_every = 0.1
         self.bearer: str | None = None
+        self.texts: dict[str, str] = {}
+        self.absent: set[str] = set()
+        self._black_holes = 0
         self.held_up = asyncio.Event()
         self.held_up.set()
         self.port = 0
@@ -81,6 +86,11 @@ class ScriptedServer:
         path.write_text(json.dumps(config))
         return str(path)
 
+    def black_hole(self) -> None:
+        """Answer nothing more: open streams never again, requests once `held_up` is set."""
+        self._black_holes += 1
+        self.held_up.clear()
+
     async def put(self, path: str, found: Object) -> None:
         """Store an object as the next version and tell the watches."""
         collection = self.collections.setdefault(path, Collection())
@@ -107,6 +117,10 @@ class ScriptedServer:
             return web.json_response({"kind": "Status", "code": 401}, status=401)
         if kind == "probe":
             return await self.probe_fault(self, request) if self.probe_fault else web.Response()
+        if kind == "text":
+            return web.Response(text=self.texts[request.path])
+        if request.path in self.absent:
+            return await answering(404)(self, request)
         faults = self.watch_faults if kind == "watch" else self.list_faults
         if faults:
             return await faults.popleft()(self, request)
@@ -115,6 +129,8 @@ class ScriptedServer:
     def _kind(self, request: web.Request) -> str:
         if request.path == "/readyz":
             return "probe"
+        if request.path in self.texts:
+            return "text"
         return "watch" if "watch" in request.query else "list"
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -134,7 +150,10 @@ class ScriptedServer:
         response = await streaming(request)
         collection = self.collections.setdefault(request.path, Collection())
         version = int(request.query["resourceVersion"])
+        opened_in = self._black_holes
         while True:
+            if self._black_holes > opened_in:
+                await asyncio.Event().wait()
             for at, kind, found in list(collection.history):
                 if at > version:
                     await response.write(event_line(kind, found))

@@ -1,0 +1,335 @@
+"""The feed tells the latest state of every service, through whatever happens to the API server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.feed import StatusFeed
+from server.adapters.kserve.logs import LogWanted
+from server.adapters.kserve.mirror import Mirror
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.status import FailureReason, State
+from server.ports import Changed, FeedEvent, Gone, Synced
+from tests.adapters.kserve.scripted_server import ScriptedServer, answering
+from tests.adapters.kserve.waiting import eventually
+
+SERVICES = "/apis/serving.kserve.io/v1beta1/inferenceservices"
+DEPLOYMENTS = "/apis/apps/v1/deployments"
+PODS = "/api/v1/pods"
+IRIS = ServiceKey("team-a", "iris")
+# Ten times the aim of 5 s for a view to be current after an outage.
+IN_TIME = 50.0
+
+
+def service(
+    uid: str = "s1", generation: int = 1, name: str = "iris", image: str = "serve:1"
+) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "namespace": IRIS.namespace,
+            "name": name,
+            "uid": uid,
+            "generation": generation,
+            "creationTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        },
+        "spec": {"predictor": {"containers": [{"name": "kserve-container", "image": image}]}},
+    }
+
+
+def labelled(uid: str, name: str = "iris", **more: Any) -> dict[str, Any]:
+    labels = {"serving.kserve.io/inferenceservice": name}
+    meta = {"namespace": IRIS.namespace, "name": uid, "uid": uid, "labels": labels}
+    return {"metadata": meta, **more}
+
+
+class Told:
+    """What a consumer of the feed has heard so far."""
+
+    def __init__(self, feed: StatusFeed) -> None:
+        self.feed = feed
+        self.events: list[FeedEvent] = []
+        self.ended_by: BaseException | None = None
+        self.go = asyncio.Event()
+        self.go.set()
+
+    @property
+    def synced(self) -> bool:
+        return Synced() in self.events
+
+    def changes(self, key: ServiceKey = IRIS) -> list[InferenceService]:
+        found = [e.service for e in self.events if isinstance(e, Changed)]
+        return [s for s in found if s.key == key]
+
+    def last(self, key: ServiceKey = IRIS) -> InferenceService | None:
+        return (self.changes(key) or [None])[-1]
+
+    def generation(self, key: ServiceKey = IRIS) -> int:
+        last = self.last(key)
+        return last.generation if last else 0
+
+    async def consume(self) -> None:
+        async with aclosing(self.feed.feed()) as events:
+            async for event in events:
+                self.events.append(event)
+                await self.go.wait()
+
+
+@asynccontextmanager
+async def followed(api: ApiServer) -> AsyncIterator[Told]:
+    told = Told(StatusFeed(api, []))
+    consuming = asyncio.create_task(told.consume())
+    try:
+        yield told
+    finally:
+        consuming.cancel()
+        await asyncio.wait([consuming])
+        told.ended_by = None if consuming.cancelled() else consuming.exception()
+
+
+async def test_what_is_there_comes_first_then_synced_then_changes(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service("s1"))
+    await server.put(SERVICES, service("s2", name="roses"))
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+        assert [type(e) for e in told.events] == [Changed, Changed, Synced]
+
+        await server.put(SERVICES, service("s1", generation=2))
+        await eventually(lambda: told.generation() == 2, IN_TIME)
+        assert told.generation(ServiceKey("team-a", "roses")) == 1
+
+
+async def test_nothing_is_told_before_every_kind_is_listed(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service())
+    server.list_faults.extend([answering(500)] * 3)
+    async with followed(api) as told:
+        await eventually(lambda: server.count("watch") >= 4, IN_TIME)
+        assert told.feed.age() is None
+        assert told.events == []
+        await eventually(lambda: told.synced, IN_TIME)
+        assert told.feed.age() is not None
+
+
+async def test_a_storm_of_changes_is_told_once_to_a_slow_consumer(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service())
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+        told.go.clear()
+        before = len(told.changes())
+        for generation in range(2, 202):
+            await server.put(SERVICES, service(generation=generation))
+        await eventually(lambda: _held_generation(told.feed) == 201, IN_TIME)
+        told.go.set()
+        await eventually(lambda: told.generation() == 201, IN_TIME)
+        assert len(told.changes()) - before <= 3
+
+
+def _held_generation(feed: StatusFeed) -> int:
+    observed = feed.mirror.observed(IRIS)
+    return int(observed.service["metadata"]["generation"]) if observed else 0
+
+
+async def test_a_recreated_service_is_gone_and_then_a_new_one(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service("s1", generation=5))
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+        await server.remove(SERVICES, "s1")
+        await server.put(SERVICES, service("s2", generation=1))
+        await eventually(lambda: told.generation() == 1, IN_TIME)
+        gone = told.events.index(Gone(IRIS, "s1"))
+        assert all(e.service.uid == "s2" for e in told.events[gone:] if isinstance(e, Changed))
+
+
+async def test_a_writes_answer_is_told_before_the_watch_shows_it_and_never_taken_back(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service(generation=1))
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+        told.feed.mirror.put_written(service(generation=3))
+
+        derived = told.feed.derive(IRIS)
+        assert derived
+        assert derived.generation == 3
+        await eventually(lambda: told.generation() == 3, IN_TIME)
+        await server.put(SERVICES, service(generation=2))
+        await server.put(SERVICES, service(generation=4))
+        await eventually(lambda: told.generation() == 4, IN_TIME)
+        generations = [s.generation for s in told.changes()]
+        assert generations == sorted(generations)
+
+
+@pytest.mark.parametrize(
+    "broken", [{"spec": 5}, {"status": {"conditions": "none"}}, {"spec": {"template": []}}]
+)
+async def test_what_cannot_be_understood_of_one_service_does_not_keep_the_others_from_being_told(
+    server: ScriptedServer, api: ApiServer, broken: dict[str, Any]
+) -> None:
+    await server.put(SERVICES, service("s1"))
+    await server.put(SERVICES, service("s2", name="roses"))
+    bad = labelled("d1", **broken)
+    bad["metadata"]["name"] = "iris-predictor"
+    await server.put(DEPLOYMENTS, bad)
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+        assert told.last()
+        await server.put(SERVICES, service("s2", generation=2, name="roses"))
+        await eventually(lambda: told.generation(ServiceKey("team-a", "roses")) == 2, IN_TIME)
+
+
+async def test_a_bug_ends_the_feed_loudly(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+
+        def bug(*_: object) -> None:
+            raise RuntimeError("a bug of ours")
+
+        monkeypatch.setattr(Mirror, "changed", bug)
+        await server.put(SERVICES, service())
+        await asyncio.sleep(0.5)
+    assert isinstance(told.ended_by, ExceptionGroup)
+
+
+async def test_through_an_outage_the_age_grows_and_soon_after_it_the_view_is_current(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service("s1"))
+    await server.put(SERVICES, service("s2", name="roses"))
+    async with followed(api) as told:
+        await eventually(lambda: told.synced and told.feed.reachable(), IN_TIME)
+        await server.stop()
+        await eventually(lambda: not told.feed.reachable(), IN_TIME)
+        await server.put(SERVICES, service("s1", generation=2))
+        await server.remove(SERVICES, "s2")
+        await eventually(lambda: _age(told) > 4, IN_TIME)
+
+        await server.start()
+        took = await eventually(
+            lambda: (
+                told.generation() == 2
+                and Gone(ServiceKey("team-a", "roses"), "s2") in told.events
+                and _age(told) < 3
+                and told.feed.reachable()
+            ),
+            IN_TIME,
+        )
+    assert took < 10
+
+
+async def test_a_black_hole_ages_the_view_and_ends_without_a_trace(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    """Open connections stay open, new ones are taken, and nothing is answered."""
+    await server.put(SERVICES, service())
+    async with followed(api) as told:
+        await eventually(lambda: told.synced and told.feed.reachable(), IN_TIME)
+        server.black_hole()
+        await eventually(lambda: not told.feed.reachable(), IN_TIME)
+        aged = _age(told)
+        await asyncio.sleep(1)
+        assert _age(told) > aged + 0.9
+
+        server.held_up.set()
+        await eventually(lambda: told.feed.reachable() and _age(told) < 3, IN_TIME)
+        await server.put(SERVICES, service(generation=2))
+        assert await eventually(lambda: told.generation() == 2, IN_TIME) < 5
+
+
+def _age(told: Told) -> float:
+    return (told.feed.age() or timedelta(0)).total_seconds()
+
+
+async def test_time_alone_changes_a_state_when_it_is_due(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.domain.decision.NO_CONTROLLER_AFTER", timedelta(seconds=3))
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+        await server.put(SERVICES, service())
+        await eventually(lambda: told.last() is not None, IN_TIME)
+        first = told.last()
+        assert first
+        assert (first.status.state, first.status.failure) == (State.PENDING, None)
+        await eventually(lambda: _reason(told) is FailureReason.NO_CONTROLLER, IN_TIME)
+
+
+def _reason(told: Told) -> FailureReason | None:
+    last = told.last()
+    return last.status.failure.reason if last and last.status.failure else None
+
+
+async def test_a_failures_log_is_fetched_once_and_told_with_it(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
+    monkeypatch.setattr("server.domain.decision.NO_CONTROLLER_AFTER", timedelta(seconds=0))
+    monkeypatch.setattr("server.adapters.kserve.deriving.log_wanted", lambda *_: wanted)
+    server.texts["/api/v1/namespaces/team-a/pods/pod-1/log"] = "loading\nout of luck\n"
+    await server.put(SERVICES, service())
+    async with followed(api) as told:
+        await eventually(lambda: _log_lines(told) == ("loading", "out of luck"), IN_TIME)
+        for generation in (2, 3):
+            await server.put(SERVICES, service(generation=generation))
+        await eventually(lambda: told.generation() == 3, IN_TIME)
+        assert _log_lines(told) == ("loading", "out of luck")
+    assert server.count("text") == 1
+
+
+def _log_lines(told: Told) -> Iterable[str]:
+    last = told.last()
+    return last.status.failure.log_lines if last and last.status.failure else ()
+
+
+async def test_closing_the_feed_leaves_nothing_running(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    before = asyncio.all_tasks()
+    await server.put(SERVICES, service())
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, IN_TIME)
+        assert {t.get_name() for t in asyncio.all_tasks()} >= {"probe", "following the cluster"}
+    left = {t for t in asyncio.all_tasks() - before if "aiohttp" not in repr(t)}
+    assert {t.get_name() for t in left} & {"probe", "following the cluster"} == set()
+    assert not [t for t in left if t.get_name().startswith(("reflector", "log fetcher"))]
+
+
+async def test_a_feed_can_be_opened_again(server: ScriptedServer, api: ApiServer) -> None:
+    await server.put(SERVICES, service())
+    feed = StatusFeed(api, [])
+    for generation in (1, 2):
+        await server.put(SERVICES, service(generation=generation))
+        heard: list[FeedEvent] = []
+        async with aclosing(feed.feed()) as events:
+            async for event in events:
+                heard.append(event)
+                if event == Synced():
+                    break
+        assert [e.service.generation for e in heard if isinstance(e, Changed)] == [generation]
+
+
+async def test_without_kserves_resources_it_keeps_asking_and_starts_when_they_come(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.absent.add(SERVICES)
+    async with followed(api) as told:
+        await eventually(lambda: told.feed.reachable(), IN_TIME)
+        await eventually(lambda: server.count("list") > 10, IN_TIME)
+        assert not told.synced
+        server.absent.clear()
+        await eventually(lambda: told.synced, IN_TIME)

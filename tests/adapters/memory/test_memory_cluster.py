@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from datetime import timedelta
 
 import pytest
@@ -202,3 +203,14 @@ async def test_an_unmanaged_service_without_anything_that_fits_has_no_spec() -> 
     assert made.status.state is State.READY
     assert made.selectable_labels == {"team": "b"}
     assert await cluster.read(KEY) == made
+
+
+async def test_what_changes_while_the_first_listing_is_read_is_told_after_it() -> None:
+    cluster = MemoryCluster(ready_after=None)
+    await cluster.apply(Deploy(KEY, SPEC))
+    async with aclosing(cluster.feed()) as feed:
+        first = await anext(feed)
+        changed = await cluster.apply(Deploy(KEY, SPEC, labels={"a": "b"}))
+        later = [await anext(feed), await anext(feed)]
+    assert isinstance(first, Changed)
+    assert later == [Synced(), Changed(changed.service)]

@@ -55,6 +55,8 @@ class Server(Component):
             "KSERVE_ENABLED": "true",
             "KUBERNETES_KUBECONFIG": str(kubeconfig),
             "MODELSERVICE_LISTEN": self.address,
+            # Nobody else calls it, so that nothing is gained by waiting.
+            "MODELSERVICE_STOP_DELAY": "0",
         }
         super().__init__(
             name,
@@ -84,11 +86,11 @@ class Server(Component):
 
 
 class Replicas:
-    """Starts servers on one cluster; see `serving`."""
+    """Starts servers on one cluster, that act with `kubeconfig`; see `serving`."""
 
     def __init__(self, kubeconfig: Path, folder: Path, sweeper: Sweeper) -> None:
         self.folder = folder
-        self._kubeconfig = kubeconfig
+        self.kubeconfig = kubeconfig
         self._sweeper = sweeper
         self._servers: list[Server] = []
 
@@ -106,7 +108,7 @@ class Replicas:
         """A server that is not started: for tests of the start itself."""
         server = Server(
             f"server-{len(self._servers) + 1}",
-            kubeconfig=kubeconfig or self._kubeconfig,
+            kubeconfig=kubeconfig or self.kubeconfig,
             folder=self.folder,
             sweeper=self._sweeper,
             env=env or {},

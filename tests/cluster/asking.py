@@ -1,0 +1,81 @@
+"""Requests that the tests make, and waiting for what they come to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelservice.v1 import inference_service_pb2 as services_pb
+from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+MODEL = "gs://kfserving-examples/models/sklearn/1.0/model"
+SKLEARN_IMAGE = "kserve/sklearnserver:latest"
+TIMEOUT = 60.0
+
+State = services_pb.InferenceServiceStatus.State
+Reason = services_pb.Failure.Reason
+Action = pb.DeployResponse.Action
+Spec = services_pb.InferenceServiceSpec
+
+
+def container(image: str = SKLEARN_IMAGE, **fields: Any) -> Spec:
+    """A predictor of the caller's own image; images of lab/ play a part."""
+    env = {"STORAGE_URI": MODEL} | fields.pop("env", {})
+    return Spec(container=services_pb.ContainerPredictor(image=image), env=env, **fields)
+
+
+def model(name: str = "sklearn", uri: str = MODEL, runtime: str = "", **fields: Any) -> Spec:
+    """A model of this format."""
+    predictor = services_pb.ModelPredictor(
+        format=services_pb.ModelFormat(name=name), storage_uri=uri, runtime=runtime
+    )
+    return Spec(model=predictor, **fields)
+
+
+def scaling(minimum: int, maximum: int = 0) -> services_pb.Scaling:
+    return services_pb.Scaling(min_replicas=minimum, max_replicas=maximum or minimum)
+
+
+def deploy(
+    stub: ModelServiceStub, namespace: str, name: str, spec: Spec | None = None, **fields: Any
+) -> pb.DeployResponse:
+    """Deploy; grpc.RpcError when it is refused."""
+    request = pb.DeployRequest(namespace=namespace, name=name, spec=spec, **fields)
+    return stub.Deploy(request, timeout=TIMEOUT)
+
+
+def get(stub: ModelServiceStub, namespace: str, name: str) -> services_pb.InferenceService:
+    return stub.Get(pb.GetRequest(namespace=namespace, name=name), timeout=TIMEOUT).service
+
+
+def delete(stub: ModelServiceStub, namespace: str, name: str, **fields: Any) -> pb.DeleteResponse:
+    request = pb.DeleteRequest(namespace=namespace, name=name, **fields)
+    return stub.Delete(request, timeout=TIMEOUT)
+
+
+def wait_ready(
+    stub: ModelServiceStub, namespace: str, name: str, rollout_id: str
+) -> services_pb.InferenceService:
+    """The service once this rollout is READY; grpc.RpcError when it ends otherwise."""
+    return _wait(stub, namespace, name, until=pb.WatchStatusRequest.UNTIL_READY, id=rollout_id)
+
+
+def wait_gone(stub: ModelServiceStub, namespace: str, name: str) -> None:
+    """Return once there is no such service."""
+    _wait(stub, namespace, name, until=pb.WatchStatusRequest.UNTIL_GONE, id="")
+
+
+def _wait(
+    stub: ModelServiceStub,
+    namespace: str,
+    name: str,
+    *,
+    until: pb.WatchStatusRequest.Until.ValueType,
+    id: str,  # noqa: A002
+) -> services_pb.InferenceService:
+    request = pb.WatchStatusRequest(namespace=namespace, name=name, until=until, rollout_id=id)
+    told = services_pb.InferenceService()
+    for message in stub.WatchStatus(request, timeout=TIMEOUT):
+        if message.HasField("service"):
+            told = message.service
+    return told

@@ -53,13 +53,15 @@ def spec_of(
     )
 
 
-def unfit(spec: Mapping[str, Any], read: InferenceServiceSpec | None) -> list[str]:
-    """The paths of what the object has and the contract has no field for."""
+def unfit(
+    spec: Mapping[str, Any], read: InferenceServiceSpec | None, filled_in: Resources
+) -> list[str]:
+    """The paths of what the object has beside `filled_in` and the contract has no field for."""
     predictor = dict(spec.get("predictor", {}))
     riders = predictor.pop("annotations", {})
     foreign = {key: text for key, text in riders.items() if not key.startswith(OUR_PREFIX)}
     whole = {**spec, "predictor": {**predictor, **({"annotations": foreign} if foreign else {})}}
-    shown = predictor_of(read, Resources()) if read else {}
+    shown = predictor_of(read, filled_in) if read else {}
     paths = _beyond(whole, {"predictor": shown}, "spec")
     return sorted(path for path in paths if path not in _ADDED_BY_KSERVE)
 

@@ -79,12 +79,13 @@ def asked_of(obj: Mapping[str, Any]) -> Asked:
         spec = project(spec, owned(obj, anyones, "f:spec"))
     annotations = _owned_metadata(obj, "annotations")
     mode = annotations.pop(MODE_ANNOTATION, "")
-    read = spec_of(spec.get("predictor", {}), mode, filled_in_of(obj))
+    filled_in = filled_in_of(obj)
+    read = spec_of(spec.get("predictor", {}), mode, filled_in)
     return Asked(
         spec=read,
         labels=_users(_owned_metadata(obj, "labels"), MANAGED_BY_KEY),
         annotations=_users(annotations, LAST_APPLIED_ANNOTATION),
-        unfit=tuple(unfit(spec, read)),
+        unfit=tuple(unfit(spec, read, filled_in)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -71,7 +71,10 @@ class Served:
         async def acted() -> T:
             return act(*arguments, **named)
 
-        return asyncio.run_coroutine_threadsafe(acted(), self._loop).result(PATIENCE_SECONDS)
+        return self.awaited(acted())
+
+    def awaited(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE_SECONDS)
 
     def wait_until_synced(self) -> None:
         """Bounded; what is asked before is VIEW_NOT_READY."""
@@ -102,10 +105,13 @@ class InLoop:
 
     def __init__(self, served: Served, target: Any) -> None:
         self._served = served
-        self._target = target
+        self.target = target
+
+    def awaited(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._served.awaited(coroutine)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return partial(self._served.inside, getattr(self._target, name))
+        return partial(self._served.inside, getattr(self.target, name))
 
 
 @contextmanager

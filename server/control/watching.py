@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -96,21 +97,21 @@ class Watching:
                 yield event
             while not wait.is_over(stream.told.get(watch.target)):
                 if stream.synced:
-                    events = await self._next(stream, subscription, watch)
+                    events = await self._next(stream, subscription)
                 else:
                     events = [stream.sync()]
                 for event in events:
                     yield event
 
-    async def _next(
-        self, stream: _Stream, subscription: Subscription, watch: Watch
-    ) -> list[WatchEvent]:
+    async def _next(self, stream: _Stream, subscription: Subscription) -> list[WatchEvent]:
         self._view.require_running()
-        keys = await subscription.changes(watch.heartbeat.total_seconds())
+        keys = await subscription.changes(stream.silence_left())
         self._view.require_running()
-        if not keys:
+        events = stream.owed(keys)
+        # Changes may concern this stream's target and still owe its reader nothing.
+        if not events and not stream.silence_left():
             return [stream.heartbeat()]
-        return stream.owed(keys)
+        return events
 
     async def _wait(self, watch: Watch) -> _Wait:
         match watch.until:
@@ -200,7 +201,9 @@ class _Stream:
         self._view = view
         self._watch = watch
         self._token = watch.resume_token
-        self._opened_at = _token(watch, view)
+        self._binding = watch.binding
+        self._opened_at = self._new_token()
+        self._spoke_at = time.monotonic()
 
     def opening(self) -> list[WatchEvent]:
         """The current state: a snapshot, or for a resumed stream what changed meanwhile."""
@@ -220,13 +223,18 @@ class _Stream:
         """Say that there is nothing to tell."""
         return self._event(EventType.HEARTBEAT)
 
+    def silence_left(self) -> float:
+        """Seconds until the reader has to hear something; 0 when it has to now."""
+        heard_by = self._spoke_at + self._watch.heartbeat.total_seconds()
+        return max(0.0, heard_by - time.monotonic())
+
     def owed(self, keys: Sequence[ServiceKey]) -> list[WatchEvent]:
         """Bring the reader from what it was told of these keys to what is.
 
         Only the last message moves the token: who resumes from an earlier one hears the rest again.
         """
         events = [event for key in keys for event in self._owed(key)]
-        self._token = _token(self._watch, self._view)
+        self._token = self._new_token()
         if events:
             events[-1] = replace(events[-1], resume_token=self._token)
         return events
@@ -263,11 +271,11 @@ class _Stream:
         return self._watch.selector.matches(service.selectable_labels)
 
     def _event(self, kind: EventType, service: InferenceService | None = None) -> WatchEvent:
+        self._spoke_at = time.monotonic()
         return WatchEvent(kind, service, self._token)
 
-
-def _token(watch: Watch, view: View) -> str:
-    return encode_token([view.epoch, view.version, watch.binding])
+    def _new_token(self) -> str:
+        return encode_token([self._view.epoch, self._view.version, self._binding])
 
 
 def _version_in(watch: Watch, view: View) -> int | None:

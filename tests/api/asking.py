@@ -1,0 +1,110 @@
+"""Requests that tests make, and bounded reading of watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from modelservice.v1.inference_service_pb2 import (
+    ContainerPredictor,
+    InferenceService,
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+)
+from modelservice.v1.model_service_pb2 import (
+    DeployRequest,
+    GetRequest,
+    WatchStatusRequest,
+    WatchStatusResponse,
+)
+
+from server.domain.inference_service import ServiceKey
+from server.domain.status import Failure, FailureReason, State
+from server.domain.status import InferenceServiceStatus as Status
+
+NAMESPACE = "model-serving"
+PATIENCE_SECONDS = 10.0
+
+READY = InferenceServiceStatus.STATE_READY
+
+
+def key(name: str) -> ServiceKey:
+    return ServiceKey(NAMESPACE, name)
+
+
+def container(image: str = "example.org/model:1", **others: Any) -> InferenceServiceSpec:
+    return InferenceServiceSpec(container=ContainerPredictor(image=image), **others)
+
+
+def deploy(name: str, image: str = "example.org/model:1", **others: Any) -> DeployRequest:
+    return DeployRequest(name=name, spec=container(image), **others)
+
+
+def failed(rollout_id: str, state: State = State.FAILED, **others: Any) -> Status:
+    """A status with a failure of a rollout."""
+    failure = Failure(
+        FailureReason.IMAGE_PULL,
+        "the image example.org/model:1 is not there",
+        "push it",
+        rollout_id,
+        pod="pod-1",
+        container="kserve-container",
+        **others,
+    )
+    return Status(state, "the image is not there", failure=failure)
+
+
+def get(stub: Any, name: str) -> InferenceService:
+    service: InferenceService = stub.Get(GetRequest(name=name)).service
+    return service
+
+
+def eventually(what: str, true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < ends, f"still not so: {what}"
+        time.sleep(0.01)
+
+
+class Stream:
+    """A watch that a test reads message by message; its deadline bounds every read."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    def next(self) -> WatchStatusResponse:
+        return next(self.call)
+
+    def take(self, count: int) -> list[WatchStatusResponse]:
+        return [self.next() for _ in range(count)]
+
+    def until(self, true: Callable[[WatchStatusResponse], bool]) -> WatchStatusResponse:
+        return next(message for message in self.call if true(message))
+
+    def rest(self) -> tuple[list[WatchStatusResponse], grpc.RpcError | None]:
+        """What still comes, and the error that ends it; None for a good end."""
+        messages: list[WatchStatusResponse] = []
+        try:
+            messages.extend(self.call)
+        except grpc.RpcError as error:
+            return messages, error
+        return messages, None
+
+
+@contextmanager
+def watching(stub: Any, **fields: Any) -> Iterator[Stream]:
+    """An open watch."""
+    call = stub.WatchStatus(WatchStatusRequest(**fields), timeout=PATIENCE_SECONDS)
+    try:
+        yield Stream(call)
+    finally:
+        call.cancel()
+
+
+def kinds(messages: list[WatchStatusResponse]) -> list[str]:
+    return [
+        WatchStatusResponse.Type.Name(message.type).removeprefix("TYPE_") for message in messages
+    ]

@@ -1,8 +1,12 @@
 """Whether KServe refuses what was asked, by evidence that is newer than the write.
 
 Right after a fixing write the object still carries the refusal of the one before. So a refusal
-counts when it was seen to move after this process first held the generation, or when the API
-server's own times put it after the write. A generation of 1 has no write before it.
+counts when it was seen to move after this process first held the generation, or when the cluster's
+own times put it after the write. A generation of 1 has no write before it.
+
+Where nothing tells, a refusal that has stood for a while counts too: a second write that is refused
+for the same cause may leave the status as it was, and Kubernetes drops an object's events after
+some 25.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from server.domain.facts import Problem
 from server.domain.rollout import Rollout
 
 # Events carry the clock of KServe's controller, not the API server's.
-CLOCKS_DIFFER_BY = timedelta(seconds=5)
+CLOCKS_DIFFER_BY = timedelta(seconds=1)
 
 Mark = tuple[object, ...]
 
@@ -56,25 +60,32 @@ class Evidence:
         self, observed: Observed, now: datetime, patience: Patience = PATIENCE
     ) -> Refusal | None:
         """The newest refusal that is newer than the write. An event tells more than the status."""
-        told = [r for e in self._new_events(observed) if (r := refusal_in_event(e))]
+        events = self._new_events(observed, now, patience)
+        told = [r for e in events if (r := refusal_in_event(e))]
         if told:
             return max(told, key=lambda r: r.at)
         if self._status_is_new(observed.service, now, patience):
             return refusal_in_status(observed.service)
         return None
 
-    def _new_events(self, observed: Observed) -> Iterator[Object]:
+    def _new_events(
+        self, observed: Observed, now: datetime, patience: Patience
+    ) -> Iterator[Object]:
         written = written_at(observed.service)
         for event in _events_of(observed):
-            last = moment(event.get("lastTimestamp"))
-            if _mark(event) not in self.events or (last and last > written + CLOCKS_DIFFER_BY):
+            last = moment(event.get("lastTimestamp")) or written
+            about_then = written - CLOCKS_DIFFER_BY <= last
+            if (
+                _mark(event) not in self.events
+                or last > written + CLOCKS_DIFFER_BY
+                or (about_then and now >= written + patience.unproven)
+            ):
                 yield event
 
     def _status_is_new(self, service: Object, now: datetime, patience: Patience) -> bool:
         written = written_at(service)
         # KServe's writes carry the resourceVersion that they rest on, so that a status written
-        # after the spec is about that spec. The last case: nothing moves where a second write is
-        # refused for the same cause, and Kubernetes drops events of one object after some 25.
+        # after the spec is about that spec.
         return (
             part(service, "status") != self.status
             or (_status_written_at(service) or written) > written

@@ -1,0 +1,154 @@
+"""Recorded lives of services on the lab, played through the reading of statuses.
+
+A recording has every change of a service's objects as the API server's watches told it (KServe
+0.20, Standard mode), each as a merge patch of the object before, and the answers to the writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from server.adapters.kserve.evidence import Evidence
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing import facts_of, status_of
+from server.domain.decision import Decision, decide
+from server.domain.facts import Facts
+from server.domain.status import FailureReason, InferenceServiceStatus, State
+
+RECORDED = Path(__file__).with_name("recorded")
+NAMES = sorted(path.stem for path in RECORDED.glob("*.json"))
+_HELD_IN = {
+    "deployment": "deployments",
+    "replica_set": "replica_sets",
+    "autoscaler": "autoscalers",
+    "pod": "pods",
+    "event": "events",
+}
+
+Step = tuple[int, State, FailureReason | None]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a watcher was told at a moment (seconds after the recording began), and on what."""
+
+    at: float
+    observed: Observed
+    facts: Facts
+    decision: Decision
+
+    @property
+    def generation(self) -> int:
+        return self.facts.rollout.generation
+
+    @property
+    def step(self) -> Step:
+        failure = self.decision.failure
+        return self.generation, self.decision.state, failure.reason if failure else None
+
+    @property
+    def status(self) -> InferenceServiceStatus:
+        return status_of(self.observed, self.facts, self.decision, None)
+
+
+@dataclass
+class Watcher:
+    """One process of ours: it derives at each change, and when a decision asks to look again."""
+
+    started: datetime
+    evidence: Evidence = field(default_factory=Evidence)
+    recheck_at: datetime | None = None
+
+    def look(self, observed: Observed, now: datetime) -> Told:
+        self.evidence = self.evidence.updated(observed, now)
+        facts = facts_of(observed, self.evidence, now)
+        decision = decide(facts)
+        self.recheck_at = decision.recheck_at
+        return Told((now - self.started).total_seconds(), observed, facts, decision)
+
+    def recheck_until(self, observed: Observed, now: datetime) -> Iterator[Told]:
+        while self.recheck_at and self.recheck_at <= now:
+            yield self.look(observed, self.recheck_at)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording, readable up to any change."""
+
+    started: datetime
+    lasted: float
+    changes: list[dict[str, Any]]
+
+    def at(self, seconds: float) -> datetime:
+        return self.started + timedelta(seconds=seconds)
+
+    def states(self) -> Iterator[tuple[float, Observed | None]]:
+        """What there was after each change."""
+        objects: dict[str, tuple[str, dict[str, Any]]] = {}
+        for change in self.changes:
+            if change.get("gone"):
+                del objects[change["uid"]]
+            else:
+                _, known = objects.get(change["uid"], ("", {}))
+                objects[change["uid"]] = change["kind"], merged(known, change["patch"])
+            yield change["at"], _observed(objects)
+
+
+def recording(name: str) -> Recording:
+    raw = json.loads((RECORDED / f"{name}.json").read_text())
+    return Recording(datetime.fromtimestamp(raw["started"], UTC), raw["lasted"], raw["changes"])
+
+
+def told(name: str) -> list[Told]:
+    """Everything that a process which saw it all would have told, in order."""
+    played = recording(name)
+    watcher = Watcher(played.started)
+    found: list[Told] = []
+    observed: Observed | None = None
+    for at, after in played.states():
+        if observed:
+            found += watcher.recheck_until(observed, played.at(at))
+        observed = after
+        if observed:
+            found.append(watcher.look(observed, played.at(at)))
+    if observed:
+        found += watcher.recheck_until(observed, played.at(played.lasted))
+    return found
+
+
+def steps(history: list[Told]) -> list[Step]:
+    """The states told, each once until it changed."""
+    kept: list[Step] = []
+    for one in history:
+        if kept[-1:] != [one.step]:
+            kept.append(one.step)
+    return kept
+
+
+def merged(target: Any, patch: Any) -> Any:
+    """JSON merge patch (RFC 7386), without changing `target`."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> Observed | None:
+    service = next((o for kind, o in objects.values() if kind == "service"), None)
+    if service is None:
+        return None
+    parts = {
+        name: tuple(o for kind, o in objects.values() if kind == held)
+        for held, name in _HELD_IN.items()
+    }
+    return Observed(service=service, **parts)

@@ -1,0 +1,150 @@
+"""Services as a cluster showed them, changed in the one point that a test is about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from server.adapters.kserve.evidence import Evidence
+from server.adapters.kserve.objects import uid_of
+from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing import facts_of
+from server.domain.decision import Decision, decide
+from server.domain.facts import Facts
+from tests.adapters.kserve.replaying import merged, recording
+
+Object = dict[str, Any]
+
+
+def during(name: str, seconds: float) -> tuple[Observed, datetime]:
+    """What there was so long after a recording began, and when that was."""
+    played = recording(name)
+    known: Observed | None = None
+    for at, observed in played.states():
+        if at > seconds:
+            break
+        known = observed
+    assert known
+    return known, played.at(seconds)
+
+
+def starting() -> tuple[Observed, datetime]:
+    """A first rollout whose only pod runs, and is not ready yet."""
+    return during("slow", 4)
+
+
+def serving() -> tuple[Observed, datetime]:
+    """A rollout of a container that has been READY for a while."""
+    observed, now = during("ready", 4)
+    return observed, now + timedelta(seconds=60)
+
+
+def serving_model() -> tuple[Observed, datetime]:
+    """The same of a model predictor."""
+    observed, now = during("ready_model", 4)
+    return observed, now + timedelta(seconds=60)
+
+
+def facts(observed: Observed, now: datetime, *, told_before: int = 0) -> Facts:
+    """The facts of a service that has shown itself so for `told_before` seconds."""
+    evidence = Evidence().updated(observed, now - timedelta(seconds=told_before))
+    return facts_of(observed, evidence.updated(observed, now), now)
+
+
+def verdict(observed: Observed, now: datetime, *, told_before: int = 0) -> Decision:
+    """The decision on it."""
+    return decide(facts(observed, now, told_before=told_before))
+
+
+def with_service(observed: Observed, patch: Object) -> Observed:
+    """With a merge patch of the InferenceService."""
+    return replace(observed, service=merged(observed.service, patch))
+
+
+def with_pods(observed: Observed, patch: Object) -> Observed:
+    """With a merge patch of every pod."""
+    return replace(observed, pods=tuple(merged(p, patch) for p in observed.pods))
+
+
+def with_deployment(observed: Observed, patch: Object) -> Observed:
+    """With a merge patch of every Deployment."""
+    return replace(observed, deployments=tuple(merged(d, patch) for d in observed.deployments))
+
+
+def with_pod_condition(observed: Observed, kind: str, **fields: object) -> Observed:
+    """With a condition of every pod changed, or added."""
+    return replace(observed, pods=tuple(_conditioned(p, kind, fields) for p in observed.pods))
+
+
+def with_condition(observed: Observed, kind: str, **fields: object) -> Observed:
+    """With a condition of the InferenceService changed, or added."""
+    return replace(observed, service=_conditioned(observed.service, kind, fields))
+
+
+def with_deployment_condition(observed: Observed, kind: str, **fields: object) -> Observed:
+    """With a condition of every Deployment changed, or added."""
+    changed = tuple(_conditioned(d, kind, fields) for d in observed.deployments)
+    return replace(observed, deployments=changed)
+
+
+def with_container(observed: Observed, *, ready: bool = False, **status: object) -> Observed:
+    """With the state of every pod's only container as given, and the pod's readiness with it."""
+
+    def changed(pod: Object) -> Object:
+        old = pod["status"]["containerStatuses"][0]
+        new = {**old, "state": {}, "lastState": {}, "ready": ready, **status}
+        return merged(pod, {"status": {"containerStatuses": [new]}})
+
+    observed = replace(observed, pods=tuple(changed(dict(p)) for p in observed.pods))
+    return with_pod_condition(observed, "Ready", status=str(ready))
+
+
+def ended(
+    code: int, at: datetime, *, ran: float = 10, reason: str = "Error", message: str = ""
+) -> Object:
+    """A container's end."""
+    return {
+        "terminated": {
+            "exitCode": code,
+            "reason": reason,
+            "message": message,
+            "startedAt": stamp(at - timedelta(seconds=ran)),
+            "finishedAt": stamp(at),
+        }
+    }
+
+
+def waiting(reason: str, message: str = "") -> Object:
+    """A container that waits."""
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def running(since: datetime) -> Object:
+    """A container that runs."""
+    return {"running": {"startedAt": stamp(since)}}
+
+
+def warning(about: Object, reason: str, message: str, at: datetime, *, count: int = 1) -> Object:
+    """A warning event about an object."""
+    return {
+        "metadata": {"uid": f"{reason} about {uid_of(about)}"},
+        "involvedObject": {"uid": uid_of(about)},
+        "reason": reason,
+        "message": message,
+        "count": count,
+        "firstTimestamp": stamp(at),
+        "lastTimestamp": stamp(at),
+    }
+
+
+def stamp(at: datetime) -> str:
+    """The moment as Kubernetes writes it: in whole seconds."""
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _conditioned(obj: Any, kind: str, fields: Object) -> Object:
+    conditions = obj.get("status", {}).get("conditions", [])
+    old = next((c for c in conditions if c["type"] == kind), {"type": kind})
+    others = [c for c in conditions if c["type"] != kind]
+    return dict(merged(obj, {"status": {"conditions": [*others, {**old, **fields}]}}))

@@ -1,0 +1,249 @@
+"""What is told of services whose whole lives were recorded on a real control plane."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.adapters.kserve.objects import Object, holds, items, part
+from server.domain.rollout import End, Sight, outcome
+from server.domain.status import FailureReason, State
+from tests.adapters.kserve.replaying import NAMES, Step, Told, Watcher, recording, steps, told
+
+PENDING, PROGRESSING, READY = State.PENDING, State.PROGRESSING, State.READY
+DEGRADED, FAILED, STOPPED, DELETING = State.DEGRADED, State.FAILED, State.STOPPED, State.DELETING
+UP: list[Step] = [(1, PENDING, None), (1, PROGRESSING, None), (1, READY, None)]
+
+
+def failing(reason: FailureReason) -> list[Step]:
+    """A first rollout that shows its trouble before it fails for it."""
+    return [*UP[:2], (1, PROGRESSING, reason), (1, FAILED, reason)]
+
+
+def rolled_out(generation: int) -> list[Step]:
+    return [(generation, PROGRESSING, None), (generation, READY, None)]
+
+
+def failing_over(generation: int, reason: FailureReason) -> list[Step]:
+    """A later rollout that fails while the earlier one serves."""
+    return [(generation, PROGRESSING, None), (generation, DEGRADED, reason)]
+
+
+LIVES: dict[str, list[Step]] = {
+    "ready": UP,
+    "ready_model": UP,
+    "slow": UP,
+    "named_predictor": UP,
+    "delete": [*UP, (2, DELETING, None)],
+    # What fails, each by its own reason.
+    "image_missing": [*UP[:2], (1, FAILED, FailureReason.IMAGE_PULL)],
+    "crash": failing(FailureReason.CRASH_LOOP),
+    "exits_zero": failing(FailureReason.CRASH_LOOP),
+    "model_crash": failing(FailureReason.CRASH_LOOP),
+    "oom": failing(FailureReason.OUT_OF_MEMORY),
+    "init_fails": failing(FailureReason.STORAGE_DOWNLOAD),
+    "never_scheduled": failing(FailureReason.UNSCHEDULABLE),
+    "pvc_missing": failing(FailureReason.VOLUME),
+    "quota": failing(FailureReason.QUOTA),
+    "rejected": failing(FailureReason.POD_REJECTED),
+    "unknown_format": [UP[0], (1, FAILED, FailureReason.NO_RUNTIME)],
+    "unknown_runtime": [UP[0], (1, FAILED, FailureReason.NO_RUNTIME)],
+    "bad_scheme": [UP[0], (1, FAILED, FailureReason.STORAGE_SCHEME)],
+    "invalid_pod": [UP[0], (1, FAILED, FailureReason.INVALID_SPEC)],
+    # One exit is named, and forgiven once the container has stayed up.
+    "crash_once": [*UP[:2], (1, PROGRESSING, FailureReason.CRASH_LOOP), UP[2]],
+    "lie": [*UP, *failing(FailureReason.CRASH_LOOP)[2:]],
+    # Rollout after rollout.
+    "rollout": [*UP, *rolled_out(2)],
+    "labels_alone": [*UP, *rolled_out(2)],
+    "rollback_slow": [*UP, *rolled_out(2), *rolled_out(3)],
+    "rollout_fails": [*UP, *failing_over(2, FailureReason.IMAGE_PULL)],
+    "update_bad_scheme": [
+        *UP,
+        *failing_over(2, FailureReason.STORAGE_SCHEME),
+        *failing_over(3, FailureReason.STORAGE_SCHEME),
+    ],
+    "update_unknown_runtime_then_fix": [
+        *UP,
+        *failing_over(2, FailureReason.NO_RUNTIME),
+        *failing_over(3, FailureReason.NO_RUNTIME),
+        *rolled_out(4),
+    ],
+    "updates_disabled": [*UP, (2, DEGRADED, FailureReason.UPDATES_DISABLED)],
+    # Scaling, stopping, losing a pod.
+    "scaling_alone": [*UP, *rolled_out(2)],
+    "scale_up_fails": [
+        *UP,
+        *rolled_out(2),
+        (2, READY, FailureReason.QUOTA),
+        (2, DEGRADED, FailureReason.QUOTA),
+    ],
+    "scale_to_zero": [*UP, (1, STOPPED, FailureReason.SCALED_TO_ZERO), *UP[1:]],
+    "stop": [*UP, UP[1], (1, STOPPED, None), *UP],
+    "pod_deleted": [*UP, *UP[1:]],
+    # What others wrote.
+    "managed_edit": [*UP, *rolled_out(2)],
+    "unmanaged_container": [*UP, *rolled_out(2)],
+    "unmanaged_edits": [
+        *UP,
+        *rolled_out(2),
+        *rolled_out(3),
+        *failing_over(4, FailureReason.NO_RUNTIME),
+    ],
+    # Added with one rollout, removed with the next: what is left is ready as it was.
+    "transformer": [*UP, *rolled_out(2), (3, READY, None)],
+}
+
+
+def test_every_recording_is_told() -> None:
+    assert sorted(LIVES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recorded_life_is_told_as_it_was(name: str) -> None:
+    assert steps(told(name)) == LIVES[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ready_is_told_only_where_a_pod_of_this_very_spec_answers(name: str) -> None:
+    for one in told(name):
+        if one.decision.state is READY:
+            asked = asked_images(one.observed.service)
+            assert not asked or asked <= answering_images(one), f"at {one.at} s"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ready_first_comes_after_kserve_says_so(name: str) -> None:
+    ready = [one for one in told(name) if one.decision.state is READY]
+    for generation in {one.generation for one in ready}:
+        first = next(one for one in ready if one.generation == generation)
+        assert holds(first.observed.service, "Ready") or name in ("scale_up_fails", "scaling_alone")
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"delete"}))
+def test_a_process_started_later_comes_to_the_same_verdict(name: str) -> None:
+    """It saw nothing move, so the cluster's own times must tell it what the other one saw."""
+    played = recording(name)
+    witness, newcomer = Watcher(played.started), Watcher(played.started)
+    for at, observed in played.states():
+        assert observed
+        witness.look(observed, played.at(at))
+    newcomer.look(observed, played.at(played.lasted))
+    settled = played.at(played.lasted + 35)
+    for watcher in (witness, newcomer):
+        list(watcher.recheck_until(observed, settled))
+    assert newcomer.look(observed, settled).step == witness.look(observed, settled).step
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_moment_to_look_again_is_always_in_the_future(name: str) -> None:
+    for one in told(name):
+        assert one.decision.recheck_at is None or one.decision.recheck_at > one.facts.now
+
+
+def test_a_wait_for_a_failing_rollout_ends_by_its_own_failure() -> None:
+    last = told("rollout_fails")[-1]
+    ended = outcome(last.facts.rollout, Sight(last.facts.rollout, last.status))
+    assert ended
+    assert ended.end is End.FAILED
+    assert ended.failure
+    assert ended.failure.reason is FailureReason.IMAGE_PULL
+    assert last.status.serving
+
+
+def test_a_fixing_write_is_never_told_as_failed_by_the_refusal_before_it() -> None:
+    fixed = [one for one in told("update_unknown_runtime_then_fix") if one.generation == 4]
+    still_refused = [
+        one for one in fixed if invalid(one.observed.service) and not one.facts.applied
+    ]
+    assert still_refused
+    assert {one.decision.state for one in fixed} == {PROGRESSING, READY}
+
+
+def test_the_same_refusal_of_a_second_write_is_told_though_the_status_never_moved() -> None:
+    history = told("update_unknown_runtime_then_fix")
+    second = [one for one in history if one.generation == 3]
+    statuses = [one.observed.service["status"]["modelStatus"] for one in second]
+    assert all(status == statuses[0] for status in statuses)
+    assert second[-1].decision.failure
+    assert "still-none" in second[-1].decision.failure.message
+    assert second[-1].at - second[0].at < 2.5
+
+
+def test_an_earlier_spec_that_comes_back_is_ready_only_with_its_own_pods() -> None:
+    """Kubernetes says of such a Deployment, for a moment, that it is complete."""
+    back = [one for one in told("rollback_slow") if one.generation == 3]
+    first = next(one for one in back if one.decision.state is READY)
+    assert first.at - back[0].at > 5
+    deceived = [one for one in back if kubernetes_calls_it_complete(one)]
+    assert deceived
+    assert {one.decision.state for one in deceived[:1]} == {PROGRESSING}
+
+
+def test_a_scale_up_of_a_ready_service_stays_ready_though_kserve_is_not() -> None:
+    scaled = [one for one in told("scaling_alone") if one.generation == 2]
+    first = next(i for i, one in enumerate(scaled) if one.decision.state is READY)
+    after = scaled[first:]
+    assert {one.decision.state for one in after} == {READY}
+    assert any(not holds(one.observed.service, "Ready") for one in after)
+    assert [c.desired_replicas for c in after[0].status.components] == [3]
+
+
+def test_the_status_tells_runtime_addresses_and_counts() -> None:
+    status = told("ready_model")[-1].status
+    assert status.serving_runtime == "kserve-sklearnserver"
+    assert status.cluster_url == "http://iris-predictor.models.svc.cluster.local"
+    assert status.deployment_mode == "Standard"
+    [predictor] = status.components
+    assert (predictor.desired_replicas, predictor.updated_replicas, predictor.ready_replicas) == (
+        1,
+        1,
+        1,
+    )
+    assert predictor.latest_revision == "1"
+    assert {c.type: c.status for c in status.conditions}["Ready"] == "True"
+    assert status.last_transition_time
+
+
+def test_of_a_container_no_runtime_is_told() -> None:
+    assert told("ready")[-1].status.serving_runtime == ""
+
+
+def test_a_failure_names_pod_container_code_and_restarts() -> None:
+    failure = told("crash")[-1].status.failure
+    assert failure
+    assert failure.pod.startswith("iris-predictor-")
+    assert failure.container == "kserve-container"
+    assert failure.exit_code == 1
+    assert failure.restart_count >= 1
+    assert failure.retrying
+    assert failure.remedy
+    assert failure.first_seen_time
+    assert failure.rollout_id == told("crash")[-1].facts.rollout.id
+
+
+def asked_images(service: Object) -> set[str]:
+    spec = part(service, "spec")
+    return {c["image"] for kind in spec for c in items(spec, kind, "containers")}
+
+
+def answering_images(one: Told) -> set[str]:
+    return {
+        container["image"]
+        for pod in one.observed.pods
+        if holds(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]
+        for container in pod["spec"]["containers"]
+    }
+
+
+def invalid(service: Object) -> bool:
+    return part(service, "status", "modelStatus").get("transitionStatus") == "InvalidSpec"
+
+
+def kubernetes_calls_it_complete(one: Told) -> bool:
+    deployment = one.observed.deployments[0]
+    status = deployment["status"]
+    return (
+        status["observedGeneration"] == deployment["metadata"]["generation"]
+        and one.facts.applied
+        and any(c.get("reason") == "NewReplicaSetAvailable" for c in status["conditions"])
+    )

@@ -1,0 +1,279 @@
+"""The state table itself: which row speaks, and what can never be told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import find, given
+from hypothesis import strategies as st
+
+from server.domain.decision import Decision, decide
+from server.domain.facts import ComponentFacts, Facts, Problem
+from server.domain.rollout import Rollout
+from server.domain.status import Component, ComponentStatus, Failure, FailureReason, State
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+ROLLOUT = Rollout("uid", 3)
+AGO = NOW - timedelta(hours=1)
+
+READY_COMPONENT = ComponentFacts(
+    ComponentStatus(Component.PREDICTOR, 1, 1, 1),
+    present=True,
+    applied=True,
+    scaled=True,
+    complete=True,
+    completed_at=AGO,
+    available=1,
+)
+READY_FACTS = Facts(ROLLOUT, NOW, AGO, (READY_COMPONENT,), judged=True, ready=True, routed=True)
+
+
+def problem(
+    reason: FailureReason = FailureReason.IMAGE_PULL,
+    since: datetime = AGO,
+    tolerated: timedelta | None = timedelta(0),
+) -> Problem:
+    return Problem(Failure(reason, f"because of {reason}"), since, tolerated)
+
+
+def facts(**changes: object) -> Facts:
+    """A READY service with these facts of its component or its own changed."""
+    own = {k: v for k, v in changes.items() if k in Facts.__slots__}
+    of_component = {k: v for k, v in changes.items() if k not in own}
+    component = replace(READY_COMPONENT, **of_component)  # type: ignore[arg-type]
+    return replace(READY_FACTS, **{"components": (component,), **own})  # type: ignore[arg-type]
+
+
+def state(**changes: object) -> State:
+    return decide(facts(**changes)).state
+
+
+def reason(decision: Decision) -> FailureReason | None:
+    return decision.failure.reason if decision.failure else None
+
+
+def test_a_finished_rollout_that_kserve_calls_ready_is_ready() -> None:
+    assert state() is State.READY
+
+
+def test_rows_are_tried_in_order() -> None:
+    everything = {
+        "deleting": True,
+        "stop_asked": True,
+        "stopped": True,
+        "judged": False,
+        "applied": False,
+    }
+    assert state(**everything) is State.DELETING
+    assert state(**{**everything, "deleting": False}) is State.STOPPED
+    assert state(**{**everything, "deleting": False, "stop_asked": False}) is State.PENDING
+
+
+def test_a_refusal_counts_only_two_seconds_later_and_only_while_it_is_not_applied() -> None:
+    fresh = problem(FailureReason.NO_RUNTIME, since=NOW - SECOND)
+    stands = problem(FailureReason.NO_RUNTIME, since=NOW - 2 * SECOND)
+    assert state(applied=False, refusal=fresh) is State.PROGRESSING
+    assert decide(facts(applied=False, refusal=fresh)).recheck_at == NOW + SECOND
+    assert state(applied=False, refusal=stands) is State.DEGRADED
+    assert state(applied=False, refusal=stands, available=0) is State.FAILED
+    assert state(refusal=stands) is State.READY
+
+
+def test_a_refusal_is_told_where_kserve_has_given_no_verdict_yet() -> None:
+    stands = problem(FailureReason.INVALID_SPEC)
+    decision = decide(
+        facts(judged=False, applied=False, present=False, available=0, refusal=stands)
+    )
+    assert (decision.state, reason(decision)) == (State.FAILED, FailureReason.INVALID_SPEC)
+
+
+def test_not_applied_is_progressing_only_where_something_serves() -> None:
+    assert state(applied=False) is State.PROGRESSING
+    assert state(applied=False, available=0) is State.PENDING
+    assert state(applied=False, present=False, available=0) is State.PENDING
+
+
+def test_a_component_that_is_not_there_yet_does_not_take_away_what_serves() -> None:
+    transformer = ComponentFacts(ComponentStatus(Component.TRANSFORMER))
+    added = replace(READY_FACTS, components=(READY_COMPONENT, transformer))
+    assert decide(added).state is State.PROGRESSING
+    refused = replace(added, refusal=problem())
+    assert decide(refused).state is State.DEGRADED
+
+
+def test_updates_that_are_disabled_degrade_only_what_is_not_applied() -> None:
+    decision = decide(facts(applied=False, updates_disabled=True))
+    assert (decision.state, reason(decision)) == (State.DEGRADED, FailureReason.UPDATES_DISABLED)
+    assert state(updates_disabled=True) is State.READY
+
+
+def test_zero_replicas_wanted_is_stopped_and_says_so() -> None:
+    decision = decide(facts(zero_wanted=True, available=0))
+    assert (decision.state, reason(decision)) == (State.STOPPED, FailureReason.SCALED_TO_ZERO)
+
+
+def test_a_first_rollout_waits_for_kserve_and_for_every_part_of_row_nine() -> None:
+    for short in (
+        {"scaled": False},
+        {"complete": False},
+        {"ready": False},
+        {"steady_at": NOW + SECOND},
+        {"available": 0, "unproven": 1},
+    ):
+        assert state(completed_at=None, **short) is State.PROGRESSING, short
+
+
+def test_complete_once_a_scale_up_leaves_it_ready_whatever_kserve_says() -> None:
+    assert state(ready=False, complete=False) is State.READY
+    assert state(ready=False, complete=False, scaled=False) is State.PROGRESSING
+    assert state(ready=False, complete=False, routed=False) is State.PROGRESSING
+
+
+def test_complete_just_now_it_waits_five_seconds_for_kserve_to_agree() -> None:
+    just_now = {"ready": False, "completed_at": NOW - SECOND}
+    assert state(**just_now) is State.PROGRESSING
+    assert decide(facts(**just_now)).recheck_at == NOW + 4 * SECOND
+    assert state(ready=False, completed_at=NOW - 5 * SECOND) is State.READY
+
+
+def test_complete_once_its_failing_pods_degrade_it_while_something_is_available() -> None:
+    failing = (problem(FailureReason.CRASH_LOOP),)
+    assert state(complete=False, problems=failing) is State.DEGRADED
+    assert state(complete=False, problems=failing, available=0) is State.FAILED
+
+
+def test_complete_once_and_gone_it_has_ten_seconds_to_come_back() -> None:
+    gone = {"complete": False, "available": 0}
+    assert state(**gone, unavailable_since=NOW - 9 * SECOND) is State.PROGRESSING
+    decision = decide(facts(**gone, unavailable_since=NOW - 10 * SECOND))
+    assert (decision.state, reason(decision)) == (State.FAILED, FailureReason.NOT_ANSWERING)
+
+
+def test_new_pods_that_fail_are_degraded_over_older_ones_and_failed_without() -> None:
+    failing = {"complete": False, "completed_at": None, "problems": (problem(),)}
+    assert state(**failing) is State.DEGRADED
+    assert state(**failing, available=0) is State.FAILED
+
+
+def test_what_may_yet_pass_is_named_and_fails_when_its_time_is_up() -> None:
+    waits = problem(FailureReason.UNSCHEDULABLE, NOW - 59 * SECOND, timedelta(seconds=60))
+    unfinished = {"complete": False, "completed_at": None, "available": 0, "problems": (waits,)}
+    named = decide(facts(**unfinished))
+    assert (named.state, reason(named)) == (State.PROGRESSING, FailureReason.UNSCHEDULABLE)
+    assert named.recheck_at == NOW + SECOND
+    assert state(**unfinished, now=NOW + SECOND) is State.FAILED
+
+
+def test_what_fails_comes_before_what_may_pass() -> None:
+    passing = problem(FailureReason.CRASH_LOOP, tolerated=None)
+    failing = problem(FailureReason.QUOTA)
+    decision = decide(
+        facts(complete=False, completed_at=None, available=0, problems=(passing, failing))
+    )
+    assert reason(decision) is FailureReason.QUOTA
+
+
+def test_every_failure_names_the_rollout_that_has_it() -> None:
+    decision = decide(facts(complete=False, problems=(problem(),)))
+    assert decision.failure
+    assert decision.failure.rollout_id == ROLLOUT.id
+    assert decision.message == decision.failure.message
+
+
+moments = st.integers(-900, 900).map(lambda s: NOW + s * SECOND)
+past = st.integers(-900, 0).map(lambda s: NOW + s * SECOND)
+counts = st.integers(0, 3)
+problems = st.builds(
+    problem,
+    st.sampled_from(FailureReason),
+    past,
+    st.none() | st.integers(0, 120).map(lambda s: s * SECOND),
+)
+component_fields = {
+    "present": st.booleans(),
+    "applied": st.booleans(),
+    "scaled": st.booleans(),
+    "complete": st.booleans(),
+    "completed_at": st.none() | past,
+    "zero_wanted": st.booleans(),
+    "available": counts,
+    "unproven": counts,
+    "unavailable_since": st.none() | past,
+    "steady_at": st.none() | moments,
+    "problems": st.lists(problems, max_size=2).map(tuple),
+    "looks_different_at": st.none() | moments,
+}
+service_fields = {
+    "written_at": past,
+    "deleting": st.booleans(),
+    "stop_asked": st.booleans(),
+    "stopped": st.booleans(),
+    "judged": st.booleans(),
+    "ready": st.booleans(),
+    "routed": st.booleans(),
+    "updates_disabled": st.booleans(),
+    "refusal": st.none() | problems,
+    "looks_different_at": st.none() | moments,
+}
+# A READY service with any few of its facts changed, so that every row is met.
+any_component = st.fixed_dictionaries({}, optional=component_fields).map(
+    lambda changes: replace(READY_COMPONENT, **changes)
+)
+any_facts = st.builds(
+    lambda components, changes: replace(READY_FACTS, components=components, **changes),
+    st.lists(any_component, min_size=1, max_size=3).map(tuple),
+    st.fixed_dictionaries({}, optional=service_fields)
+    | st.fixed_dictionaries({}, optional={"ready": st.booleans(), "routed": st.booleans()}),
+)
+
+
+@given(any_facts)
+def test_there_is_always_a_verdict(seen: Facts) -> None:
+    assert decide(seen).state in State
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_is_among_what_is_drawn(state: State) -> None:
+    assert find(any_facts, lambda seen: decide(seen).state is state)
+
+
+@given(any_facts)
+def test_ready_is_told_only_of_this_rollout_and_only_where_it_serves(seen: Facts) -> None:
+    if decide(seen).state is State.READY:
+        assert seen.applied
+        assert seen.scaled
+        assert seen.serving
+        confirmed = seen.ready and seen.steady and seen.finished
+        assert confirmed or seen.completed_at
+
+
+@given(any_facts)
+def test_degraded_is_told_only_where_something_serves_and_failed_where_nothing_does(
+    seen: Facts,
+) -> None:
+    decision = decide(seen)
+    if decision.state is State.DEGRADED:
+        assert seen.serving
+    if decision.state is State.FAILED:
+        assert not seen.serving
+    if decision.state in (State.DEGRADED, State.FAILED):
+        assert decision.failure
+        assert decision.failure.rollout_id == ROLLOUT.id
+
+
+@given(any_facts)
+def test_the_moment_to_look_again_is_in_the_future(seen: Facts) -> None:
+    recheck_at = decide(seen).recheck_at
+    assert recheck_at is None or recheck_at > seen.now
+
+
+@given(any_facts, st.integers(0, 900))
+def test_nothing_changes_before_the_moment_to_look_again(seen: Facts, seconds: int) -> None:
+    decision = decide(seen)
+    later = seen.now + seconds * SECOND
+    if decision.recheck_at is None or later < decision.recheck_at:
+        again = decide(replace(seen, now=later))
+        assert (again.state, again.failure) == (decision.state, decision.failure)

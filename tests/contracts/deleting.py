@@ -53,8 +53,9 @@ class DeleteConformance:
                 await world.cluster.apply(asked)
 
     async def test_deleting_an_absent_service_is_not_found(self, world: World) -> None:
-        with pytest.raises(ServiceNotFound):
-            await world.cluster.delete(Delete(ServiceKey(world.namespace, "absent")))
+        for namespace in (world.namespace, world.missing_namespace):
+            with pytest.raises(ServiceNotFound):
+                await world.cluster.delete(Delete(ServiceKey(namespace, "absent")))
 
     async def test_a_stale_etag_deletes_nothing_and_the_present_one_does(
         self, world: World

@@ -45,7 +45,7 @@ class MemoryCluster:
 
     async def apply(self, deploy: Deploy) -> Applied:
         """See `server.ports.Cluster`."""
-        self._admit_write(deploy.key)
+        self._admit_write()
         if deploy.spec and deploy.spec.deployment_mode not in ("", "Standard"):
             raise UnsupportedByCluster("this cluster runs the deployment mode Standard only")
         stored = self.store.get(deploy.key)
@@ -53,6 +53,8 @@ class MemoryCluster:
         if stored and replayed:
             first = Rollout(stored.service.uid, replayed.generation)
             return Applied(stored.service, replayed.action, first)
+        if deploy.key.namespace in self.store.missing_namespaces:
+            raise _no_namespace(deploy.key.namespace)
         action, wanted = planned(deploy, stored)
         if not deploy.validate_only and action is not Action.UNCHANGED:
             self.store.put(wanted)
@@ -62,7 +64,7 @@ class MemoryCluster:
 
     async def delete(self, delete: Delete) -> InferenceService:
         """See `server.ports.Cluster`."""
-        self._admit_write(delete.key)
+        self._admit_write()
         service = admit_delete(delete, self.store.service(delete.key))
         if delete.validate_only or service.delete_time is not None:
             return service
@@ -175,15 +177,11 @@ class MemoryCluster:
         if self._away:
             raise ClusterUnavailable("the cluster cannot be reached; nothing was written")
 
-    def _admit_write(self, key: ServiceKey) -> None:
+    def _admit_write(self) -> None:
         self._reach()
         if self._next_failure:
             failure, self._next_failure = self._next_failure, None
             raise failure
-        if key.namespace in self.store.missing_namespaces:
-            raise NamespaceNotFound(
-                f"there is no namespace {key.namespace!r}", namespace=key.namespace
-            )
 
     def _settle_later(self, service: InferenceService) -> None:
         if self.ready_after is not None:
@@ -229,3 +227,7 @@ class MemoryCluster:
             return None
         told[key] = service.uid
         return Changed(service)
+
+
+def _no_namespace(namespace: str) -> NamespaceNotFound:
+    return NamespaceNotFound(f"there is no namespace {namespace!r}", namespace=namespace)

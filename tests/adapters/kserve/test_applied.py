@@ -1,0 +1,121 @@
+"""Whether a Deployment was made from what the service asks for now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from server.adapters.kserve.applied import is_applied
+from server.adapters.kserve.components import parts_of
+from server.adapters.kserve.observed import Observed
+from tests.adapters.kserve.replaying import merged
+from tests.adapters.kserve.shown import serving, serving_model, with_service
+
+Object = dict[str, Any]
+KUBECTL = {
+    "manager": "kubectl-edit",
+    "operation": "Update",
+    "fieldsV1": {"f:spec": {"f:predictor": {"f:containers": {}}}},
+}
+
+
+def predictor_applied(observed: Observed) -> bool:
+    predictor = next(parts_of(observed.service))
+    return is_applied(observed.service, predictor, observed.deployments[0]["spec"]["template"])
+
+
+def edited(observed: Observed, spec: Object) -> Observed:
+    """As after somebody else's edit of the spec, which leaves our marker as it was."""
+    fields = [*observed.service["metadata"]["managedFields"], KUBECTL]
+    return with_service(observed, {"spec": spec, "metadata": {"managedFields": fields}})
+
+
+def unmanaged(observed: Observed) -> Observed:
+    """As if it had never been ours: without a marker on object and template."""
+    bare = {"annotations": {"modelservice.dev/rollout": None}}
+    observed = edited(observed, {"predictor": bare})
+    template = {"spec": {"template": {"metadata": bare}}}
+    [deployment] = observed.deployments
+    return Observed(observed.service, deployments=(merged(deployment, template),))
+
+
+def test_on_what_is_ours_alone_the_marker_tells() -> None:
+    observed, _ = serving()
+    assert predictor_applied(observed)
+    next_rollout = {"annotations": {"modelservice.dev/rollout": "m2"}}
+    assert not predictor_applied(with_service(observed, {"spec": {"predictor": next_rollout}}))
+
+
+def test_a_template_that_still_has_a_marker_that_was_taken_away_is_not_applied() -> None:
+    observed, _ = serving()
+    gone = {"predictor": {"annotations": {"modelservice.dev/rollout": None}}}
+    assert not predictor_applied(edited(observed, gone))
+
+
+CONTAINER = {"name": "kserve-container", "image": "ready:1"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"image": "ready:2"},
+        {"args": ["--more"]},
+        {"command": ["sh"]},
+        {"env": [{"name": "X", "value": "1"}]},
+        {"env": [{"name": "STORAGE_URI", "value": "gs://models/iris"}]},
+        {"resources": {"requests": {"cpu": "2"}}},
+        {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
+    ],
+)
+def test_an_edit_of_ours_by_another_hand_is_not_applied_until_the_template_has_it(
+    changed: Object,
+) -> None:
+    observed, _ = serving()
+    same = edited(observed, {"predictor": {"containers": [CONTAINER]}})
+    assert predictor_applied(same)
+    assert not predictor_applied(
+        edited(observed, {"predictor": {"containers": [{**CONTAINER, **changed}]}})
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"serviceAccountName": "other"},
+        {"nodeSelector": {"gpu": "yes"}},
+        {"tolerations": [{"key": "gpu", "operator": "Exists"}]},
+        {"model": {"storageUri": "gs://other"}},
+        {"model": {"runtime": "kserve-mlserver"}},
+        {"model": {"args": ["--http_port=9"]}},
+    ],
+)
+def test_a_model_of_somebody_else_is_compared_by_what_it_names(changed: Object) -> None:
+    observed, _ = serving_model()
+    assert predictor_applied(unmanaged(observed))
+    assert not predictor_applied(
+        unmanaged(with_service(observed, {"spec": {"predictor": changed}}))
+    )
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"resources": {"requests": {"cpu": "1000m", "memory": "2048Mi"}}},
+        {"args": ["--http_port=8080"]},
+        {"args": ["--model_name={{.Name}}", "--model_dir=/mnt/models", "--http_port=8080"]},
+        {"env": [{"name": "INFERENCE_SERVICE_NAME", "value": "iris"}]},
+        {"env": []},
+        {"runtime": "kserve-sklearnserver"},
+    ],
+)
+def test_the_same_thing_said_otherwise_is_applied(same: Object) -> None:
+    observed, _ = serving_model()
+    said = {"spec": {"predictor": {"model": same}}}
+    assert predictor_applied(unmanaged(with_service(observed, said)))
+
+
+def test_a_single_container_has_kserves_name_whatever_it_was_called() -> None:
+    observed, _ = serving()
+    mine = {"image": "ready:1"}
+    assert predictor_applied(edited(observed, {"predictor": {"containers": [mine]}}))

@@ -1,0 +1,100 @@
+"""When a refusal is newer than the write that it may be about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from server.adapters.kserve.evidence import Evidence, written_at
+from server.adapters.kserve.observed import Observed
+from tests.adapters.kserve.shown import during, stamp, warning, with_service
+
+SECOND = timedelta(seconds=1)
+WORDS = "StorageURI not supported: x"
+
+
+def fixed_by_a_second_write() -> tuple[Observed, datetime]:
+    """The object as the fixing write's answer has it: a new generation, the old refusal."""
+    observed, now = during("unknown_runtime", 5)
+    [ours, *others] = observed.service["metadata"]["managedFields"]
+    ours = {**ours, "time": stamp(now)}
+    written = {"metadata": {"generation": 2, "managedFields": [ours, *others]}}
+    return with_service(observed, written), now
+
+
+def test_the_refusal_of_the_write_before_does_not_count_after_a_fixing_write() -> None:
+    observed, now = fixed_by_a_second_write()
+    evidence = Evidence().updated(observed, now)
+    assert evidence.refusal(observed, now) is None
+    assert evidence.refusal(observed, now + 20 * SECOND) is None
+
+
+def test_an_event_that_is_seen_to_move_counts() -> None:
+    observed, now = fixed_by_a_second_write()
+    evidence = Evidence().updated(observed, now)
+    [event] = observed.events
+    moved = replace(observed, events=({**event, "count": event["count"] + 1},))
+    assert evidence.refusal(moved, now)
+    assert evidence.updated(moved, now).refused_since == now
+
+
+def test_a_status_that_is_seen_to_move_counts() -> None:
+    observed, now = fixed_by_a_second_write()
+    evidence = Evidence().updated(observed, now)
+    moved = with_service(observed, {"status": {"modelStatus": {"states": {"x": "y"}}}})
+    assert evidence.refusal(moved, now)
+
+
+def test_a_status_that_stopped_refusing_ends_it() -> None:
+    observed, now = during("unknown_runtime", 5)
+    evidence = Evidence().updated(observed, now)
+    assert evidence.refused_since
+    accepted = with_service(observed, {"status": {"modelStatus": {"transitionStatus": "x"}}})
+    assert evidence.updated(replace(accepted, events=()), now).refused_since is None
+
+
+def test_since_when_a_refusal_stands_is_kept_through_later_looks() -> None:
+    observed, now = during("unknown_runtime", 5)
+    evidence = Evidence().updated(observed, now).updated(observed, now + SECOND)
+    assert evidence.refused_since == now
+
+
+def test_a_process_that_missed_the_write_goes_by_the_clusters_own_times() -> None:
+    observed, now = fixed_by_a_second_write()
+    told = warning(observed.service, "InternalError", WORDS, now)
+    same_second = replace(observed, events=(told,))
+    evidence = Evidence().updated(same_second, now)
+    assert evidence.refusal(same_second, now) is None
+    later = replace(observed, events=({**told, "lastTimestamp": stamp(now + 2 * SECOND)},))
+    refusal = Evidence().updated(later, now + 2 * SECOND).refusal(later, now + 2 * SECOND)
+    assert refusal
+    assert refusal.words == WORDS
+
+
+def test_where_nothing_tells_a_refusal_counts_after_it_has_stood_for_half_a_minute() -> None:
+    observed, now = fixed_by_a_second_write()
+    evidence = Evidence().updated(observed, now)
+    assert evidence.refusal(observed, written_at(observed.service) + 30 * SECOND)
+
+
+def test_a_hint_from_an_earlier_hour_is_never_about_this_write() -> None:
+    observed, now = fixed_by_a_second_write()
+    old = warning(observed.service, "InternalError", WORDS, now - timedelta(hours=1))
+    accepted = with_service(observed, {"status": {"modelStatus": {"transitionStatus": "x"}}})
+    hinted = replace(accepted, events=(old,))
+    evidence = Evidence().updated(hinted, now)
+    assert evidence.refusal(hinted, now + timedelta(hours=2)) is None
+
+
+def test_a_recreated_service_starts_anew() -> None:
+    observed, now = during("unknown_runtime", 5)
+    evidence = Evidence().updated(observed, now)
+    other = with_service(observed, {"metadata": {"uid": "other"}, "status": None})
+    assert evidence.updated(other, now).refused_since is None
+
+
+def test_the_write_is_dated_by_who_wrote_the_spec_and_not_by_the_status() -> None:
+    observed, now = fixed_by_a_second_write()
+    assert stamp(written_at(observed.service)) == stamp(now)
+    bare = with_service(observed, {"metadata": {"managedFields": None}})
+    assert stamp(written_at(bare.service)) == bare.service["metadata"]["creationTimestamp"]

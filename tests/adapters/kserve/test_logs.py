@@ -1,0 +1,148 @@
+"""The log lines that go with a failure: of which container's which run, how many, and what not."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.logs import (
+    MOST_BYTES,
+    MOST_LINES,
+    LogWanted,
+    excerpt,
+    fetch_log,
+    log_wanted,
+)
+from server.adapters.kserve.observed import Observed
+from server.domain.decision import decide
+from tests.adapters.kserve.replaying import told
+from tests.adapters.kserve.scripted_server import ScriptedServer
+from tests.adapters.kserve.shown import (
+    ended,
+    facts,
+    running,
+    starting,
+    waiting,
+    with_container,
+    with_pods,
+)
+
+WANTED = LogWanted("iris-1", "models", "kserve-container", previous=False, restart_count=0)
+LOG_PATH = "/api/v1/namespaces/models/pods/iris-1/log"
+
+
+def wanted_of(observed: Observed, now: datetime) -> LogWanted | None:
+    return log_wanted(observed, decide(facts(observed, now)))
+
+
+def test_of_a_container_that_waits_the_last_run_is_its_log() -> None:
+    observed, now = starting()
+    crashing = with_container(
+        observed, state=waiting("CrashLoopBackOff"), lastState=ended(1, now), restartCount=3
+    )
+    wanted = wanted_of(crashing, now)
+    assert wanted
+    assert wanted.pod == crashing.pods[0]["metadata"]["name"]
+    assert (wanted.namespace, wanted.container) == ("models", "kserve-container")
+    assert (wanted.previous, wanted.restart_count) == (False, 3)
+
+
+def test_of_a_container_that_runs_again_the_run_before_is_wanted() -> None:
+    observed, now = starting()
+    again = with_container(observed, state=running(now), lastState=ended(1, now), restartCount=2)
+    wanted = wanted_of(again, now)
+    assert wanted
+    assert wanted.previous
+
+
+def test_of_a_failed_download_the_initializers_log_is_wanted() -> None:
+    last = told("init_fails")[-1]
+    wanted = log_wanted(last.observed, last.decision)
+    assert wanted
+    assert wanted.container == "storage-initializer"
+
+
+@pytest.mark.parametrize("name", ["ready", "image_missing", "quota", "never_scheduled"])
+def test_where_no_log_can_explain_none_is_wanted(name: str) -> None:
+    last = told(name)[-1]
+    assert log_wanted(last.observed, last.decision) is None
+
+
+async def test_the_last_lines_of_a_log_are_fetched(server: ScriptedServer, api: ApiServer) -> None:
+    server.texts[LOG_PATH] = "\n".join(f"line {n}" for n in range(200))
+    lines = await fetch_log(api, WANTED)
+    assert lines == tuple(f"line {n}" for n in range(180, 200))
+
+
+async def test_a_log_that_is_not_there_is_empty(server: ScriptedServer, api: ApiServer) -> None:
+    server.absent.add(LOG_PATH)
+    assert await fetch_log(api, WANTED) == ()
+
+
+async def test_of_a_huge_log_only_the_end_is_kept(server: ScriptedServer, api: ApiServer) -> None:
+    server.texts[LOG_PATH] = "x" * 3_000_000 + "\nthe cause"
+    assert await fetch_log(api, WANTED) == ("the cause",)
+
+
+def test_values_that_look_secret_are_masked_the_longest_first() -> None:
+    observed, now = starting()
+    env = [
+        {"name": "AWS_SECRET_ACCESS_KEY", "value": "abcdef"},
+        {"name": "hf_token", "value": "abc"},
+        {"name": "PLAIN", "value": "shown"},
+        {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+    ]
+    spec = {"containers": [{"name": "kserve-container", "env": env}]}
+    crashing = with_container(
+        with_pods(observed, {"spec": spec}),
+        state=waiting("CrashLoopBackOff"),
+        lastState=ended(1, now, message="cannot log in with abcdef"),
+        restartCount=3,
+    )
+    wanted = wanted_of(crashing, now)
+    assert wanted
+    assert excerpt("abcdef abc shown", wanted) == ("*** *** shown",)
+    assert "abc" not in repr(wanted)
+    failure = decide(facts(crashing, now)).failure
+    assert failure
+    assert "cannot log in with ***" in failure.message
+    assert "abcdef" not in failure.message
+
+
+def test_what_the_probes_leave_in_the_log_is_left_out() -> None:
+    observed, now = starting()
+    probe = {"httpGet": {"path": "/v2/models/iris/ready", "port": 8080}}
+    spec = {"containers": [{"name": "kserve-container", "readinessProbe": probe}]}
+    crashing = with_container(
+        with_pods(observed, {"spec": spec}),
+        state=waiting("CrashLoopBackOff"),
+        lastState=ended(1, now),
+        restartCount=3,
+    )
+    wanted = wanted_of(crashing, now)
+    assert wanted
+    log = 'GET /v2/models/iris/ready HTTP/1.1" 400\nUnpicklingError\nGET / "kube-probe/1.34"\n'
+    assert excerpt(log, wanted) == ("UnpicklingError",)
+
+
+def test_of_one_endless_line_the_beginning_is_shown() -> None:
+    assert excerpt("é" * MOST_BYTES, WANTED) == ("é" * (MOST_BYTES // 2),)
+
+
+def test_colours_are_left_out() -> None:
+    assert excerpt("\x1b[31mError\x1b[0m", WANTED) == ("Error",)
+
+
+@given(st.lists(st.text(max_size=800), max_size=40))
+def test_an_excerpt_is_bounded_and_ends_with_the_last_line(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    shown = excerpt(text, WANTED)
+    assert len(shown) <= MOST_LINES
+    assert sum(len(line.encode()) for line in shown) <= MOST_BYTES
+    told_lines = [line.rstrip() for line in text.splitlines() if line.rstrip()]
+    if told_lines and "\x1b" not in text:
+        assert shown[-1] == told_lines[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 import time
@@ -28,6 +29,7 @@ RELOAD_CREDENTIALS_EVERY = 5.0
 # A peer that is gone is noticed after idle + interval * count = 15 s, also by a silent watch.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 15_000}
 READ_SIZE = 2**20
+_ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +123,7 @@ class ApiServer:
         Raises Unreachable or Unanswered; every answer is returned, also those that refuse.
         """
         limits = aiohttp.ClientTimeout(total=timeout, connect=min(CONNECT_TIMEOUT, timeout))
-        data = None if body is None else json.dumps(body, separators=(",", ":"))
+        data = None if body is None else _encoded(body)
         headers = {} if body is None else {"Content-Type": content_type}
         request = {"params": query, "data": data, "headers": headers, "timeout": limits}
         async with self._request(method, path, request) as response:
@@ -221,6 +223,15 @@ def _foreign_errors_translated() -> Iterator[None]:
         raise Unreachable(type(e).__name__) from e
     except (aiohttp.ClientError, TimeoutError, OSError) as e:
         raise Unanswered(type(e).__name__) from e
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    """JSON that is YAML as well, as which Kubernetes reads an apply.
+
+    YAML takes no escaped surrogates, and escapes where JSON may have the character itself.
+    """
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    return _ESCAPED_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _json(content: bytes) -> dict[str, Any]:

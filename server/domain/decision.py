@@ -91,6 +91,9 @@ def _not_applied(facts: Facts) -> Decision | None:
     """7. The controller has not yet taken this rollout up."""
     if facts.applied:
         return None
+    if facts.unfollowed_mode:
+        message = f"deployment mode {facts.unfollowed_mode} is not followed: see the conditions"
+        return Decision(State.PENDING, message)
     state = State.PROGRESSING if facts.serving else State.PENDING
     return Decision(state, "waiting for KServe to apply this rollout")
 

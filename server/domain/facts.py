@@ -65,6 +65,7 @@ class Facts:
     at all. `ready`: it says Ready of the service and of every component. `routed`: nothing but the
     readiness of the components keeps it from that. `refusal`: evidence, newer than the write, that
     the controller cannot carry the spec out. `problems`: of the service as a whole.
+    `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
     """
 
     rollout: Rollout
@@ -80,6 +81,7 @@ class Facts:
     updates_disabled: bool = False
     refusal: Problem | None = None
     problems: tuple[Problem, ...] = ()
+    unfollowed_mode: str = ""
     looks_different_at: datetime | None = None
 
     @property

@@ -27,6 +27,9 @@ from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem
 from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus
 
+# By its present and its former name; empty until KServe has looked.
+FOLLOWED_MODES = ("Standard", "RawDeployment", "")
+
 
 def facts_of(
     observed: Observed, evidence: Evidence, now: datetime, patience: Patience = PATIENCE
@@ -53,6 +56,7 @@ def facts_of(
         and holds(service, "Ready"),
         refusal=evidence.problem(observed, now, patience),
         problems=tuple(_ingress_problems(service, components_ready=components_ready)),
+        unfollowed_mode=_unfollowed_mode(service),
         looks_different_at=written + patience.unproven,
     )
 
@@ -77,6 +81,11 @@ def status_of(
         conditions=tuple(_condition(c) for c in items(status, "conditions")),
         last_transition_time=_changed_at(observed, decision),
     )
+
+
+def _unfollowed_mode(service: Object) -> str:
+    mode = str(part(service, "status").get("deploymentMode") or "")
+    return "" if mode in FOLLOWED_MODES else mode
 
 
 def _routed(service: Object, *, components_ready: bool) -> bool:

@@ -487,3 +487,11 @@ def test_a_finished_rollout_waits_for_kserve_to_say_so_but_not_for_ever() -> Non
     just_now = with_deployment_condition(lagging, "Progressing", lastUpdateTime=stamp(now))
     assert verdict(just_now, now).state is State.PROGRESSING
     assert verdict(just_now, now + 5 * SECOND).state is State.READY
+
+
+def test_of_a_mode_that_is_not_followed_nothing_is_claimed() -> None:
+    observed, now = serving()
+    knative = with_service(observed, {"status": {"deploymentMode": "Knative"}})
+    decision = verdict(replace(knative, deployments=()), now)
+    assert decision.state is State.PENDING
+    assert "Knative is not followed" in decision.message

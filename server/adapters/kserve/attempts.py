@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +22,7 @@ RawObject = Mapping[str, Any]
 Outcome = TypeVar("Outcome")
 
 TRIES = 5
+PAUSE = 0.05
 UNJUDGED = InferenceServiceStatus(State.PENDING)
 
 
@@ -41,20 +45,21 @@ async def attempted(
     objects: ServiceObjects,
     allowance: Allowance,
 ) -> Outcome:
-    """Attempt on what the feed holds, then, while it is Stale, on what is read live.
+    """Attempt on what the feed holds, then, while that is Stale, up to TRIES times on what is live.
 
-    Raises ConcurrentWrite after TRIES, and ClusterUnavailable at once where the API server is
-    known to be away.
+    Raises ConcurrentWrite after that, and ClusterUnavailable at once where the API server is known
+    to be away.
     """
     if not feed.reachable():
         raise unavailable()
     observed = feed.mirror.observed(key)
-    present = Present(observed.service if observed else None, live=False)
-    for _ in range(TRIES):
-        try:
-            return await attempt(present)
-        except Stale:
-            present = Present(await objects.get(key, allowance), live=True)
+    with suppress(Stale):
+        return await attempt(Present(observed.service if observed else None, live=False))
+    for nth in range(TRIES):
+        with suppress(Stale):
+            return await attempt(Present(await objects.get(key, allowance), live=True))
+        # KServe writes the status of a young service many times in a moment.
+        await asyncio.sleep(random.uniform(0, PAUSE * 2**nth))  # noqa: S311
     raise ConcurrentWrite(f"others keep writing {key}; nothing was written, try again")
 
 

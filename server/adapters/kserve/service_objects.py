@@ -76,19 +76,23 @@ class ServiceObjects:
         self, key: ServiceKey, manifest: RawObject, terms: Terms, *, force: bool
     ) -> Answer:
         """Server-side apply; uid and resourceVersion in the manifest are preconditions."""
-        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
+        query = {**_patch_query(terms), "force": str(force).lower()}
         return await self._write("PATCH", key, manifest, terms, _APPLY, query)
 
     async def merge(self, key: ServiceKey, patch: RawObject, terms: Terms) -> Answer:
         """A merge patch; uid and resourceVersion in it are preconditions."""
-        query = {"fieldManager": FIELD_MANAGER}
-        return await self._write("PATCH", key, patch, terms, _MERGE, query)
+        return await self._write("PATCH", key, patch, terms, _MERGE, _patch_query(terms))
 
     async def delete(
         self, key: ServiceKey, preconditions: Mapping[str, str], terms: Terms
     ) -> Answer:
         """Foreground: the object stays until KServe's children and their pods are gone."""
-        options = {"propagationPolicy": "Foreground", "preconditions": dict(preconditions)}
+        options = {
+            "propagationPolicy": "Foreground",
+            "preconditions": dict(preconditions),
+            # With a body the query is not looked at.
+            "dryRun": ["All"] if terms.dry_run else [],
+        }
         return await self._write("DELETE", key, options, terms, _JSON, {})
 
     async def _write(
@@ -100,9 +104,7 @@ class ServiceObjects:
         content_type: str,
         query: Mapping[str, str],
     ) -> Answer:
-        if terms.dry_run:
-            query = {**query, "dryRun": "All"}
-        else:
+        if not terms.dry_run:
             self._at("before-write")
         try:
             answer = await self._api.send(
@@ -120,6 +122,10 @@ class ServiceObjects:
         if not terms.dry_run:
             self._at("after-write")
         return answer
+
+
+def _patch_query(terms: Terms) -> dict[str, str]:
+    return {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if terms.dry_run else {})}
 
 
 def _path(key: ServiceKey) -> str:

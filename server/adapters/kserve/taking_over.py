@@ -59,6 +59,20 @@ def replacement(current: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict
     return {"metadata": metadata, "spec": {"predictor": predictor}}
 
 
+def tried(answer: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a replacement's dry run answered, with what the manifest names as ours."""
+    metadata = manifest["metadata"]
+    named: Fields = {
+        "f:metadata": {
+            f"f:{kind}": {f"f:{key}": {} for key in metadata.get(kind, {})}
+            for kind in ("labels", "annotations")
+        },
+        "f:spec": {"f:predictor": {f"f:{name}": {} for name in manifest["spec"]["predictor"]}},
+    }
+    entry = {**_NEW_ENTRY, "fieldsV1": named}
+    return {**answer, "metadata": {**answer["metadata"], "managedFields": [entry]}}
+
+
 def _ours_of(current: Mapping[str, Any], kind: str) -> Mapping[str, str]:
     fields = owned(current, ours, "f:metadata", f"f:{kind}")
     content = current["metadata"].get(kind) or {}

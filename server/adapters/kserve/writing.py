@@ -29,7 +29,7 @@ from server.adapters.kserve.refusals import (
     refusal,
 )
 from server.adapters.kserve.service_objects import Allowance, ServiceObjects, Terms
-from server.adapters.kserve.taking_over import predictor_taken_over, replacement
+from server.adapters.kserve.taking_over import predictor_taken_over, replacement, tried
 from server.domain.admission import PastRequest
 from server.domain.commands import Action, Applied, Deploy
 from server.domain.errors import ServiceDeleting, ServiceError, UpdatesDisabled
@@ -102,8 +102,8 @@ class Writing:
 
     async def _admit_no_change(self, deploy: Deploy, plan: Plan, terms: Terms) -> None:
         """Refuse what KServe would not carry out; what changes nothing passes."""
-        tried = await self._write(deploy, plan, Terms(True, terms.allowance))
-        if tried.ok and _action(plan, tried.body) is not Action.UNCHANGED:
+        answer = await self._write(deploy, plan, Terms(True, terms.allowance))
+        if answer.ok and _action(plan, answer.body) is not Action.UNCHANGED:
             raise UpdatesDisabled(
                 f"{deploy.key} has the annotation {UPDATES_DISABLED_ANNOTATION}, so KServe would"
                 " not act on the change; remove it first"
@@ -112,6 +112,8 @@ class Writing:
     def _applied(self, deploy: Deploy, plan: Plan, written: RawObject) -> Applied:
         action = _action(plan, written)
         if deploy.validate_only:
+            if plan.takes_over:
+                written = tried(written, plan.manifest)
             return Applied(service_of(written, self._status_now(deploy.key)), action, None)
         self._feed.mirror.put_written(written)
         if "deletionTimestamp" in written["metadata"]:

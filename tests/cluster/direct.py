@@ -1,0 +1,86 @@
+"""Others who write InferenceServices beside ModelService."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from server.domain.inference_service import ServiceKey
+
+from .lab import Cluster, wait_until
+
+PATH = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices"
+HOLD = "example.com/hold"
+
+
+def stored(cluster: Cluster, key: ServiceKey) -> dict[str, Any]:
+    """The object as the API server has it."""
+    return cluster.get(f"{PATH.format(key.namespace)}/{key.name}")
+
+
+def create(cluster: Cluster, key: ServiceKey, predictor: dict[str, Any]) -> dict[str, Any]:
+    """Make a service as kubectl would."""
+    manifest = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": key.name},
+        "spec": {"predictor": predictor},
+    }
+    path = f"{PATH.format(key.namespace)}?fieldManager=kubectl-create"
+    return cluster.request("POST", path, manifest)
+
+
+def edit(cluster: Cluster, key: ServiceKey, change: dict[str, Any]) -> dict[str, Any]:
+    """Change a service as kubectl would."""
+    path = f"{PATH.format(key.namespace)}/{key.name}?fieldManager=kubectl-edit"
+    return cluster.request("PATCH", path, change, "application/merge-patch+json")
+
+
+def remove(cluster: Cluster, key: ServiceKey) -> None:
+    """Delete a service and see it gone."""
+    path = f"{PATH.format(key.namespace)}/{key.name}"
+    cluster.request("DELETE", path, {"propagationPolicy": "Background"})
+    listed = PATH.format(key.namespace)
+
+    def gone() -> bool:
+        return all(o["metadata"]["name"] != key.name for o in cluster.get(listed)["items"])
+
+    wait_until(gone, f"{key} is gone")
+
+
+def hold(cluster: Cluster, key: ServiceKey) -> None:
+    """Keep a service from going away when it is deleted."""
+
+    def finalizers() -> list[str]:
+        return list(stored(cluster, key)["metadata"].get("finalizers", []))
+
+    # KServe sets the whole list once.
+    wait_until(lambda: bool(finalizers()), f"KServe's finalizer is on {key}")
+    held = finalizers()
+    edit(cluster, key, {"metadata": {"finalizers": [*held, HOLD]}})
+
+
+def let_go(cluster: Cluster, key: ServiceKey) -> None:
+    """Let a held service go."""
+    held = stored(cluster, key)["metadata"].get("finalizers", [])
+    edit(cluster, key, {"metadata": {"finalizers": [f for f in held if f != HOLD]}})
+
+
+def settled(cluster: Cluster, key: ServiceKey) -> dict[str, Any]:
+    """The object once it is Ready and KServe has left it alone for a second."""
+    seen: list[tuple[float, dict[str, Any]]] = []
+
+    def left_alone() -> bool:
+        now = stored(cluster, key)
+        if not seen or version(seen[-1][1]) != version(now):
+            seen.append((time.monotonic(), now))
+        conditions = now.get("status", {}).get("conditions", [])
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return ready and time.monotonic() - seen[-1][0] > 1
+
+    wait_until(left_alone, f"KServe has settled {key}")
+    return seen[-1][1]
+
+
+def version(obj: dict[str, Any]) -> str:
+    return str(obj["metadata"]["resourceVersion"])

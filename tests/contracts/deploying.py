@@ -62,6 +62,9 @@ SPECS = {
     "only a request above KServe's default limit": container(
         resources=Resources(requests={"cpu": "3", "memory": "4Gi"})
     ),
+    "texts of every kind": container(
+        env={"T": '\U0001f600 \u2028\u2029\ufeff\uffff \x01\x1b\x7f\x85\x9f\t\r\n\\" ${X} ñ'}
+    ),
     "zero as the fewest replicas": container(scaling=Scaling(min_replicas=0)),
 }
 

@@ -20,16 +20,14 @@ Until = pb.WatchStatusRequest.Until
 class Recording:
     """One WatchStatus, read by a thread of its own until it ends or `close` is called.
 
-    `messages` grows while it runs; `ended_after` is the time from its opening to its end, in
-    seconds.
+    `messages` grows while it runs; `ended_at` is the moment of its end by time.monotonic().
     """
 
     def __init__(self, stub: ModelServiceStub, namespace: str, name: str, **fields: Any) -> None:
         request = pb.WatchStatusRequest(namespace=namespace, name=name, **fields)
         self.messages: list[pb.WatchStatusResponse] = []
-        self.ended_after = 0.0
+        self.ended_at = 0.0
         self._error: grpc.RpcError | None = None
-        self._began = time.monotonic()
         self._call = stub.WatchStatus(request)
         self._thread = threading.Thread(target=self._read, daemon=True, name=f"watching {name}")
         self._thread.start()
@@ -93,4 +91,4 @@ class Recording:
                 self.messages.append(message)
         except grpc.RpcError as error:
             self._error = error
-        self.ended_after = time.monotonic() - self._began
+        self.ended_at = time.monotonic()

@@ -1,0 +1,1 @@
+"""The server beside what it stands on, measured in one run: `python -m tests.benchmarks`."""

@@ -1,0 +1,69 @@
+"""What was measured, beside what it is compared with and what is aimed at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Ours beside the bare thing, one number a round each; the ratio is that of the medians.
+
+    `aim_least` and `aim_most` bound the ratio; without either it is told for information.
+    """
+
+    what: str
+    unit: str
+    ours: Sequence[float]
+    bare: Sequence[float]
+    bare_is: str
+    aim_least: float | None = None
+    aim_most: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Ours over the bare thing's."""
+        return median(self.ours) / median(self.bare)
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """A line of the table."""
+        return (
+            self.what,
+            _number(median(self.ours)) + f" {self.unit}",
+            f"{_number(median(self.bare))} {self.unit}, {self.bare_is}",
+            f"{self.ratio:.2f}",
+            self._aim(),
+            self._verdict(),
+        )
+
+    def _aim(self) -> str:
+        if self.aim_least is not None:
+            return f">= {self.aim_least:g}"
+        return "" if self.aim_most is None else f"<= {self.aim_most:g}"
+
+    def _verdict(self) -> str:
+        if self.aim_least is None and self.aim_most is None:
+            return ""
+        least = float("-inf") if self.aim_least is None else self.aim_least
+        most = float("inf") if self.aim_most is None else self.aim_most
+        return "met" if least <= self.ratio <= most else "missed"
+
+
+_TITLES = ("measured", "ours", "beside", "ratio", "aim", "")
+
+
+def table(comparisons: Sequence[Comparison]) -> str:
+    """All of them, a line each."""
+    rows = [_TITLES, *(comparison.row for comparison in comparisons)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _number(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -1,0 +1,193 @@
+"""Load that costs next to nothing to make: one gRPC request over and over, as ready HTTP/2 frames.
+
+A gRPC client in Python or Go needs about as much CPU for a call as the servers measured here, so
+that on few cores it would hold the faster of two back and make them look alike. All requests being
+the same, their bytes are made once, and of the answers only the frames are looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+CONNECTIONS = 4
+IN_FLIGHT = 16  # on each connection
+PATIENCE_SECONDS = 60.0
+
+_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+_FRAME_HEADER = 9
+_LARGEST_WINDOW = 2**31 - 1
+_FIRST_WINDOW = 2**16 - 1
+_INITIAL_WINDOW_SIZE = 4
+_MESSAGE_PREFIX = 5
+
+
+class LoadFailed(RuntimeError):
+    """The server did not answer as a gRPC server that is well does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server answered: so many calls in so many seconds, and how large each message was."""
+
+    calls: int
+    seconds: float
+    message_bytes: int
+
+    @property
+    def rate(self) -> float:
+        """Calls per second."""
+        return self.calls / self.seconds
+
+
+async def load(address: str, method: str, message: bytes, seconds: float) -> Served:
+    """Keep CONNECTIONS * IN_FLIGHT calls open for so long. Raises LoadFailed."""
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    connections: list[_Connection] = []
+    for _ in range(CONNECTIONS):
+        _, connection = await loop.create_connection(
+            lambda: _Connection(address, method, message), host, int(port)
+        )
+        connections.append(connection)
+    began = time.perf_counter()
+    try:
+        for connection in connections:
+            connection.ask(IN_FLIGHT)
+        async with asyncio.timeout(seconds + PATIENCE_SECONDS):
+            for connection in connections:
+                await connection.finish(began + seconds)
+    except TimeoutError:
+        raise LoadFailed("it does not answer") from None
+    finally:
+        for connection in connections:
+            connection.close()
+    took = time.perf_counter() - began
+    calls = sum(c.answered for c in connections)
+    received = sum(c.data_bytes for c in connections)
+    return Served(calls, took, round(received / calls) - _MESSAGE_PREFIX)
+
+
+class _Connection(asyncio.Protocol):
+    """One HTTP/2 connection that asks again whenever it is answered."""
+
+    def __init__(self, authority: str, method: str, message: bytes) -> None:
+        self.answered = 0
+        self.data_bytes = 0
+        self._headers = _request_headers(authority, method)
+        self._body = b"\0" + len(message).to_bytes(4) + message
+        self._next_stream = 1
+        self._open = 0
+        self._begun: set[int] = set()  # streams that have brought some of a message
+        self._received = bytearray()
+        self._ended = asyncio.get_running_loop().create_future()
+        self._stop_at = float("inf")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        window = _INITIAL_WINDOW_SIZE.to_bytes(2) + _LARGEST_WINDOW.to_bytes(4)
+        more = (_LARGEST_WINDOW - _FIRST_WINDOW).to_bytes(4)
+        transport.write(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + _frame(_SETTINGS, 0, 0, window)
+            + _frame(_WINDOW, 0, 0, more)
+        )
+
+    def ask(self, times: int) -> None:
+        """Send so many requests at once."""
+        frames = []
+        for stream in range(self._next_stream, self._next_stream + 2 * times, 2):
+            frames.append(_frame(_HEADERS, _END_HEADERS, stream, self._headers))
+            frames.append(_frame(_DATA, _END_STREAM, stream, self._body))
+        self._next_stream += 2 * times
+        self._open += times
+        self._transport.write(b"".join(frames))
+
+    async def finish(self, stop_at: float) -> None:
+        """Return once all is answered that was asked before this moment of perf_counter."""
+        self._stop_at = stop_at
+        await self._ended
+
+    def close(self) -> None:
+        """Hang up."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        ended = 0
+        for kind, flags, stream, payload in self._frames():
+            if kind == _DATA:
+                self.data_bytes += len(payload)
+                self._begun.add(stream)
+            elif kind == _HEADERS and flags & _END_STREAM:
+                ended += 1
+                self._end(stream)
+            elif kind in (_SETTINGS, _PING) and not flags & _ACK:
+                self._transport.write(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
+            elif kind in (_RESET, _GOAWAY):
+                self._fail("it cut a call, or hung up")
+        self._note(ended)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail("it closed the connection")
+
+    def _end(self, stream: int) -> None:
+        # The status is compressed; but only a call that went well has a message.
+        if stream not in self._begun:
+            self._fail("it refused a call")
+        self._begun.discard(stream)
+
+    def _note(self, ended: int) -> None:
+        self.answered += ended
+        self._open -= ended
+        if time.perf_counter() < self._stop_at:
+            if ended:
+                self.ask(ended)
+        elif not self._open and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _frames(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """The type, the flags, the stream and the payload of every whole frame received."""
+        received, start = self._received, 0
+        while len(received) - start >= _FRAME_HEADER:
+            body = start + _FRAME_HEADER
+            end = body + int.from_bytes(received[start : start + 3])
+            if end > len(received):
+                break
+            stream = int.from_bytes(received[start + 5 : body])
+            yield received[start + 3], received[start + 4], stream, bytes(received[body:end])
+            start = end
+        del received[:start]
+
+    def _fail(self, why: str) -> None:
+        if not self._ended.done():
+            self._ended.set_exception(LoadFailed(why))
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+
+def _request_headers(authority: str, method: str) -> bytes:
+    return b"".join(
+        _literal(name, value)
+        for name, value in (
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", method),
+            (":authority", authority),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
+        )
+    )
+
+
+def _literal(name: str, value: str) -> bytes:
+    """HPACK's simplest form: both as they are, nothing to be remembered."""
+    assert len(name) < 127, name
+    assert len(value) < 127, value
+    return b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()

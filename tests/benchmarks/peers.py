@@ -1,0 +1,93 @@
+"""Servers in processes of their own: ours over a cluster in memory, and a bare one beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+ROOT = Path(__file__).parents[2]
+SERVING_SECONDS = 60.0
+
+
+class PeerFailed(RuntimeError):
+    """A server to measure did not start; the message has what it said."""
+
+
+class Peer:
+    """A server that listens."""
+
+    def __init__(self, address: str, pid: int) -> None:
+        self.address = address
+        self._process = psutil.Process(pid)
+
+    def cpu_seconds(self) -> float:
+        """What the process has used so far, in all of its threads."""
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+@contextmanager
+def memory_server(folder: Path) -> Iterator[Peer]:
+    """The whole server, logging to a file as in production, over a cluster in memory."""
+    with _running("memory_server", [], folder) as peer:
+        with grpc.insecure_channel(peer.address) as channel:
+            wait_serving(channel)
+        yield peer
+
+
+@contextmanager
+def bare_server(folder: Path, answers: dict[str, bytes]) -> Iterator[Peer]:
+    """grpc.aio and nothing else: each of these methods answers these bytes."""
+    arguments = []
+    for name, answer in answers.items():
+        path = folder / f"{name}.bytes"
+        path.write_bytes(answer)
+        arguments.append(str(path))
+    with _running("bare_server", arguments, folder) as peer:
+        yield peer
+
+
+def wait_serving(channel: grpc.Channel) -> None:
+    """Return once health says SERVING. Raises PeerFailed."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=SERVING_SECONDS
+    )
+    try:
+        for answer in watch:
+            if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+    except grpc.RpcError as error:
+        raise PeerFailed(f"the server does not become SERVING: {error}") from error
+    finally:
+        watch.cancel()
+
+
+@contextmanager
+def _running(module: str, arguments: list[str], folder: Path) -> Iterator[Peer]:
+    log = folder / f"{module}.log"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
+    with log.open("ab") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments],
+            env=os.environ | {"PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"},
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            text=True,
+        )
+    try:
+        assert process.stdout
+        port = process.stdout.readline().strip()
+        if not port:
+            raise PeerFailed(f"{module} did not start:\n{log.read_text()[-2000:]}")
+        yield Peer(f"127.0.0.1:{port}", process.pid)
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,75 @@
+"""The lab's API server by one aiohttp client and nothing else."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from modelservice.v1 import model_service_pb2 as pb
+
+from server.adapters.kserve.kserve_config import KServeConfig
+from server.adapters.kserve.planning import Plan, plan_of
+from server.api.requests import deploy_of
+from server.control.scope import Scope
+from server.domain.canonical import canonical_deploy
+from tests.cluster.lab import Lab
+
+
+class RawApi:
+    """Sends what it is given and reads the JSON that comes back; it keeps its connection."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def create(self, manifest: dict[str, Any]) -> None:
+        """Server-side apply of an InferenceService that is not there yet."""
+        metadata = manifest["metadata"]
+        path = (
+            f"/apis/{manifest['apiVersion']}/namespaces/{metadata['namespace']}"
+            f"/inferenceservices/{metadata['name']}?fieldManager=modelservice&force=false"
+        )
+        headers = {"Content-Type": "application/apply-patch+yaml"}
+        body = json.dumps(manifest, separators=(",", ":"))
+        async with self._session.patch(path, data=body, headers=headers) as answer:
+            told = json.loads(await answer.read())
+            assert answer.status == 201, told
+
+    async def list(self, path: str, query: dict[str, str]) -> int:
+        """Read a whole collection at once; how many objects there are."""
+        async with self._session.get(path, params=query) as answer:
+            told = json.loads(await answer.read())
+            assert answer.status == 200, told
+        return len(told["items"])
+
+
+@asynccontextmanager
+async def raw_api(lab: Lab, kubeconfig: Path) -> AsyncIterator[RawApi]:
+    """With the rights of a kubeconfig that the lab wrote."""
+    [user] = json.loads(kubeconfig.read_text())["users"]
+    tls = ssl.create_default_context(cadata=lab.ca.decode())
+    # The API server's own certificate does not pass OpenSSL's strict profile.
+    tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    async with aiohttp.ClientSession(
+        lab.server,
+        connector=aiohttp.TCPConnector(ssl=tls),
+        headers={
+            "Authorization": f"Bearer {user['user']['token']}",
+            "Accept-Encoding": "identity",
+        },
+        read_bufsize=2**20,
+    ) as session:
+        yield RawApi(session)
+
+
+def manifest_for(request: pb.DeployRequest) -> dict[str, Any]:
+    """What the server itself would apply for a Deploy of a new service."""
+    deploy = canonical_deploy(deploy_of(request, Scope(""), timedelta(seconds=30)))
+    plan = plan_of(deploy, None, KServeConfig(), "")
+    assert isinstance(plan, Plan)
+    return dict(plan.manifest)

@@ -1,0 +1,113 @@
+"""Get and List over a cluster in memory, beside a bare grpc.aio server of the same bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from .comparing import Comparison, Say
+from .load import load
+from .peers import Peer, bare_server, memory_server
+from .samples import NAMESPACE, deploy_request, names
+
+SERVICE = "/modelservice.v1.ModelService"
+PAGE_SIZE = 100
+
+
+def measure_get(say: Say, *, rounds: int, seconds: float, folder: Path) -> list[Comparison]:
+    """Calls per second at full load, and the server's CPU for a call."""
+    [name] = names(1)
+    request = pb.GetRequest(namespace=NAMESPACE, name=name).SerializeToString()
+    with memory_server(folder) as ours, _channel(ours) as channel:
+        _deploy(channel, [name])
+        answer = _raw(channel, "Get")(request)
+        say(f"get: answers of {len(answer):,} bytes")
+        with bare_server(folder, {"Get": answer}) as bare:
+            return _get_side_by_side(say, ours, bare, request, rounds, seconds)
+
+
+def measure_list(
+    say: Say, *, services: int, rounds: int, page_size: int, folder: Path
+) -> Comparison:
+    """A whole listing by pages, against one answer of a page's bytes by the bare server."""
+    first = pb.ListRequest(namespace=NAMESPACE, page_size=page_size)
+    with memory_server(folder) as ours, _channel(ours) as channel:
+        _deploy(channel, names(services))
+        page = _raw(channel, "List")(first.SerializeToString())
+        say(f"list: {services:,} services, pages of {len(page):,} bytes")
+        with bare_server(folder, {"List": page}) as bare, _channel(bare) as beside:
+            return _list_side_by_side(channel, beside, first, services, rounds)
+
+
+def _get_side_by_side(
+    say: Say, ours: Peer, bare: Peer, request: bytes, rounds: int, seconds: float
+) -> list[Comparison]:
+    rates: dict[Peer, list[float]] = {ours: [], bare: []}
+    costs: dict[Peer, list[float]] = {ours: [], bare: []}
+    for _ in range(rounds):
+        for peer in (bare, ours):
+            before = peer.cpu_seconds()
+            served = asyncio.run(load(peer.address, f"{SERVICE}/Get", request, seconds))
+            costs[peer].append((peer.cpu_seconds() - before) / served.calls * 1e6)
+            rates[peer].append(served.rate)
+        say(f"get: {rates[ours][-1]:,.0f} calls/s, bare {rates[bare][-1]:,.0f}")
+    what = "bare grpc.aio"
+    return [
+        Comparison("Get", "calls/s", rates[ours], rates[bare], what, aim_least=0.7),
+        Comparison("Get, server's CPU", "us/call", costs[ours], costs[bare], what),
+    ]
+
+
+def _list_side_by_side(
+    ours: grpc.Channel, bare: grpc.Channel, first: pb.ListRequest, services: int, rounds: int
+) -> Comparison:
+    whole, one = ModelServiceStub(ours), ModelServiceStub(bare)
+    listings: list[float] = []
+    pages: list[float] = []
+    for _ in range(rounds):
+        pages.append(_milliseconds(lambda: one.List(first)))
+        listings.append(_milliseconds(lambda: _list_all(whole, first, services)))
+    what = f"List of {services:,} by {first.page_size}"
+    return Comparison(what, "ms", listings, pages, "one page, bare grpc.aio", aim_most=20)
+
+
+def _list_all(stub: ModelServiceStub, first: pb.ListRequest, expected: int) -> None:
+    request, found = pb.ListRequest(), 0
+    request.CopyFrom(first)
+    while True:
+        page = stub.List(request)
+        found += len(page.services)
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert found == expected, f"{found} services listed of {expected}"
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return (time.perf_counter() - began) * 1e3
+
+
+def _deploy(channel: grpc.Channel, chosen: list[str]) -> None:
+    stub = ModelServiceStub(channel)
+    for name in chosen:
+        stub.Deploy(deploy_request(name))
+
+
+def _channel(peer: Peer) -> grpc.Channel:
+    return grpc.insecure_channel(
+        peer.address, options=[("grpc.max_receive_message_length", 64 * 2**20)]
+    )
+
+
+def _raw(channel: grpc.Channel, method: str) -> Callable[[bytes], bytes]:
+    call: Any = channel.unary_unary(f"{SERVICE}/{method}")
+    return lambda request: bytes(call(request))

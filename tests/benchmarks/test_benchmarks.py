@@ -1,0 +1,58 @@
+"""The benchmarks run, at sizes that say nothing of the server's speed."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .comparing import Comparison, table
+from .load import LoadFailed, Served, load
+from .peers import ROOT, bare_server
+from .reading import measure_get, measure_list
+
+METHOD = "/modelservice.v1.ModelService/Get"
+
+
+def asked_for_a_moment(address: str) -> Served:
+    return asyncio.run(load(address, METHOD, b"", seconds=0.2))
+
+
+def test_get_is_measured_beside_a_bare_server(tmp_path: Path) -> None:
+    rates, costs = measure_get(print, rounds=1, seconds=0.2, folder=tmp_path)
+    assert rates.ratio > 0
+    assert costs.ratio > 0
+
+
+def test_a_whole_list_is_measured_beside_one_page_of_it(tmp_path: Path) -> None:
+    listing = measure_list(print, services=5, rounds=3, page_size=2, folder=tmp_path)
+    assert listing.ratio > 0
+
+
+def test_the_load_knows_the_size_of_the_answers(tmp_path: Path) -> None:
+    with bare_server(tmp_path, {"Get": b"x" * 40_000}) as peer:
+        served = asked_for_a_moment(peer.address)
+    assert served.calls > 0
+    assert served.message_bytes == 40_000
+
+
+def test_calls_that_are_refused_are_no_measurement(tmp_path: Path) -> None:
+    with bare_server(tmp_path, {"Other": b""}) as peer, pytest.raises(LoadFailed):
+        asked_for_a_moment(peer.address)
+
+
+def test_the_table_has_the_aim_beside_the_ratio_of_the_medians() -> None:
+    met = Comparison("Get", "calls/s", [70, 80, 900], [100, 1, 100], "bare", aim_least=0.7)
+    missed = Comparison("List", "ms", [50], [2], "bare", aim_most=20)
+    _, first, second = table([met, missed]).splitlines()
+    assert first.split()[-4:] == ["0.80", ">=", "0.7", "met"]
+    assert second.split()[-4:] == ["25.00", "<=", "20", "missed"]
+
+
+def test_the_command_tells_what_it_measures() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks", "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(f"  {part}" in told for part in ("get", "list", "deploy", "start"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from server.adapters.kserve.names import FIELD_MANAGER
@@ -45,10 +46,12 @@ def owned(obj: Mapping[str, Any], whose: Callable[[Entry], bool], *path: str) ->
 
 def project(value: Any, fields: Fields | None) -> Any:
     """What of `value` is in `fields`; a node without children there is taken whole."""
-    children = {name: node for name, node in (fields or {}).items() if name != "."}
+    if not fields:
+        return value
+    children = {name: node for name, node in fields.items() if name != "."}
     if not children:
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {
             name: project(item, children[f"f:{name}"])
             for name, item in value.items()
@@ -89,12 +92,21 @@ def _descend(fields: Fields, path: Iterable[str]) -> Fields | None:
 
 
 def _items(value: list[Any], children: Fields) -> list[Any]:
-    keys = {name: json.loads(name[2:]) for name in children if name.startswith("k:")}
-    if not keys:
+    owned_items = {_item_key(name): node for name, node in children.items() if name[:2] == "k:"}
+    if not owned_items:
         return value
+    # One or two shapes for a list, such as (name) or (containerPort, protocol).
+    shapes = {tuple(field for field, _ in key) for key in owned_items}
     kept = []
     for item in value:
-        name = next((n for n, key in keys.items() if key.items() <= item.items()), None)
-        if name is not None:
-            kept.append(project(item, children[name]))
+        keys = (tuple((field, item.get(field)) for field in shape) for shape in shapes)
+        key = next((k for k in keys if k in owned_items), None)
+        if key is not None:
+            kept.append(project(item, owned_items[key]))
     return kept
+
+
+@lru_cache(maxsize=4096)
+def _item_key(name: str) -> tuple[tuple[str, Any], ...]:
+    """What identifies a list's item, from managedFields' `k:{"name":"main"}`."""
+    return tuple(sorted(json.loads(name[2:]).items()))

@@ -18,7 +18,7 @@ from server.adapters.kserve.names import (
     UPDATES_DISABLED_ANNOTATION,
 )
 from server.adapters.kserve.ownership import ours, owned, predictor_owners, project
-from server.adapters.kserve.reading_back import asked_of, requests_of, stored_of
+from server.adapters.kserve.reading_back import requests_of, stored_of, unfit_of
 from server.adapters.kserve.riders import marker_of, restart_of
 from server.domain.admission import (
     PastRequest,
@@ -169,7 +169,7 @@ def _mode_of(current: RawObject) -> str:
 
 def _admit_bare_restart(current: RawObject) -> None:
     """A list of containers is written whole, so none may be lost that the contract cannot say."""
-    lost = [path for path in asked_of(current).unfit if "spec.predictor.containers" in path]
+    lost = [path for path in unfit_of(current) if "spec.predictor.containers" in path]
     if lost:
         why = f"the service has what this API has no field for ({', '.join(lost)}): give the spec"
         raise FieldInvalid([FieldViolation("spec", why)])

@@ -153,7 +153,7 @@ def _toleration(toleration: Mapping[str, Any]) -> Toleration:
 
 def _beyond(whole: Any, shown: Any, path: str) -> Iterator[str]:
     """The paths in `whole` that `shown` lacks; what is empty in `whole` says nothing."""
-    if isinstance(whole, Mapping) and isinstance(shown, Mapping):
+    if isinstance(whole, dict) and isinstance(shown, Mapping):
         for name, value in whole.items():
             if value in ("", None, {}, []):
                 continue
@@ -162,16 +162,20 @@ def _beyond(whole: Any, shown: Any, path: str) -> Iterator[str]:
             else:
                 yield f"{path}.{name}"
     elif isinstance(whole, list) and isinstance(shown, list):
-        for place, value in enumerate(whole):
-            yield from _item_beyond(value, place, shown, path)
+        yield from _items_beyond(whole, shown, path)
 
 
-def _item_beyond(value: Any, place: int, shown: list[Any], path: str) -> Iterator[str]:
-    """One item of a list: found again by its name where it has one, else by its place."""
-    name = value.get("name") if isinstance(value, Mapping) else None
-    same = [s for s in shown if isinstance(s, Mapping) and s.get("name") == name]
-    twin = same if name else shown[place : place + 1]
-    if twin:
-        yield from _beyond(value, twin[0], f"{path}[{name or place}]")
-    else:
-        yield f"{path}[{name or place}]"
+def _items_beyond(whole: list[Any], shown: list[Any], path: str) -> Iterator[str]:
+    """The items of a list: each found again by its name where it has one, else by its place."""
+    # The first of a name counts, so it is put in last.
+    twins = {_name(s): s for s in reversed(shown)} | dict(enumerate(shown))
+    for place, value in enumerate(whole):
+        known_by = _name(value) or place
+        if known_by in twins:
+            yield from _beyond(value, twins[known_by], f"{path}[{known_by}]")
+        else:
+            yield f"{path}[{known_by}]"
+
+
+def _name(item: Any) -> str | None:
+    return item.get("name") if isinstance(item, dict) else None

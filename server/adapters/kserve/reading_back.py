@@ -28,12 +28,11 @@ _PATHS_TOLD = 10
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What an object asks for, in the contract's words; `unfit` has the paths of the rest."""
+    """What an object asks for, in the contract's words."""
 
     spec: InferenceServiceSpec | None
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
-    unfit: tuple[str, ...]
 
 
 def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> InferenceService:
@@ -46,7 +45,7 @@ def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> Infere
         uid=meta["uid"],
         generation=meta.get("generation", 0),
         spec=asked.spec,
-        status=_naming(status, asked.unfit) if unmanaged else status,
+        status=_naming(status, unfit_of(obj)) if unmanaged else status,
         etag=etag_of(obj),
         create_time=datetime.fromisoformat(meta["creationTimestamp"]),
         labels=asked.labels,
@@ -69,24 +68,28 @@ def requests_of(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
 
 
 def asked_of(obj: Mapping[str, Any]) -> Asked:
-    """What managers asked for.
-
-    Of a service of ours, only fields that somebody owns are read: the others are KServe's
-    defaults. Of other services all are, since KServe may have rewritten them as a whole.
-    """
-    spec = obj.get("spec", {})
-    if not is_unmanaged(obj):
-        spec = project(spec, owned(obj, anyones, "f:spec"))
+    """What managers asked for."""
     annotations = _owned_metadata(obj, "annotations")
     mode = annotations.pop(MODE_ANNOTATION, "")
-    filled_in = filled_in_of(obj)
-    read = spec_of(spec.get("predictor", {}), mode, filled_in)
     return Asked(
-        spec=read,
+        spec=spec_of(_asked_spec(obj).get("predictor", {}), mode, filled_in_of(obj)),
         labels=_users(_owned_metadata(obj, "labels"), MANAGED_BY_KEY),
         annotations=_users(annotations, LAST_APPLIED_ANNOTATION),
-        unfit=tuple(unfit(spec, read, filled_in)),
     )
+
+
+def unfit_of(obj: Mapping[str, Any]) -> list[str]:
+    """The paths of what the object asks for and the contract has no field for."""
+    return unfit(_asked_spec(obj), asked_of(obj).spec, filled_in_of(obj))
+
+
+def _asked_spec(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a service of ours, only fields that somebody owns: the others are KServe's defaults.
+
+    Of other services all are taken, since KServe may have rewritten them as a whole.
+    """
+    spec: Mapping[str, Any] = obj.get("spec", {})
+    return spec if is_unmanaged(obj) else project(spec, owned(obj, anyones, "f:spec"))
 
 
 def is_unmanaged(obj: Mapping[str, Any]) -> bool:
@@ -127,7 +130,7 @@ def _users(content: Mapping[str, str], *besides: str) -> dict[str, str]:
     }
 
 
-def _naming(status: InferenceServiceStatus, unfit: tuple[str, ...]) -> InferenceServiceStatus:
+def _naming(status: InferenceServiceStatus, unfit: list[str]) -> InferenceServiceStatus:
     if not unfit:
         return status
     more = f" and {len(unfit) - _PATHS_TOLD} more" if len(unfit) > _PATHS_TOLD else ""

@@ -113,7 +113,7 @@ class Reflector:
     async def _rest(self, backoff: Backoff, ended: tuple[float, Exception | None]) -> None:
         lived, why = ended
         if why:
-            self._note(f"{type(why).__name__}: {why}")
+            self._note(str(why) if isinstance(why, Refused) else "connection lost")
         retry_after = why.retry_after if isinstance(why, Refused) else 0.0
         await asyncio.sleep(backoff.pause(lived, retry_after))
 

@@ -103,6 +103,7 @@ async def test_it_lists_by_pages_and_then_follows_changes(
     [
         pytest.param(answering(410), id="410 by status"),
         pytest.param(expired_in_stream, id="410 in the stream"),
+        pytest.param(answering(401), id="401"),
         pytest.param(answering(500), id="500"),
         pytest.param(answering(403), id="403"),
         pytest.param(html_500, id="500 with HTML"),
@@ -130,7 +131,15 @@ async def test_after_a_watch_that_failed_it_catches_up(
 
 
 @pytest.mark.parametrize(
-    "fault", [answering(410), answering(500), html_500, html_200, answering(404), answering(429)]
+    "fault",
+    [
+        pytest.param(answering(410), id="410"),
+        pytest.param(answering(401), id="401"),
+        pytest.param(answering(404), id="404, as while a server starts"),
+        pytest.param(answering(429), id="429"),
+        pytest.param(html_500, id="500 with HTML"),
+        pytest.param(html_200, id="200 with HTML"),
+    ],
 )
 async def test_a_list_that_failed_is_tried_again(
     server: ScriptedServer, api: ApiServer, fault: Fault

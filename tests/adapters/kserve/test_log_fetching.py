@@ -1,0 +1,77 @@
+"""Logs are fetched beside the feed: each once at a time, and no failure of one stops the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from server.adapters.kserve.api_server import ApiServer, Unanswered
+from server.adapters.kserve.log_fetching import LogFetching
+from server.adapters.kserve.logs import LogWanted
+from server.domain.inference_service import ServiceKey
+from tests.adapters.kserve.waiting import eventually
+
+IRIS = ServiceKey("team-a", "iris")
+WANTED = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
+IN_TIME = 10.0
+
+
+class Fetches:
+    """Answers each fetch with the next outcome, and notes what came of it."""
+
+    def __init__(self, *outcomes: Sequence[str] | Exception) -> None:
+        self.outcomes = list(outcomes)
+        self.asked = 0
+        self.fetched: list[Sequence[str]] = []
+
+    async def fetch(self, api: ApiServer, wanted: LogWanted) -> Sequence[str]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def keep(self, key: ServiceKey, wanted: LogWanted, lines: Sequence[str]) -> None:
+        self.fetched.append(lines)
+
+
+@asynccontextmanager
+async def fetching(
+    fetches: Fetches, api: ApiServer, patch: pytest.MonkeyPatch
+) -> AsyncIterator[LogFetching]:
+    patch.setattr("server.adapters.kserve.log_fetching.fetch_log", fetches.fetch)
+    logs = LogFetching(api, fetches.keep)
+    running = asyncio.create_task(logs.run())
+    try:
+        yield logs
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_log_wanted_twice_at_once_is_fetched_once(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetches = Fetches(["the line"])
+    async with fetching(fetches, api, monkeypatch) as logs:
+        logs.want(IRIS, WANTED)
+        logs.want(IRIS, WANTED)
+        await eventually(lambda: fetches.fetched == [["the line"]], IN_TIME)
+        assert fetches.asked == 1
+
+
+@pytest.mark.parametrize("failure", [Unanswered("cut"), RuntimeError("a bug")])
+async def test_a_log_that_could_not_be_had_is_fetched_when_it_is_wanted_anew(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    fetches = Fetches(failure, ["the line"])
+    async with fetching(fetches, api, monkeypatch) as logs:
+        logs.want(IRIS, WANTED)
+        await eventually(lambda: fetches.outcomes == [["the line"]], IN_TIME)
+        await asyncio.sleep(0.05)
+        logs.want(IRIS, WANTED)
+        await eventually(lambda: fetches.fetched == [["the line"]], IN_TIME)

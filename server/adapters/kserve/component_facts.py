@@ -24,6 +24,7 @@ from server.adapters.kserve.objects import (
     created_at,
     items,
     moment,
+    name_of,
     part,
 )
 from server.adapters.kserve.observed import Observed
@@ -87,7 +88,10 @@ def _shown(which: Part, workload: Workload, *, applied: bool) -> ComponentStatus
 
 
 def _complete(workload: Workload, which: Part, workloads: Sequence[Workload]) -> bool:
-    """All pods are new, and enough are available."""
+    """All pods are new, and enough are available, for Kubernetes' own taste too.
+
+    While it scales up Kubernetes says otherwise, and KServe repeats that.
+    """
     deployment = workload.deployment
     replicas, updated = replicas_of(deployment), count(deployment, "updatedReplicas")
     enough = which.min_replicas if workload is workloads[0] else replicas
@@ -96,6 +100,7 @@ def _complete(workload: Workload, which: Part, workloads: Sequence[Workload]) ->
         and updated >= replicas
         and count(deployment, "replicas") <= updated
         and count(deployment, "availableReplicas") >= enough
+        and condition(deployment, "Available").get("status") != "False"
     )
 
 
@@ -115,11 +120,15 @@ def _completion(workload: Workload) -> datetime | None:
     completed = (
         progressing.get("status") == "True"
         and progressing.get("reason") == "NewReplicaSetAvailable"
-        and generation_seen(workload.deployment)
         and bool(workload.current)
+        and (generation_seen(workload.deployment) or _names(progressing, workload.current))
         and not any(_has_replicas(r) for r in workload.older)
     )
     return moment(progressing.get("lastUpdateTime")) if completed else None
+
+
+def _names(verdict: Object, replica_set: Object) -> bool:
+    return f'"{name_of(replica_set)}"' in str(verdict.get("message"))
 
 
 def _has_replicas(replica_set: Object) -> bool:

@@ -171,11 +171,24 @@ def test_workers_of_a_multi_node_predictor_must_be_complete_too() -> None:
     assert not facts(replace(asked, deployments=(head, missing)), now).finished
 
 
-def test_a_deployment_that_was_not_looked_at_yet_is_not_complete() -> None:
+def test_a_deployment_that_was_not_looked_at_yet_is_not_complete_though_it_once_was() -> None:
     observed, now = serving()
     ahead = with_deployment(observed, {"metadata": {"generation": 9}})
     assert not facts(ahead, now).finished
-    assert facts(ahead, now).completed_at is None
+    assert facts(ahead, now).completed_at == facts(observed, now).completed_at
+    others = with_deployment_condition(ahead, "Progressing", message='ReplicaSet "other" is done')
+    assert facts(others, now).completed_at is None
+
+
+def test_a_deployment_that_scales_up_is_not_complete_but_ready() -> None:
+    observed, now = serving()
+    short = {"spec": {"replicas": 2}, "status": {"replicas": 2, "updatedReplicas": 2}}
+    growing = with_deployment(observed, short)
+    growing = with_deployment_condition(growing, "Available", status="False")
+    growing = with_condition(growing, "Ready", status="False")
+    just_completed = facts(observed, now).completed_at
+    assert just_completed
+    assert verdict(growing, just_completed).state is State.READY
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from .lab import Cluster, Lab
 
 
 class KServeWorld:
-    """A namespace of its own for each test. What is deleted goes by itself."""
+    """A namespace of its own for each test."""
 
     missing_namespace = "absent"
 
@@ -33,6 +33,7 @@ class KServeWorld:
         self.namespace = namespace
         self.cluster = cluster
         self.told = told
+        self._kept: set[ServiceKey] = set()
         self.abilities = frozenset(Ability) if isinstance(administered, Lab) else frozenset()
 
     @asynccontextmanager
@@ -44,16 +45,33 @@ class KServeWorld:
         return InferenceServiceSpec(ContainerPredictor("lab/stuck:1"))
 
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
-        manifest: dict[str, Any] = {
-            "apiVersion": "serving.kserve.io/v1beta1",
-            "kind": "InferenceService",
-            "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
-            "spec": {"predictor": {"containers": [{"name": "kserve-container", "image": image}]}},
-        }
-        await asyncio.to_thread(self._administered.apply, manifest, field_manager="kubectl")
+        containers = [{"name": "kserve-container", "image": image}]
+        key = ServiceKey(self.namespace, name)
+        await self._apply("kubectl", key, {"labels": labels}, predictor={"containers": containers})
+
+    async def keep(self, key: ServiceKey) -> None:
+        self._kept.add(key)
+        await self._apply("keeper", key, {"finalizers": ["test.example.com/keep"]})
 
     async def finish_delete(self, key: ServiceKey) -> None:
-        pass
+        self._kept.remove(key)
+        await self._apply("keeper", key, {})
+
+    async def close(self) -> None:
+        """Let go what a failed test still keeps."""
+        for key in tuple(self._kept):
+            await self.finish_delete(key)
+
+    async def _apply(
+        self, manager: str, key: ServiceKey, metadata: dict[str, Any], **spec: Any
+    ) -> None:
+        manifest = {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {"namespace": key.namespace, "name": key.name, **metadata},
+            **({"spec": spec} if spec else {}),
+        }
+        await asyncio.to_thread(self._administered.apply, manifest, field_manager=manager)
 
 
 @asynccontextmanager
@@ -71,7 +89,9 @@ async def followed(administered: Cluster) -> AsyncIterator[tuple[KServeCluster, 
 @pytest.fixture
 async def world(cluster: Cluster, namespace: str) -> AsyncIterator[KServeWorld]:
     async with followed(cluster) as (kserve, told):
-        yield KServeWorld(cluster, namespace, kserve, told)
+        world = KServeWorld(cluster, namespace, kserve, told)
+        yield world
+        await world.close()
 
 
 class TestKServeCluster(

@@ -21,6 +21,7 @@ class DeleteConformance:
         made = await world.cluster.apply(deploy(world, container()))
         key = made.service.key
         await told.until("the service", lambda: told.latest(key))
+        await world.keep(key)
         going = await world.cluster.delete(Delete(key))
         assert going.uid == made.service.uid
         assert going.status.state is State.DELETING
@@ -35,13 +36,16 @@ class DeleteConformance:
 
     async def test_deleting_it_again_meanwhile_is_fine(self, world: World) -> None:
         made = await world.cluster.apply(deploy(world, container()))
+        await world.keep(made.service.key)
         first = await world.cluster.delete(Delete(made.service.key))
         again = await world.cluster.delete(Delete(made.service.key))
         assert again.status.state is State.DELETING
         assert (again.uid, again.delete_time) == (first.uid, first.delete_time)
+        await world.finish_delete(made.service.key)
 
     async def test_nothing_is_deployed_onto_a_service_being_deleted(self, world: World) -> None:
         made = await world.cluster.apply(deploy(world, container(), request_id="job-1"))
+        await world.keep(made.service.key)
         await world.cluster.delete(Delete(made.service.key))
         for asked in (
             deploy(world, container("2")),
@@ -51,6 +55,7 @@ class DeleteConformance:
         ):
             with pytest.raises(ServiceDeleting):
                 await world.cluster.apply(asked)
+        await world.finish_delete(made.service.key)
 
     async def test_deleting_an_absent_service_is_not_found(self, world: World) -> None:
         for namespace in (world.namespace, world.missing_namespace):
@@ -88,6 +93,7 @@ class DeleteConformance:
         told = world.told
         old = await world.cluster.apply(asked)
         await told.until("the old one", lambda: told.latest(asked.key))
+        await world.keep(asked.key)
         await world.cluster.delete(Delete(asked.key))
         await world.finish_delete(asked.key)
         await told.until("gone", lambda: told.latest(asked.key) is None)

@@ -6,6 +6,7 @@ import dataclasses
 from datetime import timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from server.domain.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.errors import (
@@ -25,6 +26,7 @@ from server.domain.inference_service import (
     Toleration,
 )
 from server.domain.status import State
+from tests import strategies
 from tests.contracts.world import Ability, World, container, deploy, needs
 
 EVERYTHING_ELSE = {
@@ -111,6 +113,33 @@ class DeployConformance:
         back = deploy(world, read.spec, labels=read.labels, annotations=read.annotations)
         again = await world.cluster.apply(back)
         assert (again.action, again.rollout) == (Action.UNCHANGED, first.rollout)
+
+    @settings(
+        max_examples=30,
+        deadline=None,
+        suppress_health_check=[
+            # Each example is deployed over the ones before, and each cluster runs the same test.
+            HealthCheck.function_scoped_fixture,
+            HealthCheck.differing_executors,
+            HealthCheck.too_slow,
+        ],
+    )
+    @given(wanted=strategies.deploys())
+    async def test_whatever_is_asked_replaces_what_was_and_is_read_back(
+        self, world: World, wanted: Deploy
+    ) -> None:
+        asked = deploy(
+            world, wanted.spec, labels=wanted.labels, annotations=wanted.annotations, force=True
+        )
+        applied = await world.cluster.apply(asked)
+        read = await world.cluster.read(asked.key)
+        assert read is not None
+        assert read.rollout == applied.rollout
+        assert (read.spec, read.labels) == (asked.spec, asked.labels)
+        kept = {STOP_ANNOTATION} & (read.annotations.keys() - asked.annotations.keys())
+        assert {k: v for k, v in read.annotations.items() if k not in kept} == asked.annotations
+        back = deploy(world, read.spec, labels=read.labels, annotations=read.annotations)
+        assert (await world.cluster.apply(back)).action is Action.UNCHANGED
 
     async def test_another_kind_of_predictor_is_an_update(self, world: World) -> None:
         await world.cluster.apply(deploy(world, container()))

@@ -42,6 +42,9 @@ class MemoryWorld:
         spec = InferenceServiceSpec(ContainerPredictor(image))
         self.cluster.put_unmanaged(ServiceKey(self.namespace, name), spec, labels)
 
+    async def keep(self, key: ServiceKey) -> None:
+        """It stays until then anyway."""
+
     async def finish_delete(self, key: ServiceKey) -> None:
         self.cluster.finish_delete(key)
 

@@ -109,8 +109,12 @@ class World(Protocol):
         """Make a service with a container as somebody else would."""
         ...
 
+    async def keep(self, key: ServiceKey) -> None:
+        """Keep a service, once it is deleted, from being gone before `finish_delete`."""
+        ...
+
     async def finish_delete(self, key: ServiceKey) -> None:
-        """Let a deleted service go, where that does not happen by itself."""
+        """Let a deleted service that was kept go."""
         ...
 
 

@@ -96,6 +96,8 @@ class StatusFeed:
                 tasks.create_task(reflector.run(), name=f"reflector of {reflector.resource}")
             for reflector in self._reflectors:
                 await reflector.synced.wait()
+            # Who hears that all is listed may write at once.
+            await self._probe.met.wait()
             self._synced = True
             self._wake.set()
 

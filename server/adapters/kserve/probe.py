@@ -29,6 +29,7 @@ class Probe:
     """Knows whether the API server answers.
 
     `reachable`: it answers; False until it has been asked, and after two failures in a row.
+    `met` is set with its first answer.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Probe:
         """`answered` hears of each answer the (monotonic) moment that it was asked for; `returned`
         of the first one after an outage."""
         self.reachable = False
+        self.met = asyncio.Event()
         self._api = api
         self._answered = answered
         self._returned = returned
@@ -78,6 +80,7 @@ class Probe:
     def _note_answer(self, asked_at: float, headers: Mapping[str, str]) -> None:
         was_away, self._failures = self._failures >= AWAY_AFTER, 0
         self.reachable = True
+        self.met.set()
         self._offset = _offset(headers.get("Date", ""))
         self._answered(asked_at)
         if was_away:

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.refusals import unavailable
 from server.adapters.kserve.resource_defaults import SHIPPED
 from server.domain.inference_service import Resources
 from server.domain.quantities import canonical
@@ -44,7 +45,8 @@ class ConfigReader:
     async def read(self) -> KServeConfig:
         """The settings, as they were at most a minute ago.
 
-        Those that KServe ships stand in until the ConfigMap could be read.
+        Those that KServe ships stand in until the ConfigMap could be read. Raises
+        ClusterUnavailable where nothing could be sent.
         """
         if self._read_at is None or time.monotonic() - self._read_at > READ_AGAIN_AFTER:
             await self._refresh()
@@ -53,7 +55,10 @@ class ConfigReader:
     async def _refresh(self) -> None:
         try:
             answer = await self._api.send("GET", self._path, timeout=READ_TIMEOUT)
-        except (Unreachable, Unanswered):
+        except Unreachable as e:
+            # Nor could the write that this is for, which would only wait as long once more.
+            raise unavailable() from e
+        except Unanswered:
             return
         if answer.ok:
             self._config = config_of(answer.body.get("data") or {})

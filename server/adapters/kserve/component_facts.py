@@ -111,28 +111,19 @@ def _completed_at(workloads: Sequence[Workload]) -> datetime | None:
 
 
 def _completion(workload: Workload) -> datetime | None:
-    """Kubernetes keeps this verdict through scaling and failing pods.
+    """When the pods of the present template were all there first.
 
-    When an earlier template comes back it keeps it too, for a moment: the pods are then still the
-    other template's, whose ReplicaSet has replicas.
+    Kubernetes keeps this verdict through scaling and failing pods. When an earlier template comes
+    back it keeps it for a moment too, but the verdict then names the other ReplicaSet.
     """
     progressing = condition(workload.deployment, "Progressing")
     completed = (
         progressing.get("status") == "True"
         and progressing.get("reason") == "NewReplicaSetAvailable"
         and bool(workload.current)
-        and (generation_seen(workload.deployment) or _names(progressing, workload.current))
-        and not any(_has_replicas(r) for r in workload.older)
+        and f'"{name_of(workload.current)}"' in str(progressing.get("message"))
     )
     return moment(progressing.get("lastUpdateTime")) if completed else None
-
-
-def _names(verdict: Object, replica_set: Object) -> bool:
-    return f'"{name_of(replica_set)}"' in str(verdict.get("message"))
-
-
-def _has_replicas(replica_set: Object) -> bool:
-    return replicas_of(replica_set) > 0 or count(replica_set, "replicas") > 0
 
 
 def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:

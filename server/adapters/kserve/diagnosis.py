@@ -120,8 +120,7 @@ def _failure(reason: FailureReason, message: str, which: Part, since: datetime) 
     )
 
 
-def _order(problem: Problem) -> tuple[int, int, datetime, str]:
-    """What fails the rollout comes before what may pass; then the same order on every replica."""
+def _order(problem: Problem) -> tuple[int, datetime, str]:
+    """The most telling first; of equals in the same order on every replica of ours."""
     failure = problem.failure
-    passing = problem.tolerated is None
-    return passing, _TELLING.index(failure.reason), problem.since, failure.pod
+    return _TELLING.index(failure.reason), problem.since, failure.pod

@@ -119,3 +119,11 @@ def test_a_single_container_has_kserves_name_whatever_it_was_called() -> None:
     observed, _ = serving()
     mine = {"image": "ready:1"}
     assert predictor_applied(edited(observed, {"predictor": {"containers": [mine]}}))
+
+
+def test_without_a_marker_even_what_nobody_owns_is_compared() -> None:
+    observed, _ = serving()
+    bare = with_service(unmanaged(observed), {"metadata": {"managedFields": None}})
+    assert predictor_applied(bare)
+    other = {"predictor": {"containers": [{**CONTAINER, "image": "ready:2"}]}}
+    assert not predictor_applied(with_service(bare, {"spec": other}))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from server.adapters.kserve.components import parts_of, workloads_of
 from server.adapters.kserve.objects import moment
 from server.adapters.kserve.observed import Observed
 from server.domain.status import Component, FailureReason, State
@@ -191,6 +192,21 @@ def test_a_deployment_that_scales_up_is_not_complete_but_ready() -> None:
     assert verdict(growing, just_completed).state is State.READY
 
 
+def test_a_deployment_whose_replica_set_is_not_known_yet_was_never_complete() -> None:
+    observed, now = serving()
+    assert facts(observed, now).completed_at
+    assert facts(replace(observed, replica_sets=()), now).completed_at is None
+
+
+def test_new_pods_are_those_of_the_present_template_also_without_a_marker() -> None:
+    observed, _ = during("unmanaged_container", 5)
+    assert len(observed.replica_sets) == 2
+    [workload] = workloads_of(next(parts_of(observed.service)), observed)
+    [pod] = workload.new_pods
+    assert pod["spec"]["containers"][0]["image"] == "lab/slow:3s"
+    assert len(workload.pods) == 2
+
+
 @pytest.mark.parametrize(
     ("asked", "autoscaler", "fits"),
     [
@@ -360,6 +376,28 @@ def test_a_second_exit_of_any_code_fails_also_while_the_container_runs_again() -
         assert decision.state is State.FAILED
         assert decision.failure
         assert (decision.failure.exit_code, decision.failure.restart_count) == (code, 2)
+
+
+def test_a_second_exit_fails_before_the_kubelet_backs_off() -> None:
+    observed, now = starting()
+    assert verdict(with_container(observed, state=ended(1, now)), now).state is State.PROGRESSING
+    second = with_container(observed, state=ended(1, now), restartCount=1)
+    assert verdict(second, now).state is State.FAILED
+
+
+def test_restarts_that_a_pod_has_lived_down_do_not_count_in_a_scale_up() -> None:
+    observed, now = serving()
+    grown_up = with_container(
+        observed,
+        ready=True,
+        state=running(now - 61 * SECOND),
+        lastState=ended(1, now - 65 * SECOND),
+        restartCount=3,
+    )
+    short = with_deployment(grown_up, {"spec": {"replicas": 2}})
+    short = with_condition(short, "Ready", status="False")
+    decision = verdict(short, now)
+    assert (decision.state, decision.failure) == (State.READY, None)
 
 
 def test_of_a_model_kserve_says_that_it_could_not_be_loaded_of_a_container_nobody() -> None:

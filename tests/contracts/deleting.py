@@ -129,14 +129,16 @@ class UnmanagedConformance:
         await world.make_unmanaged("theirs", "registry.example/x:1", {})
         wanted = deploy(world, container("2"), "theirs")
         before = await world.cluster.read(wanted.key)
+        assert before is not None
         with pytest.raises(NotManaged):
             await world.cluster.apply(wanted)
-        assert await world.cluster.read(wanted.key) == before
+        after = await world.cluster.read(wanted.key)
+        assert after is not None
+        assert (after.rollout, after.etag, after.unmanaged) == (before.rollout, before.etag, True)
         adopted = await world.cluster.apply(deploy(world, container("2"), "theirs", force=True))
         assert adopted.action is Action.UPDATED
         assert not adopted.service.unmanaged
         assert adopted.service.spec == container("2")
-        assert before is not None
         assert adopted.service.uid == before.uid
         again = await world.cluster.apply(wanted)
         assert (again.action, again.rollout) == (Action.UNCHANGED, adopted.rollout)

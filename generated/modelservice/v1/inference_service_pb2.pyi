@@ -160,7 +160,9 @@ Global___InferenceService: _TypeAlias = InferenceService  # noqa: Y015
 
 @_typing.final
 class InferenceServiceSpec(_message.Message):
-    """What to serve and how. Deploy replaces the whole of it: what is left out is removed."""
+    """What to serve and how. Deploy replaces the whole of it: what is left out is removed. Its texts
+    may have 512 KiB in all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -265,13 +267,15 @@ class InferenceServiceSpec(_message.Message):
         not begin with a digit; PYTHONPATH is refused, and in a `container` STORAGE_URI has KServe
         download a model to /mnt/models and PROTOCOL is v1 or v2. They are written in the order of
         their names, after those of `secret_env`, and `$(NAME)` in a value stands for a variable
-        written before it. JSON: values are strings ("8", "true").
+        written before it. At most 1000, `secret_env` included, each of at most 128 KiB. JSON: values
+        are strings ("8", "true").
         """
 
     @_builtins.property
     def secret_env(self) -> _containers.MessageMap[_builtins.str, Global___SecretKeyRef]:
         """Environment variables whose values come from Kubernetes Secrets of the same namespace, by name.
-        The values never pass through this API. A name must not stand in `env` as well.
+        The values never pass through this API. A name must not stand in `env` as well; in a
+        `container` STORAGE_URI and PROTOCOL are read by KServe itself, so they belong into `env`.
         """
 
     @_builtins.property
@@ -518,8 +522,9 @@ class Resources(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What a node must have free to run a replica. What is left out has KServe's defaults (as shipped
-        cpu 1, memory 2Gi).
+        """What a node must have free to run a replica; never above the limit, and for devices and huge
+        pages the same as the limit, which they need. What is left out has KServe's defaults (as
+        shipped cpu 1, memory 2Gi).
         """
 
     @_builtins.property

@@ -121,17 +121,17 @@ class DeployRequest(_message.Message):
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the service; they replace those set by an earlier Deploy. KServe hands them down to
-        the pods, so that changing them replaces the pods. Keys and values follow Kubernetes' rules.
-        Refused are keys under kubernetes.io/, k8s.io/ (and domains below them, but for
-        app.kubernetes.io/), serving.kserve.io/ and modelservice.dev/, and
-        app.kubernetes.io/managed-by.
+        the pods, so that changing them replaces the pods. Keys and values follow Kubernetes' rules. At
+        most 128. Refused are keys under kubernetes.io/, k8s.io/, serving.kserve.io/, modelservice.dev/
+        and the domains below them, but for app.kubernetes.io/, of which only managed-by is refused.
         """
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Annotations of the service, as `labels` in everything, except that some under
-        serving.kserve.io/ are accepted: stop, and those for the autoscaler's class, storage and
-        Prometheus. `serving.kserve.io/stop` "true" stops the service and "false" starts it; a Deploy
+        """Annotations of the service, as `labels` in everything, except that values are free, that there
+        may be 512 of them with 240 KiB in all, and that some under serving.kserve.io/ are accepted:
+        stop, autoscalerClass, storageSecretName, enable-prometheus-scraping and
+        enable-metric-aggregation. `serving.kserve.io/stop` "true" stops the service and "false" starts it; a Deploy
         that does not name it leaves it as it is, so that a stopped service is not started by chance.
         """
 

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.kserve_config import ConfigReader, KServeConfig, config_of
+from server.adapters.kserve.resource_defaults import SHIPPED
+from server.domain.inference_service import Resources
+from tests.adapters.kserve.scripted_server import ScriptedServer
+
+PATH = "/api/v1/namespaces/kserve/configmaps/inferenceservice-config"
+
+
+def section(**content: object) -> str:
+    return json.dumps(content)
+
+
+def test_the_resources_that_kserve_adds_are_read_canonically() -> None:
+    resource = {
+        "cpuLimit": "2000m",
+        "memoryLimit": "4096Mi",
+        "cpuRequest": "0.5",
+        "memoryRequest": "1Gi",
+    }
+    assert config_of({"inferenceService": section(resource=resource)}).resources == Resources(
+        {"cpu": "500m", "memory": "1Gi"}, {"cpu": "2", "memory": "4Gi"}
+    )
+
+
+def test_what_the_configmap_leaves_out_is_not_added() -> None:
+    resource = {"cpuLimit": None, "memoryRequest": "", "memoryLimit": "2Gi"}
+    config = config_of({"inferenceService": section(resource=resource)})
+    assert config.resources == Resources({}, {"memory": "2Gi"})
+    assert config_of({}).resources == Resources()
+
+
+@pytest.mark.parametrize(
+    ("named", "mode"),
+    [
+        ("RawDeployment", "Standard"),
+        ("Serverless", "Knative"),
+        ("Knative", "Knative"),
+        ("ModelMesh", "ModelMesh"),
+        ("", "Standard"),
+    ],
+)
+def test_the_default_mode_is_told_by_its_present_name(named: str, mode: str) -> None:
+    assert config_of({"deploy": section(defaultDeploymentMode=named)}).default_mode == mode
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[]", "null"])
+def test_a_section_that_cannot_be_read_is_as_good_as_none(spoilt: str) -> None:
+    assert config_of({"deploy": spoilt, "inferenceService": spoilt}) == KServeConfig(Resources())
+
+
+async def test_the_configmap_is_read_once_for_many_deploys(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    data = {"deploy": section(defaultDeploymentMode="Knative")}
+    server.texts[PATH] = json.dumps({"data": data})
+    reader = ConfigReader(api, "kserve")
+    assert [(await reader.read()).default_mode for _ in range(3)] == ["Knative"] * 3
+    assert server.count("text") == 1
+
+
+async def test_without_a_configmap_it_is_as_shipped(server: ScriptedServer, api: ApiServer) -> None:
+    server.absent.add(PATH)
+    assert await ConfigReader(api, "kserve").read() == KServeConfig(SHIPPED, "Standard")

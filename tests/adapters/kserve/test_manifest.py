@@ -191,16 +191,6 @@ def test_a_change_of_scaling_alone_changes_nothing_that_reaches_the_pods(
     assert without_scaling(one["spec"]["predictor"]) == without_scaling(other["spec"]["predictor"])
 
 
-@given(wishes, wishes)
-def test_the_marker_changes_with_whatever_reaches_the_pods(one: Wish, other: Wish) -> None:
-    def pods(wish: Wish) -> Any:
-        written = manifest_of(wish, SHIPPED)
-        return written["metadata"], without_scaling(written["spec"]["predictor"])
-
-    same_marker = marker_of(manifest_of(one, SHIPPED)) == marker_of(manifest_of(other, SHIPPED))
-    assert same_marker == (pods(one) == pods(other))
-
-
 @pytest.mark.parametrize(
     "changed",
     [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.manifest import Wish, manifest_of
+from server.adapters.kserve.manifest import Wish
 from server.adapters.kserve.reading_back import requests_of, service_of
 from server.adapters.kserve.resource_defaults import SHIPPED
 from server.domain.admission import PastRequest
@@ -47,14 +47,6 @@ def test_what_was_asked_is_read_back(wish: Wish) -> None:
     assert service.annotations == wish.annotations
     assert service.status == STATUS
     assert not service.unmanaged
-
-
-@given(wishes)
-def test_what_is_read_back_makes_the_same_manifest(wish: Wish) -> None:
-    service = read(applied(wish))
-    assert service.spec is not None
-    again = Wish(service.key, service.spec, service.labels, service.annotations)
-    assert manifest_of(again, SHIPPED) == manifest_of(wish, SHIPPED)
 
 
 @given(wishes)

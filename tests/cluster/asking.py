@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import grpc
+from google.protobuf.message import Message
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from tests.refusals import refusal_of
+
+Answer = TypeVar("Answer", bound=Message)
 
 MODEL = "gs://kfserving-examples/models/sklearn/1.0/model"
 SKLEARN_IMAGE = "kserve/sklearnserver:latest"
@@ -51,6 +58,14 @@ def get(stub: ModelServiceStub, namespace: str, name: str) -> services_pb.Infere
 def delete(stub: ModelServiceStub, namespace: str, name: str, **fields: Any) -> pb.DeleteResponse:
     request = pb.DeleteRequest(namespace=namespace, name=name, **fields)
     return stub.Delete(request, timeout=TIMEOUT)
+
+
+def outcome(call: Callable[[Any], Answer], request: Message) -> Answer | str:
+    """The answer, or the reason of the refusal."""
+    try:
+        return call(request)
+    except grpc.RpcError as error:
+        return refusal_of(error).reason
 
 
 def wait_ready(

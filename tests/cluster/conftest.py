@@ -13,6 +13,7 @@ from typing import Protocol
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from .interference import Link
 from .lab import BuildFailed, Cluster, Lab, booted_lab, builds
 from .serving import Replicas, Server, install, serving
 
@@ -97,6 +98,14 @@ def replica(replicas: Replicas) -> Iterator[StartReplica]:
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture
+def link(lab: Lab, replicas: Replicas) -> Iterator[Link]:
+    """A relay to the API server that can be disturbed."""
+    link = Link(lab, replicas.kubeconfig, replicas.folder)
+    yield link
+    link.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

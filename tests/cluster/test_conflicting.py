@@ -5,13 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grpc
 import pytest
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from tests.refusals import refusal_of, refused
+from tests.refusals import refused
 
 from . import kubectl
 from .asking import (
@@ -22,6 +21,7 @@ from .asking import (
     deploy,
     get,
     model,
+    outcome,
     wait_gone,
     wait_ready,
 )
@@ -92,14 +92,6 @@ def test_an_etag_of_a_deleted_service_does_not_bring_it_back(
     assert not kubectl.exists(lab, namespace, "iris")
 
 
-def outcome(stub: ModelServiceStub, request: pb.DeployRequest) -> pb.DeployResponse | str:
-    """The answer, or the reason of the refusal."""
-    try:
-        return stub.Deploy(request)
-    except grpc.RpcError as error:
-        return refusal_of(error).reason
-
-
 def test_of_two_writers_with_one_etag_exactly_one_wins(
     cluster: Cluster, server: Any, replica: StartReplica, namespace: str
 ) -> None:
@@ -114,7 +106,7 @@ def test_of_two_writers_with_one_etag_exactly_one_wins(
             for writer in ("a", "b")
         ]
         with ThreadPoolExecutor(2) as threads:
-            outcomes = list(threads.map(outcome, stubs, requests))
+            outcomes = list(threads.map(outcome, [s.Deploy for s in stubs], requests))
         assert sorted(map(type, outcomes), key=str) == [pb.DeployResponse, str]
         assert "ETAG_MISMATCH" in outcomes
 
@@ -158,7 +150,7 @@ def test_a_deploy_onto_a_service_being_deleted_is_never_acknowledged(
         path = OBJECT.format(namespace, name)
         lab.request("DELETE", path, {"propagationPolicy": "Foreground"})
         request = pb.DeployRequest(namespace=namespace, name=name, spec=container(env={"V": "2"}))
-        while (answer := outcome(stub, request)) == "SERVICE_DELETING":
+        while (answer := outcome(stub.Deploy, request)) == "SERVICE_DELETING":
             wait_gone(stub, namespace, name)
         assert isinstance(answer, pb.DeployResponse), answer
         assert answer.action == Action.ACTION_CREATED

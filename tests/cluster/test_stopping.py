@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -20,7 +20,7 @@ from tests.refusals import Refusal, refused
 from .asking import TIMEOUT, Action, container, deploy
 from .conftest import StartReplica
 from .interference import Link
-from .lab import Lab, wait_until
+from .lab import wait_until
 from .meanwhile import HEALS_WITHIN
 from .recording import Recording
 from .serving import Replicas, Server
@@ -30,13 +30,6 @@ GRACE = 10.0
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@pytest.fixture
-def link(lab: Lab, replicas: Replicas) -> Iterator[Link]:
-    link = Link(lab, replicas.kubeconfig, replicas.folder)
-    yield link
-    link.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])

@@ -98,7 +98,12 @@ def _contains_all(actual: list[Any], asked: list[Any]) -> bool:
 
 
 def _quantities_fit(asked: Object, actual: Object) -> bool:
-    return all(
-        name in actual and value(str(actual[name])) == value(str(text))
-        for name, text in asked.items()
-    )
+    return all(_same(text, actual.get(name)) for name, text in asked.items())
+
+
+def _same(asked: object, actual: object) -> bool:
+    """Whether two quantities are the same, however they are written."""
+    try:
+        return value(str(asked)) == value(str(actual))
+    except ValueError:
+        return asked == actual

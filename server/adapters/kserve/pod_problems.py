@@ -194,9 +194,14 @@ def _main_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
         yield _exit_problem(sight, status, ended, reason)
     unanswering = unanswering_at(sight)
     if unanswering and unanswering <= sight.now and not status.get("ready"):
-        message = f"the container {status['name']} runs, but is not ready"
+        message = f"the container {status['name']} runs, but is not ready{_probe_words(sight)}"
         since = unanswering - sight.patience.unanswering
         yield sight.problem(FailureReason.NOT_ANSWERING, message, since, None, container=status)
+
+
+def _probe_words(sight: PodSight) -> str:
+    failed = [str(w.get("message")) for w in sight.warnings if w.get("reason") == "Unhealthy"]
+    return f": {failed[-1]}" if failed else ""
 
 
 def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:

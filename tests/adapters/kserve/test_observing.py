@@ -336,6 +336,9 @@ def test_a_pod_that_runs_and_never_gets_ready_is_said_not_to_answer() -> None:
     assert named.state is State.PROGRESSING
     assert named.failure
     assert named.failure.reason is FailureReason.NOT_ANSWERING
+    words = "Readiness probe failed: connection refused"
+    probed = replace(observed, events=(warning(observed.pods[0], "Unhealthy", words, now),))
+    assert words in verdict(probed, moments[-1]).message
 
 
 def deadline_passed(observed: Observed, now: datetime) -> Observed:

@@ -39,7 +39,7 @@ bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks
 
 soak: $(READY) ## The long runs: 200 kills around a Deploy
-	MODELSERVICE_TEST_SOAK=true $(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak
 
 stubs: $(READY) ## Generate generated/ from the protos
 	$(BIN)/python proto/generate.py

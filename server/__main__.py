@@ -58,6 +58,8 @@ def _require_cluster(loaded: settings.Settings) -> None:
             "KSERVE_ENABLED: set it to true, with KUBERNETES_KUBECONFIG or KUBERNETES_IN_CLUSTER;"
             " there is nothing else to deploy on"
         )
+    if not loaded.kubernetes.in_cluster:
+        loaded.kubernetes.kubeconfig_paths()
 
 
 def _serve(loaded: settings.Settings) -> int:

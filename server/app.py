@@ -11,8 +11,6 @@ from datetime import timedelta
 
 import structlog
 
-from server.adapters.kserve.api_server import ApiServer, ConfigurationUnusable
-from server.adapters.kserve.cluster import KServeCluster
 from server.api import health as health_service
 from server.api.answers import Answers
 from server.api.calls import Calls
@@ -105,18 +103,26 @@ class Application:
 
 async def run(settings: Settings) -> None:
     """Serve KServe until SIGTERM or SIGINT. Raises SettingsInvalid and AddressUnusable."""
+    at = _dying_at(settings.testing.crash_at)
+    async with _kserve(settings, at) as cluster:
+        await serve(Application(cluster, settings, at))
+
+
+async def serve(application: Application) -> None:
+    """Serve until SIGTERM or SIGINT. Raises AddressUnusable."""
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    at = _dying_at(settings.testing.crash_at)
-    async with _kserve(settings, at) as cluster:
-        application = Application(cluster, settings, at)
-        await application.start()
-        await application.run(stop)
+    await application.start()
+    await application.run(stop)
 
 
 @asynccontextmanager
 async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
+    # The Kubernetes client takes a second and 47 MB, which other clusters do without.
+    from server.adapters.kserve.api_server import ApiServer, ConfigurationUnusable  # noqa: PLC0415
+    from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
+
     kubernetes, serving = settings.kubernetes, settings.serving
     kubeconfig = None if kubernetes.in_cluster else kubernetes.kubeconfig_paths()
     try:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ class Served:
         self.failure: BaseException | None = None
         self._settings = settings
         self._listening = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="application")
+        self._thread = threading.Thread(target=self._run, name="application", daemon=True)
         if not synced:
             self.memory.hold_feed()
 
@@ -59,7 +59,8 @@ class Served:
 
     def begin_stop(self) -> None:
         """As SIGTERM would."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # its loop has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     def join(self) -> None:
         self._thread.join(PATIENCE_SECONDS)
@@ -94,10 +95,10 @@ class Served:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        application = Application(self.memory, self._settings)
-        self.port = await application.start()
+        self.application = Application(self.memory, self._settings)
+        self.port = await self.application.start()
         self._listening.set()
-        await application.run(self._stop)
+        await self.application.run(self._stop)
 
 
 class InLoop:

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
-from server.api.services import ServiceMessages
+from server.api.services import SerializedServices
 from server.control.reading import Listed
 from server.control.watching import Watch, WatchEvent
 from server.domain.commands import Applied
@@ -17,65 +16,77 @@ from server.domain.inference_service import InferenceService
 from server.ports import Cluster
 
 PAGE_BYTES = 2 * 2**20
-# Of a service in a page, beside the service itself: its tag and its length.
-_ENTRY_BYTES = 6
+
+# Of protobuf's encoding: the wire type of messages, and the parts of a varint's byte.
+_LENGTH_DELIMITED = 2
+_SEVEN_BITS, _MORE = 0x7F, 0x80
 
 
 class Answers:
-    """Responses, each with the age of the view that it comes from."""
+    """Responses, each with the age of the view that it comes from, in the bytes that are sent.
+
+    Nine parts in ten of the bytes are services, which change seldom: those are kept, and only what
+    stands around them is made for each answer.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._whole = ServiceMessages(log_lines=True)
-        self._brief = ServiceMessages(log_lines=False)
+        self._whole = SerializedServices(log_lines=True)
+        self._brief = SerializedServices(log_lines=False)
 
-    def deployed(self, applied: Applied) -> pb.DeployResponse:
+    def deployed(self, applied: Applied) -> bytes:
         """The answer to a Deploy."""
-        return pb.DeployResponse(
-            service=self._whole.of(applied.service),
+        around = pb.DeployResponse(
             action=pb.DeployResponse.Action.Value(f"ACTION_{applied.action.value}"),
             rollout_id=applied.rollout.id if applied.rollout else "",
             view_age=self._view_age(),
         )
+        service = self._whole.of(applied.service)
+        return _field(pb.DeployResponse.SERVICE_FIELD_NUMBER, service) + around.SerializeToString()
 
-    def got(self, service: InferenceService) -> pb.GetResponse:
+    def got(self, service: InferenceService) -> bytes:
         """The answer to a Get."""
-        return pb.GetResponse(service=self._whole.of(service), view_age=self._view_age())
+        around = pb.GetResponse(view_age=self._view_age())
+        message = self._whole.of(service)
+        return _field(pb.GetResponse.SERVICE_FIELD_NUMBER, message) + around.SerializeToString()
 
-    def deleted(self, service: InferenceService | None) -> pb.DeleteResponse:
+    def deleted(self, service: InferenceService | None) -> bytes:
         """The answer to a Delete; None: there was nothing."""
-        message = self._whole.of(service) if service else None
-        return pb.DeleteResponse(service=message, view_age=self._view_age())
+        around = pb.DeleteResponse(view_age=self._view_age()).SerializeToString()
+        if service is None:
+            return around
+        return _field(pb.DeleteResponse.SERVICE_FIELD_NUMBER, self._whole.of(service)) + around
 
-    def listed(self, listed: Listed, size: int) -> pb.ListResponse:
+    def listed(self, listed: Listed, size: int) -> bytes:
         """One page of at most `size` services and PAGE_BYTES, but one service at least."""
-        messages: list[services_pb.InferenceService] = []
+        fields: list[bytes] = []
         room, last, token = PAGE_BYTES, None, ""
         for service in listed.services:
-            message = self._brief.of(service)
-            room -= message.ByteSize() + _ENTRY_BYTES
-            if last and (room < 0 or len(messages) == size):
+            field = _field(pb.ListResponse.SERVICES_FIELD_NUMBER, self._brief.of(service))
+            room -= len(field)
+            if last and (room < 0 or len(fields) == size):
                 token = listed.token_after(last)
                 break
-            messages.append(message)
+            fields.append(field)
             last = service
-        return pb.ListResponse(
-            services=messages,
-            next_page_token=token,
-            total_size=listed.total,
-            view_age=self._view_age(),
+        around = pb.ListResponse(
+            next_page_token=token, total_size=listed.total, view_age=self._view_age()
         )
+        return b"".join(fields) + around.SerializeToString()
 
-    def watched(self, watch: Watch, event: WatchEvent) -> pb.WatchStatusResponse:
+    def watched(self, watch: Watch, event: WatchEvent) -> bytes:
         """One message of a watch; log lines only where it is for one service."""
-        messages = self._whole if watch.target.name else self._brief
-        return pb.WatchStatusResponse(
+        around = pb.WatchStatusResponse(
             type=pb.WatchStatusResponse.Type.Value(f"TYPE_{event.type.value}"),
-            service=messages.of(event.service) if event.service else None,
             resume_token=event.resume_token,
             observe_time=_now(),
             view_age=self._view_age(),
-        )
+        ).SerializeToString()
+        if event.service is None:
+            return around
+        services = self._whole if watch.target.name else self._brief
+        service = services.of(event.service)
+        return _field(pb.WatchStatusResponse.SERVICE_FIELD_NUMBER, service) + around
 
     def _view_age(self) -> Duration | None:
         age = self._cluster.age()
@@ -90,3 +101,14 @@ def _now() -> Timestamp:
     message = Timestamp()
     message.FromDatetime(datetime.now(UTC))
     return message
+
+
+def _field(number: int, message: bytes) -> bytes:
+    """A message as a field of another, on the wire; there, fields may come in any order."""
+    head = bytearray((number << 3 | _LENGTH_DELIMITED,))
+    length = len(message)
+    while length > _SEVEN_BITS:
+        head.append(length & _SEVEN_BITS | _MORE)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + message

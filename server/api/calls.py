@@ -74,8 +74,9 @@ class Calls(grpc.aio.ServerInterceptor):
             return await self._call(method, behaviour, request, context)
 
         read = _reading(handler.request_deserializer, streamed=handler.request_streaming)
+        write = _writing(handler.response_serializer)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        guarded: grpc.RpcMethodHandler[Any, Any] = make(call, read, handler.response_serializer)
+        guarded: grpc.RpcMethodHandler[Any, Any] = make(call, read, write)
         return guarded
 
     async def _call(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
@@ -123,6 +124,15 @@ def _reading(
             return refusal
 
     return read
+
+
+def _writing(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Send what is serialised already as it is."""
+
+    def write(response: Any) -> bytes:
+        return response if isinstance(response, bytes) or not serializer else serializer(response)
+
+    return write
 
 
 async def _answered(behaviour: Behaviour, request: Any, context: Context) -> Any:

@@ -126,8 +126,8 @@ def _shortened(failure: Failure) -> Failure:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text within `limit` bytes of UTF-8."""
+    """The text within `limit` bytes of UTF-8, what that cannot express replaced."""
     encoded = text.encode(errors="replace")
     if len(encoded) <= limit:
-        return text
+        return encoded.decode()
     return encoded[: limit - 3].decode(errors="ignore") + "..."

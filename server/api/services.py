@@ -1,4 +1,4 @@
-"""A service as callers see it, made once for each of its states."""
+"""A service as callers see it."""
 
 from __future__ import annotations
 
@@ -8,36 +8,34 @@ from server.api.specs import spec_message
 from server.api.statuses import status_message, time_message
 from server.domain.inference_service import InferenceService, ServiceKey
 
-REMEMBERED_MESSAGES = 20_000
+REMEMBERED_SERVICES = 20_000
 
 
-class ServiceMessages:
-    """Messages by service, kept while the service stands unchanged.
+class SerializedServices:
+    """The bytes of a service's message, made once for each of its states, whoever asks for it.
 
-    A service object is frozen and the view keeps one per state, so that identity says whether a
-    message still holds. The messages are shared: who gets one copies it, never changes it.
+    A service object is frozen and the view keeps one per state, so that identity says whether the
+    bytes still hold.
     """
 
     def __init__(self, *, log_lines: bool) -> None:
         self._log_lines = log_lines
-        self._made: dict[ServiceKey, tuple[InferenceService, pb.InferenceService]] = {}
+        self._made: dict[ServiceKey, tuple[InferenceService, bytes]] = {}
 
-    def of(self, service: InferenceService) -> pb.InferenceService:
-        """The message for a service as it is."""
+    def of(self, service: InferenceService) -> bytes:
+        """The bytes for a service as it is."""
         made = self._made.get(service.key)
         if made and made[0] is service:
             return made[1]
         message = service_message(service)
-        if not self._log_lines and message.status.HasField("failure"):
+        if not self._log_lines:
             message.status.failure.ClearField("log_lines")
-        return self._remembered(service, message)
+        return self._remembered(service, message.SerializeToString())
 
-    def _remembered(
-        self, service: InferenceService, message: pb.InferenceService
-    ) -> pb.InferenceService:
+    def _remembered(self, service: InferenceService, message: bytes) -> bytes:
         # Taken out first, so that the oldest made is the first in the dictionary.
         self._made.pop(service.key, None)
-        if len(self._made) >= REMEMBERED_MESSAGES:
+        if len(self._made) >= REMEMBERED_SERVICES:
             del self._made[next(iter(self._made))]
         self._made[service.key] = (service, message)
         return message

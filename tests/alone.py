@@ -1,0 +1,108 @@
+"""The application over a cluster in memory as a process of its own: `python -m tests.alone`.
+
+Settings come from the environment. A Deploy of the name `bug` meets a bug whose text has
+everything that was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PATIENCE_SECONDS = 30.0
+ROOT = Path(__file__).parents[1]
+
+
+class Alone:
+    """The process, and what it has logged."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.alone"],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=clean_environment() | {"MODELSERVICE_LISTEN": "127.0.0.1:0"} | environment,
+        )
+        self.lines: list[str] = []
+        self.address = self._read_until("listening")["address"]
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code, once everything that it logged is read."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.join()
+
+    def join(self) -> int:
+        _, rest = self.process.communicate(timeout=PATIENCE_SECONDS)
+        self.lines += rest.splitlines()
+        return self.process.returncode
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The logged events of a name, in order."""
+        return [event for event in map(json.loads, self.lines) if event["event"] == name]
+
+    def _read_until(self, name: str) -> dict[str, Any]:
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while select.select([self.process.stderr], [], [], ends - time.monotonic())[0]:
+            line = self.process.stderr.readline()
+            assert line, f"the server ended: {self.lines}"
+            self.lines.append(line)
+            if json.loads(line)["event"] == name:
+                return json.loads(line)
+        raise AssertionError(f"the server never logged {name!r}: {self.lines}")
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without any setting of a server, and with the stubs in reach."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MODELSERVICE_", "KUBE", "KSERVE_"))
+    }
+    return kept | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'generated'}"}
+
+
+@contextmanager
+def alone(**environment: str) -> Iterator[Alone]:
+    """The process for the length of a block."""
+    server = Alone(environment)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.join()
+        server.process.stderr.close()
+
+
+def main() -> None:
+    from server import app, logs, settings
+    from server.adapters.memory.cluster import MemoryCluster
+    from server.domain.commands import Applied, Deploy
+
+    class Cluster(MemoryCluster):
+        async def apply(self, deploy: Deploy) -> Applied:
+            if deploy.key.name == "bug":
+                raise RuntimeError(f"cannot cope with {deploy}")
+            return await super().apply(deploy)
+
+    async def serve(loaded: settings.Settings) -> None:
+        await app.serve(app.Application(Cluster(), loaded))
+
+    loaded = settings.load()
+    logs.configure(loaded.log)
+    asyncio.run(serve(loaded))
+
+
+if __name__ == "__main__":
+    main()

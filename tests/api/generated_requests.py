@@ -1,0 +1,133 @@
+"""Requests of every kind: right ones, nearly right ones, and garbage."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from hypothesis import strategies as st
+from modelservice.v1 import model_service_pb2 as pb
+
+from server.api.specs import spec_message
+from server.domain.commands import Deploy
+from server.domain.rollout import Rollout
+from tests.strategies import deploys
+
+METHODS = {
+    "Deploy": pb.DeployRequest,
+    "Get": pb.GetRequest,
+    "List": pb.ListRequest,
+    "Delete": pb.DeleteRequest,
+    "WatchStatus": pb.WatchStatusRequest,
+}
+
+
+class Request(NamedTuple):
+    method: str
+    content: bytes
+
+
+# Few names, so that requests meet services that others made.
+_WORDS = st.sampled_from(
+    [
+        *("", "-", "a", "b", "team-a", "model-serving", "sklearn", "cpu", "memory", "500m", "1Gi"),
+        *("true", "Exists", "NoExecute", "v2", "Always", "Standard", "Knative", "STORAGE_URI"),
+        *("example.org/m:1", "gs://b/m", "team=a,!x", "y in (z)", "kubernetes.io/x"),
+        *(Rollout("uid", 1).id, Rollout("", -1).id, "bm90IGEgdG9rZW4", "W10", "e30"),
+        *("serving.kserve.io/stop", "x" * 300, "x" * 9000),
+    ]
+)
+_TEXTS = st.one_of(_WORDS, _WORDS, st.text(st.characters(codec="utf-8"), max_size=20))
+# What makes a request right more often than not.
+_LIKELY = {
+    "namespace": ("", "team-a"),
+    "name": ("a", "b"),
+    "label_selector": ("", "team=a,!x", "y in (z)"),
+    "rollout_id": ("", Rollout("uid", 1).id),
+    "page_token": ("",),
+    "resume_token": ("",),
+    "etag": ("",),
+}
+_INTEGERS = {
+    FieldDescriptor.TYPE_INT32: st.sampled_from([0, 1, 2, 100, 65536, -1, 2**31 - 1, -(2**31)]),
+    FieldDescriptor.TYPE_INT64: st.sampled_from([0, 1, 30, -1, 2**63 - 1, -(2**63)]),
+    FieldDescriptor.TYPE_ENUM: st.sampled_from([0, 1, 2, 3, 77, -5, 2**31 - 1]),
+}
+
+
+@st.composite
+def filled(draw: st.DrawFn, message: type[Message]) -> Message:
+    """A message with anything in its fields."""
+    made = message()
+    for field in message.DESCRIPTOR.fields:
+        if draw(st.booleans()):
+            _fill(draw, made, field)
+    return made
+
+
+def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
+    is_map = bool(field.message_type and field.message_type.GetOptions().map_entry)
+    if is_map:
+        value_field = field.message_type.fields_by_name["value"]
+        target = getattr(message, field.name)
+        for key in draw(st.lists(_TEXTS, max_size=3)):
+            if value_field.message_type:
+                target[key].CopyFrom(_value(draw, value_field))
+            else:
+                target[key] = _value(draw, value_field)
+    elif field.is_repeated:
+        count = draw(st.integers(0, 3))
+        getattr(message, field.name).extend(_value(draw, field) for _ in range(count))
+    elif field.message_type:
+        getattr(message, field.name).CopyFrom(_value(draw, field))
+    else:
+        setattr(message, field.name, _value(draw, field))
+
+
+def _value(draw: st.DrawFn, field: FieldDescriptor) -> Any:
+    if field.message_type:
+        return draw(filled(field.message_type._concrete_class))
+    if field.type == FieldDescriptor.TYPE_STRING:
+        likely = _LIKELY.get(field.name)
+        is_likely = likely and draw(st.integers(0, 4))
+        return draw(st.sampled_from(likely)) if is_likely else draw(_TEXTS)
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return draw(st.booleans())
+    return draw(_INTEGERS[field.type])
+
+
+def _right(deploy: Deploy) -> pb.DeployRequest:
+    return pb.DeployRequest(
+        namespace=deploy.key.namespace,
+        name=deploy.key.name,
+        spec=spec_message(deploy.spec),
+        labels=deploy.labels,
+        annotations=deploy.annotations,
+        request_id=deploy.request_id,
+        validate_only=deploy.validate_only,
+        restart=deploy.restart,
+        force=deploy.force,
+        create_only=deploy.create_only,
+    )
+
+
+@st.composite
+def _nearly_right(draw: st.DrawFn) -> pb.DeployRequest:
+    """A right Deploy with one field of anything."""
+    request = draw(deploys().map(_right))
+    message = draw(st.sampled_from([request, request.spec, request.spec.resources]))
+    field = draw(st.sampled_from(tuple(message.DESCRIPTOR.fields)))
+    message.ClearField(field.name)
+    _fill(draw, message, field)
+    return request
+
+
+_messages = st.one_of(
+    deploys().map(_right), _nearly_right(), *(filled(message) for message in METHODS.values())
+)
+_method_of = {message: method for method, message in METHODS.items()}
+requests = st.one_of(
+    _messages.map(lambda m: Request(_method_of[type(m)], m.SerializeToString())),
+    st.builds(Request, st.sampled_from(tuple(METHODS)), st.binary(max_size=60)),
+)

@@ -1,0 +1,132 @@
+"""Whatever is asked, only what the contract documents comes back."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import grpc
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelservice.v1.errors_pb2 import ErrorReason as Contract
+from modelservice.v1.model_service_pb2 import ListRequest
+
+from server.control import reading
+from server.domain.errors import ErrorReason, ServiceError
+from tests.refusals import refusal_of
+
+from .generated_requests import Request, requests
+
+EXAMPLES = 10_000 if os.environ.get("CI") == "true" else 500
+
+ANYWHERE = {
+    "FIELD_INVALID",
+    "NAMESPACE_NOT_SERVED",
+    "KSERVE_MISSING",
+    "SERVER_LACKS_RIGHTS",
+    "TOO_MANY_REQUESTS",
+    "VIEW_NOT_READY",
+    "SERVER_STOPPING",
+}
+WRITES = {
+    "SERVICE_NOT_FOUND",
+    "ETAG_MISMATCH",
+    "CONCURRENT_WRITE",
+    "NOT_MANAGED",
+    "POLICY_REFUSED",
+    "CLUSTER_UNAVAILABLE",
+    "WEBHOOK_UNAVAILABLE",
+    "WRITE_OUTCOME_UNKNOWN",
+}
+DOCUMENTED = {
+    "Deploy": WRITES
+    | {
+        "SPEC_INVALID",
+        "REQUEST_ID_REUSED",
+        "NAMESPACE_NOT_FOUND",
+        "ALREADY_EXISTS",
+        "SERVICE_DELETING",
+        "FIELD_CONFLICT",
+        "MODE_IMMUTABLE",
+        "NAMESPACE_TERMINATING",
+        "UNSUPPORTED_BY_CLUSTER",
+        "UPDATES_DISABLED",
+        "QUOTA_EXCEEDED",
+    },
+    "Get": {"SERVICE_NOT_FOUND", "ROLLOUT_GONE", "VIEW_BEHIND"},
+    "List": {"PAGE_TOKEN_INVALID"},
+    "Delete": WRITES,
+    "WatchStatus": {
+        "RESUME_TOKEN_INVALID",
+        "TOO_MANY_STREAMS",
+        "SERVICE_NOT_FOUND",
+        "VIEW_BEHIND",
+        "ROLLOUT_FAILED",
+        "SERVICE_STOPPED",
+        "ROLLOUT_SUPERSEDED",
+        "ROLLOUT_GONE",
+    },
+}
+FAULTS = st.one_of(
+    st.none(),
+    st.none(),
+    st.just("away"),
+    st.sampled_from(sorted(DOCUMENTED["Deploy"] & DOCUMENTED["Delete"])),
+)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch) -> None:
+    """A rollout that is not in the view is looked for in the cluster at once."""
+    monkeypatch.setattr(reading, "CATCH_UP_SECONDS", 0.01)
+
+
+@pytest.mark.timeout(3600)
+@hypothesis.settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+)
+@given(request=requests, fault=FAULTS)
+def test_only_documented_codes_come_back(grpc_channel, memory, request, fault) -> None:
+    if fault == "away":
+        memory.away()
+    elif fault and request.method in ("Deploy", "Delete"):
+        memory.fail_next_write(_error(ErrorReason(fault)))
+    try:
+        _call(grpc_channel, request)
+    except grpc.RpcError as error:
+        _check(request.method, error)
+    finally:
+        memory.back()
+        memory.fail_next_write(None)
+
+
+def test_the_server_survived_it_all(stub, memory) -> None:
+    assert stub.List(ListRequest(namespace="-")).view_age.ToTimedelta() < timedelta(seconds=5)
+
+
+def _call(channel: grpc.Channel, request: Request) -> None:
+    path = f"/modelservice.v1.ModelService/{request.method}"
+    if request.method == "WatchStatus":
+        stream = channel.unary_stream(path)(request.content, timeout=5)
+        next(stream, None)
+        stream.cancel()
+    else:
+        channel.unary_unary(path)(request.content, timeout=5)
+
+
+def _check(method: str, error: grpc.RpcError) -> None:
+    refusal = refusal_of(error)
+    assert refusal.reason in ANYWHERE | DOCUMENTED[method], refusal
+    number = Contract.Value(f"ERROR_REASON_{refusal.reason}")
+    assert refusal.code.value[0] == number // 100
+    assert refusal.message
+
+
+def _error(reason: ErrorReason) -> ServiceError:
+    return type("AnError", (ServiceError,), {"reason": reason})("what happened")

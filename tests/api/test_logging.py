@@ -1,0 +1,103 @@
+"""The log: one line a call, and nothing secret in any."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from modelservice.v1.inference_service_pb2 import SecretKeyRef
+from modelservice.v1.model_service_pb2 import (
+    DeleteRequest,
+    GetRequest,
+    ListRequest,
+    WatchStatusRequest,
+)
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from tests.alone import alone
+
+from .asking import container, deploy, watching
+
+SECRET = "hunter2"
+METHOD = "modelservice.v1.ModelService"
+
+
+def secretive(name: str, **others):
+    request = deploy(name, annotations={"note": SECRET}, **others)
+    request.spec.CopyFrom(
+        container(env={"TOKEN": SECRET}, secret_env={"KEY": SecretKeyRef(secret="s", key="k")})
+    )
+    return request
+
+
+@pytest.fixture(scope="module")
+def logged() -> list[dict]:
+    """What a server logs of one call of every kind, in order."""
+    with alone(MODELSERVICE_STOP_DELAY="0") as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = ModelServiceStub(channel)
+            stub.Deploy(secretive("a", request_id="job-7"), timeout=10, wait_for_ready=True)
+            stub.Deploy(secretive("a", namespace="team-a"))
+            _failing(stub.Deploy, secretive("Bad Name"))
+            _failing(stub.Deploy, secretive("bug"))
+            _failing(stub.Deploy, secretive("b" * 5000, request_id="r" * 5000))
+            stub.Get(GetRequest(name="a"))
+            stub.List(ListRequest(namespace="-"))
+            with watching(stub, name="a", until=1) as stream:
+                stream.rest()
+            call = stub.WatchStatus(WatchStatusRequest(name="a"))
+            next(call)
+            call.cancel()
+            _failing(lambda r: list(stub.WatchStatus(r, timeout=0.3)), WatchStatusRequest(name="a"))
+            stub.Delete(DeleteRequest(name="a"))
+            health = health_pb2_grpc.HealthStub(channel)
+            health.Check(health_pb2.HealthCheckRequest())
+            _failing(channel.unary_unary(f"/{METHOD}/Get"), b"\xff")
+        assert server.stop() == 0
+        assert not any(SECRET in line for line in server.lines)
+        return server.events("call")
+
+
+def _failing(call, request) -> None:
+    with pytest.raises(grpc.RpcError):
+        call(request)
+
+
+def test_every_call_has_exactly_one_line(logged) -> None:
+    told = [(line["method"], line["code"], line.get("target")) for line in logged]
+    long = "model-serving/" + "b" * 111 + "..."
+    assert told == [
+        (f"{METHOD}/Deploy", "OK", "model-serving/a"),
+        (f"{METHOD}/Deploy", "OK", "team-a/a"),
+        (f"{METHOD}/Deploy", "INVALID_ARGUMENT", "model-serving/Bad Name"),
+        (f"{METHOD}/Deploy", "INTERNAL", "model-serving/bug"),
+        (f"{METHOD}/Deploy", "INVALID_ARGUMENT", long),
+        (f"{METHOD}/Get", "OK", "model-serving/a"),
+        (f"{METHOD}/List", "OK", "-/"),
+        (f"{METHOD}/WatchStatus", "OK", "model-serving/a"),
+        (f"{METHOD}/WatchStatus", "CANCELLED", "model-serving/a"),
+        (f"{METHOD}/WatchStatus", "DEADLINE_EXCEEDED", "model-serving/a"),
+        (f"{METHOD}/Delete", "OK", "model-serving/a"),
+        (f"{METHOD}/Get", "INVALID_ARGUMENT", None),
+    ]
+
+
+def test_a_line_has_the_duration_and_the_callers_request_id(logged) -> None:
+    assert all(line["ms"] > 0 and line["timestamp"] and line["level"] for line in logged)
+    assert [line.get("request_id", "")[:5] for line in logged[:5]] == ["job-7", "", "", "", "rrrrr"]
+    assert all(len(line.get("request_id", "")) <= 128 for line in logged)
+
+
+def test_a_bug_is_logged_under_its_id_with_where_it_was(logged) -> None:
+    (bug,) = [line for line in logged if line["code"] == "INTERNAL"]
+    assert bug["level"] == "error"
+    assert "in apply" in bug["exception"]
+    assert "RuntimeError" in bug["exception"]
+    assert len(bug["error_id"]) == 8
+    assert "Deploy(key=" not in json.dumps(bug), "the bug's text"
+
+
+def test_a_refused_call_names_its_reason(logged) -> None:
+    assert logged[2]["reason"] == "FIELD_INVALID"

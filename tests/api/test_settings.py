@@ -1,0 +1,137 @@
+"""`python -m server`: its settings, and how a wrong one ends it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server import __version__
+from server.__main__ import main
+from tests.alone import ROOT, clean_environment
+
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u}}]
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1", insecure-skip-tls-verify: true}}]
+users: [{name: u, user: {token: t}}]
+"""
+
+
+def server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env=clean_environment() | environment,
+    )
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> str:
+    path = tmp_path / "config"
+    path.write_text(KUBECONFIG)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "KSERVE_ENABLED"),
+        ({"KSERVE_ENABLED": "false"}, "KSERVE_ENABLED"),
+        ({"KSERVE_ENABLED": "perhaps"}, "KSERVE_ENABLED"),
+        ({"MODELSERVICE_LISTN": "x"}, "MODELSERVICE_LISTN"),
+        ({"MODELSERVICE_LISTEN": "here"}, "MODELSERVICE_LISTEN"),
+        ({"MODELSERVICE_LISTEN": "0.0.0.0:50051"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
+        ({"MODELSERVICE_LISTEN": "[::]:50051"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
+        ({"MODELSERVICE_ALLOW_PLAINTEXT": "-"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
+        ({"MODELSERVICE_NAMESPACES": "a,B_"}, "MODELSERVICE_NAMESPACES"),
+        ({"MODELSERVICE_STOP_GRACE": "soon"}, "MODELSERVICE_STOP_GRACE"),
+        ({"MODELSERVICE_STOP_GRACE": "inf"}, "MODELSERVICE_STOP_GRACE"),
+        ({"MODELSERVICE_STOP_GRACE": "-1"}, "MODELSERVICE_STOP_GRACE"),
+        ({"MODELSERVICE_STOP_DELAY": "60"}, "MODELSERVICE_STOP_DELAY"),
+        ({"MODELSERVICE_LOG_FORMAT": "xml"}, "MODELSERVICE_LOG_FORMAT"),
+        ({"MODELSERVICE_LOG_LEVEL": "loud"}, "MODELSERVICE_LOG_LEVEL"),
+        ({"MODELSERVICE_TEST_CRASH_AT": "noon"}, "MODELSERVICE_TEST_CRASH_AT"),
+        ({"KUBERNETES_DEFAULT_NAMESPACE": "A"}, "KUBERNETES_DEFAULT_NAMESPACE"),
+        (
+            {"KUBERNETES_IN_CLUSTER": "true", "KUBERNETES_KUBECONFIG": "x"},
+            "KUBERNETES_IN_CLUSTER and KUBERNETES_KUBECONFIG",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypatch, capsys) -> None:
+    for variable in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("modelservice: ")
+    assert named in said.err
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "KSERVE_ENABLED"),
+        ({"KSERVE_ENABLED": "1", "KUBERNETES_KUBECONFIG": "/no/where"}, "/no/where"),
+        ({"KSERVE_ENABLED": "1", "HOME": "/no/where"}, "KUBERNETES_KUBECONFIG"),
+        ({"KSERVE_ENABLED": "1", "KUBECONFIG": "/no/a:/no/b"}, "/no/a:/no/b"),
+        ({"KSERVE_ENABLED": "1", "KUBERNETES_IN_CLUSTER": "1"}, "service account"),
+    ],
+)
+def test_a_start_without_a_usable_cluster_ends_with_2(environment, named) -> None:
+    ended = server(**environment)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert named in ended.stderr
+
+
+def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> None:
+    injected = {
+        "MODELSERVICE_SERVICE_HOST": "10.96.0.7",
+        "MODELSERVICE_SERVICE_PORT": "50051",
+        "MODELSERVICE_SERVICE_PORT_GRPC": "50051",
+        "MODELSERVICE_PORT": "tcp://10.96.0.7:50051",
+        "MODELSERVICE_PORT_50051_TCP": "tcp://10.96.0.7:50051",
+        "MODELSERVICE_PORT_50051_TCP_ADDR": "10.96.0.7",
+        "MODELSERVICE_TEST_KUBECONFIG": "/somewhere",
+    }
+    assert "KSERVE_ENABLED" in server(**injected).stderr
+
+
+def test_a_port_in_use_is_one_clear_line(kubeconfig) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ended = server(
+            KSERVE_ENABLED="true", KUBERNETES_KUBECONFIG=kubeconfig, MODELSERVICE_LISTEN=address
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert address in ended.stderr
+
+
+def test_help_lists_every_setting_with_its_default() -> None:
+    said = server("--help")
+    assert said.returncode == 0
+    assert re.search(r"MODELSERVICE_LISTEN .*\[127\.0\.0\.1:50051\]", said.stdout)
+    assert re.search(r"KUBERNETES_DEFAULT_NAMESPACE .*\[model-serving\]", said.stdout)
+    assert "MODELSERVICE_TEST" not in said.stdout
+
+
+def test_version_says_the_version() -> None:
+    assert server("--version").stdout == f"modelservice {__version__}\n"

@@ -1,0 +1,131 @@
+"""The end of a server: callers are told, and it is over within the grace."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+
+import grpc
+import pytest
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from modelservice.v1.model_service_pb2 import WatchStatusRequest
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from server.domain.status import InferenceServiceStatus as Status
+from server.domain.status import State
+from tests.alone import alone
+from tests.refusals import refusal_of
+from tests.serving import Served, serving, settings
+
+from .asking import deploy, eventually, key
+
+
+def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace() -> None:
+    with alone(MODELSERVICE_STOP_DELAY="1", MODELSERVICE_STOP_GRACE="20") as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub, health = ModelServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+            assert any(m.status == health_pb2.HealthCheckResponse.SERVING for m in watch)
+            streams = [
+                stub.WatchStatus(WatchStatusRequest(name=f"svc-{n}"), timeout=30)
+                for n in range(100)
+            ]
+            for stream in streams:
+                next(stream)
+            began = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert all(stream.is_active() for stream in streams), "calls are still taken"
+            live = health.Check(health_pb2.HealthCheckRequest(service="live"), timeout=5)
+            assert live.status == health_pb2.HealthCheckResponse.SERVING
+            for stream in streams:
+                with pytest.raises(grpc.RpcError) as raised:
+                    list(stream)
+                refusal = refusal_of(raised.value)
+                assert (refusal.code, refusal.reason) == (
+                    StatusCode.UNAVAILABLE,
+                    "SERVER_STOPPING",
+                )
+                assert refusal.retry_after.total_seconds() > 0
+        assert server.join() == 0
+        assert time.monotonic() - began < 10
+        assert [event["code"] for event in server.events("call")] == ["UNAVAILABLE"] * 100
+
+
+def test_a_second_signal_of_another_kind_is_no_trouble() -> None:
+    with alone(MODELSERVICE_STOP_DELAY="0.5") as server:
+        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.join() == 0
+
+
+def test_a_deploy_that_is_under_way_is_answered(name, monkeypatch) -> None:
+    with serving(settings()) as served, grpc.insecure_channel(served.address) as channel:
+        served.wait_until_synced()
+        apply, begun = served.memory.apply, threading.Event()
+
+        async def slow(deploy):
+            begun.set()
+            await asyncio.sleep(0.5)
+            return await apply(deploy)
+
+        monkeypatch.setattr(served.memory, "apply", slow)
+        answer = ModelServiceStub(channel).Deploy.future(deploy(name), timeout=10)
+        assert begun.wait(10)
+        served.begin_stop()
+        assert answer.result().rollout_id
+        served.join()
+
+
+def test_a_reader_that_does_not_read_holds_the_stop_up_for_the_grace_only(name) -> None:
+    stops = {"delay": "0", "grace": "1"}
+    with serving(settings(stop=stops)) as served, grpc.insecure_channel(served.address) as channel:
+        served.wait_until_synced()
+        stub = ModelServiceStub(channel)
+        stub.Deploy(deploy(name))
+        stalled = stub.WatchStatus(WatchStatusRequest(name=name), timeout=60)
+        next(stalled)
+        written = _write_until_stuck(served, name)
+        assert written < 500
+        began = time.monotonic()
+        served.begin_stop()
+        served.join()
+        assert time.monotonic() - began < 5
+        stalled.cancel()
+
+
+def test_a_part_that_dies_takes_the_server_down_and_is_told(name) -> None:
+    served = Served(settings())
+    served.start()
+    served.wait_until_synced()
+    with grpc.insecure_channel(served.address) as channel:
+        stream = ModelServiceStub(channel).WatchStatus(WatchStatusRequest(name=name))
+        next(stream)
+        served.inside(_break_feed, served.memory)
+        with pytest.raises(grpc.RpcError) as raised:
+            list(stream)
+    assert refusal_of(raised.value).reason == "SERVER_STOPPING"
+    served.join()
+    assert isinstance(served.failure, ExceptionGroup)
+    assert served.failure.subgroup(ZeroDivisionError)
+
+
+def _break_feed(memory) -> None:
+    memory.store.service = lambda key: 1 / 0
+    memory._mark(key("any"))
+
+
+def _write_until_stuck(served, name: str) -> int:
+    """Change a service until its reader's stream takes no more; how many changes that took."""
+    calls = served.application._calls
+    for number in range(500):
+        status = Status(State.PROGRESSING, f"{number} {'x' * 100_000}")
+        served.inside(served.memory.set_status, key(name), status)
+        time.sleep(0.005)
+        if number > 100:
+            break
+    eventually("the stream is open", lambda: calls._open == 1)
+    return number

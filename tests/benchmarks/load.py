@@ -114,6 +114,8 @@ class _Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Hang up."""
+        if not self._ended.cancel() and not self._ended.cancelled():
+            self._ended.exception()  # one connection's failure was told, for all of them
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:

@@ -1,0 +1,142 @@
+"""The rights that k8s/ gives are those that the server uses: none is missing, none is idle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pytest
+from grpc import StatusCode
+from modelservice.v1 import model_service_pb2 as pb
+
+from tests.refusals import refused
+
+from .asking import State, container, delete, deploy, get, model, wait_gone
+from .conftest import StartReplica
+from .lab import AuditEntry, Lab, wait_until
+from .recording import Recording
+from .serving import NAMESPACE, SERVER_USER, Server
+
+RBAC = "rbac.authorization.k8s.io/v1"
+CLUSTER_ROLE = f"/apis/{RBAC}/clusterroles/modelservice"
+CONFIG_ROLE = f"/apis/{RBAC}/namespaces/kserve/roles/modelservice"
+
+
+class Right(NamedTuple):
+    """`where` is empty for everywhere, or NAMESPACE/NAME."""
+
+    verb: str
+    resource: str
+    where: str = ""
+
+
+def test_the_server_does_what_it_may_and_nothing_else(
+    lab: Lab, replica: StartReplica, namespace: str
+) -> None:
+    live_through_everything(replica(), namespace)
+    wait_until(lambda: rights_used(lab) >= rights_given(lab), "no right is idle")
+    assert rights_used(lab) == rights_given(lab)
+
+
+def live_through_everything(server: Server, namespace: str) -> None:
+    """What makes a server do all that it ever does, beside listing and watching."""
+    stub = server.stub
+    first = deploy(stub, namespace, "iris", container("lab/crash:1"))
+    failing = Recording(stub, namespace, "iris")
+    failing.wait_state(State.STATE_FAILED, 1)
+    failing.close()
+    deploy(stub, namespace, "iris", model())
+    # A refusal is never told from memory.
+    stale = pb.DeployRequest(
+        namespace=namespace, name="iris", spec=model(), etag=first.service.etag
+    )
+    refused(StatusCode.ABORTED, "ETAG_MISMATCH", stub.Deploy, stale)
+    delete(stub, namespace, "iris")
+    wait_gone(stub, namespace, "iris")
+
+
+def rights_given(lab: Lab) -> set[Right]:
+    rules = [rule for path in (CLUSTER_ROLE, CONFIG_ROLE) for rule in lab.get(path)["rules"]]
+    return {right for rule in rules for right in _given(rule)}
+
+
+def _given(rule: Mapping[str, Any]) -> Iterator[Right]:
+    places = [f"kserve/{name}" for name in rule.get("resourceNames", ())] or [""]
+    for group in rule["apiGroups"]:
+        for resource in rule["resources"]:
+            for verb in rule["verbs"]:
+                yield from (Right(verb, f"{group}/{resource}", where) for where in places)
+
+
+def rights_used(lab: Lab) -> set[Right]:
+    """Of all servers so far, refused ones included."""
+    return {right for entry in lab.audit(SERVER_USER) for right in _used(entry)}
+
+
+def _used(entry: AuditEntry) -> Iterator[Right]:
+    # Its health is asked of the API server too, which everybody may.
+    if not entry.resource:
+        assert (entry.verb, entry.uri) == ("get", "/readyz")
+        return
+    resource = f"{entry.group}/{entry.resource}"
+    where = f"{entry.namespace}/{entry.name}" if entry.resource == "configmaps" else ""
+    yield Right(entry.verb, resource, where)
+    # An apply that makes the object needs this right beside that to patch.
+    if (entry.verb, entry.code) == ("patch", 201):
+        yield Right("create", resource, where)
+
+
+@pytest.fixture
+def reader(lab: Lab) -> Iterator[str]:
+    """A ServiceAccount with the server's rights, but for those to write."""
+    may_read = [
+        rule | {"verbs": [v for v in rule["verbs"] if v in ("get", "list", "watch")]}
+        for rule in lab.get(CLUSTER_ROLE)["rules"]
+    ]
+    made = [
+        lab.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _named(NAMESPACE)}),
+        lab.apply(
+            {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": _named(), "rules": may_read}
+        ),
+        lab.apply(_binding("ClusterRoleBinding", "ClusterRole", "reader", _named())),
+        lab.apply(_binding("RoleBinding", "Role", "modelservice", _named("kserve"))),
+    ]
+    yield "reader"
+    for manifest in reversed(made):
+        lab.delete(manifest)
+
+
+def _named(namespace: str = "") -> dict[str, str]:
+    return {"name": "reader"} | ({"namespace": namespace} if namespace else {})
+
+
+def _binding(kind: str, role_kind: str, role: str, metadata: dict[str, str]) -> dict[str, Any]:
+    return {
+        "apiVersion": RBAC,
+        "kind": kind,
+        "metadata": metadata,
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": role_kind,
+            "name": role,
+        },
+        "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": NAMESPACE}],
+    }
+
+
+def test_a_right_that_the_server_lacks_is_told_and_reads_go_on(
+    lab: Lab, replica: StartReplica, namespace: str, server: Server, reader: str
+) -> None:
+    there = deploy(server.stub, namespace, "iris", container()).service
+    stub = replica(kubeconfig=lab.kubeconfig_for(reader, NAMESPACE)).stub
+    assert get(stub, namespace, "iris").uid == there.uid
+    for name in ("iris", "other"):
+        request = pb.DeployRequest(namespace=namespace, name=name, spec=model())
+        refusal = refused(
+            StatusCode.FAILED_PRECONDITION, "SERVER_LACKS_RIGHTS", stub.Deploy, request
+        )
+        assert refusal.metadata == {"verb": "patch", "resource": "inferenceservices"}
+    unwanted = pb.DeleteRequest(namespace=namespace, name="iris")
+    refusal = refused(StatusCode.FAILED_PRECONDITION, "SERVER_LACKS_RIGHTS", stub.Delete, unwanted)
+    assert refusal.metadata == {"verb": "delete", "resource": "inferenceservices"}
+    assert get(stub, namespace, "iris").etag == there.etag

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,13 @@ from google.rpc.status_pb2 import Status
 from modelservice.v1.inference_service_pb2 import Failure
 
 M = TypeVar("M", bound=Message)
+
+# Where the server runs and what it runs on is no caller's business; nor is a token (they all begin
+# so) anybody's.
+_NOT_TO_BE_TOLD = re.compile(
+    r"127\.0\.0\.1|localhost|:6443|Traceback|\.py\b|aiohttp|ClientConnector|ClientOSError"
+    r"|Unanswered|Unreachable|[Ee]rrno|<html|eyJhbGci"
+)
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,13 @@ class Refusal:
 
 
 def refusal_of(error: Any) -> Refusal:
-    """Read the status of a grpc.RpcError; its details must carry the same code."""
+    """Read the status of a grpc.RpcError; its details must carry the same code, and nothing of it
+    may tell what is not a caller's business."""
     metadata = dict(error.trailing_metadata() or ())
     details = Status.FromString(metadata.get("grpc-status-details-bin", b""))
     if details.details:
         assert details.code == error.code().value[0]
+        assert not _NOT_TO_BE_TOLD.search(str(details)), details
     return Refusal(error.code(), error.details() or "", details)
 
 

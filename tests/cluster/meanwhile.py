@@ -10,7 +10,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from .asking import State, container, deploy, get, wait_ready
+from .asking import State, container, deploy, wait_ready
 from .lab import Lab, wait_until
 from .recording import Recording
 
@@ -104,12 +104,14 @@ class Meanwhile:
         return {item["metadata"]["name"]: item["metadata"] for item in items}
 
     def _is_settled(self) -> bool:
-        stored = self._stored()
-        seen = [get(self._control, self._namespace, name) for name in stored]
-        return all(_is_ready(s) and _is_of(s, stored[s.name]) for s in seen)
+        listed = self._control.List(pb.ListRequest(namespace=self._namespace), timeout=5)
+        return self._is_all_ready({service.name: service for service in listed.services})
 
     def _is_told(self) -> bool:
-        stored, told = self._stored(), self._last_told()
+        return self._is_all_ready(self._last_told())
+
+    def _is_all_ready(self, told: dict[str, InferenceService]) -> bool:
+        stored = self._stored()
         return told.keys() == stored.keys() and all(
             _is_ready(told[name]) and _is_of(told[name], stored[name]) for name in stored
         )

@@ -200,3 +200,15 @@ def test_what_another_manager_owns_is_named_and_taken_by_force(
     request.force = True
     assert stub.Deploy(request).action == Action.ACTION_UPDATED
     assert get(stub, namespace, "iris").spec == request.spec
+
+
+def test_a_namespace_that_is_going_takes_nothing_in(lab: Lab, stub: ModelServiceStub) -> None:
+    metadata = {"name": "going", "finalizers": ["example.com/held"]}
+    held = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata | {"namespace": "going"}}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "going"}}
+    lab.apply(manifest)
+    lab.apply(held)
+    lab.delete(manifest)
+    request = pb.DeployRequest(namespace="going", name="iris", spec=model())
+    refused(StatusCode.FAILED_PRECONDITION, "NAMESPACE_TERMINATING", stub.Deploy, request)
+    lab.apply(held | {"metadata": metadata | {"namespace": "going", "finalizers": []}})

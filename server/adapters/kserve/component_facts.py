@@ -12,6 +12,7 @@ from server.adapters.kserve.components import (
     autoscaler_of,
     count,
     generation_seen,
+    progress_of,
     replicas_of,
     workloads_of,
 )
@@ -24,7 +25,6 @@ from server.adapters.kserve.objects import (
     created_at,
     items,
     moment,
-    name_of,
     part,
 )
 from server.adapters.kserve.observed import Observed
@@ -113,17 +113,13 @@ def _completed_at(workloads: Sequence[Workload]) -> datetime | None:
 def _completion(workload: Workload) -> datetime | None:
     """When the pods of the present template were all there first.
 
-    Kubernetes keeps this verdict through scaling and failing pods. When an earlier template comes
-    back it keeps it for a moment too, but the verdict then names the other ReplicaSet.
+    Kubernetes keeps this verdict through scaling and failing pods.
     """
-    progressing = condition(workload.deployment, "Progressing")
+    progress = progress_of(workload)
     completed = (
-        progressing.get("status") == "True"
-        and progressing.get("reason") == "NewReplicaSetAvailable"
-        and bool(workload.current)
-        and f'"{name_of(workload.current)}"' in str(progressing.get("message"))
+        progress.get("status") == "True" and progress.get("reason") == "NewReplicaSetAvailable"
     )
-    return moment(progressing.get("lastUpdateTime")) if completed else None
+    return moment(progress.get("lastUpdateTime")) if completed else None
 
 
 def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from server.adapters.kserve.objects import Object, controller_of, items, name_of, part, uid_of
+from server.adapters.kserve.objects import Object, condition, controller_of, name_of, part, uid_of
 from server.adapters.kserve.observed import Observed
 from server.domain.status import Component
 
@@ -116,7 +116,12 @@ def generation_seen(deployment: Object) -> bool:
     return count(deployment, "observedGeneration") >= int(deployment["metadata"]["generation"])
 
 
-def serving_container(pod: Object) -> Object:
-    """What the pod's status says of the container that serves, or an empty object."""
-    statuses = items(pod, "status", "containerStatuses")
-    return next((s for s in statuses if s.get("name") == "kserve-container"), *statuses[:1] or [{}])
+def progress_of(workload: Workload) -> Object:
+    """Kubernetes' word on how the pods of the present template come up, or an empty object.
+
+    It keeps the word on an earlier template until it has looked at the present one; each names the
+    ReplicaSet that it is about.
+    """
+    progressing = condition(workload.deployment, "Progressing")
+    name = name_of(workload.current)
+    return progressing if name and f'"{name}"' in str(progressing.get("message")) else {}

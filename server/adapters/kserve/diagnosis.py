@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.components import Part, Workload
+from server.adapters.kserve.components import Part, Workload, progress_of
 from server.adapters.kserve.objects import Object, condition, moment, part
 from server.adapters.kserve.observed import Observed
 from server.adapters.kserve.patience import Patience
@@ -99,13 +99,13 @@ def _creation_problems(workload: Workload, which: Part, patience: Patience) -> I
 
 
 def _past_deadline(workload: Workload, which: Part) -> Problem | None:
-    progressing = condition(workload.deployment, "Progressing")
-    if progressing.get("reason") != "ProgressDeadlineExceeded":
+    progress = progress_of(workload)
+    if progress.get("reason") != "ProgressDeadlineExceeded":
         return None
-    since = moment(progressing.get("lastTransitionTime"))
+    since = moment(progress.get("lastTransitionTime"))
     if since is None:
         return None
-    words = f"the rollout takes longer than its deadline: {progressing.get('message', '')}"
+    words = f"the rollout takes longer than its deadline: {progress.get('message', '')}"
     return Problem(_failure(FailureReason.PROGRESS_DEADLINE, words, which, since), since)
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from server.adapters.kserve.components import parts_of, workloads_of
-from server.adapters.kserve.objects import moment
+from server.adapters.kserve.objects import moment, name_of
 from server.adapters.kserve.observed import Observed
 from server.domain.status import Component, FailureReason, State
 from tests.adapters.kserve.replaying import merged
@@ -341,13 +341,14 @@ def test_a_pod_that_runs_and_never_gets_ready_is_said_not_to_answer() -> None:
     assert words in verdict(probed, moments[-1]).message
 
 
-def deadline_passed(observed: Observed, now: datetime) -> Observed:
+def deadline_passed(observed: Observed, now: datetime, *, of: str = "") -> Observed:
+    replica_set = of or name_of(observed.replica_sets[0])
     return with_deployment_condition(
         observed,
         "Progressing",
         status="False",
         reason="ProgressDeadlineExceeded",
-        message="has timed out progressing",
+        message=f'ReplicaSet "{replica_set}" has timed out progressing.',
         lastTransitionTime=stamp(now),
     )
 
@@ -364,6 +365,13 @@ def test_past_its_deadline_a_rollout_fails_for_the_cause_that_is_known() -> None
     assert caused.state is State.FAILED
     assert caused.failure
     assert caused.failure.reason is FailureReason.IMAGE_PULL
+
+
+def test_the_deadline_that_the_rollout_before_passed_fails_no_newer_one() -> None:
+    observed, now = starting()
+    fixing = verdict(deadline_passed(observed, now, of="iris-predictor-before"), now)
+    assert fixing.state is State.PROGRESSING
+    assert fixing.failure is None
 
 
 def test_a_second_exit_of_any_code_fails_also_while_the_container_runs_again() -> None:

@@ -258,7 +258,9 @@ class _Stream:
         services = self._view.services(self._watch.target)
         self.told = {s.key: s for s in services if self._selects(s)}
         events = [self._event(EventType.DELETED, service) for service in departed]
-        for service in self._view.changed_since(since, self._watch.target):
+        # A wait ends right after the service that decides it, so that is told though unchanged.
+        known = since if self._watch.until is Until.FOREVER else -1
+        for service in self._view.changed_since(known, self._watch.target):
             kind = EventType.CHANGED if self._selects(service) else EventType.LEFT
             events.append(self._event(kind, service))
         return events

@@ -50,6 +50,21 @@ def test_a_rollout_that_is_ready_ends_ok_with_the_service_last(stub, memory, nam
     assert all(m.service.status.state != READY for m in messages[:-1])
 
 
+def test_a_resumed_wait_tells_the_deciding_service_though_it_has_not_changed(
+    stub, memory, name
+) -> None:
+    memory.target.ready_after = timedelta(seconds=0)
+    rollout_id = stub.Deploy(deploy(name)).rollout_id
+    ended(stub, name, rollout_id)
+    with watching(stub, name=name) as stream:
+        _, synced = stream.take(2)
+    fields = {"name": name, "until": UNTIL_READY, "rollout_id": rollout_id}
+    with watching(stub, resume_token=synced.resume_token, **fields) as stream:
+        messages, error = stream.rest()
+    assert error is None
+    assert messages[-1].service.status.state == READY
+
+
 @pytest.mark.usefixtures("open_rollouts")
 def test_a_failed_rollout_ends_with_its_failure_in_the_details(stub, memory, name) -> None:
     rollout_id = stub.Deploy(deploy(name)).rollout_id

@@ -73,6 +73,7 @@ def test_killed_at_each_named_point_it_is_one_rollout(
     restarted.close()
 
 
+@pytest.mark.timeout(600)
 def test_killed_at_any_moment_it_is_one_rollout(
     lab: Lab, namespace: str, replicas: Replicas, server: Server
 ) -> None:

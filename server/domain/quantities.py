@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 
 _QUANTITY = re.compile(
     r"(?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
@@ -42,6 +43,8 @@ def value(text: str) -> Decimal:
     return Decimal(nano).scaleb(-9)
 
 
+# The same few texts come with every service and every reading of it.
+@lru_cache(maxsize=4096)
 def _parsed(text: str) -> tuple[int, str]:
     """The value in billionths, and the suffix."""
     match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None

@@ -85,7 +85,7 @@ class View:
     def put(self, service: InferenceService) -> None:
         """Take a newer state of a service; of a uid that is known to be gone, nothing is taken."""
         entry = self._entries.get(service.key)
-        if service.uid in self._departed or (entry and entry.service == service):
+        if service.uid in self._departed or (entry and _adds_nothing(service, entry.service)):
             return
         if entry and entry.service.uid != service.uid:
             self._depart(entry.service)
@@ -195,6 +195,14 @@ class View:
         for target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, "")):
             for subscription in self._subscriptions.get(target, ()):
                 subscription.mark(key)
+
+
+def _adds_nothing(service: InferenceService, held: InferenceService) -> bool:
+    """Whether it is what is held, or from before: a write's answer may come after the news of a
+    later write."""
+    if service.uid != held.uid:
+        return service.create_time < held.create_time
+    return service.generation < held.generation or service == held
 
 
 def covers(target: ServiceKey, key: ServiceKey) -> bool:

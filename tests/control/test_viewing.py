@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from server.control.viewing import View
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.status import InferenceServiceStatus, State
+
+KEY = ServiceKey("models", "iris")
+MADE = datetime(2026, 1, 1, tzinfo=UTC)
+SERVICE = InferenceService(
+    KEY, "uid-1", 5, None, InferenceServiceStatus(State.PENDING), "", create_time=MADE
+)
+
+
+def test_the_late_answer_of_a_write_does_not_hide_a_later_write() -> None:
+    view = View()
+    later = replace(SERVICE, generation=6)
+    view.put(later)
+    view.put(SERVICE)
+    assert view.get(KEY) is later
+
+
+def test_the_late_answer_of_a_write_does_not_hide_the_service_that_was_made_anew() -> None:
+    view = View()
+    anew = replace(SERVICE, uid="uid-2", generation=1, create_time=MADE + timedelta(seconds=1))
+    view.put(anew)
+    view.put(SERVICE)
+    assert view.get(KEY) is anew
+    changed = replace(anew, generation=2)
+    view.put(changed)
+    assert view.get(KEY) is changed

@@ -44,7 +44,6 @@ class Workload:
 
     deployment: Object
     current: Object
-    older: tuple[Object, ...]
     new_pods: tuple[Object, ...]
     pods: tuple[Object, ...]
 
@@ -82,11 +81,10 @@ def _workload(deployment: Object, observed: Observed) -> Workload:
     current = min(
         same, key=lambda r: (str(r["metadata"]["creationTimestamp"]), name_of(r)), default={}
     )
-    older = tuple(r for r in sets if r is not current)
     uids = {uid_of(r) for r in sets}
     pods = tuple(p for p in observed.pods if controller_of(p) in uids)
     new = tuple(p for p in pods if current and controller_of(p) == uid_of(current))
-    return Workload(deployment, current, older, new, pods)
+    return Workload(deployment, current, new, pods)
 
 
 def _same_template(replica_set: Object, deployment: Object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,33 +18,48 @@ from tests.adapters.kserve.replaying import merged, recording
 Object = dict[str, Any]
 
 
-def during(name: str, seconds: float) -> tuple[Observed, datetime]:
-    """What there was so long after a recording began, and when that was."""
+def when(name: str, holds: Callable[[Observed], object]) -> tuple[Observed, datetime]:
+    """What a recording first had of which this holds, and when that was."""
     played = recording(name)
-    known: Observed | None = None
-    for at, observed in played.states():
-        if at > seconds:
-            break
-        known = observed
-    assert known
-    return known, played.at(seconds)
+    return next((o, played.at(at)) for at, o in played.states() if o and holds(o))
+
+
+def beginning(name: str) -> tuple[Observed, datetime]:
+    """What a recording began with."""
+    return when(name, bool)
+
+
+def end(name: str) -> tuple[Observed, datetime]:
+    """What there was at the end of a recording."""
+    played = recording(name)
+    *_, (_, observed) = played.states()
+    assert observed
+    return observed, played.at(played.lasted)
 
 
 def starting() -> tuple[Observed, datetime]:
-    """A first rollout whose only pod runs, and is not ready yet."""
-    return during("slow", 4)
+    """A first rollout whose only pod runs, and is not ready yet, as everybody knows."""
+    return when("slow", lambda o: _runs(o) and _counted(o))
 
 
 def serving() -> tuple[Observed, datetime]:
     """A rollout of a container that has been READY for a while."""
-    observed, now = during("ready", 4)
+    observed, now = end("ready")
     return observed, now + timedelta(seconds=60)
 
 
 def serving_model() -> tuple[Observed, datetime]:
     """The same of a model predictor."""
-    observed, now = during("ready_model", 4)
+    observed, now = end("ready_model")
     return observed, now + timedelta(seconds=60)
+
+
+def _runs(observed: Observed) -> bool:
+    return any(p["status"]["phase"] == "Running" for p in observed.pods)
+
+
+def _counted(observed: Observed) -> bool:
+    return any(d["status"].get("updatedReplicas") for d in observed.deployments)
 
 
 def facts(observed: Observed, now: datetime, *, told_before: int = 0) -> Facts:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from server.adapters.kserve.evidence import Evidence, written_at
 from server.adapters.kserve.observed import Observed
-from tests.adapters.kserve.shown import during, stamp, warning, with_service
+from tests.adapters.kserve.shown import end, stamp, warning, with_service
 
 SECOND = timedelta(seconds=1)
 WORDS = "StorageURI not supported: x"
@@ -15,7 +15,7 @@ WORDS = "StorageURI not supported: x"
 
 def fixed_by_a_second_write() -> tuple[Observed, datetime]:
     """The object as the fixing write's answer has it: a new generation, the old refusal."""
-    observed, now = during("unknown_runtime", 5)
+    observed, now = end("unknown_runtime")
     [ours, *others] = observed.service["metadata"]["managedFields"]
     ours = {**ours, "time": stamp(now)}
     written = {"metadata": {"generation": 2, "managedFields": [ours, *others]}}
@@ -46,7 +46,7 @@ def test_a_status_that_is_seen_to_move_counts() -> None:
 
 
 def test_a_status_that_stopped_refusing_ends_it() -> None:
-    observed, now = during("unknown_runtime", 5)
+    observed, now = end("unknown_runtime")
     evidence = Evidence().updated(observed, now)
     assert evidence.refused_since
     accepted = with_service(observed, {"status": {"modelStatus": {"transitionStatus": "x"}}})
@@ -54,7 +54,7 @@ def test_a_status_that_stopped_refusing_ends_it() -> None:
 
 
 def test_since_when_a_refusal_stands_is_kept_through_later_looks() -> None:
-    observed, now = during("unknown_runtime", 5)
+    observed, now = end("unknown_runtime")
     evidence = Evidence().updated(observed, now).updated(observed, now + SECOND)
     assert evidence.refused_since == now
 
@@ -87,7 +87,7 @@ def test_a_hint_from_an_earlier_hour_is_never_about_this_write() -> None:
 
 
 def test_a_recreated_service_starts_anew() -> None:
-    observed, now = during("unknown_runtime", 5)
+    observed, now = end("unknown_runtime")
     evidence = Evidence().updated(observed, now)
     other = with_service(observed, {"metadata": {"uid": "other"}, "status": None})
     assert evidence.updated(other, now).refused_since is None

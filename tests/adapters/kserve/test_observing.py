@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from server.adapters.kserve.components import parts_of, workloads_of
-from server.adapters.kserve.objects import moment, name_of
+from server.adapters.kserve.objects import holds, moment, name_of
 from server.adapters.kserve.observed import Observed
 from server.domain.status import Component, FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
-    during,
+    beginning,
+    end,
     ended,
     facts,
     running,
@@ -24,6 +25,7 @@ from tests.adapters.kserve.shown import (
     verdict,
     waiting,
     warning,
+    when,
     with_condition,
     with_container,
     with_deployment,
@@ -60,7 +62,7 @@ def test_a_stop_annotation_that_says_false_stops_nothing() -> None:
 
 
 def test_without_a_verdict_of_kserve_no_controller_is_blamed_after_15_seconds() -> None:
-    observed, now = during("slow", 0.1)
+    observed, now = beginning("slow")
     first = verdict(observed, now)
     assert (first.state, first.failure) == (State.PENDING, None)
     assert first.recheck_at
@@ -72,7 +74,7 @@ def test_without_a_verdict_of_kserve_no_controller_is_blamed_after_15_seconds() 
 
 
 def test_kserves_lost_races_are_no_refusals() -> None:
-    observed, now = during("bad_scheme", 0.05)
+    observed, now = beginning("bad_scheme")
     words = "fails to update InferenceService status: Operation cannot be fulfilled on"
     other = "Operation cannot be fulfilled on x: the object has been modified; please apply"
     harmless = (
@@ -97,7 +99,7 @@ def test_kserves_lost_races_are_no_refusals() -> None:
 def test_a_refusal_is_told_by_its_meaning_after_two_seconds(
     reason: str, words: str, meaning: FailureReason, *, retrying: bool
 ) -> None:
-    observed, now = during("bad_scheme", 0.05)
+    observed, now = beginning("bad_scheme")
     refused = replace(observed, events=(warning(observed.service, reason, words, now),))
     assert verdict(refused, now).state is State.PENDING
     decision = verdict(refused, now, told_before=2)
@@ -109,7 +111,7 @@ def test_a_refusal_is_told_by_its_meaning_after_two_seconds(
 
 @pytest.mark.parametrize("kind", ["NoSupportingRuntime", "RuntimeNotRecognized", "RuntimeDisabled"])
 def test_a_status_that_refuses_is_enough_without_an_event(kind: str) -> None:
-    observed, now = during("unknown_runtime", 0.3)
+    observed, now = end("unknown_runtime")
     failed = {"status": {"modelStatus": {"lastFailureInfo": {"reason": kind, "message": "why"}}}}
     refused = replace(with_service(observed, failed), events=())
     decision = verdict(refused, now, told_before=2)
@@ -127,7 +129,7 @@ def test_a_stale_failure_info_alone_is_no_evidence() -> None:
 
 
 def test_updates_that_kserve_was_told_to_ignore_are_named_while_it_is_ready() -> None:
-    observed, now = during("updates_disabled", 8)
+    observed, now = end("updates_disabled")
     assert verdict(observed, now).failure
     unready = with_condition(observed, "Ready", status="False")
     assert verdict(unready, now).failure is None
@@ -137,7 +139,7 @@ def test_updates_that_kserve_was_told_to_ignore_are_named_while_it_is_ready() ->
 def test_ready_needs_every_component_though_kserve_counts_the_predictor_only(
     component: str,
 ) -> None:
-    observed, now = during("transformer", 12)
+    observed, now = when("transformer", _both_ready)
     assert verdict(observed, now).state is State.READY
     condition = with_condition(observed, f"{component}Ready", status="False")
     assert not facts(condition, now).ready
@@ -199,7 +201,7 @@ def test_a_deployment_whose_replica_set_is_not_known_yet_was_never_complete() ->
 
 
 def test_new_pods_are_those_of_the_present_template_also_without_a_marker() -> None:
-    observed, _ = during("unmanaged_container", 5)
+    observed, _ = when("unmanaged_container", lambda o: len(o.pods) == 2)
     assert len(observed.replica_sets) == 2
     [workload] = workloads_of(next(parts_of(observed.service)), observed)
     [pod] = workload.new_pods
@@ -511,7 +513,7 @@ def test_pods_of_a_node_that_no_longer_answers_name_it() -> None:
 
 
 def test_of_many_replicas_one_failing_degrades_and_the_others_serve() -> None:
-    observed, now = during("scaling_alone", 40)
+    observed, now = end("scaling_alone")
     [crashed, *others] = observed.pods
     broken = with_container(
         replace(observed, pods=(crashed,)),
@@ -557,3 +559,9 @@ def test_of_a_mode_that_is_not_followed_nothing_is_claimed() -> None:
     decision = verdict(replace(knative, deployments=()), now)
     assert decision.state is State.PENDING
     assert "Knative is not followed" in decision.message
+
+
+def _both_ready(observed: Observed) -> bool:
+    ready = [holds(observed.service, f"{c}Ready") for c in ("Predictor", "Transformer")]
+    pods_ready = [holds(p, "Ready") for p in observed.pods]
+    return all(ready) and len(pods_ready) == 2 and all(pods_ready)

@@ -1,0 +1,170 @@
+"""Writing down everything that the API server tells of the services in one namespace."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .lab import Lab
+
+WATCHED = {
+    "service": "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices",
+    "deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "replica_set": "/apis/apps/v1/namespaces/{}/replicasets",
+    "autoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
+    "pod": "/api/v1/namespaces/{}/pods",
+    "event": "/api/v1/namespaces/{}/events",
+}
+NAMESPACE_SHOWN = "models"
+OPENING = 1.5
+
+Object = dict[str, Any]
+
+
+class LifeRecording:
+    """Watches a namespace from construction to `save`."""
+
+    def __init__(self, lab: Lab, namespace: str) -> None:
+        self._lab = lab
+        self._namespace = namespace
+        self._lines: list[tuple[float, str, str, Object]] = []
+        self._closed = False
+        for kind, path in WATCHED.items():
+            watch = (kind, path.format(namespace))
+            threading.Thread(target=self._watch, args=watch, daemon=True).start()
+        time.sleep(OPENING)
+
+    def written(self, answer: Object) -> None:
+        """Note the answer to a write of ours, which the server knows at once."""
+        self._lines.append((time.time(), "service", "WRITTEN", answer))
+
+    def save(self, path: Path) -> None:
+        """Write what came, each object after its first time as a merge patch."""
+        self._closed = True
+        lines = sorted(self._lines[:], key=lambda line: line[0])
+        began = lines[0][0]
+        changes = ",\n".join(_changes(began, lines))
+        head = f'"started":{began},"lasted":{time.time() - began:.3f}'
+        text = f'{{{head},"changes":[\n{changes}\n]}}\n'
+        path.write_text(text.replace(self._namespace, NAMESPACE_SHOWN))
+
+    def _watch(self, kind: str, path: str) -> None:
+        for line in self._opened(path):
+            if self._closed:
+                return
+            event = json.loads(line)
+            self._lines.append((time.time(), kind, event["type"], event["object"]))
+
+    def _opened(self, path: str) -> Any:
+        authorization = {"Authorization": f"Bearer {self._lab.tokens['admin']}"}
+        url = f"{self._lab.server}{path}?watch=1"
+        request = urllib.request.Request(url, headers=authorization)
+        trusted = ssl.create_default_context(cadata=self._lab.ca.decode())
+        while True:
+            try:
+                return urllib.request.urlopen(request, context=trusted)
+            except urllib.error.HTTPError as e:
+                # The first watches of a custom resource come while its storage is being set up.
+                if e.code != 429:
+                    raise
+                time.sleep(0.2)
+
+
+def _changes(began: float, lines: list[tuple[float, str, str, Object]]) -> list[str]:
+    known: dict[str, Object] = {}
+    told = []
+    for at, kind, change, obj in lines:
+        if kind == "event" and not _wanted(obj):
+            continue
+        now, uid = _trimmed(kind, obj), obj["metadata"]["uid"]
+        before = known.get(uid, {})
+        if kind == "service" and _older(now, before, written=change == "WRITTEN"):
+            continue
+        row: Object = {"at": round(at - began, 3), "kind": kind, "uid": uid}
+        if change == "DELETED":
+            known.pop(uid, None)
+            told.append(_compact({**row, "gone": True}))
+        elif patch := _patch(before, now):
+            known[uid] = now
+            told.append(_compact({**row, "patch": patch}))
+    return told
+
+
+def _wanted(event: Object) -> bool:
+    about = event["involvedObject"]["kind"] in ("InferenceService", "Pod")
+    return about and event["type"] == "Warning"
+
+
+def _older(now: Object, before: Object, *, written: bool) -> bool:
+    """Whether a watch, or the answer to a write, told more already."""
+    if not before:
+        return False
+    ahead = before["metadata"]["generation"] - now["metadata"]["generation"]
+    return bool(ahead > 0 or (ahead == 0 and written))
+
+
+def _trimmed(kind: str, obj: Object) -> Object:
+    """Without what no reader of statuses looks at."""
+    trimmed: Object = _without_nulls(obj)
+    metadata = trimmed["metadata"]
+    metadata.pop("resourceVersion", None)
+    owners = metadata.pop("managedFields", [])
+    if kind == "service":
+        metadata["managedFields"] = [{**o, "fieldsV1": _spec_fields(o)} for o in owners]
+    elif kind in ("deployment", "replica_set", "autoscaler"):
+        metadata["annotations"] = {
+            key: value
+            for key, value in metadata.get("annotations", {}).items()
+            if key.startswith("deployment.kubernetes.io/")
+        }
+    elif kind == "pod":
+        metadata.pop("annotations", None)
+        trimmed["spec"] = _pod_spec(trimmed["spec"])
+    else:
+        trimmed["metadata"] = {"uid": metadata["uid"], "name": metadata["name"]}
+    return trimmed
+
+
+def _spec_fields(owner: Object) -> Object:
+    return (
+        {}
+        if owner.get("subresource")
+        else {name: fields for name, fields in owner["fieldsV1"].items() if name == "f:spec"}
+    )
+
+
+def _pod_spec(spec: Object) -> Object:
+    kept = {"nodeName": spec.get("nodeName", "")}
+    for kind in ("initContainers", "containers"):
+        if kind in spec:
+            fields = ("name", "image", "env")
+            kept[kind] = [{f: c[f] for f in fields if f in c} for c in spec[kind]]
+    return kept
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def _patch(before: Mapping[str, Any], now: Mapping[str, Any]) -> Object:
+    """The JSON merge patch (RFC 7386) from one to the other; empty where they are equal."""
+    patch: Object = dict.fromkeys(before.keys() - now.keys())
+    for key, value in now.items():
+        old = before.get(key)
+        if old != value:
+            both = isinstance(old, dict) and isinstance(value, dict)
+            patch[key] = _patch(old, value) if both else value
+    return patch
+
+
+def _compact(row: Object) -> str:
+    return json.dumps(row, separators=(",", ":"), sort_keys=True)

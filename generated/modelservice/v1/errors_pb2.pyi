@@ -58,7 +58,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ALREADY_EXISTS: create_only, and there is a service of that name."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
     """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
-    it does not tell whether the service is there.
+    it does not tell whether the service is there. Not given yet, since callers have no identity.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 801
     """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -66,9 +66,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Failure.REASON_QUOTA.)
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 802
-    """RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open."""
+    """RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open. Not given yet."""
     ERROR_REASON_TOO_MANY_REQUESTS: _ErrorReason.ValueType  # 803
-    """RESOURCE_EXHAUSTED, with RetryInfo: too many requests are being served."""
+    """RESOURCE_EXHAUSTED, with RetryInfo: the Kubernetes API server asks to slow down. Nothing was
+    written.
+    """
     ERROR_REASON_ROLLOUT_FAILED: _ErrorReason.ValueType  # 901
     """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
     ERROR_REASON_SERVICE_STOPPED: _ErrorReason.ValueType  # 902
@@ -138,7 +140,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     answers.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
-    """UNAUTHENTICATED: no valid credentials came with the call."""
+    """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
+    identity.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed, more finely than its gRPC status code can say.
@@ -195,7 +199,7 @@ ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 601
 """ALREADY_EXISTS: create_only, and there is a service of that name."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
 """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
-it does not tell whether the service is there.
+it does not tell whether the service is there. Not given yet, since callers have no identity.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 801
 """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -203,9 +207,11 @@ that has no room for its pods lets the Deploy pass and fails the rollout:
 Failure.REASON_QUOTA.)
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 802
-"""RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open."""
+"""RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open. Not given yet."""
 ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason.ValueType  # 803
-"""RESOURCE_EXHAUSTED, with RetryInfo: too many requests are being served."""
+"""RESOURCE_EXHAUSTED, with RetryInfo: the Kubernetes API server asks to slow down. Nothing was
+written.
+"""
 ERROR_REASON_ROLLOUT_FAILED: ErrorReason.ValueType  # 901
 """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
 ERROR_REASON_SERVICE_STOPPED: ErrorReason.ValueType  # 902
@@ -275,5 +281,7 @@ ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 1406
 answers.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
-"""UNAUTHENTICATED: no valid credentials came with the call."""
+"""UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
+identity.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

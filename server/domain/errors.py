@@ -297,12 +297,6 @@ class QuotaExceeded(ServiceError):
     reason = ErrorReason.QUOTA_EXCEEDED
 
 
-class TooManyStreams(ServiceError):
-    """This server has as many open watches as it carries."""
-
-    reason = ErrorReason.TOO_MANY_STREAMS
-
-
 class TooManyRequests(ServiceError):
     """The API server asks to slow down; nothing was written."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -72,10 +72,6 @@ class Failure:
     log_lines: tuple[str, ...] = ()
     retrying: bool = False
     first_seen_time: datetime | None = None
-
-    def without_log_lines(self) -> Failure:
-        """The same failure, small enough for lists."""
-        return replace(self, log_lines=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.domain.canonical import canonical_deploy
@@ -27,13 +27,12 @@ from tests import strategies
 from tests.domain.asking import container, deploy, resources, violations
 
 
+@settings(max_examples=200)
 @given(strategies.deploys())
-def test_what_may_work_passes(wanted: Deploy) -> None:
+def test_what_may_work_passes_and_so_does_its_canonical_form_which_is_its_own(
+    wanted: Deploy,
+) -> None:
     check_deploy(wanted)
-
-
-@given(strategies.deploys())
-def test_the_canonical_form_of_what_passes_passes_and_is_its_own(wanted: Deploy) -> None:
     canonical = canonical_deploy(wanted)
     check_deploy(canonical)
     assert canonical_deploy(canonical) == canonical

@@ -20,7 +20,7 @@ from tests.alone import alone
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
-from .asking import deploy, eventually, key
+from .asking import deploy, key
 
 
 def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace() -> None:
@@ -88,12 +88,11 @@ def test_a_reader_that_does_not_read_holds_the_stop_up_for_the_grace_only(name) 
         stub.Deploy(deploy(name))
         stalled = stub.WatchStatus(WatchStatusRequest(name=name), timeout=60)
         next(stalled)
-        written = _write_until_stuck(served, name)
-        assert written < 500
+        _write_more_than_a_connection_holds(served, name)
         began = time.monotonic()
         served.begin_stop()
         served.join()
-        assert time.monotonic() - began < 5
+        assert 1 <= time.monotonic() - began < 10
         stalled.cancel()
 
 
@@ -118,14 +117,8 @@ def _break_feed(memory) -> None:
     memory._mark(key("any"))
 
 
-def _write_until_stuck(served, name: str) -> int:
-    """Change a service until its reader's stream takes no more; how many changes that took."""
-    calls = served.application._calls
-    for number in range(500):
+def _write_more_than_a_connection_holds(served, name: str) -> None:
+    for number in range(100):
         status = Status(State.PROGRESSING, f"{number} {'x' * 100_000}")
         served.inside(served.memory.set_status, key(name), status)
-        time.sleep(0.005)
-        if number > 100:
-            break
-    eventually("the stream is open", lambda: calls._open == 1)
-    return number
+        time.sleep(0.005)  # the stream's turn: what it does not take it passes over

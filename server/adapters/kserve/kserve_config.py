@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -42,19 +43,22 @@ class ConfigReader:
         self._config = KServeConfig()
         self._read_at: float | None = None
 
-    async def read(self) -> KServeConfig:
-        """The settings, as they were at most a minute ago.
+    async def read(self, seconds: float) -> KServeConfig:
+        """The settings, as they were at most a minute ago; asked for at most `seconds`.
 
-        Those that KServe ships stand in until the ConfigMap could be read. Raises
-        ClusterUnavailable where nothing could be sent.
+        Those that KServe ships stand in where there is no ConfigMap, or no right to read it. Raises
+        ClusterUnavailable where nothing could be sent, or nothing was ever learnt: a Deploy by
+        other settings than the last one's could replace pods that nobody wants replaced.
         """
         if self._read_at is None or time.monotonic() - self._read_at > READ_AGAIN_AFTER:
-            await self._refresh()
+            await self._refresh(min(seconds, READ_TIMEOUT))
+        if self._read_at is None:
+            raise unavailable()
         return self._config
 
-    async def _refresh(self) -> None:
+    async def _refresh(self, seconds: float) -> None:
         try:
-            answer = await self._api.send("GET", self._path, timeout=READ_TIMEOUT)
+            answer = await self._api.send("GET", self._path, timeout=seconds)
         except Unreachable as e:
             # Nor could the write that this is for, which would only wait as long once more.
             raise unavailable() from e
@@ -91,4 +95,9 @@ def _section(data: Mapping[str, str], name: str) -> dict[str, Any]:
 
 
 def _quantities(**texts: str | None) -> dict[str, str]:
-    return {name: canonical(text) for name, text in texts.items() if text}
+    """What can be read of them; of the rest KServe's own webhook complains."""
+    quantities: dict[str, str] = {}
+    for name, text in texts.items():
+        with suppress(ValueError):
+            quantities |= {name: canonical(text)} if text else {}
+    return quantities

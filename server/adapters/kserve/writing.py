@@ -59,7 +59,7 @@ class Writing:
 
     async def _attempt(self, deploy: Deploy, present: Present, terms: Terms) -> Applied:
         """Plan and write once. Raises Stale instead of a refusal that rests on a held object."""
-        config = await self._config.read()
+        config = await self._config.read(terms.allowance.seconds())
         try:
             plan = plan_of(deploy, present.obj, config, secrets.token_hex(8))
         except ServiceError as refused:

@@ -7,8 +7,9 @@ import pytest
 from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.kserve_config import ConfigReader, KServeConfig, config_of
 from server.adapters.kserve.resource_defaults import SHIPPED
+from server.domain.errors import ClusterUnavailable
 from server.domain.inference_service import Resources
-from tests.adapters.kserve.scripted_server import ScriptedServer
+from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 
 PATH = "/api/v1/namespaces/kserve/configmaps/inferenceservice-config"
 
@@ -36,6 +37,12 @@ def test_what_the_configmap_leaves_out_is_not_added() -> None:
     assert config_of({}).resources == Resources()
 
 
+def test_a_quantity_that_cannot_be_read_is_as_good_as_none() -> None:
+    resource = {"cpuLimit": "much", "memoryLimit": "2Gi"}
+    config = config_of({"inferenceService": section(resource=resource)})
+    assert config.resources == Resources({}, {"memory": "2Gi"})
+
+
 @pytest.mark.parametrize(
     ("named", "mode"),
     [
@@ -61,10 +68,21 @@ async def test_the_configmap_is_read_once_for_many_deploys(
     data = {"deploy": section(defaultDeploymentMode="Knative")}
     server.texts[PATH] = json.dumps({"data": data})
     reader = ConfigReader(api, "kserve")
-    assert [(await reader.read()).default_mode for _ in range(3)] == ["Knative"] * 3
+    assert [(await reader.read(5)).default_mode for _ in range(3)] == ["Knative"] * 3
     assert server.count("text") == 1
+
+
+async def test_nothing_is_deployed_by_settings_that_were_never_learnt(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    reader = ConfigReader(api, "kserve")
+    server.list_faults.append(answering(500))
+    with pytest.raises(ClusterUnavailable):
+        await reader.read(5)
+    server.texts[PATH] = json.dumps({"data": {}})
+    assert await reader.read(5) == KServeConfig(Resources())
 
 
 async def test_without_a_configmap_it_is_as_shipped(server: ScriptedServer, api: ApiServer) -> None:
     server.absent.add(PATH)
-    assert await ConfigReader(api, "kserve").read() == KServeConfig(SHIPPED, "Standard")
+    assert await ConfigReader(api, "kserve").read(5) == KServeConfig(SHIPPED, "Standard")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Iterator, MutableMapping
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -22,7 +26,7 @@ def configure(log: Log) -> None:
     level = logging.getLevelNamesMapping()[log.level.upper()]
     shared: list[Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _with_time,
         _without_exception_texts,
     ]
     renderer = _renderer(log)
@@ -39,7 +43,7 @@ def _renderer(log: Log) -> Processor:
     chosen = log.format or ("console" if sys.stderr.isatty() else "json")
     if chosen == "console":
         return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    return structlog.processors.JSONRenderer()
+    return structlog.processors.JSONRenderer(serializer=_json)
 
 
 def _configure_libraries(shared: list[Processor], renderer: Processor, level: int) -> None:
@@ -53,6 +57,28 @@ def _configure_libraries(shared: list[Processor], renderer: Processor, level: in
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+# One encoder for all lines: json.dumps makes one for each.
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+def _json(event: Any, **_: Any) -> str:
+    return _encode(event)
+
+
+def _with_time(
+    logger: Any, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """As structlog's own TimeStamper, which takes as long as the rest of a line."""
+    second, nanos = divmod(time.time_ns(), 10**9)
+    event["timestamp"] = f"{_iso(second)}.{nanos // 1000:06}Z"
+    return event
+
+
+@lru_cache(maxsize=1)
+def _iso(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _without_exception_texts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import time
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,6 +15,7 @@ from server.domain.commands import Applied
 from server.domain.inference_service import InferenceService
 from server.ports import Cluster
 
+_DAY_SECONDS = 86_400
 PAGE_BYTES = 2 * 2**20
 
 # Of protobuf's encoding: the wire type of messages, and the parts of a varint's byte.
@@ -92,15 +93,15 @@ class Answers:
         age = self._cluster.age()
         if age is None:
             return None
-        message = Duration()
-        message.FromTimedelta(age)
-        return message
+        # FromTimedelta takes ten times as long, which a tenth of a Get's time is.
+        return Duration(
+            seconds=age.days * _DAY_SECONDS + age.seconds, nanos=age.microseconds * 1000
+        )
 
 
 def _now() -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(datetime.now(UTC))
-    return message
+    seconds, nanos = divmod(time.time_ns(), 10**9)
+    return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def _field(number: int, message: bytes) -> bytes:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import cache
 from typing import Any, NoReturn
 
 import grpc
 import structlog
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 
 from server.api.errors import DETAILS_KEY, code_of, cut, status_of
 from server.domain.errors import FieldInvalid, FieldViolation, ServiceError
 
-log = structlog.get_logger(__name__)
+
+@cache
+def _bound() -> structlog.typing.FilteringBoundLogger:
+    """The logger as it was configured; the lazy one would be bound anew for each line."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__).bind()
+    return logger
+
 
 _KINDS = ("unary_unary", "unary_stream", "stream_stream")
 _LOGGED_BYTES = 128
@@ -170,6 +177,12 @@ def _code_of_leaving(context: Context) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
 
+@cache
+def _names_in(descriptor: Descriptor | None) -> frozenset[str]:
+    """The fields of a message; asking the message itself for one that it lacks is slow."""
+    return frozenset(descriptor.fields_by_name) if descriptor else frozenset()
+
+
 class _Line:
     """A call's line in the log. Of the request it shows who is meant, and nothing of the spec."""
 
@@ -177,19 +190,20 @@ class _Line:
         self._began = time.perf_counter()
         self._quiet = method.startswith(_QUIET)
         self.fields: dict[str, Any] = {"method": method[1:]}
-        if hasattr(request, "namespace"):
-            namespace = request.namespace or default_namespace
-            target = f"{namespace}/{getattr(request, 'name', '')}"
+        has = _names_in(getattr(request, "DESCRIPTOR", None))
+        if "namespace" in has:
+            name = request.name if "name" in has else ""
+            target = f"{request.namespace or default_namespace}/{name}"
             self.fields["target"] = cut(target, _LOGGED_BYTES)
-        if request_id := getattr(request, "request_id", ""):
-            self.fields["request_id"] = cut(request_id, _LOGGED_BYTES)
+        if "request_id" in has and request.request_id:
+            self.fields["request_id"] = cut(request.request_id, _LOGGED_BYTES)
 
     def write(self, code: grpc.StatusCode) -> None:
         """Log the call's end."""
         ms = round((time.perf_counter() - self._began) * 1000, 2)
-        log.log(self._level(code), "call", **self.fields, code=code.name, ms=ms)
+        self._level(code)("call", **self.fields, code=code.name, ms=ms)
 
-    def _level(self, code: grpc.StatusCode) -> int:
+    def _level(self, code: grpc.StatusCode) -> Callable[..., Any]:
         if code is grpc.StatusCode.INTERNAL:
-            return logging.ERROR
-        return logging.DEBUG if self._quiet else logging.INFO
+            return _bound().error
+        return _bound().debug if self._quiet else _bound().info

@@ -28,7 +28,8 @@ class SerializedServices:
         if made and made[0] is service:
             return made[1]
         message = service_message(service)
-        if not self._log_lines:
+        # Touching the failure of a service that has none would give it an empty one.
+        if not self._log_lines and message.status.HasField("failure"):
             message.status.failure.ClearField("log_lines")
         return self._remembered(service, message.SerializeToString())
 

@@ -97,6 +97,13 @@ def test_get_shows_log_lines_and_list_does_not(stub, memory, name) -> None:
     assert service.status.failure.log_lines == []
 
 
+def test_a_service_without_a_failure_has_none_in_get_and_list(stub, name) -> None:
+    stub.Deploy(deploy(name))
+    (listed_,) = [s for s in stub.List(ListRequest(page_size=1000)).services if s.name == name]
+    assert not listed_.status.HasField("failure")
+    assert not get(stub, name).status.HasField("failure")
+
+
 def test_reads_go_on_while_the_cluster_is_away_and_say_their_age(stub, memory, name) -> None:
     stub.Deploy(deploy(name))
     assert stub.Get(GetRequest(name=name)).view_age.ToTimedelta().total_seconds() < 5

@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from server.adapters.kserve.feed import StatusFeed
-from server.adapters.kserve.reading_back import key_of, service_of
+from server.adapters.kserve.reading_back import UNJUDGED, key_of, service_of
 from server.adapters.kserve.refusals import unavailable
 from server.adapters.kserve.service_objects import Allowance, ServiceObjects
 from server.domain.errors import ConcurrentWrite
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.rollout import Rollout
-from server.domain.status import InferenceServiceStatus, State
+from server.domain.status import InferenceServiceStatus
 
 RawObject = Mapping[str, Any]
 Outcome = TypeVar("Outcome")
 
 TRIES = 5
 PAUSE = 0.05
-UNJUDGED = InferenceServiceStatus(State.PENDING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from server.adapters.kserve.attempts import UNJUDGED
 from server.adapters.kserve.kserve_config import STANDARD, KServeConfig
 from server.adapters.kserve.manifest import Wish, manifest_of, without_scaling
 from server.adapters.kserve.names import (
@@ -18,7 +17,7 @@ from server.adapters.kserve.names import (
     UPDATES_DISABLED_ANNOTATION,
 )
 from server.adapters.kserve.ownership import ours, owned, predictor_owners, project
-from server.adapters.kserve.reading_back import requests_of, stored_of, unfit_of
+from server.adapters.kserve.reading_back import UNJUDGED, requests_of, stored_of, unfit_of
 from server.adapters.kserve.riders import marker_of, restart_of
 from server.domain.admission import (
     PastRequest,

@@ -21,7 +21,10 @@ from server.adapters.kserve.riders import filled_in_of, noted_requests
 from server.domain.admission import PastRequest, Stored
 from server.domain.commands import fingerprint
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
-from server.domain.status import InferenceServiceStatus
+from server.domain.status import InferenceServiceStatus, State
+
+UNJUDGED = InferenceServiceStatus(State.PENDING)
+"""For an object of which only what it asks for is wanted, or known yet."""
 
 _PATHS_TOLD = 10
 

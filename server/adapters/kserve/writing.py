@@ -8,7 +8,6 @@ from typing import Any
 
 from server.adapters.kserve.api_server import Answer
 from server.adapters.kserve.attempts import (
-    UNJUDGED,
     Present,
     Stale,
     attempted,
@@ -20,7 +19,7 @@ from server.adapters.kserve.kserve_config import ConfigReader
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.ownership import predictor_owners
 from server.adapters.kserve.planning import Plan, plan_of
-from server.adapters.kserve.reading_back import service_of
+from server.adapters.kserve.reading_back import UNJUDGED, service_of
 from server.adapters.kserve.refusals import (
     has_two_predictors,
     is_field_conflict,

@@ -8,13 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import grpc
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from .asking import container, deploy
+from .asking import Action, container, deploy
 from .lab import Lab
 from .meanwhile import OBJECT
 from .serving import Replicas, Server
@@ -26,39 +27,54 @@ BEGAN_WITH, WISHED = "any:1", "any:2"
 LATEST_KILL = 1.3
 
 
+class Kind(Enum):
+    """What a Deploy comes to, and what it asks for."""
+
+    CREATES = Action.ACTION_CREATED
+    CHANGES = Action.ACTION_UPDATED
+    RESTARTS = Action.ACTION_RESTARTED
+
+
 @dataclass(frozen=True)
 class Wish:
-    """A Deploy that is to come true once: the first of its name, or a change of what is there."""
+    """A Deploy that is to come true once: a restart, done twice, would be two rollouts."""
 
     namespace: str
     name: str
-    changes: bool
+    kind: Kind
 
     def prepare(self, stub: ModelServiceStub) -> None:
-        """Have there be what is changed."""
-        if self.changes:
+        """Have there be what is changed or restarted."""
+        if self.kind is not Kind.CREATES:
             deploy(stub, self.namespace, self.name, container(BEGAN_WITH))
 
     def deploy(self, stub: ModelServiceStub) -> str:
-        """The rollout_id."""
+        """The rollout_id; whoever is asked and however often, the first write's action is told."""
+        restarts = self.kind is Kind.RESTARTS
         answer = deploy(
-            stub, self.namespace, self.name, container(WISHED), request_id=f"ci-{self.name}"
+            stub,
+            self.namespace,
+            self.name,
+            None if restarts else container(WISHED),
+            restart=restarts,
+            request_id=f"ci-{self.name}",
         )
+        assert answer.action == self.kind.value
         return answer.rollout_id
 
     def assert_came_true(self, lab: Lab) -> None:
         """The cluster has the service with its spec, written so often and no oftener."""
         stored: dict[str, Any] = lab.get(OBJECT.format(self.namespace, self.name))
         [serving] = stored["spec"]["predictor"]["containers"]
-        assert serving["image"] == WISHED, self
-        assert stored["metadata"]["generation"] == (2 if self.changes else 1), self
+        assert serving["image"] == (BEGAN_WITH if self.kind is Kind.RESTARTS else WISHED), self
+        assert stored["metadata"]["generation"] == (1 if self.kind is Kind.CREATES else 2), self
 
 
-@pytest.mark.parametrize("changes", [False, True], ids=["creating", "changing"])
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.name.lower())
 def test_killed_at_each_named_point_it_is_one_rollout(
-    lab: Lab, namespace: str, replicas: Replicas, server: Server, changes: bool
+    lab: Lab, namespace: str, replicas: Replicas, server: Server, kind: Kind
 ) -> None:
-    wishes = [Wish(namespace, point, changes) for point in POINTS]
+    wishes = [Wish(namespace, point, kind) for point in POINTS]
     for wish in wishes:
         wish.prepare(server.stub)
     for victim, wish in zip(victims(replicas), wishes, strict=True):
@@ -112,7 +128,7 @@ def kill_at_random(
     for number in range(times):
         victim = pair[number % 2]
         assert_restarted_tells_the_same(victim, told)
-        wish = Wish(namespace, f"wish-{number}", changes=chance.random() < 0.5)
+        wish = Wish(namespace, f"wish-{number}", chance.choice(list(Kind)))
         wish.prepare(survivor.stub)
         acknowledged = killed_during(wish, victim, chance.uniform(0, LATEST_KILL) * seconds)
         told[victim] = wish, wish.deploy(survivor.stub)
@@ -129,7 +145,7 @@ def usual_seconds(server: Server, namespace: str) -> float:
     """What a Deploy takes here; of the first one a part is spent once only."""
     for name in ("first", "second"):
         began = time.monotonic()
-        Wish(namespace, name, changes=False).deploy(server.stub)
+        Wish(namespace, name, Kind.CREATES).deploy(server.stub)
     return time.monotonic() - began
 
 

@@ -184,7 +184,8 @@ class ApiServer:
             try:
                 self._access = await self._reload()
             except ConfigurationUnusable as e:
-                log.warning("credentials could not be read again", error=str(e))
+                # The loader's words may hold what a credential plugin printed.
+                log.warning("credentials could not be read again", error=type(e).__name__)
                 return False
             return True
 

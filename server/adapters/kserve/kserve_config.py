@@ -75,7 +75,7 @@ class ConfigReader:
 
 def config_of(data: Mapping[str, str]) -> KServeConfig:
     """Read the ConfigMap's data. What it leaves out has no default: KServe then adds nothing."""
-    resources = _section(data, "inferenceService").get("resource") or {}
+    resources = _object(_section(data, "inferenceService").get("resource"))
     mode = str(_section(data, "deploy").get("defaultDeploymentMode") or STANDARD)
     return KServeConfig(
         Resources(
@@ -91,13 +91,17 @@ def _section(data: Mapping[str, str], name: str) -> dict[str, Any]:
         section = json.loads(data.get(name) or "{}")
     except ValueError:
         return {}
-    return section if isinstance(section, dict) else {}
+    return _object(section)
 
 
-def _quantities(**texts: str | None) -> dict[str, str]:
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _quantities(**texts: Any) -> dict[str, str]:
     """What can be read of them; of the rest KServe's own webhook complains."""
     quantities: dict[str, str] = {}
     for name, text in texts.items():
         with suppress(ValueError):
-            quantities |= {name: canonical(text)} if text else {}
+            quantities |= {name: canonical(str(text))} if text else {}
     return quantities

@@ -96,8 +96,13 @@ def _asked_spec(obj: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_unmanaged(obj: Mapping[str, Any]) -> bool:
-    """Not made by ModelService, nor taken over by it."""
-    return bool(obj["metadata"].get("labels", {}).get(MANAGED_BY_KEY) != MANAGED_BY_VALUE)
+    """Not made by ModelService, nor taken over by it.
+
+    The label alone does not tell: a copy of a service of ours that somebody else applied has it.
+    """
+    meta = obj["metadata"]
+    labelled = meta.get("labels", {}).get(MANAGED_BY_KEY) == MANAGED_BY_VALUE
+    return not (labelled and any(map(ours, meta.get("managedFields", ()))))
 
 
 def etag_of(obj: Mapping[str, Any]) -> str:

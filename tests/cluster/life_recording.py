@@ -114,7 +114,8 @@ def _trimmed(kind: str, obj: Object) -> Object:
     """Without what no reader of statuses looks at."""
     trimmed: Object = _without_nulls(obj)
     metadata = trimmed["metadata"]
-    metadata.pop("resourceVersion", None)
+    if kind != "service":  # whose events name the one that KServe looked at
+        metadata.pop("resourceVersion", None)
     owners = metadata.pop("managedFields", [])
     if kind == "service":
         metadata["managedFields"] = [{**o, "fieldsV1": _spec_fields(o)} for o in owners]

@@ -1,12 +1,14 @@
 """Whether KServe refuses what was asked, by evidence that is newer than the write.
 
-Right after a fixing write the object still carries the refusal of the one before. So a refusal
-counts when it was seen to move after this process first held the generation, or when the cluster's
-own times put it after the write. A generation of 1 has no write before it.
+Right after a fixing write the object still carries the refusal of the one before, and a busy
+controller may go on saying so. So a status counts when it was seen to move after this process first
+held the generation, or when the cluster's own times put it after the write; an event when KServe
+looked at an object of this generation, or long after the write. A generation of 1 has no write
+before it.
 
 Where nothing tells, a refusal that has stood for a while counts too: a second write that is refused
-for the same cause may leave the status as it was, and Kubernetes drops an object's events after
-some 25.
+for the same cause may leave the status as it was, its event is counted with the first one's, and
+Kubernetes drops an object's events after some 25.
 """
 
 from __future__ import annotations
@@ -24,26 +26,30 @@ from server.domain.rollout import Rollout
 
 # Events carry the clock of KServe's controller, not the API server's.
 CLOCKS_DIFFER_BY = timedelta(seconds=1)
-
-Mark = tuple[object, ...]
+# How long after a write a controller may still act on the object before it.
+CONTROLLER_LAGS_BY = timedelta(seconds=5)
+# Of a service whose status never rests; the first ones matter.
+MOST_VERSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a process remembers of one rollout: how things stood when it first held it.
+    """What a process remembers of one rollout: the status when it first held it, and every
+    resourceVersion that the object has had since.
 
     `refused_since`: when a refusal newer than the write was first seen to stand.
     """
 
     rollout: Rollout | None = None
     status: Object = field(default_factory=dict)
-    events: frozenset[Mark] = frozenset()
+    versions: frozenset[str] = frozenset()
     refused_since: datetime | None = None
 
     def updated(self, observed: Observed, now: datetime) -> Evidence:
         """Take in what is seen now; to be called at each change."""
         rollout = rollout_of(observed.service)
         held = self if rollout == self.rollout else _first_held(rollout, observed)
+        held = replace(held, versions=_with_version(held.versions, observed.service))
         if held.refusal(observed, now) is None:
             return replace(held, refused_since=None)
         return replace(held, refused_since=held.refused_since or now)
@@ -76,11 +82,17 @@ class Evidence:
             last = moment(event.get("lastTimestamp")) or written
             about_then = written - CLOCKS_DIFFER_BY <= last
             if (
-                _mark(event) not in self.events
-                or last > written + CLOCKS_DIFFER_BY
+                self._is_about_this(event)
+                or last > written + CONTROLLER_LAGS_BY
                 or (about_then and now >= written + patience.unproven)
             ):
                 yield event
+
+    def _is_about_this(self, event: Object) -> bool:
+        """Whether KServe had the write when it first said so."""
+        seen = part(event, "involvedObject").get("resourceVersion")
+        first = self.rollout is not None and self.rollout.generation == 1
+        return first or seen in self.versions
 
     def _status_is_new(self, service: Object, now: datetime, patience: Patience) -> bool:
         written = written_at(service)
@@ -111,8 +123,7 @@ def written_at(service: Object) -> datetime:
 def _first_held(rollout: Rollout, observed: Observed) -> Evidence:
     if rollout.generation == 1:
         return Evidence(rollout)
-    marks = frozenset(map(_mark, _events_of(observed)))
-    return Evidence(rollout, part(observed.service, "status"), marks)
+    return Evidence(rollout, part(observed.service, "status"))
 
 
 def _status_written_at(service: Object) -> datetime | None:
@@ -129,5 +140,6 @@ def _events_of(observed: Observed) -> Iterator[Object]:
     return (e for e in observed.events if part(e, "involvedObject").get("uid") == uid)
 
 
-def _mark(event: Object) -> Mark:
-    return (uid_of(event), event.get("count"), event.get("lastTimestamp"))
+def _with_version(versions: frozenset[str], service: Object) -> frozenset[str]:
+    version = str(part(service, "metadata").get("resourceVersion", ""))
+    return versions if len(versions) >= MOST_VERSIONS else versions | {version}

@@ -18,8 +18,8 @@ def fixed_by_a_second_write() -> tuple[Observed, datetime]:
     observed, now = end("unknown_runtime")
     [ours, *others] = observed.service["metadata"]["managedFields"]
     ours = {**ours, "time": stamp(now)}
-    written = {"metadata": {"generation": 2, "managedFields": [ours, *others]}}
-    return with_service(observed, written), now
+    metadata = {"generation": 2, "resourceVersion": "900", "managedFields": [ours, *others]}
+    return with_service(observed, {"metadata": metadata}), now
 
 
 def test_the_refusal_of_the_write_before_does_not_count_after_a_fixing_write() -> None:
@@ -29,13 +29,30 @@ def test_the_refusal_of_the_write_before_does_not_count_after_a_fixing_write() -
     assert evidence.refusal(observed, now + 20 * SECOND) is None
 
 
-def test_an_event_that_is_seen_to_move_counts() -> None:
+def test_an_event_about_an_object_of_this_rollout_counts() -> None:
+    observed, now = fixed_by_a_second_write()
+    evidence = Evidence().updated(observed, now)
+    told = warning(observed.service, "InternalError", WORDS, now)
+    told["involvedObject"]["resourceVersion"] = "900"
+    refused = replace(observed, events=(*observed.events, told))
+    assert evidence.refusal(refused, now)
+    assert evidence.updated(refused, now).refused_since == now
+
+
+def test_what_a_busy_controller_says_late_of_the_object_before_does_not_count() -> None:
     observed, now = fixed_by_a_second_write()
     evidence = Evidence().updated(observed, now)
     [event] = observed.events
-    moved = replace(observed, events=({**event, "count": event["count"] + 1},))
-    assert evidence.refusal(moved, now)
-    assert evidence.updated(moved, now).refused_since == now
+    late = {**event, "count": event["count"] + 1, "lastTimestamp": stamp(now + 2 * SECOND)}
+    assert evidence.refusal(replace(observed, events=(late,)), now + 20 * SECOND) is None
+
+
+def test_an_event_that_goes_on_long_after_the_write_counts() -> None:
+    observed, now = fixed_by_a_second_write()
+    evidence = Evidence().updated(observed, now)
+    [event] = observed.events
+    again = {**event, "count": event["count"] + 1, "lastTimestamp": stamp(now + 6 * SECOND)}
+    assert evidence.refusal(replace(observed, events=(again,)), now + 7 * SECOND)
 
 
 def test_a_status_that_is_seen_to_move_counts() -> None:
@@ -65,8 +82,8 @@ def test_a_process_that_missed_the_write_goes_by_the_clusters_own_times() -> Non
     same_second = replace(observed, events=(told,))
     evidence = Evidence().updated(same_second, now)
     assert evidence.refusal(same_second, now) is None
-    later = replace(observed, events=({**told, "lastTimestamp": stamp(now + 2 * SECOND)},))
-    refusal = Evidence().updated(later, now + 2 * SECOND).refusal(later, now + 2 * SECOND)
+    later = replace(observed, events=({**told, "lastTimestamp": stamp(now + 6 * SECOND)},))
+    refusal = Evidence().updated(later, now + 6 * SECOND).refusal(later, now + 6 * SECOND)
     assert refusal
     assert refusal.words == WORDS
 

@@ -11,10 +11,9 @@ from datetime import timedelta
 
 import structlog
 
-from server.api import health as health_service
 from server.api.answers import Answers
 from server.api.calls import Calls
-from server.api.health import LIVE, SERVING, Health
+from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting
 from server.api.listening import grpc_server, listen
 from server.api.servicer import ModelService
 from server.control.deploying import Deploying
@@ -53,7 +52,7 @@ class Application:
 
     async def start(self) -> int:
         """Listen, and answer the port. Raises AddressUnusable."""
-        self._health.tell({LIVE: SERVING})
+        self._health.tell({LIVE: SERVING, **present(self._view, self._cluster)})
         address = self._settings.serving.listen
         port = await listen(self._server, address)
         log.info("listening", address=f"{address.rpartition(':')[0]}:{port}")
@@ -63,7 +62,9 @@ class Application:
         """Serve until `stop`, then end within the grace. Raises what a part of it died of."""
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(self._follow(), name="status feed")
-            telling = tasks.create_task(self._tell_health(), name="health")
+            telling = tasks.create_task(
+                keep_told(self._health, self._view, self._cluster), name="health"
+            )
             try:
                 await stop.wait()
             finally:
@@ -75,14 +76,11 @@ class Application:
         await follow(self._view, self._cluster)
         raise AssertionError("the feed never ends by itself")
 
-    async def _tell_health(self) -> None:
-        await health_service.keep_told(self._health, self._view, self._cluster)
-
     async def _stop(self) -> None:
         """End every call: new ones go elsewhere first, then streams are told, then none is left."""
         delay, grace = self._settings.stop.delay, self._settings.stop.grace
         log.info("stopping", grace=grace.total_seconds())
-        health_service.stop_admitting(self._health)
+        stop_admitting(self._health)
         await asyncio.sleep(delay.total_seconds())
         # An open stream would use up the whole grace.
         self._view.stop()

@@ -26,9 +26,9 @@ ROOT = Path(__file__).parents[1]
 class Alone:
     """The process, and what it has logged."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, program: str, environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.alone"],
+            [sys.executable, "-m", program],
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
@@ -73,9 +73,9 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def alone(**environment: str) -> Iterator[Alone]:
-    """The process for the length of a block."""
-    server = Alone(environment)
+def alone(program: str = "tests.alone", /, **environment: str) -> Iterator[Alone]:
+    """The process, or that of another program which logs alike, for the length of a block."""
+    server = Alone(program, environment)
     try:
         yield server
     finally:

@@ -93,7 +93,7 @@ class Answers:
         age = self._cluster.age()
         if age is None:
             return None
-        # FromTimedelta takes ten times as long, which a tenth of a Get's time is.
+        # FromTimedelta would take a tenth of the time that a whole Get has.
         return Duration(
             seconds=age.days * _DAY_SECONDS + age.seconds, nanos=age.microseconds * 1000
         )

@@ -78,7 +78,7 @@ async def keep_told(health: Health, view: View, cluster: Cluster) -> None:
     the service "cluster" follows it.
     """
     while True:
-        health.tell(_present(view, cluster))
+        health.tell(present(view, cluster))
         await asyncio.sleep(CHECK_SECONDS)
 
 
@@ -87,7 +87,8 @@ def stop_admitting(health: Health) -> None:
     health.tell({"": NOT_SERVING, SERVICE: NOT_SERVING})
 
 
-def _present(view: View, cluster: Cluster) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
+def present(view: View, cluster: Cluster) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
+    """What holds now, by service."""
     ready = SERVING if view.synced and not view.stopping else NOT_SERVING
     reachable = SERVING if cluster.reachable() else NOT_SERVING
     return {"": ready, SERVICE: ready, CLUSTER: reachable}

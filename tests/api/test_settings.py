@@ -9,11 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server import __version__
 from server.__main__ import main
-from tests.alone import ROOT, clean_environment
+from tests.alone import ROOT, alone, clean_environment
+from tests.refusals import refused
+
+from .asking import deploy
 
 KUBECONFIG = """\
 apiVersion: v1
@@ -123,6 +131,25 @@ def test_a_port_in_use_is_one_clear_line(kubeconfig) -> None:
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert address in ended.stderr
+
+
+def test_a_cluster_out_of_reach_is_told_by_health_and_does_not_end_the_server(kubeconfig) -> None:
+    enabled = {"KSERVE_ENABLED": "true", "KUBERNETES_KUBECONFIG": kubeconfig}
+    with alone("server", **enabled, MODELSERVICE_STOP_DELAY="0") as running:
+        with grpc.insecure_channel(running.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            statuses = [
+                health.Check(HealthCheckRequest(service=service), wait_for_ready=True).status
+                for service in ("live", "", "cluster")
+            ]
+            assert statuses == [
+                HealthCheckResponse.SERVING,
+                HealthCheckResponse.NOT_SERVING,
+                HealthCheckResponse.NOT_SERVING,
+            ]
+            call = ModelServiceStub(channel).Deploy
+            refused(StatusCode.UNAVAILABLE, "CLUSTER_UNAVAILABLE", call, deploy("svc"))
+        assert running.stop() == 0
 
 
 def test_help_lists_every_setting_with_its_default() -> None:

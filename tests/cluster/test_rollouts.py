@@ -74,10 +74,6 @@ def scale(lab: Lab, namespace: str, name: str, replicas: int) -> None:
     )
 
 
-def desired(service: InferenceService) -> int:
-    return service.status.components[0].desired_replicas
-
-
 def available(service: InferenceService) -> int:
     return service.status.components[0].ready_replicas
 

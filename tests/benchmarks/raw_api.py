@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 from modelservice.v1 import model_service_pb2 as pb
 
-from server.adapters.kserve.kserve_config import KServeConfig
-from server.adapters.kserve.planning import Plan, plan_of
+from server.adapters.kserve.writing.kserve_config import KServeConfig
+from server.adapters.kserve.writing.planning import Plan, plan_of
 from server.api.requests import deploy_of
 from server.control.scope import Scope
 from server.domain.canonical import canonical_deploy

@@ -15,10 +15,10 @@ import pytest
 
 from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.manifest import Wish, manifest_of
-from server.adapters.kserve.refusals import refusal
-from server.adapters.kserve.resource_defaults import SHIPPED
-from server.adapters.kserve.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.manifests.manifest import Wish, manifest_of
+from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.writing.refusals import refusal
+from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects, Terms
 from server.domain.commands import Action, Delete, Deploy
 from server.domain.errors import (
     ClusterUnavailable,

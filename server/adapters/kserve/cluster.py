@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.attempts import derived
-from server.adapters.kserve.deleting import Deleting
-from server.adapters.kserve.feed import StatusFeed
-from server.adapters.kserve.kserve_config import ConfigReader
-from server.adapters.kserve.service_objects import Allowance, ServiceObjects
-from server.adapters.kserve.writing import Writing
+from server.adapters.kserve.following.feed import StatusFeed
+from server.adapters.kserve.writing.attempts import derived
+from server.adapters.kserve.writing.deleting import Deleting
+from server.adapters.kserve.writing.kserve_config import ConfigReader
+from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
+from server.adapters.kserve.writing.writing import Writing
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.ports import FeedEvent

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from server.adapters.kserve.evidence import Evidence
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.observing import facts_of, status_of
+from server.adapters.kserve.observing.evidence import Evidence
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observing import facts_of, status_of
 from server.domain.decision import Decision, decide
 from server.domain.facts import Facts
 from server.domain.status import FailureReason, InferenceServiceStatus, State

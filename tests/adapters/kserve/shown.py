@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from server.adapters.kserve.evidence import Evidence
 from server.adapters.kserve.objects import uid_of
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.observing import facts_of
+from server.adapters.kserve.observing.evidence import Evidence
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observing import facts_of
 from server.domain.decision import Decision, decide
 from server.domain.facts import Facts
 from tests.adapters.kserve.replaying import merged, recording

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from server.adapters.kserve.manifest import Wish, manifest_of
+from server.adapters.kserve.manifests.manifest import Wish, manifest_of
+from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.names import FIELD_MANAGER
-from server.adapters.kserve.resource_defaults import SHIPPED
 from server.domain.inference_service import Resources
 
 UID = "8b686dd3-998b-4abb-a666-2dd874ed3939"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.applied import is_applied
-from server.adapters.kserve.components import parts_of
-from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing.applied import is_applied
+from server.adapters.kserve.observing.components import parts_of
+from server.adapters.kserve.observing.observed import Observed
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import serving, serving_model, with_service
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.feed import StatusFeed
-from server.adapters.kserve.logs import LogWanted
-from server.adapters.kserve.mirror import Mirror
+from server.adapters.kserve.following.feed import StatusFeed
+from server.adapters.kserve.following.mirror import Mirror
+from server.adapters.kserve.observing.logs import LogWanted
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.status import FailureReason, State
 from server.ports import Changed, FeedEvent, Gone, Synced
@@ -279,7 +279,7 @@ async def test_a_failures_log_is_fetched_once_and_told_with_it(
 ) -> None:
     wanted = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
     monkeypatch.setattr("server.domain.decision.NO_CONTROLLER_AFTER", timedelta(seconds=0))
-    monkeypatch.setattr("server.adapters.kserve.deriving.log_wanted", lambda *_: wanted)
+    monkeypatch.setattr("server.adapters.kserve.following.deriving.log_wanted", lambda *_: wanted)
     server.texts["/api/v1/namespaces/team-a/pods/pod-1/log"] = "loading\nout of luck\n"
     await server.put(SERVICES, service())
     async with followed(api) as told:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.held_services import HeldServices, generation_of
+from server.adapters.kserve.following.held_services import HeldServices, generation_of
 from server.adapters.kserve.objects import uid_of
 from server.domain.inference_service import ServiceKey
 

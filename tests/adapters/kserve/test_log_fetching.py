@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered
-from server.adapters.kserve.log_fetching import LogFetching
-from server.adapters.kserve.logs import LogWanted
+from server.adapters.kserve.following.log_fetching import LogFetching
+from server.adapters.kserve.observing.logs import LogWanted
 from server.domain.inference_service import ServiceKey
 from tests.adapters.kserve.waiting import eventually
 
@@ -43,7 +43,7 @@ class Fetches:
 async def fetching(
     fetches: Fetches, api: ApiServer, patch: pytest.MonkeyPatch
 ) -> AsyncIterator[LogFetching]:
-    patch.setattr("server.adapters.kserve.log_fetching.fetch_log", fetches.fetch)
+    patch.setattr("server.adapters.kserve.following.log_fetching.fetch_log", fetches.fetch)
     logs = LogFetching(api, fetches.keep)
     running = asyncio.create_task(logs.run())
     try:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.logs import (
+from server.adapters.kserve.observing.logs import (
     MOST_BYTES,
     MOST_LINES,
     LogWanted,
@@ -17,7 +17,7 @@ from server.adapters.kserve.logs import (
     fetch_log,
     log_wanted,
 )
-from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import decide
 from tests.adapters.kserve.replaying import told
 from tests.adapters.kserve.scripted_server import ScriptedServer

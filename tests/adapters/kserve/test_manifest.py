@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.manifest import Wish, manifest_of, without_scaling
-from server.adapters.kserve.resource_defaults import SHIPPED
-from server.adapters.kserve.riders import marker_of
+from server.adapters.kserve.manifests.manifest import Wish, manifest_of, without_scaling
+from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.riders import marker_of
 from server.domain.admission import PastRequest
 from server.domain.canonical import canonical_spec
 from server.domain.commands import Action

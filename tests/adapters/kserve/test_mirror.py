@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.mirror import Mirror
-from server.adapters.kserve.resources import Kind, Resource, followed
-from server.adapters.kserve.watch_stream import WatchEvent
+from server.adapters.kserve.following.mirror import Mirror
+from server.adapters.kserve.following.resources import Kind, Resource, followed
+from server.adapters.kserve.following.watch_stream import WatchEvent
 from server.domain.inference_service import ServiceKey
 
 IRIS = ServiceKey("team-a", "iris")

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from server.adapters.kserve.components import parts_of, workloads_of
 from server.adapters.kserve.objects import holds, moment, name_of
-from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing.components import parts_of, workloads_of
+from server.adapters.kserve.observing.observed import Observed
 from server.domain.status import Component, FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.kserve_config import KServeConfig
-from server.adapters.kserve.manifest import Wish, manifest_of
+from server.adapters.kserve.manifests.manifest import Wish, manifest_of
+from server.adapters.kserve.manifests.reading_back import requests_of
+from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.riders import marker_of, restart_of
 from server.adapters.kserve.names import FIELD_MANAGER
-from server.adapters.kserve.planning import Plan, plan_of
-from server.adapters.kserve.reading_back import requests_of
-from server.adapters.kserve.resource_defaults import SHIPPED
-from server.adapters.kserve.riders import marker_of, restart_of
+from server.adapters.kserve.writing.kserve_config import KServeConfig
+from server.adapters.kserve.writing.planning import Plan, plan_of
 from server.domain.admission import PastRequest
 from server.domain.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.manifest import Wish
-from server.adapters.kserve.reading_back import requests_of, service_of
-from server.adapters.kserve.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.manifest import Wish
+from server.adapters.kserve.manifests.reading_back import requests_of, service_of
+from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.domain.admission import PastRequest
 from server.domain.commands import Action
 from server.domain.inference_service import (

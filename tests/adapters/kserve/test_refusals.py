@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.adapters.kserve.api_server import Answer
-from server.adapters.kserve.refusals import (
+from server.adapters.kserve.writing.refusals import (
     has_two_predictors,
     is_absent,
     is_field_conflict,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.watch_stream import (
+from server.adapters.kserve.following.watch_stream import (
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
     Backoff,

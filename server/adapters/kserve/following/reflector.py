@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
-from server.adapters.kserve.resources import Resource
-from server.adapters.kserve.watch_stream import (
+from server.adapters.kserve.following.resources import Resource
+from server.adapters.kserve.following.watch_stream import (
     Backoff,
     Expired,
     Lines,

@@ -7,28 +7,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.adapters.kserve.api_server import Answer
-from server.adapters.kserve.attempts import (
+from server.adapters.kserve.following.feed import StatusFeed
+from server.adapters.kserve.manifests.ownership import predictor_owners
+from server.adapters.kserve.manifests.reading_back import UNJUDGED, service_of
+from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
+from server.adapters.kserve.writing.attempts import (
     Present,
     Stale,
     attempted,
     derived,
     rollout_of,
 )
-from server.adapters.kserve.feed import StatusFeed
-from server.adapters.kserve.kserve_config import ConfigReader
-from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
-from server.adapters.kserve.ownership import predictor_owners
-from server.adapters.kserve.planning import Plan, plan_of
-from server.adapters.kserve.reading_back import UNJUDGED, service_of
-from server.adapters.kserve.refusals import (
+from server.adapters.kserve.writing.kserve_config import ConfigReader
+from server.adapters.kserve.writing.planning import Plan, plan_of
+from server.adapters.kserve.writing.refusals import (
     has_two_predictors,
     is_field_conflict,
     is_stale,
     owned_by_others,
     refusal,
 )
-from server.adapters.kserve.service_objects import Allowance, ServiceObjects, Terms
-from server.adapters.kserve.taking_over import predictor_taken_over, replacement, tried
+from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.writing.taking_over import predictor_taken_over, replacement, tried
 from server.domain.admission import PastRequest
 from server.domain.commands import Action, Applied, Deploy
 from server.domain.errors import ServiceDeleting, ServiceError, UpdatesDisabled

@@ -6,16 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.containers import (
-    Exit,
-    init_statuses,
-    is_live,
-    is_ready,
-    last_exit,
-    main_statuses,
-    steady_at,
-)
-from server.adapters.kserve.masking import masked, secret_values
 from server.adapters.kserve.objects import (
     Object,
     condition,
@@ -25,8 +15,18 @@ from server.adapters.kserve.objects import (
     part,
     uid_of,
 )
-from server.adapters.kserve.patience import Patience
-from server.adapters.kserve.sayings import REMEDIES
+from server.adapters.kserve.observing.containers import (
+    Exit,
+    init_statuses,
+    is_live,
+    is_ready,
+    last_exit,
+    main_statuses,
+    steady_at,
+)
+from server.adapters.kserve.observing.masking import masked, secret_values
+from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.facts import Problem
 from server.domain.status import Component, Failure, FailureReason
 

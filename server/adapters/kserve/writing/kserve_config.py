@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
-from server.adapters.kserve.refusals import unavailable
-from server.adapters.kserve.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.writing.refusals import unavailable
 from server.domain.inference_service import Resources
 from server.domain.quantities import canonical
 from server.domain.spec_checks import DEPLOYMENT_MODES

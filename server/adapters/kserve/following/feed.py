@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 import structlog
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.deriving import Deriving
-from server.adapters.kserve.log_fetching import LogFetching
-from server.adapters.kserve.logs import LogWanted
-from server.adapters.kserve.mirror import Mirror
-from server.adapters.kserve.probe import Probe
-from server.adapters.kserve.reflector import Reflector
-from server.adapters.kserve.resources import followed
+from server.adapters.kserve.following.deriving import Deriving
+from server.adapters.kserve.following.log_fetching import LogFetching
+from server.adapters.kserve.following.mirror import Mirror
+from server.adapters.kserve.following.probe import Probe
+from server.adapters.kserve.following.reflector import Reflector
+from server.adapters.kserve.following.resources import followed
+from server.adapters.kserve.observing.logs import LogWanted
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone, Synced
 

@@ -8,14 +8,14 @@ from datetime import datetime
 
 import structlog
 
-from server.adapters.kserve.evidence import Evidence
-from server.adapters.kserve.held_services import generation_of
-from server.adapters.kserve.logs import LogWanted, log_wanted
-from server.adapters.kserve.mirror import Mirror
+from server.adapters.kserve.following.held_services import generation_of
+from server.adapters.kserve.following.mirror import Mirror
+from server.adapters.kserve.manifests.reading_back import service_of
 from server.adapters.kserve.objects import uid_of
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.observing import facts_of, status_of
-from server.adapters.kserve.reading_back import service_of
+from server.adapters.kserve.observing.evidence import Evidence
+from server.adapters.kserve.observing.logs import LogWanted, log_wanted
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observing import facts_of, status_of
 from server.domain.decision import Decision, decide
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.status import InferenceServiceStatus, State

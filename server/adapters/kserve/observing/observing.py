@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from server.adapters.kserve.component_facts import component_facts
-from server.adapters.kserve.components import parts_of
-from server.adapters.kserve.evidence import Evidence, rollout_of, written_at
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import (
     Object,
@@ -19,9 +16,12 @@ from server.adapters.kserve.objects import (
     moment,
     part,
 )
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.patience import PATIENCE, Patience
-from server.adapters.kserve.sayings import REMEDIES
+from server.adapters.kserve.observing.component_facts import component_facts
+from server.adapters.kserve.observing.components import parts_of
+from server.adapters.kserve.observing.evidence import Evidence, rollout_of, written_at
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.patience import PATIENCE, Patience
+from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.commands import STOP_ANNOTATION
 from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem

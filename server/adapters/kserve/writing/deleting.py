@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from server.adapters.kserve.api_server import Answer
-from server.adapters.kserve.attempts import Present, Stale, attempted, derived
-from server.adapters.kserve.feed import StatusFeed
+from server.adapters.kserve.following.feed import StatusFeed
+from server.adapters.kserve.manifests.reading_back import UNJUDGED, service_of
 from server.adapters.kserve.names import KIND
-from server.adapters.kserve.reading_back import UNJUDGED, service_of
-from server.adapters.kserve.refusals import is_stale, refusal
-from server.adapters.kserve.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.writing.attempts import Present, Stale, attempted, derived
+from server.adapters.kserve.writing.refusals import is_stale, refusal
+from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects, Terms
 from server.domain.admission import admit_delete
 from server.domain.commands import Delete
 from server.domain.errors import ServiceError

@@ -9,10 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from server.adapters.kserve.feed import StatusFeed
-from server.adapters.kserve.reading_back import UNJUDGED, key_of, service_of
-from server.adapters.kserve.refusals import unavailable
-from server.adapters.kserve.service_objects import Allowance, ServiceObjects
+from server.adapters.kserve.following.feed import StatusFeed
+from server.adapters.kserve.manifests.reading_back import UNJUDGED, key_of, service_of
+from server.adapters.kserve.writing.refusals import unavailable
+from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
 from server.domain.errors import ConcurrentWrite
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.rollout import Rollout

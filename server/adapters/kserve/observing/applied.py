@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.adapters.kserve.components import Part
+from server.adapters.kserve.manifests.ownership import predictor_owners
 from server.adapters.kserve.names import CONTAINER, ROLLOUT_ANNOTATION
 from server.adapters.kserve.objects import Object, annotations_of, items, named, part
-from server.adapters.kserve.ownership import predictor_owners
+from server.adapters.kserve.observing.components import Part
 from server.domain.quantities import value
 from server.domain.status import Component
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from server.adapters.kserve.objects import Object, items, moment, part
-from server.adapters.kserve.patience import Patience
+from server.adapters.kserve.observing.patience import Patience
 
 
 @dataclass(frozen=True, slots=True)

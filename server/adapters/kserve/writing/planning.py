@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from server.adapters.kserve.kserve_config import STANDARD, KServeConfig
-from server.adapters.kserve.manifest import Wish, manifest_of, without_scaling
+from server.adapters.kserve.manifests.manifest import Wish, manifest_of, without_scaling
+from server.adapters.kserve.manifests.ownership import ours, owned, predictor_owners, project
+from server.adapters.kserve.manifests.reading_back import UNJUDGED, requests_of, stored_of, unfit_of
+from server.adapters.kserve.manifests.riders import marker_of, restart_of
 from server.adapters.kserve.names import (
     MODE_ANNOTATION,
     SCALING_FIELDS,
     UPDATES_DISABLED_ANNOTATION,
 )
-from server.adapters.kserve.ownership import ours, owned, predictor_owners, project
-from server.adapters.kserve.reading_back import UNJUDGED, requests_of, stored_of, unfit_of
-from server.adapters.kserve.riders import marker_of, restart_of
+from server.adapters.kserve.writing.kserve_config import STANDARD, KServeConfig
 from server.domain.admission import (
     PastRequest,
     Stored,

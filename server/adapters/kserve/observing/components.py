@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from server.adapters.kserve.objects import Object, condition, controller_of, name_of, part, uid_of
-from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing.observed import Observed
 from server.domain.status import Component
 
 HASH_LABEL = "pod-template-hash"

@@ -5,19 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from server.adapters.kserve.applied import is_applied
-from server.adapters.kserve.components import (
-    Part,
-    Workload,
-    autoscaler_of,
-    count,
-    generation_seen,
-    progress_of,
-    replicas_of,
-    workloads_of,
-)
-from server.adapters.kserve.containers import is_live, is_ready, unsteady
-from server.adapters.kserve.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.objects import (
     Object,
     annotations_of,
@@ -27,8 +14,21 @@ from server.adapters.kserve.objects import (
     moment,
     part,
 )
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.patience import Patience
+from server.adapters.kserve.observing.applied import is_applied
+from server.adapters.kserve.observing.components import (
+    Part,
+    Workload,
+    autoscaler_of,
+    count,
+    generation_seen,
+    progress_of,
+    replicas_of,
+    workloads_of,
+)
+from server.adapters.kserve.observing.containers import is_live, is_ready, unsteady
+from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.patience import Patience
 from server.domain.facts import ComponentFacts
 from server.domain.status import ComponentStatus
 

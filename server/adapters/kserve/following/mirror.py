@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from server.adapters.kserve.held_services import HeldServices
+from server.adapters.kserve.following.held_services import HeldServices
+from server.adapters.kserve.following.resources import SERVICE_LABEL, Kind, Resource
+from server.adapters.kserve.following.watch_stream import WatchEvent
 from server.adapters.kserve.objects import Object, uid_of
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.resources import SERVICE_LABEL, Kind, Resource
-from server.adapters.kserve.watch_stream import WatchEvent
+from server.adapters.kserve.observing.observed import Observed
 from server.domain.inference_service import ServiceKey
 
 # The watch shows a write within milliseconds; after so many seconds it never will.

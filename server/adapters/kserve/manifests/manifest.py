@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from server.adapters.kserve.manifests.resource_defaults import beside_container, beside_model
+from server.adapters.kserve.manifests.riders import riders_of
 from server.adapters.kserve.names import (
     API_VERSION,
     CONTAINER,
@@ -15,8 +17,6 @@ from server.adapters.kserve.names import (
     MODE_ANNOTATION,
     SCALING_FIELDS,
 )
-from server.adapters.kserve.resource_defaults import beside_container, beside_model
-from server.adapters.kserve.riders import riders_of
 from server.domain.admission import PastRequest
 from server.domain.commands import fingerprint
 from server.domain.inference_service import (

@@ -13,7 +13,7 @@ from typing import Any
 
 from server.adapters.kserve.api_server import Answer, ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER, RESOURCE
-from server.adapters.kserve.refusals import (
+from server.adapters.kserve.writing.refusals import (
     is_absent,
     outcome_unknown,
     refusal,

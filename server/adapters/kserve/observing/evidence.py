@@ -18,9 +18,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from server.adapters.kserve.objects import Object, created_at, items, moment, part, uid_of
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.patience import PATIENCE, Patience
-from server.adapters.kserve.refusal_reading import Refusal, refusal_in_event, refusal_in_status
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.patience import PATIENCE, Patience
+from server.adapters.kserve.observing.refusal_reading import (
+    Refusal,
+    refusal_in_event,
+    refusal_in_status,
+)
 from server.domain.facts import Problem
 from server.domain.rollout import Rollout
 

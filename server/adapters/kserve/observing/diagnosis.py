@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.components import Part, Workload, progress_of
 from server.adapters.kserve.objects import Object, condition, moment, part
-from server.adapters.kserve.observed import Observed
-from server.adapters.kserve.patience import Patience
-from server.adapters.kserve.pod_problems import (
+from server.adapters.kserve.observing.components import Part, Workload, progress_of
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.pod_problems import (
     PodSight,
     pod_problems,
     unanswering_at,
     warnings_about,
 )
-from server.adapters.kserve.sayings import REMEDIES
+from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.facts import Problem
 from server.domain.status import Component, Failure, FailureReason
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER
-from server.adapters.kserve.ownership import (
+from server.adapters.kserve.manifests.ownership import (
     PREDICTOR,
     Entry,
     Fields,
@@ -21,6 +20,7 @@ from server.adapters.kserve.ownership import (
     owned,
     project,
 )
+from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER
 
 _NEW_ENTRY: Entry = {
     "manager": FIELD_MANAGER,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from server.adapters.kserve.manifest import predictor_of
+from server.adapters.kserve.manifests.manifest import predictor_of
 from server.adapters.kserve.names import CONTAINER, OUR_PREFIX
 from server.domain.inference_service import (
     ContainerPredictor,

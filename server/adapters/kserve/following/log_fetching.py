@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
-from server.adapters.kserve.logs import LogWanted, fetch_log
+from server.adapters.kserve.observing.logs import LogWanted, fetch_log
 from server.domain.inference_service import ServiceKey
 
 log = structlog.get_logger(__name__)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.containers import init_statuses, main_statuses
-from server.adapters.kserve.masking import masked, secret_values
 from server.adapters.kserve.objects import Object, items, name_of, named, part
-from server.adapters.kserve.observed import Observed
+from server.adapters.kserve.observing.containers import init_statuses, main_statuses
+from server.adapters.kserve.observing.masking import masked, secret_values
+from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import Decision
 from server.domain.status import FailureReason
 

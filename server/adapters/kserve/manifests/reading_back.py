@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from server.adapters.kserve.manifests.ownership import anyones, ours, owned, project
+from server.adapters.kserve.manifests.predictor_reading import spec_of, unfit
+from server.adapters.kserve.manifests.riders import filled_in_of, noted_requests
 from server.adapters.kserve.names import (
     LAST_APPLIED_ANNOTATION,
     MANAGED_BY_KEY,
@@ -15,9 +18,6 @@ from server.adapters.kserve.names import (
     OUR_PREFIX,
     REQUESTS_ANNOTATION,
 )
-from server.adapters.kserve.ownership import anyones, ours, owned, project
-from server.adapters.kserve.predictor_reading import spec_of, unfit
-from server.adapters.kserve.riders import filled_in_of, noted_requests
 from server.domain.admission import PastRequest, Stored
 from server.domain.commands import fingerprint
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey

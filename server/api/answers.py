@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import model_service_pb2 as pb
 
-from server.api.services import SerializedServices
+from server.api.services import ServiceParts, service_message
 from server.control.reading import Listed
 from server.control.watching import Watch, WatchEvent
 from server.domain.commands import Applied
@@ -18,62 +18,65 @@ from server.ports import Cluster
 _DAY_SECONDS = 86_400
 PAGE_BYTES = 2 * 2**20
 
-# Of protobuf's encoding: the wire type of messages, and the parts of a varint's byte.
-_LENGTH_DELIMITED = 2
-_SEVEN_BITS, _MORE = 0x7F, 0x80
-
 
 class Answers:
     """Responses, each with the age of the view that it comes from, in the bytes that are sent.
 
-    Nine parts in ten of the bytes are services, which change seldom: those are kept, and only what
-    stands around them is made for each answer.
+    Nine parts in ten of the bytes that readers get are services, which change seldom: those parts
+    are kept, and only what stands around them is made for each answer. By protobuf's encoding the
+    bytes of a message's parts, one after the other, are the bytes of the whole.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._whole = SerializedServices(log_lines=True)
-        self._brief = SerializedServices(log_lines=False)
+        self._got = ServiceParts(lambda m: pb.GetResponse(service=m), log_lines=True)
+        self._listed = ServiceParts(lambda m: pb.ListResponse(services=[m]), log_lines=False)
+        self._watched = ServiceParts(lambda m: pb.WatchStatusResponse(service=m), log_lines=True)
+        self._watched_among = ServiceParts(
+            lambda m: pb.WatchStatusResponse(service=m), log_lines=False
+        )
 
     def deployed(self, applied: Applied) -> bytes:
         """The answer to a Deploy."""
-        around = pb.DeployResponse(
+        rollout_id = applied.rollout.id if applied.rollout else ""
+        service = service_message(applied.service)
+        if not rollout_id:
+            # That of a dry run would be the name of whatever rollout comes next.
+            service.ClearField("rollout_id")
+        return pb.DeployResponse(
+            service=service,
             action=pb.DeployResponse.Action.Value(f"ACTION_{applied.action.value}"),
-            rollout_id=applied.rollout.id if applied.rollout else "",
+            rollout_id=rollout_id,
             view_age=self._view_age(),
-        )
-        service = self._whole.of(applied.service)
-        return _field(pb.DeployResponse.SERVICE_FIELD_NUMBER, service) + around.SerializeToString()
+        ).SerializeToString()
 
     def got(self, service: InferenceService) -> bytes:
         """The answer to a Get."""
         around = pb.GetResponse(view_age=self._view_age())
-        message = self._whole.of(service)
-        return _field(pb.GetResponse.SERVICE_FIELD_NUMBER, message) + around.SerializeToString()
+        return self._got.of(service) + around.SerializeToString()
 
     def deleted(self, service: InferenceService | None) -> bytes:
         """The answer to a Delete; None: there was nothing."""
-        around = pb.DeleteResponse(view_age=self._view_age()).SerializeToString()
-        if service is None:
-            return around
-        return _field(pb.DeleteResponse.SERVICE_FIELD_NUMBER, self._whole.of(service)) + around
+        return pb.DeleteResponse(
+            service=service_message(service) if service else None, view_age=self._view_age()
+        ).SerializeToString()
 
     def listed(self, listed: Listed, size: int) -> bytes:
         """One page of at most `size` services and PAGE_BYTES, but one service at least."""
-        fields: list[bytes] = []
+        parts: list[bytes] = []
         room, last, token = PAGE_BYTES, None, ""
         for service in listed.services:
-            field = _field(pb.ListResponse.SERVICES_FIELD_NUMBER, self._brief.of(service))
-            room -= len(field)
-            if last and (room < 0 or len(fields) == size):
+            part = self._listed.of(service)
+            room -= len(part)
+            if last and (room < 0 or len(parts) == size):
                 token = listed.token_after(last)
                 break
-            fields.append(field)
+            parts.append(part)
             last = service
         around = pb.ListResponse(
             next_page_token=token, total_size=listed.total, view_age=self._view_age()
         )
-        return b"".join(fields) + around.SerializeToString()
+        return b"".join(parts) + around.SerializeToString()
 
     def watched(self, watch: Watch, event: WatchEvent) -> bytes:
         """One message of a watch; log lines only where it is for one service."""
@@ -85,9 +88,8 @@ class Answers:
         ).SerializeToString()
         if event.service is None:
             return around
-        services = self._whole if watch.target.name else self._brief
-        service = services.of(event.service)
-        return _field(pb.WatchStatusResponse.SERVICE_FIELD_NUMBER, service) + around
+        parts = self._watched if watch.target.name else self._watched_among
+        return parts.of(event.service) + around
 
     def _view_age(self) -> Duration | None:
         age = self._cluster.age()
@@ -102,14 +104,3 @@ class Answers:
 def _now() -> Timestamp:
     seconds, nanos = divmod(time.time_ns(), 10**9)
     return Timestamp(seconds=seconds, nanos=nanos)
-
-
-def _field(number: int, message: bytes) -> bytes:
-    """A message as a field of another, on the wire; there, fields may come in any order."""
-    head = bytearray((number << 3 | _LENGTH_DELIMITED,))
-    length = len(message)
-    while length > _SEVEN_BITS:
-        head.append(length & _SEVEN_BITS | _MORE)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + message

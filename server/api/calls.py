@@ -68,7 +68,7 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._handlers[method]
 
     async def drained(self) -> None:
-        """Wait until no call is open."""
+        """Wait until no call is open, but for those of reflection."""
         while self._open:
             self._idle.clear()
             await self._idle.wait()
@@ -90,7 +90,9 @@ class Calls(grpc.aio.ServerInterceptor):
 
     async def _call(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
         line = _Line(method, request, self._default_namespace)
-        self._open += 1
+        # A reflection stream stays open for as long as its caller likes, and asks nothing.
+        counted = not method.startswith("/grpc.reflection.")
+        self._open += counted
         try:
             answer = await _answered(behaviour, request, context)
             line.write(grpc.StatusCode.OK)
@@ -109,7 +111,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 raise
             await _refuse(e, line, context)
         finally:
-            self._open -= 1
+            self._open -= counted
             if not self._open:
                 self._idle.set()
 

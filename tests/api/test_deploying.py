@@ -128,6 +128,7 @@ def test_create_only_refuses_an_existing_service(stub, name) -> None:
 
 def test_validate_only_says_what_would_be_and_stores_nothing(stub, name) -> None:
     answer = stub.Deploy(deploy(name, validate_only=True))
+    assert not answer.service.rollout_id
     assert (answer.action, answer.rollout_id) == (CREATED, "")
     assert answer.service.spec == container()
     refused(StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND", stub.Get, GetRequest(name=name))

@@ -60,7 +60,6 @@ DOCUMENTED = {
     "Delete": WRITES,
     "WatchStatus": {
         "RESUME_TOKEN_INVALID",
-        "TOO_MANY_STREAMS",
         "SERVICE_NOT_FOUND",
         "VIEW_BEHIND",
         "ROLLOUT_FAILED",

@@ -18,7 +18,6 @@ from .asking import deploy
 
 RETRIED = {
     "CONCURRENT_WRITE",
-    "TOO_MANY_STREAMS",
     "TOO_MANY_REQUESTS",
     "CLUSTER_UNAVAILABLE",
     "WRITE_OUTCOME_UNKNOWN",
@@ -27,8 +26,8 @@ RETRIED = {
     "VIEW_BEHIND",
     "SERVER_STOPPING",
 }
-# Given once callers have identities.
-LATER = {"UNSPECIFIED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+# Named by the contract, and not given yet.
+LATER = {"UNSPECIFIED", "PERMISSION_DENIED", "UNAUTHENTICATED", "TOO_MANY_STREAMS"}
 
 
 def error_of(reason: ErrorReason, message: str = "m", **metadata: str) -> ServiceError:

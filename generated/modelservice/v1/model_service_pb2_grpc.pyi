@@ -39,8 +39,6 @@ class ModelServiceStub:
     own beside them, as code: reasons.
 
     - INVALID_ARGUMENT: FIELD_INVALID
-    - UNAUTHENTICATED: UNAUTHENTICATED
-    - PERMISSION_DENIED: PERMISSION_DENIED
     - FAILED_PRECONDITION: NAMESPACE_NOT_SERVED, KSERVE_MISSING, SERVER_LACKS_RIGHTS
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: VIEW_NOT_READY, SERVER_STOPPING
@@ -133,7 +131,6 @@ class ModelServiceStub:
     shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
 
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
-    - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
     - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
     - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
     - with UNTIL_READY: the ends above
@@ -153,8 +150,6 @@ class ModelServiceAsyncStub(ModelServiceStub):
     own beside them, as code: reasons.
 
     - INVALID_ARGUMENT: FIELD_INVALID
-    - UNAUTHENTICATED: UNAUTHENTICATED
-    - PERMISSION_DENIED: PERMISSION_DENIED
     - FAILED_PRECONDITION: NAMESPACE_NOT_SERVED, KSERVE_MISSING, SERVER_LACKS_RIGHTS
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: VIEW_NOT_READY, SERVER_STOPPING
@@ -244,7 +239,6 @@ class ModelServiceAsyncStub(ModelServiceStub):
     shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
 
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
-    - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
     - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
     - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
     - with UNTIL_READY: the ends above
@@ -263,8 +257,6 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     own beside them, as code: reasons.
 
     - INVALID_ARGUMENT: FIELD_INVALID
-    - UNAUTHENTICATED: UNAUTHENTICATED
-    - PERMISSION_DENIED: PERMISSION_DENIED
     - FAILED_PRECONDITION: NAMESPACE_NOT_SERVED, KSERVE_MISSING, SERVER_LACKS_RIGHTS
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: VIEW_NOT_READY, SERVER_STOPPING
@@ -382,7 +374,6 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
 
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
-        - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
         - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
         - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
         - with UNTIL_READY: the ends above

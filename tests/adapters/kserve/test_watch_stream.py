@@ -82,6 +82,12 @@ def test_retry_after_is_read_in_seconds(text: str, seconds: float) -> None:
     assert refused.value.retry_after == seconds
 
 
+def test_an_api_server_that_has_just_started_is_asked_again_soon() -> None:
+    with pytest.raises(Refused) as refused:
+        admit_answer(503, {"Retry-After": "5"})
+    assert refused.value.retry_after == 0
+
+
 @given(st.lists(st.tuples(st.floats(0, 600), st.floats(0, 1e6)), min_size=1))
 def test_a_pause_is_never_too_long_and_never_shorter_than_asked(
     ends: list[tuple[float, float]],

@@ -93,8 +93,12 @@ def admit_answer(status: int, headers: Mapping[str, str]) -> None:
     """Let a 200 through. Raises Expired or Refused for every other status."""
     if status == HTTPStatus.GONE:
         raise Expired
-    if status != HTTPStatus.OK:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise Refused(status, _seconds(headers.get("Retry-After")))
+    # Right after its start an API server says 503 and 5 s of a resource that is there in one: the
+    # usual pauses spare it enough.
+    if status != HTTPStatus.OK:
+        raise Refused(status)
 
 
 def read_page(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Mapping[str, str]]:

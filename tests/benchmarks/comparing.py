@@ -11,7 +11,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Ours beside the bare thing, one number a round each; the ratio is that of the medians.
+    """Ours beside the bare thing, one number a round each.
 
     `aim_least` and `aim_most` bound the ratio; without either it is told for information.
     """
@@ -26,8 +26,9 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Ours over the bare thing's."""
-        return median(self.ours) / median(self.bare)
+        """Ours over the bare thing's: the median of the rounds' ratios, since what else a machine
+        does weighs on both sides of a round alike."""
+        return median(ours / bare for ours, bare in zip(self.ours, self.bare, strict=True))
 
     @property
     def row(self) -> tuple[str, ...]:

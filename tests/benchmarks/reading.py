@@ -18,7 +18,7 @@ from .peers import Peer, bare_server, memory_server
 from .samples import NAMESPACE, deploy_request, names
 
 SERVICE = "/modelservice.v1.ModelService"
-PAGE_SIZE = 100
+NEWS_EVERY = 10
 
 
 def measure_get(say: Say, *, rounds: int, seconds: float, folder: Path) -> list[Comparison]:
@@ -51,13 +51,14 @@ def _get_side_by_side(
 ) -> list[Comparison]:
     rates: dict[Peer, list[float]] = {ours: [], bare: []}
     costs: dict[Peer, list[float]] = {ours: [], bare: []}
-    for _ in range(rounds):
+    for n in range(1, rounds + 1):
         for peer in (bare, ours):
             before = peer.cpu_seconds()
             served = asyncio.run(load(peer.address, f"{SERVICE}/Get", request, seconds))
             costs[peer].append((peer.cpu_seconds() - before) / served.calls * 1e6)
             rates[peer].append(served.rate)
-        say(f"get: {rates[ours][-1]:,.0f} calls/s, bare {rates[bare][-1]:,.0f}")
+        if n % NEWS_EVERY == 0:
+            say(f"get: {n} of {rounds}: {rates[ours][-1]:,.0f}/s, bare {rates[bare][-1]:,.0f}/s")
     what = "bare grpc.aio"
     return [
         Comparison("Get", "calls/s", rates[ours], rates[bare], what, aim_least=0.7),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from server.adapters.kserve.resources import followed
+from server.adapters.kserve.following.resources import followed
 from tests.cluster.lab import Lab, wait_until
 from tests.cluster.lab.processes import accepts
 from tests.cluster.serving import Replicas, install, serving
@@ -65,7 +65,7 @@ async def _list_all(lab: Lab, kubeconfig: Path, expected: int) -> float:
 
 def _start(replicas: Replicas) -> tuple[float, float]:
     """Seconds from the start of the process to listening, and from there to SERVING."""
-    server = replicas.make()
+    server = replicas.make({"PYTHONDONTWRITEBYTECODE": ""})  # installed servers have bytecode
     began = time.perf_counter()
     server.launch()
     try:

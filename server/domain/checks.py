@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from server.domain.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
 from server.domain.errors import FieldInvalid, FieldViolation
@@ -58,6 +59,8 @@ def check_delete(delete: Delete) -> None:
     check_key(delete.key)
 
 
+# Asked at every Get, mostly of the same keys; what raises is not remembered.
+@lru_cache(maxsize=20_000)
 def check_key(key: ServiceKey) -> None:
     """Refuse a key that no service can have. Raises FieldInvalid.
 

@@ -7,7 +7,7 @@ import inspect
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cache
 from typing import Any, NoReturn
 
@@ -31,8 +31,10 @@ _KINDS = ("unary_unary", "unary_stream", "stream_stream")
 _LOGGED_BYTES = 128
 # A caller counts its deadline from before its request travelled here.
 _CLOCKS_DIFFER_SECONDS = 0.05
+_REFLECTION = "/grpc.reflection."
 # Probes ask every few seconds.
-_QUIET = ("/grpc.health.", "/grpc.reflection.")
+_QUIET = ("/grpc.health.", _REFLECTION)
+_REFLECTION_SECONDS = 1.0
 
 Context = Any
 Behaviour = Callable[[Any, Context], Any]
@@ -49,7 +51,8 @@ class Calls(grpc.aio.ServerInterceptor):
         self._default_namespace = default_namespace
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._open = 0
-        self._idle = asyncio.Event()
+        self._reflecting = 0
+        self._ended = asyncio.Event()
 
     async def intercept_service(
         self,
@@ -68,10 +71,20 @@ class Calls(grpc.aio.ServerInterceptor):
         return self._handlers[method]
 
     async def drained(self) -> None:
-        """Wait until no call is open, but for those of reflection."""
-        while self._open:
-            self._idle.clear()
-            await self._idle.wait()
+        """Wait until no call is open.
+
+        A reflection stream stays open for as long as its caller likes. It is waited for a little
+        longer than the others, since callers read the details of their last status by it.
+        """
+        await self._until(lambda: not self._open)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REFLECTION_SECONDS):
+                await self._until(lambda: not self._open and not self._reflecting)
+
+    async def _until(self, over: Callable[[], bool]) -> None:
+        while not over():
+            self._ended.clear()
+            await self._ended.wait()
 
     def _guarded(
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
@@ -90,9 +103,9 @@ class Calls(grpc.aio.ServerInterceptor):
 
     async def _call(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
         line = _Line(method, request, self._default_namespace)
-        # A reflection stream stays open for as long as its caller likes, and asks nothing.
-        counted = not method.startswith("/grpc.reflection.")
-        self._open += counted
+        reflects = method.startswith(_REFLECTION)
+        self._open += not reflects
+        self._reflecting += reflects
         try:
             answer = await _answered(behaviour, request, context)
             line.write(grpc.StatusCode.OK)
@@ -111,9 +124,9 @@ class Calls(grpc.aio.ServerInterceptor):
                 raise
             await _refuse(e, line, context)
         finally:
-            self._open -= counted
-            if not self._open:
-                self._idle.set()
+            self._open -= not reflects
+            self._reflecting -= reflects
+            self._ended.set()
 
 
 def _reading(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import signal
 import threading
 import time
@@ -11,6 +12,8 @@ import grpc
 import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from modelservice.v1.model_service_pb2 import WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
@@ -53,6 +56,31 @@ def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace(
         assert server.join() == 0
         assert time.monotonic() - began < 10
         assert [event["code"] for event in server.events("call")] == ["UNAVAILABLE"] * 100
+
+
+def test_a_caller_can_still_ask_what_its_last_error_says_and_holds_no_stop_up() -> None:
+    """grpcurl does, by the reflection stream that it has open anyway."""
+    asked: queue.Queue[ServerReflectionRequest | None] = queue.Queue()
+    with (
+        alone(MODELSERVICE_STOP_DELAY="0", MODELSERVICE_STOP_GRACE="20") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answers = reflection.ServerReflectionInfo(iter(asked.get, None), timeout=30)
+        asked.put(ServerReflectionRequest(list_services=""))
+        assert next(answers).list_services_response.service
+        stream = ModelServiceStub(channel).WatchStatus(WatchStatusRequest(name="svc"))
+        next(stream)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError):
+            list(stream)
+        symbol = "google.rpc.ErrorInfo"
+        asked.put(ServerReflectionRequest(file_containing_symbol=symbol))
+        assert next(answers).file_descriptor_response.file_descriptor_proto
+        assert server.join() == 0
+        assert time.monotonic() - began < 10
+        asked.put(None)
 
 
 def test_a_second_signal_of_another_kind_is_no_trouble() -> None:

@@ -17,7 +17,7 @@ from server.ports import Cluster
 SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 LIVE = "live"
 CLUSTER = "cluster"
-CHECK_SECONDS = 0.2
+CHECK_SECONDS = 0.05
 
 SERVING = pb.HealthCheckResponse.SERVING
 NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
@@ -37,9 +37,10 @@ class Health(health_pb2_grpc.HealthServicer):
         self._ended = False
 
     def tell(self, statuses: Mapping[str, pb.HealthCheckResponse.ServingStatus]) -> None:
-        """Answer these from now on, and let watchers know."""
-        self._statuses |= statuses
-        self._wake()
+        """Answer these from now on, and let watchers know of what changes."""
+        if not statuses.items() <= self._statuses.items():
+            self._statuses |= statuses
+            self._wake()
 
     def end_watches(self) -> None:
         """Let every watch end."""

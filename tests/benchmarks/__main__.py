@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.benchmarks",
         description="Measure the server side by side with what it stands on, and print the ratios "
         "beside what is aimed at. It reports and does not judge: the exit code is 0 unless "
-        "something cannot be measured. On a busy machine the rates of both sides fall; the CPU "
-        "of a call stays.",
+        "something cannot be measured. On a busy machine both sides are slow, and the ratios "
+        "scatter.",
         epilog="\n".join(f"  {name:8}{part.__doc__}" for name, part in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -113,6 +113,10 @@ class Calls(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:
             line.write(context.code())
             raise
+        except grpc.aio.BaseError:
+            # gRPC's own: what was written found the client gone, before our task was cancelled.
+            line.write(_code_of_leaving(context))
+            raise
         except Exception as e:
             await _refuse(e, line, context)
         except asyncio.CancelledError as e:

@@ -111,7 +111,10 @@ def test_health_says_not_serving_until_the_cluster_was_read(
     lab: Lab, grpcurl: Grpcurl, replicas: Replicas
 ) -> None:
     away = write_kubeconfig(
-        replicas.folder / "away.kubeconfig", server="https://127.0.0.1:9", ca=lab.ca, token="none"
+        replicas.folder / "away.kubeconfig",
+        server="https://127.0.0.1:9",
+        ca=lab.ca,
+        token=lab.tokens["alice"],
     )
     server = replicas.make(kubeconfig=away)
     server.launch()

@@ -229,7 +229,8 @@ def test_a_service_scaled_to_zero_by_hand_is_stopped_until_it_is_scaled_up(
     assert refusal.reason == "SERVICE_STOPPED"
 
     scale(lab, namespace, "iris", 1)
-    wait_ready(stub, namespace, "iris", rollout_id)
+    # Not a wait for the rollout: the server may not have heard of the scaling yet.
+    watching("iris").wait_state(READY, 1)
     assert State.STATE_FAILED not in heard.states(1)
 
 

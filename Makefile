@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.from-lock
 
-.PHONY: help setup test check lab bench soak stubs check-stubs lock format
+.PHONY: help setup test unit check lab bench soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,8 +19,11 @@ $(READY): requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement $<
 	@touch $@
 
-test: $(READY) ## Run every test that this machine can, and say what was left out
-	$(BIN)/python -m pytest
+test: unit ## Run every test that this machine can, and say what was left out
+	$(BIN)/python -m pytest tests/cluster
+
+unit: $(READY) ## The tests that need neither Go nor a cluster; they mostly wait, so four at a time
+	$(BIN)/python -m pytest --ignore tests/cluster -n 4
 
 check: $(READY) ## Lint, types, layers, protos and stubs
 	$(BIN)/ruff format --check .

@@ -123,11 +123,16 @@ def _nearly_right(draw: st.DrawFn) -> pb.DeployRequest:
     return request
 
 
-_messages = st.one_of(
-    deploys().map(_right), _nearly_right(), *(filled(message) for message in METHODS.values())
-)
 _method_of = {message: method for method, message in METHODS.items()}
-requests = st.one_of(
-    _messages.map(lambda m: Request(_method_of[type(m)], m.SerializeToString())),
-    st.builds(Request, st.sampled_from(tuple(METHODS)), st.binary(max_size=60)),
-)
+
+
+def _sent(messages: st.SearchStrategy[Any]) -> st.SearchStrategy[Request]:
+    return messages.map(lambda m: Request(_method_of[type(m)], m.SerializeToString()))
+
+
+REQUESTS: dict[str, st.SearchStrategy[Request]] = {
+    "a right Deploy": _sent(deploys().map(_right)),
+    "a nearly right Deploy": _sent(_nearly_right()),
+    **{f"any {method}": _sent(filled(message)) for method, message in METHODS.items()},
+    "any bytes": st.builds(Request, st.sampled_from(tuple(METHODS)), st.binary(max_size=60)),
+}

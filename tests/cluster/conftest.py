@@ -126,7 +126,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     wanted = any(_needs_lab(item) and not _cannot_run(item) for item in session.items)
     if wanted and not session.config.option.collectonly:
         try:
-            builds.programs(_say_to(session.config))
+            builds.programs(
+                (*builds.CONTROL_PLANE, *builds.SIMULATED_NODE), _say_to(session.config)
+            )
         except BuildFailed as error:
             raise pytest.UsageError(str(error)) from error
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,25 +53,19 @@ class GoModule:
         return hashlib.sha256(b"\0".join([*sums, recipe])).hexdigest()[:16]
 
 
-MODULES = (
+def _kubernetes(*programs: str) -> GoModule:
+    packages = {name: f"k8s.io/kubernetes/cmd/{name}" for name in programs}
+    return GoModule("kubernetes", packages, "-s -w" + _KUBERNETES_VERSION)
+
+
+CONTROL_PLANE = (
     GoModule("grpcurl", {"grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl"}),
     GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
-    GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),
     GoModule("kserve", {"kserve-manager": "github.com/kserve/kserve/cmd/manager"}),
-    GoModule(
-        "kubernetes",
-        {
-            name: f"k8s.io/kubernetes/cmd/{name}"
-            for name in (
-                "kube-apiserver",
-                "kube-controller-manager",
-                "kube-scheduler",
-                "kubectl",
-            )
-        },
-        "-s -w" + _KUBERNETES_VERSION,
-    ),
+    _kubernetes("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"),
 )
+SIMULATED_NODE = (GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),)
+REAL_NODE = (_kubernetes("kubelet", "kube-proxy"),)
 
 
 def cache_folder() -> Path:
@@ -80,11 +74,11 @@ def cache_folder() -> Path:
     return Path(root) / "modelservice" / "lab"
 
 
-def programs(say: Say) -> dict[str, Path]:
-    """Every program of the lab by name, building first what is missing. Raises BuildFailed."""
+def programs(modules: Iterable[GoModule], say: Say) -> dict[str, Path]:
+    """The modules' programs by name, building first what is missing. Raises BuildFailed."""
     check_go()
     built: dict[str, Path] = {}
-    for module in MODULES:
+    for module in modules:
         folder = cache_folder() / f"{module.name}-{module.digest()}" / "bin"
         if not folder.exists():
             _build_once(module, folder, say)

@@ -1,4 +1,4 @@
-"""The lab: a KServe control plane booted on 127.0.0.1 from its own programs."""
+"""The lab: a KServe control plane booted from its own programs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,54 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from kubernetes.client.exceptions import ApiException
 
-from . import builds, kserve, kwok
+from . import builds, kserve
 from .audit import AUDIT_POLICY, AuditEntry, read_audit
 from .builds import Say
 from .cluster import Cluster, Manifest
 from .components import Components
 from .credentials import write_kubeconfig, write_loopback_certificate, write_private_key
-from .processes import Sweeper, wait_until
+from .kwok import SimulatedNode
+from .processes import Component, Sweeper, wait_until
+from .site import Site
 
 ADMIN = "admin"
 # Each acts under a name of its own, so that the audit log tells them and the tests apart.
-CONTROLLERS = ("kube-controller-manager", "kube-scheduler", "kwok", "kserve-manager")
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler", "kserve-manager")
 UNPRIVILEGED = ("alice", "bob")
+
+SomeLab = TypeVar("SomeLab", bound="Lab")
+
+
+class Node(Protocol):
+    """The machine that a lab's pods run on.
+
+    `clients` are those of its programs that talk to the API server, each as a user of its own of
+    the same name. The API server listens on `address`, and gets `apiserver_flags`.
+    """
+
+    name: str
+    address: str
+    apiserver_flags: list[str]
+    controller_manager_flags: list[str]
+    clients: list[Component]
+
+    def prepare(self, say: Say) -> None:
+        """Start what does not need the API server, and what that needs."""
+
+    def launch(self, cluster: Cluster) -> None:
+        """Start `clients` without waiting, again after they were stopped."""
+
+    def wait_ready(self) -> None:
+        """Return once pods can start, as far as its own programs can tell."""
+
+    def stop(self) -> None:
+        """Stop all of its programs."""
 
 
 class Lab(Cluster):
@@ -36,15 +67,18 @@ class Lab(Cluster):
     `grpcurl` and the rest.
     """
 
-    def __init__(self, folder: Path, programs: Mapping[str, Path], sweeper: Sweeper) -> None:
-        super().__init__(folder / f"{ADMIN}.kubeconfig", folder)
-        self.programs = programs
-        self.tokens = {
-            user: secrets.token_urlsafe(24) for user in (ADMIN, *CONTROLLERS, *UNPRIVILEGED)
-        }
+    def __init__(self, site: Site, node: Node) -> None:
+        super().__init__(site.kubeconfig(ADMIN), site.folder)
+        self.node = node
+        self.programs = site.programs
+        self.logs = site.logs
+        self.site = site
+        self._masters = (ADMIN, *CONTROLLERS, *(client.name for client in node.clients))
+        self.tokens = {user: secrets.token_urlsafe(24) for user in (*self._masters, *UNPRIVILEGED)}
         self.kserve_source = builds.module_source("kserve", "github.com/kserve/kserve")
-        self.components = Components(folder, programs, sweeper)
-        self.logs = self.components.logs
+        self.components = Components(
+            site, node.address, node.apiserver_flags, node.controller_manager_flags
+        )
         self.apiserver = self.components.apiserver
         self.kserve_manager = self.components.kserve_manager
 
@@ -73,46 +107,72 @@ class Lab(Cluster):
 
         Its clients have then backed off, for up to a minute; restarted, they try at once.
         """
-        controllers = self.components.in_order()[2:]
-        for component in controllers:
+        for component in reversed(self._controllers()):
             component.stop()
-        # A new KWOK would wait until the lease of the one before has run out.
-        with suppress(ApiException):
-            self.request("DELETE", kwok.LEASE_PATH)
-        for component in controllers:
-            component.launch()
-        for component in controllers:
+        self._launch_controllers()
+        self.kserve_manager.launch()
+        for component in self._controllers():
             component.wait_ready()
 
     def boot(self, say: Say) -> None:
         """Start everything in order; `say` gets a line for each step."""
-        with _timed("etcd and the API server", say):
+        with timed("etcd and the API server", say):
+            self.node.prepare(say)
             self._write_server_files()
             self.components.etcd.start()
             self.apiserver.start()
             self._write_kubeconfigs()
-        with _timed("controller manager, scheduler and a simulated node", say):
-            self._start_node()
-        with _timed("KServe's resources", say):
+        with timed("controller manager, scheduler and node", say):
+            self._launch_controllers()
+        with timed("KServe's resources", say):
             self._apply_all(kserve.namespaces())
             self._apply_all([kserve.configuration(self.kserve_source)])
             self._apply_crds()
             self._apply_all(kserve.runtimes(self.kserve_source))
-        with _timed("KServe's controller", say):
+        with timed("KServe's controller", say):
             self.kserve_manager.start()
             self._apply_all(self._webhooks())
             self.components.controller_manager.wait_ready()
             self.components.scheduler.wait_ready()
-            wait_until(self._node_is_ready, "the node is Ready")
+        with timed("the node is Ready", say):
+            self.node.wait_ready()
+            wait_until(self.node_is_ready, "the node is Ready")
 
-    def _start_node(self) -> None:
+    def stop(self) -> None:
+        """Stop everything, last started first."""
+        self.kserve_manager.stop()
+        self.node.stop()
+        for component in (
+            self.components.scheduler,
+            self.components.controller_manager,
+            self.apiserver,
+            self.components.etcd,
+        ):
+            component.stop()
+
+    def node_is_ready(self) -> bool:
+        """Whether the API server says so; False while there is no such node."""
+        try:
+            status = self.get(f"/api/v1/nodes/{self.node.name}").get("status", {})
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            return False
+        conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+        return conditions.get("Ready") == "True"
+
+    def _controllers(self) -> list[Component]:
+        return [
+            self.components.controller_manager,
+            self.components.scheduler,
+            *self.node.clients,
+            self.kserve_manager,
+        ]
+
+    def _launch_controllers(self) -> None:
         self.components.controller_manager.launch()
         self.components.scheduler.launch()
-        self.apply(kwok.node())
-        kwok.write_stages(
-            builds.module_source("kwok", "sigs.k8s.io/kwok"), self.folder / "stages.yaml"
-        )
-        self.components.kwok.launch()
+        self.node.launch(self)
 
     def _apply_all(self, manifests: list[Manifest]) -> None:
         with ThreadPoolExecutor(8) as threads:
@@ -133,15 +193,10 @@ class Lab(Cluster):
     def _webhooks(self) -> list[Manifest]:
         return kserve.webhooks(self.kserve_source, self.components.webhook_port, self._certificate)
 
-    def _node_is_ready(self) -> bool:
-        status = self.get(f"/api/v1/nodes/{kwok.NODE}").get("status", {})
-        conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
-        return conditions.get("Ready") == "True"
-
     def _write_kubeconfigs(self) -> None:
         ca = (self.folder / "apiserver.crt").read_bytes()
-        for user in (ADMIN, *CONTROLLERS):
-            path = self.folder / f"{user}.kubeconfig"
+        for user in self._masters:
+            path = self.site.kubeconfig(user)
             write_kubeconfig(path, server=self.components.server, ca=ca, token=self.tokens[user])
 
     def _write_server_files(self) -> None:
@@ -150,7 +205,7 @@ class Lab(Cluster):
             self.folder / "tmp" / "k8s-webhook-server" / "serving-certs"
         )
         (self.folder / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
-        masters = [f'{self.tokens[u]},{u},{u},"system:masters"' for u in (ADMIN, *CONTROLLERS)]
+        masters = [f'{self.tokens[u]},{u},{u},"system:masters"' for u in self._masters]
         others = [f"{self.tokens[u]},{u},{u}" for u in UNPRIVILEGED]
         (self.folder / "tokens.csv").write_text("\n".join(masters + others) + "\n")
 
@@ -159,27 +214,45 @@ class Lab(Cluster):
 def booted_lab(say: Say = print) -> Iterator[Lab]:
     """A lab that is ready for use, built first where that is needed; nothing of it is left after.
 
-    Raises BuildFailed or ComponentFailed; where the boot fails its folder, with a log for each
-    component, is kept and told.
+    Its node is simulated. Raises BuildFailed or ComponentFailed; where the boot fails its folder,
+    with a log for each component, is kept and told.
     """
-    programs = builds.programs(say)
-    folder = Path(tempfile.mkdtemp(prefix="modelservice-lab-"))
-    with ExitStack() as stack:
-        sweeper = Sweeper(folder)
-        stack.callback(sweeper.close)
-        lab = Lab(folder, programs, sweeper)
-        stack.callback(lab.components.stop)
-        try:
-            lab.boot(say)
-        except Exception:
-            sweeper.tell("keep")
-            say(f"the boot failed; the logs are in {lab.logs}")
-            raise
+    programs = builds.programs((*builds.CONTROL_PLANE, *builds.SIMULATED_NODE), say)
+    with new_site(programs) as site, booted(Lab(site, SimulatedNode(site)), say) as lab:
         yield lab
 
 
 @contextmanager
-def _timed(step: str, say: Say) -> Iterator[None]:
+def new_site(programs: Mapping[str, Path]) -> Iterator[Site]:
+    """A place for a lab, swept up at the end whatever becomes of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="modelservice-lab-"))
+    sweeper = Sweeper(folder)
+    site = Site(folder, programs, sweeper)
+    try:
+        yield site
+    finally:
+        site.ports.close()
+        sweeper.close()
+
+
+@contextmanager
+def booted(lab: SomeLab, say: Say) -> Iterator[SomeLab]:
+    """The lab once it is ready for use; stopped at the end."""
+    try:
+        try:
+            lab.boot(say)
+        except Exception:
+            lab.site.sweeper.tell("keep")
+            say(f"the boot failed; the logs are in {lab.logs}")
+            raise
+        yield lab
+    finally:
+        lab.stop()
+
+
+@contextmanager
+def timed(step: str, say: Say) -> Iterator[None]:
+    """Tell how long the block took."""
     began = time.monotonic()
     yield
     say(f"{step}: {time.monotonic() - began:.1f} s")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from kubernetes.client.exceptions import ApiException
 
-from .cluster import Manifest
+from .builds import Say, module_source
+from .cluster import Cluster, Manifest
+from .processes import Component, answers
+from .site import Site
 
 NODE = "lab-node"
 LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{NODE}"
@@ -17,8 +22,51 @@ SCRIPT = Path(__file__).with_name("stages.yaml")
 STOCK_FOLDERS = ("node/fast", "node/heartbeat-with-lease", "pod/fast")
 
 
+class SimulatedNode:
+    """A node that KWOK plays, with 1,000 CPUs and 1 TiB of memory."""
+
+    name = NODE
+    address = "127.0.0.1"
+
+    def __init__(self, site: Site) -> None:
+        self.apiserver_flags = ["--service-cluster-ip-range=10.96.0.0/16"]
+        # Its lease cannot be renewed while a test has the API server stopped.
+        self.controller_manager_flags = ["--node-monitor-grace-period=600s"]
+        self._stages = site.folder / "stages.yaml"
+        self.kwok = self._kwok(site)
+        self.clients = [self.kwok]
+
+    def prepare(self, _say: Say) -> None:
+        write_stages(module_source("kwok", "sigs.k8s.io/kwok"), self._stages)
+
+    def launch(self, cluster: Cluster) -> None:
+        cluster.apply(node())
+        # A new KWOK would wait until the lease of the one before has run out.
+        with suppress(ApiException):
+            cluster.request("DELETE", LEASE_PATH)
+        self.kwok.launch()
+
+    def wait_ready(self) -> None:
+        self.kwok.wait_ready()
+
+    def stop(self) -> None:
+        self.kwok.stop()
+
+    def _kwok(self, site: Site) -> Component:
+        port = site.ports.next()
+        return site.component(
+            "kwok",
+            f"--kubeconfig={site.kubeconfig('kwok')}",
+            f"--config={self._stages}",
+            "--manage-all-nodes=true",
+            "--node-lease-duration-seconds=40",
+            f"--server-address=127.0.0.1:{port}",
+            ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),
+        )
+
+
 def node() -> Manifest:
-    """A Node for KWOK to play; it gets 1,000 CPUs and 1 TiB of memory."""
+    """A Node for KWOK to play."""
     return {
         "apiVersion": "v1",
         "kind": "Node",

@@ -42,6 +42,7 @@ class FailureReason(StrEnum):
     NO_CONTROLLER = "NO_CONTROLLER"
     UPDATES_DISABLED = "UPDATES_DISABLED"
     SCALED_TO_ZERO = "SCALED_TO_ZERO"
+    EVICTED = "EVICTED"
 
 
 class Component(StrEnum):

@@ -966,7 +966,9 @@ class Failure(_message.Message):
         REASON_NOT_ANSWERING: Failure._Reason.ValueType  # 7
         """The container runs but does not pass its readiness or liveness probe."""
         REASON_CONTAINER_CONFIG: Failure._Reason.ValueType  # 8
-        """The container cannot be configured: a Secret or a key in it is missing, for example."""
+        """The container cannot be configured or started: a Secret or a key in it is missing, or there
+        is no such command in the image, for example.
+        """
         REASON_VOLUME: Failure._Reason.ValueType  # 9
         """A volume cannot be mounted: a claim that is missing or not bound, for example."""
         REASON_UNSCHEDULABLE: Failure._Reason.ValueType  # 10
@@ -995,6 +997,10 @@ class Failure(_message.Message):
         """
         REASON_SCALED_TO_ZERO: Failure._Reason.ValueType  # 20
         """Somebody scaled the service to zero by hand."""
+        REASON_EVICTED: Failure._Reason.ValueType  # 21
+        """The node has put the pod out: it used more disk space than its limit, or the node ran short
+        of disk space or memory.
+        """
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """The kind of cause."""
@@ -1016,7 +1022,9 @@ class Failure(_message.Message):
     REASON_NOT_ANSWERING: Failure.Reason.ValueType  # 7
     """The container runs but does not pass its readiness or liveness probe."""
     REASON_CONTAINER_CONFIG: Failure.Reason.ValueType  # 8
-    """The container cannot be configured: a Secret or a key in it is missing, for example."""
+    """The container cannot be configured or started: a Secret or a key in it is missing, or there
+    is no such command in the image, for example.
+    """
     REASON_VOLUME: Failure.Reason.ValueType  # 9
     """A volume cannot be mounted: a claim that is missing or not bound, for example."""
     REASON_UNSCHEDULABLE: Failure.Reason.ValueType  # 10
@@ -1045,6 +1053,10 @@ class Failure(_message.Message):
     """
     REASON_SCALED_TO_ZERO: Failure.Reason.ValueType  # 20
     """Somebody scaled the service to zero by hand."""
+    REASON_EVICTED: Failure.Reason.ValueType  # 21
+    """The node has put the pod out: it used more disk space than its limit, or the node ran short
+    of disk space or memory.
+    """
 
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

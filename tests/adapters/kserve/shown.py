@@ -113,7 +113,10 @@ def with_container(observed: Observed, *, ready: bool = False, **status: object)
         return merged(pod, {"status": {"containerStatuses": [new]}})
 
     observed = replace(observed, pods=tuple(changed(dict(p)) for p in observed.pods))
-    return with_pod_condition(observed, "Ready", status=str(ready))
+    reason = None if ready else "ContainersNotReady"
+    for kind in ("Ready", "ContainersReady"):
+        observed = with_pod_condition(observed, kind, status=str(ready), reason=reason)
+    return observed
 
 
 def ended(

@@ -9,14 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.observing.logs import (
-    MOST_BYTES,
-    MOST_LINES,
-    LogWanted,
-    excerpt,
-    fetch_log,
-    log_wanted,
-)
+from server.adapters.kserve.observing.log_reading import MOST_BYTES, MOST_LINES
+from server.adapters.kserve.observing.logs import LogWanted, excerpt, fetch_log, log_wanted
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import decide
 from tests.adapters.kserve.replaying import told

@@ -39,14 +39,13 @@ class _Memory:
     uid: str
     evidence: Evidence = field(default_factory=Evidence)
     ready_generation: int | None = None
-    log: tuple[LogWanted, Sequence[str]] | None = None
+    log_kept: LogWanted | None = None
+    logs: dict[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
-    def lines_for(self, wanted: LogWanted | None) -> Sequence[str]:
-        """Those of an earlier run of the same container too, until the newer ones are there."""
-        if wanted is None or self.log is None:
-            return ()
-        kept, lines = self.log
-        return lines if (kept.pod, kept.container) == (wanted.pod, wanted.container) else ()
+    def keep_log(self, wanted: LogWanted, lines: Sequence[str]) -> None:
+        """Keep the last log only, and of a run that said nothing that of the one before."""
+        run_before = self.logs.get(wanted.source, ())
+        self.log_kept, self.logs = wanted, {wanted.source: lines or run_before}
 
 
 class Deriving:
@@ -71,7 +70,7 @@ class Deriving:
     def keep_log(self, key: ServiceKey, wanted: LogWanted, lines: Sequence[str]) -> None:
         """Let the last lines of a log go with the failure that they explain."""
         if key in self._memories:
-            self._memories[key].log = wanted, lines
+            self._memories[key].keep_log(wanted, lines)
 
     def derive(self, key: ServiceKey, now: datetime) -> Derived | None:
         """The service as it is now; None where there is none, or nothing of it is understood."""
@@ -87,14 +86,16 @@ class Deriving:
 
     def _derive(self, key: ServiceKey, observed: Observed, now: datetime) -> Derived:
         memory = self._remember(key, observed, now)
+        observed = replace(observed, logs=memory.logs)
         facts = facts_of(observed, memory.evidence, now)
         decision = decide(facts)
         if decision.state is State.READY:
             memory.ready_generation = generation_of(observed.service)
         wanted = log_wanted(observed, decision)
-        decision = _with_log(decision, memory.lines_for(wanted))
+        # Those of an earlier run of the same container too, until the newer ones are there.
+        decision = _with_log(decision, memory.logs.get(wanted.source, ()) if wanted else ())
         status = status_of(observed, facts, decision, memory.ready_generation)
-        missing = None if memory.log and memory.log[0] == wanted else wanted
+        missing = None if memory.log_kept == wanted else wanted
         return Derived(service_of(observed.service, status), decision.recheck_at, missing)
 
     def _remember(self, key: ServiceKey, observed: Observed, now: datetime) -> _Memory:

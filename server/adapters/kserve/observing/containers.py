@@ -27,6 +27,11 @@ class Exit:
         """It ends again and again."""
         return self.soon and self.count > 1
 
+    @property
+    def never_started(self) -> bool:
+        """The container runtime could not run its command."""
+        return self.reason in ("StartError", "ContainerCannotRun")
+
 
 def init_statuses(pod: Object) -> list[Object]:
     """The pod's init containers as its status has them, in the order in which they run."""
@@ -44,7 +49,7 @@ def last_exit(status: Object, patience: Patience) -> Exit | None:
     ended = ended_now or part(status, "lastState", "terminated")
     if not ended:
         return None
-    started, finished = moment(ended.get("startedAt")), moment(ended.get("finishedAt"))
+    started, finished = _started_at(ended), moment(ended.get("finishedAt"))
     ran_for = (finished - started).total_seconds() if started and finished else None
     waits_again = bool(part(status, "state", "waiting"))
     exits = int(status.get("restartCount") or 0) + bool(ended_now or waits_again)
@@ -58,6 +63,12 @@ def last_exit(status: Object, patience: Patience) -> Exit | None:
         exits,
         soon,
     )
+
+
+def _started_at(ended: Object) -> datetime | None:
+    """Of a container that never started containerd tells the beginning of time."""
+    started = moment(ended.get("startedAt"))
+    return started if started and started.timestamp() > 0 else None
 
 
 def steady_at(status: Object, now: datetime, patience: Patience) -> datetime | None:

@@ -5,21 +5,19 @@ KServe's conditions never name the cause; the pods, ReplicaSets and Deployments 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.objects import Object, condition, moment, part
+from server.adapters.kserve.objects import Object, condition, created_at, moment, name_of, part
 from server.adapters.kserve.observing.components import Part, Workload, progress_of
+from server.adapters.kserve.observing.container_problems import unanswering_at
+from server.adapters.kserve.observing.containers import is_live, is_ready
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
-from server.adapters.kserve.observing.pod_problems import (
-    PodSight,
-    pod_problems,
-    unanswering_at,
-    warnings_about,
-)
-from server.adapters.kserve.observing.sayings import REMEDIES
+from server.adapters.kserve.observing.pod_problems import pod_problems
+from server.adapters.kserve.observing.pod_sight import PodSight, warnings_about
+from server.adapters.kserve.observing.sayings import MAKE_SERVICE_ACCOUNT, REMEDIES
 from server.domain.facts import Problem
 from server.domain.status import Component, Failure, FailureReason
 
@@ -31,6 +29,7 @@ _TELLING = (
     FailureReason.STORAGE_DOWNLOAD,
     FailureReason.IMAGE_PULL,
     FailureReason.CONTAINER_CONFIG,
+    FailureReason.EVICTED,
     FailureReason.VOLUME,
     FailureReason.QUOTA,
     FailureReason.POD_REJECTED,
@@ -62,9 +61,27 @@ def pod_sights(
     """The new pods with what is needed to judge them."""
     failed = which.component is Component.PREDICTOR and _load_failed(observed.service)
     return [
-        PodSight(p, which.component, warnings_about(p, observed.events), failed, now, patience)
+        PodSight(
+            p,
+            which.component,
+            warnings_about(p, observed.events),
+            _logs_of(p, observed),
+            failed,
+            now,
+            patience,
+        )
         for p in workload.new_pods
+        if is_live(p) or not _is_replaced(p, workload)
     ]
+
+
+def _logs_of(pod: Object, observed: Observed) -> dict[str, Sequence[str]]:
+    return {c: lines for (p, c), lines in observed.logs.items() if p == name_of(pod)}
+
+
+def _is_replaced(ended: Object, workload: Workload) -> bool:
+    """Whether a pod made after it answers: Kubernetes keeps those that failed for a long time."""
+    return any(is_ready(p) and created_at(p) > created_at(ended) for p in workload.new_pods)
 
 
 def looks_different_at(sights: list[PodSight]) -> Iterator[datetime]:
@@ -88,14 +105,22 @@ def _creation_problems(workload: Workload, which: Part, patience: Patience) -> I
     failure = condition(workload.current, "ReplicaFailure")
     if failure.get("status") != "True":
         return
-    words = str(failure.get("message", ""))
-    quota = "exceeded quota" in words
-    reason = FailureReason.QUOTA if quota else FailureReason.POD_REJECTED
-    cause = "the namespace's quota has no room" if quota else "the cluster refuses the pods"
     since = moment(failure.get("lastTransitionTime"))
     if since:
-        told = _failure(reason, f"{cause}: {words}", which, since)
+        told = _refused_pods(str(failure.get("message", "")), which, since)
         yield Problem(told, since, patience.admission)
+
+
+def _refused_pods(words: str, which: Part, since: datetime) -> Failure:
+    if "exceeded quota" in words:
+        cause = f"the namespace's quota has no room: {words}"
+        return _failure(FailureReason.QUOTA, cause, which, since)
+    if "error looking up service account" in words:
+        cause = f"the service account of the pods does not exist: {words}"
+        told = _failure(FailureReason.POD_REJECTED, cause, which, since)
+        return replace(told, remedy=MAKE_SERVICE_ACCOUNT)
+    cause = f"the cluster refuses the pods: {words}"
+    return _failure(FailureReason.POD_REJECTED, cause, which, since)
 
 
 def _past_deadline(workload: Workload, which: Part) -> Problem | None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.api_server import ApiServer, Unanswered
 from server.adapters.kserve.objects import Object, items, name_of, named, part
 from server.adapters.kserve.observing.containers import init_statuses, main_statuses
+from server.adapters.kserve.observing.log_reading import plain_lines, telling
 from server.adapters.kserve.observing.masking import masked, secret_values
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import Decision
 from server.domain.status import FailureReason
 
-MOST_LINES = 20
-MOST_BYTES = 4096
-# More are asked for than are shown, since the probes' own lines are left out.
+# More are asked for than are shown: the probes' own lines and most of a traceback are left out.
 ASKED_LINES = 200
 READ_BYTES = 2**16
 IDLE_TIMEOUT = 5.0
@@ -28,7 +26,6 @@ _EXPLAINED = (
     FailureReason.OUT_OF_MEMORY,
     FailureReason.NOT_ANSWERING,
 )
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,11 @@ class LogWanted:
     restart_count: int
     noise: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """Pod and container, whichever run."""
+        return self.pod, self.container
 
 
 def log_wanted(observed: Observed, decision: Decision) -> LogWanted | None:
@@ -71,7 +73,7 @@ def log_wanted(observed: Observed, decision: Decision) -> LogWanted | None:
 async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
     """An excerpt of the log, the oldest line first; empty where there is no log.
 
-    Raises Unreachable or Unanswered.
+    Raises Unreachable, and Unanswered where the node could not be asked.
     """
     path = f"/api/v1/namespaces/{wanted.namespace}/pods/{wanted.pod}/log"
     query = {
@@ -82,6 +84,8 @@ async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
     }
     tail = b""
     async with api.open_stream(path, query, idle_timeout=IDLE_TIMEOUT) as response:
+        if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise Unanswered(f"{response.status} for the log of {wanted.pod}")
         if response.status != HTTPStatus.OK:
             return ()
         async for chunk in response.content.iter_chunked(READ_BYTES):
@@ -91,24 +95,8 @@ async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
 
 def excerpt(text: str, wanted: LogWanted) -> tuple[str, ...]:
     """The last lines that are worth showing, at most MOST_LINES and MOST_BYTES."""
-    plain = masked(_COLOURS.sub("", text), wanted.secrets)
-    lines = [line.rstrip() for line in plain.splitlines()]
-    told = [x for x in lines if x and not any(mark in x for mark in wanted.noise)]
-    return _last_that_fit(told[-MOST_LINES:])
-
-
-def _last_that_fit(lines: list[str]) -> tuple[str, ...]:
-    room = MOST_BYTES
-    kept: list[str] = []
-    for line in reversed(lines):
-        size = len(line.encode())
-        if size > room:
-            # Of one endless line the beginning says most; where there are others, they do.
-            kept += [] if kept else [line.encode()[:room].decode(errors="ignore")]
-            break
-        kept.append(line)
-        room -= size
-    return tuple(reversed(kept))
+    lines = [masked(line, wanted.secrets) for line in plain_lines(text)]
+    return telling([line for line in lines if not any(mark in line for mark in wanted.noise)])
 
 
 def _probe_marks(pod: Object, container: str) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from server.adapters.kserve.objects import Object
 
@@ -11,7 +12,8 @@ from server.adapters.kserve.objects import Object
 class Observed:
     """An InferenceService with everything that KServe and Kubernetes made of it.
 
-    `events`: warnings about the InferenceService or one of its pods.
+    `events`: warnings about the InferenceService or one of its pods. `logs`: by pod and container,
+    the excerpts that were read.
     """
 
     service: Object
@@ -20,3 +22,4 @@ class Observed:
     autoscalers: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
     events: tuple[Object, ...] = ()
+    logs: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)

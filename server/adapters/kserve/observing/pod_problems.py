@@ -2,99 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterator
 
-from server.adapters.kserve.objects import (
-    Object,
-    condition,
-    created_at,
-    moment,
-    name_of,
-    part,
-    uid_of,
+from server.adapters.kserve.objects import condition, moment, part
+from server.adapters.kserve.observing.container_problems import (
+    container_problems,
+    init_container_problems,
 )
-from server.adapters.kserve.observing.containers import (
-    Exit,
-    init_statuses,
-    is_live,
-    is_ready,
-    last_exit,
-    main_statuses,
-    steady_at,
-)
-from server.adapters.kserve.observing.masking import masked, secret_values
-from server.adapters.kserve.observing.patience import Patience
-from server.adapters.kserve.observing.sayings import REMEDIES
+from server.adapters.kserve.observing.containers import init_statuses, is_live, main_statuses
+from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight, first_told
 from server.domain.facts import Problem
-from server.domain.status import Component, Failure, FailureReason
+from server.domain.status import FailureReason
 
-STORAGE_INITIALIZER = "storage-initializer"
-MOST_OF_LAST_WORDS = 300
-_AT_ONCE = timedelta(0)
-_PULL_REASONS = (
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "ImageInspectError",
-    "RegistryUnavailable",
-)
-_PULL_FINAL = ("ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
-_PULL_REFUSED = (
-    "not found",
-    "not exist",
-    "denied",
-    "unauthorized",
-    "manifest unknown",
-    "forbidden",
-)
 _CREATING = ("ContainerCreating", "PodInitializing")
 _VOLUME_WARNINGS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
+_SANDBOX_WARNINGS = ("FailedCreatePodSandBox", "NetworkNotReady")
 _CLAIM_MISSING = ('persistentvolumeclaim "', "not found")
-
-
-@dataclass(frozen=True, slots=True)
-class PodSight:
-    """A pod with what is needed to judge it.
-
-    `load_failed`: KServe says that the model could not be loaded.
-    """
-
-    pod: Object
-    component: Component
-    warnings: tuple[Object, ...]
-    load_failed: bool
-    now: datetime
-    patience: Patience
-
-    def problem(
-        self,
-        reason: FailureReason,
-        message: str,
-        since: datetime | None,
-        tolerated: timedelta | None,
-        *,
-        container: Object | None = None,
-        ended: Exit | None = None,
-        retrying: bool = True,
-    ) -> Problem:
-        """A problem of this pod, or of one of its containers."""
-        since = since or created_at(self.pod)
-        failure = Failure(
-            reason,
-            message,
-            REMEDIES[reason],
-            component=self.component,
-            pod=name_of(self.pod),
-            container=str(container["name"]) if container else "",
-            exit_code=ended.code if ended else None,
-            restart_count=int(container.get("restartCount") or 0) if container else 0,
-            retrying=retrying,
-            first_seen_time=since,
-        )
-        return Problem(failure, since, tolerated)
+# A pod that used more disk than it may is put out by the kubelet in these words; its successor
+# will use as much. Other evictions are for what the node lacks, which may pass.
+_OWN_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeded its local ephemeral")
 
 
 def pod_problems(sight: PodSight) -> Iterator[Problem]:
@@ -107,24 +33,11 @@ def pod_problems(sight: PodSight) -> Iterator[Problem]:
     if unscheduled := _unscheduled(sight):
         yield unscheduled
     for status in init_statuses(sight.pod):
-        yield from _init_problems(sight, status)
+        yield from init_container_problems(sight, status)
     for status in main_statuses(sight.pod):
-        yield from _main_problems(sight, status)
-    yield from _volume_problems(sight)
-
-
-def unanswering_at(sight: PodSight) -> datetime | None:
-    """When a pod that runs unready will be said not to answer; None if it does not run so."""
-    if is_ready(sight.pod) or not is_live(sight.pod):
-        return None
-    statuses = main_statuses(sight.pod)
-    starts = [moment(part(s, "state", "running").get("startedAt")) for s in statuses]
-    started = [s for s in starts if s]
-    return (
-        max(started) + sight.patience.unanswering
-        if started and len(started) == len(starts)
-        else None
-    )
+        yield from container_problems(sight, status)
+    if _is_being_made(sight):
+        yield from _making_problems(sight)
 
 
 def _node_lost(sight: PodSight) -> Problem | None:
@@ -144,16 +57,23 @@ def _node_lost(sight: PodSight) -> Problem | None:
     node = part(sight.pod, "spec").get("nodeName") or "unknown"
     message = f"the node of the pod does not answer: {node}"
     since = moment(ready.get("lastTransitionTime"))
-    return sight.problem(FailureReason.NODE_LOST, message, since, None)
+    # The control plane has waited for the node already.
+    return sight.problem(FailureReason.NODE_LOST, message, since, AT_ONCE)
 
 
 def _ended(sight: PodSight) -> Iterator[Problem]:
     """A pod that its node refused or evicted; Kubernetes makes another one."""
     status = part(sight.pod, "status")
-    if status.get("phase") == "Failed":
-        words = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
+    if status.get("phase") != "Failed":
+        return
+    words = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
+    message = f"a node did not keep the pod: {words or 'no reason given'}"
+    if status.get("reason") == "Evicted":
+        since = first_told(sight.last_warning("Evicted")) or moment(status.get("startTime"))
+        tolerated = AT_ONCE if any(text in words for text in _OWN_LIMIT) else None
+        yield sight.problem(FailureReason.EVICTED, message, since, tolerated)
+    else:
         since = moment(status.get("startTime"))
-        message = f"a node did not keep the pod: {words or 'no reason given'}"
         yield sight.problem(FailureReason.POD_REJECTED, message, since, None)
 
 
@@ -173,116 +93,19 @@ def _unscheduled(sight: PodSight) -> Problem | None:
     return sight.problem(FailureReason.UNSCHEDULABLE, message, since, tolerated)
 
 
-def _init_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
-    if problem := _waiting_problem(sight, status):
-        yield problem
-    ended = last_exit(status, sight.patience)
-    succeeded = part(status, "state", "terminated").get("exitCode") == 0
-    if ended and not succeeded:
-        download = status.get("name") == STORAGE_INITIALIZER
-        reason = FailureReason.STORAGE_DOWNLOAD if download else FailureReason.CRASH_LOOP
-        yield _exit_problem(sight, status, ended, reason)
-
-
-def _main_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
-    if problem := _waiting_problem(sight, status):
-        yield problem
-    ended = last_exit(status, sight.patience)
-    steady = steady_at(status, sight.now, sight.patience)
-    if ended and steady and steady > sight.now:
-        reason = FailureReason.MODEL_LOAD if sight.load_failed else FailureReason.CRASH_LOOP
-        yield _exit_problem(sight, status, ended, reason)
-    unanswering = unanswering_at(sight)
-    if unanswering and unanswering <= sight.now and not status.get("ready"):
-        message = f"the container {status['name']} runs, but is not ready{_probe_words(sight)}"
-        since = unanswering - sight.patience.unanswering
-        yield sight.problem(FailureReason.NOT_ANSWERING, message, since, None, container=status)
-
-
-def _probe_words(sight: PodSight) -> str:
-    failed = [str(w.get("message")) for w in sight.warnings if w.get("reason") == "Unhealthy"]
-    return f": {failed[-1]}" if failed else ""
-
-
-def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
-    waiting = part(status, "state", "waiting")
-    reason, words = str(waiting.get("reason", "")), str(waiting.get("message") or "")
-    if reason in _PULL_REASONS:
-        return _pull_problem(sight, status, reason, words)
-    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-        message = f"the container {status['name']} cannot be made: {words or reason}"
-        # The others may pass: a runtime that is busy, a name still taken.
-        tolerated = _AT_ONCE if reason == "CreateContainerConfigError" else None
-        return sight.problem(
-            FailureReason.CONTAINER_CONFIG, message, None, tolerated, container=status
-        )
-    return None
-
-
-def _pull_problem(sight: PodSight, status: Object, reason: str, words: str) -> Problem:
-    refused = any(text in words.lower() for text in _PULL_REFUSED)
-    # Later tries show ErrImagePull again for a moment.
-    backed_off = any("ImagePullBackOff" in str(w.get("message")) for w in sight.warnings)
-    final = reason in _PULL_FINAL or refused or backed_off
-    return sight.problem(
-        FailureReason.IMAGE_PULL,
-        f"the image {status.get('image', '')} cannot be pulled: {words or reason}",
-        None,
-        _AT_ONCE if final else None,
-        container=status,
-        retrying=reason not in ("InvalidImageName", "ErrImageNeverPull"),
-    )
-
-
-def _exit_problem(sight: PodSight, status: Object, ended: Exit, reason: FailureReason) -> Problem:
-    backing_off = part(status, "state", "waiting").get("reason") == "CrashLoopBackOff"
-    if ended.reason == "OOMKilled":
-        reason = FailureReason.OUT_OF_MEMORY
-    return sight.problem(
-        reason,
-        f"{_EXITS[reason]}: {_told(status, ended)}{_last_words(sight.pod, ended)}",
-        ended.at,
-        _AT_ONCE if backing_off or ended.repeated else None,
-        container=status,
-        ended=ended,
-    )
-
-
-_EXITS = {
-    FailureReason.STORAGE_DOWNLOAD: "the model could not be downloaded",
-    FailureReason.MODEL_LOAD: "the model could not be loaded",
-    FailureReason.CRASH_LOOP: "a container that should stay up has exited",
-    FailureReason.OUT_OF_MEMORY: "a container was killed for using more memory than its limit",
-}
-
-
-def _told(status: Object, ended: Exit) -> str:
-    name = str(status.get("name", ""))
-    after = f" after {ended.ran_for:.0f} s" if ended.ran_for is not None else ""
-    times = f", {ended.count} times so far" if ended.count > 1 else ""
-    return f"{name} ended with exit code {ended.code} ({ended.reason}){after}{times}"
-
-
-def _last_words(pod: Object, ended: Exit) -> str:
-    """The end of its termination message, which may be the tail of its log."""
-    last = masked(ended.message, secret_values(pod)).rsplit("\n", 1)[-1].strip()
-    return f": {last[:MOST_OF_LAST_WORDS]}" if last else ""
-
-
-def _volume_problems(sight: PodSight) -> Iterator[Problem]:
+def _is_being_made(sight: PodSight) -> bool:
+    """No container has come so far as to have a story of its own."""
     statuses = [*init_statuses(sight.pod), *main_statuses(sight.pod)]
     waiting = [part(s, "state", "waiting").get("reason") for s in statuses]
-    if not waiting or any(reason not in _CREATING for reason in waiting):
-        return
-    warnings = (w for w in sight.warnings if w.get("reason") in _VOLUME_WARNINGS)
-    latest = max(warnings, key=lambda w: str(w.get("lastTimestamp")), default=None)
-    if latest:
-        since = moment(latest.get("firstTimestamp")) or moment(latest.get("eventTime"))
-        message = f"a volume of the pod cannot be used: {latest.get('message', '')}"
-        yield sight.problem(FailureReason.VOLUME, message, since, sight.patience.volume)
+    return bool(waiting) and all(reason in _CREATING for reason in waiting)
 
 
-def warnings_about(pod: Object, events: Iterable[Object]) -> tuple[Object, ...]:
-    """The warnings whose subject is this pod."""
-    uid = uid_of(pod)
-    return tuple(e for e in events if part(e, "involvedObject").get("uid") == uid)
+def _making_problems(sight: PodSight) -> Iterator[Problem]:
+    if warning := sight.last_warning(*_VOLUME_WARNINGS):
+        message = f"a volume of the pod cannot be used: {warning.get('message', '')}"
+        since, tolerated = first_told(warning), sight.patience.volume
+        yield sight.problem(FailureReason.VOLUME, message, since, tolerated)
+    if warning := sight.last_warning(*_SANDBOX_WARNINGS):
+        # The node's fault, which may pass.
+        message = f"the node cannot make room for the pod: {warning.get('message', '')}"
+        yield sight.problem(FailureReason.POD_REJECTED, message, first_told(warning), None)

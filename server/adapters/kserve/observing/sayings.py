@@ -21,7 +21,8 @@ REMEDIES = {
         "see the container's log, and check the port and path on which it is probed"
     ),
     FailureReason.CONTAINER_CONFIG: (
-        "make the Secret or ConfigMap that the container names, with that key"
+        "make the Secret or ConfigMap that the container names, with that key, or correct its"
+        " command or image: see the message"
     ),
     FailureReason.VOLUME: "check that the volume, claim, Secret or ConfigMap exists and is bound",
     FailureReason.UNSCHEDULABLE: (
@@ -29,7 +30,13 @@ REMEDIES = {
     ),
     FailureReason.QUOTA: "ask for less, free some of the quota, or have it raised",
     FailureReason.POD_REJECTED: "change the spec so that the cluster's policies accept its pods",
+    FailureReason.EVICTED: (
+        "raise the ephemeral-storage limit or the volume's size, use a smaller model, or free the"
+        " node's disk and memory"
+    ),
     FailureReason.PROGRESS_DEADLINE: "see the pods' logs; a slow model may still become ready",
     FailureReason.NODE_LOST: "nothing, if the node comes back or other nodes have room",
     FailureReason.INGRESS: "check the cluster's ingress controller and gateway",
 }
+# A case of POD_REJECTED of its own.
+MAKE_SERVICE_ACCOUNT = "make the service account, or name one that exists in the namespace"

@@ -1,0 +1,183 @@
+"""What is wrong with a container of a pod: it cannot be made, it exits, or it does not answer.
+
+The reasons are those of the kubelet and of the container runtime under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from server.adapters.kserve.objects import Object, moment, part
+from server.adapters.kserve.observing.containers import (
+    Exit,
+    is_live,
+    is_ready,
+    last_exit,
+    main_statuses,
+    steady_at,
+)
+from server.adapters.kserve.observing.masking import masked, secret_values
+from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
+from server.domain.facts import Problem
+from server.domain.status import FailureReason
+
+STORAGE_INITIALIZER = "storage-initializer"
+MOST_OF_LAST_WORDS = 300
+_PULL_REASONS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ImageInspectError",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+)
+_PULL_FINAL = (
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "SignatureValidationFailed",
+)
+_PULL_REFUSED = (
+    "not found",
+    "not exist",
+    "denied",
+    "unauthorized",
+    "authorization failed",
+    "manifest unknown",
+    "forbidden",
+)
+# A pod that comes up passes through these; what a back-off is about, the container's end tells.
+_NO_FAULT = ("", "ContainerCreating", "PodInitializing", "CrashLoopBackOff")
+# Of containers that cannot be made or started: what no further try will change.
+_NEVER_STARTS = (
+    "executable file not found",
+    "no such file or directory",
+    "permission denied",
+    "no command specified",
+)
+_EXITS = {
+    FailureReason.STORAGE_DOWNLOAD: "the model could not be downloaded",
+    FailureReason.MODEL_LOAD: "the model could not be loaded",
+    FailureReason.CRASH_LOOP: "a container that should stay up has exited",
+    FailureReason.OUT_OF_MEMORY: "a container was killed for using more memory than its limit",
+    FailureReason.CONTAINER_CONFIG: "a container cannot be started",
+}
+
+
+def init_container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
+    """What is wrong with a container that must end well before the others start."""
+    if problem := _waiting_problem(sight, status):
+        yield problem
+    ended = last_exit(status, sight.patience)
+    succeeded = part(status, "state", "terminated").get("exitCode") == 0
+    if ended and not succeeded:
+        download = status.get("name") == STORAGE_INITIALIZER
+        reason = FailureReason.STORAGE_DOWNLOAD if download else FailureReason.CRASH_LOOP
+        yield _exit_problem(sight, status, ended, reason)
+
+
+def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
+    """What is wrong with a container that should stay up."""
+    if problem := _waiting_problem(sight, status):
+        yield problem
+    ended = last_exit(status, sight.patience)
+    steady = steady_at(status, sight.now, sight.patience)
+    if ended and steady and steady > sight.now:
+        yield _exit_problem(sight, status, ended, _or_load(sight, status, FailureReason.CRASH_LOOP))
+    unanswering = unanswering_at(sight)
+    if unanswering and unanswering <= sight.now and not status.get("ready"):
+        message = f"the container {status['name']} runs, but is not ready{_probe_words(sight)}"
+        since = unanswering - sight.patience.unanswering
+        reason = _or_load(sight, status, FailureReason.NOT_ANSWERING)
+        yield sight.problem(reason, message, since, None, container=status)
+
+
+def unanswering_at(sight: PodSight) -> datetime | None:
+    """When a pod that runs unready will be said not to answer; None if it does not run so."""
+    if is_ready(sight.pod) or not is_live(sight.pod):
+        return None
+    statuses = main_statuses(sight.pod)
+    starts = [moment(part(s, "state", "running").get("startedAt")) for s in statuses]
+    started = [s for s in starts if s]
+    return (
+        max(started) + sight.patience.unanswering
+        if started and len(started) == len(starts)
+        else None
+    )
+
+
+def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> FailureReason:
+    failed = sight.says_load_failed(str(status.get("name", "")))
+    return FailureReason.MODEL_LOAD if failed else otherwise
+
+
+def _probe_words(sight: PodSight) -> str:
+    warning = sight.last_warning("Unhealthy")
+    return f": {warning['message']}" if warning.get("message") else ""
+
+
+def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
+    waiting = part(status, "state", "waiting")
+    reason, words = str(waiting.get("reason", "")), str(waiting.get("message") or "")
+    if reason in _PULL_REASONS:
+        return _pull_problem(sight, status, reason, words)
+    ended = last_exit(status, sight.patience)
+    if reason in _NO_FAULT or (ended and ended.never_started):
+        return None
+    message = f"the container {status['name']} cannot be made: {words or reason}"
+    # The others may pass: a runtime that is busy, a name still taken.
+    final = reason == "CreateContainerConfigError" or _can_never_start(words)
+    tolerated = AT_ONCE if final else None
+    return sight.problem(FailureReason.CONTAINER_CONFIG, message, None, tolerated, container=status)
+
+
+def _pull_problem(sight: PodSight, status: Object, reason: str, words: str) -> Problem:
+    refused = any(text in words.lower() for text in _PULL_REFUSED)
+    # Later tries show ErrImagePull again for a moment.
+    backed_off = any("ImagePullBackOff" in str(w.get("message")) for w in sight.warnings)
+    final = reason in _PULL_FINAL or refused or backed_off
+    return sight.problem(
+        FailureReason.IMAGE_PULL,
+        f"the image {status.get('image', '')} cannot be pulled: {words or reason}",
+        None,
+        AT_ONCE if final else None,
+        container=status,
+        retrying=reason not in ("InvalidImageName", "ErrImageNeverPull"),
+    )
+
+
+def _exit_problem(sight: PodSight, status: Object, ended: Exit, reason: FailureReason) -> Problem:
+    backing_off = part(status, "state", "waiting").get("reason") == "CrashLoopBackOff"
+    if ended.reason == "OOMKilled":
+        reason = FailureReason.OUT_OF_MEMORY
+    if ended.never_started:
+        reason = FailureReason.CONTAINER_CONFIG
+    hopeless = ended.never_started and _can_never_start(ended.message)
+    final = backing_off or ended.repeated or hopeless
+    return sight.problem(
+        reason,
+        f"{_EXITS[reason]}: {_told(status, ended)}{_last_words(sight.pod, ended)}",
+        ended.at,
+        AT_ONCE if final else None,
+        container=status,
+        ended=ended,
+    )
+
+
+def _can_never_start(words: str) -> bool:
+    return any(text in words for text in _NEVER_STARTS)
+
+
+def _told(status: Object, ended: Exit) -> str:
+    name = str(status.get("name", ""))
+    after = f" after {ended.ran_for:.0f} s" if ended.ran_for is not None else ""
+    times = f", {ended.count} times so far" if ended.count > 1 else ""
+    return f"{name} ended with exit code {ended.code} ({ended.reason}){after}{times}"
+
+
+def _last_words(pod: Object, ended: Exit) -> str:
+    """The end of its termination message, which may be the tail of its log."""
+    last = masked(ended.message, secret_values(pod)).rsplit("\n", 1)[-1].strip()
+    return f": {last[:MOST_OF_LAST_WORDS]}" if last else ""

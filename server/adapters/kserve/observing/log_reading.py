@@ -1,0 +1,94 @@
+"""Reading the log of a container that failed: what of it is worth showing, and what it says.
+
+Model servers mostly write Python's tracebacks, and after the cause they log how they shut down.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+MOST_LINES = 20
+MOST_BYTES = 4096
+# Of the line that names the cause, so that it leaves room for others.
+MOST_OF_CAUSE = 1024
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+# The kubelet answers so, as if it were the log, where it has none.
+_NO_LOG = ("unable to retrieve container logs for ", "failed to try resolving symlinks in path ")
+_TRACEBACK = "Traceback (most recent call last):"
+_FRAME = '  File "'
+_COMPLAINT = re.compile(r"\b(ERROR|CRITICAL|FATAL|panic)\b|^[\w.]*(Error|Exception)\b")
+_NOT = r"(could not|couldn't|cannot|can't|unable to|fail(s|ed|ure)?( to)?|error|exception)"
+_LOAD_FAILED = re.compile(
+    rf"\b{_NOT}\b.{{0,40}}\bload(ing)?\b.{{0,40}}\bmodel|\bmodels?\b.{{0,80}}\b{_NOT} load",
+    re.IGNORECASE,
+)
+
+
+def plain_lines(text: str) -> list[str]:
+    """The lines that say something, without colours and spaces at their ends."""
+    lines = (line.rstrip() for line in _COLOURS.sub("", text).splitlines())
+    return [line for line in lines if line and not line.startswith(_NO_LOG)]
+
+
+def telling(lines: Sequence[str]) -> tuple[str, ...]:
+    """The last lines, at most MOST_LINES and MOST_BYTES, the one that names the cause among them.
+
+    Of a traceback only the innermost frame is shown.
+    """
+    short = list(_without_outer_frames(lines))
+    last = _last_that_fit(short[-MOST_LINES:], MOST_BYTES)
+    cause = _cause(short)
+    if not cause or cause in last:
+        return last
+    cause = cause.encode()[:MOST_OF_CAUSE].decode(errors="ignore")
+    room = MOST_BYTES - len(cause.encode())
+    return (cause, *_last_that_fit(short[1 - MOST_LINES :], room))
+
+
+def tells_failed_load(lines: Iterable[str]) -> bool:
+    """Whether a line says that a model could not be loaded."""
+    return any(_LOAD_FAILED.search(line) for line in lines)
+
+
+def _without_outer_frames(lines: Sequence[str]) -> Iterable[str]:
+    frames: list[str] | None = None
+    for line in lines:
+        if frames is not None and line.startswith(" "):
+            frames = [line] if line.startswith(_FRAME) else [*frames, line]
+            continue
+        yield from _unmarked(frames or [])
+        frames = [] if line.endswith(_TRACEBACK) else None
+        yield line
+    yield from _unmarked(frames or [])
+
+
+def _unmarked(frames: Sequence[str]) -> list[str]:
+    """Without the marks below the code that point at a part of it."""
+    return [line for line in frames if line.strip(" ^~")]
+
+
+def _cause(lines: Sequence[str]) -> str:
+    """What the last exception said, or else the last line that complains; empty if none does."""
+    raised = [b for a, b in pairwise(lines) if _ends_traceback(a, b)]
+    complaints = raised or [line for line in lines if _COMPLAINT.search(line)]
+    return complaints[-1] if complaints else ""
+
+
+def _ends_traceback(before: str, line: str) -> bool:
+    return before.startswith("    ") and bool(re.match(r"[A-Za-z_][\w.]*(:|$)", line))
+
+
+def _last_that_fit(lines: Sequence[str], room: int) -> tuple[str, ...]:
+    kept: list[str] = []
+    for line in reversed(lines):
+        size = len(line.encode())
+        if size > room:
+            # Of one endless line the beginning says most; where there are others, they do.
+            kept += [] if kept else [line.encode()[:room].decode(errors="ignore")]
+            break
+        kept.append(line)
+        room -= size
+    return tuple(reversed(kept))

@@ -1,0 +1,81 @@
+"""A pod with what is needed to judge it, and how a problem of it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from server.adapters.kserve.objects import Object, created_at, moment, name_of, part, uid_of
+from server.adapters.kserve.observing.containers import Exit
+from server.adapters.kserve.observing.log_reading import tells_failed_load
+from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.sayings import REMEDIES
+from server.domain.facts import Problem
+from server.domain.status import Component, Failure, FailureReason
+
+AT_ONCE = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class PodSight:
+    """A pod with what is needed to judge it.
+
+    `logs`: by container, the excerpts that were read. `load_failed`: KServe says that the model
+    could not be loaded.
+    """
+
+    pod: Object
+    component: Component
+    warnings: tuple[Object, ...]
+    logs: Mapping[str, Sequence[str]]
+    load_failed: bool
+    now: datetime
+    patience: Patience
+
+    def problem(
+        self,
+        reason: FailureReason,
+        message: str,
+        since: datetime | None,
+        tolerated: timedelta | None,
+        *,
+        container: Object | None = None,
+        ended: Exit | None = None,
+        retrying: bool = True,
+    ) -> Problem:
+        """A problem of this pod, or of one of its containers."""
+        since = since or created_at(self.pod)
+        failure = Failure(
+            reason,
+            message,
+            REMEDIES[reason],
+            component=self.component,
+            pod=name_of(self.pod),
+            container=str(container["name"]) if container else "",
+            exit_code=ended.code if ended else None,
+            restart_count=int(container.get("restartCount") or 0) if container else 0,
+            retrying=retrying,
+            first_seen_time=since,
+        )
+        return Problem(failure, since, tolerated)
+
+    def says_load_failed(self, container: str) -> bool:
+        """Whether KServe says so, or the container's own log."""
+        return self.load_failed or tells_failed_load(self.logs.get(container, ()))
+
+    def last_warning(self, *reasons: str) -> Object:
+        """The newest warning of one of these reasons, or an empty object."""
+        found = (w for w in self.warnings if w.get("reason") in reasons)
+        return max(found, key=lambda w: str(w.get("lastTimestamp")), default={})
+
+
+def warnings_about(pod: Object, events: Iterable[Object]) -> tuple[Object, ...]:
+    """The warnings whose subject is this pod."""
+    uid = uid_of(pod)
+    return tuple(e for e in events if part(e, "involvedObject").get("uid") == uid)
+
+
+def first_told(warning: Object) -> datetime | None:
+    """When a warning was first given; None where there is no warning."""
+    return moment(warning.get("firstTimestamp")) or moment(warning.get("eventTime"))

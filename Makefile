@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.from-lock
 
-.PHONY: help setup test unit check lab bench soak stubs check-stubs lock format
+.PHONY: help setup test unit check lab node-lab bench soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,8 +35,11 @@ check: $(READY) ## Lint, types, layers, protos and stubs
 	.ci/breaking
 	$(BIN)/python proto/generate.py --check
 
-lab: $(READY) ## A real KServe control plane on this machine, until Ctrl-C
+lab: $(READY) ## A KServe control plane with a simulated node on this machine, until Ctrl-C
 	@$(BIN)/python -m tests.cluster.lab
+
+node-lab: $(READY) ## The same with a real node, on which models serve (Linux, root)
+	@$(BIN)/python -m tests.cluster.lab --node real
 
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks

@@ -4,6 +4,7 @@ from .audit import AuditEntry
 from .builds import BuildFailed
 from .cluster import Cluster
 from .control_plane import Lab, booted_lab
+from .node import NodeLab, booted_node_lab
 from .processes import Component, ComponentFailed, wait_until
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Component",
     "ComponentFailed",
     "Lab",
+    "NodeLab",
     "booted_lab",
+    "booted_node_lab",
     "wait_until",
 ]

@@ -6,8 +6,16 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from . import BuildFailed, ComponentFailed, Lab, booted_lab
+from . import BuildFailed, ComponentFailed, Lab, booted_lab, booted_node_lab
+from .builds import Say
+
+BOOTED: dict[str, Callable[[Say], AbstractContextManager[Lab]]] = {
+    "simulated": booted_lab,
+    "real": booted_node_lab,
+}
 
 
 class Ended(BaseException):
@@ -17,16 +25,22 @@ class Ended(BaseException):
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.cluster.lab",
-        description="Boot a KServe control plane on 127.0.0.1 (etcd, kube-apiserver, controller "
-        "manager, scheduler, simulated node, KServe's controller), building first what is "
-        "missing. It stays until Ctrl-C and leaves nothing behind but the builds in "
-        "~/.cache/modelservice/lab.",
+        description="Boot a KServe control plane (etcd, kube-apiserver, controller manager, "
+        "scheduler, KServe's controller) with one node, building first what is missing. It stays "
+        "until Ctrl-C and leaves nothing behind but the builds in ~/.cache/modelservice/lab.",
     )
-    parser.parse_args()
+    parser.add_argument(
+        "--node",
+        choices=BOOTED,
+        default="simulated",
+        help="simulated: KWOK plays it, no image is needed and any user can boot it. real: a "
+        "kubelet with containerd, which needs Linux, root and Debian's packages",
+    )
+    arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
-        _serve()
+        _serve(BOOTED[arguments.node])
     except Ended:
         say("stopped")
     except (BuildFailed, ComponentFailed, TimeoutError) as error:
@@ -39,9 +53,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _serve() -> None:
+def _serve(booted: Callable[[Say], AbstractContextManager[Lab]]) -> None:
     began = time.monotonic()
-    with booted_lab(say) as lab:
+    with booted(say) as lab:
         say(f"booted in {time.monotonic() - began:.1f} s\n")
         say(_how_to_use(lab))
         try:

@@ -1,0 +1,30 @@
+"""A node's control groups: a branch of its own in every hierarchy of the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+def branches(name: str) -> list[Path]:
+    """The folders of the branch of this name: one in each hierarchy of v1, the one of v2."""
+    if (ROOT / "cgroup.procs").exists():
+        return [ROOT / name]
+    return [
+        folder / name for folder in sorted(ROOT.iterdir()) if (folder / "cgroup.procs").exists()
+    ]
+
+
+def programs(name: str) -> Path:
+    """The group in the branch that the node's own programs join."""
+    # Of v1's hierarchies one is enough to find them; in cpuset's nothing runs without CPUs.
+    [counting] = [path for path in branches(name) if path.parent.name in ("pids", ROOT.name)]
+    return counting / "programs"
+
+
+def make(name: str) -> None:
+    """Make the branch."""
+    for folder in branches(name):
+        folder.mkdir()
+    programs(name).mkdir()

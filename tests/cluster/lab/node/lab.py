@@ -1,0 +1,58 @@
+"""The lab with a real node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.cluster.lab import builds
+from tests.cluster.lab.builds import Say
+from tests.cluster.lab.control_plane import Lab, booted, new_site
+from tests.cluster.lab.processes import wait_until
+from tests.cluster.lab.site import Site
+
+from . import models, packages, pause
+from .real import RealNode
+
+
+class NodeLab(Lab):
+    """A KServe control plane with a node that really runs pods; see `booted_node_lab`.
+
+    `kubelet` and `containerd` can each be stopped, started, frozen and thawed; pods go on while
+    they are away.
+    """
+
+    def __init__(self, site: Site, node: RealNode) -> None:
+        super().__init__(site, node)
+        self.kubelet = node.kubelet
+        self.containerd = node.containerd
+
+    def put_models(self, folder: Path, namespace: str, claim: str = "models") -> None:
+        """Copy `folder` to the node, for `pvc://CLAIM/PATH` in this namespace; returns when bound.
+
+        May be called again with a folder of further files.
+        """
+        target = self.folder / "models" / namespace / claim
+        models.copy_readable(folder, target)
+        for manifest in models.volume(target, namespace, claim):
+            self.apply(manifest)
+        path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}"
+        wait_until(lambda: self.get(path)["status"]["phase"] == "Bound", f"{claim} is bound")
+
+
+@contextmanager
+def booted_node_lab(say: Say = print) -> Iterator[NodeLab]:
+    """A lab with a real node, ready for use; nothing of it is left after.
+
+    Raises BuildFailed or ComponentFailed; where the boot fails its folder, with a log for each
+    component, is kept and told.
+    """
+    packages.check()
+    packages.install(say)
+    programs = builds.programs((*builds.CONTROL_PLANE, *builds.REAL_NODE), say)
+    archives = {pause.NAME: pause.archive()}
+    with new_site(programs) as site:
+        node = RealNode(site, archives)
+        with booted(NodeLab(site, node), say) as lab:
+            yield lab

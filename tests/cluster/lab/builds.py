@@ -12,9 +12,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 Say = Callable[[str], None]
@@ -79,9 +80,8 @@ def programs(modules: Iterable[GoModule], say: Say) -> dict[str, Path]:
     check_go()
     built: dict[str, Path] = {}
     for module in modules:
-        folder = cache_folder() / f"{module.name}-{module.digest()}" / "bin"
-        if not folder.exists():
-            _build_once(module, folder, say)
+        build = partial(_build_programs, module, say)
+        folder = built_once(f"{module.name}-{module.digest()}/bin", build, say)
         built |= {name: folder / name for name in module.programs}
     return built
 
@@ -113,11 +113,16 @@ def module_source(module: str, path: str) -> Path:
     return Path(json.loads(fetched.stdout)["Dir"])
 
 
-def _build_once(module: GoModule, folder: Path, say: Say) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / "lock", f"another run is building {module.name}: waiting", say):
-        if not folder.exists():
-            _build(module, folder, say)
+def built_once(path: str, build: Callable[[Path], None], say: Say) -> Path:
+    """The folder `<room>/<name>` in the cache. Where there is none, `build` fills an empty folder
+    that becomes it; no other run builds in that room meanwhile. Raises BuildFailed."""
+    folder = cache_folder() / path
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.parent / "lock", f"another run is building {path}: waiting", say):
+            if not folder.exists():
+                _fill(folder, path, build, say)
+    return folder
 
 
 @contextmanager
@@ -131,37 +136,62 @@ def _locked(path: Path, waiting: str, say: Say) -> Iterator[None]:
         yield
 
 
-def _build(module: GoModule, folder: Path, say: Say) -> None:
-    say(f"building {module.name} ({', '.join(module.programs)})")
+def _fill(folder: Path, path: str, build: Callable[[Path], None], say: Say) -> None:
+    say(f"building {path}")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-        for name, package in module.programs.items():
-            _go_build(module, package, Path(unfinished) / "bin" / name, began, say)
-        # One rename, so that a folder named bin is always complete.
-        (Path(unfinished) / "bin").rename(folder)
-    say(f"built {module.name} in {time.monotonic() - began:.0f} s")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as parent:
+        # One rename, so that a folder of that name is always complete.
+        unfinished = Path(parent) / folder.name
+        unfinished.mkdir()
+        build(unfinished)
+        unfinished.rename(folder)
+    say(f"built {path} in {time.monotonic() - began:.0f} s")
 
 
-def _go_build(module: GoModule, package: str, target: Path, began: float, say: Say) -> None:
-    log = target.parents[2] / "build.log"
-    with log.open("w") as output:
-        build = subprocess.Popen(
-            ["go", "build", "-trimpath", f"-ldflags={module.ldflags}", "-o", target, package],
+def _build_programs(module: GoModule, say: Say, folder: Path) -> None:
+    for name, package in module.programs.items():
+        flags = ["-trimpath", f"-ldflags={module.ldflags}", "-o", folder / name]
+        run_build(
+            ["go", "build", *flags, package],
+            name,
+            folder,
+            say,
             cwd=module.folder,
             # Go's work folder goes where it is removed even when go does not come to it.
-            env=os.environ | {"CGO_ENABLED": "0", "GOTMPDIR": str(target.parents[1])},
+            env={"CGO_ENABLED": "0", "GOTMPDIR": str(folder.parent)},
+        )
+
+
+def run_build(
+    command: Sequence[str | Path],
+    what: str,
+    folder: Path,
+    say: Say,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run one step of the build that fills `folder` to its end, with news of it from time to time.
+    Raises BuildFailed with the end of what it printed."""
+    log = folder.parents[1] / "build.log"
+    began = time.monotonic()
+    with log.open("w") as output:
+        build = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=os.environ | (env or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
-            _tell_until_done(build, f"still building {target.name}", began, say)
+            _tell_until_done(build, f"still building {what}", began, say)
         except BaseException:
             # Interrupted, go waits for the compilers that it started.
             build.send_signal(signal.SIGINT)
             build.wait()
             raise
     if build.returncode:
-        raise BuildFailed(f"building {target.name} failed, see {log}:\n{_tail(log)}")
+        raise BuildFailed(f"building {what} failed, see {log}:\n{_tail(log)}")
 
 
 def _tell_until_done(build: subprocess.Popen[bytes], news: str, began: float, say: Say) -> None:

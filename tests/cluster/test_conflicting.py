@@ -25,7 +25,7 @@ from .asking import (
     wait_gone,
     wait_ready,
 )
-from .conftest import StartReplica
+from .fixtures import StartReplica
 from .lab import Cluster, Lab, wait_until
 from .objects import OBJECT, settled, stored, unmanaged, version
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from .asking import MODEL, SKLEARN_IMAGE
-from .conftest import StartReplica
+from .fixtures import StartReplica
 from .lab import Lab, wait_until
 from .lab.credentials import write_kubeconfig
 from .serving import Replicas, Server

@@ -13,7 +13,7 @@ from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .asking import container, outcome, scaling
-from .conftest import StartReplica
+from .fixtures import StartReplica
 from .lab import Cluster, wait_until
 from .objects import OBJECT
 from .recording import Recording

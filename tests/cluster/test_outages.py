@@ -16,7 +16,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from tests.refusals import Refusal, refusal_of
 
 from .asking import Action, container, deploy
-from .conftest import StartReplica
+from .fixtures import StartReplica
 from .interference import Link
 from .lab import Lab, wait_until
 from .meanwhile import OBJECT, Meanwhile

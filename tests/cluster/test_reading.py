@@ -12,7 +12,7 @@ from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .asking import State, container, delete, deploy, get, outcome, scaling
-from .conftest import StartReplica
+from .fixtures import StartReplica
 from .interference import Link
 from .lab import Lab, wait_until
 from .objects import settled

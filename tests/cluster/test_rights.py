@@ -12,7 +12,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from tests.refusals import refused
 
 from .asking import State, container, delete, deploy, get, model, wait_gone
-from .conftest import StartReplica
+from .fixtures import StartReplica
 from .lab import AuditEntry, Lab, wait_until
 from .recording import Recording
 from .serving import NAMESPACE, SERVER_USER, Server

@@ -18,7 +18,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from tests.refusals import Refusal, refused
 
 from .asking import TIMEOUT, Action, container, deploy
-from .conftest import StartReplica
+from .fixtures import StartReplica
 from .interference import Link
 from .lab import wait_until
 from .meanwhile import HEALS_WITHIN

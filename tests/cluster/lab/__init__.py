@@ -3,8 +3,8 @@
 from .audit import AuditEntry
 from .builds import BuildFailed
 from .cluster import Cluster
-from .control_plane import Lab, booted_lab
-from .node import NodeLab, booted_node_lab
+from .control_plane import Lab, booted_lab, build_lab
+from .node import NodeLab, booted_node_lab, build_node_lab, check_node_lab
 from .processes import Component, ComponentFailed, wait_until
 
 __all__ = [
@@ -17,5 +17,8 @@ __all__ = [
     "NodeLab",
     "booted_lab",
     "booted_node_lab",
+    "build_lab",
+    "build_node_lab",
+    "check_node_lab",
     "wait_until",
 ]

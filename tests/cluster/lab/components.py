@@ -78,6 +78,8 @@ class Components:
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={port}",
+            # It misses a volume that comes just before its claim until it looks again.
+            "--pvclaimbinder-sync-period=1s",
             *flags,
             ready=lambda: answers(f"https://127.0.0.1:{port}/healthz"),
         )

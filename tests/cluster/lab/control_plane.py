@@ -210,6 +210,11 @@ class Lab(Cluster):
         (self.folder / "tokens.csv").write_text("\n".join(masters + others) + "\n")
 
 
+def build_lab(say: Say) -> dict[str, Path]:
+    """The programs of a lab with a simulated node, built where missing. Raises BuildFailed."""
+    return builds.programs((*builds.CONTROL_PLANE, *builds.SIMULATED_NODE), say)
+
+
 @contextmanager
 def booted_lab(say: Say = print) -> Iterator[Lab]:
     """A lab that is ready for use, built first where that is needed; nothing of it is left after.
@@ -217,8 +222,7 @@ def booted_lab(say: Say = print) -> Iterator[Lab]:
     Its node is simulated. Raises BuildFailed or ComponentFailed; where the boot fails its folder,
     with a log for each component, is kept and told.
     """
-    programs = builds.programs((*builds.CONTROL_PLANE, *builds.SIMULATED_NODE), say)
-    with new_site(programs) as site, booted(Lab(site, SimulatedNode(site)), say) as lab:
+    with new_site(build_lab(say)) as site, booted(Lab(site, SimulatedNode(site)), say) as lab:
         yield lab
 
 

@@ -41,6 +41,23 @@ class NodeLab(Lab):
         wait_until(lambda: self.get(path)["status"]["phase"] == "Bound", f"{claim} is bound")
 
 
+def check_node_lab() -> None:
+    """Raise BuildFailed where there can be no real node, or none can be built."""
+    packages.check()
+    builds.check_go()
+
+
+def build_node_lab(say: Say) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The lab's programs, and the archives of its images by name.
+
+    Installs, builds and fetches what is missing. Raises BuildFailed.
+    """
+    check_node_lab()
+    packages.install(say)
+    programs = builds.programs((*builds.CONTROL_PLANE, *builds.REAL_NODE), say)
+    return programs, {pause.NAME: pause.archive()}
+
+
 @contextmanager
 def booted_node_lab(say: Say = print) -> Iterator[NodeLab]:
     """A lab with a real node, ready for use; nothing of it is left after.
@@ -48,10 +65,7 @@ def booted_node_lab(say: Say = print) -> Iterator[NodeLab]:
     Raises BuildFailed or ComponentFailed; where the boot fails its folder, with a log for each
     component, is kept and told.
     """
-    packages.check()
-    packages.install(say)
-    programs = builds.programs((*builds.CONTROL_PLANE, *builds.REAL_NODE), say)
-    archives = {pause.NAME: pause.archive()}
+    programs, archives = build_node_lab(say)
     with new_site(programs) as site:
         node = RealNode(site, archives)
         with booted(NodeLab(site, node), say) as lab:

@@ -1,0 +1,71 @@
+"""The cluster that the tests here run on: the lab with a real node."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.fixtures import namespace, replica, replicas, server, stub
+from tests.cluster.lab import NodeLab, booted_node_lab, build_node_lab, check_node_lab
+from tests.cluster.requirements import (
+    OTHER_CLUSTER,
+    build_before,
+    leave_out,
+    needs,
+    say_to,
+    tell_left_out,
+    unmet,
+)
+
+__all__ = ["namespace", "replica", "replicas", "server", "stub"]
+
+
+@pytest.fixture(scope="package")
+def node_lab(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NodeLab]:
+    """A lab with a real node for all tests here, each of which has a namespace of its own."""
+    with booted_node_lab(say_to(request.config)) as lab:
+        yield lab
+        if request.session.testsfailed:
+            kept = tmp_path_factory.mktemp("node-lab") / "logs"
+            shutil.copytree(lab.logs, kept)
+            say_to(request.config)(f"the node lab's logs: {kept}")
+
+
+@pytest.fixture(scope="package")
+def cluster(node_lab: NodeLab) -> NodeLab:
+    """What the shared fixtures ask for."""
+    return node_lab
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Last of all, when the other lab has ended: the two would share this machine's memory."""
+    leave_out(config, _of_the_node(items), _reason)
+    items.sort(key=_needs_node)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    build_before(session, _of_the_node(session.items), build_node_lab)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    tell_left_out(terminalreporter, config)
+
+
+def _of_the_node(items: list[pytest.Item]) -> list[pytest.Item]:
+    return list(filter(_needs_node, items))
+
+
+def _needs_node(item: pytest.Item) -> bool:
+    return needs("node_lab", item)
+
+
+def _reason() -> str | None:
+    if OTHER_CLUSTER:
+        return "they need a node of their own, and MODELSERVICE_TEST_KUBECONFIG names a cluster"
+    return unmet(check_node_lab)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.observing.log_reading import MOST_BYTES, MOST_LINES
 from server.adapters.kserve.observing.logs import LogWanted, excerpt, fetch_log, log_wanted
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import decide
@@ -121,22 +118,3 @@ def test_what_the_probes_leave_in_the_log_is_left_out() -> None:
     assert wanted
     log = 'GET /v2/models/iris/ready HTTP/1.1" 400\nUnpicklingError\nGET / "kube-probe/1.34"\n'
     assert excerpt(log, wanted) == ("UnpicklingError",)
-
-
-def test_of_one_endless_line_the_beginning_is_shown() -> None:
-    assert excerpt("é" * MOST_BYTES, WANTED) == ("é" * (MOST_BYTES // 2),)
-
-
-def test_colours_are_left_out() -> None:
-    assert excerpt("\x1b[31mError\x1b[0m", WANTED) == ("Error",)
-
-
-@given(st.lists(st.text(max_size=800), max_size=40))
-def test_an_excerpt_is_bounded_and_ends_with_the_last_line(lines: list[str]) -> None:
-    text = "\n".join(lines)
-    shown = excerpt(text, WANTED)
-    assert len(shown) <= MOST_LINES
-    assert sum(len(line.encode()) for line in shown) <= MOST_BYTES
-    told_lines = [line.rstrip() for line in text.splitlines() if line.rstrip()]
-    if told_lines and "\x1b" not in text:
-        assert shown[-1] == told_lines[-1]

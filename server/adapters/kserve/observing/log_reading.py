@@ -11,7 +11,7 @@ from itertools import pairwise
 
 MOST_LINES = 20
 MOST_BYTES = 4096
-# Of the line that names the cause, so that it leaves room for others.
+# Of a line that names the cause, so that it leaves room for others.
 MOST_OF_CAUSE = 1024
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -20,9 +20,11 @@ _NO_LOG = ("unable to retrieve container logs for ", "failed to try resolving sy
 _TRACEBACK = "Traceback (most recent call last):"
 _FRAME = '  File "'
 _COMPLAINT = re.compile(r"\b(ERROR|CRITICAL|FATAL|panic)\b|^[\w.]*(Error|Exception)\b")
-_NOT = r"(could not|couldn't|cannot|can't|unable to|fail(s|ed|ure)?( to)?|error|exception)"
+_MODEL = re.compile(r"\bmodels?\b(?! server)", re.IGNORECASE)
 _LOAD_FAILED = re.compile(
-    rf"\b{_NOT}\b.{{0,40}}\bload(ing)?\b.{{0,40}}\bmodel|\bmodels?\b.{{0,80}}\b{_NOT} load",
+    r"\b(could not|couldn't|cannot|can't|unable to|fail(s|ed|ure)?( to)?|error|exception)\W+"
+    r"(\w+\W+){0,3}(load|loading|be loaded)\b"
+    r"|\b(load|loading)\b\W+(\w+\W+){0,4}fail",
     re.IGNORECASE,
 )
 
@@ -34,23 +36,36 @@ def plain_lines(text: str) -> list[str]:
 
 
 def telling(lines: Sequence[str]) -> tuple[str, ...]:
-    """The last lines, at most MOST_LINES and MOST_BYTES, the one that names the cause among them.
+    """The last lines, at most MOST_LINES and MOST_BYTES, those that name the cause among them.
 
     Of a traceback only the innermost frame is shown.
     """
     short = list(_without_outer_frames(lines))
     last = _last_that_fit(short[-MOST_LINES:], MOST_BYTES)
-    cause = _cause(short)
-    if not cause or cause in last:
-        return last
-    cause = cause.encode()[:MOST_OF_CAUSE].decode(errors="ignore")
-    room = MOST_BYTES - len(cause.encode())
-    return (cause, *_last_that_fit(short[1 - MOST_LINES :], room))
+    causes = [_shortened(cause) for cause in _causes(short) if cause not in last]
+    room = MOST_BYTES - sum(len(cause.encode()) for cause in causes)
+    return (*causes, *_last_that_fit(last[-(MOST_LINES - len(causes)) :], room))
 
 
 def tells_failed_load(lines: Iterable[str]) -> bool:
     """Whether a line says that a model could not be loaded."""
-    return any(_LOAD_FAILED.search(line) for line in lines)
+    return any(map(_is_failed_load, lines))
+
+
+def _is_failed_load(line: str) -> bool:
+    return bool(_MODEL.search(line) and _LOAD_FAILED.search(line))
+
+
+def _causes(lines: Sequence[str]) -> list[str]:
+    """The last word on a model that was not loaded, and the last exception's or complaint."""
+    last_load = next((line for line in reversed(lines) if _is_failed_load(line)), "")
+    raised = [b for a, b in pairwise(lines) if _ends_traceback(a, b)]
+    complaints = raised or [line for line in lines if _COMPLAINT.search(line)]
+    return [line for line in dict.fromkeys((last_load, *complaints[-1:])) if line]
+
+
+def _shortened(cause: str) -> str:
+    return cause.encode()[:MOST_OF_CAUSE].decode(errors="ignore")
 
 
 def _without_outer_frames(lines: Sequence[str]) -> Iterable[str]:
@@ -68,13 +83,6 @@ def _without_outer_frames(lines: Sequence[str]) -> Iterable[str]:
 def _unmarked(frames: Sequence[str]) -> list[str]:
     """Without the marks below the code that point at a part of it."""
     return [line for line in frames if line.strip(" ^~")]
-
-
-def _cause(lines: Sequence[str]) -> str:
-    """What the last exception said, or else the last line that complains; empty if none does."""
-    raised = [b for a, b in pairwise(lines) if _ends_traceback(a, b)]
-    complaints = raised or [line for line in lines if _COMPLAINT.search(line)]
-    return complaints[-1] if complaints else ""
 
 
 def _ends_traceback(before: str, line: str) -> bool:

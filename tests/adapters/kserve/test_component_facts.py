@@ -1,0 +1,164 @@
+"""What each component shows, on services as a real cluster showed them, changed in one point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from server.adapters.kserve.objects import holds
+from server.adapters.kserve.observing.components import parts_of, workloads_of
+from server.adapters.kserve.observing.observed import Observed
+from server.domain.status import Component, FailureReason, State
+from tests.adapters.kserve.replaying import merged
+from tests.adapters.kserve.shown import (
+    end,
+    ended,
+    facts,
+    serving,
+    stamp,
+    verdict,
+    waiting,
+    when,
+    with_condition,
+    with_container,
+    with_deployment,
+    with_deployment_condition,
+    with_pods,
+    with_service,
+)
+
+
+@pytest.mark.parametrize("component", ["Predictor", "Transformer"])
+def test_ready_needs_every_component_though_kserve_counts_the_predictor_only(
+    component: str,
+) -> None:
+    observed, now = when("transformer", _both_ready)
+    assert verdict(observed, now).state is State.READY
+    condition = with_condition(observed, f"{component}Ready", status="False")
+    assert not facts(condition, now).ready
+
+
+def test_a_component_that_only_the_status_names_does_not_count() -> None:
+    observed, now = serving()
+    left_over = with_service(observed, {"status": {"components": {"transformer": {}}}})
+    left_over = with_condition(left_over, "TransformerReady", status="False")
+    decision = verdict(left_over, now)
+    assert decision.state is State.READY
+    assert [c.shown.component for c in facts(left_over, now).components] == [Component.PREDICTOR]
+
+
+def test_a_canary_with_the_same_labels_and_marker_is_not_taken_for_the_predictor() -> None:
+    observed, now = serving()
+    [stable] = observed.deployments
+    canary = merged(stable, {"metadata": {"name": "iris-b-predictor", "uid": "canary"}})
+    broken = merged(canary, {"status": {"availableReplicas": None}})
+    assert verdict(replace(observed, deployments=(broken, stable)), now).state is State.READY
+    assert verdict(replace(observed, deployments=(canary,)), now).state is State.PENDING
+
+
+def test_workers_of_a_multi_node_predictor_must_be_complete_too() -> None:
+    observed, now = serving()
+    asked = with_service(observed, {"spec": {"predictor": {"workerSpec": {}}}})
+    assert verdict(asked, now).state is State.PROGRESSING
+    [head] = asked.deployments
+    worker = merged(head, {"metadata": {"name": "iris-predictor-worker"}})
+    assert verdict(replace(asked, deployments=(head, worker)), now).state is State.READY
+    missing = merged(worker, {"spec": {"replicas": 2}})
+    assert not facts(replace(asked, deployments=(head, missing)), now).finished
+
+
+def test_a_deployment_that_was_not_looked_at_yet_is_not_complete_though_it_once_was() -> None:
+    observed, now = serving()
+    ahead = with_deployment(observed, {"metadata": {"generation": 9}})
+    assert not facts(ahead, now).finished
+    assert facts(ahead, now).completed_at == facts(observed, now).completed_at
+    others = with_deployment_condition(ahead, "Progressing", message='ReplicaSet "other" is done')
+    assert facts(others, now).completed_at is None
+
+
+def test_a_deployment_that_scales_up_is_not_complete_but_ready() -> None:
+    observed, now = serving()
+    short = {"spec": {"replicas": 2}, "status": {"replicas": 2, "updatedReplicas": 2}}
+    growing = with_deployment(observed, short)
+    growing = with_deployment_condition(growing, "Available", status="False")
+    growing = with_condition(growing, "Ready", status="False")
+    just_completed = facts(observed, now).completed_at
+    assert just_completed
+    assert verdict(growing, just_completed).state is State.READY
+
+
+def test_a_deployment_whose_replica_set_is_not_known_yet_was_never_complete() -> None:
+    observed, now = serving()
+    assert facts(observed, now).completed_at
+    assert facts(replace(observed, replica_sets=()), now).completed_at is None
+
+
+def test_new_pods_are_those_of_the_present_template_also_without_a_marker() -> None:
+    observed, _ = when("unmanaged_container", lambda o: len(o.pods) == 2)
+    assert len(observed.replica_sets) == 2
+    [workload] = workloads_of(next(parts_of(observed.service)), observed)
+    [pod] = workload.new_pods
+    assert pod["spec"]["containers"][0]["image"] == "lab/slow:3s"
+    assert len(workload.pods) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "autoscaler", "fits"),
+    [
+        ({}, {}, True),
+        ({"maxReplicas": 3}, {}, False),
+        ({"maxReplicas": 3}, {"maxReplicas": 3}, True),
+        ({"minReplicas": 0}, {}, True),
+        ({"scaleTarget": 50}, {}, False),
+        ({"scaleMetric": "memory", "scaleTarget": 80}, {}, False),
+        ({"scaleMetric": "memory"}, {}, True),
+    ],
+)
+def test_scaling_is_as_asked_once_the_autoscaler_has_its_bounds_and_target(
+    asked: dict[str, object], autoscaler: dict[str, object], *, fits: bool
+) -> None:
+    observed, now = serving()
+    observed = with_service(observed, {"spec": {"predictor": asked}})
+    scaled = tuple(merged(a, {"spec": autoscaler}) for a in observed.autoscalers)
+    assert facts(replace(observed, autoscalers=scaled), now).scaled is fits
+
+
+def test_without_an_autoscaler_the_replicas_themselves_must_be_as_asked() -> None:
+    observed, now = serving()
+    none = {"serving.kserve.io/autoscalerClass": "none"}
+    asked = {"metadata": {"annotations": none}, "spec": {"predictor": {"minReplicas": 0}}}
+    observed = replace(with_service(observed, asked), autoscalers=())
+    assert not facts(observed, now).scaled
+    at_zero = with_deployment(observed, {"spec": {"replicas": 0}})
+    decision = verdict(at_zero, now)
+    assert decision.state is State.STOPPED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.SCALED_TO_ZERO
+
+
+def test_a_pod_on_its_way_out_does_not_answer() -> None:
+    observed, now = serving()
+    going = with_pods(observed, {"metadata": {"deletionTimestamp": stamp(now)}})
+    assert facts(going, now).components[0].available == 0
+
+
+def test_of_many_replicas_one_failing_degrades_and_the_others_serve() -> None:
+    observed, now = end("scaling_alone")
+    [crashed, *others] = observed.pods
+    broken = with_container(
+        replace(observed, pods=(crashed,)),
+        state=waiting("CrashLoopBackOff"),
+        lastState=ended(1, now),
+        restartCount=3,
+    )
+    decision = verdict(replace(observed, pods=(*broken.pods, *others)), now)
+    assert decision.state is State.DEGRADED
+    assert decision.failure
+    assert decision.failure.pod == crashed["metadata"]["name"]
+
+
+def _both_ready(observed: Observed) -> bool:
+    ready = [holds(observed.service, f"{c}Ready") for c in ("Predictor", "Transformer")]
+    pods_ready = [holds(p, "Ready") for p in observed.pods]
+    return all(ready) and len(pods_ready) == 2 and all(pods_ready)

@@ -1,0 +1,151 @@
+"""What of a log is worth showing, and what it says: a line that names the cause is never lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.adapters.kserve.objects import name_of
+from server.adapters.kserve.observing.log_reading import (
+    MOST_BYTES,
+    MOST_LINES,
+    plain_lines,
+    telling,
+    tells_failed_load,
+)
+from server.adapters.kserve.observing.observed import Observed
+from server.domain.status import FailureReason, State
+from tests.adapters.kserve.shown import (
+    ended,
+    serving_model,
+    starting,
+    verdict,
+    waiting,
+    with_container,
+)
+
+SECOND = timedelta(seconds=1)
+# MLServer 1.7.1 with a model file that was cut short: it loads, fails, shuts down and exits with 0.
+CORRUPT_MODEL = Path(__file__).with_name("logs") / "mlserver_corrupt_model.log"
+CAUSE = "builtins.ValueError: EOF: reading array data, expected 1920 bytes got 1665"
+
+
+@pytest.mark.parametrize("more", [0, 10, 300])
+def test_of_a_corrupt_model_the_cause_is_shown_however_long_the_shutdown_talks(more: int) -> None:
+    text = CORRUPT_MODEL.read_text() + "INFO:     Waiting for background tasks\n" * more
+    shown = telling(plain_lines(text))
+    assert any(line.endswith(CAUSE) for line in shown)
+    assert any("failed to load during startup" in line for line in shown)
+    assert shown[-1] == text.splitlines()[-1]
+    assert tells_failed_load(shown)
+
+
+def test_of_a_traceback_the_innermost_frame_is_shown_without_marks() -> None:
+    text = """Traceback (most recent call last):
+  File "server.py", line 1, in <module>
+    main()
+  File "server.py", line 9, in main
+    open("/mnt/models/model.bin")
+    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+FileNotFoundError: [Errno 2] No such file or directory: '/mnt/models/model.bin'
+"""
+    assert telling(plain_lines(text)) == (
+        "Traceback (most recent call last):",
+        '  File "server.py", line 9, in main',
+        '    open("/mnt/models/model.bin")',
+        "FileNotFoundError: [Errno 2] No such file or directory: '/mnt/models/model.bin'",
+    )
+
+
+def test_a_complaint_is_shown_where_nothing_was_raised() -> None:
+    lines = ["FATAL the licence has expired", *(f"closing {n}" for n in range(30))]
+    assert telling(lines)[0] == lines[0]
+    assert telling(lines)[-1] == lines[-1]
+
+
+def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:
+    assert plain_lines("unable to retrieve container logs for containerd://0123abc") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO - Couldn't load model 'iris'. Model will be removed from registry.",
+        "RuntimeError: Failed to load the model /mnt/models",
+        "failed to load 'iris' version 1: Internal: model file not found",
+        "Load model failed: iris, error: Worker died.",
+        "model iris could not be loaded",
+    ],
+)
+def test_model_servers_say_in_many_ways_that_a_model_was_not_loaded(line: str) -> None:
+    assert tells_failed_load([line])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO - Loaded model 'iris' successfully.",
+        "Loading the model from /mnt/models",
+        "ERROR could not bind to port 8080",
+        "model server failed to load its configuration",
+    ],
+)
+def test_other_words_are_not_taken_for_that(line: str) -> None:
+    assert not tells_failed_load([line])
+
+
+@pytest.mark.parametrize("predictor", [starting, serving_model])
+def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
+    predictor: Callable[[], tuple[Observed, datetime]],
+) -> None:
+    observed, now = predictor()
+    crashing = with_container(
+        observed,
+        state=waiting("CrashLoopBackOff"),
+        lastState=ended(0, now, reason="Completed"),
+        restartCount=1,
+    )
+    source = (name_of(crashing.pods[0]), "kserve-container")
+    for lines, reason in (
+        (("INFO - Couldn't load model 'iris'.", "bye"), FailureReason.MODEL_LOAD),
+        (("Loading the model", "port 8080 is taken"), FailureReason.CRASH_LOOP),
+    ):
+        decision = verdict(replace(crashing, logs={source: lines}), now)
+        assert decision.state is State.FAILED
+        assert decision.failure
+        assert decision.failure.reason is reason
+
+
+def test_a_server_that_stays_up_without_its_model_is_told_by_its_log() -> None:
+    observed, now = starting()
+    source = (name_of(observed.pods[0]), "kserve-container")
+    said = replace(observed, logs={source: ("error: model iris failed to load",)})
+    decision = verdict(said, now + 61 * SECOND)
+    assert decision.state is State.PROGRESSING
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.MODEL_LOAD
+
+
+def test_of_one_endless_line_the_beginning_is_shown() -> None:
+    assert telling(["é" * MOST_BYTES]) == ("é" * (MOST_BYTES // 2),)
+
+
+def test_colours_are_left_out() -> None:
+    assert plain_lines("\x1b[31mError\x1b[0m") == ["Error"]
+
+
+@given(st.lists(st.text(max_size=800), max_size=40))
+def test_an_excerpt_is_bounded_and_ends_with_the_last_line(lines: list[str]) -> None:
+    text = "\n".join(lines)
+    shown = telling(plain_lines(text))
+    assert len(shown) <= MOST_LINES
+    assert sum(len(line.encode()) for line in shown) <= MOST_BYTES
+    told_lines = [line.rstrip() for line in text.splitlines() if line.rstrip()]
+    if told_lines and "\x1b" not in text:
+        assert shown[-1] == told_lines[-1]

@@ -1094,8 +1094,10 @@ class Failure(_message.Message):
     """Whether the cluster goes on trying, so that it may recover without a new Deploy."""
     @_builtins.property
     def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The last lines of that container's log, the oldest first: an excerpt of bounded length. Left
-        out of List and of watches without a name, and for callers who may not read pod logs. The
+        """Of that container's log, the oldest line first: what led to the line that names the cause, that
+        line and the end, or just the end; an excerpt of bounded length, with the innermost frame of
+        each traceback. Left out of List and of watches without a name, and for callers who may not
+        read pod logs. The
         values of variables in `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked;
         what else the model server prints is shown as it is.
         """

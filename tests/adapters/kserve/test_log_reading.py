@@ -64,9 +64,15 @@ FileNotFoundError: [Errno 2] No such file or directory: '/mnt/models/model.bin'
 
 
 def test_a_complaint_is_shown_where_nothing_was_raised() -> None:
-    lines = ["FATAL the licence has expired", *(f"closing {n}" for n in range(30))]
-    assert telling(lines)[0] == lines[0]
-    assert telling(lines)[-1] == lines[-1]
+    lines = ["starting", "FATAL the licence has expired", *(f"closing {n}" for n in range(30))]
+    assert telling(lines) == (*lines[:2], *lines[-4:])
+
+
+def test_where_a_model_was_not_loaded_long_before_the_end_that_line_is_kept() -> None:
+    lines = ["Couldn't load model 'iris'", *(f"line {n}" for n in range(300)), "ERROR giving up"]
+    shown = telling(lines)
+    assert len(shown) == MOST_LINES
+    assert (shown[0], shown[-2:]) == (lines[0], tuple(lines[-2:]))
 
 
 def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:

@@ -13,6 +13,8 @@ MOST_LINES = 20
 MOST_BYTES = 4096
 # Of a line that names the cause, so that it leaves room for others.
 MOST_OF_CAUSE = 1024
+# How a server shut down says little.
+MOST_AFTER_CAUSE = 4
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # The kubelet answers so, as if it were the log, where it has none.
@@ -36,15 +38,23 @@ def plain_lines(text: str) -> list[str]:
 
 
 def telling(lines: Sequence[str]) -> tuple[str, ...]:
-    """The last lines, at most MOST_LINES and MOST_BYTES, those that name the cause among them.
+    """At most MOST_LINES and MOST_BYTES: what led to the cause, the line that names it, the end.
 
-    Of a traceback only the innermost frame is shown.
+    Of a traceback only the innermost frame is shown. Where no line names a cause, these are the
+    last lines.
     """
     short = list(_without_outer_frames(lines))
-    last = _last_that_fit(short[-MOST_LINES:], MOST_BYTES)
-    causes = [_shortened(cause) for cause in _causes(short) if cause not in last]
-    room = MOST_BYTES - sum(len(cause.encode()) for cause in causes)
-    return (*causes, *_last_that_fit(last[-(MOST_LINES - len(causes)) :], room))
+    at = _cause_at(short)
+    if at is None:
+        return _last_that_fit(short[-MOST_LINES:], MOST_BYTES)
+    cause = _shortened(short[at])
+    after = _last_that_fit(short[at + 1 :][-MOST_AFTER_CAUSE:], MOST_BYTES - _size((cause,)))
+    shown = (cause, *after)
+    before = short[:at][len(shown) - MOST_LINES :]
+    if not tells_failed_load((*before, *shown)):
+        told = [_shortened(line) for line in short[:at] if _is_failed_load(line)]
+        before = [*told[-1:], *before[len(told[-1:]) :]]
+    return (*_last_that_fit(before, MOST_BYTES - _size(shown)), *shown)
 
 
 def tells_failed_load(lines: Iterable[str]) -> bool:
@@ -56,12 +66,16 @@ def _is_failed_load(line: str) -> bool:
     return bool(_MODEL.search(line) and _LOAD_FAILED.search(line))
 
 
-def _causes(lines: Sequence[str]) -> list[str]:
-    """The last word on a model that was not loaded, and the last exception's or complaint."""
-    last_load = next((line for line in reversed(lines) if _is_failed_load(line)), "")
-    raised = [b for a, b in pairwise(lines) if _ends_traceback(a, b)]
-    complaints = raised or [line for line in lines if _COMPLAINT.search(line)]
-    return [line for line in dict.fromkeys((last_load, *complaints[-1:])) if line]
+def _cause_at(lines: Sequence[str]) -> int | None:
+    """Where the last exception is named, or else the last complaint."""
+    numbered = list(enumerate(lines))
+    raised = [n for (_, before), (n, line) in pairwise(numbered) if _ends_traceback(before, line)]
+    complaints = raised or [n for n, line in numbered if _COMPLAINT.search(line)]
+    return complaints[-1] if complaints else None
+
+
+def _size(lines: Iterable[str]) -> int:
+    return sum(len(line.encode()) for line in lines)
 
 
 def _shortened(cause: str) -> str:

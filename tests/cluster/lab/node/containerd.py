@@ -1,15 +1,11 @@
-"""containerd for one node: its configuration, its pods' network, its images."""
+"""containerd's configuration, with that of its pods' network."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
-from tests.cluster.lab.processes import ComponentFailed
-
-PAUSE = "docker.io/lab/pause:1"
+from tests.cluster.lab.images import PAUSE
 
 
 def write_configuration(folder: Path, pods: str, registry: str) -> None:
@@ -20,18 +16,6 @@ def write_configuration(folder: Path, pods: str, registry: str) -> None:
     _write_registry(folder / "registries" / "_default", registry)
     _write_network(folder / "network", pods)
     (folder / "config.toml").write_text(_configuration(folder))
-
-
-def import_images(socket: Path, archives: Iterable[Path]) -> None:
-    """Give containerd the images of these archives. Raises ComponentFailed."""
-    for archive in archives:
-        done = subprocess.run(
-            ["ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", archive],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise ComponentFailed(f"containerd cannot import {archive}: {done.stderr.strip()}")
 
 
 def _configuration(folder: Path) -> str:

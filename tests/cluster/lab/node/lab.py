@@ -9,10 +9,11 @@ from pathlib import Path
 from tests.cluster.lab import builds
 from tests.cluster.lab.builds import Say
 from tests.cluster.lab.control_plane import Lab, booted, new_site
+from tests.cluster.lab.images import archives
 from tests.cluster.lab.processes import wait_until
 from tests.cluster.lab.site import Site
 
-from . import models, packages, pause
+from . import models, packages, store
 from .real import RealNode
 
 
@@ -47,15 +48,15 @@ def check_node_lab() -> None:
     builds.check_go()
 
 
-def build_node_lab(say: Say) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The lab's programs, and the archives of its images by name.
+def build_node_lab(say: Say) -> tuple[dict[str, Path], Path]:
+    """The lab's programs by name, and the store of its images.
 
     Installs, builds and fetches what is missing. Raises BuildFailed.
     """
     check_node_lab()
     packages.install(say)
     programs = builds.programs((*builds.CONTROL_PLANE, *builds.REAL_NODE), say)
-    return programs, {pause.NAME: pause.archive()}
+    return programs, store.imported(archives(say).values(), say)
 
 
 @contextmanager
@@ -65,8 +66,8 @@ def booted_node_lab(say: Say = print) -> Iterator[NodeLab]:
     Raises BuildFailed or ComponentFailed; where the boot fails its folder, with a log for each
     component, is kept and told.
     """
-    programs, archives = build_node_lab(say)
+    programs, images = build_node_lab(say)
     with new_site(programs) as site:
-        node = RealNode(site, archives)
+        node = RealNode(site, images)
         with booted(NodeLab(site, node), say) as lab:
             yield lab

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster.lab.builds import Say
@@ -14,7 +13,7 @@ from tests.cluster.lab.credentials import write_loopback_certificate
 from tests.cluster.lab.processes import Component, answers
 from tests.cluster.lab.site import Site
 
-from . import cgroups, containerd, kubelet, network
+from . import cgroups, containerd, kubelet, network, store
 
 FOLDER = Path(__file__).parent
 REGISTRY_PORT, KUBELET_HEALTH_PORT, PROXY_HEALTH_PORT = 5000, 10248, 10256
@@ -30,14 +29,14 @@ class RealNode:
 
     It is in mount and network namespaces of its own and reaches this machine by one wire, `subnet`:
     pods, Services and the API server reach each other, this machine reaches them all, and nothing
-    else is within reach. `archives` has the images that it knows, by name.
+    else is within reach. `images` is a store of store.py.
     """
 
     name = "lab-node"
 
-    def __init__(self, site: Site, archives: Mapping[str, Path]) -> None:
+    def __init__(self, site: Site, images: Path) -> None:
         self._site = site
-        self._archives = archives
+        self._images = images
         self._folder = site.folder / "node"
         self._folder.mkdir()
         self.subnet = network.claim()
@@ -58,11 +57,10 @@ class RealNode:
         self._containerd_folder = self._folder / "containerd"
         self._socket = self._containerd_folder / "containerd.sock"
         self._cgroup = site.folder.name
-        self._importing = ThreadPoolExecutor(1, thread_name_prefix="image import")
         self._define()
 
     def prepare(self, _say: Say) -> None:
-        """Make the namespaces and the wire, start containerd, begin to import the images."""
+        """Make the namespaces and the wire, start containerd."""
         for folder in cgroups.branches(self._cgroup):
             self._site.sweeper.tell(f"cgroup {folder}")
         cgroups.make(self._cgroup)
@@ -71,10 +69,9 @@ class RealNode:
         self.subnet.connect(self.inside.pid)
         write_loopback_certificate(self._certificates)
         self._write_configurations()
+        store.attach(self._images, self._containerd_folder / "root", self.inside.pid)
         self.registry.launch()
         self.containerd.start()
-        images = self._archives.values()
-        self._imported = self._importing.submit(containerd.import_images, self._socket, images)
 
     def launch(self, _cluster: Cluster) -> None:
         """Start kubelet and kube-proxy without waiting."""
@@ -82,8 +79,7 @@ class RealNode:
             client.launch()
 
     def wait_ready(self) -> None:
-        """Return once the images are there and everything is healthy."""
-        self._imported.result()
+        """Return once everything is healthy."""
         for component in (self.registry, *self.clients):
             component.wait_ready()
 
@@ -91,7 +87,6 @@ class RealNode:
         """Stop its programs; what still runs of the pods is left to the sweeper."""
         for component in (*self.clients, self.containerd, self.registry, self.inside):
             component.stop()
-        self._importing.shutdown()
 
     def _define(self) -> None:
         node = self.subnet.node

@@ -1,0 +1,74 @@
+"""Images as containerd has them, imported once into a store that every node reads."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from tests.cluster.lab.builds import Say, built_once, run_build
+from tests.cluster.lab.processes import ComponentFailed
+
+_CONTENT = Path("io.containerd.content.v1.content/blobs")
+_SNAPSHOTS = Path("io.containerd.snapshotter.v1.overlayfs/snapshots")
+_DATABASES = (
+    Path("io.containerd.metadata.v1.bolt/meta.db"),
+    Path("io.containerd.snapshotter.v1.overlayfs/metadata.db"),
+)
+
+_CONFIGURATION = """version = 2
+root = "{root}"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+"""
+# $1 is containerd's configuration, the rest are archives. Its /run is not the machine's.
+_IMPORT = """
+mount -t tmpfs tmpfs /run
+containerd --config "$1" & containerd=$!
+trap 'kill $containerd; wait $containerd || true' EXIT
+trap 'exit 130' INT TERM
+shift
+until ctr version >/dev/null 2>&1; do kill -0 $containerd; sleep 0.1; done
+for archive; do ctr --namespace k8s.io images import "$archive"; done
+"""
+# Mounts from the store $1 to the root $2 what is never written again.
+_MOUNT = """
+from=$1 to=$2; shift 2
+for path; do mount --bind -o ro "$from/$path" "$to/$path"; done
+"""
+
+
+def imported(archives: Iterable[Path], say: Say) -> Path:
+    """A containerd root with these images, imported where there is none. Raises BuildFailed."""
+    paths = sorted(map(str, archives))
+    digest = hashlib.sha256("\0".join(paths).encode()).hexdigest()[:16]
+    return built_once(f"images/store-{digest}", partial(_import, paths, say), say)
+
+
+def attach(store: Path, root: Path, pid: int) -> None:
+    """Make `root` a containerd root that begins as `store` is, in the mount namespace of `pid`.
+
+    Nothing that is done to it reaches the store. Raises ComponentFailed.
+    """
+    snapshots = [_SNAPSHOTS / folder.name for folder in (store / _SNAPSHOTS).iterdir()]
+    for path in (_CONTENT, *snapshots):
+        (root / path).mkdir(parents=True)
+    for path in _DATABASES:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store / path, root / path)
+    enter = ["nsenter", f"--target={pid}", "--mount", "sh", "-ec", _MOUNT, "sh"]
+    done = subprocess.run(
+        [*enter, store, root, _CONTENT, *snapshots], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise ComponentFailed(f"the node's images cannot be mounted: {done.stderr.strip()}")
+
+
+def _import(archives: list[str], say: Say, folder: Path) -> None:
+    configuration = folder.parent / "config.toml"
+    configuration.write_text(_CONFIGURATION.format(root=folder))
+    command = ["unshare", "--mount", "sh", "-ec", _IMPORT, "sh", configuration, *archives]
+    run_build(command, "the image store", folder, say)

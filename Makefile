@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.from-lock
 
-.PHONY: help setup test unit check lab node-lab bench soak stubs check-stubs lock format
+.PHONY: help setup test unit check lab node-lab image bench soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ lab: $(READY) ## A KServe control plane with a simulated node on this machine, u
 node-lab: $(READY) ## The same with a real node, on which models serve (Linux, root)
 	@$(BIN)/python -m tests.cluster.lab --node real
 
+image: ## The server's container image: IMAGE=name:tag; PUSH=1 pushes it, BASE= is another Python
+	@BASE='$(BASE)' PUSH='$(PUSH)' .ci/image '$(IMAGE)'
+
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks
 
@@ -59,6 +62,9 @@ lock: $(READY) ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
 	  --python-version 3.11 --custom-compile-command "make lock" --extra dev \
 	  -c requirements.lock pyproject.toml -o requirements-dev.lock
+	cd tests/cluster/lab/images/mlserver && $(CURDIR)/$(BIN)/uv pip compile --quiet --upgrade \
+	  --generate-hashes --no-emit-index-url --python-version 3.11 --python-platform linux \
+	  --custom-compile-command "make lock" requirements.in -o requirements.lock
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff format .

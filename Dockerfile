@@ -1,0 +1,41 @@
+# Any image with Python 3.11 or later as `python3` and its venv module.
+ARG BASE=docker.io/library/python:3.11-slim
+
+FROM ${BASE} AS build
+# pip stays in a room of its own, so that the server's has none.
+RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/modelservice
+COPY requirements.lock /
+# A secret named `ca`, where there is one, has the certificates of the network that this is built in.
+RUN --mount=type=secret,id=ca,target=/run/ca.pem \
+    [ ! -e /run/ca.pem ] || export PIP_CERT=/run/ca.pem; \
+    /pip/bin/pip --python /opt/modelservice/bin/python3 install --quiet --no-cache-dir --no-compile \
+      --only-binary :all: --require-hashes -r /requirements.lock
+# Of the Kubernetes client only the connection is used: without its generated classes, which are
+# loaded by name, the image is smaller by a third.
+RUN find /opt/modelservice/lib/python3*/site-packages/kubernetes \
+      \( -path '*/client/api/*' -o -path '*/client/models/*' \) -name '*.py' ! -name __init__.py -delete
+COPY server /opt/modelservice/app/server
+COPY generated/modelservice /opt/modelservice/app/modelservice
+COPY LICENSE /opt/modelservice/
+ENV PYTHONPATH=/opt/modelservice/app \
+    PYTHONDONTWRITEBYTECODE=1
+# Compiled here, since the root is read-only where it runs; by hash, since copies change times. The
+# import tells now, and not in a cluster, if something is missing.
+RUN /opt/modelservice/bin/python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
+      /opt/modelservice/lib /opt/modelservice/app \
+    && /opt/modelservice/bin/python3 -c "import server.app"
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="ModelService" \
+      org.opencontainers.image.description="The gRPC front door of a KServe platform" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/modelservice /opt/modelservice
+ENV PYTHONPATH=/opt/modelservice/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# A number, since the kubelet cannot look up a name to hold it to runAsNonRoot.
+USER 65532:65532
+EXPOSE 50051
+STOPSIGNAL SIGTERM
+# No HEALTHCHECK: Kubernetes asks the server's own gRPC health service, see k8s/base.
+ENTRYPOINT ["/opt/modelservice/bin/python3", "-m", "server"]

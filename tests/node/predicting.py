@@ -1,0 +1,132 @@
+"""Predictions asked of what was deployed, over HTTP through the Service that KServe makes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from modelservice.v1.inference_service_pb2 import ContainerPredictor, Resources
+
+from tests.cluster.asking import Spec, model
+from tests.cluster.lab import Cluster
+from tests.cluster.lab.images import MODEL_SERVER
+
+SMALL = Resources(requests={"cpu": "50m", "memory": "64Mi"}, limits={"cpu": "1", "memory": "1Gi"})
+ASKED_EVERY = 0.02
+TIMEOUT = 5.0
+
+
+class NotPredicted(Exception):
+    """There was no prediction; the message says why in a few words."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Something to deploy in two versions, and what each of them predicts."""
+
+    spec: Callable[[int], Spec]
+    path: str
+    body: dict[str, Any]
+    read: Callable[[dict[str, Any]], Any]
+    predictions: dict[int, Any]
+
+    def predict(self, address: str) -> Any:
+        """The prediction of who answers at `address`. Raises NotPredicted."""
+        return self.read(_post(address, self.path, self.body))
+
+    def answer(self, address: str) -> Any:
+        """The prediction, or the NotPredicted."""
+        try:
+            return self.predict(address)
+        except NotPredicted as error:
+            return error
+
+
+def sklearn_on_claim(name: str) -> Predictor:
+    """A scikit-learn model in the claim `models`, for a service of this name."""
+    flower = {"name": "flower", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}
+    return Predictor(
+        spec=lambda version: model(
+            uri=f"pvc://models/iris-v{version}", runtime="kserve-mlserver", resources=SMALL
+        ),
+        path=f"/v2/models/{name}/infer",
+        body={"inputs": [flower]},
+        read=lambda answer: answer["outputs"][0]["data"],
+        predictions={1: [0], 2: [10]},
+    )
+
+
+def own_container() -> Predictor:
+    """A model server in an image of one's own."""
+    return Predictor(
+        spec=lambda version: Spec(
+            container=ContainerPredictor(image=MODEL_SERVER, args=[f"--version={version}"]),
+            resources=SMALL,
+        ),
+        path="/v1/models/model:predict",
+        body={"instances": [[1.0, 2.0]]},
+        read=lambda answer: answer["predictions"],
+        predictions={1: [3.0], 2: [6.0]},
+    )
+
+
+def service_address(cluster: Cluster, namespace: str, name: str) -> str:
+    """The ClusterIP of the service's predictor."""
+    path = f"/api/v1/namespaces/{namespace}/services/{name}-predictor"
+    return str(cluster.get(path)["spec"]["clusterIP"])
+
+
+@dataclass
+class Traffic:
+    """What came of requests made one after the other: predictions and failures, with their times
+    by time.monotonic()."""
+
+    outcomes: list[tuple[float, Any]] = field(default_factory=list)
+
+    def counted(self) -> Counter[str]:
+        """How often there was each outcome."""
+        return Counter(str(outcome) for _, outcome in self.outcomes)
+
+    def failures(self) -> list[str]:
+        """Why requests failed."""
+        return [str(o) for _, o in self.outcomes if isinstance(o, NotPredicted)]
+
+
+@contextmanager
+def traffic(predictor: Predictor, address: str) -> Iterator[Traffic]:
+    """Predictions asked for, each on a connection of its own, until the block ends."""
+    made, ended = Traffic(), threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(ASKED_EVERY):
+            made.outcomes.append((time.monotonic(), predictor.answer(address)))
+
+    asking = threading.Thread(target=ask, name="traffic")
+    asking.start()
+    try:
+        yield made
+    finally:
+        ended.set()
+        asking.join()
+
+
+def _post(address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    connection = HTTPConnection(address, 80, timeout=TIMEOUT)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+    except (OSError, HTTPException) as error:
+        raise NotPredicted(type(error).__name__) from error
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise NotPredicted(f"HTTP {answer.status}")
+    return dict(json.loads(text))

@@ -1,0 +1,33 @@
+"""From Deploy to a prediction, to another one, to nothing: on a real node, through the stub."""
+
+from __future__ import annotations
+
+import pytest
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from tests.cluster.lab import NodeLab
+from tests.cluster.lab.images import models
+
+from .lifecycle import Life
+from .predicting import own_container, sklearn_on_claim
+
+
+@pytest.fixture
+def claim(node_lab: NodeLab, namespace: str) -> None:
+    """The models, in the claim `models` of the test's namespace."""
+    node_lab.put_models(models(print), namespace)
+
+
+@pytest.mark.usefixtures("claim")
+def test_a_scikit_learn_model_on_a_claim(
+    node_lab: NodeLab, stub: ModelServiceStub, namespace: str
+) -> None:
+    seen = Life(node_lab, stub, namespace, "iris", sklearn_on_claim("iris")).lead()
+    # MLServer stops at once when it is told to, before every proxy knows.
+    assert len(seen.failures()) <= 0.05 * len(seen.outcomes)
+
+
+def test_an_image_of_ones_own(node_lab: NodeLab, stub: ModelServiceStub, namespace: str) -> None:
+    seen = Life(node_lab, stub, namespace, "own", own_container()).lead()
+    # This server goes on answering until the last proxy knows that it leaves.
+    assert seen.failures() == []

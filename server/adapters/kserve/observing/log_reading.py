@@ -21,6 +21,9 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _NO_LOG = ("unable to retrieve container logs for ", "failed to try resolving symlinks in path ")
 _TRACEBACK = "Traceback (most recent call last):"
 _FRAME = '  File "'
+_RAISED = re.compile(r"([A-Za-z_][\w.]*)(:|$)")
+# How Python ends what was going on when a server stops.
+_ENDINGS = ("CancelledError", "KeyboardInterrupt", "SystemExit")
 _COMPLAINT = re.compile(r"\b(ERROR|CRITICAL|FATAL|panic)\b|^[\w.]*(Error|Exception)\b")
 _MODEL = re.compile(r"\bmodels?\b(?! server)", re.IGNORECASE)
 _LOAD_FAILED = re.compile(
@@ -100,7 +103,8 @@ def _unmarked(frames: Sequence[str]) -> list[str]:
 
 
 def _ends_traceback(before: str, line: str) -> bool:
-    return before.startswith("    ") and bool(re.match(r"[A-Za-z_][\w.]*(:|$)", line))
+    raised = before.startswith("    ") and _RAISED.match(line)
+    return bool(raised and not raised[1].endswith(_ENDINGS))
 
 
 def _last_that_fit(lines: Sequence[str], room: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from tests.cluster.lab.images import PAUSE
 
 
 def write_configuration(folder: Path, pods: str, registry: str) -> None:
-    """containerd's configuration with its data below `folder`.
+    """containerd's configuration, in `folder`; its data are where they are on any node.
 
     Pods get addresses of the subnet `pods`; every image is looked for in `registry`, a URL.
     """
@@ -20,10 +20,6 @@ def write_configuration(folder: Path, pods: str, registry: str) -> None:
 
 def _configuration(folder: Path) -> str:
     return f"""version = 2
-root = "{folder}/root"
-state = "/run/containerd"
-[grpc]
-address = "{folder}/containerd.sock"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
 # Without CAP_SYS_RESOURCE no process may lower its score, and no sandbox would start.

@@ -1,8 +1,9 @@
 """Furnishes a node's namespaces and holds them open for as long as it runs.
 
-Run as a program in new mount and network namespaces: `inside.py FOLDER`. Everything that kubelet,
-containerd and the network plugins mount, write to fixed paths or set in the kernel stays in here
-and ends with the last process of the node. `FOLDER/inside.pid` is written when all is in place.
+Run as a program in new mount and network namespaces: `inside.py FOLDER`. What kubelet, containerd
+and the network plugins mount, or set in the kernel, stays in here and ends with the last process
+of the node; its /var/lib and /var/log are in FOLDER. `FOLDER/inside.pid` is written when all is in
+place.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Where these programs write whatever they are told.
-FIXED_PATHS = ("/run", "/var/lib", "/var/log")
+# Kubelet, containerd and the network plugins write here, whatever they are told.
+SOCKETS = "/run"
+DATA = ("/var/lib", "/var/log")
 # The kubelet insists on these, and they are the whole machine's: it gets files of its own instead.
 WANTED_SYSCTLS = {
     "vm/overcommit_memory": 1,
@@ -27,8 +29,11 @@ WANTED_SYSCTLS = {
 
 
 def main(folder: Path) -> None:
-    for path in FIXED_PATHS:
-        run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", path)
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", SOCKETS)
+    for path in DATA:
+        of_its_own = folder / path.lstrip("/")
+        of_its_own.mkdir(parents=True)
+        run("mount", "--bind", str(of_its_own), path)
     for name, value in WANTED_SYSCTLS.items():
         cover(Path("/proc/sys", name), folder / name.replace("/", "."), value)
     # As on any node: volumes may ask to see mounts that are made later.

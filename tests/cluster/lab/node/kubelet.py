@@ -11,6 +11,7 @@ _FIXED: dict[str, object] = {
     "apiVersion": "kubelet.config.k8s.io/v1beta1",
     "kind": "KubeletConfiguration",
     "readOnlyPort": 0,
+    "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
     "authorization": {"mode": "AlwaysAllow"},
     "cgroupDriver": "cgroupfs",
     "failCgroupV1": False,
@@ -24,9 +25,9 @@ _FIXED: dict[str, object] = {
 
 
 def write_configuration(
-    folder: Path, *, address: str, health_port: int, containerd: Path, client_ca: Path, cgroup: str
+    folder: Path, *, address: str, health_port: int, client_ca: Path, cgroup: str
 ) -> None:
-    """The kubelet's configuration with its data below `folder`.
+    """The kubelet's configuration, in `folder`; its data are where they are on any node.
 
     It listens on `address` for clients with a certificate of `client_ca`; its pods' control groups
     are below `cgroup`, which must exist.
@@ -42,12 +43,10 @@ def write_configuration(
             "webhook": {"enabled": False},
             "x509": {"clientCAFile": str(client_ca)},
         },
-        "containerRuntimeEndpoint": f"unix://{containerd}",
         "cgroupRoot": cgroup,
         # Nothing answers there, and it says so at once: there is no DNS in the lab.
         "clusterDNS": [address],
         "resolvConf": str(folder / "resolv.conf"),
-        "podLogsDir": str(folder / "logs"),
         "volumePluginDir": str(folder / "plugins"),
     }
     (folder / "config.json").write_text(json.dumps(configuration))

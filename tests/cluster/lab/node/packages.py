@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from tests.cluster.lab.builds import BuildFailed, Say
+from tests.cluster.lab.builds import BuildFailed, Say, cache_folder
 
 INSTEAD = "with KServe on a kind cluster, MODELSERVICE_TEST_KUBECONFIG=... serves instead"
 
@@ -33,6 +34,11 @@ def check() -> None:
         raise BuildFailed(f"a real node needs Linux; {INSTEAD}")
     if os.geteuid() != 0:
         raise BuildFailed(f"a real node needs root (sudo make node-lab); {INSTEAD}")
+    for path in (cache_folder(), Path(tempfile.gettempdir()), Path(__file__)):
+        if path.absolute().is_relative_to("/run") or path.absolute().is_relative_to("/var"):
+            raise BuildFailed(
+                f"a real node has a /run and /var of its own and would not see {path}"
+            )
     if missing() and shutil.which("apt-get") is None:
         raise BuildFailed(f"a real node needs {' '.join(missing())}, and no apt-get; {INSTEAD}")
 

@@ -55,7 +55,6 @@ class RealNode:
             "--node-monitor-period=2s",
         ]
         self._containerd_folder = self._folder / "containerd"
-        self._socket = self._containerd_folder / "containerd.sock"
         self._cgroup = site.folder.name
         self._define()
 
@@ -69,7 +68,7 @@ class RealNode:
         self.subnet.connect(self.inside.pid)
         write_loopback_certificate(self._certificates)
         self._write_configurations()
-        store.attach(self._images, self._containerd_folder / "root", self.inside.pid)
+        store.attach(self._images, self._folder / "var/lib/containerd", self.inside.pid)
         self.registry.launch()
         self.containerd.start()
 
@@ -104,7 +103,7 @@ class RealNode:
         self.containerd = self._entering(
             "containerd",
             ["containerd", "--config", self._containerd_folder / "config.toml"],
-            ready=lambda: _listens(self._socket),
+            ready=lambda: _listens(self._seen("/run/containerd/containerd.sock")),
         )
         self.kubelet = self._entering(
             "kubelet",
@@ -112,8 +111,6 @@ class RealNode:
                 self._site.programs["kubelet"],
                 f"--config={self._folder}/kubelet/config.json",
                 f"--kubeconfig={self._site.kubeconfig('kubelet')}",
-                f"--root-dir={self._folder}/kubelet/root",
-                f"--cert-dir={self._folder}/kubelet/certificates",
                 f"--hostname-override={self.name}",
                 f"--node-ip={node}",
             ],
@@ -145,6 +142,10 @@ class RealNode:
         enter: list[str | Path] = ["sh", "-ec", _ENTER, "sh", group, self._folder / "inside.pid"]
         return self._site.process(name, [*enter, *command], ready=ready)
 
+    def _seen(self, path: str) -> Path:
+        """A path of the node, as this machine can see it."""
+        return Path(f"/proc/{self.inside.pid}/root{path}")
+
     def _write_configurations(self) -> None:
         registry = f"http://{self.subnet.node}:{REGISTRY_PORT}"
         containerd.write_configuration(self._containerd_folder, self.subnet.pods, registry)
@@ -152,7 +153,6 @@ class RealNode:
             self._folder / "kubelet",
             address=self.subnet.node,
             health_port=KUBELET_HEALTH_PORT,
-            containerd=self._socket,
             client_ca=self._certificates / "tls.crt",
             cgroup=f"/{self._cgroup}",
         )

@@ -34,10 +34,10 @@ shift
 until ctr version >/dev/null 2>&1; do kill -0 $containerd; sleep 0.1; done
 for archive; do ctr --namespace k8s.io images import "$archive"; done
 """
-# Mounts from the store $1 to the root $2 what is never written again.
+# Mounts what is never written again from the store $1.
 _MOUNT = """
-from=$1 to=$2; shift 2
-for path; do mount --bind -o ro "$from/$path" "$to/$path"; done
+store=$1; shift
+for path; do mount --bind -o ro "$store/$path" "/var/lib/containerd/$path"; done
 """
 
 
@@ -49,9 +49,10 @@ def imported(archives: Iterable[Path], say: Say) -> Path:
 
 
 def attach(store: Path, root: Path, pid: int) -> None:
-    """Make `root` a containerd root that begins as `store` is, in the mount namespace of `pid`.
+    """Have the node whose mounts `pid` sees begin with the images of `store`.
 
-    Nothing that is done to it reaches the store. Raises ComponentFailed.
+    `root` is its /var/lib/containerd, as this machine sees it. Nothing that is done there reaches
+    the store. Raises ComponentFailed.
     """
     snapshots = [_SNAPSHOTS / folder.name for folder in (store / _SNAPSHOTS).iterdir()]
     for path in (_CONTENT, *snapshots):
@@ -60,9 +61,7 @@ def attach(store: Path, root: Path, pid: int) -> None:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(store / path, root / path)
     enter = ["nsenter", f"--target={pid}", "--mount", "sh", "-ec", _MOUNT, "sh"]
-    done = subprocess.run(
-        [*enter, store, root, _CONTENT, *snapshots], capture_output=True, text=True
-    )
+    done = subprocess.run([*enter, store, _CONTENT, *snapshots], capture_output=True, text=True)
     if done.returncode:
         raise ComponentFailed(f"the node's images cannot be mounted: {done.stderr.strip()}")
 
@@ -70,5 +69,5 @@ def attach(store: Path, root: Path, pid: int) -> None:
 def _import(archives: list[str], say: Say, folder: Path) -> None:
     configuration = folder.parent / "config.toml"
     configuration.write_text(_CONFIGURATION.format(root=folder))
-    command = ["unshare", "--mount", "sh", "-ec", _IMPORT, "sh", configuration, *archives]
+    command = ["unshare", "--mount", "sh", "-ec", _IMPORT, "sh", str(configuration), *archives]
     run_build(command, "the image store", folder, say)

@@ -1,0 +1,121 @@
+"""What a node can leave on a machine, seen from outside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster.lab.node import cgroups
+
+# What programs of a node set on other machines; the machine's own counters are none of it.
+SYSCTLS = ("vm", "kernel", "net/ipv4", "net/core", "net/netfilter", "net/bridge")
+COUNTERS = ("random", "ns_last_pid", "pty", "neigh", "next_id", "nf_conntrack_count", "version")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What nodes have in common: the same before and after."""
+
+    sysctls: dict[str, str]
+    netfilter: str
+    mounts: list[str]
+    fixed_paths: list[str]
+
+
+def machine() -> Machine:
+    """As it is now."""
+    tables = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
+    return Machine(
+        sysctls=_sysctls(),
+        netfilter=tables.stdout,
+        mounts=Path("/proc/self/mountinfo").read_text().splitlines(),
+        fixed_paths=[
+            str(path)
+            for folder in ("/run", "/var/lib", "/var/log", "/etc/cni")
+            for path in Path(folder).glob("*")
+            if path.name in ("netns", "kubelet", "cni", "containerd", "containers", "pods", "runc")
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What one node has of its own, while it runs: each must go."""
+
+    folder: Path
+    link: Path
+    cgroups: list[Path]
+    namespaces: set[str]
+    processes: set[int]
+
+    def left(self) -> list[str]:
+        """What is still there."""
+        held = {name for pid in _pids() for name in _namespaces(pid)} & self.namespaces
+        paths = [path for path in (self.folder, self.link, *self.cgroups) if path.exists()]
+        processes = [f"process {pid}" for pid in self.processes if _runs(pid)]
+        return [*map(str, paths), *processes, *held]
+
+
+def traces(folder: Path) -> Traces:
+    """Of the lab in this folder."""
+    branches = cgroups.branches(folder.name)
+    in_groups = {
+        int(pid)
+        for branch in branches
+        for file in branch.rglob("cgroup.procs")
+        for pid in file.read_text().split()
+    }
+    inside = int((folder / "node" / "inside.pid").read_text())
+    mine = in_groups | {inside} | {pid for pid in _pids() if str(folder) in _command(pid)}
+    number = _address(folder).split(".")[1]
+    return Traces(
+        folder=folder,
+        link=Path(f"/sys/class/net/lab-node-{number}"),
+        cgroups=branches,
+        namespaces={name for pid in mine for name in _namespaces(pid)} - _namespaces(os.getpid()),
+        processes=mine,
+    )
+
+
+def _address(folder: Path) -> str:
+    kubeconfig = (folder / "admin.kubeconfig").read_text()
+    return kubeconfig.split("https://")[1].split(":")[0]
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    return ""
+
+
+def _runs(pid: int) -> bool:
+    with suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z"
+    return False
+
+
+def _namespaces(pid: int) -> set[str]:
+    with suppress(OSError):
+        return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in ("net", "mnt")}
+    return set()
+
+
+def _sysctls() -> dict[str, str]:
+    found = {}
+    for folder in SYSCTLS:
+        for file in Path("/proc/sys", folder).rglob("*"):
+            name = str(file.relative_to("/proc/sys"))
+            # Links come and go with other nodes, and have settings of their own.
+            if "/conf/lab-" in name or any(counter in name for counter in COUNTERS):
+                continue
+            with suppress(OSError):
+                found[name] = file.read_text()
+    return found

@@ -29,6 +29,10 @@ class NodeLab(Lab):
         self.kubelet = node.kubelet
         self.containerd = node.containerd
 
+    def import_image(self, archive: Path) -> None:
+        """Give the node one image more, under the name that a docker archive carries."""
+        self.node.import_image(archive)
+
     def put_models(self, folder: Path, namespace: str, claim: str = "models") -> None:
         """Copy `folder` to the node, for `pvc://CLAIM/PATH` in this namespace; returns when bound.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.cluster.lab.builds import Say, built_once, run_build
 from tests.cluster.lab.processes import ComponentFailed
 
-_CONTENT = Path("io.containerd.content.v1.content/blobs")
+_CONTENT = Path("io.containerd.content.v1.content")
 _SNAPSHOTS = Path("io.containerd.snapshotter.v1.overlayfs/snapshots")
 _DATABASES = (
     Path("io.containerd.metadata.v1.bolt/meta.db"),
@@ -34,10 +34,14 @@ shift
 until ctr version >/dev/null 2>&1; do kill -0 $containerd; sleep 0.1; done
 for archive; do ctr --namespace k8s.io images import "$archive"; done
 """
-# Mounts what is never written again from the store $1.
+# Mounts from the store $1: the contents $2 so that more can be added, and the rest, which is never
+# written again.
 _MOUNT = """
-store=$1; shift
-for path; do mount --bind -o ro "$store/$path" "/var/lib/containerd/$path"; done
+store=$1 content=$2; shift 2
+cd /var/lib/containerd
+mkdir added work
+mount -t overlay overlay "$content" -o "lowerdir=$store/$content,upperdir=added,workdir=work"
+for path; do mount --bind -o ro "$store/$path" "$path"; done
 """
 
 
@@ -64,6 +68,18 @@ def attach(store: Path, root: Path, pid: int) -> None:
     done = subprocess.run([*enter, store, _CONTENT, *snapshots], capture_output=True, text=True)
     if done.returncode:
         raise ComponentFailed(f"the node's images cannot be mounted: {done.stderr.strip()}")
+
+
+def add(archive: Path, pid: int) -> None:
+    """Give the node whose mounts `pid` sees one image more, under the name that `archive` carries.
+
+    Raises ComponentFailed.
+    """
+    ctr = ["ctr", "--namespace=k8s.io", "images", "import", archive]
+    enter = ["nsenter", f"--target={pid}", "--mount", "--"]
+    done = subprocess.run([*enter, *ctr], capture_output=True, text=True)
+    if done.returncode:
+        raise ComponentFailed(f"{archive} cannot be imported: {done.stderr.strip()}")
 
 
 def _import(archives: list[str], say: Say, folder: Path) -> None:

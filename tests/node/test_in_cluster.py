@@ -1,0 +1,149 @@
+"""Our own image, installed on a cluster from k8s/ and called where its Service sends callers.
+
+The Service is headless and nothing here answers DNS, so callers get the addresses that DNS would
+give. The NetworkPolicy is not held to: the lab's network has no plugin that does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import grpc
+import pytest
+from modelservice.v1 import model_service_pb2_grpc
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from tests.cluster.asking import deploy
+from tests.cluster.kubectl import kubectl
+from tests.cluster.lab import NodeLab, wait_until
+from tests.cluster.recording import Recording
+from tests.cluster.serving import NAMESPACE, ROOT
+
+from . import server_image
+from .lifecycle import Life
+from .predicting import own_container
+
+POD = f"/api/v1/namespaces/{NAMESPACE}/pods"
+SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
+PORT = 50051
+STOP_GRACE = 30.0  # MODELSERVICE_STOP_GRACE's default
+
+
+@pytest.fixture(scope="module")
+def installed(node_lab: NodeLab) -> Iterator[None]:
+    """The server runs on the cluster, as k8s/overlays/standard has it, until the last test here."""
+    with TemporaryDirectory() as folder:
+        node_lab.import_image(server_image.build(Path(folder)))
+    kubectl(node_lab, "apply", "-k", str(ROOT / "k8s/overlays/standard"))
+    # Pods that looked for the image before it was there look again only minutes later.
+    kubectl(node_lab, "-n", NAMESPACE, "rollout", "restart", "deployment/modelservice")
+    waited = ("rollout", "status", "deployment/modelservice", "--timeout=120s")
+    kubectl(node_lab, "-n", NAMESPACE, *waited)
+    yield
+    kubectl(node_lab, "-n", NAMESPACE, "scale", "deployment/modelservice", "--replicas=0")
+
+
+@pytest.fixture
+def pods(node_lab: NodeLab, installed: None) -> list[dict[str, Any]]:
+    """The server's pods that are Ready."""
+    return [pod for pod in node_lab.get(POD)["items"] if _is_ready(pod)]
+
+
+@pytest.fixture
+def service(node_lab: NodeLab, installed: None) -> Iterator[ModelServiceStub]:
+    """The server as callers in the cluster have it: every address of its Service, in turn."""
+    slices = node_lab.get(f"{SLICES}?labelSelector=kubernetes.io/service-name=modelservice")
+    endpoints = [endpoint for made in slices["items"] for endpoint in made["endpoints"]]
+    ready = [endpoint["addresses"][0] for endpoint in endpoints if endpoint["conditions"]["ready"]]
+    target = "ipv4:" + ",".join(f"{address}:{PORT}" for address in ready)
+    options = [("grpc.lb_policy_name", "round_robin")]
+    with grpc.insecure_channel(target, options=options) as channel:
+        yield model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+def test_it_runs_as_nobody_with_a_root_that_it_cannot_write(
+    node_lab: NodeLab, pods: list[dict[str, Any]]
+) -> None:
+    assert len(pods) == 2
+    pod = pods[0]["metadata"]["name"]
+    tried = "id -u; touch /written /tmp/written /opt/modelservice/written 2>&1; true"
+    user, *refused = _in_pod(node_lab, pod, "sh", "-c", tried).splitlines()
+    assert user == "65532"
+    assert len(refused) == 3
+    assert all("Read-only file system" in line for line in refused)
+
+
+def test_there_is_nothing_in_it_to_install_with(
+    node_lab: NodeLab, pods: list[dict[str, Any]]
+) -> None:
+    """Of what we add: a base has what it has."""
+    find = (
+        "import importlib.util as u; print(*[n for n in ('pip', 'setuptools') if u.find_spec(n)])"
+    )
+    python = "/opt/modelservice/bin/python3"
+    assert _in_pod(node_lab, pods[0]["metadata"]["name"], python, "-c", find).strip() == ""
+
+
+def test_from_deploy_to_gone_through_its_service(
+    node_lab: NodeLab, service: ModelServiceStub, namespace: str
+) -> None:
+    seen = Life(node_lab, service, namespace, "own", own_container()).lead()
+    assert seen.failures() == []
+
+
+def test_it_stops_within_its_grace_and_tells_who_watches(
+    node_lab: NodeLab, pods: list[dict[str, Any]], namespace: str
+) -> None:
+    pod = pods[0]
+    with grpc.insecure_channel(f"{pod['status']['podIP']}:{PORT}") as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        deploy(stub, namespace, "watched", own_container().spec(1))
+        watch = Recording(stub, namespace, "watched")
+        watch.wait(lambda s: s.name == "watched", "the snapshot")
+
+        began = time.monotonic()
+        node_lab.request("DELETE", f"{POD}/{pod['metadata']['name']}")
+        refusal = watch.end(STOP_GRACE)
+    assert refusal
+    assert refusal.reason == "SERVER_STOPPING"
+    assert _exit_code(node_lab, pod) == 0
+    took = time.monotonic() - began
+    print(f"its pod is gone {took:.1f} s after SIGTERM, the watch ended cleanly")
+    assert took < STOP_GRACE
+
+
+def test_it_logs_nothing_but_what_it_means_to(
+    node_lab: NodeLab, pods: list[dict[str, Any]]
+) -> None:
+    for pod in pods:
+        lines = kubectl(node_lab, "-n", NAMESPACE, "logs", pod["metadata"]["name"]).splitlines()
+        levels = {json.loads(line)["level"] for line in lines}
+        assert levels <= {"info", "warning"}, lines
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = {told["type"]: told["status"] for told in pod["status"].get("conditions", [])}
+    return conditions.get("Ready") == "True" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _in_pod(lab: NodeLab, pod: str, *command: str) -> str:
+    return kubectl(lab, "-n", NAMESPACE, "exec", pod, "--", *command)
+
+
+def _exit_code(lab: NodeLab, pod: dict[str, Any]) -> int | None:
+    """The exit code that the kubelet told before the pod was gone; returns when it is."""
+    told: list[int] = []
+
+    def gone() -> bool:
+        found = lab.get(f"{POD}?fieldSelector=metadata.name={pod['metadata']['name']}")["items"]
+        states = [status["state"] for now in found for status in now["status"]["containerStatuses"]]
+        told.extend(state["terminated"]["exitCode"] for state in states if "terminated" in state)
+        return not found
+
+    wait_until(gone, "the pod is gone")
+    return told[-1] if told else None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from . import BuildFailed, ComponentFailed, Lab, booted_lab, booted_node_lab
+from . import BuildFailed, ComponentFailed, Lab, NodeLab, booted_lab, booted_node_lab, images
 from .builds import Say
 
 BOOTED: dict[str, Callable[[Say], AbstractContextManager[Lab]]] = {
@@ -56,6 +56,8 @@ def say(line: str) -> None:
 def _serve(booted: Callable[[Say], AbstractContextManager[Lab]]) -> None:
     began = time.monotonic()
     with booted(say) as lab:
+        if isinstance(lab, NodeLab):
+            lab.put_models(images.models(say), "default")
         say(f"booted in {time.monotonic() - began:.1f} s\n")
         say(_how_to_use(lab))
         try:
@@ -73,8 +75,16 @@ For the server:
   export KSERVE_ENABLED=true KUBERNETES_KUBECONFIG={lab.kubeconfig}
 kubectl and grpcurl:
   export PATH=$PATH:{lab.programs["kubectl"].parent}:{lab.programs["grpcurl"].parent}
-Logs: {lab.logs}
+{_models(lab)}Logs: {lab.logs}
 Ctrl-C ends it."""
+
+
+def _models(lab: Lab) -> str:
+    if not isinstance(lab, NodeLab):
+        return ""
+    return """Models, in the namespace default:
+  pvc://models/iris-v1, pvc://models/iris-v2 (scikit-learn; the image of MLServer is there)
+"""
 
 
 def _end(_number: int, _frame: object) -> None:

@@ -51,9 +51,9 @@ def sweep(groups: set[int], branches: list[Path], links: list[str]) -> None:
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
     # What is killed may have begun a process that was not seen: until there is none.
-    until(lambda: not any(map(kill_processes, branches)))
+    until(lambda: not any(map(kill_processes, branches)), "processes of the node")
     for branch in branches:
-        until(partial(remove_branch, branch))
+        until(partial(remove_branch, branch), f"the control group {branch}")
     for link in links:
         subprocess.run(["ip", "link", "delete", link], stderr=subprocess.DEVNULL)
 
@@ -75,9 +75,12 @@ def remove_branch(branch: Path) -> bool:
     return not branch.exists()
 
 
-def until(condition: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not condition() and time.monotonic() < deadline:
+    while not condition():
+        if time.monotonic() > deadline:
+            print(f"left behind: {what}", file=sys.stderr, flush=True)
+            return
         time.sleep(0.02)
 
 

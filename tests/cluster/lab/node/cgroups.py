@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+CONTROLLERS = {"cpu", "cpuset", "hugetlb", "memory", "pids"}
 
 
 def branches(name: str) -> list[Path]:
@@ -24,7 +25,11 @@ def programs(name: str) -> Path:
 
 
 def make(name: str) -> None:
-    """Make the branch."""
+    """Make the branch, with all that the kubelet counts and limits."""
+    if (available := ROOT / "cgroup.controllers").exists():
+        wanted = CONTROLLERS & set(available.read_text().split())
+        enabled = " ".join(f"+{controller}" for controller in sorted(wanted))
+        (ROOT / "cgroup.subtree_control").write_text(enabled)
     for folder in branches(name):
         folder.mkdir()
     programs(name).mkdir()

@@ -24,6 +24,8 @@ def _configuration(folder: Path) -> str:
 sandbox_image = "{PAUSE}"
 # Without CAP_SYS_RESOURCE no process may lower its score, and no sandbox would start.
 restrict_oom_score_adj = true
+# Its profile would stay in the kernel.
+disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{folder}/network"

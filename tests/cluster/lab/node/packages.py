@@ -64,6 +64,20 @@ def install(say: Say) -> None:
 
 def _run(command: list[str]) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise BuildFailed(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    with (
+        tempfile.TemporaryFile() as output,
+        # Of its own session, and waited for whatever comes: dpkg is not to be cut short.
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
+        process.wait()
+        output.seek(0)
+        printed = output.read().decode(errors="replace")
+    if process.returncode:
+        raise BuildFailed(f"{' '.join(command)} failed:\n{printed[-2000:]}")

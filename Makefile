@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.from-lock
 
-.PHONY: help setup test unit check lab node-lab image bench soak stubs check-stubs lock format
+.PHONY: help setup test unit check lab node-lab image bench failures soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ node-lab: $(READY) ## The same with a real node, on which models serve (Linux, r
 
 image: ## The server's container image: IMAGE=name:tag; PUSH=1 pushes it, BASE= is another Python
 	@BASE='$(BASE)' PUSH='$(PUSH)' .ci/image '$(IMAGE)'
+
+failures: $(READY) ## How rollouts fail on a real node, and how soon it is told: 12 minutes
+	$(BIN)/python -m tests.node.failures
 
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks

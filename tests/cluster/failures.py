@@ -1,129 +1,238 @@
-"""Each way in which a first rollout fails, all at once: the reason that is told, and how soon.
-
-`python -m tests.cluster.failures` prints the table on a lab of its own.
-"""
+"""Wishes that cannot come true, deployed all at once: what is told of each, and how soon."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 from modelservice.v1 import inference_service_pb2 as services_pb
+from modelservice.v1.inference_service_pb2 import Failure, InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.refusals import Refusal
 
-from .asking import Reason, Spec, State, container, deploy, model
-from .lab import Cluster, booted_lab, wait_until
+from .asking import Reason, Spec, State, deploy
+from .lab import Cluster, Lab, wait_until
+from .namespace_watch import NamespaceWatch
 from .recording import Recording, Until
-from .serving import install, serving
+from .symptoms import Symptom, about, cause_by_kserve, pod_in_trouble
 
-TIMEOUT = 120.0
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A wish that cannot come true. `wait`: how long the contract lets it pass for a delay, in
-    seconds."""
+    """A wish that cannot come true, and what is to be told of it.
+
+    `state`: where it is to come to rest. `log`: what a line of the log has. `wait`: how long the
+    contract lets it pass for a delay, in seconds. `symptom`: what of the cluster shows it first.
+    `limit`: in what it is not the real thing. `no_pods`: its namespace has no room for one. A case
+    without a reason is none: it must be READY.
+    """
 
     what: str
     spec: Spec
-    reason: str
+    reason: str = ""
+    state: str = "FAILED"
+    container: str = ""
+    exit_code: int | None = None
+    log: str = ""
     wait: float = 0.0
-
-
-CASES = (
-    Case("image missing", container("lab/missing:1"), "IMAGE_PULL"),
-    Case("crash loop", container("lab/crash:3"), "CRASH_LOOP"),
-    Case("out of memory", container("lab/crash:137"), "OUT_OF_MEMORY"),
-    Case("storage initializer fails", model("lab-init-fails"), "STORAGE_DOWNLOAD"),
-    Case("unknown model format", model("no-such-format"), "NO_RUNTIME", 2.0),
-    Case("unknown runtime", model(runtime="no-such-runtime"), "NO_RUNTIME", 2.0),
-    Case("storage scheme nobody handles", model(uri="ftp://host/model"), "STORAGE_SCHEME", 2.0),
-    Case("quota", container(), "QUOTA", 10.0),
-    Case("unschedulable", container(node_selector={"no": "such-node"}), "UNSCHEDULABLE", 60.0),
-)
-NO_PODS = "quota"
+    symptom: Symptom = pod_in_trouble
+    limit: str = ""
+    no_pods: bool = False
 
 
 @dataclass(frozen=True)
-class Told:
-    """How the wait for a rollout ended. `seconds` count from the Deploy's answer."""
+class Moments:
+    """In seconds after the Deploy's answer; None for never.
 
-    case: Case
-    rollout_id: str
-    state: services_pb.InferenceServiceStatus.State.ValueType
-    refusal: Refusal
-    seconds: float
+    `named`: the reason was told. `rested`: with the state in which it is to rest. `logged`: with
+    the line of the log. `shown`: the cluster showed it. `by_kserve`: KServe's status gave a cause.
+    """
+
+    named: float | None
+    rested: float | None
+    logged: float | None
+    shown: float | None
+    by_kserve: float | None
+
+
+class Trial:
+    """One case, deployed when it is made, and everything told of it until `close`."""
+
+    def __init__(
+        self, case: Case, stub: ModelServiceStub, watch: NamespaceWatch, name: str
+    ) -> None:
+        self.case = case
+        self.name = name
+        self._watch = watch
+        answer = deploy(stub, watch.namespace, name, case.spec)
+        self.answered, self._answered_at = time.monotonic(), time.time()
+        self.rollout_id = answer.rollout_id
+        self._told = Recording(stub, watch.namespace, name)
+        self._wait = Recording(
+            stub, watch.namespace, name, until=Until.UNTIL_READY, rollout_id=self.rollout_id
+        )
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._told.close()
+        self._wait.close()
 
     @property
-    def row(self) -> str:
-        failure = self.refusal.failure
-        cells = [
-            self.case.what,
-            State.Name(self.state).removeprefix("STATE_"),
-            Reason.Name(failure.reason).removeprefix("REASON_"),
-            f"{self.refusal.code.name} / {self.refusal.reason}",
-            f"{self.seconds:.1f}",
-            f"{self.case.wait:.0f}",
-            failure.message,
-        ]
-        return "| " + " | ".join(cells) + " |"
+    def told(self) -> list[tuple[float, InferenceService]]:
+        """Every message, with the seconds after the Deploy's answer."""
+        return [(at - self.answered, service) for at, service in self._told.timed()]
 
+    @cached_property
+    def refusal(self) -> Refusal | None:
+        """How the wait for READY ended; to be asked once the case is at rest."""
+        return self._wait.end()
 
-HEADER = (
-    "| failure | state | reason | the wait ends with | seconds until told | of these by design"
-    " | message |\n|---|---|---|---|---|---|---|"
-)
+    @property
+    def last(self) -> InferenceService:
+        """As it was told last."""
+        return self.told[-1][1]
 
+    @property
+    def failure(self) -> Failure:
+        """The last failure told for the expected reason; empty where there was none."""
+        return next((s.status.failure for _, s in reversed(self.told) if self._named(s)), Failure())
 
-def table(told: list[Told]) -> str:
-    """For people, in Markdown."""
-    return "\n".join([HEADER, *(each.row for each in told)])
+    @property
+    def log_line(self) -> str:
+        """The line that the case asks for, or else the last one."""
+        lines = list(self.failure.log_lines)
+        wanted = [line for line in lines if self.case.log and self.case.log in line]
+        return (wanted or lines or [""])[-1]
 
+    @property
+    def at_rest(self) -> bool:
+        """All that is to be told was told."""
+        moments = self.moments()
+        return moments.rested is not None and (moments.logged is not None or not self.case.log)
 
-def fail_all(cluster: Cluster, stub: ModelServiceStub) -> list[Told]:
-    """Deploy every case at once, and wait until each is told."""
-    with _namespace(cluster) as roomy, _namespace(cluster) as full:
-        _forbid_pods(cluster, full)
-        watched = [
-            _watched(stub, full if case.what == NO_PODS else roomy, number, case)
-            for number, case in enumerate(CASES)
-        ]
-        return [_told(*each) for each in watched]
+    @property
+    def was_ready(self) -> bool:
+        """READY was told, if only once."""
+        return any(s.status.state == State.STATE_READY for _, s in self.told)
 
+    def moments(self) -> Moments:
+        """When what became known."""
+        return Moments(
+            named=self._first(self._named),
+            rested=self._first(lambda s: self._named(s) and self._rests(s)),
+            logged=self._first(lambda s: self._named(s) and self._has_line(s)),
+            shown=self._first_seen(self.case.symptom),
+            by_kserve=self._first_seen(lambda s: s.kind == "service" and cause_by_kserve(s.object)),
+        )
 
-def _watched(
-    stub: ModelServiceStub, namespace: str, number: int, case: Case
-) -> tuple[Case, str, float, Recording]:
-    name = f"fails-{number}"
-    answer = deploy(stub, namespace, name, case.spec)
-    answered = time.monotonic()
-    recording = Recording(
-        stub, namespace, name, until=Until.UNTIL_READY, rollout_id=answer.rollout_id
-    )
-    return case, answer.rollout_id, answered, recording
+    def kserves_cause(self) -> str:
+        """What KServe's own status gave as the cause, at first."""
+        services = (s for s in about(self.name, self._watch.seen) if s.kind == "service")
+        return next((cause for s in services if (cause := cause_by_kserve(s.object))), "")
 
+    def _first(self, condition: Callable[[InferenceService], object]) -> float | None:
+        return next((at for at, service in self.told if condition(service)), None)
 
-def _told(case: Case, rollout_id: str, answered: float, recording: Recording) -> Told:
-    refusal = recording.end(TIMEOUT)
-    assert refusal is not None, f"{case.what}: READY\n{recording.told()}"
-    state = recording.services[-1].status.state
-    return Told(case, rollout_id, state, refusal, recording.ended_at - answered)
+    def _first_seen(self, symptom: Callable[..., object]) -> float | None:
+        seen = about(self.name, self._watch.seen)
+        return next((s.at - self._answered_at for s in seen if symptom(s)), None)
+
+    def _named(self, service: InferenceService) -> bool:
+        expected = self.case.reason or "UNSPECIFIED"
+        return Reason.Name(service.status.failure.reason) == f"REASON_{expected}"
+
+    def _rests(self, service: InferenceService) -> bool:
+        return State.Name(service.status.state) == f"STATE_{self.case.state}"
+
+    def _has_line(self, service: InferenceService) -> bool:
+        return any(self.case.log in line for line in service.status.failure.log_lines)
 
 
 @contextmanager
-def _namespace(cluster: Cluster) -> Iterator[str]:
+def deployed(
+    lab: Lab,
+    stub: ModelServiceStub,
+    cases: Sequence[Case],
+    prepare: Callable[[str], object] = lambda _: None,
+) -> Iterator[list[Trial]]:
+    """Every case at once, in fresh namespaces; `prepare` is called with the one that has room."""
+    with ExitStack() as stack:
+        roomy, full = (stack.enter_context(_watched(lab)) for _ in range(2))
+        _forbid_pods(lab, full.namespace)
+        prepare(roomy.namespace)
+        yield [
+            _closing(stack, Trial(case, stub, full if case.no_pods else roomy, f"fails-{number}"))
+            for number, case in enumerate(cases)
+        ]
+
+
+def follow(
+    trials: Sequence[Trial], seconds: float, *, to_the_end: bool = False, say: Say = print
+) -> None:
+    """Return when all are at rest, or `seconds` are over; `say` gets a line for each that comes to
+    rest meanwhile. `to_the_end`: the latter in any case."""
+    deadline = time.monotonic() + seconds
+    waiting = list(trials)
+    while time.monotonic() < deadline and (waiting or to_the_end):
+        rested = [trial for trial in waiting if trial.at_rest]
+        for trial in rested:
+            waiting.remove(trial)
+            say(f"{trial.moments().rested:7.1f} s  {trial.case.what}: {trial.last.status.message}")
+        time.sleep(0.2)
+    for trial in waiting:
+        say(f"not within {seconds:.0f} s  {trial.case.what}: {trial.last.status.message}")
+
+
+def faults(trial: Trial) -> list[str]:
+    """In what it was told otherwise than it should be."""
+    case, failure, moments = trial.case, trial.failure, trial.moments()
+    if not case.reason:
+        return [] if moments.rested is not None else [f"not {case.state}"]
+    checks = {
+        f"{case.state} for {case.reason} was never told": moments.rested is not None,
+        "READY was told": not trial.was_ready,
+        f"last told for another reason: {_reason(trial.last)}": _reason(trial.last) == case.reason,
+        f"the container is {failure.container!r}": failure.container == case.container,
+        f"the exit code is {_exit_code(failure)}": _exit_code(failure) == case.exit_code,
+        f"no line of the log has {case.log!r}": moments.logged is not None or not case.log,
+        "told before the cluster showed it": (moments.named or 0) >= (moments.shown or 0) - 1,
+        "no message": bool(failure.message),
+        "no remedy": bool(failure.remedy),
+    }
+    return [fault for fault, right in checks.items() if not right]
+
+
+def _reason(service: services_pb.InferenceService) -> str:
+    return Reason.Name(service.status.failure.reason).removeprefix("REASON_")
+
+
+def _exit_code(failure: Failure) -> int | None:
+    return failure.exit_code if failure.HasField("exit_code") else None
+
+
+def _closing(stack: ExitStack, trial: Trial) -> Trial:
+    stack.callback(trial.close)
+    return trial
+
+
+@contextmanager
+def _watched(lab: Lab) -> Iterator[NamespaceWatch]:
     name = f"failures-{uuid.uuid4().hex[:8]}"
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    cluster.apply(manifest)
-    yield name
-    cluster.delete(manifest)
+    lab.apply(manifest)
+    watch = NamespaceWatch(lab, lab.tokens["admin"], name)
+    try:
+        yield watch
+    finally:
+        watch.close()
+        lab.delete(manifest)
 
 
 def _forbid_pods(cluster: Cluster, namespace: str) -> None:
@@ -137,16 +246,3 @@ def _forbid_pods(cluster: Cluster, namespace: str) -> None:
     )
     path = cluster.path_of(quota)
     wait_until(lambda: cluster.get(path).get("status", {}).get("hard"), "the quota holds")
-
-
-def main() -> None:
-    with (
-        booted_lab() as lab,
-        tempfile.TemporaryDirectory() as folder,
-        serving(install(lab), Path(folder)) as replicas,
-    ):
-        print(table(fail_all(lab, replicas.start().stub)))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,84 +3,44 @@
 from __future__ import annotations
 
 import json
-import ssl
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .lab import Lab
+from .namespace_watch import NamespaceWatch, Object, Sight
 
-WATCHED = {
-    "service": "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices",
-    "deployment": "/apis/apps/v1/namespaces/{}/deployments",
-    "replica_set": "/apis/apps/v1/namespaces/{}/replicasets",
-    "autoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
-    "pod": "/api/v1/namespaces/{}/pods",
-    "event": "/api/v1/namespaces/{}/events",
-}
 NAMESPACE_SHOWN = "models"
-OPENING = 1.5
-
-Object = dict[str, Any]
 
 
 class LifeRecording:
     """Watches a namespace from construction to `save`."""
 
     def __init__(self, lab: Lab, namespace: str) -> None:
-        self._lab = lab
         self._namespace = namespace
-        self._lines: list[tuple[float, str, str, Object]] = []
-        self._closed = False
-        for kind, path in WATCHED.items():
-            watch = (kind, path.format(namespace))
-            threading.Thread(target=self._watch, args=watch, daemon=True).start()
-        time.sleep(OPENING)
+        self._watch = NamespaceWatch(lab, lab.tokens["admin"], namespace)
 
     def written(self, answer: Object) -> None:
         """Note the answer to a write of ours, which the server knows at once."""
-        self._lines.append((time.time(), "service", "WRITTEN", answer))
+        self._watch.seen.append(Sight(time.time(), "service", "WRITTEN", answer))
 
     def save(self, path: Path) -> None:
         """Write what came, each object after its first time as a merge patch."""
-        self._closed = True
-        lines = sorted(self._lines[:], key=lambda line: line[0])
-        began = lines[0][0]
+        self._watch.close()
+        lines = sorted(self._watch.seen, key=lambda line: line.at)
+        began = lines[0].at
         changes = ",\n".join(_changes(began, lines))
         head = f'"started":{began},"lasted":{time.time() - began:.3f}'
         text = f'{{{head},"changes":[\n{changes}\n]}}\n'
         path.write_text(text.replace(self._namespace, NAMESPACE_SHOWN))
 
-    def _watch(self, kind: str, path: str) -> None:
-        for line in self._opened(path):
-            if self._closed:
-                return
-            event = json.loads(line)
-            self._lines.append((time.time(), kind, event["type"], event["object"]))
 
-    def _opened(self, path: str) -> Any:
-        authorization = {"Authorization": f"Bearer {self._lab.tokens['admin']}"}
-        url = f"{self._lab.server}{path}?watch=1"
-        request = urllib.request.Request(url, headers=authorization)
-        trusted = ssl.create_default_context(cadata=self._lab.ca.decode())
-        while True:
-            try:
-                return urllib.request.urlopen(request, context=trusted)
-            except urllib.error.HTTPError as e:
-                # The first watches of a custom resource come while its storage is being set up.
-                if e.code != 429:
-                    raise
-                time.sleep(0.2)
-
-
-def _changes(began: float, lines: list[tuple[float, str, str, Object]]) -> list[str]:
+def _changes(began: float, lines: list[Sight]) -> list[str]:
     known: dict[str, Object] = {}
     told = []
-    for at, kind, change, obj in lines:
+    for line in lines:
+        at, kind, change, obj = line.at, line.kind, line.change, line.object
         if kind == "event" and not _wanted(obj):
             continue
         now, uid = _trimmed(kind, obj), obj["metadata"]["uid"]

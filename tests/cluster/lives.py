@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tests.adapters.kserve.replaying import RECORDED
@@ -264,14 +263,14 @@ LIVES: dict[str, Callable[[Life], None]] = {
 }
 
 
-def record(lab: Lab, name: str, folder: Path) -> None:
-    """Lead one life in a fresh namespace, and write it down."""
+def record(lab: Lab, name: str, lead: Callable[[Life], None]) -> None:
+    """Lead this life in a fresh namespace, and write it down."""
     namespace = f"life-{uuid.uuid4().hex[:10]}"
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     lab.apply(manifest)
     life = Life(lab, namespace, LifeRecording(lab, namespace))
-    LIVES[name](life)
-    life.recording.save(folder / f"{name}.json")
+    lead(life)
+    life.recording.save(RECORDED / f"{name}.json")
     lab.delete(manifest)
 
 
@@ -282,4 +281,4 @@ def _is_ready(service: Object) -> bool:
 
 if __name__ == "__main__":
     with booted_lab() as lab, ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda name: record(lab, name, RECORDED), sys.argv[1:] or LIVES))
+        list(pool.map(lambda name: record(lab, name, LIVES[name]), sys.argv[1:] or LIVES))

@@ -20,12 +20,14 @@ Until = pb.WatchStatusRequest.Until
 class Recording:
     """One WatchStatus, read by a thread of its own until it ends or `close` is called.
 
-    `messages` grows while it runs; `ended_at` is the moment of its end by time.monotonic().
+    `messages` grows while it runs, `arrivals` with it; these, and `ended_at`, the moment of its
+    end, are by time.monotonic().
     """
 
     def __init__(self, stub: ModelServiceStub, namespace: str, name: str, **fields: Any) -> None:
         request = pb.WatchStatusRequest(namespace=namespace, name=name, **fields)
         self.messages: list[pb.WatchStatusResponse] = []
+        self.arrivals: list[float] = []
         self.ended_at = 0.0
         self._error: grpc.RpcError | None = None
         self._call = stub.WatchStatus(request)
@@ -35,7 +37,12 @@ class Recording:
     @property
     def services(self) -> list[InferenceService]:
         """Every service told, as it was."""
-        return [m.service for m in list(self.messages) if m.HasField("service")]
+        return [service for _, service in self.timed()]
+
+    def timed(self) -> list[tuple[float, InferenceService]]:
+        """Every service told, with its arrival."""
+        told = zip(list(self.messages), self.arrivals, strict=False)
+        return [(at, m.service) for m, at in told if m.HasField("service")]
 
     def states(self, generation: int) -> list[InferenceServiceStatus.State.ValueType]:
         """What was told of one generation, each state once for as long as it stood."""
@@ -88,6 +95,7 @@ class Recording:
     def _read(self) -> None:
         try:
             for message in self._call:
+                self.arrivals.append(time.monotonic())
                 self.messages.append(message)
         except grpc.RpcError as error:
             self._error = error

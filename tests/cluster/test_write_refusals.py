@@ -248,7 +248,8 @@ async def test_a_stopped_api_server_is_told_at_once_and_nothing_is_written(
 async def test_an_unanswered_write_is_unknown_and_its_retry_is_one_rollout(
     lab: Lab, kserve: KServeCluster, key: ServiceKey
 ) -> None:
-    deploy = Deploy(key, MODEL, request_id="ci-1", timeout=timedelta(seconds=1))
+    # A model's Deploy would ask for serving runtimes first, and come no further.
+    deploy = Deploy(key, CONTAINER, request_id="ci-1", timeout=timedelta(seconds=1))
     await kserve.apply(dataclasses.replace(deploy, validate_only=True))
     lab.apiserver.freeze()
     try:

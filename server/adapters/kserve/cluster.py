@@ -10,6 +10,7 @@ from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.writing.attempts import derived
 from server.adapters.kserve.writing.deleting import Deleting
 from server.adapters.kserve.writing.kserve_config import ConfigReader
+from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
 from server.adapters.kserve.writing.writing import Writing
 from server.domain.commands import Applied, Delete, Deploy
@@ -36,8 +37,8 @@ class KServeCluster:
     ) -> None:
         self._feed = StatusFeed(api, namespaces)
         self._objects = ServiceObjects(api, at)
-        config = ConfigReader(api, kserve_namespace)
-        self._writing = Writing(self._objects, config, self._feed)
+        config, runtimes = ConfigReader(api, kserve_namespace), RuntimeReader(api)
+        self._writing = Writing(self._objects, config, runtimes, self._feed)
         self._deleting = Deleting(self._objects, self._feed)
 
     async def apply(self, deploy: Deploy) -> Applied:

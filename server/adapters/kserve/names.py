@@ -19,6 +19,7 @@ ROLLOUT_ANNOTATION = "modelservice.dev/rollout"
 REQUESTS_ANNOTATION = "modelservice.dev/requests"
 RESTART_ANNOTATION = "modelservice.dev/restart"
 DEFAULTS_ANNOTATION = "modelservice.dev/defaults"
+PROBE_ANNOTATION = "modelservice.dev/probe"
 
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 UPDATES_DISABLED_ANNOTATION = "serving.kserve.io/disable-auto-update"

@@ -30,6 +30,7 @@ from tests import strategies
 KEY = ServiceKey("model-serving", "iris")
 MODEL = InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), "gs://bucket/model"))
 CONTAINER = InferenceServiceSpec(ContainerPredictor("kserve/sklearnserver:latest"))
+PROBE = {"httpGet": {"path": "/v2/models/iris/ready", "port": 8080}, "periodSeconds": 5}
 
 wishes = st.builds(
     Wish,
@@ -37,6 +38,7 @@ wishes = st.builds(
     strategies.specs().map(canonical_spec),
     strategies.labels,
     strategies.annotations,
+    probe=st.sampled_from([None, PROBE]),
 )
 
 
@@ -207,6 +209,7 @@ def test_a_change_of_scaling_alone_changes_nothing_that_reaches_the_pods(
         {"spec": MODEL, "labels": {"team": "a"}},
         {"spec": MODEL, "annotations": {"note": "x"}},
         {"spec": MODEL, "restart": "again"},
+        {"spec": MODEL, "probe": PROBE},
     ],
     ids=lambda changed: ",".join(changed),
 )
@@ -217,6 +220,17 @@ def test_the_marker_is_new_for(changed: dict[str, Any]) -> None:
 def test_the_marker_does_not_know_of_scaling_and_remembered_requests() -> None:
     requests = (PastRequest("ci-1", "hash", Action.CREATED, 1),)
     assert marker(replace(MODEL, scaling=Scaling(3, 5)), requests=requests) == marker(MODEL)
+
+
+@pytest.mark.parametrize("spec", [MODEL, CONTAINER], ids=["model", "container"])
+def test_a_probe_is_written_into_the_serving_container(spec: InferenceServiceSpec) -> None:
+    written = manifest_of(Wish(KEY, spec, probe=PROBE), SHIPPED)["spec"]["predictor"]
+    container = written.get("model") or written["containers"][0]
+    assert container["readinessProbe"] == PROBE
+
+
+def test_without_a_probe_of_ours_the_marker_is_that_of_the_servers_before_it() -> None:
+    assert marker(MODEL) == "23a56686aa57bd88"
 
 
 def test_a_default_that_is_asked_for_is_a_wish_of_its_own() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,18 +11,20 @@ from hypothesis import given
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of
 from server.adapters.kserve.manifests.reading_back import requests_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.manifests.riders import marker_of, restart_of
+from server.adapters.kserve.manifests.riders import filled_in_of, marker_of, restart_of
 from server.adapters.kserve.names import FIELD_MANAGER
 from server.adapters.kserve.writing.kserve_config import KServeConfig
-from server.adapters.kserve.writing.planning import Plan, plan_of
+from server.adapters.kserve.writing.planning import Plan, plan_of, with_probe
+from server.adapters.kserve.writing.taking_over import predictor_taken_over
 from server.domain.admission import PastRequest
 from server.domain.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
 from server.domain.inference_service import Scaling
 from tests.adapters.kserve.storing import applied, edited, stored
-from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, wishes
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
 
 FRESH = "never-used-before"
+OTHER_PROBE = {"httpGet": {"path": "/v1/models/iris", "port": 8080}, "periodSeconds": 5}
 SCALED = replace(MODEL, scaling=Scaling(2, 4))
 
 
@@ -130,6 +133,102 @@ def test_the_scaling_that_somebody_else_set_comes_back_without_touching_pods() -
     scaled = edited(current, "kubectl", {"spec": {"predictor": {"minReplicas": 3}}})
     plan = planned(Deploy(KEY, SCALED, force=True), scaled)
     assert marker_of(plan.manifest) == marker_of(current)
+
+
+def with_readiness(
+    current: Mapping[str, Any], manager: str, probe: Mapping[str, Any]
+) -> dict[str, Any]:
+    return edited(current, manager, {"spec": {"predictor": {"model": {"readinessProbe": probe}}}})
+
+
+def probe_in(plan: Plan) -> Any:
+    return plan.manifest["spec"]["predictor"]["model"].get("readinessProbe")
+
+
+@given(wishes)
+def test_while_nothing_else_changes_the_probe_stays_and_no_runtime_is_asked(wish: Wish) -> None:
+    current = applied(wish)
+    plan = planned(Deploy(wish.key, wish.spec, wish.labels, wish.annotations), current)
+    assert marker_of(plan.manifest) == marker_of(current)
+    assert not plan.wants_probe
+
+
+def test_a_change_of_scaling_alone_keeps_the_probe() -> None:
+    plan = planned(Deploy(KEY, SCALED), applied(Wish(KEY, MODEL, probe=PROBE)))
+    assert not plan.wants_probe
+    assert probe_in(plan) == PROBE
+
+
+@pytest.mark.parametrize("held", [None, PROBE], ids=["without", "with"])
+@pytest.mark.parametrize(
+    "deploy",
+    [
+        Deploy(KEY, replace(MODEL, env={"A": "1"})),
+        Deploy(KEY, MODEL, {"team": "a"}),
+        Deploy(KEY, None, restart=True),
+        Deploy(KEY, CONTAINER),
+    ],
+    ids=["spec", "labels", "restart", "kind"],
+)
+def test_what_replaces_the_pods_has_the_probe_told_anew(deploy: Deploy, held: Any) -> None:
+    plan = planned(deploy, applied(Wish(KEY, MODEL, probe=held)))
+    assert plan.wants_probe
+    assert "readinessProbe" not in str(plan.manifest)
+    probed = with_probe(plan, OTHER_PROBE, KServeConfig())
+    assert str(OTHER_PROBE) in str(probed.manifest)
+    assert probed.manifest["metadata"] == plan.manifest["metadata"]
+    assert filled_in_of(after(probed)).probe == OTHER_PROBE
+
+
+def test_a_new_service_has_its_probe_told() -> None:
+    plan = planned(Deploy(KEY, MODEL), None)
+    assert plan.wants_probe
+    probed = with_probe(plan, PROBE, KServeConfig())
+    assert probed.manifest["metadata"]["resourceVersion"] == "0"
+    assert probe_in(probed) == PROBE
+
+
+def test_a_probe_of_somebody_elses_is_left_alone() -> None:
+    current = with_readiness(applied(Wish(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}})
+    changed = replace(MODEL, env={"A": "1"})
+    assert not planned(Deploy(KEY, changed), current).wants_probe
+    assert planned(Deploy(KEY, changed, force=True), current).wants_probe
+
+
+def test_a_probe_that_was_taken_over_before_the_rest_could_be_written_is_nobody_elses() -> None:
+    current = theirs({"model": {"modelFormat": {"name": "m"}, "readinessProbe": {"exec": {}}}})
+    current["metadata"]["managedFields"] = predictor_taken_over(current)
+    assert planned(Deploy(KEY, MODEL, force=True), current).wants_probe
+
+
+def test_a_bare_restart_adds_no_probe_to_what_others_made() -> None:
+    restart = Deploy(KEY, None, restart=True, force=True)
+    assert not planned(restart, theirs({"model": {"modelFormat": {"name": "m"}}})).wants_probe
+
+
+def test_a_probe_of_ours_that_somebody_else_replaced_is_not_mixed_with_theirs() -> None:
+    current = with_readiness(applied(Wish(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}})
+    note = {"modelservice.dev/probe": json.dumps(PROBE)}
+    current["spec"]["predictor"]["annotations"] |= note
+    plan = planned(Deploy(KEY, MODEL), current)
+    assert probe_in(plan) is None
+    assert not plan.wants_probe
+
+
+def test_a_probe_of_ours_that_somebody_edited_comes_back_as_a_rollout_of_its_own() -> None:
+    current = applied(Wish(KEY, MODEL, probe=PROBE))
+    slower = with_readiness(current, "kubectl", {"periodSeconds": 60})
+    plan = with_probe(planned(Deploy(KEY, MODEL), slower), PROBE, KServeConfig())
+    assert marker_of(plan.manifest) != marker_of(current)
+    assert plan.action is Action.UPDATED
+
+
+def test_a_bare_restart_knows_the_probe_in_a_container_for_ours() -> None:
+    current = applied(Wish(KEY, CONTAINER, probe=PROBE))
+    assert planned(Deploy(KEY, None, restart=True), current).action is Action.RESTARTED
+    current["spec"]["predictor"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 1}}
+    with pytest.raises(FieldInvalid, match=r"readinessProbe"):
+        planned(Deploy(KEY, None, restart=True), current)
 
 
 def test_a_stopped_service_stays_stopped() -> None:

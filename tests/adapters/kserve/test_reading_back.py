@@ -25,7 +25,7 @@ from server.domain.inference_service import (
 )
 from server.domain.status import InferenceServiceStatus, State
 from tests.adapters.kserve.storing import applied, edited, stored
-from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, wishes
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
 
 STATUS = InferenceServiceStatus(State.READY, "it serves")
 
@@ -88,6 +88,14 @@ def test_resources_that_we_filled_in_are_shown_once_somebody_changes_them() -> N
     assert read(obj).spec == CONTAINER
     obj["spec"]["predictor"]["containers"][0]["resources"]["limits"]["cpu"] = "3"
     assert read(obj).spec == replace(CONTAINER, resources=Resources({}, {"cpu": "3"}))
+
+
+def test_a_probe_of_others_is_what_does_not_fit_the_contract() -> None:
+    probe = {"httpGet": {"path": "/", "port": 8080}}
+    service = read(theirs({"model": {"modelFormat": {"name": "m"}, "readinessProbe": probe}}))
+    assert service.status.message.endswith(
+        "not part of `spec`: spec.predictor.model.readinessProbe"
+    )
 
 
 def test_a_service_of_kubectl_is_unmanaged_and_read_from_its_own_fields() -> None:
@@ -211,8 +219,9 @@ def test_remembered_requests_are_believed_only_where_we_wrote_them() -> None:
 
 
 def test_spoilt_notes_are_as_good_as_none() -> None:
-    obj = applied(Wish(KEY, CONTAINER, requests=(PastRequest("a", "b", Action.CREATED, 1),)))
-    for key in ("requests", "defaults"):
+    requests = (PastRequest("a", "b", Action.CREATED, 1),)
+    obj = applied(Wish(KEY, CONTAINER, requests=requests, probe=PROBE))
+    for key in ("requests", "defaults", "probe"):
         obj["spec"]["predictor"]["annotations"][f"modelservice.dev/{key}"] = '["nonsense"'
     assert requests_of(obj) == ()
     assert read(obj).spec == replace(CONTAINER, resources=SHIPPED)

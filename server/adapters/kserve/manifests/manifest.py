@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from server.adapters.kserve.manifests.resource_defaults import beside_container, beside_model
-from server.adapters.kserve.manifests.riders import riders_of
+from server.adapters.kserve.manifests.riders import FilledIn, riders_of
 from server.adapters.kserve.names import (
     API_VERSION,
     CONTAINER,
@@ -35,7 +35,8 @@ from server.domain.inference_service import (
 class Wish:
     """What is to be written, whole: what is not in it goes away.
 
-    `restart` is the stamp of the last restart, `requests` the request_ids to remember.
+    `restart` is the stamp of the last restart, `requests` the request_ids to remember, `probe` the
+    serving container's readiness probe (None: KServe's own).
     """
 
     key: ServiceKey
@@ -44,6 +45,7 @@ class Wish:
     annotations: Mapping[str, str] = field(default_factory=dict)
     restart: str = ""
     requests: tuple[PastRequest, ...] = ()
+    probe: Mapping[str, Any] | None = None
 
 
 def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
@@ -53,11 +55,11 @@ def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
     """
     spec = wish.spec
     beside = beside_model if isinstance(spec.predictor, ModelPredictor) else beside_container
-    filled_in = beside(spec.resources, defaults)
+    filled_in = FilledIn(beside(spec.resources, defaults), wish.probe)
     predictor = predictor_of(spec, filled_in)
     metadata = _metadata(wish)
     marker = fingerprint(
-        [without_scaling(predictor), metadata, wish.restart, asdict(filled_in)],
+        [without_scaling(predictor), metadata, wish.restart, asdict(filled_in.resources)],
     )
     riders = riders_of(marker, wish.restart, filled_in, wish.requests)
     return {
@@ -68,12 +70,13 @@ def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
     }
 
 
-def predictor_of(spec: InferenceServiceSpec, filled_in: Resources) -> dict[str, Any]:
-    """spec.predictor, without what rides on it; `filled_in` are resources beside those asked."""
+def predictor_of(spec: InferenceServiceSpec, filled_in: FilledIn) -> dict[str, Any]:
+    """spec.predictor, without what rides on it."""
     serving = _present(
         env=_env(spec.env, spec.secret_env),
-        resources=_resources(spec.resources, filled_in),
+        resources=_resources(spec.resources, filled_in.resources),
         imagePullPolicy=spec.image_pull_policy,
+        readinessProbe=filled_in.probe,
     )
     return {
         **_implementation(spec.predictor, serving),

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from server.adapters.kserve.manifests.manifest import predictor_of
+from server.adapters.kserve.manifests.riders import FilledIn
 from server.adapters.kserve.names import CONTAINER, OUR_PREFIX
 from server.domain.inference_service import (
     ContainerPredictor,
@@ -54,7 +55,7 @@ def spec_of(
 
 
 def unfit(
-    spec: Mapping[str, Any], read: InferenceServiceSpec | None, filled_in: Resources
+    spec: Mapping[str, Any], read: InferenceServiceSpec | None, filled_in: FilledIn
 ) -> list[str]:
     """The paths of what the object has beside `filled_in` and the contract has no field for."""
     predictor = dict(spec.get("predictor", {}))

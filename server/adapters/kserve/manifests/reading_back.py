@@ -75,7 +75,7 @@ def asked_of(obj: Mapping[str, Any]) -> Asked:
     annotations = _owned_metadata(obj, "annotations")
     mode = annotations.pop(MODE_ANNOTATION, "")
     return Asked(
-        spec=spec_of(_asked_spec(obj).get("predictor", {}), mode, filled_in_of(obj)),
+        spec=spec_of(_asked_spec(obj).get("predictor", {}), mode, filled_in_of(obj).resources),
         labels=_users(_owned_metadata(obj, "labels"), MANAGED_BY_KEY),
         annotations=_users(annotations, LAST_APPLIED_ANNOTATION),
     )

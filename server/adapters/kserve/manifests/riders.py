@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.adapters.kserve.names import (
     DEFAULTS_ANNOTATION,
+    PROBE_ANNOTATION,
     REQUESTS_ANNOTATION,
     RESTART_ANNOTATION,
     ROLLOUT_ANNOTATION,
@@ -20,14 +22,23 @@ from server.domain.commands import Action
 from server.domain.inference_service import Resources
 
 
+@dataclass(frozen=True, slots=True)
+class FilledIn:
+    """What we write beside what was asked, and leave out again where it is read."""
+
+    resources: Resources = field(default_factory=Resources)
+    probe: Mapping[str, Any] | None = None
+
+
 def riders_of(
-    marker: str, restart: str, filled_in: Resources, requests: tuple[PastRequest, ...]
+    marker: str, restart: str, filled_in: FilledIn, requests: tuple[PastRequest, ...]
 ) -> dict[str, str]:
     """The annotations to write; what is empty is left out."""
     notes = {
         ROLLOUT_ANNOTATION: marker,
         RESTART_ANNOTATION: restart,
-        DEFAULTS_ANNOTATION: _quantities_text(filled_in),
+        DEFAULTS_ANNOTATION: _quantities_text(filled_in.resources),
+        PROBE_ANNOTATION: _compact(filled_in.probe) if filled_in.probe else "",
         REQUESTS_ANNOTATION: _requests_text(requests),
     }
     return {key: text for key, text in notes.items() if text}
@@ -55,8 +66,21 @@ def noted_requests(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
         return ()
 
 
-def filled_in_of(obj: Mapping[str, Any]) -> Resources:
-    """The quantities that we added to the caller's; none where somebody has spoilt the note."""
+def filled_in_of(obj: Mapping[str, Any]) -> FilledIn:
+    """What we added to what the caller asked; nothing where somebody has spoilt the note."""
+    return FilledIn(_noted_quantities(obj), noted_probe(obj))
+
+
+def noted_probe(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The readiness probe that we wrote; None where we wrote none."""
+    try:
+        probe = json.loads(_rider(obj, PROBE_ANNOTATION) or "null")
+    except ValueError:
+        return None
+    return probe if isinstance(probe, dict) else None
+
+
+def _noted_quantities(obj: Mapping[str, Any]) -> Resources:
     try:
         note = json.loads(_rider(obj, DEFAULTS_ANNOTATION) or "{}")
         return Resources(dict(note.get("requests", {})), dict(note.get("limits", {})))

@@ -10,9 +10,22 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of, without_scaling
-from server.adapters.kserve.manifests.ownership import ours, owned, predictor_owners, project
-from server.adapters.kserve.manifests.reading_back import UNJUDGED, requests_of, stored_of, unfit_of
-from server.adapters.kserve.manifests.riders import marker_of, restart_of
+from server.adapters.kserve.manifests.ownership import (
+    PREDICTOR,
+    ours,
+    owned,
+    predictor_owners,
+    project,
+)
+from server.adapters.kserve.manifests.readiness_probe import Probe
+from server.adapters.kserve.manifests.reading_back import (
+    UNJUDGED,
+    is_unmanaged,
+    requests_of,
+    stored_of,
+    unfit_of,
+)
+from server.adapters.kserve.manifests.riders import marker_of, noted_probe, restart_of
 from server.adapters.kserve.names import (
     MODE_ANNOTATION,
     SCALING_FIELDS,
@@ -44,12 +57,15 @@ class Plan:
     """One write. `action` is what it does if it changes anything.
 
     `takes_over`: the parts of the predictor that others own become ours first, so that what the
-    manifest does not name goes away. `frozen`: KServe would not carry a change out.
+    manifest does not name goes away. `frozen`: KServe would not carry a change out. `wants_probe`:
+    it has no readiness probe yet, and may have one.
     """
 
     current: RawObject | None
+    wish: Wish
     manifest: RawObject
     action: Action
+    wants_probe: bool = False
     takes_over: bool = False
     frozen: bool = False
 
@@ -83,18 +99,27 @@ def plan_of(
     return _update(deploy, wish, current, config, fresh_stamp)
 
 
+def with_probe(plan: Plan, probe: Probe | None, config: KServeConfig) -> Plan:
+    """The plan, with this readiness probe in what it writes."""
+    wish = replace(plan.wish, probe=probe)
+    return replace(plan, wish=wish, manifest=_conditional(wish, plan.current, config))
+
+
 def _creation(deploy: Deploy, wish: Wish, config: KServeConfig, fresh_stamp: str) -> Plan:
     stamp = (deploy.request_id or fresh_stamp) if deploy.restart else ""
     requests = remembered((), deploy, Action.CREATED, 1)
-    manifest = manifest_of(replace(wish, restart=stamp, requests=requests), config.resources)
-    return Plan(None, _with(manifest, resourceVersion="0"), Action.CREATED)
+    wish = replace(wish, restart=stamp, requests=requests)
+    return Plan(None, wish, _conditional(wish, None, config), Action.CREATED, wants_probe=True)
 
 
 def _update(
     deploy: Deploy, wish: Wish, current: RawObject, config: KServeConfig, fresh_stamp: str
 ) -> Plan:
     stamp = restart_of(current)
-    unmoved = replace(wish, restart=stamp, requests=requests_of(current))
+    # While the pods stay their probe does, whatever has become of the runtimes since.
+    unmoved = replace(
+        wish, restart=stamp, requests=requests_of(current), probe=noted_probe(current)
+    )
     difference = _difference(manifest_of(unmoved, config.resources), current)
     if deploy.restart:
         stamp = deploy.request_id or fresh_stamp
@@ -103,27 +128,25 @@ def _update(
         stamp = fresh_stamp
     merely_restarts = deploy.restart and not any(difference)
     action = Action.RESTARTED if merely_restarts else Action.UPDATED
-    manifest = _remembering(deploy, replace(unmoved, restart=stamp), current, action, config)
-    meta = current["metadata"]
+    moved = replace(unmoved, restart=stamp)
+    replaces_pods = marker_of(manifest_of(moved, config.resources)) != marker_of(current)
+    if replaces_pods:
+        moved = replace(_remembering(deploy, moved, current, action), probe=None)
+    takes_over = deploy.force and deploy.spec is not None and bool(predictor_owners(current))
     return Plan(
         current=current,
-        manifest=_with(manifest, uid=meta["uid"], resourceVersion=meta["resourceVersion"]),
+        wish=moved,
+        manifest=_conditional(moved, current, config),
         action=action,
-        takes_over=deploy.force and deploy.spec is not None and bool(predictor_owners(current)),
+        wants_probe=replaces_pods and (takes_over or _leaves_probe_to_us(deploy, current)),
+        takes_over=takes_over,
         frozen=_is_frozen(current),
     )
 
 
-def _remembering(
-    deploy: Deploy, wish: Wish, current: RawObject, action: Action, config: KServeConfig
-) -> dict[str, Any]:
-    """The manifest, with the request_id noted if the pods are replaced anyway."""
-    manifest = manifest_of(wish, config.resources)
-    if marker_of(manifest) == marker_of(current):
-        return manifest
+def _remembering(deploy: Deploy, wish: Wish, current: RawObject, action: Action) -> Wish:
     generation = int(current["metadata"]["generation"]) + 1
-    requests = remembered(wish.requests, deploy, action, generation)
-    return manifest_of(replace(wish, requests=requests), config.resources)
+    return replace(wish, requests=remembered(wish.requests, deploy, action, generation))
 
 
 def _wish(deploy: Deploy, stored: Stored | None) -> Wish:
@@ -204,5 +227,23 @@ def _is_frozen(current: RawObject) -> bool:
     return ready and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
 
 
-def _with(manifest: RawObject, **preconditions: str) -> RawObject:
-    return {**manifest, "metadata": {**manifest["metadata"], **preconditions}}
+def _leaves_probe_to_us(deploy: Deploy, current: RawObject) -> bool:
+    """Whether nobody else has a say in it.
+
+    Somebody else's probe in a model would be merged with ours, and of two kinds of probe KServe can
+    make no pods. A bare restart adds nothing to what others made.
+    """
+    if deploy.spec is None and is_unmanaged(current):
+        return False
+    path = (*PREDICTOR, "f:model", "f:readinessProbe")
+    theirs = owned(current, lambda entry: not ours(entry), *path)
+    return theirs is None or owned(current, ours, *path, "f:httpGet") is not None
+
+
+def _conditional(wish: Wish, current: RawObject | None, config: KServeConfig) -> RawObject:
+    """What to write, if the object still is `current`, or there still is none."""
+    manifest = manifest_of(wish, config.resources)
+    conditions = {"resourceVersion": "0"}
+    if current is not None:
+        conditions = {name: current["metadata"][name] for name in ("uid", "resourceVersion")}
+    return {**manifest, "metadata": {**manifest["metadata"], **conditions}}

@@ -9,7 +9,9 @@ from typing import Any
 from server.adapters.kserve.api_server import Answer
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.manifests.ownership import predictor_owners
+from server.adapters.kserve.manifests.readiness_probe import Probe, probe_for
 from server.adapters.kserve.manifests.reading_back import UNJUDGED, service_of
+from server.adapters.kserve.manifests.serving_runtimes import Runtimes
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.writing.attempts import (
     Present,
@@ -19,7 +21,7 @@ from server.adapters.kserve.writing.attempts import (
     rollout_of,
 )
 from server.adapters.kserve.writing.kserve_config import ConfigReader
-from server.adapters.kserve.writing.planning import Plan, plan_of
+from server.adapters.kserve.writing.planning import Plan, plan_of, with_probe
 from server.adapters.kserve.writing.refusals import (
     has_two_predictors,
     is_field_conflict,
@@ -27,12 +29,13 @@ from server.adapters.kserve.writing.refusals import (
     owned_by_others,
     refusal,
 )
+from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects, Terms
 from server.adapters.kserve.writing.taking_over import predictor_taken_over, replacement, tried
 from server.domain.admission import PastRequest
 from server.domain.commands import Action, Applied, Deploy
 from server.domain.errors import ServiceDeleting, ServiceError, UpdatesDisabled
-from server.domain.inference_service import ServiceKey
+from server.domain.inference_service import ModelPredictor, ServiceKey
 from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus
 
@@ -42,9 +45,16 @@ RawObject = Mapping[str, Any]
 class Writing:
     """Carries out Deploys."""
 
-    def __init__(self, objects: ServiceObjects, config: ConfigReader, feed: StatusFeed) -> None:
+    def __init__(
+        self,
+        objects: ServiceObjects,
+        config: ConfigReader,
+        runtimes: RuntimeReader,
+        feed: StatusFeed,
+    ) -> None:
         self._objects = objects
         self._config = config
+        self._runtimes = runtimes
         self._feed = feed
 
     async def apply(self, deploy: Deploy) -> Applied:
@@ -67,12 +77,21 @@ class Writing:
             raise Stale from refused
         if isinstance(plan, PastRequest):
             return self._replayed(plan, present)
+        if plan.wants_probe:
+            plan = with_probe(plan, await self._probe(plan, terms), config)
         if plan.frozen:
             await self._admit_no_change(deploy, plan, terms)
         answer = await self._write(deploy, plan, terms)
         if not answer.ok:
             raise _refused(deploy, plan, answer, present.live)
         return self._applied(deploy, plan, answer.body)
+
+    async def _probe(self, plan: Plan, terms: Terms) -> Probe | None:
+        runtimes = Runtimes()
+        if isinstance(plan.wish.spec.predictor, ModelPredictor):
+            namespace = plan.wish.key.namespace
+            runtimes = await self._runtimes.read(namespace, terms.allowance.seconds())
+        return probe_for(plan.wish.key.name, plan.wish.spec, runtimes)
 
     async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:
         if plan.current is None or not plan.takes_over:

@@ -1,0 +1,123 @@
+"""The readiness probe that makes a pod ready once its model is loaded.
+
+KServe's own asks whether the port is open, which many model servers open before they load anything.
+One that asks for the model itself is possible only where its protocol and its name are known: a
+wrong one would keep a good service from ever being ready.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+from urllib.parse import quote
+
+from server.adapters.kserve.manifests.serving_runtimes import (
+    MLSERVER,
+    Runtimes,
+    candidates,
+    protocol_of,
+    server_type,
+    serving_container,
+)
+from server.adapters.kserve.objects import Object, items, named
+from server.domain.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ModelPredictor,
+)
+
+Probe = dict[str, Any]
+
+# A server under load answers late: it is taken out of the Service after half a minute without an
+# answer in time, as KServe's own probe does it.
+TIMING = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 6}
+
+# Where KServe's Service and its own probe go if the container names no port.
+_DEFAULT_PORT = 8080
+_NOT_HTTP = ("h2c", "grpc")
+_PATHS = {"v1": "/v1/models/{}", "v2": "/v2/models/{}/ready"}
+_SERVER_READY = {"v2": "/v2/health/ready"}
+_PROTOCOL_VARIABLE = "PROTOCOL"
+_NAME_ARGUMENT = "--model_name"
+_NAME_VARIABLE = "MLSERVER_MODEL_NAME"
+_OBJECTS_NAME = re.compile(r"\{\{-?\s*\.Name\s*-?\}\}")
+# Templates and variables that are filled in where it cannot be seen.
+_FILLED_IN_LATER = ("{{", "$(")
+
+
+def probe_for(name: str, spec: InferenceServiceSpec, runtimes: Runtimes) -> Probe | None:
+    """The probe for a service of this name; None where KServe's own has to do.
+
+    For a model: where every runtime that KServe may take has none of its own, and all come to the
+    same. For a container: where PROTOCOL in its `env` tells what it speaks.
+    """
+    predictor = spec.predictor
+    if isinstance(predictor, ContainerPredictor):
+        return _for_container(name, predictor, spec)
+    probes = [_for_model(name, predictor, spec, r) for r in candidates(predictor, runtimes)]
+    return probes[0] if probes and all(probe == probes[0] for probe in probes) else None
+
+
+def _for_model(
+    name: str, model: ModelPredictor, spec: InferenceServiceSpec, runtime: Object
+) -> Probe | None:
+    container = serving_container(runtime)
+    # KServe would merge two probes into one, and of two kinds no pod can be made.
+    if container.get("readinessProbe"):
+        return None
+    arguments = [*items(container, "args"), *model.args]
+    names = [*_by_runtime(name, model, runtime), *_in_variables(spec), *_in_arguments(arguments)]
+    served = _served(name, names)
+    path = _PATHS.get(protocol_of(runtime, model)) if served else None
+    port = _http_port(items(container, "ports"))
+    return _probe(path.format(served), port) if path and port else None
+
+
+def _for_container(
+    name: str, container: ContainerPredictor, spec: InferenceServiceSpec
+) -> Probe | None:
+    served = _served(name, [*_in_variables(spec), *_in_arguments(container.args)])
+    paths = _PATHS if served else _SERVER_READY
+    path = paths.get(spec.env.get(_PROTOCOL_VARIABLE, ""))
+    return _probe(path.format(served), container.port or _DEFAULT_PORT) if path else None
+
+
+def _served(name: str, given: Sequence[str]) -> str:
+    """The model's name in a path, by the last of the names that it is given; empty: not known."""
+    served = _OBJECTS_NAME.sub(name, given[-1]) if given else ""
+    return "" if any(mark in served for mark in _FILLED_IN_LATER) else quote(served, safe="")
+
+
+def _by_runtime(name: str, model: ModelPredictor, runtime: Object) -> Iterator[str]:
+    variable = named(items(serving_container(runtime), "env"), _NAME_VARIABLE)
+    if variable:
+        yield str(variable.get("value", ""))
+    # KServe tells its MLServers the object's name, where there is something to load.
+    if server_type(runtime) == MLSERVER and model.storage_uri:
+        yield name
+
+
+def _in_variables(spec: InferenceServiceSpec) -> Iterator[str]:
+    if _NAME_VARIABLE in spec.secret_env:
+        yield ""
+    if _NAME_VARIABLE in spec.env:
+        yield spec.env[_NAME_VARIABLE]
+
+
+def _in_arguments(arguments: Sequence[str]) -> Iterator[str]:
+    for argument, following in pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag == _NAME_ARGUMENT:
+            yield value if equals else following
+
+
+def _http_port(ports: Sequence[Object]) -> int:
+    """Where KServe sends requests; 0 where that is not for HTTP/1."""
+    first = ports[0] if ports else {"containerPort": _DEFAULT_PORT}
+    return 0 if str(first.get("name", "")).startswith(_NOT_HTTP) else int(first["containerPort"])
+
+
+def _probe(path: str, port: int) -> Probe:
+    return {"httpGet": {"path": path, "port": port}, **TIMING}

@@ -1,0 +1,92 @@
+"""Serving runtimes: which of them KServe may run a model on, and what it runs there.
+
+KServe's order among several is not told here: what holds for all of them holds for the one that it
+takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from server.adapters.kserve.names import CONTAINER
+from server.adapters.kserve.objects import Object, annotations_of, items, name_of, named, part
+from server.domain.inference_service import ModelFormat, ModelPredictor
+
+MLSERVER = "mlserver"
+
+_SERVER_TYPE = "serving.kserve.io/server-type"
+# Runtimes from before that annotation are known by name.
+_SERVER_TYPES = {
+    "kserve-mlserver": MLSERVER,
+    "kserve-tritonserver": "tritonserver",
+    "kserve-torchserve": "torchserve",
+}
+_PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
+# What KServe takes where a model names no protocol: by its format, then by the server, then the
+# first of _PROTOCOLS that the runtime speaks.
+_PROTOCOL_OF_FORMAT = {"triton": "v2", "vLLM": "v2"}
+_PROTOCOL_OF_SERVER = {MLSERVER: "v2", "tritonserver": "v2", "torchserve": "v1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Runtimes:
+    """The ServingRuntimes of a namespace and the ClusterServingRuntimes; None: not to be known."""
+
+    namespaced: Sequence[Object] | None = None
+    cluster: Sequence[Object] | None = None
+
+
+def candidates(model: ModelPredictor, runtimes: Runtimes) -> list[Object]:
+    """The runtimes of which KServe takes one; empty also where not all of them are known."""
+    if runtimes.namespaced is None:
+        return []
+    if model.runtime:
+        # Those of the namespace hide those of the cluster.
+        both = [*runtimes.namespaced, *(runtimes.cluster or ())]
+        return [r for r in both if name_of(r) == model.runtime][:1]
+    if runtimes.cluster is None:
+        return []
+    return [r for r in (*runtimes.namespaced, *runtimes.cluster) if _is_selectable(r, model)]
+
+
+def protocol_of(runtime: Object, model: ModelPredictor) -> str:
+    """The protocol that KServe has the model served by on this runtime; empty: none is known."""
+    spoken = items(runtime, "spec", "protocolVersions")
+    return (
+        model.protocol_version
+        or _PROTOCOL_OF_FORMAT.get(model.format.name)
+        or _PROTOCOL_OF_SERVER.get(server_type(runtime))
+        or next((p for p in _PROTOCOLS if p in spoken), "")
+    )
+
+
+def server_type(runtime: Object) -> str:
+    """The model server of a runtime, in KServe's words; empty where it does not say."""
+    by_name = _SERVER_TYPES.get(name_of(runtime), "")
+    return str(annotations_of(runtime).get(_SERVER_TYPE, by_name))
+
+
+def serving_container(runtime: Object) -> Object:
+    """The container that KServe merges a model's own fields into."""
+    return named(items(runtime, "spec", "containers"), CONTAINER)
+
+
+def _is_selectable(runtime: Object, model: ModelPredictor) -> bool:
+    spec = part(runtime, "spec")
+    spoken = items(spec, "protocolVersions")
+    # Among runtimes a model that names no protocol is one of v1.
+    asked = model.protocol_version or _PROTOCOL_OF_FORMAT.get(model.format.name, "v1")
+    return (
+        not (spec.get("disabled") or spec.get("multiModel") or spec.get("workerSpec"))
+        and (not spoken or asked in spoken)
+        and any(_is_for(model.format, known) for known in _selected_by(spec))
+    )
+
+
+def _selected_by(spec: Object) -> Iterator[Object]:
+    return (known for known in items(spec, "supportedModelFormats") if known.get("autoSelect"))
+
+
+def _is_for(asked: ModelFormat, known: Object) -> bool:
+    return known.get("name") == asked.name and asked.version in ("", known.get("version"))

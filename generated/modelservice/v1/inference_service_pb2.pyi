@@ -328,7 +328,13 @@ Global___InferenceServiceSpec: _TypeAlias = InferenceServiceSpec  # noqa: Y015
 
 @_typing.final
 class ContainerPredictor(_message.Message):
-    """A container image that serves the model by itself."""
+    """A container image that serves the model by itself.
+
+    A replica is ready as soon as its port is open, unless PROTOCOL in the spec's `env` says what it
+    speaks. Then it is asked every 5 s: by v2 for /v2/health/ready, or for /v2/models/NAME/ready
+    where `--model_name` in `args` or MLSERVER_MODEL_NAME in `env` names the model; by v1 for
+    /v1/models/NAME, if the model is so named.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +372,23 @@ Global___ContainerPredictor: _TypeAlias = ContainerPredictor  # noqa: Y015
 
 @_typing.final
 class ModelPredictor(_message.Message):
-    """Model files, and a serving runtime of the cluster to load them."""
+    """Model files, and a serving runtime of the cluster to load them.
+
+    A replica is ready once its model is: it is asked for every 5 s, at /v2/models/NAME/ready by
+    protocol v2, at /v1/models/NAME by v1. NAME is the service's, unless `--model_name` in the
+    runtime's arguments or in `args` says otherwise, or MLSERVER_MODEL_NAME in the spec's `env`. A
+    model whose own model-settings.json names it needs that variable: under another name it is never
+    found, and the rollout never READY.
+
+    Where this cannot be known, a replica is ready as soon as its port is open, perhaps before the
+    model is loaded: with a gRPC protocol; where the runtime does not name the model, as KServe's own
+    for Triton and TorchServe; where the runtime is not installed yet, or KServe selects among
+    several that would be asked differently; where this server may not list them. A runtime that has
+    a readiness probe keeps it.
+
+    It is settled with each rollout. A runtime that is installed or changed later counts from the
+    next one, which `restart` begins.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,8 +410,9 @@ class ModelPredictor(_message.Message):
     REASON_NO_RUNTIME.
     """
     protocol_version: _builtins.str
-    """The inference protocol that the runtime is to speak: v1, v2, grpc-v1 or grpc-v2. Empty:
-    KServe's choice.
+    """The inference protocol that the runtime is to speak: v1, v2, grpc-v1 or grpc-v2. It tells how a
+    replica is asked whether its model is ready, too. Empty: KServe's choice, for which the runtime
+    is looked up.
     """
     @_builtins.property
     def format(self) -> Global___ModelFormat:
@@ -669,7 +692,8 @@ class InferenceServiceStatus(_message.Message):
         """
         STATE_READY: InferenceServiceStatus._State.ValueType  # 3
         """The newest rollout serves: every component is available in the replicas asked for, and its
-        containers have not exited.
+        containers have not exited. ModelPredictor and ContainerPredictor tell when that means that
+        the model itself has answered.
         """
         STATE_DEGRADED: InferenceServiceStatus._State.ValueType  # 4
         """It serves, but not as asked: by an older rollout while the newest one fails, or by some of
@@ -699,7 +723,8 @@ class InferenceServiceStatus(_message.Message):
     """
     STATE_READY: InferenceServiceStatus.State.ValueType  # 3
     """The newest rollout serves: every component is available in the replicas asked for, and its
-    containers have not exited.
+    containers have not exited. ModelPredictor and ContainerPredictor tell when that means that
+    the model itself has answered.
     """
     STATE_DEGRADED: InferenceServiceStatus.State.ValueType  # 4
     """It serves, but not as asked: by an older rollout while the newest one fails, or by some of

@@ -52,6 +52,7 @@ LIVES: dict[str, list[Step]] = {
     # One exit is named, and forgiven once the container has stayed up.
     "crash_once": [*UP[:2], (1, PROGRESSING, FailureReason.CRASH_LOOP), UP[2]],
     "lie": [*UP, *failing(FailureReason.CRASH_LOOP)[2:]],
+    "corrupt_model": [*UP, *failing(FailureReason.CRASH_LOOP)[2:]],
     # Rollout after rollout.
     "rollout": [*UP, *rolled_out(2)],
     "labels_alone": [*UP, *rolled_out(2)],
@@ -190,6 +191,16 @@ def test_a_scale_up_of_a_ready_service_stays_ready_though_kserve_is_not() -> Non
     assert [c.desired_replicas for c in after[0].status.components] == [3]
 
 
+def test_a_corrupt_model_that_kserve_calls_ready_and_loaded_again_is_not_believed() -> None:
+    """Recorded on a real node, with KServe's own probe, which asks whether the port is open."""
+    after_an_exit = [one for one in told("corrupt_model") if restarts(one)]
+    lies = [one for one in after_an_exit if called_ready_and_loaded(one)]
+    assert {restarts(one) for one in lies} == {2, 5}
+    assert {one.decision.state for one in lies} == {FAILED}
+    assert READY not in {one.decision.state for one in after_an_exit}
+    assert not any(one.status.serving for one in after_an_exit)
+
+
 def test_the_status_tells_runtime_addresses_and_counts() -> None:
     status = told("ready_model")[-1].status
     assert status.serving_runtime == "kserve-sklearnserver"
@@ -235,6 +246,17 @@ def answering_images(one: Told) -> set[str]:
         if holds(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]
         for container in pod["spec"]["containers"]
     }
+
+
+def restarts(one: Told) -> int:
+    statuses = [s for pod in one.observed.pods for s in items(pod, "status", "containerStatuses")]
+    return max((s["restartCount"] for s in statuses), default=0)
+
+
+def called_ready_and_loaded(one: Told) -> bool:
+    service = one.observed.service
+    states = part(service, "status", "modelStatus", "states")
+    return holds(service, "Ready") and states.get("activeModelState") == "Loaded"
 
 
 def invalid(service: Object) -> bool:

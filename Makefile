@@ -50,7 +50,7 @@ failures: $(READY) ## How rollouts fail on a real node, and how soon it is told:
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(READY) ## The long runs: 200 kills around a Deploy
+soak: $(READY) ## The long runs: 200 kills around a Deploy, ten minutes in which nothing may be READY
 	$(BIN)/python -m pytest -m soak
 
 stubs: $(READY) ## Generate generated/ from the protos

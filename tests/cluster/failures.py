@@ -175,12 +175,12 @@ def deployed(
 
 def follow(
     trials: Sequence[Trial], seconds: float, *, to_the_end: bool = False, say: Say = print
-) -> None:
-    """Return when all are at rest, or `seconds` are over; `say` gets a line for each that comes to
-    rest meanwhile. `to_the_end`: the latter in any case."""
-    deadline = time.monotonic() + seconds
+) -> float:
+    """Return when all are at rest, or `seconds` are over (`to_the_end`: then in any case), how long
+    that was; `say` gets a line for each that comes to rest meanwhile."""
+    began = time.monotonic()
     waiting = list(trials)
-    while time.monotonic() < deadline and (waiting or to_the_end):
+    while time.monotonic() < began + seconds and (waiting or to_the_end):
         rested = [trial for trial in waiting if trial.at_rest]
         for trial in rested:
             waiting.remove(trial)
@@ -188,6 +188,7 @@ def follow(
         time.sleep(0.2)
     for trial in waiting:
         say(f"not within {seconds:.0f} s  {trial.case.what}: {trial.last.status.message}")
+    return time.monotonic() - began
 
 
 def faults(trial: Trial) -> list[str]:

@@ -22,8 +22,8 @@ MARGIN = 50.0
 def trials(lab: Lab, stub: ModelServiceStub) -> Iterator[dict[str, Trial]]:
     """What was told of each case, by its name."""
     with deployed(lab, stub, CASES) as trials:
-        follow(trials, LIMIT)
-        print(table(trials, LIMIT))
+        lasted = follow(trials, LIMIT)
+        print(table(trials, lasted))
         yield {trial.case.what: trial for trial in trials}
 
 

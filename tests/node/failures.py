@@ -24,7 +24,7 @@ from tests.cluster.failure_table import table
 from tests.cluster.failures import Case, deployed, faults, follow
 from tests.cluster.lab import NodeLab, booted_node_lab, images
 from tests.cluster.serving import install, serving
-from tests.cluster.symptoms import warned_of
+from tests.cluster.symptoms import pod_in_trouble, warned_of
 
 SECONDS = 720.0
 MAIN, DOWNLOAD = "kserve-container", "storage-initializer"
@@ -146,6 +146,7 @@ CASES = (
         "no disk space for the model",
         custom(images.PYTHON, "python3", "-c", _FILLS, resources=small(disk="16Mi")),
         "EVICTED",
+        symptom=lambda sight: pod_in_trouble(sight) or warned_of("Evicted")(sight),
     ),
     Case(
         "CPU that no node has",
@@ -197,8 +198,8 @@ def main() -> int:
         serving(install(lab), Path(folder)) as replicas,
         deployed(lab, replicas.start().stub, CASES, lambda n: put_models(lab, n)) as trials,
     ):
-        follow(trials, seconds, to_the_end=True, say=say)
-        print(table(trials, seconds))
+        lasted = follow(trials, seconds, to_the_end=True, say=say)
+        print(table(trials, lasted))
         wrong = {trial.case.what: found for trial in trials if (found := faults(trial))}
     for what, found in wrong.items():
         print(f"wrong: {what}: {'; '.join(found)}", file=sys.stderr)

@@ -1,0 +1,78 @@
+"""What a log adds to a failure: its lines, kept while newer ones are fetched, and what they say."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime
+
+from server.adapters.kserve.following.deriving import Derived, Deriving
+from server.adapters.kserve.following.mirror import Mirror
+from server.adapters.kserve.following.resources import Kind, Resource
+from server.adapters.kserve.observing.observed import Observed
+from server.domain.inference_service import ServiceKey
+from server.domain.status import Failure, FailureReason, State
+from tests.adapters.kserve.shown import ended, running, starting, waiting, with_container
+
+KEY = ServiceKey("models", "iris")
+CAUSE = "Couldn't load model 'iris'"
+
+
+class Following:
+    """Derives one service from what a mirror was last told of it."""
+
+    def __init__(self) -> None:
+        self._mirror = Mirror(lambda _: None)
+        self._deriving = Deriving(self._mirror)
+
+    def see(self, observed: Observed, now: datetime) -> Derived:
+        lists = {
+            Kind.SERVICES: [observed.service],
+            Kind.DEPLOYMENTS: observed.deployments,
+            Kind.REPLICA_SETS: observed.replica_sets,
+            Kind.PODS: observed.pods,
+        }
+        for kind, objects in lists.items():
+            copies = [copy.deepcopy(dict(o)) for o in objects]
+            self._mirror.listed(Resource(kind), copies, self._mirror.listing_begins())
+        derived = self._deriving.derive(KEY, now)
+        assert derived
+        return derived
+
+    def read_log(self, derived: Derived, *lines: str) -> None:
+        assert derived.log_wanted
+        self._deriving.keep_log(KEY, derived.log_wanted, lines)
+
+
+def failure_of(derived: Derived) -> Failure:
+    assert derived.service.status
+    assert derived.service.status.failure
+    return derived.service.status.failure
+
+
+def test_the_log_of_a_first_end_explains_the_second_at_once() -> None:
+    observed, now = starting()
+    following = Following()
+    first = following.see(with_container(observed, state=ended(0, now)), now)
+    assert (failure_of(first).reason, failure_of(first).log_lines) == (FailureReason.CRASH_LOOP, ())
+    following.read_log(first, CAUSE)
+    again = with_container(
+        observed, state=waiting("CrashLoopBackOff"), lastState=ended(0, now), restartCount=1
+    )
+    second = following.see(again, now)
+    assert second.service.status.state is State.FAILED
+    assert failure_of(second).reason is FailureReason.MODEL_LOAD
+    assert failure_of(second).log_lines == (CAUSE,)
+    assert second.log_wanted
+
+
+def test_a_run_that_said_nothing_leaves_the_log_of_the_one_before() -> None:
+    observed, now = starting()
+    following = Following()
+    first = following.see(with_container(observed, state=ended(1, now)), now)
+    following.read_log(first, "ValueError: no")
+    again = with_container(observed, state=running(now), lastState=ended(1, now), restartCount=1)
+    silent = following.see(again, now)
+    following.read_log(silent)
+    after = following.see(again, now)
+    assert failure_of(after).log_lines == ("ValueError: no",)
+    assert after.log_wanted is None

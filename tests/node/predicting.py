@@ -63,14 +63,17 @@ def sklearn_on_claim(name: str) -> Predictor:
     )
 
 
-def own_container() -> Predictor:
-    """A model server in an image of one's own."""
+def own_container(name: str) -> Predictor:
+    """A model server in an image of one's own, whose model is named as the service."""
+
+    def spec(version: int) -> Spec:
+        arguments = [f"--name={name}", f"--version={version}"]
+        server = ContainerPredictor(image=MODEL_SERVER, args=arguments)
+        return Spec(container=server, env={"PROTOCOL": "v1"}, resources=SMALL)
+
     return Predictor(
-        spec=lambda version: Spec(
-            container=ContainerPredictor(image=MODEL_SERVER, args=[f"--version={version}"]),
-            resources=SMALL,
-        ),
-        path="/v1/models/model:predict",
+        spec=spec,
+        path=f"/v1/models/{name}:predict",
         body={"instances": [[1.0, 2.0]]},
         read=lambda answer: answer["predictions"],
         predictions={1: [3.0], 2: [6.0]},

@@ -28,6 +28,6 @@ def test_a_scikit_learn_model_on_a_claim(
 
 
 def test_an_image_of_ones_own(node_lab: NodeLab, stub: ModelServiceStub, namespace: str) -> None:
-    seen = Life(node_lab, stub, namespace, "own", own_container()).lead()
+    seen = Life(node_lab, stub, namespace, "own", own_container("own")).lead()
     # This server goes on answering until the last proxy knows that it leaves.
     assert seen.failures() == []

@@ -92,7 +92,7 @@ def test_there_is_nothing_in_it_to_install_with(
 def test_from_deploy_to_gone_through_its_service(
     node_lab: NodeLab, service: ModelServiceStub, namespace: str
 ) -> None:
-    seen = Life(node_lab, service, namespace, "own", own_container()).lead()
+    seen = Life(node_lab, service, namespace, "own", own_container("own")).lead()
     assert seen.failures() == []
 
 
@@ -102,7 +102,7 @@ def test_it_stops_within_its_grace_and_tells_who_watches(
     pod = pods[0]
     with grpc.insecure_channel(f"{pod['status']['podIP']}:{PORT}") as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        deploy(stub, namespace, "watched", own_container().spec(1))
+        deploy(stub, namespace, "watched", own_container("watched").spec(1))
         watch = Recording(stub, namespace, "watched")
         watch.wait(lambda s: s.name == "watched", "the snapshot")
 

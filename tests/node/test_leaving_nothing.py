@@ -48,6 +48,7 @@ def test_nothing_is_left_of_a_lab_that_is_ended_by(how: signal.Signals) -> None:
     before = machine()
     with running() as (process, folder):
         left_by = traces(folder)
+        assert {str(left_by.folder), str(left_by.link)} <= set(left_by.left())
         process.send_signal(how)
         process.wait(60)
     wait_until(lambda: not left_by.left(), f"all is gone: {left_by}", timeout=30)

@@ -45,7 +45,7 @@ class Node(Protocol):
     controller_manager_flags: list[str]
     clients: list[Component]
 
-    def prepare(self, say: Say) -> None:
+    def prepare(self) -> None:
         """Start what does not need the API server, and what that needs."""
 
     def launch(self, cluster: Cluster) -> None:
@@ -117,7 +117,7 @@ class Lab(Cluster):
     def boot(self, say: Say) -> None:
         """Start everything in order; `say` gets a line for each step."""
         with timed("etcd and the API server", say):
-            self.node.prepare(say)
+            self.node.prepare()
             self._write_server_files()
             self.components.etcd.start()
             self.apiserver.start()

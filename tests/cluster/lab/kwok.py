@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from kubernetes.client.exceptions import ApiException
 
-from .builds import Say, module_source
+from .builds import module_source
 from .cluster import Cluster, Manifest
 from .processes import Component, answers
 from .site import Site
@@ -36,7 +36,7 @@ class SimulatedNode:
         self.kwok = self._kwok(site)
         self.clients = [self.kwok]
 
-    def prepare(self, _say: Say) -> None:
+    def prepare(self) -> None:
         write_stages(module_source("kwok", "sigs.k8s.io/kwok"), self._stages)
 
     def launch(self, cluster: Cluster) -> None:

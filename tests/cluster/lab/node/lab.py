@@ -26,12 +26,13 @@ class NodeLab(Lab):
 
     def __init__(self, site: Site, node: RealNode) -> None:
         super().__init__(site, node)
-        self.kubelet = node.kubelet
-        self.containerd = node.containerd
+        self._real_node = node
+        self.kubelet = node.programs.kubelet
+        self.containerd = node.programs.containerd
 
     def import_image(self, archive: Path) -> None:
-        """Give the node one image more, under the name that a docker archive carries."""
-        self.node.import_image(archive)
+        """Give the node one image more, under the name that this docker archive carries."""
+        self._real_node.import_image(archive)
 
     def put_models(self, folder: Path, namespace: str, claim: str = "models") -> None:
         """Copy `folder` to the node, for `pvc://CLAIM/PATH` in this namespace; returns when bound.

@@ -75,7 +75,7 @@ def add(archive: Path, pid: int) -> None:
 
     Raises ComponentFailed.
     """
-    ctr = ["ctr", "--namespace=k8s.io", "images", "import", archive]
+    ctr = ["ctr", "--namespace=k8s.io", "images", "import", str(archive)]
     enter = ["nsenter", f"--target={pid}", "--mount", "--"]
     done = subprocess.run([*enter, *ctr], capture_output=True, text=True)
     if done.returncode:

@@ -23,6 +23,9 @@ from tests.cluster.lab import (
 
 from .traces import Traces, machine, traces
 
+# Each boots beside the one that all other tests share: two at once do not meet.
+pytestmark = pytest.mark.usefixtures("node_lab")
+
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -41,8 +44,6 @@ POD = {
 }
 
 
-# It boots beside the one that the other tests share: two at once do not meet.
-@pytest.mark.usefixtures("node_lab")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_a_lab_that_is_ended_by(how: signal.Signals) -> None:
     before = machine()

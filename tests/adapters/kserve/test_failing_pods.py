@@ -12,7 +12,6 @@ from server.adapters.kserve.observing.observed import Observed
 from server.domain.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
-    end,
     facts,
     serving,
     stamp,
@@ -130,17 +129,6 @@ def test_the_deadline_that_the_rollout_before_passed_fails_no_newer_one() -> Non
     fixing = verdict(deadline_passed(observed, now, of="iris-predictor-before"), now)
     assert fixing.state is State.PROGRESSING
     assert fixing.failure is None
-
-
-def test_pods_of_a_node_that_no_longer_answers_name_it() -> None:
-    observed, now = serving()
-    # As the node's controller leaves them: the kubelet did not write this.
-    lost = with_pod_condition(observed, "Ready", status="False", lastTransitionTime=stamp(now))
-    decision = verdict(lost, now + 11 * SECOND)
-    assert decision.state is State.FAILED
-    assert decision.failure
-    assert decision.failure.reason is FailureReason.NODE_LOST
-    assert "lab-node" in decision.failure.message
 
 
 @pytest.mark.parametrize(
@@ -272,24 +260,3 @@ def test_a_service_account_that_does_not_exist_is_named_and_fails_after_ten_seco
     assert late.failure.reason is FailureReason.POD_REJECTED
     assert words in late.failure.message
     assert "service account" in late.failure.remedy
-
-
-def test_of_replicas_on_several_nodes_those_on_a_lost_one_degrade_the_service() -> None:
-    observed, now = end("scaling_alone")
-    [lost, *others] = observed.pods
-    unheard = replace(observed, pods=(lost,))
-    unheard = with_pod_condition(unheard, "Ready", status="False", lastTransitionTime=stamp(now))
-    short = with_deployment(observed, {"status": {"availableReplicas": 2}})
-    decision = verdict(replace(short, pods=(*unheard.pods, *others)), now)
-    assert decision.state is State.DEGRADED
-    assert decision.failure
-    assert decision.failure.reason is FailureReason.NODE_LOST
-    assert decision.failure.pod == name_of(lost)
-
-
-def test_a_node_that_comes_back_brings_its_services_back() -> None:
-    observed, now = serving()
-    lost = with_pod_condition(observed, "Ready", status="False", lastTransitionTime=stamp(now))
-    assert verdict(lost, now).state is State.FAILED
-    back = with_pod_condition(lost, "Ready", status="True", lastTransitionTime=stamp(now))
-    assert verdict(back, now).state is State.READY

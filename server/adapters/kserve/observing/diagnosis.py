@@ -33,8 +33,8 @@ _TELLING = (
     FailureReason.VOLUME,
     FailureReason.QUOTA,
     FailureReason.POD_REJECTED,
-    FailureReason.UNSCHEDULABLE,
     FailureReason.NODE_LOST,
+    FailureReason.UNSCHEDULABLE,
     FailureReason.NOT_ANSWERING,
     FailureReason.PROGRESS_DEADLINE,
 )

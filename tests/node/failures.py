@@ -22,7 +22,7 @@ from modelservice.v1.inference_service_pb2 import ContainerPredictor, Resources,
 from tests.cluster.asking import Spec, model
 from tests.cluster.failure_table import table
 from tests.cluster.failures import Case, deployed, faults, follow
-from tests.cluster.lab import NodeLab, booted_node_lab, images
+from tests.cluster.lab import BuildFailed, ComponentFailed, NodeLab, booted_node_lab, images
 from tests.cluster.serving import install, serving
 from tests.cluster.symptoms import pod_in_trouble, warned_of
 
@@ -186,7 +186,18 @@ def put_models(lab: NodeLab, namespace: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.node.failures", description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long to follow them")
-    seconds = parser.parse_args().seconds
+    try:
+        wrong = run(parser.parse_args().seconds)
+    except (BuildFailed, ComponentFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for what, found in wrong.items():
+        print(f"wrong: {what}: {'; '.join(found)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def run(seconds: float) -> dict[str, list[str]]:
+    """Print the table; what was told wrong, by case."""
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -200,10 +211,7 @@ def main() -> int:
     ):
         lasted = follow(trials, seconds, to_the_end=True, say=say)
         print(table(trials, lasted))
-        wrong = {trial.case.what: found for trial in trials if (found := faults(trial))}
-    for what, found in wrong.items():
-        print(f"wrong: {what}: {'; '.join(found)}", file=sys.stderr)
-    return 1 if wrong else 0
+        return {trial.case.what: found for trial in trials if (found := faults(trial))}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.cluster.failure_table import table
-from tests.cluster.failures import deployed, faults, follow
+from tests.cluster.failures import Trial, deployed, faults, follow
 from tests.cluster.lab import NodeLab
 
 from .failures import CASES, put_models
@@ -25,7 +25,21 @@ def test_each_failure_is_told_with_its_reason_its_place_and_its_log(
         print(table(trials, lasted))
         assert {t.case.what: found for t in trials if (found := faults(t))} == {}
         for trial in (t for t in trials if t.case.reason):
-            moments = trial.moments()
-            assert moments.shown is not None, trial.case.what
-            assert moments.named is not None, trial.case.what
-            assert moments.named - moments.shown < trial.case.wait + MARGIN, trial.case.what
+            was_told_soon(trial)
+        for trial in (t for t in trials if t.case.state == "FAILED"):
+            ended_the_wait(trial)
+
+
+def was_told_soon(trial: Trial) -> None:
+    moments = trial.moments()
+    assert moments.shown is not None, trial.case.what
+    assert moments.named is not None, trial.case.what
+    assert moments.named - moments.shown < trial.case.wait + MARGIN, trial.case.what
+
+
+def ended_the_wait(trial: Trial) -> None:
+    """A caller who waits for READY is told the same, with the log."""
+    assert trial.refusal, trial.case.what
+    assert trial.refusal.failure.reason == trial.failure.reason, trial.case.what
+    lines = trial.refusal.failure.log_lines
+    assert not trial.case.log or any(trial.case.log in line for line in lines), trial.case.what

@@ -116,13 +116,14 @@ class Lab(Cluster):
 
     def boot(self, say: Say) -> None:
         """Start everything in order; `say` gets a line for each step."""
-        with timed("etcd and the API server", say):
+        with timed("what the node needs first", say):
             self.node.prepare()
+        with timed("etcd and the API server", say):
             self._write_server_files()
             self.components.etcd.start()
             self.apiserver.start()
             self._write_kubeconfigs()
-        with timed("controller manager, scheduler and node", say):
+        with timed("controller manager, scheduler and node, launched", say):
             self._launch_controllers()
         with timed("KServe's resources", say):
             self._apply_all(kserve.namespaces())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server.adapters.kserve.manifests.readiness_probe import TIMING
+from server.adapters.kserve.writing.runtime_reader import SHARED_FOR
 
 from .asking import Action, Spec, State, container, deploy, get, model, wait_ready
 from .fixtures import StartReplica
@@ -131,6 +133,7 @@ def test_a_runtime_that_changes_or_goes_away_is_no_change_of_a_service(
     apply_runtime(cluster, namespace, ports=[{"containerPort": 9000}])
     again = deploy(stub, namespace, "iris", model("mine", runtime="mine"))
     assert (again.action, again.rollout_id) == (Action.ACTION_UNCHANGED, made.rollout_id)
+    time.sleep(SHARED_FOR)
     deploy(stub, namespace, "iris", model("mine", runtime="mine", **CHANGED))
     wait_until(
         lambda: probe_of(cluster, namespace, "iris")["httpGet"]["port"] == 9000,

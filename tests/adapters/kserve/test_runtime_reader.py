@@ -7,14 +7,17 @@ import pytest
 
 from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
+from server.adapters.kserve.writing import runtime_reader
 from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.domain.errors import ClusterUnavailable
+from server.domain.inference_service import ModelFormat, ModelPredictor
 from tests.adapters.kserve.runtimes import MLSERVER, SKLEARN
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering, never
 
 GROUP = "/apis/serving.kserve.io/v1alpha1"
 NAMESPACED = f"{GROUP}/namespaces/model-serving/servingruntimes"
 CLUSTER = f"{GROUP}/clusterservingruntimes"
+MODEL = ModelPredictor(ModelFormat("sklearn"))
 
 
 def holding(*runtimes: dict[str, Any]) -> str:
@@ -25,7 +28,9 @@ async def test_it_reads_those_of_the_namespace_and_those_of_the_cluster(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.texts |= {NAMESPACED: holding(MLSERVER), CLUSTER: holding(SKLEARN)}
-    assert await RuntimeReader(api).read("model-serving", 5) == Runtimes([MLSERVER], [SKLEARN])
+    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes(
+        [MLSERVER], [SKLEARN]
+    )
 
 
 async def test_a_runtime_counts_from_the_moment_that_it_is_there(
@@ -33,22 +38,43 @@ async def test_a_runtime_counts_from_the_moment_that_it_is_there(
 ) -> None:
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding()}
     reader = RuntimeReader(api)
-    assert await reader.read("model-serving", 5) == Runtimes([], [])
+    assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [])
     server.texts[CLUSTER] = holding(SKLEARN)
-    assert await reader.read("model-serving", 5) == Runtimes([], [SKLEARN])
+    assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [SKLEARN])
+
+
+async def test_deploys_that_come_in_a_burst_share_a_list(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
+    reader = RuntimeReader(api)
+    for _ in range(3):
+        assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [SKLEARN])
+    assert server.count("text") == 2
+
+
+async def test_a_later_deploy_sees_what_a_runtime_is_by_then(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_reader, "SHARED_FOR", 0.0)
+    server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
+    reader = RuntimeReader(api)
+    await reader.read(MODEL, "model-serving", 5)
+    server.texts[CLUSTER] = holding(MLSERVER, SKLEARN)
+    assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [MLSERVER, SKLEARN])
 
 
 async def test_of_a_kind_that_the_cluster_does_not_have_there_are_none(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.absent |= {NAMESPACED, CLUSTER}
-    assert await RuntimeReader(api).read("model-serving", 5) == Runtimes((), ())
+    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes((), ())
 
 
 async def test_what_may_not_be_listed_is_not_known(server: ScriptedServer, api: ApiServer) -> None:
     server.texts[NAMESPACED] = holding(MLSERVER)
     server.list_faults.append(answering(403))
-    assert await RuntimeReader(api).read("model-serving", 5) == Runtimes([MLSERVER], None)
+    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes([MLSERVER], None)
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -57,7 +83,7 @@ async def test_an_api_server_that_has_just_started_is_asked_again(
 ) -> None:
     server.texts[NAMESPACED] = holding()
     server.list_faults += [answering(status), answering(200, {"items": [SKLEARN]})]
-    assert await RuntimeReader(api).read("model-serving", 5) == Runtimes([], [SKLEARN])
+    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes([], [SKLEARN])
 
 
 @pytest.mark.parametrize(
@@ -71,4 +97,4 @@ async def test_nothing_is_deployed_without_knowing_the_runtimes(
     server.texts[NAMESPACED] = holding()
     server.list_faults += [fault] * 5
     with pytest.raises(ClusterUnavailable):
-        await RuntimeReader(api).read("model-serving", 0.5)
+        await RuntimeReader(api).read(MODEL, "model-serving", 0.5)

@@ -87,11 +87,11 @@ class Writing:
         return self._applied(deploy, plan, answer.body)
 
     async def _probe(self, plan: Plan, terms: Terms) -> Probe | None:
-        runtimes = Runtimes()
-        if isinstance(plan.wish.spec.predictor, ModelPredictor):
-            namespace = plan.wish.key.namespace
-            runtimes = await self._runtimes.read(namespace, terms.allowance.seconds())
-        return probe_for(plan.wish.key.name, plan.wish.spec, runtimes)
+        key, spec, runtimes = plan.wish.key, plan.wish.spec, Runtimes()
+        if isinstance(spec.predictor, ModelPredictor):
+            seconds = terms.allowance.seconds()
+            runtimes = await self._runtimes.read(spec.predictor, key.namespace, seconds)
+        return probe_for(key.name, spec, runtimes)
 
     async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:
         if plan.current is None or not plan.takes_over:

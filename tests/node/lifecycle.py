@@ -12,7 +12,15 @@ from tests.cluster.asking import delete, deploy
 from tests.cluster.lab import Cluster, wait_until
 from tests.cluster.recording import Recording, Until
 
-from .predicting import NotPredicted, Predictor, Traffic, service_address, traffic
+from .predicting import (
+    POD_PORT,
+    NotPredicted,
+    Predictor,
+    Traffic,
+    pod_addresses,
+    service_address,
+    traffic,
+)
 
 LEFT_BEHIND = (
     "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices",
@@ -47,25 +55,27 @@ class Life:
             self.roll_out(2)
             self.predicts(2)
             time.sleep(AFTERWARDS)
-        print(f"{self.name}: during the roll {dict(seen.counted())}")
+        print(f"{self.name}: rolled {dict(seen.counted())}, failing for {seen.failing_for():.1f} s")
         predictions = [told for _, told in seen.outcomes if not isinstance(told, NotPredicted)]
         assert all(told in self.predictor.predictions.values() for told in predictions)
         self.remove()
         return seen
 
     def roll_out(self, version: int) -> None:
-        """Deploy this version, and return when its rollout is READY."""
+        """Deploy this version, and return when its rollout is READY; hold its pod to predict."""
         began = time.monotonic()
         answer = deploy(self.stub, self.namespace, self.name, self.predictor.spec(version))
         self._watch(Until.UNTIL_READY, answer.rollout_id)
+        # At once: READY means that the pods answer.
+        pods = pod_addresses(self.cluster, self.namespace, self.name)
+        assert [self.predictor.answer(pod, POD_PORT) for pod in pods] == [self._expected(version)]
         print(f"{self.name}: version {version} READY after {time.monotonic() - began:.1f} s")
 
     def predicts(self, version: int) -> None:
-        """Hold it to predict what this version does, from now on."""
-        expected = self.predictor.predictions[version]
+        """Hold its Service to lead to this version soon."""
         began = time.monotonic()
         wait_until(
-            lambda: self.predictor.answer(self.address) == expected,
+            lambda: self.predictor.answer(self.address) == self._expected(version),
             f"version {version} predicts",
             ROUTED_WITHIN,
         )
@@ -91,6 +101,9 @@ class Life:
             for path, found in listed.items()
             for item in found["items"]
         ]
+
+    def _expected(self, version: int) -> object:
+        return self.predictor.predictions[version]
 
     def _watch(self, until: pb.WatchStatusRequest.Until.ValueType, rollout_id: str = "") -> None:
         watch = Recording(self.stub, self.namespace, self.name, until=until, rollout_id=rollout_id)

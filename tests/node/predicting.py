@@ -21,6 +21,7 @@ from tests.cluster.lab.images import MODEL_SERVER
 SMALL = Resources(requests={"cpu": "50m", "memory": "64Mi"}, limits={"cpu": "1", "memory": "1Gi"})
 ASKED_EVERY = 0.02
 TIMEOUT = 5.0
+SERVICE_PORT, POD_PORT = 80, 8080
 
 
 class NotPredicted(Exception):
@@ -37,14 +38,10 @@ class Predictor:
     read: Callable[[dict[str, Any]], Any]
     predictions: dict[int, Any]
 
-    def predict(self, address: str) -> Any:
-        """The prediction of who answers at `address`. Raises NotPredicted."""
-        return self.read(_post(address, self.path, self.body))
-
-    def answer(self, address: str) -> Any:
-        """The prediction, or the NotPredicted."""
+    def answer(self, host: str, port: int = SERVICE_PORT) -> Any:
+        """The prediction of who answers there, or the NotPredicted."""
         try:
-            return self.predict(address)
+            return self.read(_post(host, port, self.path, self.body))
         except NotPredicted as error:
             return error
 
@@ -64,10 +61,10 @@ def sklearn_on_claim(name: str) -> Predictor:
 
 
 def own_container(name: str) -> Predictor:
-    """A model server in an image of one's own, whose model is named as the service."""
+    """A model server in an image of one's own, whose port is open before its model is loaded."""
 
     def spec(version: int) -> Spec:
-        arguments = [f"--name={name}", f"--version={version}"]
+        arguments = [f"--model_name={name}", f"--version={version}", "--load-after=1"]
         server = ContainerPredictor(image=MODEL_SERVER, args=arguments)
         return Spec(container=server, env={"PROTOCOL": "v1"}, resources=SMALL)
 
@@ -86,6 +83,14 @@ def service_address(cluster: Cluster, namespace: str, name: str) -> str:
     return str(cluster.get(path)["spec"]["clusterIP"])
 
 
+def pod_addresses(cluster: Cluster, namespace: str, name: str) -> list[str]:
+    """The addresses of the service's pods that are to stay."""
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    found = cluster.get(f"{path}?labelSelector=serving.kserve.io/inferenceservice={name}")["items"]
+    staying = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    return [pod["status"]["podIP"] for pod in staying]
+
+
 @dataclass
 class Traffic:
     """What came of requests made one after the other: predictions and failures, with their times
@@ -97,9 +102,14 @@ class Traffic:
         """How often there was each outcome."""
         return Counter(str(outcome) for _, outcome in self.outcomes)
 
-    def failures(self) -> list[str]:
-        """Why requests failed."""
-        return [str(o) for _, o in self.outcomes if isinstance(o, NotPredicted)]
+    def failures(self) -> list[tuple[float, NotPredicted]]:
+        """The requests that failed."""
+        return [(at, told) for at, told in self.outcomes if isinstance(told, NotPredicted)]
+
+    def failing_for(self) -> float:
+        """Seconds from the first failure to the last; 0 if there was none."""
+        times = [at for at, _ in self.failures()]
+        return times[-1] - times[0] if times else 0.0
 
 
 @contextmanager
@@ -120,8 +130,8 @@ def traffic(predictor: Predictor, address: str) -> Iterator[Traffic]:
         asking.join()
 
 
-def _post(address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    connection = HTTPConnection(address, 80, timeout=TIMEOUT)
+def _post(host: str, port: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    connection = HTTPConnection(host, port, timeout=TIMEOUT)
     try:
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()

@@ -108,7 +108,7 @@ def _nested(given: dict[str, Any]) -> bool:
 def main() -> None:
     """Serve, or fail, as the arguments say."""
     options = _options()
-    model = Model(options.name, options.version)
+    model = Model(options.model_name, options.version)
     signal.signal(signal.SIGTERM, lambda *_: _later(STOPPING, 0))
     if options.exit is not None:
         time.sleep(options.after)
@@ -158,7 +158,7 @@ def _later(seconds: float, code: int) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--name", default="model", help="the model's name (model)")
+    parser.add_argument("--model_name", default="model", help="the model's name (model)")
     parser.add_argument("--version", type=int, default=os.environ.get("MODEL_VERSION", "1"))
     parser.add_argument("--log", default="", help="a line printed just before it misbehaves")
     parser.add_argument("--after", type=float, default=0.0, help="seconds until --exit")

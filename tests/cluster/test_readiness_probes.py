@@ -144,6 +144,20 @@ def test_a_runtime_that_changes_or_goes_away_is_no_change_of_a_service(
     assert again.action == Action.ACTION_UNCHANGED
 
 
+def test_a_runtime_that_gets_a_probe_of_its_own_keeps_it_from_the_next_rollout_on(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str
+) -> None:
+    apply_runtime(cluster, namespace)
+    made = deploy(stub, namespace, "iris", model("mine", runtime="mine"))
+    wait_ready(stub, namespace, "iris", made.rollout_id)
+    apply_runtime(cluster, namespace, readinessProbe={"exec": {"command": ["true"]}})
+    wait_until(lambda: _is_stuck(cluster, namespace), "KServe meets two kinds of probe")
+    wait_until(lambda: _is_ready(stub, namespace), "the service goes on serving")
+    restarted = deploy(stub, namespace, "iris", restart=True)
+    wait_ready(stub, namespace, "iris", restarted.rollout_id)
+    assert "exec" in probe_of(cluster, namespace, "iris")
+
+
 def test_a_runtime_that_comes_later_counts_from_the_next_rollout(
     cluster: Cluster, stub: ModelServiceStub, namespace: str
 ) -> None:
@@ -207,6 +221,11 @@ def test_a_probe_that_somebody_adds_to_a_service_of_ours_stays(
 def _is_seen(stub: ModelServiceStub, namespace: str) -> bool:
     request = pb.ListRequest(namespace=namespace)
     return bool(stub.List(request).services)
+
+
+def _is_stuck(cluster: Cluster, namespace: str) -> bool:
+    conditions = stored(cluster, namespace, "iris")["status"]["conditions"]
+    return any("more than 1 handler type" in c.get("message", "") for c in conditions)
 
 
 def _is_ready(stub: ModelServiceStub, namespace: str) -> bool:

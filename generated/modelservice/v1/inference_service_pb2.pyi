@@ -387,7 +387,8 @@ class ModelPredictor(_message.Message):
     a readiness probe keeps it.
 
     It is settled with each rollout. A runtime that is installed or changed later counts from the
-    next one, which `restart` begins.
+    next one, which `restart` begins. One that is given a readiness probe of another kind needs that:
+    until then its older services go on serving, and KServe carries out no change of their scaling.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -115,20 +115,17 @@ def _creation(deploy: Deploy, wish: Wish, config: KServeConfig, fresh_stamp: str
 def _update(
     deploy: Deploy, wish: Wish, current: RawObject, config: KServeConfig, fresh_stamp: str
 ) -> Plan:
-    stamp = restart_of(current)
-    # While the pods stay their probe does, whatever has become of the runtimes since.
     unmoved = replace(
-        wish, restart=stamp, requests=requests_of(current), probe=noted_probe(current)
+        wish,
+        restart=restart_of(current),
+        requests=requests_of(current),
+        # While the pods stay their probe does, whatever has become of the runtimes since.
+        probe=noted_probe(current),
     )
     difference = _difference(manifest_of(unmoved, config.resources), current)
-    if deploy.restart:
-        stamp = deploy.request_id or fresh_stamp
-    elif difference.edited:
-        # The marker of an earlier rollout would come back, and with it that rollout's verdict.
-        stamp = fresh_stamp
     merely_restarts = deploy.restart and not any(difference)
     action = Action.RESTARTED if merely_restarts else Action.UPDATED
-    moved = replace(unmoved, restart=stamp)
+    moved = replace(unmoved, restart=_stamp(deploy, difference, unmoved.restart, fresh_stamp))
     replaces_pods = marker_of(manifest_of(moved, config.resources)) != marker_of(current)
     if replaces_pods:
         moved = replace(_remembering(deploy, moved, current, action), probe=None)
@@ -142,6 +139,13 @@ def _update(
         takes_over=takes_over,
         frozen=_is_frozen(current),
     )
+
+
+def _stamp(deploy: Deploy, difference: Difference, held: str, fresh: str) -> str:
+    if deploy.restart:
+        return deploy.request_id or fresh
+    # The marker of an earlier rollout would come back, and with it that rollout's verdict.
+    return fresh if difference.edited else held
 
 
 def _remembering(deploy: Deploy, wish: Wish, current: RawObject, action: Action) -> Wish:

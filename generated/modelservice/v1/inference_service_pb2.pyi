@@ -376,15 +376,17 @@ class ModelPredictor(_message.Message):
 
     A replica is ready once its model is: it is asked for every 5 s, at /v2/models/NAME/ready by
     protocol v2, at /v1/models/NAME by v1. NAME is the service's, unless `--model_name` in the
-    runtime's arguments or in `args` says otherwise, or MLSERVER_MODEL_NAME in the spec's `env`. A
-    model whose own model-settings.json names it needs that variable: under another name it is never
-    found, and the rollout never READY.
+    runtime's arguments or in `args` says otherwise, or MLSERVER_MODEL_NAME in the spec's `env`. Under
+    another name a model is never found, and the rollout never READY: one whose own
+    model-settings.json names it needs that variable, and of several models that KServe's servers
+    load from folders below `storage_uri`, `--model_name` must give one folder's name.
 
     Where this cannot be known, a replica is ready as soon as its port is open, perhaps before the
-    model is loaded: with a gRPC protocol; where the runtime does not name the model, as KServe's own
-    for Triton and TorchServe; where the runtime is not installed yet, or KServe selects among
-    several that would be asked differently; where this server may not list them. A runtime that has
-    a readiness probe keeps it.
+    model is loaded: with a gRPC protocol; without a `storage_uri`, but for huggingface; where the
+    runtime does not name the model, as KServe's own for Triton and TorchServe; for a name such as
+    `meta/llama`, which no path can hold; where the runtime is not installed yet, or KServe selects
+    among several that would be asked differently; where this server may not list them. A runtime
+    that has a readiness probe keeps it.
 
     It is settled with each rollout. A runtime that is installed or changed later counts from the
     next one, which `restart` begins. One that is given a readiness probe of another kind needs that:

@@ -159,7 +159,8 @@ def test_what_may_not_be_listed_is_not_guessed() -> None:
         (("--model_name", "other"), "/v1/models/other"),
         (("--model_name", "first", "--model_name=last"), "/v1/models/last"),
         (("--model_name={{ .Name }}-b",), "/v1/models/iris-b"),
-        (("--model_name=a b/c",), "/v1/models/a%20b%2Fc"),
+        (("--model_name=meta/llama",), None),
+        (("--model_name=a b",), None),
         (("--model_name={{.Labels.model}}",), None),
         (("--model_name=$(MODEL)",), None),
         (("--model_name=",), None),
@@ -194,8 +195,20 @@ def test_a_runtime_may_name_the_model_in_a_variable() -> None:
     assert path(model(runtime="mine"), clusters(mine)) == V2
 
 
-def test_an_mlserver_without_a_stored_model_loads_none_that_could_be_asked_for() -> None:
-    assert path(model(runtime="kserve-mlserver", storage_uri=""), clusters(MLSERVER)) is None
+@pytest.mark.parametrize("named", ["", "kserve-sklearnserver", "kserve-mlserver"])
+def test_a_server_of_many_models_has_none_yet_that_could_be_asked_for(named: str) -> None:
+    assert path(model(runtime=named, storage_uri=""), clusters(*STOCK)) is None
+
+
+def test_a_huggingface_model_needs_no_storage() -> None:
+    assert path(model("huggingface", storage_uri=""), clusters(*STOCK)) == V1
+
+
+def test_openvino_is_asked_by_v2_since_its_v1_answers_while_it_loads() -> None:
+    mine = runtime("kserve-openvino", formats=("openvino", "sklearn"), server_type="ovms")
+    assert path(model("openvino"), clusters(mine)) == V2
+    assert path(model("sklearn"), clusters(mine, SKLEARN)) == V1
+    assert path(model("sklearn"), clusters(SKLEARN, mine)) == V1
 
 
 def test_a_probe_of_the_runtimes_own_stays() -> None:
@@ -227,6 +240,8 @@ def test_it_asks_where_kserve_sends_requests(ports: list[Any], asked: int | None
         (container("--model_name=other", PROTOCOL="v1"), "/v1/models/other"),
         (container("--model_name", "other", PROTOCOL="v2"), "/v2/models/other/ready"),
         (container("--model_name=$(WHO)", PROTOCOL="v2"), "/v2/health/ready"),
+        (container("--model_name={{.Name}}", PROTOCOL="v2"), "/v2/health/ready"),
+        (container("--model_name=meta/llama", PROTOCOL="v2"), "/v2/health/ready"),
         (container(PROTOCOL="v2", MLSERVER_MODEL_NAME="m"), "/v2/models/m/ready"),
     ],
     ids=str,

@@ -43,7 +43,7 @@ async def test_a_runtime_counts_from_the_moment_that_it_is_there(
     assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [SKLEARN])
 
 
-async def test_deploys_that_come_in_a_burst_share_a_list(
+async def test_deploys_in_quick_succession_share_a_list(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
@@ -75,6 +75,7 @@ async def test_what_may_not_be_listed_is_not_known(server: ScriptedServer, api: 
     server.texts[NAMESPACED] = holding(MLSERVER)
     server.list_faults.append(answering(403))
     assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes([MLSERVER], None)
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("status", [429, 503])

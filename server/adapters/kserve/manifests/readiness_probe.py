@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from server.adapters.kserve.manifests.serving_runtimes import (
     MLSERVER,
+    OPENVINO,
     Runtimes,
     candidates,
     protocol_of,
@@ -42,59 +43,75 @@ _SERVER_READY = {"v2": "/v2/health/ready"}
 _PROTOCOL_VARIABLE = "PROTOCOL"
 _NAME_ARGUMENT = "--model_name"
 _NAME_VARIABLE = "MLSERVER_MODEL_NAME"
+# KServe fills it in for runtimes, and for what is added to their arguments.
 _OBJECTS_NAME = re.compile(r"\{\{-?\s*\.Name\s*-?\}\}")
-# Templates and variables that are filled in where it cannot be seen.
-_FILLED_IN_LATER = ("{{", "$(")
 
 
 def probe_for(name: str, spec: InferenceServiceSpec, runtimes: Runtimes) -> Probe | None:
     """The probe for a service of this name; None where KServe's own has to do.
 
-    For a model: where every runtime that KServe may take has none of its own, and all come to the
-    same. For a container: where PROTOCOL in its `env` tells what it speaks.
+    For a model: one that fits every runtime that KServe may take, if none has a probe of its own.
+    For a container: where PROTOCOL in its `env` tells what it speaks.
     """
     predictor = spec.predictor
     if isinstance(predictor, ContainerPredictor):
-        return _for_container(name, predictor, spec)
-    probes = [_for_model(name, predictor, spec, r) for r in candidates(predictor, runtimes)]
-    return probes[0] if probes and all(probe == probes[0] for probe in probes) else None
+        return _for_container(predictor, spec)
+    fit = [_for_model(name, predictor, spec, r) for r in candidates(predictor, runtimes)]
+    shared = [probe for probe in fit[0] if all(probe in other for other in fit)] if fit else []
+    return shared[0] if shared else None
 
 
 def _for_model(
     name: str, model: ModelPredictor, spec: InferenceServiceSpec, runtime: Object
-) -> Probe | None:
+) -> list[Probe]:
+    """The probes that fit a runtime, the best first."""
     container = serving_container(runtime)
     # KServe would merge two probes into one, and of two kinds no pod can be made.
-    if container.get("readinessProbe"):
-        return None
+    if container.get("readinessProbe") or _loads_later(model):
+        return []
     arguments = [*items(container, "args"), *model.args]
     names = [*_by_runtime(name, model, runtime), *_in_variables(spec), *_in_arguments(arguments)]
-    served = _served(name, names)
-    path = _PATHS.get(protocol_of(runtime, model)) if served else None
+    served = _served([_OBJECTS_NAME.sub(name, given) for given in names])
     port = _http_port(items(container, "ports"))
-    return _probe(path.format(served), port) if path and port else None
+    if not (served and port):
+        return []
+    paths = [_PATHS[p] for p in _asked_by(runtime, model) if p in _PATHS]
+    return [_probe(path.format(served), port) for path in paths]
 
 
-def _for_container(
-    name: str, container: ContainerPredictor, spec: InferenceServiceSpec
-) -> Probe | None:
-    served = _served(name, [*_in_variables(spec), *_in_arguments(container.args)])
+def _loads_later(model: ModelPredictor) -> bool:
+    """Whether KServe takes it for a server of many models, which come once it runs."""
+    return not model.storage_uri and model.format.name != "huggingface"
+
+
+def _asked_by(runtime: Object, model: ModelPredictor) -> tuple[str, ...]:
+    protocol = protocol_of(runtime, model)
+    # By v1 OpenVINO answers 200 while it loads, too; it speaks both at once.
+    both = (server_type(runtime), protocol) == (OPENVINO, "v1")
+    return ("v2", "v1") if both else (protocol,)
+
+
+def _for_container(container: ContainerPredictor, spec: InferenceServiceSpec) -> Probe | None:
+    served = _served([*_in_variables(spec), *_in_arguments(container.args)])
     paths = _PATHS if served else _SERVER_READY
     path = paths.get(spec.env.get(_PROTOCOL_VARIABLE, ""))
     return _probe(path.format(served), container.port or _DEFAULT_PORT) if path else None
 
 
-def _served(name: str, given: Sequence[str]) -> str:
-    """The model's name in a path, by the last of the names that it is given; empty: not known."""
-    served = _OBJECTS_NAME.sub(name, given[-1]) if given else ""
-    return "" if any(mark in served for mark in _FILLED_IN_LATER) else quote(served, safe="")
+def _served(names: Sequence[str]) -> str:
+    """The last of the names that the model is given; empty: none that can be asked for.
+
+    Templates and variables are filled in where it cannot be seen, and servers do not find a name
+    that is more than one plain part of a path, such as `meta/llama`.
+    """
+    return names[-1] if names and quote(names[-1], safe="") == names[-1] else ""
 
 
 def _by_runtime(name: str, model: ModelPredictor, runtime: Object) -> Iterator[str]:
     variable = named(items(serving_container(runtime), "env"), _NAME_VARIABLE)
     if variable:
         yield str(variable.get("value", ""))
-    # KServe tells its MLServers the object's name, where there is something to load.
+    # KServe tells its MLServers the object's name, if there is something to load.
     if server_type(runtime) == MLSERVER and model.storage_uri:
         yield name
 

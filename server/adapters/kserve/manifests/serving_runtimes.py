@@ -14,6 +14,7 @@ from server.adapters.kserve.objects import Object, annotations_of, items, name_o
 from server.domain.inference_service import ModelFormat, ModelPredictor
 
 MLSERVER = "mlserver"
+OPENVINO = "ovms"
 
 _SERVER_TYPE = "serving.kserve.io/server-type"
 # Runtimes from before that annotation are known by name.

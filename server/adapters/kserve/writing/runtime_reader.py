@@ -1,14 +1,15 @@
 """Which serving runtimes there are, asked when a Deploy of a model replaces pods.
 
-They are not followed: what is known of them is wanted only then, and a copy that lags would leave a
-new service without the probe of a runtime that was installed a moment before it.
+They are not followed, since what is known of them is wanted only then. An answer may be from the
+API server's cache, and half a second old; that there is no runtime is asked of the API server
+itself, so that one that was installed a moment before its service has the probe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 import structlog
@@ -22,74 +23,81 @@ from server.domain.inference_service import ModelPredictor
 READ_TIMEOUT = 5.0
 PAUSE = 0.2
 SHARED_FOR = 0.5
+LEAST_TIME = 0.1
 
 _GROUP = "/apis/serving.kserve.io/v1alpha1"
-# As the API server's own cache has them: whole, and without asking its database.
 _FROM_CACHE = {"resourceVersion": "0"}
+_PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 log = structlog.get_logger(__name__)
 
 
 class RuntimeReader:
-    """Lists serving runtimes; Deploys that come in a burst share a list."""
+    """Lists serving runtimes; Deploys in quick succession share a list."""
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
         self._held: dict[str, tuple[float, Sequence[Object] | None]] = {}
+        self._refused: set[str] = set()
 
     async def read(self, model: ModelPredictor, namespace: str, seconds: float) -> Runtimes:
         """Those that a model in a namespace may be served by, asked for at most `seconds`.
 
-        What is held is not believed that there is none. There are none of a kind that the cluster
-        does not have, and one that may not be listed is not known. Raises ClusterUnavailable where
-        the API server does not answer: a Deploy that went on without the probe would keep the
-        service without it until its next change.
+        There are none of a kind that the cluster does not have, and one that may not be listed is
+        not known. Raises ClusterUnavailable where the API server does not answer: a Deploy that
+        went on without the probe would keep the service without it until its next change.
         """
-        began = time.monotonic()
-        runtimes = await self._known(namespace, seconds, since=began - SHARED_FOR)
-        if not candidates(model, runtimes):
-            runtimes = await self._known(namespace, seconds, since=began)
-        return runtimes
-
-    async def _known(self, namespace: str, seconds: float, since: float) -> Runtimes:
-        # Of a namespace that is done with, nothing stays.
-        self._held = {path: held for path, held in self._held.items() if held[0] >= since}
         ends = time.monotonic() + min(seconds, READ_TIMEOUT)
+        runtimes = await self._look(namespace, ends)
+        if candidates(model, runtimes) or None in (runtimes.namespaced, runtimes.cluster):
+            return runtimes
+        self._held.clear()
+        return await self._look(namespace, ends, query={})
+
+    async def _look(
+        self, namespace: str, ends: float, query: Mapping[str, str] = _FROM_CACHE
+    ) -> Runtimes:
         namespaced, cluster = await asyncio.gather(
-            self._list(f"{_GROUP}/namespaces/{namespace}/servingruntimes", ends),
-            self._list(f"{_GROUP}/clusterservingruntimes", ends),
+            self._list(f"{_GROUP}/namespaces/{namespace}/servingruntimes", ends, query),
+            self._list(f"{_GROUP}/clusterservingruntimes", ends, query),
         )
         return Runtimes(namespaced, cluster)
 
-    async def _list(self, path: str, ends: float) -> Sequence[Object] | None:
+    async def _list(
+        self, path: str, ends: float, query: Mapping[str, str]
+    ) -> Sequence[Object] | None:
+        asked_at = time.monotonic()
+        # Of a namespace that is done with, nothing stays.
+        self._held = {p: h for p, h in self._held.items() if asked_at - h[0] < SHARED_FOR}
         if path in self._held:
             return self._held[path][1]
-        asked_at = time.monotonic()
-        answer = await self._ask(path, ends - asked_at)
-        # An API server that has just started says so of a resource for its first moments.
-        while _is_passing(answer) and (left := ends - time.monotonic()) > PAUSE:
-            await asyncio.sleep(PAUSE)
-            answer = await self._ask(path, left - PAUSE)
-        self._held[path] = asked_at, _listed(path, answer)
-        return self._held[path][1]
+        runtimes = self._listed(path, await self._answer(path, ends, query))
+        self._held[path] = asked_at, runtimes
+        return runtimes
 
-    async def _ask(self, path: str, seconds: float) -> Answer:
+    async def _answer(self, path: str, ends: float, query: Mapping[str, str]) -> Answer:
+        answer = await self._ask(path, ends, query)
+        # An API server that has just started says so of a resource for its first moments.
+        while answer.status in _PASSING and time.monotonic() + PAUSE < ends:
+            await asyncio.sleep(PAUSE)
+            answer = await self._ask(path, ends, query)
+        return answer
+
+    async def _ask(self, path: str, ends: float, query: Mapping[str, str]) -> Answer:
+        seconds = max(LEAST_TIME, ends - time.monotonic())
         try:
-            return await self._api.send("GET", path, query=_FROM_CACHE, timeout=seconds)
+            return await self._api.send("GET", path, query=query, timeout=seconds)
         except (Unreachable, Unanswered) as e:
             raise unavailable() from e
 
-
-def _listed(path: str, answer: Answer) -> Sequence[Object] | None:
-    if answer.ok:
-        return items(answer.body, "items")
-    if answer.status == HTTPStatus.NOT_FOUND:
-        return ()
-    if answer.status == HTTPStatus.FORBIDDEN:
-        log.warning("serving runtimes cannot be listed", path=path)
+    def _listed(self, path: str, answer: Answer) -> Sequence[Object] | None:
+        if answer.ok:
+            return items(answer.body, "items")
+        if answer.status == HTTPStatus.NOT_FOUND:
+            return ()
+        if answer.status != HTTPStatus.FORBIDDEN:
+            raise unavailable()
+        if path not in self._refused:
+            self._refused.add(path)
+            log.warning("serving runtimes may not be listed", path=path)
         return None
-    raise unavailable()
-
-
-def _is_passing(answer: Answer) -> bool:
-    return answer.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DEAD_DAEMON = '[ "$1" != info ] || exit 1'
+NO_BUILDX = '[ "$1" != buildx ] || exit 1'
 
 
 @pytest.fixture
@@ -52,8 +53,9 @@ def test_docker_is_taken_first(programs: Path) -> None:
     assert calls(image(programs, "us:1")) == ["docker build --tag us:1 ."]
 
 
-def test_a_docker_without_a_daemon_is_passed_over(programs: Path) -> None:
-    play(programs, "docker", DEAD_DAEMON)
+@pytest.mark.parametrize("lack", [DEAD_DAEMON, NO_BUILDX], ids=["no daemon", "no buildx"])
+def test_a_docker_that_cannot_build_is_passed_over(programs: Path, lack: str) -> None:
+    play(programs, "docker", lack)
     play(programs, "buildah")
     assert calls(image(programs, "us:1")) == ["buildah build --tag us:1 ."]
 
@@ -79,7 +81,7 @@ def test_with_nothing_to_build_with_it_says_what_is_needed(programs: Path, daemo
         play(programs, "docker", DEAD_DAEMON)
     done = image(programs, "us:1")
     assert done.returncode == 1
-    assert "docker (its daemon running), podman or buildah" in done.stderr
+    assert "docker (its daemon running, with buildx), podman or buildah" in done.stderr
 
 
 def test_it_asks_for_a_name() -> None:

@@ -2,6 +2,7 @@
 ARG BASE=docker.io/library/python:3.11-slim
 
 FROM ${BASE} AS build
+USER 0
 # pip stays in a room of its own, so that the server's has none.
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/modelservice
 COPY requirements.lock /
@@ -19,10 +20,12 @@ COPY generated/modelservice /opt/modelservice/app/modelservice
 COPY LICENSE /opt/modelservice/
 ENV PYTHONPATH=/opt/modelservice/app \
     PYTHONDONTWRITEBYTECODE=1
-# Compiled here, since the root is read-only where it runs; by hash, since copies change times. The
-# import tells now, and not in a cluster, if something is missing.
+# Compiled here, since the root is read-only where it runs; by hash, since copies change times.
+# Copies have the modes of the checkout, which may be for its owner alone. The import tells now, and
+# not in a cluster, if something is missing.
 RUN /opt/modelservice/bin/python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
       /opt/modelservice/lib /opt/modelservice/app \
+    && chmod -R a+rX /opt/modelservice \
     && /opt/modelservice/bin/python3 -c "import server.app"
 
 FROM ${BASE}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.lab.__main__ import main
-from tests.cluster.lab.node import packages
+from tests.cluster.lab.node import cgroups, packages
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,40 @@ def test_a_machine_without_the_packages_and_without_apt_is_told_which(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(packages.BuildFailed, match="needs containerd, and no apt-get"):
         packages.check()
+
+
+def test_a_root_that_may_make_no_control_groups_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    (tmp_path / "cgroup.controllers").write_text("cpu memory")
+    # In the place of the file, that it cannot be written either.
+    (tmp_path / "cgroup.subtree_control").mkdir()
+    monkeypatch.setattr(packages, "PACKAGES", {})
+    monkeypatch.setattr(packages.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path)
+    with pytest.raises(packages.BuildFailed, match=r"control groups.*MODELSERVICE_TEST_KUBECONFIG"):
+        packages.check()
+    assert not list(tmp_path.glob("modelservice-lab-*"))
+
+
+def test_a_hierarchy_of_two_names_gets_one_branch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for hierarchy in ("cpu,cpuacct", "pids"):
+        (tmp_path / hierarchy).mkdir()
+        (tmp_path / hierarchy / "cgroup.procs").touch()
+    for name in ("cpu", "cpuacct"):
+        (tmp_path / name).symlink_to("cpu,cpuacct")
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path)
+    cgroups.make("lab")
+    assert cgroups.branches("lab") == [tmp_path / "cpu,cpuacct/lab", tmp_path / "pids/lab"]
+    assert cgroups.programs("lab").is_dir()
+
+
+def test_docker_s_own_programs_do_as_well(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ctr", "runc"):
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setattr(packages, "PACKAGES", {"containerd": "ctr", "runc": "runc", "other": "no-"})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert packages.missing() == ["other"]

@@ -12,20 +12,26 @@ from pathlib import Path
 
 from tests.cluster.lab.builds import BuildFailed, Say, cache_folder
 
+from . import cgroups
+
 INSTEAD = "with KServe on a kind cluster, MODELSERVICE_TEST_KUBECONFIG=... serves instead"
 
-# Package -> a program of it that is used here.
+# Package -> what of it is used here: a program, by name since another package may have it as well
+# (Docker's own has containerd and runc), or a file.
 PACKAGES = {
-    "containerd": "/usr/bin/ctr",
-    "runc": "/usr/sbin/runc",
+    "containerd": "ctr",
+    "runc": "runc",
     "containernetworking-plugins": "/usr/lib/cni/ptp",
-    "nftables": "/usr/sbin/nft",
-    "iproute2": "/sbin/ip",
-    "util-linux": "/usr/bin/nsenter",
-    "mount": "/bin/mount",
-    "buildah": "/usr/bin/buildah",
-    "debootstrap": "/usr/sbin/debootstrap",
+    "nftables": "nft",
+    "iproute2": "ip",
+    "util-linux": "nsenter",
+    "mount": "mount",
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+    "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
 }
+_ROOTS_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
+_SYSTEMD_RUNS = Path("/run/systemd/system")
 
 
 def check() -> None:
@@ -41,24 +47,50 @@ def check() -> None:
             )
     if missing() and shutil.which("apt-get") is None:
         raise BuildFailed(f"a real node needs {' '.join(missing())}, and no apt-get; {INSTEAD}")
+    _check_rights()
+
+
+def _check_rights() -> None:
+    # Root may lack them in a container.
+    try:
+        cgroups.make_and_remove(f"modelservice-lab-{os.getpid()}")
+    except OSError as error:
+        raise BuildFailed(
+            f"a real node needs control groups, and none can be made here ({error}); {INSTEAD}"
+        ) from None
+    if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True).returncode:
+        raise BuildFailed(
+            f"a real node needs namespaces, and this root may not make any; {INSTEAD}"
+        )
 
 
 def missing() -> list[str]:
     """The packages that have to be installed."""
-    return [package for package, program in PACKAGES.items() if not Path(program).exists()]
+    return [package for package, used in PACKAGES.items() if not _is_there(used)]
+
+
+def _is_there(used: str) -> bool:
+    if "/" in used:
+        return Path(used).exists()
+    return bool(shutil.which(used, path=f"{os.environ.get('PATH', '')}:{_ROOTS_PROGRAMS}"))
 
 
 def install(say: Say) -> None:
-    """Install what is missing. Raises BuildFailed."""
+    """Install what is missing, in place of nothing that is there. Raises BuildFailed."""
     wanted = missing()
     if not wanted:
         return
     began = time.monotonic()
-    command = ["apt-get", "install", "--yes", "--no-install-recommends", *wanted]
+    # Debian's containerd and runc would push Docker's own off the machine.
+    options = ["--yes", "--no-remove", "--no-install-recommends"]
+    command = ["apt-get", "install", *options, *wanted]
     say(" ".join(command))
     # Without lists nothing is found, and old lists name files that are gone.
     _run(["apt-get", "update"])
     _run(command)
+    if "containerd" in wanted and _SYSTEMD_RUNS.exists():
+        # The package has started one for the whole machine.
+        _run(["systemctl", "disable", "--now", "containerd.service"])
     say(f"installed in {time.monotonic() - began:.0f} s")
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
+TERMINATED = 128 + signal.SIGTERM
+if __name__ == "__main__":
+    # Before all else is imported, which takes seconds: in a container this is process 1, and the
+    # kernel keeps from it the signals that it does not handle.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+
+# ruff: noqa: E402 - see above
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import grpc
@@ -42,6 +44,25 @@ def server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         cwd=ROOT,
         env=clean_environment() | environment,
     )
+
+
+def test_a_signal_that_comes_before_it_serves_ends_it(kubeconfig: str) -> None:
+    """As process 1 of a container it gets none that it does not handle."""
+    environment = {"KSERVE_ENABLED": "true", "KUBERNETES_KUBECONFIG": kubeconfig}
+    command = [sys.executable, "-m", "server"]
+    with subprocess.Popen(command, cwd=ROOT, env=clean_environment() | environment) as process:
+        deadline = time.monotonic() + 60
+        while not handles(process.pid, signal.SIGTERM):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+
+
+def handles(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    [caught] = re.findall(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.refusals import Refusal
 
 from .asking import Reason, Spec, State, deploy
 from .lab import Cluster, Lab, wait_until
-from .namespace_watch import NamespaceWatch
+from .namespace_watch import NamespaceWatch, Sight
 from .recording import Recording, Until
 from .symptoms import Symptom, about, cause_by_kserve, pod_in_trouble
 
@@ -52,13 +52,15 @@ class Moments:
     """In seconds after the Deploy's answer; None for never.
 
     `named`: the reason was told. `rested`: with the state in which it is to rest. `logged`: with
-    the line of the log. `shown`: the cluster showed it. `by_kserve`: KServe's status gave a cause.
+    the line of the log. `shown`: the cluster showed it. `written`: it was so in the cluster, in
+    whole seconds. `by_kserve`: KServe's status gave a cause.
     """
 
     named: float | None
     rested: float | None
     logged: float | None
     shown: float | None
+    written: float | None
     by_kserve: float | None
 
 
@@ -129,6 +131,7 @@ class Trial:
             rested=self._first(lambda s: self._named(s) and self._rests(s)),
             logged=self._first(lambda s: self._named(s) and self._has_line(s)),
             shown=self._first_seen(self.case.symptom),
+            written=self._first_seen(self.case.symptom, lambda sight: sight.written_at),
             by_kserve=self._first_seen(lambda s: s.kind == "service" and cause_by_kserve(s.object)),
         )
 
@@ -140,9 +143,11 @@ class Trial:
     def _first(self, condition: Callable[[InferenceService], object]) -> float | None:
         return next((at for at, service in self.told if condition(service)), None)
 
-    def _first_seen(self, symptom: Callable[..., object]) -> float | None:
+    def _first_seen(
+        self, symptom: Callable[[Sight], object], when: Callable[[Sight], float] = lambda s: s.at
+    ) -> float | None:
         seen = about(self.name, self._watch.seen)
-        return next((s.at - self._answered_at for s in seen if symptom(s)), None)
+        return next((when(s) - self._answered_at for s in seen if symptom(s)), None)
 
     def _named(self, service: InferenceService) -> bool:
         expected = self.case.reason or "UNSPECIFIED"
@@ -203,7 +208,9 @@ def faults(trial: Trial) -> list[str]:
         f"the container is {failure.container!r}": failure.container == case.container,
         f"the exit code is {_exit_code(failure)}": _exit_code(failure) == case.exit_code,
         f"no line of the log has {case.log!r}": moments.logged is not None or not case.log,
-        "told before the cluster showed it": (moments.named or 0) >= (moments.shown or 0) - 1,
+        "the cluster never showed it": moments.written is not None,
+        "told before it was so": None in (moments.named, moments.written)
+        or moments.named >= moments.written,
         "no message": bool(failure.message),
         "no remedy": bool(failure.remedy),
     }

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from .lab import Cluster
@@ -21,7 +22,7 @@ WATCHED = {
     "pod": "/api/v1/namespaces/{}/pods",
     "event": "/api/v1/namespaces/{}/events",
 }
-OPENING = 1.5
+OPENING = 60.0  # seconds within which every watch is open
 
 Object = dict[str, Any]
 
@@ -35,9 +36,19 @@ class Sight:
     change: str
     object: Object = field(repr=False)
 
+    @property
+    def written_at(self) -> float:
+        """time.time() of its last write by the API server's clock, which cuts off parts of a
+        second: never too late, however late `at` is."""
+        metadata = self.object["metadata"]
+        writes = (owner["time"] for owner in metadata.get("managedFields", ()) if "time" in owner)
+        # All are in UTC and of one length.
+        return datetime.fromisoformat(max((metadata["creationTimestamp"], *writes))).timestamp()
+
 
 class NamespaceWatch:
-    """Watches a namespace from construction to `close`; `seen` grows meanwhile."""
+    """Watches a namespace from construction, which returns when it sees all, to `close`; `seen`
+    grows meanwhile."""
 
     def __init__(self, cluster: Cluster, token: str, namespace: str) -> None:
         self.namespace = namespace
@@ -45,30 +56,48 @@ class NamespaceWatch:
         self._cluster = cluster
         self._token = token
         self._closed = False
+        self._errors: list[Exception] = []
+        trusted = ssl.create_default_context(cadata=cluster.ca.decode())
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
+        )
+        opened = threading.Barrier(len(WATCHED) + 1)
         for kind, path in WATCHED.items():
-            watch = (kind, path.format(namespace))
+            watch = (kind, path.format(namespace), opened)
             threading.Thread(target=self._watch, args=watch, daemon=True).start()
-        time.sleep(OPENING)
+        try:
+            opened.wait(OPENING)
+        except threading.BrokenBarrierError:
+            self.close()
+            raise TimeoutError(f"{namespace}: its watches are not open") from None
 
     def close(self) -> None:
-        """Take nothing more in."""
+        """Take nothing more in. Raises what ended one of the watches before."""
         self._closed = True
+        if self._errors:
+            raise self._errors[0]
 
-    def _watch(self, kind: str, path: str) -> None:
-        for line in self._opened(path):
-            if self._closed:
-                return
-            event = json.loads(line)
-            self.seen.append(Sight(time.time(), kind, event["type"], event["object"]))
+    def _watch(self, kind: str, path: str, opened: threading.Barrier) -> None:
+        try:
+            lines = self._opened(path)
+            opened.wait(OPENING)
+            for line in lines:
+                if self._closed:
+                    return
+                event = json.loads(line)
+                self.seen.append(Sight(time.time(), kind, event["type"], event["object"]))
+            raise ConnectionError(f"the watch of {path} was ended")
+        except Exception as error:
+            self._errors.append(error)
+            opened.abort()
 
     def _opened(self, path: str) -> Any:
         authorization = {"Authorization": f"Bearer {self._token}"}
         url = f"{self._cluster.server}{path}?watch=1"
         request = urllib.request.Request(url, headers=authorization)
-        trusted = ssl.create_default_context(cadata=self._cluster.ca.decode())
         while True:
             try:
-                return urllib.request.urlopen(request, context=trusted)
+                return self._opener.open(request)
             except urllib.error.HTTPError as e:
                 # The first watches of a custom resource come while its storage is being set up.
                 if e.code != 429:

@@ -21,12 +21,16 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from tests.cluster.asking import deploy
 from tests.cluster.kubectl import kubectl
 from tests.cluster.lab import NodeLab, wait_until
+from tests.cluster.namespace_watch import NamespaceWatch
 from tests.cluster.recording import Recording
 from tests.cluster.serving import NAMESPACE, ROOT
 
 from . import server_image
 from .lifecycle import Life
 from .predicting import own_container
+
+# The first test waits for the image: its packages come over the network.
+pytestmark = pytest.mark.timeout(900)
 
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SLICES = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
@@ -100,6 +104,7 @@ def test_it_stops_within_its_grace_and_tells_who_watches(
     node_lab: NodeLab, pods: list[dict[str, Any]], namespace: str
 ) -> None:
     pod = pods[0]
+    seen = NamespaceWatch(node_lab, node_lab.tokens["admin"], NAMESPACE)
     with grpc.insecure_channel(f"{pod['status']['podIP']}:{PORT}") as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
         deploy(stub, namespace, "watched", own_container("watched").spec(1))
@@ -111,8 +116,10 @@ def test_it_stops_within_its_grace_and_tells_who_watches(
         refusal = watch.end(STOP_GRACE)
     assert refusal
     assert refusal.reason == "SERVER_STOPPING"
-    assert _exit_code(node_lab, pod) == 0
+    _wait_gone(node_lab, pod)
     took = time.monotonic() - began
+    seen.close()
+    assert _exit_code(seen, pod) == 0
     print(f"its pod is gone {took:.1f} s after SIGTERM, the watch ended cleanly")
     assert took < STOP_GRACE
 
@@ -135,15 +142,15 @@ def _in_pod(lab: NodeLab, pod: str, *command: str) -> str:
     return kubectl(lab, "-n", NAMESPACE, "exec", pod, "--", *command)
 
 
-def _exit_code(lab: NodeLab, pod: dict[str, Any]) -> int | None:
-    """The exit code that the kubelet told before the pod was gone; returns when it is."""
-    told: list[int] = []
+def _wait_gone(lab: NodeLab, pod: dict[str, Any]) -> None:
+    path = f"{POD}?fieldSelector=metadata.name={pod['metadata']['name']}"
+    wait_until(lambda: not lab.get(path)["items"], "the pod is gone")
 
-    def gone() -> bool:
-        found = lab.get(f"{POD}?fieldSelector=metadata.name={pod['metadata']['name']}")["items"]
-        states = [status["state"] for now in found for status in now["status"]["containerStatuses"]]
-        told.extend(state["terminated"]["exitCode"] for state in states if "terminated" in state)
-        return not found
 
-    wait_until(gone, "the pod is gone")
-    return told[-1] if told else None
+def _exit_code(seen: NamespaceWatch, pod: dict[str, Any]) -> int | None:
+    """The last that the kubelet told before the pod was gone."""
+    uid = pod["metadata"]["uid"]
+    pods = [sight.object for sight in seen.seen if sight.object["metadata"]["uid"] == uid]
+    states = [status["state"] for now in pods for status in now["status"]["containerStatuses"]]
+    codes = [state["terminated"]["exitCode"] for state in states if "terminated" in state]
+    return codes[-1] if codes else None

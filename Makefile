@@ -23,7 +23,7 @@ test: unit ## Run every test that this machine can, and say what was left out
 	$(BIN)/python -m pytest tests/cluster tests/node
 
 unit: $(READY) ## The tests that need neither Go nor a cluster; they mostly wait, so four at a time
-	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/node -n 4 --dist loadgroup
+	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/node -n 4 --dist loadfile
 
 check: $(READY) ## Lint, types, layers, protos and stubs
 	$(BIN)/ruff format --check .

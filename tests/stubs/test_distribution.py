@@ -17,9 +17,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 GENERATED = ROOT / "generated"
 
-# They share an environment that the first of them makes, so that one process runs them all.
-pytestmark = pytest.mark.xdist_group("protobuf6")
-
 
 @pytest.fixture(scope="module")
 def protobuf6() -> Path:

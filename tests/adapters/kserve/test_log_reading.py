@@ -96,6 +96,9 @@ def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:
         "failed to load 'iris' version 1: Internal: model file not found",
         "Load model failed: iris, error: Worker died.",
         "model iris could not be loaded",
+        "ERROR loading model iris failed: no such file",
+        "Loading model 'iris' failed with EOFError",
+        "model.load() failed (timeout)",
     ],
 )
 def test_model_servers_say_in_many_ways_that_a_model_was_not_loaded(line: str) -> None:
@@ -109,6 +112,11 @@ def test_model_servers_say_in_many_ways_that_a_model_was_not_loaded(line: str) -
         "Loading the model from /mnt/models",
         "ERROR could not bind to port 8080",
         "model server failed to load its configuration",
+        "INFO model loading finished, 0 failed",
+        "Loading model weights took 3s; failed requests: 0",
+        "WARNING failed to load model cache, downloading model",
+        "requests: 0 failed; loading model iris",
+        "no error while loading the model",
     ],
 )
 def test_other_words_are_not_taken_for_that(line: str) -> None:

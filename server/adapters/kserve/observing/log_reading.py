@@ -26,12 +26,18 @@ _RAISED = re.compile(r"([A-Za-z_][\w.]*)(:|$)")
 _ENDINGS = ("CancelledError", "KeyboardInterrupt", "SystemExit")
 _COMPLAINT = re.compile(r"\b(ERROR|CRITICAL|FATAL|panic)\b|^[\w.]*(Error|Exception)\b")
 _MODEL = re.compile(r"\bmodels?\b(?! server)", re.IGNORECASE)
+# Words of one clause: "0 failed; loading the model" says nothing.
+_GAP = r"(?:(?![,;]|\.\s)\W)+"
 _LOAD_FAILED = re.compile(
-    r"\b(could not|couldn't|cannot|can't|unable to|fail(s|ed|ure)?( to)?|error|exception)\W+"
-    r"(\w+\W+){0,3}(load|loading|be loaded)\b"
-    r"|\b(load|loading)\b\W+(\w+\W+){0,4}fail",
+    r"\b(could not|couldn't|cannot|can't|unable to"
+    r"|(?<!\b0 )(?<!\bno )(fail(s|ed|ure)?( to)?|error|exception))"
+    rf"{_GAP}(\w+{_GAP}){{0,3}}(load|loading|be loaded)\b"
+    rf"|\b(load|loading)\b{_GAP}(\w+{_GAP}){{0,3}}(?<!\b0 )fail(s|ed|ure)\b"
+    r"(?=\s+(to|with|for|because|due|after)\b|\s*([^\w\s]|$))",
     re.IGNORECASE,
 )
+# A server that goes on without: a cache, say.
+_MILD = re.compile(r"\b(DEBUG|WARN|WARNING)\b", re.IGNORECASE)
 
 
 def plain_lines(text: str) -> list[str]:
@@ -66,7 +72,8 @@ def tells_failed_load(lines: Iterable[str]) -> bool:
 
 
 def _is_failed_load(line: str) -> bool:
-    return bool(_MODEL.search(line) and _LOAD_FAILED.search(line))
+    failed = _LOAD_FAILED.search(line)
+    return bool(failed and _MODEL.search(line) and not _MILD.search(line[: failed.start()]))
 
 
 def _cause_at(lines: Sequence[str]) -> int | None:

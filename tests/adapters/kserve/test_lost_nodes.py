@@ -31,6 +31,31 @@ def test_pods_of_a_node_that_no_longer_answers_name_it() -> None:
     assert "lab-node" in decision.failure.message
 
 
+def test_a_pod_that_a_taint_takes_off_a_node_that_answers_fails_nothing_while_it_moves() -> None:
+    observed, now = serving()
+    words = "Taint manager: deleting due to NoExecute taint"
+    taken = {"status": "True", "reason": "DeletionByTaintManager", "message": words}
+    moving = with_pod_condition(
+        observed, "DisruptionTarget", lastTransitionTime=stamp(now), **taken
+    )
+    assert verdict(moving, now).state is State.READY
+    unready = with_pod_condition(
+        with_pods(moving, {"metadata": {"deletionTimestamp": stamp(now)}}),
+        "Ready",
+        status="False",
+        reason="ContainersNotReady",
+        lastTransitionTime=stamp(now),
+    )
+    named = verdict(unready, now + 5 * SECOND)
+    assert named.state is State.PROGRESSING
+    assert named.failure
+    assert named.failure.reason is FailureReason.NODE_LOST
+    assert words in named.failure.message
+    assert "does not answer" not in named.failure.message
+    unheard = with_pod_condition(moving, "Ready", status="False", lastTransitionTime=stamp(now))
+    assert verdict(unheard, now).state is State.FAILED
+
+
 def test_of_replicas_on_several_nodes_those_on_a_lost_one_degrade_the_service() -> None:
     observed, now = end("scaling_alone")
     [lost, *others] = observed.pods

@@ -41,10 +41,10 @@ def pod_problems(sight: PodSight) -> Iterator[Problem]:
 
 
 def _node_lost(sight: PodSight) -> Problem | None:
-    """The control plane marks the pods of a node that no longer answers."""
+    """The control plane marks the pods of a node that no longer answers, or that is emptied."""
     ready, containers = (condition(sight.pod, kind) for kind in ("Ready", "ContainersReady"))
     status = part(sight.pod, "status")
-    taken_away = condition(sight.pod, "DisruptionTarget").get("reason") == "DeletionByTaintManager"
+    disrupted = condition(sight.pod, "DisruptionTarget")
     # The kubelet would have turned both conditions; the node's controller turns Ready alone.
     unheard = (
         ready.get("status") == "False"
@@ -55,10 +55,17 @@ def _node_lost(sight: PodSight) -> Problem | None:
     if not (lost or taken_away or unheard):
         return None
     node = part(sight.pod, "spec").get("nodeName") or "unknown"
-    message = f"the node of the pod does not answer: {node}"
-    since = moment(ready.get("lastTransitionTime"))
-    # The control plane has waited for the node already.
-    return sight.problem(FailureReason.NODE_LOST, message, since, AT_ONCE)
+    if lost or unheard:
+        message = f"the node of the pod does not answer: {node}"
+        since = moment(ready.get("lastTransitionTime"))
+        # The control plane has waited for the node already.
+        return sight.problem(FailureReason.NODE_LOST, message, since, AT_ONCE)
+    if disrupted.get("reason") == "DeletionByTaintManager":
+        # So too where a node that answers is emptied for maintenance: the pod moves.
+        message = f"the pod is taken off its node {node}: {disrupted.get('message', '')}"
+        since = moment(disrupted.get("lastTransitionTime"))
+        return sight.problem(FailureReason.NODE_LOST, message, since, None)
+    return None
 
 
 def _ended(sight: PodSight) -> Iterator[Problem]:

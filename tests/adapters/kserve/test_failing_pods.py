@@ -219,6 +219,17 @@ def test_a_pod_that_was_put_out_for_what_its_node_lacks_is_only_named() -> None:
     assert decision.failure.reason is FailureReason.EVICTED
 
 
+def test_one_that_served_before_has_ten_seconds_for_its_successor() -> None:
+    observed, now = serving()
+    gone = evicted(observed, "Usage of EmptyDir volume exceeds the limit")
+    gone = with_pod_condition(gone, "Ready", lastTransitionTime=stamp(now))
+    soon = verdict(gone, now + 5 * SECOND)
+    assert soon.state is State.PROGRESSING
+    assert soon.failure
+    assert soon.failure.reason is FailureReason.EVICTED
+    assert verdict(gone, now + 11 * SECOND).state is State.FAILED
+
+
 def test_an_eviction_is_forgotten_once_another_pod_answers() -> None:
     observed, now = serving()
     later = {"name": "later", "uid": "later", "creationTimestamp": stamp(now)}

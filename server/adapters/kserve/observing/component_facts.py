@@ -19,9 +19,9 @@ from server.adapters.kserve.observing.components import (
     Part,
     Workload,
     autoscaler_of,
+    completed_at,
     count,
     generation_seen,
-    progress_of,
     replicas_of,
     workloads_of,
 )
@@ -106,20 +106,8 @@ def _complete(workload: Workload, which: Part, workloads: Sequence[Workload]) ->
 
 def _completed_at(workloads: Sequence[Workload]) -> datetime | None:
     """When the last of the Deployments first had all its pods new and available."""
-    times = [_completion(w) for w in workloads]
+    times = [completed_at(w) for w in workloads]
     return max(t for t in times if t) if all(times) else None
-
-
-def _completion(workload: Workload) -> datetime | None:
-    """When the pods of the present template were all there first.
-
-    Kubernetes keeps this verdict through scaling and failing pods.
-    """
-    progress = progress_of(workload)
-    completed = (
-        progress.get("status") == "True" and progress.get("reason") == "NewReplicaSetAvailable"
-    )
-    return moment(progress.get("lastUpdateTime")) if completed else None
 
 
 def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:

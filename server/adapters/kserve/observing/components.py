@@ -8,8 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
-from server.adapters.kserve.objects import Object, condition, controller_of, name_of, part, uid_of
+from server.adapters.kserve.objects import (
+    Object,
+    condition,
+    controller_of,
+    moment,
+    name_of,
+    part,
+    uid_of,
+)
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.status import Component
 
@@ -123,3 +132,15 @@ def progress_of(workload: Workload) -> Object:
     progressing = condition(workload.deployment, "Progressing")
     name = name_of(workload.current)
     return progressing if name and f'"{name}"' in str(progressing.get("message")) else {}
+
+
+def completed_at(workload: Workload) -> datetime | None:
+    """When the pods of the present template were all there first.
+
+    Kubernetes keeps this verdict through scaling and failing pods.
+    """
+    progress = progress_of(workload)
+    completed = (
+        progress.get("status") == "True" and progress.get("reason") == "NewReplicaSetAvailable"
+    )
+    return moment(progress.get("lastUpdateTime")) if completed else None

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from server.adapters.kserve.objects import Object, condition, created_at, moment, name_of, part
-from server.adapters.kserve.observing.components import Part, Workload, progress_of
+from server.adapters.kserve.observing.components import Part, Workload, completed_at, progress_of
 from server.adapters.kserve.observing.container_problems import unanswering_at
 from server.adapters.kserve.observing.containers import is_live, is_ready
 from server.adapters.kserve.observing.observed import Observed
@@ -67,6 +67,7 @@ def pod_sights(
             warnings_about(p, observed.events),
             _logs_of(p, observed),
             failed,
+            completed_at(workload) is not None,
             now,
             patience,
         )

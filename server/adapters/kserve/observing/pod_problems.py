@@ -19,7 +19,7 @@ _VOLUME_WARNINGS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _SANDBOX_WARNINGS = ("FailedCreatePodSandBox", "NetworkNotReady")
 _CLAIM_MISSING = ('persistentvolumeclaim "', "not found")
 # A pod that used more disk than it may is put out by the kubelet in these words; its successor
-# will use as much. Other evictions are for what the node lacks, which may pass.
+# will soon use as much. Other evictions are for what the node lacks, which may pass.
 _OWN_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeded its local ephemeral")
 
 
@@ -52,8 +52,6 @@ def _node_lost(sight: PodSight) -> Problem | None:
         and not ready.get("reason")
     )
     lost = status.get("phase") == "Unknown" or status.get("reason") == "NodeLost"
-    if not (lost or taken_away or unheard):
-        return None
     node = part(sight.pod, "spec").get("nodeName") or "unknown"
     if lost or unheard:
         message = f"the node of the pod does not answer: {node}"
@@ -77,7 +75,9 @@ def _ended(sight: PodSight) -> Iterator[Problem]:
     message = f"a node did not keep the pod: {words or 'no reason given'}"
     if status.get("reason") == "Evicted":
         since = first_told(sight.last_warning("Evicted")) or moment(status.get("startTime"))
-        tolerated = AT_ONCE if any(text in words for text in _OWN_LIMIT) else None
+        # One that served for long may go on so after it.
+        hopeless = not sight.completed and any(text in words for text in _OWN_LIMIT)
+        tolerated = AT_ONCE if hopeless else None
         yield sight.problem(FailureReason.EVICTED, message, since, tolerated)
     else:
         since = moment(status.get("startTime"))

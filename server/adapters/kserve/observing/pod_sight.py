@@ -22,7 +22,7 @@ class PodSight:
     """A pod with what is needed to judge it.
 
     `logs`: by container, the excerpts that were read. `load_failed`: KServe says that the model
-    could not be loaded.
+    could not be loaded. `completed`: all pods of this rollout were there once.
     """
 
     pod: Object
@@ -30,6 +30,7 @@ class PodSight:
     warnings: tuple[Object, ...]
     logs: Mapping[str, Sequence[str]]
     load_failed: bool
+    completed: bool
     now: datetime
     patience: Patience
 

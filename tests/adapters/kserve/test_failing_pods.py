@@ -169,6 +169,33 @@ def test_an_image_whose_signature_is_wrong_fails_at_once() -> None:
         ("CreateContainerError", "failed to reserve container name", State.PROGRESSING),
         ("CreateContainerError", "failed to generate spec: no command specified", State.FAILED),
         ("RunContainerError", "context deadline exceeded", State.PROGRESSING),
+        (
+            "RunContainerError",
+            'dial unix /run/containerd/containerd.sock: connect: no such file or directory"',
+            State.PROGRESSING,
+        ),
+        (
+            "RunContainerError",
+            'retrieve OCI runtime error: exec: "runc": executable file not found in $PATH',
+            State.PROGRESSING,
+        ),
+        ("CreateContainerError", "mkdir /var/lib/x: permission denied", State.PROGRESSING),
+        (
+            "RunContainerError",
+            'unable to start container process: exec: "/run.sh": permission denied: unknown',
+            State.FAILED,
+        ),
+        (
+            "RunContainerError",
+            'unable to start container process: error during container init: exec: "/run.sh":'
+            " stat /run.sh: no such file or directory: unknown",
+            State.FAILED,
+        ),
+        (
+            "RunContainerError",
+            r'starting container process caused "exec: \"/run.sh\": permission denied"',
+            State.FAILED,
+        ),
         ("PreStartHookError", "not enough cpus available", State.PROGRESSING),
     ],
 )

@@ -5,6 +5,7 @@ The reasons are those of the kubelet and of the container runtime under it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -50,12 +51,12 @@ _PULL_REFUSED = (
 )
 # A pod that comes up passes through these; what a back-off is about, the container's end tells.
 _NO_FAULT = ("", "ContainerCreating", "PodInitializing", "CrashLoopBackOff")
-# Of containers that cannot be made or started: what no further try will change.
-_NEVER_STARTS = (
-    "executable file not found",
-    "no such file or directory",
-    "permission denied",
-    "no command specified",
+# Of containers that cannot be made or started: what no further try will change. A runtime that is
+# busy or restarting misses files of its own in the same words; runc names a container's command so.
+_NEVER_STARTS = re.compile(
+    r"no command specified"
+    r"|start(ing)? container process( caused)?:? \W*(error during container init: )?exec: "
+    r".*(executable file not found|no such file or directory|permission denied)"
 )
 _EXITS = {
     FailureReason.STORAGE_DOWNLOAD: "the model could not be downloaded",
@@ -167,7 +168,7 @@ def _exit_problem(sight: PodSight, status: Object, ended: Exit, reason: FailureR
 
 
 def _can_never_start(words: str) -> bool:
-    return any(text in words for text in _NEVER_STARTS)
+    return bool(_NEVER_STARTS.search(words))
 
 
 def _told(status: Object, ended: Exit) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.observing.logs import LogWanted, excerpt, fetch_log, log_wanted
+from server.adapters.kserve.observing.logs import (
+    READ_BYTES,
+    LogWanted,
+    excerpt,
+    fetch_log,
+    log_wanted,
+)
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import decide
 from tests.adapters.kserve.replaying import told
@@ -18,6 +25,7 @@ from tests.adapters.kserve.shown import (
     running,
     starting,
     waiting,
+    warning,
     with_container,
     with_pods,
 )
@@ -102,6 +110,31 @@ def test_values_that_look_secret_are_masked_the_longest_first() -> None:
     assert failure
     assert "cannot log in with ***" in failure.message
     assert "abcdef" not in failure.message
+
+
+async def test_where_the_end_begins_within_a_secret_its_rest_is_not_shown(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    wanted = replace(WANTED, secrets=("open sesame",))
+    rest = "same" + "\n" * (READ_BYTES - 13) + "the cause"
+    assert len(rest) == READ_BYTES
+    server.texts[LOG_PATH] = "logging in with open se" + rest
+    assert await fetch_log(api, wanted) == ("the cause",)
+
+
+def test_secrets_in_the_words_of_a_probe_or_of_a_container_that_waits_are_masked() -> None:
+    observed, now = starting()
+    env = [{"name": "HF_TOKEN", "value": "sesame"}]
+    observed = with_pods(
+        observed, {"spec": {"containers": [{"name": "kserve-container", "env": env}]}}
+    )
+    waits = with_container(observed, state=waiting("PostStartHookError", "no login with sesame"))
+    said = "Readiness probe failed: sesame is not valid"
+    probed = replace(observed, events=(warning(observed.pods[0], "Unhealthy", said, now),))
+    for shown, words in ((waits, "no login with ***"), (probed, "failed: *** is not valid")):
+        failure = decide(facts(shown, now + timedelta(seconds=61))).failure
+        assert failure
+        assert words in failure.message
 
 
 def test_what_the_probes_leave_in_the_log_is_left_out() -> None:

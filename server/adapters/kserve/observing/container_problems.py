@@ -116,12 +116,15 @@ def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> Failu
 
 def _probe_words(sight: PodSight) -> str:
     warning = sight.last_warning("Unhealthy")
-    return f": {warning['message']}" if warning.get("message") else ""
+    # Of a command that probes, the message holds the output.
+    words = masked(str(warning.get("message") or ""), secret_values(sight.pod))
+    return f": {words}" if words else ""
 
 
 def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
     waiting = part(status, "state", "waiting")
-    reason, words = str(waiting.get("reason", "")), str(waiting.get("message") or "")
+    reason = str(waiting.get("reason", ""))
+    words = masked(str(waiting.get("message") or ""), secret_values(sight.pod))
     if reason in _PULL_REASONS:
         return _pull_problem(sight, status, reason, words)
     ended = last_exit(status, sight.patience)

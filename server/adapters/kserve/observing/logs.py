@@ -82,15 +82,18 @@ async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
         # With limitBytes the server would keep the head of these, and the end is wanted.
         "tailLines": str(ASKED_LINES),
     }
-    tail = b""
+    tail, cut = b"", False
     async with api.open_stream(path, query, idle_timeout=IDLE_TIMEOUT) as response:
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise Unanswered(f"{response.status} for the log of {wanted.pod}")
         if response.status != HTTPStatus.OK:
             return ()
         async for chunk in response.content.iter_chunked(READ_BYTES):
-            tail = (tail + chunk)[-READ_BYTES:]
-    return excerpt(tail.decode(errors="replace"), wanted)
+            tail += chunk
+            cut, tail = cut or len(tail) > READ_BYTES, tail[-READ_BYTES:]
+    # Half a line may begin within a secret, whose rest would not be known for one.
+    whole = tail.partition(b"\n")[2] if cut else tail
+    return excerpt(whole.decode(errors="replace"), wanted)
 
 
 def excerpt(text: str, wanted: LogWanted) -> tuple[str, ...]:

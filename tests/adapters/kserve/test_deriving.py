@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import copy
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from server.adapters.kserve.following.deriving import Derived, Deriving
 from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.following.resources import Kind, Resource
+from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.inference_service import ServiceKey
 from server.domain.status import Failure, FailureReason, State
-from tests.adapters.kserve.shown import ended, running, starting, waiting, with_container
+from tests.adapters.kserve.shown import (
+    ended,
+    running,
+    serving,
+    stamp,
+    starting,
+    waiting,
+    with_container,
+    with_deployment_condition,
+    with_pod_condition,
+)
 
 KEY = ServiceKey("models", "iris")
 CAUSE = "Couldn't load model 'iris'"
@@ -63,6 +74,65 @@ def test_the_log_of_a_first_end_explains_the_second_at_once() -> None:
     assert failure_of(second).reason is FailureReason.MODEL_LOAD
     assert failure_of(second).log_lines == (CAUSE,)
     assert second.log_wanted
+
+
+def test_the_log_of_a_run_that_goes_on_is_read_again_as_time_passes() -> None:
+    observed, now = starting()
+    following = Following()
+    told = following.see(observed, now)
+    looks: list[datetime] = []
+    while len(looks) < 3:
+        assert told.recheck_at
+        now = told.recheck_at
+        told = following.see(observed, now)
+        if told.log_wanted:
+            looks.append(now)
+            following.read_log(told, "loading shard 1 of 10")
+            told = following.see(observed, now)
+            assert told.log_wanted is None
+    since = looks[0] - timedelta(seconds=60)
+    assert [(at - since).total_seconds() for at in looks] == [60, 120, 240]
+    late = following.see(observed, since + timedelta(seconds=480))
+    following.read_log(late, "RuntimeError: failed to load the model")
+    again = following.see(observed, since + timedelta(seconds=480))
+    assert failure_of(again).reason is FailureReason.MODEL_LOAD
+
+
+def test_of_a_pod_that_served_for_long_the_log_is_read_again_as_soon_as_of_a_new_one() -> None:
+    observed, now = serving()
+    following = Following()
+    now += timedelta(days=3)
+    since = now.replace(microsecond=0)
+    stuck = with_container(observed, state=running(since - timedelta(days=3)))
+    stuck = with_pod_condition(stuck, "Ready", lastTransitionTime=stamp(since))
+    failed = following.see(stuck, since + timedelta(seconds=11))
+    following.read_log(failed, "waiting for a lock")
+    told = following.see(stuck, since + timedelta(seconds=119))
+    assert told.log_wanted is None
+    assert told.recheck_at == since + timedelta(seconds=120)
+    assert following.see(stuck, told.recheck_at).log_wanted
+
+
+def test_the_log_of_a_run_that_goes_on_is_read_once_more_when_the_rollout_fails() -> None:
+    observed, now = starting()
+    following = Following()
+    late = now + timedelta(seconds=300)
+    following.read_log(following.see(observed, late), "loading shard 1 of 10")
+    assert following.see(observed, late).log_wanted is None
+    timed_out = with_deployment_condition(
+        observed,
+        "Progressing",
+        status="False",
+        reason="ProgressDeadlineExceeded",
+        message=f'ReplicaSet "{name_of(observed.replica_sets[0])}" has timed out progressing.',
+        lastTransitionTime=stamp(late),
+    )
+    failed = following.see(timed_out, late)
+    assert failed.service.status.state is State.FAILED
+    following.read_log(failed, "waiting for a licence")
+    at_last = following.see(timed_out, late)
+    assert failure_of(at_last).log_lines == ("waiting for a licence",)
+    assert at_last.log_wanted is None
 
 
 def test_a_run_that_said_nothing_leaves_the_log_of_the_one_before() -> None:

@@ -35,7 +35,7 @@ LOG_PATH = "/api/v1/namespaces/models/pods/iris-1/log"
 
 
 def wanted_of(observed: Observed, now: datetime) -> LogWanted | None:
-    return log_wanted(observed, decide(facts(observed, now)))
+    return log_wanted(observed, decide(facts(observed, now)), now)
 
 
 def test_of_a_container_that_waits_the_last_run_is_its_log() -> None:
@@ -60,7 +60,7 @@ def test_of_a_container_that_runs_again_the_run_before_is_wanted() -> None:
 
 def test_of_a_failed_download_the_initializers_log_is_wanted() -> None:
     last = told("init_fails")[-1]
-    wanted = log_wanted(last.observed, last.decision)
+    wanted = log_wanted(last.observed, last.decision, last.facts.now)
     assert wanted
     assert wanted.container == "storage-initializer"
 
@@ -68,7 +68,7 @@ def test_of_a_failed_download_the_initializers_log_is_wanted() -> None:
 @pytest.mark.parametrize("name", ["ready", "image_missing", "quota", "never_scheduled"])
 def test_where_no_log_can_explain_none_is_wanted(name: str) -> None:
     last = told(name)[-1]
-    assert log_wanted(last.observed, last.decision) is None
+    assert log_wanted(last.observed, last.decision, last.facts.now) is None
 
 
 async def test_the_last_lines_of_a_log_are_fetched(server: ScriptedServer, api: ApiServer) -> None:

@@ -91,7 +91,7 @@ class Deriving:
         decision = decide(facts)
         if decision.state is State.READY:
             memory.ready_generation = generation_of(observed.service)
-        wanted = log_wanted(observed, decision)
+        wanted = log_wanted(observed, decision, now)
         # Those of an earlier run of the same container too, until the newer ones are there.
         decision = _with_log(decision, memory.logs.get(wanted.source, ()) if wanted else ())
         status = status_of(observed, facts, decision, memory.ready_generation)

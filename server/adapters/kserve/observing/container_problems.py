@@ -9,14 +9,16 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from server.adapters.kserve.objects import Object, moment, part
+from server.adapters.kserve.objects import Object, part
 from server.adapters.kserve.observing.containers import (
     Exit,
+    all_running_since,
+    doublings,
     is_live,
     is_ready,
     last_exit,
-    main_statuses,
     steady_at,
+    unready_since,
 )
 from server.adapters.kserve.observing.masking import masked, secret_values
 from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
@@ -97,16 +99,19 @@ def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
 
 def unanswering_at(sight: PodSight) -> datetime | None:
     """When a pod that runs unready will be said not to answer; None if it does not run so."""
-    if is_ready(sight.pod) or not is_live(sight.pod):
-        return None
-    statuses = main_statuses(sight.pod)
-    starts = [moment(part(s, "state", "running").get("startedAt")) for s in statuses]
-    started = [s for s in starts if s]
-    return (
-        max(started) + sight.patience.unanswering
-        if started and len(started) == len(starts)
-        else None
+    started = (
+        None if is_ready(sight.pod) or not is_live(sight.pod) else all_running_since(sight.pod)
     )
+    return started + sight.patience.unanswering if started else None
+
+
+def unanswering_looks_different_at(sight: PodSight) -> datetime | None:
+    """When that will be said, or more is to be known of it by its log; None if it does not so."""
+    at, since = unanswering_at(sight), unready_since(sight.pod)
+    if at is None or since is None or sight.now < at:
+        return at
+    times = 2 << doublings(since, sight.now, sight.patience)
+    return since + sight.patience.unanswering * times
 
 
 def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> FailureReason:

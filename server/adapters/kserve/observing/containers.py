@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.adapters.kserve.objects import Object, items, moment, part
+from server.adapters.kserve.objects import Object, condition, items, moment, part
 from server.adapters.kserve.observing.patience import Patience
 
 
@@ -79,10 +79,34 @@ def steady_at(status: Object, now: datetime, patience: Patience) -> datetime | N
     ended = last_exit(status, patience)
     if ended is None:
         return None
-    up_since = moment(part(status, "state", "running").get("startedAt"))
+    up_since = running_since(status)
     if up_since and not ended.soon:
         return None
     return (up_since or now) + patience.steady
+
+
+def running_since(status: Object) -> datetime | None:
+    """Since when the container's present run lasts; None if it does not run."""
+    return moment(part(status, "state", "running").get("startedAt"))
+
+
+def all_running_since(pod: Object) -> datetime | None:
+    """Since when the last of the pod's main containers runs; None unless all do."""
+    starts = [running_since(s) for s in main_statuses(pod)]
+    started = [s for s in starts if s]
+    return max(started) if started and len(started) == len(starts) else None
+
+
+def unready_since(pod: Object) -> datetime | None:
+    """Since when all of the pod's main containers run without its being ready, if they do."""
+    started = all_running_since(pod)
+    turned = moment(condition(pod, "Ready").get("lastTransitionTime"))
+    return max(started, turned or started) if started and not is_ready(pod) else None
+
+
+def doublings(since: datetime, now: datetime, patience: Patience) -> int:
+    """How often the time after which a pod is said not to answer has doubled since then."""
+    return max((now - since) // patience.unanswering, 1).bit_length() - 1
 
 
 def unsteady(pod: Object, now: datetime, patience: Patience) -> Iterator[datetime]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from server.adapters.kserve.objects import Object, condition, created_at, moment, name_of, part
 from server.adapters.kserve.observing.components import Part, Workload, completed_at, progress_of
-from server.adapters.kserve.observing.container_problems import unanswering_at
+from server.adapters.kserve.observing.container_problems import unanswering_looks_different_at
 from server.adapters.kserve.observing.containers import is_live, is_ready
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
@@ -87,7 +87,7 @@ def _is_replaced(ended: Object, workload: Workload) -> bool:
 
 def looks_different_at(sights: list[PodSight]) -> Iterator[datetime]:
     """When time alone will show more of these pods."""
-    return (at for sight in sights if (at := unanswering_at(sight)) is not None)
+    return (at for sight in sights if (at := unanswering_looks_different_at(sight)))
 
 
 def _load_failed(service: Object) -> bool:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from http import HTTPStatus
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered
 from server.adapters.kserve.objects import Object, items, name_of, named, part
-from server.adapters.kserve.observing.containers import init_statuses, main_statuses
+from server.adapters.kserve.observing.containers import (
+    doublings,
+    init_statuses,
+    main_statuses,
+    running_since,
+    unready_since,
+)
 from server.adapters.kserve.observing.log_reading import plain_lines, telling
 from server.adapters.kserve.observing.masking import masked, secret_values
 from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.patience import PATIENCE
 from server.domain.decision import Decision
-from server.domain.status import FailureReason
+from server.domain.status import FailureReason, State
 
 # More are asked for than are shown: the probes' own lines and most of a traceback are left out.
 ASKED_LINES = 200
@@ -32,6 +40,8 @@ _EXPLAINED = (
 class LogWanted:
     """One run of one container. `previous`: the run before the one that is under way.
 
+    `age` and `failed` tell apart the looks at a run that goes on without getting ready: the first,
+    one each time that this has lasted twice as long, and one once the rollout has failed.
     `noise`: what marks a line as a probe's. `secrets`: values that must not be shown.
     """
 
@@ -40,6 +50,8 @@ class LogWanted:
     container: str
     previous: bool
     restart_count: int
+    age: int = 0
+    failed: bool = False
     noise: tuple[str, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -49,7 +61,7 @@ class LogWanted:
         return self.pod, self.container
 
 
-def log_wanted(observed: Observed, decision: Decision) -> LogWanted | None:
+def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWanted | None:
     """The log that explains the decision's failure, or None where none can."""
     failure = decision.failure
     if failure is None or not failure.container or failure.reason not in _EXPLAINED:
@@ -58,13 +70,16 @@ def log_wanted(observed: Observed, decision: Decision) -> LogWanted | None:
     if pod is None:
         return None
     status = named([*init_statuses(pod), *main_statuses(pod)], failure.container)
-    runs = bool(part(status, "state", "running"))
+    # Once its log has said what is wrong, a run is not looked at again.
+    since = unready_since(pod) if failure.reason is FailureReason.NOT_ANSWERING else None
     return LogWanted(
         failure.pod,
         str(pod["metadata"]["namespace"]),
         failure.container,
-        previous=runs and failure.exit_code is not None,
+        previous=running_since(status) is not None and failure.exit_code is not None,
         restart_count=failure.restart_count,
+        age=doublings(since, now, PATIENCE) if since else 0,
+        failed=since is not None and decision.state in (State.FAILED, State.DEGRADED),
         noise=_probe_marks(pod, failure.container),
         secrets=secret_values(pod),
     )

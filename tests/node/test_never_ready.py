@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile
+
 import pytest
+from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.cluster.asking import State
@@ -30,16 +33,15 @@ def test_what_does_not_answer_for_good_is_never_ready(
         follow(trials, seconds, to_the_end=True)
         *never, at_first = trials
         assert {t.case.what: found for t in never if (found := faults(t))} == {}
-        assert ready_after_its_first_end(at_first) == []
+        assert at_first.was_ready
+        assert ready_again(at_first) == []
 
 
-def ready_after_its_first_end(trial: Trial) -> list[float]:
-    """When READY was told, in seconds after the cluster showed that the container had ended."""
-    ended = trial.moments().shown
-    assert ended is not None
-    return [
-        at - ended
-        for at, service in trial.told
-        # Both come on connections of their own, so that either may be a moment late.
-        if service.status.state == State.STATE_READY and at > ended + 1
-    ]
+def ready_again(trial: Trial) -> list[float]:
+    """When READY was told, in seconds, after it had been told and taken back."""
+
+    def is_ready(told: tuple[float, InferenceService]) -> bool:
+        return told[1].status.state == State.STATE_READY
+
+    from_ready_on = dropwhile(lambda told: not is_ready(told), trial.told)
+    return [told[0] for told in dropwhile(is_ready, from_ready_on) if is_ready(told)]

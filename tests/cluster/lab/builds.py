@@ -119,14 +119,15 @@ def built_once(path: str, build: Callable[[Path], None], say: Say) -> Path:
     folder = cache_folder() / path
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent / "lock", f"another run is building {path}: waiting", say):
+        with locked(folder.parent / "lock", f"another run is building {path}: waiting", say):
             if not folder.exists():
                 _fill(folder, path, build, say)
     return folder
 
 
 @contextmanager
-def _locked(path: Path, waiting: str, say: Say) -> Iterator[None]:
+def locked(path: Path, waiting: str, say: Say) -> Iterator[None]:
+    """Keep other runs out, which hold the same lock; `waiting` is said where one is in."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,6 +183,8 @@ def run_build(
             env=os.environ | (env or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
+            # Images are read by other users than the one who builds them.
+            umask=0o022,
         )
         try:
             _tell_until_done(build, f"still building {what}", began, say)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from .builds import Say, built_once, run_build
+from .kept import hold
 
 DOCKERFILES = Path(__file__).parent / "images"
 PAUSE = "docker.io/lab/pause:1"
@@ -50,7 +52,7 @@ def archives(say: Say) -> Mapping[str, Path]:
 def base(say: Say) -> Path:
     """The archive of PYTHON, on which the others are built."""
     path = f"images/python-{_digest('python', *_DEBIAN, *_TRIMMED)}"
-    return built_once(path, partial(_debian, say), say) / "image.tar"
+    return hold(built_once(path, partial(_debian, say), say)) / "image.tar"
 
 
 def models(say: Say) -> Path:
@@ -63,12 +65,12 @@ def _archive(name: str, say: Say, parent: Path, models: Path | None = None) -> P
     short = name.rpartition("/")[2].partition(":")[0]
     made_from = _digest(short, name, *(path.parent.name for path in (parent, models) if path))
     build = partial(_build, name, DOCKERFILES / short, parent, models, say)
-    return built_once(f"images/{short}-{made_from}", build, say) / "image.tar"
+    return hold(built_once(f"images/{short}-{made_from}", build, say)) / "image.tar"
 
 
 def _models(mlserver: Path, say: Say) -> Path:
     path = f"images/models-{_digest('models', mlserver.parent.name)}"
-    return built_once(path, partial(_make_models, mlserver, say), say) / "models"
+    return hold(built_once(path, partial(_make_models, mlserver, say), say)) / "models"
 
 
 def _digest(short: str, *made_from: str) -> str:
@@ -88,11 +90,19 @@ def _debian(say: Say, folder: Path) -> None:
     context.mkdir()
     shutil.copy(DOCKERFILES / "python" / "Dockerfile", context)
     # What it mounts goes with its namespace, however it ends.
-    run_build(["unshare", "--mount", "debootstrap", *_DEBIAN, root], "Debian", folder, say)
+    command = ["unshare", "--mount", "debootstrap", *_DEBIAN, root, *_mirror()]
+    run_build(command, "Debian", folder, say)
     left_out = [f"--exclude={pattern}" for pattern in _TRIMMED]
     packing = ["tar", "-C", root, *left_out, "-cf", context / "rootfs.tar", "."]
     run_build(packing, "Debian's archive", folder, say)
     _build(PYTHON, context, None, None, say, folder)
+
+
+def _mirror() -> list[str]:
+    """From where this machine has the same Debian; empty where it has another system."""
+    wanted = ("Codename: bookworm", "Component: main", "Created-By: Packages")
+    asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.split()[:1]
 
 
 def _build(

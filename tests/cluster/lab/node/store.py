@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from tests.cluster.lab.builds import Say, built_once, run_build
+from tests.cluster.lab.builds import Say, built_once, cache_folder, run_build
+from tests.cluster.lab.kept import hold, remove_others
 from tests.cluster.lab.processes import ComponentFailed
 
 _CONTENT = Path("io.containerd.content.v1.content")
@@ -46,10 +47,18 @@ for path; do mount --bind -o ro "$store/$path" "$path"; done
 
 
 def imported(archives: Iterable[Path], say: Say) -> Path:
-    """A containerd root with these images, imported where there is none. Raises BuildFailed."""
+    """A containerd root with these images, imported where there is none. Raises BuildFailed.
+
+    One that is new takes the place of all that no lab uses any more.
+    """
     paths = sorted(map(str, archives))
     digest = hashlib.sha256("\0".join(paths).encode()).hexdigest()[:16]
-    return built_once(f"images/store-{digest}", partial(_import, paths, say), say)
+    store = f"images/store-{digest}"
+    is_new = not (cache_folder() / store).exists()
+    held = hold(built_once(store, partial(_import, paths, say), say))
+    if is_new:
+        remove_others(held, say)
+    return held
 
 
 def attach(store: Path, root: Path, pid: int) -> None:

@@ -102,7 +102,10 @@ def _mirror() -> list[str]:
     """From where this machine has the same Debian; empty where it has another system."""
     wanted = ("Codename: bookworm", "Component: main", "Created-By: Packages")
     asked = ["apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.split()[:1]
+    if shutil.which("apt-get") is None:
+        return []
+    found = subprocess.run(asked, capture_output=True, text=True).stdout.split()
+    return [address for address in found if address.startswith("http")][:1]
 
 
 def _build(

@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.from-lock
+SERVING := .venv-serving
+SERVING_READY := $(SERVING)/.from-lock
+# Which Python model servers get: a version or a path. uv looks for it here, else tries to bring it.
+SERVING_PYTHON ?= >=3.11,<3.13
 
-.PHONY: help setup test unit check lab node-lab image bench failures soak stubs check-stubs lock format
+.PHONY: help setup serving test unit check lab node-lab image bench failures soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +21,15 @@ $(READY): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement $<
+	@touch $@
+
+serving: $(SERVING_READY) ## Make .venv-serving, which model servers run in, from its lock
+
+$(SERVING_READY): requirements-serving.lock | $(READY)
+	@echo "setting up $(SERVING) from $<"
+	@$(BIN)/uv venv --quiet --no-project --clear --python '$(SERVING_PYTHON)' $(SERVING) || \
+	  { echo "MLServer needs Python 3.11 or 3.12: install one, then make serving SERVING_PYTHON=path"; exit 1; }
+	@$(BIN)/uv pip install --python $(SERVING) --require-hashes --compile-bytecode --requirement $<
 	@touch $@
 
 test: unit ## Run every test that this machine can, and say what was left out
@@ -65,6 +78,9 @@ lock: $(READY) ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
 	  --python-version 3.11 --custom-compile-command "make lock" --extra dev \
 	  -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
+	  --python-version 3.11 --custom-compile-command "make lock" \
+	  requirements-serving.in -o requirements-serving.lock
 	cd tests/cluster/lab/images/mlserver && $(CURDIR)/$(BIN)/uv pip compile --quiet --upgrade \
 	  --generate-hashes --no-emit-index-url --python-version 3.11 --python-platform linux \
 	  --custom-compile-command "make lock" requirements.in -o requirements.lock

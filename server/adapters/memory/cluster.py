@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from server.adapters.memory import statuses
-from server.adapters.memory.planning import created, planned
 from server.adapters.memory.store import Store
 from server.domain.admission import Stored, admit_delete, admit_deploy
 from server.domain.commands import Action, Applied, Delete, Deploy
@@ -20,6 +19,7 @@ from server.domain.errors import (
     UnsupportedByCluster,
 )
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
+from server.domain.planning import created, planned
 from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus, State
 from server.ports import Changed, FeedEvent, Gone, Synced

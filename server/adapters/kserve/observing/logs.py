@@ -8,10 +8,11 @@ from http import HTTPStatus
 from server.adapters.kserve.api_server import ApiServer, Unanswered
 from server.adapters.kserve.objects import Object, items, name_of, named, part
 from server.adapters.kserve.observing.containers import init_statuses, main_statuses
-from server.adapters.kserve.observing.log_reading import plain_lines, telling
-from server.adapters.kserve.observing.masking import masked, secret_values
+from server.adapters.kserve.observing.masking import secret_values
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import Decision
+from server.domain.log_reading import plain_lines, telling
+from server.domain.masking import masked
 from server.domain.status import FailureReason
 
 # More are asked for than are shown: the probes' own lines and most of a traceback are left out.

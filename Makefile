@@ -1,5 +1,6 @@
 # `make help` lists the targets. Everything sets itself up in .venv from the lock.
 .DEFAULT_GOAL := help
+SHELL := bash -o pipefail
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,6 +9,9 @@ SERVING := .venv-serving
 SERVING_READY := $(SERVING)/.from-lock
 # Which Python model servers get: a version or a path. uv looks for it here, else tries to bring it.
 SERVING_PYTHON ?= >=3.11,<3.13
+# uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
+INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
+WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
 
 .PHONY: help setup serving test unit check lab node-lab image bench failures soak stubs check-stubs lock format
 
@@ -20,7 +24,9 @@ $(READY): requirements-dev.lock
 	@echo "setting up $(VENV) from $<"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --require-hashes --requirement $<
+	@sed -n '/^uv==/,/[^\]$$/p' $< > $(VENV)/uv.txt
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement $(VENV)/uv.txt
+	@$(INSTALL) --python $(BIN)/python --requirement $< $(WITHOUT_NAMES)
 	@touch $@
 
 serving: $(SERVING_READY) ## Make .venv-serving, which model servers run in, from its lock
@@ -29,7 +35,7 @@ $(SERVING_READY): requirements-serving.lock | $(READY)
 	@echo "setting up $(SERVING) from $<"
 	@$(BIN)/uv venv --quiet --no-project --clear --python '$(SERVING_PYTHON)' $(SERVING) || \
 	  { echo "MLServer needs Python 3.11 or 3.12: install one, then make serving SERVING_PYTHON=path"; exit 1; }
-	@$(BIN)/uv pip install --python $(SERVING) --require-hashes --compile-bytecode --requirement $<
+	@$(INSTALL) --python $(SERVING)/bin/python --requirement $< $(WITHOUT_NAMES)
 	@touch $@
 
 test: unit ## Run every test that this machine can, and say what was left out

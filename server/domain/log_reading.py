@@ -66,6 +66,12 @@ def telling(lines: Sequence[str]) -> tuple[str, ...]:
     return (*_last_that_fit(before, MOST_BYTES - _size(shown)), *shown)
 
 
+def cause(lines: Sequence[str]) -> str:
+    """The line that names the cause, shortened; empty where none does."""
+    at = _cause_at(lines)
+    return "" if at is None else _shortened(lines[at])
+
+
 def tells_failed_load(lines: Iterable[str]) -> bool:
     """Whether a line says that a model could not be loaded."""
     return any(map(_is_failed_load, lines))

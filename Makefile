@@ -13,10 +13,16 @@ SERVING_PYTHON ?= >=3.11,<3.13
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
 
-.PHONY: help setup serving test unit check lab node-lab image bench failures soak stubs check-stubs lock format
+.PHONY: help demo serve setup serving test unit check lab node-lab image bench failures soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) $(SERVING_READY) ## Deploy a model on this machine, ask it, and see how a broken one fails
+	@$(BIN)/python -m tests.demo
+
+serve: $(READY) $(SERVING_READY) ## A server on this machine until Ctrl-C, and what to call it with
+	@$(BIN)/python -m tests.demo serve
 
 setup: $(READY) ## Make .venv from the lock
 

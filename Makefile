@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.from-lock
 SERVING := .venv-serving
 SERVING_READY := $(SERVING)/.from-lock
-# Which Python model servers get: a version or a path. uv looks for it here, else tries to bring it.
+# Which Python model servers get: a version or a path. uv looks for it here, else it brings one.
 SERVING_PYTHON ?= >=3.11,<3.13
 # uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
@@ -39,8 +39,11 @@ serving: $(SERVING_READY) ## Make .venv-serving, which model servers run in, fro
 
 $(SERVING_READY): requirements-serving.lock | $(READY)
 	@echo "setting up $(SERVING) from $<"
-	@$(BIN)/uv venv --quiet --no-project --clear --python '$(SERVING_PYTHON)' $(SERVING) || \
-	  { echo "MLServer needs Python 3.11 or 3.12: install one, then make serving SERVING_PYTHON=path"; exit 1; }
+	@$(BIN)/uv python find --quiet '$(SERVING_PYTHON)' >/dev/null 2>&1 || \
+	  { echo "MLServer needs Python 3.11 or 3.12 and none is here: trying to bring one"; \
+	    $(BIN)/uv python install --no-bin 3.12 2>/dev/null; } || \
+	  { echo "that failed: install one, then make serving SERVING_PYTHON=its path"; exit 1; }
+	@$(BIN)/uv venv --quiet --no-project --clear --python '$(SERVING_PYTHON)' $(SERVING)
 	@$(INSTALL) --python $(SERVING)/bin/python --requirement $< $(WITHOUT_NAMES)
 	@touch $@
 

@@ -10,6 +10,8 @@ from modelservice.v1 import inference_service_pb2 as service
 from rich.console import Console
 from rich.text import Text
 
+from tests.demo import ROOT
+
 _COLOURS = {"READY": "bold green", "DEGRADED": "bold yellow", "FAILED": "bold red"}
 
 
@@ -36,12 +38,9 @@ class Screen:
         """A status, with the seconds since the step began; what is final needs no more words."""
         word = state_word(seen.status)
         seconds = f"{time.monotonic() - self._began:5.1f} s  "
-        message = "" if word in _COLOURS else seen.status.message
-        self._say(
-            Text.assemble(
-                (f"  {seconds}", "dim"), (f"{word:<12}", _COLOURS.get(word, "blue")), message
-            )
-        )
+        message = "" if word in _COLOURS else f"  {seen.status.message}"
+        colour = _COLOURS.get(word, "blue")
+        self._say(Text.assemble((f"  {seconds}", "dim"), (word, colour), message))
 
     def failure(self, failure: service.Failure) -> None:
         """Why a rollout failed, as the API tells it."""
@@ -52,7 +51,7 @@ class Screen:
         for name, text in rows:
             self._say(Text.assemble((f"  {name:<10}", "dim"), text))
         for line in _traceback(failure.log_lines):
-            self._say(Text.assemble("  | ", (line, "dim")))
+            self._say(Text.assemble("  | ", (line.replace(f"{ROOT}/", ""), "dim")))
 
     def _say(self, text: Text) -> None:
         # Not wrapped: a line stays a line, for whoever reads it through a pipe.

@@ -49,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, content: Any) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-Server", self.server.name)
         self.end_headers()

@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from tests.demo import ROOT, SERVING_PYTHON
+from tests.demo.server_process import server_process
+from tests.demo.training import trained
 
 PATIENCE_SECONDS = 120.0
 
@@ -69,6 +71,17 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def readme_block(language: str) -> str:
+    """The first block of code in the README in this language."""
+    return (ROOT / "README.md").read_text().split(f"```{language}\n")[1].partition("```\n")[0]
+
+
+def essence(said: str) -> list[str]:
+    """What is the same each time: not the numbers and names, nor what is seen on the way."""
+    same = re.sub(r"demo-\w+|\d+", "N", said.removeprefix("$ make demo\n"))
+    return [line for line in same.splitlines() if "PROGRESSING" not in line and line]
+
+
 def gone(folder: Path) -> bool:
     ends = time.monotonic() + PATIENCE_SECONDS
     while processes_of(folder):
@@ -96,9 +109,10 @@ def test_the_demo_deploys_predicts_fails_and_ends_clean() -> None:
     assert "| ValueError: EOF: reading array data" in said
     assert "\x1b" not in said, "colours in a pipe"
     assert gone(folder_of(said))
+    assert essence(said) == essence(readme_block("console")), "the README shows another demo"
 
 
-@pytest.mark.parametrize("at", ["listens on", "PROGRESSING loading", "-> setosa"])
+@pytest.mark.parametrize("at", ["listens on", "loading the model", "-> setosa"])
 def test_ctrl_c_ends_everything_that_it_started(at: str) -> None:
     with demo() as process:
         said = read_until(process, at)
@@ -116,3 +130,20 @@ def test_a_signal_to_the_demo_alone_ends_everything_too() -> None:
         rest, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, rest
     assert gone(folder_of(said))
+
+
+def test_the_readme_shows_how_python_calls_it(tmp_path: Path) -> None:
+    model = tmp_path / "iris.joblib"
+    trained(model)
+    code = readme_block("python").replace('f"{os.getcwd()}/build/demo/iris.joblib"', f'"{model}"')
+    with server_process(tmp_path) as server:
+        calling = subprocess.run(
+            [sys.executable, "-c", code.replace("localhost:50051", server.address())],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "generated")},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    assert calling.returncode == 0, calling.stderr
+    assert calling.stdout.splitlines()[-1] == "['setosa']"

@@ -59,7 +59,9 @@ def model(folder: Path, tag: str = "1", **orders: Any) -> InferenceServiceSpec:
 
 
 @asynccontextmanager
-async def opened(folder: Path, patience: Patience = BRISK) -> AsyncIterator[LocalCluster]:
+async def opened(
+    folder: Path, patience: Patience = BRISK, ports: Ports | None = None
+) -> AsyncIterator[LocalCluster]:
     """The cluster of a folder, as a server's start opens it."""
     with open_state_dir(folder / "state") as state:
         sweep(state.owner)
@@ -67,7 +69,7 @@ async def opened(folder: Path, patience: Patience = BRISK) -> AsyncIterator[Loca
             runtimes=Runtimes.load(runtimes_file(folder)),
             python=folder / "no-serving-environment/bin/python",
             fetch=fetch,
-            ports=Ports(),
+            ports=ports or Ports(),
             turns=Turns(2, patience.longest_turn),
             patience=patience,
             environment=os.environ,

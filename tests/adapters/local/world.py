@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import psutil
 
+from server.adapters.local.allotting import Ports
 from server.adapters.local.cluster import LocalCluster
 from server.adapters.local.patience import Patience
 from server.adapters.local.processes import MARKER
@@ -55,7 +56,9 @@ class World:
     ) -> InferenceService:
         """The service once it is told in one of these states."""
         return await self.when(
-            f"{key} {states}", lambda s: s.status.state in states and s.generation >= generation
+            f"{key} {states}",
+            lambda s: s.status.state in states and s.generation >= generation,
+            key,
         )
 
     async def when(
@@ -85,9 +88,11 @@ class World:
 
 
 @asynccontextmanager
-async def world_of(folder: Path, patience: Patience = BRISK) -> AsyncIterator[World]:
+async def world_of(
+    folder: Path, patience: Patience = BRISK, ports: Ports | None = None
+) -> AsyncIterator[World]:
     async with (
-        opened(folder, patience) as cluster,
+        opened(folder, patience, ports) as cluster,
         following(cluster) as told,
         aiohttp.ClientSession() as session,
     ):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from server.adapters.local.allotting import FIRST, HOST, LAST
-from server.domain.log_reading import cause, plain_lines, telling
+from server.domain.log_reading import cause, plain_lines, telling, without_shutdown
 from server.domain.masking import masked
 from server.domain.status import Component, Failure, FailureReason
 
@@ -96,7 +96,7 @@ def says_port_taken(words: Sequence[str]) -> bool:
 
 
 def _from_words(found: Failure, words: Sequence[str], code: int | None) -> Failure:
-    return replace(found, log_lines=telling(words), exit_code=code)
+    return replace(found, log_lines=telling(without_shutdown(words)), exit_code=code)
 
 
 def _ended(code: int) -> str:

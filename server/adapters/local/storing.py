@@ -132,14 +132,14 @@ def _held(path: Path, lock: int, at: At) -> StateDir:
         os.pwrite(lock, f"the server with process id {os.getpid()}\n".encode(), 0)
         for leftover in (path / "services").glob("*.new"):
             leftover.unlink()
-        return StateDir(path, _owner(path / "id", at), at)
+        return StateDir(path, _owner(path / "id"), at)
     except OSError as e:
         raise StateDirUnusable(_unusable(path, e)) from e
 
 
-def _owner(file: Path, at: At) -> str:
+def _owner(file: Path) -> str:
     if not file.exists():
-        _replace(file, secrets.token_hex(16).encode(), at)
+        _replace(file, secrets.token_hex(16).encode(), lambda point: None)
         _sync_folder(file.parent)
     return file.read_text()
 

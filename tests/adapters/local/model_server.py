@@ -14,7 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -92,14 +91,16 @@ def main() -> None:
     parser.add_argument("--name")
     parser.add_argument("--model")
     given = parser.parse_args()
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    orders = load(given.model)
-    server = ModelServer(given.port, given.name, orders)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    ended.wait()
-    while held(orders, given.name):
-        time.sleep(0.01)
+    orders: dict[str, Any] = {}
+
+    def end(*_: Any) -> None:
+        while held(orders, given.name):
+            time.sleep(0.01)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    orders |= load(given.model)
+    ModelServer(given.port, given.name, orders).serve_forever()
 
 
 if __name__ == "__main__":

@@ -54,7 +54,10 @@ def runtimes_file(folder: Path) -> Path:
 def model(folder: Path, tag: str = "1", **orders: Any) -> InferenceServiceSpec:
     """A model that orders the test server about; another tag is another one."""
     file = folder / f"{tag}.json"
-    file.write_text(json.dumps(orders))
+    content = json.dumps(orders)
+    # Whatever downloads it just now would find it changed.
+    if not file.exists() or file.read_text() != content:
+        file.write_text(content)
     return InferenceServiceSpec(ModelPredictor(ModelFormat("test"), str(file)))
 
 

@@ -123,10 +123,11 @@ def test_ctrl_c_ends_everything_that_it_started(at: str) -> None:
     assert gone(folder_of(said))
 
 
-def test_a_signal_to_the_demo_alone_ends_everything_too() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_demo_alone_ends_everything_too(number: signal.Signals) -> None:
     with demo() as process:
         said = read_until(process, "-> setosa")
-        process.terminate()
+        process.send_signal(number)
         rest, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, rest
     assert gone(folder_of(said))

@@ -11,16 +11,16 @@ from datetime import timedelta
 
 import structlog
 
-from server.adapters.local.allotting import Ports
+from server.adapters.local.addresses.allotting import Ports
 from server.adapters.local.cluster import local_cluster
-from server.adapters.local.fetching import fetch
+from server.adapters.local.generations.running import Means
+from server.adapters.local.generations.turns import Turns, cores
+from server.adapters.local.models.fetching import fetch
 from server.adapters.local.patience import Patience
-from server.adapters.local.running import Means
-from server.adapters.local.runtime_table import RuntimesInvalid
-from server.adapters.local.runtimes import Runtimes
+from server.adapters.local.processes.sweeping import sweep
+from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
+from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.storing import StateDir, open_state_dir
-from server.adapters.local.sweeping import sweep
-from server.adapters.local.turns import Turns, cores
 from server.api.answers import Answers
 from server.api.calls import Calls
 from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting

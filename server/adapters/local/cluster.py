@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from server.adapters.local.allotting import NoPortFree
+from server.adapters.local.addresses.allotting import NoPortFree
+from server.adapters.local.generations.running import Means
 from server.adapters.local.records import Record
 from server.adapters.local.refusing import refuse_unsupported
-from server.adapters.local.running import Means
 from server.adapters.local.storing import StateDir
 from server.adapters.local.supervising import Supervisor
 from server.adapters.telling import Telling

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from server.adapters.local.allotting import HOST
+from server.adapters.local.addresses.allotting import HOST
+from server.adapters.local.generations.sights import Sight
 from server.adapters.local.records import Record
-from server.adapters.local.sights import Sight
 from server.domain.decision import decide
 from server.domain.facts import ComponentFacts, Facts, Problem
 from server.domain.inference_service import InferenceService

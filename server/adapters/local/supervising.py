@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import structlog
 
-from server.adapters.local.addressing import Address
+from server.adapters.local.addresses.addressing import Address
 from server.adapters.local.deriving import Derived, Seen, derive
-from server.adapters.local.generations import Generation
+from server.adapters.local.generations.generation import Generation
+from server.adapters.local.generations.running import Means
 from server.adapters.local.records import Record, Wish
-from server.adapters.local.running import Means
 from server.adapters.local.storing import StateDir
 from server.domain.admission import Stored
 from server.domain.errors import ServiceError

@@ -11,15 +11,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from server.adapters.local.allotting import Ports
+from server.adapters.local.addresses.allotting import Ports
 from server.adapters.local.cluster import LocalCluster, local_cluster
-from server.adapters.local.fetching import fetch
+from server.adapters.local.generations.running import Means
+from server.adapters.local.generations.turns import Turns
+from server.adapters.local.models.fetching import fetch
 from server.adapters.local.patience import Patience
-from server.adapters.local.running import Means
-from server.adapters.local.runtimes import Runtimes
+from server.adapters.local.processes.sweeping import sweep
+from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.storing import open_state_dir
-from server.adapters.local.sweeping import sweep
-from server.adapters.local.turns import Turns
 from server.domain.inference_service import InferenceServiceSpec, ModelFormat, ModelPredictor
 
 MODEL_SERVER = Path(__file__).with_name("model_server.py")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from server.adapters.local.allotting import Ports
+from server.adapters.local.addresses.allotting import Ports
 from server.domain.errors import ClusterUnavailable
 from server.domain.inference_service import (
     InferenceService,

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from server.adapters.local import downloading
-from server.adapters.local.fetching import FetchFailed, Progress, fetch
+from server.adapters.local.models import downloading
+from server.adapters.local.models.fetching import FetchFailed, Progress, fetch
 from server.domain.status import FailureReason
 from tests.adapters.local.file_server import FileServer, file_server
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.local.runtime_table import RuntimesInvalid
-from server.adapters.local.runtimes import NoRuntime, Place, Runtimes
+from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
+from server.adapters.local.runtimes.runtimes import NoRuntime, Place, Runtimes
 from server.domain.inference_service import ModelFormat, ModelPredictor
 
 # A stand-in for the serving environment: this Python has pytest, and no MLServer.

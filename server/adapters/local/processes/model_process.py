@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from server.adapters.local import exec_wrapper
+from server.adapters.local.processes import exec_wrapper
 
 KEPT_BYTES = 2**16
 MARKER = "MODELSERVICE_CHILD_OF"

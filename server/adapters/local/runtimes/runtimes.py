@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from server.adapters.local import runtime_table
-from server.adapters.local.runtime_table import FormatRow, RuntimeRow, filled
-from server.adapters.local.serving_environment import has_package, install_command
+from server.adapters.local.runtimes import runtime_table
+from server.adapters.local.runtimes.runtime_table import FormatRow, RuntimeRow, filled
+from server.adapters.local.runtimes.serving_environment import has_package, install_command
 from server.domain.inference_service import ModelPredictor
 
 

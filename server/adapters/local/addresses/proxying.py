@@ -15,7 +15,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from server.adapters.local.allotting import HOST
+from server.adapters.local.addresses.allotting import HOST
 
 # Less than the model servers' own (uvicorn: 5 s), so that they never close a connection just as a
 # request is sent on it.

@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 import aiohttp
 
-from server.adapters.local.model_sources import (
+from server.adapters.local.models.model_sources import (
     CHECK_URI,
     FetchFailed,
     Source,
@@ -20,7 +20,7 @@ from server.adapters.local.model_sources import (
     shown,
     source_of,
 )
-from server.adapters.local.unpacking import unpacked
+from server.adapters.local.models.unpacking import unpacked
 
 PARTIAL_SUFFIX = ".partial"
 _CHUNK_BYTES = 1 << 20

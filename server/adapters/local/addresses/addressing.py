@@ -7,8 +7,8 @@ import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from server.adapters.local.allotting import PortTaken, listen
-from server.adapters.local.proxying import Proxy, Upstream
+from server.adapters.local.addresses.allotting import PortTaken, listen
+from server.adapters.local.addresses.proxying import Proxy, Upstream
 
 RETRY_SECONDS = 1.0
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from server.adapters.local.allotting import FIRST, HOST, LAST
+from server.adapters.local.addresses.allotting import FIRST, HOST, LAST
 from server.domain.log_reading import cause, plain_lines, telling, without_shutdown
 from server.domain.masking import masked
 from server.domain.status import Component, Failure, FailureReason

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from server.adapters.local.model_sources import CHECK_URI, FetchFailed
+from server.adapters.local.models.model_sources import CHECK_URI, FetchFailed
 
 _BROKEN = (
     *(shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile),

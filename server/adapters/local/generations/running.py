@@ -12,15 +12,15 @@ from typing import Protocol
 
 import structlog
 
-from server.adapters.local.allotting import NoPortFree, Ports
-from server.adapters.local.failing import Failed, no_port, unwritable, worth_showing
-from server.adapters.local.fetching import Progress
+from server.adapters.local.addresses.allotting import NoPortFree, Ports
+from server.adapters.local.addresses.proxying import Answer, Upstream
+from server.adapters.local.generations.failing import Failed, no_port, unwritable, worth_showing
+from server.adapters.local.generations.turns import Turns
+from server.adapters.local.models.fetching import Progress
 from server.adapters.local.patience import Patience
-from server.adapters.local.processes import ModelProcess, child_environment
-from server.adapters.local.proxying import Answer, Upstream
+from server.adapters.local.processes.model_process import ModelProcess, child_environment
 from server.adapters.local.records import Wish
-from server.adapters.local.runtimes import Launch, Place, Runtimes, ServingRuntime
-from server.adapters.local.turns import Turns
+from server.adapters.local.runtimes.runtimes import Launch, Place, Runtimes, ServingRuntime
 from server.domain.masking import secret_values
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 import structlog
 
-from server.adapters.local.failing import (
+from server.adapters.local.addresses.proxying import Answer, Upstream
+from server.adapters.local.generations.failing import (
     Crashed,
     Failed,
     PortLost,
@@ -23,13 +24,12 @@ from server.adapters.local.failing import (
     says_port_taken,
     too_slow,
 )
-from server.adapters.local.fetching import FetchFailed, Progress
-from server.adapters.local.proxying import Answer, Upstream
+from server.adapters.local.generations.running import Means, Run, running
+from server.adapters.local.generations.sights import Sight
+from server.adapters.local.generations.turns import Turn
+from server.adapters.local.models.fetching import FetchFailed, Progress
 from server.adapters.local.records import Wish
-from server.adapters.local.running import Means, Run, running
-from server.adapters.local.runtimes import NoRuntime, ServingRuntime
-from server.adapters.local.sights import Sight
-from server.adapters.local.turns import Turn
+from server.adapters.local.runtimes.runtimes import NoRuntime, ServingRuntime
 from server.domain.facts import Problem
 from server.domain.inference_service import ModelPredictor
 from server.domain.status import Failure, FailureReason

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from server.adapters.local.downloading import Abandoned, Progress, download
-from server.adapters.local.model_sources import FetchFailed
+from server.adapters.local.models.downloading import Abandoned, Progress, download
+from server.adapters.local.models.model_sources import FetchFailed
 
 __all__ = ["FetchFailed", "Progress", "fetch"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,6 +75,9 @@ class Generation:
     async def forget(self) -> None:
         """Remove what it has on disk."""
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        # The service's folder goes with the last of its generations.
+        with suppress(OSError):
+            self._folder.parent.rmdir()
 
     async def _serve(self) -> NoReturn:
         """One attempt, until it ends. Raises Failed or PortLost."""

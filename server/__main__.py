@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m server",
-        description="ModelService: deploys models on KServe and tells how their rollouts go.",
+        description="ModelService: deploys models on KServe or on this machine, and tells how their"
+        " rollouts go.",
         epilog="\n".join(_settings_lines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -62,12 +63,7 @@ def _settings_lines() -> Sequence[str]:
 
 
 def _require_cluster(loaded: settings.Settings) -> None:
-    if not loaded.kserve.enabled:
-        raise settings.SettingsInvalid(
-            "KSERVE_ENABLED: set it to true, with KUBERNETES_KUBECONFIG or KUBERNETES_IN_CLUSTER;"
-            " there is nothing else to deploy on"
-        )
-    if not loaded.kubernetes.in_cluster:
+    if loaded.kserve.enabled and not loaded.kubernetes.in_cluster:
         loaded.kubernetes.kubeconfig_paths()
 
 
@@ -77,13 +73,14 @@ def _serve(loaded: settings.Settings) -> int:
     _find_stubs()
     # After the settings, so that a wrong one is told at once: these imports take a second.
     from server import app  # noqa: PLC0415
+    from server.adapters.local.storing import StateDirUnusable  # noqa: PLC0415
     from server.api.listening import AddressUnusable  # noqa: PLC0415
 
     try:
         asyncio.run(app.run(loaded))
     except settings.SettingsInvalid as e:
         return _say(str(e), WRONG_SETTING)
-    except AddressUnusable as e:
+    except (AddressUnusable, StateDirUnusable) as e:
         return _say(str(e), FAILED)
     except Exception as e:
         structlog.get_logger(__name__).error("the server failed", exc_info=e)

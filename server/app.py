@@ -11,6 +11,16 @@ from datetime import timedelta
 
 import structlog
 
+from server.adapters.local.addresses.allotting import Ports
+from server.adapters.local.cluster import local_cluster
+from server.adapters.local.generations.running import Means
+from server.adapters.local.generations.turns import Turns, cores
+from server.adapters.local.models.fetching import fetch
+from server.adapters.local.patience import Patience
+from server.adapters.local.processes.sweeping import sweep
+from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
+from server.adapters.local.runtimes.runtimes import Runtimes
+from server.adapters.local.storing import StateDir, open_state_dir
 from server.api.answers import Answers
 from server.api.calls import Calls
 from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting
@@ -22,7 +32,7 @@ from server.control.scope import Scope
 from server.control.viewing import View, follow
 from server.control.watching import Watching
 from server.ports import Cluster
-from server.settings import Settings, SettingsInvalid
+from server.settings import Local, Settings, SettingsInvalid
 
 log = structlog.get_logger(__name__)
 
@@ -100,9 +110,10 @@ class Application:
 
 
 async def run(settings: Settings) -> None:
-    """Serve KServe until SIGTERM or SIGINT. Raises SettingsInvalid and AddressUnusable."""
+    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, StateDirUnusable."""
     at = _dying_at(settings.testing.crash_at)
-    async with _kserve(settings, at) as cluster:
+    opened = _kserve if settings.kserve.enabled else _local
+    async with opened(settings, at) as cluster:
         await serve(Application(cluster, settings, at))
 
 
@@ -136,6 +147,32 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
         )
     finally:
         await api.close()
+
+
+@asynccontextmanager
+async def _local(settings: Settings, at: At) -> AsyncIterator[Cluster]:
+    with open_state_dir(settings.local.state_path(), at) as state:
+        sweep(state.owner)
+        async with local_cluster(state, _means(settings.local, state)) as cluster:
+            yield cluster
+
+
+def _means(settings: Local, state: StateDir) -> Means:
+    patience = Patience(progress_deadline=settings.progress_deadline)
+    try:
+        runtimes = Runtimes.load(settings.serving_runtimes_path())
+    except RuntimesInvalid as e:
+        raise SettingsInvalid(f"MODELSERVICE_SERVING_RUNTIMES: {e}") from e
+    return Means(
+        runtimes=runtimes,
+        python=settings.serving_python_path(),
+        fetch=fetch,
+        ports=Ports(),
+        turns=Turns(cores(), patience.longest_turn),
+        patience=patience,
+        environment=settings.environment(),
+        owner=state.owner,
+    )
 
 
 def _dying_at(point: str | None) -> At:

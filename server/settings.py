@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -77,7 +77,9 @@ class KServe(BaseSettings):
 
     model_config = _group("KSERVE_")
 
-    enabled: bool = Field(False, description="deploy on KServe")
+    enabled: bool = Field(
+        False, description="deploy on KServe; false: on model servers of this machine"
+    )
 
 
 class Kubernetes(BaseSettings):
@@ -138,6 +140,51 @@ class Serving(BaseSettings):
         return self
 
 
+class Local(BaseSettings):
+    """What the local cluster works with."""
+
+    model_config = _group(_OURS)
+
+    state_dir: str = Field(
+        "",
+        description="where the local cluster keeps its services; else $XDG_STATE_HOME/modelservice,"
+        " else ~/.local/state/modelservice",
+    )
+    serving_python: str = Field(
+        "",
+        description="the Python that model servers run in; else .venv-serving/bin/python beside"
+        " the server",
+    )
+    serving_runtimes: str = Field(
+        "", description="a TOML file with further serving runtimes for the local cluster"
+    )
+    progress_deadline: Annotated[Seconds, Field(gt=timedelta(0))] = Field(
+        timedelta(minutes=10), description="seconds that a local model server has to load its model"
+    )
+
+    def state_path(self) -> Path:
+        """The state directory."""
+        if self.state_dir:
+            return Path(self.state_dir).expanduser().absolute()
+        home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        return Path(home).expanduser().absolute() / "modelservice"
+
+    def serving_python_path(self) -> Path:
+        """The serving environment's interpreter, by the path that makes it that environment's."""
+        beside = Path(__file__).parents[1] / ".venv-serving/bin/python"
+        return Path(self.serving_python).expanduser().absolute() if self.serving_python else beside
+
+    def serving_runtimes_path(self) -> Path | None:
+        """The operator's own runtimes."""
+        named = self.serving_runtimes
+        return Path(named).expanduser().absolute() if named else None
+
+    @staticmethod
+    def environment() -> Mapping[str, str]:
+        """This process's own, which model servers inherit a little of."""
+        return dict(os.environ)
+
+
 class Stop(BaseSettings):
     """How the server ends."""
 
@@ -176,18 +223,19 @@ class Testing(BaseSettings):
 
     model_config = _group(f"{_OURS}TEST_")
 
-    crash_at: Literal["before-write", "after-write", "before-answer"] | None = None
+    crash_at: Literal["before-write", "before-rename", "after-write", "before-answer"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set, by group."""
 
-    groups: ClassVar = (KServe, Kubernetes, Serving, Stop, Log)
+    groups: ClassVar = (KServe, Kubernetes, Serving, Local, Stop, Log)
 
     kserve: KServe
     kubernetes: Kubernetes
     serving: Serving
+    local: Local
     stop: Stop
     log: Log
     testing: Testing
@@ -200,6 +248,7 @@ def load() -> Settings:
         kserve=_loaded(KServe),
         kubernetes=_loaded(Kubernetes),
         serving=_loaded(Serving),
+        local=_loaded(Local),
         stop=_loaded(Stop),
         log=_loaded(Log),
         testing=_loaded(Testing),

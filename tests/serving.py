@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from server.adapters.memory.cluster import MemoryCluster
 from server.app import Application
-from server.settings import KServe, Kubernetes, Log, Serving, Settings, Stop, Testing
+from server.settings import KServe, Kubernetes, Local, Log, Serving, Settings, Stop, Testing
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ def settings(serving: dict[str, Any] | None = None, stop: dict[str, Any] | None 
         kserve=KServe(enabled=True),
         kubernetes=Kubernetes(),
         serving=Serving(listen="127.0.0.1:0", **serving or {}),
+        local=Local(),
         stop=Stop(**{"delay": "0", "grace": "10"} | (stop or {})),
         log=Log(),
         testing=Testing(),

@@ -43,7 +43,8 @@ def decide(facts: Facts) -> Decision:
 def _deleting(facts: Facts) -> Decision | None:
     """1. Being deleted, whatever else is true."""
     if facts.deleting:
-        return Decision(State.DELETING, "waiting for its pods and children to be gone")
+        message = facts.doing or "waiting for its pods and children to be gone"
+        return Decision(State.DELETING, message)
     return None
 
 
@@ -53,7 +54,8 @@ def _stopped(facts: Facts) -> Decision | None:
         return None
     if facts.stopped:
         return Decision(State.STOPPED, "stopped by the annotation serving.kserve.io/stop")
-    return Decision(State.PROGRESSING, "stopping: waiting for its pods to be gone")
+    message = facts.doing or "stopping: waiting for its pods to be gone"
+    return Decision(State.PROGRESSING, message)
 
 
 def _unjudged(facts: Facts) -> Decision | None:
@@ -95,7 +97,7 @@ def _not_applied(facts: Facts) -> Decision | None:
         message = f"deployment mode {facts.unfollowed_mode} is not followed: see the conditions"
         return Decision(State.PENDING, message)
     state = State.PROGRESSING if facts.serving else State.PENDING
-    return Decision(state, "waiting for KServe to apply this rollout")
+    return Decision(state, facts.doing or "waiting for KServe to apply this rollout")
 
 
 def _scaled_to_zero(facts: Facts) -> Decision | None:
@@ -210,8 +212,8 @@ def _no_controller(facts: Facts) -> Failure:
 
 
 def _progress(facts: Facts) -> str:
-    """Say how far each component is, in the order of the spec."""
-    return "; ".join(
+    """Say what is going on, or how far each component is, in the order of the spec."""
+    return facts.doing or "; ".join(
         f"{c.shown.component.lower()}: {c.shown.desired_replicas} replicas wanted,"
         f" {c.shown.updated_replicas} of this rollout, {c.available} available"
         for c in facts.components

@@ -66,6 +66,7 @@ class Facts:
     readiness of the components keeps it from that. `refusal`: evidence, newer than the write, that
     the controller cannot carry the spec out. `problems`: of the service as a whole.
     `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
+    `doing`: what is going on, in the words of a cluster that knows; empty: what the counts tell.
     """
 
     rollout: Rollout
@@ -83,6 +84,7 @@ class Facts:
     problems: tuple[Problem, ...] = ()
     unfollowed_mode: str = ""
     looks_different_at: datetime | None = None
+    doing: str = ""
 
     @property
     def applied(self) -> bool:

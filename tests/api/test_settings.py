@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server import __version__
+from server import __version__, settings
 from server.__main__ import main
 from tests.alone import ROOT, alone, clean_environment
 from tests.refusals import refused
@@ -75,8 +75,6 @@ def kubeconfig(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({}, "KSERVE_ENABLED"),
-        ({"KSERVE_ENABLED": "false"}, "KSERVE_ENABLED"),
         ({"KSERVE_ENABLED": "perhaps"}, "KSERVE_ENABLED"),
         ({"MODELSERVICE_LISTN": "x"}, "MODELSERVICE_LISTN"),
         ({"MODELSERVICE_LISTEN": "here"}, "MODELSERVICE_LISTEN"),
@@ -114,7 +112,6 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
-        ({}, "KSERVE_ENABLED"),
         ({"KSERVE_ENABLED": "1", "KUBERNETES_KUBECONFIG": "/no/where"}, "/no/where"),
         ({"KSERVE_ENABLED": "1", "HOME": "/no/where"}, "KUBERNETES_KUBECONFIG"),
         ({"KSERVE_ENABLED": "1", "KUBECONFIG": "/no/a:/no/b"}, "/no/a:/no/b"),
@@ -138,7 +135,8 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> No
         "MODELSERVICE_PORT_50051_TCP_ADDR": "10.96.0.7",
         "MODELSERVICE_TEST_KUBECONFIG": "/somewhere",
     }
-    assert "KSERVE_ENABLED" in server(**injected).stderr
+    enabled = {"KSERVE_ENABLED": "true", "HOME": "/no/where"}
+    assert "KUBERNETES_KUBECONFIG" in server(**enabled, **injected).stderr
 
 
 def test_a_port_in_use_is_one_clear_line(kubeconfig) -> None:
@@ -179,6 +177,16 @@ def test_help_lists_every_setting_with_its_default() -> None:
     assert re.search(r"MODELSERVICE_LISTEN .*\[127\.0\.0\.1:50051\]", said.stdout)
     assert re.search(r"KUBERNETES_DEFAULT_NAMESPACE .*\[model-serving\]", said.stdout)
     assert "MODELSERVICE_TEST" not in said.stdout
+
+
+def test_the_readme_lists_the_settings_as_help_does() -> None:
+    table = (ROOT / "README.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (?:`(.+)`)? \|$", table, re.MULTILINE)
+    told = [
+        (variable, f"{what[0].lower()}{what[1:]} [{default or 'unset'}]")
+        for variable, what, default in rows
+    ]
+    assert told == list(settings.described())
 
 
 def test_version_says_the_version() -> None:

@@ -16,7 +16,7 @@ from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
 from tests.contracts.deploying import DeployConformance, RestartConformance
 from tests.contracts.feeding import FeedConformance
 from tests.contracts.guarding import GuardConformance, RequestIdConformance
-from tests.contracts.world import Ability, Follower, following
+from tests.contracts.world import Ability, Follower, container, following
 
 from .lab import Cluster, Lab
 
@@ -34,12 +34,16 @@ class KServeWorld:
         self.cluster = cluster
         self.told = told
         self._kept: set[ServiceKey] = set()
-        self.abilities = frozenset(Ability) if isinstance(administered, Lab) else frozenset()
+        pods = isinstance(administered, Lab)
+        self.abilities = frozenset(Ability) - ({Ability.PODS_OF_ANY_IMAGE} if not pods else set())
 
     @asynccontextmanager
     async def replica(self) -> AsyncIterator[tuple[KServeCluster, Follower]]:
         async with followed(self._administered) as (cluster, told):
             yield cluster, told
+
+    def plain(self, tag: str) -> InferenceServiceSpec:
+        return container(tag)
 
     def never_ready(self) -> InferenceServiceSpec:
         return InferenceServiceSpec(ContainerPredictor("lab/stuck:1"))

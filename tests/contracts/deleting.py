@@ -10,7 +10,7 @@ from server.domain.inference_service import ContainerPredictor, InferenceService
 from server.domain.status import State
 from server.ports import Gone
 from tests.contracts.deploying import SPECS
-from tests.contracts.world import World, container, deploy
+from tests.contracts.world import Ability, World, deploy, needs, plain
 
 
 class DeleteConformance:
@@ -18,7 +18,7 @@ class DeleteConformance:
 
     async def test_a_deleted_service_is_told_deleting_then_gone(self, world: World) -> None:
         told = world.told
-        made = await world.cluster.apply(deploy(world, container()))
+        made = await world.cluster.apply(deploy(world, plain(world)))
         key = made.service.key
         await told.until("the service", lambda: told.latest(key))
         await world.keep(key)
@@ -35,7 +35,7 @@ class DeleteConformance:
         assert await world.cluster.read(key) is None
 
     async def test_deleting_it_again_meanwhile_is_fine(self, world: World) -> None:
-        made = await world.cluster.apply(deploy(world, container()))
+        made = await world.cluster.apply(deploy(world, plain(world)))
         await world.keep(made.service.key)
         first = await world.cluster.delete(Delete(made.service.key))
         again = await world.cluster.delete(Delete(made.service.key))
@@ -44,13 +44,13 @@ class DeleteConformance:
         await world.finish_delete(made.service.key)
 
     async def test_nothing_is_deployed_onto_a_service_being_deleted(self, world: World) -> None:
-        made = await world.cluster.apply(deploy(world, container(), request_id="job-1"))
+        made = await world.cluster.apply(deploy(world, plain(world), request_id="job-1"))
         await world.keep(made.service.key)
         await world.cluster.delete(Delete(made.service.key))
         for asked in (
-            deploy(world, container("2")),
-            deploy(world, container(), request_id="job-1"),
-            deploy(world, container("2"), force=True),
+            deploy(world, plain(world, "2")),
+            deploy(world, plain(world), request_id="job-1"),
+            deploy(world, plain(world, "2"), force=True),
             deploy(world, None, restart=True),
         ):
             with pytest.raises(ServiceDeleting):
@@ -65,8 +65,8 @@ class DeleteConformance:
     async def test_a_stale_etag_deletes_nothing_and_the_present_one_does(
         self, world: World
     ) -> None:
-        first = await world.cluster.apply(deploy(world, container("1")))
-        second = await world.cluster.apply(deploy(world, container("2")))
+        first = await world.cluster.apply(deploy(world, plain(world, "1")))
+        second = await world.cluster.apply(deploy(world, plain(world, "2")))
         key = first.service.key
         with pytest.raises(EtagMismatch):
             await world.cluster.delete(Delete(key, etag=first.service.etag))
@@ -77,7 +77,7 @@ class DeleteConformance:
         assert going.status.state is State.DELETING
 
     async def test_a_dry_run_deletes_nothing(self, world: World) -> None:
-        made = await world.cluster.apply(deploy(world, container()))
+        made = await world.cluster.apply(deploy(world, plain(world)))
         key = made.service.key
         would = await world.cluster.delete(Delete(key, validate_only=True))
         assert would.uid == made.service.uid
@@ -89,7 +89,7 @@ class DeleteConformance:
     async def test_a_service_made_anew_has_another_uid_and_forgets_the_requests(
         self, world: World
     ) -> None:
-        asked = deploy(world, container(), request_id="job-1")
+        asked = deploy(world, plain(world), request_id="job-1")
         told = world.told
         old = await world.cluster.apply(asked)
         await told.until("the old one", lambda: told.latest(asked.key))
@@ -112,6 +112,7 @@ class UnmanagedConformance:
     """A service that somebody else made is followed, and touched only by force."""
 
     async def test_it_is_told_as_unmanaged_with_what_it_has(self, world: World) -> None:
+        needs(world, Ability.OTHER_WRITERS)
         told = world.told
         await world.make_unmanaged("theirs", "registry.example/x:1", {"team": "b"})
         key = ServiceKey(world.namespace, "theirs")
@@ -126,8 +127,9 @@ class UnmanagedConformance:
         assert service.selectable_labels["team"] == "b"
 
     async def test_only_force_adopts_it(self, world: World) -> None:
+        needs(world, Ability.OTHER_WRITERS)
         await world.make_unmanaged("theirs", "registry.example/x:1", {})
-        wanted = deploy(world, container("2"), "theirs")
+        wanted = deploy(world, plain(world, "2"), "theirs")
         before = await world.cluster.read(wanted.key)
         assert before is not None
         with pytest.raises(NotManaged):
@@ -135,21 +137,23 @@ class UnmanagedConformance:
         after = await world.cluster.read(wanted.key)
         assert after is not None
         assert (after.rollout, after.etag, after.unmanaged) == (before.rollout, before.etag, True)
-        adopted = await world.cluster.apply(deploy(world, container("2"), "theirs", force=True))
+        adopted = await world.cluster.apply(deploy(world, plain(world, "2"), "theirs", force=True))
         assert adopted.action is Action.UPDATED
         assert not adopted.service.unmanaged
-        assert adopted.service.spec == container("2")
+        assert adopted.service.spec == plain(world, "2")
         assert adopted.service.uid == before.uid
         again = await world.cluster.apply(wanted)
         assert (again.action, again.rollout) == (Action.UNCHANGED, adopted.rollout)
 
     async def test_force_changes_its_kind_of_predictor(self, world: World) -> None:
+        needs(world, Ability.OTHER_WRITERS)
         await world.make_unmanaged("theirs", "registry.example/x:1", {})
         model = SPECS["a bare model"]
         adopted = await world.cluster.apply(deploy(world, model, "theirs", force=True))
         assert adopted.service.spec == model
 
     async def test_only_force_deletes_it(self, world: World) -> None:
+        needs(world, Ability.OTHER_WRITERS)
         await world.make_unmanaged("theirs", "registry.example/x:1", {})
         key = ServiceKey(world.namespace, "theirs")
         with pytest.raises(NotManaged):

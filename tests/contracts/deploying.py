@@ -27,7 +27,7 @@ from server.domain.inference_service import (
 )
 from server.domain.status import State
 from tests import strategies
-from tests.contracts.world import Ability, World, container, deploy, needs
+from tests.contracts.world import Ability, World, container, deploy, needs, plain, within
 
 EVERYTHING_ELSE = {
     "env": {"B": "2", "A": "$(B)", "MULTI": "a\nb=c", "EMPTY": ""},
@@ -61,6 +61,14 @@ SPECS = {
         ),
         **EVERYTHING_ELSE,
     ),
+    "a model with all that needs no Kubernetes": InferenceServiceSpec(
+        ModelPredictor(ModelFormat("sklearn", "1"), "gs://bucket/model", args=("--verbose",)),
+        env={"B": "2", "A": "$(B)", "MULTI": "a\nb=c", "EMPTY": ""},
+        resources=Resources({"cpu": "250m", "memory": "4Gi"}, {"memory": "6Gi"}),
+        scaling=Scaling(1, 3, 70, "cpu"),
+        image_pull_policy="IfNotPresent",
+        request_timeout=timedelta(seconds=90),
+    ),
     "only a request above KServe's default limit": container(
         resources=Resources(requests={"cpu": "3", "memory": "4Gi"})
     ),
@@ -70,40 +78,46 @@ SPECS = {
     "zero as the fewest replicas": container(scaling=Scaling(min_replicas=0)),
 }
 
+NEEDED = {
+    "a bare container": [Ability.CONTAINERS],
+    "a container with everything": [Ability.CONTAINERS, Ability.KUBERNETES],
+    "a model with everything": [Ability.KUBERNETES],
+}
+
 
 class DeployConformance:
     """Creating, updating, restarting, and the guards around them."""
 
     async def test_a_first_deploy_creates_the_service(self, world: World) -> None:
-        applied = await world.cluster.apply(deploy(world, container()))
+        applied = await world.cluster.apply(deploy(world, plain(world)))
         assert applied.action is Action.CREATED
         assert applied.rollout == applied.service.rollout
-        assert applied.service.spec == container()
+        assert applied.service.spec == plain(world)
         assert applied.service.uid
         assert not applied.service.unmanaged
         assert applied.service.status.state in (State.PENDING, State.PROGRESSING)
 
     async def test_another_spec_is_an_update_in_a_rollout_of_its_own(self, world: World) -> None:
-        first = await world.cluster.apply(deploy(world, container("1")))
-        second = await world.cluster.apply(deploy(world, container("2")))
+        first = await world.cluster.apply(deploy(world, plain(world, "1")))
+        second = await world.cluster.apply(deploy(world, plain(world, "2")))
         assert second.action is Action.UPDATED
         assert second.service.uid == first.service.uid
         assert second.service.generation > first.service.generation
         assert second.rollout != first.rollout
         assert second.service.etag != first.service.etag
-        assert second.service.spec == container("2")
+        assert second.service.spec == plain(world, "2")
 
     async def test_the_same_deploy_again_is_unchanged(self, world: World) -> None:
-        first = await world.cluster.apply(deploy(world, container()))
-        again = await world.cluster.apply(deploy(world, container()))
+        first = await world.cluster.apply(deploy(world, plain(world)))
+        again = await world.cluster.apply(deploy(world, plain(world)))
         assert again.action is Action.UNCHANGED
         assert again.rollout == first.rollout
         assert again.service.etag == first.service.etag
 
-    @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-    async def test_what_is_read_given_back_is_unchanged(
-        self, world: World, spec: InferenceServiceSpec
-    ) -> None:
+    @pytest.mark.parametrize("kind", SPECS)
+    async def test_what_is_read_given_back_is_unchanged(self, world: World, kind: str) -> None:
+        needs(world, *NEEDED.get(kind, ()))
+        spec = within(world, SPECS[kind])
         labels, annotations = {"team": "vision"}, {"example.com/note": "a b"}
         asked = deploy(world, spec, labels=labels, annotations=annotations)
         first = await world.cluster.apply(asked)
@@ -129,7 +143,11 @@ class DeployConformance:
         self, world: World, wanted: Deploy
     ) -> None:
         asked = deploy(
-            world, wanted.spec, labels=wanted.labels, annotations=wanted.annotations, force=True
+            world,
+            within(world, wanted.spec),
+            labels=wanted.labels,
+            annotations=wanted.annotations,
+            force=True,
         )
         applied = await world.cluster.apply(asked)
         read = await world.cluster.read(asked.key)
@@ -142,43 +160,45 @@ class DeployConformance:
         assert (await world.cluster.apply(back)).action is Action.UNCHANGED
 
     async def test_another_kind_of_predictor_is_an_update(self, world: World) -> None:
-        await world.cluster.apply(deploy(world, container()))
+        needs(world, Ability.CONTAINERS)
+        await world.cluster.apply(deploy(world, plain(world)))
         model = SPECS["a bare model"]
         applied = await world.cluster.apply(deploy(world, model))
         assert (applied.action, applied.service.spec) == (Action.UPDATED, model)
 
     async def test_what_is_left_out_is_removed(self, world: World) -> None:
-        full = SPECS["a container with everything"]
+        full = within(world, SPECS["a container with everything"])
         await world.cluster.apply(
             deploy(world, full, labels={"a": "1"}, annotations={"b": "2"}),
         )
-        bare = dataclasses.replace(container(), deployment_mode="Standard")
+        bare = dataclasses.replace(plain(world), deployment_mode=full.deployment_mode)
         applied = await world.cluster.apply(deploy(world, bare))
         assert applied.action is Action.UPDATED
         assert applied.service.spec == bare
         assert (applied.service.labels, applied.service.annotations) == ({}, {})
 
     async def test_a_change_of_labels_alone_is_a_rollout_of_its_own(self, world: World) -> None:
-        first = await world.cluster.apply(deploy(world, container()))
-        labelled = await world.cluster.apply(deploy(world, container(), labels={"team": "a"}))
+        first = await world.cluster.apply(deploy(world, plain(world)))
+        labelled = await world.cluster.apply(deploy(world, plain(world), labels={"team": "a"}))
         assert labelled.action is Action.UPDATED
         assert labelled.rollout != first.rollout
         assert labelled.service.labels == {"team": "a"}
 
     async def test_selectors_see_more_labels_than_the_users(self, world: World) -> None:
-        applied = await world.cluster.apply(deploy(world, container(), labels={"team": "a"}))
+        applied = await world.cluster.apply(deploy(world, plain(world), labels={"team": "a"}))
         seen = applied.service.selectable_labels
         assert seen["team"] == "a"
         assert seen["app.kubernetes.io/managed-by"] == "modelservice"
 
     async def test_an_unknown_namespace_is_told(self, world: World) -> None:
+        needs(world, Ability.NAMESPACES)
         key = ServiceKey(world.missing_namespace, "iris")
         with pytest.raises(NamespaceNotFound):
-            await world.cluster.apply(Deploy(key, container()))
+            await world.cluster.apply(Deploy(key, plain(world)))
         assert await world.cluster.read(key) is None
 
     async def test_a_mode_that_the_cluster_does_not_offer_is_refused(self, world: World) -> None:
-        knative = container(deployment_mode="Knative")
+        knative = plain(world, deployment_mode="Knative")
         with pytest.raises(UnsupportedByCluster):
             await world.cluster.apply(deploy(world, knative))
 
@@ -186,13 +206,13 @@ class DeployConformance:
         self, world: World
     ) -> None:
         stopped = {STOP_ANNOTATION: "true"}
-        await world.cluster.apply(deploy(world, container("1"), annotations=stopped))
-        updated = await world.cluster.apply(deploy(world, container("2")))
+        await world.cluster.apply(deploy(world, plain(world, "1"), annotations=stopped))
+        updated = await world.cluster.apply(deploy(world, plain(world, "2")))
         assert updated.service.annotations == stopped
-        again = await world.cluster.apply(deploy(world, container("2")))
+        again = await world.cluster.apply(deploy(world, plain(world, "2")))
         assert again.action is Action.UNCHANGED
         started = await world.cluster.apply(
-            deploy(world, container("2"), annotations={STOP_ANNOTATION: "false"})
+            deploy(world, plain(world, "2"), annotations={STOP_ANNOTATION: "false"})
         )
         assert started.action is Action.UPDATED
         assert started.service.annotations == {STOP_ANNOTATION: "false"}
@@ -200,12 +220,12 @@ class DeployConformance:
     async def test_the_answer_is_never_ready_from_an_older_rollout(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
         told = world.told
-        first = await world.cluster.apply(deploy(world, container("1")))
+        first = await world.cluster.apply(deploy(world, plain(world, "1")))
         await told.ready(first.service.key, first.service.generation)
-        second = await world.cluster.apply(deploy(world, container("2")))
+        second = await world.cluster.apply(deploy(world, plain(world, "2")))
         assert second.service.status.state in (State.PENDING, State.PROGRESSING)
         await told.ready(second.service.key, second.service.generation)
-        unchanged = await world.cluster.apply(deploy(world, container("2")))
+        unchanged = await world.cluster.apply(deploy(world, plain(world, "2")))
         assert unchanged.service.status.state is State.READY
 
 
@@ -213,7 +233,7 @@ class RestartConformance:
     """Restarts replace the pods and nothing else."""
 
     async def test_a_restart_alone_keeps_everything_but_the_rollout(self, world: World) -> None:
-        asked = deploy(world, container(), labels={"a": "1"}, annotations={"b": "2"})
+        asked = deploy(world, plain(world), labels={"a": "1"}, annotations={"b": "2"})
         first = await world.cluster.apply(asked)
         restarted = await world.cluster.apply(deploy(world, None, restart=True))
         assert restarted.action is Action.RESTARTED
@@ -225,17 +245,17 @@ class RestartConformance:
         assert (same.action, same.rollout) == (Action.UNCHANGED, restarted.rollout)
 
     async def test_a_restart_with_the_same_spec_is_a_restart(self, world: World) -> None:
-        await world.cluster.apply(deploy(world, container()))
-        restarted = await world.cluster.apply(deploy(world, container(), restart=True))
+        await world.cluster.apply(deploy(world, plain(world)))
+        restarted = await world.cluster.apply(deploy(world, plain(world), restart=True))
         assert restarted.action is Action.RESTARTED
 
     async def test_a_restart_with_another_spec_is_an_update(self, world: World) -> None:
-        await world.cluster.apply(deploy(world, container("1")))
-        updated = await world.cluster.apply(deploy(world, container("2"), restart=True))
+        await world.cluster.apply(deploy(world, plain(world, "1")))
+        updated = await world.cluster.apply(deploy(world, plain(world, "2"), restart=True))
         assert updated.action is Action.UPDATED
 
     async def test_a_retried_restart_restarts_once(self, world: World) -> None:
-        await world.cluster.apply(deploy(world, container()))
+        await world.cluster.apply(deploy(world, plain(world)))
         restart = deploy(world, None, restart=True, request_id="job-7")
         first = await world.cluster.apply(restart)
         again = await world.cluster.apply(restart)

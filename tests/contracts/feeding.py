@@ -9,7 +9,7 @@ from server.domain.commands import Delete
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.status import State
 from server.ports import Synced
-from tests.contracts.world import Ability, World, container, deploy, needs
+from tests.contracts.world import Ability, World, deploy, needs, plain
 
 
 class FeedConformance:
@@ -18,7 +18,7 @@ class FeedConformance:
     async def test_what_is_there_comes_before_synced(self, world: World) -> None:
         keys = set()
         for name in ("a", "b", "c"):
-            keys.add((await world.cluster.apply(deploy(world, container(), name))).service.key)
+            keys.add((await world.cluster.apply(deploy(world, plain(world), name))).service.key)
         async with world.replica() as (_, told):
             end = next(i for i, event in enumerate(told.events) if isinstance(event, Synced))
             first = {e.service.key for e in told.events[:end]}
@@ -27,7 +27,7 @@ class FeedConformance:
 
     async def test_writes_of_one_replica_are_told_by_another(self, world: World) -> None:
         async with world.replica() as (_, told):
-            made = await world.cluster.apply(deploy(world, container(), labels={"team": "a"}))
+            made = await world.cluster.apply(deploy(world, plain(world), labels={"team": "a"}))
             key = made.service.key
             await told.until("the new service", lambda: told.latest(key))
             seen = told.latest(key)
@@ -43,7 +43,7 @@ class FeedConformance:
         told = world.told
         answers = []
         for number in range(20):
-            applied = await world.cluster.apply(deploy(world, container(str(number))))
+            applied = await world.cluster.apply(deploy(world, plain(world, str(number))))
             answers.append((len(told.events), applied.service))
             await asyncio.sleep(0)  # the feed's turn
         last = applied.service
@@ -59,7 +59,7 @@ class FeedConformance:
     async def test_a_good_rollout_ends_ready_and_is_served(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
         told = world.told
-        made = await world.cluster.apply(deploy(world, container()))
+        made = await world.cluster.apply(deploy(world, plain(world)))
         ready = await told.ready(made.service.key, made.service.generation)
         assert ready.rollout == made.rollout
         assert ready.status.serving
@@ -70,7 +70,7 @@ class FeedConformance:
     async def test_ready_is_never_told_of_a_rollout_whose_pods_are_not(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
         told = world.told
-        first = await world.cluster.apply(deploy(world, container("1")))
+        first = await world.cluster.apply(deploy(world, plain(world, "1")))
         key = first.service.key
         await told.ready(key, first.service.generation)
         stuck = await world.cluster.apply(deploy(world, world.never_ready()))
@@ -95,7 +95,7 @@ class FeedConformance:
         needs(world, Ability.PODS_OF_ANY_IMAGE)
         stop = {"serving.kserve.io/stop": "true"}
         told = world.told
-        made = await world.cluster.apply(deploy(world, container(), annotations=stop))
+        made = await world.cluster.apply(deploy(world, plain(world), annotations=stop))
         await told.until("stopped", lambda: _state(told.latest(made.service.key)) is State.STOPPED)
 
     async def test_while_it_follows_its_age_is_small(self, world: World) -> None:
@@ -106,7 +106,7 @@ class FeedConformance:
 
     async def test_reading_the_cluster_itself_confirms_what_is_there(self, world: World) -> None:
         assert await world.cluster.read(ServiceKey(world.namespace, "iris")) is None
-        made = await world.cluster.apply(deploy(world, container()))
+        made = await world.cluster.apply(deploy(world, plain(world)))
         read = await world.cluster.read(made.service.key)
         assert read is not None
         assert (read.uid, read.spec, read.etag) == (

@@ -34,6 +34,9 @@ class MemoryWorld:
         async with following(other) as told:
             yield other, told
 
+    def plain(self, tag: str) -> InferenceServiceSpec:
+        return container(tag)
+
     def never_ready(self) -> InferenceServiceSpec:
         self.cluster.ready_after = None
         return container("never-ready")

@@ -25,11 +25,24 @@ from server.ports import Changed, Cluster, FeedEvent, Gone, Synced
 
 PATIENCE_SECONDS = 60.0
 
+_OF_KUBERNETES: dict[str, Any] = {
+    "secret_env": {},
+    "service_account": "",
+    "deployment_mode": "",
+    "node_selector": {},
+    "tolerations": (),
+}
+
 
 class Ability(StrEnum):
     """What not every cluster can do; a test that needs it is skipped by its name."""
 
     PODS_OF_ANY_IMAGE = "pods that become ready, or never do, as their image says"
+    CONTAINERS = "containers"
+    KUBERNETES = "Secrets, service accounts, nodes and deployment modes"
+    NAMESPACES = "namespaces that are made before they are used"
+    OTHER_WRITERS = "writers beside this server"
+    SEVERAL_PODS = "several pods of one service"
 
 
 class Follower:
@@ -101,6 +114,10 @@ class World(Protocol):
         """A second process on the same cluster, and what its feed tells."""
         ...
 
+    def plain(self, tag: str) -> InferenceServiceSpec:
+        """A spec that is ready at once; another tag is another rollout."""
+        ...
+
     def never_ready(self) -> InferenceServiceSpec:
         """A spec whose pods never become ready."""
         ...
@@ -132,10 +149,28 @@ async def following(cluster: Cluster) -> AsyncIterator[Follower]:
             await feed
 
 
-def needs(world: World, ability: Ability) -> None:
+def needs(world: World, *abilities: Ability) -> None:
     """Skip the test where the cluster cannot do this."""
-    if ability not in world.abilities:
-        pytest.skip(f"this cluster has no {ability}")
+    for ability in abilities:
+        if ability not in world.abilities:
+            pytest.skip(f"this cluster has no {ability}")
+
+
+def plain(world: World, tag: str = "1", **fields: Any) -> InferenceServiceSpec:
+    """What this cluster serves at once, with these fields; another tag is another rollout."""
+    return dataclasses.replace(world.plain(tag), **fields)
+
+
+def within(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
+    """The spec, less what the cluster cannot do."""
+    if Ability.CONTAINERS not in world.abilities and isinstance(spec.predictor, ContainerPredictor):
+        spec = dataclasses.replace(spec, predictor=world.plain("1").predictor)
+    if Ability.KUBERNETES not in world.abilities:
+        spec = dataclasses.replace(spec, **_OF_KUBERNETES)
+    if Ability.SEVERAL_PODS not in world.abilities:
+        one = dataclasses.replace(spec.scaling, min_replicas=None)
+        spec = dataclasses.replace(spec, scaling=one)
+    return spec
 
 
 def container(tag: str = "1", **fields: Any) -> InferenceServiceSpec:

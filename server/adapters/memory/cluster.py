@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from server.adapters.memory import statuses
-from server.adapters.memory.planning import created, planned
 from server.adapters.memory.store import Store
+from server.adapters.telling import Telling
 from server.domain.admission import Stored, admit_delete, admit_deploy
 from server.domain.commands import Action, Applied, Delete, Deploy
 from server.domain.errors import (
@@ -20,9 +20,10 @@ from server.domain.errors import (
     UnsupportedByCluster,
 )
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
+from server.domain.planning import created, planned
 from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus, State
-from server.ports import Changed, FeedEvent, Gone, Synced
+from server.ports import FeedEvent, Synced
 
 
 @dataclass
@@ -40,8 +41,10 @@ class MemoryCluster:
     _synced: bool = field(default=False, init=False)
     _blind_since: float = field(default=0.0, init=False)
     _next_failure: ServiceError | None = field(default=None, init=False)
-    _dirty: dict[ServiceKey, None] = field(default_factory=dict, init=False)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _telling: Telling = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._telling = self._new_telling()
 
     async def apply(self, deploy: Deploy) -> Applied:
         """See `server.ports.Cluster`."""
@@ -85,22 +88,23 @@ class MemoryCluster:
 
     async def feed(self) -> AsyncIterator[FeedEvent]:
         """See `server.ports.Cluster`."""
-        told: dict[ServiceKey, str] = {}
-        self._dirty.clear()
+        telling = self._telling = self._new_telling()
         # Listen before listing: changes between the two would be lost.
-        self.store.listeners.append(self._mark)
+        self.store.listeners.append(telling.mark)
         try:
             await self._sighted()
-            for key in self.store:
-                if event := self._news(key, told):
-                    yield event
+            for there in telling.first(self.store):
+                yield there
             self._synced = True
             yield Synced()
             while True:
-                if event := self._news(await self._changed_key(), told):
+                await self._sighted()
+                if event := telling.next():
                     yield event
+                else:
+                    await telling.woken()
         finally:
-            self.store.listeners.remove(self._mark)
+            self.store.listeners.remove(telling.mark)
 
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
@@ -121,7 +125,7 @@ class MemoryCluster:
     def back(self) -> None:
         """End `away`: the feed tells the latest state of what changed meanwhile."""
         self._away = False
-        self._wake.set()
+        self._telling.wake()
 
     def hold_feed(self) -> None:
         """Hold this replica's feed back; writes and reads go on."""
@@ -131,7 +135,7 @@ class MemoryCluster:
     def release_feed(self) -> None:
         """End `hold_feed`."""
         self._held = False
-        self._wake.set()
+        self._telling.wake()
 
     def fail_next_write(self, error: ServiceError) -> None:
         """Refuse the next Deploy or Delete with an error that a real cluster may give."""
@@ -194,39 +198,12 @@ class MemoryCluster:
         if current is written:
             self.store.change(replace(current, status=statuses.settled(current)))
 
-    def _mark(self, key: ServiceKey) -> None:
-        self._dirty[key] = None
-        self._wake.set()
-
-    async def _changed_key(self) -> ServiceKey:
-        while True:
-            await self._sighted()
-            if self._dirty:
-                key = next(iter(self._dirty))
-                del self._dirty[key]
-                return key
-            await self._woken()
+    def _new_telling(self) -> Telling:
+        return Telling(lambda key: self.store.service(key))
 
     async def _sighted(self) -> None:
         while self._blind:
-            await self._woken()
-
-    async def _woken(self) -> None:
-        await self._wake.wait()
-        self._wake.clear()
-
-    def _news(self, key: ServiceKey, told: dict[ServiceKey, str]) -> FeedEvent | None:
-        """What is to be told of a service by now; None if it came and went unseen."""
-        service = self.store.service(key)
-        known = told.pop(key, None)
-        if known and (service is None or service.uid != known):
-            # Its successor is told in a turn of its own, as it then is.
-            self._mark(key)
-            return Gone(key, known)
-        if service is None:
-            return None
-        told[key] = service.uid
-        return Changed(service)
+            await self._telling.woken()
 
 
 def _no_namespace(namespace: str) -> NamespaceNotFound:

@@ -10,16 +10,6 @@ from server.domain.inference_service import InferenceService, ModelPredictor
 from server.domain.status import Component, ComponentStatus, InferenceServiceStatus, State
 
 
-def waiting(before: InferenceServiceStatus | None) -> InferenceServiceStatus:
-    """Right after a write: PENDING, or PROGRESSING while an older rollout serves."""
-    if before is None or not before.serving:
-        state = InferenceServiceStatus(State.PENDING, "waiting for the rollout to begin")
-    else:
-        state = InferenceServiceStatus(State.PROGRESSING, "an older rollout serves", serving=True)
-    ready = before.latest_ready_generation if before else None
-    return replace(state, latest_ready_generation=ready, last_transition_time=datetime.now(UTC))
-
-
 def settled(service: InferenceService) -> InferenceServiceStatus:
     """The end of a good rollout: READY, or STOPPED where the annotation asks for that."""
     if service.annotations.get(STOP_ANNOTATION, "").lower() == "true":

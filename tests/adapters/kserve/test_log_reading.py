@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.objects import name_of
-from server.adapters.kserve.observing.log_reading import (
+from server.adapters.kserve.observing.observed import Observed
+from server.domain.log_reading import (
     MOST_BYTES,
     MOST_LINES,
     plain_lines,
     telling,
     tells_failed_load,
 )
-from server.adapters.kserve.observing.observed import Observed
 from server.domain.status import FailureReason, State
 from tests.adapters.kserve.shown import (
     ended,

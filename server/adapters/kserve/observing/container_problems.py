@@ -20,9 +20,10 @@ from server.adapters.kserve.observing.containers import (
     steady_at,
     unready_since,
 )
-from server.adapters.kserve.observing.masking import masked, secret_values
+from server.adapters.kserve.observing.masking import secret_values
 from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
 from server.domain.facts import Problem
+from server.domain.masking import masked
 from server.domain.status import FailureReason
 
 STORAGE_INITIALIZER = "storage-initializer"

@@ -15,11 +15,12 @@ from server.adapters.kserve.observing.containers import (
     running_since,
     unready_since,
 )
-from server.adapters.kserve.observing.log_reading import plain_lines, telling
-from server.adapters.kserve.observing.masking import masked, secret_values
+from server.adapters.kserve.observing.masking import secret_values
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE
 from server.domain.decision import Decision
+from server.domain.log_reading import plain_lines, telling
+from server.domain.masking import masked
 from server.domain.status import FailureReason, State
 
 # More are asked for than are shown: the probes' own lines and most of a traceback are left out.

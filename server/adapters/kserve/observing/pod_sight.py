@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 from server.adapters.kserve.objects import Object, created_at, moment, name_of, part, uid_of
 from server.adapters.kserve.observing.containers import Exit
-from server.adapters.kserve.observing.log_reading import tells_failed_load
 from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.facts import Problem
+from server.domain.log_reading import tells_failed_load
 from server.domain.status import Component, Failure, FailureReason
 
 AT_ONCE = timedelta(0)

@@ -25,6 +25,7 @@ _RAISED = re.compile(r"([A-Za-z_][\w.]*)(:|$)")
 # How Python ends what was going on when a server stops.
 _ENDINGS = ("CancelledError", "KeyboardInterrupt", "SystemExit")
 _COMPLAINT = re.compile(r"\b(ERROR|CRITICAL|FATAL|panic)\b|^[\w.]*(Error|Exception)\b")
+_INFORMATION = re.compile(r"\b(INFO|DEBUG)\b")
 _MODEL = re.compile(r"\bmodels?\b(?! server)", re.IGNORECASE)
 # Words of one clause: "0 failed; loading the model" says nothing.
 _GAP = r"(?:(?![,;]|\.\s)\W)+"
@@ -64,6 +65,21 @@ def telling(lines: Sequence[str]) -> tuple[str, ...]:
         told = [_shortened(line) for line in short[:at] if _is_failed_load(line)]
         before = [*told[-1:], *before[len(told[-1:]) :]]
     return (*_last_that_fit(before, MOST_BYTES - _size(shown)), *shown)
+
+
+def cause(lines: Sequence[str]) -> str:
+    """The line that names the cause, shortened; empty where none does."""
+    at = _cause_at(lines)
+    return "" if at is None else _shortened(lines[at])
+
+
+def without_shutdown(lines: Sequence[str]) -> list[str]:
+    """The lines, but for what is only informed of after the cause."""
+    at = _cause_at(lines)
+    if at is None:
+        return list(lines)
+    after = (line for line in lines[at + 1 :] if not _INFORMATION.search(line))
+    return [*lines[: at + 1], *after]
 
 
 def tells_failed_load(lines: Iterable[str]) -> bool:

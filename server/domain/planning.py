@@ -1,4 +1,8 @@
-"""What a Deploy comes to in memory: an action, and what is then stored."""
+"""What an admitted Deploy comes to: an action, and what is then stored.
+
+For clusters that store services as the domain has them. Nothing of a cluster is known here, so the
+status is that of a service that was just written.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
-from server.adapters.memory import statuses
 from server.domain.admission import Stored, remembered, wished_spec
 from server.domain.commands import (
     MANAGED_BY_LABEL,
@@ -23,6 +26,7 @@ from server.domain.inference_service import (
     Scaling,
     ServiceKey,
 )
+from server.domain.status import InferenceServiceStatus, State
 
 
 def planned(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
@@ -45,6 +49,16 @@ def planned(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
     # A change of scaling alone rolls no pod, and only what rolls the pods can carry request_ids.
     rolls = deploy.restart or not same_pods
     return action, _carrying(new, deploy, action) if rolls else new
+
+
+def waiting(before: InferenceServiceStatus | None) -> InferenceServiceStatus:
+    """Right after a write: PENDING, or PROGRESSING while an older rollout serves."""
+    if before is None or not before.serving:
+        state = InferenceServiceStatus(State.PENDING, "waiting for the rollout to begin")
+    else:
+        state = InferenceServiceStatus(State.PROGRESSING, "an older rollout serves", serving=True)
+    ready = before.latest_ready_generation if before else None
+    return replace(state, latest_ready_generation=ready, last_transition_time=datetime.now(UTC))
 
 
 def _action(unchanged: bool, restart: bool) -> Action:
@@ -83,7 +97,7 @@ def created(
         uid=str(uuid.uuid4()),
         generation=1,
         spec=spec,
-        status=statuses.waiting(None),
+        status=waiting(None),
         etag="",
         create_time=datetime.now(UTC),
     )
@@ -100,7 +114,7 @@ def _updated(
         old,
         generation=old.generation + 1,
         unmanaged=False,
-        status=statuses.waiting(old.status),
+        status=waiting(old.status),
     )
     return _with_content(new, spec, labels, annotations)
 

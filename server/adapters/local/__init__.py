@@ -1,0 +1,1 @@
+"""The local cluster: real model servers as supervised processes on this machine."""

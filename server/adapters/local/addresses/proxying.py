@@ -1,0 +1,205 @@
+"""The address of a service: a reverse proxy in this process, which outlives its model servers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from enum import Enum, auto
+from http import HTTPStatus
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from server.adapters.local.addresses.allotting import HOST
+
+# Less than the model servers' own (uvicorn: 5 s), so that they never close a connection just as a
+# request is sent on it.
+KEEPALIVE_SECONDS = 2.0
+CONNECT_SECONDS = 5.0
+PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class Answer(Enum):
+    """What is to be heard on the port of a model server."""
+
+    NOTHING = auto()
+    LOADING = auto()
+    READY = auto()
+
+
+class Upstream:
+    """One run of a model server, as the proxy sees it. `close` it, once it is `drained`."""
+
+    def __init__(self, port: int, request_timeout: timedelta | None = None) -> None:
+        self._origin = f"http://{HOST}:{port}"
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+            timeout=aiohttp.ClientTimeout(
+                total=request_timeout.total_seconds() if request_timeout else None,
+                sock_connect=CONNECT_SECONDS,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+    async def answers(self, server_name: str, ready_path: str) -> Answer:
+        """Ask who is there and whether its model is ready; a stranger counts as NOTHING."""
+        try:
+            async with self._session.get(f"{self._origin}/v2", timeout=PROBE_TIMEOUT) as who:
+                told = await who.json(content_type=None)
+            if not isinstance(told, Mapping) or told.get("name") != server_name:
+                return Answer.NOTHING
+            ready = self._session.get(f"{self._origin}{ready_path}", timeout=PROBE_TIMEOUT)
+            async with ready as response:
+                return Answer.READY if response.status == HTTPStatus.OK else Answer.LOADING
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return Answer.NOTHING
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request for the length of a block."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def send(self, request: web.BaseRequest) -> aiohttp.ClientResponse:
+        """Pass a request on, its body as it comes.
+
+        Raises aiohttp.ClientConnectorError where nothing was sent, and other aiohttp.ClientError or
+        TimeoutError later.
+        """
+        return await self._session.request(
+            request.method,
+            URL(f"{self._origin}{request.rel_url.raw_path_qs}", encoded=True),
+            headers=_end_to_end(request.headers),
+            data=request.content if request.body_exists else None,
+            allow_redirects=False,
+        )
+
+    async def drained(self, patience: timedelta) -> None:
+        """Wait until no request is in flight, at most `patience`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience.total_seconds()):
+                await self._idle.wait()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+class Proxy:
+    """Answers on a listening socket by the upstream of the moment.
+
+    While `upstream` is None, it is 503 with what `excuse` says.
+    """
+
+    def __init__(self, excuse: Callable[[], str]) -> None:
+        self.upstream: Upstream | None = None
+        self._excuse = excuse
+        self._server: asyncio.Server | None = None
+        self._connections = web.Server(
+            self._answer, handler_cancellation=True, access_log=None, auto_decompress=False
+        )
+
+    async def start(self, listening: socket.socket) -> None:
+        """Answer from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connections, sock=listening)
+
+    async def close(self, patience: timedelta) -> None:
+        """Listen no more, and let what is in flight end within `patience`."""
+        if self._server:
+            self._server.close()
+        self._connections.pre_shutdown()
+        await self._connections.shutdown(patience.total_seconds())
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not request.rel_url.raw_path.startswith("/"):
+            return web.Response(status=HTTPStatus.BAD_REQUEST)
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(CONTINUE)
+        # Where nobody listens any more nothing was sent, and another may have come up by now.
+        for _ in range(2):
+            upstream = self.upstream
+            if upstream is None:
+                break
+            with upstream.in_flight():
+                answer = await self._relayed(request, upstream)
+            if answer is not None:
+                return answer
+        return self._unavailable()
+
+    async def _relayed(
+        self, request: web.BaseRequest, upstream: Upstream
+    ) -> web.StreamResponse | None:
+        """The upstream's answer, sent; None where it never got the request."""
+        try:
+            answer = await upstream.send(request)
+        except aiohttp.ClientConnectorError:
+            return None
+        except TimeoutError:
+            return _refusal(HTTPStatus.GATEWAY_TIMEOUT, "no answer within spec.request_timeout")
+        except aiohttp.ClientError:
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the model server broke off")
+        async with answer:
+            return await _relay(request, answer)
+
+    def _unavailable(self) -> web.Response:
+        return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, self._excuse())
+
+
+async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    relayed = web.StreamResponse(
+        status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers)
+    )
+    await relayed.prepare(request)
+    try:
+        async for chunk in answer.content.iter_any():
+            await relayed.write(chunk)
+    except (aiohttp.ClientError, TimeoutError):
+        # The status is sent: only a broken connection can still tell that there should be more.
+        if request.transport:
+            request.transport.abort()
+    return relayed
+
+
+def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """Without the headers that are for one connection only."""
+    listed = headers.get("Connection", "").lower()
+    dropped = _HOP_BY_HOP | {name.strip() for name in listed.split(",")}
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in dropped)
+
+
+def _refusal(status: HTTPStatus, why: str) -> web.Response:
+    return web.json_response({"error": why}, status=status, headers={"Retry-After": "1"})

@@ -1,0 +1,197 @@
+"""The embedded cluster: real model servers, as supervised processes on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from server.adapters.local.addresses.allotting import NoPortFree
+from server.adapters.local.generations.running import Means
+from server.adapters.local.records import Record
+from server.adapters.local.refusing import refuse_unsupported
+from server.adapters.local.storing import StateDir
+from server.adapters.local.supervising import Supervisor
+from server.adapters.telling import Telling
+from server.domain.admission import Stored, admit_delete, admit_deploy
+from server.domain.commands import Action, Applied, Delete, Deploy
+from server.domain.errors import ClusterUnavailable
+from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.planning import planned
+from server.domain.rollout import Rollout
+from server.ports import FeedEvent, Synced
+
+
+@asynccontextmanager
+async def local_cluster(state: StateDir, means: Means) -> AsyncIterator[LocalCluster]:
+    """Serve what is stored, for the length of a block; nothing runs afterwards.
+
+    Raises StateDirUnusable where a stored service cannot be read.
+    """
+    cluster = LocalCluster(state, means)
+    running = asyncio.create_task(cluster.run(), name="local cluster")
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+        await running
+
+
+class LocalCluster:
+    """The services of a state directory; implements `server.ports.Cluster`.
+
+    Every namespace exists. Writes block the event loop for as long as the disk takes, so that
+    nothing can come between a check and its write, nor between the write and the memory of it.
+    """
+
+    def __init__(self, state: StateDir, means: Means) -> None:
+        self._state = state
+        self._means = means
+        self._supervisors: dict[ServiceKey, Supervisor] = {}
+        self._tellings: set[Telling] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._stopping = asyncio.Event()
+        self._broken: BaseException | None = None
+        for record in state.records():
+            means.ports.claim(record.port)
+            self._supervise(record)
+        state.clear_work(self._working())
+
+    async def run(self) -> None:
+        """Serve until `stop`; then no process is left, and all that is stored stays."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for supervisor in self._supervisors.values():
+                    self._tasks.create_task(self._live(supervisor))
+                await self._stopping.wait()
+                for supervisor in self._supervisors.values():
+                    supervisor.close()
+        except BaseException as e:
+            self._broken = e
+            raise
+        finally:
+            for telling in self._tellings:
+                telling.wake()
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self._stopping.set()
+
+    async def apply(self, deploy: Deploy) -> Applied:
+        """See `server.ports.Cluster`."""
+        self._require_running()
+        if deploy.spec:
+            refuse_unsupported(deploy.spec)
+        supervisor = self._supervisors.get(deploy.key)
+        stored = supervisor.stored() if supervisor else None
+        replayed = admit_deploy(deploy, stored)
+        if supervisor and replayed:
+            service = supervisor.service()
+            return Applied(service, replayed.action, Rollout(service.uid, replayed.generation))
+        action, wanted = planned(deploy, stored)
+        if deploy.validate_only:
+            return Applied(wanted.service, action, None)
+        if action is not Action.UNCHANGED or not supervisor:
+            supervisor = self._stored(wanted, supervisor)
+        return Applied(supervisor.service(), action, wanted.service.rollout)
+
+    async def delete(self, delete: Delete) -> InferenceService:
+        """See `server.ports.Cluster`."""
+        self._require_running()
+        supervisor = self._supervisors.get(delete.key)
+        service = admit_delete(delete, supervisor.record.service if supervisor else None)
+        assert supervisor, "else it was not found"
+        if not delete.validate_only and service.delete_time is None:
+            dying = replace(service, delete_time=datetime.now(UTC))
+            self._stored(replace(supervisor.record.stored, service=dying), supervisor)
+        return supervisor.service()
+
+    async def read(self, key: ServiceKey) -> InferenceService | None:
+        """See `server.ports.Cluster`."""
+        return self._look(key)
+
+    async def feed(self) -> AsyncIterator[FeedEvent]:
+        """See `server.ports.Cluster`. Any number may run."""
+        telling = Telling(self._look)
+        # Listen before listing: changes between the two would be lost.
+        self._tellings.add(telling)
+        try:
+            for event in telling.first(list(self._supervisors)):
+                yield event
+            yield Synced()
+            while True:
+                if found := telling.next():
+                    yield found
+                elif self._broken:
+                    raise RuntimeError("the local cluster has failed") from self._broken
+                else:
+                    await telling.woken()
+        finally:
+            self._tellings.discard(telling)
+
+    def age(self) -> timedelta | None:
+        """See `server.ports.Cluster`."""
+        return timedelta(0)
+
+    def reachable(self) -> bool:
+        """See `server.ports.Cluster`."""
+        return True
+
+    def _look(self, key: ServiceKey) -> InferenceService | None:
+        supervisor = self._supervisors.get(key)
+        return supervisor.service() if supervisor else None
+
+    def _working(self) -> set[Path]:
+        """The working directories that are needed."""
+        wishes = [w for s in self._supervisors.values() for w in s.record.wishes]
+        return {self._state.work(wish.uid, wish.generation) for wish in wishes}
+
+    def _require_running(self) -> None:
+        if self._stopping.is_set() or self._broken:
+            raise ClusterUnavailable("the local cluster is going down; nothing was written")
+
+    def _stored(self, wanted: Stored, supervisor: Supervisor | None) -> Supervisor:
+        """Whoever supervises it, once it is stored."""
+        if supervisor is None:
+            return self._supervise(self._created(wanted))
+        record = supervisor.record.rewritten(wanted, datetime.now(UTC))
+        self._state.write(record)
+        supervisor.take(record)
+        return supervisor
+
+    def _created(self, wanted: Stored) -> Record:
+        ports = self._means.ports
+        try:
+            record = Record(wanted, ports.allot(), datetime.now(UTC))
+        except NoPortFree as e:
+            raise ClusterUnavailable("no port is free for the service; nothing was written") from e
+        try:
+            self._state.write(record)
+        except ClusterUnavailable:
+            ports.release(record.port)
+            raise
+        return record
+
+    def _supervise(self, record: Record) -> Supervisor:
+        key = record.service.key
+        supervisor = Supervisor(record, self._state, self._means, lambda: self._mark(key))
+        self._supervisors[key] = supervisor
+        if self._tasks:
+            self._tasks.create_task(self._live(supervisor))
+        self._mark(key)
+        return supervisor
+
+    async def _live(self, supervisor: Supervisor) -> None:
+        await supervisor.run()
+        if supervisor.record.deleting:
+            key = supervisor.record.service.key
+            del self._supervisors[key]
+            self._means.ports.release(supervisor.record.port)
+            self._mark(key)
+
+    def _mark(self, key: ServiceKey) -> None:
+        for telling in self._tellings:
+            telling.mark(key)

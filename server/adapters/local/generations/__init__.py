@@ -1,0 +1,1 @@
+"""One generation of a service, from its start to its end."""

@@ -1,0 +1,109 @@
+"""What went wrong with one attempt to serve a model, in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from server.adapters.local.addresses.allotting import FIRST, HOST, LAST
+from server.domain.log_reading import cause, plain_lines, telling, without_shutdown
+from server.domain.masking import masked
+from server.domain.status import Component, Failure, FailureReason
+
+_PORT_TAKEN = os.strerror(errno.EADDRINUSE).lower()
+_SIGNALLED = 128
+
+MODEL_REMEDY = "check that the model's files are whole and fit the format and the runtime's version"
+
+
+class Failed(Exception):
+    """An attempt came to nothing."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Crashed(Failed):
+    """A server that was ready has exited."""
+
+
+class PortLost(Exception):
+    """Another process took the port before the model server had it."""
+
+
+def failure(reason: FailureReason, message: str, remedy: str) -> Failure:
+    """Something wrong with the model server, which will be tried again."""
+    return Failure(reason, message, remedy, component=Component.PREDICTOR, retrying=True)
+
+
+def not_loaded(code: int, words: Sequence[str]) -> Failure:
+    """The server exited before its model was ready; MLServer does that with 0 too."""
+    message = f"the model server {_ended(code)} before its model was ready"
+    if why := cause(words):
+        message += f": {why}"
+    return _from_words(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), words, code)
+
+
+def crashed(code: int, words: Sequence[str]) -> Failure:
+    """The server exited after its model was ready."""
+    message = f"the model server {_ended(code)} while its model was ready"
+    remedy = "see the log lines for why it ends"
+    return _from_words(failure(FailureReason.CRASH_LOOP, message, remedy), words, code)
+
+
+def not_ready(words: Sequence[str]) -> Failure:
+    """The server runs without its model."""
+    message = "the model server runs, and says that its model is not ready"
+    return _from_words(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), words, None)
+
+
+def too_slow(deadline: timedelta, words: Sequence[str]) -> Failure:
+    """The server did not get there in time, and was ended."""
+    message = f"the model was not ready within {deadline.total_seconds():g} s"
+    remedy = "see the log lines; MODELSERVICE_PROGRESS_DEADLINE gives slow models more time"
+    return _from_words(failure(FailureReason.PROGRESS_DEADLINE, message, remedy), words, None)
+
+
+def unwritable(e: OSError) -> Failure:
+    """The disk has no room for the server's own files, or the system none for its process."""
+    return failure(
+        FailureReason.VOLUME,
+        f"the model server cannot be started: {e.strerror}",
+        "free disk space or memory on this machine",
+    )
+
+
+def no_port() -> Failure:
+    """Nothing is left to listen on."""
+    message = f"no port of {HOST} from {FIRST} to {LAST} is free"
+    return failure(FailureReason.NOT_ANSWERING, message, "end what listens on them")
+
+
+def worth_showing(text: str, noise: Sequence[str], secrets: Sequence[str]) -> list[str]:
+    """The lines of a server's output, but for those about our own questions to it."""
+    lines = (masked(line, secrets) for line in plain_lines(text))
+    return [line for line in lines if not any(mark in line for mark in noise)]
+
+
+def says_port_taken(words: Sequence[str]) -> bool:
+    """Whether the server could not have its port."""
+    return any(_PORT_TAKEN in line.lower() for line in words)
+
+
+def _from_words(found: Failure, words: Sequence[str], code: int | None) -> Failure:
+    return replace(found, log_lines=telling(without_shutdown(words)), exit_code=code)
+
+
+def _ended(code: int) -> str:
+    if code <= _SIGNALLED:
+        return f"exited with {code}"
+    number = code - _SIGNALLED
+    known = number in {s.value for s in signal.Signals}
+    name = signal.Signals(number).name if known else f"signal {number}"
+    # Linux ends so whoever has taken the last memory; nobody else says why.
+    return f"was killed by {name}" + (", perhaps for want of memory" if number == 9 else "")

@@ -1,0 +1,129 @@
+"""One run of a model server: its port, files and process, for as long as it lasts."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from server.adapters.local.addresses.allotting import NoPortFree, Ports
+from server.adapters.local.addresses.proxying import Answer, Upstream
+from server.adapters.local.generations.failing import Failed, no_port, unwritable, worth_showing
+from server.adapters.local.generations.turns import Turns
+from server.adapters.local.models.fetching import Progress
+from server.adapters.local.patience import Patience
+from server.adapters.local.processes.model_process import ModelProcess, child_environment
+from server.adapters.local.records import Wish
+from server.adapters.local.runtimes.runtimes import Launch, Place, Runtimes, ServingRuntime
+from server.domain.masking import secret_values
+
+log = structlog.get_logger(__name__)
+
+
+class Fetch(Protocol):
+    """`fetching.fetch`, or a test's."""
+
+    async def __call__(self, uri: str, into: Path, tell: Callable[[Progress], None]) -> Path:
+        """Bring the model into a folder. Raises FetchFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What model servers are run with; the same for all.
+
+    `environment` is this process's own, and `owner` what marks its children.
+    """
+
+    runtimes: Runtimes
+    python: Path
+    fetch: Fetch
+    ports: Ports
+    turns: Turns
+    patience: Patience
+    environment: Mapping[str, str]
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A model server that was started."""
+
+    process: ModelProcess
+    upstream: Upstream
+    server_name: str
+    ready_path: str
+    secrets: tuple[str, ...]
+
+    async def answers(self) -> Answer:
+        """What this server itself says of its model."""
+        return await self.upstream.answers(self.server_name, self.ready_path)
+
+    async def words(self) -> list[str]:
+        """What is worth showing of what it has written."""
+        noise = (f" {self.ready_path} ", " /v2 ")
+        return worth_showing(await self.process.last_words(), noise, self.secrets)
+
+
+@asynccontextmanager
+async def running(
+    wish: Wish, runtime: ServingRuntime, model: Path | None, folder: Path, means: Means
+) -> AsyncIterator[Run]:
+    """A model server of its own for a block, and nothing of it afterwards. Raises Failed."""
+    with _port(means.ports) as port:
+        server_name = f"{wish.key}/{wish.generation}/{secrets.token_hex(8)}"
+        args = getattr(wish.spec.predictor, "args", ())
+        place = Place(means.python, folder, port, server_name, wish.key.name, model, args)
+        launch = runtime.launch(place)
+        upstream = Upstream(port, wish.spec.request_timeout)
+        try:
+            async with _process(wish, launch, folder, means) as process:
+                hidden = secret_values(wish.spec.env.items())
+                yield Run(process, upstream, server_name, launch.ready_path, hidden)
+        finally:
+            await upstream.close()
+
+
+@contextmanager
+def _port(ports: Ports) -> Iterator[int]:
+    try:
+        port = ports.allot()
+    except NoPortFree as e:
+        raise Failed(no_port()) from e
+    try:
+        yield port
+    finally:
+        ports.release(port)
+
+
+@asynccontextmanager
+async def _process(
+    wish: Wish, launch: Launch, folder: Path, means: Means
+) -> AsyncIterator[ModelProcess]:
+    environment = child_environment(means.environment, wish.spec.env, means.owner)
+    try:
+        _write(launch.files, folder)
+        process = await ModelProcess.start(launch.command, folder, environment)
+    except OSError as e:
+        raise Failed(unwritable(e)) from e
+    log.info("started", service=str(wish.key), generation=wish.generation, pid=process.pid)
+    try:
+        yield process
+    finally:
+        await process.end(means.patience.stop)
+
+
+def _write(files: Mapping[str, str], folder: Path) -> None:
+    """Put a server's files into its folder, which then has nothing else."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    for name, content in files.items():
+        file = folder / name
+        file.touch(mode=0o600)
+        file.write_text(content)

@@ -1,0 +1,1 @@
+"""Model files, from wherever they are."""

@@ -1,0 +1,1 @@
+"""Model servers as processes: started, heard, and never left behind."""

@@ -1,0 +1,146 @@
+"""A model server as a process group: started, its words kept, ended with all that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+from server.adapters.local.processes import exec_wrapper
+
+KEPT_BYTES = 2**16
+MARKER = "MODELSERVICE_CHILD_OF"
+
+_PASSED_ON = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
+_PASSED_ON_PREFIXES = ("LC_", "SSL_CERT_", "HF_", "CUDA_", "NVIDIA_")
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+
+
+class ModelProcess:
+    """One run of a model server. `start` it; whoever starts it calls `end`, however it went."""
+
+    def __init__(self, process: asyncio.subprocess.Process, words: _Words) -> None:
+        self._process = process
+        self._words = words
+        self._exit = asyncio.create_task(process.wait(), name=f"exit of {process.pid}")
+
+    @classmethod
+    async def start(
+        cls, command: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> ModelProcess:
+        """Start the command in a folder. It dies with this thread, on Linux at once.
+
+        Raises OSError where nothing more can be started.
+        """
+        words = _Words()
+        reading, writing = os.pipe()
+        try:
+            # A pipe of our own: what the command leaves behind may keep it open, and the wait for
+            # the command's end must not wait for that.
+            await words.read_from(reading)
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid())),
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=writing,
+                stderr=writing,
+                cwd=folder,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except BaseException:
+            words.close()
+            raise
+        finally:
+            os.close(writing)
+        return cls(process, words)
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is the group's too."""
+        return self._process.pid
+
+    async def exited(self) -> int:
+        """Wait for the exit; the code, as a shell tells it (above 128: a signal)."""
+        code = await asyncio.shield(self._exit)
+        return code if code >= 0 else 128 - code
+
+    async def exited_within(self, seconds: float) -> int | None:
+        """The exit's code; None where it still runs after so long."""
+        await asyncio.wait({self._exit}, timeout=seconds)
+        return await self.exited() if self._exit.done() else None
+
+    async def end(self, grace: timedelta) -> None:
+        """Ask it to end, and after `grace` make it; nothing of its group is left."""
+        try:
+            if not self._exit.done():
+                self._signal(signal.SIGTERM)
+                await self.exited_within(grace.total_seconds())
+        finally:
+            self._signal(signal.SIGKILL)
+            # Killed, it takes no time worth naming, and must be reaped in any case.
+            await self.exited()
+            self._words.close()
+
+    async def last_words(self) -> str:
+        """The end of what it has written so far; of a process that exited, all of its end."""
+        await self._words.settled()
+        return self._words.text()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+
+class _Words(asyncio.Protocol):
+    """The last KEPT_BYTES that came through a pipe."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._transport: asyncio.BaseTransport | None = None
+        self._ended = asyncio.Event()
+
+    async def read_from(self, descriptor: int) -> None:
+        pipe = os.fdopen(descriptor, "rb", 0)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: self, pipe)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._kept += data
+        if len(self._kept) > 2 * KEPT_BYTES:
+            del self._kept[:-KEPT_BYTES]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended.set()
+
+    async def settled(self) -> None:
+        """Until the pipe ends, which what the command left behind may keep open: a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await self._ended.wait()
+
+    def text(self) -> str:
+        return self._kept[-KEPT_BYTES:].decode(errors="replace")
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.close()
+
+
+def child_environment(
+    given: Mapping[str, str], asked: Mapping[str, str], owner: str
+) -> dict[str, str]:
+    """What a model server sees: little of `given`, what the spec asks, and whose child it is."""
+    kept = {
+        name: value
+        for name, value in given.items()
+        if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES) or name.lower() in _PROXIES
+    }
+    return kept | dict(asked) | {MARKER: owner}

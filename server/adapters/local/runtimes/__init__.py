@@ -1,0 +1,1 @@
+"""Which model server serves which model, and how it is started."""

@@ -1,0 +1,172 @@
+"""The state directory: one file for each service, and one server at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from server.adapters.local.records import Record, from_json, to_json
+from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
+from server.domain.inference_service import ServiceKey
+
+At = Callable[[str], None]
+
+_PRIVATE = 0o700
+_PRIVATE_FILE = 0o600
+
+
+class StateDirUnusable(Exception):
+    """The directory cannot be worked on; the message is for operators."""
+
+
+class StateDir:
+    """What survives this process. Everything here blocks, for as long as the disk takes.
+
+    `owner` names the directory, wherever it is moved. `at` is told the points of a write that a
+    test may want to stop at.
+    """
+
+    def __init__(self, path: Path, owner: str, at: At = lambda point: None) -> None:
+        self.path = path
+        self.owner = owner
+        self._services = path / "services"
+        self._work = path / "work"
+        self._at = at
+
+    def records(self) -> list[Record]:
+        """All that is stored. Raises StateDirUnusable where a file is not one of ours."""
+        return [self._read(file) for file in sorted(self._services.glob("*.json"))]
+
+    def write(self, record: Record) -> None:
+        """Store, so that it is there after a crash of the machine.
+
+        Raises ClusterUnavailable where nothing was written.
+        """
+        file = self._file(record.service.key)
+        self._at("before-write")
+        try:
+            _replace(file, to_json(record), self._at)
+        except OSError as e:
+            raise ClusterUnavailable(
+                f"the state directory cannot be written, {e.strerror}: nothing was written"
+            ) from e
+        self._keep_names()
+        self._at("after-write")
+
+    def remove(self, key: ServiceKey) -> None:
+        """Forget a service. Raises ClusterUnavailable where that failed."""
+        try:
+            self._file(key).unlink(missing_ok=True)
+        except OSError as e:
+            raise ClusterUnavailable(f"the state directory cannot be written: {e.strerror}") from e
+        self._keep_names()
+
+    def work(self, uid: str, generation: int) -> Path:
+        """Where a generation keeps what it needs while it lives; not made yet."""
+        return self._work / uid / str(generation)
+
+    def clear_work(self, kept: set[Path]) -> None:
+        """Remove the working directories of every generation but these."""
+        for folder in self._work.glob("*/*"):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+        for service in self._work.iterdir():
+            if not any(service.iterdir()):
+                service.rmdir()
+
+    def _file(self, key: ServiceKey) -> Path:
+        return self._services / f"{key.namespace}.{key.name}.json"
+
+    def _read(self, file: Path) -> Record:
+        try:
+            return from_json(file.read_bytes())
+        except OSError as e:
+            raise StateDirUnusable(f"{file} cannot be read: {e.strerror}") from e
+        except ValueError as e:
+            raise StateDirUnusable(
+                f"{file} is not a service that this version stored; move it away, or start the"
+                " version that did"
+            ) from e
+
+    def _keep_names(self) -> None:
+        try:
+            _sync_folder(self._services)
+        except OSError as e:
+            raise WriteOutcomeUnknown(
+                f"the state directory could not be brought to disk: {e.strerror}"
+            ) from e
+
+
+@contextmanager
+def open_state_dir(path: Path, at: At = lambda point: None) -> Iterator[StateDir]:
+    """Hold the directory, made if need be, for the length of a block.
+
+    Raises StateDirUnusable, which says who holds it where another server does.
+    """
+    try:
+        for folder in (path, path / "services", path / "work"):
+            folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, _PRIVATE_FILE)
+    except OSError as e:
+        raise StateDirUnusable(_unusable(path, e)) from e
+    with open(descriptor, "r+") as lock:  # noqa: PTH123
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = lock.read().strip() or "another process"
+            raise StateDirUnusable(
+                f"MODELSERVICE_STATE_DIR: {path} is in use by {holder}; stop that server, or give"
+                " this one another directory"
+            ) from None
+        yield _held(path, lock.fileno(), at)
+
+
+def _held(path: Path, lock: int, at: At) -> StateDir:
+    try:
+        os.truncate(lock, 0)
+        os.pwrite(lock, f"the server with process id {os.getpid()}\n".encode(), 0)
+        for leftover in (path / "services").glob("*.new"):
+            leftover.unlink()
+        return StateDir(path, _owner(path / "id"), at)
+    except OSError as e:
+        raise StateDirUnusable(_unusable(path, e)) from e
+
+
+def _owner(file: Path) -> str:
+    if not file.exists():
+        _replace(file, secrets.token_hex(16).encode(), lambda point: None)
+        _sync_folder(file.parent)
+    return file.read_text()
+
+
+def _replace(file: Path, content: bytes, at: At) -> None:
+    """Put the content in place whole, or not at all."""
+    new = file.with_suffix(".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
+    try:
+        with open(descriptor, "wb") as out:  # noqa: PTH123
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        at("before-rename")
+        new.replace(file)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unusable(path: Path, e: OSError) -> str:
+    return f"MODELSERVICE_STATE_DIR: {path} cannot be used: {e.strerror}"

@@ -1,0 +1,107 @@
+"""A model server of the Open Inference Protocol that does as its model says: for tests.
+
+The model is a JSON file: load_seconds, exit (a code, while loading), says (a text, on the way),
+hang (in load, deaf to SIGTERM), unready (answers, but its model is never ready), predict_seconds,
+hold (a folder: it ends only once that has no file `<namespace>.<name>`), child (a process that
+outlives it if nobody ends it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: ModelServer
+
+    def do_GET(self) -> None:
+        if self.path == "/v2":
+            self._answer(200, {"name": self.server.name})
+        elif self.path.endswith("/ready"):
+            self._answer(400 if self.server.orders.get("unready") else 200, {})
+        elif self.path == "/environment":
+            self._answer(200, dict(os.environ))
+        else:
+            self._answer(404, {"error": "not found"})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.server.orders.get("predict_seconds", 0))
+        self._answer(200, {"server": self.server.name, "bytes": len(body), "path": self.path})
+
+    def log_message(self, _format: str, *arguments: Any) -> None:
+        print(f'INFO: "{self.requestline}" {arguments[1]}', flush=True)
+
+    def _answer(self, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Server", self.server.name)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+class ModelServer(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, name: str, orders: dict[str, Any]) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        self.name = name
+        self.orders = orders
+
+
+def load(model: str) -> dict[str, Any]:
+    file = Path(model)
+    orders = json.loads((next(file.iterdir()) if file.is_dir() else file).read_text())
+    print(orders.get("says", "loading"), flush=True)
+    if orders.get("hang"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(3600)
+    if orders.get("child"):
+        subprocess.Popen(["sleep", "3600"])
+    time.sleep(orders.get("load_seconds", 0))
+    if "exit" in orders:
+        sys.exit(orders["exit"])
+    return orders
+
+
+def held(orders: dict[str, Any], name: str) -> bool:
+    namespace, service = name.split("/")[:2]
+    return "hold" in orders and Path(orders["hold"], f"{namespace}.{service}").exists()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--name")
+    parser.add_argument("--model")
+    given = parser.parse_args()
+    orders: dict[str, Any] = {}
+
+    def end(*_: Any) -> None:
+        while held(orders, given.name):
+            time.sleep(0.01)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    orders |= load(given.model)
+    ModelServer(given.port, given.name, orders).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

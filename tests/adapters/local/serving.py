@@ -1,0 +1,82 @@
+"""A local cluster for tests, whose models are files that tell the test server what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from server.adapters.local.addresses.allotting import Ports
+from server.adapters.local.cluster import LocalCluster, local_cluster
+from server.adapters.local.generations.running import Means
+from server.adapters.local.generations.turns import Turns
+from server.adapters.local.models.fetching import fetch
+from server.adapters.local.patience import Patience
+from server.adapters.local.processes.sweeping import sweep
+from server.adapters.local.runtimes.runtimes import Runtimes
+from server.adapters.local.storing import open_state_dir
+from server.domain.inference_service import InferenceServiceSpec, ModelFormat, ModelPredictor
+
+MODEL_SERVER = Path(__file__).with_name("model_server.py")
+RUNTIME = """
+[[runtime]]
+name = "test-server"
+protocols = ["v2"]
+command = ["{python}", "-I", "{file}", "--port", "{{port}}", "--name", "{{server_name}}",
+           "--model", "{{model}}"]
+ready = "/v2/models/{{model_name}}/ready"
+[[runtime.formats]]
+name = "test"
+"""
+# What fails is tried again while a test looks on.
+BRISK = Patience(
+    progress_deadline=timedelta(seconds=30),
+    unready=timedelta(seconds=1),
+    steady=timedelta(seconds=1),
+    first_retry=timedelta(seconds=0.5),
+    longest_retry=timedelta(seconds=2),
+    stop=timedelta(seconds=20),
+)
+
+
+def runtimes_file(folder: Path) -> Path:
+    """A table with the test server, as an operator would add it."""
+    file = folder / "runtimes.toml"
+    file.write_text(RUNTIME.format(python=sys.executable, file=MODEL_SERVER))
+    return file
+
+
+def model(folder: Path, tag: str = "1", **orders: Any) -> InferenceServiceSpec:
+    """A model that orders the test server about; another tag is another one."""
+    file = folder / f"{tag}.json"
+    content = json.dumps(orders)
+    # Whatever downloads it just now would find it changed.
+    if not file.exists() or file.read_text() != content:
+        file.write_text(content)
+    return InferenceServiceSpec(ModelPredictor(ModelFormat("test"), str(file)))
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path, patience: Patience = BRISK, ports: Ports | None = None
+) -> AsyncIterator[LocalCluster]:
+    """The cluster of a folder, as a server's start opens it."""
+    with open_state_dir(folder / "state") as state:
+        sweep(state.owner)
+        means = Means(
+            runtimes=Runtimes.load(runtimes_file(folder)),
+            python=folder / "no-serving-environment/bin/python",
+            fetch=fetch,
+            ports=ports or Ports(),
+            turns=Turns(2, patience.longest_turn),
+            patience=patience,
+            environment=os.environ,
+            owner=state.owner,
+        )
+        async with local_cluster(state, means) as cluster:
+            yield cluster

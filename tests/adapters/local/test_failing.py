@@ -1,0 +1,300 @@
+"""Failures of local model servers: each to its reason, with the line of the log that names it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from server.adapters.local.addresses.allotting import Ports
+from server.domain.errors import ClusterUnavailable
+from server.domain.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+)
+from server.domain.status import Failure, FailureReason, State
+from tests.adapters.local.serving import BRISK
+from tests.adapters.local.world import IRIS, World, servers_of, world_of
+
+
+async def failure_of(world: World, spec: InferenceServiceSpec) -> Failure:
+    """Why the rollout of this spec fails."""
+    await world.deploy(spec)
+    failed = await world.until(State.FAILED)
+    assert failed.status.failure
+    assert failed.status.failure.rollout_id == failed.rollout.id
+    assert failed.status.failure.remedy
+    assert not failed.status.serving
+    return failed.status.failure
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+async def test_an_exit_before_ready_is_a_failed_load_whatever_its_code(
+    world: World, code: int
+) -> None:
+    spec = world.model(exit=code, says="ValueError: EOF: reading array data")
+    failure = await failure_of(world, spec)
+    assert failure.reason is FailureReason.MODEL_LOAD
+    assert failure.exit_code == code
+    assert failure.retrying
+    assert "ValueError: EOF: reading array data" in failure.log_lines
+    assert f"exited with {code}" in failure.message
+    assert "EOF: reading array data" in failure.message
+
+
+async def test_what_fails_is_tried_again_until_it_is_right(world: World, tmp_path: Path) -> None:
+    spec = world.model(exit=1)
+    first = await failure_of(world, spec)
+    assert first.restart_count == 0
+    again = await world.when(
+        "another attempt", lambda s: s.status.failure and s.status.failure.restart_count >= 2
+    )
+    assert again.status.failure
+    assert again.status.failure.first_seen_time == first.first_seen_time
+    [copied] = (tmp_path / "state" / "work").rglob("1.json")
+    copied.write_text("{}")
+    ready = await world.until(State.READY)
+    assert ready.status.failure is None
+
+
+async def test_a_server_whose_model_never_gets_ready_is_told_while_it_runs(world: World) -> None:
+    failure = await failure_of(world, world.model(unready=True, says="Loaded successfully"))
+    assert failure.reason is FailureReason.MODEL_LOAD
+    assert failure.exit_code is None
+    assert "Loaded successfully" in failure.log_lines
+    assert not [line for line in failure.log_lines if "/ready" in line or "/v2" in line]
+    assert len(servers_of(world)) == 1
+
+
+async def test_a_load_that_hangs_and_is_deaf_to_signals_ends_at_the_deadline(
+    tmp_path: Path,
+) -> None:
+    patience = replace(BRISK, progress_deadline=timedelta(seconds=1), stop=timedelta(seconds=0.5))
+    async with world_of(tmp_path, patience) as world:
+        failure = await failure_of(world, world.model(hang=True, says="reading weights"))
+        assert failure.reason is FailureReason.PROGRESS_DEADLINE
+        assert "1 s" in failure.message
+        assert "reading weights" in failure.log_lines
+        await world.gone()
+        assert servers_of(world) == []
+
+
+async def test_a_deaf_load_does_not_keep_others_from_loading(tmp_path: Path) -> None:
+    patience = replace(BRISK, longest_turn=timedelta(seconds=1), stop=timedelta(seconds=0.5))
+    async with world_of(tmp_path, patience) as world:
+        for number in range(3):
+            await world.deploy(world.model("hang", hang=True), IRIS._replace(name=f"h-{number}"))
+        await world.ready(world.model("good"))
+
+
+async def test_a_file_that_is_not_there_fails_the_download(world: World, tmp_path: Path) -> None:
+    spec = InferenceServiceSpec(ModelPredictor(ModelFormat("test"), str(tmp_path / "absent")))
+    failure = await failure_of(world, spec)
+    assert failure.reason is FailureReason.STORAGE_DOWNLOAD
+    assert "absent" in failure.message
+    (tmp_path / "absent").write_text("{}")
+    await world.until(State.READY)
+
+
+@pytest.mark.parametrize("name", ["sklearn", "unheard-of"])
+async def test_without_a_runtime_the_remedy_says_what_to_do(world: World, name: str) -> None:
+    """The first has a runtime, but there is no serving environment."""
+    spec = InferenceServiceSpec(ModelPredictor(ModelFormat(name), "/absent"))
+    failure = await failure_of(world, spec)
+    assert failure.reason is FailureReason.NO_RUNTIME
+    assert "make serving" in failure.remedy or "sklearn" in failure.remedy
+
+
+async def test_a_server_that_dies_once_is_started_again_and_trusted_when_it_stays(
+    world: World,
+) -> None:
+    ready = await world.ready(world.model())
+    [server] = servers_of(world)
+    server.kill()
+    down = await world.when("its death", lambda s: s.status.failure)
+    assert down.status.state is State.PROGRESSING
+    assert down.status.failure
+    assert down.status.failure.reason is FailureReason.CRASH_LOOP
+    assert down.status.failure.exit_code == 137
+    assert "SIGKILL" in down.status.failure.message
+    again = await world.until(State.READY)
+    assert again.status.failure is None
+    assert again.status.url == ready.status.url
+    assert await world.generation_of(again) == 1
+
+
+async def test_a_server_that_keeps_dying_is_a_crash_loop(tmp_path: Path) -> None:
+    patience = replace(BRISK, steady=timedelta(seconds=60), longest_retry=timedelta(seconds=0.5))
+    async with world_of(tmp_path, patience) as world:
+        service = await world.ready(world.model())
+        await die(world, service.status.url)
+        up = await world.when("up again", lambda s: s.status.serving and s.status.failure)
+        assert up.status.state is State.PROGRESSING, "not trusted yet"
+        await die(world, service.status.url)
+        failed = await world.until(State.FAILED)
+        assert failed.status.failure
+        assert failed.status.failure.reason is FailureReason.CRASH_LOOP
+        assert failed.status.failure.restart_count == 1
+        assert failed.status.latest_ready_generation == 1
+        await world.when("up again", lambda s: s.status.serving)
+
+
+async def die(world: World, url: str) -> None:
+    """Have the model server kill itself in the middle of a request."""
+    async with world.session.post(f"{url}/die") as response:
+        assert response.status == 503
+        assert "broke off" in await response.text()
+
+
+async def test_a_stranger_on_its_port_is_never_taken_for_it(tmp_path: Path) -> None:
+    with stranger() as (taken, asked):
+        ports = RiggedPorts({2: taken})
+        async with world_of(tmp_path, ports=ports) as world:
+            ready = await world.ready(world.model(load_seconds=0.5))
+            assert (await world.ask(ready))["name"].startswith("model-serving/iris/1/")
+            assert ports.handed_out == 3, "the address, the port that was taken, and another"
+            told = world.told.history(IRIS)
+            assert not [s for s in told if isinstance(s, InferenceService) and s.status.failure]
+    assert set(asked) == {"/v2"}
+
+
+class RiggedPorts(Ports):
+    """Ports of which some, by their number in order, are not free at all."""
+
+    def __init__(self, taken: dict[int, int]) -> None:
+        super().__init__()
+        self.handed_out = 0
+        self._taken = taken
+
+    def allot(self) -> int:
+        self.handed_out += 1
+        return self._taken.get(self.handed_out) or super().allot()
+
+
+@contextmanager
+def stranger(name: str = "somebody/else") -> Iterator[tuple[int, list[str]]]:
+    """A server of the same protocol that is not ours: its port, and what it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = json.dumps({"name": name}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, _format: str, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server.server_address[1], asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+async def test_the_address_is_taken_back_from_whoever_took_it(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        before = await world.ready(world.model())
+    port = int(before.status.url.rpartition(":")[2])
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.bind(("127.0.0.1", port))
+        thief.listen()
+        async with world_of(tmp_path) as world:
+            failed = await world.until(State.FAILED)
+            assert failed.status.failure
+            assert failed.status.failure.reason is FailureReason.INGRESS
+            assert before.status.url in failed.status.failure.message
+            thief.close()
+            after = await world.until(State.READY)
+            assert after.status.url == before.status.url
+            assert await world.generation_of(after) == 1
+
+
+async def test_values_that_look_secret_are_masked_in_the_log(world: World) -> None:
+    env = {"API_TOKEN": "sesame-1234"}
+    spec = replace(world.model(exit=1, says="Error: cannot log in with sesame-1234"), env=env)
+    failure = await failure_of(world, spec)
+    assert any("cannot log in with ***" in line for line in failure.log_lines)
+    assert "sesame" not in repr(failure)
+
+
+async def test_endless_lines_and_bytes_that_are_no_text_do_no_harm(world: World) -> None:
+    failure = await failure_of(world, world.model(exit=1, says="x" * 300_000 + "\udcff"))
+    assert failure.reason is FailureReason.MODEL_LOAD
+    assert sum(len(line) for line in failure.log_lines) <= 4096
+
+
+async def test_a_model_server_sees_what_the_spec_gives_and_little_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(world.model(), env={"THREADS": "2"})
+    service = await world.ready(spec)
+    seen = await world.ask(service, "/environment")
+    assert seen["THREADS"] == "2"
+    assert not [name for name in seen if name.startswith(("PYTHON", "VIRTUAL_ENV", "KUBE"))]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small disk is made by root on Linux"
+)
+async def test_a_full_disk_refuses_what_it_cannot_keep_and_what_runs_goes_on(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "state", kilobytes=200):
+        async with world_of(tmp_path) as world:
+            ready = await world.ready(world.model())
+            (tmp_path / "state" / "filler").write_bytes(_all_but_a_page(tmp_path / "state"))
+            key = IRIS._replace(name="large")
+            await world.deploy(world.model("large", says="x" * 50_000), key)
+            failed = await world.until(State.FAILED, key=key)
+            assert failed.status.failure
+            assert failed.status.failure.reason is FailureReason.STORAGE_DOWNLOAD
+            assert "space" in failed.status.failure.message.lower()
+            with pytest.raises(ClusterUnavailable, match="No space left"):
+                await world.deploy(
+                    replace(world.model("2"), env={"LONG": "x" * 10_000}), labels={"a": "1"}
+                )
+            assert await world.generation_of(ready) == 1
+            (tmp_path / "state" / "filler").unlink()
+            await world.ready(world.model("2"))
+            await world.until(State.READY, key=key)
+
+
+def _all_but_a_page(folder: Path) -> bytes:
+    room = os.statvfs(folder)
+    return b"x" * (room.f_bavail * room.f_frsize - 2 * room.f_frsize)
+
+
+@contextmanager
+def small_disk(at: Path, kilobytes: int) -> Iterator[None]:
+    at.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "tmpfs", str(at)]
+    made = subprocess.run(mount, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no small disk can be made here: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(at)], check=True)

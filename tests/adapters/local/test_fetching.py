@@ -1,0 +1,342 @@
+"""Model files come whole or not at all, and what fails says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import io
+import os
+import subprocess
+import tarfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from server.adapters.local.models import downloading
+from server.adapters.local.models.fetching import FetchFailed, Progress, fetch
+from server.domain.status import FailureReason
+from tests.adapters.local.file_server import FileServer, file_server
+
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture
+def http() -> Iterator[FileServer]:
+    with file_server() as server:
+        yield server
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    """A folder that is not there yet, nor the one that it is to lie in."""
+    return tmp_path / "work" / "model"
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryFileSystem]:
+    """An object store: fsspec's own in memory, in place of the one that s3fs would bring."""
+    registered = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.setitem(registered, "s3", MemoryFileSystem)
+    store = MemoryFileSystem()
+    yield store
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
+
+
+async def refused(uri: str, into: Path) -> FetchFailed:
+    with pytest.raises(FetchFailed) as caught:
+        await fetch(uri, into)
+    assert not into.exists(), "a partial result"
+    assert not list(into.parent.glob(f".*{downloading.PARTIAL_SUFFIX}")), "it leaves a rest"
+    return caught.value
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not true():
+        assert time.monotonic() < ends
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "file://localhost{}"])
+async def test_a_file_of_this_machine_is_copied(form: str, tmp_path: Path, into: Path) -> None:
+    (tmp_path / "model.joblib").write_bytes(b"trained")
+    model = await fetch(form.format(tmp_path / "model.joblib"), into)
+    assert model == into / "model.joblib"
+    assert model.read_bytes() == b"trained"
+
+
+async def test_a_file_uri_is_decoded(tmp_path: Path, into: Path) -> None:
+    (tmp_path / "my model.pkl").write_bytes(b"trained")
+    model = await fetch((tmp_path / "my model.pkl").as_uri(), into)
+    assert model.name == "my model.pkl"
+
+
+async def test_a_model_trained_anew_does_not_change_what_was_fetched(
+    tmp_path: Path, into: Path
+) -> None:
+    source = tmp_path / "model.joblib"
+    source.write_bytes(b"first")
+    await fetch(str(source), into)
+    source.write_bytes(b"later")
+    again = await fetch(str(source), into)
+    assert again.read_bytes() == b"first"
+    source.unlink()
+    assert (await fetch(str(source), into)).read_bytes() == b"first"
+
+
+async def test_a_folder_comes_with_everything_below_it_and_links_followed(
+    tmp_path: Path, into: Path
+) -> None:
+    blob = tmp_path / "blobs" / "0af3"
+    blob.parent.mkdir()
+    blob.write_bytes(b"weights")
+    source = tmp_path / "bert"
+    (source / "tokenizer").mkdir(parents=True)
+    (source / "tokenizer" / "vocabulary").write_bytes(b"words")
+    (source / "weights").symlink_to(blob)
+    (source / "more").symlink_to(blob.parent)
+    model = await fetch(f"{source}/", into)
+    found = {str(p.relative_to(model)): p.read_bytes() for p in model.rglob("*") if p.is_file()}
+    assert found == {
+        "tokenizer/vocabulary": b"words",
+        "weights": b"weights",
+        "more/0af3": b"weights",
+    }
+    assert not any(p.is_symlink() for p in model.rglob("*"))
+
+
+async def test_an_object_or_all_below_a_prefix_comes_from_an_object_store(
+    s3: MemoryFileSystem, tmp_path: Path
+) -> None:
+    s3.pipe("/bucket/iris/model.joblib", b"trained")
+    s3.pipe("/bucket/iris/extra/notes", b"")
+    one = await fetch("s3://bucket/iris/model.joblib", tmp_path / "one")
+    assert one.read_bytes() == b"trained"
+    folder = await fetch("s3://bucket/iris/", tmp_path / "all")
+    assert folder.name == "iris"
+    assert (folder / "model.joblib").read_bytes() == b"trained"
+    assert (folder / "extra" / "notes").read_bytes() == b""
+
+
+async def test_an_object_written_anew_is_fetched_anew_by_another_generation(
+    s3: MemoryFileSystem, tmp_path: Path
+) -> None:
+    s3.pipe("/bucket/model.joblib", b"first")
+    await fetch("s3://bucket/model.joblib", tmp_path / "1")
+    s3.pipe("/bucket/model.joblib", b"second")
+    assert (await fetch("s3://bucket/model.joblib", tmp_path / "2")).read_bytes() == b"second"
+
+
+async def test_a_file_comes_over_http_in_one_request(http: FileServer, into: Path) -> None:
+    http.files["/models/iris.joblib"] = os.urandom(12_000_000)
+    model = await fetch(http.url("/models/iris.joblib?version=3"), into)
+    assert model.name == "iris.joblib"
+    assert model.read_bytes() == http.files["/models/iris.joblib"]
+    assert http.asked == ["/models/iris.joblib?version=3"]
+
+
+async def test_progress_is_told_in_the_event_loop(http: FileServer, into: Path) -> None:
+    http.files["/model"] = bytes(3_000_000)
+    told: list[tuple[str, threading.Thread]] = []
+    await fetch(
+        http.url("/model"), into, lambda p: told.append((str(p), threading.current_thread()))
+    )
+    assert told
+    assert {thread for _, thread in told} == {threading.main_thread()}
+    assert all(text.endswith(" of 3 MB") for text, _ in told)
+
+
+def test_progress_reads_well() -> None:
+    assert str(Progress(0, 780)) == "0 B of 780 B"
+    assert str(Progress(1_260_000, 98_400_000)) == "1.26 MB of 98.4 MB"
+    assert str(Progress(1_260_000_000_000, None)) == "1260 GB"
+
+
+async def test_the_event_loop_goes_on_meanwhile(http: FileServer, into: Path) -> None:
+    http.files["/model"] = b"slow"
+    http.stuck.add("/model")
+    fetching = asyncio.create_task(fetch(http.url("/model"), into))
+    await eventually(lambda: bool(http.asked))
+    began = time.monotonic()
+    await asyncio.sleep(0)
+    assert time.monotonic() - began < 1
+    fetching.cancel()
+
+
+async def test_a_cancelled_fetch_is_over_at_once_and_leaves_nothing(
+    http: FileServer, into: Path
+) -> None:
+    http.files["/model"] = bytes(3_000_000)
+    http.stuck.add("/model")
+    fetching = asyncio.create_task(fetch(http.url("/model"), into))
+    await eventually(lambda: any(into.parent.glob(f".*{downloading.PARTIAL_SUFFIX}")))
+    fetching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(fetching, 1)
+    http.released.set()
+    await eventually(lambda: not any(into.parent.iterdir()))
+
+
+async def test_a_fetch_that_was_cancelled_can_be_made_again(tmp_path: Path, into: Path) -> None:
+    (tmp_path / "model").write_bytes(bytes(5_000_000))
+    first = asyncio.create_task(fetch(str(tmp_path / "model"), into))
+    await asyncio.sleep(0)
+    first.cancel()
+    model = await fetch(str(tmp_path / "model"), into)
+    assert model.stat().st_size == 5_000_000
+
+
+async def test_an_answer_that_is_cut_short_is_no_model(http: FileServer, into: Path) -> None:
+    http.files["/model"] = bytes(3_000_000)
+    http.cut_short.add("/model")
+    assert "/model cannot be read" in (await refused(http.url("/model"), into)).message
+
+
+async def test_a_file_that_is_written_meanwhile_is_no_model(
+    tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "model"
+    source.write_bytes(bytes(3_000_000))
+
+    def write_on(progress: Progress) -> None:
+        with source.open("r+b") as file:
+            file.write(b"new")
+
+    with pytest.raises(FetchFailed, match="changed while it was read"):
+        await asyncio.to_thread(downloading.download, str(source), into, write_on)
+    assert not into.exists()
+
+
+async def test_what_is_not_there_says_so(http: FileServer, tmp_path: Path, into: Path) -> None:
+    for uri in (str(tmp_path / "absent"), f"file://{tmp_path}/absent", http.url("/absent")):
+        failed = await refused(uri, into)
+        assert failed.message == f"there is nothing at {uri}"
+        assert failed.reason is FailureReason.STORAGE_DOWNLOAD
+        assert "spec.model.storage_uri" in failed.remedy
+
+
+async def test_an_object_that_is_not_there_says_so(s3: MemoryFileSystem, into: Path) -> None:
+    failed = await refused("s3://bucket/absent", into)
+    assert failed.message == "there is nothing at s3://bucket/absent"
+
+
+async def test_a_refusal_over_http_says_its_status_and_no_secret(
+    http: FileServer, into: Path
+) -> None:
+    http.forbidden.add("/model")
+    failed = await refused(
+        http.url("/model?signature=s3cret").replace("://", "://me:passw0rd@"), into
+    )
+    assert failed.message == f"{http.url('/model')} is answered with HTTP status 403"
+
+
+async def test_a_server_that_is_not_there_says_so(http: FileServer, into: Path) -> None:
+    http.server_close()
+    failed = await refused(http.url("/model?signature=s3cret"), into)
+    assert failed.message == f"no connection to the server of {http.url('/model')}"
+
+
+async def test_a_filesystem_whose_package_is_absent_names_it(into: Path) -> None:
+    for scheme, package in (("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")):
+        failed = await refused(f"{scheme}://bucket/model", into)
+        assert f"takes the package {package}" in failed.message
+        assert f"-m pip install {package}" in failed.remedy
+        assert failed.reason is FailureReason.STORAGE_SCHEME
+
+
+@pytest.mark.parametrize("scheme", ["pvc", "oci", "memory", "gopher"])
+async def test_another_scheme_is_refused_with_those_that_can_be_read(
+    scheme: str, into: Path
+) -> None:
+    failed = await refused(f"{scheme}://models/iris", into)
+    assert failed.message == f"nothing on this server reads {scheme}://"
+    assert "s3" in failed.remedy
+    assert failed.reason is FailureReason.STORAGE_SCHEME
+
+
+@pytest.mark.parametrize(
+    "uri", ["models/iris", "file://models/iris", "/", "http://127.0.0.1/", "http://[", "s3:model"]
+)
+async def test_what_names_no_file_is_refused(uri: str, into: Path) -> None:
+    assert uri.partition(":")[0] in (await refused(uri, into)).message
+
+
+async def test_a_folder_without_files_and_a_pipe_are_no_models(tmp_path: Path, into: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "has no files" in (await refused(str(tmp_path / "empty"), into)).message
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a file nor a folder" in (await refused(str(tmp_path / "pipe"), into)).message
+
+
+def tar(names: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in names.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def zipped(names: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in names.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(("pack", "suffix"), [(tar, ".tar.gz"), (tar, ".tgz"), (zipped, ".zip")])
+async def test_a_lone_archive_is_unpacked(
+    pack: Callable[[dict[str, bytes]], bytes], suffix: str, http: FileServer, into: Path
+) -> None:
+    http.files[f"/bert{suffix}"] = pack({"config.json": b"{}", "weights/a": b"1"})
+    model = await fetch(http.url(f"/bert{suffix}"), into)
+    assert model == into / "bert"
+    assert (model / "weights" / "a").read_bytes() == b"1"
+    assert list(into.iterdir()) == [model]
+
+
+@pytest.mark.parametrize("suffix", [".tar.gz", ".zip", ".tar"])
+async def test_a_broken_archive_is_refused(suffix: str, http: FileServer, into: Path) -> None:
+    whole = zipped({"a": bytes(99_999)}) if suffix == ".zip" else tar({"a": os.urandom(99_999)})
+    http.files[f"/bert{suffix}"] = whole[: len(whole) // 2]
+    failed = await refused(http.url(f"/bert{suffix}"), into)
+    assert f"bert{suffix} is broken or no archive" in failed.message
+
+
+async def test_an_archive_cannot_reach_out_of_its_folder(
+    http: FileServer, tmp_path: Path, into: Path
+) -> None:
+    http.files["/bad.tgz"] = tar({"../../../escaped": b"!"})
+    await refused(http.url("/bad.tgz"), into)
+    http.files["/bad.zip"] = zipped({"../../../escaped": b"!"})
+    await refused(http.url("/bad.zip"), into)
+    assert not [p for p in tmp_path.rglob("*") if p.name == "escaped"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a disk of its own can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+async def test_a_full_disk_is_named_and_left_with_what_it_had(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model").write_bytes(bytes(2_000_000))
+    failed = await refused(str(tmp_path / "model"), small_disk / "model")
+    assert "no space is left" in failed.message
+    assert "MODELSERVICE_STATE_DIR" in failed.remedy
+    (small_disk / "later").write_bytes(bytes(900_000))

@@ -1,0 +1,266 @@
+"""What is deployed survives the server, and nothing else of it does."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from modelservice.v1 import inference_service_pb2 as pb
+from modelservice.v1 import model_service_pb2 as calls
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from server.domain.commands import STOP_ANNOTATION
+from server.domain.status import State
+from tests.adapters.local.serving import model, runtimes_file
+from tests.adapters.local.world import IRIS, children_of, servers_of, world_of
+from tests.alone import ROOT, Alone, alone, clean_environment
+
+PATIENCE_SECONDS = 60
+
+
+async def test_after_a_restart_the_same_generation_serves_at_the_same_address(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        await world.ready(world.model("1"))
+        before = await world.ready(world.model("2"), labels={"team": "a"}, request_id="job-1")
+    assert children_of(tmp_path / "state") == []
+    async with world_of(tmp_path) as world:
+        after = await world.until(State.READY)
+        for told in (before, after):
+            assert (told.rollout, told.etag, told.spec, told.labels) == (
+                before.rollout,
+                before.etag,
+                before.spec,
+                {"team": "a"},
+            )
+        assert after.status.url == before.status.url
+        assert after.create_time == before.create_time
+        assert await world.generation_of(after) == 2
+        assert len(servers_of(world)) == 1
+        replayed = await world.deploy(before.spec, labels={"team": "a"}, request_id="job-1")
+        assert replayed.rollout == before.rollout
+
+
+async def test_after_a_restart_what_served_beside_a_failing_generation_serves_again(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        await world.ready(world.model("good"))
+        await world.deploy(world.model("bad", exit=1))
+        await world.until(State.DEGRADED)
+    async with world_of(tmp_path) as world:
+        degraded = await world.until(State.DEGRADED)
+        assert degraded.generation == 2
+        assert degraded.status.latest_ready_generation == 1
+        assert await world.generation_of(degraded) == 1
+
+
+async def test_after_a_restart_a_stopped_service_is_stopped_and_a_deleted_one_gone(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        await world.deploy(world.model(), annotations={STOP_ANNOTATION: "true"})
+        await world.until(State.STOPPED)
+        other = IRIS._replace(name="other")
+        await world.ready(world.model("2"), other)
+        await world.gone(other)
+    async with world_of(tmp_path) as world:
+        await world.until(State.STOPPED)
+        assert world.told.history(other) == []
+        assert servers_of(world) == []
+
+
+class Server:
+    """`python -m server` on a state directory."""
+
+    def __init__(self, running: Alone, channel: grpc.Channel) -> None:
+        self.process = running.process
+        self.running = running
+        self.stub = ModelServiceStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+
+    def deploy(
+        self, folder: Path, tag: str, name: str = "iris", request_id: str = "", **orders: Any
+    ) -> Any:
+        predictor = model(folder, tag, **orders).predictor
+        spec = pb.InferenceServiceSpec(
+            model=pb.ModelPredictor(
+                format=pb.ModelFormat(name="test"), storage_uri=predictor.storage_uri
+            )
+        )
+        asked = calls.DeployRequest(name=name, spec=spec, request_id=request_id)
+        return self.stub.Deploy(asked, timeout=PATIENCE_SECONDS)
+
+    def wait(self, name: str = "iris", rollout_id: str = "") -> Any:
+        """The service once it is READY."""
+        asked = calls.WatchStatusRequest(
+            name=name, rollout_id=rollout_id, until=calls.WatchStatusRequest.UNTIL_READY
+        )
+        *_, last = self.stub.WatchStatus(asked, timeout=PATIENCE_SECONDS)
+        return last.service
+
+    def serving(self) -> None:
+        """Wait until it has told what is stored."""
+        for status in self._health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS):
+            if status.status == health_pb2.HealthCheckResponse.SERVING:
+                return
+
+
+@contextmanager
+def server(folder: Path, **environment: str) -> Iterator[Server]:
+    with (
+        alone("server", **settings(folder), **environment) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        server = Server(running, channel)
+        server.serving()
+        yield server
+
+
+def settings(folder: Path) -> dict[str, str]:
+    return {
+        "MODELSERVICE_STATE_DIR": str(folder / "state"),
+        "MODELSERVICE_SERVING_RUNTIMES": str(runtimes_file(folder)),
+        "MODELSERVICE_STOP_DELAY": "0",
+    }
+
+
+def kill(running: Server) -> None:
+    running.process.send_signal(signal.SIGKILL)
+    running.process.wait(PATIENCE_SECONDS)
+
+
+POINTS = ["before-write", "before-rename", "after-write", "before-answer"]
+
+
+@pytest.mark.parametrize(("action", "point"), list(itertools.product(["create", "update"], POINTS)))
+def test_killed_at_any_point_of_a_write_the_service_is_there_once_after_the_retry(
+    tmp_path: Path, action: str, point: str
+) -> None:
+    expected = 1
+    if action == "update":
+        expected = 2
+        with server(tmp_path) as first:
+            first.wait(rollout_id=first.deploy(tmp_path, "old").rollout_id)
+    with server(tmp_path, MODELSERVICE_TEST_CRASH_AT=point) as doomed:
+        with pytest.raises(grpc.RpcError):
+            doomed.deploy(tmp_path, "new", request_id="job-1")
+        doomed.process.wait(PATIENCE_SECONDS)
+    with server(tmp_path) as after:
+        answered = after.deploy(tmp_path, "new", request_id="job-1")
+        ready = after.wait(rollout_id=answered.rollout_id)
+        assert ready.generation == expected
+        assert ready.spec.model.storage_uri.endswith("new.json")
+        assert len(after.stub.List(calls.ListRequest()).services) == 1
+        one_child(tmp_path / "state")
+        stored = (tmp_path / "state" / "services").iterdir()
+        assert [file.name for file in stored] == ["model-serving.iris.json"]
+        assert after.running.stop() == 0
+    assert children_of(tmp_path / "state") == []
+
+
+def test_killed_the_server_takes_its_children_along_and_serves_the_same_again(
+    tmp_path: Path,
+) -> None:
+    with server(tmp_path) as first:
+        first.deploy(tmp_path, "1")
+        first.wait(rollout_id=first.deploy(tmp_path, "2").rollout_id)
+        before = first.wait()
+        child = one_child(tmp_path / "state")
+        kill(first)
+        if sys.platform == "linux":
+            child.wait(PATIENCE_SECONDS)
+    with server(tmp_path) as second:
+        after = second.wait()
+        assert (after.generation, after.rollout_id, after.status.url) == (
+            before.generation,
+            before.rollout_id,
+            before.status.url,
+        )
+        one_child(tmp_path / "state")
+
+
+def test_what_outlives_a_killed_server_is_ended_before_anything_starts(tmp_path: Path) -> None:
+    with server(tmp_path) as first:
+        first.wait(rollout_id=first.deploy(tmp_path, "1", child=True).rollout_id)
+        kill(first)
+        model(tmp_path, "1")
+    state = tmp_path / "state"
+    if sys.platform == "linux":
+        await_ended(state, "model_server.py")
+    left = children_of(state)
+    assert left, "a process that the model server started"
+    with server(tmp_path) as second:
+        assert not any(process.is_running() for process in left)
+        [swept] = second.running.events("ended what an earlier run left")
+        assert swept["processes"] == len(left)
+        second.wait()
+
+
+def one_child(state: Path) -> psutil.Process:
+    """The only model server, once what it took the requests over from has ended."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while len(found := children_of(state)) != 1:
+        assert time.monotonic() < ends, found
+        time.sleep(0.02)
+    return found[0]
+
+
+def await_ended(state: Path, argument: str) -> None:
+    """Until no process with this in its command carries the mark."""
+    found = [p for p in children_of(state) if any(argument in a for a in p.cmdline())]
+    psutil.wait_procs(found, PATIENCE_SECONDS)
+
+
+def test_a_deletion_that_was_under_way_is_carried_out_after_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "model-serving.iris").touch()
+    with server(tmp_path) as first:
+        first.wait(rollout_id=first.deploy(tmp_path, "1", hold=str(tmp_path)).rollout_id)
+        going = first.stub.Delete(calls.DeleteRequest(name="iris"))
+        assert going.service.status.state == pb.InferenceServiceStatus.STATE_DELETING
+        kill(first)
+    with server(tmp_path) as second:
+        gone = calls.WatchStatusRequest(name="iris", until=calls.WatchStatusRequest.UNTIL_GONE)
+        list(second.stub.WatchStatus(gone, timeout=PATIENCE_SECONDS))
+        assert list((tmp_path / "state" / "services").iterdir()) == []
+        assert children_of(tmp_path / "state") == []
+
+
+def test_a_second_server_on_a_state_directory_says_who_holds_it(tmp_path: Path) -> None:
+    with server(tmp_path) as first:
+        second = subprocess.run(
+            [sys.executable, "-m", "server"],
+            env=clean_environment() | settings(tmp_path) | {"MODELSERVICE_LISTEN": "127.0.0.1:0"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert second.returncode == 1
+        assert second.stderr.count("\n") == 1
+        assert f"process id {first.process.pid}" in second.stderr
+        assert "MODELSERVICE_STATE_DIR" in second.stderr
+        first.wait(rollout_id=first.deploy(tmp_path, "1").rollout_id)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_child(tmp_path: Path, how: signal.Signals) -> None:
+    with server(tmp_path) as running:
+        for name in ("a", "b", "c"):
+            running.deploy(tmp_path, name, name)
+        running.wait("a")
+        running.process.send_signal(how)
+        assert running.running.join() == 0
+    assert children_of(tmp_path / "state") == []

@@ -1,0 +1,201 @@
+"""Rollouts: the old generation serves until the new one does, and no request is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+
+from server.domain.commands import STOP_ANNOTATION, Action
+from server.domain.errors import ServiceDeleting
+from server.domain.inference_service import InferenceService
+from server.domain.status import FailureReason, State
+from tests.adapters.local.world import IRIS, World, children_of, eventually, servers_of
+
+
+class Load:
+    """Callers of one address, until told to stop."""
+
+    def __init__(self, url: str) -> None:
+        self.url = f"{url}/v2/models/iris/infer"
+        self.served: dict[str, int] = {}
+        self.failed: list[str] = []
+        self.stop = asyncio.Event()
+
+    async def call(self, session: aiohttp.ClientSession) -> None:
+        while not self.stop.is_set():
+            try:
+                async with session.post(self.url, data=b"x" * 1000) as response:
+                    told = await response.json()
+                    assert (response.status, told["bytes"]) == (200, 1000), told
+                    generation = told["server"].split("/")[2]
+                    self.served[generation] = self.served.get(generation, 0) + 1
+            except Exception as e:
+                self.failed.append(repr(e))
+
+    async def goes_on(self, generation: int) -> None:
+        """Until this generation has answered some more."""
+        served = self.served.get(str(generation), 0)
+        await eventually("load", lambda: self.served.get(str(generation), 0) > served + 50)
+
+
+@asynccontextmanager
+async def load(url: str, callers: int = 4) -> AsyncIterator[Load]:
+    """Keep-alive and new-connection callers for a block."""
+    load = Load(url)
+    async with (
+        aiohttp.ClientSession() as kept,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as fresh,
+        asyncio.TaskGroup() as tasks,
+    ):
+        for session in (kept, fresh):
+            for _ in range(callers):
+                tasks.create_task(load.call(session))
+        try:
+            yield load
+        finally:
+            load.stop.set()
+
+
+async def test_five_rollouts_under_load_lose_no_request(world: World) -> None:
+    service = await world.ready(world.model("0", predict_seconds=0.01))
+    async with load(service.status.url) as under:
+        for number in range(1, 6):
+            await under.goes_on(service.generation)
+            service = await world.ready(world.model(str(number), predict_seconds=0.01))
+    assert under.failed == []
+    assert set(under.served) >= {"1", "2", "3", "4", "5"}
+    await eventually("one server", lambda: len(servers_of(world)) == 1)
+
+
+async def test_requests_in_flight_are_answered_by_the_generation_that_took_them(
+    world: World,
+) -> None:
+    old = await world.ready(world.model("old", predict_seconds=1))
+    async with load(old.status.url, callers=2) as under:
+        await asyncio.sleep(0.2)
+        new = await world.ready(world.model("new", predict_seconds=0))
+        assert await world.generation_of(new) == 2
+        assert len(servers_of(world)) == 2, "the old one still answers"
+        await eventually("the answers of both", lambda: {"1", "2"} <= set(under.served))
+    assert under.failed == []
+    await eventually("one server", lambda: len(servers_of(world)) == 1)
+
+
+async def test_what_fails_leaves_the_old_generation_serving(world: World) -> None:
+    old = await world.ready(world.model("good"))
+    await world.deploy(world.model("bad", exit=1, says="RuntimeError: broken"))
+    degraded = await world.until(State.DEGRADED)
+    status = degraded.status
+    assert status.serving
+    assert status.failure
+    assert status.failure.reason is FailureReason.MODEL_LOAD
+    assert status.failure.rollout_id == degraded.rollout.id
+    assert status.latest_ready_generation == old.generation
+    assert [share.revision for share in status.components[0].traffic] == ["iris-predictor-1"]
+    assert await world.generation_of(degraded) == 1
+    good = await world.ready(world.model("better"))
+    assert await world.generation_of(good) == 3
+    assert good.status.url == old.status.url
+    await eventually("one server", lambda: len(servers_of(world)) == 1)
+
+
+async def test_a_newer_deploy_ends_one_that_is_still_loading(world: World) -> None:
+    await world.ready(world.model("good"))
+    await world.deploy(world.model("slow", load_seconds=60))
+    await eventually("the slow one", lambda: len(servers_of(world)) == 2)
+    last = await world.ready(world.model("last"))
+    assert await world.generation_of(last) == 3
+    await eventually("one server", lambda: len(servers_of(world)) == 1)
+
+
+async def test_ready_is_told_of_no_generation_before_its_own_server_says_so(world: World) -> None:
+    await world.ready(world.model("old"))
+    await world.deploy(world.model("new", load_seconds=1))
+    latest = await world.when("the new one", lambda s: s.generation == 2)
+    while latest.status.state is not State.READY:
+        assert latest.status.serving
+        assert await world.generation_of(latest) in (1, 2)
+        await asyncio.sleep(0.05)
+        latest = await world.when("anything", lambda s: True)
+    assert await world.generation_of(latest) == 2
+
+
+async def test_a_restart_replaces_the_server_and_nothing_else(world: World) -> None:
+    before = await world.ready(world.model())
+    [old] = servers_of(world)
+    restarted = await world.deploy(None, restart=True)
+    assert restarted.action is Action.RESTARTED
+    after = await world.told.ready(IRIS, restarted.service.generation)
+    assert (after.spec, after.status.url) == (before.spec, before.status.url)
+    await eventually(
+        "another server", lambda: [p.pid for p in servers_of(world)] not in ([old.pid], [])
+    )
+
+
+async def test_a_stopped_service_has_no_process_and_starts_again_when_told(world: World) -> None:
+    spec = world.model()
+    first = await world.ready(spec)
+    await world.deploy(spec, annotations={STOP_ANNOTATION: "true"})
+    stopped = await world.until(State.STOPPED)
+    assert servers_of(world) == []
+    assert not stopped.status.serving
+    async with world.session.get(first.status.url) as response:
+        assert response.status == 503
+        assert "STOPPED" in await response.text()
+    started = await world.ready(spec, annotations={STOP_ANNOTATION: "false"})
+    assert started.status.url == first.status.url
+    assert len(servers_of(world)) == 1
+
+
+async def test_a_deleted_service_leaves_nothing(world: World) -> None:
+    service = await world.ready(world.model(child=True))
+    state = world.folder / "state"
+    assert len(children_of(state)) == 2
+    await world.gone()
+    assert children_of(state) == []
+    assert list((world.folder / "state" / "services").iterdir()) == []
+    assert list((world.folder / "state" / "work").iterdir()) == []
+    with pytest.raises(aiohttp.ClientConnectorError):
+        await world.ask(service)
+
+
+async def test_a_deletion_lets_requests_in_flight_end(world: World) -> None:
+    service = await world.ready(world.model(predict_seconds=1))
+    url = f"{service.status.url}/v2/models/iris/infer"
+    answer = asyncio.create_task(_post(world, url))
+    await asyncio.sleep(0.2)
+    gone = asyncio.create_task(world.gone())
+    assert (await answer)["server"]
+    with pytest.raises(ServiceDeleting):
+        await world.deploy(world.model("2"))
+    await gone
+
+
+async def test_until_something_is_ready_the_address_says_why_not(world: World) -> None:
+    applied = await world.deploy(world.model(load_seconds=60))
+    url = applied.service.status.url
+    await world.when("loading", lambda s: s.status.message == "loading the model")
+    async with world.session.get(url) as response:
+        assert response.status == 503
+        told = (await response.json())["error"]
+    assert told == "model-serving/iris is PROGRESSING: loading the model"
+
+
+async def test_each_service_has_ports_of_its_own(world: World) -> None:
+    services: list[InferenceService] = []
+    for number in range(5):
+        key = IRIS._replace(name=f"iris-{number}")
+        services.append(await world.ready(world.model(str(number)), key))
+    assert len({s.status.url for s in services}) == 5
+    answers = {(await world.ask(s))["name"].split("/")[1] for s in services}
+    assert answers == {s.key.name for s in services}
+
+
+async def _post(world: World, url: str) -> dict[str, object]:
+    async with world.session.post(url, data=b"x") as response:
+        told: dict[str, object] = await response.json()
+        return told

@@ -83,10 +83,12 @@ def install(say: Say) -> None:
     began = time.monotonic()
     # Debian's containerd and runc would push Docker's own off the machine.
     options = ["--yes", "--no-remove", "--no-install-recommends"]
-    command = ["apt-get", "install", *options, *wanted]
+    # A fresh machine may still be at its own updates.
+    patient = ["-o", "DPkg::Lock::Timeout=300"]
+    command = ["apt-get", *patient, "install", *options, *wanted]
     say(" ".join(command))
     # Without lists nothing is found, and old lists name files that are gone.
-    _run(["apt-get", "update"])
+    _run(["apt-get", *patient, "update"])
     _run(command)
     if "containerd" in wanted and _SYSTEMD_RUNS.exists():
         # The package has started one for the whole machine.

@@ -249,10 +249,10 @@ async def test_endless_lines_and_bytes_that_are_no_text_do_no_harm(world: World)
 async def test_a_model_server_sees_what_the_spec_gives_and_little_else(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = replace(world.model(), env={"THREADS": "2"})
+    spec = replace(world.model(), env={"THREADS": "2", "WORKERS": "$(THREADS)-$$(THREADS)-$(X)"})
     service = await world.ready(spec)
     seen = await world.ask(service, "/environment")
-    assert seen["THREADS"] == "2"
+    assert (seen["THREADS"], seen["WORKERS"]) == ("2", "2-$(THREADS)-$(X)")
     assert not [name for name in seen if name.startswith(("PYTHON", "VIRTUAL_ENV", "KUBE"))]
 
 

@@ -15,7 +15,7 @@ import psutil
 from server.adapters.local.addresses.allotting import Ports
 from server.adapters.local.cluster import LocalCluster
 from server.adapters.local.patience import Patience
-from server.adapters.local.processes.model_process import MARKER
+from server.adapters.local.processes.environment import MARKER
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.status import State

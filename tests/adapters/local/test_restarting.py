@@ -17,6 +17,7 @@ from modelservice.v1 import model_service_pb2 as calls
 
 from server.domain.commands import STOP_ANNOTATION
 from server.domain.status import State
+from server.ports import Changed
 from tests.adapters.local.server_process import PATIENCE_SECONDS, kill, server, settings
 from tests.adapters.local.serving import model
 from tests.adapters.local.world import IRIS, children_of, servers_of, world_of
@@ -74,6 +75,25 @@ async def test_after_a_restart_a_stopped_service_is_stopped_and_a_deleted_one_go
         await world.until(State.STOPPED)
         assert world.told.history(other) == []
         assert servers_of(world) == []
+
+
+async def test_after_a_restart_all_come_up_as_many_at_once_as_take_turns(tmp_path: Path) -> None:
+    keys = [IRIS._replace(name=f"iris-{number}") for number in range(20)]
+    async with world_of(tmp_path) as world:
+        spec = world.model(load_seconds=0.2)
+        before = [(await world.deploy(spec, key)).service for key in keys]
+    async with world_of(tmp_path) as world:
+        assert {key for key in keys if world.told.latest(key)} == set(keys), "told before synced"
+        after = [await world.until(State.READY, key=key) for key in keys]
+        loading: set[str] = set()
+        most = 0
+        for event in world.told.events:
+            if isinstance(event, Changed):
+                name, now = event.service.key.name, event.service.status.message
+                loading = loading | {name} if now == "loading the model" else loading - {name}
+                most = max(most, len(loading))
+        assert most == 2
+    assert [s.status.url for s in after] == [s.status.url for s in before]
 
 
 POINTS = ["before-write", "before-rename", "after-write", "before-answer"]

@@ -89,10 +89,13 @@ class World:
 
 @asynccontextmanager
 async def world_of(
-    folder: Path, patience: Patience = BRISK, ports: Ports | None = None
+    folder: Path,
+    patience: Patience = BRISK,
+    ports: Ports | None = None,
+    python: Path | None = None,
 ) -> AsyncIterator[World]:
     async with (
-        opened(folder, patience, ports) as cluster,
+        opened(folder, patience, ports, python) as cluster,
         following(cluster) as told,
         aiohttp.ClientSession() as session,
     ):

@@ -162,6 +162,11 @@ Global___InferenceService: _TypeAlias = InferenceService  # noqa: Y015
 class InferenceServiceSpec(_message.Message):
     """What to serve and how. Deploy replaces the whole of it: what is left out is removed. Its texts
     may have 512 KiB in all.
+
+    A server without KServe runs model servers as processes of its own machine, the local cluster.
+    There every namespace exists, and these are FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER, with
+    what to do instead: container, secret_env, service_account, deployment_mode, node_selector,
+    tolerations, and more than one replica.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -245,7 +250,7 @@ class InferenceServiceSpec(_message.Message):
     """
     image_pull_policy: _builtins.str
     """When the serving container's image is pulled: Always, IfNotPresent or Never. Empty: Always for
-    the tag `latest` or none, else IfNotPresent.
+    the tag `latest` or none, else IfNotPresent. The local cluster keeps it and pulls nothing.
     """
     deployment_mode: _builtins.str
     """How KServe runs it: Standard (Deployments) or Knative. Empty: the cluster's default. It cannot
@@ -280,11 +285,13 @@ class InferenceServiceSpec(_message.Message):
 
     @_builtins.property
     def resources(self) -> Global___Resources:
-        """CPU, memory and devices of each replica."""
+        """CPU, memory and devices of each replica. The local cluster keeps them and enforces none."""
 
     @_builtins.property
     def scaling(self) -> Global___Scaling:
-        """How many replicas there are."""
+        """How many replicas there are. The local cluster runs one, whatever the bounds are, and refuses a
+        min_replicas above 1.
+        """
 
     @_builtins.property
     def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

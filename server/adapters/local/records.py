@@ -9,7 +9,12 @@ from pydantic import TypeAdapter
 
 from server.domain.admission import Stored
 from server.domain.commands import STOP_ANNOTATION
-from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
+from server.domain.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    ModelPredictor,
+    ServiceKey,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,12 @@ class Wish:
     uid: str
     generation: int
     spec: InferenceServiceSpec
+
+    @property
+    def model(self) -> ModelPredictor:
+        """The model; other predictors are refused at the door."""
+        assert isinstance(self.spec.predictor, ModelPredictor)
+        return self.spec.predictor
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,14 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until `close`, or until a deletion is carried out to the last file."""
-        async with asyncio.TaskGroup() as self._tasks:
-            holding = self._tasks.create_task(self._address.hold(self._arrange), name="address")
-            self._arrange()
-            await self._over.wait()
-            holding.cancel()
-        await self._address.close(self._means.patience.drain)
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                holding = self._tasks.create_task(self._address.hold(self._arrange), name="address")
+                self._arrange()
+                await self._over.wait()
+                holding.cancel()
+        finally:
+            await self._address.close(self._means.patience.drain)
         if self.record.deleting:
             await self._forget()
 

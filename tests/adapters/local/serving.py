@@ -63,14 +63,17 @@ def model(folder: Path, tag: str = "1", **orders: Any) -> InferenceServiceSpec:
 
 @asynccontextmanager
 async def opened(
-    folder: Path, patience: Patience = BRISK, ports: Ports | None = None
+    folder: Path,
+    patience: Patience = BRISK,
+    ports: Ports | None = None,
+    python: Path | None = None,
 ) -> AsyncIterator[LocalCluster]:
     """The cluster of a folder, as a server's start opens it."""
     with open_state_dir(folder / "state") as state:
         sweep(state.owner)
         means = Means(
             runtimes=Runtimes.load(runtimes_file(folder)),
-            python=folder / "no-serving-environment/bin/python",
+            python=python or folder / "no-serving-environment/bin/python",
             fetch=fetch,
             ports=ports or Ports(),
             turns=Turns(2, patience.longest_turn),

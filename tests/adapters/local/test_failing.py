@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from server.adapters.local import supervising
 from server.adapters.local.addresses.allotting import Ports
 from server.domain.errors import ClusterUnavailable
 from server.domain.inference_service import (
@@ -28,7 +29,14 @@ from server.domain.inference_service import (
 )
 from server.domain.status import Failure, FailureReason, State
 from tests.adapters.local.serving import BRISK
-from tests.adapters.local.world import IRIS, World, servers_of, world_of
+from tests.adapters.local.world import (
+    IRIS,
+    World,
+    children_of,
+    eventually,
+    servers_of,
+    world_of,
+)
 
 
 async def failure_of(world: World, spec: InferenceServiceSpec) -> Failure:
@@ -249,10 +257,10 @@ async def test_endless_lines_and_bytes_that_are_no_text_do_no_harm(world: World)
 async def test_a_model_server_sees_what_the_spec_gives_and_little_else(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = replace(world.model(), env={"THREADS": "2"})
+    spec = replace(world.model(), env={"THREADS": "2", "WORKERS": "$(THREADS)-$$(THREADS)-$(X)"})
     service = await world.ready(spec)
     seen = await world.ask(service, "/environment")
-    assert seen["THREADS"] == "2"
+    assert (seen["THREADS"], seen["WORKERS"]) == ("2", "2-$(THREADS)-$(X)")
     assert not [name for name in seen if name.startswith(("PYTHON", "VIRTUAL_ENV", "KUBE"))]
 
 
@@ -298,3 +306,19 @@ def small_disk(at: Path, kilobytes: int) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", str(at)], check=True)
+
+
+async def test_a_bug_takes_the_cluster_down_and_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await _meet_a_bug(tmp_path, monkeypatch)
+    assert raised.value.subgroup(ZeroDivisionError)
+
+
+async def _meet_a_bug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world_of(folder) as world:
+        service = await world.ready(world.model())
+        monkeypatch.setattr(supervising, "Seen", lambda *_: 1 / 0)
+        await die(world, service.status.url)
+        await eventually("the end", lambda: not children_of(folder / "state"))

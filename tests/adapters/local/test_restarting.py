@@ -7,26 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import psutil
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
-from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server.domain.commands import STOP_ANNOTATION
 from server.domain.status import State
-from tests.adapters.local.serving import model, runtimes_file
+from server.ports import Changed
+from tests.adapters.local.server_process import PATIENCE_SECONDS, kill, server, settings
+from tests.adapters.local.serving import model
 from tests.adapters.local.world import IRIS, children_of, servers_of, world_of
-from tests.alone import ROOT, Alone, alone, clean_environment
-
-PATIENCE_SECONDS = 60
+from tests.alone import ROOT, clean_environment
 
 
 async def test_after_a_restart_the_same_generation_serves_at_the_same_address(
@@ -82,64 +77,23 @@ async def test_after_a_restart_a_stopped_service_is_stopped_and_a_deleted_one_go
         assert servers_of(world) == []
 
 
-class Server:
-    """`python -m server` on a state directory."""
-
-    def __init__(self, running: Alone, channel: grpc.Channel) -> None:
-        self.process = running.process
-        self.running = running
-        self.stub = ModelServiceStub(channel)
-        self._health = health_pb2_grpc.HealthStub(channel)
-
-    def deploy(
-        self, folder: Path, tag: str, name: str = "iris", request_id: str = "", **orders: Any
-    ) -> Any:
-        predictor = model(folder, tag, **orders).predictor
-        spec = pb.InferenceServiceSpec(
-            model=pb.ModelPredictor(
-                format=pb.ModelFormat(name="test"), storage_uri=predictor.storage_uri
-            )
-        )
-        asked = calls.DeployRequest(name=name, spec=spec, request_id=request_id)
-        return self.stub.Deploy(asked, timeout=PATIENCE_SECONDS)
-
-    def wait(self, name: str = "iris", rollout_id: str = "") -> Any:
-        """The service once it is READY."""
-        asked = calls.WatchStatusRequest(
-            name=name, rollout_id=rollout_id, until=calls.WatchStatusRequest.UNTIL_READY
-        )
-        *_, last = self.stub.WatchStatus(asked, timeout=PATIENCE_SECONDS)
-        return last.service
-
-    def serving(self) -> None:
-        """Wait until it has told what is stored."""
-        for status in self._health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS):
-            if status.status == health_pb2.HealthCheckResponse.SERVING:
-                return
-
-
-@contextmanager
-def server(folder: Path, **environment: str) -> Iterator[Server]:
-    with (
-        alone("server", **settings(folder), **environment) as running,
-        grpc.insecure_channel(running.address) as channel,
-    ):
-        server = Server(running, channel)
-        server.serving()
-        yield server
-
-
-def settings(folder: Path) -> dict[str, str]:
-    return {
-        "MODELSERVICE_STATE_DIR": str(folder / "state"),
-        "MODELSERVICE_SERVING_RUNTIMES": str(runtimes_file(folder)),
-        "MODELSERVICE_STOP_DELAY": "0",
-    }
-
-
-def kill(running: Server) -> None:
-    running.process.send_signal(signal.SIGKILL)
-    running.process.wait(PATIENCE_SECONDS)
+async def test_after_a_restart_all_come_up_as_many_at_once_as_take_turns(tmp_path: Path) -> None:
+    keys = [IRIS._replace(name=f"iris-{number}") for number in range(20)]
+    async with world_of(tmp_path) as world:
+        spec = world.model(load_seconds=0.2)
+        before = [(await world.deploy(spec, key)).service for key in keys]
+    async with world_of(tmp_path) as world:
+        assert {key for key in keys if world.told.latest(key)} == set(keys), "told before synced"
+        after = [await world.until(State.READY, key=key) for key in keys]
+        loading: set[str] = set()
+        most = 0
+        for event in world.told.events:
+            if isinstance(event, Changed):
+                name, now = event.service.key.name, event.service.status.message
+                loading = loading | {name} if now == "loading the model" else loading - {name}
+                most = max(most, len(loading))
+        assert most == 2
+    assert [s.status.url for s in after] == [s.status.url for s in before]
 
 
 POINTS = ["before-write", "before-rename", "after-write", "before-answer"]

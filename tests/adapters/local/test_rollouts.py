@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -13,58 +11,15 @@ from server.domain.commands import STOP_ANNOTATION, Action
 from server.domain.errors import ServiceDeleting
 from server.domain.inference_service import InferenceService
 from server.domain.status import FailureReason, State
+from tests.adapters.local.load import load
 from tests.adapters.local.world import IRIS, World, children_of, eventually, servers_of
-
-
-class Load:
-    """Callers of one address, until told to stop."""
-
-    def __init__(self, url: str) -> None:
-        self.url = f"{url}/v2/models/iris/infer"
-        self.served: dict[str, int] = {}
-        self.failed: list[str] = []
-        self.stop = asyncio.Event()
-
-    async def call(self, session: aiohttp.ClientSession) -> None:
-        while not self.stop.is_set():
-            try:
-                async with session.post(self.url, data=b"x" * 1000) as response:
-                    told = await response.json()
-                    assert (response.status, told["bytes"]) == (200, 1000), told
-                    generation = told["server"].split("/")[2]
-                    self.served[generation] = self.served.get(generation, 0) + 1
-            except Exception as e:
-                self.failed.append(repr(e))
-
-    async def goes_on(self, generation: int) -> None:
-        """Until this generation has answered some more."""
-        served = self.served.get(str(generation), 0)
-        await eventually("load", lambda: self.served.get(str(generation), 0) > served + 50)
-
-
-@asynccontextmanager
-async def load(url: str, callers: int = 4) -> AsyncIterator[Load]:
-    """Keep-alive and new-connection callers for a block."""
-    load = Load(url)
-    async with (
-        aiohttp.ClientSession() as kept,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as fresh,
-        asyncio.TaskGroup() as tasks,
-    ):
-        for session in (kept, fresh):
-            for _ in range(callers):
-                tasks.create_task(load.call(session))
-        try:
-            yield load
-        finally:
-            load.stop.set()
 
 
 async def test_five_rollouts_under_load_lose_no_request(world: World) -> None:
     service = await world.ready(world.model("0", predict_seconds=0.01))
     async with load(service.status.url) as under:
         for number in range(1, 6):
-            await under.goes_on(service.generation)
+            await under.goes_on()
             service = await world.ready(world.model(str(number), predict_seconds=0.01))
     assert under.failed == []
     assert set(under.served) >= {"1", "2", "3", "4", "5"}

@@ -15,7 +15,7 @@ import psutil
 from server.adapters.local.addresses.allotting import Ports
 from server.adapters.local.cluster import LocalCluster
 from server.adapters.local.patience import Patience
-from server.adapters.local.processes.model_process import MARKER
+from server.adapters.local.processes.environment import MARKER
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.status import State
@@ -89,10 +89,13 @@ class World:
 
 @asynccontextmanager
 async def world_of(
-    folder: Path, patience: Patience = BRISK, ports: Ports | None = None
+    folder: Path,
+    patience: Patience = BRISK,
+    ports: Ports | None = None,
+    python: Path | None = None,
 ) -> AsyncIterator[World]:
     async with (
-        opened(folder, patience, ports) as cluster,
+        opened(folder, patience, ports, python) as cluster,
         following(cluster) as told,
         aiohttp.ClientSession() as session,
     ):

@@ -32,7 +32,6 @@ from server.adapters.local.models.fetching import FetchFailed, Progress
 from server.adapters.local.records import Wish
 from server.adapters.local.runtimes.runtimes import NoRuntime, ServingRuntime
 from server.domain.facts import Problem
-from server.domain.inference_service import ModelPredictor
 from server.domain.status import Failure, FailureReason
 
 POLL_SECONDS = 0.1
@@ -51,11 +50,9 @@ class Generation:
     """
 
     def __init__(self, wish: Wish, folder: Path, means: Means, changed: Callable[[], None]) -> None:
-        assert isinstance(wish.spec.predictor, ModelPredictor), "others are refused at the door"
         self.wish = wish
         self.sight = Sight(wish.generation)
         self.upstream: Upstream | None = None
-        self._model = wish.spec.predictor
         self._folder = folder
         self._means = means
         self._changed = changed
@@ -95,12 +92,12 @@ class Generation:
 
     async def _runtime(self) -> ServingRuntime:
         try:
-            return await self._means.runtimes.select(self._model, self._means.python)
+            return await self._means.runtimes.select(self.wish.model, self._means.python)
         except NoRuntime as e:
             raise Failed(failure(FailureReason.NO_RUNTIME, e.message, e.remedy)) from e
 
     async def _fetched(self) -> Path | None:
-        uri = self._model.storage_uri
+        uri = self.wish.model.storage_uri
         if not uri:
             return None
         self._see(doing="downloading the model")

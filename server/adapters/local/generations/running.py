@@ -18,7 +18,8 @@ from server.adapters.local.generations.failing import Failed, no_port, unwritabl
 from server.adapters.local.generations.turns import Turns
 from server.adapters.local.models.fetching import Progress
 from server.adapters.local.patience import Patience
-from server.adapters.local.processes.model_process import ModelProcess, child_environment
+from server.adapters.local.processes.environment import child_environment, expand, expanded
+from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.records import Wish
 from server.adapters.local.runtimes.runtimes import Launch, Place, Runtimes, ServingRuntime
 from server.domain.masking import secret_values
@@ -78,7 +79,7 @@ async def running(
     """A model server of its own for a block, and nothing of it afterwards. Raises Failed."""
     with _port(means.ports) as port:
         server_name = f"{wish.key}/{wish.generation}/{secrets.token_hex(8)}"
-        args = getattr(wish.spec.predictor, "args", ())
+        args = tuple(expand(a, expanded(wish.spec.env)) for a in wish.model.args)
         place = Place(means.python, folder, port, server_name, wish.key.name, model, args)
         launch = runtime.launch(place)
         upstream = Upstream(port, wish.spec.request_timeout)

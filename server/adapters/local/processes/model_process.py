@@ -14,11 +14,6 @@ from pathlib import Path
 from server.adapters.local.processes import exec_wrapper
 
 KEPT_BYTES = 2**16
-MARKER = "MODELSERVICE_CHILD_OF"
-
-_PASSED_ON = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
-_PASSED_ON_PREFIXES = ("LC_", "SSL_CERT_", "HF_", "CUDA_", "NVIDIA_")
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 class ModelProcess:
@@ -132,15 +127,3 @@ class _Words(asyncio.Protocol):
     def close(self) -> None:
         if self._transport:
             self._transport.close()
-
-
-def child_environment(
-    given: Mapping[str, str], asked: Mapping[str, str], owner: str
-) -> dict[str, str]:
-    """What a model server sees: little of `given`, what the spec asks, and whose child it is."""
-    kept = {
-        name: value
-        for name, value in given.items()
-        if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES) or name.lower() in _PROXIES
-    }
-    return kept | dict(asked) | {MARKER: owner}

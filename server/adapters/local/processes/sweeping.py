@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import structlog
 
-from server.adapters.local.processes.model_process import MARKER
+from server.adapters.local.processes.environment import MARKER
 from server.adapters.local.storing import StateDirUnusable
 
 PATIENCE_SECONDS = 10.0

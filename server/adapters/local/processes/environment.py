@@ -1,0 +1,50 @@
+"""The environment of a model server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+MARKER = "MODELSERVICE_CHILD_OF"
+
+_PASSED_ON = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
+_PASSED_ON_PREFIXES = ("LC_", "SSL_CERT_", "HF_", "CUDA_", "NVIDIA_")
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
+
+
+def child_environment(
+    given: Mapping[str, str], asked: Mapping[str, str], owner: str
+) -> dict[str, str]:
+    """Little of this process's own, what the spec asks, and whose child it is."""
+    return _passed_on(given) | expanded(asked) | {MARKER: owner}
+
+
+def expanded(asked: Mapping[str, str]) -> dict[str, str]:
+    """The variables in the order of their names, as Kubernetes would hand them to a container.
+
+    In a value `$(NAME)` stands for a variable before it, and `$$` for `$`; what names none stays.
+    """
+    variables: dict[str, str] = {}
+    for name in sorted(asked):
+        variables[name] = expand(asked[name], variables)
+    return variables
+
+
+def expand(text: str, variables: Mapping[str, str]) -> str:
+    """The text with the references to these variables filled in."""
+
+    def filled(found: re.Match[str]) -> str:
+        if found[0] == "$$":
+            return "$"
+        return variables.get(found[1], found[0])
+
+    return _REFERENCE.sub(filled, text)
+
+
+def _passed_on(given: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in given.items()
+        if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES) or name.lower() in _PROXIES
+    }

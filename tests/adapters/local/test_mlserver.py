@@ -1,0 +1,133 @@
+"""The local cluster with MLServer, as its users have it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import pytest
+
+from server.domain.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+)
+from server.domain.status import FailureReason, State
+from tests.adapters.local.load import load
+from tests.adapters.local.serving import BRISK
+from tests.adapters.local.world import IRIS, World, eventually, servers_of, world_of
+from tests.demo import SERVING_PYTHON
+from tests.demo.training import broken, trained
+
+pytestmark = [
+    pytest.mark.skipif(not SERVING_PYTHON.exists(), reason="no .venv-serving: make serving"),
+    pytest.mark.timeout(600),
+]
+FLOWER = {"name": "x", "shape": [1, 4], "datatype": "FP64", "data": [5.1, 3.5, 1.4, 0.2]}
+
+# Pickles that do something when they are loaded.
+_PICKLED = """
+import pickle, sys
+class Act:
+    def __reduce__(self):
+        return exec, (sys.argv[2],)
+pickle.dump(Act(), open(sys.argv[1], "wb"))
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    trained(folder / "iris.joblib")
+    broken(folder / "corrupt.joblib", folder / "iris.joblib")
+    for name, act in {
+        "exit-0": "import os; print('leaving', flush=True); os._exit(0)",
+        "exit-3": "import sys; sys.exit(3)",
+        "hang": "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(3600)",
+    }.items():
+        file = folder / f"{name}.joblib"
+        run([SERVING_PYTHON, "-c", _PICKLED, file, act], check=True)
+    return folder
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    patience = replace(
+        BRISK,
+        progress_deadline=timedelta(seconds=60),
+        first_retry=timedelta(seconds=60),
+        longest_retry=timedelta(seconds=60),
+        stop=timedelta(seconds=5),
+    )
+    async with world_of(tmp_path, patience, python=SERVING_PYTHON) as world:
+        yield world
+
+
+def sklearn(file: Path, **fields: Any) -> InferenceServiceSpec:
+    return InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), str(file)), **fields)
+
+
+async def predicted(world: World, service: InferenceService) -> list[object]:
+    url = f"{service.status.url}/v2/models/{service.key.name}/infer"
+    async with world.session.post(url, json={"inputs": [FLOWER]}) as response:
+        assert response.status == 200, await response.text()
+        answer: list[object] = (await response.json())["outputs"][0]["data"]
+        return answer
+
+
+async def test_a_stored_model_is_served_and_rolled_out_without_a_lost_request(
+    world: World, models: Path
+) -> None:
+    service = await world.ready(sklearn(models / "iris.joblib"))
+    assert service.status.serving_runtime == "kserve-mlserver"
+    assert await predicted(world, service) == ["setosa"]
+    body = json.dumps({"inputs": [FLOWER]}).encode()
+    async with load(service.status.url, callers=2, body=body) as under:
+        for number in range(2):
+            env = {"ROLLOUT": str(number)}
+            service = await world.ready(sklearn(models / "iris.joblib", env=env))
+            await under.goes_on()
+    assert under.failed == []
+    await eventually("one server", lambda: len(servers_of(world)) == 1)
+
+
+async def test_what_fails_in_a_load_is_told_with_the_line_that_names_it(
+    world: World, models: Path
+) -> None:
+    await asyncio.gather(
+        _fails(world, models, "corrupt", exit_code=0, line="Error: "),
+        _fails(world, models, "exit-0", exit_code=0, line="leaving"),
+        _fails(world, models, "exit-3", exit_code=3, line="SystemExit: 3"),
+    )
+
+
+async def _fails(world: World, models: Path, name: str, *, exit_code: int, line: str) -> None:
+    key = IRIS._replace(name=name)
+    await world.deploy(sklearn(models / f"{name}.joblib"), key)
+    failed = await world.until(State.FAILED, key=key)
+    failure = failed.status.failure
+    assert failure
+    assert failure.reason is FailureReason.MODEL_LOAD
+    assert failure.exit_code == exit_code
+    assert any(line in shown for shown in failure.log_lines), failure.log_lines
+    assert not any("shutdown complete" in shown.lower() for shown in failure.log_lines)
+
+
+async def test_a_load_that_hangs_and_is_deaf_to_signals_ends_at_the_deadline(
+    tmp_path: Path, models: Path
+) -> None:
+    patience = replace(BRISK, progress_deadline=timedelta(seconds=15), stop=timedelta(seconds=1))
+    async with world_of(tmp_path, patience, python=SERVING_PYTHON) as world:
+        await world.deploy(sklearn(models / "hang.joblib"))
+        failed = await world.until(State.FAILED)
+        assert failed.status.failure
+        assert failed.status.failure.reason is FailureReason.PROGRESS_DEADLINE
+        await world.gone()
+        assert servers_of(world) == []

@@ -1,0 +1,118 @@
+"""The state directory: private, whole or not at all, and one server's at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from server.adapters.local.records import Record, from_json, to_json
+from server.adapters.local.storing import StateDir, StateDirUnusable, open_state_dir
+from server.domain.canonical import canonical_deploy
+from server.domain.commands import Deploy
+from server.domain.inference_service import (
+    InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+    ServiceKey,
+)
+from server.domain.planning import planned
+from tests import strategies
+
+
+def record_of(deploy: Deploy) -> Record:
+    deploy = dataclasses.replace(canonical_deploy(deploy), etag="", restart=False)
+    _, wanted = planned(deploy, None)
+    return Record(wanted, 20_000, datetime.now(UTC))
+
+
+def iris(**fields: object) -> Record:
+    spec = InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), "/m"))
+    return record_of(Deploy(ServiceKey("a", "iris"), spec, **fields))  # type: ignore[arg-type]
+
+
+@given(strategies.deploys())
+def test_whatever_may_be_deployed_is_read_back_as_it_was_stored(deploy: Deploy) -> None:
+    record = record_of(deploy).with_ready()
+    assert from_json(to_json(record)) == record
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(strategies.deploys())
+def test_a_file_is_the_services_own_and_replaced_as_a_whole(tmp_path: Path, deploy: Deploy) -> None:
+    with open_state_dir(tmp_path / "state") as state:
+        first = record_of(deploy)
+        state.write(first)
+        second = dataclasses.replace(first, port=20_001)
+        state.write(second)
+        assert second in state.records()
+        state.remove(deploy.key)
+        assert state.records() == []
+
+
+def test_only_the_user_may_look(tmp_path: Path) -> None:
+    with open_state_dir(tmp_path / "state") as state:
+        state.write(iris())
+        modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "state").rglob("*")}
+    assert modes == {
+        "services": 0o700,
+        "work": 0o700,
+        "lock": 0o600,
+        "id": 0o600,
+        "a.iris.json": 0o600,
+    }
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_a_write_that_was_cut_off_leaves_what_was_there(tmp_path: Path) -> None:
+    with open_state_dir(tmp_path / "state") as state:
+        state.write(iris())
+        (tmp_path / "state" / "services" / "a.iris.new").write_bytes(b"{")
+    with open_state_dir(tmp_path / "state") as state:
+        assert [record.service.key.name for record in state.records()] == ["iris"]
+        assert not list((tmp_path / "state").rglob("*.new"))
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with open_state_dir(tmp_path / "state") as state:
+        (tmp_path / "state" / "services" / "a.iris.json").write_text("{}")
+        with pytest.raises(StateDirUnusable, match=r"a\.iris\.json"):
+            state.records()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StateDirUnusable, match=r"MODELSERVICE_STATE_DIR: .*/file/state"),
+        open_state_dir(tmp_path / "file" / "state"),
+    ):
+        pass
+
+
+def test_the_folder_keeps_its_name_for_its_processes_wherever_it_is_moved(tmp_path: Path) -> None:
+    owners = []
+    for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
+        with open_state_dir(folder) as state:
+            owners.append(state.owner)
+        if folder.name == "a":
+            folder.rename(tmp_path / "b")
+    assert owners[0] == owners[1] != owners[2]
+
+
+def test_work_that_nothing_needs_is_cleared(tmp_path: Path) -> None:
+    with open_state_dir(tmp_path / "state") as state:
+        for uid, generation in (("kept", 1), ("kept", 2), ("gone", 1)):
+            (state.work(uid, generation) / "model").mkdir(parents=True)
+        state.clear_work({state.work("kept", 2)})
+        assert _work(state) == {"kept/2"}
+
+
+def _work(state: StateDir) -> set[str]:
+    work = state.path / "work"
+    return {str(p.relative_to(work)) for p in work.glob("*/*")} | {
+        p.name for p in work.iterdir() if not any(p.iterdir())
+    }

@@ -76,11 +76,21 @@ def _brought(source: Source, into: Path, went_on: WentOn) -> Path:
         _copy_all(source, files, model, went_on)
         model = unpacked(model)
         _sync(partial)
-        partial.rename(into)
+        _put(partial, into)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return into / model.name
+
+
+def _put(partial: Path, into: Path) -> None:
+    try:
+        partial.rename(into)
+    except OSError:
+        # A download that was given up can have come first with the same model, whole.
+        if _kept(into) is None:
+            raise
+        shutil.rmtree(partial)
 
 
 def _copy_all(source: Source, files: list[SourceFile], model: Path, went_on: WentOn) -> None:

@@ -27,8 +27,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
     parser.add_argument("what", nargs="?", choices=["serve"], help="keep a server running")
     arguments = parser.parse_args()
-    # As Ctrl-C: everything that was started is ended, also when the terminal is closed.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # As Ctrl-C: everything that was started is ended, also when the terminal is closed; Ctrl-C too,
+    # since a shell has its background jobs ignore it, and the server beside this does not.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         serve() if arguments.what else _demo()

@@ -96,6 +96,8 @@ class LocalCluster:
             return Applied(wanted.service, action, None)
         if action is not Action.UNCHANGED or not supervisor:
             supervisor = self._stored(wanted, supervisor)
+        else:
+            supervisor.try_again()
         return Applied(supervisor.service(), action, wanted.service.rollout)
 
     async def delete(self, delete: Delete) -> InferenceService:

@@ -68,6 +68,13 @@ class Supervisor:
         self.record = record
         self._arrange()
 
+    def try_again(self) -> None:
+        """Try at once what is asked for and has failed."""
+        wish = self.record.wish
+        if generation := self._wanted.get(wish.generation):
+            # What was ready has a model that is whole, whose source may be gone by now.
+            generation.try_again(fetch_anew=wish != self.record.ready)
+
     def close(self) -> None:
         """End everything, and keep what is stored."""
         self._closing = True

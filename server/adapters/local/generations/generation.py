@@ -58,16 +58,31 @@ class Generation:
         self._changed = changed
         self._failures = 0
         self._ports_lost = 0
+        self._attempt = asyncio.timeout(None)
+        self._fetch_anew = False
 
     async def run(self) -> NoReturn:
         """Serve until cancelled; then no process of it is left."""
         while True:
             try:
-                await self._serve()
-            except PortLost:
-                self._ports_lost += 1
-            except Failed as e:
-                await asyncio.sleep(self._take(e).total_seconds())
+                async with asyncio.timeout(None) as self._attempt:
+                    await self._try()
+            except TimeoutError:
+                if not self._attempt.expired():
+                    raise
+                await self._drop_model()
+
+    def try_again(self, *, fetch_anew: bool) -> None:
+        """Try at once, as if for the first time, what has failed; anything else goes on.
+
+        `fetch_anew`: its model is fetched again, since its source may have been mended.
+        """
+        if self.sight.problem and not self.upstream and self._attempt.when() is None:
+            self._attempt.reschedule(asyncio.get_running_loop().time())
+            self._fetch_anew = fetch_anew
+            self._failures = 0
+            # By now: whoever asked for it follows a rollout that has not failed.
+            self._see(problem=None, doing="starting again")
 
     async def forget(self) -> None:
         """Remove what it has on disk."""
@@ -75,6 +90,19 @@ class Generation:
         # The service's folder goes with the last of its generations.
         with suppress(OSError):
             self._folder.parent.rmdir()
+
+    async def _try(self) -> None:
+        """One attempt, and the wait before the next."""
+        try:
+            await self._serve()
+        except PortLost:
+            self._ports_lost += 1
+        except Failed as e:
+            await asyncio.sleep(self._take(e).total_seconds())
+
+    async def _drop_model(self) -> None:
+        if self._fetch_anew:
+            await asyncio.to_thread(shutil.rmtree, self._folder / "model", ignore_errors=True)
 
     async def _serve(self) -> NoReturn:
         """One attempt, until it ends. Raises Failed or PortLost."""

@@ -18,11 +18,15 @@ from server.adapters.local.generations.failing import Failed, no_port, unwritabl
 from server.adapters.local.generations.turns import Turns
 from server.adapters.local.models.fetching import Progress
 from server.adapters.local.patience import Patience
-from server.adapters.local.processes.environment import child_environment, expand, expanded
+from server.adapters.local.processes.environment import (
+    child_environment,
+    expand,
+    expanded,
+    secrets_of,
+)
 from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.records import Wish
 from server.adapters.local.runtimes.runtimes import Launch, Place, Runtimes, ServingRuntime
-from server.domain.masking import secret_values
 
 log = structlog.get_logger(__name__)
 
@@ -82,10 +86,11 @@ async def running(
         args = tuple(expand(a, expanded(wish.spec.env)) for a in wish.model.args)
         place = Place(means.python, folder, port, server_name, wish.key.name, model, args)
         launch = runtime.launch(place)
+        environment = child_environment(means.environment, wish.spec.env, means.owner)
         upstream = Upstream(port, wish.spec.request_timeout)
         try:
-            async with _process(wish, launch, folder, means) as process:
-                hidden = secret_values(wish.spec.env.items())
+            async with _process(wish, launch, folder, environment, means) as process:
+                hidden = secrets_of(environment)
                 yield Run(process, upstream, server_name, launch.ready_path, hidden)
         finally:
             await upstream.close()
@@ -105,9 +110,8 @@ def _port(ports: Ports) -> Iterator[int]:
 
 @asynccontextmanager
 async def _process(
-    wish: Wish, launch: Launch, folder: Path, means: Means
+    wish: Wish, launch: Launch, folder: Path, environment: Mapping[str, str], means: Means
 ) -> AsyncIterator[ModelProcess]:
-    environment = child_environment(means.environment, wish.spec.env, means.owner)
     try:
         _write(launch.files, folder)
         process = await ModelProcess.start(launch.command, folder, environment)

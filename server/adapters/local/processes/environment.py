@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from urllib.parse import unquote
+
+from server.domain.masking import secret_values
 
 MARKER = "MODELSERVICE_CHILD_OF"
 
@@ -18,6 +21,21 @@ def child_environment(
 ) -> dict[str, str]:
     """Little of this process's own, what the spec asks, and whose child it is."""
     return _passed_on(given) | expanded(asked) | {MARKER: owner}
+
+
+def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What of a model server's environment is not to be shown."""
+    passwords = (("PASSWORD", password) for password in _proxy_passwords(environment))
+    return secret_values((*environment.items(), *passwords))
+
+
+def _proxy_passwords(environment: Mapping[str, str]) -> Iterator[str]:
+    for name, value in environment.items():
+        if name.lower() in _PROXIES:
+            # With or without a scheme before it.
+            who, _, _ = value.rpartition("@")
+            _, _, password = who.rpartition("//")[2].partition(":")
+            yield from (password, unquote(password))
 
 
 def expanded(asked: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,101 @@
+"""What has failed is tried at once when it is deployed again, as the remedies say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from server.domain.commands import Action
+from server.domain.inference_service import InferenceServiceSpec
+from server.domain.status import FailureReason, State
+from tests.adapters.local.serving import BRISK
+from tests.adapters.local.world import World, servers_of, world_of
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """Nothing is tried again by itself while a test looks on."""
+    hour = timedelta(hours=1)
+    patience = replace(BRISK, first_retry=hour, longest_retry=hour, stop=timedelta(seconds=1))
+    async with world_of(tmp_path, patience) as world:
+        yield world
+
+
+async def failed(world: World, spec: InferenceServiceSpec) -> FailureReason:
+    await world.deploy(spec)
+    status = (await world.until(State.FAILED)).status
+    assert status.failure
+    return status.failure.reason
+
+
+async def ready_when_deployed_again(world: World, spec: InferenceServiceSpec) -> None:
+    again = await world.deploy(spec)
+    assert again.action is Action.UNCHANGED
+    assert again.service.status.state is State.PROGRESSING
+    assert again.service.status.failure is None
+    ready = await world.until(State.READY)
+    assert ready.rollout == again.rollout
+    assert len(servers_of(world)) == 1
+
+
+async def test_a_model_that_was_mended_where_it_is_comes_anew(world: World) -> None:
+    spec = world.model(exit=1)
+    assert await failed(world, spec) is FailureReason.MODEL_LOAD
+    assert world.model() == spec, "another file of the same name"
+    await ready_when_deployed_again(world, spec)
+
+
+async def test_a_model_that_was_not_there_is_looked_for_at_once(world: World) -> None:
+    spec = world.model()
+    (world.folder / "1.json").unlink()
+    assert await failed(world, spec) is FailureReason.STORAGE_DOWNLOAD
+    world.model()
+    await ready_when_deployed_again(world, spec)
+
+
+async def test_a_server_that_runs_without_its_model_is_replaced(world: World) -> None:
+    spec = world.model(unready=True)
+    assert await failed(world, spec) is FailureReason.MODEL_LOAD
+    world.model()
+    await ready_when_deployed_again(world, spec)
+
+
+async def test_what_fails_again_is_told_again(world: World) -> None:
+    spec = world.model(exit=1)
+    assert await failed(world, spec) is FailureReason.MODEL_LOAD
+    for _ in range(3):
+        assert (await world.deploy(spec)).service.status.state is State.PROGRESSING
+    assert await failed(world, spec) is FailureReason.MODEL_LOAD
+
+
+async def test_a_copy_that_was_ready_stays_whatever_becomes_of_its_source(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        spec = world.model()
+        await world.ready(spec)
+        [copy] = (tmp_path / "state" / "work").rglob("1.json")
+        kept = copy.read_text()
+        copy.write_text('{"exit": 1}')
+    (tmp_path / "1.json").unlink()
+    hour = timedelta(hours=1)
+    async with world_of(tmp_path, replace(BRISK, first_retry=hour, longest_retry=hour)) as world:
+        await world.until(State.FAILED)
+        copy.write_text(kept)
+        await ready_when_deployed_again(world, spec)
+
+
+async def test_neither_a_validation_nor_what_serves_is_disturbed(world: World) -> None:
+    spec = world.model(exit=1)
+    assert await failed(world, spec) is FailureReason.MODEL_LOAD
+    validated = await world.deploy(spec, validate_only=True)
+    assert validated.service.status.state is State.FAILED
+    good = world.model("good")
+    await world.ready(good)
+    before = servers_of(world)
+    assert (await world.deploy(good)).service.status.state is State.READY
+    assert servers_of(world) == before

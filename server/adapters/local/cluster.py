@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -58,7 +59,7 @@ class LocalCluster:
         for record in state.records():
             means.ports.claim(record.port)
             self._supervise(record)
-        state.clear_work(self._working())
+        self._leftovers = state.leftovers(self._working())
 
     async def run(self) -> None:
         """Serve until `stop`; then no process is left, and all that is stored stays."""
@@ -66,6 +67,8 @@ class LocalCluster:
             async with asyncio.TaskGroup() as self._tasks:
                 for supervisor in self._supervisors.values():
                     self._tasks.create_task(self._live(supervisor))
+                # Beside all else: whole models can take long to remove.
+                self._tasks.create_task(asyncio.to_thread(remove, self._leftovers))
                 await self._stopping.wait()
                 for supervisor in self._supervisors.values():
                     supervisor.close()
@@ -146,10 +149,10 @@ class LocalCluster:
         supervisor = self._supervisors.get(key)
         return supervisor.service() if supervisor else None
 
-    def _working(self) -> set[Path]:
-        """The working directories that are needed."""
-        wishes = [w for s in self._supervisors.values() for w in s.record.wishes]
-        return {self._state.work(wish.uid, wish.generation) for wish in wishes}
+    def _working(self) -> dict[str, list[int]]:
+        """The generations that need a working directory, by the uids of all services that stay."""
+        records = [s.record for s in self._supervisors.values() if not s.record.deleting]
+        return {r.service.uid: [wish.generation for wish in r.wishes] for r in records}
 
     def _require_running(self) -> None:
         if self._stopping.is_set() or self._broken:
@@ -197,3 +200,9 @@ class LocalCluster:
     def _mark(self, key: ServiceKey) -> None:
         for telling in self._tellings:
             telling.mark(key)
+
+
+def remove(folders: list[Path]) -> None:
+    """Remove them with all that is in them. Blocks."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,14 +69,20 @@ class StateDir:
         """Where a generation keeps what it needs while it lives; not made yet."""
         return self._work / uid / str(generation)
 
-    def clear_work(self, kept: set[Path]) -> None:
-        """Remove the working directories of every generation but these."""
-        for folder in self._work.glob("*/*"):
-            if folder not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
+    def leftovers(self, kept: Mapping[str, Collection[int]]) -> list[Path]:
+        """The working directories of all but these services, by uid, and their generations.
+
+        None of them is ever made again: a new service has another uid, and a new generation
+        another number.
+        """
+        found: list[Path] = []
         for service in self._work.iterdir():
-            if not any(service.iterdir()):
-                service.rmdir()
+            if service.name in kept:
+                needed = {str(generation) for generation in kept[service.name]}
+                found += [folder for folder in service.iterdir() if folder.name not in needed]
+            else:
+                found.append(service)
+        return found
 
     def _file(self, key: ServiceKey) -> Path:
         return self._services / f"{key.namespace}.{key.name}.json"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import stat
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from server.adapters.local import cluster
 from server.adapters.local.records import Record, from_json, to_json
-from server.adapters.local.storing import StateDir, StateDirUnusable, open_state_dir
+from server.adapters.local.storing import StateDirUnusable, open_state_dir
 from server.domain.canonical import canonical_deploy
 from server.domain.commands import Deploy
 from server.domain.inference_service import (
@@ -22,6 +24,7 @@ from server.domain.inference_service import (
 )
 from server.domain.planning import planned
 from tests import strategies
+from tests.adapters.local.world import eventually, world_of
 
 
 def record_of(deploy: Deploy) -> Record:
@@ -103,16 +106,26 @@ def test_the_folder_keeps_its_name_for_its_processes_wherever_it_is_moved(tmp_pa
     assert owners[0] == owners[1] != owners[2]
 
 
-def test_work_that_nothing_needs_is_cleared(tmp_path: Path) -> None:
+def test_work_that_nothing_needs_is_left_over(tmp_path: Path) -> None:
     with open_state_dir(tmp_path / "state") as state:
-        for uid, generation in (("kept", 1), ("kept", 2), ("gone", 1)):
+        for uid, generation in (("kept", 1), ("kept", 2), ("stopped", 3), ("gone", 1)):
             (state.work(uid, generation) / "model").mkdir(parents=True)
-        state.clear_work({state.work("kept", 2)})
-        assert _work(state) == {"kept/2"}
+        found = {
+            str(p.relative_to(tmp_path)) for p in state.leftovers({"kept": [2], "stopped": []})
+        }
+        assert found == {f"state/work/{left}" for left in ("kept/1", "stopped/3", "gone")}
 
 
-def _work(state: StateDir) -> set[str]:
-    work = state.path / "work"
-    return {str(p.relative_to(work)) for p in work.glob("*/*")} | {
-        p.name for p in work.iterdir() if not any(p.iterdir())
-    }
+async def test_a_start_does_not_wait_for_what_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed, may = cluster.remove, threading.Event()
+    monkeypatch.setattr(cluster, "remove", lambda folders: may.wait(20) and removed(folders))
+    left = tmp_path / "state" / "work" / "gone"
+    (left / "1" / "model").mkdir(parents=True)
+    async with world_of(tmp_path) as world:
+        await world.ready(world.model())
+        assert left.exists()
+        may.set()
+        await eventually("its removal", lambda: not left.exists())
+        assert len(list((tmp_path / "state" / "work").iterdir())) == 1, "what is needed stays"

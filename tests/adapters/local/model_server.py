@@ -1,7 +1,9 @@
 """A model server of the Open Inference Protocol that does as its model says: for tests.
 
 The model is a JSON file: load_seconds, exit (a code, while loading), says (a text, on the way),
-hang (in load, deaf to SIGTERM), unready (answers, but its model is never ready), predict_seconds,
+hang (in load, deaf to SIGTERM), unready (its load ends, but its model is not ready), ready_after
+(seconds in which it answers, loads, and is not ready), predict_seconds, arrived (a file that a
+prediction makes as it begins),
 hold (a folder: it ends only once that has no file `<namespace>.<name>`), child (a process that
 outlives it if nobody ends it).
 """
@@ -29,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v2":
             self._answer(200, {"name": self.server.name})
         elif self.path.endswith("/ready"):
-            self._answer(400 if self.server.orders.get("unready") else 200, {})
+            self._answer(200 if self.server.ready() else 400, {})
         elif self.path == "/environment":
             self._answer(200, dict(os.environ))
         else:
@@ -39,6 +41,10 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.path.endswith(("/load", "/unload")):
+            self.server.orders["unready"] = self.path.endswith("/unload")
+        if "arrived" in self.server.orders and self.path.endswith("/infer"):
+            Path(self.server.orders["arrived"]).touch()
         time.sleep(self.server.orders.get("predict_seconds", 0))
         self._answer(200, {"server": self.server.name, "bytes": len(body), "path": self.path})
 
@@ -63,6 +69,10 @@ class ModelServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.name = name
         self.orders = orders
+        self.ready_at = time.monotonic() + orders.get("ready_after", 0)
+
+    def ready(self) -> bool:
+        return time.monotonic() >= self.ready_at and not self.orders.get("unready")
 
 
 def load(model: str) -> dict[str, Any]:

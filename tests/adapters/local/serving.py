@@ -30,13 +30,23 @@ protocols = ["v2"]
 command = ["{python}", "-I", "{file}", "--port", "{{port}}", "--name", "{{server_name}}",
            "--model", "{{model}}"]
 ready = "/v2/models/{{model_name}}/ready"
+loaded = "{{model_name}} has loaded"
 [[runtime.formats]]
 name = "test"
+
+[[runtime]]
+name = "gone-server"
+protocols = ["v2"]
+command = ["/absent/model-server", "{{port}}"]
+ready = "/v2/models/{{model_name}}/ready"
+[[runtime.formats]]
+name = "gone"
 """
 # What fails is tried again while a test looks on.
 BRISK = Patience(
     progress_deadline=timedelta(seconds=30),
     unready=timedelta(seconds=1),
+    probe=timedelta(seconds=0.2),
     steady=timedelta(seconds=1),
     first_retry=timedelta(seconds=0.5),
     longest_retry=timedelta(seconds=2),

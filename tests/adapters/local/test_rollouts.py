@@ -29,9 +29,10 @@ async def test_five_rollouts_under_load_lose_no_request(world: World) -> None:
 async def test_requests_in_flight_are_answered_by_the_generation_that_took_them(
     world: World,
 ) -> None:
-    old = await world.ready(world.model("old", predict_seconds=1))
+    arrived = world.folder / "arrived"
+    old = await world.ready(world.model("old", predict_seconds=1, arrived=str(arrived)))
     async with load(old.status.url, callers=2) as under:
-        await asyncio.sleep(0.2)
+        await eventually("a request in flight", arrived.exists)
         new = await world.ready(world.model("new", predict_seconds=0))
         assert await world.generation_of(new) == 2
         assert len(servers_of(world)) == 2, "the old one still answers"
@@ -118,11 +119,24 @@ async def test_a_deleted_service_leaves_nothing(world: World) -> None:
         await world.ask(service)
 
 
+async def test_a_deletion_during_a_rollout_ends_the_old_and_the_one_that_loads(
+    world: World,
+) -> None:
+    await world.ready(world.model("good"))
+    await world.deploy(world.model("slow", load_seconds=60))
+    await eventually("both servers", lambda: len(servers_of(world)) == 2)
+    await world.gone()
+    assert servers_of(world) == []
+    assert list((world.folder / "state" / "services").iterdir()) == []
+    assert list((world.folder / "state" / "work").iterdir()) == []
+
+
 async def test_a_deletion_lets_requests_in_flight_end(world: World) -> None:
-    service = await world.ready(world.model(predict_seconds=1))
+    arrived = world.folder / "arrived"
+    service = await world.ready(world.model(predict_seconds=1, arrived=str(arrived)))
     url = f"{service.status.url}/v2/models/iris/infer"
     answer = asyncio.create_task(_post(world, url))
-    await asyncio.sleep(0.2)
+    await eventually("a request in flight", arrived.exists)
     gone = asyncio.create_task(world.gone())
     assert (await answer)["server"]
     with pytest.raises(ServiceDeleting):

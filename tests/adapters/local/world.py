@@ -18,7 +18,7 @@ from server.adapters.local.patience import Patience
 from server.adapters.local.processes.environment import MARKER
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
-from server.domain.status import State
+from server.domain.status import Failure, State
 from tests.adapters.local.serving import BRISK, model, opened
 from tests.contracts.world import Follower, following
 
@@ -100,6 +100,17 @@ async def world_of(
         aiohttp.ClientSession() as session,
     ):
         yield World(folder, cluster, told, session)
+
+
+async def failure_of(world: World, spec: InferenceServiceSpec) -> Failure:
+    """Why the rollout of this spec fails."""
+    await world.deploy(spec)
+    failed = await world.until(State.FAILED)
+    assert failed.status.failure
+    assert failed.status.failure.rollout_id == failed.rollout.id
+    assert failed.status.failure.remedy
+    assert not failed.status.serving
+    return failed.status.failure
 
 
 def children_of(state: Path) -> list[psutil.Process]:

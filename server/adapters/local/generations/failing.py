@@ -10,12 +10,15 @@ from dataclasses import replace
 from datetime import timedelta
 
 from server.adapters.local.addresses.allotting import FIRST, HOST, LAST
+from server.adapters.local.addresses.proxying import Answer
+from server.adapters.local.processes.exec_wrapper import NOT_STARTED, NOT_STARTED_WORDS
 from server.domain.log_reading import cause, plain_lines, telling, without_shutdown
 from server.domain.masking import masked
 from server.domain.status import Component, Failure, FailureReason
 
 _PORT_TAKEN = os.strerror(errno.EADDRINUSE).lower()
 _SIGNALLED = 128
+_NO_ROOM_ON_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 MODEL_REMEDY = "check that the model's files are whole and fit the format and the runtime's version"
 
@@ -43,6 +46,9 @@ def failure(reason: FailureReason, message: str, remedy: str) -> Failure:
 
 def not_loaded(code: int, words: Sequence[str]) -> Failure:
     """The server exited before its model was ready; MLServer does that with 0 too."""
+    if code == NOT_STARTED and words and words[-1].startswith(NOT_STARTED_WORDS):
+        remedy = "install what the runtime's command names, or correct its row; then deploy again"
+        return _from_words(failure(FailureReason.NO_RUNTIME, words[-1], remedy), words, code)
     message = f"the model server {_ended(code)} before its model was ready"
     if why := cause(words):
         message += f": {why}"
@@ -62,6 +68,14 @@ def not_ready(words: Sequence[str]) -> Failure:
     return _from_words(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), words, None)
 
 
+def unanswering(answer: Answer, words: Sequence[str]) -> Failure:
+    """The server runs, and no longer says that its model is ready."""
+    told = "does not answer" if answer is Answer.NOTHING else "says that its model is not ready"
+    message = f"the model server was ready, and now {told}"
+    remedy = "it serves again once it says ready; deploy with restart: true to start it anew"
+    return _from_words(failure(FailureReason.NOT_ANSWERING, message, remedy), words, None)
+
+
 def too_slow(deadline: timedelta, words: Sequence[str]) -> Failure:
     """The server did not get there in time, and was ended."""
     message = f"the model was not ready within {deadline.total_seconds():g} s"
@@ -70,12 +84,15 @@ def too_slow(deadline: timedelta, words: Sequence[str]) -> Failure:
 
 
 def unwritable(e: OSError) -> Failure:
-    """The disk has no room for the server's own files, or the system none for its process."""
-    return failure(
-        FailureReason.VOLUME,
-        f"the model server cannot be started: {e.strerror}",
-        "free disk space or memory on this machine",
-    )
+    """The server's files could not be written, or its process not be started."""
+    message = f"the model server cannot be started: {e.strerror}"
+    if e.errno == errno.E2BIG:
+        remedy = "shorten spec.env and the arguments; together they are too long for a process"
+        return failure(FailureReason.CONTAINER_CONFIG, message, remedy)
+    if e.errno in _NO_ROOM_ON_DISK:
+        return failure(FailureReason.VOLUME, message, "free disk space on this machine")
+    remedy = "free memory on this machine, or raise its limits of processes and open files"
+    return failure(FailureReason.UNSCHEDULABLE, message, remedy)
 
 
 def no_port() -> Failure:

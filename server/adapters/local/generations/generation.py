@@ -24,6 +24,8 @@ from server.adapters.local.generations.failing import (
     not_ready,
     says_port_taken,
     too_slow,
+    unanswering,
+    unwritable,
 )
 from server.adapters.local.generations.running import Means, Run, running
 from server.adapters.local.generations.sights import Sight
@@ -35,8 +37,10 @@ from server.domain.facts import Problem
 from server.domain.status import Failure, FailureReason
 
 POLL_SECONDS = 0.1
-# MLServer answers for a moment before it ends because of a model that it could not load.
+# How often it is asked before its log is looked at, which takes longer.
 UNREADY_POLLS = 10
+# As a readiness probe's: one answer may be late under load.
+PROBES_MISSED = 3
 PORT_TRIES = 5
 
 log = structlog.get_logger(__name__)
@@ -123,6 +127,8 @@ class Generation:
             return await self._means.runtimes.select(self.wish.model, self._means.python)
         except NoRuntime as e:
             raise Failed(failure(FailureReason.NO_RUNTIME, e.message, e.remedy)) from e
+        except OSError as e:
+            raise Failed(unwritable(e)) from e
 
     async def _fetched(self) -> Path | None:
         uri = self.wish.model.storage_uri
@@ -141,11 +147,14 @@ class Generation:
         deadline = self._means.patience.progress_deadline
         try:
             async with asyncio.timeout(deadline.total_seconds()):
-                unready = 0
+                unready, loaded = 0, False
                 while (answer := await run.answers()) is not Answer.READY:
                     unready += answer is Answer.LOADING
-                    if unready == UNREADY_POLLS:
+                    if loaded and unready == UNREADY_POLLS:
                         await self._note_unready(run)
+                    if not loaded and unready == UNREADY_POLLS:
+                        # Until then it is on its way: some answer long before they have loaded.
+                        unready, loaded = 0, await run.has_loaded()
                     if (code := await run.process.exited_within(POLL_SECONDS)) is not None:
                         raise await self._exit_before_ready(run, code)
         except TimeoutError:
@@ -154,7 +163,7 @@ class Generation:
         self._become_ready(run)
 
     async def _note_unready(self, run: Run) -> None:
-        """It may pass: some servers answer before they have loaded."""
+        """It may pass, although the load has ended."""
         found = self._about(not_ready(await run.words()))
         self._see(problem=Problem(found, _now(), self._means.patience.unready))
 
@@ -180,18 +189,52 @@ class Generation:
         )
 
     async def _until_exit(self, run: Run) -> NoReturn:
+        async with asyncio.TaskGroup() as tasks:
+            probing = tasks.create_task(self._probe(run), name=f"probe of {self.wish.key}")
+            code = await self._outlived(run)
+            # Before anything else, so that no request is sent where nobody listens any more.
+            self.upstream = None
+            probing.cancel()
+            self._see(ready=False, doing="starting again", unavailable_since=_now())
+        raise Crashed(crashed(code, await run.words()))
+
+    async def _outlived(self, run: Run) -> int:
+        """Forgive what went wrong before with time; the code of the exit, once it comes."""
         steady, forgiven = self._means.patience.steady, self._means.patience.forgiven
         code = await run.process.exited_within(steady.total_seconds())
         if code is None:
-            self._see(steady_at=None, problem=None)
+            self._see(steady_at=None, problem=None if self.sight.ready else self.sight.problem)
             code = await run.process.exited_within((forgiven - steady).total_seconds())
         if code is None:
             self._failures = 0
             code = await run.process.exited()
-        # Before anything else, so that no request is sent where nobody listens any more.
+        return code
+
+    async def _probe(self, run: Run) -> NoReturn:
+        """Ask it again and again: a server can hang, or give up its model, without an exit."""
+        missed = 0
+        while True:
+            await asyncio.sleep(self._means.patience.probe.total_seconds())
+            answer = await run.answers()
+            missed = 0 if answer is Answer.READY else missed + 1
+            if missed == PROBES_MISSED:
+                await self._take_out(run, answer)
+            elif not missed and not self.sight.ready:
+                self._put_back(run)
+
+    async def _take_out(self, run: Run, answer: Answer) -> None:
+        found = self._about(unanswering(answer, await run.words()))
         self.upstream = None
-        self._see(ready=False, doing="starting again", unavailable_since=_now())
-        raise Crashed(crashed(code, await run.words()))
+        self._see(
+            ready=False,
+            doing=found.message,
+            unavailable_since=_now(),
+            problem=Problem(found, _now(), None),
+        )
+
+    def _put_back(self, run: Run) -> None:
+        self.upstream = run.upstream
+        self._see(ready=True, doing="serving", unavailable_since=None, problem=None)
 
     def _take(self, failed: Failed) -> timedelta:
         """Show what went wrong, and answer how long to wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -64,11 +65,16 @@ class Run:
     upstream: Upstream
     server_name: str
     ready_path: str
+    loaded: str
     secrets: tuple[str, ...]
 
     async def answers(self) -> Answer:
         """What this server itself says of its model."""
         return await self.upstream.answers(self.server_name, self.ready_path)
+
+    async def has_loaded(self) -> bool:
+        """Whether it says that the load has ended, of those that do."""
+        return bool(self.loaded) and self.loaded in await self.process.last_words()
 
     async def words(self) -> list[str]:
         """What is worth showing of what it has written."""
@@ -91,7 +97,7 @@ async def running(
         try:
             async with _process(wish, launch, folder, environment, means) as process:
                 hidden = secrets_of(environment)
-                yield Run(process, upstream, server_name, launch.ready_path, hidden)
+                yield Run(process, upstream, server_name, launch.ready_path, launch.loaded, hidden)
         finally:
             await upstream.close()
 
@@ -102,6 +108,8 @@ def _port(ports: Ports) -> Iterator[int]:
         port = ports.allot()
     except NoPortFree as e:
         raise Failed(no_port()) from e
+    except OSError as e:
+        raise Failed(unwritable(e)) from e
     try:
         yield port
     finally:
@@ -113,6 +121,8 @@ async def _process(
     wish: Wish, launch: Launch, folder: Path, environment: Mapping[str, str], means: Means
 ) -> AsyncIterator[ModelProcess]:
     try:
+        # A model may have left gigabytes there, and requests must not wait for their end.
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         _write(launch.files, folder)
         process = await ModelProcess.start(launch.command, folder, environment)
     except OSError as e:
@@ -125,8 +135,7 @@ async def _process(
 
 
 def _write(files: Mapping[str, str], folder: Path) -> None:
-    """Put a server's files into its folder, which then has nothing else."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Put a server's files into its folder, which is not there yet."""
     folder.mkdir(mode=0o700, parents=True)
     for name, content in files.items():
         file = folder / name

@@ -10,6 +10,9 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+# As a shell does where there is no such command; a command may end so, too, but does not say this.
+NOT_STARTED = 127
+NOT_STARTED_WORDS = "cannot start "
 
 
 def main(parent: int, command: list[str]) -> None:
@@ -22,7 +25,8 @@ def main(parent: int, command: list[str]) -> None:
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as e:
-        sys.exit(f"cannot start {command[0]}: {e.strerror}")
+        print(f"{NOT_STARTED_WORDS}{command[0]}: {e.strerror}", file=sys.stderr)
+        sys.exit(NOT_STARTED)
 
 
 if __name__ == "__main__":

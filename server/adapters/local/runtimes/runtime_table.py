@@ -63,6 +63,7 @@ class RuntimeRow(_Row):
     protocols: tuple[str, ...]
     command: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_checked)]
     ready: Annotated[str, Field(pattern="^/"), AfterValidator(_checked)]
+    loaded: Annotated[str, AfterValidator(_checked)] = ""
     files: Annotated[dict[str, dict[str, Any]], AfterValidator(_checked)] = {}
     formats: Annotated[tuple[FormatRow, ...], Field(min_length=1)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +12,8 @@ from server.adapters.local.runtimes import runtime_table
 from server.adapters.local.runtimes.runtime_table import FormatRow, RuntimeRow, filled
 from server.adapters.local.runtimes.serving_environment import has_package, install_command
 from server.domain.inference_service import ModelPredictor
+
+_NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 
 
 class NoRuntime(Exception):
@@ -45,12 +48,14 @@ class Launch:
     """How a model server is started; `files`, by name, are to be written into its folder.
 
     It is this very server if GET /v2 answers the `server_name` as `name`, and its model is ready
-    if GET `ready_path` then answers 200.
+    if GET `ready_path` then answers 200. Once its log has the text `loaded` (empty: it never tells)
+    the load has ended, whatever came of it.
     """
 
     command: tuple[str, ...]
     files: Mapping[str, str]
     ready_path: str
+    loaded: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ class ServingRuntime:
             command=(*filled(self.row.command, values), *place.args),
             files={name: json.dumps(content, indent=2) for name, content in files.items()},
             ready_path=filled(self.row.ready, values),
+            loaded=filled(self.row.loaded, values),
         )
 
 
@@ -91,7 +97,8 @@ class Runtimes:
     async def select(self, model: ModelPredictor, python: Path) -> ServingRuntime:
         """Choose the first that fits, as KServe would, and make sure that it is installed.
 
-        Asked anew each time, since a package may have been installed meanwhile. Raises NoRuntime.
+        Asked anew each time, since a package may have been installed meanwhile. Raises NoRuntime,
+        and OSError where this machine can start nothing more.
         """
         runtime = self._fitting(model)
         requirement = runtime.format.package
@@ -133,6 +140,8 @@ async def _is_installed(runtime: ServingRuntime, python: Path) -> bool:
     try:
         return await has_package(python, runtime.format.package)
     except OSError as e:
+        if e.errno not in _NO_PROGRAM:
+            raise
         raise NoRuntime(
             f"there is no serving environment to run {runtime.name} in: {python} does not start",
             "make serving; or let MODELSERVICE_SERVING_PYTHON name a Python that has MLServer",

@@ -1,0 +1,113 @@
+"""What keeps a model server from its start: no runtime, no command, no room."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from server.adapters.local.generations.failing import unwritable
+from server.domain.errors import ClusterUnavailable
+from server.domain.inference_service import ModelFormat, ModelPredictor
+from server.domain.status import FailureReason, State
+from tests.adapters.local.world import IRIS, World, failure_of, world_of
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "remedy"),
+    [
+        ("sklearn", "bin/python does not start", "make serving"),
+        ("unheard-of", "no serving runtime", "use one of "),
+        ("gone", "cannot start /absent/model-server: No such file", "install what"),
+    ],
+)
+async def test_without_a_runtime_the_remedy_says_what_to_do(
+    world: World, tmp_path: Path, name: str, message: str, remedy: str
+) -> None:
+    """The first has a runtime, but there is no serving environment; the last has no command."""
+    model = ModelPredictor(ModelFormat(name), str(tmp_path / "1.json"))
+    failure = await failure_of(world, replace(world.model(), predictor=model))
+    assert failure.reason is FailureReason.NO_RUNTIME
+    assert message in failure.message
+    assert remedy in failure.remedy
+
+
+async def test_a_server_that_itself_ends_with_127_has_a_runtime(world: World) -> None:
+    failure = await failure_of(world, world.model(exit=127))
+    assert failure.reason is FailureReason.MODEL_LOAD
+
+
+async def test_more_environment_than_a_process_can_have_is_no_matter_of_the_disk(
+    world: World,
+) -> None:
+    """Linux takes 128 KiB a text."""
+    failure = await failure_of(world, replace(world.model(), env={"LONG": "x" * 2**18}))
+    assert failure.reason is FailureReason.CONTAINER_CONFIG
+    assert "shorten spec.env" in failure.remedy
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, FailureReason.VOLUME),
+        (errno.EAGAIN, FailureReason.UNSCHEDULABLE),
+        (errno.EMFILE, FailureReason.UNSCHEDULABLE),
+    ],
+)
+def test_what_keeps_a_server_from_its_start_is_told_apart(
+    number: int, reason: FailureReason
+) -> None:
+    failure = unwritable(OSError(number, os.strerror(number)))
+    assert failure.reason is reason
+    assert os.strerror(number) in failure.message
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small disk is made by root on Linux"
+)
+async def test_a_full_disk_refuses_what_it_cannot_keep_and_what_runs_goes_on(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "state", kilobytes=200):
+        async with world_of(tmp_path) as world:
+            ready = await world.ready(world.model())
+            (tmp_path / "state" / "filler").write_bytes(_all_but_a_page(tmp_path / "state"))
+            key = IRIS._replace(name="large")
+            await world.deploy(world.model("large", says="x" * 50_000), key)
+            failed = await world.until(State.FAILED, key=key)
+            assert failed.status.failure
+            assert failed.status.failure.reason is FailureReason.STORAGE_DOWNLOAD
+            assert "space" in failed.status.failure.message.lower()
+            with pytest.raises(ClusterUnavailable, match="No space left"):
+                await world.deploy(
+                    replace(world.model("2"), env={"LONG": "x" * 10_000}), labels={"a": "1"}
+                )
+            assert await world.generation_of(ready) == 1
+            (tmp_path / "state" / "filler").unlink()
+            await world.ready(world.model("2"))
+            await world.until(State.READY, key=key)
+
+
+def _all_but_a_page(folder: Path) -> bytes:
+    room = os.statvfs(folder)
+    return b"x" * (room.f_bavail * room.f_frsize - 2 * room.f_frsize)
+
+
+@contextmanager
+def small_disk(at: Path, kilobytes: int) -> Iterator[None]:
+    at.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "tmpfs", str(at)]
+    made = subprocess.run(mount, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no small disk can be made here: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(at)], check=True)

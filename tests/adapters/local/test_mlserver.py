@@ -11,8 +11,10 @@ from pathlib import Path
 from subprocess import run
 from typing import Any
 
+import psutil
 import pytest
 
+from server.adapters.local.runtimes import runtime_table
 from server.domain.inference_service import (
     InferenceService,
     InferenceServiceSpec,
@@ -20,8 +22,10 @@ from server.domain.inference_service import (
     ModelPredictor,
 )
 from server.domain.status import FailureReason, State
+from tests.adapters.local import serving
 from tests.adapters.local.load import load
 from tests.adapters.local.serving import BRISK
+from tests.adapters.local.test_failing import RiggedPorts, stranger
 from tests.adapters.local.world import IRIS, World, eventually, servers_of, world_of
 from tests.demo import SERVING_PYTHON
 from tests.demo.training import broken, trained
@@ -39,6 +43,13 @@ class Act:
     def __reduce__(self):
         return exec, (sys.argv[2],)
 pickle.dump(Act(), open(sys.argv[1], "wb"))
+"""
+_RELUCTANT = """
+from mlserver import MLModel
+class Reluctant(MLModel):
+    async def load(self):
+        print("no weights for this machine", flush=True)
+        return False
 """
 
 
@@ -131,3 +142,94 @@ async def test_a_load_that_hangs_and_is_deaf_to_signals_ends_at_the_deadline(
         assert failed.status.failure.reason is FailureReason.PROGRESS_DEADLINE
         await world.gone()
         assert servers_of(world) == []
+
+
+async def test_a_runtime_of_their_own_whose_load_answers_false_is_a_failed_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "RUNTIME", _mlserver_row("reluctant", "reluctant.Reluctant"))
+    (tmp_path / "reluctant.py").write_text(_RELUCTANT)
+    env = {"PYTHONPATH": str(tmp_path)}
+    async with world_of(tmp_path, python=SERVING_PYTHON) as world:
+        spec = InferenceServiceSpec(ModelPredictor(ModelFormat("reluctant")), env=env)
+        await world.deploy(spec)
+        failure = (await world.until(State.FAILED)).status.failure
+        assert failure
+        assert failure.reason is FailureReason.MODEL_LOAD
+        assert failure.exit_code is None
+        assert any("no weights for this machine" in line for line in failure.log_lines)
+
+
+def _mlserver_row(name: str, implementation: str) -> str:
+    """MLServer with a format more, as an operator would add it; a template as RUNTIME is one."""
+    row, _, _ = (
+        Path(runtime_table.__file__)
+        .with_name("runtimes.toml")
+        .read_text()
+        .partition("[[runtime.formats]]")
+    )
+    row = row.replace("kserve-mlserver", "own-mlserver").replace("{", "{{").replace("}", "}}")
+    return f'{row}[[runtime.formats]]\nname = "{name}"\nimplementation = "{implementation}"\n'
+
+
+async def test_what_is_missing_is_named(world: World, models: Path) -> None:
+    await world.deploy(sklearn(models / "absent.joblib"))
+    missing = (await world.until(State.FAILED)).status.failure
+    assert missing
+    assert missing.reason is FailureReason.STORAGE_DOWNLOAD
+    assert "absent.joblib" in missing.message
+    model = ModelPredictor(ModelFormat("huggingface"), str(models / "iris.joblib"))
+    await world.deploy(InferenceServiceSpec(model))
+    lacking = (await world.until(State.FAILED, generation=2)).status.failure
+    assert lacking
+    assert lacking.reason is FailureReason.NO_RUNTIME
+    assert f"{SERVING_PYTHON} -m pip install mlserver-huggingface" in lacking.remedy
+
+
+async def test_a_port_that_a_stranger_has_is_given_up_for_another(
+    tmp_path: Path, models: Path
+) -> None:
+    with stranger() as (taken, asked):
+        ports = RiggedPorts({2: taken})
+        async with world_of(tmp_path, ports=ports, python=SERVING_PYTHON) as world:
+            service = await world.ready(sklearn(models / "iris.joblib"))
+            assert await predicted(world, service) == ["setosa"]
+            assert ports.handed_out == 3, "the address, the port that was taken, and another"
+            told = world.told.history(IRIS)
+            assert not [s for s in told if isinstance(s, InferenceService) and s.status.failure]
+    assert set(asked) <= {"/v2"}
+
+
+async def test_a_server_that_is_killed_comes_back_once_and_is_a_crash_loop_after_that(
+    tmp_path: Path, models: Path
+) -> None:
+    patience = replace(BRISK, steady=timedelta(minutes=10))
+    async with world_of(tmp_path, patience, python=SERVING_PYTHON) as world:
+        service = await world.ready(sklearn(models / "iris.joblib"))
+        _kill_the_server(world)
+        await world.when("its death", lambda s: not s.status.serving)
+        back = await world.when("its return", lambda s: s.status.serving)
+        assert back.status.failure
+        assert back.status.failure.reason is FailureReason.CRASH_LOOP
+        assert await predicted(world, service) == ["setosa"]
+        _kill_the_server(world)
+        failed = await world.until(State.FAILED)
+        assert failed.status.failure
+        assert failed.status.failure.exit_code == 137
+
+
+def _kill_the_server(world: World) -> None:
+    [server] = servers_of(world)
+    server.kill()
+
+
+async def test_two_services_share_no_port_of_any_kind(world: World, models: Path) -> None:
+    for name in ("one", "two"):
+        await world.ready(sklearn(models / "iris.joblib"), IRIS._replace(name=name))
+    one, two = ({c.laddr.port for c in _listening(p)} for p in servers_of(world))
+    assert len(one) == len(two) == 2, "HTTP and gRPC"
+    assert not one & two
+
+
+def _listening(process: psutil.Process) -> list[Any]:
+    return [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]

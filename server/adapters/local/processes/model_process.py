@@ -22,7 +22,7 @@ class ModelProcess:
     def __init__(self, process: asyncio.subprocess.Process, words: _Words) -> None:
         self._process = process
         self._words = words
-        self._exit = asyncio.create_task(process.wait(), name=f"exit of {process.pid}")
+        self._exit = asyncio.create_task(self._ended(), name=f"exit of {process.pid}")
 
     @classmethod
     async def start(
@@ -77,7 +77,8 @@ class ModelProcess:
                 self._signal(signal.SIGTERM)
                 await self.exited_within(grace.total_seconds())
         finally:
-            self._signal(signal.SIGKILL)
+            if not self._exit.done():
+                self._signal(signal.SIGKILL)
             # Killed, it takes no time worth naming, and must be reaped in any case.
             await self.exited()
             self._words.close()
@@ -86,6 +87,12 @@ class ModelProcess:
         """The end of what it has written so far; of a process that exited, all of its end."""
         await self._words.settled()
         return self._words.text()
+
+    async def _ended(self) -> int:
+        code = await self._process.wait()
+        # At once: the id is free from now on, and another group could get it.
+        self._signal(signal.SIGKILL)
+        return code
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):

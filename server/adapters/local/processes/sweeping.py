@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psutil
 import structlog
 
@@ -9,6 +11,7 @@ from server.adapters.local.processes.environment import MARKER
 from server.adapters.local.storing import StateDirUnusable
 
 PATIENCE_SECONDS = 10.0
+PASSES = 20
 
 log = structlog.get_logger(__name__)
 
@@ -19,16 +22,28 @@ def sweep(owner: str) -> int:
     For before anything is started. Processes are told apart by id and start time, so that none that
     took over an id is touched. Raises StateDirUnusable where one cannot be ended.
     """
-    left = [process for process in psutil.process_iter() if _is_of(process, owner)]
+    ended = 0
+    # What forks while others are ended is found by the next pass.
+    for _ in range(PASSES):
+        left = [process for process in psutil.process_iter() if _is_of(process, owner)]
+        if not left:
+            break
+        _end(left)
+        ended += len(left)
+    else:
+        raise StateDirUnusable("model servers of an earlier run start others again and again")
+    if ended:
+        log.info("ended what an earlier run left", processes=ended)
+    return ended
+
+
+def _end(left: Sequence[psutil.Process]) -> None:
     for process in left:
         _kill(process)
     _, alive = psutil.wait_procs(left, PATIENCE_SECONDS)
     if alive:
         pids = ", ".join(str(process.pid) for process in alive)
         raise StateDirUnusable(f"model servers of an earlier run do not end: {pids}")
-    if left:
-        log.info("ended what an earlier run left", processes=len(left))
-    return len(left)
 
 
 def _is_of(process: psutil.Process, owner: str) -> bool:
@@ -43,3 +58,7 @@ def _kill(process: psutil.Process) -> None:
         process.kill()
     except psutil.NoSuchProcess:
         return
+    except psutil.AccessDenied as e:
+        raise StateDirUnusable(
+            f"a model server of an earlier run may not be ended by this user: {process.pid}"
+        ) from e

@@ -1,0 +1,81 @@
+"""What an earlier server left is ended to the last process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import uuid
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from server.adapters.local.processes import sweeping
+from server.adapters.local.processes.environment import MARKER
+from server.adapters.local.processes.model_process import ModelProcess
+from server.adapters.local.storing import StateDirUnusable
+from tests.adapters.local.world import eventually
+
+
+def test_what_is_forked_while_others_are_ended_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owner = uuid.uuid4().hex
+    started = [_marked(owner)]
+    kill = sweeping._kill
+
+    def late(process: psutil.Process) -> None:
+        if len(started) < 3:
+            started.append(_marked(owner))
+        kill(process)
+
+    monkeypatch.setattr(sweeping, "_kill", late)
+    try:
+        assert sweeping.sweep(owner) == 3
+        for process in started:
+            process.wait(10)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_process_that_may_not_be_ended_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = uuid.uuid4().hex
+    process = _marked(owner)
+
+    def denied(_: psutil.Process) -> None:
+        raise psutil.AccessDenied
+
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(psutil.Process, "kill", denied)
+            with pytest.raises(StateDirUnusable, match=str(process.pid)):
+                sweeping.sweep(owner)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _marked(owner: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "3600"], env={**os.environ, MARKER: owner})
+
+
+async def test_what_a_server_started_ends_as_soon_as_it_does(tmp_path: Path) -> None:
+    script = "sleep 3600 & echo $! > pid"
+    process = await ModelProcess.start(["sh", "-c", script], tmp_path, dict(os.environ))
+    try:
+        assert await asyncio.wait_for(process.exited(), 10) == 0
+        pid = int((tmp_path / "pid").read_text())
+        await eventually("its end", lambda: _has_ended(pid), 10)
+    finally:
+        await process.end(timedelta(seconds=1))
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -24,6 +24,8 @@ CONNECT_SECONDS = 5.0
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+# Without a name, it is no browser.
+_OUR_NAMES = frozenset({"", HOST, "localhost"})
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -96,8 +98,8 @@ class Upstream:
     async def send(self, request: web.BaseRequest) -> aiohttp.ClientResponse:
         """Pass a request on, its body as it comes.
 
-        Raises aiohttp.ClientConnectorError where nothing was sent, and other aiohttp.ClientError or
-        TimeoutError later.
+        Raises aiohttp.ClientConnectorError or ConnectionTimeoutError where nothing was sent, and
+        other aiohttp.ClientError or TimeoutError later.
         """
         return await self._session.request(
             request.method,
@@ -147,6 +149,8 @@ class Proxy:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if not request.rel_url.raw_path.startswith("/"):
             return web.Response(status=HTTPStatus.BAD_REQUEST)
+        if not _is_meant(request.headers.get("Host", "")):
+            return _refusal(HTTPStatus.MISDIRECTED_REQUEST, "ask for 127.0.0.1 or localhost")
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(CONTINUE)
         # Where nobody listens any more nothing was sent, and another may have come up by now.
@@ -166,7 +170,7 @@ class Proxy:
         """The upstream's answer, sent; None where it never got the request."""
         try:
             answer = await upstream.send(request)
-        except aiohttp.ClientConnectorError:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return None
         except TimeoutError:
             return _refusal(HTTPStatus.GATEWAY_TIMEOUT, "no answer within spec.request_timeout")
@@ -177,6 +181,12 @@ class Proxy:
 
     def _unavailable(self) -> web.Response:
         return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, self._excuse())
+
+
+def _is_meant(host: str) -> bool:
+    """Whether the caller knows whom it asks; a web page may have its own name lead here."""
+    name = host.rpartition(":")[0] or host
+    return name.lower() in _OUR_NAMES
 
 
 async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:

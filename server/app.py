@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -113,21 +115,47 @@ async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, StateDirUnusable."""
     at = _dying_at(settings.testing.crash_at)
     opened = _kserve if settings.kserve.enabled else _local
-    async with opened(settings, at) as cluster:
-        await serve(Application(cluster, settings, at))
+    grace = Grace(settings.stop.grace)
+    async with opened(settings, at, grace) as cluster:
+        await serve(Application(cluster, settings, at), grace.begin)
 
 
-async def serve(application: Application) -> None:
-    """Serve until SIGTERM or SIGINT. Raises AddressUnusable."""
+class Grace:
+    """The time that the whole stop may take, from the signal on."""
+
+    def __init__(self, whole: timedelta) -> None:
+        self._whole = whole
+        self._began: float | None = None
+
+    def begin(self) -> None:
+        """Let it run; again is nothing."""
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def left(self) -> timedelta:
+        """What is left of it, if anything."""
+        if self._began is None:
+            return self._whole
+        taken = timedelta(seconds=time.monotonic() - self._began)
+        return max(self._whole - taken, timedelta(0))
+
+
+async def serve(application: Application, stopping: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or SIGINT, of which `stopping` is told. Raises AddressUnusable."""
     stop = asyncio.Event()
+
+    def end() -> None:
+        stopping()
+        stop.set()
+
     for signal_number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(signal_number, end)
     await application.start()
     await application.run(stop)
 
 
 @asynccontextmanager
-async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
+async def _kserve(settings: Settings, at: At, _grace: Grace) -> AsyncIterator[Cluster]:
     # The Kubernetes client takes a second and 47 MB, which other clusters do without.
     from server.adapters.kserve.api_server import ApiServer, ConfigurationUnusable  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
@@ -150,11 +178,21 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def _local(settings: Settings, at: At) -> AsyncIterator[Cluster]:
+async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Cluster]:
+    _allow_all_descriptors()
     with open_state_dir(settings.local.state_path(), at) as state:
         sweep(state.owner)
-        async with local_cluster(state, _means(settings.local, state)) as cluster:
+        means = _means(settings.local, state)
+        async with local_cluster(state, means, grace.left) as cluster:
             yield cluster
+
+
+def _allow_all_descriptors() -> None:
+    """Every proxied request takes two; the usual soft limit is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems have a lower limit than the one that they tell.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _means(settings: Local, state: StateDir) -> Means:

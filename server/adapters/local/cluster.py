@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from server.adapters.local.addresses.allotting import NoPortFree
 from server.adapters.local.generations.running import Means
 from server.adapters.local.records import Record
 from server.adapters.local.refusing import refuse_unsupported
@@ -19,7 +18,7 @@ from server.adapters.local.supervising import Supervisor
 from server.adapters.telling import Telling
 from server.domain.admission import Stored, admit_delete, admit_deploy
 from server.domain.commands import Action, Applied, Delete, Deploy
-from server.domain.errors import ClusterUnavailable
+from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.planning import planned
 from server.domain.rollout import Rollout
@@ -27,9 +26,12 @@ from server.ports import FeedEvent, Synced
 
 
 @asynccontextmanager
-async def local_cluster(state: StateDir, means: Means) -> AsyncIterator[LocalCluster]:
+async def local_cluster(
+    state: StateDir, means: Means, left: Callable[[], timedelta] | None = None
+) -> AsyncIterator[LocalCluster]:
     """Serve what is stored, for the length of a block; nothing runs afterwards.
 
+    `left` says at its end how long all may take to end; else that has the patience of `means`.
     Raises StateDirUnusable where a stored service cannot be read.
     """
     cluster = LocalCluster(state, means)
@@ -37,7 +39,7 @@ async def local_cluster(state: StateDir, means: Means) -> AsyncIterator[LocalClu
     try:
         yield cluster
     finally:
-        cluster.stop()
+        cluster.stop(left() if left else means.patience.drain + means.patience.stop)
         await running
 
 
@@ -55,6 +57,7 @@ class LocalCluster:
         self._tellings: set[Telling] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
+        self._within = timedelta(0)
         self._broken: BaseException | None = None
         for record in state.records():
             means.ports.claim(record.port)
@@ -71,7 +74,7 @@ class LocalCluster:
                 self._tasks.create_task(asyncio.to_thread(remove, self._leftovers))
                 await self._stopping.wait()
                 for supervisor in self._supervisors.values():
-                    supervisor.close()
+                    supervisor.close(self._within)
         except BaseException as e:
             self._broken = e
             raise
@@ -79,8 +82,9 @@ class LocalCluster:
             for telling in self._tellings:
                 telling.wake()
 
-    def stop(self) -> None:
-        """Let `run` end."""
+    def stop(self, within: timedelta) -> None:
+        """Let `run` end, and cut after this time whatever is then under way."""
+        self._within = within
         self._stopping.set()
 
     async def apply(self, deploy: Deploy) -> Applied:
@@ -92,6 +96,7 @@ class LocalCluster:
         stored = supervisor.stored() if supervisor else None
         replayed = admit_deploy(deploy, stored)
         if supervisor and replayed:
+            self._state.settle()
             service = supervisor.service()
             return Applied(service, replayed.action, Rollout(service.uid, replayed.generation))
         action, wanted = planned(deploy, stored)
@@ -100,6 +105,7 @@ class LocalCluster:
         if action is not Action.UNCHANGED or not supervisor:
             supervisor = self._stored(wanted, supervisor)
         else:
+            self._state.settle()
             supervisor.try_again()
         return Applied(supervisor.service(), action, wanted.service.rollout)
 
@@ -109,7 +115,9 @@ class LocalCluster:
         supervisor = self._supervisors.get(delete.key)
         service = admit_delete(delete, supervisor.record.service if supervisor else None)
         assert supervisor, "else it was not found"
-        if not delete.validate_only and service.delete_time is None:
+        if service.delete_time:
+            self._state.settle()
+        elif not delete.validate_only:
             dying = replace(service, delete_time=datetime.now(UTC))
             self._stored(replace(supervisor.record.stored, service=dying), supervisor)
         return supervisor.service()
@@ -163,7 +171,12 @@ class LocalCluster:
         if supervisor is None:
             return self._supervise(self._created(wanted))
         record = supervisor.record.rewritten(wanted, datetime.now(UTC))
-        self._state.write(record)
+        try:
+            self._state.write(record)
+        except WriteOutcomeUnknown:
+            # It is in place: what serves must be what a restart would find.
+            supervisor.take(record)
+            raise
         supervisor.take(record)
         return supervisor
 
@@ -171,12 +184,17 @@ class LocalCluster:
         ports = self._means.ports
         try:
             record = Record(wanted, ports.allot(), datetime.now(UTC))
-        except NoPortFree as e:
-            raise ClusterUnavailable("no port is free for the service; nothing was written") from e
+        except OSError as e:
+            raise ClusterUnavailable(
+                f"no port can be had for the service, {e.strerror}: nothing was written"
+            ) from e
         try:
             self._state.write(record)
         except ClusterUnavailable:
             ports.release(record.port)
+            raise
+        except WriteOutcomeUnknown:
+            self._supervise(record)
             raise
         return record
 
@@ -190,8 +208,7 @@ class LocalCluster:
         return supervisor
 
     async def _live(self, supervisor: Supervisor) -> None:
-        await supervisor.run()
-        if supervisor.record.deleting:
+        if await supervisor.run():
             key = supervisor.record.service.key
             del self._supervisors[key]
             self._means.ports.release(supervisor.record.port)

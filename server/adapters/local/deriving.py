@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from server.adapters.local.addresses.allotting import HOST
+from server.adapters.local.addresses.addressing import Lost
+from server.adapters.local.addresses.allotting import HOST, PortTaken
 from server.adapters.local.generations.sights import Sight
 from server.adapters.local.records import Record
 from server.domain.decision import decide
@@ -26,14 +27,14 @@ class Seen:
     """All that is seen of a service.
 
     `current`: the generation that is asked for, once it has one; `serving`: the one that requests
-    go to; `left`: how many generations are not ended yet. `unlistened_since`: since when its
-    address is somebody else's.
+    go to; `left`: how many generations are not ended yet. `lost`: why its address is not
+    listened on.
     """
 
     current: Sight | None = None
     serving: Sight | None = None
     left: int = 0
-    unlistened_since: datetime | None = None
+    lost: Lost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def derive(record: Record, seen: Seen, now: datetime) -> Derived:
 def facts_of(record: Record, seen: Seen, now: datetime) -> Facts:
     """What is seen, in the terms of the state table."""
     current = seen.current or Sight(record.service.generation)
-    listening = seen.unlistened_since is None
+    listening = seen.lost is None
     return Facts(
         rollout=record.service.rollout,
         now=now,
@@ -97,7 +98,7 @@ def _predictor(record: Record, seen: Seen, current: Sight) -> ComponentFacts:
         scaled=True,
         complete=current.ready,
         completed_at=current.completed_at,
-        available=int(serving is not None and seen.unlistened_since is None),
+        available=int(serving is not None and seen.lost is None),
         unavailable_since=current.unavailable_since,
         steady_at=current.steady_at,
         problems=(current.problem,) if current.problem else (),
@@ -131,14 +132,22 @@ def _doing(record: Record, current: Sight) -> str:
 
 
 def _problems(record: Record, seen: Seen) -> tuple[Problem, ...]:
-    since = seen.unlistened_since
-    if since is None:
+    if seen.lost is None:
         return ()
-    failure = Failure(
-        FailureReason.INGRESS,
-        f"another process listens on {url_of(record)}, the address of this service",
-        "end that process; the service takes its address back then",
-        retrying=True,
-        first_seen_time=since,
-    )
+    message, remedy = _told(url_of(record), seen.lost.why)
+    since = seen.lost.since
+    failure = Failure(FailureReason.INGRESS, message, remedy, retrying=True, first_seen_time=since)
     return (Problem(failure, since),)
+
+
+def _told(url: str, why: OSError) -> tuple[str, str]:
+    """What happened to the address, and what to do."""
+    if isinstance(why, PortTaken):
+        return (
+            f"another process listens on {url}, the address of this service",
+            "end that process; the service takes its address back then",
+        )
+    return (
+        f"{url}, the address of this service, cannot be listened on: {why.strerror}",
+        "raise this machine's limit of open files, or free memory; it is tried again",
+    )

@@ -36,6 +36,7 @@ class StateDir:
         self._services = path / "services"
         self._work = path / "work"
         self._at = at
+        self._settled = True
 
     def records(self) -> list[Record]:
         """All that is stored. Raises StateDirUnusable where a file is not one of ours."""
@@ -44,7 +45,8 @@ class StateDir:
     def write(self, record: Record) -> None:
         """Store, so that it is there after a crash of the machine.
 
-        Raises ClusterUnavailable where nothing was written.
+        Raises ClusterUnavailable where nothing was written, and WriteOutcomeUnknown where it is in
+        place, though a crash of the machine may undo that until `settle`.
         """
         file = self._file(record.service.key)
         self._at("before-write")
@@ -64,6 +66,11 @@ class StateDir:
         except OSError as e:
             raise ClusterUnavailable(f"the state directory cannot be written: {e.strerror}") from e
         self._keep_names()
+
+    def settle(self) -> None:
+        """Make last what is in place. Raises WriteOutcomeUnknown."""
+        if not self._settled:
+            self._keep_names()
 
     def work(self, uid: str, generation: int) -> Path:
         """Where a generation keeps what it needs while it lives; not made yet."""
@@ -99,8 +106,10 @@ class StateDir:
             ) from e
 
     def _keep_names(self) -> None:
+        self._settled = False
         try:
             _sync_folder(self._services)
+            self._settled = True
         except OSError as e:
             raise WriteOutcomeUnknown(
                 f"the state directory could not be brought to disk: {e.strerror}"

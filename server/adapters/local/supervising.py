@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -47,11 +48,16 @@ class Supervisor:
         self._serving: Generation | None = None
         self._state_since = (State.PENDING, record.written_at)
         self._recheck: asyncio.TimerHandle | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
+        self._ends_at: float | None = None
+        self._stored_readiness = True
         self._over = asyncio.Event()
 
-    async def run(self) -> None:
-        """Serve until `close`, or until a deletion is carried out to the last file."""
+    async def run(self) -> bool:
+        """Serve until `close`, or until a deletion is carried out to the last file.
+
+        Answers whether the service is gone for good.
+        """
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 holding = self._tasks.create_task(self._address.hold(self._arrange), name="address")
@@ -59,13 +65,13 @@ class Supervisor:
                 await self._over.wait()
                 holding.cancel()
         finally:
-            await self._address.close(self._means.patience.drain)
-        if self.record.deleting:
-            await self._forget()
+            await self._address.close(self._left())
+        return self.record.deleting and await self._forget()
 
     def take(self, record: Record) -> None:
         """Follow a newer record, which is stored."""
         self.record = record
+        self._stored_readiness = True
         self._arrange()
 
     def try_again(self) -> None:
@@ -75,10 +81,18 @@ class Supervisor:
             # What was ready has a model that is whole, whose source may be gone by now.
             generation.try_again(fetch_anew=wish != self.record.ready)
 
-    def close(self) -> None:
-        """End everything, and keep what is stored."""
-        self._closing = True
+    def close(self, within: timedelta) -> None:
+        """End everything, and keep what is stored.
+
+        `within` has the time for requests in flight and, at its end, for servers that are slow to
+        end; what is left then is killed.
+        """
+        loop = asyncio.get_running_loop()
+        self._ends_at = loop.time() + within.total_seconds()
+        self._closing.set()
         self._arrange()
+        loop.call_at(self._ends_at - self._means.patience.stop.total_seconds(), self._end_all)
+        loop.call_at(self._ends_at, self._kill_all)
 
     def stored(self) -> Stored:
         """What is stored, with the service as it is now."""
@@ -100,7 +114,9 @@ class Supervisor:
 
     def _wishes(self) -> dict[int, Wish]:
         """What is to run, by generation, the older first."""
-        return {} if self._closing else {wish.generation: wish for wish in self.record.wishes}
+        return (
+            {} if self._closing.is_set() else {wish.generation: wish for wish in self.record.wishes}
+        )
 
     def _begin_missing(self, tasks: asyncio.TaskGroup) -> None:
         for number, wish in self._wishes().items():
@@ -119,39 +135,69 @@ class Supervisor:
         wish = self.record.wish
         if self._serving and self._serving.wish == wish != self.record.ready:
             self.record = self.record.with_ready()
+            self._stored_readiness = False
+        if not self._stored_readiness:
             self._store_readiness()
 
     def _end_surplus(self, tasks: asyncio.TaskGroup) -> None:
         for number in self._wanted.keys() - self._wishes().keys():
             generation = self._wanted.pop(number)
             tasks.create_task(self._end(generation), name=f"end of {generation.wish.key}")
-        if not self._running and (self._closing or self.record.deleting):
+        if not self._running and (self._closing.is_set() or self.record.deleting):
             self._over.set()
 
     async def _end(self, generation: Generation) -> None:
         """End it when it has answered the requests that it has."""
-        if generation.upstream:
-            await generation.upstream.drained(self._means.patience.drain)
         task = self._running[generation]
-        task.cancel()
+        if generation.upstream:
+            draining = asyncio.create_task(
+                generation.upstream.drained(self._means.patience.drain), name="draining"
+            )
+            await asyncio.wait({draining, task}, return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
+        if not task.cancelling():
+            task.cancel()
         await asyncio.wait({task})
-        if not self._closing:
+        if not self._closing.is_set():
             await generation.forget()
         del self._running[generation]
         self._arrange()
 
-    async def _forget(self) -> None:
-        """Remove the record; a disk that cannot be written is waited for."""
+    def _end_all(self) -> None:
+        """End every server, whatever it still has to answer."""
+        for task in self._running.values():
+            if not task.cancelling():
+                task.cancel()
+
+    def _kill_all(self) -> None:
+        """Wait no longer for any server that was asked to end."""
+        for task in self._running.values():
+            # Cancelled while it waits for its server's end, it kills that.
+            task.cancel()
+
+    def _left(self) -> timedelta:
+        """How long requests in flight may take yet."""
+        if self._ends_at is None:
+            return self._means.patience.drain
+        return timedelta(seconds=max(self._ends_at - asyncio.get_running_loop().time(), 0))
+
+    async def _forget(self) -> bool:
+        """Remove the record; a disk that cannot be written is waited for, until `close`."""
         while True:
             try:
-                return self._state.remove(self.record.service.key)
+                self._state.remove(self.record.service.key)
+                return True
             except ServiceError as e:
                 log.warning("not removed", service=str(self.record.service.key), why=e.message)
-                await asyncio.sleep(AGAIN_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._closing.wait()
+                    return False
 
     def _store_readiness(self) -> None:
         try:
             self._state.write(self.record)
+            self._stored_readiness = True
         except ServiceError as e:
             # After a restart the older one may serve until this one is ready again.
             log.warning("not stored", service=str(self.record.service.key), why=e.message)
@@ -171,16 +217,19 @@ class Supervisor:
             current.sight if current else None,
             self._serving.sight if self._serving else None,
             len(self._running),
-            self._address.lost_since,
+            self._address.lost,
         )
 
     def _plan_recheck(self) -> None:
         if self._recheck:
             self._recheck.cancel()
             self._recheck = None
-        moment = self._derived().recheck_at
-        if moment and not self._over.is_set():
-            delay = max((moment - datetime.now(UTC)).total_seconds(), 0)
+        now = datetime.now(UTC)
+        moments = [self._derived().recheck_at]
+        moments += [] if self._stored_readiness else [now + timedelta(seconds=AGAIN_SECONDS)]
+        known = [moment for moment in moments if moment]
+        if known and not self._over.is_set():
+            delay = max((min(known) - now).total_seconds(), 0)
             self._recheck = asyncio.get_running_loop().call_later(delay, self._arrange)
 
     def _excuse(self) -> str:

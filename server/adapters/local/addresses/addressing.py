@@ -5,23 +5,32 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from server.adapters.local.addresses.allotting import PortTaken, listen
+from server.adapters.local.addresses.allotting import listen
 from server.adapters.local.addresses.proxying import Proxy, Upstream
 
 RETRY_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An address that is not listened on, since when and why."""
+
+    since: datetime
+    why: OSError
+
+
 class Address:
     """Listens while `hold` runs; `close` it then.
 
-    `lost_since`: since when another process has the port. `excuse` says why nothing is ready.
+    `lost`: why not, while it cannot. `excuse` says why nothing is ready.
     """
 
     def __init__(self, port: int, excuse: Callable[[], str]) -> None:
         self.port = port
-        self.lost_since: datetime | None = None
+        self.lost: Lost | None = None
         self._proxy = Proxy(excuse)
 
     def point(self, upstream: Upstream | None) -> None:
@@ -31,8 +40,8 @@ class Address:
     async def hold(self, changed: Callable[[], None]) -> None:
         """Take the port, however long that needs, and answer on it."""
         await self._proxy.start(await self._listening(changed))
-        if self.lost_since:
-            self.lost_since = None
+        if self.lost:
+            self.lost = None
             changed()
 
     async def close(self, patience: timedelta) -> None:
@@ -43,8 +52,9 @@ class Address:
         while True:
             try:
                 return listen(self.port)
-            except PortTaken:
-                if self.lost_since is None:
-                    self.lost_since = datetime.now(UTC)
+            except OSError as e:
+                # Also without descriptors or memory: other services must not go down with this one.
+                if self.lost is None:
+                    self.lost = Lost(datetime.now(UTC), e)
                     changed()
                 await asyncio.sleep(RETRY_SECONDS)

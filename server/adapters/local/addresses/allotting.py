@@ -12,11 +12,11 @@ HOST = "127.0.0.1"
 FIRST, LAST = 20_000, 29_999
 
 
-class PortTaken(Exception):
+class PortTaken(OSError):
     """Another process has the port."""
 
 
-class NoPortFree(Exception):
+class NoPortFree(OSError):
     """Every port of the range is in use."""
 
 
@@ -31,12 +31,12 @@ class Ports:
         self._ours.add(port)
 
     def allot(self) -> int:
-        """A port that nobody listens on, until `release`. Raises NoPortFree."""
+        """A port that nobody listens on, until `release`. Raises NoPortFree, or another OSError."""
         for port in random.sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
             if port not in self._ours and _is_free(port):
                 self._ours.add(port)
                 return port
-        raise NoPortFree
+        raise NoPortFree(errno.EADDRINUSE, "every port of the range is in use")
 
     def release(self, port: int) -> None:
         """Let it be given to another."""
@@ -44,7 +44,7 @@ class Ports:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that listens on loopback. Raises PortTaken."""
+    """A socket that listens on loopback. Raises PortTaken, or another OSError."""
     listening = socket.socket()
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -53,7 +53,7 @@ def listen(port: int) -> socket.socket:
     except OSError as e:
         listening.close()
         if e.errno == errno.EADDRINUSE:
-            raise PortTaken(port) from e
+            raise PortTaken(e.errno, e.strerror) from e
         raise
     listening.setblocking(False)
     return listening

@@ -1,0 +1,80 @@
+"""A stop ends, whatever hangs, within the time that it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from server.adapters.local.storing import StateDir
+from server.domain.commands import Delete
+from server.domain.errors import ClusterUnavailable
+from server.domain.inference_service import ServiceKey
+from server.domain.status import State
+from tests.adapters.local.server_process import server
+from tests.adapters.local.world import IRIS, children_of, world_of
+
+
+def test_requests_in_flight_and_servers_that_do_not_end_are_cut_by_one_deadline(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model-serving.deaf").touch()
+    with server(tmp_path, MODELSERVICE_STOP_GRACE="2") as running:
+        running.deploy(tmp_path, "deaf", "deaf", hold=str(tmp_path))
+        running.deploy(tmp_path, "slow", "slow", predict_seconds=60)
+        url = running.wait("slow").status.url
+        running.wait("deaf")
+        calling = threading.Thread(target=_post, args=(url,), daemon=True)
+        calling.start()
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(60) == 0
+        assert time.monotonic() - began < 8
+        calling.join(10)
+        assert not calling.is_alive()
+    assert children_of(tmp_path / "state") == []
+
+
+def _post(url: str) -> None:
+    try:
+        urllib.request.urlopen(f"{url}/v2/models/slow/infer", data=b"x", timeout=60).close()
+    except (urllib.error.URLError, OSError):
+        return
+
+
+async def test_what_is_answered_in_time_is_waited_for(tmp_path: Path) -> None:
+    async with world_of(tmp_path) as world:
+        service = await world.ready(world.model(predict_seconds=1))
+        call = asyncio.create_task(world.session.post(service.status.url).__aenter__())
+        await asyncio.sleep(0.2)
+        world.cluster.stop(timedelta(seconds=40))
+        assert (await call).status == 200
+
+
+async def test_a_record_that_cannot_be_removed_is_no_reason_to_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = asyncio.Event()
+
+    def remove(_: StateDir, key: ServiceKey) -> None:
+        tried.set()
+        raise ClusterUnavailable(f"no: {key}")
+
+    async with asyncio.timeout(30):
+        with monkeypatch.context() as patched:
+            async with world_of(tmp_path) as world:
+                patched.setattr(StateDir, "remove", remove)
+                await world.deploy(world.model())
+                await world.cluster.delete(Delete(IRIS))
+                await tried.wait()
+                assert (await world.until(State.DELETING)).delete_time
+        async with world_of(tmp_path) as world:
+            await world.told.until("gone", lambda: world.told.latest(IRIS) is None)
+            assert list((tmp_path / "state" / "services").iterdir()) == []

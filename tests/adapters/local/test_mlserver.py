@@ -109,6 +109,25 @@ async def test_a_stored_model_is_served_and_rolled_out_without_a_lost_request(
     await eventually("one server", lambda: len(servers_of(world)) == 1)
 
 
+async def test_a_model_that_is_unloaded_is_taken_out_and_comes_back(
+    world: World, models: Path
+) -> None:
+    service = await world.ready(sklearn(models / "iris.joblib"))
+    [server] = servers_of(world)
+    settings = json.loads((Path(server.cwd()) / "settings.json").read_text())
+    model = "v2/repository/models/iris"
+    async with world.session.post(f"{service.status.url}/{model}/unload") as response:
+        assert response.status == 200, await response.text()
+    out = await world.when("taken out", lambda s: not s.status.serving)
+    assert out.status.failure
+    assert out.status.failure.reason is FailureReason.NOT_ANSWERING
+    origin = f"http://127.0.0.1:{settings['http_port']}"
+    async with world.session.post(f"{origin}/{model}/load") as response:
+        assert response.status == 200, await response.text()
+    assert await predicted(world, await world.until(State.READY)) == ["setosa"]
+    assert servers_of(world) == [server]
+
+
 async def test_what_fails_in_a_load_is_told_with_the_line_that_names_it(
     world: World, models: Path
 ) -> None:

@@ -58,7 +58,7 @@ async def test_a_model_that_was_not_there_is_looked_for_at_once(world: World) ->
 
 
 async def test_a_server_that_runs_without_its_model_is_replaced(world: World) -> None:
-    spec = world.model(unready=True)
+    spec = world.model(unready=True, says="iris has loaded")
     assert await failed(world, spec) is FailureReason.MODEL_LOAD
     world.model()
     await ready_when_deployed_again(world, spec)
@@ -99,3 +99,15 @@ async def test_neither_a_validation_nor_what_serves_is_disturbed(world: World) -
     before = servers_of(world)
     assert (await world.deploy(good)).service.status.state is State.READY
     assert servers_of(world) == before
+
+
+async def test_a_server_that_only_hangs_for_now_is_left_to_come_back(world: World) -> None:
+    spec = world.model()
+    await world.ready(spec)
+    [server] = servers_of(world)
+    server.suspend()
+    await world.when("its silence", lambda s: s.status.failure)
+    assert (await world.deploy(spec)).service.status.failure
+    server.resume()
+    await world.until(State.READY)
+    assert servers_of(world) == [server]

@@ -81,7 +81,9 @@ class Generation:
 
         `fetch_anew`: its model is fetched again, since its source may have been mended.
         """
-        if self.sight.problem and not self.upstream and self._attempt.when() is None:
+        problem = self.sight.problem
+        failed = problem is not None and problem.fails_at is not None
+        if failed and not self.upstream and self._attempt.when() is None:
             self._attempt.reschedule(asyncio.get_running_loop().time())
             self._fetch_anew = fetch_anew
             self._failures = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.adapters.local.world import World, world_of
@@ -14,3 +15,9 @@ from tests.adapters.local.world import World, world_of
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with world_of(tmp_path) as world:
         yield world
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        yield session

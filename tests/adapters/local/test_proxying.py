@@ -5,75 +5,15 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from server.adapters.local.addresses import proxying
-from server.adapters.local.addresses.allotting import Ports, listen
-from server.adapters.local.addresses.proxying import Answer, Proxy, Upstream
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-SECOND = timedelta(seconds=1)
-
-
-@asynccontextmanager
-async def upstream_of(
-    handler: Handler, timeout: timedelta | None = None
-) -> AsyncIterator[Upstream]:
-    application = web.Application(client_max_size=2**30)
-    application.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    upstream = Upstream(runner.addresses[0][1], timeout)
-    try:
-        yield upstream
-    finally:
-        await upstream.close()
-        await runner.cleanup()
-
-
-@asynccontextmanager
-async def raw_upstream(answer: bytes) -> AsyncIterator[Upstream]:
-    """One that writes just these bytes to whoever asks, and hangs up."""
-
-    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(respond, "127.0.0.1", 0)
-    upstream = Upstream(server.sockets[0].getsockname()[1])
-    try:
-        yield upstream
-    finally:
-        await upstream.close()
-        server.close()
-
-
-@asynccontextmanager
-async def proxied(upstream: Upstream | None) -> AsyncIterator[tuple[str, Proxy]]:
-    proxy = Proxy(lambda: "it is PROGRESSING: loading")
-    port = Ports().allot()
-    proxy.upstream = upstream
-    await proxy.start(listen(port))
-    try:
-        yield f"http://127.0.0.1:{port}", proxy
-    finally:
-        await proxy.close(SECOND)
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield session
+from server.adapters.local.addresses.proxying import Answer, Upstream
+from tests.adapters.local.proxies import SECOND, proxied, raw_upstream, upstream_of
 
 
 async def test_a_request_arrives_as_it_was_sent(session: aiohttp.ClientSession) -> None:
@@ -247,50 +187,6 @@ async def test_no_answer_within_the_request_timeout_is_504(session: aiohttp.Clie
     ):
         assert response.status == 504
         assert "request_timeout" in await response.text()
-
-
-async def test_a_server_that_takes_no_connection_is_503_since_nothing_was_sent(
-    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(proxying, "CONNECT_SECONDS", 0.2)
-    with socket.socket() as full, ExitStack() as waiting:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for _ in range(3):
-            one = waiting.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(full.getsockname())
-        upstream = Upstream(full.getsockname()[1])
-        async with proxied(upstream) as (url, _), session.post(url, data=b"x") as response:
-            assert response.status == 503
-            assert response.headers["Retry-After"] == "1"
-        await upstream.close()
-
-
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        ("127.0.0.1", 200),
-        ("127.0.0.1:1", 200),
-        ("localhost:80", 200),
-        ("LOCALHOST", 200),
-        ("rebound.example.com", 421),
-        ("rebound.example.com:80", 421),
-        ("127.0.0.1.example.com", 421),
-    ],
-)
-async def test_only_who_asks_for_this_machine_is_answered(
-    session: aiohttp.ClientSession, host: str, status: int
-) -> None:
-    async def handler(request: web.Request) -> web.Response:
-        return web.Response()
-
-    async with (
-        upstream_of(handler) as upstream,
-        proxied(upstream) as (url, _),
-        session.get(url, headers={"Host": host}) as response,
-    ):
-        assert response.status == status
 
 
 async def test_a_caller_that_leaves_is_not_waited_for(session: aiohttp.ClientSession) -> None:

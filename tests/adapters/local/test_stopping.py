@@ -18,21 +18,23 @@ from server.domain.commands import Delete
 from server.domain.errors import ClusterUnavailable
 from server.domain.inference_service import ServiceKey
 from server.domain.status import State
-from tests.adapters.local.server_process import server
-from tests.adapters.local.world import IRIS, children_of, world_of
+from tests.adapters.local.server_process import PATIENCE_SECONDS, server
+from tests.adapters.local.world import IRIS, children_of, eventually, world_of
 
 
 def test_requests_in_flight_and_servers_that_do_not_end_are_cut_by_one_deadline(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "model-serving.deaf").touch()
+    arrived = tmp_path / "arrived"
     with server(tmp_path, MODELSERVICE_STOP_GRACE="2") as running:
         running.deploy(tmp_path, "deaf", "deaf", hold=str(tmp_path))
-        running.deploy(tmp_path, "slow", "slow", predict_seconds=60)
+        running.deploy(tmp_path, "slow", "slow", predict_seconds=60, arrived=str(arrived))
         url = running.wait("slow").status.url
         running.wait("deaf")
         calling = threading.Thread(target=_post, args=(url,), daemon=True)
         calling.start()
+        await_made(arrived)
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(60) == 0
@@ -40,6 +42,13 @@ def test_requests_in_flight_and_servers_that_do_not_end_are_cut_by_one_deadline(
         calling.join(10)
         assert not calling.is_alive()
     assert children_of(tmp_path / "state") == []
+
+
+def await_made(file: Path) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not file.exists():
+        assert time.monotonic() < ends, file
+        time.sleep(0.02)
 
 
 def _post(url: str) -> None:
@@ -51,9 +60,11 @@ def _post(url: str) -> None:
 
 async def test_what_is_answered_in_time_is_waited_for(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
-        service = await world.ready(world.model(predict_seconds=1))
-        call = asyncio.create_task(world.session.post(service.status.url).__aenter__())
-        await asyncio.sleep(0.2)
+        arrived = tmp_path / "arrived"
+        service = await world.ready(world.model(predict_seconds=1, arrived=str(arrived)))
+        url = f"{service.status.url}/v2/models/iris/infer"
+        call = asyncio.create_task(world.session.post(url).__aenter__())
+        await eventually("a request in flight", arrived.exists)
         world.cluster.stop(timedelta(seconds=40))
         assert (await call).status == 200
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -61,8 +61,12 @@ class Supervisor:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 holding = self._tasks.create_task(self._address.hold(self._arrange), name="address")
-                self._arrange()
-                await self._over.wait()
+                try:
+                    self._arrange()
+                    await self._over.wait()
+                finally:
+                    # Whatever ends it, what is told from here on starts nothing more.
+                    self._tasks = None
                 holding.cancel()
         finally:
             await self._address.close(self._left())
@@ -125,7 +129,7 @@ class Supervisor:
                 generation = Generation(wish, folder, self._means, self._arrange)
                 self._wanted[number] = generation
                 name = f"{wish.key} generation {number}"
-                self._running[generation] = tasks.create_task(generation.run(), name=name)
+                self._running[generation] = _begun(tasks, generation.run(), name)
 
     def _switch(self) -> None:
         """Send requests to the newest that is ready, and remember if that is the one asked for."""
@@ -142,7 +146,7 @@ class Supervisor:
     def _end_surplus(self, tasks: asyncio.TaskGroup) -> None:
         for number in self._wanted.keys() - self._wishes().keys():
             generation = self._wanted.pop(number)
-            tasks.create_task(self._end(generation), name=f"end of {generation.wish.key}")
+            _begun(tasks, self._end(generation), f"end of {generation.wish.key}")
         if not self._running and (self._closing.is_set() or self.record.deleting):
             self._over.set()
 
@@ -235,3 +239,15 @@ class Supervisor:
     def _excuse(self) -> str:
         service = self.service()
         return f"{service.key} is {service.status.state}: {service.status.message}"
+
+
+def _begun(
+    tasks: asyncio.TaskGroup, work: Coroutine[None, None, None], name: str
+) -> asyncio.Task[None]:
+    """A task of this group; RuntimeError where the group takes no more, since something failed."""
+    try:
+        return tasks.create_task(work, name=name)
+    except RuntimeError:
+        # As from Python 3.13 on; before, a coroutine that never began is warned of.
+        work.close()
+        raise

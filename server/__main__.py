@@ -73,14 +73,13 @@ def _serve(loaded: settings.Settings) -> int:
     _find_stubs()
     # After the settings, so that a wrong one is told at once: these imports take a second.
     from server import app  # noqa: PLC0415
-    from server.adapters.local.storing import StateDirUnusable  # noqa: PLC0415
     from server.api.listening import AddressUnusable  # noqa: PLC0415
 
     try:
         asyncio.run(app.run(loaded))
     except settings.SettingsInvalid as e:
         return _say(str(e), WRONG_SETTING)
-    except (AddressUnusable, StateDirUnusable) as e:
+    except (AddressUnusable, app.ClusterUnusable) as e:
         return _say(str(e), FAILED)
     except Exception as e:
         structlog.get_logger(__name__).error("the server failed", exc_info=e)

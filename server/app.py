@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,16 +12,6 @@ from datetime import timedelta
 
 import structlog
 
-from server.adapters.local.addresses.allotting import Ports
-from server.adapters.local.cluster import local_cluster
-from server.adapters.local.generations.running import Means
-from server.adapters.local.generations.turns import Turns, cores
-from server.adapters.local.models.fetching import fetch
-from server.adapters.local.patience import Patience
-from server.adapters.local.processes.sweeping import sweep
-from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
-from server.adapters.local.runtimes.runtimes import Runtimes
-from server.adapters.local.storing import StateDir, open_state_dir
 from server.api.answers import Answers
 from server.api.calls import Calls
 from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting
@@ -34,7 +23,7 @@ from server.control.scope import Scope
 from server.control.viewing import View, follow
 from server.control.watching import Watching
 from server.ports import Cluster
-from server.settings import Local, Settings, SettingsInvalid
+from server.settings import Settings, SettingsInvalid
 
 log = structlog.get_logger(__name__)
 
@@ -111,12 +100,16 @@ class Application:
         await refusing
 
 
+class ClusterUnusable(Exception):
+    """The cluster cannot be worked on; the message is for operators."""
+
+
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, StateDirUnusable."""
+    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, ClusterUnusable."""
     at = _dying_at(settings.testing.crash_at)
-    opened = _kserve if settings.kserve.enabled else _local
     grace = Grace(settings.stop.grace)
-    async with opened(settings, at, grace) as cluster:
+    opened = _kserve(settings, at) if settings.kserve.enabled else _local(settings, at, grace)
+    async with opened as cluster:
         await serve(Application(cluster, settings, at), grace.begin)
 
 
@@ -155,7 +148,7 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
 
 
 @asynccontextmanager
-async def _kserve(settings: Settings, at: At, _grace: Grace) -> AsyncIterator[Cluster]:
+async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
     # The Kubernetes client takes a second and 47 MB, which other clusters do without.
     from server.adapters.kserve.api_server import ApiServer, ConfigurationUnusable  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
@@ -179,38 +172,25 @@ async def _kserve(settings: Settings, at: At, _grace: Grace) -> AsyncIterator[Cl
 
 @asynccontextmanager
 async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Cluster]:
-    _allow_all_descriptors()
-    with open_state_dir(settings.local.state_path(), at) as state:
-        sweep(state.owner)
-        means = _means(settings.local, state)
-        async with local_cluster(state, means, grace.left) as cluster:
-            yield cluster
+    # Its libraries take a tenth of a second, which other clusters do without.
+    from server.adapters.local import opening  # noqa: PLC0415
 
-
-def _allow_all_descriptors() -> None:
-    """Every proxied request takes two; the usual soft limit is for programs that use select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems have a lower limit than the one that they tell.
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _means(settings: Local, state: StateDir) -> Means:
-    patience = Patience(progress_deadline=settings.progress_deadline)
+    local = settings.local
     try:
-        runtimes = Runtimes.load(settings.serving_runtimes_path())
-    except RuntimesInvalid as e:
+        async with opening.opened_cluster(
+            local.state_path(),
+            at,
+            grace.left,
+            python=local.serving_python_path(),
+            runtimes=local.serving_runtimes_path(),
+            progress_deadline=local.progress_deadline,
+            environment=local.environment(),
+        ) as cluster:
+            yield cluster
+    except opening.RuntimesInvalid as e:
         raise SettingsInvalid(f"MODELSERVICE_SERVING_RUNTIMES: {e}") from e
-    return Means(
-        runtimes=runtimes,
-        python=settings.serving_python_path(),
-        fetch=fetch,
-        ports=Ports(),
-        turns=Turns(cores(), patience.longest_turn),
-        patience=patience,
-        environment=settings.environment(),
-        owner=state.owner,
-    )
+    except opening.StateDirUnusable as e:
+        raise ClusterUnusable(str(e)) from e
 
 
 def _dying_at(point: str | None) -> At:

@@ -9,6 +9,8 @@ SERVING := .venv-serving
 SERVING_READY := $(SERVING)/.from-lock
 # Which Python model servers get: a version or a path. uv looks for it here, else it brings one.
 SERVING_PYTHON ?= >=3.11,<3.13
+# Of KServe in the labs: standard or knative.
+MODE ?= standard
 # uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
@@ -63,11 +65,11 @@ check: $(READY) ## Lint, types, layers, protos and stubs
 	.ci/breaking
 	$(BIN)/python proto/generate.py --check
 
-lab: $(READY) ## A KServe control plane with a simulated node on this machine, until Ctrl-C
-	@$(BIN)/python -m tests.cluster.lab
+lab: $(READY) ## A KServe control plane with a simulated node on this machine, until Ctrl-C; MODE=knative
+	@$(BIN)/python -m tests.cluster.lab --mode $(MODE)
 
-node-lab: $(READY) ## The same with a real node, on which models serve (Linux, root)
-	@$(BIN)/python -m tests.cluster.lab --node real
+node-lab: $(READY) ## The same with a real node, on which models serve (Linux, root); MODE=knative
+	@$(BIN)/python -m tests.cluster.lab --node real --mode $(MODE)
 
 image: ## The server's container image: IMAGE=name:tag; PUSH=1 pushes it, BASE= is another Python
 	@BASE='$(BASE)' PUSH='$(PUSH)' .ci/image '$(IMAGE)'

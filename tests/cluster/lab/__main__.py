@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import get_args
 
 from . import BuildFailed, ComponentFailed, Lab, NodeLab, booted_lab, booted_node_lab, images
-from .builds import Say
+from .builds import Mode, Say
 
-BOOTED: dict[str, Callable[[Say], AbstractContextManager[Lab]]] = {
+Booted = Callable[[Say, Mode], AbstractContextManager[Lab]]
+BOOTED: dict[str, Booted] = {
     "simulated": booted_lab,
     "real": booted_node_lab,
 }
@@ -36,11 +38,17 @@ def main() -> int:
         help="simulated: KWOK plays it, no image is needed and any user can boot it. real: a "
         "kubelet with containerd, which needs Linux, root and Debian's packages",
     )
+    parser.add_argument(
+        "--mode",
+        choices=get_args(Mode),
+        default="standard",
+        help="of KServe. knative: with Knative Serving, which needs Linux and root",
+    )
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
-        _serve(BOOTED[arguments.node])
+        _serve(BOOTED[arguments.node], arguments.mode)
     except Ended:
         say("stopped")
     except (BuildFailed, ComponentFailed, TimeoutError) as error:
@@ -53,9 +61,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _serve(booted: Callable[[Say], AbstractContextManager[Lab]]) -> None:
+def _serve(booted: Booted, mode: Mode) -> None:
     began = time.monotonic()
-    with booted(say) as lab:
+    with booted(say, mode) as lab:
         if isinstance(lab, NodeLab):
             lab.put_models(images.models(say), "default")
         say(f"booted in {time.monotonic() - began:.1f} s\n")

@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 Say = Callable[[str], None]
+Mode = Literal["standard", "knative"]  # of KServe
 
 GO_MODULES = Path(__file__).parent / "go"
 OLDEST_GO = (1, 25, 8)
@@ -49,9 +51,13 @@ class GoModule:
 
     def digest(self) -> str:
         """Tells builds apart: it changes with whatever the programs are made from."""
-        sums = [(self.folder / file).read_bytes() for file in ("go.mod", "go.sum")]
+        files = [*(self.folder / file for file in ("go.mod", "go.sum")), *self._sources()]
         recipe = json.dumps([self.programs, self.ldflags]).encode()
-        return hashlib.sha256(b"\0".join([*sums, recipe])).hexdigest()[:16]
+        contents = [*(file.read_bytes() for file in files), recipe]
+        return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
+
+    def _sources(self) -> list[Path]:
+        return sorted(self.folder.rglob("*.go"))
 
 
 def _kubernetes(*programs: str) -> GoModule:
@@ -67,6 +73,22 @@ CONTROL_PLANE = (
 )
 SIMULATED_NODE = (GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),)
 REAL_NODE = (_kubernetes("kubelet", "kube-proxy"),)
+KNATIVE = (
+    GoModule(
+        "knative",
+        {
+            "knative-webhook": "knative.dev/serving/cmd/webhook",
+            "knative-controller": "./controller",
+            "knative-autoscaler": "knative.dev/serving/cmd/autoscaler",
+        },
+    ),
+)
+QUEUE_PROXY = GoModule("knative", {"queue-proxy": "knative.dev/serving/cmd/queue"})
+
+
+def control_plane(mode: Mode) -> tuple[GoModule, ...]:
+    """What every lab of this mode is built from."""
+    return (*CONTROL_PLANE, *KNATIVE) if mode == "knative" else CONTROL_PLANE
 
 
 def cache_folder() -> Path:

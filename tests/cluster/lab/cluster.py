@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
 from .credentials import write_kubeconfig
+from .processes import wait_until
 
 Manifest = dict[str, Any]
 
@@ -76,6 +78,17 @@ class Cluster:
         content_type = "application/apply-patch+yaml"
         return self.request("PATCH", self.path_of(manifest) + query, manifest, content_type)
 
+    def apply_all(self, manifests: list[Manifest]) -> None:
+        """Apply them in no order, several at once."""
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(self.apply, manifests))
+
+    def apply_crds(self, crds: list[Manifest]) -> None:
+        """Apply these CustomResourceDefinitions and return when their kinds are served."""
+        self.apply_all(crds)
+        # A controller that starts before its kinds are served ends at once.
+        wait_until(lambda: all(map(self._serves, crds)), "the CRDs' kinds are served")
+
     def delete(self, manifest: Manifest) -> None:
         """Delete the object that `manifest` names."""
         self.request("DELETE", self.path_of(manifest))
@@ -114,6 +127,12 @@ class Cluster:
         """A kubeconfig of this name, for this cluster, that acts with `token`."""
         path = self.folder / f"{name}.kubeconfig"
         return write_kubeconfig(path, server=self.server, ca=self.ca, token=token)
+
+    def _serves(self, crd: Manifest) -> bool:
+        spec = crd["spec"]
+        versions = [version["name"] for version in spec["versions"] if version["served"]]
+        kinds = [(f"{spec['group']}/{version}", spec["names"]["kind"]) for version in versions]
+        return all(self.knows(*kind) for kind in kinds)
 
     def _discover(self, version: str) -> None:
         try:

@@ -7,7 +7,6 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -16,10 +15,11 @@ from kubernetes.client.exceptions import ApiException
 
 from . import builds, kserve
 from .audit import AUDIT_POLICY, AuditEntry, read_audit
-from .builds import Say
+from .builds import Mode, Say
 from .cluster import Cluster, Manifest
 from .components import Components
 from .credentials import write_kubeconfig, write_loopback_certificate, write_private_key
+from .knative import ConnectedNode, KnativeServing, check_knative
 from .kwok import SimulatedNode
 from .processes import Component, Sweeper, wait_until
 from .site import Site
@@ -64,16 +64,19 @@ class Lab(Cluster):
     `apiserver`, `kserve_manager` and the others in `components` can each be stopped, started,
     frozen and thawed. `tokens` has a bearer token for every user: `admin`, and `alice` and `bob`,
     who may do nothing until a role is bound to them. `programs` has the path of `kubectl`,
-    `grpcurl` and the rest.
+    `grpcurl` and the rest. In KServe's Knative mode `knative` is Knative Serving, else None.
     """
 
-    def __init__(self, site: Site, node: Node) -> None:
+    def __init__(self, site: Site, node: Node, knative: KnativeServing | None = None) -> None:
         super().__init__(site.kubeconfig(ADMIN), site.folder)
         self.node = node
+        self.knative = knative
+        self.mode: Mode = "knative" if knative else "standard"
+        clients = [*node.clients, *(knative.clients if knative else [])]
         self.programs = site.programs
         self.logs = site.logs
         self.site = site
-        self._masters = (ADMIN, *CONTROLLERS, *(client.name for client in node.clients))
+        self._masters = (ADMIN, *CONTROLLERS, *(client.name for client in clients))
         self.tokens = {user: secrets.token_urlsafe(24) for user in (*self._masters, *UNPRIVILEGED)}
         self.kserve_source = builds.module_source("kserve", "github.com/kserve/kserve")
         self.components = Components(
@@ -100,7 +103,7 @@ class Lab(Cluster):
             yield
         finally:
             self.kserve_manager.start()
-            self._apply_all(self._webhooks())
+            self.apply_all(self._webhooks())
 
     def restart_controllers(self) -> None:
         """Have the cluster work again at once after the API server was away.
@@ -110,6 +113,8 @@ class Lab(Cluster):
         for component in reversed(self._controllers()):
             component.stop()
         self._launch_controllers()
+        if self.knative:
+            self.knative.launch()
         self.kserve_manager.launch()
         for component in self._controllers():
             component.wait_ready()
@@ -126,13 +131,16 @@ class Lab(Cluster):
         with timed("controller manager, scheduler and node, launched", say):
             self._launch_controllers()
         with timed("KServe's resources", say):
-            self._apply_all(kserve.namespaces())
-            self._apply_all([kserve.configuration(self.kserve_source)])
-            self._apply_crds()
-            self._apply_all(kserve.runtimes(self.kserve_source))
+            self.apply_all(kserve.namespaces())
+            self.apply(kserve.configuration(self.kserve_source, self.mode))
+            self.apply_crds(kserve.crds(self.kserve_source))
+            self.apply_all(kserve.runtimes(self.kserve_source))
+        if self.knative:
+            with timed("Knative Serving", say):
+                self.knative.install(self)
         with timed("KServe's controller", say):
             self.kserve_manager.start()
-            self._apply_all(self._webhooks())
+            self.apply_all(self._webhooks())
             self.components.controller_manager.wait_ready()
             self.components.scheduler.wait_ready()
         with timed("the node is Ready", say):
@@ -142,6 +150,8 @@ class Lab(Cluster):
     def stop(self) -> None:
         """Stop everything, last started first."""
         self.kserve_manager.stop()
+        if self.knative:
+            self.knative.stop()
         self.node.stop()
         for component in (
             self.components.scheduler,
@@ -167,6 +177,7 @@ class Lab(Cluster):
             self.components.controller_manager,
             self.components.scheduler,
             *self.node.clients,
+            *(self.knative.clients if self.knative else []),
             self.kserve_manager,
         ]
 
@@ -174,22 +185,6 @@ class Lab(Cluster):
         self.components.controller_manager.launch()
         self.components.scheduler.launch()
         self.node.launch(self)
-
-    def _apply_all(self, manifests: list[Manifest]) -> None:
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(self.apply, manifests))
-
-    def _apply_crds(self) -> None:
-        crds = kserve.crds(self.kserve_source)
-        self._apply_all(crds)
-        # A controller that starts before its kinds are served ends at once.
-        wait_until(lambda: all(map(self._serves, crds)), "KServe's resources are served")
-
-    def _serves(self, crd: Manifest) -> bool:
-        spec = crd["spec"]
-        versions = [version["name"] for version in spec["versions"] if version["served"]]
-        kinds = [(f"{spec['group']}/{version}", spec["names"]["kind"]) for version in versions]
-        return all(self.knows(*kind) for kind in kinds)
 
     def _webhooks(self) -> list[Manifest]:
         return kserve.webhooks(self.kserve_source, self.components.webhook_port, self._certificate)
@@ -211,20 +206,36 @@ class Lab(Cluster):
         (self.folder / "tokens.csv").write_text("\n".join(masters + others) + "\n")
 
 
-def build_lab(say: Say) -> dict[str, Path]:
+def check_lab(mode: Mode = "standard") -> None:
+    """Raise BuildFailed where a lab with a simulated node can not be, or not be built."""
+    if mode == "knative":
+        check_knative()
+    builds.check_go()
+
+
+def build_lab(say: Say, mode: Mode = "standard") -> dict[str, Path]:
     """The programs of a lab with a simulated node, built where missing. Raises BuildFailed."""
-    return builds.programs((*builds.CONTROL_PLANE, *builds.SIMULATED_NODE), say)
+    check_lab(mode)
+    return builds.programs((*builds.control_plane(mode), *builds.SIMULATED_NODE), say)
 
 
 @contextmanager
-def booted_lab(say: Say = print) -> Iterator[Lab]:
+def booted_lab(say: Say = print, mode: Mode = "standard") -> Iterator[Lab]:
     """A lab that is ready for use, built first where that is needed; nothing of it is left after.
 
-    Its node is simulated. Raises BuildFailed or ComponentFailed; where the boot fails its folder,
-    with a log for each component, is kept and told.
+    Its node is simulated, KServe in this mode (`knative` needs Linux and root). Raises BuildFailed
+    or ComponentFailed; where the boot fails its folder, with a log for each component, is kept and
+    told.
     """
-    with new_site(build_lab(say)) as site, booted(Lab(site, SimulatedNode(site)), say) as lab:
+    with new_site(build_lab(say, mode)) as site, booted(_simulated(site, mode), say) as lab:
         yield lab
+
+
+def _simulated(site: Site, mode: Mode) -> Lab:
+    if mode == "standard":
+        return Lab(site, SimulatedNode(site))
+    node = ConnectedNode(site)
+    return Lab(site, node, KnativeServing(site, node))
 
 
 @contextmanager

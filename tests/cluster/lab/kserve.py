@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
+from .builds import Mode
 from .cluster import Manifest
+from .manifests import documents
 
 NAMESPACE = "kserve"
 SERVER_NAMESPACE = "model-serving"
@@ -32,7 +32,7 @@ def crds(source: Path) -> list[Manifest]:
         *folder.glob("serving.kserve.io_*.yaml"),
         *folder.glob("clusterstoragecontainer/serving.kserve.io_*.yaml"),
     ]
-    return [document for file in sorted(files) for document in _documents(file)]
+    return [document for file in sorted(files) for document in documents(file)]
 
 
 def namespaces() -> list[Manifest]:
@@ -41,14 +41,15 @@ def namespaces() -> list[Manifest]:
     return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in names]
 
 
-def configuration(source: Path) -> Manifest:
-    """KServe's ConfigMap: Standard mode, and no ingress of any kind."""
-    [config_map] = _documents(source / "config/configmap/inferenceservice.yaml")
+def configuration(source: Path, mode: Mode) -> Manifest:
+    """KServe's ConfigMap: this mode, and no ingress but what Knative brings."""
+    [config_map] = documents(source / "config/configmap/inferenceservice.yaml")
     data = config_map["data"]
     del data["_example"]
-    data["deploy"] = json.dumps({"defaultDeploymentMode": "Standard"})
+    data["deploy"] = json.dumps({"defaultDeploymentMode": mode.capitalize()})
     without_ingress = {
-        "disableIngressCreation": True,
+        # In Knative mode that would leave a service without its URL, and it waits for one.
+        "disableIngressCreation": mode == "standard",
         "disableIstioVirtualHost": True,
         "enableGatewayApi": False,
     }
@@ -68,7 +69,7 @@ def runtimes(source: Path) -> list[Manifest]:
 
 def webhooks(source: Path, port: int, certificate: bytes) -> list[Manifest]:
     """KServe's admission webhooks, called on 127.0.0.1:`port` instead of a Service."""
-    manifests = list(_documents(source / "config/webhook/manifests.yaml"))
+    manifests = list(documents(source / "config/webhook/manifests.yaml"))
     for webhook in (webhook for manifest in manifests for webhook in manifest["webhooks"]):
         path = webhook["clientConfig"]["service"]["path"]
         webhook["clientConfig"] = {
@@ -99,10 +100,10 @@ def _scripted_runtime(model_format: str, image: str) -> Manifest:
 
 def _kustomized(folder: Path, pattern: str) -> Iterator[Manifest]:
     """The folder's manifests with the images that its kustomization names."""
-    [kustomization] = _documents(folder / "kustomization.yaml")
+    [kustomization] = documents(folder / "kustomization.yaml")
     images = {image["name"]: image for image in kustomization["images"]}
     for file in sorted(folder.glob(pattern)):
-        for manifest in _documents(file):
+        for manifest in documents(file):
             for container in _containers(manifest):
                 name = container["image"].rpartition(":")[0]
                 if name in images:
@@ -115,13 +116,3 @@ def _containers(manifest: Manifest) -> list[Manifest]:
     worker = spec.get("workerSpec", {}).get("containers", [])
     single = [spec["container"]] if "container" in spec else []
     return [*spec.get("containers", []), *worker, *single]
-
-
-def _documents(file: Path) -> Iterator[Manifest]:
-    with file.open() as stream:
-        # The C loader: one CRD alone is 2 MB of YAML.
-        for document in yaml.load_all(stream, yaml.CSafeLoader):
-            if document:
-                document["metadata"] = document.get("metadata") or {}
-                document["metadata"].pop("creationTimestamp", None)
-                yield document

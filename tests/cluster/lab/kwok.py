@@ -28,12 +28,13 @@ class SimulatedNode:
     name = NODE
     address = "127.0.0.1"
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, pods: str = "10.0.0.1/24") -> None:
+        """`pods` is where their addresses are from, with the first of them."""
         self.apiserver_flags = ["--service-cluster-ip-range=10.96.0.0/16"]
         # Its lease cannot be renewed while a test has the API server stopped.
         self.controller_manager_flags = ["--node-monitor-grace-period=600s"]
         self._stages = site.folder / "stages.yaml"
-        self.kwok = self._kwok(site)
+        self.kwok = self._kwok(site, pods)
         self.clients = [self.kwok]
 
     def prepare(self) -> None:
@@ -52,13 +53,14 @@ class SimulatedNode:
     def stop(self) -> None:
         self.kwok.stop()
 
-    def _kwok(self, site: Site) -> Component:
+    def _kwok(self, site: Site, pods: str) -> Component:
         port = site.ports.next()
         return site.component(
             "kwok",
             f"--kubeconfig={site.kubeconfig('kwok')}",
             f"--config={self._stages}",
             "--manage-all-nodes=true",
+            f"--cidr={pods}",
             "--node-lease-duration-seconds=40",
             f"--server-address=127.0.0.1:{port}",
             ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),

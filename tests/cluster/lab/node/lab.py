@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.lab import builds
-from tests.cluster.lab.builds import Say
+from tests.cluster.lab.builds import Mode, Say
 from tests.cluster.lab.control_plane import Lab, booted, new_site
 from tests.cluster.lab.images import archives
+from tests.cluster.lab.knative import KnativeServing
 from tests.cluster.lab.processes import wait_until
 from tests.cluster.lab.site import Site
 
@@ -24,8 +25,8 @@ class NodeLab(Lab):
     they are away.
     """
 
-    def __init__(self, site: Site, node: RealNode) -> None:
-        super().__init__(site, node)
+    def __init__(self, site: Site, node: RealNode, knative: KnativeServing | None = None) -> None:
+        super().__init__(site, node, knative)
         self._real_node = node
         self.kubelet = node.programs.kubelet
         self.containerd = node.programs.containerd
@@ -53,26 +54,27 @@ def check_node_lab() -> None:
     builds.check_go()
 
 
-def build_node_lab(say: Say) -> tuple[dict[str, Path], Path]:
+def build_node_lab(say: Say, mode: Mode = "standard") -> tuple[dict[str, Path], Path]:
     """The lab's programs by name, and the store of its images.
 
     Installs, builds and fetches what is missing. Raises BuildFailed.
     """
     check_node_lab()
     packages.install(say)
-    programs = builds.programs((*builds.CONTROL_PLANE, *builds.REAL_NODE), say)
+    programs = builds.programs((*builds.control_plane(mode), *builds.REAL_NODE), say)
     return programs, store.imported(archives(say).values(), say)
 
 
 @contextmanager
-def booted_node_lab(say: Say = print) -> Iterator[NodeLab]:
-    """A lab with a real node, ready for use; nothing of it is left after.
+def booted_node_lab(say: Say = print, mode: Mode = "standard") -> Iterator[NodeLab]:
+    """A lab with a real node and KServe in this mode, ready for use; nothing of it is left after.
 
     Raises BuildFailed or ComponentFailed; where the boot fails its folder, with a log for each
     component, is kept and told.
     """
-    programs, images = build_node_lab(say)
+    programs, images = build_node_lab(say, mode)
     with new_site(programs) as site:
         node = RealNode(site, images)
-        with booted(NodeLab(site, node), say) as lab:
+        knative = KnativeServing(site, node) if mode == "knative" else None
+        with booted(NodeLab(site, node, knative), say) as lab:
             yield lab

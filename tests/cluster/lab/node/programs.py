@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.cluster.lab.network import Subnet
 from tests.cluster.lab.processes import Component, answers
 from tests.cluster.lab.site import Site
-
-from .network import Subnet
 
 FOLDER = Path(__file__).parent
 REGISTRY_PORT, KUBELET_HEALTH_PORT, PROXY_HEALTH_PORT = 5000, 10248, 10256

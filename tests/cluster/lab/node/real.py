@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.cluster.lab import network
 from tests.cluster.lab.cluster import Cluster
 from tests.cluster.lab.credentials import write_loopback_certificate
 from tests.cluster.lab.site import Site
 
-from . import cgroups, containerd, kubelet, network, store
+from . import cgroups, containerd, kubelet, store
 from .programs import KUBELET_HEALTH_PORT, REGISTRY_PORT, Programs
 
 
@@ -46,6 +47,7 @@ class RealNode:
         joined = cgroups.programs(self._cgroup)
         self.programs = Programs(site, self._folder, self.name, self.subnet, joined)
         self.clients = [self.programs.kubelet, self.programs.kube_proxy]
+        self.inside = self.programs.inside
 
     def prepare(self) -> None:
         """Make the namespaces and the wire, start containerd."""

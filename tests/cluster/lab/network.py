@@ -1,4 +1,4 @@
-"""The wire between this machine and a node in a network namespace of its own."""
+"""The wire between this machine and a node in a network namespace of its own (Linux, root)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import json
 import random
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
-from tests.cluster.lab.processes import ComponentFailed
+from .processes import ComponentFailed
 
 NUMBERS = range(128, 255)
+
+# Stays one process.
+_ENTER = 'pid=$(cat "$1"); shift; exec nsenter --target "$pid" --net -- "$@"'
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ def claim() -> Subnet:
         if "File exists" not in made.stderr:
             raise ComponentFailed(f"cannot make a network link: {made.stderr.strip()}")
     raise ComponentFailed(f"every network of 10.{NUMBERS[0]}-{NUMBERS[-1]}.0.0/16 is in use")
+
+
+def entering(pid: Path, command: list[str | Path]) -> list[str | Path]:
+    """`command` run in the network of the process whose pid will be in this file."""
+    return ["sh", "-ec", _ENTER, "sh", pid, *command]
 
 
 def _routed() -> list[ipaddress.IPv4Network]:

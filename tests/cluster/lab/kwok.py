@@ -86,7 +86,7 @@ def write_stages(source: Path, target: Path) -> None:
     `source` is the folder of KWOK's source.
     """
     script = yaml.safe_load(SCRIPT.read_text())
-    stages = [*_stock(source), *map(_scripted, script["stages"])]
+    stages = [*_stock(source), *_scripted(script)]
     [ready] = [stage for stage in stages if stage["metadata"]["name"] == "pod-ready"]
     ready["spec"]["selector"]["matchExpressions"].append(script["unscripted"])
     target.write_text("\n---\n".join(map(json.dumps, stages)))
@@ -102,11 +102,15 @@ def _stock(source: Path) -> list[Manifest]:
     return [document for file in files for document in yaml.safe_load_all(file.read_text())]
 
 
-def _scripted(stage: dict[str, Any]) -> Manifest:
+def _scripted(script: dict[str, Any]) -> list[Manifest]:
+    return [_stage(stage, script["templates"]) for stage in script["stages"]]
+
+
+def _stage(stage: dict[str, Any], templates: str) -> Manifest:
     spec: dict[str, Any] = {
         "resourceRef": {"apiGroup": "v1", "kind": "Pod"},
         "selector": {"matchExpressions": stage["when"]},
-        "next": {"statusTemplate": "\n".join(stage["status"])},
+        "next": {"statusTemplate": "\n".join([templates, *stage["status"]])},
     }
     if "after" in stage:
         spec["delay"] = {"durationMilliseconds": _milliseconds(stage["after"])}

@@ -1,4 +1,4 @@
-"""A lab with a real node leaves the machine as it was, however it ends."""
+"""A lab with a network of its own leaves the machine as it was, however it ends."""
 
 from __future__ import annotations
 
@@ -45,9 +45,14 @@ POD = {
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_of_a_lab_that_is_ended_by(how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("node", "mode"), [("real", "standard"), ("real", "knative"), ("simulated", "knative")]
+)
+def test_nothing_is_left_of_a_lab_that_is_ended_by(
+    how: signal.Signals, node: str, mode: str
+) -> None:
     before = machine()
-    with running() as (process, folder):
+    with running(f"--node={node}", f"--mode={mode}") as (process, folder):
         left_by = traces(folder)
         assert {str(left_by.folder), str(left_by.link)} <= set(left_by.left())
         process.send_signal(how)
@@ -57,9 +62,9 @@ def test_nothing_is_left_of_a_lab_that_is_ended_by(how: signal.Signals) -> None:
 
 
 @contextmanager
-def running() -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """`make node-lab` with a pod on it, and its folder."""
-    command = [sys.executable, "-m", "tests.cluster.lab", "--node", "real"]
+def running(*flags: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A lab in a process of its own, with a pod on it, and its folder."""
+    command = [sys.executable, "-m", "tests.cluster.lab", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -77,13 +77,15 @@ def traces(folder: Path) -> Traces:
         for pid in file.read_text().split()
     }
     inside = int((folder / "node" / "inside.pid").read_text())
-    mine = in_groups | {inside} | {pid for pid in _pids() if str(folder) in _command(pid)}
+    named = {pid for pid in _pids() if str(folder) in _command(pid)}
+    within = {pid for pid in _pids() if _namespaces(pid) & _own_namespaces(inside)}
+    mine = in_groups | {inside} | named | within
     number = _address(folder).split(".")[1]
     return Traces(
         folder=folder,
         link=Path(f"/sys/class/net/lab-node-{number}"),
         cgroups=branches,
-        namespaces={name for pid in mine for name in _namespaces(pid)} - _namespaces(os.getpid()),
+        namespaces={name for pid in mine for name in _own_namespaces(pid)},
         processes=mine,
     )
 
@@ -114,6 +116,10 @@ def _namespaces(pid: int) -> set[str]:
     with suppress(OSError):
         return {str(Path(f"/proc/{pid}/ns/{kind}").readlink()) for kind in ("net", "mnt")}
     return set()
+
+
+def _own_namespaces(pid: int) -> set[str]:
+    return _namespaces(pid) - _namespaces(os.getpid())
 
 
 def _sysctls() -> dict[str, str]:

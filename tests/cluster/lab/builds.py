@@ -83,7 +83,7 @@ KNATIVE = (
         },
     ),
 )
-QUEUE_PROXY = GoModule("knative", {"queue-proxy": "knative.dev/serving/cmd/queue"})
+QUEUE_PROXY_PROGRAM = GoModule("knative", {"queue-proxy": "knative.dev/serving/cmd/queue"})
 
 
 def control_plane(mode: Mode) -> tuple[GoModule, ...]:

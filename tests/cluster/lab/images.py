@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from .builds import Say, built_once, run_build
+from .builds import QUEUE_PROXY_PROGRAM, Say, built_once, programs, run_build
 from .kept import hold
 
 DOCKERFILES = Path(__file__).parent / "images"
@@ -23,6 +23,7 @@ PYTHON = "docker.io/lab/python:3"
 MODEL_SERVER = "docker.io/lab/model-server:1"
 MLSERVER = "docker.io/seldonio/mlserver:1.7.1"
 STORAGE_INITIALIZER = "docker.io/kserve/storage-initializer:latest"
+QUEUE_PROXY = "docker.io/lab/queue-proxy:1"
 
 # The host's certificates, there while packages are installed and in no image.
 _CERTIFICATES = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
@@ -45,8 +46,16 @@ def archives(say: Say) -> Mapping[str, Path]:
         PYTHON: python,
         MODEL_SERVER: _archive(MODEL_SERVER, say, python),
         MLSERVER: mlserver,
-        STORAGE_INITIALIZER: _archive(STORAGE_INITIALIZER, say, python, _models(mlserver, say)),
+        STORAGE_INITIALIZER: _archive(
+            STORAGE_INITIALIZER, say, python, models=_models(mlserver, say)
+        ),
     }
+
+
+def queue_proxy(say: Say) -> Path:
+    """The archive of QUEUE_PROXY, which pods have beside their own containers in Knative mode."""
+    [program] = programs([QUEUE_PROXY_PROGRAM], say).values()
+    return _archive(QUEUE_PROXY, say, program=program.parent)
 
 
 def base(say: Say) -> Path:
@@ -61,10 +70,12 @@ def models(say: Say) -> Path:
     return _models(_archive(MLSERVER, say, base(say)), say)
 
 
-def _archive(name: str, say: Say, parent: Path, models: Path | None = None) -> Path:
+def _archive(name: str, say: Say, parent: Path | None = None, **contexts: Path) -> Path:
+    """`contexts` are the folders that its Dockerfile calls by these names."""
     short = name.rpartition("/")[2].partition(":")[0]
-    made_from = _digest(short, name, *(path.parent.name for path in (parent, models) if path))
-    build = partial(_build, name, DOCKERFILES / short, parent, models, say)
+    parents = [parent] if parent else []
+    made_from = _digest(short, name, *(path.parent.name for path in (*parents, *contexts.values())))
+    build = partial(_build, name, DOCKERFILES / short, parent, contexts, say)
     return hold(built_once(f"images/{short}-{made_from}", build, say)) / "image.tar"
 
 
@@ -95,7 +106,7 @@ def _debian(say: Say, folder: Path) -> None:
     left_out = [f"--exclude={pattern}" for pattern in _TRIMMED]
     packing = ["tar", "-C", root, *left_out, "-cf", context / "rootfs.tar", "."]
     run_build(packing, "Debian's archive", folder, say)
-    _build(PYTHON, context, None, None, say, folder)
+    _build(PYTHON, context, None, {}, say, folder)
 
 
 def _mirror() -> list[str]:
@@ -109,9 +120,14 @@ def _mirror() -> list[str]:
 
 
 def _build(
-    name: str, context: Path, parent: Path | None, models: Path | None, say: Say, folder: Path
+    name: str,
+    context: Path,
+    parent: Path | None,
+    contexts: Mapping[str, Path],
+    say: Say,
+    folder: Path,
 ) -> None:
-    options = [f"--build-context=models={models}"] if models else []
+    options = [f"--build-context={called}={path}" for called, path in contexts.items()]
     _bud([*options, f"--tag={name}"], context, parent, name, folder, say)
     target = f"docker-archive:{folder / 'image.tar'}:{name}"
     _buildah(["push", name, target], f"{name}'s archive", folder, say)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PORTS_PER_LAB = 16
-STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL
+STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL, where nothing else is said
 
 
 class ComponentFailed(RuntimeError):
@@ -45,10 +45,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def accepts(port: int) -> bool:
-    """Whether something listens on this port of 127.0.0.1."""
+def accepts(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether something listens there."""
     with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+        return sock.connect_ex((address, port)) == 0
 
 
 class Ports:
@@ -137,6 +137,7 @@ class Component:
         sweeper: Sweeper,
         ready: Callable[[], bool],
         env: Mapping[str, str] | None = None,
+        stop_grace: float = STOP_GRACE,
     ) -> None:
         self.name = name
         self.log = logs / f"{name}.log"
@@ -144,6 +145,7 @@ class Component:
         self._env = {**os.environ, **(env or {})}
         self._sweeper = sweeper
         self._ready = ready
+        self._stop_grace = stop_grace
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -179,16 +181,16 @@ class Component:
         except TimeoutError as error:
             raise ComponentFailed(f"{error}\n{self.log_tail()}") from None
 
-    def stop(self, grace: float = STOP_GRACE) -> int | None:
-        """End it with SIGTERM, and with SIGKILL after `grace` seconds; its exit code (of a signal:
-        negative), None when it was not running."""
+    def stop(self, grace: float | None = None) -> int | None:
+        """End it with SIGTERM, and with SIGKILL after `grace` seconds (None: what it was made
+        with); its exit code (of a signal: negative), None when it was not running."""
         if self._process is None:
             return None
         process, self._process = self._process, None
         self._signal(process, signal.SIGTERM)
         self._signal(process, signal.SIGCONT)
         try:
-            process.wait(grace)
+            process.wait(self._stop_grace if grace is None else grace)
         except subprocess.TimeoutExpired:
             self._signal(process, signal.SIGKILL)
             process.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .processes import Component, Ports, Sweeper
+from .processes import STOP_GRACE, Component, Ports, Sweeper
 
 
 class Site:
@@ -36,9 +36,18 @@ class Site:
         *,
         ready: Callable[[], bool],
         env: Mapping[str, str] | None = None,
+        stop_grace: float = STOP_GRACE,
     ) -> Component:
         """Any command as a component; `name` is its log's."""
-        return Component(name, argv, logs=self.logs, sweeper=self.sweeper, ready=ready, env=env)
+        return Component(
+            name,
+            argv,
+            logs=self.logs,
+            sweeper=self.sweeper,
+            ready=ready,
+            env=env,
+            stop_grace=stop_grace,
+        )
 
     def kubeconfig(self, user: str) -> Path:
         """Where the kubeconfig of this user is, once the API server runs."""

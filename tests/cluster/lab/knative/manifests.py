@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from tests.cluster.lab.builds import module_source
 from tests.cluster.lab.cluster import Manifest
+from tests.cluster.lab.images import QUEUE_PROXY
 from tests.cluster.lab.manifests import documents
 
 NAMESPACE = "knative-serving"
-QUEUE_PROXY = "docker.io/lab/queue-proxy:1"
 WEBHOOK_PORT = 8443
 
 # Whatever is not said here is as Knative has it.
@@ -34,6 +34,8 @@ _CONFIGURATION = {
         "renew-deadline": "10s",
         "retry-period": "2s",
     },
+    # Its port tells that a program runs.
+    "config-observability": {"runtime-profiling": "enabled"},
     "config-network": {"ingress-class": "lab.ingress.networking.knative.dev"},
 }
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 from tests.cluster.lab import network
 from tests.cluster.lab.builds import BuildFailed
@@ -14,8 +13,8 @@ from tests.cluster.lab.kwok import SimulatedNode
 from tests.cluster.lab.processes import answers
 from tests.cluster.lab.site import Site
 
-QUEUE_METRICS_PORT = 9090
-MEASUREMENTS = Path(__file__).with_name("measurements.py")
+from . import measurements
+
 _PROGRAMS = ("ip", "nsenter", "unshare")
 
 # Furnishes a new namespace, in which the addresses $1 are its own, and holds it open. $2 will have
@@ -41,21 +40,23 @@ class ConnectedNode(SimulatedNode):
         self.apiserver_flags = [f"--service-cluster-ip-range={self.subnet.services}"]
         folder = site.folder / "node"
         folder.mkdir()
-        pid = folder / "inside.pid"
-        hold = ["sh", "-ec", _HOLD, "sh", self.subnet.pods, str(pid)]
-        self.inside = site.process("inside", ["unshare", "--net", *hold], ready=pid.exists)
+        self.inside_pid = folder / "inside.pid"
+        hold = ["sh", "-ec", _HOLD, "sh", self.subnet.pods, self.inside_pid]
+        self._inside = site.process(
+            "inside", ["unshare", "--net", *hold], ready=self.inside_pid.exists
+        )
         self._measurements = site.process(
             "measurements",
-            network.entering(pid, [sys.executable, "-I", "-S", MEASUREMENTS]),
-            ready=lambda: answers(f"http://{self.subnet.node}:{QUEUE_METRICS_PORT}/metrics"),
+            network.entering(self.inside_pid, [sys.executable, "-I", "-S", measurements.__file__]),
+            ready=lambda: answers(f"http://{self.subnet.node}:{measurements.PORT}/"),
         )
 
     def prepare(self) -> None:
         """Make the namespace and the wire to it."""
         super().prepare()
         self.subnet.address()
-        self.inside.start()
-        self.subnet.connect(self.inside.pid)
+        self._inside.start()
+        self.subnet.connect(self._inside.pid)
         self._measurements.launch()
 
     def wait_ready(self) -> None:
@@ -67,7 +68,7 @@ class ConnectedNode(SimulatedNode):
         """Stop all of its programs."""
         super().stop()
         self._measurements.stop()
-        self.inside.stop()
+        self._inside.stop()
 
 
 def check_knative() -> None:

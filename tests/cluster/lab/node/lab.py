@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.cluster.lab import builds
 from tests.cluster.lab.builds import Mode, Say
 from tests.cluster.lab.control_plane import Lab, booted, new_site
-from tests.cluster.lab.images import archives
+from tests.cluster.lab.images import archives, queue_proxy
 from tests.cluster.lab.knative import KnativeServing
 from tests.cluster.lab.processes import wait_until
 from tests.cluster.lab.site import Site
@@ -62,6 +62,8 @@ def build_node_lab(say: Say, mode: Mode = "standard") -> tuple[dict[str, Path], 
     check_node_lab()
     packages.install(say)
     programs = builds.programs((*builds.control_plane(mode), *builds.REAL_NODE), say)
+    if mode == "knative":
+        queue_proxy(say)
     return programs, store.imported(archives(say).values(), say)
 
 
@@ -77,4 +79,6 @@ def booted_node_lab(say: Say = print, mode: Mode = "standard") -> Iterator[NodeL
         node = RealNode(site, images)
         knative = KnativeServing(site, node) if mode == "knative" else None
         with booted(NodeLab(site, node, knative), say) as lab:
+            if knative:
+                lab.import_image(queue_proxy(say))
             yield lab

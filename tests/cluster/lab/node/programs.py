@@ -34,6 +34,7 @@ class Programs:
         self._name = name
         self._subnet = subnet
         self._cgroup = cgroup
+        self.inside_pid = folder / "inside.pid"
         self.inside = self._inside()
         self.registry = self._registry()
         self.containerd = self._containerd()
@@ -45,7 +46,7 @@ class Programs:
         return self._site.process(
             "inside",
             [*unshare, *_python(FOLDER / "inside.py"), self._folder],
-            ready=(self._folder / "inside.pid").exists,
+            ready=self.inside_pid.exists,
         )
 
     def _registry(self) -> Component:
@@ -100,8 +101,8 @@ class Programs:
     def _entering(
         self, name: str, command: list[str | Path], ready: Callable[[], bool]
     ) -> Component:
-        joined, entered = self._cgroup / "cgroup.procs", self._folder / "inside.pid"
-        enter: list[str | Path] = ["sh", "-ec", _ENTER, "sh", joined, entered]
+        joined = self._cgroup / "cgroup.procs"
+        enter: list[str | Path] = ["sh", "-ec", _ENTER, "sh", joined, self.inside_pid]
         return self._site.process(name, [*enter, *command], ready=ready)
 
 

@@ -47,7 +47,7 @@ class RealNode:
         joined = cgroups.programs(self._cgroup)
         self.programs = Programs(site, self._folder, self.name, self.subnet, joined)
         self.clients = [self.programs.kubelet, self.programs.kube_proxy]
-        self.inside = self.programs.inside
+        self.inside_pid = self.programs.inside_pid
 
     def prepare(self) -> None:
         """Make the namespaces and the wire, start containerd."""

@@ -117,7 +117,7 @@ def _scaled_to_zero(facts: Facts) -> Decision | None:
 def _ready(facts: Facts) -> Decision | None:
     """9. Applied, scaled and complete everywhere, Ready says KServe, and nothing keeps exiting."""
     done = facts.finished and facts.ready and facts.steady and facts.serving
-    return Decision(State.READY) if done else None
+    return Decision(State.READY, facts.warning) if done else None
 
 
 def _completed_once(facts: Facts) -> Decision | None:

@@ -36,8 +36,10 @@ class ComponentFacts:
     `completed_at`: when they first were, for this rollout; it stays so whatever becomes of them.
     `available`: pods that answer, of whatever rollout. `unproven`: those that seem to, but whose
     container exited lately, so that they are not counted yet. `unavailable_since`: since when
-    there is neither. `steady_at`: when the new pods will have survived their last container exit;
-    None if none exited lately.
+    there is neither. `on_demand`: there may be none, since one comes up when it is asked for.
+    `steady_at`: when the new pods will have survived their last container exit; None if none exited
+    lately. `attempt`: names what the new pods are made from, where the cluster gives up on failing
+    ones and begins anew; empty where it lets them stand.
     `problems`: of the new pods, most telling first. `looks_different_at`: when time alone will
     show more.
     """
@@ -52,6 +54,8 @@ class ComponentFacts:
     available: int = 0
     unproven: int = 0
     unavailable_since: datetime | None = None
+    on_demand: bool = False
+    attempt: str = ""
     steady_at: datetime | None = None
     problems: tuple[Problem, ...] = ()
     looks_different_at: datetime | None = None
@@ -64,7 +68,8 @@ class Facts:
     `written_at`: when this generation was written. `judged`: the controller has given a verdict
     at all. `ready`: it says Ready of the service and of every component. `routed`: nothing but the
     readiness of the components keeps it from that. `refusal`: evidence, newer than the write, that
-    the controller cannot carry the spec out. `problems`: of the service as a whole.
+    the controller cannot carry the spec out. `warning`: what the controller complains of although
+    all is as asked. `problems`: of the service as a whole.
     `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
     `doing`: what is going on, in the words of a cluster that knows; empty: what the counts tell.
     """
@@ -81,6 +86,7 @@ class Facts:
     routed: bool = False
     updates_disabled: bool = False
     refusal: Problem | None = None
+    warning: str = ""
     problems: tuple[Problem, ...] = ()
     unfollowed_mode: str = ""
     looks_different_at: datetime | None = None
@@ -103,9 +109,9 @@ class Facts:
 
     @property
     def serving(self) -> bool:
-        """Every component that is there has a pod that answers, of whatever rollout."""
+        """Every component that is there answers, by whatever rollout's pods."""
         present = [c for c in self.components if c.present]
-        return bool(present) and all(c.available > 0 for c in present)
+        return bool(present) and all(c.available > 0 or c.on_demand for c in present)
 
     @property
     def steady(self) -> bool:

@@ -39,6 +39,9 @@ DEPLOYMENT_MODES = {
     "Serverless": "Knative",
 }
 METRICS = {"Standard": ("cpu", "memory"), "Knative": ("concurrency", "rps")}
+# What Knative's own webhook refuses in every cluster; what a cluster can allow is left to it.
+_KNATIVE_VARIABLES = ("PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION")
+_KNATIVE_PORTS = (8008, 8012, 8013, 8022, 9090, 9091)
 
 MOST_VARIABLES = 1000
 MOST_ARGUMENTS = 1000
@@ -57,12 +60,31 @@ def spec_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
     yield from _predictor_violations(spec)
     yield from _environment_violations(spec)
     yield from resource_violations(spec.resources)
-    yield from _scaling_violations(spec.scaling, spec.deployment_mode)
+    yield from _scaling_violations(spec.scaling)
+    yield from mode_violations(spec, DEPLOYMENT_MODES.get(spec.deployment_mode, ""))
     yield from _word_violations(spec)
     yield from _node_selector_violations(spec.node_selector)
     yield from _toleration_violations(spec.tolerations)
     if sum(map(size, _texts(spec))) > MOST_SPEC_BYTES:
         yield FieldViolation("spec", f"its texts may have {MOST_SPEC_BYTES >> 10} KiB in all")
+
+
+def mode_violations(spec: InferenceServiceSpec, mode: str) -> Iterator[FieldViolation]:
+    """What can never work in a deployment mode; empty: in none that the cluster may choose."""
+    metrics = METRICS.get(mode) or [metric for known in METRICS.values() for metric in known]
+    yield from _one_of("spec.scaling.metric", spec.scaling.metric, metrics)
+    if mode == "Knative":
+        yield from _knative_violations(spec)
+
+
+def _knative_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
+    for name in _KNATIVE_VARIABLES:
+        for path, names in (("spec.env", spec.env), ("spec.secret_env", spec.secret_env)):
+            if name in names:
+                yield FieldViolation(at(path, name), "is set by Knative itself")
+    predictor = spec.predictor
+    if isinstance(predictor, ContainerPredictor) and predictor.port in _KNATIVE_PORTS:
+        yield FieldViolation("spec.container.port", "is taken by Knative's queue-proxy")
 
 
 def _predictor_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
@@ -143,7 +165,7 @@ def _container_variable_violations(spec: InferenceServiceSpec) -> Iterator[Field
             yield FieldViolation(path, "is read by KServe from the spec: give it in env")
 
 
-def _scaling_violations(scaling: Scaling, mode: str) -> Iterator[FieldViolation]:
+def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
     low, high = scaling.min_replicas, scaling.max_replicas
     if low is not None and low < 0:
         yield FieldViolation("spec.scaling.min_replicas", "is not negative")
@@ -153,9 +175,6 @@ def _scaling_violations(scaling: Scaling, mode: str) -> Iterator[FieldViolation]
         yield FieldViolation("spec.scaling.min_replicas", "is not above max_replicas")
     if scaling.target is not None and scaling.target < 1:
         yield FieldViolation("spec.scaling.target", "is at least 1")
-    # An empty mode is the cluster's, and the clusters that are served run Standard.
-    metrics = METRICS[DEPLOYMENT_MODES.get(mode, "Standard")]
-    yield from _one_of("spec.scaling.metric", scaling.metric, metrics)
 
 
 def _word_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:

@@ -68,3 +68,7 @@ def resources(requests: dict[str, str], limits: dict[str, str]) -> InferenceServ
 
 def toleration(**fields: Any) -> InferenceServiceSpec:
     return spec(tolerations=(Toleration(**fields),))
+
+
+def knative(**fields: Any) -> InferenceServiceSpec:
+    return spec(deployment_mode="Knative", **fields)

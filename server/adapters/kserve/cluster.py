@@ -9,6 +9,7 @@ from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.writing.attempts import derived
 from server.adapters.kserve.writing.deleting import Deleting
+from server.adapters.kserve.writing.knative_presence import KnativePresence
 from server.adapters.kserve.writing.kserve_config import ConfigReader
 from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
@@ -38,7 +39,8 @@ class KServeCluster:
         self._feed = StatusFeed(api, namespaces)
         self._objects = ServiceObjects(api, at)
         config, runtimes = ConfigReader(api, kserve_namespace), RuntimeReader(api)
-        self._writing = Writing(self._objects, config, runtimes, self._feed)
+        knative = KnativePresence(api, self._feed)
+        self._writing = Writing(self._objects, config, runtimes, knative, self._feed)
         self._deleting = Deleting(self._objects, self._feed)
 
     async def apply(self, deploy: Deploy) -> Applied:

@@ -18,6 +18,7 @@ from aiohttp import web
 
 Fault = Callable[["ScriptedServer", web.Request], Awaitable[web.StreamResponse]]
 Object = dict[str, Any]
+GROUP_DEPTH = 3
 
 
 @dataclass
@@ -32,7 +33,9 @@ class ScriptedServer:
     """`list_faults` and `watch_faults` answer the next requests, one each; then all is well.
 
     `texts` are answered as they are, by path; to ask for what is `absent` gives 404.
-    `requests` has every request's kind ("list", "watch", "probe", "text") and path in order.
+    `groups` has the collections of optional API groups, by the group's path.
+    `requests` has every request's kind ("list", "watch", "group", "probe", "text") and path in
+    order.
     While `held_up` is clear no request is answered.
     """
 
@@ -47,6 +50,7 @@ class ScriptedServer:
         self.bearer: str | None = None
         self.texts: dict[str, str] = {}
         self.absent: set[str] = set()
+        self.groups: dict[str, list[str]] = {}
         self._black_holes = 0
         self.held_up = asyncio.Event()
         self.held_up.set()
@@ -119,7 +123,10 @@ class ScriptedServer:
             return await self.probe_fault(self, request) if self.probe_fault else web.Response()
         if kind == "text":
             return web.Response(text=self.texts[request.path])
-        if request.path in self.absent:
+        if kind == "group" and request.path in self.groups:
+            names = [{"name": name} for name in self.groups[request.path]]
+            return web.json_response({"resources": names})
+        if kind == "group" or request.path in self.absent:
             return await answering(404)(self, request)
         faults = self.watch_faults if kind == "watch" else self.list_faults
         if faults:
@@ -131,6 +138,8 @@ class ScriptedServer:
             return "probe"
         if request.path in self.texts:
             return "text"
+        if request.path.startswith("/apis/") and request.path.count("/") == GROUP_DEPTH:
+            return "group"
         return "watch" if "watch" in request.query else "list"
 
     async def list(self, request: web.Request) -> web.StreamResponse:

@@ -262,30 +262,44 @@ def test_a_bare_restart_loses_no_container_that_the_contract_cannot_say() -> Non
         planned(Deploy(KEY, None, restart=True, force=True), current)
 
 
-def test_knative_is_refused_with_what_to_do() -> None:
-    deploy = Deploy(KEY, replace(MODEL, deployment_mode="Knative"))
-    with pytest.raises(UnsupportedByCluster, match="name Standard"):
+KNATIVE = replace(MODEL, deployment_mode="Knative")
+
+
+def test_a_service_runs_in_the_mode_that_it_has_then_is_asked_then_is_the_clusters() -> None:
+    running = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
+    assert planned(Deploy(KEY, CONTAINER), running, default_mode="Knative").mode == "Standard"
+    assert planned(Deploy(KEY, MODEL), None, default_mode="Knative").mode == "Knative"
+    assert planned(Deploy(KEY, KNATIVE), None, default_mode="Standard").mode == "Knative"
+
+
+@pytest.mark.parametrize("mode", ["RawDeployment", "Serverless"])
+def test_a_former_name_of_a_mode_is_refused_with_the_present_ones(mode: str) -> None:
+    deploy = Deploy(KEY, replace(MODEL, deployment_mode=mode))
+    with pytest.raises(UnsupportedByCluster, match="name Standard or Knative"):
         planned(deploy, None)
 
 
-def test_a_cluster_whose_default_is_knative_wants_the_mode_named() -> None:
-    with pytest.raises(UnsupportedByCluster, match="name deployment_mode Standard"):
-        planned(Deploy(KEY, MODEL), None, default_mode="Knative")
-    named = Deploy(KEY, replace(MODEL, deployment_mode="Standard"))
-    assert planned(named, None, default_mode="Knative").action is Action.CREATED
+def test_a_cluster_whose_default_is_not_supported_wants_the_mode_named() -> None:
+    with pytest.raises(UnsupportedByCluster, match="name deployment_mode Standard or Knative"):
+        planned(Deploy(KEY, MODEL), None, default_mode="ModelMesh")
+    assert planned(Deploy(KEY, KNATIVE), None, default_mode="ModelMesh").mode == "Knative"
 
 
-def test_a_service_that_runs_in_standard_mode_goes_on_so_whatever_the_default() -> None:
-    current = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
-    assert planned(Deploy(KEY, CONTAINER), current, default_mode="Knative")
+def test_the_mode_of_a_service_stays() -> None:
+    standard = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
+    knative = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Knative"}}
+    with pytest.raises(ModeImmutable, match="is Knative and cannot become Standard"):
+        planned(Deploy(KEY, replace(MODEL, deployment_mode="Standard")), knative)
+    with pytest.raises(ModeImmutable, match="is Standard and cannot become Knative"):
+        planned(Deploy(KEY, KNATIVE), standard)
+    assert planned(Deploy(KEY, MODEL), knative).mode == "Knative"
 
 
-def test_a_knative_service_cannot_be_made_standard() -> None:
-    current = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Knative"}}
-    with pytest.raises(ModeImmutable):
-        planned(Deploy(KEY, replace(MODEL, deployment_mode="Standard")), current)
-    with pytest.raises(UnsupportedByCluster):
-        planned(Deploy(KEY, MODEL), current)
+@pytest.mark.parametrize(("metric", "mode"), [("rps", "Standard"), ("cpu", "Knative")])
+def test_a_metric_of_another_mode_than_the_clusters_is_refused(metric: str, mode: str) -> None:
+    scaled = replace(MODEL, scaling=Scaling(metric=metric))
+    with pytest.raises(FieldInvalid, match=r"scaling\.metric"):
+        planned(Deploy(KEY, scaled), None, default_mode=mode)
 
 
 def test_only_a_ready_service_can_be_frozen() -> None:

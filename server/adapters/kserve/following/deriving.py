@@ -13,7 +13,8 @@ from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.manifests.reading_back import service_of
 from server.adapters.kserve.objects import uid_of
 from server.adapters.kserve.observing.evidence import Evidence
-from server.adapters.kserve.observing.logs import LogWanted, log_wanted
+from server.adapters.kserve.observing.latch import Latch
+from server.adapters.kserve.observing.logs import LogWanted, explaining, log_wanted
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.observing import facts_of, status_of
 from server.domain.decision import Decision, decide
@@ -38,6 +39,7 @@ class _Memory:
 
     uid: str
     evidence: Evidence = field(default_factory=Evidence)
+    latch: Latch = field(default_factory=Latch)
     ready_generation: int | None = None
     log_kept: LogWanted | None = None
     logs: dict[tuple[str, str], Sequence[str]] = field(default_factory=dict)
@@ -88,12 +90,16 @@ class Deriving:
         memory = self._remember(key, observed, now)
         observed = replace(observed, logs=memory.logs)
         facts = facts_of(observed, memory.evidence, now)
+        memory.latch = memory.latch.updated(facts)
+        facts = memory.latch.upheld(facts)
         decision = decide(facts)
         if decision.state is State.READY:
             memory.ready_generation = generation_of(observed.service)
         wanted = log_wanted(observed, decision, now)
-        # Those of an earlier run of the same container too, until the newer ones are there.
-        decision = _with_log(decision, memory.logs.get(wanted.source, ()) if wanted else ())
+        # Those of an earlier run of the same container too, until the newer ones are there, and
+        # those of a pod that is gone.
+        source = wanted.source if wanted else explaining(decision.failure)
+        decision = _with_log(decision, memory.logs.get(source, ()) if source else ())
         status = status_of(observed, facts, decision, memory.ready_generation)
         missing = None if memory.log_kept == wanted else wanted
         return Derived(service_of(observed.service, status), decision.recheck_at, missing)

@@ -60,6 +60,12 @@ class StatusFeed:
         derived = self._deriving.derive(key, self._probe.now())
         return derived.service if derived else None
 
+    def look_for_knative(self) -> None:
+        """Follow what the cluster has of it now, rather than when it would be noticed."""
+        for reflector in self._reflectors:
+            if reflector.resource.optional:
+                reflector.reconnect()
+
     async def feed(self) -> AsyncIterator[FeedEvent]:
         """Tell what is there, then Synced, then changes, until closed.
 

@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from server.adapters.kserve.following.held_services import HeldServices
-from server.adapters.kserve.following.resources import SERVICE_LABEL, Kind, Resource
+from server.adapters.kserve.following.resources import (
+    LABELLED,
+    SERVICE_LABEL,
+    Kind,
+    Resource,
+)
 from server.adapters.kserve.following.watch_stream import WatchEvent
 from server.adapters.kserve.objects import Object, uid_of
 from server.adapters.kserve.observing.observed import Observed
@@ -16,7 +21,6 @@ from server.domain.inference_service import ServiceKey
 DOUBT_AFTER = 5.0
 # Parts belong to a service; events to the object of this uid, which may come after them.
 _Owner = ServiceKey | str
-_PARTS = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS)
 
 
 class Mirror:
@@ -25,9 +29,10 @@ class Mirror:
     def __init__(self, touched: Callable[[Iterable[ServiceKey]], None]) -> None:
         self._touched = touched
         self._services = HeldServices()
-        self._parts = {kind: _Shelf() for kind in _PARTS}
+        self._parts = {kind: _Shelf() for kind in LABELLED}
         self._events = _Shelf()
         self._listed: dict[Resource, set[str]] = {}
+        self._absent: set[Resource] = set()
 
     def keys(self) -> Iterator[ServiceKey]:
         """Every service there is."""
@@ -44,9 +49,16 @@ class Mirror:
             deployments=self._parts[Kind.DEPLOYMENTS].of(key),
             replica_sets=self._parts[Kind.REPLICA_SETS].of(key),
             autoscalers=self._parts[Kind.AUTOSCALERS].of(key),
+            knative_services=self._parts[Kind.KNATIVE_SERVICES].of(key),
+            revisions=self._parts[Kind.REVISIONS].of(key),
             pods=pods,
             events=tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o))),
+            knative_followed=self.follows_knative(key.namespace),
         )
+
+    def follows_knative(self, namespace: str) -> bool:
+        """Whether Knative's objects of a namespace are among what is held."""
+        return not any(r.namespace in ("", namespace) for r in self._absent)
 
     def pop_departures(self, key: ServiceKey) -> list[str]:
         """The uids that went from under a key since this was last asked, oldest first."""
@@ -69,11 +81,21 @@ class Mirror:
         if resource.kind is Kind.SERVICES:
             self._touched(self._services.take_list(resource.namespace, objects, began))
             return
+        if resource in self._absent:
+            self._absent.remove(resource)
+            self._touched(list(self.keys()))
         held, now = self._listed.get(resource, set()), {uid_of(o) for o in objects}
         self._listed[resource] = now
         shelf = self._shelf(resource.kind)
         owners = [shelf.drop(uid) for uid in held - now]
         self._touch_owners([*owners, *(self._put(resource, o) for o in objects)])
+
+    def absent(self, resource: Resource) -> None:
+        """Take that there is no such collection, or none that may be read."""
+        if resource not in self._absent:
+            self.listed(resource, (), 0)
+            self._absent.add(resource)
+            self._touched(list(self.keys()))
 
     def changed(self, resource: Resource, event: WatchEvent) -> None:
         """Take one change of a collection."""

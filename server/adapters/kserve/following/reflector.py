@@ -6,12 +6,13 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
-from server.adapters.kserve.following.resources import Resource
+from server.adapters.kserve.following.resources import Resource, serves
 from server.adapters.kserve.following.watch_stream import (
     Backoff,
     Expired,
@@ -25,6 +26,8 @@ from server.adapters.kserve.following.watch_stream import (
 
 PAGE_SIZE = "500"
 LIST_TIMEOUT = 30.0
+# How soon a collection that the cluster has got is noticed; nobody waits for it but a Deploy.
+LOOK_AGAIN_AFTER = 5.0
 WATCH_SECONDS = (240, 300)
 # The API server sends a bookmark about each minute: a watch that is silent for longer is dead.
 IDLE_TIMEOUT = 90.0
@@ -43,6 +46,10 @@ class Sink(Protocol):
         """Take all that there is of a resource; what is held beyond that is gone."""
         ...
 
+    def absent(self, resource: Resource) -> None:
+        """Take that there is no such collection, or none that may be read."""
+        ...
+
     def in_doubt(self, resource: Resource) -> bool:
         """Whether a new list is needed although the watch goes on."""
         ...
@@ -56,7 +63,8 @@ class Reflector:
     """Keeps a sink at what one collection of the API server holds.
 
     `synced` is set when the first list has been taken. `current_at`: the last moment, by the
-    monotonic clock, whose state the sink is known to hold.
+    monotonic clock, whose state the sink is known to hold. An optional collection that is absent
+    is looked for again and again, and holds nothing until it is there.
     """
 
     def __init__(self, api: ApiServer, resource: Resource, sink: Sink) -> None:
@@ -100,15 +108,40 @@ class Reflector:
         ended_by: Exception | None = None
         try:
             if self._relist:
+                if not await self._is_served():
+                    return await self._wait_for_it()
                 await self._list()
             await self._watch()
         except Expired:
             self._relist = True
         except (Refused, Unreachable, Unanswered) as e:
             ended_by = e
+            if self.resource.optional and isinstance(e, Refused):
+                self._relist = True  # it may be gone
+                if e.status == HTTPStatus.FORBIDDEN:
+                    self._note("it may not be read")
+                    return await self._wait_for_it()
         finally:
             since, self._connected_since = self._connected_since, None
         return (time.monotonic() - since if since else 0.0), ended_by
+
+    async def _is_served(self) -> bool:
+        """Whether the cluster has the collection.
+
+        A list does not tell: where no rule allows it, what is not there may not be read either.
+        """
+        if not self.resource.optional:
+            return True
+        group = await self._api.send("GET", self.resource.group_path, timeout=LIST_TIMEOUT)
+        return serves(group, self.resource.kind)
+
+    async def _wait_for_it(self) -> tuple[float, None]:
+        """Hold nothing for a while; for that long it counts as known that there is nothing."""
+        self._sink.absent(self.resource)
+        self._connected_since = self.current_at = time.monotonic()
+        self.synced.set()
+        await asyncio.sleep(LOOK_AGAIN_AFTER)
+        return LOOK_AGAIN_AFTER, None
 
     async def _rest(self, backoff: Backoff, ended: tuple[float, Exception | None]) -> None:
         lived, why = ended

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
+
+from server.adapters.kserve.api_server import Answer
+from server.adapters.kserve.following.watch_stream import admit_answer
+from server.adapters.kserve.objects import items
 
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 
@@ -18,10 +23,14 @@ class Kind(Enum):
     AUTOSCALERS = ("apis/autoscaling/v2", "horizontalpodautoscalers")
     PODS = ("api/v1", "pods")
     EVENTS = ("api/v1", "events")
+    KNATIVE_SERVICES = ("apis/serving.knative.dev/v1", "services")
+    REVISIONS = ("apis/serving.knative.dev/v1", "revisions")
 
 
-# KServe labels what it makes; the pod template's labels reach ReplicaSets and pods.
-_LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS)
+# What a cluster may have, or get, or lose.
+KNATIVE = (Kind.KNATIVE_SERVICES, Kind.REVISIONS)
+# KServe labels what it makes; the labels of templates reach what is made from those.
+LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS, *KNATIVE)
 # Of all events only these are wanted: HPAs without metrics alone make one a service every 15 s.
 _WARNINGS_ABOUT = ("InferenceService", "Pod")
 
@@ -33,6 +42,16 @@ class Resource:
     kind: Kind
     namespace: str = ""
     selector: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def optional(self) -> bool:
+        """Whether there are clusters without such a collection."""
+        return self.kind in KNATIVE
+
+    @property
+    def group_path(self) -> str:
+        """Where the API server tells which collections the group has."""
+        return f"/{self.kind.value[0]}"
 
     @property
     def path(self) -> str:
@@ -54,8 +73,17 @@ def followed(namespaces: Sequence[str]) -> list[Resource]:
 
 def _followed_in(namespace: str) -> Iterator[Resource]:
     yield Resource(Kind.SERVICES, namespace)
-    for kind in _LABELLED:
+    for kind in LABELLED:
         yield Resource(kind, namespace, (("labelSelector", SERVICE_LABEL),))
     for involved in _WARNINGS_ABOUT:
         selector = f"involvedObject.kind={involved},type=Warning"
         yield Resource(Kind.EVENTS, namespace, (("fieldSelector", selector),))
+
+
+def serves(answer: Answer, kind: Kind) -> bool:
+    """Whether the API server's answer on a group names this kind. Raises Refused where it tells
+    neither."""
+    if answer.status == HTTPStatus.NOT_FOUND:
+        return False
+    admit_answer(answer.status, answer.headers)
+    return any(r.get("name") == kind.value[1] for r in items(answer.body, "resources"))

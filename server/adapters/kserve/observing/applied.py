@@ -36,7 +36,7 @@ def _fits(service: Object, which: Part, template: Object) -> bool:
     pod = part(template, "spec")
     containers = items(pod, "containers")
     return (
-        _contains(pod, _named_in(which.spec, _POD_FIELDS))
+        contains(pod, _named_in(which.spec, _POD_FIELDS))
         and _storage_uri(which.spec) in (None, annotations_of(template).get(STORAGE_URI_ANNOTATION))
         and all(_container_fits(c, containers) for c in items(which.spec, "containers"))
         and _model_fits(service, part(which.spec, "model"), containers)
@@ -56,7 +56,7 @@ def _container_fits(asked: Object, containers: list[Object]) -> bool:
     actual = named(containers, asked.get("name", CONTAINER))
     return (
         bool(actual)
-        and _contains(actual, _named_in(asked, _CONTAINER_FIELDS))
+        and contains(actual, _named_in(asked, _CONTAINER_FIELDS))
         and all(
             _quantities_fit(part(asked, "resources", kind), part(actual, "resources", kind))
             for kind in ("requests", "limits")
@@ -77,11 +77,11 @@ def _named_in(spec: Object, fields: tuple[str, ...]) -> dict[str, Any]:
     return {name: spec[name] for name in fields if spec.get(name)}
 
 
-def _contains(actual: Any, asked: Any) -> bool:
+def contains(actual: Any, asked: Any) -> bool:
     """Whether `actual` has all of `asked`."""
     if isinstance(asked, Mapping):
         return isinstance(actual, Mapping) and all(
-            _contains(actual.get(name), item) for name, item in asked.items()
+            contains(actual.get(name), item) for name, item in asked.items()
         )
     if isinstance(asked, list):
         return isinstance(actual, list) and _contains_all(actual, asked)
@@ -92,9 +92,9 @@ def _contains(actual: Any, asked: Any) -> bool:
 def _contains_all(actual: list[Any], asked: list[Any]) -> bool:
     """Objects may stand anywhere among others; arguments come after the runtime's own."""
     if all(isinstance(item, Mapping) for item in asked):
-        return all(any(_contains(a, item) for a in actual) for item in asked)
+        return all(any(contains(a, item) for a in actual) for item in asked)
     last = actual[max(0, len(actual) - len(asked)) :]
-    return len(last) == len(asked) and all(map(_contains, last, asked))
+    return len(last) == len(asked) and all(map(contains, last, asked))
 
 
 def _quantities_fit(asked: Object, actual: Object) -> bool:

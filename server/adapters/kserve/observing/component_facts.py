@@ -9,12 +9,16 @@ from server.adapters.kserve.objects import (
     Object,
     annotations_of,
     condition,
-    created_at,
     items,
-    moment,
     part,
 )
 from server.adapters.kserve.observing.applied import is_applied
+from server.adapters.kserve.observing.availability import (
+    ready_pods,
+    steady_at,
+    trusted_pods,
+    unavailable_since,
+)
 from server.adapters.kserve.observing.components import (
     Part,
     Workload,
@@ -25,7 +29,6 @@ from server.adapters.kserve.observing.components import (
     replicas_of,
     workloads_of,
 )
-from server.adapters.kserve.observing.containers import is_live, is_ready, unsteady
 from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
@@ -49,10 +52,9 @@ def component_facts(
     if not workloads:
         return ComponentFacts(ComponentStatus(which.component, which.min_replicas))
     wanted = [w for w in workloads if w is workloads[0] or replicas_of(w.deployment)]
-    available = min(len(_trusted(w, now, patience)) for w in wanted)
-    unproven = sum(len(_ready(w)) for w in wanted) - sum(
-        len(_trusted(w, now, patience)) for w in wanted
-    )
+    trusted = [len(trusted_pods(w, now, patience)) for w in wanted]
+    available = min(trusted)
+    unproven = sum(len(ready_pods(w)) for w in wanted) - sum(trusted)
     sights = [s for w in workloads for s in pod_sights(w, which, observed, now, patience)]
     return ComponentFacts(
         _shown(which, workloads[0], applied=applied),
@@ -64,8 +66,8 @@ def component_facts(
         zero_wanted=applied and replicas_of(workloads[0].deployment) == 0,
         available=available,
         unproven=unproven,
-        unavailable_since=None if available or unproven else _unavailable_since(workloads, now),
-        steady_at=max((s for w in workloads for s in _unsteady(w, now, patience)), default=None),
+        unavailable_since=None if available or unproven else unavailable_since(workloads, now),
+        steady_at=steady_at(workloads, now, patience),
         problems=tuple(
             p for w in workloads for p in problems_of(w, which, observed, now, patience)
         ),
@@ -142,36 +144,3 @@ def _target_fits(asked: Object, autoscaler: Object) -> bool:
         m.get("name") == metric and part(m, "target").get("averageUtilization") == wanted
         for m in metrics
     )
-
-
-def _ready(workload: Workload) -> list[Object]:
-    """The pods that seem to answer, of whatever rollout."""
-    return [p for p in workload.pods if is_ready(p)]
-
-
-def _trusted(workload: Workload, now: datetime, patience: Patience) -> list[Object]:
-    """The pods that answer, without those that ended lately.
-
-    A probe may find a port open before the model is loaded, again after each end.
-    """
-    return [p for p in _ready(workload) if not [*unsteady(p, now, patience)]]
-
-
-def _unsteady(workload: Workload, now: datetime, patience: Patience) -> list[datetime]:
-    return [s for p in workload.new_pods if is_live(p) for s in unsteady(p, now, patience)]
-
-
-def _unavailable_since(workloads: Sequence[Workload], now: datetime) -> datetime:
-    """Since when no pod answers, as far as the cluster tells."""
-    times = [
-        moment(condition(p, "Ready").get("lastTransitionTime")) or created_at(p)
-        for w in workloads
-        for p in w.pods
-    ]
-    times += [
-        since
-        for w in workloads
-        if condition(w.deployment, "Available").get("status") == "False"
-        and (since := moment(condition(w.deployment, "Available").get("lastTransitionTime")))
-    ]
-    return min(now, max(times, default=now))

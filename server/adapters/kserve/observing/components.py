@@ -41,7 +41,13 @@ class Part:
     @property
     def min_replicas(self) -> int:
         """The fewest replicas that the spec asks for, where KServe itself sees to it."""
-        return max(1, int(self.spec.get("minReplicas") or 0))
+        return max(1, self.min_scale)
+
+    @property
+    def min_scale(self) -> int:
+        """The fewest replicas where there may be none."""
+        least = self.spec.get("minReplicas")
+        return 1 if least is None else int(least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ def parts_of(service: Object) -> Iterator[Part]:
 def workloads_of(which: Part, observed: Observed) -> list[Workload]:
     """Those of the component's Deployments that are there."""
     found = {name_of(d): d for d in observed.deployments}
-    return [_workload(found[n], observed) for n in which.deployments if n in found]
+    return [workload_of(found[n], observed) for n in which.deployments if n in found]
 
 
 def autoscaler_of(which: Part, observed: Observed) -> Object:
@@ -81,7 +87,8 @@ def autoscaler_of(which: Part, observed: Observed) -> Object:
     return next((a for a in observed.autoscalers if name_of(a) == which.deployments[0]), {})
 
 
-def _workload(deployment: Object, observed: Observed) -> Workload:
+def workload_of(deployment: Object, observed: Observed) -> Workload:
+    """A Deployment with its ReplicaSet of the present template and its pods."""
     uid = uid_of(deployment)
     sets = [r for r in observed.replica_sets if controller_of(r) == uid]
     # Kubernetes, too, takes the set of the same template, and the oldest of several. A revision

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from server.adapters.kserve.objects import Object, part
+from server.adapters.kserve.names import CONTAINER
+from server.adapters.kserve.objects import Object, named, part
 from server.adapters.kserve.observing.containers import (
     Exit,
     all_running_since,
@@ -17,6 +18,7 @@ from server.adapters.kserve.observing.containers import (
     is_live,
     is_ready,
     last_exit,
+    main_statuses,
     steady_at,
     unready_since,
 )
@@ -27,6 +29,7 @@ from server.domain.masking import masked
 from server.domain.status import FailureReason
 
 STORAGE_INITIALIZER = "storage-initializer"
+_KNATIVE_SIDECAR = "queue-proxy"
 MOST_OF_LAST_WORDS = 300
 _PULL_REASONS = (
     "ErrImagePull",
@@ -92,10 +95,11 @@ def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
         yield _exit_problem(sight, status, ended, _or_load(sight, status, FailureReason.CRASH_LOOP))
     unanswering = unanswering_at(sight)
     if unanswering and unanswering <= sight.now and not status.get("ready"):
-        message = f"the container {status['name']} runs, but is not ready{_probe_words(sight)}"
+        asked = _probed(sight, status)
+        message = f"the container {asked['name']} runs, but is not ready{_probe_words(sight)}"
         since = unanswering - sight.patience.unanswering
-        reason = _or_load(sight, status, FailureReason.NOT_ANSWERING)
-        yield sight.problem(reason, message, since, None, container=status)
+        reason = _or_load(sight, asked, FailureReason.NOT_ANSWERING)
+        yield sight.problem(reason, message, since, None, container=asked)
 
 
 def unanswering_at(sight: PodSight) -> datetime | None:
@@ -113,6 +117,13 @@ def unanswering_looks_different_at(sight: PodSight) -> datetime | None:
         return at
     times = 2 << doublings(since, sight.now, sight.patience)
     return since + sight.patience.unanswering * times
+
+
+def _probed(sight: PodSight, status: Object) -> Object:
+    """The container that is really asked: Knative's sidecar is ready when the serving one is."""
+    if status.get("name") != _KNATIVE_SIDECAR:
+        return status
+    return named(main_statuses(sight.pod), CONTAINER) or status
 
 
 def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> FailureReason:

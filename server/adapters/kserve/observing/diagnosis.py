@@ -148,5 +148,9 @@ def _failure(reason: FailureReason, message: str, which: Part, since: datetime) 
 
 def _order(problem: Problem) -> tuple[int, datetime, str]:
     """The most telling first; of equals in the same order on every replica of ours."""
-    failure = problem.failure
-    return _TELLING.index(failure.reason), problem.since, failure.pod
+    return telling(problem.failure), problem.since, problem.failure.pod
+
+
+def telling(failure: Failure) -> int:
+    """How far a failure's reason is from telling the cause; the least tells most."""
+    return _TELLING.index(failure.reason)

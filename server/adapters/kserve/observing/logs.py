@@ -21,7 +21,7 @@ from server.adapters.kserve.observing.patience import PATIENCE
 from server.domain.decision import Decision
 from server.domain.log_reading import plain_lines, telling
 from server.domain.masking import masked
-from server.domain.status import FailureReason, State
+from server.domain.status import Failure, FailureReason, State
 
 # More are asked for than are shown: the probes' own lines and most of a traceback are left out.
 ASKED_LINES = 200
@@ -62,10 +62,17 @@ class LogWanted:
         return self.pod, self.container
 
 
-def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWanted | None:
-    """The log that explains the decision's failure, or None where none can."""
-    failure = decision.failure
+def explaining(failure: Failure | None) -> tuple[str, str] | None:
+    """The pod and container whose log explains a failure, or None where none can."""
     if failure is None or not failure.container or failure.reason not in _EXPLAINED:
+        return None
+    return failure.pod, failure.container
+
+
+def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWanted | None:
+    """The log that explains the decision's failure, or None where there is none."""
+    failure = decision.failure
+    if failure is None or explaining(failure) is None:
         return None
     pod = next((p for p in observed.pods if name_of(p) == failure.pod), None)
     if pod is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+from server.adapters.kserve.modes import KNATIVE, STANDARD, mode_of
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import (
     Object,
@@ -16,9 +17,11 @@ from server.adapters.kserve.objects import (
     moment,
     part,
 )
+from server.adapters.kserve.observing.complaints import complaint
 from server.adapters.kserve.observing.component_facts import component_facts
 from server.adapters.kserve.observing.components import parts_of
 from server.adapters.kserve.observing.evidence import Evidence, rollout_of, written_at
+from server.adapters.kserve.observing.knative_facts import knative_facts
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
 from server.adapters.kserve.observing.sayings import REMEDIES
@@ -27,9 +30,6 @@ from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem
 from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus
 
-# By its present and its former name; empty until KServe has looked.
-FOLLOWED_MODES = ("Standard", "RawDeployment", "")
-
 
 def facts_of(
     observed: Observed, evidence: Evidence, now: datetime, patience: Patience = PATIENCE
@@ -37,26 +37,32 @@ def facts_of(
     """Read the facts. `evidence` has been updated with this very `observed`."""
     service = observed.service
     annotations = annotations_of(service)
+    facts_of_component = knative_facts if mode_of(service) == KNATIVE else component_facts
     parts = list(parts_of(service))
-    components_ready = all(holds(service, p.ready_condition) for p in parts)
+    components = tuple(facts_of_component(p, observed, now, patience) for p in parts)
+    complaints = [complaint(service, p, c) for p, c in zip(parts, components, strict=True)]
+    components_ready = all(
+        holds(service, p.ready_condition) or c for p, c in zip(parts, complaints, strict=True)
+    )
     written = written_at(service)
     return Facts(
         rollout=rollout_of(service),
         now=now,
         written_at=written,
-        components=tuple(component_facts(p, observed, now, patience) for p in parts),
+        components=components,
         deleting=bool(part(service, "metadata").get("deletionTimestamp")),
         stop_asked=str(annotations.get(STOP_ANNOTATION, "")).lower() == "true",
         stopped=holds(service, "Stopped") and not observed.pods,
         judged=bool(condition(service, "Ready")),
-        ready=holds(service, "Ready") and components_ready,
+        ready=components_ready and holds(service, "IngressReady" if any(complaints) else "Ready"),
         routed=_routed(service, components_ready=components_ready),
         # KServe obeys it only while the service is Ready.
         updates_disabled=annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
         and holds(service, "Ready"),
         refusal=evidence.problem(observed, now, patience),
+        warning=next((c.warning for c in complaints if c and c.warning), ""),
         problems=tuple(_ingress_problems(service, components_ready=components_ready)),
-        unfollowed_mode=_unfollowed_mode(service),
+        unfollowed_mode=_unfollowed_mode(observed),
         looks_different_at=written + patience.unproven,
     )
 
@@ -83,9 +89,10 @@ def status_of(
     )
 
 
-def _unfollowed_mode(service: Object) -> str:
-    mode = str(part(service, "status").get("deploymentMode") or "")
-    return "" if mode in FOLLOWED_MODES else mode
+def _unfollowed_mode(observed: Observed) -> str:
+    mode = mode_of(observed.service)
+    followed = observed.knative_followed if mode == KNATIVE else mode in ("", STANDARD)
+    return "" if followed else mode
 
 
 def _routed(service: Object, *, components_ready: bool) -> bool:
@@ -135,7 +142,7 @@ def _changed_at(observed: Observed, decision: Decision) -> datetime:
     """When the state last changed, as far as the cluster's own times tell."""
     if decision.failure and decision.failure.first_seen_time:
         return decision.failure.first_seen_time
-    objects = (observed.service, *observed.deployments)
+    objects = (observed.service, *observed.deployments, *observed.revisions)
     times = [
         moment(c.get("lastTransitionTime"))
         for o in objects

@@ -65,7 +65,7 @@ class Refusal:
 def refusal_in_event(event: Object) -> Refusal | None:
     """The refusal that a warning about an InferenceService tells, or None."""
     words = str(event.get("message", ""))
-    if event.get("reason") not in _REFUSING_EVENTS or _harmless(words):
+    if event.get("reason") not in _REFUSING_EVENTS or is_lost_race(words):
         return None
     at = moment(event.get("lastTimestamp")) or moment(event.get("eventTime"))
     rejected = event["reason"] == "ServerlessModeRejected"
@@ -89,7 +89,7 @@ def _refusal_in_conditions(service: Object) -> Refusal | None:
         if (
             condition.get("type") in _READY_CONDITIONS
             and condition.get("reason") in _REFUSING_CONDITIONS
-            and not _harmless(words)
+            and not is_lost_race(words)
         ):
             at = moment(condition.get("lastTransitionTime"))
             return _refusal(_meaning(words), words, at)
@@ -108,7 +108,7 @@ def _meaning(words: str) -> FailureReason:
     return next((r for text, r in _MEANINGS if text in words), FailureReason.INVALID_SPEC)
 
 
-def _harmless(words: str) -> bool:
-    """Lost races between KServe's own writes, which it repeats at once."""
+def is_lost_race(words: str) -> bool:
+    """Whether KServe's own writes met, which it then repeats at once."""
     lost = "the object has been modified" in words
     return lost or words.startswith("fails to update InferenceService status")

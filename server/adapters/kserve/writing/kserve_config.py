@@ -14,12 +14,12 @@ import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.modes import STANDARD
 from server.adapters.kserve.writing.refusals import unavailable
 from server.domain.inference_service import Resources
 from server.domain.quantities import canonical
 from server.domain.spec_checks import DEPLOYMENT_MODES
 
-STANDARD = "Standard"
 READ_AGAIN_AFTER = 60.0
 READ_TIMEOUT = 5.0
 

@@ -26,12 +26,9 @@ from server.adapters.kserve.manifests.reading_back import (
     unfit_of,
 )
 from server.adapters.kserve.manifests.riders import marker_of, noted_probe, restart_of
-from server.adapters.kserve.names import (
-    MODE_ANNOTATION,
-    SCALING_FIELDS,
-    UPDATES_DISABLED_ANNOTATION,
-)
-from server.adapters.kserve.writing.kserve_config import STANDARD, KServeConfig
+from server.adapters.kserve.modes import MODES, STANDARD, mode_of
+from server.adapters.kserve.names import SCALING_FIELDS, UPDATES_DISABLED_ANNOTATION
+from server.adapters.kserve.writing.kserve_config import KServeConfig
 from server.domain.admission import (
     PastRequest,
     Stored,
@@ -47,14 +44,14 @@ from server.domain.errors import (
     UnsupportedByCluster,
 )
 from server.domain.inference_service import InferenceServiceSpec, ServiceKey
-from server.domain.spec_checks import DEPLOYMENT_MODES
+from server.domain.spec_checks import mode_violations
 
 RawObject = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One write. `action` is what it does if it changes anything.
+    """One write. `action` is what it does if it changes anything, `mode` what the service runs in.
 
     `takes_over`: the parts of the predictor that others own become ours first, so that what the
     manifest does not name goes away. `frozen`: KServe would not carry a change out. `wants_probe`:
@@ -65,6 +62,7 @@ class Plan:
     wish: Wish
     manifest: RawObject
     action: Action
+    mode: str = STANDARD
     wants_probe: bool = False
     takes_over: bool = False
     frozen: bool = False
@@ -91,12 +89,12 @@ def plan_of(
     if replayed:
         return replayed
     wish = _wish(deploy, stored)
-    _admit_mode(wish.spec, wish.key, current or {}, config)
+    mode = _admitted_mode(wish.spec, wish.key, current or {}, config)
     if current is None:
-        return _creation(deploy, wish, config, fresh_stamp)
+        return replace(_creation(deploy, wish, config, fresh_stamp), mode=mode)
     if deploy.spec is None:
         _admit_bare_restart(current)
-    return _update(deploy, wish, current, config, fresh_stamp)
+    return replace(_update(deploy, wish, current, config, fresh_stamp), mode=mode)
 
 
 def with_probe(plan: Plan, probe: Probe | None, config: KServeConfig) -> Plan:
@@ -164,33 +162,31 @@ def _wish(deploy: Deploy, stored: Stored | None) -> Wish:
     return Wish(deploy.key, spec, deploy.labels, annotations)
 
 
-def _admit_mode(
+def _admitted_mode(
     spec: InferenceServiceSpec, key: ServiceKey, current: RawObject, config: KServeConfig
-) -> None:
+) -> str:
+    """The mode that the service runs in, or will."""
     asked = spec.deployment_mode
-    if asked not in ("", STANDARD):
+    if asked and asked not in MODES:
         raise UnsupportedByCluster(
-            f"deployment_mode {asked} is not supported by this server; name {STANDARD}"
+            f"deployment_mode {asked} is not supported by this server; name {' or '.join(MODES)}"
         )
-    mode = _mode_of(current)
-    if mode not in ("", STANDARD) and asked:
+    held = mode_of(current)
+    if held and asked and held != asked:
         raise ModeImmutable(
-            f"{key} is {mode} and cannot become {asked}: KServe fixes the deployment mode of a"
+            f"{key} is {held} and cannot become {asked}: KServe fixes the deployment mode of a"
             " service; delete it first"
         )
-    if (mode or asked or config.default_mode) != STANDARD:
+    mode = held or asked or config.default_mode
+    if mode not in MODES:
         raise UnsupportedByCluster(
-            f"{key} would run in {mode or config.default_mode} mode, which this server does not"
-            f" support; name deployment_mode {STANDARD}"
-            + (" after deleting the service" if mode else "")
+            f"{key} would run in {mode} mode, which this server does not support; name"
+            f" deployment_mode {' or '.join(MODES)}"
+            + (" after deleting the service" if held else "")
         )
-
-
-def _mode_of(current: RawObject) -> str:
-    """The mode that KServe has settled on, or was told; empty while there is neither."""
-    annotations = current.get("metadata", {}).get("annotations") or {}
-    mode = (current.get("status") or {}).get("deploymentMode") or annotations.get(MODE_ANNOTATION)
-    return DEPLOYMENT_MODES.get(str(mode or ""), str(mode or ""))
+    if violations := list(mode_violations(spec, mode)):
+        raise FieldInvalid(violations)
+    return mode
 
 
 def _admit_bare_restart(current: RawObject) -> None:

@@ -12,6 +12,7 @@ from server.adapters.kserve.manifests.ownership import predictor_owners
 from server.adapters.kserve.manifests.readiness_probe import Probe, probe_for
 from server.adapters.kserve.manifests.reading_back import UNJUDGED, service_of
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
+from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.writing.attempts import (
     Present,
@@ -20,6 +21,7 @@ from server.adapters.kserve.writing.attempts import (
     derived,
     rollout_of,
 )
+from server.adapters.kserve.writing.knative_presence import KnativePresence
 from server.adapters.kserve.writing.kserve_config import ConfigReader
 from server.adapters.kserve.writing.planning import Plan, plan_of, with_probe
 from server.adapters.kserve.writing.refusals import (
@@ -50,11 +52,13 @@ class Writing:
         objects: ServiceObjects,
         config: ConfigReader,
         runtimes: RuntimeReader,
+        knative: KnativePresence,
         feed: StatusFeed,
     ) -> None:
         self._objects = objects
         self._config = config
         self._runtimes = runtimes
+        self._knative = knative
         self._feed = feed
 
     async def apply(self, deploy: Deploy) -> Applied:
@@ -71,6 +75,8 @@ class Writing:
         config = await self._config.read(terms.allowance.seconds())
         try:
             plan = plan_of(deploy, present.obj, config, secrets.token_hex(8))
+            if isinstance(plan, Plan) and plan.mode == KNATIVE:
+                await self._knative.require(deploy.key, terms.allowance.seconds())
         except ServiceError as refused:
             if present.live:
                 raise

@@ -1,0 +1,112 @@
+"""What the cluster shows of one component, as the state table wants it (Knative mode).
+
+The Knative Service tells whether the rollout is complete; of what keeps it from that Knative tells
+only at its deadline, ten minutes late, so that is taken from the pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from server.adapters.kserve.objects import condition, moment
+from server.adapters.kserve.observing.availability import (
+    ready_pods,
+    steady_at,
+    trusted_pods,
+    unavailable_since,
+)
+from server.adapters.kserve.observing.components import Part, Workload, count, replicas_of
+from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.revision_problems import revision_problems
+from server.adapters.kserve.observing.revisions import (
+    KnativeService,
+    Revision,
+    is_asked,
+    knative_service_of,
+    traffic_of,
+)
+from server.domain.facts import ComponentFacts, Problem
+from server.domain.status import ComponentStatus
+
+
+def knative_facts(
+    which: Part, observed: Observed, now: datetime, patience: Patience
+) -> ComponentFacts:
+    """The facts of one component that the spec names."""
+    found = knative_service_of(which, observed)
+    if found is None:
+        return ComponentFacts(ComponentStatus(which.component, which.min_scale))
+    applied = is_asked(observed.service, which, found.obj)
+    new = [found.latest.workload] if found.latest and found.latest.workload else []
+    routed = [r.workload for r in found.routed if r.workload]
+    available = sum(len(trusted_pods(w, now, patience)) for w in routed)
+    unproven = sum(len(ready_pods(w)) for w in routed) - available
+    on_demand = any(_on_demand(r, which, observed, now, patience) for r in found.routed)
+    answers = available or unproven or on_demand
+    sights = [s for w in new for s in pod_sights(w, which, observed, now, patience)]
+    return ComponentFacts(
+        _shown(which, found, new),
+        present=True,
+        applied=applied,
+        scaled=applied and all(replicas_of(w.deployment) >= which.min_scale for w in new),
+        complete=applied and found.complete and _enough(which, new),
+        completed_at=_completed_at(found) if applied else None,
+        available=available,
+        unproven=unproven,
+        unavailable_since=None if answers else unavailable_since(routed, now),
+        on_demand=on_demand,
+        attempt=found.attempt,
+        steady_at=steady_at(new, now, patience),
+        problems=_problems(found.latest, which, observed, now, patience),
+        looks_different_at=min((t for t in looks_different_at(sights) if t > now), default=None),
+    )
+
+
+def _shown(which: Part, found: KnativeService, new: Sequence[Workload]) -> ComponentStatus:
+    workloads = [r.workload for r in found.revisions if r.workload]
+    return ComponentStatus(
+        which.component,
+        desired_replicas=sum(replicas_of(w.deployment) for w in new),
+        updated_replicas=sum(count(w.deployment, "updatedReplicas") for w in new),
+        ready_replicas=sum(count(w.deployment, "readyReplicas") for w in workloads),
+        latest_revision=found.latest_name,
+        traffic=traffic_of(found.obj),
+    )
+
+
+def _on_demand(
+    revision: Revision, which: Part, observed: Observed, now: datetime, patience: Patience
+) -> bool:
+    """Whether requests are held until a pod is there, and nothing speaks against its coming."""
+    workload = revision.workload
+    return revision.ready and not (
+        workload and problems_of(workload, which, observed, now, patience)
+    )
+
+
+def _enough(which: Part, new: Sequence[Workload]) -> bool:
+    return all(count(w.deployment, "availableReplicas") >= which.min_scale for w in new)
+
+
+def _completed_at(found: KnativeService) -> datetime | None:
+    """When the newest Revision was Ready first, or later: of what followed this is the last."""
+    if not found.rolled_out or found.latest is None:
+        return None
+    return moment(condition(found.latest.obj, "Ready").get("lastTransitionTime"))
+
+
+def _problems(
+    latest: Revision | None, which: Part, observed: Observed, now: datetime, patience: Patience
+) -> tuple[Problem, ...]:
+    """What is wrong with the new pods; where they tell nothing, what Knative says of the Revision.
+
+    Knative counts a first exit for a failure, and forgets none as long as no pod is ready.
+    """
+    if latest is None:
+        return ()
+    workload = latest.workload
+    of_pods = problems_of(workload, which, observed, now, patience) if workload else ()
+    return of_pods or tuple(revision_problems(latest.obj, which))

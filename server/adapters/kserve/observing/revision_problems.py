@@ -1,0 +1,58 @@
+"""Why a Revision failed, in Knative's words: late, but also where its pods are gone again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from server.adapters.kserve.objects import Object, condition, moment
+from server.adapters.kserve.observing.components import Part
+from server.adapters.kserve.observing.sayings import REMEDIES
+from server.domain.facts import Problem
+from server.domain.status import Failure, FailureReason
+
+# What recovers by itself is left to the pods, which are given some time for it.
+_PASSING = ("Unschedulable", "FailedCreate")
+_IMAGE = (
+    "ContainerMissing",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+)
+_CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_EXIT_CODE = re.compile(r"ExitCode(\d+)")
+
+
+def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
+    """What Knative says of a Revision that is not Ready, the cause before the deadline."""
+    for kind in ("ContainerHealthy", "ResourcesAvailable"):
+        told = condition(revision, kind)
+        since = moment(told.get("lastTransitionTime"))
+        reason = str(told.get("reason") or "")
+        if told.get("status") == "False" and since and reason not in _PASSING:
+            ended = _EXIT_CODE.fullmatch(reason)
+            failure = Failure(
+                _meaning(reason),
+                f"the revision {revision['metadata']['name']} failed: {_words(told)}",
+                REMEDIES[_meaning(reason)],
+                component=which.component,
+                exit_code=int(ended[1]) if ended else None,
+                retrying=True,
+                first_seen_time=since,
+            )
+            yield Problem(failure, since)
+
+
+def _meaning(reason: str) -> FailureReason:
+    if _EXIT_CODE.fullmatch(reason) or reason == "CrashLoopBackOff":
+        return FailureReason.CRASH_LOOP
+    if reason in _IMAGE:
+        return FailureReason.IMAGE_PULL
+    if reason in _CONFIG:
+        return FailureReason.CONTAINER_CONFIG
+    return FailureReason.PROGRESS_DEADLINE
+
+
+def _words(told: Object) -> str:
+    return ": ".join(str(told[name]) for name in ("reason", "message") if told.get(name))

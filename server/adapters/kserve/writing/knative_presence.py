@@ -1,0 +1,51 @@
+"""Whether the cluster has Knative, asked when a Deploy needs it and nothing of it is followed."""
+
+from __future__ import annotations
+
+from server.adapters.kserve.api_server import Answer, ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.following.feed import StatusFeed
+from server.adapters.kserve.following.resources import KNATIVE, Resource, serves
+from server.adapters.kserve.following.watch_stream import Refused
+from server.adapters.kserve.modes import STANDARD
+from server.adapters.kserve.writing.refusals import refusal, unavailable
+from server.domain.errors import UnsupportedByCluster
+from server.domain.inference_service import ServiceKey
+
+
+class KnativePresence:
+    """Knows whether services of Knative mode can run, and be told about."""
+
+    def __init__(self, api: ApiServer, feed: StatusFeed) -> None:
+        self._api = api
+        self._feed = feed
+
+    async def require(self, key: ServiceKey, seconds: float) -> None:
+        """Let a Deploy in Knative mode through. Raises UnsupportedByCluster where the cluster has
+        no Knative, ServerLacksRights where its objects may not be read, and ClusterUnavailable."""
+        if self._feed.mirror.follows_knative(key.namespace):
+            return
+        for kind in KNATIVE:
+            await self._require(Resource(kind, key.namespace), key, seconds)
+        # It came a moment ago: whoever deploys wants to be told of it from now on.
+        self._feed.look_for_knative()
+
+    async def _require(self, resource: Resource, key: ServiceKey, seconds: float) -> None:
+        group = await self._ask(resource.group_path, seconds)
+        try:
+            there = serves(group, resource.kind)
+        except Refused as e:
+            raise unavailable() from e
+        if not there:
+            raise UnsupportedByCluster(
+                f"{key} would run in Knative mode, and the cluster has no Knative Serving: install"
+                f" it, or name deployment_mode {STANDARD}"
+            )
+        found = await self._ask(f"{resource.path}?limit=1", seconds)
+        if not found.ok:
+            raise refusal(found, key, writes=False)
+
+    async def _ask(self, path: str, seconds: float) -> Answer:
+        try:
+            return await self._api.send("GET", path, timeout=seconds)
+        except (Unreachable, Unanswered) as e:
+            raise unavailable() from e

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -13,6 +13,7 @@ from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.following.deriving import Deriving
 from server.adapters.kserve.following.log_fetching import LogFetching
 from server.adapters.kserve.following.mirror import Mirror
+from server.adapters.kserve.following.pacing import Pacing
 from server.adapters.kserve.following.probe import Probe
 from server.adapters.kserve.following.reflector import Reflector
 from server.adapters.kserve.following.resources import followed
@@ -44,6 +45,7 @@ class StatusFeed:
         self._dirty: dict[ServiceKey, None] = {}
         self._wake = asyncio.Event()
         self._rechecks: dict[ServiceKey, asyncio.TimerHandle] = {}
+        self._pacing = Pacing()
 
     def reachable(self) -> bool:
         """Whether the API server answers; False until it has been asked."""
@@ -74,6 +76,7 @@ class StatusFeed:
         self._reflectors = [
             Reflector(self._api, r, self.mirror) for r in followed(self._namespaces)
         ]
+        self._pacing = Pacing()  # whoever consumes has been told nothing yet
         self._touch(self.mirror.keys())
         following = asyncio.create_task(self._follow(), name="following the cluster")
         following.add_done_callback(lambda _: self._wake.set())
@@ -128,20 +131,23 @@ class StatusFeed:
         for uid in self.mirror.pop_departures(key):
             yield Gone(key, uid)
         derived = self._deriving.derive(key, self._probe.now())
-        self._plan_recheck(key, derived.recheck_at if derived else None)
+        if planned := self._rechecks.pop(key, None):
+            planned.cancel()
         if derived is None:
+            self._pacing.forget(key)
             return
         if derived.log_wanted:
             self._log_fetching.want(key, derived.log_wanted)
+        if wait := self._pacing.wait(derived.service):
+            self._look_again(key, wait)
+            return
+        if derived.recheck_at:
+            self._look_again(key, (derived.recheck_at - self._probe.now()).total_seconds())
         yield Changed(derived.service)
 
-    def _plan_recheck(self, key: ServiceKey, moment: datetime | None) -> None:
-        if planned := self._rechecks.pop(key, None):
-            planned.cancel()
-        if moment:
-            delay = max((moment - self._probe.now()).total_seconds(), 0)
-            loop = asyncio.get_running_loop()
-            self._rechecks[key] = loop.call_later(delay, self._touch, (key,))
+    def _look_again(self, key: ServiceKey, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._rechecks[key] = loop.call_later(max(seconds, 0), self._touch, (key,))
 
     def _keep_log(self, key: ServiceKey, wanted: LogWanted, lines: Sequence[str]) -> None:
         self._deriving.keep_log(key, wanted, lines)

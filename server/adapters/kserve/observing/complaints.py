@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from server.adapters.kserve.objects import Object, condition
 from server.adapters.kserve.observing.components import Part
-from server.adapters.kserve.observing.refusal_reading import is_lost_race
+from server.adapters.kserve.observing.refusal_reading import is_lost_race, without_name_of_try
 from server.domain.facts import ComponentFacts
 
 
@@ -27,7 +27,7 @@ def complaint(service: Object, which: Part, facts: ComponentFacts) -> Complaint 
     told = condition(service, which.ready_condition)
     if not (facts.complete and facts.attempt and told.get("reason") == "ReconcileFailed"):
         return None
-    words = str(told.get("message") or "")
+    words = without_name_of_try(str(told.get("message") or ""))
     if is_lost_race(words):
         return Complaint()
     if "dry run failed" in words and "exceeded quota" in words:

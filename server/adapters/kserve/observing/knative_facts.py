@@ -47,20 +47,23 @@ def knative_facts(
     on_demand = any(_on_demand(r, which, observed, now, patience) for r in found.routed)
     answers = available or unproven or on_demand
     sights = [s for w in new for s in pod_sights(w, which, observed, now, patience)]
+    problems = _problems(found.latest, which, observed, now, patience)
+    # Of pods that are short Knative says nothing, once there were enough.
+    complete = applied and found.complete and (_enough(which, new) or not problems)
     return ComponentFacts(
         _shown(which, found, new),
         present=True,
         applied=applied,
         scaled=applied and all(replicas_of(w.deployment) >= which.min_scale for w in new),
-        complete=applied and found.complete and _enough(which, new),
-        completed_at=_completed_at(found) if applied else None,
+        complete=complete,
+        completed_at=_completed_at(found) if applied and found.complete else None,
         available=available,
         unproven=unproven,
         unavailable_since=None if answers else unavailable_since(routed, now),
         on_demand=on_demand,
         attempt=found.attempt,
         steady_at=steady_at(new, now, patience),
-        problems=_problems(found.latest, which, observed, now, patience),
+        problems=problems,
         looks_different_at=min((t for t in looks_different_at(sights) if t > now), default=None),
     )
 
@@ -92,10 +95,10 @@ def _enough(which: Part, new: Sequence[Workload]) -> bool:
 
 
 def _completed_at(found: KnativeService) -> datetime | None:
-    """When the newest Revision was Ready first, or later: of what followed this is the last."""
-    if not found.rolled_out or found.latest is None:
-        return None
-    return moment(condition(found.latest.obj, "Ready").get("lastTransitionTime"))
+    """When all was as asked first, or later: of the turns that Knative tells, the last."""
+    told_by = [found.obj, *([found.latest.obj] if found.latest else [])]
+    turned = [moment(condition(o, "Ready").get("lastTransitionTime")) for o in told_by]
+    return max((t for t in turned if t), default=None)
 
 
 def _problems(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,6 +14,7 @@ _REFUSING_CONDITIONS = ("ReconcileFailed", "InvalidGPUAllocation", "InvalidWorke
 _RUNTIME_REASONS = ("NoSupportingRuntime", "RuntimeNotRecognized", "RuntimeDisabled")
 _READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 
+_TRIED = re.compile(r"dry-run-validation[a-z0-9]+")
 # What a text contains, in the order of trying, and what it then means.
 _MEANINGS = (
     ("ServingRuntimes or ClusterServingRuntimes with the name", FailureReason.NO_RUNTIME),
@@ -99,9 +101,15 @@ def _refusal_in_conditions(service: Object) -> Refusal | None:
 def _refusal(
     reason: FailureReason, words: str, at: datetime | None, *, final: bool = False
 ) -> Refusal:
+    words = without_name_of_try(words)
     # The API server's own validation says this; KServe retries, which cannot help.
     invalid = reason is FailureReason.INVALID_SPEC and " is invalid: " in words
     return Refusal(reason, words, at or datetime.min.replace(tzinfo=UTC), final or invalid)
+
+
+def without_name_of_try(words: str) -> str:
+    """The same each time: Knative's webhook tries each update with a pod of another name."""
+    return _TRIED.sub("dry-run-validation", words)
 
 
 def _meaning(words: str) -> FailureReason:

@@ -76,23 +76,14 @@ class KnativeService:
         return str(part(self.obj, "status").get("latestCreatedRevisionName") or "")
 
     @property
-    def rolled_out(self) -> bool:
-        """Whether the newest Revision, made from the present template, was Ready once."""
+    def complete(self) -> bool:
+        """Whether Knative has all as it was asked: the newest Revision is made from the present
+        template, and the traffic is where it should be."""
         ready = part(self.obj, "status").get("latestReadyRevisionName")
         return (
             self.latest is not None
             and generation_seen(self.obj)
-            and bool(ready)
             and ready == self.latest_name
-        )
-
-    @property
-    def complete(self) -> bool:
-        """Whether all is as its spec asks: the newest Revision Ready, and the traffic there."""
-        return (
-            self.rolled_out
-            and self.latest is not None
-            and self.latest.ready
             and holds(self.obj, "Ready")
             and _told_traffic(self.obj) == _asked_traffic(self.obj)
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -16,6 +18,8 @@ from tests.cluster.requirements import (
     pytest_terminal_summary,
     unmet,
 )
+
+from . import server_image
 
 __all__ = ["namespace", "pytest_terminal_summary", "replica", "replicas", "server", "stub"]
 
@@ -32,6 +36,13 @@ def node_lab(
 def cluster(node_lab: NodeLab) -> NodeLab:
     """What the shared fixtures ask for."""
     return node_lab
+
+
+@pytest.fixture(scope="session")
+def server_archive() -> Iterator[Path]:
+    """An archive of our own image, built as the README says."""
+    with TemporaryDirectory() as folder:
+        yield server_image.build(Path(folder))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -25,7 +24,6 @@ from tests.cluster.namespace_watch import NamespaceWatch
 from tests.cluster.recording import Recording
 from tests.cluster.serving import NAMESPACE, ROOT
 
-from . import server_image
 from .lifecycle import Life
 from .predicting import own_container
 
@@ -39,10 +37,9 @@ STOP_GRACE = 30.0  # MODELSERVICE_STOP_GRACE's default
 
 
 @pytest.fixture(scope="module")
-def installed(node_lab: NodeLab) -> Iterator[None]:
+def installed(node_lab: NodeLab, server_archive: Path) -> Iterator[None]:
     """The server runs on the cluster, as k8s/overlays/standard has it, until the last test here."""
-    with TemporaryDirectory() as folder:
-        node_lab.import_image(server_image.build(Path(folder)))
+    node_lab.import_image(server_archive)
     kubectl(node_lab, "apply", "-k", str(ROOT / "k8s/overlays/standard"))
     # Pods that looked for the image before it was there look again only minutes later.
     kubectl(node_lab, "-n", NAMESPACE, "rollout", "restart", "deployment/modelservice")

@@ -100,4 +100,4 @@ def test_knative_works_again_at_once_after_the_api_server_was_away(
     lab.apiserver.start()
     lab.restart_controllers()
     lab.apply(inference_service("after", namespace, model("sklearn")))
-    wait_until(lambda: ready(lab, namespace, "after") == "True", "it is Ready", timeout=60)
+    wait_until(lambda: ready(lab, namespace, "after") == "True", "it is Ready")

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .lab import Lab
-from .namespace_watch import NamespaceWatch, Object, Sight
+from .namespace_watch import WATCHED, WATCHED_OF_KNATIVE, NamespaceWatch, Object, Sight
 
 NAMESPACE_SHOWN = "models"
+SIDECAR = "queue-proxy"
+OF_THE_SIDECAR = (
+    *("affinity", "lifecycle", "terminationGracePeriodSeconds"),
+    *("terminationMessagePath", "terminationMessagePolicy"),
+)
 
 
 class LifeRecording:
@@ -19,7 +24,8 @@ class LifeRecording:
 
     def __init__(self, lab: Lab, namespace: str) -> None:
         self._namespace = namespace
-        self._watch = NamespaceWatch(lab, lab.tokens["admin"], namespace)
+        watched = WATCHED | (WATCHED_OF_KNATIVE if lab.mode == "knative" else {})
+        self._watch = NamespaceWatch(lab, lab.tokens["admin"], namespace, watched)
 
     def written(self, answer: Object) -> None:
         """Note the answer to a write of ours, which the server knows at once."""
@@ -72,7 +78,7 @@ def _older(now: Object, before: Object, *, written: bool) -> bool:
 
 def _trimmed(kind: str, obj: Object) -> Object:
     """Without what no reader of statuses looks at."""
-    trimmed: Object = _without_nulls(obj)
+    trimmed: Object = _without_sidecars(_without_nulls(obj))
     metadata = trimmed["metadata"]
     if kind != "service":  # whose events name the one that KServe looked at
         metadata.pop("resourceVersion", None)
@@ -85,6 +91,8 @@ def _trimmed(kind: str, obj: Object) -> Object:
             for key, value in metadata.get("annotations", {}).items()
             if key.startswith("deployment.kubernetes.io/")
         }
+    elif kind in WATCHED_OF_KNATIVE:
+        metadata.pop("finalizers", None)
     elif kind == "pod":
         metadata.pop("annotations", None)
         trimmed["spec"] = _pod_spec(trimmed["spec"])
@@ -114,6 +122,17 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _without_nulls(v) for k, v in value.items() if v is not None}
     return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def _without_sidecars(value: Any) -> Any:
+    """With no more than the name of what Knative puts beside a container, and into its pod."""
+    if isinstance(value, list):
+        return [_without_sidecars(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("name") == SIDECAR and "image" in value and "state" not in value:
+        return {"name": SIDECAR, "image": value["image"]}
+    return {k: _without_sidecars(v) for k, v in value.items() if k not in OF_THE_SIDECAR}
 
 
 def _patch(before: Mapping[str, Any], now: Mapping[str, Any]) -> Object:

@@ -8,8 +8,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from .lab import Cluster
@@ -21,6 +23,10 @@ WATCHED = {
     "autoscaler": "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers",
     "pod": "/api/v1/namespaces/{}/pods",
     "event": "/api/v1/namespaces/{}/events",
+}
+WATCHED_OF_KNATIVE = {
+    "knative_service": "/apis/serving.knative.dev/v1/namespaces/{}/services",
+    "revision": "/apis/serving.knative.dev/v1/namespaces/{}/revisions",
 }
 OPENING = 60.0  # seconds within which every watch is open
 
@@ -50,7 +56,13 @@ class NamespaceWatch:
     """Watches a namespace from construction, which returns when it sees all, to `close`; `seen`
     grows meanwhile."""
 
-    def __init__(self, cluster: Cluster, token: str, namespace: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        token: str,
+        namespace: str,
+        watched: Mapping[str, str] = MappingProxyType(WATCHED),
+    ) -> None:
         self.namespace = namespace
         self.seen: list[Sight] = []
         self._cluster = cluster
@@ -61,8 +73,8 @@ class NamespaceWatch:
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted)
         )
-        opened = threading.Barrier(len(WATCHED) + 1)
-        for kind, path in WATCHED.items():
+        opened = threading.Barrier(len(watched) + 1)
+        for kind, path in watched.items():
             watch = (kind, path.format(namespace), opened)
             threading.Thread(target=self._watch, args=watch, daemon=True).start()
         try:

@@ -19,6 +19,7 @@ from .serving import NAMESPACE, SERVER_USER, Server
 
 RBAC = "rbac.authorization.k8s.io/v1"
 CLUSTER_ROLE = f"/apis/{RBAC}/clusterroles/modelservice"
+KNATIVE = "/apis/serving.knative.dev/v1"
 CONFIG_ROLE = f"/apis/{RBAC}/namespaces/kserve/roles/modelservice"
 
 
@@ -74,9 +75,9 @@ def rights_used(lab: Lab) -> set[Right]:
 
 
 def _used(entry: AuditEntry) -> Iterator[Right]:
-    # Its health is asked of the API server too, which everybody may.
+    # Its health is asked of the API server too, and whether it has Knative, which everybody may.
     if not entry.resource:
-        assert (entry.verb, entry.uri) == ("get", "/readyz")
+        assert (entry.verb, entry.uri) in (("get", "/readyz"), ("get", KNATIVE))
         return
     resource = f"{entry.group}/{entry.resource}"
     where = f"{entry.namespace}/{entry.name}" if entry.resource == "configmaps" else ""

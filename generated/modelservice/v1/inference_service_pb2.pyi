@@ -256,6 +256,11 @@ class InferenceServiceSpec(_message.Message):
     """How KServe runs it: Standard (Deployments) or Knative. Empty: the cluster's default. It cannot
     change while the service exists. A mode that this cluster or server does not offer is
     FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
+
+    In Knative mode the variables PORT, K_SERVICE, K_CONFIGURATION and K_REVISION, and the ports of
+    Knative's sidecar, 8008, 8012, 8013, 8022, 9090 and 9091, are refused. What a cluster's Knative
+    is set to refuse (as shipped node_selector, tolerations and a request_timeout beyond 600 s)
+    fails with REASON_INVALID_SPEC.
     """
     @_builtins.property
     def container(self) -> Global___ContainerPredictor:
@@ -582,7 +587,9 @@ Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class Scaling(_message.Message):
-    """How many replicas there are. A change of these alone replaces no pods in Standard mode."""
+    """How many replicas there are. A change of these alone replaces no pods in Standard mode; in Knative
+    mode each makes a new revision.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -591,8 +598,9 @@ class Scaling(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
-    """The fewest replicas. Unset: 1. 0 is scale-to-zero in Knative mode; in Standard mode there is
-    always one.
+    """The fewest replicas. Unset: 1. 0 is scale-to-zero in Knative mode, where the service goes on
+    being READY and serves its next request from a pod made for it; in Standard mode there is always
+    one.
     """
     max_replicas: _builtins.int
     """The most replicas, not below min_replicas. Unset: no more than min_replicas in Standard mode,
@@ -605,7 +613,7 @@ class Scaling(_message.Message):
     """
     metric: _builtins.str
     """What is measured: cpu or memory in Standard mode, concurrency or rps in Knative mode; one of
-    the other mode's is refused. Empty: cpu, or concurrency.
+    the other mode's is INVALID_ARGUMENT. Empty: cpu, or concurrency.
     """
     def __init__(
         self,
@@ -707,7 +715,9 @@ class InferenceServiceStatus(_message.Message):
         """
         STATE_DEGRADED: InferenceServiceStatus._State.ValueType  # 4
         """It serves, but not as asked: by an older rollout while the newest one fails, or by some of
-        its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is.
+        its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is. A
+        rollout of Knative mode that has failed stays failed until it completes, though Knative
+        deletes its pods and makes new ones.
         """
         STATE_FAILED: InferenceServiceStatus._State.ValueType  # 5
         """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
@@ -738,7 +748,9 @@ class InferenceServiceStatus(_message.Message):
     """
     STATE_DEGRADED: InferenceServiceStatus.State.ValueType  # 4
     """It serves, but not as asked: by an older rollout while the newest one fails, or by some of
-    its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is.
+    its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is. A
+    rollout of Knative mode that has failed stays failed until it completes, though Knative
+    deletes its pods and makes new ones.
     """
     STATE_FAILED: InferenceServiceStatus.State.ValueType  # 5
     """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
@@ -764,7 +776,9 @@ class InferenceServiceStatus(_message.Message):
     state: Global___InferenceServiceStatus.State.ValueType
     """The state in one word."""
     message: _builtins.str
-    """One sentence for people that says what is awaited or what is wrong. Its wording may change."""
+    """One sentence for people that says what is awaited or what is wrong, or what READY is beset by,
+    such as a full quota. Its wording may change.
+    """
     serving: _builtins.bool
     """Whether anything, of the newest rollout or an older one, can answer inference requests now."""
     latest_ready_generation: _builtins.int
@@ -875,7 +889,7 @@ class ComponentStatus(_message.Message):
     desired_replicas: _builtins.int
     """The replicas wanted now, as the autoscaler last decided."""
     updated_replicas: _builtins.int
-    """The replicas that run the newest revision, ready or not."""
+    """The replicas that run the newest revision, ready or not; 0 until that is made."""
     ready_replicas: _builtins.int
     """The replicas that are ready, of any revision."""
     latest_revision: _builtins.str
@@ -884,8 +898,8 @@ class ComponentStatus(_message.Message):
     """
     @_builtins.property
     def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
-        """How requests are divided among revisions. Empty where nothing divides them, as in Standard
-        mode: every ready replica then gets its part.
+        """How requests are divided among revisions, as it is by now. Empty where nothing divides them, as
+        in Standard mode: every ready replica then gets its part.
         """
 
     def __init__(

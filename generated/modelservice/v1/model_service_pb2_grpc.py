@@ -172,9 +172,11 @@ class ModelServiceServicer:
         the changes since its token, then SYNCED. Ignore types that you do not know.
 
         About each service, messages never go back in time. A reader that is too slow for every state
-        gets the newest; the last state is never skipped, nor the deletion of a service it had seen. A
-        service that is deleted and made anew is DELETED, then comes as a new one. A watch of a name
-        that does not exist is SYNCED and waits, unless `until` ends it.
+        gets the newest; the last state is never skipped, nor the deletion of a service it had seen.
+        What changes only KServe's words and conditions comes once a second at most, since with a full
+        quota KServe changes them some twenty times. A service that is deleted and made anew is DELETED,
+        then comes as a new one. A watch of a name that does not exist is SYNCED and waits, unless
+        `until` ends it.
 
         Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
         rollout and the present state alone, so that a second watch for the same rollout, on any

@@ -1,7 +1,8 @@
 """Recorded lives of services on the lab, played through the reading of statuses.
 
 A recording has every change of a service's objects as the API server's watches told it (KServe
-0.20, Standard mode), each as a merge patch of the object before, and the answers to the writes.
+0.20, Standard mode but for those in knative/), each as a merge patch of the object before, and the
+answers to the writes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from server.adapters.kserve.observing.evidence import Evidence
+from server.adapters.kserve.observing.latch import Latch
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.observing import facts_of, status_of
 from server.domain.decision import Decision, decide
@@ -22,12 +24,15 @@ from server.domain.status import FailureReason, InferenceServiceStatus, State
 
 RECORDED = Path(__file__).with_name("recorded")
 NAMES = sorted(path.stem for path in RECORDED.glob("*.json"))
+KNATIVE_NAMES = sorted(path.stem for path in RECORDED.glob("knative/*.json"))
 _HELD_IN = {
     "deployment": "deployments",
     "replica_set": "replica_sets",
     "autoscaler": "autoscalers",
     "pod": "pods",
     "event": "events",
+    "knative_service": "knative_services",
+    "revision": "revisions",
 }
 
 Step = tuple[int, State, FailureReason | None]
@@ -62,11 +67,14 @@ class Watcher:
 
     started: datetime
     evidence: Evidence = field(default_factory=Evidence)
+    latch: Latch = field(default_factory=Latch)
     recheck_at: datetime | None = None
 
     def look(self, observed: Observed, now: datetime) -> Told:
         self.evidence = self.evidence.updated(observed, now)
         facts = facts_of(observed, self.evidence, now)
+        self.latch = self.latch.updated(facts)
+        facts = self.latch.upheld(facts)
         decision = decide(facts)
         self.recheck_at = decision.recheck_at
         return Told((now - self.started).total_seconds(), observed, facts, decision)
@@ -151,4 +159,4 @@ def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> Observed | None
         name: tuple(o for kind, o in objects.values() if kind == held)
         for held, name in _HELD_IN.items()
     }
-    return Observed(service=service, **parts)
+    return Observed(service=service, knative_followed=True, **parts)

@@ -155,3 +155,43 @@ def test_namespaces_are_followed_one_by_one_and_none_means_all() -> None:
     some = followed(["team-a", "team-b"])
     assert len(some) == 2 * len(followed([]))
     assert "/api/v1/namespaces/team-b/pods" in {r.path for r in some}
+
+
+def test_a_service_is_observed_with_its_knative_service_and_revisions() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    assert touches.by(Resource(Kind.KNATIVE_SERVICES), pod("k1")) == {IRIS}
+    assert touches.by(Resource(Kind.REVISIONS), pod("r1")) == {IRIS}
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    assert [o["metadata"]["uid"] for o in observed.knative_services] == ["k1"]
+    assert [o["metadata"]["uid"] for o in observed.revisions] == ["r1"]
+    assert observed.knative_followed
+
+
+def test_every_service_is_touched_when_knative_goes_and_when_it_comes() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    revisions = Resource(Kind.REVISIONS)
+    touches.by(revisions, pod("r1"))
+
+    touches.keys = set()
+    touches.mirror.absent(revisions)
+    assert touches.keys == {IRIS}
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    assert (observed.revisions, observed.knative_followed) == ((), False)
+
+    touches.keys = set()
+    touches.mirror.absent(revisions)
+    assert touches.keys == set(), "it was known"
+    touches.mirror.listed(revisions, [], 0)
+    assert touches.keys == {IRIS}
+    assert touches.mirror.follows_knative(IRIS.namespace)
+
+
+def test_knative_is_followed_namespace_by_namespace() -> None:
+    mirror = Touches().mirror
+    mirror.absent(Resource(Kind.REVISIONS, "team-b"))
+    assert mirror.follows_knative("team-a")
+    assert not mirror.follows_knative("team-b")

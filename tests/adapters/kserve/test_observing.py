@@ -151,6 +151,6 @@ def test_a_finished_rollout_waits_for_kserve_to_say_so_but_not_for_ever() -> Non
 def test_of_a_mode_that_is_not_followed_nothing_is_claimed() -> None:
     observed, now = serving()
     knative = with_service(observed, {"status": {"deploymentMode": "Knative"}})
-    decision = verdict(replace(knative, deployments=()), now)
+    decision = verdict(replace(knative, deployments=(), knative_followed=False), now)
     assert decision.state is State.PENDING
     assert "Knative is not followed" in decision.message

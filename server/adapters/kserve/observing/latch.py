@@ -58,6 +58,8 @@ def _joined(before: Problem | None, now: Problem | None) -> Problem | None:
         return before or now
     if telling(now.failure) < telling(before.failure):
         return now
+    if not now.failure.pod:
+        return before  # the words of a Revision whose pods are gone
     if now.failure.reason is before.failure.reason or _same_end(before.failure, now.failure):
         # A pod made anew has first to fail as often before its log tells as much.
         told = replace(

@@ -54,6 +54,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
     deleted and made anew under its name.
     """
+    ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 504
+    """NOT_FOUND: the project has no registered model of that name."""
+    ERROR_REASON_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 505
+    """NOT_FOUND: the registered model has no such version."""
+    ERROR_REASON_ENVIRONMENT_NOT_FOUND: _ErrorReason.ValueType  # 506
+    """NOT_FOUND: the project has no serving environment of that name."""
+    ERROR_REASON_DEPLOYMENT_NOT_FOUND: _ErrorReason.ValueType  # 507
+    """NOT_FOUND: the project has no deployment of that id."""
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 601
     """ALREADY_EXISTS: create_only, and there is a service of that name."""
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
@@ -111,6 +119,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
     and `resource`. The caller can do nothing; who installed the server can.
     """
+    ERROR_REASON_VERSION_NOT_READY: _ErrorReason.ValueType  # 914
+    """FAILED_PRECONDITION: the version is not READY, as a deployed or a default version must be."""
+    ERROR_REASON_VERSION_ARCHIVED: _ErrorReason.ValueType  # 915
+    """FAILED_PRECONDITION: the version is archived, so that it can neither be deployed nor be the
+    default.
+    """
+    ERROR_REASON_NO_DEPLOYABLE_VERSION: _ErrorReason.ValueType  # 916
+    """FAILED_PRECONDITION: a Deploy names no version, and the model has neither a default version nor
+    a READY one.
+    """
+    ERROR_REASON_ENVIRONMENT_NAMESPACE_FIXED: _ErrorReason.ValueType  # 917
+    """FAILED_PRECONDITION: an environment's namespace never changes, and a Deploy to it names no
+    other one.
+    """
+    ERROR_REASON_IN_USE: _ErrorReason.ValueType  # 918
+    """FAILED_PRECONDITION: it cannot be deleted while deployments use it; the metadata's `used_by`
+    names services.
+    """
+    ERROR_REASON_REGISTRY_DISABLED: _ErrorReason.ValueType  # 919
+    """FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
+    database.
+    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
     """ABORTED: the service has changed since the etag was read. Read it again, decide again."""
     ERROR_REASON_CONCURRENT_WRITE: _ErrorReason.ValueType  # 1002
@@ -138,6 +168,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 1406
     """UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
     answers.
+    """
+    ERROR_REASON_REGISTRY_UNAVAILABLE: _ErrorReason.ValueType  # 1407
+    """UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
+    another release. The message says whether something may have been stored. Calls that need no
+    registry go on.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
     """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
@@ -195,6 +230,14 @@ ERROR_REASON_ROLLOUT_GONE: ErrorReason.ValueType  # 503
 """NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
 deleted and made anew under its name.
 """
+ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 504
+"""NOT_FOUND: the project has no registered model of that name."""
+ERROR_REASON_VERSION_NOT_FOUND: ErrorReason.ValueType  # 505
+"""NOT_FOUND: the registered model has no such version."""
+ERROR_REASON_ENVIRONMENT_NOT_FOUND: ErrorReason.ValueType  # 506
+"""NOT_FOUND: the project has no serving environment of that name."""
+ERROR_REASON_DEPLOYMENT_NOT_FOUND: ErrorReason.ValueType  # 507
+"""NOT_FOUND: the project has no deployment of that id."""
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 601
 """ALREADY_EXISTS: create_only, and there is a service of that name."""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
@@ -252,6 +295,28 @@ ERROR_REASON_SERVER_LACKS_RIGHTS: ErrorReason.ValueType  # 913
 """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
 and `resource`. The caller can do nothing; who installed the server can.
 """
+ERROR_REASON_VERSION_NOT_READY: ErrorReason.ValueType  # 914
+"""FAILED_PRECONDITION: the version is not READY, as a deployed or a default version must be."""
+ERROR_REASON_VERSION_ARCHIVED: ErrorReason.ValueType  # 915
+"""FAILED_PRECONDITION: the version is archived, so that it can neither be deployed nor be the
+default.
+"""
+ERROR_REASON_NO_DEPLOYABLE_VERSION: ErrorReason.ValueType  # 916
+"""FAILED_PRECONDITION: a Deploy names no version, and the model has neither a default version nor
+a READY one.
+"""
+ERROR_REASON_ENVIRONMENT_NAMESPACE_FIXED: ErrorReason.ValueType  # 917
+"""FAILED_PRECONDITION: an environment's namespace never changes, and a Deploy to it names no
+other one.
+"""
+ERROR_REASON_IN_USE: ErrorReason.ValueType  # 918
+"""FAILED_PRECONDITION: it cannot be deleted while deployments use it; the metadata's `used_by`
+names services.
+"""
+ERROR_REASON_REGISTRY_DISABLED: ErrorReason.ValueType  # 919
+"""FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
+database.
+"""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
 """ABORTED: the service has changed since the etag was read. Read it again, decide again."""
 ERROR_REASON_CONCURRENT_WRITE: ErrorReason.ValueType  # 1002
@@ -279,6 +344,11 @@ ERROR_REASON_VIEW_BEHIND: ErrorReason.ValueType  # 1405
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 1406
 """UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
 answers.
+"""
+ERROR_REASON_REGISTRY_UNAVAILABLE: ErrorReason.ValueType  # 1407
+"""UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
+another release. The message says whether something may have been stored. Calls that need no
+registry go on.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no

@@ -54,7 +54,7 @@ def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
     The marker in it changes if and only if something changes that reaches the pods.
     """
     spec = wish.spec
-    beside = beside_model if isinstance(spec.predictor, ModelPredictor) else beside_container
+    beside = beside_model if isinstance(spec.serving, ModelPredictor) else beside_container
     filled_in = FilledIn(beside(spec.resources, defaults), wish.probe)
     predictor = predictor_of(spec, filled_in)
     metadata = _metadata(wish)
@@ -79,7 +79,7 @@ def predictor_of(spec: InferenceServiceSpec, filled_in: FilledIn) -> dict[str, A
         readinessProbe=filled_in.probe,
     )
     return {
-        **_implementation(spec.predictor, serving),
+        **_implementation(spec.serving, serving),
         **_scaling(spec.scaling),
         **_present(
             serviceAccountName=spec.service_account,

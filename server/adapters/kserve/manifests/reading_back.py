@@ -15,11 +15,10 @@ from server.adapters.kserve.names import (
     MANAGED_BY_KEY,
     MANAGED_BY_VALUE,
     MODE_ANNOTATION,
-    OUR_PREFIX,
     REQUESTS_ANNOTATION,
 )
 from server.domain.admission import PastRequest, Stored
-from server.domain.commands import fingerprint
+from server.domain.commands import OUR_PREFIX, fingerprint
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.status import InferenceServiceStatus, State
 

@@ -22,7 +22,7 @@ from server.adapters.kserve.observing.evidence import Evidence, rollout_of, writ
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
 from server.adapters.kserve.observing.sayings import REMEDIES
-from server.domain.commands import STOP_ANNOTATION
+from server.domain.commands import asks_stop
 from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem
 from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus
@@ -46,7 +46,7 @@ def facts_of(
         written_at=written,
         components=tuple(component_facts(p, observed, now, patience) for p in parts),
         deleting=bool(part(service, "metadata").get("deletionTimestamp")),
-        stop_asked=str(annotations.get(STOP_ANNOTATION, "")).lower() == "true",
+        stop_asked=asks_stop(annotations),
         stopped=holds(service, "Stopped") and not observed.pods,
         judged=bool(condition(service, "Ready")),
         ready=holds(service, "Ready") and components_ready,

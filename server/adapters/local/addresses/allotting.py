@@ -33,7 +33,7 @@ class Ports:
     def allot(self) -> int:
         """A port that nobody listens on, until `release`. Raises NoPortFree, or another OSError."""
         for port in random.sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
-            if port not in self._ours and _is_free(port):
+            if port not in self._ours and is_free(port):
                 self._ours.add(port)
                 return port
         raise NoPortFree(errno.EADDRINUSE, "every port of the range is in use")
@@ -59,7 +59,8 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens there. Raises an OSError where that cannot be told."""
     try:
         listen(port).close()
     except PortTaken:

@@ -183,6 +183,7 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
             grace.left,
             python=local.serving_python_path(),
             runtimes=local.serving_runtimes_path(),
+            ports=local.serving_port_range(),
             progress_deadline=local.progress_deadline,
             environment=local.environment(),
         ) as cluster:

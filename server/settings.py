@@ -60,6 +60,13 @@ def _seconds(text: object) -> object:
         raise ValueError("is a number of seconds") from None
 
 
+def _checked_ports(text: str) -> str:
+    given = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
+    if not (given and 1024 <= int(given[1]) <= int(given[2]) <= 65535):
+        raise ValueError("is a first and a last port from 1024 to 65535, such as 20000-29999")
+    return text
+
+
 def _checked_namespace(name: str) -> str:
     if problem := dns_label_problem(name):
         raise ValueError(f"{name!r} is no namespace: {problem}")
@@ -67,6 +74,7 @@ def _checked_namespace(name: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_checked_address)]
+Ports = Annotated[str, AfterValidator(_checked_ports)]
 Namespace = Annotated[str, AfterValidator(_checked_namespace)]
 Namespaces = Annotated[frozenset[Namespace], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
@@ -158,6 +166,13 @@ class Local(BaseSettings):
     serving_runtimes: str = Field(
         "", description="a TOML file with further serving runtimes for the local cluster"
     )
+    # Below those that systems usually give to outgoing connections: such a one could hold a
+    # service's address just when the server starts again.
+    serving_ports: Ports = Field(
+        "20000-29999",
+        description="ports of 127.0.0.1 for services and model servers, which nothing else should"
+        " take while this server is away; a service that is there keeps its own",
+    )
     progress_deadline: Annotated[Seconds, Field(gt=timedelta(0))] = Field(
         timedelta(minutes=10), description="seconds that a local model server has to load its model"
     )
@@ -178,6 +193,11 @@ class Local(BaseSettings):
         """The operator's own runtimes."""
         named = self.serving_runtimes
         return Path(named).expanduser().absolute() if named else None
+
+    def serving_port_range(self) -> range:
+        """The ports that services and model servers get."""
+        first, _, last = self.serving_ports.partition("-")
+        return range(int(first), int(last) + 1)
 
     @staticmethod
     def environment() -> Mapping[str, str]:

@@ -108,7 +108,7 @@ def _port(ports: Ports) -> Iterator[int]:
     try:
         port = ports.allot()
     except NoPortFree as e:
-        raise Failed(no_port()) from e
+        raise Failed(no_port(e)) from e
     except OSError as e:
         raise Failed(unwritable(e)) from e
     try:

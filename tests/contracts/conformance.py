@@ -1,0 +1,20 @@
+"""The whole suite, for a class of tests beside a fixture `world`."""
+
+from __future__ import annotations
+
+from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
+from tests.contracts.deploying import DeployConformance, RestartConformance
+from tests.contracts.feeding import FeedConformance
+from tests.contracts.guarding import GuardConformance, RequestIdConformance
+
+
+class ClusterConformance(
+    DeployConformance,
+    RestartConformance,
+    RequestIdConformance,
+    GuardConformance,
+    DeleteConformance,
+    UnmanagedConformance,
+    FeedConformance,
+):
+    """What every cluster keeps to."""

@@ -91,11 +91,13 @@ class Cluster(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some of a listing, newest first; `next_position` is where the next page begins, None: there
-    is none."""
+    """Some of a listing, newest first.
+
+    A page from `positions[i]` on begins with item i; one more than there are items: the next page's.
+    """
 
     items: Sequence[Item]
-    next_position: int | None
+    positions: Sequence[int]
 
 
 class RegistryReading(Protocol):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .fixtures import namespace, replica, replicas, server, stub
+from .fixtures import lab_for_tests, namespace, replica, replicas, server, stub
 from .interference import Link
 from .lab import Cluster, Lab, booted_lab, build_lab, builds
 from .requirements import (
@@ -16,25 +15,19 @@ from .requirements import (
     build_before,
     leave_out,
     needs,
-    say_to,
-    tell_left_out,
+    pytest_terminal_summary,
     unmet,
 )
 from .serving import Replicas
 
-__all__ = ["namespace", "replica", "replicas", "server", "stub"]
+__all__ = ["namespace", "pytest_terminal_summary", "replica", "replicas", "server", "stub"]
 
 
 @pytest.fixture(scope="package")
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab for all tests here. For tests that stop its components, read its audit log, or use
     its users; all others ask for `cluster`."""
-    with booted_lab(say_to(request.config)) as lab:
-        yield lab
-        if request.session.testsfailed:
-            kept = tmp_path_factory.mktemp("lab") / "logs"
-            shutil.copytree(lab.logs, kept)
-            say_to(request.config)(f"the lab's logs: {kept}")
+    yield from lab_for_tests(booted_lab, request, tmp_path_factory)
 
 
 @pytest.fixture(scope="package")
@@ -62,12 +55,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     build_before(session, _of_the_lab(session.items), build_lab)
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    tell_left_out(terminalreporter, config)
 
 
 def _of_the_lab(items: list[pytest.Item]) -> list[pytest.Item]:

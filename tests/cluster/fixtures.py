@@ -5,17 +5,36 @@ Each folder has servers of its own; they end, as its cluster does, with its last
 
 from __future__ import annotations
 
+import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from .lab import Cluster, Lab
+from .lab import Cluster, Lab, builds
 from .requirements import say_to
 from .serving import Replicas, Server, install, serving
+
+L = TypeVar("L", bound=Lab)
+
+
+def lab_for_tests(
+    booted: Callable[[builds.Say], AbstractContextManager[L]],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[L]:
+    """The lab of a fixture; where a test has failed, its logs are kept, and it is said where."""
+    say = say_to(request.config)
+    with booted(say) as lab:
+        yield lab
+        if request.session.testsfailed:
+            kept = tmp_path_factory.mktemp(str(request.fixturename)) / "logs"
+            shutil.copytree(lab.logs, kept)
+            say(f"the lab's logs: {kept}")
 
 
 @pytest.fixture

@@ -28,10 +28,13 @@ def leave_out(
             item.add_marker(pytest.mark.skip(reason=why))
 
 
-def tell_left_out(reporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """One line for each reason, the first time that it is called."""
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """One line for each reason, the first time that it is called: every conftest that imports it
+    has pytest call it."""
     for reason, count in config.stash.get(_left_out, Counter()).items():
-        reporter.write_line(f"left out: {count} cluster tests, since {reason}")
+        terminalreporter.write_line(f"left out: {count} cluster tests, since {reason}")
     config.stash[_left_out] = Counter()
 
 

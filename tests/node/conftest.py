@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.fixtures import namespace, replica, replicas, server, stub
+from tests.cluster.fixtures import lab_for_tests, namespace, replica, replicas, server, stub
 from tests.cluster.lab import NodeLab, booted_node_lab, build_node_lab, check_node_lab
 from tests.cluster.requirements import (
     OTHER_CLUSTER,
     build_before,
     leave_out,
     needs,
-    say_to,
-    tell_left_out,
+    pytest_terminal_summary,
     unmet,
 )
 
-__all__ = ["namespace", "replica", "replicas", "server", "stub"]
+__all__ = ["namespace", "pytest_terminal_summary", "replica", "replicas", "server", "stub"]
 
 
 @pytest.fixture(scope="package")
@@ -27,12 +25,7 @@ def node_lab(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NodeLab]:
     """A lab with a real node for all tests here, each of which has a namespace of its own."""
-    with booted_node_lab(say_to(request.config)) as lab:
-        yield lab
-        if request.session.testsfailed:
-            kept = tmp_path_factory.mktemp("node-lab") / "logs"
-            shutil.copytree(lab.logs, kept)
-            say_to(request.config)(f"the node lab's logs: {kept}")
+    yield from lab_for_tests(booted_node_lab, request, tmp_path_factory)
 
 
 @pytest.fixture(scope="package")
@@ -49,12 +42,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     build_before(session, _of_the_node(session.items), build_node_lab)
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    tell_left_out(terminalreporter, config)
 
 
 def _of_the_node(items: list[pytest.Item]) -> list[pytest.Item]:

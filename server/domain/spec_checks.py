@@ -12,8 +12,10 @@ from server.domain.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelPredictor,
+    Predictor,
     Scaling,
     SecretKeyRef,
+    ServingOptions,
     Toleration,
 )
 from server.domain.resource_checks import resource_violations
@@ -54,23 +56,40 @@ _SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 
 def spec_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
     """Everything that keeps a spec from ever working."""
-    yield from _predictor_violations(spec)
-    yield from _environment_violations(spec)
-    yield from resource_violations(spec.resources)
-    yield from _scaling_violations(spec.scaling, spec.deployment_mode)
-    yield from _word_violations(spec)
-    yield from _node_selector_violations(spec.node_selector)
-    yield from _toleration_violations(spec.tolerations)
-    if sum(map(size, _texts(spec))) > MOST_SPEC_BYTES:
-        yield FieldViolation("spec", f"its texts may have {MOST_SPEC_BYTES >> 10} KiB in all")
+    yield from predictor_violations(spec.predictor)
+    yield from _option_violations(spec)
+    if isinstance(spec.predictor, ContainerPredictor):
+        yield from _container_variable_violations(spec)
+    yield from _size_violations(chain(_option_texts(spec), _predictor_texts(spec.predictor)))
 
 
-def _predictor_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    match spec.predictor:
+def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    """Everything that keeps options from ever working, whatever they are to serve."""
+    yield from _option_violations(options)
+    yield from _size_violations(_option_texts(options))
+
+
+def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
+    """Everything that keeps a predictor from ever working."""
+    match predictor:
         case ContainerPredictor() as container:
             yield from _container_violations(container)
         case ModelPredictor() as model:
             yield from _model_violations(model)
+
+
+def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    yield from _environment_violations(options)
+    yield from resource_violations(options.resources)
+    yield from _scaling_violations(options.scaling, options.deployment_mode)
+    yield from _word_violations(options)
+    yield from _node_selector_violations(options.node_selector)
+    yield from _toleration_violations(options.tolerations)
+
+
+def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
+    if sum(map(size, texts)) > MOST_SPEC_BYTES:
+        yield FieldViolation("spec", f"its texts may have {MOST_SPEC_BYTES >> 10} KiB in all")
 
 
 def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
@@ -106,20 +125,18 @@ def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[Fiel
         yield from problem_at(f"{path}[{index}]", _string_problem(argument))
 
 
-def _environment_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    if len(spec.env) + len(spec.secret_env) > MOST_VARIABLES:
+def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    if len(options.env) + len(options.secret_env) > MOST_VARIABLES:
         yield FieldViolation("spec.env", f"at most {MOST_VARIABLES}, secret_env included")
-    for name, value in spec.env.items():
+    for name, value in options.env.items():
         path = at("spec.env", name)
         yield from problem_at(path, _variable_problem(name))
         yield from problem_at(path, _string_problem(f"{name}={value}"))
-        if name in spec.secret_env:
+        if name in options.secret_env:
             yield FieldViolation(path, "stands in secret_env as well")
-    for name, reference in spec.secret_env.items():
+    for name, reference in options.secret_env.items():
         yield from problem_at(at("spec.secret_env", name), _variable_problem(name))
         yield from _reference_violations(at("spec.secret_env", name), reference)
-    if isinstance(spec.predictor, ContainerPredictor):
-        yield from _container_variable_violations(spec)
 
 
 def _variable_problem(name: str) -> str | None:
@@ -158,13 +175,13 @@ def _scaling_violations(scaling: Scaling, mode: str) -> Iterator[FieldViolation]
     yield from _one_of("spec.scaling.metric", scaling.metric, metrics)
 
 
-def _word_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    if spec.service_account:
-        problem = dns_subdomain_problem(spec.service_account)
+def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    if options.service_account:
+        problem = dns_subdomain_problem(options.service_account)
         yield from problem_at("spec.service_account", problem)
-    yield from _one_of("spec.image_pull_policy", spec.image_pull_policy, PULL_POLICIES)
-    yield from _one_of("spec.deployment_mode", spec.deployment_mode, DEPLOYMENT_MODES)
-    timeout = spec.request_timeout
+    yield from _one_of("spec.image_pull_policy", options.image_pull_policy, PULL_POLICIES)
+    yield from _one_of("spec.deployment_mode", options.deployment_mode, DEPLOYMENT_MODES)
+    timeout = options.request_timeout
     if timeout is not None and (timeout < timedelta(seconds=1) or timeout.microseconds):
         yield FieldViolation("spec.request_timeout", "is a whole number of seconds, at least 1")
 
@@ -214,10 +231,13 @@ def _string_problem(text: str) -> str | None:
     return "is longer than the 128 KiB that Linux takes" if size(text) > LONGEST_STRING else None
 
 
-def _texts(spec: InferenceServiceSpec) -> Iterator[str]:
-    for name, value in spec.env.items():
+def _option_texts(options: ServingOptions) -> Iterator[str]:
+    for name, value in options.env.items():
         yield from (name, value)
-    match spec.predictor:
+
+
+def _predictor_texts(predictor: Predictor) -> Iterator[str]:
+    match predictor:
         case ContainerPredictor(image=image, command=command, args=args):
             yield from chain((image,), command, args)
         case ModelPredictor(format=model_format, storage_uri=storage_uri, args=args):

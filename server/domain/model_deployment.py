@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from server.domain.inference_service import ServiceKey
+from server.domain.commands import fingerprint
+from server.domain.inference_service import InferenceServiceSpec, Scaling, ServiceKey
 from server.domain.rollout import Rollout
 from server.domain.status import Failure
 
@@ -37,9 +40,9 @@ class DeploymentState(StrEnum):
 class ModelDeployment:
     """One Deploy of a version of a registered model to an environment, by their names at the time.
 
-    `content` is a fingerprint of the spec but for its scaling, `rollout` the newest one known to
-    carry it (None until the cluster has answered). `failure` is what is wrong now, or was when it
-    ended; `error_reason` and `error_message` are of the refused Deploy. Times never move back.
+    `content` is the `content_of` its spec, `rollout` the newest one known to carry it (None until
+    the cluster has answered). `failure` is what is wrong now, or was when it ended; `error_reason`
+    and `error_message` are of the refused Deploy. Times never move back.
     """
 
     id: str
@@ -82,3 +85,26 @@ class DeploymentFilter:
     states: frozenset[DeploymentState] = frozenset()
     created_after: datetime | None = None
     created_before: datetime | None = None
+
+
+def content_of(spec: InferenceServiceSpec) -> str:
+    """A fingerprint of what a spec runs, whatever its scaling.
+
+    Fields that are as they are unless asked for are left out: those that a later release adds
+    change no fingerprint of before.
+    """
+    unscaled = replace(spec, predictor=spec.serving, scaling=Scaling())
+    return fingerprint([type(spec.serving).__name__, _asked(unscaled)])
+
+
+def _asked(value: Any) -> Any:
+    if is_dataclass(value):
+        asked = [f for f in fields(value) if getattr(value, f.name) != _default(f)]
+        return {f.name: _asked(getattr(value, f.name)) for f in asked}
+    if isinstance(value, Mapping):
+        return {name: _asked(part) for name, part in value.items()}
+    return [_asked(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _default(of: Field[Any]) -> Any:
+    return of.default if of.default_factory is MISSING else of.default_factory()

@@ -37,7 +37,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     request.
     """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 304
-    """INVALID_ARGUMENT: the page_token is damaged, or belongs to a List with other fields. Start
+    """INVALID_ARGUMENT: the page_token is damaged, or belongs to a list with other fields. Start
     again without it.
     """
     ERROR_REASON_RESUME_TOKEN_INVALID: _ErrorReason.ValueType  # 305
@@ -63,7 +63,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEPLOYMENT_NOT_FOUND: _ErrorReason.ValueType  # 507
     """NOT_FOUND: the project has no deployment of that id."""
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 601
-    """ALREADY_EXISTS: create_only, and there is a service of that name."""
+    """ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
+    environment of that name is registered already; or a Deploy of a registered model gives no
+    name, and the one that stands in for it belongs to another model or environment: give a name.
+    """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
     """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
     it does not tell whether the service is there. Not given yet, since callers have no identity.
@@ -134,15 +137,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     other one.
     """
     ERROR_REASON_IN_USE: _ErrorReason.ValueType  # 918
-    """FAILED_PRECONDITION: it cannot be deleted while deployments use it; the metadata's `used_by`
-    names services.
+    """FAILED_PRECONDITION: a model, version or environment cannot be deleted while deployments use
+    it; the metadata's `used_by` names up to 5 of their services. Delete those first.
     """
     ERROR_REASON_REGISTRY_DISABLED: _ErrorReason.ValueType  # 919
     """FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
     database.
     """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
-    """ABORTED: the service has changed since the etag was read. Read it again, decide again."""
+    """ABORTED: the service, or what is registered, has changed since the etag was read. Read it
+    again, decide again.
+    """
     ERROR_REASON_CONCURRENT_WRITE: _ErrorReason.ValueType  # 1002
     """ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
     written.
@@ -213,7 +218,7 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 303
 request.
 """
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 304
-"""INVALID_ARGUMENT: the page_token is damaged, or belongs to a List with other fields. Start
+"""INVALID_ARGUMENT: the page_token is damaged, or belongs to a list with other fields. Start
 again without it.
 """
 ERROR_REASON_RESUME_TOKEN_INVALID: ErrorReason.ValueType  # 305
@@ -239,7 +244,10 @@ ERROR_REASON_ENVIRONMENT_NOT_FOUND: ErrorReason.ValueType  # 506
 ERROR_REASON_DEPLOYMENT_NOT_FOUND: ErrorReason.ValueType  # 507
 """NOT_FOUND: the project has no deployment of that id."""
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 601
-"""ALREADY_EXISTS: create_only, and there is a service of that name."""
+"""ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
+environment of that name is registered already; or a Deploy of a registered model gives no
+name, and the one that stands in for it belongs to another model or environment: give a name.
+"""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
 """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
 it does not tell whether the service is there. Not given yet, since callers have no identity.
@@ -310,15 +318,17 @@ ERROR_REASON_ENVIRONMENT_NAMESPACE_FIXED: ErrorReason.ValueType  # 917
 other one.
 """
 ERROR_REASON_IN_USE: ErrorReason.ValueType  # 918
-"""FAILED_PRECONDITION: it cannot be deleted while deployments use it; the metadata's `used_by`
-names services.
+"""FAILED_PRECONDITION: a model, version or environment cannot be deleted while deployments use
+it; the metadata's `used_by` names up to 5 of their services. Delete those first.
 """
 ERROR_REASON_REGISTRY_DISABLED: ErrorReason.ValueType  # 919
 """FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
 database.
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
-"""ABORTED: the service has changed since the etag was read. Read it again, decide again."""
+"""ABORTED: the service, or what is registered, has changed since the etag was read. Read it
+again, decide again.
+"""
 ERROR_REASON_CONCURRENT_WRITE: ErrorReason.ValueType  # 1002
 """ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
 written.

@@ -22,6 +22,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
+pytest_plugins = ["tests.registry_store"]
+
 _numbers = itertools.count(1)
 
 

@@ -16,7 +16,11 @@ from server.control.watching import Until, Watch
 from server.domain.checks import check_key, check_namespace
 from server.domain.commands import Delete, Deploy
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.inference_service import ServiceKey
+from server.domain.inference_service import (
+    InferenceServiceSpec,
+    RegisteredModelPredictor,
+    ServiceKey,
+)
 from server.domain.rollout import Rollout
 from server.domain.selectors import Selector
 from server.domain.status import State
@@ -35,9 +39,10 @@ _UNTIL = {
 
 def deploy_of(request: pb.DeployRequest, scope: Scope, timeout: timedelta) -> Deploy:
     """The wish in a DeployRequest; whether it can work is checked where it is carried out."""
+    spec = spec_of(request.spec) if request.HasField("spec") else None
     return Deploy(
-        key=scope.key(request.namespace, request.name),
-        spec=spec_of(request.spec) if request.HasField("spec") else None,
+        key=_deployed_key(request, spec, scope),
+        spec=spec,
         labels=dict(request.labels),
         annotations=dict(request.annotations),
         etag=request.etag,
@@ -48,6 +53,15 @@ def deploy_of(request: pb.DeployRequest, scope: Scope, timeout: timedelta) -> De
         create_only=request.create_only,
         timeout=timeout,
     )
+
+
+def _deployed_key(
+    request: pb.DeployRequest, spec: InferenceServiceSpec | None, scope: Scope
+) -> ServiceKey:
+    if spec and isinstance(spec.predictor, RegisteredModelPredictor):
+        # What is left empty is the registry's to fill in.
+        return ServiceKey(request.namespace, request.name)
+    return scope.key(request.namespace, request.name)
 
 
 def delete_of(request: pb.DeleteRequest, scope: Scope, timeout: timedelta) -> Delete:

@@ -7,7 +7,8 @@ from server.domain.canonical import canonical_deploy
 from server.domain.checks import check_delete, check_deploy
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.errors import ServiceNotFound
-from server.domain.inference_service import InferenceService
+from server.domain.inference_service import InferenceService, RegisteredModelPredictor
+from server.domain.registry_errors import RegistryDisabled
 from server.ports import Cluster
 
 
@@ -20,6 +21,8 @@ class Deploying:
 
     async def deploy(self, deploy: Deploy) -> Applied:
         """Carry out a Deploy; answered only when the cluster has stored it."""
+        if deploy.spec and isinstance(deploy.spec.predictor, RegisteredModelPredictor):
+            raise RegistryDisabled("this server has no registry to deploy from")
         check_deploy(deploy)
         applied = await self._cluster.apply(canonical_deploy(deploy))
         if not deploy.validate_only:

@@ -103,6 +103,10 @@ class Page(Generic[Item]):
 class RegistryReading(Protocol):
     """What can be read of the registry in one transaction; absent things are None."""
 
+    async def now(self) -> datetime:
+        """The time by the database's clock, which all replicas share."""
+        ...
+
     async def model(self, key: ModelKey) -> RegisteredModel | None:
         """The model of this name."""
         ...
@@ -159,10 +163,6 @@ class RegistryReading(Protocol):
 class RegistryWriting(RegistryReading, Protocol):
     """One transaction that writes. Each single thing read in it, and `open_deployments` of a
     service, stays as it is for everybody else until the transaction ends."""
-
-    async def now(self) -> datetime:
-        """The time by the database's clock, which all replicas share."""
-        ...
 
     async def add(self, thing: Registered | ModelDeployment) -> None:
         """Store something new. Raises AlreadyExists where its name is taken."""

@@ -13,6 +13,8 @@ from server.ports import Page
 
 Item = TypeVar("Item")
 
+_POSITIONS = range(2**63)
+
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[Item]):
@@ -33,7 +35,7 @@ class Listing:
         if not page_token:
             return None
         match decode_token(page_token):
-            case [self._binding, int(position)]:
+            case [self._binding, int(position)] if position in _POSITIONS:
                 return position
         raise PageTokenInvalid("page_token is not from an earlier page of this same listing")
 

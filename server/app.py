@@ -22,7 +22,7 @@ from server.control.reading import Reading
 from server.control.scope import Scope
 from server.control.viewing import View, follow
 from server.control.watching import Watching
-from server.ports import Cluster
+from server.ports import Cluster, Registry
 from server.settings import Settings, SettingsInvalid
 
 log = structlog.get_logger(__name__)
@@ -104,12 +104,18 @@ class ClusterUnusable(Exception):
     """The cluster cannot be worked on; the message is for operators."""
 
 
+class RegistryUnusable(Exception):
+    """The registry's database cannot be worked with; the message is for operators."""
+
+
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, ClusterUnusable."""
+    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, ClusterUnusable and
+    RegistryUnusable."""
     at = _dying_at(settings.testing.crash_at)
     grace = Grace(settings.stop.grace)
     opened = _kserve(settings, at) if settings.kserve.enabled else _local(settings, at, grace)
-    async with opened as cluster:
+    # A state directory is held before the registry in it is opened.
+    async with opened as cluster, _registry(settings):
         await serve(Application(cluster, settings, at), grace.begin)
 
 
@@ -192,6 +198,23 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
         raise SettingsInvalid(f"MODELSERVICE_SERVING_RUNTIMES: {e}") from e
     except opening.StateDirUnusable as e:
         raise ClusterUnusable(str(e)) from e
+
+
+@asynccontextmanager
+async def _registry(settings: Settings) -> AsyncIterator[Registry | None]:
+    if not (url := settings.registry_url()):
+        yield None
+        return
+    # SQLAlchemy takes a quarter of a second, which a server without a registry does without.
+    from server.adapters.sql import opening  # noqa: PLC0415
+
+    try:
+        async with opening.opened_registry(url) as registry:
+            yield registry
+    except opening.UrlInvalid as e:
+        raise SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
+    except opening.RegistryUnusable as e:
+        raise RegistryUnusable(str(e)) from e
 
 
 def _dying_at(point: str | None) -> At:

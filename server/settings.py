@@ -11,12 +11,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.domain.syntax import dns_label_problem
 
 _OURS = "MODELSERVICE_"
+SQLITE = "sqlite:///"  # and an absolute path
 # Kubernetes puts these into pods beside a Service named `modelservice`; MODELSERVICE_TEST_ is for
 # tests of this project.
 _NOT_SETTINGS = re.compile(r"MODELSERVICE_(SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?|TEST_.*)")
@@ -71,6 +79,14 @@ def _checked_namespace(name: str) -> str:
     if problem := dns_label_problem(name):
         raise ValueError(f"{name!r} is no namespace: {problem}")
     return name
+
+
+def _checked_url(url: SecretStr) -> SecretStr:
+    if url and not url.get_secret_value().startswith(
+        ("postgresql://", "postgres://", f"{SQLITE}/")
+    ):
+        raise ValueError("begins with postgresql:// or sqlite:////")
+    return url
 
 
 Address = Annotated[str, AfterValidator(_checked_address)]
@@ -205,6 +221,18 @@ class Local(BaseSettings):
         return dict(os.environ)
 
 
+class Database(BaseSettings):
+    """Where the registry is kept."""
+
+    model_config = _group(f"{_OURS}DATABASE_")
+
+    url: Annotated[SecretStr, AfterValidator(_checked_url)] = Field(
+        SecretStr(""),
+        description="where the registry is: postgresql://user:password@host:5432/database, or"
+        " sqlite:////path; else registry.db in the state directory, and on KServe there is none",
+    )
+
+
 class Stop(BaseSettings):
     """How the server ends."""
 
@@ -250,15 +278,24 @@ class Testing(BaseSettings):
 class Settings:
     """Everything that can be set, by group."""
 
-    groups: ClassVar = (KServe, Kubernetes, Serving, Local, Stop, Log)
+    groups: ClassVar = (KServe, Kubernetes, Serving, Local, Database, Stop, Log)
 
     kserve: KServe
     kubernetes: Kubernetes
     serving: Serving
     local: Local
+    database: Database
     stop: Stop
     log: Log
     testing: Testing
+
+    def registry_url(self) -> str:
+        """Where the registry is; empty: there is none, since a pod's own disk is no place for it.
+        It may hold a password."""
+        url = self.database.url.get_secret_value()
+        if url or self.kserve.enabled:
+            return url
+        return f"{SQLITE}{self.local.state_path() / 'registry.db'}"
 
 
 def load() -> Settings:
@@ -269,6 +306,7 @@ def load() -> Settings:
         kubernetes=_loaded(Kubernetes),
         serving=_loaded(Serving),
         local=_loaded(Local),
+        database=_loaded(Database),
         stop=_loaded(Stop),
         log=_loaded(Log),
         testing=_loaded(Testing),

@@ -12,7 +12,17 @@ from typing import Any, TypeVar
 
 from server.adapters.memory.cluster import MemoryCluster
 from server.app import Application
-from server.settings import KServe, Kubernetes, Local, Log, Serving, Settings, Stop, Testing
+from server.settings import (
+    Database,
+    KServe,
+    Kubernetes,
+    Local,
+    Log,
+    Serving,
+    Settings,
+    Stop,
+    Testing,
+)
 
 T = TypeVar("T")
 
@@ -26,6 +36,7 @@ def settings(serving: dict[str, Any] | None = None, stop: dict[str, Any] | None 
         kubernetes=Kubernetes(),
         serving=Serving(listen="127.0.0.1:0", **serving or {}),
         local=Local(),
+        database=Database(),
         stop=Stop(**{"delay": "0", "grace": "10"} | (stop or {})),
         log=Log(),
         testing=Testing(),

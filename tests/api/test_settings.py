@@ -86,6 +86,9 @@ def kubeconfig(tmp_path: Path) -> str:
         ({"MODELSERVICE_SERVING_PORTS": "80-90"}, "MODELSERVICE_SERVING_PORTS"),
         ({"MODELSERVICE_SERVING_PORTS": "20001-20000"}, "MODELSERVICE_SERVING_PORTS"),
         ({"MODELSERVICE_SERVING_PORTS": "60000-65536"}, "MODELSERVICE_SERVING_PORTS"),
+        ({"MODELSERVICE_DATABASE_URL": "mysql://u:secret@h/d"}, "MODELSERVICE_DATABASE_URL"),
+        ({"MODELSERVICE_DATABASE_URL": "sqlite:///relative"}, "MODELSERVICE_DATABASE_URL"),
+        ({"MODELSERVICE_DATABASE_URL": "postgresql://u:a:secret@h:x/d"}, "postgresql://user:"),
         ({"MODELSERVICE_STOP_GRACE": "soon"}, "MODELSERVICE_STOP_GRACE"),
         ({"MODELSERVICE_STOP_GRACE": "inf"}, "MODELSERVICE_STOP_GRACE"),
         ({"MODELSERVICE_STOP_GRACE": "-1"}, "MODELSERVICE_STOP_GRACE"),
@@ -111,6 +114,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
     assert said.err.count("\n") == 1
     assert said.err.startswith("modelservice: ")
     assert named in said.err
+    assert "secret" not in said.err
 
 
 @pytest.mark.parametrize(

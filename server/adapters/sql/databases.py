@@ -19,8 +19,16 @@ from server.adapters.sql.asking import SILENCE_SECONDS, Cut
 _READERS = 8
 _CONNECTIONS = 16
 _LOCK_SECONDS = 0.1
-_ROW_LOCK = "1500ms"
-_ABANDONED = "10s"
+_OF_A_CONNECTION = {
+    "application_name": "modelservice",
+    "lock_timeout": "1500ms",
+    # A server that is frozen within a transaction keeps nobody from its rows.
+    "idle_in_transaction_session_timeout": "10s",
+}
+
+
+class UrlInvalid(Exception):
+    """The URL is not one of PostgreSQL's; the message does not show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +68,13 @@ async def postgresql(url: str) -> AsyncIterator[Database]:
     """The database that a libpq URL names."""
 
     async def connect() -> Any:
-        return await asyncpg.connect(
-            url,
-            timeout=SILENCE_SECONDS,
-            server_settings={
-                "application_name": "modelservice",
-                "lock_timeout": _ROW_LOCK,
-                # A server that is frozen within a transaction keeps nobody from its rows.
-                "idle_in_transaction_session_timeout": _ABANDONED,
-            },
-        )
+        try:
+            return await asyncpg.connect(
+                url, timeout=SILENCE_SECONDS, server_settings=_OF_A_CONNECTION
+            )
+        except ValueError:
+            # The error may quote a part of the password.
+            raise UrlInvalid("is not of the form postgresql://user:password@host/name") from None
 
     writers = create_async_engine(
         "postgresql+asyncpg://",

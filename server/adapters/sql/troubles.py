@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def translated() -> Iterator[None]:
     except DBAPIError as e:
         raise _meaning(e) from e
     except OSError as e:
-        raise Lost(e.strerror or "it does not answer") from e
+        raise Lost(os.strerror(e.errno) if e.errno else "it does not answer") from e
 
 
 def _meaning(error: DBAPIError) -> Exception:

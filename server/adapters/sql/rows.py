@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
@@ -97,8 +98,24 @@ def _deployment_row(deployment: ModelDeployment) -> dict[str, Any]:
         "rollout_generation": generation,
         "desired_state": deployment.desired_state.value,
         "state": deployment.state.value,
-        "failure": _FAILURE.dump_python(deployment.failure, mode="json"),
+        "failure": _failure(deployment.failure),
     }
+
+
+def _failure(failure: Failure | None) -> dict[str, Any] | None:
+    """Its texts are a cluster's, and may hold anything."""
+    return failure and {name: _storable(value) for name, value in asdict(failure).items()}
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return tables.storable(value)
+        case tuple():
+            return [_storable(each) for each in value]
+        case datetime():
+            return value.isoformat()
+    return value
 
 
 def _model(row: RowMapping) -> RegisteredModel:

@@ -45,14 +45,19 @@ class Time(TypeDecorator[datetime]):
 
 
 class Words(TypeDecorator[str]):
-    """Text for people, from wherever: PostgreSQL stores no NUL, which SQLite would."""
+    """Text for people, from wherever: what cannot be stored of it is replaced."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """What the driver is given."""
-        return value and value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return value and storable(value)
+
+
+def storable(text: str) -> str:
+    """The text without NUL, which PostgreSQL stores nowhere, and without halves of characters."""
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _number() -> Column[int]:

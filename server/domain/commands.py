@@ -78,6 +78,16 @@ class Deploy:
     timeout: timedelta = timedelta(seconds=30)
 
     @property
+    def origin(self) -> Mapping[str, str]:
+        """The labels that tell where in the registry it comes from; none where it does not."""
+        return self.provenance.labels if self.provenance else {}
+
+    @property
+    def deployment_id(self) -> str:
+        """The record of this deployment; empty where there is none."""
+        return self.provenance.deployment_id if self.provenance else ""
+
+    @property
     def body_hash(self) -> str:
         """The same for the same wish: what a request_id may not be reused across."""
         return self.asked or fingerprint(

@@ -6,6 +6,7 @@ from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
 from tests.contracts.deploying import DeployConformance, RestartConformance
 from tests.contracts.feeding import FeedConformance
 from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.registered import RegisteredConformance
 
 
 class ClusterConformance(
@@ -16,5 +17,6 @@ class ClusterConformance(
     DeleteConformance,
     UnmanagedConformance,
     FeedConformance,
+    RegisteredConformance,
 ):
     """What every cluster keeps to."""

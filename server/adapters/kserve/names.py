@@ -19,6 +19,8 @@ REQUESTS_ANNOTATION = f"{OUR_PREFIX}requests"
 RESTART_ANNOTATION = f"{OUR_PREFIX}restart"
 DEFAULTS_ANNOTATION = f"{OUR_PREFIX}defaults"
 PROBE_ANNOTATION = f"{OUR_PREFIX}probe"
+REGISTERED_ANNOTATION = f"{OUR_PREFIX}registered-model"
+DEPLOYMENT_ANNOTATION = f"{OUR_PREFIX}deployment-id"
 
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 UPDATES_DISABLED_ANNOTATION = "serving.kserve.io/disable-auto-update"

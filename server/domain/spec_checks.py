@@ -13,11 +13,13 @@ from server.domain.inference_service import (
     InferenceServiceSpec,
     ModelPredictor,
     Predictor,
+    RegisteredModelPredictor,
     Scaling,
     SecretKeyRef,
     ServingOptions,
     Toleration,
 )
+from server.domain.registry_names import name_problem, project_problem, version_problem
 from server.domain.resource_checks import resource_violations
 from server.domain.syntax import (
     at,
@@ -58,9 +60,11 @@ def spec_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
     """Everything that keeps a spec from ever working."""
     yield from predictor_violations(spec.predictor)
     yield from _option_violations(spec)
-    if isinstance(spec.predictor, ContainerPredictor):
+    if isinstance(_served_by(spec.predictor), ContainerPredictor):
         yield from _container_variable_violations(spec)
-    yield from _size_violations(chain(_option_texts(spec), _predictor_texts(spec.predictor)))
+    yield from _size_violations(
+        chain(_option_texts(spec), _predictor_texts(_served_by(spec.predictor)))
+    )
 
 
 def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
@@ -76,6 +80,8 @@ def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
             yield from _container_violations(container)
         case ModelPredictor() as model:
             yield from _model_violations(model)
+        case RegisteredModelPredictor() as registered:
+            yield from _registered_violations(registered)
 
 
 def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
@@ -116,6 +122,21 @@ def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
         )
     yield from _one_of("spec.model.protocol_version", model.protocol_version, PROTOCOLS)
     yield from _argument_violations("spec.model.args", model.args)
+
+
+def _registered_violations(registered: RegisteredModelPredictor) -> Iterator[FieldViolation]:
+    """Only the names: what they stand for was checked when it was registered."""
+    path = "spec.registered_model"
+    yield from problem_at(f"{path}.project", project_problem(registered.project))
+    yield from problem_at(f"{path}.model", name_problem(registered.model))
+    yield from problem_at(f"{path}.environment", name_problem(registered.environment))
+    if registered.version:
+        yield from problem_at(f"{path}.version", version_problem(registered.version))
+
+
+def _served_by(predictor: Predictor) -> Predictor | None:
+    """What runs; None where that is not known yet."""
+    return predictor.resolved if isinstance(predictor, RegisteredModelPredictor) else predictor
 
 
 def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
@@ -236,7 +257,7 @@ def _option_texts(options: ServingOptions) -> Iterator[str]:
         yield from (name, value)
 
 
-def _predictor_texts(predictor: Predictor) -> Iterator[str]:
+def _predictor_texts(predictor: Predictor | None) -> Iterator[str]:
     match predictor:
         case ContainerPredictor(image=image, command=command, args=args):
             yield from chain((image,), command, args)

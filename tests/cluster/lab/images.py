@@ -62,9 +62,9 @@ def models(say: Say) -> Path:
 
 
 def _archive(name: str, say: Say, parent: Path, models: Path | None = None) -> Path:
-    short = name.rpartition("/")[2].partition(":")[0]
+    short = _short(name)
     made_from = _digest(short, name, *(path.parent.name for path in (parent, models) if path))
-    build = partial(_build, name, DOCKERFILES / short, parent, models, say)
+    build = partial(_build, name, parent, models, say)
     return hold(built_once(f"images/{short}-{made_from}", build, say)) / "image.tar"
 
 
@@ -85,17 +85,16 @@ def _digest(short: str, *made_from: str) -> str:
 
 
 def _debian(say: Say, folder: Path) -> None:
-    context = folder.parent / "context"
     root = folder.parent / "root"
+    context = _context(folder)
     context.mkdir()
-    shutil.copy(DOCKERFILES / "python" / "Dockerfile", context)
     # What it mounts goes with its namespace, however it ends.
     command = ["unshare", "--mount", "debootstrap", *_DEBIAN, root, *_mirror()]
     run_build(command, "Debian", folder, say)
     left_out = [f"--exclude={pattern}" for pattern in _TRIMMED]
     packing = ["tar", "-C", root, *left_out, "-cf", context / "rootfs.tar", "."]
     run_build(packing, "Debian's archive", folder, say)
-    _build(PYTHON, context, None, None, say, folder)
+    _build(PYTHON, None, None, say, folder)
 
 
 def _mirror() -> list[str]:
@@ -108,13 +107,22 @@ def _mirror() -> list[str]:
     return [address for address in found if address.startswith("http")][:1]
 
 
-def _build(
-    name: str, context: Path, parent: Path | None, models: Path | None, say: Say, folder: Path
-) -> None:
+def _build(name: str, parent: Path | None, models: Path | None, say: Say, folder: Path) -> None:
+    # A copy, since a build has no links that lead out of its context.
+    context = shutil.copytree(DOCKERFILES / _short(name), _context(folder), dirs_exist_ok=True)
     options = [f"--build-context=models={models}"] if models else []
     _bud([*options, f"--tag={name}"], context, parent, name, folder, say)
     target = f"docker-archive:{folder / 'image.tar'}:{name}"
     _buildah(["push", name, target], f"{name}'s archive", folder, say)
+
+
+def _context(folder: Path) -> Path:
+    """What goes into the image of this folder, for the time of its build."""
+    return folder.parent / "context"
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2].partition(":")[0]
 
 
 def _make_models(mlserver: Path, say: Say, folder: Path) -> None:

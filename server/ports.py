@@ -93,7 +93,7 @@ class Cluster(Protocol):
 class Page(Generic[Item]):
     """Some of a listing, newest first.
 
-    A page from `positions[i]` on begins with item i; one more than there are items: the next page's.
+    A page from `positions[i]` on begins with item i; one more of them is the next page's.
     """
 
     items: Sequence[Item]

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from server.domain.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.inference_service import ServiceKey
-from server.domain.spec_checks import spec_violations
+from server.domain.inference_service import RegisteredModelPredictor, ServiceKey
+from server.domain.spec_checks import predictor_violations, spec_violations
 from server.domain.syntax import (
     at,
     dns_label_problem,
@@ -54,6 +54,11 @@ _FREE_ANNOTATIONS = frozenset(
 def check_deploy(deploy: Deploy) -> None:
     """Refuse a Deploy that can never work. Raises FieldInvalid with everything wrong with it."""
     _refuse(_deploy_violations(deploy))
+
+
+def check_registered(predictor: RegisteredModelPredictor) -> None:
+    """Refuse names that nothing registered can have. Raises FieldInvalid."""
+    _refuse(predictor_violations(predictor))
 
 
 def check_delete(delete: Delete) -> None:

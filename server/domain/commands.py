@@ -16,6 +16,8 @@ from server.domain.rollout import Rollout
 STOP_ANNOTATION = "serving.kserve.io/stop"
 MANAGED_BY_LABEL = ("app.kubernetes.io/managed-by", "modelservice")
 OUR_PREFIX = "modelservice.dev/"
+MODEL_ID_LABEL = f"{OUR_PREFIX}registered-model-id"
+ENVIRONMENT_ID_LABEL = f"{OUR_PREFIX}environment-id"
 
 
 class Action(StrEnum):
@@ -47,9 +49,9 @@ class Provenance:
     def labels(self) -> Mapping[str, str]:
         """The labels that the object carries for it."""
         return {
-            f"{OUR_PREFIX}registered-model-id": self.model_id,
+            MODEL_ID_LABEL: self.model_id,
             f"{OUR_PREFIX}model-version-id": self.version_id,
-            f"{OUR_PREFIX}environment-id": self.environment_id,
+            ENVIRONMENT_ID_LABEL: self.environment_id,
             f"{OUR_PREFIX}service-id": self.service_id,
         }
 

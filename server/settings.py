@@ -271,7 +271,18 @@ class Testing(BaseSettings):
 
     model_config = _group(f"{_OURS}TEST_")
 
-    crash_at: Literal["before-write", "before-rename", "after-write", "before-answer"] | None = None
+    crash_at: (
+        Literal[
+            "before-record",
+            "after-record",
+            "before-write",
+            "before-rename",
+            "after-write",
+            "before-outcome",
+            "before-answer",
+        ]
+        | None
+    ) = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,20 @@ from datetime import timedelta
 
 import structlog
 
+from server.adapters.no_registry import NoRegistry
 from server.api.answers import Answers
 from server.api.calls import Calls
 from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting
 from server.api.listening import grpc_server, listen
+from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
 from server.control.deploying import Deploying
 from server.control.reading import Reading
+from server.control.registering.deployments import Deployments
+from server.control.registering.environments import Environments
+from server.control.registering.models import Models
+from server.control.registering.versions import Versions
+from server.control.registry_deploying import RegistryDeploying
 from server.control.scope import Scope
 from server.control.viewing import View, follow
 from server.control.watching import Watching
@@ -33,27 +40,40 @@ At = Callable[[str], None]
 class Application:
     """The server over one cluster. `start` it, then `run` it until it is told to stop."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, at: At = lambda point: None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        registry: Registry | None = None,
+        at: At = lambda point: None,
+    ) -> None:
         scope = Scope(settings.kubernetes.default_namespace, settings.serving.namespaces)
         self._cluster = cluster
+        self._registry = registry
         self._settings = settings
         self._view = View()
         self._health = Health()
         self._calls = Calls(scope.default)
         reading = Reading(cluster, self._view)
-        servicer = ModelService(
+        models = ModelService(
             scope=scope,
-            deploying=Deploying(cluster, self._view),
+            deploying=Deploying(
+                cluster,
+                self._view,
+                RegistryDeploying(registry or NoRegistry(), cluster, self._view, scope, at),
+            ),
             reading=reading,
             watching=Watching(self._view, reading),
             answers=Answers(cluster),
             at=at,
         )
-        self._server = grpc_server(servicer, self._health, self._calls)
+        registering = _registry_service(registry or NoRegistry())
+        self._server = grpc_server(models, registering, self._health, self._calls)
 
     async def start(self) -> int:
         """Listen, and answer the port. Raises AddressUnusable."""
-        self._health.tell({LIVE: SERVING, **present(self._view, self._cluster)})
+        now = present(self._view, self._cluster, self._registry)
+        self._health.tell({LIVE: SERVING, **now})
         address = self._settings.serving.listen
         port = await listen(self._server, address)
         log.info("listening", address=f"{address.rpartition(':')[0]}:{port}")
@@ -64,7 +84,7 @@ class Application:
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(self._follow(), name="status feed")
             telling = tasks.create_task(
-                keep_told(self._health, self._view, self._cluster), name="health"
+                keep_told(self._health, self._view, self._cluster, self._registry), name="health"
             )
             try:
                 await stop.wait()
@@ -100,6 +120,15 @@ class Application:
         await refusing
 
 
+def _registry_service(registry: Registry) -> RegistryService:
+    return RegistryService(
+        models=Models(registry),
+        versions=Versions(registry),
+        environments=Environments(registry),
+        deployments=Deployments(registry),
+    )
+
+
 class ClusterUnusable(Exception):
     """The cluster cannot be worked on; the message is for operators."""
 
@@ -115,8 +144,8 @@ async def run(settings: Settings) -> None:
     grace = Grace(settings.stop.grace)
     opened = _kserve(settings, at) if settings.kserve.enabled else _local(settings, at, grace)
     # A state directory is held before the registry in it is opened.
-    async with opened as cluster, _registry(settings):
-        await serve(Application(cluster, settings, at), grace.begin)
+    async with opened as cluster, opened_registry(settings) as registry:
+        await serve(Application(cluster, settings, registry, at), grace.begin)
 
 
 class Grace:
@@ -201,7 +230,9 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
 
 
 @asynccontextmanager
-async def _registry(settings: Settings) -> AsyncIterator[Registry | None]:
+async def opened_registry(settings: Settings) -> AsyncIterator[Registry | None]:
+    """The registry for the length of a block; None where there is none. Raises SettingsInvalid,
+    RegistryUnusable."""
     if not (url := settings.registry_url()):
         yield None
         return

@@ -1,7 +1,7 @@
 """The application over a cluster in memory as a process of its own: `python -m tests.alone`.
 
-Settings come from the environment. A Deploy of the name `bug` meets a bug whose text has
-everything that was asked.
+Settings come from the environment, where MODELSERVICE_DATABASE_URL gives it a registry. A Deploy of
+the name `bug` meets a bug whose text has everything that was asked.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,10 @@ def main() -> None:
             return await super().apply(deploy)
 
     async def serve(loaded: settings.Settings) -> None:
-        await app.serve(app.Application(Cluster(), loaded))
+        # Without a URL it would be in this user's own state directory.
+        url = loaded.database.url.get_secret_value()
+        async with app.opened_registry(loaded) if url else nullcontext() as registry:
+            await app.serve(app.Application(Cluster(), loaded, registry))
 
     loaded = settings.load()
     logs.configure(loaded.log)

@@ -160,14 +160,14 @@ async def _version(model: RegisteredModel, named: str, tx: RegistryReading) -> M
 
 
 async def _settle(deployment_id: str, applied: Applied, tx: RegistryWriting) -> None:
-    """The service carries it, or what is there stays: then it never was a deployment."""
-    record = await tx.deployment(deployment_id)
-    if record is None:
-        return
-    if applied.service.deployment_id == deployment_id:
-        await _replace(record, answered(record, applied.service.rollout, await tx.now()), tx)
-    elif record.rollout is None:
-        await tx.remove(record)
+    """The deployment that the service carries is told its rollout: the new one, or the one that is
+    there, whose own answer may have been lost. A new one that it does not carry never was."""
+    service = applied.service
+    new = await tx.deployment(deployment_id)
+    if new and service.deployment_id != deployment_id and new.rollout is None:
+        await tx.remove(new)
+    if carried := await tx.deployment(service.deployment_id):
+        await _replace(carried, answered(carried, service.rollout, await tx.now()), tx)
 
 
 async def _refuse(deployment_id: str, error: ServiceError, tx: RegistryWriting) -> None:

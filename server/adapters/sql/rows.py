@@ -104,7 +104,9 @@ def _deployment_row(deployment: ModelDeployment) -> dict[str, Any]:
 
 def _failure(failure: Failure | None) -> dict[str, Any] | None:
     """Its texts are a cluster's, and may hold anything."""
-    return failure and {name: _storable(value) for name, value in asdict(failure).items()}
+    if failure is None:
+        return None
+    return {name: _storable(value) for name, value in asdict(failure).items()}
 
 
 def _storable(value: Any) -> Any:

@@ -191,7 +191,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     `modelservice` and whose `reason` is the name of one of these values without `ERROR_REASON_`, for
     example `ETAG_MISMATCH`; its `metadata` names what is concerned. Others follow where they help:
 
-    - `google.rpc.BadRequest`: the paths of the refused fields, as `spec.resources.limits[memory]`
+    - `google.rpc.BadRequest`: the paths of the refused fields, as `spec.resources.limits["memory"]`
     - `google.rpc.RetryInfo`: the error passes by itself; wait so long, then send the same request
     - `modelservice.v1.Failure`: the cause of a failed rollout
 

@@ -21,6 +21,7 @@ from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
 from server.control.deploying import Deploying
 from server.control.reading import Reading
+from server.control.recording import Recording
 from server.control.registering.deployments import Deployments
 from server.control.registering.environments import Environments
 from server.control.registering.models import Models
@@ -83,6 +84,7 @@ class Application:
         """Serve until `stop`, then end within the grace. Raises what a part of it died of."""
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(self._follow(), name="status feed")
+            recording = tasks.create_task(self._record(), name="recording")
             telling = tasks.create_task(
                 keep_told(self._health, self._view, self._cluster, self._registry), name="health"
             )
@@ -91,11 +93,16 @@ class Application:
             finally:
                 telling.cancel()
                 await self._stop()
+                recording.cancel()
                 following.cancel()
 
     async def _follow(self) -> None:
         await follow(self._view, self._cluster)
         raise AssertionError("the feed never ends by itself")
+
+    async def _record(self) -> None:
+        if self._registry is not None:
+            await Recording(self._registry, self._cluster, self._view).run()
 
     async def _stop(self) -> None:
         """End every call: new ones go elsewhere first, then streams are told, then none is left."""

@@ -49,7 +49,9 @@ class PostgreSQL:
         return f"postgresql://{_USER}:secret@/postgres?host={self.folder}"
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Returns once it answers; where it runs already, at once."""
+        if self._process:
+            return
         options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
         command = [_program("postgres"), "-D", self._data, "-k", self.folder, *options]
         with (self.folder / "log").open("ab") as log:
@@ -111,7 +113,7 @@ async def fresh_database(server_url: str) -> AsyncIterator[str]:
 
 def why_there_is_none() -> str | None:
     """Why this machine can have no PostgreSQL; None if it has one, or can install it."""
-    if OTHER_SERVER or _programs():
+    if _programs():
         return None
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return (

@@ -24,7 +24,8 @@ from tests.contracts.registry_things import (
     version,
 )
 
-few = settings(max_examples=FEW, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# One test of several classes, which keep nothing between examples.
+few = settings(max_examples=FEW, suppress_health_check=[HealthCheck.differing_executors])
 
 
 class StoringConformance:

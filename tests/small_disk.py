@@ -15,40 +15,43 @@ _BLOCK = 4096
 
 
 class SmallDisk:
-    """`path` is the disk as everybody sees it, `inside` as a program does that `enter` runs."""
+    """A disk that programs see which `enter` runs, at `path`; for others there is nothing. (By way
+    of /proc others reach it, but SQLite goes round that.)"""
 
-    def __init__(self, holder: int, inside: Path) -> None:
-        self.inside = inside
-        self.path = Path(f"/proc/{holder}/root{inside}")
+    def __init__(self, holder: int, path: Path) -> None:
+        self.path = path
         self.enter = ["nsenter", "--mount", f"--target={holder}"]
+        self.seen = Path(f"/proc/{holder}/root{path}")
 
-    def fill(self, spare: int = 0) -> None:
-        """Leave so many bytes, and none more."""
-        with (self.path / _FILLER).open("wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(bytes(_BLOCK))
-            except OSError:
-                filler.truncate(max(0, filler.tell() - spare))
 
-    def make_room(self) -> None:
-        """Give back what `fill` took."""
-        (self.path / _FILLER).unlink()
+def fill(folder: Path, spare: int = 0) -> None:
+    """Leave so many bytes, and none more."""
+    with (folder / _FILLER).open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(_BLOCK))
+        except OSError:
+            filler.truncate(max(0, filler.tell() - spare))
+
+
+def make_room(folder: Path) -> None:
+    """Give back what `fill` took."""
+    (folder / _FILLER).unlink()
 
 
 @contextmanager
-def small_disk(inside: Path, size: str) -> Iterator[SmallDisk]:
-    """The disk for the length of a block; `inside` is an empty folder, `size` as tmpfs has it."""
+def small_disk(path: Path, size: str) -> Iterator[SmallDisk]:
+    """The disk for the length of a block; `path` is an empty folder, `size` as tmpfs has it."""
     mount = f'mount -t tmpfs -o size={size},mode=777 small "$0" && echo mounted && exec sleep 3600'
     own = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
     with subprocess.Popen(
-        [*own, "sh", "-c", mount, inside], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [*own, "sh", "-c", mount, path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as holder:
         try:
             assert holder.stdout
             if not holder.stdout.readline():
                 _leave_out("there can be no mount namespace here")
-            yield SmallDisk(holder.pid, inside)
+            yield SmallDisk(holder.pid, path)
         finally:
             holder.kill()
 

@@ -25,10 +25,9 @@ class Deploying:
         """Carry out a Deploy; answered only when the cluster has stored it."""
         predictor = deploy.spec.predictor if deploy.spec else None
         if isinstance(predictor, RegisteredModelPredictor):
-            applied = await self._from_registry.deploy(deploy, predictor)
-        else:
-            check_deploy(deploy)
-            applied = await self._cluster.apply(canonical_deploy(deploy))
+            return await self._from_registry.deploy(deploy, predictor)
+        check_deploy(deploy)
+        applied = await self._cluster.apply(canonical_deploy(deploy))
         if not deploy.validate_only:
             self._view.put(applied.service)
         return applied

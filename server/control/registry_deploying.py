@@ -71,6 +71,8 @@ class RegistryDeploying:
         wish = await self._registry.write(partial(self._begun, deploy, registered, str(uuid4())))
         self._at("after-record")
         applied = await self._applied(wish, ends)
+        # Before the outcome is told: what the feed tells meanwhile is newer.
+        self._view.put(applied.service)
         self._at("before-outcome")
         await self._tell(wish, partial(_settle, wish.deployment_id, applied), ends)
         return applied

@@ -13,11 +13,18 @@ from modelservice.v1.inference_service_pb2 import (
     RegisteredModelPredictor,
     Scaling,
 )
-from modelservice.v1.model_service_pb2 import DeployRequest, DeployResponse, GetRequest
+from modelservice.v1.model_service_pb2 import (
+    DeleteRequest,
+    DeployRequest,
+    DeployResponse,
+    GetRequest,
+)
 from modelservice.v1.registry_pb2 import ModelDeployment
 
+from server.domain.inference_service import ServiceKey
 from tests.refusals import refused
 
+from .asking import eventually
 from .registering import ARCHIVED, FILES, PENDING
 
 INVALID, NOT_FOUND = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND
@@ -94,6 +101,33 @@ def test_a_record_says_what_was_deployed_where(stub, project, name, registry_stu
     assert record.create_time.seconds
     request = pb.GetModelDeploymentRequest(project=project.name, id=record.id)
     assert registry_stub.GetModelDeployment(request).deployment.create_time == record.create_time
+
+
+def test_a_record_follows_its_service_to_the_end(stub, project, memory, name) -> None:
+    first = stub.Deploy(project.deploy("1")).service
+    _becomes(project, first.deployment_id, ModelDeployment.STATE_DEPLOYED)
+    second = stub.Deploy(project.deploy("2")).service
+    superseded = _becomes(project, first.deployment_id, ModelDeployment.STATE_SUPERSEDED)
+    running = _becomes(project, second.deployment_id, ModelDeployment.STATE_DEPLOYED)
+    assert superseded.HasField("ready_time")
+    assert superseded.HasField("end_time")
+    assert running.HasField("ready_time")
+    assert not running.HasField("end_time")
+    stub.Delete(DeleteRequest(namespace=name, name=second.name))
+    memory.finish_delete(ServiceKey(name, second.name))
+    ended = _becomes(project, second.deployment_id, ModelDeployment.STATE_UNDEPLOYED)
+    assert ended.desired_state == ModelDeployment.DESIRED_STATE_UNDEPLOYED
+    assert ended.HasField("end_time")
+
+
+def _becomes(project, deployment_id: str, state: int) -> ModelDeployment:
+    request = pb.GetModelDeploymentRequest(project=project.name, id=deployment_id)
+
+    def record() -> ModelDeployment:
+        return project.stub.GetModelDeployment(request).deployment
+
+    eventually(ModelDeployment.State.Name(state), lambda: record().state == state)
+    return record()
 
 
 def test_a_record_is_read_in_its_own_project_only(stub, project, registry_stub) -> None:

@@ -31,9 +31,9 @@ def targets_of(request: Any, default_namespace: str) -> Mapping[str, str]:
         return {}
     name = request.name if "name" in has else ""
     if "spec" in has and request.spec.WhichOneof("predictor") == "registered_model":
-        source = _path(request.spec.registered_model, _NAMES)
-        # What is left empty is the environment's, not this server's.
-        return {"target": f"{request.namespace}/{name}", "registered_model": source}
+        source = {"registered_model": _path(request.spec.registered_model, _NAMES)}
+        # What is left empty is the registry's to fill in, not this server's.
+        return source | ({"target": f"{request.namespace}/{name}"} if name else {})
     return {"target": f"{request.namespace or default_namespace}/{name}"}
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
 from server.control.registering.deployments import Deployments
 from server.control.registering.environments import Environments
+from server.control.registering.finding import environment_of, model_of, version_of
 from server.control.registering.models import Models
 from server.control.registering.versions import Versions
 from server.domain.inference_service import ModelFormat, ServiceKey
-from server.domain.model_deployment import ModelDeployment
+from server.domain.model_deployment import DeploymentState, ModelDeployment
 from server.domain.registry import (
     EnvironmentKey,
     ModelKey,
@@ -61,60 +62,85 @@ class Registering:
     async def new_model(self, name: str = "fraud", **content: Any) -> RegisteredModel:
         return await self.models.create(self.model(name), ModelContent(**content))
 
-    async def new_version(self, version: str = "1", **content: Any) -> ModelVersion:
-        given = content if "image" in content else {"storage_uri": "s3://m", "format": SKLEARN}
-        return await self.versions.create(
-            self.version(version), VersionContent(**(given | content))
-        )
+    async def new_version(
+        self, version: str = "1", model: str = "fraud", **content: Any
+    ) -> ModelVersion:
+        key = self.version(version, model)
+        return await self.versions.create(key, replace(FILES, **content))
 
     async def new_environment(self, name: str = "staging", **content: Any) -> ServingEnvironment:
         return await self.environments.create(self.environment(name), EnvironmentContent(**content))
 
-    async def change_model(self, *mask: str, etag: str = "", **content: Any) -> RegisteredModel:
-        return await self.models.update(self.model(), Change(ModelContent(**content), mask, etag))
+    async def change_model(
+        self, *mask: str, model: str = "fraud", etag: str = "", **content: Any
+    ) -> RegisteredModel:
+        change = Change(ModelContent(**content), mask, etag)
+        return await self.models.update(self.model(model), change)
 
     async def change_version(
-        self, *mask: str, version: str = "1", etag: str = "", **content: Any
+        self,
+        *mask: str,
+        version: str = "1",
+        model: str = "fraud",
+        etag: str = "",
+        **content: Any,
     ) -> ModelVersion:
         change = Change(VersionContent(**content), mask, etag)
-        return await self.versions.update(self.version(version), change)
+        return await self.versions.update(self.version(version, model), change)
 
     async def change_environment(
-        self, *mask: str, etag: str = "", **content: Any
+        self, *mask: str, environment: str = "staging", etag: str = "", **content: Any
     ) -> ServingEnvironment:
         change = Change(EnvironmentContent(**content), mask, etag)
-        return await self.environments.update(self.environment(), change)
+        return await self.environments.update(self.environment(environment), change)
 
     async def archive(self, version: str = "1") -> ModelVersion:
         return await self.change_version(version=version, state=VersionState.ARCHIVED)
 
     async def deployed(
         self,
-        version: ModelVersion,
-        environment: ServingEnvironment,
+        version: VersionKey,
+        environment: EnvironmentKey,
         service: str = "fraud-staging",
         **fields: Any,
     ) -> ModelDeployment:
-        """The record of a deployment, as a Deploy would store it."""
-        model = await self.models.get(version.key.of)
+        """The record of a deployment, as a Deploy stores it: in one transaction with reading what
+        it deploys."""
+        record_id = str(uuid4())
 
         async def work(tx: RegistryWriting) -> ModelDeployment:
+            model = await model_of(tx, version.of)
+            stored = await version_of(tx, version)
+            place = await environment_of(tx, environment)
             now = await tx.now()
-            times = {"create_time": now, "update_time": now}
             record = ModelDeployment(
-                id=str(uuid4()),
+                id=record_id,
                 project=self.project,
-                model=version.key.model,
-                version=version.key.version,
-                environment=environment.key.name,
+                model=version.model,
+                version=version.version,
+                environment=environment.name,
                 model_id=model.id,
-                version_id=version.id,
-                environment_id=environment.id,
-                service=ServiceKey(environment.namespace, service),
+                version_id=stored.id,
+                environment_id=place.id,
+                service=ServiceKey(place.namespace, service),
                 content="content",
-                **(times | fields),
+                create_time=now,
+                update_time=now,
             )
-            await tx.add(record)
-            return record
+            added = replace(record, **fields)
+            await tx.add(added)
+            return added
 
         return await self.registry.write(work)
+
+    async def undeployed(self, record: ModelDeployment) -> None:
+        """The end of a record, as what follows the cluster would store it."""
+
+        async def work(tx: RegistryWriting) -> None:
+            now = await tx.now()
+            stored = await tx.deployment(record.id)
+            assert stored
+            ended = replace(stored, state=DeploymentState.UNDEPLOYED, end_time=now, update_time=now)
+            await tx.replace(ended)
+
+        await self.registry.write(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +52,14 @@ PLAIN = InferenceServiceSpec(ContainerPredictor("registry.example/theirs:1"))
 
 class Died(BaseException):
     """The end of a server, at a named point."""
+
+
+def dying_at(point: str) -> Callable[[str], None]:
+    def die(reached: str) -> None:
+        if reached == point:
+            raise Died
+
+    return die
 
 
 @pytest.fixture
@@ -376,12 +385,7 @@ async def test_the_record_is_there_before_the_cluster_is_touched(
     world: RegistryWorld, point: str, recorded: int, stored: bool
 ) -> None:
     await world.prepare("1")
-
-    def die(reached: str) -> None:
-        if reached == point:
-            raise Died
-
-    world.at = die
+    world.at = dying_at(point)
     with pytest.raises(Died):
         await world.deploy()
     records = await world.records()
@@ -394,12 +398,7 @@ async def test_a_retry_tells_the_first_record_what_its_own_server_died_before(
     world: RegistryWorld,
 ) -> None:
     await world.prepare("1")
-
-    def die(reached: str) -> None:
-        if reached == "before-outcome":
-            raise Died
-
-    world.at = die
+    world.at = dying_at("before-outcome")
     with pytest.raises(Died):
         await world.deploy(request_id="job-1")
     world.at = lambda point: None

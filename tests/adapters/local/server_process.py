@@ -27,6 +27,7 @@ class Server:
     def __init__(self, running: Alone, channel: grpc.Channel) -> None:
         self.process = running.process
         self.running = running
+        self.channel = channel
         self.stub = ModelServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
 

@@ -37,7 +37,7 @@ _records = st.lists(
             "create_time": moments_around(NOW),
         }
     ),
-    max_size=20,
+    max_size=12,
 )
 _filters = st.fixed_dictionaries(
     {
@@ -88,7 +88,7 @@ class ListingConformance:
         assert [item.key.name for item in page.items] == ["c", "b", "a"]
 
     @few
-    @given(_records, _filters, st.integers(1, 7))
+    @given(_records, _filters, st.integers(3, 9))
     async def test_the_pages_of_a_filtered_listing_are_what_it_finds(
         self,
         registry: Registry,

@@ -33,7 +33,7 @@ from server.ports import Registry
 from tests import strategies
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)
-FEW = 100  # examples, each of which takes some transactions
+FEW = 40  # examples, each of which takes some transactions
 
 _projects = itertools.count(1)
 

@@ -59,10 +59,6 @@ class Statements:
 async def transaction(engine: AsyncEngine, cut: Cut) -> AsyncIterator[Statements]:
     """A transaction that ends with the block: rolled back, unless it was committed."""
     with translated():
-        connection = await engine.connect()
-    try:
-        driver = (await connection.get_raw_connection()).driver_connection
-        yield Statements(connection, driver, cut)
-    finally:
-        with translated():
-            await connection.close()
+        async with engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            yield Statements(connection, driver, cut)

@@ -42,9 +42,8 @@ async def opened_registry(place: str) -> AsyncIterator[SqlRegistry]:
         try:
             yield SqlRegistry(database, presence)
         finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
+            presence.end()
+            await following
 
 
 async def migrate(place: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from server.adapters.sql.asking import transaction
 from server.adapters.sql.databases import Database
@@ -27,7 +28,8 @@ class Presence:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lost = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._ended = False
         self.trouble: str | None = None
 
     def require(self) -> None:
@@ -38,18 +40,23 @@ class Presence:
     def lost(self, why: str) -> None:
         """It was asked and is away; `why` is for the log."""
         self._tell(AWAY, why)
-        self._lost.set()
+        self._asked.set()
 
     async def follow(self) -> None:
-        """Look again and again, until cancelled."""
-        while True:
+        """Look again and again, until `end`. Cancelled instead, a driver could take it for the end
+        of its connection."""
+        while not self._ended:
+            self._asked.clear()
             await self.look()
-            self._lost.clear()
+            seconds = LOOK_SECONDS if self.trouble is None else LOOK_AGAIN_SECONDS
             with suppress(TimeoutError):
-                async with asyncio.timeout(
-                    LOOK_SECONDS if self.trouble is None else LOOK_AGAIN_SECONDS
-                ):
-                    await self._lost.wait()
+                async with asyncio.timeout(seconds):
+                    await self._asked.wait()
+
+    def end(self) -> None:
+        """Let `follow` end, once it has looked."""
+        self._ended = True
+        self._asked.set()
 
     async def look(self) -> OtherSchema | None:
         """Ask it now; the schema it has where that is another."""
@@ -60,8 +67,8 @@ class Presence:
         except OtherSchema as e:
             self._tell(f"{e}; nothing was stored", str(e))
             return e
-        except Lost as e:
-            self._tell(AWAY, str(e))
+        except (Lost, DBAPIError) as e:
+            self._tell(AWAY, str(e) if isinstance(e, Lost) else type(e.orig).__name__)
         except RegistryUnavailable as e:
             self._tell(e.message, e.message)
         except InTheWay:

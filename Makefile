@@ -98,9 +98,6 @@ lock: $(READY) ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
 	  --python-version 3.11 --custom-compile-command "make lock" \
 	  requirements-serving.in -o requirements-serving.lock
-	cd tests/cluster/lab/images/mlserver && $(CURDIR)/$(BIN)/uv pip compile --quiet --upgrade \
-	  --generate-hashes --no-emit-index-url --python-version 3.11 --python-platform linux \
-	  --custom-compile-command "make lock" requirements.in -o requirements.lock
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff format .

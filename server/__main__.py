@@ -29,16 +29,14 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until a signal; the exit code."""
-    _parser().parse_args(arguments)
+    """Serve until a signal, or migrate; the exit code."""
+    act = _migrate if _parser().parse_args(arguments).command == "migrate" else _serve
     try:
         loaded = settings.load()
-        _require_cluster(loaded)
+        logs.configure(loaded.log)
+        return act(loaded)
     except settings.SettingsInvalid as e:
         return _say(str(e), WRONG_SETTING)
-    logs.configure(loaded.log)
-    try:
-        return _serve(loaded)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -52,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"modelservice {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
+    commands.add_parser(
+        "migrate",
+        help="bring the registry's database to this release, and end",
+        description="Brings the database that MODELSERVICE_DATABASE_URL names to the schema of this"
+        " release, before servers of this release start; with SQLite they do so themselves. What"
+        " is there is kept, and a second run changes nothing.",
+    )
     return parser
 
 
@@ -67,7 +73,23 @@ def _require_cluster(loaded: settings.Settings) -> None:
         loaded.kubernetes.kubeconfig_paths()
 
 
+def _migrate(loaded: settings.Settings) -> int:
+    from server.adapters.sql import opening  # noqa: PLC0415 - see _serve
+
+    if not (url := loaded.registry_url()):
+        raise settings.SettingsInvalid("MODELSERVICE_DATABASE_URL: there is nothing to migrate")
+    try:
+        schema = asyncio.run(opening.migrate(url))
+    except opening.UrlInvalid as e:
+        raise settings.SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
+    except opening.RegistryUnusable as e:
+        return _say(str(e), FAILED)
+    print(f"the registry's database has schema {schema}")
+    return 0
+
+
 def _serve(loaded: settings.Settings) -> int:
+    _require_cluster(loaded)
     # gRPC prints what we say ourselves.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     _find_stubs()
@@ -77,9 +99,9 @@ def _serve(loaded: settings.Settings) -> int:
 
     try:
         asyncio.run(app.run(loaded))
-    except settings.SettingsInvalid as e:
-        return _say(str(e), WRONG_SETTING)
-    except (AddressUnusable, app.ClusterUnusable) as e:
+    except settings.SettingsInvalid:
+        raise
+    except (AddressUnusable, app.ClusterUnusable, app.RegistryUnusable) as e:
         return _say(str(e), FAILED)
     except Exception as e:
         structlog.get_logger(__name__).error("the server failed", exc_info=e)

@@ -12,17 +12,25 @@ from datetime import timedelta
 
 import structlog
 
+from server.adapters.no_registry import NoRegistry
 from server.api.answers import Answers
 from server.api.calls import Calls
 from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting
 from server.api.listening import grpc_server, listen
+from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
 from server.control.deploying import Deploying
 from server.control.reading import Reading
+from server.control.recording import Recording
+from server.control.registering.deployments import Deployments
+from server.control.registering.environments import Environments
+from server.control.registering.models import Models
+from server.control.registering.versions import Versions
+from server.control.registry_deploying import RegistryDeploying
 from server.control.scope import Scope
 from server.control.viewing import View, follow
 from server.control.watching import Watching
-from server.ports import Cluster
+from server.ports import Cluster, Registry
 from server.settings import Settings, SettingsInvalid
 
 log = structlog.get_logger(__name__)
@@ -33,27 +41,40 @@ At = Callable[[str], None]
 class Application:
     """The server over one cluster. `start` it, then `run` it until it is told to stop."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, at: At = lambda point: None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        registry: Registry | None = None,
+        at: At = lambda point: None,
+    ) -> None:
         scope = Scope(settings.kubernetes.default_namespace, settings.serving.namespaces)
         self._cluster = cluster
+        self._registry = registry
         self._settings = settings
         self._view = View()
         self._health = Health()
         self._calls = Calls(scope.default)
         reading = Reading(cluster, self._view)
-        servicer = ModelService(
+        models = ModelService(
             scope=scope,
-            deploying=Deploying(cluster, self._view),
+            deploying=Deploying(
+                cluster,
+                self._view,
+                RegistryDeploying(registry or NoRegistry(), cluster, self._view, scope, at),
+            ),
             reading=reading,
             watching=Watching(self._view, reading),
             answers=Answers(cluster),
             at=at,
         )
-        self._server = grpc_server(servicer, self._health, self._calls)
+        registering = _registry_service(registry or NoRegistry())
+        self._server = grpc_server(models, registering, self._health, self._calls)
 
     async def start(self) -> int:
         """Listen, and answer the port. Raises AddressUnusable."""
-        self._health.tell({LIVE: SERVING, **present(self._view, self._cluster)})
+        now = present(self._view, self._cluster, self._registry)
+        self._health.tell({LIVE: SERVING, **now})
         address = self._settings.serving.listen
         port = await listen(self._server, address)
         log.info("listening", address=f"{address.rpartition(':')[0]}:{port}")
@@ -63,19 +84,25 @@ class Application:
         """Serve until `stop`, then end within the grace. Raises what a part of it died of."""
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(self._follow(), name="status feed")
+            recording = tasks.create_task(self._record(), name="recording")
             telling = tasks.create_task(
-                keep_told(self._health, self._view, self._cluster), name="health"
+                keep_told(self._health, self._view, self._cluster, self._registry), name="health"
             )
             try:
                 await stop.wait()
             finally:
                 telling.cancel()
                 await self._stop()
+                recording.cancel()
                 following.cancel()
 
     async def _follow(self) -> None:
         await follow(self._view, self._cluster)
         raise AssertionError("the feed never ends by itself")
+
+    async def _record(self) -> None:
+        if self._registry is not None:
+            await Recording(self._registry, self._cluster, self._view).run()
 
     async def _stop(self) -> None:
         """End every call: new ones go elsewhere first, then streams are told, then none is left."""
@@ -100,17 +127,32 @@ class Application:
         await refusing
 
 
+def _registry_service(registry: Registry) -> RegistryService:
+    return RegistryService(
+        models=Models(registry),
+        versions=Versions(registry),
+        environments=Environments(registry),
+        deployments=Deployments(registry),
+    )
+
+
 class ClusterUnusable(Exception):
     """The cluster cannot be worked on; the message is for operators."""
 
 
+class RegistryUnusable(Exception):
+    """The registry's database cannot be worked with; the message is for operators."""
+
+
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, ClusterUnusable."""
+    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, ClusterUnusable and
+    RegistryUnusable."""
     at = _dying_at(settings.testing.crash_at)
     grace = Grace(settings.stop.grace)
     opened = _kserve(settings, at) if settings.kserve.enabled else _local(settings, at, grace)
-    async with opened as cluster:
-        await serve(Application(cluster, settings, at), grace.begin)
+    # A state directory is held before the registry in it is opened.
+    async with opened as cluster, opened_registry(settings) as registry:
+        await serve(Application(cluster, settings, registry, at), grace.begin)
 
 
 class Grace:
@@ -183,6 +225,7 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
             grace.left,
             python=local.serving_python_path(),
             runtimes=local.serving_runtimes_path(),
+            ports=local.serving_port_range(),
             progress_deadline=local.progress_deadline,
             environment=local.environment(),
         ) as cluster:
@@ -191,6 +234,25 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
         raise SettingsInvalid(f"MODELSERVICE_SERVING_RUNTIMES: {e}") from e
     except opening.StateDirUnusable as e:
         raise ClusterUnusable(str(e)) from e
+
+
+@asynccontextmanager
+async def opened_registry(settings: Settings) -> AsyncIterator[Registry | None]:
+    """The registry for the length of a block; None where there is none. Raises SettingsInvalid,
+    RegistryUnusable."""
+    if not (url := settings.registry_url()):
+        yield None
+        return
+    # SQLAlchemy takes a quarter of a second, which a server without a registry does without.
+    from server.adapters.sql import opening  # noqa: PLC0415
+
+    try:
+        async with opening.opened_registry(url) as registry:
+            yield registry
+    except opening.UrlInvalid as e:
+        raise SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
+    except opening.RegistryUnusable as e:
+        raise RegistryUnusable(str(e)) from e
 
 
 def _dying_at(point: str | None) -> At:

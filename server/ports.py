@@ -1,14 +1,27 @@
-"""What control needs from the outside: a cluster."""
+"""What control needs from the outside: a cluster, and a registry."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Generic, Protocol, TypeVar
 
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.model_deployment import DeploymentFilter, ModelDeployment
+from server.domain.registry import (
+    EnvironmentKey,
+    ModelKey,
+    ModelVersion,
+    Registered,
+    RegisteredModel,
+    ServingEnvironment,
+    VersionKey,
+)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +86,122 @@ class Cluster(Protocol):
 
     def reachable(self) -> bool:
         """Whether the cluster answered when it was last asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """Some of a listing, newest first.
+
+    A page from `positions[i]` on begins with item i; one more of them is the next page's.
+    """
+
+    items: Sequence[Item]
+    positions: Sequence[int]
+
+
+class RegistryReading(Protocol):
+    """What can be read of the registry in one transaction; absent things are None."""
+
+    async def now(self) -> datetime:
+        """The time by the database's clock, which all replicas share."""
+        ...
+
+    async def model(self, key: ModelKey) -> RegisteredModel | None:
+        """The model of this name."""
+        ...
+
+    async def version(self, key: VersionKey) -> ModelVersion | None:
+        """The version of this name."""
+        ...
+
+    async def newest_ready_version(self, model: ModelKey) -> ModelVersion | None:
+        """The READY version that was made last."""
+        ...
+
+    async def environment(self, key: EnvironmentKey) -> ServingEnvironment | None:
+        """The environment of this name."""
+        ...
+
+    async def deployment(self, deployment_id: str) -> ModelDeployment | None:
+        """The record of this id."""
+        ...
+
+    async def open_deployments(
+        self, service: ServiceKey | None = None
+    ) -> Sequence[ModelDeployment]:
+        """The records without an end, of one service or of all, oldest first."""
+        ...
+
+    async def users(self, thing: Registered, most: int) -> Sequence[ModelDeployment]:
+        """At most so many of the records without an end that were made from it."""
+        ...
+
+    async def models(self, project: str, size: int, position: int | None) -> Page[RegisteredModel]:
+        """A page of a project's models, from a position on."""
+        ...
+
+    async def versions(
+        self, model: ModelKey, size: int, position: int | None
+    ) -> Page[ModelVersion]:
+        """A page of a model's versions, from a position on."""
+        ...
+
+    async def environments(
+        self, project: str, size: int, position: int | None
+    ) -> Page[ServingEnvironment]:
+        """A page of a project's environments, from a position on."""
+        ...
+
+    async def deployments(
+        self, wanted: DeploymentFilter, size: int, position: int | None
+    ) -> Page[ModelDeployment]:
+        """A page of records, from a position on."""
+        ...
+
+
+class RegistryWriting(RegistryReading, Protocol):
+    """One transaction that writes. Each single thing read in it, and `open_deployments` of a
+    service, stays as it is for everybody else until the transaction ends."""
+
+    async def add(self, thing: Registered | ModelDeployment) -> None:
+        """Store something new. Raises AlreadyExists where its name is taken."""
+        ...
+
+    async def replace(self, thing: Registered | ModelDeployment) -> None:
+        """Store something that was read in this transaction and changed."""
+        ...
+
+    async def remove(self, thing: Registered | ModelDeployment) -> None:
+        """Forget it; a model's versions go with it."""
+        ...
+
+
+class Registry(Protocol):
+    """Where models, versions, environments and the records of deployments are kept.
+
+    Every method raises what `work` raises, and RegistryUnavailable; then nothing of it is stored,
+    but where the message says that this is unknown.
+    """
+
+    async def read(self, work: Callable[[RegistryReading], Awaitable[Result]]) -> Result:
+        """Do reading work on one consistent state."""
+        ...
+
+    async def write(self, work: Callable[[RegistryWriting], Awaitable[Result]]) -> Result:
+        """Do the work and store all of it, or nothing. It may be done again from its beginning
+        where another transaction was in its way, so it has no effects of its own."""
+        ...
+
+    async def lead(self, holder: str, term: timedelta) -> bool:
+        """Become or stay, for `term` from now by the database's clock, the one who follows the
+        feed in the records; False: another is."""
+        ...
+
+    async def resign(self, holder: str) -> None:
+        """Let another lead at once."""
+        ...
+
+    def reachable(self) -> bool:
+        """Whether the registry answered when it was last asked."""
         ...

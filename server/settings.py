@@ -11,12 +11,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.domain.syntax import dns_label_problem
 
 _OURS = "MODELSERVICE_"
+SQLITE = "sqlite:///"  # and an absolute path
 # Kubernetes puts these into pods beside a Service named `modelservice`; MODELSERVICE_TEST_ is for
 # tests of this project.
 _NOT_SETTINGS = re.compile(r"MODELSERVICE_(SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?|TEST_.*)")
@@ -60,13 +68,29 @@ def _seconds(text: object) -> object:
         raise ValueError("is a number of seconds") from None
 
 
+def _checked_ports(text: str) -> str:
+    given = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
+    if not (given and 1024 <= int(given[1]) <= int(given[2]) <= 65535):
+        raise ValueError("is a first and a last port from 1024 to 65535, such as 20000-29999")
+    return text
+
+
 def _checked_namespace(name: str) -> str:
     if problem := dns_label_problem(name):
         raise ValueError(f"{name!r} is no namespace: {problem}")
     return name
 
 
+def _checked_url(url: SecretStr) -> SecretStr:
+    if url and not url.get_secret_value().startswith(
+        ("postgresql://", "postgres://", f"{SQLITE}/")
+    ):
+        raise ValueError("begins with postgresql:// or sqlite:////")
+    return url
+
+
 Address = Annotated[str, AfterValidator(_checked_address)]
+Ports = Annotated[str, AfterValidator(_checked_ports)]
 Namespace = Annotated[str, AfterValidator(_checked_namespace)]
 Namespaces = Annotated[frozenset[Namespace], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
@@ -158,6 +182,13 @@ class Local(BaseSettings):
     serving_runtimes: str = Field(
         "", description="a TOML file with further serving runtimes for the local cluster"
     )
+    # Below those that systems usually give to outgoing connections: such a one could hold a
+    # service's address just when the server starts again.
+    serving_ports: Ports = Field(
+        "20000-29999",
+        description="ports of 127.0.0.1 for services and model servers, which nothing else should"
+        " take while this server is away; a service that is there keeps its own",
+    )
     progress_deadline: Annotated[Seconds, Field(gt=timedelta(0))] = Field(
         timedelta(minutes=10), description="seconds that a local model server has to load its model"
     )
@@ -179,10 +210,27 @@ class Local(BaseSettings):
         named = self.serving_runtimes
         return Path(named).expanduser().absolute() if named else None
 
+    def serving_port_range(self) -> range:
+        """The ports that services and model servers get."""
+        first, _, last = self.serving_ports.partition("-")
+        return range(int(first), int(last) + 1)
+
     @staticmethod
     def environment() -> Mapping[str, str]:
         """This process's own, which model servers inherit a little of."""
         return dict(os.environ)
+
+
+class Database(BaseSettings):
+    """Where the registry is kept."""
+
+    model_config = _group(f"{_OURS}DATABASE_")
+
+    url: Annotated[SecretStr, AfterValidator(_checked_url)] = Field(
+        SecretStr(""),
+        description="where the registry is: postgresql://user:password@host:5432/database, or"
+        " sqlite:////path; else registry.db in the state directory, and on KServe there is none",
+    )
 
 
 class Stop(BaseSettings):
@@ -223,22 +271,42 @@ class Testing(BaseSettings):
 
     model_config = _group(f"{_OURS}TEST_")
 
-    crash_at: Literal["before-write", "before-rename", "after-write", "before-answer"] | None = None
+    crash_at: (
+        Literal[
+            "before-record",
+            "after-record",
+            "before-write",
+            "before-rename",
+            "after-write",
+            "before-outcome",
+            "before-answer",
+        ]
+        | None
+    ) = None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set, by group."""
 
-    groups: ClassVar = (KServe, Kubernetes, Serving, Local, Stop, Log)
+    groups: ClassVar = (KServe, Kubernetes, Serving, Local, Database, Stop, Log)
 
     kserve: KServe
     kubernetes: Kubernetes
     serving: Serving
     local: Local
+    database: Database
     stop: Stop
     log: Log
     testing: Testing
+
+    def registry_url(self) -> str:
+        """Where the registry is; empty: there is none, since a pod's own disk is no place for it.
+        It may hold a password."""
+        url = self.database.url.get_secret_value()
+        if url or self.kserve.enabled:
+            return url
+        return f"{SQLITE}{self.local.state_path() / 'registry.db'}"
 
 
 def load() -> Settings:
@@ -249,6 +317,7 @@ def load() -> Settings:
         kubernetes=_loaded(Kubernetes),
         serving=_loaded(Serving),
         local=_loaded(Local),
+        database=_loaded(Database),
         stop=_loaded(Stop),
         log=_loaded(Log),
         testing=_loaded(Testing),

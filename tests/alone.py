@@ -1,7 +1,7 @@
 """The application over a cluster in memory as a process of its own: `python -m tests.alone`.
 
-Settings come from the environment. A Deploy of the name `bug` meets a bug whose text has
-everything that was asked.
+Settings come from the environment, where MODELSERVICE_DATABASE_URL gives it a registry. A Deploy of
+the name `bug` meets a bug whose text has everything that was asked.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ class Alone:
             env=clean_environment() | {"MODELSERVICE_LISTEN": "127.0.0.1:0"} | environment,
         )
         self.lines: list[str] = []
-        self.address = self._read_until("listening")["address"]
+        # A pipe that nobody reads would hold it up once it is full.
+        self._reading = threading.Thread(target=self._read, name="log of a server", daemon=True)
+        self._reading.start()
+        self.address = self._first("listening")["address"]
 
     def stop(self) -> int:
         """SIGTERM; the exit code, once everything that it logged is read."""
@@ -43,23 +46,25 @@ class Alone:
         return self.join()
 
     def join(self) -> int:
-        _, rest = self.process.communicate(timeout=PATIENCE_SECONDS)
-        self.lines += rest.splitlines()
+        self.process.wait(PATIENCE_SECONDS)
+        self._reading.join(PATIENCE_SECONDS)
         return self.process.returncode
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The logged events of a name, in order."""
-        return [event for event in map(json.loads, self.lines) if event["event"] == name]
+        return [event for event in map(json.loads, list(self.lines)) if event["event"] == name]
 
-    def _read_until(self, name: str) -> dict[str, Any]:
-        ends = time.monotonic() + PATIENCE_SECONDS
-        while select.select([self.process.stderr], [], [], ends - time.monotonic())[0]:
-            line = self.process.stderr.readline()
-            assert line, f"the server ended: {self.lines}"
+    def _read(self) -> None:
+        for line in self.process.stderr:
             self.lines.append(line)
-            if json.loads(line)["event"] == name:
-                return json.loads(line)
-        raise AssertionError(f"the server never logged {name!r}: {self.lines}")
+
+    def _first(self, name: str) -> dict[str, Any]:
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while not (found := self.events(name)):
+            assert self._reading.is_alive(), f"the server ended: {self.lines}"
+            assert time.monotonic() < ends, f"the server never logged {name!r}: {self.lines}"
+            time.sleep(0.01)
+        return found[0]
 
 
 def clean_environment() -> dict[str, str]:
@@ -81,7 +86,7 @@ def alone(program: str = "tests.alone", /, **environment: str) -> Iterator[Alone
     finally:
         if server.process.poll() is None:
             server.process.kill()
-            server.join()
+        server.join()
         server.process.stderr.close()
 
 
@@ -97,7 +102,10 @@ def main() -> None:
             return await super().apply(deploy)
 
     async def serve(loaded: settings.Settings) -> None:
-        await app.serve(app.Application(Cluster(), loaded))
+        # Without a URL it would be in this user's own state directory.
+        url = loaded.database.url.get_secret_value()
+        async with app.opened_registry(loaded) if url else nullcontext() as registry:
+            await app.serve(app.Application(Cluster(), loaded, registry))
 
     loaded = settings.load()
     logs.configure(loaded.log)

@@ -22,13 +22,16 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
+pytest_plugins = ["tests.registry_store"]
+
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def grpc_server() -> Iterator[Served]:
-    """Instead of pytest-grpc's own, which serves synchronous servicers only."""
-    with serving(settings()) as served:
+def grpc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Instead of pytest-grpc's own, which serves synchronous servicers only; with a registry."""
+    folder = tmp_path_factory.mktemp("registry")
+    with serving(settings(registry=f"sqlite:///{folder}/registry.db")) as served:
         served.wait_until_synced()
         yield served
 

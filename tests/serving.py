@@ -11,21 +11,37 @@ from functools import partial
 from typing import Any, TypeVar
 
 from server.adapters.memory.cluster import MemoryCluster
-from server.app import Application
-from server.settings import KServe, Kubernetes, Local, Log, Serving, Settings, Stop, Testing
+from server.app import Application, opened_registry
+from server.settings import (
+    Database,
+    KServe,
+    Kubernetes,
+    Local,
+    Log,
+    Serving,
+    Settings,
+    Stop,
+    Testing,
+)
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 20.0
 
 
-def settings(serving: dict[str, Any] | None = None, stop: dict[str, Any] | None = None) -> Settings:
-    """The defaults, on a free port, with a stop that need not wait for any load balancer."""
+def settings(
+    serving: dict[str, Any] | None = None,
+    stop: dict[str, Any] | None = None,
+    registry: str = "",
+) -> Settings:
+    """The defaults, on a free port, with a stop that need not wait for any load balancer.
+    `registry` is its URL; empty: there is none."""
     return Settings(
         kserve=KServe(enabled=True),
         kubernetes=Kubernetes(),
         serving=Serving(listen="127.0.0.1:0", **serving or {}),
         local=Local(),
+        database=Database(url=registry),
         stop=Stop(**{"delay": "0", "grace": "10"} | (stop or {})),
         log=Log(),
         testing=Testing(),
@@ -96,10 +112,11 @@ class Served:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.application = Application(self.memory, self._settings)
-        self.port = await self.application.start()
-        self._listening.set()
-        await self.application.run(self._stop)
+        async with opened_registry(self._settings) as self.registry:
+            self.application = Application(self.memory, self._settings, self.registry)
+            self.port = await self.application.start()
+            self._listening.set()
+            await self.application.run(self._stop)
 
 
 class InLoop:

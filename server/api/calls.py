@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
 
 from server.api.errors import DETAILS_KEY, code_of, cut, status_of
+from server.api.targets import names_in, targets_of
 from server.domain.errors import FieldInvalid, FieldViolation, ServiceError
 
 
@@ -198,12 +198,6 @@ def _code_of_leaving(context: Context) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if expired else grpc.StatusCode.CANCELLED
 
 
-@cache
-def _names_in(descriptor: Descriptor | None) -> frozenset[str]:
-    """The fields of a message; asking the message itself for one that it lacks is slow."""
-    return frozenset(descriptor.fields_by_name) if descriptor else frozenset()
-
-
 class _Line:
     """A call's line in the log. Of the request it shows who is meant, and nothing of the spec."""
 
@@ -211,11 +205,9 @@ class _Line:
         self._began = time.perf_counter()
         self._quiet = method.startswith(_QUIET)
         self.fields: dict[str, Any] = {"method": method[1:]}
-        has = _names_in(getattr(request, "DESCRIPTOR", None))
-        if "namespace" in has:
-            name = request.name if "name" in has else ""
-            target = f"{request.namespace or default_namespace}/{name}"
-            self.fields["target"] = cut(target, _LOGGED_BYTES)
+        for field, target in targets_of(request, default_namespace).items():
+            self.fields[field] = cut(target, _LOGGED_BYTES)
+        has = names_in(getattr(request, "DESCRIPTOR", None))
         if "request_id" in has and request.request_id:
             self.fields["request_id"] = cut(request.request_id, _LOGGED_BYTES)
 

@@ -12,11 +12,12 @@ from grpc_health.v1 import health_pb2_grpc
 from modelservice.v1 import model_service_pb2
 
 from server.control.viewing import View
-from server.ports import Cluster
+from server.ports import Cluster, Registry
 
 SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 LIVE = "live"
 CLUSTER = "cluster"
+REGISTRY = "registry"
 CHECK_SECONDS = 0.05
 
 SERVING = pb.HealthCheckResponse.SERVING
@@ -72,14 +73,16 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
 
-async def keep_told(health: Health, view: View, cluster: Cluster) -> None:
+async def keep_told(
+    health: Health, view: View, cluster: Cluster, registry: Registry | None
+) -> None:
     """Tell what changes, until cancelled.
 
     Ready means synced once: while the cluster is away reads go on and say their age, so that only
-    the service "cluster" follows it.
+    the service "cluster" follows it; and all but the registry goes on without its database.
     """
     while True:
-        health.tell(present(view, cluster))
+        health.tell(present(view, cluster, registry))
         await asyncio.sleep(CHECK_SECONDS)
 
 
@@ -88,8 +91,16 @@ def stop_admitting(health: Health) -> None:
     health.tell({"": NOT_SERVING, SERVICE: NOT_SERVING})
 
 
-def present(view: View, cluster: Cluster) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
-    """What holds now, by service."""
-    ready = SERVING if view.synced and not view.stopping else NOT_SERVING
-    reachable = SERVING if cluster.reachable() else NOT_SERVING
-    return {"": ready, SERVICE: ready, CLUSTER: reachable}
+def present(
+    view: View, cluster: Cluster, registry: Registry | None
+) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
+    """What holds now, by service; a server without a registry has no such health service."""
+    ready = _serving(view.synced and not view.stopping)
+    statuses = {"": ready, SERVICE: ready, CLUSTER: _serving(cluster.reachable())}
+    if registry is not None:
+        statuses[REGISTRY] = _serving(registry.reachable())
+    return statuses
+
+
+def _serving(is_so: bool) -> pb.HealthCheckResponse.ServingStatus:
+    return SERVING if is_so else NOT_SERVING

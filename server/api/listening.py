@@ -5,10 +5,15 @@ from __future__ import annotations
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from modelservice.v1 import model_service_pb2_grpc
+from modelservice.v1 import (
+    model_service_pb2_grpc,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+)
 
 from server.api.calls import Calls
 from server.api.health import SERVICE, Health
+from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
 
 _MINUTE_MS = 60_000
@@ -37,14 +42,20 @@ class AddressUnusable(Exception):
     """The address cannot be listened on; the message is for operators."""
 
 
-def grpc_server(servicer: ModelService, health: Health, calls: Calls) -> grpc.aio.Server:
+def grpc_server(
+    models: ModelService, registry: RegistryService, health: Health, calls: Calls
+) -> grpc.aio.Server:
     """A server with every service registered, that does not listen yet."""
     server = grpc.aio.server(interceptors=[calls], options=_OPTIONS)
     # The stubs know of no servicer that answers in bytes; `calls` does.
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)  # type: ignore[arg-type]
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)  # type: ignore[arg-type]
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    registry_service = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
     health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((SERVICE, health_service, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection(
+        (SERVICE, registry_service, health_service, reflection.SERVICE_NAME), server
+    )
     return server
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
+from google.protobuf.descriptor import EnumDescriptor
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
@@ -16,7 +17,11 @@ from server.control.watching import Until, Watch
 from server.domain.checks import check_key, check_namespace
 from server.domain.commands import Delete, Deploy
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.inference_service import ServiceKey
+from server.domain.inference_service import (
+    InferenceServiceSpec,
+    RegisteredModelPredictor,
+    ServiceKey,
+)
 from server.domain.rollout import Rollout
 from server.domain.selectors import Selector
 from server.domain.status import State
@@ -26,6 +31,7 @@ HEARTBEAT_MAX = timedelta(seconds=30)
 PAGE_SIZE_DEFAULT = 100
 PAGE_SIZE_MAX = 1000
 
+_STATES = services_pb.InferenceServiceStatus.State.DESCRIPTOR
 _UNTIL = {
     pb.WatchStatusRequest.UNTIL_UNSPECIFIED: Until.FOREVER,
     pb.WatchStatusRequest.UNTIL_READY: Until.READY,
@@ -35,9 +41,10 @@ _UNTIL = {
 
 def deploy_of(request: pb.DeployRequest, scope: Scope, timeout: timedelta) -> Deploy:
     """The wish in a DeployRequest; whether it can work is checked where it is carried out."""
+    spec = spec_of(request.spec) if request.HasField("spec") else None
     return Deploy(
-        key=scope.key(request.namespace, request.name),
-        spec=spec_of(request.spec) if request.HasField("spec") else None,
+        key=_deployed_key(request, spec, scope),
+        spec=spec,
         labels=dict(request.labels),
         annotations=dict(request.annotations),
         etag=request.etag,
@@ -48,6 +55,15 @@ def deploy_of(request: pb.DeployRequest, scope: Scope, timeout: timedelta) -> De
         create_only=request.create_only,
         timeout=timeout,
     )
+
+
+def _deployed_key(
+    request: pb.DeployRequest, spec: InferenceServiceSpec | None, scope: Scope
+) -> ServiceKey:
+    if spec and isinstance(spec.predictor, RegisteredModelPredictor):
+        # What is left empty is the registry's to fill in.
+        return ServiceKey(request.namespace, request.name)
+    return scope.key(request.namespace, request.name)
 
 
 def delete_of(request: pb.DeleteRequest, scope: Scope, timeout: timedelta) -> Delete:
@@ -83,16 +99,24 @@ def listing_of(request: pb.ListRequest, scope: Scope) -> Listing:
     return Listing(
         target=_target_of(scope, request.namespace, ""),
         selector=_selector_of(request.label_selector),
-        states=frozenset(_states_of(request.states)),
+        states=frozenset(map(State, states_of(request.states, _STATES))),
         page_token=request.page_token,
     )
 
 
-def page_size_of(request: pb.ListRequest) -> int:
-    """How many services a page may have."""
-    if request.page_size < 0:
+def page_size_of(asked: int) -> int:
+    """How many items a page may have, where a request asks for so many."""
+    if asked < 0:
         raise _invalid("page_size", "is not negative")
-    return min(request.page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+    return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+
+
+def states_of(numbers: Iterable[int], states: EnumDescriptor) -> Iterator[str]:
+    """The states that a request's `states` name, without the enum's prefix."""
+    for index, number in enumerate(numbers):
+        if not number or number not in states.values_by_number:
+            raise _invalid(f"states[{index}]", "is not a state of this contract")
+        yield states.values_by_number[number].name.removeprefix("STATE_")
 
 
 def watch_of(request: pb.WatchStatusRequest, scope: Scope) -> Watch:
@@ -140,14 +164,6 @@ def _selector_of(text: str) -> Selector:
         return Selector.parse(text)
     except ValueError as e:
         raise _invalid("label_selector", str(e)) from None
-
-
-def _states_of(numbers: Iterable[int]) -> Iterator[State]:
-    known = services_pb.InferenceServiceStatus.State.DESCRIPTOR.values_by_number
-    for index, number in enumerate(numbers):
-        if not number or number not in known:
-            raise _invalid(f"states[{index}]", "is not a state of this contract")
-        yield State(known[number].name.removeprefix("STATE_"))
 
 
 def _invalid(path: str, why: str) -> FieldInvalid:

@@ -65,7 +65,7 @@ class ModelService:
 
     async def List(self, request: pb.ListRequest, context: Any) -> bytes:  # noqa: N802
         """See the contract."""
-        size, listing = page_size_of(request), listing_of(request, self._scope)
+        size, listing = page_size_of(request.page_size), listing_of(request, self._scope)
         listed = self._reading.list(listing)
         return self._answers.listed(listed, size)
 

@@ -64,4 +64,5 @@ def service_message(service: InferenceService) -> pb.InferenceService:
         create_time=time_message(service.create_time),
         delete_time=time_message(service.delete_time),
         unmanaged=service.unmanaged,
+        deployment_id=service.deployment_id,
     )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from modelservice.v1 import inference_service_pb2 as pb
 
+from server.api.predictors import fill_predictor, predictor_of
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.inference_service import (
-    ContainerPredictor,
     InferenceServiceSpec,
-    ModelFormat,
-    ModelPredictor,
-    Predictor,
     Resources,
     Scaling,
     SecretKeyRef,
+    ServingOptions,
     Toleration,
 )
 
@@ -26,42 +25,45 @@ _LONGEST_SECONDS = 315_576_000_000
 
 def spec_of(message: pb.InferenceServiceSpec) -> InferenceServiceSpec:
     """The spec as the domain has it. Raises FieldInvalid for what the domain cannot express."""
-    return InferenceServiceSpec(
-        predictor=_predictor_of(message),
-        env=dict(message.env),
-        secret_env={name: SecretKeyRef(r.secret, r.key) for name, r in message.secret_env.items()},
-        resources=Resources(dict(message.resources.requests), dict(message.resources.limits)),
-        scaling=_scaling_of(message.scaling),
-        service_account=message.service_account,
-        image_pull_policy=message.image_pull_policy,
-        deployment_mode=message.deployment_mode,
-        node_selector=dict(message.node_selector),
-        tolerations=tuple(map(_toleration_of, message.tolerations)),
-        request_timeout=_request_timeout_of(message),
-    )
+    return InferenceServiceSpec(predictor=predictor_of(message), **_options_in(message, "spec"))
+
+
+def options_of(message: pb.InferenceServiceSpec, path: str) -> ServingOptions:
+    """How a predictor is run, of a spec at `path` that has none. Raises FieldInvalid as spec_of,
+    and for a predictor."""
+    if message.WhichOneof("predictor"):
+        raise FieldInvalid([FieldViolation(f"{path}.predictor", "has no place here; leave it out")])
+    return ServingOptions(**_options_in(message, path))
 
 
 def spec_message(spec: InferenceServiceSpec) -> pb.InferenceServiceSpec:
     """The spec as callers see it."""
+    message = options_message(spec)
+    fill_predictor(message, spec.predictor)
+    return message
+
+
+def options_message(options: ServingOptions) -> pb.InferenceServiceSpec:
+    """How a predictor is run, as a spec without one."""
     message = pb.InferenceServiceSpec(
-        env=spec.env,
+        env=options.env,
         secret_env={
-            name: pb.SecretKeyRef(secret=r.secret, key=r.key) for name, r in spec.secret_env.items()
+            name: pb.SecretKeyRef(secret=r.secret, key=r.key)
+            for name, r in options.secret_env.items()
         },
-        service_account=spec.service_account,
-        image_pull_policy=spec.image_pull_policy,
-        deployment_mode=spec.deployment_mode,
-        node_selector=spec.node_selector,
-        tolerations=map(_toleration_message, spec.tolerations),
+        service_account=options.service_account,
+        image_pull_policy=options.image_pull_policy,
+        deployment_mode=options.deployment_mode,
+        node_selector=options.node_selector,
+        tolerations=map(_toleration_message, options.tolerations),
     )
-    _fill_predictor(message, spec.predictor)
-    if spec.resources != Resources():
-        message.resources.requests.update(spec.resources.requests)
-        message.resources.limits.update(spec.resources.limits)
-    if spec.scaling != Scaling():
-        message.scaling.CopyFrom(_scaling_message(spec.scaling))
-    if spec.request_timeout is not None:
-        message.request_timeout.FromTimedelta(spec.request_timeout)
+    if options.resources != Resources():
+        message.resources.requests.update(options.resources.requests)
+        message.resources.limits.update(options.resources.limits)
+    if options.scaling != Scaling():
+        message.scaling.CopyFrom(_scaling_message(options.scaling))
+    if options.request_timeout is not None:
+        message.request_timeout.FromTimedelta(options.request_timeout)
     return message
 
 
@@ -74,45 +76,23 @@ def duration_of(message: Duration, path: str) -> timedelta:
     return timedelta(seconds=seconds, microseconds=microseconds)
 
 
-def _predictor_of(message: pb.InferenceServiceSpec) -> Predictor:
-    match message.WhichOneof("predictor"):
-        case "container":
-            c = message.container
-            return ContainerPredictor(c.image, tuple(c.command), tuple(c.args), c.port)
-        case "model":
-            m = message.model
-            return ModelPredictor(
-                format=ModelFormat(m.format.name, m.format.version),
-                storage_uri=m.storage_uri,
-                runtime=m.runtime,
-                protocol_version=m.protocol_version,
-                args=tuple(m.args),
-            )
-    raise FieldInvalid([FieldViolation("spec.predictor", "give one: container or model")])
-
-
-def _request_timeout_of(message: pb.InferenceServiceSpec) -> timedelta | None:
-    if not message.HasField("request_timeout"):
-        return None
-    return duration_of(message.request_timeout, "spec.request_timeout")
-
-
-def _fill_predictor(message: pb.InferenceServiceSpec, predictor: Predictor) -> None:
-    match predictor:
-        case ContainerPredictor(image, command, args, port):
-            message.container.CopyFrom(
-                pb.ContainerPredictor(image=image, command=command, args=args, port=port)
-            )
-        case ModelPredictor(model_format, storage_uri, runtime, protocol_version, args):
-            message.model.CopyFrom(
-                pb.ModelPredictor(
-                    format=pb.ModelFormat(name=model_format.name, version=model_format.version),
-                    storage_uri=storage_uri,
-                    runtime=runtime,
-                    protocol_version=protocol_version,
-                    args=args,
-                )
-            )
+def _options_in(message: pb.InferenceServiceSpec, path: str) -> dict[str, Any]:
+    """The fields of ServingOptions, which a whole spec has as well."""
+    timed = message.HasField("request_timeout")
+    return {
+        "env": dict(message.env),
+        "secret_env": {n: SecretKeyRef(r.secret, r.key) for n, r in message.secret_env.items()},
+        "resources": Resources(dict(message.resources.requests), dict(message.resources.limits)),
+        "scaling": _scaling_of(message.scaling),
+        "service_account": message.service_account,
+        "image_pull_policy": message.image_pull_policy,
+        "deployment_mode": message.deployment_mode,
+        "node_selector": dict(message.node_selector),
+        "tolerations": tuple(map(_toleration_of, message.tolerations)),
+        "request_timeout": duration_of(message.request_timeout, f"{path}.request_timeout")
+        if timed
+        else None,
+    }
 
 
 def _scaling_of(message: pb.Scaling) -> Scaling:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from server.control.registry_deploying import RegistryDeploying
 from server.control.viewing import View
 from server.domain.canonical import canonical_deploy
 from server.domain.checks import check_delete, check_deploy
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.errors import ServiceNotFound
-from server.domain.inference_service import InferenceService
+from server.domain.inference_service import InferenceService, RegisteredModelPredictor
 from server.ports import Cluster
 
 
 class Deploying:
-    """Commands write the cluster and nothing else: an acknowledged one is stored there."""
+    """Commands write the cluster: an acknowledged one is stored there, whatever becomes of the
+    record that a Deploy from the registry has besides."""
 
-    def __init__(self, cluster: Cluster, view: View) -> None:
+    def __init__(self, cluster: Cluster, view: View, from_registry: RegistryDeploying) -> None:
         self._cluster = cluster
         self._view = view
+        self._from_registry = from_registry
 
     async def deploy(self, deploy: Deploy) -> Applied:
         """Carry out a Deploy; answered only when the cluster has stored it."""
+        predictor = deploy.spec.predictor if deploy.spec else None
+        if isinstance(predictor, RegisteredModelPredictor):
+            return await self._from_registry.deploy(deploy, predictor)
         check_deploy(deploy)
         applied = await self._cluster.apply(canonical_deploy(deploy))
         if not deploy.validate_only:

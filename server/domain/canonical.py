@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from server.domain.commands import Deploy
-from server.domain.inference_service import InferenceServiceSpec, Resources
+from server.domain.inference_service import Resources, ServingOptions
 from server.domain.quantities import canonical
 from server.domain.spec_checks import DEPLOYMENT_MODES
+
+Options = TypeVar("Options", bound=ServingOptions)
 
 
 def canonical_deploy(deploy: Deploy) -> Deploy:
     """The Deploy, which has passed its check, with a canonical spec."""
-    return replace(deploy, spec=canonical_spec(deploy.spec)) if deploy.spec else deploy
+    return replace(deploy, spec=canonical_options(deploy.spec)) if deploy.spec else deploy
 
 
-def canonical_spec(spec: InferenceServiceSpec) -> InferenceServiceSpec:
+def canonical_options(options: Options) -> Options:
     """Quantities as Kubernetes writes them, and the deployment mode by its present name."""
     return replace(
-        spec,
+        options,
         resources=Resources(
-            _quantities(spec.resources.requests), _quantities(spec.resources.limits)
+            _quantities(options.resources.requests), _quantities(options.resources.limits)
         ),
-        deployment_mode=DEPLOYMENT_MODES.get(spec.deployment_mode, ""),
+        deployment_mode=DEPLOYMENT_MODES.get(options.deployment_mode, ""),
     )
 
 

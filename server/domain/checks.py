@@ -13,23 +13,25 @@ from functools import lru_cache
 
 from server.domain.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.inference_service import ServiceKey
-from server.domain.spec_checks import spec_violations
+from server.domain.inference_service import RegisteredModelPredictor, ServiceKey
+from server.domain.spec_checks import predictor_violations, spec_violations
 from server.domain.syntax import (
     at,
     dns_label_problem,
     label_value_problem,
+    name_problem,
     problem_at,
     qualified_name_problem,
     size,
 )
 
-_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 # KServe accepts longer names, and then no pod ever comes up: it derives names of DNS labels.
 LONGEST_NAME = 48
 LONGEST_HOST = 63
+# What Kubernetes takes, so that somebody else may have made it.
+LONGEST_NAME_THERE = 253
 
 MOST_LABELS = 128
 MOST_ANNOTATIONS = 512
@@ -52,6 +54,11 @@ _FREE_ANNOTATIONS = frozenset(
 def check_deploy(deploy: Deploy) -> None:
     """Refuse a Deploy that can never work. Raises FieldInvalid with everything wrong with it."""
     _refuse(_deploy_violations(deploy))
+
+
+def check_registered(predictor: RegisteredModelPredictor) -> None:
+    """Refuse names that nothing registered can have. Raises FieldInvalid."""
+    _refuse(predictor_violations(predictor))
 
 
 def check_delete(delete: Delete) -> None:
@@ -94,22 +101,20 @@ def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
 
 
 def _name_violations(name: str) -> Iterator[FieldViolation]:
-    if not name:
-        yield FieldViolation("name", "is required")
-    elif len(name) > 253 or not _NAME.fullmatch(name):
-        yield FieldViolation(
-            "name",
-            "has lower-case letters, digits and '-', begins with a letter and ends with a letter"
-            " or digit",
-        )
+    yield from problem_at("name", name_problem(name, LONGEST_NAME_THERE))
 
 
 def _namespace_violations(namespace: str) -> Iterator[FieldViolation]:
     yield from problem_at("namespace", dns_label_problem(namespace))
 
 
+def room_for_name(namespace: str) -> int:
+    """How many characters the name of a service there may have; may be negative."""
+    return min(LONGEST_NAME, LONGEST_HOST - len(_host("", namespace)))
+
+
 def _length_violations(key: ServiceKey) -> Iterator[FieldViolation]:
-    host = f"{key.name}-predictor-{key.namespace}"
+    host = _host(key.name, key.namespace)
     if len(key.name) > LONGEST_NAME:
         yield FieldViolation("name", f"may have at most {LONGEST_NAME} characters")
     elif len(host) > LONGEST_HOST:
@@ -118,6 +123,10 @@ def _length_violations(key: ServiceKey) -> Iterator[FieldViolation]:
             f"<name>-predictor-<namespace> may have at most {LONGEST_HOST} characters, and has"
             f" {len(host)}",
         )
+
+
+def _host(name: str, namespace: str) -> str:
+    return f"{name}-predictor-{namespace}"
 
 
 def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:

@@ -15,6 +15,9 @@ from server.domain.rollout import Rollout
 
 STOP_ANNOTATION = "serving.kserve.io/stop"
 MANAGED_BY_LABEL = ("app.kubernetes.io/managed-by", "modelservice")
+OUR_PREFIX = "modelservice.dev/"
+MODEL_ID_LABEL = f"{OUR_PREFIX}registered-model-id"
+ENVIRONMENT_ID_LABEL = f"{OUR_PREFIX}environment-id"
 
 
 class Action(StrEnum):
@@ -27,11 +30,39 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where in the registry a Deploy comes from, by ids, which become labels of the object.
+
+    `service_id` is the same for everything that was ever deployed under one name for one project.
+    `deployment_id` names the record of this deployment; empty in a dry run. It rides on the object
+    beside the rollout's marker, so it changes only in writes that make a new rollout with other
+    pods: a restart, a change of scaling alone and an unchanged Deploy leave the one that is there.
+    """
+
+    model_id: str
+    version_id: str
+    environment_id: str
+    service_id: str
+    deployment_id: str = ""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels that the object carries for it."""
+        return {
+            MODEL_ID_LABEL: self.model_id,
+            f"{OUR_PREFIX}model-version-id": self.version_id,
+            ENVIRONMENT_ID_LABEL: self.environment_id,
+            f"{OUR_PREFIX}service-id": self.service_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Deploy:
     """Replace the whole spec of a service, or make it.
 
     `spec` None keeps spec, labels and annotations; only `restart` may ask for that. `timeout` is
-    how long an answer of the cluster is waited for.
+    how long an answer of the cluster is waited for. `provenance` stands with a registered model,
+    and then `asked` is the body_hash of what the caller sent, before it was resolved.
     """
 
     key: ServiceKey
@@ -44,12 +75,24 @@ class Deploy:
     restart: bool = False
     force: bool = False
     create_only: bool = False
+    provenance: Provenance | None = None
+    asked: str = ""
     timeout: timedelta = timedelta(seconds=30)
+
+    @property
+    def origin(self) -> Mapping[str, str]:
+        """The labels that tell where in the registry it comes from; none where it does not."""
+        return self.provenance.labels if self.provenance else {}
+
+    @property
+    def deployment_id(self) -> str:
+        """The record of this deployment; empty where there is none."""
+        return self.provenance.deployment_id if self.provenance else ""
 
     @property
     def body_hash(self) -> str:
         """The same for the same wish: what a request_id may not be reused across."""
-        return fingerprint(
+        return self.asked or fingerprint(
             [
                 asdict(self.spec) if self.spec else None,
                 dict(self.labels),
@@ -81,6 +124,11 @@ class Applied:
     service: InferenceService
     action: Action
     rollout: Rollout | None
+
+
+def asks_stop(annotations: Mapping[str, Any]) -> bool:
+    """Whether STOP_ANNOTATION asks that nothing runs; KServe ignores the case of its value."""
+    return str(annotations.get(STOP_ANNOTATION, "")).lower() == "true"
 
 
 def type_name(spec: InferenceServiceSpec | None) -> str:

@@ -26,6 +26,10 @@ class ErrorReason(StrEnum):
     SERVICE_NOT_FOUND = "SERVICE_NOT_FOUND"
     NAMESPACE_NOT_FOUND = "NAMESPACE_NOT_FOUND"
     ROLLOUT_GONE = "ROLLOUT_GONE"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    VERSION_NOT_FOUND = "VERSION_NOT_FOUND"
+    ENVIRONMENT_NOT_FOUND = "ENVIRONMENT_NOT_FOUND"
+    DEPLOYMENT_NOT_FOUND = "DEPLOYMENT_NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     ETAG_MISMATCH = "ETAG_MISMATCH"
     CONCURRENT_WRITE = "CONCURRENT_WRITE"
@@ -43,11 +47,18 @@ class ErrorReason(StrEnum):
     UPDATES_DISABLED = "UPDATES_DISABLED"
     KSERVE_MISSING = "KSERVE_MISSING"
     SERVER_LACKS_RIGHTS = "SERVER_LACKS_RIGHTS"
+    VERSION_NOT_READY = "VERSION_NOT_READY"
+    VERSION_ARCHIVED = "VERSION_ARCHIVED"
+    NO_DEPLOYABLE_VERSION = "NO_DEPLOYABLE_VERSION"
+    ENVIRONMENT_NAMESPACE_FIXED = "ENVIRONMENT_NAMESPACE_FIXED"
+    IN_USE = "IN_USE"
+    REGISTRY_DISABLED = "REGISTRY_DISABLED"
     CLUSTER_UNAVAILABLE = "CLUSTER_UNAVAILABLE"
     WRITE_OUTCOME_UNKNOWN = "WRITE_OUTCOME_UNKNOWN"
     WEBHOOK_UNAVAILABLE = "WEBHOOK_UNAVAILABLE"
     VIEW_NOT_READY = "VIEW_NOT_READY"
     VIEW_BEHIND = "VIEW_BEHIND"
+    REGISTRY_UNAVAILABLE = "REGISTRY_UNAVAILABLE"
     SERVER_STOPPING = "SERVER_STOPPING"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
@@ -137,11 +148,11 @@ class AlreadyExists(ServiceError):
 
 
 class EtagMismatch(ServiceError):
-    """The service is no longer what the caller's etag was read from; nothing was written."""
+    """It is no longer what the caller's etag was read from; nothing was written."""
 
     reason = ErrorReason.ETAG_MISMATCH
 
-    def __init__(self, key: ServiceKey) -> None:
+    def __init__(self, key: object) -> None:
         super().__init__(
             f"{key} has changed since its etag was read; read it again and decide anew"
         )

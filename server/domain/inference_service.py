@@ -61,7 +61,25 @@ class ModelPredictor:
     args: tuple[str, ...] = ()
 
 
-Predictor = ContainerPredictor | ModelPredictor
+ServingPredictor = ContainerPredictor | ModelPredictor
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModelPredictor:
+    """A version of a registered model, in a serving environment, all by name.
+
+    `version` empty: the model's default, else its newest READY one. `resolved` is what that comes
+    to; a cluster is only ever asked for a predictor that has both.
+    """
+
+    project: str
+    model: str
+    environment: str
+    version: str = ""
+    resolved: ServingPredictor | None = None
+
+
+Predictor = ServingPredictor | RegisteredModelPredictor
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +114,10 @@ class Toleration:
     toleration_seconds: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceServiceSpec:
-    """What a caller asks for. Empty strings, maps and None mean: not asked."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """How a predictor is run. Empty strings, maps and None mean: not asked."""
 
-    predictor: Predictor
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, SecretKeyRef] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
@@ -114,13 +131,29 @@ class InferenceServiceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class InferenceServiceSpec(ServingOptions):
+    """What a caller asks for: what to run, and how."""
+
+    predictor: Predictor
+
+    @property
+    def serving(self) -> ServingPredictor:
+        """What really runs: for a registered model, what it was resolved to."""
+        if not isinstance(self.predictor, RegisteredModelPredictor):
+            return self.predictor
+        assert self.predictor.resolved, "a cluster is asked for what is resolved only"
+        return self.predictor.resolved
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceService:
     """One service as the cluster has it.
 
     `spec` is None only where an unmanaged object has nothing that fits the contract.
     `labels` and `annotations` are the user's own; `selectable_labels` are all of the object's,
     which label selectors see. `etag` changes with uid, spec, labels and annotations, never with
-    status.
+    status. `deployment_id` names the record of the deployment from the registry that it comes from;
+    empty where it does not.
     """
 
     key: ServiceKey
@@ -135,6 +168,7 @@ class InferenceService:
     selectable_labels: Mapping[str, str] = field(default_factory=dict)
     delete_time: datetime | None = None
     unmanaged: bool = False
+    deployment_id: str = ""
 
     @property
     def rollout(self) -> Rollout:

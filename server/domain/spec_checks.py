@@ -12,10 +12,14 @@ from server.domain.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelPredictor,
+    Predictor,
+    RegisteredModelPredictor,
     Scaling,
     SecretKeyRef,
+    ServingOptions,
     Toleration,
 )
+from server.domain.registry_names import name_problem, project_problem, version_problem
 from server.domain.resource_checks import resource_violations
 from server.domain.syntax import (
     at,
@@ -57,42 +61,64 @@ _SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 
 def spec_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
     """Everything that keeps a spec from ever working."""
-    yield from _predictor_violations(spec)
-    yield from _environment_violations(spec)
-    yield from resource_violations(spec.resources)
-    yield from _scaling_violations(spec.scaling)
+    yield from predictor_violations(spec.predictor)
+    yield from _option_violations(spec)
     yield from mode_violations(spec, DEPLOYMENT_MODES.get(spec.deployment_mode, ""))
-    yield from _word_violations(spec)
-    yield from _node_selector_violations(spec.node_selector)
-    yield from _toleration_violations(spec.tolerations)
-    if sum(map(size, _texts(spec))) > MOST_SPEC_BYTES:
-        yield FieldViolation("spec", f"its texts may have {MOST_SPEC_BYTES >> 10} KiB in all")
+    if isinstance(_served_by(spec.predictor), ContainerPredictor):
+        yield from _container_variable_violations(spec)
+    yield from _size_violations(
+        chain(_option_texts(spec), _predictor_texts(_served_by(spec.predictor)))
+    )
+
+
+def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    """Everything that keeps options from ever working, whatever they are to serve."""
+    yield from _option_violations(options)
+    yield from _mode_violations(options, DEPLOYMENT_MODES.get(options.deployment_mode, ""))
+    yield from _size_violations(_option_texts(options))
 
 
 def mode_violations(spec: InferenceServiceSpec, mode: str) -> Iterator[FieldViolation]:
     """What can never work in a deployment mode; empty: in none that the cluster may choose."""
-    metrics = METRICS.get(mode) or [metric for known in METRICS.values() for metric in known]
-    yield from _one_of("spec.scaling.metric", spec.scaling.metric, metrics)
-    if mode == "Knative":
-        yield from _knative_violations(spec)
-
-
-def _knative_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    for name in _KNATIVE_VARIABLES:
-        for path, names in (("spec.env", spec.env), ("spec.secret_env", spec.secret_env)):
-            if name in names:
-                yield FieldViolation(at(path, name), "is set by Knative itself")
-    predictor = spec.predictor
-    if isinstance(predictor, ContainerPredictor) and predictor.port in _KNATIVE_PORTS:
+    yield from _mode_violations(spec, mode)
+    served_by = _served_by(spec.predictor)
+    port = served_by.port if isinstance(served_by, ContainerPredictor) else 0
+    if mode == "Knative" and port in _KNATIVE_PORTS:
         yield FieldViolation("spec.container.port", "is taken by Knative's queue-proxy")
 
 
-def _predictor_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    match spec.predictor:
+def _mode_violations(options: ServingOptions, mode: str) -> Iterator[FieldViolation]:
+    metrics = METRICS.get(mode) or [metric for known in METRICS.values() for metric in known]
+    yield from _one_of("spec.scaling.metric", options.scaling.metric, metrics)
+    for name in _KNATIVE_VARIABLES if mode == "Knative" else ():
+        for path, names in (("spec.env", options.env), ("spec.secret_env", options.secret_env)):
+            if name in names:
+                yield FieldViolation(at(path, name), "is set by Knative itself")
+
+
+def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
+    """Everything that keeps a predictor from ever working."""
+    match predictor:
         case ContainerPredictor() as container:
             yield from _container_violations(container)
         case ModelPredictor() as model:
             yield from _model_violations(model)
+        case RegisteredModelPredictor() as registered:
+            yield from _registered_violations(registered)
+
+
+def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    yield from _environment_violations(options)
+    yield from resource_violations(options.resources)
+    yield from _scaling_violations(options.scaling)
+    yield from _word_violations(options)
+    yield from _node_selector_violations(options.node_selector)
+    yield from _toleration_violations(options.tolerations)
+
+
+def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
+    if sum(map(size, texts)) > MOST_SPEC_BYTES:
+        yield FieldViolation("spec", f"its texts may have {MOST_SPEC_BYTES >> 10} KiB in all")
 
 
 def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
@@ -121,6 +147,21 @@ def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
     yield from _argument_violations("spec.model.args", model.args)
 
 
+def _registered_violations(registered: RegisteredModelPredictor) -> Iterator[FieldViolation]:
+    """Only the names: what they stand for was checked when it was registered."""
+    path = "spec.registered_model"
+    yield from problem_at(f"{path}.project", project_problem(registered.project))
+    yield from problem_at(f"{path}.model", name_problem(registered.model))
+    yield from problem_at(f"{path}.environment", name_problem(registered.environment))
+    if registered.version:
+        yield from problem_at(f"{path}.version", version_problem(registered.version))
+
+
+def _served_by(predictor: Predictor) -> Predictor | None:
+    """What runs; None where that is not known yet."""
+    return predictor.resolved if isinstance(predictor, RegisteredModelPredictor) else predictor
+
+
 def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
     if len(arguments) > MOST_ARGUMENTS:
         yield FieldViolation(path, f"at most {MOST_ARGUMENTS}")
@@ -128,20 +169,18 @@ def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[Fiel
         yield from problem_at(f"{path}[{index}]", _string_problem(argument))
 
 
-def _environment_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    if len(spec.env) + len(spec.secret_env) > MOST_VARIABLES:
+def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    if len(options.env) + len(options.secret_env) > MOST_VARIABLES:
         yield FieldViolation("spec.env", f"at most {MOST_VARIABLES}, secret_env included")
-    for name, value in spec.env.items():
+    for name, value in options.env.items():
         path = at("spec.env", name)
         yield from problem_at(path, _variable_problem(name))
         yield from problem_at(path, _string_problem(f"{name}={value}"))
-        if name in spec.secret_env:
+        if name in options.secret_env:
             yield FieldViolation(path, "stands in secret_env as well")
-    for name, reference in spec.secret_env.items():
+    for name, reference in options.secret_env.items():
         yield from problem_at(at("spec.secret_env", name), _variable_problem(name))
         yield from _reference_violations(at("spec.secret_env", name), reference)
-    if isinstance(spec.predictor, ContainerPredictor):
-        yield from _container_variable_violations(spec)
 
 
 def _variable_problem(name: str) -> str | None:
@@ -177,13 +216,13 @@ def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
         yield FieldViolation("spec.scaling.target", "is at least 1")
 
 
-def _word_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    if spec.service_account:
-        problem = dns_subdomain_problem(spec.service_account)
+def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    if options.service_account:
+        problem = dns_subdomain_problem(options.service_account)
         yield from problem_at("spec.service_account", problem)
-    yield from _one_of("spec.image_pull_policy", spec.image_pull_policy, PULL_POLICIES)
-    yield from _one_of("spec.deployment_mode", spec.deployment_mode, DEPLOYMENT_MODES)
-    timeout = spec.request_timeout
+    yield from _one_of("spec.image_pull_policy", options.image_pull_policy, PULL_POLICIES)
+    yield from _one_of("spec.deployment_mode", options.deployment_mode, DEPLOYMENT_MODES)
+    timeout = options.request_timeout
     if timeout is not None and (timeout < timedelta(seconds=1) or timeout.microseconds):
         yield FieldViolation("spec.request_timeout", "is a whole number of seconds, at least 1")
 
@@ -233,10 +272,13 @@ def _string_problem(text: str) -> str | None:
     return "is longer than the 128 KiB that Linux takes" if size(text) > LONGEST_STRING else None
 
 
-def _texts(spec: InferenceServiceSpec) -> Iterator[str]:
-    for name, value in spec.env.items():
+def _option_texts(options: ServingOptions) -> Iterator[str]:
+    for name, value in options.env.items():
         yield from (name, value)
-    match spec.predictor:
+
+
+def _predictor_texts(predictor: Predictor | None) -> Iterator[str]:
+    match predictor:
         case ContainerPredictor(image=image, command=command, args=args):
             yield from chain((image,), command, args)
         case ModelPredictor(format=model_format, storage_uri=storage_uri, args=args):

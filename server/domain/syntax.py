@@ -11,11 +11,26 @@ from collections.abc import Iterator
 
 from server.domain.errors import FieldViolation
 
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(rf"{_DNS_LABEL.pattern}(\.{_DNS_LABEL.pattern})*")
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+
+
+def name_problem(text: str, longest: int) -> str | None:
+    """The name of a service, as KServe takes it, or of something like it."""
+    if not text:
+        return "is required"
+    if len(text) > longest:
+        return f"may have at most {longest} characters"
+    if not _NAME.fullmatch(text):
+        return (
+            "has lower-case letters, digits and '-', begins with a letter and ends with a letter"
+            " or digit"
+        )
+    return None
 
 
 def qualified_name_problem(text: str) -> str | None:

@@ -24,6 +24,7 @@ RETRIED = {
     "WEBHOOK_UNAVAILABLE",
     "VIEW_NOT_READY",
     "VIEW_BEHIND",
+    "REGISTRY_UNAVAILABLE",
     "SERVER_STOPPING",
 }
 # Named by the contract, and not given yet.

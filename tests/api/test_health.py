@@ -16,7 +16,7 @@ from .asking import eventually
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
-SERVICES = ("", "modelservice.v1.ModelService", "cluster", "live")
+SERVICES = ("", "modelservice.v1.ModelService", "cluster", "registry", "live")
 
 
 def status(health, service: str) -> int:
@@ -75,6 +75,8 @@ def test_a_service_that_is_none_is_not_found(health) -> None:
     [
         "modelservice.v1.ModelService",
         "modelservice.v1.Failure",
+        "modelservice.v1.RegistryService",
+        "modelservice.v1.ModelDeployment",
         "google.rpc.ErrorInfo",
         "google.rpc.RetryInfo",
         "google.rpc.BadRequest",
@@ -93,7 +95,11 @@ def test_reflection_resolves_the_contract_and_the_details_of_errors(grpc_channel
 def test_reflection_lists_the_services(grpc_channel) -> None:
     (answer,) = _reflected(grpc_channel, ServerReflectionRequest(list_services=""))
     names = {service.name for service in answer.list_services_response.service}
-    assert {"modelservice.v1.ModelService", "grpc.health.v1.Health"} <= names
+    assert {
+        "modelservice.v1.ModelService",
+        "modelservice.v1.RegistryService",
+        "grpc.health.v1.Health",
+    } <= names
 
 
 def _reflected(channel: grpc.Channel, *requests: ServerReflectionRequest) -> list:

@@ -7,7 +7,8 @@ import json
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from modelservice.v1.inference_service_pb2 import SecretKeyRef
+from modelservice.v1 import registry_service_pb2 as pb
+from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, SecretKeyRef
 from modelservice.v1.model_service_pb2 import (
     DeleteRequest,
     GetRequest,
@@ -15,13 +16,16 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusRequest,
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from tests.alone import alone
 
 from .asking import container, deploy, watching
+from .registering import Project
 
 SECRET = "hunter2"
 METHOD = "modelservice.v1.ModelService"
+REGISTRY = "modelservice.v1.RegistryService"
 
 
 def secretive(name: str, **others):
@@ -33,9 +37,10 @@ def secretive(name: str, **others):
 
 
 @pytest.fixture(scope="module")
-def logged() -> list[dict]:
+def logged(tmp_path_factory) -> list[dict]:
     """What a server logs of one call of every kind, in order."""
-    with alone(MODELSERVICE_STOP_DELAY="0") as server:
+    url = f"sqlite:///{tmp_path_factory.mktemp('registry')}/registry.db"
+    with alone(MODELSERVICE_STOP_DELAY="0", MODELSERVICE_DATABASE_URL=url) as server:
         with grpc.insecure_channel(server.address) as channel:
             stub = ModelServiceStub(channel)
             stub.Deploy(secretive("a", request_id="job-7"), timeout=10, wait_for_ready=True)
@@ -55,9 +60,26 @@ def logged() -> list[dict]:
             health = health_pb2_grpc.HealthStub(channel)
             health.Check(health_pb2.HealthCheckRequest())
             _failing(channel.unary_unary(f"/{METHOD}/Get"), b"\xff")
+            _register_and_deploy(stub, Project(RegistryServiceStub(channel), "risk"))
         assert server.stop() == 0
         assert not any(SECRET in line for line in server.lines)
         return server.events("call")
+
+
+def _register_and_deploy(stub, project) -> None:
+    project.model(description=SECRET)
+    project.version(image=f"example.org/{SECRET}:1", labels={"a": SECRET})
+    project.environment(defaults=InferenceServiceSpec(env={"TOKEN": SECRET}))
+    project.get_version()
+    _failing(project.stub.UpdateRegisteredModel, project.model_update("name"))
+    stub.Deploy(project.deploy("1"))
+    stub.Deploy(project.deploy(name="b"))
+    project.stub.ListModelDeployments(
+        pb.ListModelDeploymentsRequest(project="risk", environment="staging")
+    )
+    _failing(
+        project.stub.GetModelDeployment, pb.GetModelDeploymentRequest(project="risk", id="none")
+    )
 
 
 def _failing(call, request) -> None:
@@ -81,7 +103,21 @@ def test_every_call_has_exactly_one_line(logged) -> None:
         (f"{METHOD}/WatchStatus", "DEADLINE_EXCEEDED", "model-serving/a"),
         (f"{METHOD}/Delete", "OK", "model-serving/a"),
         (f"{METHOD}/Get", "INVALID_ARGUMENT", None),
+        (f"{REGISTRY}/CreateRegisteredModel", "OK", "risk/fraud"),
+        (f"{REGISTRY}/CreateModelVersion", "OK", "risk/fraud/1"),
+        (f"{REGISTRY}/CreateServingEnvironment", "OK", "risk/staging"),
+        (f"{REGISTRY}/GetModelVersion", "OK", "risk/fraud/1"),
+        (f"{REGISTRY}/UpdateRegisteredModel", "INVALID_ARGUMENT", "risk/fraud"),
+        (f"{METHOD}/Deploy", "OK", None),
+        (f"{METHOD}/Deploy", "OK", "/b"),
+        (f"{REGISTRY}/ListModelDeployments", "OK", "risk/staging"),
+        (f"{REGISTRY}/GetModelDeployment", "NOT_FOUND", "risk/none"),
     ]
+
+
+def test_a_deploy_from_the_registry_says_of_what(logged) -> None:
+    named = [line["registered_model"] for line in logged if "registered_model" in line]
+    assert named == ["risk/fraud/1/staging", "risk/fraud/staging"]
 
 
 def test_a_line_has_the_duration_and_the_callers_request_id(logged) -> None:

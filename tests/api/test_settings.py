@@ -82,6 +82,12 @@ def kubeconfig(tmp_path: Path) -> str:
         ({"MODELSERVICE_LISTEN": "[::]:50051"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
         ({"MODELSERVICE_ALLOW_PLAINTEXT": "-"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
         ({"MODELSERVICE_NAMESPACES": "a,B_"}, "MODELSERVICE_NAMESPACES"),
+        ({"MODELSERVICE_SERVING_PORTS": "20000"}, "MODELSERVICE_SERVING_PORTS"),
+        ({"MODELSERVICE_SERVING_PORTS": "80-90"}, "MODELSERVICE_SERVING_PORTS"),
+        ({"MODELSERVICE_SERVING_PORTS": "20001-20000"}, "MODELSERVICE_SERVING_PORTS"),
+        ({"MODELSERVICE_SERVING_PORTS": "60000-65536"}, "MODELSERVICE_SERVING_PORTS"),
+        ({"MODELSERVICE_DATABASE_URL": "mysql://u:secret@h/d"}, "MODELSERVICE_DATABASE_URL"),
+        ({"MODELSERVICE_DATABASE_URL": "sqlite:///relative"}, "MODELSERVICE_DATABASE_URL"),
         ({"MODELSERVICE_STOP_GRACE": "soon"}, "MODELSERVICE_STOP_GRACE"),
         ({"MODELSERVICE_STOP_GRACE": "inf"}, "MODELSERVICE_STOP_GRACE"),
         ({"MODELSERVICE_STOP_GRACE": "-1"}, "MODELSERVICE_STOP_GRACE"),
@@ -107,6 +113,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
     assert said.err.count("\n") == 1
     assert said.err.startswith("modelservice: ")
     assert named in said.err
+    assert "secret" not in said.err
 
 
 @pytest.mark.parametrize(
@@ -123,6 +130,14 @@ def test_a_start_without_a_usable_cluster_ends_with_2(environment, named) -> Non
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert named in ended.stderr
+
+
+def test_a_database_url_that_cannot_be_read_ends_a_start_with_2_and_is_not_shown(tmp_path) -> None:
+    url = "postgresql://u:a:secret@h:x/d"
+    ended = server(MODELSERVICE_STATE_DIR=str(tmp_path), MODELSERVICE_DATABASE_URL=url)
+    assert ended.returncode == 2
+    assert "MODELSERVICE_DATABASE_URL" in ended.stderr
+    assert "secret" not in ended.stderr
 
 
 def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from tests.port_blocks import PortBlock
+
 from .lab import Cluster
 from .lab.credentials import write_kubeconfig
-from .lab.processes import Ports
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class Link:
 
     def __init__(self, cluster: Cluster, kubeconfig: Path, folder: Path) -> None:
         self._there = urlsplit(cluster.server)
-        self._ports = Ports()
+        self._ports = PortBlock()
         self._port = self._ports.next()
         self.kubeconfig = readdressed(
             kubeconfig, folder / f"link-{self._port}.kubeconfig", port=self._port, ca=cluster.ca

@@ -12,8 +12,10 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelservice.v1 import model_service_pb2_grpc
 
+from tests.port_blocks import PortBlock
+
 from .lab import Component, Lab
-from .lab.processes import Ports, Sweeper
+from .lab.processes import Sweeper
 
 ROOT = Path(__file__).parents[2]
 SERVICE_ACCOUNT, NAMESPACE = "modelservice", "modelservice"
@@ -48,7 +50,7 @@ class Server(Component):
     def __init__(
         self, name: str, *, kubeconfig: Path, folder: Path, sweeper: Sweeper, env: Mapping[str, str]
     ) -> None:
-        self._ports = Ports()
+        self._ports = PortBlock()
         self.address = f"127.0.0.1:{self._ports.next()}"
         settings = {
             "PYTHONPATH": f"{ROOT}:{ROOT / 'generated'}",

@@ -13,10 +13,11 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from tests.port_blocks import PortBlock
+
 from .interference import Background, readdressed
 from .lab import Cluster
 from .lab.credentials import write_loopback_certificate
-from .lab.processes import Ports
 
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,7 +39,7 @@ class Tampering:
         self._api_server = cluster.server
         self._trusting = ssl.create_default_context(cadata=cluster.ca.decode())
         self._trusting.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        self._ports = Ports()
+        self._ports = PortBlock()
         self._port = self._ports.next()
         ca = write_loopback_certificate(folder / "tls")
         self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -12,10 +12,7 @@ import pytest
 from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
-from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
-from tests.contracts.deploying import DeployConformance, RestartConformance
-from tests.contracts.feeding import FeedConformance
-from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, container, following
 
 from .lab import Cluster, Lab
@@ -98,13 +95,5 @@ async def world(cluster: Cluster, namespace: str) -> AsyncIterator[KServeWorld]:
         await world.close()
 
 
-class TestKServeCluster(
-    DeployConformance,
-    RestartConformance,
-    RequestIdConformance,
-    GuardConformance,
-    DeleteConformance,
-    UnmanagedConformance,
-    FeedConformance,
-):
+class TestKServeCluster(ClusterConformance):
     """The whole suite."""

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.domain.canonical import canonical_spec
+from server.domain.canonical import canonical_options
 from server.domain.commands import STOP_ANNOTATION, Action, Applied, Delete, Deploy
 from server.domain.errors import (
     EtagMismatch,
@@ -97,7 +97,7 @@ async def test_the_same_deploy_again_does_not_touch_the_object(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(strategies.specs().map(canonical_spec), strategies.labels, strategies.annotations)
+@given(strategies.specs().map(canonical_options), strategies.labels, strategies.annotations)
 async def test_what_get_gives_can_be_given_back_to_deploy(
     kserve: KServeCluster,
     namespace: str,

@@ -7,4 +7,5 @@ pytest.register_assert_rewrite(
     "tests.contracts.deploying",
     "tests.contracts.feeding",
     "tests.contracts.guarding",
+    "tests.contracts.registered",
 )

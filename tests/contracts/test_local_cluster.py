@@ -11,10 +11,7 @@ import pytest
 from server.adapters.local.cluster import LocalCluster
 from server.domain.inference_service import InferenceServiceSpec, ServiceKey
 from tests.adapters.local.serving import model, opened
-from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
-from tests.contracts.deploying import DeployConformance, RestartConformance
-from tests.contracts.feeding import FeedConformance
-from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, World, following
 
 
@@ -67,13 +64,5 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield LocalWorld(cluster, told, tmp_path)
 
 
-class TestLocalCluster(
-    DeployConformance,
-    RestartConformance,
-    RequestIdConformance,
-    GuardConformance,
-    DeleteConformance,
-    UnmanagedConformance,
-    FeedConformance,
-):
+class TestLocalCluster(ClusterConformance):
     """The whole suite."""

@@ -9,10 +9,7 @@ import pytest
 
 from server.adapters.memory.cluster import MemoryCluster
 from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
-from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
-from tests.contracts.deploying import DeployConformance, RestartConformance
-from tests.contracts.feeding import FeedConformance
-from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, World, container, following
 
 
@@ -59,13 +56,5 @@ async def world() -> AsyncIterator[World]:
         yield MemoryWorld(cluster, told)
 
 
-class TestMemoryCluster(
-    DeployConformance,
-    RestartConformance,
-    RequestIdConformance,
-    GuardConformance,
-    DeleteConformance,
-    UnmanagedConformance,
-    FeedConformance,
-):
+class TestMemoryCluster(ClusterConformance):
     """The whole suite."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.demo import ROOT, SERVING_PYTHON
+from tests.port_blocks import own_block
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 40.0
@@ -85,6 +86,7 @@ def _environment(folder: Path) -> dict[str, str]:
         "KSERVE_ENABLED": "false",
         "MODELSERVICE_LISTEN": "127.0.0.1:0",
         "MODELSERVICE_LOG_FORMAT": "json",
+        "MODELSERVICE_SERVING_PORTS": own_block().setting,
         "MODELSERVICE_SERVING_PYTHON": str(SERVING_PYTHON),
         "MODELSERVICE_STATE_DIR": str(folder / "state"),
         "MODELSERVICE_STOP_DELAY": "0",  # nobody else calls it

@@ -13,6 +13,7 @@ from server.domain.inference_service import (
     InferenceServiceSpec,
     ModelFormat,
     ModelPredictor,
+    RegisteredModelPredictor,
     Resources,
     SecretKeyRef,
     ServiceKey,
@@ -44,6 +45,11 @@ def container(**fields: Any) -> InferenceServiceSpec:
 
 def model(**fields: Any) -> InferenceServiceSpec:
     return dataclasses.replace(MODEL, predictor=dataclasses.replace(MODEL.predictor, **fields))
+
+
+def registered(**fields: str) -> InferenceServiceSpec:
+    names = {"project": "fruit", "model": "iris", "environment": "staging"}
+    return InferenceServiceSpec(RegisteredModelPredictor(**{**names, **fields}))
 
 
 def spec(**fields: Any) -> InferenceServiceSpec:

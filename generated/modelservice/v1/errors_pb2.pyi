@@ -37,7 +37,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     request.
     """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 304
-    """INVALID_ARGUMENT: the page_token is damaged, or belongs to a List with other fields. Start
+    """INVALID_ARGUMENT: the page_token is damaged, or belongs to a list with other fields. Start
     again without it.
     """
     ERROR_REASON_RESUME_TOKEN_INVALID: _ErrorReason.ValueType  # 305
@@ -54,8 +54,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
     deleted and made anew under its name.
     """
+    ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 504
+    """NOT_FOUND: the project has no registered model of that name."""
+    ERROR_REASON_VERSION_NOT_FOUND: _ErrorReason.ValueType  # 505
+    """NOT_FOUND: the registered model has no such version."""
+    ERROR_REASON_ENVIRONMENT_NOT_FOUND: _ErrorReason.ValueType  # 506
+    """NOT_FOUND: the project has no serving environment of that name."""
+    ERROR_REASON_DEPLOYMENT_NOT_FOUND: _ErrorReason.ValueType  # 507
+    """NOT_FOUND: the project has no deployment of that id."""
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 601
-    """ALREADY_EXISTS: create_only, and there is a service of that name."""
+    """ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
+    environment of that name is registered already; or a Deploy of a registered model gives no
+    name, and the one that stands in for it belongs to another model or environment: give a name.
+    """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
     """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
     it does not tell whether the service is there. Not given yet, since callers have no identity.
@@ -111,8 +122,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
     and `resource`. The caller can do nothing; who installed the server can.
     """
+    ERROR_REASON_VERSION_NOT_READY: _ErrorReason.ValueType  # 914
+    """FAILED_PRECONDITION: the version is not READY, as a deployed or a default version must be."""
+    ERROR_REASON_VERSION_ARCHIVED: _ErrorReason.ValueType  # 915
+    """FAILED_PRECONDITION: the version is archived, so that it can neither be deployed nor be the
+    default.
+    """
+    ERROR_REASON_NO_DEPLOYABLE_VERSION: _ErrorReason.ValueType  # 916
+    """FAILED_PRECONDITION: a Deploy names no version, and the model has neither a default version nor
+    a READY one.
+    """
+    ERROR_REASON_ENVIRONMENT_NAMESPACE_FIXED: _ErrorReason.ValueType  # 917
+    """FAILED_PRECONDITION: an environment's namespace never changes, and a Deploy to it names no
+    other one.
+    """
+    ERROR_REASON_IN_USE: _ErrorReason.ValueType  # 918
+    """FAILED_PRECONDITION: a model, version or environment cannot be deleted while deployments use
+    it; the metadata's `used_by` names up to 5 of their services. Delete those first.
+    """
+    ERROR_REASON_REGISTRY_DISABLED: _ErrorReason.ValueType  # 919
+    """FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
+    database.
+    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
-    """ABORTED: the service has changed since the etag was read. Read it again, decide again."""
+    """ABORTED: the service, or what is registered, has changed since the etag was read. Read it
+    again, decide again.
+    """
     ERROR_REASON_CONCURRENT_WRITE: _ErrorReason.ValueType  # 1002
     """ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
     written.
@@ -139,6 +174,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
     answers.
     """
+    ERROR_REASON_REGISTRY_UNAVAILABLE: _ErrorReason.ValueType  # 1407
+    """UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
+    another release. The message says whether something may have been stored. Calls that need no
+    registry go on.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
     """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
     identity.
@@ -151,7 +191,7 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     `modelservice` and whose `reason` is the name of one of these values without `ERROR_REASON_`, for
     example `ETAG_MISMATCH`; its `metadata` names what is concerned. Others follow where they help:
 
-    - `google.rpc.BadRequest`: the paths of the refused fields, as `spec.resources.limits[memory]`
+    - `google.rpc.BadRequest`: the paths of the refused fields, as `spec.resources.limits["memory"]`
     - `google.rpc.RetryInfo`: the error passes by itself; wait so long, then send the same request
     - `modelservice.v1.Failure`: the cause of a failed rollout
 
@@ -178,7 +218,7 @@ ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 303
 request.
 """
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 304
-"""INVALID_ARGUMENT: the page_token is damaged, or belongs to a List with other fields. Start
+"""INVALID_ARGUMENT: the page_token is damaged, or belongs to a list with other fields. Start
 again without it.
 """
 ERROR_REASON_RESUME_TOKEN_INVALID: ErrorReason.ValueType  # 305
@@ -195,8 +235,19 @@ ERROR_REASON_ROLLOUT_GONE: ErrorReason.ValueType  # 503
 """NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
 deleted and made anew under its name.
 """
+ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 504
+"""NOT_FOUND: the project has no registered model of that name."""
+ERROR_REASON_VERSION_NOT_FOUND: ErrorReason.ValueType  # 505
+"""NOT_FOUND: the registered model has no such version."""
+ERROR_REASON_ENVIRONMENT_NOT_FOUND: ErrorReason.ValueType  # 506
+"""NOT_FOUND: the project has no serving environment of that name."""
+ERROR_REASON_DEPLOYMENT_NOT_FOUND: ErrorReason.ValueType  # 507
+"""NOT_FOUND: the project has no deployment of that id."""
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 601
-"""ALREADY_EXISTS: create_only, and there is a service of that name."""
+"""ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
+environment of that name is registered already; or a Deploy of a registered model gives no
+name, and the one that stands in for it belongs to another model or environment: give a name.
+"""
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
 """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
 it does not tell whether the service is there. Not given yet, since callers have no identity.
@@ -252,8 +303,32 @@ ERROR_REASON_SERVER_LACKS_RIGHTS: ErrorReason.ValueType  # 913
 """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
 and `resource`. The caller can do nothing; who installed the server can.
 """
+ERROR_REASON_VERSION_NOT_READY: ErrorReason.ValueType  # 914
+"""FAILED_PRECONDITION: the version is not READY, as a deployed or a default version must be."""
+ERROR_REASON_VERSION_ARCHIVED: ErrorReason.ValueType  # 915
+"""FAILED_PRECONDITION: the version is archived, so that it can neither be deployed nor be the
+default.
+"""
+ERROR_REASON_NO_DEPLOYABLE_VERSION: ErrorReason.ValueType  # 916
+"""FAILED_PRECONDITION: a Deploy names no version, and the model has neither a default version nor
+a READY one.
+"""
+ERROR_REASON_ENVIRONMENT_NAMESPACE_FIXED: ErrorReason.ValueType  # 917
+"""FAILED_PRECONDITION: an environment's namespace never changes, and a Deploy to it names no
+other one.
+"""
+ERROR_REASON_IN_USE: ErrorReason.ValueType  # 918
+"""FAILED_PRECONDITION: a model, version or environment cannot be deleted while deployments use
+it; the metadata's `used_by` names up to 5 of their services. Delete those first.
+"""
+ERROR_REASON_REGISTRY_DISABLED: ErrorReason.ValueType  # 919
+"""FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
+database.
+"""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
-"""ABORTED: the service has changed since the etag was read. Read it again, decide again."""
+"""ABORTED: the service, or what is registered, has changed since the etag was read. Read it
+again, decide again.
+"""
 ERROR_REASON_CONCURRENT_WRITE: ErrorReason.ValueType  # 1002
 """ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
 written.
@@ -279,6 +354,11 @@ ERROR_REASON_VIEW_BEHIND: ErrorReason.ValueType  # 1405
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 1406
 """UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
 answers.
+"""
+ERROR_REASON_REGISTRY_UNAVAILABLE: ErrorReason.ValueType  # 1407
+"""UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
+another release. The message says whether something may have been stored. Calls that need no
+registry go on.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no

@@ -83,6 +83,7 @@ class InferenceService(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DELETE_TIME_FIELD_NUMBER: _builtins.int
     UNMANAGED_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The Kubernetes namespace."""
     name: _builtins.str
@@ -105,6 +106,10 @@ class InferenceService(_message.Message):
     unmanaged: _builtins.bool
     """True if it was not made by this API (by kubectl, for example). It is followed like any other,
     but Deploy and Delete touch it only with `force`.
+    """
+    deployment_id: _builtins.str
+    """The record of the deployment from the registry that it runs: ModelDeployment.id. Empty where it
+    was not deployed from a registered model.
     """
     @_builtins.property
     def spec(self) -> Global___InferenceServiceSpec:
@@ -149,10 +154,11 @@ class InferenceService(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         delete_time: _timestamp_pb2.Timestamp | None = ...,
         unmanaged: _builtins.bool = ...,
+        deployment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "delete_time", b"delete_time", "spec", b"spec", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "create_time", b"create_time", "delete_time", b"delete_time", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "rollout_id", b"rollout_id", "spec", b"spec", "status", b"status", "uid", b"uid", "unmanaged", b"unmanaged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "create_time", b"create_time", "delete_time", b"delete_time", "deployment_id", b"deployment_id", "etag", b"etag", "generation", b"generation", "labels", b"labels", "name", b"name", "namespace", b"namespace", "rollout_id", b"rollout_id", "spec", b"spec", "status", b"status", "uid", b"uid", "unmanaged", b"unmanaged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,6 +240,7 @@ class InferenceServiceSpec(_message.Message):
 
     CONTAINER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    REGISTERED_MODEL_FIELD_NUMBER: _builtins.int
     ENV_FIELD_NUMBER: _builtins.int
     SECRET_ENV_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
@@ -269,6 +276,10 @@ class InferenceServiceSpec(_message.Message):
     @_builtins.property
     def model(self) -> Global___ModelPredictor:
         """Model files, and a serving runtime of the cluster to load them."""
+
+    @_builtins.property
+    def registered_model(self) -> Global___RegisteredModelPredictor:
+        """A version of a model that is registered with RegistryService."""
 
     @_builtins.property
     def env(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -317,6 +328,7 @@ class InferenceServiceSpec(_message.Message):
         *,
         container: Global___ContainerPredictor | None = ...,
         model: Global___ModelPredictor | None = ...,
+        registered_model: Global___RegisteredModelPredictor | None = ...,
         env: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         secret_env: _abc.Mapping[_builtins.str, Global___SecretKeyRef] | None = ...,
         resources: Global___Resources | None = ...,
@@ -328,11 +340,11 @@ class InferenceServiceSpec(_message.Message):
         tolerations: _abc.Iterable[Global___Toleration] | None = ...,
         request_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "model", b"model", "predictor", b"predictor", "request_timeout", b"request_timeout", "resources", b"resources", "scaling", b"scaling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "model", b"model", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "deployment_mode", b"deployment_mode", "env", b"env", "image_pull_policy", b"image_pull_policy", "model", b"model", "node_selector", b"node_selector", "predictor", b"predictor", "request_timeout", b"request_timeout", "resources", b"resources", "scaling", b"scaling", "secret_env", b"secret_env", "service_account", b"service_account", "tolerations", b"tolerations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "deployment_mode", b"deployment_mode", "env", b"env", "image_pull_policy", b"image_pull_policy", "model", b"model", "node_selector", b"node_selector", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "scaling", b"scaling", "secret_env", b"secret_env", "service_account", b"service_account", "tolerations", b"tolerations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_predictor: _TypeAlias = _typing.Literal["container", "model"]  # noqa: Y015
+    _WhichOneofReturnType_predictor: _TypeAlias = _typing.Literal["container", "model", "registered_model"]  # noqa: Y015
     _WhichOneofArgType_predictor: _TypeAlias = _typing.Literal["predictor", b"predictor"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_predictor) -> _WhichOneofReturnType_predictor | None: ...
 
@@ -453,6 +465,66 @@ class ModelPredictor(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelPredictor: _TypeAlias = ModelPredictor  # noqa: Y015
+
+@_typing.final
+class RegisteredModelPredictor(_message.Message):
+    """A version of a registered model, in a serving environment of the same project, all by name.
+
+    The service then is what the version says: a `model` predictor for its files, or a `container`
+    predictor for its image. Fields of the spec that the Deploy leaves out are the environment's
+    defaults (ServingEnvironment.defaults); Get shows the whole as it was merged.
+    DeployRequest.namespace is empty or the environment's. DeployRequest.name may be empty: then it
+    is `<model>-<environment>`, cut short where that is too long, and the same each time, so that
+    another version of the same model in the same environment is a rollout of the same service.
+
+    Every Deploy that starts a rollout of another content makes a ModelDeployment.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    RESOLVED_CONTAINER_FIELD_NUMBER: _builtins.int
+    RESOLVED_MODEL_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project of both. Required."""
+    model: _builtins.str
+    """The model's name. Required."""
+    version: _builtins.str
+    """The version, which must be READY. Empty: the model's default version; where it has none, the
+    newest READY one. Answers have it filled in.
+    """
+    environment: _builtins.str
+    """The environment's name. Required."""
+    @_builtins.property
+    def resolved_container(self) -> Global___ContainerPredictor:
+        """What the version's image came to."""
+
+    @_builtins.property
+    def resolved_model(self) -> Global___ModelPredictor:
+        """What the version's files came to."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        environment: _builtins.str = ...,
+        resolved_container: Global___ContainerPredictor | None = ...,
+        resolved_model: Global___ModelPredictor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resolved", b"resolved", "resolved_container", b"resolved_container", "resolved_model", b"resolved_model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "model", b"model", "project", b"project", "resolved", b"resolved", "resolved_container", b"resolved_container", "resolved_model", b"resolved_model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_resolved: _TypeAlias = _typing.Literal["resolved_container", "resolved_model"]  # noqa: Y015
+    _WhichOneofArgType_resolved: _TypeAlias = _typing.Literal["resolved", b"resolved"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_resolved) -> _WhichOneofReturnType_resolved | None: ...
+
+Global___RegisteredModelPredictor: _TypeAlias = RegisteredModelPredictor  # noqa: Y015
 
 @_typing.final
 class ModelFormat(_message.Message):

@@ -81,12 +81,14 @@ class DeployRequest(_message.Message):
     CREATE_ONLY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace, which must exist. Empty: the server's default (model-serving unless it is set
-    otherwise).
+    otherwise), or with a registered_model its environment's, which then is the only one that is
+    accepted.
     """
     name: _builtins.str
     """The service's name, required: lower-case letters, digits and `-`, beginning with a letter and
     ending with a letter or digit, at most 48 characters. KServe derives names from it, so
-    `<name>-predictor-<namespace>` may have at most 63.
+    `<name>-predictor-<namespace>` may have at most 63. Empty with a registered_model: see
+    RegisteredModelPredictor.
     """
     etag: _builtins.str
     """Write only if this is still the service's etag. Empty: whatever it is."""

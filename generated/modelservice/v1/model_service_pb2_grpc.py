@@ -114,13 +114,18 @@ class ModelServiceServicer:
         - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
         - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
         an absent service)
-        - ALREADY_EXISTS: ALREADY_EXISTS (with create_only)
+        - ALREADY_EXISTS: ALREADY_EXISTS (with create_only; or the name that stands in for an empty one
+        belongs to another model or environment)
         - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
         - FAILED_PRECONDITION: SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT, MODE_IMMUTABLE,
         POLICY_REFUSED, NAMESPACE_TERMINATING, UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED
         - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
         - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
         WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+        - with a registered_model, NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+        ENVIRONMENT_NOT_FOUND; FAILED_PRECONDITION: VERSION_NOT_READY, VERSION_ARCHIVED,
+        NO_DEPLOYABLE_VERSION, ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED; UNAVAILABLE:
+        REGISTRY_UNAVAILABLE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

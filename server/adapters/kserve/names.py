@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.domain.commands import MANAGED_BY_LABEL
+from server.domain.commands import MANAGED_BY_LABEL, OUR_PREFIX
 
 API_VERSION = "serving.kserve.io/v1beta1"
 KIND = "InferenceService"
@@ -10,16 +10,17 @@ RESOURCE = "inferenceservices"
 CONTAINER = "kserve-container"
 
 FIELD_MANAGER = "modelservice"
-OUR_PREFIX = "modelservice.dev/"
 MANAGED_BY_KEY, MANAGED_BY_VALUE = MANAGED_BY_LABEL
 
 # These ride in spec.predictor.annotations, which reach the pod template: what changes them rolls
 # the pods, so they change only in writes that do so anyway.
-ROLLOUT_ANNOTATION = "modelservice.dev/rollout"
-REQUESTS_ANNOTATION = "modelservice.dev/requests"
-RESTART_ANNOTATION = "modelservice.dev/restart"
-DEFAULTS_ANNOTATION = "modelservice.dev/defaults"
-PROBE_ANNOTATION = "modelservice.dev/probe"
+ROLLOUT_ANNOTATION = f"{OUR_PREFIX}rollout"
+REQUESTS_ANNOTATION = f"{OUR_PREFIX}requests"
+RESTART_ANNOTATION = f"{OUR_PREFIX}restart"
+DEFAULTS_ANNOTATION = f"{OUR_PREFIX}defaults"
+PROBE_ANNOTATION = f"{OUR_PREFIX}probe"
+REGISTERED_ANNOTATION = f"{OUR_PREFIX}registered-model"
+DEPLOYMENT_ANNOTATION = f"{OUR_PREFIX}deployment-id"
 
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 UPDATES_DISABLED_ANNOTATION = "serving.kserve.io/disable-auto-update"

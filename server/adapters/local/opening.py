@@ -30,14 +30,16 @@ async def opened_cluster(
     *,
     python: Path,
     runtimes: Path | None,
+    ports: range,
     progress_deadline: timedelta,
     environment: Mapping[str, str],
 ) -> AsyncIterator[LocalCluster]:
     """Serve what the directory has, for the length of a block; nothing runs afterwards.
 
-    `python` is the serving environment's, `runtimes` the operator's own table, `environment` what
-    model servers inherit a little of; for `left` see `local_cluster`. What an earlier server left
-    running is ended first. Raises StateDirUnusable or RuntimesInvalid.
+    `python` is the serving environment's, `runtimes` the operator's own table, `ports` what new
+    services and model servers may have, `environment` what model servers inherit a little of; for
+    `left` see `local_cluster`. What an earlier server left running is ended first. Raises
+    StateDirUnusable or RuntimesInvalid.
     """
     _allow_all_descriptors()
     patience = Patience(progress_deadline=progress_deadline)
@@ -47,7 +49,7 @@ async def opened_cluster(
             runtimes=Runtimes.load(runtimes),
             python=python,
             fetch=fetch,
-            ports=Ports(),
+            ports=Ports(ports),
             turns=Turns(cores(), patience.longest_turn),
             patience=patience,
             environment=environment,

@@ -8,7 +8,7 @@ from datetime import datetime
 from pydantic import TypeAdapter
 
 from server.domain.admission import Stored
-from server.domain.commands import STOP_ANNOTATION
+from server.domain.commands import asks_stop
 from server.domain.inference_service import (
     InferenceService,
     InferenceServiceSpec,
@@ -29,8 +29,8 @@ class Wish:
     @property
     def model(self) -> ModelPredictor:
         """The model; other predictors are refused at the door."""
-        assert isinstance(self.spec.predictor, ModelPredictor)
-        return self.spec.predictor
+        assert isinstance(self.spec.serving, ModelPredictor)
+        return self.spec.serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Record:
     @property
     def stop_asked(self) -> bool:
         """Nothing is to run."""
-        return self.service.annotations.get(STOP_ANNOTATION, "").lower() == "true"
+        return asks_stop(self.service.annotations)
 
     def rewritten(self, stored: Stored, now: datetime) -> Record:
         """The record once something else is asked for."""

@@ -18,7 +18,7 @@ def refuse_unsupported(spec: InferenceServiceSpec) -> None:
 
 
 def _refusals(spec: InferenceServiceSpec) -> Iterator[str]:
-    if isinstance(spec.predictor, ContainerPredictor):
+    if isinstance(spec.serving, ContainerPredictor):
         yield "it has no containers, so give spec.model with a format and a storage_uri"
     if spec.secret_env:
         yield "it has no Secrets, so give the values in spec.env or in the server's environment"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from server.adapters.local.records import Record, from_json, to_json
+from server.adapters.local.syncing import sync
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.inference_service import ServiceKey
 
@@ -108,7 +109,7 @@ class StateDir:
     def _keep_names(self) -> None:
         self._settled = False
         try:
-            _sync_folder(self._services)
+            sync(self._services)
             self._settled = True
         except OSError as e:
             raise WriteOutcomeUnknown(
@@ -154,7 +155,7 @@ def _held(path: Path, lock: int, at: At) -> StateDir:
 def _owner(file: Path) -> str:
     if not file.exists():
         _replace(file, secrets.token_hex(16).encode(), lambda point: None)
-        _sync_folder(file.parent)
+        sync(file.parent)
     return file.read_text()
 
 
@@ -172,14 +173,6 @@ def _replace(file: Path, content: bytes, at: At) -> None:
     except OSError:
         new.unlink(missing_ok=True)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unusable(path: Path, e: OSError) -> str:

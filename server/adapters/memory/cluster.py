@@ -20,7 +20,7 @@ from server.domain.errors import (
     UnsupportedByCluster,
 )
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
-from server.domain.planning import created, planned
+from server.domain.planning import Content, created, planned
 from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus, State
 from server.ports import FeedEvent, Synced
@@ -161,10 +161,9 @@ class MemoryCluster:
         annotations: Mapping[str, str] | None = None,
     ) -> InferenceService:
         """Make a READY service as somebody else's kubectl would."""
-        labels, annotations = labels or {}, annotations or {}
-        made = replace(
-            created(key, spec, labels, annotations), unmanaged=True, selectable_labels=labels
-        )
+        labels = labels or {}
+        made = created(key, Content(spec, labels, annotations or {}, origin={}))
+        made = replace(made, unmanaged=True, selectable_labels=labels)
         made = replace(made, status=statuses.settled(made))
         self.store.put(Stored(made))
         return made

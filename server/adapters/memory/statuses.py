@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from server.domain.commands import STOP_ANNOTATION
+from server.domain.commands import STOP_ANNOTATION, asks_stop
 from server.domain.inference_service import InferenceService, ModelPredictor
 from server.domain.status import Component, ComponentStatus, InferenceServiceStatus, State
 
 
 def settled(service: InferenceService) -> InferenceServiceStatus:
     """The end of a good rollout: READY, or STOPPED where the annotation asks for that."""
-    if service.annotations.get(STOP_ANNOTATION, "").lower() == "true":
+    if asks_stop(service.annotations):
         message = f"stopped by the annotation {STOP_ANNOTATION}"
         status = replace(service.status, state=State.STOPPED, message=message, serving=False)
     else:
@@ -33,7 +33,7 @@ def deleting(service: InferenceService) -> InferenceServiceStatus:
 def _ready(service: InferenceService) -> InferenceServiceStatus:
     spec = service.spec
     replicas = max(1, spec.scaling.min_replicas or 1) if spec else 1
-    runtime = spec.predictor.runtime if spec and isinstance(spec.predictor, ModelPredictor) else ""
+    runtime = spec.serving.runtime if spec and isinstance(spec.serving, ModelPredictor) else ""
     return InferenceServiceStatus(
         State.READY,
         serving=True,

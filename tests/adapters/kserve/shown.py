@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from server.adapters.kserve.objects import uid_of
+from server.adapters.kserve.objects import name_of, uid_of
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.observing import facts_of
@@ -102,6 +102,19 @@ def with_deployment_condition(observed: Observed, kind: str, **fields: object) -
     """With a condition of every Deployment changed, or added."""
     changed = tuple(_conditioned(d, kind, fields) for d in observed.deployments)
     return replace(observed, deployments=changed)
+
+
+def deadline_passed(observed: Observed, at: datetime, *, of: str = "") -> Observed:
+    """With the ReplicaSet named `of`, else its own, past the Deployment's progress deadline."""
+    replica_set = of or name_of(observed.replica_sets[0])
+    return with_deployment_condition(
+        observed,
+        "Progressing",
+        status="False",
+        reason="ProgressDeadlineExceeded",
+        message=f'ReplicaSet "{replica_set}" has timed out progressing.',
+        lastTransitionTime=stamp(at),
+    )
 
 
 def with_container(observed: Observed, *, ready: bool = False, **status: object) -> Observed:

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from server.adapters.kserve.following.deriving import Derived, Deriving
 from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.inference_service import ServiceKey
 from server.domain.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
+    deadline_passed,
     ended,
     running,
     serving,
@@ -20,7 +20,6 @@ from tests.adapters.kserve.shown import (
     starting,
     waiting,
     with_container,
-    with_deployment_condition,
     with_pod_condition,
 )
 
@@ -119,14 +118,7 @@ def test_the_log_of_a_run_that_goes_on_is_read_once_more_when_the_rollout_fails(
     late = now + timedelta(seconds=300)
     following.read_log(following.see(observed, late), "loading shard 1 of 10")
     assert following.see(observed, late).log_wanted is None
-    timed_out = with_deployment_condition(
-        observed,
-        "Progressing",
-        status="False",
-        reason="ProgressDeadlineExceeded",
-        message=f'ReplicaSet "{name_of(observed.replica_sets[0])}" has timed out progressing.',
-        lastTransitionTime=stamp(late),
-    )
+    timed_out = deadline_passed(observed, late)
     failed = following.see(timed_out, late)
     assert failed.service.status.state is State.FAILED
     following.read_log(failed, "waiting for a licence")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
+    deadline_passed,
     facts,
     serving,
     stamp,
@@ -21,7 +21,6 @@ from tests.adapters.kserve.shown import (
     warning,
     with_container,
     with_deployment,
-    with_deployment_condition,
     with_pod_condition,
     with_pods,
 )
@@ -96,18 +95,6 @@ def test_a_claim_that_is_not_bound_yet_has_as_long_as_a_node_that_fits() -> None
     assert late.state is State.FAILED
     assert late.failure
     assert late.failure.reason is FailureReason.VOLUME
-
-
-def deadline_passed(observed: Observed, now: datetime, *, of: str = "") -> Observed:
-    replica_set = of or name_of(observed.replica_sets[0])
-    return with_deployment_condition(
-        observed,
-        "Progressing",
-        status="False",
-        reason="ProgressDeadlineExceeded",
-        message=f'ReplicaSet "{replica_set}" has timed out progressing.',
-        lastTransitionTime=stamp(now),
-    )
 
 
 def test_past_its_deadline_a_rollout_fails_for_the_cause_that_is_known() -> None:

@@ -12,7 +12,7 @@ from server.adapters.kserve.manifests.manifest import Wish, manifest_of, without
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.manifests.riders import marker_of
 from server.domain.admission import PastRequest
-from server.domain.canonical import canonical_spec
+from server.domain.canonical import canonical_options
 from server.domain.commands import Action
 from server.domain.inference_service import (
     ContainerPredictor,
@@ -35,7 +35,7 @@ PROBE = {"httpGet": {"path": "/v2/models/iris/ready", "port": 8080}, "periodSeco
 wishes = st.builds(
     Wish,
     strategies.keys,
-    strategies.specs().map(canonical_spec),
+    strategies.specs().map(canonical_options),
     strategies.labels,
     strategies.annotations,
     probe=st.sampled_from([None, PROBE]),

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from server.adapters.local.addresses.allotting import Ports, listen
 from server.adapters.local.addresses.proxying import Proxy, Upstream
+from tests.port_blocks import own_block
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SECOND = timedelta(seconds=1)
@@ -56,7 +57,7 @@ async def raw_upstream(answer: bytes) -> AsyncIterator[Upstream]:
 @asynccontextmanager
 async def proxied(upstream: Upstream | None) -> AsyncIterator[tuple[str, Proxy]]:
     proxy = Proxy(lambda: "it is PROGRESSING: loading")
-    port = Ports().allot()
+    port = Ports(own_block().ports).allot()
     proxy.upstream = upstream
     await proxy.start(listen(port))
     try:

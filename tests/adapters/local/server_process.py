@@ -16,6 +16,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.adapters.local.serving import model, runtimes_file
 from tests.alone import Alone, alone
+from tests.port_blocks import own_block
 
 PATIENCE_SECONDS = 60
 
@@ -26,6 +27,7 @@ class Server:
     def __init__(self, running: Alone, channel: grpc.Channel) -> None:
         self.process = running.process
         self.running = running
+        self.channel = channel
         self.stub = ModelServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
 
@@ -59,7 +61,7 @@ class Server:
 @contextmanager
 def server(folder: Path, **environment: str) -> Iterator[Server]:
     with (
-        alone("server", **settings(folder), **environment) as running,
+        alone("server", **(settings(folder) | environment)) as running,
         grpc.insecure_channel(running.address) as channel,
     ):
         server = Server(running, channel)
@@ -71,6 +73,7 @@ def settings(folder: Path) -> dict[str, str]:
     return {
         "MODELSERVICE_STATE_DIR": str(folder / "state"),
         "MODELSERVICE_SERVING_RUNTIMES": str(runtimes_file(folder)),
+        "MODELSERVICE_SERVING_PORTS": own_block().setting,
         "MODELSERVICE_STOP_DELAY": "0",
     }
 

@@ -21,6 +21,7 @@ from server.adapters.local.processes.sweeping import sweep
 from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.storing import open_state_dir
 from server.domain.inference_service import InferenceServiceSpec, ModelFormat, ModelPredictor
+from tests.port_blocks import own_block
 
 MODEL_SERVER = Path(__file__).with_name("model_server.py")
 RUNTIME = """
@@ -85,7 +86,7 @@ async def opened(
             runtimes=Runtimes.load(runtimes_file(folder)),
             python=python or folder / "no-serving-environment/bin/python",
             fetch=fetch,
-            ports=ports or Ports(),
+            ports=ports or Ports(own_block().ports),
             turns=Turns(2, patience.longest_turn),
             patience=patience,
             environment=os.environ,

@@ -19,6 +19,7 @@ from server.domain.errors import ClusterUnavailable
 from server.domain.status import FailureReason, State
 from tests.adapters.local.server_process import server
 from tests.adapters.local.world import IRIS, World, servers_of
+from tests.port_blocks import own_block
 
 
 @contextmanager
@@ -52,7 +53,7 @@ async def test_without_descriptors_a_service_is_refused_and_what_died_comes_back
 
 
 async def test_without_descriptors_an_address_is_waited_for_and_told_as_lost() -> None:
-    address, changes = Address(Ports().allot(), lambda: ""), asyncio.Event()
+    address, changes = Address(Ports(own_block().ports).allot(), lambda: ""), asyncio.Event()
     with no_more_descriptors():
         holding = asyncio.create_task(address.hold(changes.set))
         await asyncio.wait_for(changes.wait(), 10)

@@ -34,6 +34,7 @@ from tests.adapters.local.world import (
     servers_of,
     world_of,
 )
+from tests.port_blocks import own_block
 
 
 @pytest.mark.parametrize("code", [0, 1, 3])
@@ -161,7 +162,7 @@ class RiggedPorts(Ports):
     """Ports of which some, by their number in order, are not free at all."""
 
     def __init__(self, taken: dict[int, int]) -> None:
-        super().__init__()
+        super().__init__(own_block().ports)
         self.handed_out = 0
         self._taken = taken
 

@@ -11,6 +11,7 @@ import urllib.request
 from datetime import timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from server.adapters.local.storing import StateDir
@@ -63,10 +64,15 @@ async def test_what_is_answered_in_time_is_waited_for(tmp_path: Path) -> None:
         arrived = tmp_path / "arrived"
         service = await world.ready(world.model(predict_seconds=1, arrived=str(arrived)))
         url = f"{service.status.url}/v2/models/iris/infer"
-        call = asyncio.create_task(world.session.post(url).__aenter__())
+        call = asyncio.create_task(_answered(world.session, url))
         await eventually("a request in flight", arrived.exists)
         world.cluster.stop(timedelta(seconds=40))
-        assert (await call).status == 200
+        assert await call == 200
+
+
+async def _answered(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.post(url) as response:
+        return response.status
 
 
 async def test_a_record_that_cannot_be_removed_is_no_reason_to_stay(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import stat
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,14 @@ from server.adapters.local import cluster
 from server.adapters.local.records import Record, from_json, to_json
 from server.adapters.local.storing import StateDirUnusable, open_state_dir
 from server.domain.canonical import canonical_deploy
-from server.domain.commands import Deploy
+from server.domain.commands import Deploy, Provenance
 from server.domain.inference_service import (
     InferenceServiceSpec,
     ModelFormat,
     ModelPredictor,
+    RegisteredModelPredictor,
+    Resources,
+    Scaling,
     ServiceKey,
 )
 from server.domain.planning import planned
@@ -42,6 +45,31 @@ def iris(**fields: object) -> Record:
 def test_whatever_may_be_deployed_is_read_back_as_it_was_stored(deploy: Deploy) -> None:
     record = record_of(deploy).with_ready()
     assert from_json(to_json(record)) == record
+
+
+def test_what_comes_from_the_registry_is_read_back_as_it_was_stored() -> None:
+    model = ModelPredictor(ModelFormat("sklearn"), "/m")
+    predictor = RegisteredModelPredictor("fruit", "iris", "staging", "1", model)
+    provenance = Provenance("model-1", "version-1", "environment-1", "service-1", "deployment-1")
+    deploy = Deploy(ServiceKey("a", "iris"), InferenceServiceSpec(predictor), provenance=provenance)
+    record = record_of(deploy).with_ready()
+    assert from_json(to_json(record)) == record
+    assert record.service.deployment_id == "deployment-1"
+
+
+def test_what_a_server_stored_that_knew_no_registry_is_read() -> None:
+    """As the release before wrote it."""
+    file = Path(__file__).parent / "stored_before_the_registry.json"
+    service = from_json(file.read_bytes()).service
+    assert service.spec == InferenceServiceSpec(
+        ModelPredictor(ModelFormat("sklearn", "1"), "/models/iris.joblib", args=("--verbose",)),
+        env={"A": "1"},
+        resources=Resources({"cpu": "1"}),
+        scaling=Scaling(1, 3, 70, "cpu"),
+        request_timeout=timedelta(seconds=90),
+    )
+    assert (service.labels, service.annotations) == ({"team": "a"}, {"note": "x"})
+    assert service.deployment_id == ""
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)

@@ -28,7 +28,7 @@ async def test_what_may_be_stored_is_served_updated_and_deleted_as_if_it_were(
 ) -> None:
     first, second = world.model("1"), world.model("2")
     with monkeypatch.context() as patched:
-        patched.setattr(storing, "_sync_folder", _fails)
+        patched.setattr(storing, "sync", _fails)
         for _ in range(2):
             with pytest.raises(WriteOutcomeUnknown):
                 await world.deploy(first, request_id="job-1")
@@ -37,13 +37,13 @@ async def test_what_may_be_stored_is_served_updated_and_deleted_as_if_it_were(
     assert retried.service.generation == 1
     await world.until(State.READY)
     with monkeypatch.context() as patched:
-        patched.setattr(storing, "_sync_folder", _fails)
+        patched.setattr(storing, "sync", _fails)
         with pytest.raises(WriteOutcomeUnknown):
             await world.deploy(second)
     updated = await world.until(State.READY, generation=2)
     assert await world.generation_of(updated) == 2
     with monkeypatch.context() as patched:
-        patched.setattr(storing, "_sync_folder", _fails)
+        patched.setattr(storing, "sync", _fails)
         for _ in range(2):
             with pytest.raises(WriteOutcomeUnknown):
                 await world.cluster.delete(Delete(IRIS))

@@ -72,10 +72,10 @@ def models(say: Say) -> Path:
 
 def _archive(name: str, say: Say, parent: Path | None = None, **contexts: Path) -> Path:
     """`contexts` are the folders that its Dockerfile calls by these names."""
-    short = name.rpartition("/")[2].partition(":")[0]
+    short = _short(name)
     parents = [parent] if parent else []
     made_from = _digest(short, name, *(path.parent.name for path in (*parents, *contexts.values())))
-    build = partial(_build, name, DOCKERFILES / short, parent, contexts, say)
+    build = partial(_build, name, parent, contexts, say)
     return hold(built_once(f"images/{short}-{made_from}", build, say)) / "image.tar"
 
 
@@ -96,17 +96,16 @@ def _digest(short: str, *made_from: str) -> str:
 
 
 def _debian(say: Say, folder: Path) -> None:
-    context = folder.parent / "context"
     root = folder.parent / "root"
+    context = _context(folder)
     context.mkdir()
-    shutil.copy(DOCKERFILES / "python" / "Dockerfile", context)
     # What it mounts goes with its namespace, however it ends.
     command = ["unshare", "--mount", "debootstrap", *_DEBIAN, root, *_mirror()]
     run_build(command, "Debian", folder, say)
     left_out = [f"--exclude={pattern}" for pattern in _TRIMMED]
     packing = ["tar", "-C", root, *left_out, "-cf", context / "rootfs.tar", "."]
     run_build(packing, "Debian's archive", folder, say)
-    _build(PYTHON, context, None, {}, say, folder)
+    _build(PYTHON, None, {}, say, folder)
 
 
 def _mirror() -> list[str]:
@@ -120,17 +119,23 @@ def _mirror() -> list[str]:
 
 
 def _build(
-    name: str,
-    context: Path,
-    parent: Path | None,
-    contexts: Mapping[str, Path],
-    say: Say,
-    folder: Path,
+    name: str, parent: Path | None, contexts: Mapping[str, Path], say: Say, folder: Path
 ) -> None:
+    # A copy, since a build has no links that lead out of its context.
+    context = shutil.copytree(DOCKERFILES / _short(name), _context(folder), dirs_exist_ok=True)
     options = [f"--build-context={called}={path}" for called, path in contexts.items()]
     _bud([*options, f"--tag={name}"], context, parent, name, folder, say)
     target = f"docker-archive:{folder / 'image.tar'}:{name}"
     _buildah(["push", name, target], f"{name}'s archive", folder, say)
+
+
+def _context(folder: Path) -> Path:
+    """What goes into the image of this folder, for the time of its build."""
+    return folder.parent / "context"
+
+
+def _short(name: str) -> str:
+    return name.rpartition("/")[2].partition(":")[0]
 
 
 def _make_models(mlserver: Path, say: Say, folder: Path) -> None:

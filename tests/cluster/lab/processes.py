@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import ssl
@@ -16,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-PORTS_PER_LAB = 16
 STOP_GRACE = 3.0  # seconds between SIGTERM and SIGKILL, where nothing else is said
 
 
@@ -49,52 +47,6 @@ def accepts(port: int, address: str = "127.0.0.1") -> bool:
     """Whether something listens there."""
     with socket.socket() as sock:
         return sock.connect_ex((address, port)) == 0
-
-
-class Ports:
-    """Ports of 127.0.0.1 that no other lab uses, below the range of outgoing connections.
-
-    The first port of a block is held for as long as the lab lives, which keeps other labs away
-    from the rest of the block.
-    """
-
-    def __init__(self) -> None:
-        bases = list(range(20_000, _first_ephemeral_port() - PORTS_PER_LAB, PORTS_PER_LAB))
-        random.shuffle(bases)
-        for base in bases:
-            self._held = socket.socket()
-            rest = range(base + 1, base + PORTS_PER_LAB)
-            if _binds(self._held, base) and all(map(_is_free, rest)):
-                self._held.listen()
-                self._rest = iter(rest)
-                return
-            self._held.close()
-        raise ComponentFailed("no block of free ports below the ephemeral range")
-
-    def next(self) -> int:
-        """A port not given out before."""
-        return next(self._rest)
-
-    def close(self) -> None:
-        """Let other labs have the block."""
-        self._held.close()
-
-
-def _first_ephemeral_port() -> int:
-    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-
-
-def _binds(sock: socket.socket, port: int) -> bool:
-    try:
-        sock.bind(("127.0.0.1", port))
-    except OSError:
-        return False
-    return True
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        return _binds(sock, port)
 
 
 class Sweeper:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .processes import STOP_GRACE, Component, Ports, Sweeper
+from tests.port_blocks import PortBlock
+
+from .processes import STOP_GRACE, Component, Sweeper
 
 
 class Site:
@@ -15,7 +17,7 @@ class Site:
         self.folder = folder
         self.programs = programs
         self.sweeper = sweeper
-        self.ports = Ports()
+        self.ports = PortBlock()
         self.logs = folder / "logs"
         self.logs.mkdir()
 

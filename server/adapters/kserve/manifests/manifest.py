@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from server.adapters.kserve.manifests.registry_riders import registry_riders_of
 from server.adapters.kserve.manifests.resource_defaults import beside_container, beside_model
 from server.adapters.kserve.manifests.riders import FilledIn, riders_of
 from server.adapters.kserve.names import (
@@ -36,7 +37,8 @@ class Wish:
     """What is to be written, whole: what is not in it goes away.
 
     `restart` is the stamp of the last restart, `requests` the request_ids to remember, `probe` the
-    serving container's readiness probe (None: KServe's own).
+    serving container's readiness probe (None: KServe's own). `origin` are the labels that tell
+    where in the registry it comes from, `deployment_id` names the deployment's record there.
     """
 
     key: ServiceKey
@@ -46,6 +48,8 @@ class Wish:
     restart: str = ""
     requests: tuple[PastRequest, ...] = ()
     probe: Mapping[str, Any] | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+    deployment_id: str = ""
 
 
 def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
@@ -54,14 +58,17 @@ def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
     The marker in it changes if and only if something changes that reaches the pods.
     """
     spec = wish.spec
-    beside = beside_model if isinstance(spec.predictor, ModelPredictor) else beside_container
+    beside = beside_model if isinstance(spec.serving, ModelPredictor) else beside_container
     filled_in = FilledIn(beside(spec.resources, defaults), wish.probe)
     predictor = predictor_of(spec, filled_in)
     metadata = _metadata(wish)
     marker = fingerprint(
         [without_scaling(predictor), metadata, wish.restart, asdict(filled_in.resources)],
     )
-    riders = riders_of(marker, wish.restart, filled_in, wish.requests)
+    riders = {
+        **riders_of(marker, wish.restart, filled_in, wish.requests),
+        **registry_riders_of(spec.predictor, wish.deployment_id),
+    }
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -79,7 +86,7 @@ def predictor_of(spec: InferenceServiceSpec, filled_in: FilledIn) -> dict[str, A
         readinessProbe=filled_in.probe,
     )
     return {
-        **_implementation(spec.predictor, serving),
+        **_implementation(spec.serving, serving),
         **_scaling(spec.scaling),
         **_present(
             serviceAccountName=spec.service_account,
@@ -100,7 +107,7 @@ def _metadata(wish: Wish) -> dict[str, Any]:
     return {
         "namespace": wish.key.namespace,
         "name": wish.key.name,
-        "labels": {**wish.labels, MANAGED_BY_KEY: MANAGED_BY_VALUE},
+        "labels": {**wish.labels, **wish.origin, MANAGED_BY_KEY: MANAGED_BY_VALUE},
         **_present(annotations={**wish.annotations, **mode}),
     }
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from server.adapters.kserve.manifests.manifest import predictor_of
 from server.adapters.kserve.manifests.riders import FilledIn
-from server.adapters.kserve.names import CONTAINER, OUR_PREFIX
+from server.adapters.kserve.names import CONTAINER
+from server.domain.commands import OUR_PREFIX
 from server.domain.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,

@@ -53,7 +53,7 @@ def probe_for(name: str, spec: InferenceServiceSpec, runtimes: Runtimes) -> Prob
     For a model: one that fits every runtime that KServe may take, if none has a probe of its own.
     For a container: where PROTOCOL in its `env` tells what it speaks.
     """
-    predictor = spec.predictor
+    predictor = spec.serving
     if isinstance(predictor, ContainerPredictor):
         return _for_container(predictor, spec)
     fit = [_for_model(name, predictor, spec, r) for r in candidates(predictor, runtimes)]

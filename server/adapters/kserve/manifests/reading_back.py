@@ -9,17 +9,17 @@ from typing import Any
 
 from server.adapters.kserve.manifests.ownership import anyones, ours, owned, project
 from server.adapters.kserve.manifests.predictor_reading import spec_of, unfit
+from server.adapters.kserve.manifests.registry_riders import deployment_id_of, registered_as
 from server.adapters.kserve.manifests.riders import filled_in_of, noted_requests
 from server.adapters.kserve.names import (
     LAST_APPLIED_ANNOTATION,
     MANAGED_BY_KEY,
     MANAGED_BY_VALUE,
     MODE_ANNOTATION,
-    OUR_PREFIX,
     REQUESTS_ANNOTATION,
 )
 from server.domain.admission import PastRequest, Stored
-from server.domain.commands import fingerprint
+from server.domain.commands import OUR_PREFIX, fingerprint
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.status import InferenceServiceStatus, State
 
@@ -56,6 +56,7 @@ def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> Infere
         selectable_labels=dict(meta.get("labels", {})),
         delete_time=_time(meta.get("deletionTimestamp")),
         unmanaged=unmanaged,
+        deployment_id="" if unmanaged else deployment_id_of(obj),
     )
 
 
@@ -74,8 +75,11 @@ def asked_of(obj: Mapping[str, Any]) -> Asked:
     """What managers asked for."""
     annotations = _owned_metadata(obj, "annotations")
     mode = annotations.pop(MODE_ANNOTATION, "")
+    spec = spec_of(_asked_spec(obj).get("predictor", {}), mode, filled_in_of(obj).resources)
+    if spec and not is_unmanaged(obj):
+        spec = replace(spec, predictor=registered_as(obj, spec.serving))
     return Asked(
-        spec=spec_of(_asked_spec(obj).get("predictor", {}), mode, filled_in_of(obj).resources),
+        spec=spec,
         labels=_users(_owned_metadata(obj, "labels"), MANAGED_BY_KEY),
         annotations=_users(annotations, LAST_APPLIED_ANNOTATION),
     )

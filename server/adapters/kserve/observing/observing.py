@@ -25,7 +25,7 @@ from server.adapters.kserve.observing.knative_facts import knative_facts
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
 from server.adapters.kserve.observing.sayings import REMEDIES
-from server.domain.commands import STOP_ANNOTATION
+from server.domain.commands import asks_stop
 from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem
 from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus
@@ -51,7 +51,7 @@ def facts_of(
         written_at=written,
         components=components,
         deleting=bool(part(service, "metadata").get("deletionTimestamp")),
-        stop_asked=str(annotations.get(STOP_ANNOTATION, "")).lower() == "true",
+        stop_asked=asks_stop(annotations),
         stopped=holds(service, "Stopped") and not observed.pods,
         judged=bool(condition(service, "Ready")),
         ready=components_ready and holds(service, "IngressReady" if any(complaints) else "Ready"),

@@ -25,6 +25,7 @@ from server.adapters.kserve.manifests.reading_back import (
     stored_of,
     unfit_of,
 )
+from server.adapters.kserve.manifests.registry_riders import deployment_id_of, origin_of
 from server.adapters.kserve.manifests.riders import marker_of, noted_probe, restart_of
 from server.adapters.kserve.modes import MODES, STANDARD, mode_of
 from server.adapters.kserve.names import SCALING_FIELDS, UPDATES_DISABLED_ANNOTATION
@@ -43,7 +44,11 @@ from server.domain.errors import (
     ModeImmutable,
     UnsupportedByCluster,
 )
-from server.domain.inference_service import InferenceServiceSpec, ServiceKey
+from server.domain.inference_service import (
+    InferenceServiceSpec,
+    RegisteredModelPredictor,
+    ServiceKey,
+)
 from server.domain.spec_checks import mode_violations
 
 RawObject = Mapping[str, Any]
@@ -88,7 +93,7 @@ def plan_of(
     replayed = admit_deploy(deploy, stored)
     if replayed:
         return replayed
-    wish = _wish(deploy, stored)
+    wish = _wish(deploy, current, stored)
     mode = _admitted_mode(wish.spec, wish.key, current or {}, config)
     if current is None:
         return replace(_creation(deploy, wish, config, fresh_stamp), mode=mode)
@@ -106,7 +111,7 @@ def with_probe(plan: Plan, probe: Probe | None, config: KServeConfig) -> Plan:
 def _creation(deploy: Deploy, wish: Wish, config: KServeConfig, fresh_stamp: str) -> Plan:
     stamp = (deploy.request_id or fresh_stamp) if deploy.restart else ""
     requests = remembered((), deploy, Action.CREATED, 1)
-    wish = replace(wish, restart=stamp, requests=requests)
+    wish = replace(wish, restart=stamp, requests=requests, deployment_id=deploy.deployment_id)
     return Plan(None, wish, _conditional(wish, None, config), Action.CREATED, wants_probe=True)
 
 
@@ -117,6 +122,8 @@ def _update(
         wish,
         restart=restart_of(current),
         requests=requests_of(current),
+        # Where there is none, although there should be, the pods are replaced for it.
+        deployment_id=deployment_id_of(current) or deploy.deployment_id,
         # While the pods stay their probe does, whatever has become of the runtimes since.
         probe=noted_probe(current),
     )
@@ -124,6 +131,8 @@ def _update(
     merely_restarts = deploy.restart and not any(difference)
     action = Action.RESTARTED if merely_restarts else Action.UPDATED
     moved = replace(unmoved, restart=_stamp(deploy, difference, unmoved.restart, fresh_stamp))
+    if deploy.spec is not None and (difference.pods or difference.edited):
+        moved = replace(moved, deployment_id=deploy.deployment_id)
     replaces_pods = marker_of(manifest_of(moved, config.resources)) != marker_of(current)
     if replaces_pods:
         moved = replace(_remembering(deploy, moved, current, action), probe=None)
@@ -151,15 +160,17 @@ def _remembering(deploy: Deploy, wish: Wish, current: RawObject, action: Action)
     return replace(wish, requests=remembered(wish.requests, deploy, action, generation))
 
 
-def _wish(deploy: Deploy, stored: Stored | None) -> Wish:
+def _wish(deploy: Deploy, current: RawObject | None, stored: Stored | None) -> Wish:
     spec = wished_spec(deploy, stored)
     held = stored.service if stored else None
-    if deploy.spec is None and held:
-        return Wish(deploy.key, spec, held.labels, held.annotations)
+    if deploy.spec is None and held and current:
+        registered = isinstance(spec.predictor, RegisteredModelPredictor)
+        origin = origin_of(current) if registered else {}
+        return Wish(deploy.key, spec, held.labels, held.annotations, origin=origin)
     annotations = dict(deploy.annotations)
     if held and STOP_ANNOTATION in held.annotations:
         annotations.setdefault(STOP_ANNOTATION, held.annotations[STOP_ANNOTATION])
-    return Wish(deploy.key, spec, deploy.labels, annotations)
+    return Wish(deploy.key, spec, deploy.labels, annotations, origin=deploy.origin)
 
 
 def _admitted_mode(

@@ -61,13 +61,18 @@ def replacement(current: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict
 
 def tried(answer: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a replacement's dry run answered, with what the manifest names as ours."""
-    metadata = manifest["metadata"]
+    metadata, predictor = manifest["metadata"], manifest["spec"]["predictor"]
     named: Fields = {
         "f:metadata": {
             f"f:{kind}": {f"f:{key}": {} for key in metadata.get(kind, {})}
             for kind in ("labels", "annotations")
         },
-        "f:spec": {"f:predictor": {f"f:{name}": {} for name in manifest["spec"]["predictor"]}},
+        "f:spec": {
+            "f:predictor": {
+                **{f"f:{name}": {} for name in predictor},
+                "f:annotations": {f"f:{key}": {} for key in predictor["annotations"]},
+            }
+        },
     }
     entry = {**_NEW_ENTRY, "fieldsV1": named}
     return {**answer, "metadata": {**answer["metadata"], "managedFields": [entry]}}

@@ -94,9 +94,9 @@ class Writing:
 
     async def _probe(self, plan: Plan, terms: Terms) -> Probe | None:
         key, spec, runtimes = plan.wish.key, plan.wish.spec, Runtimes()
-        if isinstance(spec.predictor, ModelPredictor):
+        if isinstance(spec.serving, ModelPredictor):
             seconds = terms.allowance.seconds()
-            runtimes = await self._runtimes.read(spec.predictor, key.namespace, seconds)
+            runtimes = await self._runtimes.read(spec.serving, key.namespace, seconds)
         return probe_for(key.name, spec, runtimes)
 
     async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:

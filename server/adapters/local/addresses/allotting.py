@@ -7,9 +7,6 @@ import random
 import socket
 
 HOST = "127.0.0.1"
-# Below those that systems give to outgoing connections: such a one could hold a service's address
-# just when the server starts again.
-FIRST, LAST = 20_000, 29_999
 
 
 class PortTaken(OSError):
@@ -17,26 +14,28 @@ class PortTaken(OSError):
 
 
 class NoPortFree(OSError):
-    """Every port of the range is in use."""
+    """Every port that may be given is in use; `strerror` says which those are."""
 
 
 class Ports:
-    """Which ports of the range are ours by now."""
+    """Which ports are ours by now. `given` are those that may be allotted."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: range) -> None:
+        self._given = given
         self._ours: set[int] = set()
 
     def claim(self, port: int) -> None:
-        """Keep a port for whoever has it stored."""
+        """Keep a port for whoever has it stored, also one that would not be given any more."""
         self._ours.add(port)
 
     def allot(self) -> int:
         """A port that nobody listens on, until `release`. Raises NoPortFree, or another OSError."""
-        for port in random.sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
-            if port not in self._ours and _is_free(port):
+        for port in random.sample(self._given, len(self._given)):
+            if port not in self._ours and is_free(port):
                 self._ours.add(port)
                 return port
-        raise NoPortFree(errno.EADDRINUSE, "every port of the range is in use")
+        first, last = self._given[0], self._given[-1]
+        raise NoPortFree(errno.EADDRINUSE, f"no port of {HOST} from {first} to {last} is free")
 
     def release(self, port: int) -> None:
         """Let it be given to another."""
@@ -59,7 +58,8 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether nobody listens there. Raises an OSError where that cannot be told."""
     try:
         listen(port).close()
     except PortTaken:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from server.adapters.local.addresses.allotting import FIRST, HOST, LAST
+from server.adapters.local.addresses.allotting import NoPortFree
 from server.adapters.local.addresses.proxying import Answer
 from server.adapters.local.processes.exec_wrapper import NOT_STARTED, NOT_STARTED_WORDS
 from server.domain.log_reading import cause, plain_lines, telling, without_shutdown
@@ -95,10 +95,10 @@ def unwritable(e: OSError) -> Failure:
     return failure(FailureReason.UNSCHEDULABLE, message, remedy)
 
 
-def no_port() -> Failure:
+def no_port(e: NoPortFree) -> Failure:
     """Nothing is left to listen on."""
-    message = f"no port of {HOST} from {FIRST} to {LAST} is free"
-    return failure(FailureReason.NOT_ANSWERING, message, "end what listens on them")
+    remedy = "end what listens on them, or let MODELSERVICE_SERVING_PORTS name others"
+    return failure(FailureReason.NOT_ANSWERING, str(e.strerror), remedy)
 
 
 def worth_showing(text: str, noise: Sequence[str], secrets: Sequence[str]) -> list[str]:

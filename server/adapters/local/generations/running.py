@@ -89,10 +89,11 @@ async def running(
     """A model server of its own for a block, and nothing of it afterwards. Raises Failed."""
     with _port(means.ports) as port:
         server_name = f"{wish.key}/{wish.generation}/{secrets.token_hex(8)}"
-        args = tuple(expand(a, expanded(wish.spec.env)) for a in wish.model.args)
+        variables = expanded(wish.spec.env)
+        args = tuple(expand(argument, variables) for argument in wish.model.args)
         place = Place(means.python, folder, port, server_name, wish.key.name, model, args)
         launch = runtime.launch(place)
-        environment = child_environment(means.environment, wish.spec.env, means.owner)
+        environment = child_environment(means.environment, variables, means.owner)
         upstream = Upstream(port, wish.spec.request_timeout)
         try:
             async with _process(wish, launch, folder, environment, means) as process:
@@ -107,7 +108,7 @@ def _port(ports: Ports) -> Iterator[int]:
     try:
         port = ports.allot()
     except NoPortFree as e:
-        raise Failed(no_port()) from e
+        raise Failed(no_port(e)) from e
     except OSError as e:
         raise Failed(unwritable(e)) from e
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from server.adapters.local.models.model_sources import (
     source_of,
 )
 from server.adapters.local.models.unpacking import unpacked
+from server.adapters.local.syncing import sync
 
 PARTIAL_SUFFIX = ".partial"
 _CHUNK_BYTES = 1 << 20
@@ -75,7 +75,7 @@ def _brought(source: Source, into: Path, went_on: WentOn) -> Path:
         model = partial / source.name
         _copy_all(source, files, model, went_on)
         model = unpacked(model)
-        _sync(partial)
+        _sync_all(partial)
         _put(partial, into)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -116,14 +116,10 @@ def _refuse_other_content(source: Source, file: SourceFile, size: int) -> None:
         )
 
 
-def _sync(folder: Path) -> None:
+def _sync_all(folder: Path) -> None:
     """Have it all on the disk, so that no power cut can leave names without their content."""
     for place in (*folder.rglob("*"), folder):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(place)
 
 
 def _translated(error: Exception, uri: str) -> FetchFailed:

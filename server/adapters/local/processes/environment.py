@@ -17,10 +17,10 @@ _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 def child_environment(
-    given: Mapping[str, str], asked: Mapping[str, str], owner: str
+    given: Mapping[str, str], variables: Mapping[str, str], owner: str
 ) -> dict[str, str]:
-    """Little of this process's own, what the spec asks, and whose child it is."""
-    return _passed_on(given) | expanded(asked) | {MARKER: owner}
+    """Little of this process's own, the spec's `expanded` variables, and whose child it is."""
+    return {**_passed_on(given), **variables, MARKER: owner}
 
 
 def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:

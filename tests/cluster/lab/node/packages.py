@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests import debian
 from tests.cluster.lab.builds import BuildFailed, Say, cache_folder
 
 from . import cgroups
@@ -30,7 +31,6 @@ PACKAGES = {
     "debootstrap": "debootstrap",
     "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
 }
-_ROOTS_PROGRAMS = "/usr/local/sbin:/usr/sbin:/sbin"
 _SYSTEMD_RUNS = Path("/run/systemd/system")
 
 
@@ -66,13 +66,7 @@ def _check_rights() -> None:
 
 def missing() -> list[str]:
     """The packages that have to be installed."""
-    return [package for package, used in PACKAGES.items() if not _is_there(used)]
-
-
-def _is_there(used: str) -> bool:
-    if "/" in used:
-        return Path(used).exists()
-    return bool(shutil.which(used, path=f"{os.environ.get('PATH', '')}:{_ROOTS_PROGRAMS}"))
+    return debian.missing(PACKAGES)
 
 
 def install(say: Say) -> None:
@@ -81,37 +75,11 @@ def install(say: Say) -> None:
     if not wanted:
         return
     began = time.monotonic()
-    # Debian's containerd and runc would push Docker's own off the machine.
-    options = ["--yes", "--no-remove", "--no-install-recommends"]
-    # A fresh machine may still be at its own updates.
-    patient = ["-o", "DPkg::Lock::Timeout=300"]
-    command = ["apt-get", *patient, "install", *options, *wanted]
-    say(" ".join(command))
-    # Without lists nothing is found, and old lists name files that are gone.
-    _run(["apt-get", *patient, "update"])
-    _run(command)
-    if "containerd" in wanted and _SYSTEMD_RUNS.exists():
-        # The package has started one for the whole machine.
-        _run(["systemctl", "disable", "--now", "containerd.service"])
+    try:
+        debian.install(wanted, say)
+        if "containerd" in wanted and _SYSTEMD_RUNS.exists():
+            # The package has started one for the whole machine.
+            debian.run(["systemctl", "disable", "--now", "containerd.service"])
+    except debian.InstallFailed as error:
+        raise BuildFailed(str(error)) from None
     say(f"installed in {time.monotonic() - began:.0f} s")
-
-
-def _run(command: list[str]) -> None:
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    with (
-        tempfile.TemporaryFile() as output,
-        # Of its own session, and waited for whatever comes: dpkg is not to be cut short.
-        subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process,
-    ):
-        process.wait()
-        output.seek(0)
-        printed = output.read().decode(errors="replace")
-    if process.returncode:
-        raise BuildFailed(f"{' '.join(command)} failed:\n{printed[-2000:]}")

@@ -1,0 +1,1 @@
+"""The registry in a database: SQLite in a file of this machine, or PostgreSQL."""

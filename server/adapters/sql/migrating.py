@@ -1,0 +1,27 @@
+"""Bringing a database to this server's schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, func, select
+
+from server.adapters.sql.schema import SCHEMA, OlderSchema, check
+
+# Any number that nobody else on the same database locks.
+_ONE_MIGRATION = 0x6D6F64656C
+
+
+def migrate(connection: Connection) -> None:
+    """Migrate in the transaction that is open, one at a time. Raises NewerSchema."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_ONE_MIGRATION)))
+    try:
+        check(connection)
+    except OlderSchema:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, SCHEMA)

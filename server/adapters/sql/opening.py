@@ -1,0 +1,79 @@
+"""Opening the registry of a place: a file's path, or a URL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+
+from server.adapters.sql.asking import transaction
+from server.adapters.sql.databases import Database, UrlInvalid, postgresql, sqlite
+from server.adapters.sql.presence import Presence
+from server.adapters.sql.registry import SqlRegistry
+from server.adapters.sql.schema import SCHEMA, OtherSchema
+from server.adapters.sql.troubles import InTheWay, Lost
+from server.domain.registry_errors import RegistryUnavailable
+
+__all__ = ["RegistryUnusable", "UrlInvalid", "migrate", "opened_registry"]
+
+_SQLITE = "sqlite:///"
+
+
+class RegistryUnusable(Exception):
+    """The database cannot be worked with; the message is for operators."""
+
+
+@asynccontextmanager
+async def opened_registry(place: str) -> AsyncIterator[SqlRegistry]:
+    """The registry for the length of a block, followed from outage to outage.
+
+    A file is migrated first. Raises UrlInvalid, and RegistryUnusable for a file that cannot be used
+    and for another schema; a server that does not answer is waited for, and callers are told so
+    meanwhile.
+    """
+    if place.startswith(_SQLITE):
+        await migrate(place)
+    async with _database(place) as database:
+        presence = Presence(database)
+        if other := await presence.look():
+            raise RegistryUnusable(str(other)) from other
+        following = asyncio.create_task(presence.follow(), name="registry's presence")
+        try:
+            yield SqlRegistry(database, presence)
+        finally:
+            presence.end()
+            await following
+
+
+async def migrate(place: str) -> str:
+    """Bring the database to this server's schema, and tell which that is. Raises UrlInvalid or
+    RegistryUnusable."""
+    # Alembic takes a tenth of a second, which a server on a migrated database does without.
+    from server.adapters.sql import migrating  # noqa: PLC0415
+
+    async with _database(place) as database:
+        try:
+            async with transaction(database.writers, database.cut) as statements:
+                await statements.sync(migrating.migrate)
+                await statements.commit()
+        except OtherSchema as e:
+            raise RegistryUnusable(str(e)) from e
+        except Lost as e:
+            raise RegistryUnusable(f"the registry's database cannot be used: {e}") from e
+        except InTheWay as e:
+            raise RegistryUnusable("the registry's database is locked by another program") from e
+        except RegistryUnavailable as e:
+            raise RegistryUnusable(e.message) from e
+    return SCHEMA
+
+
+def _database(place: str) -> AbstractAsyncContextManager[Database]:
+    if not place.startswith(_SQLITE):
+        return postgresql(place)
+    path = Path(place.removeprefix(_SQLITE))
+    with suppress(OSError):
+        # What is wrong with it, opening will tell.
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+    return sqlite(path)

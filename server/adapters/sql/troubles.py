@@ -1,0 +1,89 @@
+"""What a database's errors mean."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError
+
+from server.domain.registry_errors import RegistryUnavailable
+
+
+class InTheWay(Exception):
+    """Another transaction is; nothing was stored, and it can be done again."""
+
+
+class Lost(Exception):
+    """There is no talking to the database; `str` says why, for the log. What was not committed is
+    not stored."""
+
+
+_PLACE = "no place is left where the registry's database is, nothing was stored; make room there"
+_SCHEMA = (
+    "the registry's database has another schema than this server works with, nothing was stored;"
+    " run python -m server migrate of the version that serves"
+)
+_RIGHTS = (
+    "the registry's database refuses its user, nothing was stored; grant it the rights to its"
+    " own tables"
+)
+_DISK = "the registry's database cannot be read or written; look at its disk"
+
+# By SQLSTATE: a whole one, else its class.
+_IN_THE_WAY_STATES = ("40001", "40P01", "55P03")
+_LOST_STATES = ("08", "28", "3D", "57", "25006", "25P03", "53300")
+_SAID_STATES = {"53": _PLACE, "58": _DISK, "42501": _RIGHTS, "42P01": _SCHEMA, "42703": _SCHEMA}
+
+_IN_THE_WAY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_LOST_CODES = (
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+)
+_SAID_CODES = {sqlite3.SQLITE_FULL: _PLACE, sqlite3.SQLITE_IOERR: _DISK}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise by meaning what a database says: InTheWay, Lost or RegistryUnavailable. What means none
+    of these is a mistake of ours and stays as it is."""
+    try:
+        yield
+    except DBAPIError as e:
+        raise _meaning(e) from e
+    except OSError as e:
+        raise Lost(os.strerror(e.errno) if e.errno else "it does not answer") from e
+
+
+def _meaning(error: DBAPIError) -> Exception:
+    original = error.orig
+    if state := getattr(original, "sqlstate", None):
+        return _by_state(state) or error
+    if code := getattr(original, "sqlite_errorcode", None):
+        return _by_code(code & 0xFF, str(original)) or error
+    # A driver's own word: the connection was closed, or never came about.
+    return Lost("the connection ended") if error.connection_invalidated else error
+
+
+def _by_state(state: str) -> Exception | None:
+    if state in _IN_THE_WAY_STATES:
+        return InTheWay()
+    if state in _LOST_STATES or state[:2] in _LOST_STATES:
+        return Lost(f"SQLSTATE {state}")
+    said = _SAID_STATES.get(state) or _SAID_STATES.get(state[:2])
+    return RegistryUnavailable(said) if said else None
+
+
+def _by_code(code: int, text: str) -> Exception | None:
+    if code in _IN_THE_WAY_CODES:
+        return InTheWay()
+    if code in _LOST_CODES:
+        return Lost(text)
+    if text.startswith(("no such table", "no such column")):
+        return RegistryUnavailable(_SCHEMA)
+    return RegistryUnavailable(_SAID_CODES[code]) if code in _SAID_CODES else None

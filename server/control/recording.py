@@ -1,0 +1,172 @@
+"""Recording: records of deployments are kept at what the cluster says, by one replica at a time.
+
+What a record says depends on the present alone (`server.domain.recording`), so that whoever takes
+over, after whatever was missed, comes to the same. The lease keeps replicas from doing the same
+work; that no record goes wrong where two of them think that they have it rests on each write being
+made only onto the record that it was decided on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
+
+from server.control.viewing import ALL, Subscription, View
+from server.domain.errors import ServiceError
+from server.domain.inference_service import ServiceKey
+from server.domain.model_deployment import ModelDeployment
+from server.domain.recording import followed, in_doubt, lost
+from server.domain.registry_errors import RegistryUnavailable
+from server.ports import Cluster, Registry, RegistryReading, RegistryWriting
+
+log = structlog.get_logger(__name__)
+
+Decision = Callable[[ModelDeployment, datetime], ModelDeployment]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often things are done, in seconds.
+
+    A lease not renewed for `term` is another's to take; `sweep` is between two looks at all open
+    records; `pause` is between two questions for the lease, and doubles up to `longest_pause` while
+    the registry is away.
+    """
+
+    term: float = 6.0
+    sweep: float = 5.0
+    pause: float = 1.0
+    longest_pause: float = 5.0
+
+
+class Recording:
+    """Follows the view in the records of deployments."""
+
+    def __init__(
+        self, registry: Registry, cluster: Cluster, view: View, pace: Pace | None = None
+    ) -> None:
+        self._registry = registry
+        self._cluster = cluster
+        self._view = view
+        self._pace = pace or Pace()
+        self._lease = _Lease(registry, self._pace.term)
+        self._sweep_at = 0.0
+
+    async def run(self) -> None:
+        """Follow whenever no other replica does, until cancelled; then another may at once."""
+        with self._view.subscribe(ServiceKey(ALL, "")) as subscription:
+            try:
+                while True:
+                    await self._follow(subscription)
+                    # What a predecessor left, or was missed meanwhile, is looked at first.
+                    self._sweep_at = 0.0
+                    await asyncio.sleep(self._pace.pause)
+            finally:
+                await self._lease.give_up()
+
+    async def _follow(self, subscription: Subscription) -> None:
+        """Follow while this replica leads; where the registry goes away, until it is back."""
+        try:
+            while self._view.synced and await self._lease.held():
+                await self._catch_up(subscription)
+        except RegistryUnavailable:
+            log.warning("the registry is away: records of deployments fall behind")
+            await self._returned()
+            log.info("the registry is back: records of deployments catch up")
+
+    async def _returned(self) -> None:
+        pause = self._pace.pause
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
+            pause = min(2 * pause, self._pace.longest_pause)
+            with suppress(RegistryUnavailable):
+                await self._lease.held()
+                return
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        if time.monotonic() >= self._sweep_at:
+            # The sweep covers them, and what changes from here on is told again.
+            await subscription.changes(0)
+            await self._look_at(None)
+            self._sweep_at = time.monotonic() + self._pace.sweep
+        for key in await subscription.changes(min(self._pace.sweep, self._pace.term / 3)):
+            await self._look_at(key)
+
+    async def _look_at(self, key: ServiceKey | None) -> None:
+        """Bring the open records of a service, or all, to what is seen."""
+        records, now = await self._registry.read(partial(_open, key))
+        for record in records:
+            if not await self._lease.held():
+                return
+            if not await self._settle(record, now):
+                await self._look_at(record.service)
+            # A sweep of thousands lets callers through.
+            await asyncio.sleep(0)
+
+    async def _settle(self, record: ModelDeployment, now: datetime) -> bool:
+        """Bring one record to what is seen; False: it has changed meanwhile."""
+        decide = await self._decision(record, now)
+        if decide(record, now) is record:
+            return True
+        return await self._registry.write(partial(_store, record, decide))
+
+    async def _decision(self, record: ModelDeployment, now: datetime) -> Decision:
+        seen = self._view.get(record.service)
+        if in_doubt(record, seen, now):
+            try:
+                seen = await self._cluster.read(record.service)
+            except ServiceError:
+                return lambda record, now: record  # the next sweep asks again
+            if in_doubt(record, seen, now):
+                return lost
+        return lambda record, now: followed(record, seen, now)
+
+
+class _Lease:
+    """The right to follow, by the database's clock; by this process's it ends no later."""
+
+    def __init__(self, registry: Registry, term: float) -> None:
+        self._registry = registry
+        self._holder = secrets.token_hex(8)
+        self._term = term
+        self._renewed = 0.0
+
+    async def held(self) -> bool:
+        """Whether this replica is the one; renewed in good time. Raises RegistryUnavailable."""
+        asked = time.monotonic()
+        if self._renewed and asked < self._renewed + self._term / 3:
+            return True
+        self._renewed = 0.0
+        if await self._registry.lead(self._holder, timedelta(seconds=self._term)):
+            self._renewed = asked
+        return bool(self._renewed)
+
+    async def give_up(self) -> None:
+        """Let another replica lead at once, if the registry answers at once."""
+        with suppress(RegistryUnavailable, TimeoutError):
+            async with asyncio.timeout(self._term / 3):
+                await self._registry.resign(self._holder)
+
+
+async def _open(
+    key: ServiceKey | None, registry: RegistryReading
+) -> tuple[Sequence[ModelDeployment], datetime]:
+    return await registry.open_deployments(key), await registry.now()
+
+
+async def _store(read: ModelDeployment, decide: Decision, registry: RegistryWriting) -> bool:
+    """Store what is decided on a record that was read; False where it is no longer that."""
+    stored = await registry.deployment(read.id)
+    if stored != read:
+        return False
+    await registry.replace(decide(stored, await registry.now()))
+    return True

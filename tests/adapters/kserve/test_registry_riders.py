@@ -1,0 +1,225 @@
+"""A service that was deployed from the registry says so, for as long as it is true."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from server.adapters.kserve.manifests.manifest import Wish, manifest_of
+from server.adapters.kserve.manifests.reading_back import service_of
+from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.riders import marker_of
+from server.adapters.kserve.names import FIELD_MANAGER
+from server.adapters.kserve.writing.kserve_config import KServeConfig
+from server.adapters.kserve.writing.planning import Plan, plan_of
+from server.adapters.kserve.writing.taking_over import tried
+from server.domain.commands import Action, Deploy, Provenance
+from server.domain.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    RegisteredModelPredictor,
+    Scaling,
+)
+from server.domain.status import InferenceServiceStatus, State
+from tests.adapters.kserve.storing import applied, edited, stored
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, wishes
+
+PROVENANCE = Provenance("model-1", "version-1", "environment-1", "service-1", "deployment-1")
+LATER = replace(PROVENANCE, deployment_id="deployment-2")
+NAMES_RIDER = "modelservice.dev/registered-model"
+ID_RIDER = "modelservice.dev/deployment-id"
+
+
+def named(spec: InferenceServiceSpec, version: str = "1") -> InferenceServiceSpec:
+    """The spec, as a version of a registered model."""
+    predictor = RegisteredModelPredictor("fruit", "iris", "staging", version, spec.serving)
+    return replace(spec, predictor=predictor)
+
+
+def registered(wish: Wish) -> Wish:
+    origin, deployment_id = PROVENANCE.labels, PROVENANCE.deployment_id
+    return replace(wish, spec=named(wish.spec), origin=origin, deployment_id=deployment_id)
+
+
+DEPLOYED = registered(Wish(KEY, MODEL, {"team": "a"}))
+ANOTHER_MODEL = {"spec": {"predictor": {"model": {"storageUri": "gs://bucket/another"}}}}
+
+
+def read(obj: Mapping[str, Any]) -> InferenceService:
+    return service_of(obj, InferenceServiceStatus(State.READY))
+
+
+def rider_changed(key: str, text: str | None) -> dict[str, Any]:
+    change = {"spec": {"predictor": {"annotations": {key: text}}}}
+    return edited(applied(DEPLOYED), "kubectl-edit", change)
+
+
+def planned(current: Mapping[str, Any], spec: InferenceServiceSpec | None, **asked: Any) -> Plan:
+    labels = {"team": "a"} if spec else {}
+    deploy = Deploy(KEY, spec, labels, **asked)
+    plan = plan_of(deploy, current, KServeConfig(), "never-used-before")
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def after(plan: Plan) -> InferenceService:
+    """The service once the plan was carried out on a new one."""
+    return read(stored(plan.manifest, FIELD_MANAGER, "Apply"))
+
+
+def labels_of(plan: Plan) -> Mapping[str, str]:
+    found: Mapping[str, str] = plan.manifest["metadata"]["labels"]
+    return found
+
+
+@given(wishes)
+def test_its_names_and_its_deployment_are_read_back(wish: Wish) -> None:
+    service = read(applied(registered(wish)))
+    assert service.spec == named(wish.spec)
+    assert service.deployment_id == "deployment-1"
+    assert service.labels == wish.labels
+    assert service.selectable_labels.items() >= PROVENANCE.labels.items()
+
+
+def test_a_plain_service_has_neither() -> None:
+    service = read(applied(Wish(KEY, MODEL)))
+    assert (service.spec, service.deployment_id) == (MODEL, "")
+
+
+def test_the_marker_knows_the_ids_and_not_the_deployment() -> None:
+    def marker(wish: Wish) -> str:
+        return marker_of(manifest_of(wish, SHIPPED))
+
+    other = replace(PROVENANCE, version_id="version-2").labels
+    assert marker(replace(DEPLOYED, deployment_id="deployment-2")) == marker(DEPLOYED)
+    assert marker(replace(DEPLOYED, origin=other)) != marker(DEPLOYED)
+    assert marker(replace(DEPLOYED, origin={})) != marker(DEPLOYED)
+
+
+def test_a_copy_that_somebody_else_applied_is_not_from_the_registry() -> None:
+    service = read(stored(applied(DEPLOYED)))
+    assert service.spec is not None
+    assert (service.spec.predictor, service.deployment_id) == (MODEL.predictor, "")
+
+
+def test_a_copy_of_what_rides_on_it_onto_a_service_of_ours_is_not_believed() -> None:
+    riders = applied(DEPLOYED)["spec"]["predictor"]["annotations"]
+    copied = {key: riders[key] for key in (NAMES_RIDER, ID_RIDER)}
+    change = {"spec": {"predictor": {"annotations": copied}}}
+    service = read(edited(applied(Wish(KEY, MODEL)), "kubectl-edit", change))
+    assert (service.spec, service.deployment_id) == (MODEL, "")
+
+
+def test_names_that_somebody_else_wrote_are_not_believed() -> None:
+    other = applied(replace(DEPLOYED, spec=named(MODEL, "2")))
+    forged = other["spec"]["predictor"]["annotations"][NAMES_RIDER]
+    assert read(rider_changed(NAMES_RIDER, forged)).spec == MODEL
+
+
+def test_a_deployment_that_somebody_else_named_is_not_believed() -> None:
+    assert read(rider_changed(ID_RIDER, "deployment-9")).deployment_id == ""
+
+
+def test_of_a_model_that_somebody_changed_the_names_are_no_longer_told() -> None:
+    service = read(edited(applied(DEPLOYED), "kubectl-edit", ANOTHER_MODEL))
+    assert service.spec is not None
+    assert service.spec.predictor == replace(MODEL.serving, storage_uri="gs://bucket/another")
+
+
+def test_an_edit_of_what_the_version_does_not_say_leaves_the_names() -> None:
+    change = {"spec": {"predictor": {"serviceAccountName": "another"}}}
+    service = read(edited(applied(DEPLOYED), "kubectl-edit", change))
+    assert service.spec == replace(named(MODEL), service_account="another")
+    assert service.deployment_id == "deployment-1"
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", "7", '{"project": "fruit"}', "{}"])
+def test_spoilt_names_are_as_good_as_none(text: str) -> None:
+    obj = applied(DEPLOYED)
+    obj["spec"]["predictor"]["annotations"][NAMES_RIDER] = text
+    assert read(obj).spec == MODEL
+
+
+@given(wishes)
+def test_deployed_again_nothing_is_written_and_the_deployment_stays(wish: Wish) -> None:
+    wish = registered(wish)
+    deploy = Deploy(wish.key, wish.spec, wish.labels, wish.annotations, provenance=LATER)
+    plan = plan_of(deploy, applied(replace(wish, probe=None)), KServeConfig(), "fresh")
+    assert isinstance(plan, Plan)
+    again = manifest_of(replace(wish, probe=None), SHIPPED)
+    assert plan.manifest["spec"] == again["spec"]
+    assert labels_of(plan) == again["metadata"]["labels"]
+
+
+def test_a_change_of_scaling_alone_keeps_the_deployment_and_rolls_no_pod() -> None:
+    current = applied(DEPLOYED)
+    scaled = replace(named(MODEL), scaling=Scaling(2, 4))
+    plan = planned(current, scaled, provenance=LATER)
+    assert (plan.action, after(plan).deployment_id) == (Action.UPDATED, "deployment-1")
+    assert marker_of(plan.manifest) == marker_of(current)
+    assert labels_of(plan) == current["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("spec", [None, named(MODEL)], ids=["bare", "whole"])
+def test_a_restart_keeps_the_deployment(spec: InferenceServiceSpec | None) -> None:
+    current = applied(DEPLOYED)
+    provenance = LATER if spec else None
+    plan = planned(current, spec, provenance=provenance, restart=True)
+    assert plan.action is Action.RESTARTED
+    assert marker_of(plan.manifest) != marker_of(current)
+    assert (after(plan).spec, after(plan).deployment_id) == (named(MODEL), "deployment-1")
+    assert labels_of(plan) == current["metadata"]["labels"]
+
+
+def test_another_version_is_another_deployment() -> None:
+    provenance = replace(LATER, version_id="version-2")
+    plan = planned(applied(DEPLOYED), named(CONTAINER, "2"), provenance=provenance)
+    assert (after(plan).spec, after(plan).deployment_id) == (named(CONTAINER, "2"), "deployment-2")
+    assert labels_of(plan)["modelservice.dev/model-version-id"] == "version-2"
+
+
+def test_a_plain_deploy_over_it_leaves_nothing_of_the_registry() -> None:
+    plan = planned(applied(DEPLOYED), MODEL)
+    assert (after(plan).spec, after(plan).deployment_id) == (MODEL, "")
+    assert marker_of(plan.manifest) != marker_of(applied(DEPLOYED))
+    told = str(plan.manifest)
+    assert not [text for text in ("deployment-1", "version-1", NAMES_RIDER) if text in told]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        edited(applied(DEPLOYED), "kubectl-edit", ANOTHER_MODEL),
+        rider_changed(ID_RIDER, "deployment-9"),
+    ],
+    ids=["edited", "another deployment"],
+)
+def test_deployed_again_over_an_edit_it_is_another_deployment(spoilt: dict[str, Any]) -> None:
+    plan = planned(spoilt, named(MODEL), provenance=LATER)
+    assert after(plan).deployment_id == "deployment-2"
+    assert marker_of(plan.manifest) != marker_of(spoilt)
+
+
+def test_a_deployment_that_was_removed_from_it_is_replaced() -> None:
+    current = applied(replace(DEPLOYED, deployment_id=""))
+    plan = planned(current, named(MODEL), provenance=LATER)
+    assert (plan.action, after(plan).deployment_id) == (Action.UPDATED, "deployment-2")
+    assert marker_of(plan.manifest) != marker_of(current)
+
+
+def test_a_bare_restart_of_a_model_that_somebody_changed_is_not_from_the_registry() -> None:
+    plan = planned(edited(applied(DEPLOYED), "kubectl-edit", ANOTHER_MODEL), None, restart=True)
+    assert after(plan).deployment_id == ""
+    assert not labels_of(plan).keys() & PROVENANCE.labels.keys()
+
+
+def test_a_dry_run_that_takes_over_tells_the_names() -> None:
+    wish = replace(DEPLOYED, deployment_id="")
+    manifest = manifest_of(wish, SHIPPED)
+    answer = copy.deepcopy(stored(manifest))
+    assert read(tried(answer, manifest)).spec == named(MODEL)

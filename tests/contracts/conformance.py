@@ -1,0 +1,22 @@
+"""The whole suite, for a class of tests beside a fixture `world`."""
+
+from __future__ import annotations
+
+from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
+from tests.contracts.deploying import DeployConformance, RestartConformance
+from tests.contracts.feeding import FeedConformance
+from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.registered import RegisteredConformance
+
+
+class ClusterConformance(
+    DeployConformance,
+    RestartConformance,
+    RequestIdConformance,
+    GuardConformance,
+    DeleteConformance,
+    UnmanagedConformance,
+    FeedConformance,
+    RegisteredConformance,
+):
+    """What every cluster keeps to."""

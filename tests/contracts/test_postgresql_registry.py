@@ -1,0 +1,39 @@
+"""The registry on PostgreSQL passes the suite."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from server.adapters.sql.opening import migrate, opened_registry
+from server.ports import Registry
+from tests.contracts.registry_listing import ListingConformance
+from tests.contracts.registry_storing import StoringConformance
+from tests.contracts.registry_transactions import LeaseConformance, TransactionConformance
+from tests.postgresql import fresh_database
+
+
+@pytest_asyncio.fixture(scope="module")
+async def url(postgresql_server_url: str) -> AsyncIterator[str]:
+    async with fresh_database(postgresql_server_url) as url:
+        await migrate(url)
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module")
+async def registry(url: str) -> AsyncIterator[Registry]:
+    async with opened_registry(url) as registry:
+        yield registry
+
+
+@pytest_asyncio.fixture(scope="module")
+async def other(url: str) -> AsyncIterator[Registry]:
+    async with opened_registry(url) as other:
+        yield other
+
+
+class TestPostgreSQLRegistry(
+    StoringConformance, ListingConformance, TransactionConformance, LeaseConformance
+):
+    """The whole suite."""

@@ -1,0 +1,109 @@
+"""Deploys from a real registry onto a cluster in memory, in a namespace of the test's own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from server.adapters.memory.cluster import MemoryCluster
+from server.control.deploying import Deploying
+from server.control.registry_deploying import RegistryDeploying
+from server.control.scope import Scope
+from server.control.viewing import View
+from server.domain.commands import Applied, Deploy
+from server.domain.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    RegisteredModelPredictor,
+    ServiceKey,
+)
+from server.domain.model_deployment import DeploymentFilter, ModelDeployment
+from server.ports import Registry, RegistryReading, RegistryWriting
+from tests.control.registered import Registering
+
+Result = TypeVar("Result")
+
+_places = itertools.count(1)
+
+
+@dataclass
+class RegistryWorld:
+    """A server's deploying; `at` is told its named points."""
+
+    registering: Registering
+    namespace: str = field(default_factory=lambda: f"place-{next(_places)}")
+    memory: MemoryCluster = field(default_factory=MemoryCluster)
+    registry: Registry | None = None
+    scope: Scope = field(default_factory=lambda: Scope("elsewhere"))
+    at: Callable[[str], None] = lambda point: None
+
+    def __post_init__(self) -> None:
+        self.view = View()
+
+    async def prepare(self, *versions: str, **defaults: Any) -> None:
+        """A model `fraud` with READY versions, and the environment `staging`."""
+        await self.registering.new_model()
+        for version in versions:
+            await self.registering.new_version(version, storage_uri=f"s3://models/fraud/{version}")
+        await self.registering.new_environment(namespace=self.namespace, **defaults)
+
+    def wish(self, version: str = "", name: str = "", **asked: Any) -> Deploy:
+        """A Deploy of `fraud` to `staging`; `options` of `asked` are of its spec."""
+        options = asked.pop("options", {})
+        names = {"model": "fraud", "environment": "staging"} | asked.pop("names", {})
+        predictor = RegisteredModelPredictor(self.registering.project, version=version, **names)
+        spec = InferenceServiceSpec(predictor, **options)
+        key = ServiceKey(asked.pop("namespace", ""), name)
+        return replace(Deploy(key, spec), **asked)
+
+    async def deploy(self, version: str = "", name: str = "", **asked: Any) -> Applied:
+        return await self.carry_out(self.wish(version, name, **asked))
+
+    async def carry_out(self, deploy: Deploy) -> Applied:
+        registry = self.registry or self.registering.registry
+        from_registry = RegistryDeploying(registry, self.memory, self.view, self.scope, self.at)
+        return await Deploying(self.memory, self.view, from_registry).deploy(deploy)
+
+    async def plain(self, spec: InferenceServiceSpec | None, name: str, **asked: Any) -> Applied:
+        """A Deploy that names nothing of the registry."""
+        return await self.carry_out(
+            replace(Deploy(ServiceKey(self.namespace, name), spec), **asked)
+        )
+
+    async def records(self) -> list[ModelDeployment]:
+        """All of the project, newest first."""
+        wanted = DeploymentFilter(self.registering.project)
+        return list((await self.registering.deployments.list(wanted, 100, "")).items)
+
+    def service(self, name: str = "fraud-staging") -> InferenceService | None:
+        return self.memory.store.service(ServiceKey(self.namespace, name))
+
+
+@dataclass
+class FailingRegistry:
+    """A registry whose writes, after the first `good` ones, come to what `fault` does."""
+
+    registry: Registry
+    good: int
+    fault: Callable[[], Awaitable[None]]
+
+    async def read(self, work: Callable[[RegistryReading], Awaitable[Result]]) -> Result:
+        return await self.registry.read(work)
+
+    async def write(self, work: Callable[[RegistryWriting], Awaitable[Result]]) -> Result:
+        self.good -= 1
+        if self.good < 0:
+            await self.fault()
+        return await self.registry.write(work)
+
+    async def lead(self, holder: str, term: timedelta) -> bool:
+        return await self.registry.lead(holder, term)
+
+    async def resign(self, holder: str) -> None:
+        await self.registry.resign(holder)
+
+    def reachable(self) -> bool:
+        return self.registry.reachable()

@@ -1,0 +1,340 @@
+"""The followers of a cluster in memory, on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from server.adapters.memory.cluster import MemoryCluster
+from server.adapters.sql.opening import opened_registry
+from server.control.recording import Pace, Recording
+from server.control.viewing import View, follow
+from server.domain.commands import Applied, Delete, Deploy, Provenance
+from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
+from server.domain.model_deployment import (
+    DeploymentFilter,
+    DeploymentState,
+    DesiredState,
+    ModelDeployment,
+    content_of,
+)
+from server.domain.recording import UNSEEN_FOR, answered
+from server.domain.rollout import Rollout
+from server.domain.status import Failure, FailureReason, InferenceServiceStatus, State
+from server.ports import Registry, RegistryWriting
+
+PATIENCE_SECONDS = 10.0
+BRISK = Pace(term=0.6, sweep=0.1, pause=0.05, longest_pause=0.2)
+FAILING = InferenceServiceStatus(
+    State.FAILED, failure=Failure(FailureReason.IMAGE_PULL, "the image is not there")
+)
+
+
+def spec(image: str) -> InferenceServiceSpec:
+    return InferenceServiceSpec(predictor=ContainerPredictor(image))
+
+
+class AlwaysLeads:
+    """A registry whose lease two can have at once, as one who was stopped past its own thinks."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def lead(self, holder: str, term: timedelta) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+
+@dataclass
+class World:
+    """A cluster, its registry, and whoever deploys from it."""
+
+    registry: Registry
+    cluster: MemoryCluster
+    database: Path
+
+    @asynccontextmanager
+    async def replica(
+        self, pace: Pace = BRISK, registry: Any = None, cluster: MemoryCluster | None = None
+    ) -> AsyncIterator[View]:
+        """A replica with a view of its own, until its orderly end."""
+        cluster = cluster or MemoryCluster(self.cluster.store)
+        view = View()
+        recording = Recording(registry or self.registry, cluster, view, pace)
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(follow(view, cluster)), tasks.create_task(recording.run())]
+            yield view
+            for task in running:
+                task.cancel()
+
+    async def record(self, name: str, image: str = "fraud:1", **fields: Any) -> ModelDeployment:
+        """What a Deploy from the registry stores before it touches the cluster."""
+
+        async def work(tx: RegistryWriting) -> ModelDeployment:
+            now = await tx.now()
+            ids = {f"{each}_id": str(uuid4()) for each in ("model", "version", "environment")}
+            names = {"project": "risk", "model": "fraud", "version": "1", "environment": "staging"}
+            made = ModelDeployment(
+                **{"id": str(uuid4()), "content": content_of(spec(image))} | ids | names,
+                **{"create_time": now, "update_time": now} | fields,
+                service=ServiceKey("staging", name),
+            )
+            await tx.add(made)
+            return made
+
+        return await self.registry.write(work)
+
+    async def apply(self, record: ModelDeployment, image: str = "fraud:1") -> Applied:
+        ids = (record.model_id, record.version_id, record.environment_id, "service")
+        provenance = Provenance(*ids, deployment_id=record.id)
+        return await self.cluster.apply(Deploy(record.service, spec(image), provenance=provenance))
+
+    async def deploy(self, name: str, image: str = "fraud:1") -> ModelDeployment:
+        record = await self.record(name, image)
+        await self.apply(record, image)
+        return record
+
+    async def delete(self, record: ModelDeployment) -> None:
+        await self.cluster.delete(Delete(record.service))
+        self.cluster.finish_delete(record.service)
+
+    async def told(self, record: ModelDeployment) -> ModelDeployment:
+        found = await self.registry.read(lambda tx: tx.deployment(record.id))
+        assert found
+        return found
+
+    async def until(
+        self, record: ModelDeployment, state: DeploymentState, *, ended: bool = False
+    ) -> ModelDeployment:
+        return await self.eventually(
+            record, lambda found: found.state is state and bool(found.end_time) is ended
+        )
+
+    async def eventually(
+        self, record: ModelDeployment, true: Callable[[ModelDeployment], bool]
+    ) -> ModelDeployment:
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while not true(found := await self.told(record)):
+            assert time.monotonic() < ends, found
+            await asyncio.sleep(0.02)
+        return found
+
+    async def stays(self, record: ModelDeployment) -> None:
+        """Several sweeps change nothing."""
+        before = await self.told(record)
+        await asyncio.sleep(5 * BRISK.sweep)
+        assert await self.told(record) == before
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Another program has the database to itself."""
+        other = sqlite3.connect(self.database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+        other.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    database = tmp_path / "registry.db"
+    async with opened_registry(f"sqlite:///{database}") as registry:
+        yield World(registry, MemoryCluster(), database)
+
+
+async def test_a_record_follows_its_service_from_deploy_to_delete(world: World) -> None:
+    async with world.replica():
+        record = await world.deploy("fraud")
+        deployed = await world.until(record, DeploymentState.DEPLOYED)
+        assert deployed.rollout == world.cluster.store.service(record.service).rollout
+        await world.cluster.delete(Delete(record.service))
+        deleting = await world.eventually(
+            record, lambda found: found.desired_state is DesiredState.UNDEPLOYED
+        )
+        assert deleting.end_time is None
+        world.cluster.finish_delete(record.service)
+        ended = await world.until(record, DeploymentState.UNDEPLOYED, ended=True)
+        times = [ended.create_time, ended.ready_time, ended.end_time]
+        assert times == sorted(times)
+        await world.stays(record)
+
+
+async def test_trouble_is_told_while_it_lasts(world: World) -> None:
+    world.cluster.ready_after = None
+    async with world.replica():
+        record = await world.deploy("fraud")
+        world.cluster.set_status(record.service, FAILING)
+        assert (await world.until(record, DeploymentState.FAILED)).failure == FAILING.failure
+        world.cluster.set_status(record.service, InferenceServiceStatus(State.READY))
+        assert (await world.until(record, DeploymentState.DEPLOYED)).failure is None
+        world.cluster.set_status(record.service, FAILING)
+        troubled = await world.eventually(record, lambda found: found.failure is not None)
+        assert troubled.state is DeploymentState.DEPLOYED
+
+
+async def test_the_next_deployment_supersedes_and_so_does_an_edit_by_somebody_else(
+    world: World,
+) -> None:
+    async with world.replica():
+        first = await world.deploy("fraud")
+        await world.until(first, DeploymentState.DEPLOYED)
+        second = await world.deploy("fraud", "fraud:2")
+        await world.until(first, DeploymentState.SUPERSEDED, ended=True)
+        await world.until(second, DeploymentState.DEPLOYED)
+        store = world.cluster.store
+        held = store.service(second.service)
+        store.change(replace(held, spec=spec("edited"), generation=held.generation + 1))
+        await world.until(second, DeploymentState.SUPERSEDED, ended=True)
+        await world.stays(first)
+
+
+async def test_who_stops_lets_another_lead_at_once(world: World) -> None:
+    for_ages = replace(BRISK, term=600.0)
+    async with world.replica(for_ages):
+        await world.until(await world.deploy("first"), DeploymentState.DEPLOYED)
+    async with world.replica(for_ages):
+        await world.until(await world.deploy("second"), DeploymentState.DEPLOYED)
+
+
+async def test_what_happened_while_nobody_followed_is_caught_up_with(world: World) -> None:
+    kept, gone, replaced = [await world.deploy(name) for name in ("kept", "gone", "replaced")]
+    async with world.replica():
+        for record in (kept, gone, replaced):
+            await world.until(record, DeploymentState.DEPLOYED)
+    missed = await world.deploy("missed")
+    await world.delete(gone)
+    await world.delete(replaced)
+    anew = await world.deploy("replaced")
+    async with world.replica():
+        for record in (gone, replaced):
+            await world.until(record, DeploymentState.UNDEPLOYED, ended=True)
+        for record in (missed, anew):
+            await world.until(record, DeploymentState.DEPLOYED)
+        await world.stays(kept)
+
+
+async def test_a_dead_leader_is_followed_by_another_once_its_term_is_over(world: World) -> None:
+    record = await world.deploy("fraud")
+    assert await world.registry.lead("one who was killed", timedelta(seconds=1))
+    began = time.monotonic()
+    async with world.replica():
+        await world.until(record, DeploymentState.DEPLOYED)
+    assert time.monotonic() - began > 0.9
+
+
+async def test_a_deploy_that_never_reached_the_cluster_is_given_up_and_no_sooner(
+    world: World,
+) -> None:
+    now = await world.registry.read(lambda tx: tx.now())
+    young, old = [
+        await world.record(name, create_time=now - age, update_time=now - age)
+        for name, age in (("young", timedelta(0)), ("old", UNSEEN_FOR))
+    ]
+    async with world.replica():
+        ended = await world.until(old, DeploymentState.FAILED, ended=True)
+        assert ended.error_reason == "WRITE_OUTCOME_UNKNOWN"
+        await world.stays(young)
+        # The same name: what is there does not carry it.
+        await world.apply(young)
+        await world.until(young, DeploymentState.DEPLOYED)
+
+
+async def test_an_absence_counts_once_the_cluster_confirms_it(world: World) -> None:
+    record = await world.record("fraud", rollout=Rollout("uid-of-another-view", 1))
+    here = MemoryCluster(world.cluster.store)
+    async with world.replica(cluster=here) as view:
+        await world.until(await world.deploy("other"), DeploymentState.DEPLOYED)
+        here.away()
+        assert view.synced
+        await world.stays(record)
+        here.back()
+        await world.until(record, DeploymentState.UNDEPLOYED, ended=True)
+
+
+async def test_a_view_that_is_behind_ends_nothing(world: World) -> None:
+    here = MemoryCluster(world.cluster.store)
+    async with world.replica(cluster=here):
+        first = await world.deploy("fraud")
+        await world.until(first, DeploymentState.DEPLOYED)
+        here.hold_feed()
+        second = await world.record("fraud", "fraud:2")
+        rollout = (await world.apply(second, "fraud:2")).rollout
+
+        async def outcome(tx: RegistryWriting) -> None:
+            await tx.replace(answered(await tx.deployment(second.id), rollout, await tx.now()))
+
+        await world.registry.write(outcome)
+        await world.stays(second)
+        await world.stays(first)
+        here.release_feed()
+        await world.until(first, DeploymentState.SUPERSEDED, ended=True)
+        await world.until(second, DeploymentState.DEPLOYED)
+
+
+async def test_records_catch_up_once_their_database_is_back(world: World) -> None:
+    async with world.replica():
+        before = await world.deploy("before")
+        await world.until(before, DeploymentState.DEPLOYED)
+        unheard = await world.record("unheard")
+        with world.locked():
+            await world.delete(before)
+            await world.apply(unheard)
+            # Longer than anybody waits for the database.
+            await asyncio.sleep(3)
+        await world.until(before, DeploymentState.UNDEPLOYED, ended=True)
+        await world.until(unheard, DeploymentState.DEPLOYED)
+
+
+async def test_two_who_think_that_they_lead_come_to_the_same(world: World) -> None:
+    """One of them sees everything late."""
+    both = AlwaysLeads(world.registry)
+    late = MemoryCluster(world.cluster.store)
+    watched = asyncio.create_task(_histories(world))
+    async with world.replica(registry=both), world.replica(registry=both, cluster=late):
+        records: list[ModelDeployment] = []
+        for number in range(30):
+            late.hold_feed() if number % 3 else late.release_feed()
+            records.append(await world.deploy(f"svc-{number % 5}", f"fraud:{number}"))
+            if number % 7 == 6:
+                await world.delete(records[-1])
+        late.release_feed()
+        for record in records:
+            await world.eventually(record, lambda found: _agrees(world, found))
+        await asyncio.gather(*map(world.stays, records))
+    assert not watched.done(), watched.exception()
+    watched.cancel()
+
+
+def _agrees(world: World, found: ModelDeployment) -> bool:
+    there = world.cluster.store.service(found.service)
+    if there and there.deployment_id == found.id:
+        return found.state is DeploymentState.DEPLOYED and found.rollout == there.rollout
+    given_up = (DeploymentState.SUPERSEDED, DeploymentState.UNDEPLOYED)
+    # Nobody may have seen it before the next replaced it: then it is given up later.
+    return found.state in given_up or found.rollout is None
+
+
+async def _histories(world: World) -> None:
+    """Fails where a time moves back or an end is undone."""
+    known: dict[str, ModelDeployment] = {}
+    all_of_them = DeploymentFilter("risk")
+    while True:
+        page = await world.registry.read(lambda tx: tx.deployments(all_of_them, 1000, None))
+        for now in page.items:
+            if before := known.get(now.id):
+                assert now == before if before.end_time else now.update_time >= before.update_time
+                assert before.ready_time in (None, now.ready_time)
+            known[now.id] = now
+        await asyncio.sleep(0.01)

@@ -1,0 +1,169 @@
+"""A real PostgreSQL for tests: a server of their own on a socket of its own, or the one that
+MODELSERVICE_TEST_DATABASE_URL names, whose user may create databases."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from tests import debian
+from tests.cluster.lab.processes import Sweeper, wait_until
+
+OTHER_SERVER = os.environ.get("MODELSERVICE_TEST_DATABASE_URL", "")
+
+# Debian's package brings it, and it refuses to be root.
+_USER = "postgres"
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "off",  # tests end processes, not machines
+    "max_connections": "200",
+    "log_min_messages": "log",
+}
+
+
+class PostgreSQL:
+    """A server with a cluster of databases of its own. `start` and `stop` may follow each other any
+    number of times; `folder` has everything, the socket too."""
+
+    def __init__(self, folder: Path, sweeper: Sweeper) -> None:
+        self.folder = folder
+        self._data = folder / "data"
+        self._sweeper = sweeper
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as_user("initdb", "--no-sync", "--auth=trust", f"--username={_USER}", self._data)
+
+    @property
+    def url(self) -> str:
+        """Of its own first database. The password is not asked for, and not to be shown."""
+        return f"postgresql://{_USER}:secret@/postgres?host={self.folder}"
+
+    def start(self) -> None:
+        """Returns once it answers; where it runs already, at once."""
+        if self._process:
+            return
+        options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+        command = [_program("postgres"), "-D", self._data, "-k", self.folder, *options]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*_as_user(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.folder, start_new_session=True,
+            )  # fmt: skip
+        self._sweeper.tell(f"+{self._process.pid}")
+        wait_until(self._answers, f"PostgreSQL in {self.folder}")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """End it and every transaction: SIGINT in order, SIGQUIT and SIGKILL as in a crash."""
+        if self._process:
+            self._process.send_signal(how)
+            self._process.wait(60)
+            self._sweeper.tell(f"-{self._process.pid}")
+            self._process = None
+
+    def _answers(self) -> bool:
+        assert self._process
+        if self._process.poll() is not None:
+            raise AssertionError((self.folder / "log").read_text())
+        asked = [_program("pg_isready"), "-q", "-h", self.folder]
+        return subprocess.run(asked, check=False).returncode == 0
+
+    def _as_user(self, program: str, *arguments: str | Path) -> None:
+        command = [*_as_user(), _program(program), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder)
+
+
+@contextmanager
+def started_postgresql() -> Iterator[PostgreSQL]:
+    """A server for the length of a block; nothing of it stays, however the block's process ends."""
+    install()
+    # A socket's path may have 107 characters, which pytest's own folders come close to.
+    folder = Path(tempfile.mkdtemp(prefix="modelservice-pg-"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, _USER)
+    sweeper = Sweeper(folder)
+    try:
+        server = PostgreSQL(folder, sweeper)
+        server.start()
+        yield server
+        server.stop(signal.SIGQUIT)
+    finally:
+        sweeper.close()
+
+
+@asynccontextmanager
+async def fresh_database(server_url: str) -> AsyncIterator[str]:
+    """The URL of an empty database on the server, dropped after the block."""
+    name = f"modelservice_test_{secrets.token_hex(6)}"
+    await _execute(server_url, f"CREATE DATABASE {name}")
+    try:
+        yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+    finally:
+        await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def why_there_is_none() -> str | None:
+    """Why this machine can have no PostgreSQL; None if it has one, or can install it."""
+    if _programs():
+        return None
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return (
+            "there is no PostgreSQL: install Debian's package postgresql (as root the tests do), or"
+            " name a server with MODELSERVICE_TEST_DATABASE_URL"
+        )
+    return None
+
+
+def install() -> None:
+    """Install Debian's package where there is no PostgreSQL, one run at a time."""
+    if _programs():
+        return
+    with (Path(tempfile.gettempdir()) / "modelservice-postgresql.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _programs():
+            return
+        debian.install(["postgresql"], print)
+        # The package has made a server for the whole machine, and started it.
+        for version in _versions():
+            debian.run(["pg_dropcluster", "--stop", version.name, "main"])
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _versions() -> Sequence[Path]:
+    found = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    return sorted((path.parents[1] for path in found), key=lambda path: int(path.name))
+
+
+def _programs() -> Path | None:
+    if versions := _versions():
+        return versions[-1] / "bin"
+    elsewhere = shutil.which("postgres")
+    return Path(elsewhere).resolve().parent if elsewhere else None
+
+
+def _program(name: str) -> Path:
+    programs = _programs()
+    assert programs
+    return programs / name
+
+
+def _as_user() -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--init-groups"]

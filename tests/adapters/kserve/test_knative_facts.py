@@ -1,0 +1,222 @@
+"""When a service of Knative mode is READY, on one as it was, changed in one point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from server.adapters.kserve.observing.observed import Observed
+from server.domain.decision import Decision
+from server.domain.status import FailureReason, State
+from tests.adapters.kserve.replaying import merged
+from tests.adapters.kserve.shown import end, facts, stamp, verdict, with_condition, with_service
+
+MODIFIED = "the object has been modified; please apply your changes to the latest version"
+TRIED = 'dry run failed with pods "dry-run-validationx7k2p" is forbidden: exceeded quota: q'
+Change = Callable[[Observed], Observed]
+
+
+def serving() -> tuple[Observed, datetime]:
+    """A rollout that has been READY for a while."""
+    observed, now = end("knative/ready")
+    return observed, now + timedelta(seconds=60)
+
+
+def changed(kind: str, patch: dict[str, Any]) -> Change:
+    """With a merge patch of every object of the kind."""
+
+    def change(observed: Observed) -> Observed:
+        objects = tuple(merged(o, patch) for o in getattr(observed, kind))
+        return replace(observed, **{kind: objects})
+
+    return change
+
+
+def conditioned(kind: str, type_: str, **fields: object) -> Change:
+    """With a condition of every object of the kind changed, or added."""
+
+    def change(observed: Observed) -> Observed:
+        def one(obj: Any) -> Any:
+            others = [c for c in obj["status"]["conditions"] if c["type"] != type_]
+            told = {"type": type_, "lastTransitionTime": "2026-01-01T00:00:00Z", **fields}
+            return merged(obj, {"status": {"conditions": [*others, told]}})
+
+        return replace(observed, **{kind: tuple(map(one, getattr(observed, kind)))})
+
+    return change
+
+
+def told(*changes: Change) -> Decision:
+    observed, now = serving()
+    for change in changes:
+        observed = change(observed)
+    return verdict(observed, now)
+
+
+def scaling(annotation: str, value: str) -> dict[str, Any]:
+    annotations = {f"autoscaling.knative.dev/{annotation}": value}
+    return {"metadata": {"annotations": annotations}}
+
+
+def test_what_serves_is_ready() -> None:
+    assert told().state is State.READY
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed("knative_services", {"metadata": {"generation": 2}}),
+        conditioned("knative_services", "Ready", status="Unknown", reason="OutOfDate"),
+        changed("knative_services", {"status": {"latestCreatedRevisionName": "iris-00002"}}),
+        changed("knative_services", {"status": {"traffic": []}}),
+        changed("revisions", {"metadata": {"annotations": {"modelservice.dev/rollout": "m0"}}}),
+        changed("revisions", scaling("min-scale", "3")),
+        changed("revisions", {"metadata": {"labels": {"serving.knative.dev/serviceUID": "x"}}}),
+        lambda observed: replace(observed, revisions=()),
+    ],
+    ids=[
+        "its status is about the spec before",
+        "it has not looked yet",
+        "a newer revision is not ready",
+        "no traffic is there",
+        "the revision is of another rollout",
+        "the revision is of another scaling",
+        "the revision is of a service before it",
+        "there is no revision",
+    ],
+)
+def test_a_knative_service_that_is_stale_is_not_ready(change: Change) -> None:
+    assert told(change).state is State.PROGRESSING
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed(
+            "knative_services",
+            {
+                "spec": {
+                    "template": {"metadata": {"annotations": {"modelservice.dev/rollout": "m0"}}}
+                }
+            },
+        ),
+        changed("knative_services", {"spec": {"template": scaling("min-scale", "0")}}),
+        changed("knative_services", {"spec": {"template": scaling("max-scale", "5")}}),
+        changed("knative_services", {"spec": {"traffic": [{"revisionName": "x", "percent": 100}]}}),
+        lambda o: with_service(o, {"spec": {"predictor": {"minReplicas": 2}}}),
+        lambda o: with_service(o, {"spec": {"predictor": {"scaleMetric": "rps"}}}),
+        lambda o: with_service(o, {"spec": {"predictor": {"timeout": 30}}}),
+    ],
+)
+def test_what_asks_for_something_else_is_not_applied(change: Change) -> None:
+    decision = told(change)
+    assert decision.state is State.PROGRESSING
+    assert decision.message == "waiting for KServe to apply this rollout"
+
+
+def test_a_knative_service_of_a_service_before_it_is_not_taken_for_its_own() -> None:
+    other = [{"uid": "another", "controller": True}]
+    decision = told(changed("knative_services", {"metadata": {"ownerReferences": other}}))
+    assert decision.state is State.PENDING
+
+
+@pytest.mark.parametrize(("words", "warning"), [(MODIFIED, ""), (TRIED, "exceeded quota: q")])
+def test_what_kserve_only_failed_to_try_again_leaves_it_ready(words: str, warning: str) -> None:
+    decision = told(*complaining(words))
+    assert decision.state is State.READY
+    assert warning in decision.message
+    assert bool(decision.message) == bool(warning)
+
+
+def test_other_complaints_of_kserve_are_believed() -> None:
+    observed, now = serving()
+    for change in complaining("no such thing"):
+        observed = change(observed)
+    assert not facts(observed, now).ready
+
+
+def test_of_an_update_that_a_full_quota_keeps_from_being_applied_the_quota_is_told() -> None:
+    older = changed("knative_services", {"spec": {"template": scaling("max-scale", "5")}})
+    observed, now = serving()
+    for change in (*complaining(TRIED), older):
+        observed = change(observed)
+    decision = verdict(observed, now, told_before=40)
+    assert decision.state is State.DEGRADED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.QUOTA
+    assert "x7k2p" not in decision.message, "another one at each try"
+
+
+def test_where_no_pod_is_left_the_revisions_own_words_tell() -> None:
+    decision = told(
+        conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
+        conditioned("revisions", "Ready", status="False"),
+        conditioned(
+            "revisions",
+            "ResourcesAvailable",
+            status="False",
+            reason="ProgressDeadlineExceeded",
+            message="Initial scale was never achieved",
+        ),
+        lambda observed: replace(observed, pods=()),
+    )
+    assert decision.state is State.FAILED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.PROGRESS_DEADLINE
+    assert "Initial scale was never achieved" in decision.message
+
+
+def test_an_image_that_knative_itself_cannot_find_fails_before_there_is_a_pod() -> None:
+    decision = told(
+        conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
+        conditioned("revisions", "Ready", status="False"),
+        conditioned("revisions", "ContainerHealthy", status="False", reason="ContainerMissing"),
+        lambda observed: replace(observed, deployments=(), replica_sets=(), pods=()),
+    )
+    assert decision.state is State.FAILED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.IMAGE_PULL
+
+
+@pytest.mark.parametrize("reason", ["Unschedulable", "FailedCreate"])
+def test_what_passes_by_itself_does_not_fail_a_revision(reason: str) -> None:
+    decision = told(
+        conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
+        conditioned("revisions", "ResourcesAvailable", status="False", reason=reason),
+    )
+    assert decision.state is State.PROGRESSING
+    assert decision.failure is None
+
+
+def test_a_pod_whose_sidecar_is_not_ready_is_told_by_the_container_that_it_asks() -> None:
+    observed, now = serving()
+    [pod] = observed.pods
+    statuses = [
+        {**s, "ready": s["name"] != "queue-proxy"} for s in pod["status"]["containerStatuses"]
+    ]
+    since = stamp(now - timedelta(seconds=61))
+    unready = [
+        {"type": kind, "status": "False", "lastTransitionTime": since}
+        for kind in ("Ready", "ContainersReady")
+    ]
+    status = {"containerStatuses": statuses, "conditions": unready}
+    decision = told(
+        conditioned("knative_services", "Ready", status="Unknown"),
+        changed("pods", {"status": status}),
+    )
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.NOT_ANSWERING
+    assert decision.failure.container == "kserve-container"
+
+
+def complaining(words: str) -> list[Change]:
+    """KServe calls the service not ready in these words."""
+    told_so = {"status": "False", "reason": "ReconcileFailed", "message": words}
+    return [
+        lambda o: with_condition(o, "PredictorReady", **told_so),
+        lambda o: with_condition(o, "Ready", **told_so),
+    ]

@@ -1,0 +1,109 @@
+"""What has failed of a Knative rollout stays told until it completes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from server.adapters.kserve.observing.latch import Latch
+from server.domain.decision import decide
+from server.domain.facts import ComponentFacts, Facts, Problem
+from server.domain.rollout import Rollout
+from server.domain.status import Component, ComponentStatus, Failure, FailureReason, State
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PREDICTOR = ComponentFacts(
+    ComponentStatus(Component.PREDICTOR),
+    present=True,
+    applied=True,
+    available=1,
+    attempt="k1/2",
+)
+
+
+def problem(
+    reason: FailureReason, pod: str = "p1", at: int = 0, *, exit_code: int | None = 1
+) -> Problem:
+    failure = Failure(
+        reason,
+        f"{reason} at {at}",
+        component=Component.PREDICTOR,
+        pod=pod,
+        container="kserve-container",
+        exit_code=exit_code,
+        first_seen_time=NOW + timedelta(seconds=at),
+    )
+    return Problem(failure, NOW + timedelta(seconds=at))
+
+
+class Told:
+    """What one process tells of a rollout, look after look."""
+
+    def __init__(self) -> None:
+        self.latch = Latch()
+
+    def look(self, *problems: Problem, at: int = 0, **changed: object) -> tuple[State, str]:
+        component = replace(PREDICTOR, problems=problems, **changed)  # type: ignore[arg-type]
+        now = NOW + timedelta(seconds=at)
+        facts = Facts(Rollout("s1", 2), now, NOW, (component,), judged=True)
+        self.latch = self.latch.updated(facts)
+        decision = decide(self.latch.upheld(facts))
+        failure = decision.failure
+        return decision.state, f"{failure.reason} {failure.pod}" if failure else ""
+
+
+CRASH = FailureReason.CRASH_LOOP
+
+
+def test_a_failure_stays_when_its_pods_are_gone_and_others_begin_anew() -> None:
+    told = Told()
+    assert told.look() == (State.PROGRESSING, "")
+    assert told.look(problem(CRASH)) == (State.DEGRADED, "CRASH_LOOP p1")
+    assert told.look(at=9) == (State.DEGRADED, "CRASH_LOOP p1")
+    begun = replace(problem(CRASH, "p2", 20), tolerated=None)
+    assert told.look(begun, at=20) == (State.DEGRADED, "CRASH_LOOP p1")
+    assert told.look(problem(CRASH, "p2", 30), at=30) == (State.DEGRADED, "CRASH_LOOP p2")
+
+
+def test_it_began_when_it_failed_first() -> None:
+    told = Told()
+    told.look(problem(CRASH))
+    told.look(problem(CRASH, "p2", 30), at=30)
+    [held] = told.latch.held.values()
+    assert held.problem.failure.first_seen_time == NOW
+
+
+def test_the_cause_once_known_is_not_forgotten_at_the_next_pod() -> None:
+    told = Told()
+    told.look(problem(FailureReason.MODEL_LOAD))
+    again = problem(CRASH, "p2", 30)
+    assert told.look(again, at=30) == (State.DEGRADED, "MODEL_LOAD p2")
+    other = problem(FailureReason.UNSCHEDULABLE, "p3", 60, exit_code=None)
+    assert told.look(other, at=60) == (State.DEGRADED, "MODEL_LOAD p2")
+
+
+def test_a_more_telling_cause_takes_its_place() -> None:
+    told = Told()
+    told.look(problem(FailureReason.UNSCHEDULABLE, exit_code=None))
+    assert told.look(problem(CRASH, "p2", 5), at=5) == (State.DEGRADED, "CRASH_LOOP p2")
+
+
+def test_the_words_of_a_revision_do_not_hide_the_pod() -> None:
+    told = Told()
+    told.look(problem(CRASH))
+    assert told.look(problem(CRASH, "", 40), at=40) == (State.DEGRADED, "CRASH_LOOP p1")
+
+
+def test_what_is_begun_anew_or_has_completed_is_free_of_it() -> None:
+    told = Told()
+    told.look(problem(CRASH))
+    assert told.look(attempt="k1/3") == (State.PROGRESSING, "")
+    told.look(problem(CRASH))
+    told.look(completed_at=NOW)
+    assert not told.latch.held
+
+
+def test_in_standard_mode_nothing_is_held() -> None:
+    told = Told()
+    told.look(problem(CRASH), attempt="")
+    assert told.look(attempt="") == (State.PROGRESSING, "")

@@ -9,7 +9,6 @@ made only onto the record that it was decided on.
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-
-import structlog
 
 from server.control.viewing import ALL, Subscription, View
 from server.domain.errors import ServiceError
@@ -28,8 +25,6 @@ from server.domain.recording import followed, in_doubt, lost
 from server.domain.registry_errors import RegistryUnavailable
 from server.ports import Cluster, Registry, RegistryReading, RegistryWriting
 
-log = structlog.get_logger(__name__)
-
 Decision = Callable[[ModelDeployment, datetime], ModelDeployment]
 
 
@@ -38,14 +33,12 @@ class Pace:
     """How often things are done, in seconds.
 
     A lease not renewed for `term` is another's to take; `sweep` is between two looks at all open
-    records; `pause` is between two questions for the lease, and doubles up to `longest_pause` while
-    the registry is away.
+    records, `pause` between two questions for the lease, and for a registry that is away.
     """
 
     term: float = 6.0
     sweep: float = 5.0
     pause: float = 1.0
-    longest_pause: float = 5.0
 
 
 class Recording:
@@ -66,31 +59,18 @@ class Recording:
         with self._view.subscribe(ServiceKey(ALL, "")) as subscription:
             try:
                 while True:
-                    await self._follow(subscription)
-                    # What a predecessor left, or was missed meanwhile, is looked at first.
-                    self._sweep_at = 0.0
+                    with suppress(RegistryUnavailable):
+                        await self._follow(subscription)
                     await asyncio.sleep(self._pace.pause)
             finally:
                 await self._lease.give_up()
 
     async def _follow(self, subscription: Subscription) -> None:
-        """Follow while this replica leads; where the registry goes away, until it is back."""
-        try:
-            while self._view.synced and await self._lease.held():
-                await self._catch_up(subscription)
-        except RegistryUnavailable:
-            log.warning("the registry is away: records of deployments fall behind")
-            await self._returned()
-            log.info("the registry is back: records of deployments catch up")
-
-    async def _returned(self) -> None:
-        pause = self._pace.pause
-        while True:
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
-            pause = min(2 * pause, self._pace.longest_pause)
-            with suppress(RegistryUnavailable):
-                await self._lease.held()
-                return
+        """Follow for as long as this replica leads."""
+        # What a predecessor left, or was missed meanwhile, is looked at first.
+        self._sweep_at = 0.0
+        while self._view.synced and await self._lease.held():
+            await self._catch_up(subscription)
 
     async def _catch_up(self, subscription: Subscription) -> None:
         if time.monotonic() >= self._sweep_at:
@@ -121,13 +101,12 @@ class Recording:
 
     async def _decision(self, record: ModelDeployment, now: datetime) -> Decision:
         seen = self._view.get(record.service)
-        if in_doubt(record, seen, now):
-            try:
+        if in_doubt(record, seen, now) and self._cluster.reachable():
+            # One that does not answer is asked again by the next sweep.
+            with suppress(ServiceError):
                 seen = await self._cluster.read(record.service)
-            except ServiceError:
-                return lambda record, now: record  # the next sweep asks again
-            if in_doubt(record, seen, now):
-                return lost
+                if in_doubt(record, seen, now):
+                    return lost
         return lambda record, now: followed(record, seen, now)
 
 

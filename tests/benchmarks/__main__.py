@@ -15,9 +15,11 @@ import grpc
 sys.path.append(str(Path(__file__).parents[2] / "generated"))
 
 from tests.cluster.lab import BuildFailed, ComponentFailed, booted_lab
+from tests.debian import InstallFailed
 
 from .comparing import Comparison, table
 from .deploying import measure_deploy
+from .listing_deployments import measure_deployments
 from .load import LoadFailed
 from .peers import PeerFailed
 from .reading import measure_get, measure_list
@@ -25,6 +27,14 @@ from .samples import NAMESPACE
 from .starting import measure_start
 
 CANNOT_MEASURE = 1
+_NOT_MEASURED = (
+    BuildFailed,
+    ComponentFailed,
+    InstallFailed,
+    LoadFailed,
+    PeerFailed,
+    TimeoutError,
+)
 
 
 def get(folder: Path) -> list[Comparison]:
@@ -49,9 +59,15 @@ def start(folder: Path) -> list[Comparison]:
         return measure_start(say, lab, namespace=NAMESPACE, services=1000, rounds=5, folder=folder)
 
 
+def deployments(folder: Path) -> list[Comparison]:
+    """A page of ListModelDeployments of 100,000 records, beside one of 1,000: none, each filter."""
+    return measure_deployments(say, many=100_000, few=1000, rounds=100, folder=folder)
+
+
 PARTS: dict[str, Callable[[Path], list[Comparison]]] = {
     "get": get,
     "list": list_,
+    "deployments": deployments,
     "deploy": deploy,
     "start": start,
 }
@@ -67,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             with tempfile.TemporaryDirectory(prefix="modelservice-bench-") as folder:
                 comparisons += PARTS[name](Path(folder))
-        except (BuildFailed, ComponentFailed, LoadFailed, PeerFailed, TimeoutError) as error:
+        except _NOT_MEASURED as error:
             code = _cannot(name, str(error))
         except grpc.RpcError as error:
             code = _cannot(name, f"a call failed: {error}")
@@ -91,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "beside what is aimed at. It reports and does not judge: the exit code is 0 unless "
         "something cannot be measured. On a busy machine both sides are slow, and the ratios "
         "scatter.",
-        epilog="\n".join(f"  {name:8}{part.__doc__}" for name, part in PARTS.items()),
+        epilog="\n".join(f"  {name:12}{part.__doc__}" for name, part in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help="of these parts")

@@ -1,4 +1,5 @@
-"""The real application over a cluster in memory; prints its port."""
+"""The real application over a cluster in memory, with a registry where MODELSERVICE_DATABASE_URL
+names one; prints its port."""
 
 from __future__ import annotations
 
@@ -7,16 +8,19 @@ import os
 
 from server import logs, settings
 from server.adapters.memory.cluster import MemoryCluster
-from server.app import Application
+from server.app import Application, opened_registry
 
 
 async def main() -> None:
     os.environ |= {"MODELSERVICE_LISTEN": "127.0.0.1:0", "MODELSERVICE_LOG_FORMAT": "json"}
+    # Else there would be a registry of this user's own.
+    os.environ["KSERVE_ENABLED"] = "true"
     loaded = settings.load()
     logs.configure(loaded.log)
-    application = Application(MemoryCluster(), loaded)
-    print(await application.start(), flush=True)
-    await application.run(asyncio.Event())
+    async with opened_registry(loaded) as registry:
+        application = Application(MemoryCluster(), loaded, registry)
+        print(await application.start(), flush=True)
+        await application.run(asyncio.Event())
 
 
 if __name__ == "__main__":

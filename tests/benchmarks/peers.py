@@ -35,9 +35,10 @@ class Peer:
 
 
 @contextmanager
-def memory_server(folder: Path) -> Iterator[Peer]:
-    """The whole server, logging to a file as in production, over a cluster in memory."""
-    with _running("memory_server", [], folder) as peer:
+def memory_server(folder: Path, registry_url: str = "") -> Iterator[Peer]:
+    """The whole server, logging to a file as in production, over a cluster in memory, and with the
+    registry of this URL."""
+    with _running("memory_server", [], folder, registry_url) as peer:
         with grpc.insecure_channel(peer.address) as channel:
             wait_serving(channel)
         yield peer
@@ -71,13 +72,17 @@ def wait_serving(channel: grpc.Channel) -> None:
 
 
 @contextmanager
-def _running(module: str, arguments: list[str], folder: Path) -> Iterator[Peer]:
+def _running(
+    module: str, arguments: list[str], folder: Path, registry_url: str = ""
+) -> Iterator[Peer]:
     log = folder / f"{module}.log"
     path = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
     with log.open("ab") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments],
-            env=os.environ | {"PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"},
+            env=os.environ
+            | {"PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"}
+            | {"MODELSERVICE_DATABASE_URL": registry_url},
             stdout=subprocess.PIPE,
             stderr=log_file,
             text=True,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .comparing import Comparison, table
+from .listing_deployments import measure_deployments
 from .load import LoadFailed, Served, load
 from .peers import ROOT, bare_server
 from .reading import measure_get, measure_list
@@ -30,6 +31,12 @@ def test_get_is_measured_beside_a_bare_server(tmp_path: Path) -> None:
 def test_a_whole_list_is_measured_beside_one_page_of_it(tmp_path: Path) -> None:
     listing = measure_list(print, services=5, rounds=3, page_size=2, folder=tmp_path)
     assert listing.ratio > 0
+
+
+def test_a_page_of_deployments_is_measured_for_each_filter(tmp_path: Path) -> None:
+    measured = measure_deployments(print, many=200, few=100, rounds=1, folder=tmp_path)
+    assert all(comparison.ratio > 0 for comparison in measured)
+    assert len(measured) % 9 == 0
 
 
 def test_the_load_knows_the_size_of_the_answers(tmp_path: Path) -> None:

@@ -59,6 +59,31 @@ class TransactionConformance:
             await writing
         await asyncio.wait_for(stored(other, added), PATIENCE_SECONDS)
 
+    async def test_callers_that_leave_at_any_moment_keep_nobody_waiting(
+        self, registry: Registry, other: Registry
+    ) -> None:
+        """Also twice, as at a deadline and then at the end of the connection."""
+        counted = environment(new_project(), description="0")
+        await stored(registry, counted)
+
+        async def count(writing: Any) -> None:
+            found = await writing.environment(counted.key)
+            await writing.replace(replace(found, description=str(int(found.description) + 1)))
+
+        for step in range(60):
+            calls = [
+                asyncio.create_task(registry.write(count)),
+                asyncio.create_task(other.write(count)),
+                asyncio.create_task(registry.read(lambda reading: reading.open_deployments())),
+            ]
+            for _ in range(2):
+                await asyncio.sleep(step * 0.0001)
+                for call in calls:
+                    call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        for each in (registry, other):
+            await asyncio.wait_for(each.write(count), PATIENCE_SECONDS)
+
     async def test_reading_sees_one_state_whatever_is_written_meanwhile(
         self, registry: Registry, other: Registry
     ) -> None:

@@ -34,7 +34,7 @@ from server.domain.status import Failure, FailureReason, InferenceServiceStatus,
 from server.ports import Registry, RegistryWriting
 
 PATIENCE_SECONDS = 10.0
-BRISK = Pace(term=0.6, sweep=0.1, pause=0.05, longest_pause=0.2)
+BRISK = Pace(term=0.6, sweep=0.1, pause=0.05)
 FAILING = InferenceServiceStatus(
     State.FAILED, failure=Failure(FailureReason.IMAGE_PULL, "the image is not there")
 )

@@ -7,31 +7,35 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
-from modelservice.v1.inference_service_pb2 import ModelFormat
+from modelservice.v1.inference_service_pb2 import (
+    InferenceService,
+    InferenceServiceStatus,
+    ModelFormat,
+)
 from modelservice.v1.registry_pb2 import ModelVersion
 
 from tests.adapters.local.server_process import PATIENCE_SECONDS, Server, kill, server
 from tests.adapters.local.serving import model
 from tests.adapters.local.test_random_kills import killed_after, seed
 from tests.refusals import refusal_of
-from tests.registry.team import FAILED, MODEL, Team
+from tests.registry.team import FAILED, MODEL, Team, eventually
 
+READY = InferenceServiceStatus.STATE_READY
 VERSIONS = ("1", "2", "3")
 NAMES = ("a", "b", "c", "d")
+STORING_POINTS = ("before-write", "before-rename", "after-write")
 DEPLOY_POINTS = (
     "before-record",
     "after-record",
-    "before-write",
-    "before-rename",
-    "after-write",
+    *STORING_POINTS,
     "before-outcome",
     "before-answer",
 )
-UNDEPLOY_POINTS = ("before-write", "before-rename", "after-write")
 EVERY_SO_MANY_IT_FOLLOWS = 10
 # Beyond the lease of the one that was killed before.
 FOLLOWS_AFTER_SECONDS = 7.0
@@ -59,7 +63,7 @@ class Deaths:
             team.register({version: self._files(version) for version in VERSIONS})
             for point in DEPLOY_POINTS:
                 self._acknowledge(team, f"replaced-{point}", VERSIONS[0], "")
-            for point in UNDEPLOY_POINTS:
+            for point in STORING_POINTS:
                 for name in _twice("undeployed", point):
                     self._acknowledge(team, name, VERSIONS[0], "")
             kill(running)
@@ -70,7 +74,7 @@ class Deaths:
         for how, point in tries:
             with self._death_at(point) as team:
                 team.deploy(f"{how}-{point}", VERSIONS[1], request_id=how)
-        for point in UNDEPLOY_POINTS:
+        for point in STORING_POINTS:
             for name in _twice("undeployed", point):
                 with self._death_at(point) as team:
                     team.undeploy(name)
@@ -99,8 +103,17 @@ class Deaths:
             print(f"{self.deaths} kills, {len(records)} records, {len(ended)} never in the cluster")
             assert running.running.stop() == 0
 
+    def _settle(self) -> None:
+        with self.life() as (running, team):
+            unsettled = partial(_unsettled, team)
+            eventually(lambda: not unsettled(), unsettled)
+            kill(running)
+
     @contextmanager
     def _death_at(self, point: str) -> Iterator[Team]:
+        if point in STORING_POINTS:
+            # Else it may come to the point by itself: the cluster stores what has become READY.
+            self._settle()
         with self.life(point) as (running, team):
             with pytest.raises(grpc.RpcError):
                 yield team
@@ -145,6 +158,10 @@ def die_everywhere(folder: Path, database_url: str, times: int) -> None:
     deaths.die_at_named_points()
     deaths.die_at_random(times, random.Random(began_with))
     deaths.assert_all_agree()
+
+
+def _unsettled(team: Team) -> list[InferenceService]:
+    return [service for service in team.services() if service.status.state != READY]
 
 
 def _twice(what: str, point: str) -> Sequence[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server.adapters.sql.troubles import translated
 
 Cut = Callable[[Any], None]
+Result = TypeVar("Result")
 
 SILENCE_SECONDS = 2.0
 
@@ -24,41 +25,75 @@ class Statements:
     lost. Cancelling instead would have the driver tell the database so, and wait for it.
     """
 
-    def __init__(self, connection: AsyncConnection, driver: Any, cut: Cut) -> None:
-        self.dialect = connection.dialect.name
-        self._connection = connection
-        self._driver = driver
+    def __init__(self, engine: AsyncEngine, cut: Cut) -> None:
+        self.dialect = engine.dialect.name
+        self._connection = engine.connect()
+        self._driver: Any = None
         self._cut = cut
+
+    async def start(self) -> None:
+        """Take a connection, which has its own bound where it is a new one."""
+        await _to_its_end(self._connection.start())
+        self._driver = (await self._connection.get_raw_connection()).driver_connection
+
+    async def end(self) -> None:
+        """Roll back what was not committed, and give the connection back."""
+        if self._connection.sync_connection:
+            await self._bounded(self._connection.close())
 
     async def run(self, statement: Any) -> Any:
         """Its result. Raises InTheWay, Lost or RegistryUnavailable."""
-        with translated(), self._bounded():
-            return await self._connection.execute(statement)
+        return await self._bounded(self._connection.execute(statement))
 
     async def sync(self, work: Callable[[Connection], None]) -> None:
         """Do work of several statements, all of which have the one bound."""
-        with translated(), self._bounded():
-            await self._connection.run_sync(work)
+        await self._bounded(self._connection.run_sync(work))
 
     async def commit(self) -> None:
         """Make it last. Raises as `run` does; where it was Lost, it is stored or it is not."""
-        with translated(), self._bounded():
-            await self._connection.commit()
+        await self._bounded(self._connection.commit())
 
-    @contextmanager
-    def _bounded(self) -> Iterator[None]:
+    async def _bounded(self, asked: Coroutine[Any, Any, Result]) -> Result:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(SILENCE_SECONDS, self._cut, self._driver)
+        timer = loop.call_later(SILENCE_SECONDS, self._cut_off)
         try:
-            yield
+            with translated():
+                return await _to_its_end(asked)
         finally:
             timer.cancel()
+
+    def _cut_off(self) -> None:
+        if self._driver is not None:
+            self._cut(self._driver)
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, cut: Cut) -> AsyncIterator[Statements]:
     """A transaction that ends with the block: rolled back, unless it was committed."""
+    statements = Statements(engine, cut)
     with translated():
-        async with engine.connect() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
-            yield Statements(connection, driver, cut)
+        try:
+            await statements.start()
+            yield statements
+        finally:
+            await statements.end()
+
+
+async def _to_its_end(asked: Coroutine[Any, Any, Result]) -> Result:
+    """What comes of it; a caller that is cancelled meanwhile waits for it all the same.
+
+    A statement that is given up is carried out by SQLite's thread nevertheless, after its
+    connection is back with the others: a lock that it takes then is never given back.
+    """
+    task = asyncio.create_task(asked)
+    left: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as e:
+            left = e
+    if left:
+        # Nobody is there to be told.
+        task.exception()
+        raise left
+    return task.result()

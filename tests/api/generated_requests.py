@@ -6,21 +6,22 @@ from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import strategies as st
 from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1 import registry_service_pb2 as registry_pb
+from modelservice.v1.inference_service_pb2 import RegisteredModelPredictor
 
 from server.api.specs import spec_message
 from server.domain.commands import Deploy
 from server.domain.rollout import Rollout
 from tests.strategies import deploys
 
-METHODS = {
-    "Deploy": pb.DeployRequest,
-    "Get": pb.GetRequest,
-    "List": pb.ListRequest,
-    "Delete": pb.DeleteRequest,
-    "WatchStatus": pb.WatchStatusRequest,
-}
+SERVICES = (
+    pb.DESCRIPTOR.services_by_name["ModelService"],
+    registry_pb.DESCRIPTOR.services_by_name["RegistryService"],
+)
+METHODS = {method.name: method for service in SERVICES for method in service.methods}
 
 
 class Request(NamedTuple):
@@ -39,10 +40,21 @@ _WORDS = st.sampled_from(
     ]
 )
 _TEXTS = st.one_of(_WORDS, _WORDS, st.text(st.characters(codec="utf-8"), max_size=20))
+# What no request of the registry is right without.
+_NEEDED = frozenset({"project", "name", "model", "version", "environment"})
 # What makes a request right more often than not.
 _LIKELY = {
     "namespace": ("", "team-a"),
     "name": ("a", "b"),
+    "project": ("p",),
+    "model": ("a", "b"),
+    "version": ("1", "2"),
+    "default_version": ("", "1"),
+    "environment": ("a", "b"),
+    "service": ("", "a-b"),
+    "storage_uri": ("gs://b/m",),
+    "image": ("example.org/m:1",),
+    "paths": ("*", "description", "labels", "state", "storage_uri", "image", "defaults"),
     "label_selector": ("", "team=a,!x", "y in (z)"),
     "rollout_id": ("", Rollout("uid", 1).id),
     "page_token": ("",),
@@ -54,6 +66,18 @@ _INTEGERS = {
     FieldDescriptor.TYPE_INT64: st.sampled_from([0, 1, 30, -1, 2**63 - 1, -(2**63)]),
     FieldDescriptor.TYPE_ENUM: st.sampled_from([0, 1, 2, 3, 77, -5, 2**31 - 1]),
 }
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def _structs(draw: st.DrawFn) -> Struct:
+    made = Struct()
+    made.update(draw(st.dictionaries(_TEXTS, _JSON, max_size=3)))
+    return made
 
 
 @st.composite
@@ -61,7 +85,7 @@ def filled(draw: st.DrawFn, message: type[Message]) -> Message:
     """A message with anything in its fields."""
     made = message()
     for field in message.DESCRIPTOR.fields:
-        if draw(st.booleans()):
+        if draw(st.integers(0, 9)) < (9 if field.name in _NEEDED else 5):
             _fill(draw, made, field)
     return made
 
@@ -87,7 +111,8 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
 
 def _value(draw: st.DrawFn, field: FieldDescriptor) -> Any:
     if field.message_type:
-        return draw(filled(field.message_type._concrete_class))
+        kind = field.message_type._concrete_class
+        return draw(_structs() if kind is Struct else filled(kind))
     if field.type == FieldDescriptor.TYPE_STRING:
         likely = _LIKELY.get(field.name)
         is_likely = likely and draw(st.integers(0, 4))
@@ -123,16 +148,32 @@ def _nearly_right(draw: st.DrawFn) -> pb.DeployRequest:
     return request
 
 
-_method_of = {message: method for method, message in METHODS.items()}
+def _from_registry(deploy: Deploy, model: str, version: str) -> pb.DeployRequest:
+    """A right Deploy of what is registered."""
+    request = _right(deploy)
+    request.namespace = request.name = ""
+    request.spec.registered_model.CopyFrom(
+        RegisteredModelPredictor(project="p", model=model, version=version, environment="b")
+    )
+    return request
+
+
+_method_of = {method.input_type: name for name, method in METHODS.items()}
 
 
 def _sent(messages: st.SearchStrategy[Any]) -> st.SearchStrategy[Request]:
-    return messages.map(lambda m: Request(_method_of[type(m)], m.SerializeToString()))
+    return messages.map(lambda m: Request(_method_of[m.DESCRIPTOR], m.SerializeToString()))
 
 
 REQUESTS: dict[str, st.SearchStrategy[Request]] = {
     "a right Deploy": _sent(deploys().map(_right)),
     "a nearly right Deploy": _sent(_nearly_right()),
-    **{f"any {method}": _sent(filled(message)) for method, message in METHODS.items()},
+    "a Deploy from the registry": _sent(
+        st.builds(_from_registry, deploys(), st.sampled_from("ab"), st.sampled_from(["", "1"]))
+    ),
+    **{
+        f"any {name}": _sent(filled(method.input_type._concrete_class))
+        for name, method in METHODS.items()
+    },
     "any bytes": st.builds(Request, st.sampled_from(tuple(METHODS)), st.binary(max_size=60)),
 }

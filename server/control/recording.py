@@ -37,7 +37,7 @@ class Pace:
     """
 
     term: float = 6.0
-    sweep: float = 5.0
+    sweep: float = 10.0
     pause: float = 1.0
 
 

@@ -20,7 +20,7 @@ from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 PROJECT, MODEL, ENVIRONMENT = "risk", "fraud", "staging"
 CALL_SECONDS = 60.0
 # After 60 s the follower gives up what no service carries.
-GIVEN_UP_SECONDS = 75.0
+GIVEN_UP_SECONDS = 100.0
 
 PENDING = ModelDeployment.STATE_PENDING
 DEPLOYED = ModelDeployment.STATE_DEPLOYED

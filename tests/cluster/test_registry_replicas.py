@@ -67,6 +67,12 @@ class Fleet:
         assert len(told) == len(answered), "deployed twice"
         return told
 
+    def holders(self) -> list[str]:
+        """Who has the lease to follow."""
+        return [
+            holder for [holder] in in_a_thread(_asked(self.database, "SELECT holder FROM leases"))
+        ]
+
     def assert_nothing_else_was_deployed(self) -> None:
         """What the one that was killed did not come to is told to have failed."""
         records = self.team.records()
@@ -144,6 +150,17 @@ def test_a_follower_that_was_stopped_past_its_lease_spoils_nothing(fleet: Fleet)
     }
     assert states == {FIRST: DEPLOYED, "kept": DEPLOYED, "gone": UNDEPLOYED, "rolled": SUPERSEDED}
     fleet.assert_histories_are_true()
+
+
+@pytest.mark.timeout(600)
+def test_a_follower_that_is_stopped_in_order_leaves_the_lease_to_the_other(fleet: Fleet) -> None:
+    [led] = fleet.holders()
+    assert fleet.first.stop(60) == 0
+    # At its end, long before its term is over.
+    assert led not in fleet.holders()
+    fleet.deploy("fraud", "1", fleet.second)
+    eventually(lambda: fleet.told() == {("fraud", "1"): DEPLOYED}, fleet.told)
+    fleet.team.wait_until_agreed()
 
 
 def kill_midway(fleet: Fleet, deployments: int) -> None:

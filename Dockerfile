@@ -26,7 +26,8 @@ ENV PYTHONPATH=/opt/modelservice/app \
 RUN /opt/modelservice/bin/python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \
       /opt/modelservice/lib /opt/modelservice/app \
     && chmod -R a+rX /opt/modelservice \
-    && /opt/modelservice/bin/python3 -c "import server.app"
+    && /opt/modelservice/bin/python3 -c "import server.app, server.adapters.kserve.cluster, \
+      server.adapters.sql.migrating, server.adapters.sql.opening"
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="ModelService" \

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,7 +19,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from server.adapters.sql import asking, databases
 from server.adapters.sql.opening import opened_registry
 from server.domain.errors import AlreadyExists, EtagMismatch, FieldInvalid, ServiceError
 from server.domain.model_deployment import ModelDeployment
@@ -252,18 +250,9 @@ class History(RuleBasedStateMachine):
         return list(reversed(listed))
 
 
-@pytest.fixture(params=["sqlite_url", "postgresql_url"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of a database that is never taken for gone, however slow this machine is for a while."""
-    for module in (asking, databases):
-        monkeypatch.setattr(module, "SILENCE_SECONDS", 60.0)
-    place: str = request.getfixturevalue(request.param)
-    return place
-
-
-def test_the_registry_holds_what_came_of_every_history(url: str) -> None:
+def test_the_registry_holds_what_came_of_every_history(patient_url: str) -> None:
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        opening = opened_registry(url)
+        opening = opened_registry(patient_url)
         opened = runner.run(opening.__aenter__())
 
         class Histories(History):

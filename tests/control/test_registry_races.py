@@ -27,16 +27,10 @@ ROUNDS = 25
 Pair = tuple[Registering, Registering]
 
 
-@pytest.fixture(params=["sqlite_url", "postgresql_url"])
-def url(request: pytest.FixtureRequest) -> str:
-    place: str = request.getfixturevalue(request.param)
-    return place
-
-
 @pytest.fixture
-async def servers(url: str) -> AsyncIterator[Pair]:
+async def servers(patient_url: str) -> AsyncIterator[Pair]:
     """Two servers on one database."""
-    async with opened_registry(url) as one, opened_registry(url) as other:
+    async with opened_registry(patient_url) as one, opened_registry(patient_url) as other:
         first = Registering(one)
         yield first, Registering(other, first.project)
 

@@ -45,17 +45,19 @@ class Statements:
         """Its result. Raises InTheWay, Lost or RegistryUnavailable."""
         return await self._bounded(self._connection.execute(statement))
 
-    async def sync(self, work: Callable[[Connection], None]) -> None:
-        """Do work of several statements, all of which have the one bound."""
-        await self._bounded(self._connection.run_sync(work))
+    async def sync(self, work: Callable[[Connection], None], seconds: float | None = None) -> None:
+        """Do work of several statements; all have the one bound, unless it may take longer."""
+        await self._bounded(self._connection.run_sync(work), seconds)
 
     async def commit(self) -> None:
         """Make it last. Raises as `run` does; where it was Lost, it is stored or it is not."""
         await self._bounded(self._connection.commit())
 
-    async def _bounded(self, asked: Coroutine[Any, Any, Result]) -> Result:
+    async def _bounded(
+        self, asked: Coroutine[Any, Any, Result], seconds: float | None = None
+    ) -> Result:
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(SILENCE_SECONDS, self._cut_off)
+        timer = loop.call_later(seconds or SILENCE_SECONDS, self._cut_off)
         try:
             with translated():
                 return await _to_its_end(asked)

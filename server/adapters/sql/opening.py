@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from server.adapters.sql.asking import transaction
 from server.adapters.sql.databases import Database, UrlInvalid, postgresql, sqlite
 from server.adapters.sql.presence import Presence
-from server.adapters.sql.registry import SqlRegistry
+from server.adapters.sql.registry import SqlRegistry, patiently
 from server.adapters.sql.schema import SCHEMA, OtherSchema
-from server.adapters.sql.troubles import InTheWay, Lost
+from server.adapters.sql.troubles import Lost
 from server.domain.registry_errors import RegistryUnavailable
 
 __all__ = ["RegistryUnusable", "UrlInvalid", "migrate", "opened_registry"]
 
 _SQLITE = "sqlite:///"
+# Over a slow link, or with many rows, it takes far longer than a statement may.
+_MIGRATION_SECONDS = 600.0
 
 
 class RegistryUnusable(Exception):
@@ -54,18 +59,20 @@ async def migrate(place: str) -> str:
 
     async with _database(place) as database:
         try:
-            async with transaction(database.writers, database.cut) as statements:
-                await statements.sync(migrating.migrate)
-                await statements.commit()
+            await patiently(partial(_in_transaction, database, migrating.migrate))
         except OtherSchema as e:
             raise RegistryUnusable(str(e)) from e
         except Lost as e:
             raise RegistryUnusable(f"the registry's database cannot be used: {e}") from e
-        except InTheWay as e:
-            raise RegistryUnusable("the registry's database is locked by another program") from e
         except RegistryUnavailable as e:
             raise RegistryUnusable(e.message) from e
     return SCHEMA
+
+
+async def _in_transaction(database: Database, work: Callable[[Connection], None]) -> None:
+    async with transaction(database.writers, database.cut) as statements:
+        await statements.sync(work, _MIGRATION_SECONDS)
+        await statements.commit()
 
 
 def _database(place: str) -> AbstractAsyncContextManager[Database]:

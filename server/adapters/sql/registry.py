@@ -47,37 +47,23 @@ class SqlRegistry:
 
     async def read(self, work: Callable[[RegistryReading], Awaitable[Result]]) -> Result:
         """Do reading work on one consistent state."""
-        return await self._patiently(partial(self._read, work))
+        return await patiently(partial(self._read, work))
 
     async def write(self, work: Callable[[RegistryWriting], Awaitable[Result]]) -> Result:
         """Do the work and store all of it, or nothing; perhaps more than once."""
-        return await self._patiently(partial(self._write, work))
+        return await patiently(partial(self._write, work))
 
     async def lead(self, holder: str, term: timedelta) -> bool:
         """Become or stay the one who follows the feed in the records; False: another is."""
-        return await self._patiently(
-            partial(self._write, lambda writing: writing.lead(holder, term))
-        )
+        return await patiently(partial(self._write, lambda writing: writing.lead(holder, term)))
 
     async def resign(self, holder: str) -> None:
         """Let another lead at once."""
-        await self._patiently(partial(self._write, lambda writing: writing.resign(holder)))
+        await patiently(partial(self._write, lambda writing: writing.resign(holder)))
 
     def reachable(self) -> bool:
         """Whether the registry answered when it was last asked."""
         return self._presence.trouble is None
-
-    async def _patiently(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        loop = asyncio.get_running_loop()
-        ends: float | None = None
-        while True:
-            try:
-                return await attempt()
-            except InTheWay as e:
-                ends = ends or loop.time() + PATIENCE_SECONDS
-                if loop.time() > ends:
-                    raise RegistryUnavailable(_BUSY) from e
-            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311
 
     async def _read(self, work: Callable[[RegistryReading], Awaitable[Result]]) -> Result:
         async def reading(statements: Statements) -> Result:
@@ -131,3 +117,18 @@ class SqlRegistry:
     ) -> Result:
         async with transaction(engine, self._database.cut) as statements:
             return await work(statements)
+
+
+async def patiently(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """What comes of an attempt, made again for PATIENCE_SECONDS while others are in its way; then
+    it raises RegistryUnavailable."""
+    loop = asyncio.get_running_loop()
+    ends: float | None = None
+    while True:
+        try:
+            return await attempt()
+        except InTheWay as e:
+            ends = ends or loop.time() + PATIENCE_SECONDS
+            if loop.time() > ends:
+                raise RegistryUnavailable(_BUSY) from e
+        await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311

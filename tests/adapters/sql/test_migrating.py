@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -12,10 +13,10 @@ import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
-from server.adapters.sql import schema, tables
-from server.adapters.sql.asking import Statements, transaction
+from server.adapters.sql import migrating, schema, tables
+from server.adapters.sql.asking import SILENCE_SECONDS, Statements, transaction
 from server.adapters.sql.databases import postgresql, sqlite
 from server.adapters.sql.opening import RegistryUnusable, migrate, opened_registry
 from server.domain.model_deployment import DeploymentFilter
@@ -58,6 +59,31 @@ async def test_migrating_twice_changes_nothing(postgresql_url: str) -> None:
         await healed(registry)
         assert await migrate(postgresql_url) == schema.SCHEMA
         await healed(registry)
+
+
+async def test_a_migration_may_take_longer_than_a_statement(
+    postgresql_server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = migrating.migrate
+
+    def slow(connection: Connection) -> None:
+        connection.execute(select(func.pg_sleep(SILENCE_SECONDS + 0.5)))
+        whole(connection)
+
+    monkeypatch.setattr(migrating, "migrate", slow)
+    async with fresh_database(postgresql_server_url) as url:
+        assert await migrate(url) == schema.SCHEMA
+
+
+async def test_a_sqlite_file_that_is_locked_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "registry.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(migrate(f"sqlite:///{file}"))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        other.execute("ROLLBACK")
+        assert await waiting == schema.SCHEMA
 
 
 async def test_a_database_of_a_later_release_is_left_as_it_is(

@@ -33,7 +33,8 @@ _RIGHTS = (
 _DISK = "the registry's database cannot be read or written; look at its disk"
 
 # By SQLSTATE: a whole one, else its class.
-_IN_THE_WAY_STATES = ("40001", "40P01", "55P03")
+# 0A000: a migration since has made the plan of a statement that is prepared invalid.
+_IN_THE_WAY_STATES = ("40001", "40P01", "55P03", "0A000")
 _LOST_STATES = ("08", "28", "3D", "57", "25006", "25P03", "53300")
 _SAID_STATES = {"53": _PLACE, "58": _DISK, "42501": _RIGHTS, "42P01": _SCHEMA, "42703": _SCHEMA}
 

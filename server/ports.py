@@ -195,7 +195,8 @@ class Registry(Protocol):
 
     async def lead(self, holder: str, term: timedelta) -> bool:
         """Become or stay, for `term` from now by the database's clock, the one who follows the
-        feed in the records; False: another is."""
+        feed in the records; False: another is. No term is longer than two minutes: a lease that
+        seems to be is from before the clock was turned back."""
         ...
 
     async def resign(self, holder: str) -> None:

@@ -224,6 +224,14 @@ class LeaseConformance:
         assert await other.lead("b", timedelta(minutes=1))
         await other.resign("b")
 
+    async def test_a_lease_from_before_the_clock_was_turned_back_keeps_nobody_from_leading(
+        self, registry: Registry, other: Registry
+    ) -> None:
+        assert await registry.lead("killed an hour from now", timedelta(hours=1))
+        assert await other.lead("b", timedelta(minutes=1))
+        assert not await registry.lead("a", timedelta(minutes=1))
+        await other.resign("b")
+
     async def test_of_many_that_would_lead_one_does(
         self, registry: Registry, other: Registry
     ) -> None:

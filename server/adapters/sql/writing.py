@@ -19,6 +19,7 @@ from server.domain.model_deployment import ModelDeployment
 from server.domain.registry import Registered
 
 _LEADING = "following"
+_LONGEST_TERM = timedelta(minutes=2)
 
 
 class SqlWriting(SqlReading):
@@ -70,7 +71,12 @@ class SqlWriting(SqlReading):
             .on_conflict_do_update(
                 index_elements=[lease.c.name],
                 set_=wanted,
-                where=or_(lease.c.holder == holder, lease.c.end_time <= now),
+                where=or_(
+                    lease.c.holder == holder,
+                    lease.c.end_time <= now,
+                    # From before the clock was turned back.
+                    lease.c.end_time > now + _LONGEST_TERM,
+                ),
             )
         )
         return bool((await self._statements.run(taken)).rowcount)

@@ -19,6 +19,7 @@ import asyncpg
 
 from tests import debian
 from tests.cluster.lab.processes import Sweeper, wait_until
+from tests.small_disk import SmallDisk
 
 OTHER_SERVER = os.environ.get("MODELSERVICE_TEST_DATABASE_URL", "")
 
@@ -34,14 +35,20 @@ _SETTINGS = {
 
 class PostgreSQL:
     """A server with a cluster of databases of its own. `start` and `stop` may follow each other any
-    number of times; `folder` has everything, the socket too."""
+    number of times; `folder` has everything, the socket too, but for the data where they are on a
+    `disk` of their own."""
 
-    def __init__(self, folder: Path, sweeper: Sweeper) -> None:
+    def __init__(self, folder: Path, sweeper: Sweeper, disk: SmallDisk | None = None) -> None:
         self.folder = folder
-        self._data = folder / "data"
+        self._data = (disk.path if disk else folder) / "data"
+        self._as_user = [*(disk.enter if disk else ()), *_as_user()]
         self._sweeper = sweeper
         self._process: subprocess.Popen[bytes] | None = None
-        self._as_user("initdb", "--no-sync", "--auth=trust", f"--username={_USER}", self._data)
+        options = ["--no-sync", "--auth=trust", "--wal-segsize=1", f"--username={_USER}"]
+        subprocess.run(
+            [*self._as_user, _program("initdb"), *options, self._data],
+            check=True, capture_output=True, cwd=folder,
+        )  # fmt: skip
 
     @property
     def url(self) -> str:
@@ -56,7 +63,7 @@ class PostgreSQL:
         command = [_program("postgres"), "-D", self._data, "-k", self.folder, *options]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*_as_user(), *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [*self._as_user, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=self.folder, start_new_session=True,
             )  # fmt: skip
         self._sweeper.tell(f"+{self._process.pid}")
@@ -70,6 +77,10 @@ class PostgreSQL:
             self._sweeper.tell(f"-{self._process.pid}")
             self._process = None
 
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def _answers(self) -> bool:
         assert self._process
         if self._process.poll() is not None:
@@ -77,13 +88,9 @@ class PostgreSQL:
         asked = [_program("pg_isready"), "-q", "-h", self.folder]
         return subprocess.run(asked, check=False).returncode == 0
 
-    def _as_user(self, program: str, *arguments: str | Path) -> None:
-        command = [*_as_user(), _program(program), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd=self.folder)
-
 
 @contextmanager
-def started_postgresql() -> Iterator[PostgreSQL]:
+def started_postgresql(disk: SmallDisk | None = None) -> Iterator[PostgreSQL]:
     """A server for the length of a block; nothing of it stays, however the block's process ends."""
     install()
     # A socket's path may have 107 characters, which pytest's own folders come close to.
@@ -92,7 +99,7 @@ def started_postgresql() -> Iterator[PostgreSQL]:
         shutil.chown(folder, _USER)
     sweeper = Sweeper(folder)
     try:
-        server = PostgreSQL(folder, sweeper)
+        server = PostgreSQL(folder, sweeper, disk)
         server.start()
         yield server
         server.stop(signal.SIGQUIT)

@@ -21,7 +21,7 @@ _CONNECTIONS = 16
 _LOCK_SECONDS = 0.1
 _OF_A_CONNECTION = {
     "application_name": "modelservice",
-    "lock_timeout": "1500ms",
+    "lock_timeout": "1s",
     # A server that is frozen within a transaction keeps nobody from its rows.
     "idle_in_transaction_session_timeout": "10s",
 }

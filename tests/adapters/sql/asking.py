@@ -36,6 +36,14 @@ async def add(registry: Registry) -> RegisteredModel:
     return added
 
 
+async def add_until_refused(registry: Registry, told: list[RegisteredModel]) -> None:
+    """At most as many as would fill the whole disk."""
+    for _ in range(1000):
+        large = model(new_project(), description="x" * 5000)
+        await stored(registry, large)
+        told.append(large)
+
+
 async def has(registry: Registry, thing: RegisteredModel) -> bool:
     """Whether the registry has it."""
     found = await registry.read(lambda reading: reading.model(thing.key))

@@ -10,10 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from server.adapters.sql.opening import opened_registry
-from server.domain.registry import RegisteredModel
-from server.ports import Registry
-from tests.adapters.sql.asking import add, has, healed, refused
-from tests.contracts.registry_things import model, new_project, stored
+from tests.adapters.sql.asking import add, add_until_refused, has, healed, refused
 from tests.small_disk import fill, make_room
 
 
@@ -33,14 +30,6 @@ async def main(folder: Path) -> None:
     with closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     print(f"{len(told)} were stored before the disk was full")
-
-
-async def add_until_refused(registry: Registry, told: list[RegisteredModel]) -> None:
-    """At most as many as would fill the whole disk."""
-    for _ in range(1000):
-        large = model(new_project(), description="x" * 5000)
-        await stored(registry, large)
-        told.append(large)
 
 
 if __name__ == "__main__":

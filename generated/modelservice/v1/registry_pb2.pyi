@@ -206,12 +206,13 @@ class ModelVersion(_message.Message):
     it as the label `modelservice.dev/model-version-id`. Output only.
     """
     storage_uri: _builtins.str
-    """Where the model's files are, as in ModelPredictor.storage_uri; it needs a `format`. It is
-    deployed as a `model` predictor.
+    """Where the model's files are, as in ModelPredictor.storage_uri, in at most 8 KiB; it needs a
+    `format`. It is deployed as a `model` predictor.
     """
     image: _builtins.str
-    """A container image that serves the model by itself, as in ContainerPredictor.image, on the
-    port 8080; it has no `format`. It is deployed as a `container` predictor.
+    """A container image that serves the model by itself on the port 8080, as in
+    ContainerPredictor.image, in at most 8 KiB; it has no `format`. It is deployed as a
+    `container` predictor.
     """
     state: Global___ModelVersion.State.ValueType
     """Whether it can be deployed. From PENDING it becomes READY or ARCHIVED, from READY ARCHIVED,
@@ -225,8 +226,8 @@ class ModelVersion(_message.Message):
     """
     @_builtins.property
     def format(self) -> _inference_service_pb2.ModelFormat:
-        """What the files at `storage_uri` are; a serving runtime for it is selected at the Deploy. It
-        changes while the version is PENDING only.
+        """What the files at `storage_uri` are, name and version in at most 100 bytes each; a serving
+        runtime for it is selected at the Deploy. It changes while the version is PENDING only.
         """
 
     @_builtins.property

@@ -43,6 +43,8 @@ class RegistryServiceStub:
     answered can be changed and given back. An update that changes nothing leaves etag and
     update_time.
 
+    No text has a NUL character, which a database cannot keep.
+
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
 
@@ -181,6 +183,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     answered can be changed and given back. An update that changes nothing leaves etag and
     update_time.
 
+    No text has a NUL character, which a database cannot keep.
+
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
 
@@ -314,6 +318,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     that are output only, and the names, are left alone where no mask names them, so that what a Get
     answered can be changed and given back. An update that changes nothing leaves etag and
     update_time.
+
+    No text has a NUL character, which a database cannot keep.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.

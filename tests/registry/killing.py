@@ -36,6 +36,7 @@ DEPLOY_POINTS = (
     "before-outcome",
     "before-answer",
 )
+IN_CI, IN_A_SOAK = 20, 200
 EVERY_SO_MANY_IT_FOLLOWS = 10
 # Beyond the lease of the one that was killed before.
 FOLLOWS_AFTER_SECONDS = 7.0
@@ -85,7 +86,8 @@ class Deaths:
 
     def die_at_random(self, times: int, chance: random.Random) -> None:
         for number in range(times):
-            follows = number % EVERY_SO_MANY_IT_FOLLOWS == 0
+            if follows := number % EVERY_SO_MANY_IT_FOLLOWS == 0:
+                print(f"{self.deaths} kills so far")
             seconds = chance.uniform(0, 1) + (FOLLOWS_AFTER_SECONDS if follows else 0)
             with self.life() as (running, team):
                 with killed_after(running, seconds), pytest.raises(grpc.RpcError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -11,6 +11,7 @@ from modelservice.v1 import registry_pb2 as pb
 
 from server.api.answers import PAGE_BYTES
 from server.api.predictors import format_message
+from server.api.requests import PAGE_SIZE_DEFAULT
 from server.api.specs import options_message
 from server.api.statuses import failure_message, time_message
 from server.control.registering.pages import Listed
@@ -22,18 +23,28 @@ Item = TypeVar("Item")
 M = TypeVar("M", bound=Message)
 
 
-def page_of(listed: Listed[Item], message: Callable[[Item], M]) -> tuple[list[M], str]:
-    """The messages of a page of at most PAGE_BYTES, but one at least, and the token that leads on
-    from them."""
+async def page_of(
+    read: Callable[[int, str], Awaitable[Listed[Item]]],
+    message: Callable[[Item], M],
+    size: int,
+    token: str,
+) -> tuple[list[M], str]:
+    """The messages of a page of at most `size` and PAGE_BYTES, but one at least, and the token that
+    leads on from them. `read` answers so many items at most from a token on."""
     messages: list[M] = []
     room = PAGE_BYTES
-    for item in listed.items:
-        made = message(item)
-        room -= made.ByteSize()
-        if messages and room < 0:
-            break
-        messages.append(made)
-    return messages, listed.token_after(len(messages))
+    while True:
+        # A thousand at once could be hundreds of MiB, of which two are answered.
+        listed = await read(min(size - len(messages), PAGE_SIZE_DEFAULT), token)
+        for taken, item in enumerate(listed.items):
+            made = message(item)
+            room -= made.ByteSize()
+            if messages and room < 0:
+                return messages, listed.token_after(taken)
+            messages.append(made)
+        token = listed.token_after(len(listed.items))
+        if not token or len(messages) == size:
+            return messages, token
 
 
 def model_message(model: RegisteredModel) -> pb.RegisteredModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from modelservice.v1 import registry_service_pb2 as pb
@@ -72,9 +73,8 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         self, request: pb.ListRegisteredModelsRequest, context: Any
     ) -> pb.ListRegisteredModelsResponse:
         """See the contract."""
-        size = page_size_of(request.page_size)
-        listed = await self._models.list(request.project, size, request.page_token)
-        models, token = page_of(listed, model_message)
+        read, size = partial(self._models.list, request.project), page_size_of(request.page_size)
+        models, token = await page_of(read, model_message, size, request.page_token)
         return pb.ListRegisteredModelsResponse(models=models, next_page_token=token)
 
     async def UpdateRegisteredModel(
@@ -113,9 +113,9 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         self, request: pb.ListModelVersionsRequest, context: Any
     ) -> pb.ListModelVersionsResponse:
         """See the contract."""
-        model, size = ModelKey(request.project, request.model), page_size_of(request.page_size)
-        listed = await self._versions.list(model, size, request.page_token)
-        versions, token = page_of(listed, version_message)
+        read = partial(self._versions.list, ModelKey(request.project, request.model))
+        size = page_size_of(request.page_size)
+        versions, token = await page_of(read, version_message, size, request.page_token)
         return pb.ListModelVersionsResponse(versions=versions, next_page_token=token)
 
     async def UpdateModelVersion(
@@ -154,9 +154,9 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         self, request: pb.ListServingEnvironmentsRequest, context: Any
     ) -> pb.ListServingEnvironmentsResponse:
         """See the contract."""
+        read = partial(self._environments.list, request.project)
         size = page_size_of(request.page_size)
-        listed = await self._environments.list(request.project, size, request.page_token)
-        environments, token = page_of(listed, environment_message)
+        environments, token = await page_of(read, environment_message, size, request.page_token)
         return pb.ListServingEnvironmentsResponse(environments=environments, next_page_token=token)
 
     async def UpdateServingEnvironment(
@@ -186,7 +186,7 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         self, request: pb.ListModelDeploymentsRequest, context: Any
     ) -> pb.ListModelDeploymentsResponse:
         """See the contract."""
-        wanted, size = deployment_filter_of(request), page_size_of(request.page_size)
-        listed = await self._deployments.list(wanted, size, request.page_token)
-        deployments, token = page_of(listed, listed_deployment_message)
+        read = partial(self._deployments.list, deployment_filter_of(request))
+        size, token = page_size_of(request.page_size), request.page_token
+        deployments, token = await page_of(read, listed_deployment_message, size, token)
         return pb.ListModelDeploymentsResponse(deployments=deployments, next_page_token=token)

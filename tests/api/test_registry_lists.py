@@ -85,6 +85,17 @@ def test_a_page_stays_under_2_mib_and_the_next_goes_on_from_there(project, regis
     assert [version.version for page in got for version in page.versions] == names[::-1]
 
 
+@pytest.mark.parametrize("size", [100, 150, 249, 250, 1000])
+def test_a_page_has_as_many_as_are_asked_for(project, registry_stub, size) -> None:
+    names = [f"m{number}" for number in range(250)]
+    for name in names:
+        project.model(name)
+    request = pb.ListRegisteredModelsRequest(project=project.name, page_size=size)
+    got = list(pages(registry_stub.ListRegisteredModels, request))
+    assert [model.name for page in got for model in page.models] == names[::-1]
+    assert [len(page.models) for page in got[:-1]] == [size] * ((250 - 1) // size)
+
+
 def test_an_empty_project_has_nothing(project, registry_stub) -> None:
     request = pb.ListRegisteredModelsRequest(project=project.name)
     answer = registry_stub.ListRegisteredModels(request)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+import structlog
+
 from server.control.viewing import ALL, Subscription, View
 from server.domain.errors import ServiceError
 from server.domain.inference_service import ServiceKey
@@ -24,6 +26,8 @@ from server.domain.model_deployment import ModelDeployment
 from server.domain.recording import followed, in_doubt, lost
 from server.domain.registry_errors import RegistryUnavailable
 from server.ports import Cluster, Registry, RegistryReading, RegistryWriting
+
+log = structlog.get_logger(__name__)
 
 Decision = Callable[[ModelDeployment, datetime], ModelDeployment]
 
@@ -62,15 +66,20 @@ class Recording:
                     with suppress(RegistryUnavailable):
                         await self._follow(subscription)
                     await asyncio.sleep(self._pace.pause)
+                    # Who does not follow has no use for what changed, which would add up.
+                    await subscription.changes(0)
             finally:
                 await self._lease.give_up()
 
     async def _follow(self, subscription: Subscription) -> None:
-        """Follow for as long as this replica leads."""
+        """Follow for as long as this replica leads; one that is cut off leaves it to another."""
         # What a predecessor left, or was missed meanwhile, is looked at first.
         self._sweep_at = 0.0
-        while self._view.synced and await self._lease.held():
+        while self._sees() and await self._lease.held():
             await self._catch_up(subscription)
+
+    def _sees(self) -> bool:
+        return self._view.synced and self._cluster.reachable()
 
     async def _catch_up(self, subscription: Subscription) -> None:
         if time.monotonic() >= self._sweep_at:
@@ -93,11 +102,18 @@ class Recording:
             await asyncio.sleep(0)
 
     async def _settle(self, record: ModelDeployment, now: datetime) -> bool:
-        """Bring one record to what is seen; False: it has changed meanwhile."""
-        decide = await self._decision(record, now)
-        if decide(record, now) is record:
+        """Bring one record to what is seen; False: it has changed meanwhile. One that a bug keeps
+        from it keeps neither the others nor the server."""
+        try:
+            decide = await self._decision(record, now)
+            if decide(record, now) is record:
+                return True
+            return await self._registry.write(partial(_store, record, decide))
+        except ServiceError:
+            raise
+        except Exception as e:
+            log.error("a record cannot follow its service", deployment=record.id, exc_info=e)
             return True
-        return await self._registry.write(partial(_store, record, decide))
 
     async def _decision(self, record: ModelDeployment, now: datetime) -> Decision:
         seen = self._view.get(record.service)

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from server.adapters.memory.cluster import MemoryCluster
 from server.adapters.sql.opening import opened_registry
 from server.control.recording import Pace, Recording
-from server.control.viewing import View, follow
+from server.control.viewing import ALL, View, follow
 from server.domain.commands import Applied, Delete, Deploy, Provenance
 from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
 from server.domain.model_deployment import (
@@ -201,7 +201,7 @@ async def test_the_next_deployment_supersedes_and_so_does_an_edit_by_somebody_el
 
 
 async def test_who_stops_lets_another_lead_at_once(world: World) -> None:
-    for_ages = replace(BRISK, term=600.0)
+    for_ages = replace(BRISK, term=100.0)
     async with world.replica(for_ages):
         await world.until(await world.deploy("first"), DeploymentState.DEPLOYED)
     async with world.replica(for_ages):
@@ -249,6 +249,44 @@ async def test_a_deploy_that_never_reached_the_cluster_is_given_up_and_no_sooner
         # The same name: what is there does not carry it.
         await world.apply(young)
         await world.until(young, DeploymentState.DEPLOYED)
+
+
+async def test_who_is_cut_off_from_the_cluster_leaves_following_to_another(world: World) -> None:
+    here = MemoryCluster(world.cluster.store)
+    async with world.replica(cluster=here):
+        await world.until(await world.deploy("before"), DeploymentState.DEPLOYED)
+        here.away()
+        async with world.replica():
+            await world.until(await world.deploy("meanwhile"), DeploymentState.DEPLOYED)
+        here.back()
+        await world.until(await world.deploy("after"), DeploymentState.DEPLOYED)
+
+
+async def test_a_record_that_cannot_be_written_keeps_no_other_from_its_service(
+    world: World,
+) -> None:
+    records = [await world.deploy(name) for name in ("first", "broken", "last")]
+    with closing(sqlite3.connect(world.database)) as database:
+        refusing = "BEFORE UPDATE ON model_deployments WHEN old.service = 'broken'"
+        database.execute(f"CREATE TRIGGER t {refusing} BEGIN SELECT RAISE(ABORT, 'no'); END")
+    async with world.replica():
+        for record in (records[0], records[2]):
+            await world.until(record, DeploymentState.DEPLOYED)
+        await world.stays(records[1])
+        with closing(sqlite3.connect(world.database)) as database:
+            database.execute("DROP TRIGGER t")
+        await world.until(records[1], DeploymentState.DEPLOYED)
+
+
+async def test_who_does_not_follow_keeps_no_list_of_what_changed(world: World) -> None:
+    assert await world.registry.lead("another", timedelta(minutes=1))
+    async with world.replica() as view:
+        await world.deploy("fraud")
+        [listening] = view._subscriptions[ServiceKey(ALL, "")]
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while view.get(ServiceKey("staging", "fraud")) is None or listening._dirty:
+            assert time.monotonic() < ends
+            await asyncio.sleep(0.02)
 
 
 async def test_an_absence_counts_once_the_cluster_confirms_it(world: World) -> None:

@@ -61,7 +61,7 @@ def followed(
         now,
         rollout=seen.rollout,
         state=_state(ready_time, verdict),
-        url=seen.status.url,
+        url=seen.status.url or record.url,
         failure=seen.status.failure,
         ready_time=ready_time,
     )

@@ -90,6 +90,11 @@ def test_later_trouble_is_told_and_does_not_undo_that_it_was_deployed() -> None:
     assert recovered.ready_time == DEPLOYED.ready_time
 
 
+def test_the_last_address_that_is_known_is_told() -> None:
+    stopped = service(generation=2, status=InferenceServiceStatus(State.STOPPED))
+    assert followed(DEPLOYED, stopped, BEGAN + 2 * SECOND).url == "http://fraud.test"
+
+
 @pytest.mark.parametrize("state", [State.FAILED, State.DEGRADED])
 def test_a_rollout_that_fails_may_still_be_deployed(state: State) -> None:
     shown = service(status=failing(state, service().rollout.id))

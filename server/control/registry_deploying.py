@@ -112,7 +112,9 @@ class RegistryDeploying:
         return wish, found
 
     async def _require_own(self, wish: Deploy, found: Found, tx: RegistryReading) -> None:
-        """Raise AlreadyExists where the derived name is another's."""
+        """Raise AlreadyExists where the derived name is another's, and ViewNotReady while that
+        cannot be told."""
+        self._view.require_synced()
         service = self._view.get(wish.key)
         records = await tx.open_deployments(wish.key)
         if (service and not is_of(service, found)) or any(

@@ -42,6 +42,7 @@ class RegistryWorld:
 
     def __post_init__(self) -> None:
         self.view = View()
+        self.view.synced = True
 
     async def prepare(self, *versions: str, **defaults: Any) -> None:
         """A model `fraud` with READY versions, and the environment `staging`."""

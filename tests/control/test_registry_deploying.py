@@ -11,6 +11,7 @@ import pytest
 
 from server.adapters.no_registry import NoRegistry
 from server.control.scope import Scope
+from server.control.viewing import View
 from server.domain.commands import Action
 from server.domain.errors import (
     AlreadyExists,
@@ -19,6 +20,7 @@ from server.domain.errors import (
     NamespaceNotServed,
     PolicyRefused,
     ServiceError,
+    ViewNotReady,
     WriteOutcomeUnknown,
 )
 from server.domain.inference_service import (
@@ -310,6 +312,20 @@ async def test_a_derived_name_that_is_there_already_is_not_taken(world: Registry
     assert await world.records() == []
     named = await world.deploy(name="fraud-staging")
     assert named.service.uid == theirs.service.uid
+
+
+async def test_a_derived_name_is_not_taken_before_it_is_known_whether_it_is_there(
+    world: RegistryWorld,
+) -> None:
+    await world.prepare("1")
+    await world.plain(PLAIN, "fraud-staging")
+    world.view = View()
+    with pytest.raises(ViewNotReady):
+        await world.deploy()
+    assert await world.records() == []
+    present = world.service()
+    assert present is not None
+    assert present.spec == PLAIN
 
 
 async def test_of_two_models_of_one_derived_name_one_gets_it(world: RegistryWorld) -> None:

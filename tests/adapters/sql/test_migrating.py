@@ -104,7 +104,7 @@ async def test_migrations_lead_to_the_tables_that_are_worked_with(
     await migrate(sqlite_url)
     for url in (postgresql_url, sqlite_url):
         async with _transaction(url) as statements:
-            await statements.sync(_assert_no_difference)
+            await statements.sync(_assert_no_difference, seconds=60)
 
 
 def test_the_servers_schema_is_the_newest_migrations() -> None:

@@ -18,12 +18,11 @@ from server.adapters.sql.opening import RegistryUnusable, migrate, opened_regist
 from server.domain.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests import postgresql
-from tests.adapters.sql.asking import add, add_until_refused, answer, has, healed, refused, until
+from tests.adapters.sql.asking import add, answer, has, healed, refused, until
 from tests.adapters.sql.cutting_proxy import CuttingProxy, Loses
 from tests.contracts.registry_things import model, new_project
 from tests.postgresql import PostgreSQL
 from tests.registry_store import leave_out_without_postgresql
-from tests.small_disk import fill, make_room, small_disk
 
 AWAY = "does not answer, nothing was stored"
 
@@ -270,33 +269,6 @@ async def test_a_standby_is_no_place_to_write_and_becomes_one_by_promotion(
     await _execute(url, f"ALTER DATABASE {database} RESET default_transaction_read_only")
     await _execute(url, _END_OTHERS)
     await healed(registry)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """An empty one that PostgreSQL's user can enter, as it cannot pytest's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-
-
-async def test_a_full_disk_loses_nothing_that_was_told_to_be_stored(open_folder: Path) -> None:
-    """PostgreSQL refuses, or crashes and recovers, as it finds itself."""
-    leave_out_without_postgresql()
-    with small_disk(open_folder, "80m") as disk, postgresql.started_postgresql(disk) as server:
-        await migrate(server.url)
-        async with opened_registry(server.url) as registry:
-            told = [await add(registry)]
-            fill(disk.seen, spare=200_000)
-            with refused("no place is left|nothing was stored|unknown"):
-                await add_until_refused(registry, told)
-            make_room(disk.seen)
-            if server.has_ended():
-                server.stop()
-                server.start()
-            await healed(registry)
-            for each in told:
-                assert await has(registry, each)
 
 
 _END_OTHERS = (

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,8 +16,6 @@ from server.adapters.sql.opening import RegistryUnusable, opened_registry
 from server.domain.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests.adapters.sql.asking import add, answer, has, healed, refused, until
-from tests.alone import clean_environment
-from tests.small_disk import small_disk
 
 
 @pytest.fixture
@@ -64,12 +60,6 @@ async def test_a_lock_of_a_moment_is_waited_for(registry: Registry, file: Path) 
         assert not adding.done()
         other.execute("ROLLBACK")
         assert await has(registry, await adding)
-
-
-def test_a_full_disk_is_told_and_what_is_stored_is_read_on(tmp_path: Path) -> None:
-    with small_disk(tmp_path, "4m") as disk:
-        program = [sys.executable, "-m", "tests.adapters.sql.full_disk_program", tmp_path]
-        subprocess.run([*disk.enter, *program], check=True, env=clean_environment(), timeout=120)
 
 
 async def test_a_later_schema_is_told_and_keeps_a_server_from_starting(

@@ -69,12 +69,13 @@ async def postgresql(url: str) -> AsyncIterator[Database]:
 
     async def connect() -> Any:
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 url, timeout=SILENCE_SECONDS, server_settings=_OF_A_CONNECTION
             )
         except ValueError:
             # The error may quote a part of the password.
             raise UrlInvalid("is not of the form postgresql://user:password@host/name") from None
+        return await _answering(connection)
 
     writers = create_async_engine(
         "postgresql+asyncpg://",
@@ -91,6 +92,16 @@ async def postgresql(url: str) -> AsyncIterator[Database]:
         yield Database(readers, writers, turns, turns, asyncpg.Connection.terminate)
     finally:
         await writers.dispose()
+
+
+async def _answering(connection: Any) -> Any:
+    """The connection, which answers: what SQLAlchemy asks on a new one has no bound."""
+    try:
+        await connection.execute("SELECT 1", timeout=SILENCE_SECONDS)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 def _sqlite_engine(path: Path, begin: str, connections: int) -> AsyncEngine:

@@ -18,7 +18,7 @@ from server.adapters.sql.opening import RegistryUnusable, migrate, opened_regist
 from server.domain.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests import postgresql
-from tests.adapters.sql.asking import add, answer, has, healed, refused, until
+from tests.adapters.sql.asking import AT_MOST_SECONDS, add, answer, has, healed, refused, until
 from tests.adapters.sql.cutting_proxy import CuttingProxy, Loses
 from tests.contracts.registry_things import model, new_project
 from tests.postgresql import PostgreSQL
@@ -172,6 +172,25 @@ async def test_down_at_the_start_it_is_waited_for(server: PostgreSQL, url: str) 
         with refused(AWAY, within=1):
             await add(registry)
         server.start()
+        await healed(registry)
+
+
+async def test_silent_from_the_moment_it_took_a_connection_it_is_waited_for(
+    proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = asyncpg.connect
+
+    async def falls_silent(*arguments: Any, **options: Any) -> Any:
+        connection = await connect(*arguments, **options)
+        proxy.loses = Loses.EVERYTHING
+        return connection
+
+    monkeypatch.setattr(asyncpg, "connect", falls_silent)
+    async with asyncio.timeout(AT_MOST_SECONDS), opened_registry(proxy.url) as registry:
+        assert not registry.reachable()
+        monkeypatch.undo()
+        proxy.cut()
+        proxy.loses = Loses.NOTHING
         await healed(registry)
 
 

@@ -85,7 +85,10 @@ class TrafficShare:
 
 @dataclass(frozen=True, slots=True)
 class ComponentStatus:
-    """Replica counts of one component; `latest_revision` names the newest ReplicaSet's revision."""
+    """Replica counts of one component, and where its requests go.
+
+    `latest_revision` names the newest ReplicaSet's revision, or the newest Knative Revision.
+    """
 
     component: Component
     desired_replicas: int = 0

@@ -12,7 +12,17 @@ Symptom = Callable[[Sight], bool]
 
 _NO_FAULT = (None, "", "ContainerCreating", "PodInitializing")
 # What KServe's conditions say of every service that is not ready, whatever the cause.
-_NO_CAUSE = ("", "MinimumReplicasUnavailable", "PredictorNotReady", "ReplicaSetUpdated")
+_NO_CAUSE = (
+    "",
+    "MinimumReplicasUnavailable",
+    "PredictorNotReady",
+    "ReplicaSetUpdated",
+    "RevisionMissing",
+    "PredictorConfigurationReady not ready",
+    "PredictorRouteReady not ready",
+)
+# Of Knative: the cause is in its words.
+_FAILED_REVISION = "RevisionFailed"
 
 
 def about(name: str, sights: Iterable[Sight]) -> list[Sight]:
@@ -49,8 +59,13 @@ def cause_by_kserve(service: Object) -> str:
         code = f", exit code {failed['exitCode']}" if "exitCode" in failed else ""
         return f"{failed.get('reason', '')}{code}"
     told = (c for c in status.get("conditions", ()) if c["status"] == "False")
-    causes = [c.get("reason", "") for c in told if c.get("reason", "") not in _NO_CAUSE]
-    return str(causes[0]) if causes else ""
+    causes = [c for c in told if c.get("reason", "") not in _NO_CAUSE]
+    return _cause(causes[0]) if causes else ""
+
+
+def _cause(condition: Object) -> str:
+    reason = str(condition["reason"])
+    return f"{reason}: {condition['message']}" if reason == _FAILED_REVISION else reason
 
 
 def _service_of(sight: Sight) -> str:

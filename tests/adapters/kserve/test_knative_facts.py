@@ -213,6 +213,22 @@ def test_a_pod_whose_sidecar_is_not_ready_is_told_by_the_container_that_it_asks(
     assert decision.failure.container == "kserve-container"
 
 
+def test_a_revision_that_nothing_leads_to_is_told_as_that_after_a_while() -> None:
+    observed, now = serving()
+    for kind in ("Ready", "RoutesReady"):
+        since = stamp(now)
+        waits = {"status": "Unknown", "reason": "Uninitialized", "lastTransitionTime": since}
+        observed = conditioned("knative_services", kind, **waits)(observed)
+    at_once = verdict(observed, now)
+    assert at_once.failure is None
+    assert at_once.recheck_at
+    later = verdict(observed, now + timedelta(seconds=10))
+    assert later.state is State.PROGRESSING
+    assert later.failure
+    assert later.failure.reason is FailureReason.INGRESS
+    assert "Uninitialized" in later.message
+
+
 def complaining(words: str) -> list[Change]:
     """KServe calls the service not ready in these words."""
     told_so = {"status": "False", "reason": "ReconcileFailed", "message": words}

@@ -59,7 +59,6 @@ LIVES: dict[str, list[Step]] = {
     "slow": [
         *UP[:2],
         (1, FAILED, FailureReason.PROGRESS_DEADLINE),
-        (1, DEGRADED, FailureReason.PROGRESS_DEADLINE),
         (1, PROGRESSING, None),
         (1, READY, None),
     ],

@@ -26,8 +26,8 @@ from server.adapters.kserve.following.watch_stream import (
 
 PAGE_SIZE = "500"
 LIST_TIMEOUT = 30.0
-# How soon a collection that the cluster has got is noticed; nobody waits for it but a Deploy.
-LOOK_AGAIN_AFTER = 5.0
+# How soon a collection that the cluster has got is noticed; who deploys has it looked for at once.
+LOOK_AGAIN_AFTER = 15.0
 WATCH_SECONDS = (240, 300)
 # The API server sends a bookmark about each minute: a watch that is silent for longer is dead.
 IDLE_TIMEOUT = 90.0

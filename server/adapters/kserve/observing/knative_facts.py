@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from server.adapters.kserve.objects import condition, moment
+from server.adapters.kserve.objects import condition, holds, moment
 from server.adapters.kserve.observing.availability import (
     ready_pods,
     steady_at,
@@ -20,7 +20,10 @@ from server.adapters.kserve.observing.components import Part, Workload, count, r
 from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
-from server.adapters.kserve.observing.revision_problems import revision_problems
+from server.adapters.kserve.observing.revision_problems import (
+    revision_problems,
+    route_problem,
+)
 from server.adapters.kserve.observing.revisions import (
     KnativeService,
     Revision,
@@ -47,7 +50,8 @@ def knative_facts(
     on_demand = any(_on_demand(r, which, observed, now, patience) for r in found.routed)
     answers = available or unproven or on_demand
     sights = [s for w in new for s in pod_sights(w, which, observed, now, patience)]
-    problems = _problems(found.latest, which, observed, now, patience)
+    looks = [*looks_different_at(sights), _unrouted_at(found, patience)]
+    problems = _problems(found, which, observed, now, patience)
     # Of pods that are short Knative says nothing, once there were enough.
     complete = applied and found.complete and (_enough(which, new) or not problems)
     return ComponentFacts(
@@ -64,7 +68,7 @@ def knative_facts(
         attempt=found.attempt,
         steady_at=steady_at(new, now, patience),
         problems=problems,
-        looks_different_at=min((t for t in looks_different_at(sights) if t > now), default=None),
+        looks_different_at=min((t for t in looks if t and t > now), default=None),
     )
 
 
@@ -102,14 +106,23 @@ def _completed_at(found: KnativeService) -> datetime | None:
 
 
 def _problems(
-    latest: Revision | None, which: Part, observed: Observed, now: datetime, patience: Patience
+    found: KnativeService, which: Part, observed: Observed, now: datetime, patience: Patience
 ) -> tuple[Problem, ...]:
     """What is wrong with the new pods; where they tell nothing, what Knative says of the Revision.
 
     Knative counts a first exit for a failure, and forgets none as long as no pod is ready.
     """
-    if latest is None:
+    if found.latest is None:
         return ()
-    workload = latest.workload
+    workload = found.latest.workload
     of_pods = problems_of(workload, which, observed, now, patience) if workload else ()
-    return of_pods or tuple(revision_problems(latest.obj, which))
+    unrouted = _unrouted_at(found, patience)
+    of_route = [route_problem(found.obj, which)] if unrouted and unrouted <= now else []
+    return of_pods or (*revision_problems(found.latest.obj, which), *of_route)
+
+
+def _unrouted_at(found: KnativeService, patience: Patience) -> datetime | None:
+    """When it will be said that nothing leads to a Revision that is ready; None where it does."""
+    since = moment(condition(found.obj, "RoutesReady").get("lastTransitionTime"))
+    waits = found.latest and found.latest.ready and not holds(found.obj, "RoutesReady")
+    return since + patience.admission if waits and since else None

@@ -1,9 +1,12 @@
-"""Why a Revision failed, in Knative's words: late, but also where its pods are gone again."""
+"""What Knative itself says is wrong: with a Revision, late, but also where its pods are gone again,
+and with the way to one that is ready.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 
 from server.adapters.kserve.objects import Object, condition, moment
 from server.adapters.kserve.observing.components import Part
@@ -42,6 +45,21 @@ def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
                 first_seen_time=since,
             )
             yield Problem(failure, since)
+
+
+def route_problem(knative_service: Object, which: Part) -> Problem:
+    """A Revision is ready, and nothing brings it requests."""
+    told = condition(knative_service, "RoutesReady")
+    since = datetime.fromisoformat(told["lastTransitionTime"])
+    failure = Failure(
+        FailureReason.INGRESS,
+        f"the model serves, but Knative's route to it is not ready: {_words(told)}",
+        REMEDIES[FailureReason.INGRESS],
+        component=which.component,
+        retrying=True,
+        first_seen_time=since,
+    )
+    return Problem(failure, since, tolerated=None)
 
 
 def _meaning(reason: str) -> FailureReason:

@@ -99,10 +99,20 @@ def knative_service_of(which: Part, observed: Observed) -> KnativeService | None
     of_service = {r.obj["metadata"]["name"]: r for r in _revisions_of(found, observed)}
     latest = of_service.get(str(part(found, "status").get("latestCreatedRevisionName")))
     made = latest if latest and _is_made_from(part(found, "spec", "template"), latest.obj) else None
-    routed = (of_service.get(share.revision) for share in traffic_of(found) if share.percent)
+    shares = traffic_of(found) if _was_routed(observed.service, which) else ()
+    routed = (of_service.get(share.revision) for share in shares if share.percent)
     return KnativeService(
         found, made, tuple(of_service.values()), tuple(r for r in routed if r is not None)
     )
+
+
+def _was_routed(service: Object, which: Part) -> bool:
+    """Whether traffic has come in once: before that Knative only says where it is to go.
+
+    KServe notes a component's address when its Knative Service is Ready first.
+    """
+    status = part(service, "status", "components", which.component.lower())
+    return bool(status.get("url"))
 
 
 def traffic_of(knative_service: Object) -> tuple[TrafficShare, ...]:

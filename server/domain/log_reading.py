@@ -42,8 +42,10 @@ _MILD = re.compile(r"\b(DEBUG|WARN|WARNING)\b", re.IGNORECASE)
 
 
 def plain_lines(text: str) -> list[str]:
-    """The lines that say something, without colours and spaces at their ends."""
-    lines = (line.rstrip() for line in _COLOURS.sub("", text).splitlines())
+    """The lines that say something, without colours, spaces at their ends, and NUL, which no
+    database keeps."""
+    plain = _COLOURS.sub("", text).replace("\0", "\N{REPLACEMENT CHARACTER}")
+    lines = (line.rstrip() for line in plain.splitlines())
     return [line for line in lines if line and not line.startswith(_NO_LOG)]
 
 

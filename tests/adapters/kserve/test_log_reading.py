@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.observing.observed import Observed
+from server.adapters.sql.tables import storable
 from server.domain.log_reading import (
     MOST_BYTES,
     MOST_LINES,
@@ -82,6 +83,11 @@ def test_where_a_model_was_not_loaded_long_before_the_end_that_line_is_kept() ->
     shown = telling(lines)
     assert len(shown) == MOST_LINES
     assert (shown[0], shown[-2:]) == (lines[0], tuple(lines[-2:]))
+
+
+def test_a_line_is_told_as_a_record_of_it_is_stored() -> None:
+    [line] = plain_lines("ValueError: bad magic \0\0 in the file")
+    assert storable(line) == line
 
 
 def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:

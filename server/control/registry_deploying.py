@@ -109,6 +109,8 @@ class RegistryDeploying:
         self._scope.key(*wish.key)
         if not deploy.key.name:
             await self._require_own(wish, found, tx)
+        elif not deploy.force:
+            await _require_same_project(wish, found, tx)
         return wish, found
 
     async def _require_own(self, wish: Deploy, found: Found, tx: RegistryReading) -> None:
@@ -139,6 +141,18 @@ class RegistryDeploying:
             log.warning(
                 "outcome not recorded", deployment=wish.deployment_id, why=str(e) or "too late"
             )
+
+
+async def _require_same_project(wish: Deploy, found: Found, tx: RegistryReading) -> None:
+    """Raise AlreadyExists where another project has deployed the service."""
+    records = await tx.open_deployments(wish.key)
+    if any(record.project != found.model.key.project for record in records):
+        raise AlreadyExists(
+            f"{wish.key} was deployed by another project: give another name, or set force to take"
+            " it over",
+            namespace=wish.key.namespace,
+            name=wish.key.name,
+        )
 
 
 async def _found(registered: RegisteredModelPredictor, tx: RegistryReading) -> Found:

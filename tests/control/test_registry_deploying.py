@@ -352,8 +352,13 @@ async def test_another_projects_model_does_not_get_the_name(
     )
     other.view = world.view
     await other.prepare("1")
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExists, match="give a name"):
         await other.deploy()
+    with pytest.raises(AlreadyExists, match="set force"):
+        await other.deploy(name="fraud-staging")
+    assert [record.project for record in await world.records()] == [registering.project]
+    taken = await other.deploy(name="fraud-staging", force=True)
+    assert taken.action is Action.UPDATED
 
 
 async def test_in_a_registry_that_was_made_anew_the_name_is_still_its_own(

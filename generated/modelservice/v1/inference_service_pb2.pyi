@@ -475,7 +475,9 @@ class RegisteredModelPredictor(_message.Message):
     defaults (ServingEnvironment.defaults); Get shows the whole as it was merged.
     DeployRequest.namespace is empty or the environment's. DeployRequest.name may be empty: then it
     is `<model>-<environment>`, cut short where that is too long, and the same each time, so that
-    another version of the same model in the same environment is a rollout of the same service.
+    another version of the same model in the same environment is a rollout of the same service. Where
+    that name belongs to another model, environment or project, or a given name to another project,
+    it is ALREADY_EXISTS; `force` takes over under a given name.
 
     Every Deploy that starts a rollout of another content makes a ModelDeployment.
     """

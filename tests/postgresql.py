@@ -21,6 +21,10 @@ from tests import debian
 from tests.cluster.lab.processes import Sweeper, wait_until
 from tests.small_disk import SmallDisk
 
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+)
 OTHER_SERVER = os.environ.get("MODELSERVICE_TEST_DATABASE_URL", "")
 
 # Debian's package brings it, and it refuses to be root.
@@ -111,11 +115,11 @@ def started_postgresql(disk: SmallDisk | None = None) -> Iterator[PostgreSQL]:
 async def fresh_database(server_url: str) -> AsyncIterator[str]:
     """The URL of an empty database on the server, dropped after the block."""
     name = f"modelservice_test_{secrets.token_hex(6)}"
-    await _execute(server_url, f"CREATE DATABASE {name}")
+    await execute(server_url, f"CREATE DATABASE {name}")
     try:
         yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
     finally:
-        await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+        await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def why_there_is_none() -> str | None:
@@ -144,9 +148,11 @@ def install() -> None:
             debian.run(["pg_dropcluster", "--stop", version.name, "main"])
 
 
-async def _execute(url: str, statement: str) -> None:
+async def execute(url: str, statement: str) -> None:
+    """Do it as an administrator would, also where transactions only read unless they say so."""
     connection = await asyncpg.connect(url)
     try:
+        await connection.execute("SET default_transaction_read_only = off")
         await connection.execute(statement)
     finally:
         await connection.close()

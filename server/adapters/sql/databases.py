@@ -15,10 +15,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from server.adapters.sql.asking import SILENCE_SECONDS, Cut
+from server.adapters.sql.troubles import Lost
 
 _READERS = 8
 _CONNECTIONS = 16
 _LOCK_SECONDS = 0.1
+_WRONG_URL = (
+    "is not of the form postgresql://user:password@host/name, or names a file that is not there"
+)
 _OF_A_CONNECTION = {
     "application_name": "modelservice",
     "lock_timeout": "1s",
@@ -27,8 +31,9 @@ _OF_A_CONNECTION = {
 }
 
 
-class UrlInvalid(Exception):
-    """The URL is not one of PostgreSQL's; the message does not show it."""
+class UrlInvalid(Lost):
+    """The URL is not one of PostgreSQL's, or names files that are not as they should be; the
+    message does not show it. After the start it is as any loss: what it names may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,14 @@ async def postgresql(url: str) -> AsyncIterator[Database]:
             connection = await asyncpg.connect(
                 url, timeout=SILENCE_SECONDS, server_settings=_OF_A_CONNECTION
             )
+        except OSError:
+            # Before ValueError: a certificate that is not accepted is both.
+            raise
         except ValueError:
             # The error may quote a part of the password.
-            raise UrlInvalid("is not of the form postgresql://user:password@host/name") from None
+            raise UrlInvalid(_WRONG_URL) from None
+        except asyncpg.exceptions.InternalClientError as e:
+            raise Lost("no host is there that target_session_attrs asks for") from e
         return await _answering(connection)
 
     writers = create_async_engine(

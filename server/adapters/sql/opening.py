@@ -41,8 +41,11 @@ async def opened_registry(place: str) -> AsyncIterator[SqlRegistry]:
         await migrate(place)
     async with _database(place) as database:
         presence = Presence(database)
-        if other := await presence.look():
-            raise RegistryUnusable(str(other)) from other
+        match await presence.look():
+            case UrlInvalid() as invalid:
+                raise invalid
+            case OtherSchema() as other:
+                raise RegistryUnusable(str(other)) from other
         following = asyncio.create_task(presence.follow(), name="registry's presence")
         try:
             yield SqlRegistry(database, presence)
@@ -62,6 +65,8 @@ async def migrate(place: str) -> str:
             await patiently(partial(_in_transaction, database, migrating.migrate))
         except OtherSchema as e:
             raise RegistryUnusable(str(e)) from e
+        except UrlInvalid:
+            raise
         except Lost as e:
             raise RegistryUnusable(f"the registry's database cannot be used: {e}") from e
         except RegistryUnavailable as e:

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from server.adapters.sql.asking import transaction
-from server.adapters.sql.databases import Database
+from server.adapters.sql.databases import Database, UrlInvalid
 from server.adapters.sql.schema import OtherSchema, check
 from server.adapters.sql.troubles import InTheWay, Lost
 from server.domain.registry_errors import RegistryUnavailable
@@ -58,14 +58,17 @@ class Presence:
         self._ended = True
         self._asked.set()
 
-    async def look(self) -> OtherSchema | None:
-        """Ask it now; the schema it has where that is another."""
+    async def look(self) -> OtherSchema | UrlInvalid | None:
+        """Ask it now; what keeps a server from starting on it, if anything does."""
         database = self._database
         try:
             async with transaction(database.readers, database.cut) as statements:
                 await statements.sync(check)
         except OtherSchema as e:
             self._tell(f"{e}; nothing was stored", str(e))
+            return e
+        except UrlInvalid as e:
+            self._tell(AWAY, f"MODELSERVICE_DATABASE_URL: {e}")
             return e
         except (Lost, DBAPIError) as e:
             self._tell(AWAY, str(e) if isinstance(e, Lost) else type(e.orig).__name__)

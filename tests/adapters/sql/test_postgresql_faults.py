@@ -21,7 +21,7 @@ from tests import postgresql
 from tests.adapters.sql.asking import AT_MOST_SECONDS, add, answer, has, healed, refused, until
 from tests.adapters.sql.cutting_proxy import CuttingProxy, Loses
 from tests.contracts.registry_things import model, new_project
-from tests.postgresql import PostgreSQL
+from tests.postgresql import END_OTHERS, PostgreSQL, execute
 from tests.registry_store import leave_out_without_postgresql
 
 AWAY = "does not answer, nothing was stored"
@@ -106,7 +106,7 @@ async def test_work_whose_connection_is_ended_is_done_once_more(
         await writing.add(added)
         if not ended:
             ended = True
-            await _execute(url, _END_OTHERS)
+            await execute(url, END_OTHERS)
         await writing.add(model(new_project()))
 
     await registry.write(work)
@@ -225,14 +225,14 @@ async def test_another_schema_is_told_and_keeps_a_server_from_starting(
     registry: Registry, url: str, schema: str, told: str
 ) -> None:
     added = await add(registry)
-    await _execute(url, f"UPDATE alembic_version SET version_num = '{schema}'")
+    await execute(url, f"UPDATE alembic_version SET version_num = '{schema}'")
     await until(lambda: not registry.reachable(), "the other schema is noticed")
     with refused(f"schema {schema} of an? {told} release"):
         await add(registry)
     with pytest.raises(RegistryUnusable, match=f"{schema} of an? {told}.*works with"):
         async with opened_registry(url):
             pass
-    await _execute(url, "UPDATE alembic_version SET version_num = '0001'")
+    await execute(url, "UPDATE alembic_version SET version_num = '0001'")
     await healed(registry)
     assert await has(registry, added)
 
@@ -240,10 +240,10 @@ async def test_another_schema_is_told_and_keeps_a_server_from_starting(
 async def test_a_table_of_another_schema_is_told_also_before_that_is_noticed(
     registry: Registry, url: str
 ) -> None:
-    await _execute(url, "ALTER TABLE registered_models RENAME COLUMN etag TO other")
+    await execute(url, "ALTER TABLE registered_models RENAME COLUMN etag TO other")
     with refused("another schema"):
         await add(registry)
-    await _execute(url, "ALTER TABLE registered_models RENAME COLUMN other TO etag")
+    await execute(url, "ALTER TABLE registered_models RENAME COLUMN other TO etag")
     await healed(registry)
 
 
@@ -252,7 +252,7 @@ async def test_a_migration_under_a_server_that_runs_is_not_heard_of_where_it_fit
 ) -> None:
     added = await add(registry)
     assert await has(registry, added)
-    await _execute(url, "ALTER TABLE registered_models ALTER name TYPE varchar(70)")
+    await execute(url, "ALTER TABLE registered_models ALTER name TYPE varchar(70)")
     assert await has(registry, added)
     assert registry.reachable()
 
@@ -267,39 +267,24 @@ async def test_an_empty_database_keeps_a_server_from_starting(server: PostgreSQL
 async def test_a_user_without_rights_is_told_and_helped_by_granting_them(
     registry: Registry, url: str
 ) -> None:
-    await _execute(url, "CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA public TO reader;")
-    await _execute(url, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    await execute(url, "CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA public TO reader;")
+    await execute(url, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
     async with opened_registry(url.replace("postgres:secret", "reader:secret", 1)) as reader:
         with refused("refuses its user"):
             await add(reader)
-        await _execute(url, "GRANT ALL ON ALL TABLES IN SCHEMA public TO reader")
+        await execute(url, "GRANT ALL ON ALL TABLES IN SCHEMA public TO reader")
         await healed(reader)
-    await _execute(url, "DROP OWNED BY reader; DROP ROLE reader")
+    await execute(url, "DROP OWNED BY reader; DROP ROLE reader")
 
 
 async def test_a_standby_is_no_place_to_write_and_becomes_one_by_promotion(
     registry: Registry, url: str
 ) -> None:
     database = url.partition("@/")[2].partition("?")[0]
-    await _execute(url, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
-    await _execute(url, _END_OTHERS)
+    await execute(url, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    await execute(url, END_OTHERS)
     with refused(AWAY):
         await add(registry)
-    await _execute(url, f"ALTER DATABASE {database} RESET default_transaction_read_only")
-    await _execute(url, _END_OTHERS)
+    await execute(url, f"ALTER DATABASE {database} RESET default_transaction_read_only")
+    await execute(url, END_OTHERS)
     await healed(registry)
-
-
-_END_OTHERS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-    " WHERE pid <> pg_backend_pid() AND datname = current_database()"
-)
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute("SET default_transaction_read_only = off")
-        await connection.execute(statement)
-    finally:
-        await connection.close()

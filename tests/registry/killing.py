@@ -23,7 +23,7 @@ from tests.adapters.local.server_process import PATIENCE_SECONDS, Server, kill, 
 from tests.adapters.local.serving import model
 from tests.adapters.local.test_random_kills import killed_after, seed
 from tests.refusals import refusal_of
-from tests.registry.team import FAILED, MODEL, Team, eventually
+from tests.registry.team import DEPLOYED, FAILED, MODEL, Team, eventually
 
 READY = InferenceServiceStatus.STATE_READY
 VERSIONS = ("1", "2", "3")
@@ -81,7 +81,9 @@ class Deaths:
                     team.undeploy(name)
         with self.life() as (running, team):
             for how, point in tries:
-                self._acknowledge(team, f"{how}-{point}", VERSIONS[1], how)
+                record = self._acknowledge(team, f"{how}-{point}", VERSIONS[1], how)
+                _wait_deployed(team, record)
+                team.undeploy(f"{how}-{point}")
             kill(running)
 
     def die_at_random(self, times: int, chance: random.Random) -> None:
@@ -136,10 +138,11 @@ class Deaths:
             if refusal_of(e).reason != "SERVICE_DELETING":
                 raise
 
-    def _acknowledge(self, team: Team, name: str, version: str, request_id: str) -> None:
+    def _acknowledge(self, team: Team, name: str, version: str, request_id: str) -> str:
         answer = team.deploy(name, version, request_id=request_id)
         assert answer.service.deployment_id
         self.answered.add(answer.service.deployment_id)
+        return answer.service.deployment_id
 
     def _buried(self, running: Server) -> None:
         assert running.process.wait(PATIENCE_SECONDS) == -9, "it did not come to the point"
@@ -160,6 +163,10 @@ def die_everywhere(folder: Path, database_url: str, times: int) -> None:
     deaths.die_at_named_points()
     deaths.die_at_random(times, random.Random(began_with))
     deaths.assert_all_agree()
+
+
+def _wait_deployed(team: Team, record: str) -> None:
+    eventually(lambda: team.record(record).state == DEPLOYED, lambda: team.record(record))
 
 
 def _unsettled(team: Team) -> list[InferenceService]:

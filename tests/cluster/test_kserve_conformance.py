@@ -31,8 +31,12 @@ class KServeWorld:
         self.cluster = cluster
         self.told = told
         self._kept: set[ServiceKey] = set()
-        pods = isinstance(administered, Lab)
-        self.abilities = frozenset(Ability) - ({Ability.PODS_OF_ANY_IMAGE} if not pods else set())
+        lacks = set()
+        if not isinstance(administered, Lab):
+            lacks = {Ability.PODS_OF_ANY_IMAGE}
+        elif administered.knative:
+            lacks = {Ability.ONE_MODE}
+        self.abilities = frozenset(Ability) - lacks
 
     @asynccontextmanager
     async def replica(self) -> AsyncIterator[tuple[KServeCluster, Follower]]:

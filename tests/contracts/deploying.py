@@ -65,7 +65,7 @@ SPECS = {
         ModelPredictor(ModelFormat("sklearn", "1"), "gs://bucket/model", args=("--verbose",)),
         env={"B": "2", "A": "$(B)", "MULTI": "a\nb=c", "EMPTY": ""},
         resources=Resources({"cpu": "250m", "memory": "4Gi"}, {"memory": "6Gi"}),
-        scaling=Scaling(1, 3, 70, "cpu"),
+        scaling=Scaling(1, 3, 70),
         image_pull_policy="IfNotPresent",
         request_timeout=timedelta(seconds=90),
     ),
@@ -198,6 +198,7 @@ class DeployConformance:
         assert await world.cluster.read(key) is None
 
     async def test_a_mode_that_the_cluster_does_not_offer_is_refused(self, world: World) -> None:
+        needs(world, Ability.ONE_MODE)
         knative = plain(world, deployment_mode="Knative")
         with pytest.raises(UnsupportedByCluster):
             await world.cluster.apply(deploy(world, knative))

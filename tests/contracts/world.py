@@ -43,6 +43,7 @@ class Ability(StrEnum):
     NAMESPACES = "namespaces that are made before they are used"
     OTHER_WRITERS = "writers beside this server"
     SEVERAL_PODS = "several pods of one service"
+    ONE_MODE = "one deployment mode only"
 
 
 class Follower:
@@ -170,6 +171,9 @@ def within(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
     if Ability.SEVERAL_PODS not in world.abilities:
         one = dataclasses.replace(spec.scaling, min_replicas=None)
         spec = dataclasses.replace(spec, scaling=one)
+    if Ability.ONE_MODE not in world.abilities:
+        # Whatever mode it takes by default, with one mode's metrics a service is of that.
+        spec = dataclasses.replace(spec, deployment_mode="Standard")
     return spec
 
 

@@ -22,7 +22,14 @@ from modelservice.v1.inference_service_pb2 import ContainerPredictor, Resources,
 from tests.cluster.asking import Spec, model
 from tests.cluster.failure_table import table
 from tests.cluster.failures import Case, deployed, faults, follow
-from tests.cluster.lab import BuildFailed, ComponentFailed, NodeLab, booted_node_lab, images
+from tests.cluster.lab import (
+    BuildFailed,
+    ComponentFailed,
+    Mode,
+    NodeLab,
+    booted_node_lab,
+    images,
+)
 from tests.cluster.serving import install, serving
 from tests.cluster.symptoms import pod_in_trouble, warned_of
 
@@ -183,11 +190,12 @@ def put_models(lab: NodeLab, namespace: str) -> None:
     lab.put_models(images.models(lambda _: None), namespace)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.node.failures", description=__doc__)
+def main(cases: Sequence[Case] = CASES, mode: Mode = "standard") -> int:
+    """Run the program for `cases`, KServe being in this mode; its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long to follow them")
     try:
-        wrong = run(parser.parse_args().seconds)
+        wrong = run(cases, mode, parser.parse_args().seconds)
     except (BuildFailed, ComponentFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -196,7 +204,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def run(seconds: float) -> dict[str, list[str]]:
+def run(cases: Sequence[Case], mode: Mode, seconds: float) -> dict[str, list[str]]:
     """Print the table; what was told wrong, by case."""
     began = time.monotonic()
 
@@ -204,10 +212,10 @@ def run(seconds: float) -> dict[str, list[str]]:
         print(f"[{time.monotonic() - began:5.0f}] {line}", flush=True)
 
     with (
-        booted_node_lab(say) as lab,
+        booted_node_lab(say, mode) as lab,
         tempfile.TemporaryDirectory() as folder,
         serving(install(lab), Path(folder)) as replicas,
-        deployed(lab, replicas.start().stub, CASES, lambda n: put_models(lab, n)) as trials,
+        deployed(lab, replicas.start().stub, cases, lambda n: put_models(lab, n)) as trials,
     ):
         lasted = follow(trials, seconds, to_the_end=True, say=say)
         print(table(trials, lasted))

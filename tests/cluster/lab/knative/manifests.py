@@ -21,9 +21,9 @@ _CONFIGURATION = {
     },
     "config-deployment": {
         "queue-sidecar-image": QUEUE_PROXY,
-        # What an image's tag stands for is asked of no registry.
+        # What an image's tag stands for is asked of no registry, the one of the tests included.
         "registries-skipping-tag-resolving": "index.docker.io,docker.io,gcr.io,ghcr.io,nvcr.io,"
-        "quay.io,public.ecr.aws",
+        "quay.io,public.ecr.aws,registry.example",
         # A rollout that fails is told by Knative after this, not after 600 s.
         "progress-deadline": "60s",
     },

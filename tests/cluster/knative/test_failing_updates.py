@@ -5,6 +5,7 @@ Knative puts out pods that fail and makes new ones, whose restarts count from 0 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ RECREATIONS = 3
 # After this, and some ten seconds more, Knative gives up on the Revision and on its pods.
 SOON = {"serving.knative.dev/progress-deadline": "5s"}
 AT_ZERO = scaling(0, 2)
+LONG = 180.0
 
 CAUSES = {"lab/crash:1": "REASON_CRASH_LOOP", "lab/missing:1": "REASON_IMAGE_PULL"}
 by_cause = pytest.mark.parametrize("image", CAUSES)
@@ -100,16 +102,20 @@ def test_a_failed_update_stays_degraded_while_its_pods_are_replaced(
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-@by_cause
+@pytest.mark.parametrize(("image", "recreations"), [("lab/crash:1", 3), ("lab/missing:1", 1)])
 def test_a_failed_update_stays_degraded_while_knative_replaces_its_pods(
-    stub: ModelServiceStub, failed: FailedUpdate, image: str
+    stub: ModelServiceStub, failed: FailedUpdate, image: str, recreations: int
 ) -> None:
     first = deploy(stub, failed.namespace, "iris", container())
     wait_ready(stub, failed.namespace, "iris", first.rollout_id)
     failed.update(container(image))
-    for _ in range(RECREATIONS):
-        old = set(failed.failing_pods())
-        wait_until(lambda old=old: failed.replaced(old), "Knative's next pod fails", timeout=240)
+    ends = time.monotonic() + LONG
+    pods: set[str] = set()
+    while time.monotonic() < ends:
+        pods |= failed.failing_pods().keys()
+        time.sleep(0.5)
+    # Of pods without their image Knative makes new ones once, and lets those be.
+    assert len(pods) > recreations
     failed.assert_told_as_ever(CAUSES[image])
 
 

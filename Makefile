@@ -50,10 +50,11 @@ $(SERVING_READY): requirements-serving.lock | $(READY)
 	@touch $@
 
 test: unit ## Run every test that this machine can, and say what was left out
+	$(BIN)/python -m pytest tests/registry -n 3 --dist loadfile
 	$(BIN)/python -m pytest tests/cluster tests/node
 
 unit: $(READY) ## The tests that need neither Go nor a cluster; they mostly wait, so four at a time
-	$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/node -n 4 --dist loadfile
+	$(BIN)/python -m pytest --ignore tests/registry --ignore tests/cluster --ignore tests/node -n 4 --dist loadfile
 
 check: $(READY) ## Lint, types, layers, protos and stubs
 	$(BIN)/ruff format --check .

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.domain.inference_service import ServiceKey
@@ -51,6 +51,7 @@ _filters = st.fixed_dictionaries(
         "created_before": st.none() | moments_around(NOW),
     }
 )
+_NO_FILTER: dict[str, Any] = {}
 
 
 class ListingConformance:
@@ -89,6 +90,9 @@ class ListingConformance:
 
     @few
     @given(_records, _filters, st.integers(3, 9))
+    @example(
+        [{"create_time": NOW + timedelta(microseconds=n % 2)} for n in range(4)], _NO_FILTER, 3
+    )
     async def test_the_pages_of_a_filtered_listing_are_what_it_finds(
         self,
         registry: Registry,

@@ -8,6 +8,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PLACES = 1 << 10  # of one microsecond; this lasts until the year 2255
 _LAST = (1 << 63) - 1
+# Transactions that go on at once add in any order of their times.
+_REMEMBERED_MOMENTS = 1000
 
 
 class Positions:
@@ -18,15 +20,17 @@ class Positions:
     """
 
     def __init__(self) -> None:
-        self._moment = -1
-        self._taken = 0
+        self._taken: dict[int, int] = {}
 
     def of(self, create_time: datetime) -> int:
         """The next place of this time."""
         moment = _first(create_time)
-        self._taken = min(self._taken + 1, _PLACES - 1) if moment == self._moment else 0
-        self._moment = moment
-        return moment + self._taken
+        # Taken out first, so that the one that was least lately added to is the first.
+        place = self._taken.pop(moment, -1) + 1
+        if len(self._taken) >= _REMEMBERED_MOMENTS:
+            del self._taken[next(iter(self._taken))]
+        self._taken[moment] = place
+        return moment + min(place, _PLACES - 1)
 
 
 def first_after(time: datetime) -> int:

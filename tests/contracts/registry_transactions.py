@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from server.adapters.sql import registry as sql
 from server.domain.errors import AlreadyExists
 from server.domain.inference_service import ServiceKey
 from server.ports import Registry
@@ -150,8 +151,9 @@ class TransactionConformance:
         assert sum(added) == 1
 
     async def test_transactions_that_lock_crosswise_are_both_done(
-        self, registry: Registry, other: Registry
+        self, registry: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(sql, "PATIENCE_SECONDS", PATIENCE_SECONDS)
         project = new_project()
         things = (
             environment(project, "a", description="0"),

@@ -23,6 +23,7 @@ from server.domain.commands import Action, Delete, Deploy
 from server.domain.errors import (
     ClusterUnavailable,
     ErrorReason,
+    FieldInvalid,
     NamespaceNotFound,
     NamespaceTerminating,
     PolicyRefused,
@@ -167,10 +168,8 @@ async def test_a_quantity_that_kserve_cannot_read(kserve: KServeCluster, key: Se
         await kserve.apply(Deploy(key, dataclasses.replace(MODEL, resources=resources)))
 
 
-async def test_a_value_that_the_schema_does_not_have(
-    kserve: KServeCluster, key: ServiceKey
-) -> None:
-    with pytest.raises(SpecInvalid, match=r"spec\.predictor\.scaleMetric"):
+async def test_a_metric_that_no_mode_has(kserve: KServeCluster, key: ServiceKey) -> None:
+    with pytest.raises(FieldInvalid, match=r"spec\.scaling\.metric"):
         await kserve.apply(Deploy(key, dataclasses.replace(MODEL, scaling=Scaling(metric="x"))))
 
 

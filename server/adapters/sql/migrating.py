@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, func, select
 
 from server.adapters.sql.schema import SCHEMA, OlderSchema, check
@@ -21,7 +19,15 @@ def migrate(connection: Connection) -> None:
     try:
         check(connection)
     except OlderSchema:
-        config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, SCHEMA)
+        _upgrade(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    # Alembic takes a tenth of a second, which a start on a migrated database does without.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, SCHEMA)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from server.adapters.sql import migrating
 from server.adapters.sql.asking import transaction
 from server.adapters.sql.databases import Database, UrlInvalid, postgresql, sqlite
 from server.adapters.sql.presence import Presence
@@ -57,9 +58,6 @@ async def opened_registry(place: str) -> AsyncIterator[SqlRegistry]:
 async def migrate(place: str) -> str:
     """Bring the database to this server's schema, and tell which that is. Raises UrlInvalid or
     RegistryUnusable."""
-    # Alembic takes a tenth of a second, which a server on a migrated database does without.
-    from server.adapters.sql import migrating  # noqa: PLC0415
-
     async with _database(place) as database:
         try:
             await patiently(partial(_in_transaction, database, migrating.migrate))

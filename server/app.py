@@ -56,19 +56,20 @@ class Application:
         self._health = Health()
         self._calls = Calls(scope.default)
         reading = Reading(cluster, self._view)
+        registered = registry or NoRegistry()
         models = ModelService(
             scope=scope,
             deploying=Deploying(
                 cluster,
                 self._view,
-                RegistryDeploying(registry or NoRegistry(), cluster, self._view, scope, at),
+                RegistryDeploying(registered, cluster, self._view, scope, at),
             ),
             reading=reading,
             watching=Watching(self._view, reading),
             answers=Answers(cluster),
             at=at,
         )
-        registering = _registry_service(registry or NoRegistry())
+        registering = _registry_service(registered)
         self._server = grpc_server(models, registering, self._health, self._calls)
 
     async def start(self) -> int:

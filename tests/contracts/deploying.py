@@ -27,7 +27,16 @@ from server.domain.inference_service import (
 )
 from server.domain.status import State
 from tests import strategies
-from tests.contracts.world import Ability, World, container, deploy, needs, plain, within
+from tests.contracts.world import (
+    Ability,
+    World,
+    container,
+    deploy,
+    in_the_mode_that_takes_all,
+    needs,
+    plain,
+    within,
+)
 
 EVERYTHING_ELSE = {
     "env": {"B": "2", "A": "$(B)", "MULTI": "a\nb=c", "EMPTY": ""},
@@ -144,7 +153,7 @@ class DeployConformance:
     ) -> None:
         asked = deploy(
             world,
-            within(world, wanted.spec),
+            in_the_mode_that_takes_all(world, within(world, wanted.spec)),
             labels=wanted.labels,
             annotations=wanted.annotations,
             force=True,

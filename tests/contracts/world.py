@@ -171,10 +171,14 @@ def within(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
     if Ability.SEVERAL_PODS not in world.abilities:
         one = dataclasses.replace(spec.scaling, min_replicas=None)
         spec = dataclasses.replace(spec, scaling=one)
-    if Ability.ONE_MODE not in world.abilities:
-        # Whatever mode it takes by default, with one mode's metrics a service is of that.
-        spec = dataclasses.replace(spec, deployment_mode="Standard")
     return spec
+
+
+def in_the_mode_that_takes_all(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
+    """The spec, in Standard mode where a cluster has others by default."""
+    if Ability.ONE_MODE in world.abilities:
+        return spec
+    return dataclasses.replace(spec, deployment_mode="Standard")
 
 
 def container(tag: str = "1", **fields: Any) -> InferenceServiceSpec:

@@ -94,7 +94,8 @@ class Resources:
 class Scaling:
     """Bounds and target of the autoscaler; None: KServe's default.
 
-    A change of these alone rolls no pod.
+    A change of these alone leaves the pods that are there, except in Knative mode, where it makes a
+    Revision.
     """
 
     min_replicas: int | None = None

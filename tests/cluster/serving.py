@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from modelservice.v1 import model_service_pb2_grpc
 
 from tests.port_blocks import PortBlock
 
+from .kubectl import kubectl
 from .lab import Component, Lab
 from .lab.processes import Sweeper
 
@@ -32,12 +32,15 @@ _CHANNEL_OPTIONS = [
 
 def install(lab: Lab) -> Path:
     """Apply k8s/overlays/standard to the lab; a kubeconfig of the server's ServiceAccount."""
-    kubectl = [str(lab.programs["kubectl"]), "--kubeconfig", str(lab.kubeconfig)]
-    overlay = ROOT / "k8s" / "overlays" / "standard"
-    made = subprocess.run([*kubectl, "kustomize", overlay], capture_output=True, check=True)
-    applied = [*kubectl, "apply", "--server-side", "--force-conflicts", "-f", "-"]
-    subprocess.run(applied, input=made.stdout, capture_output=True, check=True)
+    overlay = str(ROOT / "k8s/overlays/standard")
+    kubectl(lab, "apply", "--server-side", "--force-conflicts", "-k", overlay)
     return lab.kubeconfig_for(SERVICE_ACCOUNT, NAMESPACE)
+
+
+def make_room_for_knative(lab: Lab) -> None:
+    """What k8s/overlays/standard has under the name that k8s/overlays/knative takes; see README."""
+    named = ("deployment,service", "modelservice")
+    kubectl(lab, "delete", "-n", NAMESPACE, *named, "--cascade=foreground", "--ignore-not-found")
 
 
 class Server(Component):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.kubectl import kubectl
 from tests.cluster.lab import Lab, wait_until
-from tests.cluster.serving import NAMESPACE, ROOT
+from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
 
 from .test_knative_lab import condition
 
@@ -22,6 +22,7 @@ POLICY = f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies/mod
 @pytest.fixture(scope="module")
 def service(lab: Lab) -> Iterator[dict[str, Any]]:
     """The Knative Service once it is Ready."""
+    make_room_for_knative(lab)
     kubectl(lab, "apply", "--server-side", "--force-conflicts", "-k", OVERLAY)
     wait_until(lambda: condition(lab.get(SERVICE), "Ready")[0] == "True", "the server is Ready")
     made = lab.get(SERVICE)

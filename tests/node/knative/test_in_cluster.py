@@ -17,7 +17,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from tests.cluster.asking import container, deploy
 from tests.cluster.kubectl import kubectl
 from tests.cluster.lab import NodeLab, wait_until
-from tests.cluster.serving import NAMESPACE, ROOT
+from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
 
 # The first test waits for the image: its packages come over the network.
 pytestmark = pytest.mark.timeout(900)
@@ -38,6 +38,7 @@ def service(
     made.write_text(
         kubectl(node_lab, "kustomize", str(OVERLAY)).replace("timeoutSeconds: 600", limit)
     )
+    make_room_for_knative(node_lab)
     kubectl(node_lab, "apply", "--server-side", "--force-conflicts", "-f", str(made))
     wait_until(lambda: is_ready(node_lab), "the server is Ready")
     with grpc.insecure_channel(f"{address(node_lab)}:80") as channel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,14 @@ from modelservice.v1.inference_service_pb2 import InferenceServiceSpec
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.cluster.asking import container, deploy, wait_ready
+from tests.cluster.fixtures import lab_for_tests
 from tests.cluster.lab import Lab, booted_lab, wait_until
 from tests.cluster.lab.knative import KnativeServing
 from tests.cluster.lab.knative.manifests import Source
-from tests.cluster.requirements import say_to
 from tests.cluster.serving import install, serving
 from tests.refusals import refused
 
-KINDS = "/apis/serving.knative.dev/v1"
+GROUP, KINDS = "/apis/serving.knative.dev/v1", {"services", "revisions"}
 KNATIVE = container(deployment_mode="Knative")
 STANDARD = container(deployment_mode="Standard")
 
@@ -35,34 +36,41 @@ class LateKnative:
         knative.stop()
         for crd in Source().crds():
             lab.delete(crd)
-        wait_until(lambda: not self._is_there(), "Knative's kinds are gone")
+        # KServe started while one of them is there would wait for all.
+        wait_until(lambda: not self._kinds(), "Knative's kinds are gone")
         lab.kserve_manager.start()
 
     def bring(self) -> None:
         """As its installation does, after which KServe is started anew."""
         self.lab.apply_crds(Source().crds())
-        wait_until(self._is_there, "Knative's kinds are there")
+        wait_until(lambda: self._kinds() == KINDS, "Knative's kinds are there")
         self._knative.launch()
         for client in self._knative.clients:
             client.wait_ready()
         self.lab.kserve_manager.stop()
         self.lab.kserve_manager.start()
 
-    def _is_there(self) -> bool:
+    def _kinds(self) -> set[str]:
         try:
-            kinds = self.lab.get(KINDS)["resources"]
+            kinds = self.lab.get(GROUP)["resources"]
         except ApiException as error:
             if error.status != 404:
                 raise
-            return False
-        return {"services", "revisions"} <= {kind["name"] for kind in kinds}
+            return set()
+        return KINDS & {kind["name"] for kind in kinds}
 
 
 @pytest.fixture
-def late(knative_lab: Lab, request: pytest.FixtureRequest) -> Iterator[LateKnative]:
-    with booted_lab(say_to(request.config), mode="knative") as lab:
-        assert lab.knative
-        yield LateKnative(lab, lab.knative)
+def late_lab(
+    knative_lab: Lab, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    yield from lab_for_tests(partial(booted_lab, mode="knative"), request, tmp_path_factory)
+
+
+@pytest.fixture
+def late(late_lab: Lab) -> LateKnative:
+    assert late_lab.knative
+    return LateKnative(late_lab, late_lab.knative)
 
 
 @pytest.fixture

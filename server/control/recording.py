@@ -63,6 +63,8 @@ class Recording:
         with self._view.subscribe(ServiceKey(ALL, "")) as subscription:
             try:
                 while True:
+                    while not self._sees():
+                        await subscription.changes(self._pace.pause)
                     with suppress(RegistryUnavailable):
                         await self._follow(subscription)
                     await asyncio.sleep(self._pace.pause)

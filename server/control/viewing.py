@@ -155,6 +155,11 @@ class View:
             if not listeners:
                 del self._subscriptions[target]
 
+    def sync(self) -> None:
+        """From now on it has all that the cluster had; whoever waited for that looks again."""
+        self.synced = True
+        self._wake_all()
+
     def require_synced(self) -> None:
         """Raise ViewNotReady before the first listing has finished."""
         if not self.synced:
@@ -168,6 +173,9 @@ class View:
     def stop(self) -> None:
         """Wake every subscriber, so that each can end its stream."""
         self.stopping = True
+        self._wake_all()
+
+    def _wake_all(self) -> None:
         for listeners in self._subscriptions.values():
             for subscription in listeners:
                 subscription.wake()
@@ -219,4 +227,4 @@ async def follow(view: View, cluster: Cluster) -> None:
             case Gone(key, uid):
                 view.remove(key, uid)
             case Synced():
-                view.synced = True
+                view.sync()

@@ -137,6 +137,15 @@ class World:
         await asyncio.sleep(5 * BRISK.sweep)
         assert await self.told(record) == before
 
+    async def alter(self, statement: str) -> None:
+        """Change the database beside the registry, which may have a transaction to finish."""
+
+        def altered() -> None:
+            with closing(sqlite3.connect(self.database)) as database:
+                database.execute(statement)
+
+        await asyncio.to_thread(altered)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Another program has the database to itself."""
@@ -208,6 +217,17 @@ async def test_who_stops_lets_another_lead_at_once(world: World) -> None:
         await world.until(await world.deploy("second"), DeploymentState.DEPLOYED)
 
 
+async def test_following_begins_once_the_cluster_is_listed(world: World) -> None:
+    here = MemoryCluster(world.cluster.store)
+    here.hold_feed()
+    async with world.replica(replace(BRISK, pause=100.0), cluster=here) as view:
+        record = await world.deploy("fraud")
+        await world.stays(record)
+        assert not view.synced
+        here.release_feed()
+        await world.until(record, DeploymentState.DEPLOYED)
+
+
 async def test_what_happened_while_nobody_followed_is_caught_up_with(world: World) -> None:
     kept, gone, replaced = [await world.deploy(name) for name in ("kept", "gone", "replaced")]
     async with world.replica():
@@ -266,15 +286,13 @@ async def test_a_record_that_cannot_be_written_keeps_no_other_from_its_service(
     world: World,
 ) -> None:
     records = [await world.deploy(name) for name in ("first", "broken", "last")]
-    with closing(sqlite3.connect(world.database)) as database:
-        refusing = "BEFORE UPDATE ON model_deployments WHEN old.service = 'broken'"
-        database.execute(f"CREATE TRIGGER t {refusing} BEGIN SELECT RAISE(ABORT, 'no'); END")
+    refusing = "BEFORE UPDATE ON model_deployments WHEN old.service = 'broken'"
+    await world.alter(f"CREATE TRIGGER t {refusing} BEGIN SELECT RAISE(ABORT, 'no'); END")
     async with world.replica():
         for record in (records[0], records[2]):
             await world.until(record, DeploymentState.DEPLOYED)
         await world.stays(records[1])
-        with closing(sqlite3.connect(world.database)) as database:
-            database.execute("DROP TRIGGER t")
+        await world.alter("DROP TRIGGER t")
         await world.until(records[1], DeploymentState.DEPLOYED)
 
 

@@ -22,9 +22,9 @@ from server.control.viewing import View
 from server.domain.checks import check_registered
 from server.domain.commands import Applied, Deploy
 from server.domain.errors import AlreadyExists, ServiceError, WriteOutcomeUnknown
-from server.domain.inference_service import RegisteredModelPredictor
+from server.domain.inference_service import RegisteredModelPredictor, ServiceKey
 from server.domain.model_deployment import ModelDeployment
-from server.domain.recording import answered, refused
+from server.domain.recording import answered, followed, refused
 from server.domain.registry import (
     EnvironmentKey,
     ModelKey,
@@ -94,8 +94,16 @@ class RegistryDeploying:
         tx: RegistryWriting,
     ) -> Deploy:
         wish, found = await self._resolved(deploy, registered, deployment_id, tx)
+        await self._catch_up(wish.key, tx)
         await tx.add(begun(wish, found, await tx.now()))
         return wish
+
+    async def _catch_up(self, key: ServiceKey, tx: RegistryWriting) -> None:
+        """What is seen of the service goes on record before this Deploy replaces it, after which
+        nobody who follows could tell that it was READY."""
+        seen = self._view.get(key)
+        for record in await tx.open_deployments(key):
+            await _replace(record, followed(record, seen, await tx.now()), tx)
 
     async def _resolved(
         self,

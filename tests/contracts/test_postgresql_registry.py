@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from server.adapters.sql.opening import migrate, opened_registry
-from server.ports import Registry
+from server.adapters.sql.opening import migrate
+from tests.contracts.opened_registries import other, registry
 from tests.contracts.registry_listing import ListingConformance
 from tests.contracts.registry_storing import StoringConformance
 from tests.contracts.registry_transactions import LeaseConformance, TransactionConformance
 from tests.postgresql import fresh_database
+
+__all__ = ["other", "registry"]
 
 
 @pytest_asyncio.fixture(scope="module")
@@ -19,18 +21,6 @@ async def url(postgresql_server_url: str) -> AsyncIterator[str]:
     async with fresh_database(postgresql_server_url) as url:
         await migrate(url)
         yield url
-
-
-@pytest_asyncio.fixture(scope="module")
-async def registry(url: str) -> AsyncIterator[Registry]:
-    async with opened_registry(url) as registry:
-        yield registry
-
-
-@pytest_asyncio.fixture(scope="module")
-async def other(url: str) -> AsyncIterator[Registry]:
-    async with opened_registry(url) as other:
-        yield other
 
 
 class TestPostgreSQLRegistry(

@@ -14,6 +14,7 @@ from server.adapters.kserve.following import reflector as reflecting_module
 from server.adapters.kserve.following.reflector import Reflector
 from server.adapters.kserve.following.resources import Kind, Resource
 from server.adapters.kserve.following.watch_stream import WatchEvent
+from tests.adapters.kserve.reflecting import running_reflector
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually
 
@@ -54,13 +55,8 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def reflecting(api: ApiServer) -> AsyncIterator[tuple[Copy, Reflector]]:
     copy = Copy()
-    reflector = Reflector(api, REVISIONS, copy)
-    running = asyncio.create_task(reflector.run())
-    try:
+    async with running_reflector(api, REVISIONS, copy) as reflector:
         yield copy, reflector
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 def revision(uid: str) -> dict[str, Any]:

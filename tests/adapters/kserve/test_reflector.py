@@ -14,6 +14,7 @@ from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.following.reflector import Reflector
 from server.adapters.kserve.following.resources import Kind, Resource
 from server.adapters.kserve.following.watch_stream import WatchEvent
+from tests.adapters.kserve.reflecting import running_reflector
 from tests.adapters.kserve.scripted_server import (
     Fault,
     ScriptedServer,
@@ -63,13 +64,8 @@ class Copy:
 @asynccontextmanager
 async def reflecting(api: ApiServer) -> AsyncIterator[tuple[Copy, Reflector]]:
     copy = Copy()
-    reflector = Reflector(api, RESOURCE, copy)
-    running = asyncio.create_task(reflector.run())
-    try:
+    async with running_reflector(api, RESOURCE, copy) as reflector:
         yield copy, reflector
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
 def pod(uid: str, **more: Any) -> dict[str, Any]:

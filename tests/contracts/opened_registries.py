@@ -1,0 +1,22 @@
+"""Two replicas' registries on the database at a module's `url`, for those that import them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from server.adapters.sql.opening import opened_registry
+from server.ports import Registry
+
+
+@pytest_asyncio.fixture(scope="module")
+async def registry(url: str) -> AsyncIterator[Registry]:
+    async with opened_registry(url) as registry:
+        yield registry
+
+
+@pytest_asyncio.fixture(scope="module")
+async def other(url: str) -> AsyncIterator[Registry]:
+    async with opened_registry(url) as other:
+        yield other

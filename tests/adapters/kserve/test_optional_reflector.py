@@ -29,6 +29,7 @@ class Copy:
 
     def __init__(self) -> None:
         self.uids: set[str] | None = set()
+        self.absences = 0
 
     def listing_begins(self) -> int:
         return 0
@@ -41,6 +42,7 @@ class Copy:
 
     def absent(self, resource: Resource) -> None:
         self.uids = None
+        self.absences += 1
 
     def changed(self, resource: Resource, event: WatchEvent) -> None:
         assert self.uids is not None
@@ -116,6 +118,24 @@ async def test_what_may_not_be_read_is_absent_until_it_may(
         await asyncio.wait_for(reflector.synced.wait(), IN_TIME)
         assert copy.uids is None
         await eventually(lambda: copy.uids == {"r1"}, IN_TIME)
+
+
+async def test_one_refusal_as_of_an_api_server_that_starts_loses_nothing_that_is_held(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflecting_module, "LOOK_AGAIN_AFTER", IN_TIME)
+    server.groups[GROUP] = ["services", "revisions"]
+    await server.put(PATH, revision("r1"))
+    async with reflecting(api) as (copy, reflector):
+        await eventually(lambda: copy.uids == {"r1"}, IN_TIME)
+        watches = server.count("watch")
+        server.list_faults.append(answering(403))
+        server.watch_faults.append(answering(403))
+        reflector.reconnect()
+        await eventually(lambda: server.count("watch") > watches + 1, IN_TIME)
+        await server.put(PATH, revision("r2"))
+        await eventually(lambda: copy.uids == {"r1", "r2"}, IN_TIME)
+        assert copy.absences == 0
 
 
 async def test_while_it_is_absent_the_view_grows_no_older(

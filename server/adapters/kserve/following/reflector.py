@@ -76,6 +76,7 @@ class Reflector:
         self._relist = True
         self._resume_from = ""
         self._connected_since: float | None = None
+        self._watched_at = float("-inf")
         self._round: asyncio.Timeout | None = None
         self._trouble = ""
 
@@ -118,7 +119,7 @@ class Reflector:
             ended_by = e
             if self.resource.optional and isinstance(e, Refused):
                 self._relist = True  # it may be gone
-                if e.status == HTTPStatus.FORBIDDEN:
+                if e.status == HTTPStatus.FORBIDDEN and not self._was_readable():
                     self._note("it may not be read")
                     return await self._wait_for_it()
         finally:
@@ -134,6 +135,10 @@ class Reflector:
             return True
         group = await self._api.send("GET", self.resource.group_path, timeout=LIST_TIMEOUT)
         return serves(group, self.resource.kind)
+
+    def _was_readable(self) -> bool:
+        """Lately: an API server that has just started knows of no rights yet."""
+        return time.monotonic() - self._watched_at < LOOK_AGAIN_AFTER
 
     async def _wait_for_it(self) -> tuple[float, None]:
         """Hold nothing for a while; for that long it counts as known that there is nothing."""
@@ -184,9 +189,12 @@ class Reflector:
             self._connected_since = time.monotonic()
             self._note("")
             lines = Lines()
-            async for chunk in response.content.iter_any():
-                for line in lines.feed(chunk):
-                    self._take(read_event(line))
+            try:
+                async for chunk in response.content.iter_any():
+                    for line in lines.feed(chunk):
+                        self._take(read_event(line))
+            finally:
+                self._watched_at = time.monotonic()
 
     def _take(self, event: WatchEvent) -> None:
         if event.type != "BOOKMARK":

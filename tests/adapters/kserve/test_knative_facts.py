@@ -12,8 +12,17 @@ import pytest
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import Decision
 from server.domain.status import FailureReason, State
-from tests.adapters.kserve.replaying import merged
-from tests.adapters.kserve.shown import end, facts, stamp, verdict, with_condition, with_service
+from tests.adapters.kserve.replaying import merged, recording
+from tests.adapters.kserve.shown import (
+    end,
+    ended,
+    facts,
+    stamp,
+    verdict,
+    when,
+    with_condition,
+    with_service,
+)
 
 MODIFIED = "the object has been modified; please apply your changes to the latest version"
 TRIED = 'dry run failed with pods "dry-run-validationx7k2p" is forbidden: exceeded quota: q'
@@ -227,6 +236,126 @@ def test_a_revision_that_nothing_leads_to_is_told_as_that_after_a_while() -> Non
     assert later.failure
     assert later.failure.reason is FailureReason.INGRESS
     assert "Uninitialized" in later.message
+
+
+def at_zero() -> tuple[Observed, datetime, Any]:
+    """A service that nobody calls, some minutes later, with the pod that it last had."""
+    up, _ = when("knative/scale_to_zero", routed)
+    idle, now = when(
+        "knative/scale_to_zero",
+        lambda o: routed(o) and not o.deployments[0]["status"].get("availableReplicas"),
+    )
+    return idle, now + timedelta(minutes=5), up.pods[0]
+
+
+def routed(observed: Observed) -> bool:
+    return bool(traffic(observed))
+
+
+def traffic(observed: Observed) -> list[dict[str, Any]]:
+    services = observed.knative_services
+    return services[0].get("status", {}).get("traffic", []) if services else []
+
+
+@pytest.mark.parametrize("gone", [{}, {"deletionTimestamp": "2026-01-01T00:00:00Z"}])
+def test_what_is_left_of_a_pod_does_not_fail_a_service_at_zero(gone: dict[str, str]) -> None:
+    idle, now, pod = at_zero()
+    assert verdict(idle, now).state is State.READY
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": stamp(now)}
+    ended = {"phase": "Failed", "reason": "Evicted", "conditions": [ready]}
+    left = replace(idle, pods=(merged(pod, {"metadata": gone, "status": ended}),))
+    for later in (0, 60, 86_400):
+        told = verdict(left, now + timedelta(seconds=later))
+        assert told.state is State.READY, f"after {later} s"
+
+
+def test_a_start_from_zero_may_take_its_time() -> None:
+    idle, now, pod = at_zero()
+    loading = [
+        {**s, "ready": False, "state": {"running": {"startedAt": stamp(now)}}}
+        for s in pod["status"]["containerStatuses"]
+    ]
+    conditions = [
+        {"type": kind, "status": "False", "lastTransitionTime": stamp(now)}
+        for kind in ("Ready", "ContainersReady")
+    ]
+    status = {"containerStatuses": loading, "conditions": conditions}
+    observed = replace(idle, pods=(merged(pod, {"status": status}),))
+    observed = changed("deployments", {"spec": {"replicas": 1}})(observed)
+    for later in (0, 61, 300):
+        told = verdict(observed, now + timedelta(seconds=later))
+        assert told.state is State.READY, f"after {later} s"
+
+
+def crashing(pod: Any, now: datetime) -> Any:
+    """It ends again and again."""
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    statuses = [
+        {**s, "ready": False, "restartCount": 3, "state": waiting, "lastState": end_of_run(1, now)}
+        if s["name"] == "kserve-container"
+        else s
+        for s in pod["status"]["containerStatuses"]
+    ]
+    unready = [
+        {"type": kind, "status": "False", "lastTransitionTime": stamp(now)}
+        for kind in ("Ready", "ContainersReady")
+    ]
+    return merged(pod, {"status": {"containerStatuses": statuses, "conditions": unready}})
+
+
+def test_a_start_from_zero_that_crashes_fails() -> None:
+    idle, now, pod = at_zero()
+    observed = replace(idle, pods=(crashing(pod, now),))
+    decision = verdict(observed, now)
+    assert decision.state is State.FAILED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.CRASH_LOOP
+
+
+def test_what_knative_holds_against_a_revision_is_not_told_while_its_pod_comes_back() -> None:
+    observed, now = serving()
+    [pod] = observed.pods
+    back = {"running": {"startedAt": stamp(now - timedelta(seconds=70))}}
+    statuses = [
+        {**s, "ready": False, "restartCount": 1, "state": back, "lastState": end_of_run(137, now)}
+        if s["name"] == "kserve-container"
+        else s
+        for s in pod["status"]["containerStatuses"]
+    ]
+    decision = told(
+        changed("pods", {"status": {"containerStatuses": statuses}}),
+        conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
+        conditioned("revisions", "Ready", status="False"),
+        conditioned("revisions", "ContainerHealthy", status="False", reason="ExitCode137"),
+    )
+    assert decision.state is not State.FAILED
+    assert not (decision.failure and decision.failure.reason is FailureReason.CRASH_LOOP)
+
+
+def test_of_revisions_that_share_the_traffic_each_has_to_serve() -> None:
+    split = {20, 80}
+    observed, now = when(
+        "knative/canary",
+        lambda o: (
+            {t.get("percent") for t in traffic(o)} == split
+            and len({t["revisionName"] for t in traffic(o)}) == 2
+            and verdict(o, recording("knative/canary").at(12)).state is State.READY
+        ),
+    )
+    now += timedelta(seconds=60)
+    assert verdict(observed, now).state is State.READY
+    old = observed.pods[0]
+    observed = replace(observed, pods=(crashing(old, now), *observed.pods[1:]))
+    older, *rest = observed.deployments
+    none = merged(older, {"status": {"availableReplicas": None, "readyReplicas": None}})
+    decision = verdict(replace(observed, deployments=(none, *rest)), now)
+    assert decision.state is State.DEGRADED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.CRASH_LOOP
+
+
+def end_of_run(code: int, now: datetime) -> dict[str, Any]:
+    return ended(code, now - timedelta(seconds=75))
 
 
 def complaining(words: str) -> list[Change]:

@@ -17,6 +17,7 @@ from server.adapters.kserve.observing.availability import (
     unavailable_since,
 )
 from server.adapters.kserve.observing.components import Part, Workload, count, replicas_of
+from server.adapters.kserve.observing.containers import is_live
 from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
@@ -49,11 +50,12 @@ def knative_facts(
     unproven = sum(len(ready_pods(w)) for w in routed) - available
     on_demand = any(_on_demand(r, which, observed, now, patience) for r in found.routed)
     answers = available or unproven or on_demand
-    sights = [s for w in new for s in pod_sights(w, which, observed, now, patience)]
+    judged = _judged(found)
+    sights = [s for w in judged for s in pod_sights(w, which, observed, now, patience)]
     looks = [*looks_different_at(sights), _unrouted_at(found, patience)]
-    problems = _problems(found, which, observed, now, patience)
+    problems = _problems(found, judged, which, observed, now, patience)
     # Of pods that are short Knative says nothing, once there were enough.
-    complete = applied and found.complete and (_enough(which, new) or not problems)
+    complete = applied and found.complete and (_enough(which, judged) or not problems)
     return ComponentFacts(
         _shown(which, found, new),
         present=True,
@@ -84,14 +86,22 @@ def _shown(which: Part, found: KnativeService, new: Sequence[Workload]) -> Compo
     )
 
 
+def _judged(found: KnativeService) -> list[Workload]:
+    """What the rollout stands and falls with: the newest Revision, and where that is to share the
+    traffic, the others."""
+    newest = [found.latest] if found.latest else []
+    others = [r for r in found.routed if found.complete and r is not found.latest]
+    return [r.workload for r in (*newest, *others) if r.workload]
+
+
 def _on_demand(
     revision: Revision, which: Part, observed: Observed, now: datetime, patience: Patience
 ) -> bool:
-    """Whether requests are held until a pod is there, and nothing speaks against its coming."""
+    """Whether requests are held until a pod is there, and nothing keeps it from coming: one that
+    takes its time to start does not, nor what is left of those that are gone."""
     workload = revision.workload
-    return revision.ready and not (
-        workload and problems_of(workload, which, observed, now, patience)
-    )
+    problems = problems_of(workload, which, observed, now, patience) if workload else ()
+    return revision.ready and not any(p.fails_at and p.fails_at <= now for p in problems)
 
 
 def _enough(which: Part, new: Sequence[Workload]) -> bool:
@@ -106,19 +116,28 @@ def _completed_at(found: KnativeService) -> datetime | None:
 
 
 def _problems(
-    found: KnativeService, which: Part, observed: Observed, now: datetime, patience: Patience
+    found: KnativeService,
+    judged: Sequence[Workload],
+    which: Part,
+    observed: Observed,
+    now: datetime,
+    patience: Patience,
 ) -> tuple[Problem, ...]:
-    """What is wrong with the new pods; where they tell nothing, what Knative says of the Revision.
+    """What is wrong with the pods; where there are none, what Knative says of the Revision.
 
-    Knative counts a first exit for a failure, and forgets none as long as no pod is ready.
+    Knative counts a first exit for a failure, and takes none back before a pod is ready.
     """
     if found.latest is None:
         return ()
+    of_pods = [p for w in judged for p in problems_of(w, which, observed, now, patience)]
+    if of_pods:
+        return tuple(of_pods)
     workload = found.latest.workload
-    of_pods = problems_of(workload, which, observed, now, patience) if workload else ()
+    tells = workload is not None and any(map(is_live, workload.new_pods))
+    of_revision = () if tells else revision_problems(found.latest.obj, which)
     unrouted = _unrouted_at(found, patience)
     of_route = [route_problem(found.obj, which)] if unrouted and unrouted <= now else []
-    return of_pods or (*revision_problems(found.latest.obj, which), *of_route)
+    return (*of_revision, *of_route)
 
 
 def _unrouted_at(found: KnativeService, patience: Patience) -> datetime | None:

@@ -48,11 +48,15 @@ def knative_facts(
     routed = [r.workload for r in found.routed if r.workload]
     available = sum(len(trusted_pods(w, now, patience)) for w in routed)
     unproven = sum(len(ready_pods(w)) for w in routed) - available
-    on_demand = any(_on_demand(r, which, observed, now, patience) for r in found.routed)
+    hindered = [_hindered_at(r, which, observed, now, patience) for r in found.routed]
+    # Requests are held until a pod is there.
+    on_demand = any(
+        r.ready and not (at and at <= now) for r, at in zip(found.routed, hindered, strict=True)
+    )
     answers = available or unproven or on_demand
     judged = _judged(found)
     sights = [s for w in judged for s in pod_sights(w, which, observed, now, patience)]
-    looks = [*looks_different_at(sights), _unrouted_at(found, patience)]
+    looks = [*looks_different_at(sights), *hindered, _unrouted_at(found, patience)]
     problems = _problems(found, judged, which, observed, now, patience)
     # Of pods that are short Knative says nothing, once there were enough.
     complete = applied and found.complete and (_enough(which, judged) or not problems)
@@ -94,14 +98,14 @@ def _judged(found: KnativeService) -> list[Workload]:
     return [r.workload for r in (*newest, *others) if r.workload]
 
 
-def _on_demand(
+def _hindered_at(
     revision: Revision, which: Part, observed: Observed, now: datetime, patience: Patience
-) -> bool:
-    """Whether requests are held until a pod is there, and nothing keeps it from coming: one that
-    takes its time to start does not, nor what is left of those that are gone."""
+) -> datetime | None:
+    """When a Revision's pods are given up; None: nothing keeps one from coming. One that takes its
+    time to start does not, nor what is left of those that are gone."""
     workload = revision.workload
     problems = problems_of(workload, which, observed, now, patience) if workload else ()
-    return revision.ready and not any(p.fails_at and p.fails_at <= now for p in problems)
+    return min((p.fails_at for p in problems if p.fails_at), default=None)
 
 
 def _enough(which: Part, new: Sequence[Workload]) -> bool:

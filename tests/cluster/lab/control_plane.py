@@ -146,6 +146,9 @@ class Lab(Cluster):
         with timed("the node is Ready", say):
             self.node.wait_ready()
             wait_until(self.node_is_ready, "the node is Ready")
+            # Every pod has one, and the controller manager makes it in its own time.
+            accounts = "/api/v1/namespaces/default/serviceaccounts"
+            wait_until(lambda: self.get(accounts)["items"], "there is a service account")
 
     def stop(self) -> None:
         """Stop everything, last started first."""

@@ -7,7 +7,7 @@ one out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.domain.commands import Action, Delete, Deploy
 from server.domain.errors import (
@@ -72,10 +72,17 @@ def admit_delete(delete: Delete, service: InferenceService | None) -> InferenceS
 
 
 def wished_spec(deploy: Deploy, stored: Stored | None) -> InferenceServiceSpec:
-    """The spec to write: the one given, or for a plain restart the one that is there."""
-    spec = deploy.spec or (stored.service.spec if stored else None)
+    """The spec to write: the one given, or for a plain restart the one that is there.
+
+    A mode that was named stays: no service can change it, and KServe takes one that is left out
+    for the cluster's default.
+    """
+    held = stored.service.spec if stored else None
+    spec = deploy.spec or held
     if spec is None:
         raise FieldInvalid([FieldViolation("spec", "give the whole spec")])
+    if stored and held and not spec.deployment_mode and not stored.service.unmanaged:
+        return replace(spec, deployment_mode=held.deployment_mode)
     return spec
 
 

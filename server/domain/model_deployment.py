@@ -88,12 +88,12 @@ class DeploymentFilter:
 
 
 def content_of(spec: InferenceServiceSpec) -> str:
-    """A fingerprint of what a spec runs, whatever its scaling.
+    """A fingerprint of what a spec runs, whatever its scaling, and its mode, which stays.
 
     Fields that are as they are unless asked for are left out: those that a later release adds
     change no fingerprint of before.
     """
-    unscaled = replace(spec, predictor=spec.serving, scaling=Scaling())
+    unscaled = replace(spec, predictor=spec.serving, scaling=Scaling(), deployment_mode="")
     return fingerprint([type(spec.serving).__name__, _asked(unscaled)])
 
 

@@ -32,7 +32,7 @@ from tests.contracts.world import (
     World,
     container,
     deploy,
-    in_the_mode_that_takes_all,
+    in_standard_mode,
     needs,
     plain,
     within,
@@ -153,7 +153,7 @@ class DeployConformance:
     ) -> None:
         asked = deploy(
             world,
-            in_the_mode_that_takes_all(world, within(world, wanted.spec)),
+            in_standard_mode(world, within(world, wanted.spec)),
             labels=wanted.labels,
             annotations=wanted.annotations,
             force=True,
@@ -185,6 +185,16 @@ class DeployConformance:
         assert applied.action is Action.UPDATED
         assert applied.service.spec == bare
         assert (applied.service.labels, applied.service.annotations) == ({}, {})
+
+    async def test_a_mode_that_was_named_stays_where_it_is_left_out(self, world: World) -> None:
+        needs(world, Ability.KUBERNETES)
+        first = await world.cluster.apply(deploy(world, plain(world, deployment_mode="Standard")))
+        again = await world.cluster.apply(deploy(world, plain(world)))
+        assert (again.action, again.rollout) == (Action.UNCHANGED, first.rollout)
+        measured = plain(world, "2", scaling=Scaling(1, 2, 80, "cpu"))
+        updated = await world.cluster.apply(deploy(world, measured))
+        assert updated.action is Action.UPDATED
+        assert updated.service.spec == dataclasses.replace(measured, deployment_mode="Standard")
 
     async def test_a_change_of_labels_alone_is_a_rollout_of_its_own(self, world: World) -> None:
         first = await world.cluster.apply(deploy(world, plain(world)))

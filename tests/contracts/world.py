@@ -174,11 +174,10 @@ def within(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
     return spec
 
 
-def in_the_mode_that_takes_all(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
-    """The spec, in Standard mode where a cluster has others by default."""
-    if Ability.ONE_MODE in world.abilities:
-        return spec
-    return dataclasses.replace(spec, deployment_mode="Standard")
+def in_standard_mode(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
+    """The spec with a mode in which all that is asked can be, and that stays."""
+    mode = "Standard" if Ability.KUBERNETES in world.abilities else ""
+    return dataclasses.replace(spec, deployment_mode=mode)
 
 
 def container(tag: str = "1", **fields: Any) -> InferenceServiceSpec:

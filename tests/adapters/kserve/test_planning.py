@@ -12,7 +12,7 @@ from server.adapters.kserve.manifests.manifest import Wish, manifest_of
 from server.adapters.kserve.manifests.reading_back import requests_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.manifests.riders import filled_in_of, marker_of, restart_of
-from server.adapters.kserve.names import FIELD_MANAGER
+from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
 from server.adapters.kserve.writing.kserve_config import KServeConfig
 from server.adapters.kserve.writing.planning import Plan, plan_of, with_probe
 from server.adapters.kserve.writing.taking_over import predictor_taken_over
@@ -293,6 +293,23 @@ def test_the_mode_of_a_service_stays() -> None:
     with pytest.raises(ModeImmutable, match="is Standard and cannot become Knative"):
         planned(Deploy(KEY, KNATIVE), standard)
     assert planned(Deploy(KEY, MODEL), knative).mode == "Knative"
+
+
+def test_the_mode_of_a_service_that_kserve_has_not_looked_at_is_the_clusters() -> None:
+    new = applied(Wish(KEY, MODEL))
+    del new["metadata"]["annotations"][MODE_ANNOTATION]  # as where Knative is the default
+    with pytest.raises(ModeImmutable, match="is Knative and cannot become Standard"):
+        planned(
+            Deploy(KEY, replace(MODEL, deployment_mode="Standard")), new, default_mode="Knative"
+        )
+    assert planned(Deploy(KEY, KNATIVE), new, default_mode="Knative").mode == "Knative"
+
+
+def test_a_mode_that_was_named_is_written_again_where_it_is_left_out() -> None:
+    current = applied(Wish(KEY, KNATIVE))
+    plan = planned(Deploy(KEY, MODEL), current, default_mode="Standard")
+    assert plan.mode == "Knative"
+    assert marker_of(plan.manifest) == marker_of(current)
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("rps", "Standard"), ("cpu", "Knative")])

@@ -94,7 +94,7 @@ def plan_of(
     if replayed:
         return replayed
     wish = _wish(deploy, current, stored)
-    mode = _admitted_mode(wish.spec, wish.key, current or {}, config)
+    mode = _admitted_mode(wish.spec, wish.key, current, config)
     if current is None:
         return replace(_creation(deploy, wish, config, fresh_stamp), mode=mode)
     if deploy.spec is None:
@@ -174,7 +174,7 @@ def _wish(deploy: Deploy, current: RawObject | None, stored: Stored | None) -> W
 
 
 def _admitted_mode(
-    spec: InferenceServiceSpec, key: ServiceKey, current: RawObject, config: KServeConfig
+    spec: InferenceServiceSpec, key: ServiceKey, current: RawObject | None, config: KServeConfig
 ) -> str:
     """The mode that the service runs in, or will."""
     asked = spec.deployment_mode
@@ -182,7 +182,8 @@ def _admitted_mode(
         raise UnsupportedByCluster(
             f"deployment_mode {asked} is not supported by this server; name {' or '.join(MODES)}"
         )
-    held = mode_of(current)
+    # One that KServe has not looked at yet will be of the default, unless this makes it another.
+    held = mode_of(current) or config.default_mode if current else ""
     if held and asked and held != asked:
         raise ModeImmutable(
             f"{key} is {held} and cannot become {asked}: KServe fixes the deployment mode of a"

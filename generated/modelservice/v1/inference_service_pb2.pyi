@@ -260,14 +260,14 @@ class InferenceServiceSpec(_message.Message):
     the tag `latest` or none, else IfNotPresent. The local cluster keeps it and pulls nothing.
     """
     deployment_mode: _builtins.str
-    """How KServe runs it: Standard (Deployments) or Knative. Empty: the cluster's default. It cannot
-    change while the service exists. A mode that this cluster or server does not offer is
-    FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
+    """How KServe runs it: Standard (Deployments) or Knative. Empty: the mode that the service was
+    given, else the cluster's default. It cannot change while the service exists. A mode that this
+    cluster or server does not offer is FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
 
     In Knative mode the variables PORT, K_SERVICE, K_CONFIGURATION and K_REVISION, and the ports of
     Knative's sidecar, 8008, 8012, 8013, 8022, 9090 and 9091, are refused. What a cluster's Knative
-    is set to refuse (as shipped node_selector, tolerations and a request_timeout beyond 600 s)
-    fails with REASON_INVALID_SPEC.
+    is set to refuse (as shipped node_selector, tolerations and a request_timeout beyond 600 s), and
+    an image whose name cannot be read, fails with REASON_INVALID_SPEC.
     """
     @_builtins.property
     def container(self) -> Global___ContainerPredictor:
@@ -319,8 +319,9 @@ class InferenceServiceSpec(_message.Message):
 
     @_builtins.property
     def request_timeout(self) -> _duration_pb2.Duration:
-        """How long one inference request may take, in whole seconds; at least 1 s. Unset: KServe's
-        default. JSON: "300s".
+        """How long one inference request may take, in whole seconds; at least 1 s. KServe keeps to it in
+        Knative mode, and in Standard mode where its ingress is the Gateway API. Unset: the default of
+        either. JSON: "300s".
         """
 
     def __init__(
@@ -682,8 +683,9 @@ class Scaling(_message.Message):
     """
     target: _builtins.int
     """The value of `metric` per replica that the autoscaler aims at: a percentage of the request for
-    cpu and memory, requests at once for concurrency, requests a second for rps. Unset: KServe's
-    default, 80 for cpu.
+    cpu and memory, requests at once for concurrency, requests a second for rps; of these two
+    Knative aims at a part, as shipped 70 %. Unset: 80 for cpu, and what Knative is set to, as
+    shipped 100 for concurrency and 200 for rps.
     """
     metric: _builtins.str
     """What is measured: cpu or memory in Standard mode, concurrency or rps in Knative mode; one of

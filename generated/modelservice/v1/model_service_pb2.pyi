@@ -102,8 +102,8 @@ class DeployRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Check and answer what would happen, and write nothing. The same checks are made as for a real
-    Deploy, here and by the API server; an unknown runtime, format or storage scheme shows only in
-    a rollout.
+    Deploy, here and by the API server; an unknown runtime, format or storage scheme, and what
+    Knative refuses, shows only in a rollout.
     """
     restart: _builtins.bool
     """Replace the pods even if nothing else changes. Without `spec` the service's spec, labels and

@@ -21,6 +21,7 @@ from server.domain.registry import (
 )
 from server.domain.registry_checks import artifact_violations
 from server.domain.registry_commands import (
+    EVERYTHING,
     Change,
     Content,
     EnvironmentContent,
@@ -81,6 +82,8 @@ def changed_version(
     # An unset state stays under a mask of everything: READY would publish what is still written.
     if change.content.state is None:
         taken.pop("state", None)
+    if _leaves_artifact(version, change):
+        taken = {name: value for name, value in taken.items() if name not in _ARTIFACT}
     if change.content.image and "image" in taken:
         taken = {"storage_uri": "", "format": None} | taken
     elif change.content.storage_uri and "storage_uri" in taken:
@@ -117,6 +120,12 @@ def _changed(thing: Thing, values: dict[str, Any], now: datetime) -> Thing:
     if after == thing:
         return thing
     return _sealed(replace(after, update_time=max(thing.update_time, now)))
+
+
+def _leaves_artifact(version: ModelVersion, change: Change[VersionContent]) -> bool:
+    """Whether a mask of everything means all but the artifact, which is fixed and not given."""
+    given = any(getattr(change.content, name) for name in _ARTIFACT)
+    return version.state is not VersionState.PENDING and EVERYTHING in change.mask and not given
 
 
 def _sealed(thing: Thing) -> Thing:

@@ -143,6 +143,20 @@ def test_an_unset_state_stays_under_a_mask_of_everything(project, registry_stub)
     assert refusal.fields == ["version.state"]
 
 
+@pytest.mark.parametrize("state", [READY, ARCHIVED])
+def test_a_mask_of_everything_leaves_an_artifact_that_is_fixed_and_not_given(
+    project, registry_stub, state
+) -> None:
+    version = project.version(description="one", labels={"a": "1"})
+    project.update_version(state=state)
+    after = project.update_version("*", description="two")
+    assert (after.description, after.labels, after.state) == ("two", {}, state)
+    assert (after.storage_uri, after.format) == (version.storage_uri, version.format)
+    moved = project.version_update("*", **FILES | {"storage_uri": "s3://models/fraud/moved"})
+    refusal = refused(INVALID, "FIELD_INVALID", registry_stub.UpdateModelVersion, moved)
+    assert refusal.fields == ["version.storage_uri"]
+
+
 def test_archiving_the_default_version_leaves_the_model_without_one(project) -> None:
     project.version()
     project.update_model(default_version="1")

@@ -69,7 +69,7 @@ class Application:
             answers=Answers(cluster),
             at=at,
         )
-        registering = _registry_service(registered)
+        registering = _registry_service(registered, self._view)
         self._server = grpc_server(models, registering, self._health, self._calls)
 
     async def start(self) -> int:
@@ -128,11 +128,11 @@ class Application:
         await refusing
 
 
-def _registry_service(registry: Registry) -> RegistryService:
+def _registry_service(registry: Registry, view: View) -> RegistryService:
     return RegistryService(
-        models=Models(registry),
-        versions=Versions(registry),
-        environments=Environments(registry),
+        models=Models(registry, view),
+        versions=Versions(registry, view),
+        environments=Environments(registry, view),
         deployments=Deployments(registry),
     )
 

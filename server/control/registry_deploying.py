@@ -33,7 +33,14 @@ from server.domain.registry import (
     VersionKey,
 )
 from server.domain.registry_errors import NoDeployableVersion
-from server.domain.resolving import Found, begun, is_of, is_record_of, resolved
+from server.domain.resolving import (
+    Found,
+    begun,
+    is_of,
+    is_of_another_project,
+    is_record_of,
+    resolved,
+)
 from server.ports import Cluster, Registry, RegistryReading, RegistryWriting
 
 OUTCOME_SECONDS = 2.0
@@ -118,7 +125,7 @@ class RegistryDeploying:
         if not deploy.key.name:
             await self._require_own(wish, found, tx)
         elif not deploy.force:
-            await _require_same_project(wish, found, tx)
+            await self._require_same_project(wish, found, tx)
         return wish, found
 
     async def _require_own(self, wish: Deploy, found: Found, tx: RegistryReading) -> None:
@@ -137,6 +144,20 @@ class RegistryDeploying:
                 name=wish.key.name,
             )
 
+    async def _require_same_project(self, wish: Deploy, found: Found, tx: RegistryReading) -> None:
+        """Raise AlreadyExists where another project has deployed the service."""
+        service = self._view.get(wish.key)
+        records = await tx.open_deployments(wish.key)
+        if (service and is_of_another_project(service, wish)) or any(
+            record.project != found.model.key.project for record in records
+        ):
+            raise AlreadyExists(
+                f"{wish.key} was deployed by another project: give another name, or set force to"
+                " take it over",
+                namespace=wish.key.namespace,
+                name=wish.key.name,
+            )
+
     async def _tell(
         self, wish: Deploy, work: Callable[[RegistryWriting], Awaitable[None]], ends: float
     ) -> None:
@@ -149,18 +170,6 @@ class RegistryDeploying:
             log.warning(
                 "outcome not recorded", deployment=wish.deployment_id, why=str(e) or "too late"
             )
-
-
-async def _require_same_project(wish: Deploy, found: Found, tx: RegistryReading) -> None:
-    """Raise AlreadyExists where another project has deployed the service."""
-    records = await tx.open_deployments(wish.key)
-    if any(record.project != found.model.key.project for record in records):
-        raise AlreadyExists(
-            f"{wish.key} was deployed by another project: give another name, or set force to take"
-            " it over",
-            namespace=wish.key.namespace,
-            name=wish.key.name,
-        )
 
 
 async def _found(registered: RegisteredModelPredictor, tx: RegistryReading) -> Found:

@@ -17,7 +17,9 @@ STOP_ANNOTATION = "serving.kserve.io/stop"
 MANAGED_BY_LABEL = ("app.kubernetes.io/managed-by", "modelservice")
 OUR_PREFIX = "modelservice.dev/"
 MODEL_ID_LABEL = f"{OUR_PREFIX}registered-model-id"
+VERSION_ID_LABEL = f"{OUR_PREFIX}model-version-id"
 ENVIRONMENT_ID_LABEL = f"{OUR_PREFIX}environment-id"
+SERVICE_ID_LABEL = f"{OUR_PREFIX}service-id"
 
 
 class Action(StrEnum):
@@ -50,9 +52,9 @@ class Provenance:
         """The labels that the object carries for it."""
         return {
             MODEL_ID_LABEL: self.model_id,
-            f"{OUR_PREFIX}model-version-id": self.version_id,
+            VERSION_ID_LABEL: self.version_id,
             ENVIRONMENT_ID_LABEL: self.environment_id,
-            f"{OUR_PREFIX}service-id": self.service_id,
+            SERVICE_ID_LABEL: self.service_id,
         }
 
 

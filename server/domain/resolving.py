@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,6 +12,8 @@ from server.domain.checks import check_deploy, room_for_name
 from server.domain.commands import (
     ENVIRONMENT_ID_LABEL,
     MODEL_ID_LABEL,
+    SERVICE_ID_LABEL,
+    VERSION_ID_LABEL,
     Deploy,
     Provenance,
     fingerprint,
@@ -27,11 +30,21 @@ from server.domain.inference_service import (
 )
 from server.domain.merging import with_defaults
 from server.domain.model_deployment import ModelDeployment, content_of
-from server.domain.registry import ModelVersion, RegisteredModel, ServingEnvironment
+from server.domain.registry import (
+    ModelVersion,
+    Registered,
+    RegisteredModel,
+    ServingEnvironment,
+)
 from server.domain.registry_errors import EnvironmentNamespaceFixed
 from server.domain.spec_checks import spec_violations
 
 _HASH_LENGTH = 8
+_ID_LABELS: Mapping[type[Registered], str] = {
+    RegisteredModel: MODEL_ID_LABEL,
+    ModelVersion: VERSION_ID_LABEL,
+    ServingEnvironment: ENVIRONMENT_ID_LABEL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,18 @@ def is_of(service: InferenceService, found: Found) -> bool:
     return ids == (found.model.id, found.environment.id) or (
         isinstance(predictor, RegisteredModelPredictor) and _place(predictor) == _place(found.names)
     )
+
+
+def uses(service: InferenceService, thing: Registered) -> bool:
+    """Whether a service was deployed from it, whatever somebody else has changed since."""
+    return service.selectable_labels.get(_ID_LABELS[type(thing)]) == thing.id
+
+
+def is_of_another_project(service: InferenceService, wish: Deploy) -> bool:
+    """Whether another project than a resolved Deploy's has deployed the service of its name."""
+    own = wish.origin[SERVICE_ID_LABEL]
+    # One that is not managed may be a copy, whose labels tell of another service.
+    return not service.unmanaged and service.selectable_labels.get(SERVICE_ID_LABEL, own) != own
 
 
 def is_record_of(record: ModelDeployment, found: Found) -> bool:

@@ -12,6 +12,7 @@ from server.control.registering.environments import Environments
 from server.control.registering.finding import environment_of, model_of, version_of
 from server.control.registering.models import Models
 from server.control.registering.versions import Versions
+from server.control.viewing import View
 from server.domain.inference_service import ModelFormat, ServiceKey
 from server.domain.model_deployment import DeploymentState, ModelDeployment
 from server.domain.registry import (
@@ -43,11 +44,12 @@ class Registering:
 
     registry: Registry
     project: str = field(default_factory=lambda: f"project {next(_projects)}")
+    view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:
-        self.models = Models(self.registry)
-        self.versions = Versions(self.registry)
-        self.environments = Environments(self.registry)
+        self.models = Models(self.registry, self.view)
+        self.versions = Versions(self.registry, self.view)
+        self.environments = Environments(self.registry, self.view)
         self.deployments = Deployments(self.registry)
 
     def model(self, name: str = "fraud") -> ModelKey:

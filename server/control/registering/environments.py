@@ -7,6 +7,7 @@ from uuid import uuid4
 from server.control.registering.finding import environment_of
 from server.control.registering.guarding import require_current, require_unused
 from server.control.registering.pages import Listed, Listing
+from server.control.viewing import View
 from server.domain.registry import EnvironmentKey, ServingEnvironment
 from server.domain.registry_changes import changed_environment, new_environment
 from server.domain.registry_checks import check_change, check_key, check_new, check_project
@@ -18,8 +19,9 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Environments:
     """What an environment is changed to holds from the next Deploy on."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, view: View) -> None:
         self._registry = registry
+        self._view = view
 
     async def create(self, key: EnvironmentKey, content: EnvironmentContent) -> ServingEnvironment:
         """Make an environment. Raises FieldInvalid, AlreadyExists."""
@@ -75,7 +77,7 @@ class Environments:
         async def work(tx: RegistryWriting) -> None:
             environment = await environment_of(tx, key)
             require_current(environment, etag)
-            await require_unused(tx, environment)
+            await require_unused(tx, self._view, environment)
             await tx.remove(environment)
 
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from server.control.viewing import ALL, View
 from server.domain.errors import EtagMismatch
+from server.domain.inference_service import ServiceKey
 from server.domain.registry import ModelVersion, Registered, VersionState
 from server.domain.registry_errors import InUse, VersionArchived, VersionNotReady
+from server.domain.resolving import uses
 from server.ports import RegistryReading
 
 MOST_NAMED = 5
@@ -24,14 +27,16 @@ def require_ready(version: ModelVersion) -> None:
         raise VersionArchived(f"{version.key} is ARCHIVED: set its state to READY first")
 
 
-async def require_unused(registry: RegistryReading, thing: Registered) -> None:
-    """Raise InUse where a service is deployed from it."""
-    users = await registry.users(thing, MOST_NAMED + 1)
+async def require_unused(registry: RegistryReading, view: View, thing: Registered) -> None:
+    """Raise InUse where a service is deployed from it, on record or as it is seen."""
+    users = {record.service for record in await registry.users(thing, MOST_NAMED + 1)}
+    # Somebody else's edit ends the record of a service, which runs on all the same.
+    everywhere = view.services(ServiceKey(ALL, ""))
+    users |= {service.key for service in everywhere if uses(service, thing)}
     if not users:
         return
-    services = sorted({str(user.service) for user in users})[:MOST_NAMED]
+    named = ", ".join(map(str, sorted(users)[:MOST_NAMED]))
     more = " and others" if len(users) > MOST_NAMED else ""
     raise InUse(
-        f"{thing.key} is in use by {', '.join(services)}{more}: delete these services first",
-        used_by=", ".join(services),
+        f"{thing.key} is in use by {named}{more}: delete these services first", used_by=named
     )

@@ -7,6 +7,7 @@ from uuid import uuid4
 from server.control.registering.finding import model_of, version_of
 from server.control.registering.guarding import require_current, require_ready, require_unused
 from server.control.registering.pages import Listed, Listing
+from server.control.viewing import View
 from server.domain.registry import ModelKey, RegisteredModel, VersionKey
 from server.domain.registry_changes import changed_model, new_model
 from server.domain.registry_checks import check_change, check_key, check_new, check_project
@@ -18,8 +19,9 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Models:
     """A default version is READY, or there is none: also when others write at the same time."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, view: View) -> None:
         self._registry = registry
+        self._view = view
 
     async def create(self, key: ModelKey, content: ModelContent) -> RegisteredModel:
         """Register a model. Raises FieldInvalid, AlreadyExists."""
@@ -75,7 +77,7 @@ class Models:
         async def work(tx: RegistryWriting) -> None:
             model = await model_of(tx, key)
             require_current(model, etag)
-            await require_unused(tx, model)
+            await require_unused(tx, self._view, model)
             await tx.remove(model)
 
         try:

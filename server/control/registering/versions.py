@@ -7,6 +7,7 @@ from uuid import uuid4
 from server.control.registering.finding import model_of, version_of
 from server.control.registering.guarding import require_current, require_unused
 from server.control.registering.pages import Listed, Listing
+from server.control.viewing import View
 from server.domain.registry import (
     ModelKey,
     ModelVersion,
@@ -24,8 +25,9 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Versions:
     """What writes a version reads its model first: it stays, and so does its default."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, view: View) -> None:
         self._registry = registry
+        self._view = view
 
     async def create(self, key: VersionKey, content: VersionContent) -> ModelVersion:
         """Add a version to a model. Raises FieldInvalid, ModelNotFound, AlreadyExists."""
@@ -90,7 +92,7 @@ class Versions:
             model = await model_of(tx, key.of)
             version = await version_of(tx, key)
             require_current(version, etag)
-            await require_unused(tx, version)
+            await require_unused(tx, self._view, version)
             await _clear_default(tx, model, version)
             await tx.remove(version)
 

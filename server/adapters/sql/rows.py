@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import RowMapping, Table
 
 from server.adapters.sql import tables
@@ -109,6 +109,14 @@ def _failure(failure: Failure | None) -> dict[str, Any] | None:
     return {name: _storable(value) for name, value in asdict(failure).items()}
 
 
+def _failure_of(stored: Any) -> Failure | None:
+    """None also for one of a newer release, of a kind that this one cannot name."""
+    try:
+        return _FAILURE.validate_python(stored)
+    except ValidationError:
+        return None
+
+
 def _storable(value: Any) -> Any:
     match value:
         case str():
@@ -156,7 +164,7 @@ def _deployment(row: RowMapping) -> ModelDeployment:
         rollout=Rollout(uid, row["rollout_generation"]) if uid is not None else None,
         desired_state=DesiredState(row["desired_state"]),
         state=DeploymentState(row["state"]),
-        failure=_FAILURE.validate_python(row["failure"]),
+        failure=_failure_of(row["failure"]),
         **{name: row[name] for name in _PLAIN},
     )
 

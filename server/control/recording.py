@@ -38,11 +38,13 @@ class Pace:
 
     A lease not renewed for `term` is another's to take; `sweep` is between two looks at all open
     records, `pause` between two questions for the lease, and for a registry that is away.
+    `after_bug` is longer than a term: a replica of another release may do better.
     """
 
     term: float = 6.0
     sweep: float = 10.0
     pause: float = 1.0
+    after_bug: float = 10.0
 
 
 class Recording:
@@ -65,13 +67,23 @@ class Recording:
                 while True:
                     while not self._sees():
                         await subscription.changes(self._pace.pause)
-                    with suppress(RegistryUnavailable):
-                        await self._follow(subscription)
-                    await asyncio.sleep(self._pace.pause)
+                    await asyncio.sleep(await self._followed(subscription))
                     # Who does not follow has no use for what changed, which would add up.
                     await subscription.changes(0)
             finally:
                 await self._lease.give_up()
+
+    async def _followed(self, subscription: Subscription) -> float:
+        """Follow for as long as that goes well; answers the seconds to rest. What a bug keeps from
+        it, such as a record that cannot be read, keeps nobody from the server."""
+        try:
+            await self._follow(subscription)
+        except RegistryUnavailable:
+            pass
+        except Exception as e:
+            log.error("records cannot follow their services", exc_info=e)
+            return self._pace.after_bug
+        return self._pace.pause
 
     async def _follow(self, subscription: Subscription) -> None:
         """Follow for as long as this replica leads; one that is cut off leaves it to another."""

@@ -34,7 +34,7 @@ from server.domain.status import Failure, FailureReason, InferenceServiceStatus,
 from server.ports import Registry, RegistryWriting
 
 PATIENCE_SECONDS = 10.0
-BRISK = Pace(term=0.6, sweep=0.1, pause=0.05)
+BRISK = Pace(term=0.6, sweep=0.1, pause=0.05, after_bug=0.7)
 FAILING = InferenceServiceStatus(
     State.FAILED, failure=Failure(FailureReason.IMAGE_PULL, "the image is not there")
 )
@@ -141,7 +141,7 @@ class World:
         """Change the database beside the registry, which may have a transaction to finish."""
 
         def altered() -> None:
-            with closing(sqlite3.connect(self.database)) as database:
+            with closing(sqlite3.connect(self.database)) as database, database:
                 database.execute(statement)
 
         await asyncio.to_thread(altered)
@@ -294,6 +294,29 @@ async def test_a_record_that_cannot_be_written_keeps_no_other_from_its_service(
         await world.stays(records[1])
         await world.alter("DROP TRIGGER t")
         await world.until(records[1], DeploymentState.DEPLOYED)
+
+
+async def test_a_record_that_cannot_be_read_does_not_end_the_server(world: World) -> None:
+    record = await world.deploy("fraud")
+    await world.alter("UPDATE model_deployments SET state = 'OF_A_NEWER_RELEASE'")
+    async with world.replica():
+        await asyncio.sleep(3 * BRISK.after_bug)
+        await world.alter("UPDATE model_deployments SET state = 'PENDING'")
+        await world.until(record, DeploymentState.DEPLOYED)
+
+
+async def test_a_failure_that_only_a_newer_release_knows_gives_way_to_what_the_cluster_says(
+    world: World,
+) -> None:
+    world.cluster.ready_after = None
+    record = await world.deploy("fraud")
+    await world.alter(
+        """UPDATE model_deployments SET failure = '{"reason": "NEWER", "message": "new"}'"""
+    )
+    assert (await world.told(record)).failure is None
+    async with world.replica():
+        world.cluster.set_status(record.service, FAILING)
+        assert (await world.until(record, DeploymentState.FAILED)).failure == FAILING.failure
 
 
 async def test_who_does_not_follow_keeps_no_list_of_what_changed(world: World) -> None:

@@ -20,6 +20,7 @@ from server.domain.model_deployment import (
 )
 from server.domain.rollout import End, Outcome, Rollout, Sight, outcome
 from server.domain.status import State
+from server.domain.storable import storable
 
 UNSEEN_FOR = timedelta(seconds=60)
 """After so long a Deploy is given up that no service carries: twice what a cluster has to answer
@@ -153,7 +154,8 @@ def _ended(
 
 
 def _changed(record: ModelDeployment, now: datetime, **changes: Any) -> ModelDeployment:
-    changed = replace(record, **changes)
+    # Of what cannot be stored, the record would differ from what is seen at every look.
+    changed = storable(replace(record, **changes))
     if changed == record:
         return record
     return replace(changed, update_time=_never_back(record, now))

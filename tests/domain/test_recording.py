@@ -104,6 +104,15 @@ def test_a_rollout_that_fails_may_still_be_deployed(state: State) -> None:
     assert followed(failed, service(status=READY), BEGAN).state is DeploymentState.DEPLOYED
 
 
+def test_a_text_that_no_database_stores_is_told_once() -> None:
+    failure = replace(TROUBLE, message="bad magic \0", log_lines=("\udcff", "fine"))
+    seen = service(status=InferenceServiceStatus(State.FAILED, failure=failure, url="http://\0"))
+    failed = followed(record(), seen, BEGAN)
+    assert failed.failure == replace(failure, message="bad magic \ufffd", log_lines=("?", "fine"))
+    assert followed(failed, seen, BEGAN + SECOND) is failed
+    assert refused(record(), PolicyRefused("\0"), BEGAN).error_message == "\ufffd"
+
+
 def test_a_service_degraded_by_something_else_does_not_fail_the_record() -> None:
     degraded = followed(record(), service(status=failing(State.DEGRADED, "another")), BEGAN)
     assert degraded.state is DeploymentState.PENDING

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +24,7 @@ from server.domain.registry import (
 )
 from server.domain.rollout import Rollout
 from server.domain.status import Failure
+from server.domain.storable import storable
 
 Thing = TypeVar("Thing")
 
@@ -54,7 +54,7 @@ def row_of(thing: Registered | ModelDeployment) -> dict[str, Any]:
                 "defaults": _OPTIONS.dump_python(thing.defaults, mode="json"),
             }
         case ModelDeployment():
-            return _deployment_row(thing)
+            return _deployment_row(storable(thing))
 
 
 def kind_of(thing: Registered | ModelDeployment) -> Kind[Any]:
@@ -98,15 +98,8 @@ def _deployment_row(deployment: ModelDeployment) -> dict[str, Any]:
         "rollout_generation": generation,
         "desired_state": deployment.desired_state.value,
         "state": deployment.state.value,
-        "failure": _failure(deployment.failure),
+        "failure": _FAILURE.dump_python(deployment.failure, mode="json"),
     }
-
-
-def _failure(failure: Failure | None) -> dict[str, Any] | None:
-    """Its texts are a cluster's, and may hold anything."""
-    if failure is None:
-        return None
-    return {name: _storable(value) for name, value in asdict(failure).items()}
 
 
 def _failure_of(stored: Any) -> Failure | None:
@@ -115,17 +108,6 @@ def _failure_of(stored: Any) -> Failure | None:
         return _FAILURE.validate_python(stored)
     except ValidationError:
         return None
-
-
-def _storable(value: Any) -> Any:
-    match value:
-        case str():
-            return tables.storable(value)
-        case tuple():
-            return [_storable(each) for each in value]
-        case datetime():
-            return value.isoformat()
-    return value
 
 
 def _model(row: RowMapping) -> RegisteredModel:

@@ -23,6 +23,8 @@ from sqlalchemy import (
     text,
 )
 
+from server.domain.storable import storable_text
+
 METADATA = MetaData()
 
 
@@ -52,12 +54,7 @@ class Words(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """What the driver is given."""
-        return value and storable(value)
-
-
-def storable(text: str) -> str:
-    """The text without NUL, which PostgreSQL stores nowhere, and without halves of characters."""
-    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return value and storable_text(value)
 
 
 def _number() -> Column[int]:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.observing.observed import Observed
-from server.adapters.sql.tables import storable
 from server.domain.log_reading import (
     MOST_BYTES,
     MOST_LINES,
@@ -22,6 +21,7 @@ from server.domain.log_reading import (
     tells_failed_load,
 )
 from server.domain.status import FailureReason, State
+from server.domain.storable import storable_text
 from tests.adapters.kserve.shown import (
     ended,
     serving_model,
@@ -87,7 +87,7 @@ def test_where_a_model_was_not_loaded_long_before_the_end_that_line_is_kept() ->
 
 def test_a_line_is_told_as_a_record_of_it_is_stored() -> None:
     [line] = plain_lines("ValueError: bad magic \0\0 in the file")
-    assert storable(line) == line
+    assert storable_text(line) == line
 
 
 def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:

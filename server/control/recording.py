@@ -20,7 +20,7 @@ from functools import partial
 import structlog
 
 from server.control.viewing import ALL, Subscription, View
-from server.domain.errors import ServiceError
+from server.domain.errors import KServeMissing, ServerLacksRights, ServiceError
 from server.domain.inference_service import ServiceKey
 from server.domain.model_deployment import ModelDeployment
 from server.domain.recording import followed, in_doubt, lost
@@ -59,6 +59,7 @@ class Recording:
         self._pace = pace or Pace()
         self._lease = _Lease(registry, self._pace.term)
         self._sweep_at = 0.0
+        self._unconfirmed: set[str] = set()
 
     async def run(self) -> None:
         """Follow whenever no other replica does, until cancelled; then another may at once."""
@@ -132,12 +133,36 @@ class Recording:
     async def _decision(self, record: ModelDeployment, now: datetime) -> Decision:
         seen = self._view.get(record.service)
         if in_doubt(record, seen, now) and self._cluster.reachable():
-            # One that does not answer is asked again by the next sweep.
-            with suppress(ServiceError):
+            try:
                 seen = await self._cluster.read(record.service)
-                if in_doubt(record, seen, now):
-                    return lost
+                gone = in_doubt(record, seen, now)
+            except (ServerLacksRights, KServeMissing) as e:
+                gone = self._saw_go(record, e)
+            except ServiceError:
+                # It is asked again by the next sweep.
+                gone = False
+            else:
+                self._unconfirmed.discard(record.id)
+            if gone:
+                return lost
         return lambda record, now: followed(record, seen, now)
+
+    def _saw_go(self, record: ModelDeployment, refusal: ServiceError) -> bool:
+        """Whether the feed told that the record's very service went, where the cluster does not let
+        itself be asked: a deleted namespace takes the rights in it along. A service that is merely
+        unseen may run on, and be seen again once the rights are back, when no end can be undone."""
+        if record.rollout and self._view.has_departed(record.rollout.uid):
+            self._unconfirmed.discard(record.id)
+            return True
+        if record.id not in self._unconfirmed:
+            self._unconfirmed.add(record.id)
+            log.warning(
+                "whether a service is gone cannot be asked: its record stays open until it can",
+                deployment=record.id,
+                service=str(record.service),
+                why=refusal.message,
+            )
+        return False
 
 
 class _Lease:

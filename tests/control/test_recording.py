@@ -20,7 +20,18 @@ from server.adapters.sql.opening import opened_registry
 from server.control.recording import Pace, Recording
 from server.control.viewing import ALL, View, follow
 from server.domain.commands import Applied, Delete, Deploy, Provenance
-from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
+from server.domain.errors import (
+    ClusterUnavailable,
+    KServeMissing,
+    ServerLacksRights,
+    ServiceError,
+)
+from server.domain.inference_service import (
+    ContainerPredictor,
+    InferenceService,
+    InferenceServiceSpec,
+    ServiceKey,
+)
 from server.domain.model_deployment import (
     DeploymentFilter,
     DeploymentState,
@@ -55,6 +66,18 @@ class AlwaysLeads:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._registry, name)
+
+
+@dataclass
+class RefusingCluster(MemoryCluster):
+    """A cluster that tells its feed, and refuses to be asked with this error."""
+
+    refusal: ServiceError | None = None
+
+    async def read(self, key: ServiceKey) -> InferenceService | None:
+        if self.refusal:
+            raise self.refusal
+        return await super().read(key)
 
 
 @dataclass
@@ -339,6 +362,31 @@ async def test_an_absence_counts_once_the_cluster_confirms_it(world: World) -> N
         assert view.synced
         await world.stays(record)
         here.back()
+        await world.until(record, DeploymentState.UNDEPLOYED, ended=True)
+
+
+@pytest.mark.parametrize("refusal", [ServerLacksRights("no rights"), KServeMissing("no KServe")])
+async def test_what_was_seen_to_go_is_gone_also_where_the_cluster_may_not_be_asked(
+    world: World, refusal: ServiceError
+) -> None:
+    here = RefusingCluster(world.cluster.store, refusal=refusal)
+    async with world.replica(cluster=here):
+        record = await world.deploy("fraud")
+        await world.until(record, DeploymentState.DEPLOYED)
+        await world.delete(record)
+        await world.until(record, DeploymentState.UNDEPLOYED, ended=True)
+
+
+@pytest.mark.parametrize("refusal", [ServerLacksRights("no rights"), ClusterUnavailable("busy")])
+async def test_what_is_unseen_and_may_not_be_asked_for_ends_once_it_may(
+    world: World, refusal: ServiceError
+) -> None:
+    here = RefusingCluster(world.cluster.store, refusal=refusal)
+    record = await world.record("fraud", rollout=Rollout("uid-of-another-view", 1))
+    async with world.replica(cluster=here):
+        await world.until(await world.deploy("other"), DeploymentState.DEPLOYED)
+        await world.stays(record)
+        here.refusal = None
         await world.until(record, DeploymentState.UNDEPLOYED, ended=True)
 
 

@@ -17,7 +17,7 @@ from tests.demo import ROOT, SERVING_PYTHON
 from tests.port_blocks import own_block
 
 _START_SECONDS = 30.0
-_STOP_SECONDS = 40.0
+STOP_SECONDS = 40.0
 
 
 class ServerFailed(Exception):
@@ -52,7 +52,7 @@ class ServerProcess:
     def stop(self) -> None:
         """End it as Ctrl-C does. Raises ServerFailed if it ended with an error."""
         self._process.terminate()
-        if code := self._process.wait(_STOP_SECONDS):
+        if code := self._process.wait(STOP_SECONDS):
             raise ServerFailed(f"the server ended with exit code {code}: {self._last_words()}")
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class ServerProcess:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(_STOP_SECONDS)
+                self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

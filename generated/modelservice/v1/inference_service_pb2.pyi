@@ -1079,7 +1079,9 @@ class Failure(_message.Message):
         REASON_IMAGE_PULL: Failure._Reason.ValueType  # 1
         """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
         REASON_STORAGE_DOWNLOAD: Failure._Reason.ValueType  # 2
-        """The model's files cannot be downloaded: wrong path, no credentials, or no connection."""
+        """The model's files cannot be downloaded: wrong path, no credentials, or no connection. For an
+        `oci://` URI: its image has no folder /models, or nothing in it.
+        """
         REASON_STORAGE_SCHEME: Failure._Reason.ValueType  # 3
         """Nothing in the cluster handles the scheme of the storage_uri."""
         REASON_MODEL_LOAD: Failure._Reason.ValueType  # 4
@@ -1135,7 +1137,9 @@ class Failure(_message.Message):
     REASON_IMAGE_PULL: Failure.Reason.ValueType  # 1
     """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
     REASON_STORAGE_DOWNLOAD: Failure.Reason.ValueType  # 2
-    """The model's files cannot be downloaded: wrong path, no credentials, or no connection."""
+    """The model's files cannot be downloaded: wrong path, no credentials, or no connection. For an
+    `oci://` URI: its image has no folder /models, or nothing in it.
+    """
     REASON_STORAGE_SCHEME: Failure.Reason.ValueType  # 3
     """Nothing in the cluster handles the scheme of the storage_uri."""
     REASON_MODEL_LOAD: Failure.Reason.ValueType  # 4
@@ -1208,8 +1212,8 @@ class Failure(_message.Message):
     pod: _builtins.str
     """A pod that shows it, one of possibly many. Empty where no pod was made."""
     container: _builtins.str
-    """The container in that pod: `kserve-container`, or `storage-initializer` for the download. Empty
-    where no container is concerned.
+    """The container in that pod: `kserve-container`, or for the download `storage-initializer` or
+    (`oci://`) `modelcar-init`. Empty where no container is concerned.
     """
     exit_code: _builtins.int
     """The exit code of its last end. Unset: it has not ended."""

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from server.adapters.kserve.names import CONTAINER
-from server.adapters.kserve.objects import Object, named, part
+from server.adapters.kserve.objects import Object, items, named, part
+from server.adapters.kserve.observing.added_containers import (
+    fetches_model,
+    is_added,
+    is_of_model_image,
+    relays_requests,
+)
 from server.adapters.kserve.observing.containers import (
     Exit,
     all_running_since,
@@ -24,12 +30,15 @@ from server.adapters.kserve.observing.containers import (
 )
 from server.adapters.kserve.observing.masking import secret_values
 from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
+from server.adapters.kserve.observing.sayings import (
+    CHECK_MODEL_IMAGE,
+    RAISE_LIMIT_OF_ADDED,
+    REMEDIES,
+)
 from server.domain.facts import Problem
 from server.domain.masking import masked
 from server.domain.status import FailureReason
 
-STORAGE_INITIALIZER = "storage-initializer"
-_KNATIVE_SIDECAR = "queue-proxy"
 MOST_OF_LAST_WORDS = 300
 _PULL_REASONS = (
     "ErrImagePull",
@@ -73,16 +82,24 @@ _EXITS = {
 }
 
 
+_INIT_EXIT = "a container that must end well before the model server starts has failed"
+
+
 def init_container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
-    """What is wrong with a container that must end well before the others start."""
+    """What is wrong with a container that must end well before the others start.
+
+    One that is restarted always stays up beside the others instead.
+    """
+    spec = named(items(sight.pod, "spec", "initContainers"), str(status.get("name", "")))
+    if spec.get("restartPolicy") == "Always":
+        yield from container_problems(sight, status)
+        return
     if problem := _waiting_problem(sight, status):
         yield problem
     ended = last_exit(status, sight.patience)
     succeeded = part(status, "state", "terminated").get("exitCode") == 0
     if ended and not succeeded:
-        download = status.get("name") == STORAGE_INITIALIZER
-        reason = FailureReason.STORAGE_DOWNLOAD if download else FailureReason.CRASH_LOOP
-        yield _exit_problem(sight, status, ended, reason)
+        yield _exit_problem(sight, status, ended, FailureReason.CRASH_LOOP, _INIT_EXIT)
 
 
 def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
@@ -92,7 +109,8 @@ def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
     ended = last_exit(status, sight.patience)
     steady = steady_at(status, sight.now, sight.patience)
     if ended and steady and steady > sight.now:
-        yield _exit_problem(sight, status, ended, _or_load(sight, status, FailureReason.CRASH_LOOP))
+        reason = _or_load(sight, status, FailureReason.CRASH_LOOP)
+        yield _exit_problem(sight, status, ended, reason, _EXITS[reason])
     unanswering = unanswering_at(sight)
     if unanswering and unanswering <= sight.now and not status.get("ready"):
         asked = _probed(sight, status)
@@ -120,8 +138,8 @@ def unanswering_looks_different_at(sight: PodSight) -> datetime | None:
 
 
 def _probed(sight: PodSight, status: Object) -> Object:
-    """The container that is really asked: Knative's sidecar is ready when the serving one is."""
-    if status.get("name") != _KNATIVE_SIDECAR:
+    """The container that is really asked."""
+    if not relays_requests(str(status.get("name", ""))):
         return status
     return named(main_statuses(sight.pod), CONTAINER) or status
 
@@ -169,22 +187,41 @@ def _pull_problem(sight: PodSight, status: Object, reason: str, words: str) -> P
     )
 
 
-def _exit_problem(sight: PodSight, status: Object, ended: Exit, reason: FailureReason) -> Problem:
+def _exit_problem(
+    sight: PodSight, status: Object, ended: Exit, reason: FailureReason, what: str
+) -> Problem:
+    name = str(status.get("name", ""))
     backing_off = part(status, "state", "waiting").get("reason") == "CrashLoopBackOff"
-    if ended.reason == "OOMKilled":
-        reason = FailureReason.OUT_OF_MEMORY
     if ended.never_started:
-        reason = FailureReason.CONTAINER_CONFIG
+        reason, what = _named(FailureReason.CONTAINER_CONFIG)
+    if fetches_model(name):
+        reason, what = _named(FailureReason.STORAGE_DOWNLOAD)
+    if ended.reason == "OOMKilled":
+        reason, what = _named(FailureReason.OUT_OF_MEMORY)
     hopeless = ended.never_started and _can_never_start(ended.message)
     final = backing_off or ended.repeated or hopeless
     return sight.problem(
         reason,
-        f"{_EXITS[reason]}: {_told(status, ended)}{_last_words(sight.pod, ended)}",
+        f"{what}: {_told(status, ended)}{_last_words(sight.pod, ended)}",
         ended.at,
         AT_ONCE if final else None,
         container=status,
         ended=ended,
+        remedy=_remedy(reason, name),
     )
+
+
+def _named(reason: FailureReason) -> tuple[FailureReason, str]:
+    return reason, _EXITS[reason]
+
+
+def _remedy(reason: FailureReason, container: str) -> str:
+    """What to do about an end of the container; the spec cannot change one that KServe adds."""
+    if reason is FailureReason.STORAGE_DOWNLOAD and is_of_model_image(container):
+        return CHECK_MODEL_IMAGE
+    if reason is FailureReason.OUT_OF_MEMORY and is_added(container):
+        return RAISE_LIMIT_OF_ADDED
+    return REMEDIES[reason]
 
 
 def _can_never_start(words: str) -> bool:

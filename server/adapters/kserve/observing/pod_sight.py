@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from server.adapters.kserve.names import CONTAINER
 from server.adapters.kserve.objects import Object, created_at, moment, name_of, part, uid_of
 from server.adapters.kserve.observing.containers import Exit
 from server.adapters.kserve.observing.patience import Patience
@@ -44,13 +45,14 @@ class PodSight:
         container: Object | None = None,
         ended: Exit | None = None,
         retrying: bool = True,
+        remedy: str = "",
     ) -> Problem:
-        """A problem of this pod, or of one of its containers."""
+        """A problem of this pod, or of one of its containers. `remedy`: other than the reason's."""
         since = since or created_at(self.pod)
         failure = Failure(
             reason,
             message,
-            REMEDIES[reason],
+            remedy or REMEDIES[reason],
             component=self.component,
             pod=name_of(self.pod),
             container=str(container["name"]) if container else "",
@@ -62,8 +64,10 @@ class PodSight:
         return Problem(failure, since, tolerated)
 
     def says_load_failed(self, container: str) -> bool:
-        """Whether KServe says so, or the container's own log."""
-        return self.load_failed or tells_failed_load(self.logs.get(container, ()))
+        """Whether KServe says so, which looks at the model server only, or the container's own
+        log."""
+        failed = self.load_failed and container == CONTAINER
+        return failed or tells_failed_load(self.logs.get(container, ()))
 
     def last_warning(self, *reasons: str) -> Object:
         """The newest warning of one of these reasons, or an empty object."""

@@ -207,10 +207,11 @@ class View:
 
 def _adds_nothing(service: InferenceService, held: InferenceService) -> bool:
     """Whether it is what is held, or from before: a write's answer may come after the news of a
-    later write."""
+    later write, or of a deletion, which is no rollout of its own."""
     if service.uid != held.uid:
         return service.create_time < held.create_time
-    return service.generation < held.generation or service == held
+    undeleted = held.delete_time is not None and service.delete_time is None
+    return service.generation < held.generation or undeleted or service == held
 
 
 def covers(target: ServiceKey, key: ServiceKey) -> bool:

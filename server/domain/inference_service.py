@@ -153,8 +153,9 @@ class InferenceService:
     `spec` is None only where an unmanaged object has nothing that fits the contract.
     `labels` and `annotations` are the user's own; `selectable_labels` are all of the object's,
     which label selectors see. `etag` changes with uid, spec, labels and annotations, never with
-    status. `deployment_id` names the record of the deployment from the registry that it comes from;
-    empty where it does not.
+    status. `generation` is that of the newest rollout; a mark of deletion makes none.
+    `deployment_id` names the record of the deployment from the registry that it comes from; empty
+    where it does not.
     """
 
     key: ServiceKey

@@ -131,8 +131,7 @@ def _deleting(
     return _changed(
         record,
         now,
-        # The mark of deletion counts as a generation, which is nobody's rollout.
-        rollout=record.rollout or seen.rollout,
+        rollout=seen.rollout,
         desired_state=DesiredState.UNDEPLOYED,
         state=DeploymentState.DEPLOYED if ready_time else record.state,
         ready_time=ready_time,

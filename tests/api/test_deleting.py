@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import InferenceServiceStatus
-from modelservice.v1.model_service_pb2 import DeleteRequest, GetRequest, ListRequest
+from modelservice.v1.model_service_pb2 import (
+    DeleteRequest,
+    GetRequest,
+    ListRequest,
+    WatchStatusRequest,
+    WatchStatusResponse,
+)
 
 from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec
 from tests.refusals import refused
 
-from .asking import deploy, eventually, get, key
+from .asking import deploy, eventually, get, key, kinds, watching
 
 DELETING = InferenceServiceStatus.STATE_DELETING
 
@@ -24,6 +30,21 @@ def test_a_deleted_service_is_deleting_until_it_is_gone(stub, memory, name) -> N
     memory.finish_delete(key(name))
     eventually("gone", lambda: not _listed(stub, name))
     refused(StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND", stub.Get, GetRequest(name=name))
+
+
+def test_the_last_rollouts_name_stays_until_the_last_message(stub, memory, name) -> None:
+    deployed = stub.Deploy(deploy(name)).rollout_id
+    with watching(stub, name=name, until=WatchStatusRequest.UNTIL_GONE) as stream:
+        stream.until(lambda message: message.type == WatchStatusResponse.TYPE_SYNCED)
+        answer = stub.Delete(DeleteRequest(name=name))
+        deleting = stream.until(lambda message: message.service.status.state == DELETING)
+        seen = get(stub, name)
+        memory.finish_delete(key(name))
+        messages, error = stream.rest()
+    assert error is None
+    assert kinds(messages)[-1] == "DELETED"
+    told = [answer.service, seen, deleting.service, *(m.service for m in messages)]
+    assert {service.rollout_id for service in told} == {deployed}
 
 
 def test_deleting_what_is_absent_is_not_found_unless_it_may_be_missing(stub, name) -> None:

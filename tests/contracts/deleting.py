@@ -34,6 +34,22 @@ class DeleteConformance:
         assert before[-1].status.state is State.DELETING
         assert await world.cluster.read(key) is None
 
+    async def test_a_deletion_is_no_rollout_of_its_own(self, world: World) -> None:
+        told = world.told
+        made = await world.cluster.apply(deploy(world, plain(world)))
+        key = made.service.key
+        await told.until("the service", lambda: told.latest(key))
+        await world.keep(key)
+        going = await world.cluster.delete(Delete(key))
+        await told.until("the deletion", lambda: _is_deleting(told.latest(key)))
+        read = await world.cluster.read(key)
+        again = await world.cluster.delete(Delete(key))
+        await world.finish_delete(key)
+        await told.until("gone", lambda: told.latest(key) is None)
+        assert read is not None
+        seen = [s for s in told.history(key) if not isinstance(s, Gone)]
+        assert {s.rollout for s in (going, read, again, *seen)} == {made.rollout}
+
     async def test_deleting_it_again_meanwhile_is_fine(self, world: World) -> None:
         made = await world.cluster.apply(deploy(world, plain(world)))
         await world.keep(made.service.key)

@@ -164,7 +164,7 @@ def test_a_view_that_is_behind_changes_nothing() -> None:
 
 def test_a_delete_is_wished_first_and_told_once_the_cluster_confirms_it() -> None:
     status = InferenceServiceStatus(State.DELETING)
-    deleting = followed(DEPLOYED, service(generation=2, status=status), BEGAN)
+    deleting = followed(DEPLOYED, service(status=status), BEGAN)
     assert deleting.desired_state is DesiredState.UNDEPLOYED
     assert (deleting.state, deleting.rollout) == (DEPLOYED.state, DEPLOYED.rollout)
     for seen in (None, service(uid="u2")):

@@ -94,11 +94,14 @@ class InferenceService(_message.Message):
     The cluster's id of this very object. A service that is deleted and made anew has another one.
     """
     generation: _builtins.int
-    """Kubernetes' count of the changes to this object's spec, from 1. It starts again when the
-    service is made anew: to wait for a rollout use `rollout_id`.
+    """Kubernetes' count of the changes to this object's spec, from 1, without its deletion, which
+    Kubernetes counts too. It starts again when the service is made anew: to wait for a rollout use
+    `rollout_id`.
     """
     rollout_id: _builtins.str
-    """The name of its newest rollout, to give to Get and WatchStatus. Opaque: compare for equality."""
+    """The name of its newest rollout, to give to Get and WatchStatus; it stays while the service is
+    deleted, and in the message that tells that it is gone. Opaque: compare for equality.
+    """
     etag: _builtins.str
     """A fingerprint of uid, spec, labels and annotations, not of the status. Give it to Deploy or
     Delete to write only if nobody else has written since. Opaque.

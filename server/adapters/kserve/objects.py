@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from server.domain.rollout import Rollout
+
 Object = Mapping[str, Any]
 
 
@@ -29,6 +31,21 @@ def named(objects: Iterable[Object], name: str) -> Object:
 def uid_of(obj: Object) -> str:
     """The object's identity."""
     return str(part(obj, "metadata").get("uid", ""))
+
+
+def generation_of(obj: Object) -> int:
+    """Kubernetes' count of the changes to the object's spec, its mark of deletion among them."""
+    return int(part(obj, "metadata").get("generation") or 0)
+
+
+def rollout_of(service: Object) -> Rollout:
+    """The rollout that an InferenceService asks for.
+
+    Kubernetes raises the generation once more where it marks an object as deleted, which nobody
+    deployed: the last rollout's name stays.
+    """
+    marked = "deletionTimestamp" in part(service, "metadata")
+    return Rollout(uid_of(service), generation_of(service) - marked)
 
 
 def name_of(obj: Object) -> str:

@@ -71,10 +71,8 @@ class MemoryCluster:
         service = admit_delete(delete, self.store.service(delete.key))
         if delete.validate_only or service.delete_time is not None:
             return service
-        # Kubernetes counts the mark of deletion as a change of the spec.
         dying = replace(
             service,
-            generation=service.generation + 1,
             delete_time=datetime.now(UTC),
             status=statuses.deleting(service),
         )

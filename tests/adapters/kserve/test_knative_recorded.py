@@ -29,7 +29,7 @@ LIVES: dict[str, list[Step]] = {
     # At zero it goes on being READY.
     "scale_to_zero": [*UP, *rolled_out(2)],
     "stop": [*UP, UP[1], (1, STOPPED, None), *UP],
-    "delete": [*UP, (2, DELETING, None)],
+    "delete": [*UP, (1, DELETING, None)],
     "canary": [*UP, *rolled_out(2), *rolled_out(3), *rolled_out(4)],
     "transformer": [*UP, *rolled_out(2)],
     "unmanaged": [*UP, *rolled_out(2)],

@@ -33,7 +33,7 @@ LIVES: dict[str, list[Step]] = {
     "ready_model": UP,
     "slow": UP,
     "named_predictor": UP,
-    "delete": [*UP, (2, DELETING, None)],
+    "delete": [*UP, (1, DELETING, None)],
     # What fails, each by its own reason.
     "image_missing": [*UP[:2], (1, FAILED, FailureReason.IMAGE_PULL)],
     "crash": failing(FailureReason.CRASH_LOOP),

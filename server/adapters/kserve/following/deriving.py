@@ -8,10 +8,9 @@ from datetime import datetime
 
 import structlog
 
-from server.adapters.kserve.following.held_services import generation_of
 from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.manifests.reading_back import service_of
-from server.adapters.kserve.objects import uid_of
+from server.adapters.kserve.objects import rollout_of, uid_of
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.latch import Latch
 from server.adapters.kserve.observing.logs import LogWanted, explaining, log_wanted
@@ -94,7 +93,7 @@ class Deriving:
         facts = memory.latch.upheld(facts)
         decision = decide(facts)
         if decision.state is State.READY:
-            memory.ready_generation = generation_of(observed.service)
+            memory.ready_generation = rollout_of(observed.service).generation
         wanted = log_wanted(observed, decision, now)
         # Those of an earlier run of the same container too, until the newer ones are there, and
         # those of a pod that is gone.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from server.adapters.kserve.objects import Object, uid_of
+from server.adapters.kserve.objects import Object, generation_of, uid_of
 from server.domain.inference_service import ServiceKey
 
 REMEMBERED_GONE = 10_000
@@ -146,11 +146,6 @@ class HeldServices:
 def key_of(found: Object) -> ServiceKey:
     """The key that an InferenceService goes by."""
     return ServiceKey(found["metadata"]["namespace"], found["metadata"]["name"])
-
-
-def generation_of(found: Object) -> int:
-    """An object's generation."""
-    return int(found["metadata"].get("generation", 0))
 
 
 def _made(found: Object) -> str:

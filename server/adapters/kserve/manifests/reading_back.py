@@ -18,6 +18,7 @@ from server.adapters.kserve.names import (
     MODE_ANNOTATION,
     REQUESTS_ANNOTATION,
 )
+from server.adapters.kserve.objects import rollout_of
 from server.domain.admission import PastRequest, Stored
 from server.domain.commands import OUR_PREFIX, fingerprint
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
@@ -46,7 +47,7 @@ def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> Infere
     return InferenceService(
         key=key_of(obj),
         uid=meta["uid"],
-        generation=meta.get("generation", 0),
+        generation=rollout_of(obj).generation,
         spec=asked.spec,
         status=_naming(status, unfit_of(obj)) if unmanaged else status,
         etag=etag_of(obj),

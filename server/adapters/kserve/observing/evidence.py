@@ -17,7 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.objects import Object, created_at, items, moment, part, uid_of
+from server.adapters.kserve.objects import (
+    Object,
+    created_at,
+    items,
+    moment,
+    part,
+    rollout_of,
+    uid_of,
+)
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
 from server.adapters.kserve.observing.refusal_reading import (
@@ -107,11 +115,6 @@ class Evidence:
             or (_status_written_at(service) or written) > written
             or now >= written + patience.unproven
         )
-
-
-def rollout_of(service: Object) -> Rollout:
-    """The rollout that the object asks for."""
-    return Rollout(uid_of(service), int(part(service, "metadata").get("generation", 0)))
 
 
 def written_at(service: Object) -> datetime:

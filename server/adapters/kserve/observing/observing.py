@@ -16,11 +16,12 @@ from server.adapters.kserve.objects import (
     items,
     moment,
     part,
+    rollout_of,
 )
 from server.adapters.kserve.observing.complaints import complaint
 from server.adapters.kserve.observing.component_facts import component_facts
 from server.adapters.kserve.observing.components import parts_of
-from server.adapters.kserve.observing.evidence import Evidence, rollout_of, written_at
+from server.adapters.kserve.observing.evidence import Evidence, written_at
 from server.adapters.kserve.observing.knative_facts import knative_facts
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.manifests.reading_back import UNJUDGED, key_of, service_of
+from server.adapters.kserve.objects import rollout_of
 from server.adapters.kserve.writing.refusals import unavailable
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
 from server.domain.errors import ConcurrentWrite
 from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus
 
 RawObject = Mapping[str, Any]
@@ -70,8 +70,3 @@ def derived(
     if service is not None and service.rollout == rollout_of(obj):
         return service
     return service_of(obj, otherwise)
-
-
-def rollout_of(obj: RawObject) -> Rollout:
-    """The rollout that an object asks for."""
-    return Rollout(obj["metadata"]["uid"], int(obj["metadata"]["generation"]))

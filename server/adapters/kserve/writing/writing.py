@@ -14,12 +14,12 @@ from server.adapters.kserve.manifests.reading_back import UNJUDGED, service_of
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
 from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
+from server.adapters.kserve.objects import rollout_of
 from server.adapters.kserve.writing.attempts import (
     Present,
     Stale,
     attempted,
     derived,
-    rollout_of,
 )
 from server.adapters.kserve.writing.knative_presence import KnativePresence
 from server.adapters.kserve.writing.kserve_config import ConfigReader

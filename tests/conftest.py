@@ -11,9 +11,11 @@ from typing import Any
 import grpc
 import hypothesis
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2_grpc
 from modelservice.v1 import model_service_pb2_grpc
 
+from tests.loop_steps import LONGEST_SECONDS, LoopSteps, Step
 from tests.serving import InLoop, Served, serving, settings
 
 hypothesis.settings.register_profile("local", deadline=None)
@@ -73,3 +75,56 @@ def memory(grpc_server: Served) -> Iterator[InLoop]:
 def name() -> str:
     """The name of a service that no other test has."""
     return f"svc-{next(_numbers)}"
+
+
+_steps = LoopSteps()
+_longest_of_all = Step(0.0, "none")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loop_steps() -> Iterator[LoopSteps]:
+    with _steps.installed():
+        yield _steps
+
+
+@pytest.fixture(autouse=True)
+def no_step_keeps_the_loop(loop_steps: LoopSteps) -> Iterator[None]:
+    """A step of the server's loop that takes longer than 100 ms of CPU time fails its test."""
+    global _longest_of_all
+    loop_steps.reset()
+    yield
+    longest = loop_steps.longest
+    if longest.seconds > _longest_of_all.seconds:
+        _longest_of_all = longest
+    assert longest.seconds <= LONGEST_SECONDS, f"a step of the event loop took {longest}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["longest_step"] = (
+            _longest_of_all.seconds,
+            _longest_of_all.callback,
+            _longest_of_all.stack,
+        )
+
+
+class _WorkersSteps:
+    """Takes over what the workers of pytest-xdist measured."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        global _longest_of_all
+        theirs = Step(*getattr(node, "workeroutput", {}).get("longest_step", (0.0, "none", "")))
+        if theirs.seconds > _longest_of_all.seconds:
+            _longest_of_all = theirs
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_WorkersSteps())
+    # structlog's own default draws tracebacks with rich, which takes 100 ms of the loop.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"longest step of the event loop: {_longest_of_all}")

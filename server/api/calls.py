@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from server.api.errors import DETAILS_KEY, code_of, cut, status_of
+from server.api.request_limits import check_limits
 from server.api.targets import names_in, targets_of
 from server.domain.errors import FieldInvalid, FieldViolation, ServiceError
 
@@ -166,6 +167,8 @@ def _writing(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes
 async def _answered(behaviour: Behaviour, request: Any, context: Context) -> Any:
     if isinstance(request, ServiceError):
         raise request
+    if isinstance(request, Message):
+        check_limits(request)
     answering = behaviour(request, context)
     if not inspect.isasyncgen(answering):
         return await answering

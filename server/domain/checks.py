@@ -8,15 +8,16 @@ that is wrong at once, each with the field's path in the request. What may becom
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from server.domain.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
-from server.domain.errors import FieldInvalid, FieldViolation
+from server.domain.errors import FieldViolation, refuse_violations
 from server.domain.inference_service import RegisteredModelPredictor, ServiceKey
 from server.domain.spec_checks import predictor_violations, spec_violations
 from server.domain.syntax import (
     at,
+    count_problem,
     dns_label_problem,
     label_value_problem,
     name_problem,
@@ -53,12 +54,12 @@ _FREE_ANNOTATIONS = frozenset(
 
 def check_deploy(deploy: Deploy) -> None:
     """Refuse a Deploy that can never work. Raises FieldInvalid with everything wrong with it."""
-    _refuse(_deploy_violations(deploy))
+    refuse_violations(_deploy_violations(deploy))
 
 
 def check_registered(predictor: RegisteredModelPredictor) -> None:
     """Refuse names that nothing registered can have. Raises FieldInvalid."""
-    _refuse(predictor_violations(predictor))
+    refuse_violations(predictor_violations(predictor))
 
 
 def check_delete(delete: Delete) -> None:
@@ -73,17 +74,12 @@ def check_key(key: ServiceKey) -> None:
 
     Longer names than a Deploy's pass: somebody else may have made such a service.
     """
-    _refuse([*_name_violations(key.name), *_namespace_violations(key.namespace)])
+    refuse_violations([*_name_violations(key.name), *_namespace_violations(key.namespace)])
 
 
 def check_namespace(namespace: str) -> None:
     """Refuse a name that no namespace can have. Raises FieldInvalid."""
-    _refuse(_namespace_violations(namespace))
-
-
-def _refuse(violations: Iterable[FieldViolation]) -> None:
-    if found := list(violations):
-        raise FieldInvalid(found)
+    refuse_violations(_namespace_violations(namespace))
 
 
 def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
@@ -138,8 +134,7 @@ def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
-    if len(labels) > MOST_LABELS:
-        yield FieldViolation("labels", f"at most {MOST_LABELS}")
+    yield from problem_at("labels", count_problem(len(labels), MOST_LABELS))
     for key, value in labels.items():
         path = at("labels", key)
         yield from problem_at(path, qualified_name_problem(key) or _reserved_problem(key))
@@ -147,8 +142,7 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
 
 
 def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViolation]:
-    if len(annotations) > MOST_ANNOTATIONS:
-        yield FieldViolation("annotations", f"at most {MOST_ANNOTATIONS}")
+    yield from problem_at("annotations", count_problem(len(annotations), MOST_ANNOTATIONS))
     if sum(size(k) + size(v) for k, v in annotations.items()) > MOST_ANNOTATION_BYTES:
         yield FieldViolation("annotations", f"at most {MOST_ANNOTATION_BYTES >> 10} KiB in all")
     for key in annotations:

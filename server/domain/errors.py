@@ -6,8 +6,9 @@ text, host names or tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
@@ -65,11 +66,22 @@ class ErrorReason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+# As many as a person reads; what finds them stops there.
+MOST_VIOLATIONS = 50
+
+
 class FieldViolation(NamedTuple):
     """A field's path in the request, such as `spec.env[A=B]`, and what is wrong with it."""
 
     path: str
     why: str
+
+
+def refuse_violations(found: Iterable[FieldViolation]) -> None:
+    """Refuse a request that has violations. Raises FieldInvalid with the first 50; what would find
+    further ones is not run."""
+    if violations := list(islice(found, MOST_VIOLATIONS)):
+        raise FieldInvalid(violations)
 
 
 class ServiceError(Exception):

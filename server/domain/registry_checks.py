@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from server.domain.errors import FieldInvalid, FieldViolation
+from server.domain.errors import FieldViolation, refuse_violations
 from server.domain.inference_service import (
     ContainerPredictor,
     ModelFormat,
@@ -33,6 +33,7 @@ from server.domain.registry_names import name_problem, project_problem, version_
 from server.domain.spec_checks import option_violations, predictor_violations
 from server.domain.syntax import (
     at,
+    count_problem,
     dns_label_problem,
     label_value_problem,
     problem_at,
@@ -55,12 +56,12 @@ Key = ModelKey | VersionKey | EnvironmentKey
 
 def check_key(key: Key) -> None:
     """Refuse a key that nothing can have. Raises FieldInvalid."""
-    _refuse(_key_violations(key, ""))
+    refuse_violations(_key_violations(key, ""))
 
 
 def check_project(project: str) -> None:
     """Refuse what no project is called. Raises FieldInvalid."""
-    _refuse(problem_at("project", project_problem(project)))
+    refuse_violations(problem_at("project", project_problem(project)))
 
 
 def check_new(
@@ -75,7 +76,7 @@ def check_new(
         )
     if isinstance(content, VersionContent):
         violations += artifact_violations(content)
-    _refuse(violations)
+    refuse_violations(violations)
 
 
 def check_change(key: Key, change: Change[Content], resource: str) -> None:
@@ -84,13 +85,15 @@ def check_change(key: Key, change: Change[Content], resource: str) -> None:
     violations += _violations(change.content, change.fields)
     if isinstance(change.content, VersionContent):
         violations += _named_state_violations(change.content, change.mask)
-    _refuse(violations)
+    refuse_violations(violations)
 
 
 def check_deployment(project: str, deployment_id: str) -> None:
     """Refuse what no record is called. Raises FieldInvalid."""
     problem = label_value_problem(deployment_id) if deployment_id else "is required"
-    _refuse([*problem_at("project", project_problem(project)), *problem_at("id", problem)])
+    refuse_violations(
+        [*problem_at("project", project_problem(project)), *problem_at("id", problem)]
+    )
 
 
 def check_filter(wanted: DeploymentFilter) -> None:
@@ -102,7 +105,7 @@ def check_filter(wanted: DeploymentFilter) -> None:
     for path, text in (("namespace", wanted.namespace), ("service", wanted.service)):
         if text:
             violations += problem_at(path, dns_label_problem(text))
-    _refuse(violations)
+    refuse_violations(violations)
 
 
 def artifact_violations(content: VersionContent) -> Iterator[FieldViolation]:
@@ -113,11 +116,6 @@ def artifact_violations(content: VersionContent) -> Iterator[FieldViolation]:
         yield FieldViolation("version.format", "is required with storage_uri")
     elif content.image and content.format is not None:
         yield FieldViolation("version.format", "stands with storage_uri only: an image has none")
-
-
-def _refuse(violations: Iterable[FieldViolation]) -> None:
-    if found := list(violations):
-        raise FieldInvalid(found)
 
 
 def _key_violations(key: Key, prefix: str) -> Iterator[FieldViolation]:
@@ -197,8 +195,7 @@ def _description_violations(text: str) -> Iterator[FieldViolation]:
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
-    if len(labels) > MOST_LABELS:
-        yield FieldViolation("labels", f"at most {MOST_LABELS}")
+    yield from problem_at("labels", count_problem(len(labels), MOST_LABELS))
     for key, value in labels.items():
         yield from problem_at(at("labels", key), qualified_name_problem(key))
         yield from problem_at(at("labels", key), label_value_problem(value))

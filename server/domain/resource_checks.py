@@ -8,7 +8,7 @@ from decimal import Decimal
 from server.domain.errors import FieldViolation
 from server.domain.inference_service import Resources
 from server.domain.quantities import value
-from server.domain.syntax import at, problem_at, qualified_name_problem
+from server.domain.syntax import at, count_problem, problem_at, qualified_name_problem
 
 MOST_RESOURCES = 32
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
@@ -25,8 +25,7 @@ def resource_violations(resources: Resources) -> Iterator[FieldViolation]:
 
 
 def _amount_violations(path: str, quantities: Mapping[str, str]) -> Iterator[FieldViolation]:
-    if len(quantities) > MOST_RESOURCES:
-        yield FieldViolation(path, f"at most {MOST_RESOURCES}")
+    yield from problem_at(path, count_problem(len(quantities), MOST_RESOURCES))
     for name, text in quantities.items():
         yield from problem_at(at(path, name), _name_problem(name) or _amount_problem(name, text))
 

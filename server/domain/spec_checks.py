@@ -23,6 +23,7 @@ from server.domain.registry_names import name_problem, project_problem, version_
 from server.domain.resource_checks import resource_violations
 from server.domain.syntax import (
     at,
+    count_problem,
     data_key_problem,
     dns_subdomain_problem,
     label_value_problem,
@@ -163,15 +164,15 @@ def _served_by(predictor: Predictor) -> Predictor | None:
 
 
 def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
-    if len(arguments) > MOST_ARGUMENTS:
-        yield FieldViolation(path, f"at most {MOST_ARGUMENTS}")
+    yield from problem_at(path, count_problem(len(arguments), MOST_ARGUMENTS))
     for index, argument in enumerate(arguments):
         yield from problem_at(f"{path}[{index}]", _string_problem(argument))
 
 
 def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]:
-    if len(options.env) + len(options.secret_env) > MOST_VARIABLES:
-        yield FieldViolation("spec.env", f"at most {MOST_VARIABLES}, secret_env included")
+    count = len(options.env) + len(options.secret_env)
+    problem = count_problem(count, MOST_VARIABLES, " with those of secret_env")
+    yield from problem_at("spec.env", problem)
     for name, value in options.env.items():
         path = at("spec.env", name)
         yield from problem_at(path, _variable_problem(name))
@@ -228,8 +229,7 @@ def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
 
 
 def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:
-    if len(node_selector) > MOST_NODE_LABELS:
-        yield FieldViolation("spec.node_selector", f"at most {MOST_NODE_LABELS}")
+    yield from problem_at("spec.node_selector", count_problem(len(node_selector), MOST_NODE_LABELS))
     for key, value in node_selector.items():
         path = at("spec.node_selector", key)
         yield from problem_at(path, qualified_name_problem(key))
@@ -237,8 +237,7 @@ def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[Fiel
 
 
 def _toleration_violations(tolerations: tuple[Toleration, ...]) -> Iterator[FieldViolation]:
-    if len(tolerations) > MOST_TOLERATIONS:
-        yield FieldViolation("spec.tolerations", f"at most {MOST_TOLERATIONS}")
+    yield from problem_at("spec.tolerations", count_problem(len(tolerations), MOST_TOLERATIONS))
     for index, toleration in enumerate(tolerations):
         yield from _one_toleration_violations(f"spec.tolerations[{index}]", toleration)
 

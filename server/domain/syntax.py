@@ -94,6 +94,11 @@ def data_key_problem(text: str) -> str | None:
     return None
 
 
+def count_problem(count: int, most: int, what: str = "") -> str | None:
+    """The entries of a list or a map; `what` says what is counted, where that is not plain."""
+    return f"must have at most {most}{what}, got {count}" if count > most else None
+
+
 def problem_at(path: str, problem: str | None) -> Iterator[FieldViolation]:
     """The problem, if there is one, as a violation of the field at `path`."""
     if problem:

@@ -38,6 +38,14 @@ def test_what_may_work_passes_and_so_does_its_canonical_form_which_is_its_own(
     assert canonical_deploy(canonical) == canonical
 
 
+def test_of_many_violations_the_first_50_are_looked_for() -> None:
+    with pytest.raises(FieldInvalid) as refused:
+        check_deploy(
+            dataclasses.replace(deploy(container()), labels=dict.fromkeys(map(str, range(99)), "/"))
+        )
+    assert len(refused.value.violations) == 50
+
+
 def test_the_canonical_form_has_canonical_quantities_and_the_mode_by_its_present_name() -> None:
     asked = deploy(
         dataclasses.replace(

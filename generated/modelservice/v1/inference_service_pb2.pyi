@@ -314,11 +314,11 @@ class InferenceServiceSpec(_message.Message):
 
     @_builtins.property
     def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The labels that a node must have for the pods to run there. Empty: any node."""
+        """The labels that a node must have for the pods to run there, at most 128. Empty: any node."""
 
     @_builtins.property
     def tolerations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Toleration]:
-        """The node taints that the pods accept."""
+        """The node taints that the pods accept, at most 128."""
 
     @_builtins.property
     def request_timeout(self) -> _duration_pb2.Duration:
@@ -376,11 +376,13 @@ class ContainerPredictor(_message.Message):
     """The HTTP port that it listens on, 1 to 65535. 0: KServe's default, 8080."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What to run instead of the image's entrypoint, a word an item; no shell is involved."""
+        """What to run instead of the image's entrypoint, a word an item; no shell is involved. At
+        most 1000 words.
+        """
 
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The arguments, a word an item, instead of the image's own."""
+        """The arguments, a word an item, instead of the image's own. At most 1000."""
 
     def __init__(
         self,
@@ -451,7 +453,7 @@ class ModelPredictor(_message.Message):
 
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Arguments that are appended to the runtime's own, a word an item."""
+        """Arguments that are appended to the runtime's own, a word an item. At most 1000."""
 
     def __init__(
         self,
@@ -590,6 +592,7 @@ Global___SecretKeyRef: _TypeAlias = SecretKeyRef  # noqa: Y015
 class Resources(_message.Message):
     """What each replica is given. The keys are Kubernetes resource names: cpu, memory, nvidia.com/gpu.
     The values are Kubernetes quantities. JSON: strings, "2" or "500m" for cpu, "4Gi" for memory.
+    At most 32 of each.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -328,7 +328,7 @@ class ListRequest(_message.Message):
     """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_inference_service_pb2.InferenceServiceStatus.State.ValueType]:
-        """Only services in one of these states. Empty: all."""
+        """Only services in one of these states, at most 32. Empty: all."""
 
     def __init__(
         self,

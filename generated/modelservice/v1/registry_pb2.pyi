@@ -237,8 +237,8 @@ class ModelVersion(_message.Message):
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Whatever else is to be kept with it, such as metrics of its training or the commit that it
-        comes from; it is not interpreted. At most 64 KiB as JSON and 32 levels deep. Its numbers are
-        doubles, and neither NaN nor an infinity.
+        comes from; it is not interpreted. At most 64 KiB, as JSON and on the wire, and 32 levels
+        deep. Its numbers are doubles, and neither NaN nor an infinity.
         """
 
     @_builtins.property

@@ -927,7 +927,7 @@ class ListModelDeploymentsRequest(_message.Message):
     """Only deployments of services of this name. Empty: of all."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_registry_pb2.ModelDeployment.State.ValueType]:
-        """Only records in one of these states. Empty: in any."""
+        """Only records in one of these states, at most 32. Empty: in any."""
 
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:

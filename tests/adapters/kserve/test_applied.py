@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -113,6 +114,48 @@ def test_the_same_thing_said_otherwise_is_applied(same: Object) -> None:
     observed, _ = serving_model()
     said = {"spec": {"predictor": {"model": same}}}
     assert predictor_applied(unmanaged(with_service(observed, said)))
+
+
+OF_THE_RUNTIME = ["tritonserver", "--model-store=/mnt/models"]
+USERS = ["--protocol", "grpc-v2", "--model_name={{.Name}}"]
+AS_FILLED_IN = ["--protocol", "grpc-v2", "--model_name=iris"]
+BEHIND = ["--predictor_host", "iris-predictor.model-serving", "--http_port", "8080"]
+
+
+@pytest.mark.parametrize("component", ["transformer", "explainer"])
+@pytest.mark.parametrize(
+    ("actual", "is_made_from_it"),
+    [
+        ([*AS_FILLED_IN, *BEHIND], True),
+        ([*OF_THE_RUNTIME, *AS_FILLED_IN, "--model-control-mode=explicit"], True),
+        (AS_FILLED_IN, True),
+        ([*BEHIND], False),
+        ([], False),
+        (["--protocol", *BEHIND, "grpc-v2", "--model_name=iris"], False),
+        (["grpc-v2", "--protocol", "--model_name=iris", *BEHIND], False),
+        (["--protocol", "v2", "--model_name=iris", *BEHIND], False),
+    ],
+)
+def test_the_asked_arguments_stand_in_one_piece_among_those_that_kserve_adds(
+    component: str, actual: list[str], is_made_from_it: bool
+) -> None:
+    observed, _ = serving()
+    asked = {"image": "ready:1", "args": USERS}
+    service = with_service(observed, {"spec": {component: {"containers": [asked]}}}).service
+    [_, part] = parts_of(service)
+    template = {"spec": {"containers": [{**CONTAINER, "args": actual}]}}
+    assert is_applied(service, part, template) is is_made_from_it
+
+
+def test_many_arguments_of_somebody_else_are_compared_in_a_moment() -> None:
+    observed, _ = serving()
+    asked = {"image": "ready:1", "args": ["-v"] * 50_000 + ["last"]}
+    service = with_service(observed, {"spec": {"transformer": {"containers": [asked]}}}).service
+    [_, part] = parts_of(service)
+    template = {"spec": {"containers": [{**CONTAINER, "args": ["-v"] * 60_000 + ["-x"] * 60_000}]}}
+    started = time.monotonic()
+    is_applied(service, part, template)
+    assert time.monotonic() - started < 5
 
 
 def test_a_single_container_has_kserves_name_whatever_it_was_called() -> None:

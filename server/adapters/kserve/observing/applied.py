@@ -17,8 +17,11 @@ from server.domain.quantities import value
 from server.domain.status import Component
 
 STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
-_CONTAINER_FIELDS = ("image", "command", "args", "env")
+_CONTAINER_FIELDS = ("image", "command", "env")
 _POD_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations")
+# Longer lists of arguments are compared in part, so that nobody's object can take long.
+_MOST_ARGUMENTS = 1000
+_MOST_ARGUMENTS_BEFORE = 200
 
 
 def is_applied(service: Object, which: Part, template: Object) -> bool:
@@ -57,6 +60,7 @@ def _container_fits(asked: Object, containers: list[Object]) -> bool:
     return (
         bool(actual)
         and contains(actual, _named_in(asked, _CONTAINER_FIELDS))
+        and _arguments_fit(items(asked, "args"), items(actual, "args"))
         and all(
             _quantities_fit(part(asked, "resources", kind), part(actual, "resources", kind))
             for kind in ("requests", "limits")
@@ -78,23 +82,31 @@ def _named_in(spec: Object, fields: tuple[str, ...]) -> dict[str, Any]:
 
 
 def contains(actual: Any, asked: Any) -> bool:
-    """Whether `actual` has all of `asked`."""
+    """Whether `actual` has all of `asked`; in lists, objects may stand anywhere among others."""
     if isinstance(asked, Mapping):
         return isinstance(actual, Mapping) and all(
             contains(actual.get(name), item) for name, item in asked.items()
         )
     if isinstance(asked, list):
-        return isinstance(actual, list) and _contains_all(actual, asked)
+        return isinstance(actual, list) and _list_contains(actual, asked)
     # KServe replaces placeholders such as {{.Name}}.
     return bool(actual == asked) or (isinstance(asked, str) and "{{" in asked)
 
 
-def _contains_all(actual: list[Any], asked: list[Any]) -> bool:
-    """Objects may stand anywhere among others; arguments come after the runtime's own."""
+def _list_contains(actual: list[Any], asked: list[Any]) -> bool:
     if all(isinstance(item, Mapping) for item in asked):
         return all(any(contains(a, item) for a in actual) for item in asked)
-    last = actual[max(0, len(actual) - len(asked)) :]
-    return len(last) == len(asked) and all(map(contains, last, asked))
+    return len(actual) == len(asked) and all(map(contains, actual, asked))
+
+
+def _arguments_fit(asked: list[Any], actual: list[Any]) -> bool:
+    """Whether the asked arguments stand in one piece among the actual ones.
+
+    KServe puts those of a serving runtime before them, and its own behind them.
+    """
+    compared = asked[:_MOST_ARGUMENTS]
+    before = range(min(len(actual) - len(asked), _MOST_ARGUMENTS_BEFORE) + 1)
+    return any(contains(actual[i : i + len(compared)], compared) for i in before)
 
 
 def _quantities_fit(asked: Object, actual: Object) -> bool:

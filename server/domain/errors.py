@@ -266,7 +266,7 @@ class UpdatesDisabled(ServiceError):
 
 
 class KServeMissing(ServiceError):
-    """The cluster has no InferenceService resource."""
+    """The cluster has no InferenceService resource, or is about to have none."""
 
     reason = ErrorReason.KSERVE_MISSING
 

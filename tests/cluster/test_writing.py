@@ -73,6 +73,13 @@ async def present(kserve: KServeCluster, key: ServiceKey) -> InferenceService:
     return service
 
 
+async def _told(kserve: KServeCluster, key: ServiceKey, state: State) -> None:
+    """Return once the service is in this state."""
+    async with asyncio.timeout(60):
+        while (await present(kserve, key)).status.state is not state:
+            await asyncio.sleep(0.1)
+
+
 def outcome(applied: Applied) -> tuple[Action, Any]:
     return applied.action, applied.rollout
 
@@ -223,6 +230,20 @@ async def test_a_delete_that_is_only_tried_deletes_nothing(
 
 
 # --- fields of others ---
+
+
+async def test_a_dry_run_is_not_ready_by_the_rollout_that_stands(
+    cluster: Cluster, kserve: KServeCluster, key: ServiceKey
+) -> None:
+    await kserve.apply(Deploy(key, MODEL))
+    edited = {"spec": {"predictor": {"model": {"storageUri": "gs://theirs/model"}}}}
+    await asyncio.to_thread(edit, cluster, key, edited)
+    await asyncio.to_thread(settled, cluster, key)
+    await _told(kserve, key, State.READY)
+    forced = Deploy(key, MODEL, force=True, validate_only=True)
+    would = await kserve.apply(forced)
+    assert (would.action, would.service.status.state) == (Action.UPDATED, State.PROGRESSING)
+    assert (await present(kserve, key)).status.state is State.READY
 
 
 async def test_others_values_are_overwritten_by_force_only(

@@ -242,6 +242,12 @@ class DeployConformance:
         told = world.told
         first = await world.cluster.apply(deploy(world, plain(world, "1")))
         await told.ready(first.service.key, first.service.generation)
+        for change in (plain(world, "2"), None):
+            dry = deploy(world, change, restart=change is None, validate_only=True)
+            would = await world.cluster.apply(dry)
+            assert would.service.status.state in (State.PENDING, State.PROGRESSING)
+        same = await world.cluster.apply(deploy(world, plain(world, "1"), validate_only=True))
+        assert same.service.status.state is State.READY
         second = await world.cluster.apply(deploy(world, plain(world, "2")))
         assert second.service.status.state in (State.PENDING, State.PROGRESSING)
         await told.ready(second.service.key, second.service.generation)

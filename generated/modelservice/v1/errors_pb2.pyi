@@ -117,7 +117,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     KServe would not act on the change. Remove it first.
     """
     ERROR_REASON_KSERVE_MISSING: _ErrorReason.ValueType  # 912
-    """FAILED_PRECONDITION: KServe is not installed in the cluster."""
+    """FAILED_PRECONDITION: KServe is not installed in the cluster, or its InferenceService resource is
+    being removed.
+    """
     ERROR_REASON_SERVER_LACKS_RIGHTS: _ErrorReason.ValueType  # 913
     """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
     and `resource`. The caller can do nothing; who installed the server can.
@@ -298,7 +300,9 @@ ERROR_REASON_UPDATES_DISABLED: ErrorReason.ValueType  # 911
 KServe would not act on the change. Remove it first.
 """
 ERROR_REASON_KSERVE_MISSING: ErrorReason.ValueType  # 912
-"""FAILED_PRECONDITION: KServe is not installed in the cluster."""
+"""FAILED_PRECONDITION: KServe is not installed in the cluster, or its InferenceService resource is
+being removed.
+"""
 ERROR_REASON_SERVER_LACKS_RIGHTS: ErrorReason.ValueType  # 913
 """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
 and `resource`. The caller can do nothing; who installed the server can.

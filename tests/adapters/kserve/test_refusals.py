@@ -58,6 +58,8 @@ def status(code: int, message: str = "", **body: Any) -> Answer:
         ("absent", "SERVICE_NOT_FOUND", "no service model-serving/iris"),
         ("delete of an absent one", "SERVICE_NOT_FOUND", "no service model-serving/iris"),
         ("unknown resource", "KSERVE_MISSING", "not installed"),
+        ("resource terminating", "KSERVE_MISSING", "is being removed"),
+        ("API server not ready", "CLUSTER_UNAVAILABLE", "nothing was written"),
         ("KServe's webhook is down", "WEBHOOK_UNAVAILABLE", "nothing was written"),
     ],
 )
@@ -157,7 +159,9 @@ def test_a_webhook_that_denies_with_409_is_no_failed_precondition() -> None:
             "CLUSTER_UNAVAILABLE",
         ),
         (Answer(500, {}, {"message": "<html>"}), "WRITE_OUTCOME_UNKNOWN", "CLUSTER_UNAVAILABLE"),
-        (status(418, "a teapot"), "POLICY_REFUSED", "POLICY_REFUSED"),
+        (Answer(403, {}, {"message": "<html>"}), "CLUSTER_UNAVAILABLE", "CLUSTER_UNAVAILABLE"),
+        (Answer(407, {}, {"message": "<html>"}), "CLUSTER_UNAVAILABLE", "CLUSTER_UNAVAILABLE"),
+        (status(405, "not allowed"), "UNSUPPORTED_BY_CLUSTER", "UNSUPPORTED_BY_CLUSTER"),
     ],
     ids=lambda value: str(value.status) if isinstance(value, Answer) else value,
 )

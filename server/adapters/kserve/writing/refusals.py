@@ -28,6 +28,7 @@ from server.domain.errors import (
     ServiceNotFound,
     SpecInvalid,
     TooManyRequests,
+    UnsupportedByCluster,
     WebhookUnavailable,
     WriteOutcomeUnknown,
 )
@@ -45,6 +46,9 @@ _QUOTA = re.compile(r"(?:exceeded|status unknown for) quota: (?P<what>.*)", re.S
 _UNCALLABLE = re.compile(r'failed calling webhook "(?P<who>[^"]+)"')
 _TYPED = re.compile(r"failed to create typed patch object \([^)]*\): (?P<why>.*)", re.S)
 _OWNER = re.compile(r'conflict with "(?P<owner>[^"]*)"')
+
+_RESOURCE_TERMINATING = "while custom resource definition is terminating"
+_NOT_READY = "not yet ready to handle request"
 
 _KSERVES = ".kserve-webhook-server."
 _LONGEST_TEXT = 1000
@@ -91,7 +95,14 @@ def refusal(answer: Answer, key: ServiceKey, *, writes: bool) -> ServiceError:
         return error
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return outcome_unknown(key) if writes else unavailable()
-    return PolicyRefused(f"the cluster refuses the request with HTTP status {answer.status}")
+    if not _is_api_servers(answer):
+        return ClusterUnavailable(
+            f"the Kubernetes API server cannot be reached: what stands before it answers HTTP"
+            f" status {answer.status}; nothing was written"
+        )
+    return UnsupportedByCluster(
+        f"the Kubernetes API server refuses the request with HTTP status {answer.status}"
+    )
 
 
 def unavailable() -> ClusterUnavailable:
@@ -135,7 +146,17 @@ def _unauthorized(answer: Answer, key: ServiceKey) -> ServiceError | None:
 
 
 def _forbidden(answer: Answer, key: ServiceKey) -> ServiceError | None:
+    """Kubernetes says 403 also where it is not ready, and where a resource is on its way out."""
     message = _message(answer)
+    if not _is_api_servers(answer):
+        return None
+    if _NOT_READY in message:
+        return unavailable()
+    if _RESOURCE_TERMINATING in message:
+        return KServeMissing(
+            "KServe's InferenceService resource is being removed from this cluster, which makes no"
+            " new services: its CustomResourceDefinition is terminating"
+        )
     if any(c.get("reason") == "NamespaceTerminating" for c in _causes(answer)):
         return NamespaceTerminating(
             f"the namespace {key.namespace} is being deleted", namespace=key.namespace
@@ -205,7 +226,7 @@ def _internal(answer: Answer, key: ServiceKey) -> ServiceError | None:
 
 def _busy(answer: Answer, key: ServiceKey) -> ServiceError | None:
     """By the API server itself it is said before anything is done; a proxy's word is not."""
-    return unavailable() if answer.body.get("kind") == "Status" else None
+    return unavailable() if _is_api_servers(answer) else None
 
 
 _BY_STATUS: Mapping[int, Callable[[Answer, ServiceKey], ServiceError | None]] = {
@@ -229,6 +250,11 @@ def _lacks_right(verb: str, resource: str) -> ServerLacksRights:
         verb=verb,
         resource=resource,
     )
+
+
+def _is_api_servers(answer: Answer) -> bool:
+    """Whether it is the API server's own word, and not a proxy's."""
+    return answer.body.get("kind") == "Status"
 
 
 def _message(answer: Answer) -> str:

@@ -10,7 +10,7 @@ from server.adapters.kserve.api_server import Answer
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.manifests.ownership import predictor_owners
 from server.adapters.kserve.manifests.readiness_probe import Probe, probe_for
-from server.adapters.kserve.manifests.reading_back import UNJUDGED, service_of
+from server.adapters.kserve.manifests.reading_back import service_of
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
 from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
@@ -38,6 +38,7 @@ from server.domain.admission import PastRequest
 from server.domain.commands import Action, Applied, Deploy
 from server.domain.errors import ServiceDeleting, ServiceError, UpdatesDisabled
 from server.domain.inference_service import ModelPredictor, ServiceKey
+from server.domain.planning import waiting
 from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus
 
@@ -138,7 +139,7 @@ class Writing:
         if deploy.validate_only:
             if plan.takes_over:
                 written = tried(written, plan.manifest)
-            return Applied(service_of(written, self._status_now(deploy.key)), action, None)
+            return Applied(service_of(written, self._status_then(deploy.key, action)), action, None)
         self._feed.mirror.put_written(written)
         if "deletionTimestamp" in written["metadata"]:
             raise ServiceDeleting(deploy.key)
@@ -151,9 +152,12 @@ class Writing:
         rollout = Rollout(present.obj["metadata"]["uid"], first.generation)
         return Applied(derived(self._feed, present.obj), first.action, rollout)
 
-    def _status_now(self, key: ServiceKey) -> InferenceServiceStatus:
+    def _status_then(self, key: ServiceKey, action: Action) -> InferenceServiceStatus:
+        """What a Deploy that was only tried would answer: never what an older rollout came to."""
         present = self._feed.derive(key)
-        return present.status if present else UNJUDGED
+        if present and action is Action.UNCHANGED:
+            return present.status
+        return waiting(present.status if present else None)
 
 
 def _action(plan: Plan, written: RawObject) -> Action:

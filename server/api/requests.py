@@ -99,6 +99,7 @@ def listing_of(request: pb.ListRequest, scope: Scope) -> Listing:
     return Listing(
         target=_target_of(scope, request.namespace, ""),
         selector=_selector_of(request.label_selector),
+        page_size=page_size_of(request.page_size),
         states=frozenset(map(State, states_of(request.states, _STATES))),
         page_token=request.page_token,
     )

@@ -15,7 +15,6 @@ from server.api.requests import (
     deploy_of,
     key_of,
     listing_of,
-    page_size_of,
     rollout_of,
     watch_of,
 )
@@ -65,9 +64,8 @@ class ModelService:
 
     async def List(self, request: pb.ListRequest, context: Any) -> bytes:  # noqa: N802
         """See the contract."""
-        size, listing = page_size_of(request.page_size), listing_of(request, self._scope)
-        listed = self._reading.list(listing)
-        return self._answers.listed(listed, size)
+        listed = await self._reading.list(listing_of(request, self._scope))
+        return await self._answers.listed(listed)
 
     async def Delete(self, request: pb.DeleteRequest, context: Any) -> bytes:  # noqa: N802
         """See the contract."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from server.control.tokens import decode_token, encode_token
 from server.control.viewing import View
@@ -23,14 +25,18 @@ from server.domain.status import State
 from server.ports import Cluster
 
 CATCH_UP_SECONDS = 2.0
+# With the longest selector some 10 ms.
+MATCHED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a List asks for. `page_token` belongs to the same target, selector and states."""
+    """What a List asks for: `page_size` services from where `page_token` says, which belongs to
+    the same target, selector and states."""
 
     target: ServiceKey
     selector: Selector
+    page_size: int
     states: frozenset[State] = frozenset()
     page_token: str = ""
 
@@ -42,9 +48,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """`services` from the page's start to the end of the list, lazily; `total` of all pages."""
+    """The page's `services`, one moment's; whether there are `more`; the `total` of all pages."""
 
-    services: Iterator[InferenceService]
+    services: Sequence[InferenceService]
+    more: bool
     total: int
     token_after: Callable[[InferenceService], str]
 
@@ -69,12 +76,25 @@ class Reading:
             raise ServiceNotFound(key)
         return service
 
-    def list(self, listing: Listing) -> Listed:
+    async def list(self, listing: Listing) -> Listed:
         """Services by namespace and name. Raises ViewNotReady, PageTokenInvalid."""
         self._view.require_synced()
         after = _page_start(listing)
-        services = self._matching(listing, after)
-        return Listed(services, self._total(listing), lambda s: _page_token(listing, s.key))
+        if not listing.selector and not listing.states:
+            total = self._view.count(listing.target)
+            rest = self._view.services(listing.target, after)
+            page: Sequence[InferenceService] = list(islice(rest, listing.page_size + 1))
+        else:
+            found = await self._matching(listing)
+            total = len(found)
+            start = bisect_right(found, after, key=lambda s: s.key) if after else 0
+            page = found[start : start + listing.page_size + 1]
+        return Listed(
+            services=page[: listing.page_size],
+            more=len(page) > listing.page_size,
+            total=total,
+            token_after=lambda s: _page_token(listing, s.key),
+        )
 
     async def catch_up(self, key: ServiceKey, rollout: Rollout) -> None:
         """Wait until the view has the rollout or a newer one of the same service.
@@ -115,16 +135,15 @@ class Reading:
             and service.generation >= rollout.generation
         )
 
-    def _matching(self, listing: Listing, after: ServiceKey | None) -> Iterator[InferenceService]:
-        services = self._view.services(listing.target, after)
-        if not listing.selector and not listing.states:
-            return services
-        return (s for s in services if _matches(listing, s))
-
-    def _total(self, listing: Listing) -> int:
-        if not listing.selector and not listing.states:
-            return self._view.count(listing.target)
-        return sum(1 for _ in self._matching(listing, None))
+    async def _matching(self, listing: Listing) -> Sequence[InferenceService]:
+        """All that fit, of one moment; between parts of the work others have the loop."""
+        found = []
+        for nth, service in enumerate(list(self._view.services(listing.target)), start=1):
+            if _matches(listing, service):
+                found.append(service)
+            if nth % MATCHED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
 
 
 def _matches(listing: Listing, service: InferenceService) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from server.domain.syntax import label_value_problem, qualified_name_problem
+from server.domain.syntax import count_problem, label_value_problem, qualified_name_problem
 
 _LONGEST = 4096
+# A selector is matched against every service that a list or a watch covers.
+MOST_REQUIREMENTS = 50
 _LARGEST = 2**63 - 1
 _TOKEN = re.compile(r"[ \t\r\n]*(==|!=|[=!(),<>]|[^=!(),<> \t\r\n]+)")
 _OPERATORS = {"=": "in", "==": "in", "!=": "notin", "in": "in", "notin": "notin"}
@@ -28,14 +31,18 @@ class Requirement:
         label = labels.get(self.key)
         match self.operator:
             case "in":
-                return label in self.values
+                return label is not None and self._lists(label)
             case "notin":
-                return label not in self.values
+                return label is None or not self._lists(label)
             case "exists":
                 return label is not None
             case "!":
                 return label is None
         return label is not None and _compare(label, self.operator, self.values[0])
+
+    def _lists(self, label: str) -> bool:
+        place = bisect_left(self.values, label)
+        return place < len(self.values) and self.values[place] == label
 
     def __str__(self) -> str:
         match self.operator:
@@ -63,7 +70,10 @@ class Selector:
         """Read a selector. Raises ValueError with a message for who wrote it."""
         if len(text) > _LONGEST:
             raise ValueError(f"longer than {_LONGEST} characters")
-        return cls(tuple(sorted(set(_Parser(text).requirements()))))
+        requirements = tuple(sorted(set(_Parser(text).requirements())))
+        if problem := count_problem(len(requirements), MOST_REQUIREMENTS, " requirements"):
+            raise ValueError(problem)
+        return cls(requirements)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether every condition holds."""

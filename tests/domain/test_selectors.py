@@ -178,3 +178,10 @@ def test_no_text_breaks_it(text: str, labels: Mapping[str, str]) -> None:
         return
     selector.matches(labels)
     assert Selector.parse(str(selector)) == selector
+
+
+def test_it_has_at_most_50_requirements() -> None:
+    fifty = ",".join(f"l{i}" for i in range(50))
+    assert Selector.parse(fifty).requirements
+    with pytest.raises(ValueError, match="must have at most 50 requirements, got 51"):
+        Selector.parse(fifty + ",!x")

@@ -14,7 +14,7 @@ import structlog
 
 from server.adapters.no_registry import NoRegistry
 from server.api.answers import Answers
-from server.api.calls import Calls
+from server.api.calls import CallLimits, Calls
 from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting
 from server.api.listening import grpc_server, listen
 from server.api.registry_servicer import RegistryService
@@ -54,7 +54,8 @@ class Application:
         self._settings = settings
         self._view = View()
         self._health = Health()
-        self._calls = Calls(scope.default)
+        limits = CallLimits(settings.serving.max_calls, settings.serving.max_streams)
+        self._calls = Calls(scope.default, limits)
         reading = Reading(cluster, self._view)
         registered = registry or NoRegistry()
         models = ModelService(

@@ -154,6 +154,15 @@ class Serving(BaseSettings):
         "kserve", description="the namespace that KServe is installed in"
     )
 
+    max_calls: int = Field(
+        1000,
+        ge=1,
+        description="calls answered at once; further ones are RESOURCE_EXHAUSTED, health is not",
+    )
+    max_streams: int = Field(
+        20_000, ge=1, description="watches open at once; further ones are RESOURCE_EXHAUSTED"
+    )
+
     @model_validator(mode="after")
     def _plaintext_stays_here(self) -> Serving:
         if not self.allow_plaintext and not _is_loopback(self.listen):

@@ -6,10 +6,12 @@ import asyncio
 import inspect
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
+from enum import Enum, auto
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import structlog
@@ -18,7 +20,13 @@ from google.protobuf.message import DecodeError, Message
 from server.api.errors import DETAILS_KEY, code_of, cut, status_of
 from server.api.request_limits import check_limits
 from server.api.targets import names_in, targets_of
-from server.domain.errors import FieldInvalid, FieldViolation, ServiceError
+from server.domain.errors import (
+    FieldInvalid,
+    FieldViolation,
+    ServiceError,
+    TooManyRequests,
+    TooManyStreams,
+)
 
 
 @cache
@@ -33,12 +41,37 @@ _LOGGED_BYTES = 128
 # A caller counts its deadline from before its request travelled here.
 _CLOCKS_DIFFER_SECONDS = 0.05
 _REFLECTION = "/grpc.reflection."
+_HEALTH = "/grpc.health."
 # Probes ask every few seconds.
-_QUIET = ("/grpc.health.", _REFLECTION)
+_QUIET = (_HEALTH, _REFLECTION)
 _REFLECTION_SECONDS = 1.0
 
 Context = Any
 Behaviour = Callable[[Any, Context], Any]
+
+
+class CallLimits(NamedTuple):
+    """How many calls may be open at once: those with one answer, and streams."""
+
+    calls: int
+    streams: int
+
+
+class _Kind(Enum):
+    """What counts together."""
+
+    CALL = auto()
+    STREAM = auto()
+    HEALTH = auto()
+    REFLECTION = auto()
+
+
+def _kind_of(method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> _Kind:
+    if method.startswith(_HEALTH):
+        return _Kind.HEALTH
+    if method.startswith(_REFLECTION):
+        return _Kind.REFLECTION
+    return _Kind.STREAM if handler.response_streaming else _Kind.CALL
 
 
 class Calls(grpc.aio.ServerInterceptor):
@@ -48,11 +81,11 @@ class Calls(grpc.aio.ServerInterceptor):
     wrapping is half of their cost, and they leave the reading of the request outside.
     """
 
-    def __init__(self, default_namespace: str) -> None:
+    def __init__(self, default_namespace: str, limits: CallLimits) -> None:
         self._default_namespace = default_namespace
+        self._limits = limits
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._open = 0
-        self._reflecting = 0
+        self._open: Counter[_Kind] = Counter()
         self._ended = asyncio.Event()
 
     async def intercept_service(
@@ -77,10 +110,10 @@ class Calls(grpc.aio.ServerInterceptor):
         A reflection stream stays open for as long as its caller likes. It is waited for a little
         longer than the others, since callers read the details of their last status by it.
         """
-        await self._until(lambda: not self._open)
+        await self._until(lambda: self._open.total() == self._open[_Kind.REFLECTION])
         with suppress(TimeoutError):
             async with asyncio.timeout(_REFLECTION_SECONDS):
-                await self._until(lambda: not self._open and not self._reflecting)
+                await self._until(lambda: not self._open.total())
 
     async def _until(self, over: Callable[[], bool]) -> None:
         while not over():
@@ -92,9 +125,10 @@ class Calls(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any]:
         kind = next(kind for kind in _KINDS if getattr(handler, kind))
         behaviour: Behaviour = getattr(handler, kind)
+        counted_as = _kind_of(method, handler)
 
         async def call(request: Any, context: Context) -> Any:
-            return await self._call(method, behaviour, request, context)
+            return await self._call(method, counted_as, behaviour, request, context)
 
         read = _reading(handler.request_deserializer, streamed=handler.request_streaming)
         write = _writing(handler.response_serializer)
@@ -102,12 +136,13 @@ class Calls(grpc.aio.ServerInterceptor):
         guarded: grpc.RpcMethodHandler[Any, Any] = make(call, read, write)
         return guarded
 
-    async def _call(self, method: str, behaviour: Behaviour, request: Any, context: Context) -> Any:
+    async def _call(
+        self, method: str, kind: _Kind, behaviour: Behaviour, request: Any, context: Context
+    ) -> Any:
         line = _Line(method, request, self._default_namespace)
-        reflects = method.startswith(_REFLECTION)
-        self._open += not reflects
-        self._reflecting += reflects
+        self._open[kind] += 1
         try:
+            self._check_room(kind)
             answer = await _answered(behaviour, request, context)
             line.write(grpc.StatusCode.OK)
             return answer
@@ -129,9 +164,21 @@ class Calls(grpc.aio.ServerInterceptor):
                 raise
             await _refuse(e, line, context)
         finally:
-            self._open -= not reflects
-            self._reflecting -= reflects
+            self._open[kind] -= 1
             self._ended.set()
+
+    def _check_room(self, kind: _Kind) -> None:
+        """Raise TooManyRequests or TooManyStreams where this call is one too many; probes never."""
+        if kind is _Kind.CALL and self._open[kind] > self._limits.calls:
+            raise TooManyRequests(
+                f"this server answers {self._limits.calls} calls at once, and that many are open;"
+                " try again soon"
+            )
+        if kind in (_Kind.STREAM, _Kind.REFLECTION) and self._open[kind] > self._limits.streams:
+            raise TooManyStreams(
+                f"this server has room for {self._limits.streams} streams, and that many are open;"
+                " try again soon"
+            )
 
 
 def _reading(

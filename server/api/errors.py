@@ -52,6 +52,7 @@ _MEANINGS: Mapping[ErrorReason, _Meaning] = {
     ErrorReason.DEPLOYMENT_NOT_FOUND: _Meaning(StatusCode.NOT_FOUND),
     ErrorReason.ALREADY_EXISTS: _Meaning(StatusCode.ALREADY_EXISTS),
     ErrorReason.QUOTA_EXCEEDED: _Meaning(StatusCode.RESOURCE_EXHAUSTED),
+    ErrorReason.TOO_MANY_STREAMS: _passing(StatusCode.RESOURCE_EXHAUSTED, 2),
     ErrorReason.TOO_MANY_REQUESTS: _passing(StatusCode.RESOURCE_EXHAUSTED, 2),
     ErrorReason.ROLLOUT_FAILED: _Meaning(StatusCode.FAILED_PRECONDITION),
     ErrorReason.SERVICE_STOPPED: _Meaning(StatusCode.FAILED_PRECONDITION),

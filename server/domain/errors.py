@@ -62,6 +62,7 @@ class ErrorReason(StrEnum):
     REGISTRY_UNAVAILABLE = "REGISTRY_UNAVAILABLE"
     SERVER_STOPPING = "SERVER_STOPPING"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     INTERNAL = "INTERNAL"
 
@@ -320,6 +321,13 @@ class QuotaExceeded(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """The API server asks to slow down; nothing was written."""
+    """The API server asks to slow down, or this server has too many calls open; nothing was
+    written."""
 
     reason = ErrorReason.TOO_MANY_REQUESTS
+
+
+class TooManyStreams(ServiceError):
+    """This server has too many streams open."""
+
+    reason = ErrorReason.TOO_MANY_STREAMS

@@ -41,6 +41,7 @@ ANYWHERE_IN_THE_REGISTRY = {
     "REGISTRY_DISABLED",
     "REGISTRY_UNAVAILABLE",
     "SERVER_STOPPING",
+    "TOO_MANY_REQUESTS",
 }
 WRITES = {
     "SERVICE_NOT_FOUND",
@@ -80,6 +81,7 @@ DOCUMENTED = {
     "List": {"PAGE_TOKEN_INVALID"},
     "Delete": WRITES,
     "WatchStatus": {
+        "TOO_MANY_STREAMS",
         "RESUME_TOKEN_INVALID",
         "SERVICE_NOT_FOUND",
         "VIEW_BEHIND",

@@ -19,6 +19,7 @@ from .asking import deploy
 RETRIED = {
     "CONCURRENT_WRITE",
     "TOO_MANY_REQUESTS",
+    "TOO_MANY_STREAMS",
     "CLUSTER_UNAVAILABLE",
     "WRITE_OUTCOME_UNKNOWN",
     "WEBHOOK_UNAVAILABLE",
@@ -28,7 +29,7 @@ RETRIED = {
     "SERVER_STOPPING",
 }
 # Named by the contract, and not given yet.
-LATER = {"UNSPECIFIED", "PERMISSION_DENIED", "UNAUTHENTICATED", "TOO_MANY_STREAMS"}
+LATER = {"UNSPECIFIED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 
 
 def error_of(reason: ErrorReason, message: str = "m", **metadata: str) -> ServiceError:

@@ -77,10 +77,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Failure.REASON_QUOTA.)
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 802
-    """RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open. Not given yet."""
+    """RESOURCE_EXHAUSTED, with RetryInfo: this server has as many watches open as it is set to serve."""
     ERROR_REASON_TOO_MANY_REQUESTS: _ErrorReason.ValueType  # 803
-    """RESOURCE_EXHAUSTED, with RetryInfo: the Kubernetes API server asks to slow down. Nothing was
-    written.
+    """RESOURCE_EXHAUSTED, with RetryInfo: this server has as many calls open as it is set to serve, or
+    the Kubernetes API server asks to slow down. Nothing was written.
     """
     ERROR_REASON_ROLLOUT_FAILED: _ErrorReason.ValueType  # 901
     """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
@@ -260,10 +260,10 @@ that has no room for its pods lets the Deploy pass and fails the rollout:
 Failure.REASON_QUOTA.)
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 802
-"""RESOURCE_EXHAUSTED, with RetryInfo: too many watches are open. Not given yet."""
+"""RESOURCE_EXHAUSTED, with RetryInfo: this server has as many watches open as it is set to serve."""
 ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason.ValueType  # 803
-"""RESOURCE_EXHAUSTED, with RetryInfo: the Kubernetes API server asks to slow down. Nothing was
-written.
+"""RESOURCE_EXHAUSTED, with RetryInfo: this server has as many calls open as it is set to serve, or
+the Kubernetes API server asks to slow down. Nothing was written.
 """
 ERROR_REASON_ROLLOUT_FAILED: ErrorReason.ValueType  # 901
 """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""

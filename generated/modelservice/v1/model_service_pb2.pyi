@@ -323,8 +323,8 @@ class ListRequest(_message.Message):
     Empty: the first page.
     """
     label_selector: _builtins.str
-    """Only services whose labels fit, in Kubernetes' syntax: "team=vision,tier in (a,b),!canary". It
-    sees every label on the object, those of this server too. Empty: all.
+    """Only services whose labels fit, in Kubernetes' syntax: "team=vision,tier in (a,b),!canary", at
+    most 50 requirements. It sees every label on the object, those of this server too. Empty: all.
     """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_inference_service_pb2.InferenceServiceStatus.State.ValueType]:

@@ -138,6 +138,7 @@ class ModelServiceStub:
     shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
 
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
+    - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
     - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
     - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
     - with UNTIL_READY: the ends above
@@ -253,6 +254,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
 
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
+    - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
     - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
     - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
     - with UNTIL_READY: the ends above
@@ -395,6 +397,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
 
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
+        - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
         - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
         - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
         - with UNTIL_READY: the ends above

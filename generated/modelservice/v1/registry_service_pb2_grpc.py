@@ -49,6 +49,7 @@ class RegistryServiceStub:
 
     - INVALID_ARGUMENT: FIELD_INVALID
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
     SERVER_STOPPING
     - INTERNAL: INTERNAL
@@ -171,6 +172,7 @@ class RegistryServiceServicer:
 
     - INVALID_ARGUMENT: FIELD_INVALID
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
     SERVER_STOPPING
     - INTERNAL: INTERNAL
@@ -469,6 +471,7 @@ class RegistryService:
 
     - INVALID_ARGUMENT: FIELD_INVALID
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
     SERVER_STOPPING
     - INTERNAL: INTERNAL

@@ -50,6 +50,7 @@ class RegistryServiceStub:
 
     - INVALID_ARGUMENT: FIELD_INVALID
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
       SERVER_STOPPING
     - INTERNAL: INTERNAL
@@ -190,6 +191,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
 
     - INVALID_ARGUMENT: FIELD_INVALID
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
       SERVER_STOPPING
     - INTERNAL: INTERNAL
@@ -326,6 +328,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
 
     - INVALID_ARGUMENT: FIELD_INVALID
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
+    - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
       SERVER_STOPPING
     - INTERNAL: INTERNAL

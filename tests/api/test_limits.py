@@ -1,0 +1,103 @@
+"""What the process serves at once is limited; what is one too many is refused, not dropped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from tests.refusals import refusal_of
+from tests.serving import Served, serving, settings
+
+from .asking import deploy, eventually, watching
+
+CALLS, STREAMS = 3, 2
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    limits = {"max_calls": CALLS, "max_streams": STREAMS}
+    with serving(settings(serving=limits)) as served:
+        served.wait_until_synced()
+        yield served
+
+
+@pytest.fixture
+def limited(served: Served) -> Iterator[ModelServiceStub]:
+    with grpc.insecure_channel(served.address) as channel:
+        yield ModelServiceStub(channel)
+
+
+def test_a_call_too_many_is_told_to_come_again_and_room_is_used_anew(
+    served: Served, limited: ModelServiceStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, apply = asyncio.Event(), served.memory.apply
+
+    async def held(deploy: Any) -> Any:
+        await released.wait()
+        return await apply(deploy)
+
+    monkeypatch.setattr(served.memory, "apply", held)
+    with ThreadPoolExecutor(CALLS) as pool:
+        waiting = [pool.submit(limited.Deploy, deploy(f"s{n}"), timeout=30) for n in range(CALLS)]
+        eventually("as many calls are open as may be", lambda: _refused_get(limited) is not None)
+        refused = _refused_get(limited)
+        assert refused is not None
+        refusal = refusal_of(refused)
+        assert (refusal.code, refusal.reason) == (
+            StatusCode.RESOURCE_EXHAUSTED,
+            "TOO_MANY_REQUESTS",
+        )
+        assert refusal.retry_after > timedelta(0)
+        with grpc.insecure_channel(served.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            assert health.Check(health_pb2.HealthCheckRequest(service="live")).status == 1
+        served.inside(released.set)
+        assert all(isinstance(each.result(), DeployResponse) for each in waiting)
+    assert limited.Get(GetRequest(name="s0")).service.name == "s0"
+
+
+def _refused_get(stub: ModelServiceStub) -> grpc.RpcError | None:
+    try:
+        stub.Get(GetRequest(name="absent"))
+    except grpc.RpcError as error:
+        return error if error.code() == StatusCode.RESOURCE_EXHAUSTED else None
+    return None
+
+
+def test_a_stream_too_many_is_told_to_come_again_and_room_is_used_anew(
+    limited: ModelServiceStub,
+) -> None:
+    with ExitStack() as open_streams:
+        for nth in range(STREAMS):
+            stream = open_streams.enter_context(watching(limited, name=f"w{nth}"))
+            stream.next()
+        with watching(limited, name="one-too-many") as stream:
+            messages, error = stream.rest()
+        assert messages == []
+        refusal = refusal_of(error)
+        assert (refusal.code, refusal.reason) == (
+            StatusCode.RESOURCE_EXHAUSTED,
+            "TOO_MANY_STREAMS",
+        )
+        assert refusal.retry_after > timedelta(0)
+    eventually("there is room again", lambda: _opens(limited))
+
+
+def _opens(stub: ModelServiceStub) -> bool:
+    with watching(stub, name="another") as stream:
+        try:
+            stream.next()
+        except grpc.RpcError:
+            return False
+    return True

@@ -16,7 +16,6 @@ MOST_OF_CAUSE = 1024
 # How a server shut down says little.
 MOST_AFTER_CAUSE = 4
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # The kubelet answers so, as if it were the log, where it has none.
 _NO_LOG = ("unable to retrieve container logs for ", "failed to try resolving symlinks in path ")
 _TRACEBACK = "Traceback (most recent call last):"
@@ -42,10 +41,8 @@ _MILD = re.compile(r"\b(DEBUG|WARN|WARNING)\b", re.IGNORECASE)
 
 
 def plain_lines(text: str) -> list[str]:
-    """The lines that say something, without colours, spaces at their ends, and NUL, which no
-    database keeps."""
-    plain = _COLOURS.sub("", text).replace("\0", "\N{REPLACEMENT CHARACTER}")
-    lines = (line.rstrip() for line in plain.splitlines())
+    """The lines that say something, without spaces at their ends."""
+    lines = (line.rstrip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith(_NO_LOG)]
 
 

@@ -21,7 +21,6 @@ from server.domain.log_reading import (
     tells_failed_load,
 )
 from server.domain.status import FailureReason, State
-from server.domain.storable import storable_text
 from tests.adapters.kserve.shown import (
     ended,
     serving_model,
@@ -83,11 +82,6 @@ def test_where_a_model_was_not_loaded_long_before_the_end_that_line_is_kept() ->
     shown = telling(lines)
     assert len(shown) == MOST_LINES
     assert (shown[0], shown[-2:]) == (lines[0], tuple(lines[-2:]))
-
-
-def test_a_line_is_told_as_a_record_of_it_is_stored() -> None:
-    [line] = plain_lines("ValueError: bad magic \0\0 in the file")
-    assert storable_text(line) == line
 
 
 def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:
@@ -163,10 +157,6 @@ def test_a_server_that_stays_up_without_its_model_is_told_by_its_log() -> None:
 
 def test_of_one_endless_line_the_beginning_is_shown() -> None:
     assert telling(["é" * MOST_BYTES]) == ("é" * (MOST_BYTES // 2),)
-
-
-def test_colours_are_left_out() -> None:
-    assert plain_lines("\x1b[31mError\x1b[0m") == ["Error"]
 
 
 @given(st.lists(st.text(max_size=800), max_size=40))

@@ -16,6 +16,7 @@ from server.adapters.kserve.observing.logs import (
     log_wanted,
 )
 from server.adapters.kserve.observing.observed import Observed
+from server.domain.container_output import OutputGate
 from server.domain.decision import decide
 from tests.adapters.kserve.replaying import told
 from tests.adapters.kserve.scripted_server import ScriptedServer
@@ -115,7 +116,7 @@ def test_values_that_look_secret_are_masked_the_longest_first() -> None:
 async def test_where_the_end_begins_within_a_secret_its_rest_is_not_shown(
     server: ScriptedServer, api: ApiServer
 ) -> None:
-    wanted = replace(WANTED, secrets=("open sesame",))
+    wanted = replace(WANTED, output=OutputGate(("open sesame",)))
     rest = "same" + "\n" * (READ_BYTES - 13) + "the cause"
     assert len(rest) == READ_BYTES
     server.texts[LOG_PATH] = "logging in with open se" + rest

@@ -28,7 +28,6 @@ from server.adapters.kserve.observing.containers import (
     steady_at,
     unready_since,
 )
-from server.adapters.kserve.observing.masking import secret_values
 from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
 from server.adapters.kserve.observing.sayings import (
     CHECK_MODEL_IMAGE,
@@ -36,7 +35,6 @@ from server.adapters.kserve.observing.sayings import (
     REMEDIES,
 )
 from server.domain.facts import Problem
-from server.domain.masking import masked
 from server.domain.status import FailureReason
 
 MOST_OF_LAST_WORDS = 300
@@ -152,14 +150,15 @@ def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> Failu
 def _probe_words(sight: PodSight) -> str:
     warning = sight.last_warning("Unhealthy")
     # Of a command that probes, the message holds the output.
-    words = masked(str(warning.get("message") or ""), secret_values(sight.pod))
+    words = sight.output.shown(str(warning.get("message") or ""))
     return f": {words}" if words else ""
 
 
 def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
     waiting = part(status, "state", "waiting")
     reason = str(waiting.get("reason", ""))
-    words = masked(str(waiting.get("message") or ""), secret_values(sight.pod))
+    # Of a hook that failed, the message holds the output.
+    words = sight.output.shown(str(waiting.get("message") or ""))
     if reason in _PULL_REASONS:
         return _pull_problem(sight, status, reason, words)
     ended = last_exit(status, sight.patience)
@@ -202,7 +201,7 @@ def _exit_problem(
     final = backing_off or ended.repeated or hopeless
     return sight.problem(
         reason,
-        f"{what}: {_told(status, ended)}{_last_words(sight.pod, ended)}",
+        f"{what}: {_told(status, ended)}{_last_words(sight, ended)}",
         ended.at,
         AT_ONCE if final else None,
         container=status,
@@ -235,7 +234,7 @@ def _told(status: Object, ended: Exit) -> str:
     return f"{name} ended with exit code {ended.code} ({ended.reason}){after}{times}"
 
 
-def _last_words(pod: Object, ended: Exit) -> str:
+def _last_words(sight: PodSight, ended: Exit) -> str:
     """The end of its termination message, which may be the tail of its log."""
-    last = masked(ended.message, secret_values(pod)).rsplit("\n", 1)[-1].strip()
+    last = sight.output.shown(ended.message).rsplit("\n", 1)[-1].strip()
     return f": {last[:MOST_OF_LAST_WORDS]}" if last else ""

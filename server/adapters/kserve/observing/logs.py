@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered
 from server.adapters.kserve.objects import Object, items, name_of, named, part
+from server.adapters.kserve.observing.container_environment import gate_of_pod
 from server.adapters.kserve.observing.containers import (
     doublings,
     init_statuses,
@@ -15,12 +16,11 @@ from server.adapters.kserve.observing.containers import (
     running_since,
     unready_since,
 )
-from server.adapters.kserve.observing.masking import secret_values
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE
+from server.domain.container_output import OutputGate
 from server.domain.decision import Decision
 from server.domain.log_reading import plain_lines, telling
-from server.domain.masking import masked
 from server.domain.status import Failure, FailureReason, State
 
 # More are asked for than are shown: the probes' own lines and most of a traceback are left out.
@@ -43,7 +43,7 @@ class LogWanted:
 
     `age` and `failed` tell apart the looks at a run that goes on without getting ready: the first,
     one each time that this has lasted twice as long, and one once the rollout has failed.
-    `noise`: what marks a line as a probe's. `secrets`: values that must not be shown.
+    `noise`: what marks a line as a probe's. `output`: decides what is shown of it.
     """
 
     pod: str
@@ -54,7 +54,7 @@ class LogWanted:
     age: int = 0
     failed: bool = False
     noise: tuple[str, ...] = ()
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    output: OutputGate = field(default=OutputGate(), repr=False)
 
     @property
     def source(self) -> tuple[str, str]:
@@ -89,7 +89,7 @@ def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWant
         age=doublings(since, now, PATIENCE) if since else 0,
         failed=since is not None and decision.state in (State.FAILED, State.DEGRADED),
         noise=_probe_marks(pod, failure.container),
-        secrets=secret_values(pod),
+        output=gate_of_pod(pod),
     )
 
 
@@ -121,7 +121,7 @@ async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
 
 def excerpt(text: str, wanted: LogWanted) -> tuple[str, ...]:
     """The last lines that are worth showing, at most MOST_LINES and MOST_BYTES."""
-    lines = [masked(line, wanted.secrets) for line in plain_lines(text)]
+    lines = plain_lines(wanted.output.shown(text))
     return telling([line for line in lines if not any(mark in line for mark in wanted.noise)])
 
 

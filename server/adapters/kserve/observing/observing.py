@@ -21,12 +21,14 @@ from server.adapters.kserve.objects import (
 from server.adapters.kserve.observing.complaints import complaint
 from server.adapters.kserve.observing.component_facts import component_facts
 from server.adapters.kserve.observing.components import parts_of
+from server.adapters.kserve.observing.container_environment import gate_of_service
 from server.adapters.kserve.observing.evidence import Evidence, written_at
 from server.adapters.kserve.observing.knative_facts import knative_facts
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
 from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.commands import asks_stop
+from server.domain.container_output import OutputGate
 from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem
 from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus
@@ -74,6 +76,7 @@ def status_of(
     """The status as callers see it."""
     service = observed.service
     status = part(service, "status")
+    output = gate_of_service(observed)
     return InferenceServiceStatus(
         decision.state,
         decision.message,
@@ -85,7 +88,7 @@ def status_of(
         serving_runtime=_serving_runtime(service),
         deployment_mode=str(status.get("deploymentMode") or ""),
         components=tuple(c.shown for c in facts.components),
-        conditions=tuple(_condition(c) for c in items(status, "conditions")),
+        conditions=tuple(_condition(c, output) for c in items(status, "conditions")),
         last_transition_time=_changed_at(observed, decision),
     )
 
@@ -129,12 +132,13 @@ def _serving_runtime(service: Object) -> str:
     return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")
 
 
-def _condition(raw: Object) -> Condition:
+def _condition(raw: Object, output: OutputGate) -> Condition:
+    """KServe repeats there what Knative says, and Knative what a container wrote when it ended."""
     return Condition(
         str(raw.get("type", "")),
         str(raw.get("status", "")),
         str(raw.get("reason") or ""),
-        str(raw.get("message") or ""),
+        output.shown(str(raw.get("message") or "")),
         moment(raw.get("lastTransitionTime")),
     )
 

@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 
 from server.adapters.kserve.names import CONTAINER
 from server.adapters.kserve.objects import Object, created_at, moment, name_of, part, uid_of
+from server.adapters.kserve.observing.container_environment import gate_of_pod
 from server.adapters.kserve.observing.containers import Exit
 from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.sayings import REMEDIES
+from server.domain.container_output import OutputGate
 from server.domain.facts import Problem
 from server.domain.log_reading import tells_failed_load
 from server.domain.status import Component, Failure, FailureReason
@@ -34,6 +36,11 @@ class PodSight:
     completed: bool
     now: datetime
     patience: Patience
+
+    @property
+    def output(self) -> OutputGate:
+        """The gate for what its containers wrote."""
+        return gate_of_pod(self.pod)
 
     def problem(
         self,

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from server.adapters.kserve.objects import Object, condition, moment
 from server.adapters.kserve.observing.components import Part
+from server.adapters.kserve.observing.container_environment import gate_of_pod
 from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.facts import Problem
 from server.domain.status import Failure, FailureReason
@@ -29,6 +30,8 @@ _EXIT_CODE = re.compile(r"ExitCode(\d+)")
 
 def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
     """What Knative says of a Revision that is not Ready, the cause before the deadline."""
+    # Knative repeats what a container wrote when it ended.
+    output = gate_of_pod(revision)
     for kind in ("ContainerHealthy", "ResourcesAvailable"):
         told = condition(revision, kind)
         since = moment(told.get("lastTransitionTime"))
@@ -37,7 +40,7 @@ def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
             ended = _EXIT_CODE.fullmatch(reason)
             failure = Failure(
                 _meaning(reason),
-                f"the revision {revision['metadata']['name']} failed: {_words(told)}",
+                f"the revision {revision['metadata']['name']} failed: {output.shown(_words(told))}",
                 REMEDIES[_meaning(reason)],
                 component=which.component,
                 exit_code=int(ended[1]) if ended else None,

@@ -12,8 +12,8 @@ from datetime import timedelta
 from server.adapters.local.addresses.allotting import NoPortFree
 from server.adapters.local.addresses.proxying import Answer
 from server.adapters.local.processes.exec_wrapper import NOT_STARTED, NOT_STARTED_WORDS
+from server.domain.container_output import OutputGate
 from server.domain.log_reading import cause, plain_lines, telling, without_shutdown
-from server.domain.masking import masked
 from server.domain.status import Component, Failure, FailureReason
 
 _PORT_TAKEN = os.strerror(errno.EADDRINUSE).lower()
@@ -101,9 +101,9 @@ def no_port(e: NoPortFree) -> Failure:
     return failure(FailureReason.NOT_ANSWERING, str(e.strerror), remedy)
 
 
-def worth_showing(text: str, noise: Sequence[str], secrets: Sequence[str]) -> list[str]:
+def worth_showing(text: str, noise: Sequence[str], output: OutputGate) -> list[str]:
     """The lines of a server's output, but for those about our own questions to it."""
-    lines = (masked(line, secrets) for line in plain_lines(text))
+    lines = plain_lines(output.shown(text))
     return [line for line in lines if not any(mark in line for mark in noise)]
 
 

@@ -23,11 +23,12 @@ from server.adapters.local.processes.environment import (
     child_environment,
     expand,
     expanded,
-    secrets_of,
+    output_gate,
 )
 from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.records import Wish
 from server.adapters.local.runtimes.runtimes import Launch, Place, Runtimes, ServingRuntime
+from server.domain.container_output import OutputGate
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +67,7 @@ class Run:
     server_name: str
     ready_path: str
     loaded: str
-    secrets: tuple[str, ...]
+    output: OutputGate
 
     async def answers(self) -> Answer:
         """What this server itself says of its model."""
@@ -79,7 +80,7 @@ class Run:
     async def words(self) -> list[str]:
         """What is worth showing of what it has written."""
         noise = (f" {self.ready_path} ", " /v2 ")
-        return worth_showing(await self.process.last_words(), noise, self.secrets)
+        return worth_showing(await self.process.last_words(), noise, self.output)
 
 
 @asynccontextmanager
@@ -97,8 +98,8 @@ async def running(
         upstream = Upstream(port, wish.spec.request_timeout)
         try:
             async with _process(wish, launch, folder, environment, means) as process:
-                hidden = secrets_of(environment)
-                yield Run(process, upstream, server_name, launch.ready_path, launch.loaded, hidden)
+                output = output_gate(environment)
+                yield Run(process, upstream, server_name, launch.ready_path, launch.loaded, output)
         finally:
             await upstream.close()
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
-from server.domain.masking import secret_values
+from server.domain.container_output import OutputGate, gate_for
 
 MARKER = "MODELSERVICE_CHILD_OF"
 
@@ -23,10 +23,10 @@ def child_environment(
     return {**_passed_on(given), **variables, MARKER: owner}
 
 
-def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """What of a model server's environment is not to be shown."""
+def output_gate(environment: Mapping[str, str]) -> OutputGate:
+    """Return the gate for what a model server of this environment writes."""
     passwords = (("PASSWORD", password) for password in _proxy_passwords(environment))
-    return secret_values((*environment.items(), *passwords))
+    return gate_for((*environment.items(), *passwords))
 
 
 def _proxy_passwords(environment: Mapping[str, str]) -> Iterator[str]:

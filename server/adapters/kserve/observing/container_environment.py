@@ -1,0 +1,37 @@
+"""Read the environment of a service's containers, which decides what is shown of their output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from server.adapters.kserve.objects import Object, items, part
+from server.adapters.kserve.observing.observed import Observed
+from server.domain.container_output import OutputGate, gate_for
+
+_COMPONENTS = ("predictor", "transformer", "explainer")
+
+
+def gate_of_pod(pod: Object) -> OutputGate:
+    """Return the gate for what the containers of a pod, or of a Revision, wrote."""
+    return gate_for(_variables(_containers(part(pod, "spec"))))
+
+
+def gate_of_service(observed: Observed) -> OutputGate:
+    """Return the gate for text that repeats what some container of the service wrote."""
+    spec = part(observed.service, "spec")
+    asked = [part(spec, kind) for kind in _COMPONENTS]
+    made = [part(o, "spec") for o in (*observed.revisions, *observed.pods)]
+    models = [part(component, "model") for component in asked]
+    containers = [c for pod in (*asked, *made) for c in _containers(pod)]
+    return gate_for(_variables([*models, *containers]))
+
+
+def _containers(pod_spec: Object) -> Iterator[Object]:
+    yield from items(pod_spec, "initContainers")
+    yield from items(pod_spec, "containers")
+
+
+def _variables(containers: Iterable[Object]) -> Iterator[tuple[str, str]]:
+    for container in containers:
+        for variable in items(container, "env"):
+            yield str(variable.get("name", "")), str(variable.get("value") or "")

@@ -42,10 +42,10 @@ def decide(facts: Facts) -> Decision:
 
 def _deleting(facts: Facts) -> Decision | None:
     """1. Being deleted, whatever else is true."""
-    if facts.deleting:
-        message = facts.doing or "waiting for its pods and children to be gone"
-        return Decision(State.DELETING, message)
-    return None
+    if not facts.deleting:
+        return None
+    awaited = facts.doing or "waiting for its pods and children to be gone"
+    return _going_away(facts, Decision(State.DELETING, awaited))
 
 
 def _stopped(facts: Facts) -> Decision | None:
@@ -54,8 +54,28 @@ def _stopped(facts: Facts) -> Decision | None:
         return None
     if facts.stopped:
         return Decision(State.STOPPED, "stopped by the annotation serving.kserve.io/stop")
-    message = facts.doing or "stopping: waiting for its pods to be gone"
-    return Decision(State.PROGRESSING, message)
+    awaited = facts.doing or "stopping: waiting for its pods to be gone"
+    return _going_away(facts, Decision(State.PROGRESSING, awaited))
+
+
+def _going_away(facts: Facts, awaited: Decision) -> Decision:
+    """The decision, which names what is left where that takes long, and whose fault that is."""
+    remains = facts.remains
+    if remains is None or not _due(remains.since + NO_CONTROLLER_AFTER, facts.now):
+        return awaited
+    left = f"; still there: {remains.left}" if remains.left else ""
+    if not remains.idle or not _due(remains.since + remains.idle_after, facts.now):
+        seconds = f"{NO_CONTROLLER_AFTER.total_seconds():g} s"
+        return replace(awaited, message=f"{awaited.message} for over {seconds}{left}")
+    seconds = f"{remains.idle_after.total_seconds():g} s"
+    failure = Failure(
+        FailureReason.NO_CONTROLLER,
+        f"the {remains.idle} has not acted on this service for {seconds}: none seems to run",
+        f"check the pods of the {remains.idle}",
+        retrying=True,
+        first_seen_time=remains.since,
+    )
+    return replace(awaited, message=f"{failure.message}{left}", failure=failure)
 
 
 def _unjudged(facts: Facts) -> Decision | None:
@@ -226,6 +246,9 @@ def _recheck_at(facts: Facts) -> datetime | None:
 
 def _thresholds(facts: Facts) -> Iterator[datetime]:
     yield facts.written_at + NO_CONTROLLER_AFTER
+    if facts.remains:
+        yield facts.remains.since + NO_CONTROLLER_AFTER
+        yield facts.remains.since + facts.remains.idle_after
     if facts.refusal:
         yield facts.refusal.since + REFUSED_AFTER
     if facts.completed_at:

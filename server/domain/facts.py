@@ -62,6 +62,21 @@ class ComponentFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Remains:
+    """What is left of a service that is being deleted or stopped.
+
+    `since`: when that was asked. `left`: finalizers, children and pods in words, those that hold
+    the others up first. `idle`: names the controller that has not done its part; empty if each has.
+    `idle_after`: how long it may take before it is said not to run.
+    """
+
+    since: datetime
+    left: str
+    idle: str = ""
+    idle_after: timedelta = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the cluster shows of a service, read at `now`.
 
@@ -71,7 +86,8 @@ class Facts:
     the controller cannot carry the spec out. `warning`: what the controller complains of although
     all is as asked. `problems`: of the service as a whole.
     `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
-    `doing`: what is going on, in the words of a cluster that knows; empty: what the counts tell.
+    `remains`: what is left, of a service that is to go. `doing`: what is going on, in the words of
+    a cluster that knows; empty: what the counts tell.
     """
 
     rollout: Rollout
@@ -90,6 +106,7 @@ class Facts:
     problems: tuple[Problem, ...] = ()
     unfollowed_mode: str = ""
     looks_different_at: datetime | None = None
+    remains: Remains | None = None
     doing: str = ""
 
     @property

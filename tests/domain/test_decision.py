@@ -10,7 +10,7 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from server.domain.decision import Decision, decide
-from server.domain.facts import ComponentFacts, Facts, Problem
+from server.domain.facts import ComponentFacts, Facts, Problem, Remains
 from server.domain.rollout import Rollout
 from server.domain.status import Component, ComponentStatus, Failure, FailureReason, State
 
@@ -217,6 +217,14 @@ service_fields = {
     "updates_disabled": st.booleans(),
     "refusal": st.none() | problems,
     "looks_different_at": st.none() | moments,
+    "remains": st.none()
+    | st.builds(
+        Remains,
+        past,
+        st.just("left"),
+        st.sampled_from(["", "x"]),
+        st.sampled_from([15 * SECOND, 60 * SECOND]),
+    ),
 }
 # A READY service with any few of its facts changed, so that every row is met.
 any_component = st.fixed_dictionaries({}, optional=component_fields).map(

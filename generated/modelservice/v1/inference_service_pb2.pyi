@@ -808,7 +808,11 @@ class InferenceServiceStatus(_message.Message):
         hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
         """
         STATE_DELETING: InferenceServiceStatus._State.ValueType  # 7
-        """Being deleted: pods and children still go away."""
+        """Being deleted: pods and children still go away. After 15 s `message` names what is left:
+        finalizers, the children that the server follows, by kind and name, and pods with the time by
+        which they are to end. `failure` is set with REASON_NO_CONTROLLER where a controller has not
+        done its part.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """What a service is doing."""
@@ -841,7 +845,11 @@ class InferenceServiceStatus(_message.Message):
     hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
     """
     STATE_DELETING: InferenceServiceStatus.State.ValueType  # 7
-    """Being deleted: pods and children still go away."""
+    """Being deleted: pods and children still go away. After 15 s `message` names what is left:
+    finalizers, the children that the server follows, by kind and name, and pods with the time by
+    which they are to end. `failure` is set with REASON_NO_CONTROLLER where a controller has not
+    done its part.
+    """
 
     STATE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -889,8 +897,9 @@ class InferenceServiceStatus(_message.Message):
 
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
-        """KServe's own conditions, as they are. They speak of older rollouts too and seldom name a cause:
-        decide by `state` and `failure`.
+        """KServe's own conditions, as they are, but for secrets: where a message repeats what a container
+        wrote, it is masked as `log_lines` are. They speak of older rollouts too and seldom name a
+        cause: decide by `state` and `failure`.
         """
 
     @_builtins.property
@@ -1123,7 +1132,9 @@ class Failure(_message.Message):
         REASON_INGRESS: Failure._Reason.ValueType  # 17
         """The model serves, but its route from outside is not ready."""
         REASON_NO_CONTROLLER: Failure._Reason.ValueType  # 18
-        """KServe's controller does not act on the service; it seems not to run."""
+        """A controller does not act on the service and seems not to run: KServe's, or for a deletion
+        Kubernetes' garbage collector. `message` names it.
+        """
         REASON_UPDATES_DISABLED: Failure._Reason.ValueType  # 19
         """The annotation `serving.kserve.io/disable-auto-update` keeps KServe from taking up the
         change.
@@ -1181,7 +1192,9 @@ class Failure(_message.Message):
     REASON_INGRESS: Failure.Reason.ValueType  # 17
     """The model serves, but its route from outside is not ready."""
     REASON_NO_CONTROLLER: Failure.Reason.ValueType  # 18
-    """KServe's controller does not act on the service; it seems not to run."""
+    """A controller does not act on the service and seems not to run: KServe's, or for a deletion
+    Kubernetes' garbage collector. `message` names it.
+    """
     REASON_UPDATES_DISABLED: Failure.Reason.ValueType  # 19
     """The annotation `serving.kserve.io/disable-auto-update` keeps KServe from taking up the
     change.
@@ -1233,8 +1246,9 @@ class Failure(_message.Message):
         line and the end, or just the end; an excerpt of bounded length, with the innermost frame of
         each traceback. Left out of List and of watches without a name, and for callers who may not
         read pod logs. The
-        values of variables in `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked;
-        what else the model server prints is shown as it is.
+        values of variables in `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked
+        here, and wherever a message repeats what a container wrote. Control sequences are left out.
+        What else the model server prints is shown as it is.
         """
 
     @_builtins.property

@@ -23,6 +23,7 @@ from server.domain.admission import PastRequest, Stored
 from server.domain.commands import OUR_PREFIX, fingerprint
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.status import InferenceServiceStatus, State
+from server.domain.wording import listed
 
 UNJUDGED = InferenceServiceStatus(State.PENDING)
 """For an object of which only what it asks for is wanted, or known yet."""
@@ -146,8 +147,7 @@ def _users(content: Mapping[str, str], *besides: str) -> dict[str, str]:
 def _naming(status: InferenceServiceStatus, unfit: list[str]) -> InferenceServiceStatus:
     if not unfit:
         return status
-    more = f" and {len(unfit) - _PATHS_TOLD} more" if len(unfit) > _PATHS_TOLD else ""
-    note = f"not part of `spec`: {', '.join(unfit[:_PATHS_TOLD])}{more}"
+    note = f"not part of `spec`: {listed(unfit, _PATHS_TOLD)}"
     return replace(status, message=f"{status.message}; {note}" if status.message else note)
 
 

@@ -26,6 +26,10 @@ from server.adapters.kserve.observing.evidence import Evidence, written_at
 from server.adapters.kserve.observing.knative_facts import knative_facts
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
+from server.adapters.kserve.observing.remaining_objects import (
+    remains_of_deletion,
+    remains_of_stop,
+)
 from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.commands import asks_stop
 from server.domain.container_output import OutputGate
@@ -67,6 +71,7 @@ def facts_of(
         problems=tuple(_ingress_problems(service, components_ready=components_ready)),
         unfollowed_mode=_unfollowed_mode(observed),
         looks_different_at=written + patience.unproven,
+        remains=remains_of_deletion(observed) or remains_of_stop(observed),
     )
 
 
@@ -145,6 +150,8 @@ def _condition(raw: Object, output: OutputGate) -> Condition:
 
 def _changed_at(observed: Observed, decision: Decision) -> datetime:
     """When the state last changed, as far as the cluster's own times tell."""
+    if deleted_at := moment(part(observed.service, "metadata").get("deletionTimestamp")):
+        return deleted_at
     if decision.failure and decision.failure.first_seen_time:
         return decision.failure.first_seen_time
     objects = (observed.service, *observed.deployments, *observed.revisions)

@@ -1,0 +1,13 @@
+"""Wording of messages for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MOST_LISTED = 5
+
+
+def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
+    """Join the first names with commas, and say how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

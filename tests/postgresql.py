@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -42,8 +42,15 @@ class PostgreSQL:
     number of times; `folder` has everything, the socket too, but for the data where they are on a
     `disk` of their own."""
 
-    def __init__(self, folder: Path, sweeper: Sweeper, disk: SmallDisk | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sweeper: Sweeper,
+        disk: SmallDisk | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self._settings = _SETTINGS | (settings or {})
         self._data = (disk.path if disk else folder) / "data"
         self._as_user = [*(disk.enter if disk else ()), *_as_user()]
         self._sweeper = sweeper
@@ -63,7 +70,7 @@ class PostgreSQL:
         """Returns once it answers; where it runs already, at once."""
         if self._process:
             return
-        options = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+        options = [f"-c{name}={value}" for name, value in self._settings.items()]
         command = [_program("postgres"), "-D", self._data, "-k", self.folder, *options]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -89,13 +96,17 @@ class PostgreSQL:
         assert self._process
         if self._process.poll() is not None:
             raise AssertionError((self.folder / "log").read_text())
-        asked = [_program("pg_isready"), "-q", "-h", self.folder]
+        port = self._settings.get("port", "5432")
+        asked = [_program("pg_isready"), "-q", "-h", self.folder, "-p", port]
         return subprocess.run(asked, check=False).returncode == 0
 
 
 @contextmanager
-def started_postgresql(disk: SmallDisk | None = None) -> Iterator[PostgreSQL]:
-    """A server for the length of a block; nothing of it stays, however the block's process ends."""
+def started_postgresql(
+    disk: SmallDisk | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[PostgreSQL]:
+    """A server for the length of a block, with settings beside the usual ones; nothing of it stays,
+    however the block's process ends."""
     install()
     # A socket's path may have 107 characters, which pytest's own folders come close to.
     folder = Path(tempfile.mkdtemp(prefix="modelservice-pg-"))
@@ -103,7 +114,7 @@ def started_postgresql(disk: SmallDisk | None = None) -> Iterator[PostgreSQL]:
         shutil.chown(folder, _USER)
     sweeper = Sweeper(folder)
     try:
-        server = PostgreSQL(folder, sweeper, disk)
+        server = PostgreSQL(folder, sweeper, disk, settings)
         server.start()
         yield server
         server.stop(signal.SIGQUIT)

@@ -107,7 +107,7 @@ def status_of(error: ServiceError) -> Status:
 def _details(error: ServiceError) -> Iterator[Message]:
     metadata = {key: cut(value, _MESSAGE_BYTES) for key, value in error.metadata.items()}
     yield ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata)
-    if delay := _MEANINGS[error.reason].retry_after:
+    if (delay := _MEANINGS[error.reason].retry_after) and error.passes:
         retry = RetryInfo()
         retry.retry_delay.FromTimedelta(delay)
         yield retry

@@ -88,10 +88,12 @@ def refuse_violations(found: Iterable[FieldViolation]) -> None:
 class ServiceError(Exception):
     """Anything that a caller is told as a status.
 
-    `metadata` is for programs (ErrorInfo), the message for people.
+    `metadata` is for programs (ErrorInfo), the message for people. `passes`: whether trying again
+    may help, where the reason is one that comes with RetryInfo.
     """
 
     reason: ClassVar[ErrorReason] = ErrorReason.INTERNAL
+    passes: ClassVar[bool] = True
 
     def __init__(self, message: str, **metadata: str) -> None:
         super().__init__(message)

@@ -70,3 +70,9 @@ class RegistryUnavailable(ServiceError):
     of a write."""
 
     reason = ErrorReason.REGISTRY_UNAVAILABLE
+
+
+class RegistryRefused(RegistryUnavailable):
+    """The registry's database refuses this server until its operator changes something."""
+
+    passes = False

@@ -178,8 +178,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_REGISTRY_UNAVAILABLE: _ErrorReason.ValueType  # 1407
     """UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
-    another release. The message says whether something may have been stored. Calls that need no
-    registry go on.
+    another release. The message says whether something may have been stored. Without RetryInfo: the
+    database refuses the server (a wrong password, no such database, TLS), which only the server's
+    operator can change. Calls that need no registry go on.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
     """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
@@ -361,8 +362,9 @@ answers.
 """
 ERROR_REASON_REGISTRY_UNAVAILABLE: ErrorReason.ValueType  # 1407
 """UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
-another release. The message says whether something may have been stored. Calls that need no
-registry go on.
+another release. The message says whether something may have been stored. Without RetryInfo: the
+database refuses the server (a wrong password, no such database, TLS), which only the server's
+operator can change. Calls that need no registry go on.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,26 +17,32 @@ from sqlalchemy import URL, Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from server.adapters.sql import database_url
 from server.adapters.sql.asking import SILENCE_SECONDS, Cut
-from server.adapters.sql.troubles import Lost
+from server.adapters.sql.database_url import DatabaseUrl
+from server.adapters.sql.troubles import Lost, Refused, refusal, tls_refusal
 
 _READERS = 8
 _CONNECTIONS = 16
 _LOCK_SECONDS = 0.1
-_WRONG_URL = (
-    "is not of the form postgresql://user:password@host/name, or names a file that is not there"
+# What the driver says where a server answers that it has no TLS, and where it cannot log in.
+_NO_TLS = "rejected SSL upgrade"
+_NO_LOGIN = "error while performing authentication"
+_UNUSABLE = (
+    "it asks for a way to log in that this server does not have, or the URL's user or password"
+    " cannot be sent"
 )
+_SOCKET_OPTIONS = {
+    "keepalives_idle": socket.TCP_KEEPIDLE,
+    "keepalives_interval": socket.TCP_KEEPINTVL,
+    "keepalives_count": socket.TCP_KEEPCNT,
+    "tcp_user_timeout": socket.TCP_USER_TIMEOUT,
+}
 _OF_A_CONNECTION = {
-    "application_name": "modelservice",
     "lock_timeout": "1s",
     # A server that is frozen within a transaction keeps nobody from its rows.
     "idle_in_transaction_session_timeout": "10s",
 }
-
-
-class UrlInvalid(Lost):
-    """The URL is not one of PostgreSQL's, or names files that are not as they should be; the
-    message does not show it. After the start it is as any loss: what it names may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +79,12 @@ async def sqlite(path: Path) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def postgresql(url: str) -> AsyncIterator[Database]:
-    """The database that a libpq URL names."""
+    """The database that a libpq URL names. Raises UrlInvalid."""
+
+    target = database_url.parse(url)
 
     async def connect() -> Any:
-        try:
-            connection = await asyncpg.connect(
-                url, timeout=SILENCE_SECONDS, server_settings=_OF_A_CONNECTION
-            )
-        except OSError:
-            # Before ValueError: a certificate that is not accepted is both.
-            raise
-        except ValueError:
-            # The error may quote a part of the password.
-            raise UrlInvalid(_WRONG_URL) from None
-        except asyncpg.exceptions.InternalClientError as e:
-            raise Lost("no host is there that target_session_attrs asks for") from e
-        return await _answering(connection)
+        return await _answering(await _connected(target))
 
     writers = create_async_engine(
         "postgresql+asyncpg://",
@@ -102,6 +101,75 @@ async def postgresql(url: str) -> AsyncIterator[Database]:
         yield Database(readers, writers, turns, turns, asyncpg.Connection.terminate)
     finally:
         await writers.dispose()
+
+
+async def _connected(target: DatabaseUrl) -> Any:
+    """A connection to the first host that gives one as the URL asks for. As with libpq, the next
+    one is tried after a host that does not answer, and none after one that refuses."""
+    hosts = list(target.hosts)
+    if target.shuffled:
+        random.shuffle(hosts)
+    sessions = ("standby", "any") if target.session == "prefer-standby" else (target.session,)
+    last: Lost | OSError | None = None
+    for session in sessions:
+        for host in hosts:
+            try:
+                return await _connected_to(host, session, target)
+            except Refused:
+                raise
+            except (Lost, OSError) as e:
+                last = e
+    assert last, "there is always a host"
+    raise last
+
+
+async def _connected_to(host: tuple[str | None, int], session: str, target: DatabaseUrl) -> Any:
+    arguments = target.arguments()
+    settings = arguments.pop("server_settings") | _OF_A_CONNECTION
+    wanted = target.number("connect_timeout") or 0
+    try:
+        connection = await asyncpg.connect(
+            host=host[0],
+            port=host[1],
+            timeout=wanted if wanted > 0 else SILENCE_SECONDS,
+            target_session_attrs=session,
+            server_settings=settings,
+            **arguments,
+        )
+    except asyncpg.exceptions.PostgresError as e:
+        raise refusal(getattr(e, "sqlstate", ""), str(e.args[0])) from e
+    except ssl.SSLError as e:
+        target.check_files()
+        raise tls_refusal(e) from e
+    except OSError as e:
+        # Before ValueError: a certificate that is not accepted is both.
+        target.check_files()
+        if _NO_TLS in str(e):
+            raise Refused("it offers no TLS, which sslmode asks for") from e
+        raise
+    except asyncpg.exceptions.TargetServerAttributeNotMatched as e:
+        raise Lost("no host is there that target_session_attrs asks for") from e
+    except asyncpg.exceptions.InternalClientError as e:
+        if _NO_LOGIN in str(e):
+            raise Refused(_UNUSABLE) from e
+        raise Lost("what answers there does not speak as a PostgreSQL does") from e
+    except (ValueError, asyncpg.exceptions.InterfaceError) as e:
+        target.check_files()
+        # The driver's own text may quote a part of the password.
+        raise Refused(_UNUSABLE) from e
+    _keep_alive(connection, target)
+    return connection
+
+
+def _keep_alive(connection: Any, target: DatabaseUrl) -> None:
+    # The driver has no option for it.
+    channel = connection._transport.get_extra_info("socket")  # noqa: SLF001
+    if channel is None or channel.family == socket.AF_UNIX:
+        return
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, target.number("keepalives") != 0)
+    for name, option in _SOCKET_OPTIONS.items():
+        if value := max(target.number(name) or 0, 0):
+            channel.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _answering(connection: Any) -> Any:

@@ -11,12 +11,13 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from server.adapters.sql import migrating
-from server.adapters.sql.asking import transaction
-from server.adapters.sql.databases import Database, UrlInvalid, postgresql, sqlite
+from server.adapters.sql.asking import SILENCE_SECONDS, transaction
+from server.adapters.sql.database_url import UrlInvalid
+from server.adapters.sql.databases import Database, postgresql, sqlite
 from server.adapters.sql.presence import Presence
 from server.adapters.sql.registry import SqlRegistry, patiently
 from server.adapters.sql.schema import SCHEMA, OtherSchema
-from server.adapters.sql.troubles import Lost
+from server.adapters.sql.troubles import Lost, Refused
 from server.domain.registry_errors import RegistryUnavailable
 
 __all__ = ["RegistryUnusable", "UrlInvalid", "migrate", "opened_registry"]
@@ -24,6 +25,7 @@ __all__ = ["RegistryUnusable", "UrlInvalid", "migrate", "opened_registry"]
 _SQLITE = "sqlite:///"
 # Over a slow link, or with many rows, it takes far longer than a statement may.
 _MIGRATION_SECONDS = 600.0
+_START_SECONDS = 2 * SILENCE_SECONDS
 
 
 class RegistryUnusable(Exception):
@@ -42,13 +44,15 @@ async def opened_registry(place: str) -> AsyncIterator[SqlRegistry]:
         await migrate(place)
     async with _database(place) as database:
         presence = Presence(database)
-        match await presence.look():
-            case UrlInvalid() as invalid:
-                raise invalid
-            case OtherSchema() as other:
-                raise RegistryUnusable(str(other)) from other
         following = asyncio.create_task(presence.follow(), name="registry's presence")
         try:
+            # A URL may grant each of its hosts a minute.
+            await presence.looked(_START_SECONDS)
+            match presence.unusable:
+                case UrlInvalid() as invalid:
+                    raise invalid
+                case OtherSchema() as other:
+                    raise RegistryUnusable(str(other)) from other
             yield SqlRegistry(database, presence)
         finally:
             presence.end()
@@ -65,6 +69,8 @@ async def migrate(place: str) -> str:
             raise RegistryUnusable(str(e)) from e
         except UrlInvalid:
             raise
+        except Refused as e:
+            raise RegistryUnusable(f"the registry's database refuses this server: {e}") from e
         except Lost as e:
             raise RegistryUnusable(f"the registry's database cannot be used: {e}") from e
         except RegistryUnavailable as e:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from server.adapters.sql.asking import Statements, transaction
 from server.adapters.sql.databases import Database
 from server.adapters.sql.positions import Positions
-from server.adapters.sql.presence import AWAY, Presence
+from server.adapters.sql.presence import Presence
 from server.adapters.sql.reading import SqlReading
 from server.adapters.sql.troubles import InTheWay, Lost
 from server.adapters.sql.writing import SqlWriting
@@ -78,7 +78,7 @@ class SqlRegistry:
             try:
                 await statements.commit()
             except Lost as e:
-                self._presence.lost(str(e))
+                self._presence.lost(e)
                 raise RegistryUnavailable(_UNKNOWN) from e
             return result
 
@@ -96,8 +96,7 @@ class SqlRegistry:
             try:
                 return await self._on_live_connection(engine, work)
             except Lost as e:
-                self._presence.lost(str(e))
-                raise RegistryUnavailable(AWAY) from e
+                raise self._presence.lost(e) from e
 
     async def _on_live_connection(
         self, engine: AsyncEngine, work: Callable[[Statements], Awaitable[Result]]

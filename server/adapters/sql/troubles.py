@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +24,11 @@ class Lost(Exception):
     not stored."""
 
 
+class Refused(Lost):
+    """The database refuses to talk until somebody changes it or this server's settings. `str` says
+    why, for operators; callers are not shown it."""
+
+
 _PLACE = "no place is left where the registry's database is, nothing was stored; make room there"
 _SCHEMA = (
     "the registry's database has another schema than this server works with, nothing was stored;"
@@ -35,8 +43,13 @@ _DISK = "the registry's database cannot be read or written; look at its disk"
 # By SQLSTATE: a whole one, else its class.
 # 0A000: a migration since has made the plan of a statement that is prepared invalid.
 _IN_THE_WAY_STATES = ("40001", "40P01", "55P03", "0A000")
-_LOST_STATES = ("08", "28", "3D", "57", "25006", "25P03", "53300")
+_LOST_STATES = ("08", "57", "25006", "25P03", "53300")
+# What a new connection may meet and does not next time; 08P01 is what poolers refuse with.
+_PASSING_CLASSES = ("08", "40", "53", "57", "58", "XX")
+_PROTOCOL_VIOLATION = "08P01"
 _SAID_STATES = {"53": _PLACE, "58": _DISK, "42501": _RIGHTS, "42P01": _SCHEMA, "42703": _SCHEMA}
+
+_SAID_CHARACTERS = 300
 
 _IN_THE_WAY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _LOST_CODES = (
@@ -49,6 +62,27 @@ _LOST_CODES = (
 _SAID_CODES = {sqlite3.SQLITE_FULL: _PLACE, sqlite3.SQLITE_IOERR: _DISK}
 
 
+def refusal(state: str, said: str) -> Lost:
+    """What it means that the database gave this answer to a new connection."""
+    if state[:2] in _PASSING_CLASSES and state != _PROTOCOL_VIOLATION:
+        return Lost(f"SQLSTATE {state}")
+    return Refused(f"SQLSTATE {state}, {_one_line(said)}")
+
+
+def tls_refusal(error: ssl.SSLError) -> Lost:
+    """What it means that no TLS connection came about."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refused(f"its certificate is not accepted: {_one_line(error.verify_message)}")
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or not error.reason:
+        return Lost("the connection ended within the TLS handshake")
+    return Refused(f"no TLS connection comes about: {_one_line(error.reason)}")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SAID_CHARACTERS else f"{line[:_SAID_CHARACTERS]}..."
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise by meaning what a database says: InTheWay, Lost or RegistryUnavailable. What means none
@@ -58,12 +92,25 @@ def translated() -> Iterator[None]:
     except DBAPIError as e:
         raise _meaning(e) from e
     except OSError as e:
-        raise Lost(os.strerror(e.errno) if e.errno else "it does not answer") from e
+        raise Lost(_reason(e)) from e
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "its host's name is not known"
+    # Errors that are of no system call have numbers of their own, or none.
+    if error.errno is None or error.errno not in errno.errorcode:
+        return "it does not answer"
+    return os.strerror(error.errno)
 
 
 def _meaning(error: DBAPIError) -> Exception:
     original = error.orig
-    if state := getattr(original, "sqlstate", None):
+    # SQLAlchemy has an error for a plan that is out of date, which leaves the state out.
+    states = (
+        getattr(each, "sqlstate", None) for each in (original, getattr(original, "__cause__", None))
+    )
+    if state := next(filter(None, states), None):
         return _by_state(state) or error
     if code := getattr(original, "sqlite_errorcode", None):
         return _by_code(code & 0xFF, str(original)) or error

@@ -27,7 +27,7 @@ from server.control.registering.environments import Environments
 from server.control.registering.models import Models
 from server.control.registering.versions import Versions
 from server.control.registry_deploying import RegistryDeploying
-from server.control.scope import Scope
+from server.control.scope import Reserved, Scope
 from server.control.viewing import View, follow
 from server.control.watching import Watching
 from server.ports import Cluster, Registry
@@ -48,13 +48,19 @@ class Application:
         registry: Registry | None = None,
         at: At = lambda point: None,
     ) -> None:
-        scope = Scope(settings.kubernetes.default_namespace, settings.serving.namespaces)
+        serving = settings.serving
+        reserved = Reserved(settings.platform_namespaces(), serving.permit_reserved_namespaces)
+        scope = Scope(
+            settings.kubernetes.default_namespace,
+            serving.namespaces,
+            reserved if settings.kserve.enabled else None,
+        )
         self._cluster = cluster
         self._registry = registry
         self._settings = settings
         self._view = View()
         self._health = Health()
-        limits = CallLimits(settings.serving.max_calls, settings.serving.max_streams)
+        limits = CallLimits(serving.max_calls, serving.max_streams)
         self._calls = Calls(scope.default, limits)
         reading = Reading(cluster, self._view)
         registered = registry or NoRegistry()
@@ -63,6 +69,7 @@ class Application:
             deploying=Deploying(
                 cluster,
                 self._view,
+                scope,
                 RegistryDeploying(registered, cluster, self._view, scope, at),
             ),
             reading=reading,

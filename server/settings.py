@@ -96,6 +96,10 @@ Namespaces = Annotated[frozenset[Namespace], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
+# Kubernetes puts it into every pod that has a token.
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
 class KServe(BaseSettings):
     """Which cluster."""
 
@@ -154,6 +158,11 @@ class Serving(BaseSettings):
         "kserve", description="the namespace that KServe is installed in"
     )
 
+    permit_reserved_namespaces: Namespaces = Field(
+        frozenset(),
+        description="namespaces of the platform (kube-*, KServe's, Knative's, this server's own)"
+        " that may be deployed to all the same, with commas between",
+    )
     max_calls: int = Field(
         1000,
         ge=1,
@@ -308,6 +317,11 @@ class Settings:
     stop: Stop
     log: Log
     testing: Testing
+
+    def platform_namespaces(self) -> frozenset[str]:
+        """KServe's namespace, and this server's own where it runs in a pod."""
+        own = _POD_NAMESPACE.read_text() if _POD_NAMESPACE.is_file() else ""
+        return frozenset({self.serving.kserve_namespace, own.strip()} - {""})
 
     def registry_url(self) -> str:
         """Where the registry is; empty: there is none, since a pod's own disk is no place for it.

@@ -63,6 +63,7 @@ _MEANINGS: Mapping[ErrorReason, _Meaning] = {
     ErrorReason.POLICY_REFUSED: _Meaning(StatusCode.FAILED_PRECONDITION),
     ErrorReason.NAMESPACE_TERMINATING: _Meaning(StatusCode.FAILED_PRECONDITION),
     ErrorReason.NAMESPACE_NOT_SERVED: _Meaning(StatusCode.FAILED_PRECONDITION),
+    ErrorReason.RESERVED_NAMESPACE: _Meaning(StatusCode.FAILED_PRECONDITION),
     ErrorReason.UNSUPPORTED_BY_CLUSTER: _Meaning(StatusCode.FAILED_PRECONDITION),
     ErrorReason.UPDATES_DISABLED: _Meaning(StatusCode.FAILED_PRECONDITION),
     ErrorReason.KSERVE_MISSING: _Meaning(StatusCode.FAILED_PRECONDITION),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.control.registry_deploying import RegistryDeploying
+from server.control.scope import Scope
 from server.control.viewing import View
 from server.domain.canonical import canonical_deploy
 from server.domain.checks import check_delete, check_deploy
@@ -16,9 +17,12 @@ class Deploying:
     """Commands write the cluster: an acknowledged one is stored there, whatever becomes of the
     record that a Deploy from the registry has besides."""
 
-    def __init__(self, cluster: Cluster, view: View, from_registry: RegistryDeploying) -> None:
+    def __init__(
+        self, cluster: Cluster, view: View, scope: Scope, from_registry: RegistryDeploying
+    ) -> None:
         self._cluster = cluster
         self._view = view
+        self._scope = scope
         self._from_registry = from_registry
 
     async def deploy(self, deploy: Deploy) -> Applied:
@@ -27,6 +31,7 @@ class Deploying:
         if isinstance(predictor, RegisteredModelPredictor):
             return await self._from_registry.deploy(deploy, predictor)
         check_deploy(deploy)
+        self._scope.require_deployable(deploy.key.namespace)
         applied = await self._cluster.apply(canonical_deploy(deploy))
         if not deploy.validate_only:
             self._view.put(applied.service)

@@ -122,6 +122,7 @@ class RegistryDeploying:
         found = await _found(registered, tx)
         wish = resolved(deploy, found, deployment_id)
         self._scope.key(*wish.key)
+        self._scope.require_deployable(wish.key.namespace)
         if not deploy.key.name:
             await self._require_own(wish, found, tx)
         elif not deploy.force:

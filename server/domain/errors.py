@@ -44,6 +44,7 @@ class ErrorReason(StrEnum):
     POLICY_REFUSED = "POLICY_REFUSED"
     NAMESPACE_TERMINATING = "NAMESPACE_TERMINATING"
     NAMESPACE_NOT_SERVED = "NAMESPACE_NOT_SERVED"
+    RESERVED_NAMESPACE = "RESERVED_NAMESPACE"
     UNSUPPORTED_BY_CLUSTER = "UNSUPPORTED_BY_CLUSTER"
     UPDATES_DISABLED = "UPDATES_DISABLED"
     KSERVE_MISSING = "KSERVE_MISSING"
@@ -253,6 +254,19 @@ class NamespaceNotServed(ServiceError):
     def __init__(self, namespace: str) -> None:
         super().__init__(
             f"this server does not serve the namespace {namespace!r}", namespace=namespace
+        )
+
+
+class ReservedNamespace(ServiceError):
+    """The namespace belongs to the platform, where no model is deployed."""
+
+    reason = ErrorReason.RESERVED_NAMESPACE
+
+    def __init__(self, namespace: str) -> None:
+        super().__init__(
+            f"the namespace {namespace!r} belongs to the platform: deploy to another one, or ask"
+            " who runs this server to permit it (MODELSERVICE_PERMIT_RESERVED_NAMESPACES)",
+            namespace=namespace,
         )
 
 

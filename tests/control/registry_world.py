@@ -66,7 +66,7 @@ class RegistryWorld:
     async def carry_out(self, deploy: Deploy) -> Applied:
         registry = self.registry or self.registering.registry
         from_registry = RegistryDeploying(registry, self.memory, self.view, self.scope, self.at)
-        return await Deploying(self.memory, self.view, from_registry).deploy(deploy)
+        return await Deploying(self.memory, self.view, self.scope, from_registry).deploy(deploy)
 
     async def plain(self, spec: InferenceServiceSpec | None, name: str, **asked: Any) -> Applied:
         """A Deploy that names nothing of the registry."""

@@ -146,6 +146,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
     database.
     """
+    ERROR_REASON_RESERVED_NAMESPACE: _ErrorReason.ValueType  # 920
+    """FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
+    server's own. Nothing is deployed there unless who runs the server permits it by name.
+    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
     """ABORTED: the service, or what is registered, has changed since the etag was read. Read it
     again, decide again.
@@ -329,6 +333,10 @@ it; the metadata's `used_by` names up to 5 of their services. Delete those first
 ERROR_REASON_REGISTRY_DISABLED: ErrorReason.ValueType  # 919
 """FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
 database.
+"""
+ERROR_REASON_RESERVED_NAMESPACE: ErrorReason.ValueType  # 920
+"""FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
+server's own. Nothing is deployed there unless who runs the server permits it by name.
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
 """ABORTED: the service, or what is registered, has changed since the etag was read. Read it

@@ -22,7 +22,7 @@ def deployed() -> dict[str, Any]:
 
 @pytest.fixture
 def knative() -> dict[str, Any]:
-    return template("overlays/knative/service.yaml")
+    return template("components/knative/service.yaml")
 
 
 def test_both_run_the_same_container(deployed: dict[str, Any], knative: dict[str, Any]) -> None:

@@ -31,8 +31,9 @@ _CHANNEL_OPTIONS = [
 
 
 def install(lab: Lab) -> Path:
-    """Apply k8s/overlays/standard to the lab; a kubeconfig of the server's ServiceAccount."""
-    overlay = str(ROOT / "k8s/overlays/standard")
+    """Apply k8s/overlays/standard-all-namespaces to the lab, whose tests make namespaces of their
+    own; a kubeconfig of the server's ServiceAccount."""
+    overlay = str(ROOT / "k8s/overlays/standard-all-namespaces")
     kubectl(lab, "apply", "--server-side", "--force-conflicts", "-k", overlay)
     return lab.kubeconfig_for(SERVICE_ACCOUNT, NAMESPACE)
 

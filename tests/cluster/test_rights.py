@@ -6,19 +6,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 
 from tests.refusals import refused
 
-from .asking import State, container, delete, deploy, get, model, wait_gone
+from .asking import State, container, delete, deploy, get, model, wait_gone, wait_ready
 from .fixtures import StartReplica
+from .kubectl import kubectl
 from .lab import AuditEntry, Lab, wait_until
 from .recording import Recording
-from .serving import NAMESPACE, SERVER_USER, Server
+from .serving import NAMESPACE, ROOT, SERVER_USER, Server
 
 RBAC = "rbac.authorization.k8s.io/v1"
 CLUSTER_ROLE = f"/apis/{RBAC}/clusterroles/modelservice"
+RUNTIMES_ROLE = f"/apis/{RBAC}/clusterroles/modelservice-runtimes"
 KNATIVE = "/apis/serving.knative.dev/v1"
 CONFIG_ROLE = f"/apis/{RBAC}/namespaces/kserve/roles/modelservice"
 
@@ -57,7 +60,11 @@ def live_through_everything(server: Server, namespace: str) -> None:
 
 
 def rights_given(lab: Lab) -> set[Right]:
-    rules = [rule for path in (CLUSTER_ROLE, CONFIG_ROLE) for rule in lab.get(path)["rules"]]
+    rules = [
+        rule
+        for path in (CLUSTER_ROLE, RUNTIMES_ROLE, CONFIG_ROLE)
+        for rule in lab.get(path)["rules"]
+    ]
     return {right for rule in rules for right in _given(rule)}
 
 
@@ -95,33 +102,64 @@ def reader(lab: Lab) -> Iterator[str]:
         for rule in lab.get(CLUSTER_ROLE)["rules"]
     ]
     made = [
-        lab.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _named(NAMESPACE)}),
         lab.apply(
-            {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": _named(), "rules": may_read}
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _named("reader", NAMESPACE)}
         ),
-        lab.apply(_binding("ClusterRoleBinding", "ClusterRole", "reader", _named())),
-        lab.apply(_binding("RoleBinding", "Role", "modelservice", _named("kserve"))),
+        lab.apply(
+            {
+                "apiVersion": RBAC,
+                "kind": "ClusterRole",
+                "metadata": _named("reader"),
+                "rules": may_read,
+            }
+        ),
+        lab.apply(_binding("reader", "ClusterRole", "reader")),
+        lab.apply(_binding("reader", "ClusterRole", "modelservice-runtimes")),
+        lab.apply(_binding("reader", "Role", "modelservice", "kserve")),
     ]
     yield "reader"
     for manifest in reversed(made):
         lab.delete(manifest)
 
 
-def _named(namespace: str = "") -> dict[str, str]:
-    return {"name": "reader"} | ({"namespace": namespace} if namespace else {})
+@pytest.fixture
+def narrow(lab: Lab, namespace: str) -> Iterator[str]:
+    """A ServiceAccount with the server's rights in one namespace, as k8s/namespace-rights has them,
+    and with those that every server has."""
+    rights = kubectl(lab, "kustomize", str(ROOT / "k8s/namespace-rights"))
+    bindings = [b for b in yaml.safe_load_all(rights) if b["kind"] == "RoleBinding"]
+    assert bindings
+    account = {"apiVersion": "v1", "kind": "ServiceAccount"}
+    made = [
+        lab.apply(account | {"metadata": _named("narrow", NAMESPACE)}),
+        *(
+            lab.apply(_binding("narrow", "ClusterRole", b["roleRef"]["name"], namespace))
+            for b in bindings
+        ),
+        lab.apply(_binding("narrow", "ClusterRole", "modelservice-runtimes")),
+        lab.apply(_binding("narrow", "Role", "modelservice", "kserve")),
+    ]
+    yield "narrow"
+    for manifest in reversed(made):
+        lab.delete(manifest)
 
 
-def _binding(kind: str, role_kind: str, role: str, metadata: dict[str, str]) -> dict[str, Any]:
+def _named(name: str, namespace: str = "") -> dict[str, str]:
+    return {"name": name} | ({"namespace": namespace} if namespace else {})
+
+
+def _binding(account: str, role_kind: str, role: str, namespace: str = "") -> dict[str, Any]:
+    """A role for one of the accounts here; without a namespace everywhere."""
     return {
         "apiVersion": RBAC,
-        "kind": kind,
-        "metadata": metadata,
+        "kind": "RoleBinding" if namespace else "ClusterRoleBinding",
+        "metadata": _named(f"{account}-{role}", namespace),
         "roleRef": {
             "apiGroup": "rbac.authorization.k8s.io",
             "kind": role_kind,
             "name": role,
         },
-        "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": NAMESPACE}],
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
     }
 
 
@@ -141,3 +179,17 @@ def test_a_right_that_the_server_lacks_is_told_and_reads_go_on(
     refusal = refused(StatusCode.FAILED_PRECONDITION, "SERVER_LACKS_RIGHTS", stub.Delete, unwanted)
     assert refusal.metadata == {"verb": "delete", "resource": "inferenceservices"}
     assert get(stub, namespace, "iris").etag == there.etag
+
+
+def test_a_server_of_one_namespace_needs_no_rights_in_others(
+    lab: Lab, replica: StartReplica, namespace: str, narrow: str
+) -> None:
+    kubeconfig = lab.kubeconfig_for(narrow, NAMESPACE)
+    stub = replica({"MODELSERVICE_NAMESPACES": namespace}, kubeconfig=kubeconfig).stub
+    rollout = deploy(stub, namespace, "iris", model()).rollout_id
+    wait_ready(stub, namespace, "iris", rollout)
+    assert [s.name for s in stub.List(pb.ListRequest(namespace="-")).services] == ["iris"]
+    elsewhere = pb.DeployRequest(namespace="default", name="iris", spec=model())
+    refused(StatusCode.FAILED_PRECONDITION, "NAMESPACE_NOT_SERVED", stub.Deploy, elsewhere)
+    delete(stub, namespace, "iris")
+    wait_gone(stub, namespace, "iris")

@@ -38,9 +38,9 @@ STOP_GRACE = 30.0  # MODELSERVICE_STOP_GRACE's default
 
 @pytest.fixture(scope="module")
 def installed(node_lab: NodeLab, server_archive: Path) -> Iterator[None]:
-    """The server runs on the cluster, as k8s/overlays/standard has it, until the last test here."""
+    """The server runs as k8s/overlays/standard-all-namespaces has it until the last test here."""
     node_lab.import_image(server_archive)
-    kubectl(node_lab, "apply", "-k", str(ROOT / "k8s/overlays/standard"))
+    kubectl(node_lab, "apply", "-k", str(ROOT / "k8s/overlays/standard-all-namespaces"))
     # Pods that looked for the image before it was there look again only minutes later.
     kubectl(node_lab, "-n", NAMESPACE, "rollout", "restart", "deployment/modelservice")
     waited = ("rollout", "status", "deployment/modelservice", "--timeout=120s")

@@ -1,4 +1,4 @@
-"""k8s/overlays/knative: our own server as a Knative Service that the real webhook accepts."""
+"""k8s/overlays/knative-all-namespaces: our server as a Knative Service that the webhook accepts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
 
 from .test_knative_lab import condition
 
-OVERLAY = str(ROOT / "k8s/overlays/knative")
+OVERLAY = str(ROOT / "k8s/overlays/knative-all-namespaces")
 SERVICE = f"/apis/serving.knative.dev/v1/namespaces/{NAMESPACE}/services/modelservice"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 POLICY = f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies/modelservice"

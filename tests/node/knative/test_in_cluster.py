@@ -22,7 +22,7 @@ from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
 # The first test waits for the image: its packages come over the network.
 pytestmark = pytest.mark.timeout(900)
 
-OVERLAY = ROOT / "k8s/overlays/knative"
+OVERLAY = ROOT / "k8s/overlays/knative-all-namespaces"
 SERVICE = f"/apis/serving.knative.dev/v1/namespaces/{NAMESPACE}/services/modelservice"
 CALL_LIMIT = 5.0  # instead of the overlay's ten minutes
 
@@ -31,7 +31,7 @@ CALL_LIMIT = 5.0  # instead of the overlay's ten minutes
 def service(
     node_lab: NodeLab, server_archive: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServiceStub]:
-    """The server as k8s/overlays/knative has it, with a shorter limit on calls."""
+    """The server as k8s/overlays/knative-all-namespaces has it, with a shorter limit on calls."""
     node_lab.import_image(server_archive)
     made = tmp_path_factory.mktemp("overlay") / "made.yaml"
     limit = f"timeoutSeconds: {CALL_LIMIT:.0f}"

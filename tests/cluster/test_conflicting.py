@@ -29,6 +29,8 @@ from .fixtures import StartReplica
 from .lab import Cluster, Lab, wait_until
 from .objects import OBJECT, settled, stored, unmanaged, version
 
+MANY = 60
+
 
 def test_a_request_id_used_again_answers_the_first_write(
     cluster: Cluster, stub: ModelServiceStub, namespace: str
@@ -64,6 +66,22 @@ def test_concurrent_duplicates_on_two_replicas_are_one_rollout(
     assert {a.action for a in answers} == {wanted}
     assert len({a.rollout_id for a in answers}) == 1
     assert stored(cluster, namespace, "iris")["metadata"]["generation"] == 1 + exists
+
+
+def test_many_deploys_of_one_service_at_once_are_all_stored_one_after_the_other(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str
+) -> None:
+    def asked(nth: int) -> pb.DeployResponse:
+        spec = container(env={"V": str(nth)})
+        request = pb.DeployRequest(namespace=namespace, name="iris", spec=spec)
+        return stub.Deploy(request, timeout=100)
+
+    with ThreadPoolExecutor(MANY) as threads:
+        answers = list(threads.map(asked, range(MANY)))
+
+    assert len({a.rollout_id for a in answers}) == MANY
+    assert stored(cluster, namespace, "iris")["metadata"]["generation"] == MANY
+    assert [a.action for a in answers].count(Action.ACTION_CREATED) == 1
 
 
 def test_a_stale_etag_writes_nothing(

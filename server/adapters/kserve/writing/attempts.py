@@ -14,7 +14,7 @@ from server.adapters.kserve.manifests.reading_back import UNJUDGED, key_of, serv
 from server.adapters.kserve.objects import rollout_of
 from server.adapters.kserve.writing.refusals import unavailable
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
-from server.domain.errors import ConcurrentWrite
+from server.adapters.kserve.writing.write_queue import others_write
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.status import InferenceServiceStatus
 
@@ -46,20 +46,24 @@ async def attempted(
 ) -> Outcome:
     """Attempt on what the feed holds, then, while that is Stale, up to TRIES times on what is live.
 
-    Raises ConcurrentWrite after that, and ClusterUnavailable at once where the API server is known
-    to be away.
+    Writes of one service in this process wait for each other. Raises ConcurrentWrite where others
+    took all the tries, or all the time, and ClusterUnavailable at once where the API server is
+    known to be away.
     """
     if not feed.reachable():
         raise unavailable()
-    observed = feed.mirror.observed(key)
-    with suppress(Stale):
-        return await attempt(Present(observed.service if observed else None, live=False))
-    for nth in range(TRIES):
+    async with objects.queue.turn(key, allowance.seconds()):
+        if not feed.reachable():
+            raise unavailable()
+        observed = feed.mirror.observed(key)
         with suppress(Stale):
-            return await attempt(Present(await objects.get(key, allowance), live=True))
-        # KServe writes the status of a young service many times in a moment.
-        await asyncio.sleep(random.uniform(0, PAUSE * 2**nth))  # noqa: S311
-    raise ConcurrentWrite(f"others keep writing {key}; nothing was written, try again")
+            return await attempt(Present(observed.service if observed else None, live=False))
+        for nth in range(TRIES):
+            with suppress(Stale):
+                return await attempt(Present(await objects.get(key, allowance), live=True))
+            # KServe writes the status of a young service many times in a moment.
+            await asyncio.sleep(random.uniform(0, PAUSE * 2**nth))  # noqa: S311
+    raise others_write(key)
 
 
 def derived(

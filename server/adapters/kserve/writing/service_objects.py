@@ -19,6 +19,7 @@ from server.adapters.kserve.writing.refusals import (
     refusal,
     unavailable,
 )
+from server.adapters.kserve.writing.write_queue import WriteQueue
 from server.domain.inference_service import ServiceKey
 
 RawObject = Mapping[str, Any]
@@ -51,7 +52,7 @@ class Terms:
 
 
 class ServiceObjects:
-    """Reads and writes InferenceServices.
+    """Reads and writes InferenceServices; `queue` has the turns of those who write.
 
     `at` is told "before-write" and "after-write" around each request that may change one.
     """
@@ -59,6 +60,7 @@ class ServiceObjects:
     def __init__(self, api: ApiServer, at: Callable[[str], None]) -> None:
         self._api = api
         self._at = at
+        self.queue = WriteQueue()
 
     async def get(self, key: ServiceKey, allowance: Allowance) -> RawObject | None:
         """The object as it is now; None where there is none."""

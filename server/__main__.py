@@ -101,7 +101,9 @@ def _serve(loaded: settings.Settings) -> int:
         asyncio.run(app.run(loaded))
     except settings.SettingsInvalid:
         raise
-    except (AddressUnusable, app.ClusterUnusable, app.RegistryUnusable) as e:
+    except AddressUnusable as e:
+        return _say(str(e), WRONG_SETTING)
+    except (app.ClusterUnusable, app.RegistryUnusable) as e:
         return _say(str(e), FAILED)
     except Exception as e:
         structlog.get_logger(__name__).error("the server failed", exc_info=e)

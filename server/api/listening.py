@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -17,6 +25,9 @@ from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
 
 _MINUTE_MS = 60_000
+_RESOLVING_SECONDS = 10
+# To find one port that is free at several addresses.
+_ATTEMPTS = 20
 _OPTIONS = (
     # By default a second server on the port would get every other connection, silently.
     ("grpc.so_reuseport", 0),
@@ -60,12 +71,97 @@ def grpc_server(
 
 
 async def listen(server: grpc.aio.Server, address: str) -> int:
-    """Take calls at an address from now on; the port, chosen where 0 is asked for."""
+    """Take calls at every address that a name stands for; the port, chosen where 0 is asked for.
+    Raises AddressUnusable where one of them cannot be listened on, and then listens on none."""
+    host, _, port = address.rpartition(":")
     try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as e:
-        raise AddressUnusable(
-            f"MODELSERVICE_LISTEN: {address} cannot be listened on; is another server there?"
-        ) from e
+        found = await _addresses(host.strip("[]"), int(port))
+        with ExitStack() as held:
+            chosen = _bind_all(found, held)
+    except OSError as e:
+        raise AddressUnusable(f"MODELSERVICE_LISTEN: {address} cannot be listened on: {e}") from e
+    for sockaddr in found:
+        literal = _literal(sockaddr, chosen)
+        try:
+            # Of a name with several addresses gRPC would be content with one.
+            server.add_insecure_port(literal)
+        except RuntimeError as e:
+            raise AddressUnusable(
+                f"MODELSERVICE_LISTEN: {address} cannot be listened on: {literal} is taken"
+            ) from e
     await server.start()
-    return port
+    return chosen
+
+
+_Sockaddr = tuple[Any, ...]
+
+
+async def _addresses(host: str, port: int) -> Sequence[_Sockaddr]:
+    if host == "localhost":
+        # Whatever /etc/hosts says: gRPC's clients try both, and neither is beyond loopback.
+        return [("127.0.0.1", port), *([("::1", port, 0, 0)] if _has_ipv6() else [])]
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_RESOLVING_SECONDS):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (TimeoutError, UnicodeError, socket.gaierror) as e:
+        raise OSError("the name has no address") from e
+    return list(dict.fromkeys(sockaddr for *_, sockaddr in found))
+
+
+def _bind_all(addresses: Sequence[_Sockaddr], held: ExitStack) -> int:
+    """Hold every address at one port until the stack is closed; the port. gRPC says neither which
+    address it could not have nor why, and takes 0.0.0.0 where it cannot have [::]."""
+    port = int(addresses[0][1])
+    attempts = 1 if port else _ATTEMPTS
+    for attempt in range(1, attempts + 1):
+        with ExitStack() as now:
+            chosen = port
+            try:
+                for sockaddr in addresses:
+                    chosen = _bound(sockaddr, chosen, now)
+            except OSError as e:
+                if attempt == attempts or e.errno != errno.EADDRINUSE:
+                    raise OSError(f"{_literal(sockaddr, chosen)} {_why(e)}") from e
+                continue
+            held.push(now.pop_all())
+            return chosen
+    raise AssertionError("the last attempt raises")
+
+
+def _bound(sockaddr: _Sockaddr, port: int, held: ExitStack) -> int:
+    bound = held.enter_context(socket.socket(_family(sockaddr), socket.SOCK_STREAM))
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if bound.family == socket.AF_INET6:
+        # As gRPC does: [::] is IPv4 too.
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    bound.bind((sockaddr[0], port, *sockaddr[2:]))
+    chosen: int = bound.getsockname()[1]
+    return chosen
+
+
+def _why(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "is taken; is another server there?"
+        case errno.EADDRNOTAVAIL:
+            return "is no address of this machine"
+    return f"is refused by the system: {os.strerror(error.errno or 0)}"
+
+
+def _has_ipv6() -> bool:
+    with ExitStack() as held:
+        try:
+            _bound(("::1", 0, 0, 0), 0, held)
+        except OSError:
+            return False
+    return True
+
+
+def _family(sockaddr: _Sockaddr) -> socket.AddressFamily:
+    return socket.AF_INET6 if len(sockaddr) == 4 else socket.AF_INET
+
+
+def _literal(sockaddr: _Sockaddr, port: int) -> str:
+    host, _ = socket.getnameinfo(sockaddr, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

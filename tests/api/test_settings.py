@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -152,19 +151,6 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> No
     }
     enabled = {"KSERVE_ENABLED": "true", "HOME": "/no/where"}
     assert "KUBERNETES_KUBECONFIG" in server(**enabled, **injected).stderr
-
-
-def test_a_port_in_use_is_one_clear_line(kubeconfig) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        ended = server(
-            KSERVE_ENABLED="true", KUBERNETES_KUBECONFIG=kubeconfig, MODELSERVICE_LISTEN=address
-        )
-    assert ended.returncode == 1
-    assert ended.stderr.count("\n") == 1
-    assert address in ended.stderr
 
 
 def test_a_cluster_out_of_reach_is_told_by_health_and_does_not_end_the_server(kubeconfig) -> None:

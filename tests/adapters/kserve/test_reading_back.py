@@ -178,6 +178,20 @@ def test_the_message_names_what_does_not_fit_the_contract(
     assert read(obj).status.message == f"it serves; not part of `spec`: {', '.join(told)}"
 
 
+def test_to_name_what_kubernetes_takes_anyway_asks_for_nothing() -> None:
+    token = {"name": "hub", "key": "token"}
+    optional = [{"name": "S", "valueFrom": {"secretKeyRef": {**token, "optional": True}}}]
+    required = [{"name": "S", "valueFrom": {"secretKeyRef": {**token, "optional": False}}}]
+    model = {"modelFormat": {"name": "m"}}
+    named = read(theirs({"model": {**model, "env": required, "tty": False}, "hostPID": False}))
+    assert named.status == STATUS
+    assert read(theirs({"model": {**model, "env": optional}})).status.message.endswith(
+        "spec.predictor.model.env[S].valueFrom.secretKeyRef.optional"
+    )
+    beside = read(theirs({"model": model, "automountServiceAccountToken": True, "hostPID": True}))
+    assert "spec.predictor.hostPID" in beside.status.message
+
+
 def test_a_predictor_of_no_kind_that_we_know_has_no_spec() -> None:
     assert read(theirs({"sklearn": {"storageUri": "gs://b/m"}})).spec is None
 

@@ -26,6 +26,18 @@ from server.domain.quantities import canonical
 # What KServe's webhook and the schema put in beside whatever was asked.
 _ADDED_BY_KSERVE = ("spec.predictor.automountServiceAccountToken",)
 
+# What Kubernetes takes for a field that is left out: to name it asks for nothing.
+_DEFAULTS = {
+    "optional": False,
+    "hostNetwork": False,
+    "hostPID": False,
+    "hostIPC": False,
+    "stdin": False,
+    "stdinOnce": False,
+    "tty": False,
+    "restartPolicy": "Always",
+}
+
 
 def spec_of(
     predictor: Mapping[str, Any], mode: str, filled_in: Resources
@@ -157,7 +169,7 @@ def _beyond(whole: Any, shown: Any, path: str) -> Iterator[str]:
     """The paths in `whole` that `shown` lacks; what is empty in `whole` says nothing."""
     if isinstance(whole, dict) and isinstance(shown, Mapping):
         for name, value in whole.items():
-            if value in ("", None, {}, []):
+            if value in ("", None, {}, []) or (name in _DEFAULTS and _DEFAULTS[name] == value):
                 continue
             if name in shown:
                 yield from _beyond(value, shown[name], f"{path}.{name}")

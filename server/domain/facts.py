@@ -81,10 +81,11 @@ class Facts:
     """What the cluster shows of a service, read at `now`.
 
     `written_at`: when this generation was written. `judged`: the controller has given a verdict
-    at all. `ready`: it says Ready of the service and of every component. `routed`: nothing but the
-    readiness of the components keeps it from that. `refusal`: evidence, newer than the write, that
-    the controller cannot carry the spec out. `warning`: what the controller complains of although
-    all is as asked. `problems`: of the service as a whole.
+    at all, or leaves such a service to another one. `ready`: it says Ready of the service and of
+    every component. `routed`: nothing but the readiness of the components keeps it from that.
+    `refusal`: evidence, newer than the write, that the controller cannot carry the spec out.
+    `warning`: what the controller complains of although all is as asked. `problems`: of the service
+    as a whole.
     `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
     `remains`: what is left, of a service that is to go. `doing`: what is going on, in the words of
     a cluster that knows; empty: what the counts tell.

@@ -9,6 +9,8 @@ from server.domain.spec_checks import DEPLOYMENT_MODES
 STANDARD = "Standard"
 KNATIVE = "Knative"
 MODES = (STANDARD, KNATIVE)
+MODEL_MESH = "ModelMesh"
+"""Left by KServe's controller to one of its own, ModelMesh's."""
 
 
 def mode_of(service: Object) -> str:

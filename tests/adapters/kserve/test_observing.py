@@ -60,6 +60,15 @@ def test_without_a_verdict_of_kserve_no_controller_is_blamed_after_15_seconds() 
     assert first.recheck_at - now <= 16 * SECOND
 
 
+def test_a_service_that_kserve_leaves_to_another_controller_is_told_as_not_followed() -> None:
+    observed, now = beginning("slow")
+    mode = {"serving.kserve.io/deploymentMode": "ModelMesh"}
+    left = with_service(observed, {"metadata": {"annotations": mode}, "status": None})
+    late = verdict(left, now + 60 * SECOND)
+    assert (late.state, late.failure) == (State.PENDING, None)
+    assert "ModelMesh is not followed" in late.message
+
+
 def test_kserves_lost_races_are_no_refusals() -> None:
     observed, now = beginning("bad_scheme")
     words = "fails to update InferenceService status: Operation cannot be fulfilled on"

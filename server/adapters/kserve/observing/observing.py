@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from server.adapters.kserve.modes import KNATIVE, STANDARD, mode_of
+from server.adapters.kserve.modes import KNATIVE, MODEL_MESH, STANDARD, mode_of
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import (
     Object,
@@ -60,7 +60,7 @@ def facts_of(
         deleting=bool(part(service, "metadata").get("deletionTimestamp")),
         stop_asked=asks_stop(annotations),
         stopped=holds(service, "Stopped") and not observed.pods,
-        judged=bool(condition(service, "Ready")),
+        judged=bool(condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
         ready=components_ready and holds(service, "IngressReady" if any(complaints) else "Ready"),
         routed=_routed(service, components_ready=components_ready),
         # KServe obeys it only while the service is Ready.

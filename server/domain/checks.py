@@ -91,7 +91,7 @@ def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
     yield from _label_violations(deploy.labels)
     yield from _annotation_violations(deploy.annotations)
     if deploy.spec is not None:
-        yield from spec_violations(deploy.spec)
+        yield from spec_violations(deploy.spec, deploy.annotations)
     else:
         yield from _bare_restart_violations(deploy)
 

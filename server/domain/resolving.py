@@ -174,7 +174,7 @@ def _check(whole: Deploy, named: InferenceServiceSpec, environment: ServingEnvir
     try:
         check_deploy(whole)
     except FieldInvalid as invalid:
-        own = set(spec_violations(named))
+        own = set(spec_violations(named, whole.annotations))
         raise FieldInvalid(
             [
                 violation

@@ -43,7 +43,14 @@ DEPLOYMENT_MODES = {
     "Knative": "Knative",
     "Serverless": "Knative",
 }
-METRICS = {"Standard": ("cpu", "memory"), "Knative": ("concurrency", "rps")}
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "Standard": ("cpu", "memory"),
+    "Knative": ("concurrency", "rps"),
+}
+_ALL_METRICS = tuple(metric for metrics in METRICS.values() for metric in metrics)
+# With this annotation Knative leaves scaling to Kubernetes' own autoscaler, as Standard mode does.
+KNATIVE_AUTOSCALER = "autoscaling.knative.dev/class"
+KUBERNETES_OWN = "hpa.autoscaling.knative.dev"
 # What Knative's own webhook refuses in every cluster; what a cluster can allow is left to it.
 _KNATIVE_VARIABLES = ("PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION")
 _KNATIVE_PORTS = (8008, 8012, 8013, 8022, 9090, 9091)
@@ -60,11 +67,13 @@ MOST_SPEC_BYTES = 512 * 1024
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
-def spec_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    """Everything that keeps a spec from ever working."""
+def spec_violations(
+    spec: InferenceServiceSpec, annotations: Mapping[str, str]
+) -> Iterator[FieldViolation]:
+    """Everything that keeps a spec from ever working beside a service's annotations."""
     yield from predictor_violations(spec.predictor)
     yield from _option_violations(spec)
-    yield from mode_violations(spec, DEPLOYMENT_MODES.get(spec.deployment_mode, ""))
+    yield from mode_violations(spec, DEPLOYMENT_MODES.get(spec.deployment_mode, ""), annotations)
     if isinstance(_served_by(spec.predictor), ContainerPredictor):
         yield from _container_variable_violations(spec)
     yield from _size_violations(
@@ -75,22 +84,39 @@ def spec_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
 def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     """Everything that keeps options from ever working, whatever they are to serve."""
     yield from _option_violations(options)
-    yield from _mode_violations(options, DEPLOYMENT_MODES.get(options.deployment_mode, ""))
+    mode = DEPLOYMENT_MODES.get(options.deployment_mode, "")
+    # A Deploy's annotations may ask for either of Knative's autoscalers.
+    metrics = METRICS["Standard"] if mode == "Standard" else _ALL_METRICS
+    yield from _metric_violations(options.scaling.metric, metrics)
+    yield from _variable_violations(options, mode)
     yield from _size_violations(_option_texts(options))
 
 
-def mode_violations(spec: InferenceServiceSpec, mode: str) -> Iterator[FieldViolation]:
+def mode_violations(
+    spec: InferenceServiceSpec, mode: str, annotations: Mapping[str, str]
+) -> Iterator[FieldViolation]:
     """What can never work in a deployment mode; empty: in none that the cluster may choose."""
-    yield from _mode_violations(spec, mode)
+    if annotations.get(KNATIVE_AUTOSCALER) == KUBERNETES_OWN:
+        where, metrics = f" with {KNATIVE_AUTOSCALER}: {KUBERNETES_OWN}", METRICS["Standard"]
+    else:
+        where, metrics = f" in {mode} mode" if mode else "", METRICS.get(mode, _ALL_METRICS)
+    yield from _metric_violations(spec.scaling.metric, metrics, where)
+    yield from _variable_violations(spec, mode)
     served_by = _served_by(spec.predictor)
     port = served_by.port if isinstance(served_by, ContainerPredictor) else 0
     if mode == "Knative" and port in _KNATIVE_PORTS:
         yield FieldViolation("spec.container.port", "is taken by Knative's queue-proxy")
 
 
-def _mode_violations(options: ServingOptions, mode: str) -> Iterator[FieldViolation]:
-    metrics = METRICS.get(mode) or [metric for known in METRICS.values() for metric in known]
-    yield from _one_of("spec.scaling.metric", options.scaling.metric, metrics)
+def _metric_violations(
+    metric: str, metrics: tuple[str, ...], where: str = ""
+) -> Iterator[FieldViolation]:
+    if metric and metric not in metrics:
+        why = f"must be one of {', '.join(metrics)}{where}, got {metric[:64]!r}"
+        yield FieldViolation("spec.scaling.metric", why)
+
+
+def _variable_violations(options: ServingOptions, mode: str) -> Iterator[FieldViolation]:
     for name in _KNATIVE_VARIABLES if mode == "Knative" else ():
         for path, names in (("spec.env", options.env), ("spec.secret_env", options.secret_env)):
             if name in names:

@@ -86,4 +86,4 @@ def test_what_is_asked_is_what_one_gets(
 @given(strategies.specs())
 def test_without_defaults_nothing_changes(asked: InferenceServiceSpec) -> None:
     assert with_defaults(asked, ServingOptions()) == asked
-    assert not list(spec_violations(with_defaults(MODEL, asked)))
+    assert not list(spec_violations(with_defaults(MODEL, asked), {}))

@@ -132,6 +132,15 @@ def test_a_spec_that_cannot_work_is_refused_at_its_field(
     assert [path] == list(violations(deploy(wanted)))
 
 
+def test_knatives_autoscalers_measure_each_their_own() -> None:
+    hpa = {"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"}
+    kpa = {"autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev"}
+    for metric, passing, refused in (("memory", hpa, kpa), ("rps", kpa, hpa)):
+        wanted = knative(scaling=Scaling(metric=metric))
+        assert violations(deploy(wanted, annotations=passing)) == {}
+        assert list(violations(deploy(wanted, annotations=refused))) == ["spec.scaling.metric"]
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

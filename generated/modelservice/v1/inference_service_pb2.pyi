@@ -695,7 +695,9 @@ class Scaling(_message.Message):
     """
     metric: _builtins.str
     """What is measured: cpu or memory in Standard mode, concurrency or rps in Knative mode; one of
-    the other mode's is INVALID_ARGUMENT. Empty: cpu, or concurrency.
+    the other mode's is INVALID_ARGUMENT. In Knative mode, too, it is cpu or memory where the
+    annotation `autoscaling.knative.dev/class` of the service is `hpa.autoscaling.knative.dev`.
+    Empty: cpu, or concurrency.
     """
     def __init__(
         self,

@@ -280,7 +280,10 @@ def test_a_former_name_of_a_mode_is_refused_with_the_present_ones(mode: str) -> 
 
 
 def test_a_cluster_whose_default_is_not_supported_wants_the_mode_named() -> None:
-    with pytest.raises(UnsupportedByCluster, match="name deployment_mode Standard or Knative"):
+    refused = (
+        "in ModelMesh mode, the cluster's default, .* name deployment_mode Standard or Knative"
+    )
+    with pytest.raises(UnsupportedByCluster, match=refused):
         planned(Deploy(KEY, MODEL), None, default_mode="ModelMesh")
     assert planned(Deploy(KEY, KNATIVE), None, default_mode="ModelMesh").mode == "Knative"
 
@@ -298,7 +301,8 @@ def test_the_mode_of_a_service_stays() -> None:
 def test_the_mode_of_a_service_that_kserve_has_not_looked_at_is_the_clusters() -> None:
     new = applied(Wish(KEY, MODEL))
     del new["metadata"]["annotations"][MODE_ANNOTATION]  # as where Knative is the default
-    with pytest.raises(ModeImmutable, match="is Knative and cannot become Standard"):
+    refused = "is Knative, the cluster's default mode, and cannot become Standard"
+    with pytest.raises(ModeImmutable, match=refused):
         planned(
             Deploy(KEY, replace(MODEL, deployment_mode="Standard")), new, default_mode="Knative"
         )
@@ -315,8 +319,24 @@ def test_a_mode_that_was_named_is_written_again_where_it_is_left_out() -> None:
 @pytest.mark.parametrize(("metric", "mode"), [("rps", "Standard"), ("cpu", "Knative")])
 def test_a_metric_of_another_mode_than_the_clusters_is_refused(metric: str, mode: str) -> None:
     scaled = replace(MODEL, scaling=Scaling(metric=metric))
-    with pytest.raises(FieldInvalid, match=r"scaling\.metric"):
+    refused = rf"scaling\.metric: must be .* got '{metric}'; {mode} is the cluster's default"
+    with pytest.raises(FieldInvalid, match=refused):
         planned(Deploy(KEY, scaled), None, default_mode=mode)
+    running = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": mode}}
+    for current, asked in ((None, replace(scaled, deployment_mode=mode)), (running, scaled)):
+        with pytest.raises(FieldInvalid) as told:
+            planned(Deploy(KEY, asked), current, default_mode=mode)
+        assert "default" not in told.value.message
+
+
+def test_knative_scales_by_cpu_where_the_annotations_ask_for_kubernetes_own_autoscaler() -> None:
+    hpa = {"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"}
+    by_cpu = replace(MODEL, scaling=Scaling(metric="cpu"))
+    plan = planned(Deploy(KEY, by_cpu, annotations=hpa), None, default_mode="Knative")
+    assert plan.manifest["spec"]["predictor"]["scaleMetric"] == "cpu"
+    by_requests = replace(MODEL, scaling=Scaling(metric="rps"))
+    with pytest.raises(FieldInvalid, match="must be one of cpu, memory with autoscaling"):
+        planned(Deploy(KEY, by_requests, annotations=hpa), None, default_mode="Knative")
 
 
 def test_only_a_ready_service_can_be_frozen() -> None:

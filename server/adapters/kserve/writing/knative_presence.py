@@ -19,26 +19,32 @@ class KnativePresence:
         self._api = api
         self._feed = feed
 
-    async def require(self, key: ServiceKey, seconds: float) -> None:
-        """Let a Deploy in Knative mode through. Raises UnsupportedByCluster where the cluster has
-        no Knative, ServerLacksRights where its objects may not be read, and ClusterUnavailable."""
+    async def require(self, key: ServiceKey, seconds: float, *, by_default: bool) -> None:
+        """Let a Deploy in Knative mode through; `by_default`: nobody named that mode.
+
+        Raises UnsupportedByCluster where the cluster has no Knative, ServerLacksRights where its
+        objects may not be read, and ClusterUnavailable.
+        """
         if self._feed.mirror.follows_knative(key.namespace):
             return
         for kind in KNATIVE:
-            await self._require(Resource(kind, key.namespace), key, seconds)
+            await self._require(Resource(kind, key.namespace), key, seconds, by_default)
         # It came a moment ago: whoever deploys wants to be told of it from now on.
         self._feed.look_for_knative()
 
-    async def _require(self, resource: Resource, key: ServiceKey, seconds: float) -> None:
+    async def _require(
+        self, resource: Resource, key: ServiceKey, seconds: float, by_default: bool
+    ) -> None:
         group = await self._ask(resource.group_path, seconds)
         try:
             there = serves(group, resource.kind)
         except Refused as e:
             raise unavailable() from e
         if not there:
+            default = ", the cluster's default" if by_default else ""
             raise UnsupportedByCluster(
-                f"{key} would run in Knative mode, and the cluster has no Knative Serving: install"
-                f" it, or name deployment_mode {STANDARD}"
+                f"{key} would run in Knative mode{default}, and the cluster has no Knative Serving:"
+                f" install it, or name deployment_mode {STANDARD}"
             )
         found = await self._ask(f"{resource.path}?limit=1", seconds)
         if not found.ok:

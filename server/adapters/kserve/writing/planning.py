@@ -47,7 +47,6 @@ from server.domain.errors import (
 from server.domain.inference_service import (
     InferenceServiceSpec,
     RegisteredModelPredictor,
-    ServiceKey,
 )
 from server.domain.spec_checks import mode_violations
 
@@ -56,7 +55,8 @@ RawObject = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One write. `action` is what it does if it changes anything, `mode` what the service runs in.
+    """One write. `action` is what it does if it changes anything, `mode` what the service runs in;
+    `default_mode`: nobody named it, so that it is the cluster's default.
 
     `takes_over`: the parts of the predictor that others own become ours first, so that what the
     manifest does not name goes away. `frozen`: KServe would not carry a change out. `wants_probe`:
@@ -68,6 +68,7 @@ class Plan:
     manifest: RawObject
     action: Action
     mode: str = STANDARD
+    default_mode: bool = False
     wants_probe: bool = False
     takes_over: bool = False
     frozen: bool = False
@@ -94,12 +95,14 @@ def plan_of(
     if replayed:
         return replayed
     wish = _wish(deploy, current, stored)
-    mode = _admitted_mode(wish.spec, wish.key, current, config)
+    mode = _admitted_mode(wish, current, config)
     if current is None:
-        return replace(_creation(deploy, wish, config, fresh_stamp), mode=mode)
-    if deploy.spec is None:
-        _admit_bare_restart(current)
-    return replace(_update(deploy, wish, current, config, fresh_stamp), mode=mode)
+        plan = _creation(deploy, wish, config, fresh_stamp)
+    else:
+        if deploy.spec is None:
+            _admit_bare_restart(current)
+        plan = _update(deploy, wish, current, config, fresh_stamp)
+    return replace(plan, mode=mode, default_mode=_names_no_mode(wish.spec, current))
 
 
 def with_probe(plan: Plan, probe: Probe | None, config: KServeConfig) -> Plan:
@@ -173,10 +176,14 @@ def _wish(deploy: Deploy, current: RawObject | None, stored: Stored | None) -> W
     return Wish(deploy.key, spec, deploy.labels, annotations, origin=deploy.origin)
 
 
-def _admitted_mode(
-    spec: InferenceServiceSpec, key: ServiceKey, current: RawObject | None, config: KServeConfig
-) -> str:
+def _names_no_mode(spec: InferenceServiceSpec, current: RawObject | None) -> bool:
+    """Whether neither the spec nor the service names a mode: the cluster's default is taken."""
+    return not (spec.deployment_mode or (current and mode_of(current)))
+
+
+def _admitted_mode(wish: Wish, current: RawObject | None, config: KServeConfig) -> str:
     """The mode that the service runs in, or will."""
+    key, spec = wish.key, wish.spec
     asked = spec.deployment_mode
     if asked and asked not in MODES:
         raise UnsupportedByCluster(
@@ -185,19 +192,22 @@ def _admitted_mode(
     # One that KServe has not looked at yet will be of the default, unless this makes it another.
     held = mode_of(current) or config.default_mode if current else ""
     if held and asked and held != asked:
+        default = "" if mode_of(current or {}) else ", the cluster's default mode,"
         raise ModeImmutable(
-            f"{key} is {held} and cannot become {asked}: KServe fixes the deployment mode of a"
-            " service; delete it first"
+            f"{key} is {held}{default} and cannot become {asked}: KServe fixes the deployment mode"
+            " of a service; delete it first"
         )
     mode = held or asked or config.default_mode
+    default = ", the cluster's default" if _names_no_mode(spec, current) else ""
     if mode not in MODES:
         raise UnsupportedByCluster(
-            f"{key} would run in {mode} mode, which this server does not support; name"
+            f"{key} would run in {mode} mode{default}, which this server does not support; name"
             f" deployment_mode {' or '.join(MODES)}"
             + (" after deleting the service" if held else "")
         )
-    if violations := list(mode_violations(spec, mode)):
-        raise FieldInvalid(violations)
+    if violations := list(mode_violations(spec, mode, wish.annotations)):
+        note = f"; {mode} is the cluster's default deployment mode" if default else ""
+        raise FieldInvalid([v._replace(why=f"{v.why}{note}") for v in violations])
     return mode
 
 

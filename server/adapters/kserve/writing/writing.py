@@ -77,7 +77,9 @@ class Writing:
         try:
             plan = plan_of(deploy, present.obj, config, secrets.token_hex(8))
             if isinstance(plan, Plan) and plan.mode == KNATIVE:
-                await self._knative.require(deploy.key, terms.allowance.seconds())
+                await self._knative.require(
+                    deploy.key, terms.allowance.seconds(), by_default=plan.default_mode
+                )
         except ServiceError as refused:
             if present.live:
                 raise

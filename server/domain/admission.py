@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from server.domain.checks import check_platform_keys
 from server.domain.commands import Action, Delete, Deploy
 from server.domain.errors import (
     AlreadyExists,
@@ -51,12 +52,14 @@ def admit_deploy(deploy: Deploy, stored: Stored | None) -> PastRequest | None:
     """
     if stored is None:
         _admit_creation(deploy)
+        check_platform_keys(deploy, {}, {})
         return None
     if stored.service.delete_time is not None:
         raise ServiceDeleting(deploy.key)
     replayed = _replayed(deploy, stored.requests)
     if replayed is None:
         _admit_update(deploy, stored.service)
+        check_platform_keys(deploy, stored.service.labels, stored.service.annotations)
     return replayed
 
 

@@ -39,7 +39,8 @@ MOST_ANNOTATIONS = 512
 # Kubernetes takes 256 KiB in all. The rest is for what KServe and this server add on the pods.
 MOST_ANNOTATION_BYTES = 240 * 1024
 
-_RESERVED_DOMAINS = ("kubernetes.io", "k8s.io", "serving.kserve.io", "modelservice.dev")
+_PLATFORM_DOMAINS = ("kubernetes.io", "k8s.io", "serving.kserve.io")
+_OUR_DOMAIN = "modelservice.dev"
 _FREE_DOMAIN = "app.kubernetes.io"
 _FREE_ANNOTATIONS = frozenset(
     {
@@ -55,6 +56,22 @@ _FREE_ANNOTATIONS = frozenset(
 def check_deploy(deploy: Deploy) -> None:
     """Refuse a Deploy that can never work. Raises FieldInvalid with everything wrong with it."""
     refuse_violations(_deploy_violations(deploy))
+
+
+def check_platform_keys(
+    deploy: Deploy, labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> None:
+    """Refuse keys of Kubernetes and KServe that a Deploy may not set. Raises FieldInvalid.
+
+    `labels` and `annotations` are those that the service has: these may be given back as they are.
+    """
+    free = {key: deploy.annotations.get(key) for key in _FREE_ANNOTATIONS}
+    refuse_violations(
+        [
+            *_platform_violations("labels", deploy.labels, labels),
+            *_platform_violations("annotations", deploy.annotations, {**annotations, **free}),
+        ]
+    )
 
 
 def check_registered(predictor: RegisteredModelPredictor) -> None:
@@ -137,7 +154,7 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
     yield from problem_at("labels", count_problem(len(labels), MOST_LABELS))
     for key, value in labels.items():
         path = at("labels", key)
-        yield from problem_at(path, qualified_name_problem(key) or _reserved_problem(key))
+        yield from problem_at(path, qualified_name_problem(key) or _our_key_problem(key))
         yield from problem_at(path, label_value_problem(value))
 
 
@@ -147,19 +164,38 @@ def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViol
         yield FieldViolation("annotations", f"at most {MOST_ANNOTATION_BYTES >> 10} KiB in all")
     for key in annotations:
         # Kubernetes reads the domain of an annotation's key in any case.
-        problem = qualified_name_problem(key.lower())
-        if not problem and key not in _FREE_ANNOTATIONS:
-            problem = _reserved_problem(key.lower())
+        problem = qualified_name_problem(key.lower()) or _our_key_problem(key.lower())
         yield from problem_at(at("annotations", key), problem)
     if annotations.get(STOP_ANNOTATION, "true").lower() not in ("true", "false"):
         yield FieldViolation(at("annotations", STOP_ANNOTATION), 'is "true" or "false"')
 
 
-def _reserved_problem(key: str) -> str | None:
-    domain = key.rpartition("/")[0]
-    if domain == _FREE_DOMAIN:
-        return "is set by this server" if key == MANAGED_BY_LABEL[0] else None
-    for reserved in _RESERVED_DOMAINS:
-        if domain == reserved or domain.endswith(f".{reserved}"):
-            return f"is reserved: {reserved}/ belongs to the platform"
+def _platform_violations(
+    kind: str, asked: Mapping[str, str], free: Mapping[str, str | None]
+) -> Iterator[FieldViolation]:
+    for key, value in asked.items():
+        if free.get(key) != value:
+            yield from problem_at(at(kind, key), _platform_key_problem(key.lower()))
+
+
+def _our_key_problem(key: str) -> str | None:
+    if key == MANAGED_BY_LABEL[0] or _is_under(_OUR_DOMAIN, key):
+        return "must not be set: this server sets it"
     return None
+
+
+def _platform_key_problem(key: str) -> str | None:
+    if key.rpartition("/")[0] == _FREE_DOMAIN:
+        return None
+    for domain in _PLATFORM_DOMAINS:
+        if _is_under(domain, key):
+            return (
+                f"must not be set: {domain}/ belongs to the platform; only what the service"
+                " already has may be given, with the same value"
+            )
+    return None
+
+
+def _is_under(domain: str, key: str) -> bool:
+    """Whether a key's domain is this one or one below it."""
+    return f".{key.rpartition('/')[0]}".endswith(f".{domain}")

@@ -158,14 +158,14 @@ def test_a_namespace_that_does_not_exist_is_learnt_from_the_cluster(stub, memory
 
 def test_every_wrong_field_is_named_at_once_by_its_path(stub, memory, name) -> None:
     memory.away()
-    request = deploy("Not-A-Name", request_id="no spaces", labels={"kserve.kubernetes.io/x": "y"})
+    request = deploy("Not-A-Name", request_id="no spaces", labels={"a.modelservice.dev/x": "y"})
     request.spec.env["1A"] = "x"
     request.spec.resources.limits["memory"] = "lots"
     refusal = refused(StatusCode.INVALID_ARGUMENT, "FIELD_INVALID", stub.Deploy, request)
     assert set(refusal.fields) == {
         "name",
         "request_id",
-        'labels["kserve.kubernetes.io/x"]',
+        'labels["a.modelservice.dev/x"]',
         'spec.env["1A"]',
         'spec.resources.limits["memory"]',
     }

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
-from server.domain.commands import Action, Delete
-from server.domain.errors import EtagMismatch, NotManaged, ServiceDeleting, ServiceNotFound
+from server.domain.commands import Action, Delete, Deploy
+from server.domain.errors import (
+    EtagMismatch,
+    FieldInvalid,
+    NotManaged,
+    ServiceDeleting,
+    ServiceNotFound,
+)
 from server.domain.inference_service import ContainerPredictor, InferenceService, ServiceKey
 from server.domain.status import State
 from server.ports import Gone
@@ -160,6 +168,25 @@ class UnmanagedConformance:
         assert adopted.service.uid == before.uid
         again = await world.cluster.apply(wanted)
         assert (again.action, again.rollout) == (Action.UNCHANGED, adopted.rollout)
+
+    async def test_a_key_of_the_platforms_is_given_back_only_as_it_is(self, world: World) -> None:
+        needs(world, Ability.OTHER_WRITERS)
+        held = {"serving.kserve.io/tier": "gold"}
+        await world.make_unmanaged("theirs", "registry.example/x:1", held)
+        found = await world.cluster.read(ServiceKey(world.namespace, "theirs"))
+        assert found is not None
+
+        def given(labels: Mapping[str, str], *, force: bool = False) -> Deploy:
+            return deploy(world, found.spec, "theirs", labels=labels, force=force)
+
+        with pytest.raises(FieldInvalid, match="tier"):
+            await world.cluster.apply(given({"serving.kserve.io/tier": "iron"}, force=True))
+        adopted = await world.cluster.apply(given(found.labels, force=True))
+        assert adopted.service.labels.items() >= held.items()
+        again = await world.cluster.apply(given(adopted.service.labels))
+        assert (again.action, again.service.labels) == (Action.UNCHANGED, adopted.service.labels)
+        with pytest.raises(FieldInvalid, match="tier"):
+            await world.cluster.apply(deploy(world, found.spec, "new", labels=held))
 
     async def test_force_changes_its_kind_of_predictor(self, world: World) -> None:
         needs(world, Ability.OTHER_WRITERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from server.domain.checks import check_deploy
+from server.domain.checks import check_deploy, check_platform_keys
 from server.domain.commands import Deploy
 from server.domain.errors import FieldInvalid
 from server.domain.inference_service import (
@@ -28,6 +28,7 @@ MODEL = InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), "gs://bucket
 def violations(deploy: Deploy) -> dict[str, str]:
     try:
         check_deploy(deploy)
+        check_platform_keys(deploy, {}, {})
     except FieldInvalid as refused:
         return dict(refused.violations)
     return {}

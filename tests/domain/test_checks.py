@@ -192,14 +192,14 @@ def test_everything_wrong_is_told_at_once() -> None:
             tolerations=(Toleration(operator="Exists"), Toleration()),
         ),
         key=ServiceKey("Bad", ""),
-        labels={"k8s.io/x": "y"},
+        labels={"modelservice.dev/x": "y"},
         request_id=" ",
     )
     assert set(violations(wanted)) == {
         "namespace",
         "name",
         "request_id",
-        'labels["k8s.io/x"]',
+        'labels["modelservice.dev/x"]',
         "spec.container.image",
         "spec.container.port",
         'spec.env["A=B"]',

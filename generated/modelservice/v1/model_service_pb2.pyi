@@ -126,6 +126,8 @@ class DeployRequest(_message.Message):
         the pods, so that changing them replaces the pods. Keys and values follow Kubernetes' rules. At
         most 128. Refused are keys under kubernetes.io/, k8s.io/, serving.kserve.io/, modelservice.dev/
         and the domains below them, but for app.kubernetes.io/, of which only managed-by is refused.
+        What Get shows of the service may always be given back: a key of Kubernetes or KServe that the
+        service has already is accepted with the value that it has.
         """
 
     @_builtins.property

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 MOST_LINES = 20
 MOST_BYTES = 4096
-# Of a line that names the cause, so that it leaves room for others.
+# Of a line that names the cause, and of what follows it, so that they leave room for others.
 MOST_OF_CAUSE = 1024
-# How a server shut down says little.
-MOST_AFTER_CAUSE = 4
+# The lines right after the cause often go on with it, before a stack of the libraries below Python;
+# how a server shut down, at the end, says little.
+MOST_AFTER_CAUSE = 8
+MOST_OF_END = 2
 
 # The kubelet answers so, as if it were the log, where it has none.
 _NO_LOG = ("unable to retrieve container logs for ", "failed to try resolving symlinks in path ")
@@ -47,7 +49,8 @@ def plain_lines(text: str) -> list[str]:
 
 
 def telling(lines: Sequence[str]) -> tuple[str, ...]:
-    """At most MOST_LINES and MOST_BYTES: what led to the cause, the line that names it, the end.
+    """At most MOST_LINES and MOST_BYTES: what led to the cause, the line that names it, what
+    follows that line, the end.
 
     Of a traceback only the innermost frame is shown. Where no line names a cause, these are the
     last lines.
@@ -56,9 +59,10 @@ def telling(lines: Sequence[str]) -> tuple[str, ...]:
     at = _cause_at(short)
     if at is None:
         return _last_that_fit(short[-MOST_LINES:], MOST_BYTES)
-    cause = _shortened(short[at])
-    after = _last_that_fit(short[at + 1 :][-MOST_AFTER_CAUSE:], MOST_BYTES - _size((cause,)))
-    shown = (cause, *after)
+    cause, after = _shortened(short[at]), short[at + 1 :]
+    following = _first_that_fit(after[:MOST_AFTER_CAUSE], MOST_OF_CAUSE)
+    end = after[len(following) :][-MOST_OF_END:]
+    shown = (cause, *following, *_last_that_fit(end, MOST_BYTES - _size((cause, *following))))
     before = short[:at][len(shown) - MOST_LINES :]
     if not tells_failed_load((*before, *shown)):
         told = [_shortened(line) for line in short[:at] if _is_failed_load(line)]
@@ -127,6 +131,11 @@ def _unmarked(frames: Sequence[str]) -> list[str]:
 def _ends_traceback(before: str, line: str) -> bool:
     raised = before.startswith("    ") and _RAISED.match(line)
     return bool(raised and not raised[1].endswith(_ENDINGS))
+
+
+def _first_that_fit(lines: Sequence[str], room: int) -> Sequence[str]:
+    sizes = accumulate(len(line.encode()) for line in lines)
+    return lines[: sum(size <= room for size in sizes)]
 
 
 def _last_that_fit(lines: Sequence[str], room: int) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ from tests.adapters.kserve.shown import (
 SECOND = timedelta(seconds=1)
 # MLServer 1.7.1 with a model file that was cut short: it loads, fails, shuts down and exits with 0.
 CORRUPT_MODEL = Path(__file__).with_name("logs") / "mlserver_corrupt_model.log"
+# MLServer 1.7.1 with XGBoost 3.2 and a model of XGBoost's old binary format.
+LEGACY_MODEL = CORRUPT_MODEL.with_name("mlserver_legacy_xgboost.log")
 CAUSE = "builtins.ValueError: EOF: reading array data, expected 1920 bytes got 1665"
 
 
@@ -55,6 +57,24 @@ def test_of_a_corrupt_model_the_cause_is_shown_however_the_shutdown_talks(more: 
     assert tells_failed_load(shown)
 
 
+def test_of_a_cause_of_many_lines_before_a_long_stack_all_are_shown() -> None:
+    shown = telling(plain_lines(LEGACY_MODEL.read_text()))
+    [at] = [n for n, line in enumerate(shown) if "Failed to load model: `/mnt/models" in line]
+    assert shown[at + 1 : at + 4] == (
+        "The binary format has been deprecated in 1.6 and removed in 3.1, use UBJ or JSON",
+        "instead. You can port the binary model to UBJ and JSON by re-saving it with XGBoost",
+        "3.0. See:",
+    )
+    assert any("failed to load during startup" in line for line in shown)
+    assert tells_failed_load(shown)
+
+
+def test_what_follows_a_cause_goes_before_a_long_line_at_the_end() -> None:
+    after = ["binary format removed, re-save it", *(f"frame {n}" for n in range(99)), "x" * 9999]
+    shown = telling(["ValueError: no model", *after])
+    assert shown[:3] == ("ValueError: no model", after[0], after[1])
+
+
 def test_of_a_traceback_the_innermost_frame_is_shown_without_marks() -> None:
     text = """Traceback (most recent call last):
   File "server.py", line 1, in <module>
@@ -74,7 +94,7 @@ FileNotFoundError: [Errno 2] No such file or directory: '/mnt/models/model.bin'
 
 def test_a_complaint_is_shown_where_nothing_was_raised() -> None:
     lines = ["starting", "FATAL the licence has expired", *(f"closing {n}" for n in range(30))]
-    assert telling(lines) == (*lines[:2], *lines[-4:])
+    assert telling(lines) == (*lines[:10], *lines[-2:])
 
 
 def test_where_a_model_was_not_loaded_long_before_the_end_that_line_is_kept() -> None:

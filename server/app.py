@@ -235,6 +235,7 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
             python=local.serving_python_path(),
             runtimes=local.serving_runtimes_path(),
             ports=local.serving_port_range(),
+            model_size_limit=local.model_size_limit_bytes(),
             progress_deadline=local.progress_deadline,
             environment=local.environment(),
         ) as cluster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.domain import quantities
 from server.domain.syntax import dns_label_problem
 
 _OURS = "MODELSERVICE_"
@@ -75,6 +77,15 @@ def _checked_ports(text: str) -> str:
     return text
 
 
+def _checked_bytes(text: str) -> str:
+    try:
+        if quantities.value(text) > 0:
+            return text
+    except ValueError:
+        pass
+    raise ValueError("must be a number of bytes above 0, such as 100Gi")
+
+
 def _checked_namespace(name: str) -> str:
     if problem := dns_label_problem(name):
         raise ValueError(f"{name!r} is no namespace: {problem}")
@@ -91,6 +102,7 @@ def _checked_url(url: SecretStr) -> SecretStr:
 
 Address = Annotated[str, AfterValidator(_checked_address)]
 Ports = Annotated[str, AfterValidator(_checked_ports)]
+Bytes = Annotated[str, AfterValidator(_checked_bytes)]
 Namespace = Annotated[str, AfterValidator(_checked_namespace)]
 Namespaces = Annotated[frozenset[Namespace], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
@@ -207,6 +219,11 @@ class Local(BaseSettings):
         description="ports of 127.0.0.1 for services and model servers, which nothing else should"
         " take while this server is away; a service that is there keeps its own",
     )
+    model_size_limit: Bytes = Field(
+        "100Gi",
+        description="the most that one model's files may have on the local cluster, unpacked ones"
+        " included",
+    )
     progress_deadline: Annotated[Seconds, Field(gt=timedelta(0))] = Field(
         timedelta(minutes=10), description="seconds that a local model server has to load its model"
     )
@@ -227,6 +244,10 @@ class Local(BaseSettings):
         """The operator's own runtimes."""
         named = self.serving_runtimes
         return Path(named).expanduser().absolute() if named else None
+
+    def model_size_limit_bytes(self) -> int:
+        """The most that one model may have."""
+        return math.ceil(quantities.value(self.model_size_limit))
 
     def serving_port_range(self) -> range:
         """The ports that services and model servers get."""

@@ -175,7 +175,7 @@ class InferenceServiceSpec(_message.Message):
     A server without KServe runs model servers as processes of its own machine, the local cluster.
     There every namespace exists, and these are FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER, with
     what to do instead: container, secret_env, service_account, deployment_mode, node_selector,
-    tolerations, and more than one replica.
+    tolerations, more than one replica, and a model's name that no path can hold.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -6,13 +6,14 @@ import resource
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from server.adapters.local.addresses.allotting import Ports
 from server.adapters.local.cluster import LocalCluster, local_cluster
 from server.adapters.local.generations.running import Means
 from server.adapters.local.generations.turns import Turns, cores
-from server.adapters.local.models.fetching import fetch
+from server.adapters.local.models.fetching import SizeLimits, fetch
 from server.adapters.local.patience import Patience
 from server.adapters.local.processes.sweeping import sweep
 from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
@@ -31,15 +32,16 @@ async def opened_cluster(
     python: Path,
     runtimes: Path | None,
     ports: range,
+    model_size_limit: int,
     progress_deadline: timedelta,
     environment: Mapping[str, str],
 ) -> AsyncIterator[LocalCluster]:
     """Serve what the directory has, for the length of a block; nothing runs afterwards.
 
     `python` is the serving environment's, `runtimes` the operator's own table, `ports` what new
-    services and model servers may have, `environment` what model servers inherit a little of; for
-    `left` see `local_cluster`. What an earlier server left running is ended first. Raises
-    StateDirUnusable or RuntimesInvalid.
+    services and model servers may have, `model_size_limit` the most bytes of one model,
+    `environment` what model servers inherit a little of; for `left` see `local_cluster`. What an
+    earlier server left running is ended first. Raises StateDirUnusable or RuntimesInvalid.
     """
     _allow_all_descriptors()
     patience = Patience(progress_deadline=progress_deadline)
@@ -48,7 +50,7 @@ async def opened_cluster(
         means = Means(
             runtimes=Runtimes.load(runtimes),
             python=python,
-            fetch=fetch,
+            fetch=partial(fetch, limits=SizeLimits(bytes=model_size_limit)),
             ports=Ports(ports),
             turns=Turns(cores(), patience.longest_turn),
             patience=patience,

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
+from server.adapters.local.processes.environment import expand, expanded
 from server.domain.errors import UnsupportedByCluster
-from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec
+from server.domain.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ModelPredictor,
+)
+from server.domain.model_name import model_name
 
 
 def refuse_unsupported(spec: InferenceServiceSpec) -> None:
@@ -31,5 +38,17 @@ def _refusals(spec: InferenceServiceSpec) -> Iterator[str]:
         yield "it has no nodes to choose from, so leave spec.node_selector and tolerations out"
     if spec.deployment_mode:
         yield "it has no deployment modes, so leave spec.deployment_mode out"
+    if isinstance(spec.serving, ModelPredictor) and not _fits_path(spec, spec.serving):
+        yield (
+            "it asks for a model by its name in a path, so let MLSERVER_MODEL_NAME in spec.env, or"
+            " --model_name in spec.model.args, have letters, digits, '-', '_', '.' and '~' alone"
+        )
     if (spec.scaling.min_replicas or 0) > 1:
         yield "it runs one replica of each service, so leave spec.scaling.min_replicas at 1"
+
+
+def _fits_path(spec: InferenceServiceSpec, model: ModelPredictor) -> bool:
+    variables = expanded(spec.env)
+    arguments = [expand(argument, variables) for argument in model.args]
+    name = model_name("service", variables, arguments)
+    return name not in ("", ".", "..") and quote(name, safe="") == name

@@ -20,6 +20,8 @@ class FileServer(ThreadingHTTPServer):
         self.forbidden: set[str] = set()
         self.cut_short: set[str] = set()
         self.stuck: set[str] = set()
+        self.redirects: dict[str, str] = {}
+        self.dispositions: dict[str, str] = {}
         self.released = threading.Event()
         self.asked: list[str] = []
 
@@ -52,7 +54,12 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         content = self.server.files.get(path, b"")
         status = 403 if path in self.server.forbidden else 200 if path in self.server.files else 404
-        self.send_response(status)
+        redirect = self.server.redirects.get(path)
+        self.send_response(302 if redirect else status)
+        if redirect:
+            self.send_header("Location", redirect)
+        if disposition := self.server.dispositions.get(path):
+            self.send_header("Content-Disposition", disposition)
         self.send_header("Content-Length", str(len(content) if status == 200 else 0))
         self.end_headers()
         return content if status == 200 else b""

@@ -18,7 +18,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from server.adapters.local.models import downloading
-from server.adapters.local.models.fetching import FetchFailed, Progress, fetch
+from server.adapters.local.models.fetching import FetchFailed, Progress, SizeLimits, fetch
+from server.adapters.local.models.size_limits import AS_SHIPPED
 from server.domain.status import FailureReason
 from tests.adapters.local.file_server import FileServer, file_server
 
@@ -48,9 +49,9 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryFileSystem]:
     store.pseudo_dirs[:] = [""]
 
 
-async def refused(uri: str, into: Path) -> FetchFailed:
+async def refused(uri: str, into: Path, limits: SizeLimits = AS_SHIPPED) -> FetchFailed:
     with pytest.raises(FetchFailed) as caught:
-        await fetch(uri, into)
+        await fetch(uri, into, limits=limits)
     assert not into.exists(), "a partial result"
     assert not list(into.parent.glob(f".*{downloading.PARTIAL_SUFFIX}")), "it leaves a rest"
     return caught.value
@@ -204,7 +205,7 @@ async def test_a_file_that_is_written_meanwhile_is_no_model(
     source = tmp_path / "model"
     source.write_bytes(bytes(3_000_000))
 
-    def write_on(progress: Progress) -> None:
+    def write_on(progress: Progress | None) -> None:
         with source.open("r+b") as file:
             file.write(b"new")
 
@@ -303,6 +304,189 @@ async def test_a_lone_archive_is_unpacked(
     assert list(into.iterdir()) == [model]
 
 
+@pytest.mark.parametrize(
+    ("path", "disposition", "redirect"),
+    [
+        ("/download?path=/m/bert.zip", "", ""),
+        ("/?file=bert.zip&signature=abc.def", "", ""),
+        ("/models/7", 'attachment; filename="bert.zip"', ""),
+        ("/models/7", "attachment; filename*=UTF-8''bert.zip", ""),
+        ("/models/latest", "", "/store/bert.zip?signature=s3cret"),
+        ("/models/latest", "", "/download?path=/m/bert.zip"),
+    ],
+)
+async def test_an_archive_is_known_by_the_name_that_its_server_gives_it(
+    path: str, disposition: str, redirect: str, http: FileServer, into: Path
+) -> None:
+    asked = path.partition("?")[0]
+    if redirect:
+        http.redirects[asked] = redirect
+    answered = (redirect or path).partition("?")[0]
+    http.files[answered] = zipped({"config.json": b"{}"})
+    http.dispositions[answered] = disposition
+    model = await fetch(http.url(path), into)
+    assert model == into / "bert"
+    assert (model / "config.json").read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("path", "disposition", "name"),
+    [
+        ("/iris.joblib?path=/m/other.zip", "", "iris.joblib"),
+        ("/download?path=/m/model.json", "", "model.json"),
+        ("/download?token=header.payload", "", "download"),
+        ("/download", 'attachment; filename="../../escaped.pkl"', "escaped.pkl"),
+        ("/download", 'attachment; filename=".."', "download"),
+        ("/download", f'attachment; filename="{"x" * 300}.pkl"', "download"),
+    ],
+)
+async def test_a_file_over_http_has_the_name_that_says_most_and_is_safe(
+    path: str, disposition: str, name: str, http: FileServer, into: Path
+) -> None:
+    at = path.partition("?")[0]
+    http.files[at] = b"trained"
+    http.dispositions[at] = disposition
+    assert await fetch(http.url(path), into) == into / name
+    assert [file.name for file in into.iterdir()] == [name]
+
+
+async def test_no_redirect_leads_to_a_file_of_this_machine_or_in_circles(
+    http: FileServer, tmp_path: Path, into: Path
+) -> None:
+    (tmp_path / "secret.joblib").write_bytes(b"s3cret")
+    for target in (f"file://{tmp_path}/secret.joblib", "ftp://127.0.0.1/x", "/model"):
+        http.redirects["/model"] = target
+        assert "/model" in (await refused(http.url("/model"), into)).message
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("hf://acme/bert:v2", "/acme/bert@v2"),
+        ("hf://acme/bert:", "/acme/bert"),
+        ("hf://acme/bert@v2", "/acme/bert@v2"),
+        ("hf://acme/bert", "/acme/bert"),
+    ],
+)
+async def test_a_revision_of_a_hub_is_named_as_on_kserve(
+    uri: str, path: str, monkeypatch: pytest.MonkeyPatch, into: Path
+) -> None:
+    registered = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.setitem(registered, "hf", MemoryFileSystem)
+    store = MemoryFileSystem()
+    try:
+        store.pipe(f"{path}/config.json", b"{}")
+        assert await fetch(uri, into) == into / "bert"
+        assert (into / "bert" / "config.json").read_bytes() == b"{}"
+    finally:
+        store.store.clear()
+        store.pseudo_dirs[:] = [""]
+
+
+async def test_links_within_a_tar_file_become_copies(http: FileServer, into: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        file = tarfile.TarInfo("blobs/0af3")
+        file.size = 7
+        archive.addfile(file, io.BytesIO(b"weights"))
+        for name, kind, target in (
+            ("weights", tarfile.SYMTYPE, "blobs/0af3"),
+            ("again", tarfile.LNKTYPE, "blobs/0af3"),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            archive.addfile(link)
+    http.files["/bert.tgz"] = packed.getvalue()
+    model = await fetch(http.url("/bert.tgz"), into)
+    for name in ("weights", "again"):
+        assert (model / name).read_bytes() == b"weights"
+        assert not (model / name).is_symlink()
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../etc/passwd", ".", "absent"])
+async def test_a_link_that_leads_elsewhere_is_refused(
+    target: str, http: FileServer, into: Path
+) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        link = tarfile.TarInfo("weights")
+        link.type, link.linkname = tarfile.SYMTYPE, target
+        archive.addfile(link)
+    http.files["/bert.tar"] = packed.getvalue()
+    assert "bert.tar" in (await refused(http.url("/bert.tar"), into)).message
+
+
+async def test_a_bomb_is_not_unpacked(http: FileServer, into: Path) -> None:
+    limits = SizeLimits(bytes=2_000_000, files=100, depth=10)
+    many = {str(n): b"" for n in range(101)}
+    deep = {"/".join("d" * 11): b"1"}
+    for files, says in (
+        ({"a": bytes(3_000_000)}, "has more than the 2000000 bytes"),
+        (many, "more than 100 files"),
+        (deep, "more than 10 deep"),
+    ):
+        for suffix, pack in ((".tgz", tar), (".zip", deflated)):
+            http.files[f"/bomb{suffix}"] = pack(files)
+            failed = await refused(http.url(f"/bomb{suffix}"), into, limits)
+            assert says in failed.message
+
+
+def deflated(names: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in names.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+async def test_a_model_beyond_the_limit_is_refused_before_it_is_read(
+    http: FileServer, tmp_path: Path, into: Path
+) -> None:
+    limits = SizeLimits(bytes=1_000_000)
+    http.files["/model"] = bytes(1_000_001)
+    failed = await refused(http.url("/model"), into, limits)
+    assert "MODELSERVICE_MODEL_SIZE_LIMIT" in failed.remedy
+    assert http.asked == [], "its size is known beforehand"
+    http.files["/model"] = bytes(1_000_000)
+    assert (await fetch(http.url("/model"), into, limits=limits)).stat().st_size == 1_000_000
+
+
+@pytest.fixture
+def maze(tmp_path: Path) -> Path:
+    """Folders with two links each to the next: a file is found on 2^25 ways."""
+    for n in range(25):
+        folder = tmp_path / "maze" / str(n)
+        folder.mkdir(parents=True)
+        for side in ("left", "right"):
+            (folder / side).symlink_to(folder.with_name(str(n + 1)))
+    (tmp_path / "maze" / "25").mkdir()
+    (tmp_path / "maze" / "25" / "model").write_bytes(b"")
+    return tmp_path / "maze" / "0"
+
+
+async def test_a_walk_along_links_is_bounded(maze: Path, into: Path) -> None:
+    failed = await refused(str(maze), into, SizeLimits(files=1000))
+    assert "more than 1000 files and folders; links may lead in circles" in failed.message
+
+
+async def test_a_walk_along_links_ends_once_nobody_waits(maze: Path, into: Path) -> None:
+    walk = asyncio.create_task(fetch(str(maze), into, limits=SizeLimits(files=10**9)))
+    await eventually(lambda: bool(_threads_of(str(maze))))
+    walk.cancel()
+    await eventually(lambda: not _threads_of(str(maze)))
+    assert not any(into.parent.iterdir())
+
+
+async def test_links_that_lead_in_circles_are_told(tmp_path: Path, into: Path) -> None:
+    (tmp_path / "circle").mkdir()
+    (tmp_path / "circle" / "itself").symlink_to(tmp_path / "circle")
+    assert "links that lead in circles" in (await refused(f"{tmp_path}/circle", into)).message
+
+
+def _threads_of(uri: str) -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == f"fetching {uri}"]
+
+
 @pytest.mark.parametrize("suffix", [".tar.gz", ".zip", ".tar"])
 async def test_a_broken_archive_is_refused(suffix: str, http: FileServer, into: Path) -> None:
     whole = zipped({"a": bytes(99_999)}) if suffix == ".zip" else tar({"a": os.urandom(99_999)})
@@ -339,4 +523,7 @@ async def test_a_full_disk_is_named_and_left_with_what_it_had(
     failed = await refused(str(tmp_path / "model"), small_disk / "model")
     assert "no space is left" in failed.message
     assert "MODELSERVICE_STATE_DIR" in failed.remedy
+    (tmp_path / "model").write_bytes(bytes(1_000_000))
+    failed = await refused(str(tmp_path / "model"), small_disk / "model")
+    assert "no space is left" in failed.message, "a twentieth is kept free"
     (small_disk / "later").write_bytes(bytes(900_000))

@@ -32,6 +32,9 @@ from tests.adapters.local.world import IRIS, World
         ({"deployment_mode": "Standard"}, "spec.deployment_mode"),
         ({"deployment_mode": "Knative"}, "spec.deployment_mode"),
         ({"scaling": Scaling(min_replicas=2)}, "spec.scaling.min_replicas"),
+        ({"env": {"MLSERVER_MODEL_NAME": "meta/llama"}}, "MLSERVER_MODEL_NAME in spec.env"),
+        ({"env": {"MLSERVER_MODEL_NAME": ""}}, "MLSERVER_MODEL_NAME in spec.env"),
+        ({"env": {"A": "a/b", "MLSERVER_MODEL_NAME": "$(A)"}}, "MLSERVER_MODEL_NAME in spec.env"),
     ],
 )
 async def test_it_is_refused_before_anything_is_written(

@@ -123,11 +123,12 @@ async def test_mlserver_serves_one_model_on_one_port_of_this_machine(
     assert settings["http_port"] == "8123"
     assert settings["server_name"] == "team/iris/3/n0nce"
     assert (settings["grpc_port"], settings["parallel_workers"]) == (0, 0)
-    assert json.loads(launch.files["model-settings.json"]) == {
-        "name": "iris",
-        "implementation": "mlserver_sklearn.SKLearnModel",
-        "parameters": {"uri": str(place.model)},
+    assert launch.env == {
+        "MLSERVER_MODEL_NAME": "iris",
+        "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_sklearn.SKLearnModel",
+        "MLSERVER_MODEL_URI": str(place.model),
     }
+    assert not launch.links
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +22,7 @@ from server.adapters.kserve.manifests.serving_runtimes import (
     serving_container,
 )
 from server.adapters.kserve.objects import Object, items, named
+from server.domain import model_name
 from server.domain.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
@@ -41,8 +41,6 @@ _NOT_HTTP = ("h2c", "grpc")
 _PATHS = {"v1": "/v1/models/{}", "v2": "/v2/models/{}/ready"}
 _SERVER_READY = {"v2": "/v2/health/ready"}
 _PROTOCOL_VARIABLE = "PROTOCOL"
-_NAME_ARGUMENT = "--model_name"
-_NAME_VARIABLE = "MLSERVER_MODEL_NAME"
 # KServe fills it in for runtimes, and for what is added to their arguments.
 _OBJECTS_NAME = re.compile(r"\{\{-?\s*\.Name\s*-?\}\}")
 
@@ -70,7 +68,11 @@ def _for_model(
     if container.get("readinessProbe") or _loads_later(model):
         return []
     arguments = [*items(container, "args"), *model.args]
-    names = [*_by_runtime(name, model, runtime), *_in_variables(spec), *_in_arguments(arguments)]
+    names = [
+        *_by_runtime(name, model, runtime),
+        *_in_variables(spec),
+        *model_name.names_in_arguments(arguments),
+    ]
     served = _served([_OBJECTS_NAME.sub(name, given) for given in names])
     port = _http_port(items(container, "ports"))
     if not (served and port):
@@ -92,7 +94,7 @@ def _asked_by(runtime: Object, model: ModelPredictor) -> tuple[str, ...]:
 
 
 def _for_container(container: ContainerPredictor, spec: InferenceServiceSpec) -> Probe | None:
-    served = _served([*_in_variables(spec), *_in_arguments(container.args)])
+    served = _served([*_in_variables(spec), *model_name.names_in_arguments(container.args)])
     paths = _PATHS if served else _SERVER_READY
     path = paths.get(spec.env.get(_PROTOCOL_VARIABLE, ""))
     return _probe(path.format(served), container.port or _DEFAULT_PORT) if path else None
@@ -108,7 +110,7 @@ def _served(names: Sequence[str]) -> str:
 
 
 def _by_runtime(name: str, model: ModelPredictor, runtime: Object) -> Iterator[str]:
-    variable = named(items(serving_container(runtime), "env"), _NAME_VARIABLE)
+    variable = named(items(serving_container(runtime), "env"), model_name.VARIABLE)
     if variable:
         yield str(variable.get("value", ""))
     # KServe tells its MLServers the object's name, if there is something to load.
@@ -117,17 +119,10 @@ def _by_runtime(name: str, model: ModelPredictor, runtime: Object) -> Iterator[s
 
 
 def _in_variables(spec: InferenceServiceSpec) -> Iterator[str]:
-    if _NAME_VARIABLE in spec.secret_env:
+    if model_name.VARIABLE in spec.secret_env:
         yield ""
-    if _NAME_VARIABLE in spec.env:
-        yield spec.env[_NAME_VARIABLE]
-
-
-def _in_arguments(arguments: Sequence[str]) -> Iterator[str]:
-    for argument, following in pairwise([*arguments, ""]):
-        flag, equals, value = argument.partition("=")
-        if flag == _NAME_ARGUMENT:
-            yield value if equals else following
+    if model_name.VARIABLE in spec.env:
+        yield spec.env[model_name.VARIABLE]
 
 
 def _http_port(ports: Sequence[Object]) -> int:

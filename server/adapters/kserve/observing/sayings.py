@@ -13,7 +13,10 @@ REMEDIES = {
         "check the storage URI, and that the service account has credentials for it"
     ),
     FailureReason.MODEL_LOAD: (
-        "check that the model's files are whole and fit the format and the runtime's version"
+        "check that the model's files are whole, fit the format and the runtime's version, and are"
+        " called as the runtime expects: at the top of a folder MLServer looks for model.joblib,"
+        " model.pickle or model.pkl (sklearn), model.bst, model.json or model.ubj (xgboost),"
+        " model.bst (lightgbm), MLmodel (mlflow)"
     ),
     FailureReason.CRASH_LOOP: "see the container's log for why it exits",
     FailureReason.OUT_OF_MEMORY: "raise the memory limit, or use a smaller model",

@@ -15,7 +15,13 @@ import structlog
 
 from server.adapters.local.addresses.allotting import NoPortFree, Ports
 from server.adapters.local.addresses.proxying import Answer, Upstream
-from server.adapters.local.generations.failing import Failed, no_port, unwritable, worth_showing
+from server.adapters.local.generations.failing import (
+    Failed,
+    failure,
+    no_port,
+    unwritable,
+    worth_showing,
+)
 from server.adapters.local.generations.turns import Turns
 from server.adapters.local.models.fetching import Progress
 from server.adapters.local.patience import Patience
@@ -27,8 +33,11 @@ from server.adapters.local.processes.environment import (
 )
 from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.records import Wish
+from server.adapters.local.runtimes.model_folder import ModelUnfit
 from server.adapters.local.runtimes.runtimes import Launch, Place, Runtimes, ServingRuntime
 from server.domain.container_output import OutputGate
+from server.domain.model_name import model_name
+from server.domain.status import FailureReason
 
 log = structlog.get_logger(__name__)
 
@@ -92,8 +101,10 @@ async def running(
         server_name = f"{wish.key}/{wish.generation}/{secrets.token_hex(8)}"
         variables = expanded(wish.spec.env)
         args = tuple(expand(argument, variables) for argument in wish.model.args)
-        place = Place(means.python, folder, port, server_name, wish.key.name, model, args)
-        launch = runtime.launch(place)
+        name = model_name(wish.key.name, variables, args)
+        place = Place(means.python, folder, port, server_name, name, model, args)
+        launch = await _launch(runtime, place, variables)
+        variables = {**launch.env, **variables}
         environment = child_environment(means.environment, variables, means.owner)
         upstream = Upstream(port, wish.spec.request_timeout)
         try:
@@ -102,6 +113,19 @@ async def running(
                 yield Run(process, upstream, server_name, launch.ready_path, launch.loaded, output)
         finally:
             await upstream.close()
+
+
+async def _launch(runtime: ServingRuntime, place: Place, variables: Mapping[str, str]) -> Launch:
+    def looked() -> Launch:
+        runtime.check(place, variables)
+        return runtime.launch(place)
+
+    try:
+        return await asyncio.to_thread(looked)
+    except ModelUnfit as e:
+        raise Failed(failure(FailureReason.MODEL_LOAD, e.message, e.remedy)) from e
+    except OSError as e:
+        raise Failed(unwritable(e)) from e
 
 
 @contextmanager
@@ -125,7 +149,7 @@ async def _process(
     try:
         # A model may have left gigabytes there, and requests must not wait for their end.
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        _write(launch.files, folder)
+        _write(launch, folder)
         process = await ModelProcess.start(launch.command, folder, environment)
     except OSError as e:
         raise Failed(unwritable(e)) from e
@@ -136,10 +160,12 @@ async def _process(
         await process.end(means.patience.stop)
 
 
-def _write(files: Mapping[str, str], folder: Path) -> None:
-    """Put a server's files into its folder, which is not there yet."""
+def _write(launch: Launch, folder: Path) -> None:
+    """Put a server's files and links into its folder, which is not there yet."""
     folder.mkdir(mode=0o700, parents=True)
-    for name, content in files.items():
+    for name, target in launch.links.items():
+        (folder / name).symlink_to(target)
+    for name, content in launch.files.items():
         file = folder / name
         file.touch(mode=0o600)
         file.write_text(content)

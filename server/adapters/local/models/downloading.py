@@ -19,11 +19,11 @@ from server.adapters.local.models.model_sources import (
     shown,
     source_of,
 )
+from server.adapters.local.models.size_limits import AS_SHIPPED, Allowance, SizeLimits
 from server.adapters.local.models.unpacking import unpacked
 from server.adapters.local.syncing import sync
 
 PARTIAL_SUFFIX = ".partial"
-_CHUNK_BYTES = 1 << 20
 
 
 class Abandoned(Exception):
@@ -42,20 +42,22 @@ class Progress:
         return done if self.total is None else f"{done} of {_bytes_shown(self.total)}"
 
 
-WentOn = Callable[[Progress], None]
+# Without a progress: nothing has come since.
+WentOn = Callable[[Progress | None], None]
 
 
-def download(uri: str, into: Path, went_on: WentOn) -> Path:
+def download(uri: str, into: Path, went_on: WentOn, limits: SizeLimits = AS_SHIPPED) -> Path:
     """Copy what is at `uri` into `into`, unless that exists, and answer its path there. Blocks.
 
     Files of this machine are copied too, and not linked: a model that is trained anew is written
     over the old one, which a server that starts again must find as it was. A lone archive is
-    unpacked, as KServe does. `went_on` is called after each chunk; what it raises ends the
-    download. What a process that died leaves lies beside `into` and ends in PARTIAL_SUFFIX.
+    unpacked, as KServe does. `went_on` is called for each file and chunk; what it raises ends the
+    download, and so does what goes beyond the limits or the free disk. What a process that died
+    leaves lies beside `into` and ends in PARTIAL_SUFFIX.
     Raises FetchFailed.
     """
     try:
-        return _kept(into) or _brought(source_of(uri), into, went_on)
+        return _kept(into) or _brought(source_of(uri), into, went_on, limits)
     except (FetchFailed, Abandoned):
         raise
     except Exception as e:
@@ -67,14 +69,25 @@ def _kept(into: Path) -> Path | None:
     return next(into.iterdir()) if into.is_dir() else None
 
 
-def _brought(source: Source, into: Path, went_on: WentOn) -> Path:
-    files = source.files()
+def _brought(source: Source, into: Path, went_on: WentOn, limits: SizeLimits) -> Path:
     into.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(PARTIAL_SUFFIX, f".{into.name}.", into.parent))
+    total: int | None = None
+
+    def checkpoint() -> None:
+        went_on(Progress(allowance.written, total) if allowance.written else None)
+
+    allowance = Allowance(limits, partial, source.shown, checkpoint)
     try:
+        files = source.files(allowance.enter)
+        sizes = [file.size for file in files if file.size is not None]
+        allowance.expect(sum(sizes))
+        total = sum(sizes) if len(sizes) == len(files) else None
         model = partial / source.name
-        _copy_all(source, files, model, went_on)
-        model = unpacked(model)
+        for file in files:
+            model = _copied(source, file, partial, allowance)
+        total = None
+        model = unpacked(model, allowance)
         _sync_all(partial)
         _put(partial, into)
     except BaseException:
@@ -93,19 +106,13 @@ def _put(partial: Path, into: Path) -> None:
         shutil.rmtree(partial)
 
 
-def _copy_all(source: Source, files: list[SourceFile], model: Path, went_on: WentOn) -> None:
-    sizes = [file.size for file in files if file.size is not None]
-    total = sum(sizes) if len(sizes) == len(files) else None
-    done = 0
-    for file in files:
-        target = model / file.relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with source.open(file) as reading, target.open("xb") as writing:
-            while chunk := reading.read(_CHUNK_BYTES):
-                writing.write(chunk)
-                done += len(chunk)
-                went_on(Progress(done, total))
-        _refuse_other_content(source, file, target.stat().st_size)
+def _copied(source: Source, file: SourceFile, partial: Path, allowance: Allowance) -> Path:
+    """Copy one file, and answer where the model is by that."""
+    with source.open(file) as reading:
+        model = partial / (source.name if file.relative.parts else source.name_given(reading))
+        size = allowance.copy(reading, model / file.relative)
+    _refuse_other_content(source, file, size)
+    return model
 
 
 def _refuse_other_content(source: Source, file: SourceFile, size: int) -> None:
@@ -140,6 +147,8 @@ def _translated(error: Exception, uri: str) -> FetchFailed:
             return FetchFailed(f"{where} does not answer in time", "try again later")
         case aiohttp.ClientConnectionError():
             return FetchFailed(f"no connection to the server of {where}", CHECK_URI)
+        case OSError(errno=errno.ELOOP):
+            return FetchFailed(f"{where} has links that lead in circles", CHECK_URI)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return FetchFailed(
                 f"no space is left on the disk for {where}",

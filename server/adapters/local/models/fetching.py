@@ -11,15 +11,21 @@ from pathlib import Path
 
 from server.adapters.local.models.downloading import Abandoned, Progress, download
 from server.adapters.local.models.model_sources import FetchFailed
+from server.adapters.local.models.size_limits import AS_SHIPPED, SizeLimits
 
-__all__ = ["FetchFailed", "Progress", "fetch"]
+__all__ = ["FetchFailed", "Progress", "SizeLimits", "fetch"]
 
 TELL_EVERY_SECONDS = 0.25
 
 Tell = Callable[[Progress], None]
 
 
-async def fetch(uri: str, into: Path, tell: Tell = lambda progress: None) -> Path:
+async def fetch(
+    uri: str,
+    into: Path,
+    tell: Tell = lambda progress: None,
+    limits: SizeLimits = AS_SHIPPED,
+) -> Path:
     """Bring the file or folder at `uri` into the folder `into`, and answer its path there.
 
     `into` comes to be when all of it is there. If it exists already the source is not even looked
@@ -32,7 +38,7 @@ async def fetch(uri: str, into: Path, tell: Tell = lambda progress: None) -> Pat
 
     def run() -> None:
         try:
-            waiting.in_loop(outcome.set_result, download(uri, into, waiting.went_on))
+            waiting.in_loop(outcome.set_result, download(uri, into, waiting.went_on, limits))
         except FetchFailed as e:
             waiting.in_loop(outcome.set_exception, e)
         except Abandoned:
@@ -55,11 +61,11 @@ class _Waiting:
         self._tell = tell
         self._told_at = 0.0
 
-    def went_on(self, progress: Progress) -> None:
+    def went_on(self, progress: Progress | None) -> None:
         """Tell it now and then. Raises Abandoned where nobody waits any longer."""
         if self.over.is_set():
             raise Abandoned
-        if time.monotonic() - self._told_at >= TELL_EVERY_SECONDS:
+        if progress and time.monotonic() - self._told_at >= TELL_EVERY_SECONDS:
             self._told_at = time.monotonic()
             self.in_loop(self._tell, progress)
 

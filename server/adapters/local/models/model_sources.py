@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 import fsspec
 
+from server.adapters.local.models.names import name_of_answer, path_name, query_name
 from server.domain.status import FailureReason
 
 # The schemes that KServe reads too and that name files to download, with the package of fsspec's
@@ -64,25 +65,30 @@ class Source:
     name: str
     shown: str
 
-    def files(self) -> list[SourceFile]:
+    def files(self, enter: Callable[[int], None] = lambda depth: None) -> list[SourceFile]:
         """Every file of it, symbolic links followed; `relative` is empty where it is one itself.
 
-        Raises FetchFailed where there is none, or something that is no file.
+        `enter` is called for each file and folder with how deep it lies, and ends the walk by what
+        it raises. Raises FetchFailed where there is no file, or something that is none.
         """
         entry = self.filesystem.info(self.path)
-        found = list(self._below(PurePosixPath(), entry))
+        found = list(self._below(PurePosixPath(), entry, enter))
         if not found:
             raise FetchFailed(f"{self.shown} has no files", CHECK_URI)
         return found
 
-    def _below(self, at: PurePosixPath, entry: dict[str, Any]) -> Iterator[SourceFile]:
+    def _below(
+        self, at: PurePosixPath, entry: dict[str, Any], enter: Callable[[int], None]
+    ) -> Iterator[SourceFile]:
+        enter(len(at.parts))
         if entry["type"] == "file":
             yield SourceFile(at, entry)
         elif entry["type"] == "directory":
             for child in self.filesystem.ls(entry["name"], detail=True):
                 # Object stores list a folder's own marker among what is in it.
                 if child["name"].rstrip("/") != entry["name"].rstrip("/"):
-                    yield from self._below(at / _safe_name(child), self._followed(child))
+                    below = at / _safe_name(child)
+                    yield from self._below(below, self._followed(child), enter)
         else:
             raise FetchFailed(f"{self.shown}: {at} is neither a file nor a folder", CHECK_URI)
 
@@ -94,6 +100,15 @@ class Source:
         # Over HTTP one request for all of it: blocks could be of different versions.
         options = {"block_size": 0} if "http" in self.filesystem.protocol else {}
         return cast(BinaryIO, self.filesystem.open(file.entry["name"], "rb", **options))
+
+    def name_given(self, reading: BinaryIO) -> str:
+        """What a lone file is called, once it is open: over HTTP as its server says."""
+        answer = getattr(reading, "r", None)
+        if not isinstance(answer, aiohttp.ClientResponse):
+            return self.name
+        said = answer.content_disposition
+        name = name_of_answer(self.path, str(answer.url), said.filename if said else None)
+        return name or self.name
 
     def has_changed(self, file: SourceFile) -> bool:
         """Whether a file on a disk was written since it was listed; elsewhere a read is of one
@@ -115,6 +130,8 @@ def source_of(uri: str) -> Source:
         path = uri
     else:
         path = rest.rstrip("/")
+    if scheme == "hf":
+        path = _pinned(path)
     return Source(_filesystem(scheme), path, _name(scheme, path, uri), shown(uri))
 
 
@@ -122,10 +139,24 @@ def _name(scheme: str, path: str, uri: str) -> str:
     """The name of the file or folder itself."""
     if scheme == "file" and not path.startswith("/"):
         raise FetchFailed(f"{uri} is neither a URI nor an absolute path", CHECK_URI)
-    name = urlsplit(path).path.rpartition("/")[2] if "://" in path else PurePosixPath(path).name
+    if scheme in ("http", "https"):
+        name = path_name(path) or query_name(path)
+    else:
+        name = PurePosixPath(path).name
+    if scheme == "hf":
+        name = name.partition("@")[0]
     if name in ("", ".."):
         raise FetchFailed(f"{shown(uri)} names no file or folder", CHECK_URI)
     return name
+
+
+def _pinned(path: str) -> str:
+    """`owner/model:revision`, as KServe has it, in the form of fsspec: `owner/model@revision`."""
+    owner, slash, rest = path.partition("/")
+    model, below_slash, below = rest.partition("/")
+    name, _, revision = model.partition(":")
+    pinned = f"{name}@{revision}" if revision else name
+    return f"{owner}{slash}{pinned}{below_slash}{below}"
 
 
 def _filesystem(scheme: str) -> Any:

@@ -54,6 +54,7 @@ class FormatRow(_Row):
 
     versions: tuple[str, ...] = ()
     implementation: str = ""
+    model_files: tuple[str, ...] = ()
     package: str = ""
 
 
@@ -65,6 +66,8 @@ class RuntimeRow(_Row):
     ready: Annotated[str, Field(pattern="^/"), AfterValidator(_checked)]
     loaded: Annotated[str, AfterValidator(_checked)] = ""
     files: Annotated[dict[str, dict[str, Any]], AfterValidator(_checked)] = {}
+    env: Annotated[dict[str, str], AfterValidator(_checked)] = {}
+    settings: str = ""
     formats: Annotated[tuple[FormatRow, ...], Field(min_length=1)]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from server.adapters.local.runtimes import runtime_table
+from server.adapters.local.runtimes.model_folder import check_folder
 from server.adapters.local.runtimes.runtime_table import FormatRow, RuntimeRow, filled
 from server.adapters.local.runtimes.serving_environment import has_package, install_command
+from server.domain import model_name
 from server.domain.inference_service import ModelPredictor
 
 _NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
@@ -29,9 +31,8 @@ class NoRuntime(Exception):
 class Place:
     """What one model server is started with.
 
-    `folder` is its working directory and has nothing else in it: MLServer loads whatever it finds
-    below, so that `model`, the model's file or folder, lies elsewhere. `model` is None without a
-    storage_uri. `args` are appended to the command.
+    `folder` is its working directory and has nothing else in it; `model`, the model's file or
+    folder, lies elsewhere, and is None without a storage_uri. `args` are appended to the command.
     """
 
     python: Path
@@ -45,7 +46,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a model server is started; `files`, by name, are to be written into its folder.
+    """How a model server is started: `files`, by name, are to be written into its folder, and
+    `links`, by name, are to lead from there; `env` are variables of its own.
 
     It is this very server if GET /v2 answers the `server_name` as `name`, and its model is ready
     if GET `ready_path` then answers 200. Once its log has the text `loaded` (empty: it never tells)
@@ -54,6 +56,8 @@ class Launch:
 
     command: tuple[str, ...]
     files: Mapping[str, str]
+    links: Mapping[str, Path]
+    env: Mapping[str, str]
     ready_path: str
     loaded: str
 
@@ -71,16 +75,32 @@ class ServingRuntime:
         return self.row.name
 
     def launch(self, place: Place) -> Launch:
-        """Say how to start one of it in a place."""
+        """Say how to start one of it in a place. Blocks."""
         values = {key: str(value or "") for key, value in asdict(place).items()}
         values["implementation"] = self.format.implementation
         files = {name: filled(content, values) for name, content in self.row.files.items()}
         return Launch(
             command=(*filled(self.row.command, values), *place.args),
             files={name: json.dumps(content, indent=2) for name, content in files.items()},
+            links=self._links(place),
+            env=filled(self.row.env, values),
             ready_path=filled(self.row.ready, values),
             loaded=filled(self.row.loaded, values),
         )
+
+    def check(self, place: Place, variables: Container[str]) -> None:
+        """Refuse what this server would misread, unless `variables`, which the Deploy gives, say
+        what it is to read. Blocks. Raises ModelUnfit."""
+        told = any(name in variables for name in self.row.env if name != model_name.VARIABLE)
+        if place.model and place.model.is_dir() and not told:
+            check_folder(place.model, place.model_name, self.row.settings, self.format)
+
+    def _links(self, place: Place) -> dict[str, Path]:
+        """What of the model's folder the server finds in its own, where it looks for settings."""
+        if not (self.row.settings and place.model and place.model.is_dir()):
+            return {}
+        found = {entry.name: entry for entry in place.model.iterdir()}
+        return {n: e for n, e in found.items() if n not in self.row.files and n[0] != "."}
 
 
 class Runtimes:

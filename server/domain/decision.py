@@ -236,6 +236,7 @@ def _progress(facts: Facts) -> str:
     return facts.doing or "; ".join(
         f"{c.shown.component.lower()}: {c.shown.desired_replicas} replicas wanted,"
         f" {c.shown.updated_replicas} of this rollout, {c.available} available"
+        + (f", {c.starting.words}" if c.starting else "")
         for c in facts.components
     )
 

@@ -28,6 +28,20 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Starting:
+    """A new pod whose start takes long: in words, and the container that it waits for.
+
+    `look`: the number of the look at that container's log that is due, or was the last; 0 where
+    there is no log yet.
+    """
+
+    words: str
+    pod: str
+    container: str
+    look: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ComponentFacts:
     """What the cluster shows of one component that the spec names.
 
@@ -40,6 +54,7 @@ class ComponentFacts:
     `steady_at`: when the new pods will have survived their last container exit; None if none exited
     lately. `attempt`: names what the new pods are made from, where the cluster gives up on failing
     ones and begins anew; empty where it lets them stand.
+    `starting`: the new pod whose start takes longest, if it does take long.
     `problems`: of the new pods, most telling first. `looks_different_at`: when time alone will
     show more.
     """
@@ -57,6 +72,7 @@ class ComponentFacts:
     on_demand: bool = False
     attempt: str = ""
     steady_at: datetime | None = None
+    starting: Starting | None = None
     problems: tuple[Problem, ...] = ()
     looks_different_at: datetime | None = None
 

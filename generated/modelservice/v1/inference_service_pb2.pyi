@@ -790,7 +790,8 @@ class InferenceServiceStatus(_message.Message):
         """
         STATE_PROGRESSING: InferenceServiceStatus._State.ValueType  # 2
         """Being rolled out, or on its way to being stopped. An older rollout may go on serving
-        meanwhile: `serving`. `failure` names what may yet fail.
+        meanwhile: `serving`. `failure` names what may yet fail. After 15 s `message` says which
+        container the model server waits for, for how long that has run, and its last log line.
         """
         STATE_READY: InferenceServiceStatus._State.ValueType  # 3
         """The newest rollout serves: every component is available in the replicas asked for, and its
@@ -827,7 +828,8 @@ class InferenceServiceStatus(_message.Message):
     """
     STATE_PROGRESSING: InferenceServiceStatus.State.ValueType  # 2
     """Being rolled out, or on its way to being stopped. An older rollout may go on serving
-    meanwhile: `serving`. `failure` names what may yet fail.
+    meanwhile: `serving`. `failure` names what may yet fail. After 15 s `message` says which
+    container the model server waits for, for how long that has run, and its last log line.
     """
     STATE_READY: InferenceServiceStatus.State.ValueType  # 3
     """The newest rollout serves: every component is available in the replicas asked for, and its
@@ -1097,7 +1099,8 @@ class Failure(_message.Message):
         """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
         REASON_STORAGE_DOWNLOAD: Failure._Reason.ValueType  # 2
         """The model's files cannot be downloaded: wrong path, no credentials, or no connection. For an
-        `oci://` URI: its image has no folder /models, or nothing in it.
+        `oci://` URI: its image has no folder /models, or nothing in it. Also, in STATE_PROGRESSING
+        and `retrying`, a download that goes on and has written nothing to its log for three minutes.
         """
         REASON_STORAGE_SCHEME: Failure._Reason.ValueType  # 3
         """Nothing in the cluster handles the scheme of the storage_uri."""
@@ -1157,7 +1160,8 @@ class Failure(_message.Message):
     """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
     REASON_STORAGE_DOWNLOAD: Failure.Reason.ValueType  # 2
     """The model's files cannot be downloaded: wrong path, no credentials, or no connection. For an
-    `oci://` URI: its image has no folder /models, or nothing in it.
+    `oci://` URI: its image has no folder /models, or nothing in it. Also, in STATE_PROGRESSING
+    and `retrying`, a download that goes on and has written nothing to its log for three minutes.
     """
     REASON_STORAGE_SCHEME: Failure.Reason.ValueType  # 3
     """Nothing in the cluster handles the scheme of the storage_uri."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from server.adapters.kserve.following.deriving import Derived, Deriving
 from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.domain.inference_service import ServiceKey
 from server.domain.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
@@ -33,6 +33,7 @@ class Following:
     def __init__(self) -> None:
         self._mirror = Mirror(lambda _: None)
         self._deriving = Deriving(self._mirror)
+        self._now = datetime.min.replace(tzinfo=UTC)
 
     def see(self, observed: Observed, now: datetime) -> Derived:
         lists = {
@@ -44,13 +45,14 @@ class Following:
         for kind, objects in lists.items():
             copies = [copy.deepcopy(dict(o)) for o in objects]
             self._mirror.listed(Resource(kind), copies, self._mirror.listing_begins())
+        self._now = now
         derived = self._deriving.derive(KEY, now)
         assert derived
         return derived
 
     def read_log(self, derived: Derived, *lines: str) -> None:
         assert derived.log_wanted
-        self._deriving.keep_log(KEY, derived.log_wanted, lines)
+        self._deriving.keep_log(KEY, derived.log_wanted, LogExcerpt(lines), self._now)
 
 
 def failure_of(derived: Derived) -> Failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -11,23 +11,25 @@ import pytest
 from server.adapters.kserve.api_server import ApiServer, Unanswered
 from server.adapters.kserve.following.log_fetching import LogFetching
 from server.adapters.kserve.observing.logs import LogWanted
+from server.adapters.kserve.observing.observed import LogExcerpt
 from server.domain.inference_service import ServiceKey
 from tests.adapters.kserve.waiting import eventually
 
 IRIS = ServiceKey("team-a", "iris")
 WANTED = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
+THE_LINE = LogExcerpt(("the line",))
 IN_TIME = 10.0
 
 
 class Fetches:
     """Answers each fetch with the next outcome, and notes what came of it."""
 
-    def __init__(self, *outcomes: Sequence[str] | Exception) -> None:
+    def __init__(self, *outcomes: LogExcerpt | Exception) -> None:
         self.outcomes = list(outcomes)
         self.asked = 0
-        self.fetched: list[Sequence[str]] = []
+        self.fetched: list[LogExcerpt] = []
 
-    async def fetch(self, api: ApiServer, wanted: LogWanted) -> Sequence[str]:
+    async def fetch(self, api: ApiServer, wanted: LogWanted) -> LogExcerpt:
         self.asked += 1
         await asyncio.sleep(0)
         outcome = self.outcomes.pop(0)
@@ -35,8 +37,8 @@ class Fetches:
             raise outcome
         return outcome
 
-    def keep(self, key: ServiceKey, wanted: LogWanted, lines: Sequence[str]) -> None:
-        self.fetched.append(lines)
+    def keep(self, key: ServiceKey, wanted: LogWanted, log: LogExcerpt) -> None:
+        self.fetched.append(log)
 
 
 @asynccontextmanager
@@ -56,11 +58,11 @@ async def fetching(
 async def test_a_log_wanted_twice_at_once_is_fetched_once(
     api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetches = Fetches(["the line"])
+    fetches = Fetches(THE_LINE)
     async with fetching(fetches, api, monkeypatch) as logs:
         logs.want(IRIS, WANTED)
         logs.want(IRIS, WANTED)
-        await eventually(lambda: fetches.fetched == [["the line"]], IN_TIME)
+        await eventually(lambda: fetches.fetched == [THE_LINE], IN_TIME)
         assert fetches.asked == 1
 
 
@@ -68,10 +70,10 @@ async def test_a_log_wanted_twice_at_once_is_fetched_once(
 async def test_a_log_that_could_not_be_had_is_fetched_when_it_is_wanted_anew(
     api: ApiServer, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
-    fetches = Fetches(failure, ["the line"])
+    fetches = Fetches(failure, THE_LINE)
     async with fetching(fetches, api, monkeypatch) as logs:
         logs.want(IRIS, WANTED)
-        await eventually(lambda: fetches.outcomes == [["the line"]], IN_TIME)
+        await eventually(lambda: fetches.outcomes == [THE_LINE], IN_TIME)
         await asyncio.sleep(0.05)
         logs.want(IRIS, WANTED)
-        await eventually(lambda: fetches.fetched == [["the line"]], IN_TIME)
+        await eventually(lambda: fetches.fetched == [THE_LINE], IN_TIME)

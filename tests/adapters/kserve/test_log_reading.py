@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.objects import name_of
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.domain.log_reading import (
     MOST_BYTES,
     MOST_LINES,
@@ -159,7 +159,7 @@ def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
         (("INFO - Couldn't load model 'iris'.", "bye"), FailureReason.MODEL_LOAD),
         (("Loading the model", "port 8080 is taken"), FailureReason.CRASH_LOOP),
     ):
-        decision = verdict(replace(crashing, logs={source: lines}), now)
+        decision = verdict(replace(crashing, logs={source: LogExcerpt(tuple(lines))}), now)
         assert decision.state is State.FAILED
         assert decision.failure
         assert decision.failure.reason is reason
@@ -168,7 +168,7 @@ def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
 def test_a_server_that_stays_up_without_its_model_is_told_by_its_log() -> None:
     observed, now = starting()
     source = (name_of(observed.pods[0]), "kserve-container")
-    said = replace(observed, logs={source: ("error: model iris failed to load",)})
+    said = replace(observed, logs={source: LogExcerpt(("error: model iris failed to load",))})
     decision = verdict(said, now + 61 * SECOND)
     assert decision.state is State.PROGRESSING
     assert decision.failure

@@ -74,18 +74,19 @@ def test_where_no_log_can_explain_none_is_wanted(name: str) -> None:
 
 async def test_the_last_lines_of_a_log_are_fetched(server: ScriptedServer, api: ApiServer) -> None:
     server.texts[LOG_PATH] = "\n".join(f"line {n}" for n in range(200))
-    lines = await fetch_log(api, WANTED)
-    assert lines == tuple(f"line {n}" for n in range(180, 200))
+    log = await fetch_log(api, WANTED)
+    assert log.lines == tuple(f"line {n}" for n in range(180, 200))
 
 
 async def test_a_log_that_is_not_there_is_empty(server: ScriptedServer, api: ApiServer) -> None:
     server.absent.add(LOG_PATH)
-    assert await fetch_log(api, WANTED) == ()
+    log = await fetch_log(api, WANTED)
+    assert (log.lines, log.readable) == ((), False)
 
 
 async def test_of_a_huge_log_only_the_end_is_kept(server: ScriptedServer, api: ApiServer) -> None:
     server.texts[LOG_PATH] = "x" * 3_000_000 + "\nthe cause"
-    assert await fetch_log(api, WANTED) == ("the cause",)
+    assert (await fetch_log(api, WANTED)).lines == ("the cause",)
 
 
 def test_values_that_look_secret_are_masked_the_longest_first() -> None:
@@ -120,7 +121,7 @@ async def test_where_the_end_begins_within_a_secret_its_rest_is_not_shown(
     rest = "same" + "\n" * (READ_BYTES - 13) + "the cause"
     assert len(rest) == READ_BYTES
     server.texts[LOG_PATH] = "logging in with open se" + rest
-    assert await fetch_log(api, wanted) == ("the cause",)
+    assert (await fetch_log(api, wanted)).lines == ("the cause",)
 
 
 def test_secrets_in_the_words_of_a_probe_or_of_a_container_that_waits_are_masked() -> None:

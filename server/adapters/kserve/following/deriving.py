@@ -13,8 +13,13 @@ from server.adapters.kserve.manifests.reading_back import service_of
 from server.adapters.kserve.objects import rollout_of, uid_of
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.latch import Latch
-from server.adapters.kserve.observing.logs import LogWanted, explaining, log_wanted
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.logs import (
+    LogWanted,
+    explaining,
+    log_of_start,
+    log_wanted,
+)
+from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.adapters.kserve.observing.observing import facts_of, status_of
 from server.domain.decision import Decision, decide
 from server.domain.inference_service import InferenceService, ServiceKey
@@ -41,12 +46,13 @@ class _Memory:
     latch: Latch = field(default_factory=Latch)
     ready_generation: int | None = None
     log_kept: LogWanted | None = None
-    logs: dict[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+    logs: dict[tuple[str, str], LogExcerpt] = field(default_factory=dict)
 
-    def keep_log(self, wanted: LogWanted, lines: Sequence[str]) -> None:
-        """Keep the last log only, and of a run that said nothing that of the one before."""
-        run_before = self.logs.get(wanted.source, ())
-        self.log_kept, self.logs = wanted, {wanted.source: lines or run_before}
+    def keep_log(self, wanted: LogWanted, log: LogExcerpt) -> None:
+        """Keep the last log only, and of a run that said nothing the lines of the one before."""
+        before = self.logs.get(wanted.source, LogExcerpt())
+        kept = replace(log, lines=log.lines or before.lines)
+        self.log_kept, self.logs = wanted, {wanted.source: kept}
 
 
 class Deriving:
@@ -68,10 +74,11 @@ class Deriving:
         except Exception:
             log.exception("evidence could not be taken", service=str(key))
 
-    def keep_log(self, key: ServiceKey, wanted: LogWanted, lines: Sequence[str]) -> None:
-        """Let the last lines of a log go with the failure that they explain."""
+    def keep_log(self, key: ServiceKey, wanted: LogWanted, log: LogExcerpt, now: datetime) -> None:
+        """Let the last lines of a log, read `now`, go with the failure that they explain."""
         if key in self._memories:
-            self._memories[key].keep_log(wanted, lines)
+            read = replace(log, read_at=now, restart_count=wanted.restart_count, look=wanted.look)
+            self._memories[key].keep_log(wanted, read)
 
     def derive(self, key: ServiceKey, now: datetime) -> Derived | None:
         """The service as it is now; None where there is none, or nothing of it is understood."""
@@ -94,11 +101,13 @@ class Deriving:
         decision = decide(facts)
         if decision.state is State.READY:
             memory.ready_generation = rollout_of(observed.service).generation
-        wanted = log_wanted(observed, decision, now)
+        explains = log_wanted(observed, decision, now)
+        wanted = explains or log_of_start(observed, facts)
         # Those of an earlier run of the same container too, until the newer ones are there, and
         # those of a pod that is gone.
-        source = wanted.source if wanted else explaining(decision.failure)
-        decision = _with_log(decision, memory.logs.get(source, ()) if source else ())
+        source = explains.source if explains else explaining(decision.failure)
+        log = memory.logs.get(source) if source else None
+        decision = _with_log(decision, log.lines if log else ())
         status = status_of(observed, facts, decision, memory.ready_generation)
         missing = None if memory.log_kept == wanted else wanted
         return Derived(service_of(observed.service, status), decision.recheck_at, missing)

@@ -18,6 +18,7 @@ from server.adapters.kserve.following.probe import Probe
 from server.adapters.kserve.following.reflector import Reflector
 from server.adapters.kserve.following.resources import followed
 from server.adapters.kserve.observing.logs import LogWanted
+from server.adapters.kserve.observing.observed import LogExcerpt
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone, Synced
 
@@ -149,8 +150,8 @@ class StatusFeed:
         loop = asyncio.get_running_loop()
         self._rechecks[key] = loop.call_later(max(seconds, 0), self._touch, (key,))
 
-    def _keep_log(self, key: ServiceKey, wanted: LogWanted, lines: Sequence[str]) -> None:
-        self._deriving.keep_log(key, wanted, lines)
+    def _keep_log(self, key: ServiceKey, wanted: LogWanted, log: LogExcerpt) -> None:
+        self._deriving.keep_log(key, wanted, log, self._probe.now())
         self._touch((key,))
 
     def _touch(self, keys: Iterable[ServiceKey]) -> None:

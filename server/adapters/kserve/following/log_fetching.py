@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.observing.logs import LogWanted, fetch_log
+from server.adapters.kserve.observing.observed import LogExcerpt
 from server.domain.inference_service import ServiceKey
 
 log = structlog.get_logger(__name__)
@@ -18,7 +19,7 @@ class LogFetching:
     """A queue of wanted logs; each `run` works it off, one log at a time."""
 
     def __init__(
-        self, api: ApiServer, fetched: Callable[[ServiceKey, LogWanted, Sequence[str]], None]
+        self, api: ApiServer, fetched: Callable[[ServiceKey, LogWanted, LogExcerpt], None]
     ) -> None:
         self._api = api
         self._fetched = fetched

@@ -32,6 +32,7 @@ from server.adapters.kserve.observing.components import (
 from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.pod_start import starting
 from server.domain.facts import ComponentFacts
 from server.domain.status import ComponentStatus
 
@@ -68,6 +69,7 @@ def component_facts(
         unproven=unproven,
         unavailable_since=None if available or unproven else unavailable_since(workloads, now),
         steady_at=steady_at(workloads, now, patience),
+        starting=starting(sights),
         problems=tuple(
             p for w in workloads for p in problems_of(w, which, observed, now, patience)
         ),

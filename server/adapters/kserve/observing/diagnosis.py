@@ -5,7 +5,7 @@ KServe's conditions never name the cause; the pods, ReplicaSets and Deployments 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -13,10 +13,11 @@ from server.adapters.kserve.objects import Object, condition, created_at, moment
 from server.adapters.kserve.observing.components import Part, Workload, completed_at, progress_of
 from server.adapters.kserve.observing.container_problems import unanswering_looks_different_at
 from server.adapters.kserve.observing.containers import is_live, is_ready
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.pod_problems import pod_problems
 from server.adapters.kserve.observing.pod_sight import PodSight, warnings_about
+from server.adapters.kserve.observing.pod_start import start_of
 from server.adapters.kserve.observing.sayings import MAKE_SERVICE_ACCOUNT, REMEDIES
 from server.domain.facts import Problem
 from server.domain.status import Component, Failure, FailureReason
@@ -76,8 +77,8 @@ def pod_sights(
     ]
 
 
-def _logs_of(pod: Object, observed: Observed) -> dict[str, Sequence[str]]:
-    return {c: lines for (p, c), lines in observed.logs.items() if p == name_of(pod)}
+def _logs_of(pod: Object, observed: Observed) -> dict[str, LogExcerpt]:
+    return {c: log for (p, c), log in observed.logs.items() if p == name_of(pod)}
 
 
 def _is_replaced(ended: Object, workload: Workload) -> bool:
@@ -87,7 +88,11 @@ def _is_replaced(ended: Object, workload: Workload) -> bool:
 
 def looks_different_at(sights: list[PodSight]) -> Iterator[datetime]:
     """When time alone will show more of these pods."""
-    return (at for sight in sights if (at := unanswering_looks_different_at(sight)))
+    for sight in sights:
+        if at := unanswering_looks_different_at(sight):
+            yield at
+        if start := start_of(sight):
+            yield from (at for at in start.looks_different_at() if at > sight.now)
 
 
 def _load_failed(service: Object) -> bool:

@@ -21,6 +21,7 @@ from server.adapters.kserve.observing.containers import is_live
 from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.pod_start import starting
 from server.adapters.kserve.observing.revision_problems import (
     revision_problems,
     route_problem,
@@ -73,6 +74,7 @@ def knative_facts(
         on_demand=on_demand,
         attempt=found.attempt,
         steady_at=steady_at(new, now, patience),
+        starting=starting(sights),
         problems=problems,
         looks_different_at=min((t for t in looks if t and t > now), default=None),
     )

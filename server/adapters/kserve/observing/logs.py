@@ -16,10 +16,11 @@ from server.adapters.kserve.observing.containers import (
     running_since,
     unready_since,
 )
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.adapters.kserve.observing.patience import PATIENCE
 from server.domain.container_output import OutputGate
 from server.domain.decision import Decision
+from server.domain.facts import Facts
 from server.domain.log_reading import plain_lines, telling
 from server.domain.status import Failure, FailureReason, State
 
@@ -27,6 +28,7 @@ from server.domain.status import Failure, FailureReason, State
 ASKED_LINES = 200
 READ_BYTES = 2**16
 IDLE_TIMEOUT = 5.0
+MOST_OF_LAST_LINE = 300
 
 _EXPLAINED = (
     FailureReason.STORAGE_DOWNLOAD,
@@ -43,6 +45,8 @@ class LogWanted:
 
     `age` and `failed` tell apart the looks at a run that goes on without getting ready: the first,
     one each time that this has lasted twice as long, and one once the rollout has failed.
+    `look`: numbers the looks at a run that others wait for, of which the time of the last line is
+    wanted too; else 0.
     `noise`: what marks a line as a probe's. `output`: decides what is shown of it.
     """
 
@@ -53,6 +57,7 @@ class LogWanted:
     restart_count: int
     age: int = 0
     failed: bool = False
+    look: int = 0
     noise: tuple[str, ...] = ()
     output: OutputGate = field(default=OutputGate(), repr=False)
 
@@ -78,6 +83,8 @@ def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWant
     if pod is None:
         return None
     status = named([*init_statuses(pod), *main_statuses(pod)], failure.container)
+    if failure.exit_code is None and status in init_statuses(pod):
+        return None
     # Once its log has said what is wrong, a run is not looked at again.
     since = unready_since(pod) if failure.reason is FailureReason.NOT_ANSWERING else None
     return LogWanted(
@@ -93,7 +100,25 @@ def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWant
     )
 
 
-async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
+def log_of_start(observed: Observed, facts: Facts) -> LogWanted | None:
+    """The log of the container that a new pod's start waits for, or None where none runs long."""
+    starting = next((c.starting for c in facts.components if c.starting and c.starting.look), None)
+    if starting is None:
+        return None
+    pod = next(p for p in observed.pods if name_of(p) == starting.pod)
+    status = named(init_statuses(pod), starting.container)
+    return LogWanted(
+        starting.pod,
+        str(pod["metadata"]["namespace"]),
+        starting.container,
+        previous=False,
+        restart_count=int(status.get("restartCount") or 0),
+        look=starting.look,
+        output=gate_of_pod(pod),
+    )
+
+
+async def fetch_log(api: ApiServer, wanted: LogWanted) -> LogExcerpt:
     """An excerpt of the log, the oldest line first; empty where there is no log.
 
     Raises Unreachable, and Unanswered where the node could not be asked.
@@ -104,19 +129,36 @@ async def fetch_log(api: ApiServer, wanted: LogWanted) -> tuple[str, ...]:
         "previous": str(wanted.previous).lower(),
         # With limitBytes the server would keep the head of these, and the end is wanted.
         "tailLines": str(ASKED_LINES),
+        "timestamps": str(wanted.look > 0).lower(),
     }
     tail, cut = b"", False
     async with api.open_stream(path, query, idle_timeout=IDLE_TIMEOUT) as response:
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise Unanswered(f"{response.status} for the log of {wanted.pod}")
         if response.status != HTTPStatus.OK:
-            return ()
+            return LogExcerpt(readable=False)
         async for chunk in response.content.iter_chunked(READ_BYTES):
             tail += chunk
             cut, tail = cut or len(tail) > READ_BYTES, tail[-READ_BYTES:]
     # Half a line may begin within a secret, whose rest would not be known for one.
     whole = tail.partition(b"\n")[2] if cut else tail
-    return excerpt(whole.decode(errors="replace"), wanted)
+    text = whole.decode(errors="replace")
+    return timed_excerpt(text, wanted) if wanted.look else LogExcerpt(excerpt(text, wanted))
+
+
+def timed_excerpt(text: str, wanted: LogWanted) -> LogExcerpt:
+    """The excerpt of a text whose lines begin with the times at which they were written."""
+    split = [line.partition(" ") for line in text.split("\n") if line]
+    plain = "\n".join(line for _, _, line in split)
+    last = next(reversed(plain_lines(wanted.output.shown(plain))), "")[:MOST_OF_LAST_LINE]
+    return LogExcerpt(excerpt(plain, wanted), last, _written_at(split[-1][0] if split else ""))
+
+
+def _written_at(stamp: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(stamp)
+    except ValueError:
+        return None
 
 
 def excerpt(text: str, wanted: LogWanted) -> tuple[str, ...]:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from server.adapters.kserve.objects import Object
+
+
+@dataclass(frozen=True, slots=True)
+class LogExcerpt:
+    """What was read of the log of one run of a container.
+
+    `lines`: those worth showing. `last_line`, and when it was `written_at`: only where a run that
+    goes on was looked at. `readable`: False where the log could not be had. `read_at`: by the API
+    server's clock. `look`: the number of the look at this run.
+    """
+
+    lines: tuple[str, ...] = ()
+    last_line: str = ""
+    written_at: datetime | None = None
+    readable: bool = True
+    read_at: datetime | None = None
+    restart_count: int = 0
+    look: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +32,7 @@ class Observed:
     """An InferenceService with everything that KServe and Kubernetes made of it.
 
     `events`: warnings about the InferenceService or one of its pods. `logs`: by pod and container,
-    the excerpts that were read. `knative_followed`: Knative's objects are among what is looked at.
+    what was read of their logs. `knative_followed`: Knative's objects are among what is looked at.
     """
 
     service: Object
@@ -24,5 +43,5 @@ class Observed:
     revisions: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
     events: tuple[Object, ...] = ()
-    logs: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+    logs: Mapping[tuple[str, str], LogExcerpt] = field(default_factory=dict)
     knative_followed: bool = False

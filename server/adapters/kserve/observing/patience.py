@@ -13,7 +13,8 @@ class Patience:
     `steady`: how long a container must have stayed up since its last exit to be believed.
     `recovered`: an exit after a run of this length starts a new count, as the kubelet's does.
     `unanswering`: how long a container may run unready before that is named. `unproven`: how long
-    a refusal may stand that might still be about the write before.
+    a refusal may stand that might still be about the write before. `silent`: how long the log of a
+    container that others wait for may stay as it is before that is named.
     """
 
     volume: timedelta = timedelta(seconds=10)
@@ -23,6 +24,7 @@ class Patience:
     recovered: timedelta = timedelta(minutes=10)
     unanswering: timedelta = timedelta(seconds=60)
     unproven: timedelta = timedelta(seconds=30)
+    silent: timedelta = timedelta(minutes=3)
 
 
 PATIENCE = Patience()

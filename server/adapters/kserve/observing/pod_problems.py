@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from server.adapters.kserve.objects import condition, moment, part
+from server.adapters.kserve.objects import condition, moment, named, part
+from server.adapters.kserve.observing.added_containers import fetches_model
 from server.adapters.kserve.observing.container_problems import (
     container_problems,
     init_container_problems,
 )
 from server.adapters.kserve.observing.containers import init_statuses, is_live, main_statuses
 from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight, first_told
+from server.adapters.kserve.observing.pod_start import start_of
 from server.domain.facts import Problem
 from server.domain.status import FailureReason
 
@@ -34,10 +36,28 @@ def pod_problems(sight: PodSight) -> Iterator[Problem]:
         yield unscheduled
     for status in init_statuses(sight.pod):
         yield from init_container_problems(sight, status)
+    if silent := _silent(sight):
+        yield silent
     for status in main_statuses(sight.pod):
         yield from container_problems(sight, status)
     if _is_being_made(sight):
         yield from _making_problems(sight)
+
+
+def _silent(sight: PodSight) -> Problem | None:
+    """A container that others wait for writes nothing to its log, though perhaps at work."""
+    start = start_of(sight)
+    if start is None or start.silent_since is None:
+        return None
+    minutes = int(sight.patience.silent.total_seconds()) // 60
+    silent = f"the log of {start.container} has not changed for {minutes} min"
+    reason = FailureReason.NOT_ANSWERING
+    if fetches_model(start.container):
+        silent += ": the source does not answer, or the model is large"
+        reason = FailureReason.STORAGE_DOWNLOAD
+    status = named(init_statuses(sight.pod), start.container)
+    message = f"{silent}; {start.words}"
+    return sight.problem(reason, message, start.silent_since, None, container=status)
 
 
 def _node_lost(sight: PodSight) -> Problem | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,6 +10,7 @@ from server.adapters.kserve.names import CONTAINER
 from server.adapters.kserve.objects import Object, created_at, moment, name_of, part, uid_of
 from server.adapters.kserve.observing.container_environment import gate_of_pod
 from server.adapters.kserve.observing.containers import Exit
+from server.adapters.kserve.observing.observed import LogExcerpt
 from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.container_output import OutputGate
@@ -24,14 +25,14 @@ AT_ONCE = timedelta(0)
 class PodSight:
     """A pod with what is needed to judge it.
 
-    `logs`: by container, the excerpts that were read. `load_failed`: KServe says that the model
+    `logs`: by container, what was read of them. `load_failed`: KServe says that the model
     could not be loaded. `completed`: all pods of this rollout were there once.
     """
 
     pod: Object
     component: Component
     warnings: tuple[Object, ...]
-    logs: Mapping[str, Sequence[str]]
+    logs: Mapping[str, LogExcerpt]
     load_failed: bool
     completed: bool
     now: datetime
@@ -74,7 +75,8 @@ class PodSight:
         """Whether KServe says so, which looks at the model server only, or the container's own
         log."""
         failed = self.load_failed and container == CONTAINER
-        return failed or tells_failed_load(self.logs.get(container, ()))
+        log = self.logs.get(container)
+        return failed or (log is not None and tells_failed_load(log.lines))
 
     def last_warning(self, *reasons: str) -> Object:
         """The newest warning of one of these reasons, or an empty object."""

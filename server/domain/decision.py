@@ -137,7 +137,7 @@ def _scaled_to_zero(facts: Facts) -> Decision | None:
 def _ready(facts: Facts) -> Decision | None:
     """9. Applied, scaled and complete everywhere, Ready says KServe, and nothing keeps exiting."""
     done = facts.finished and facts.ready and facts.steady and facts.serving
-    return Decision(State.READY, facts.warning) if done else None
+    return _done(facts, facts.warning) if done else None
 
 
 def _completed_once(facts: Facts) -> Decision | None:
@@ -151,16 +151,27 @@ def _completed_once(facts: Facts) -> Decision | None:
     if worst:
         return Decision(_failed_state(facts), failure=worst.failure)
     if facts.serving and facts.scaled and facts.routed and _past_doubt(facts, facts.completed_at):
-        return Decision(State.READY, _progress(facts), _named(facts))
+        return _done(facts, _progress(facts), _named(facts))
     seen = facts.serving or any(c.unproven for c in facts.components)
     return None if seen else _nothing_available(facts)
 
 
+def _done(facts: Facts, message: str, named: Failure | None = None) -> Decision:
+    """READY, or DEGRADED where the traffic does not go as this rollout asked."""
+    if facts.pinned:
+        return Decision(State.DEGRADED, failure=facts.pinned)
+    return Decision(State.READY, message, named)
+
+
 def _past_doubt(facts: Facts, completed_at: datetime) -> bool:
-    """Whether only pods are short, or the controller has had time to say otherwise."""
+    """Whether only pods are short, or the controller has agreed once, or has had time to object.
+
+    After a scale-up the controller says that it is not ready for a moment longer than it is so.
+    """
     if not facts.steady:
         return _due(completed_at + PROVEN_AFTER, facts.now)
-    return not facts.finished or _due(completed_at + CONFIRMED_AFTER, facts.now)
+    agreed = not facts.finished or facts.was_ready
+    return agreed or _due(completed_at + CONFIRMED_AFTER, facts.now)
 
 
 def _nothing_available(facts: Facts) -> Decision:

@@ -55,8 +55,9 @@ class ComponentFacts:
     lately. `attempt`: names what the new pods are made from, where the cluster gives up on failing
     ones and begins anew; empty where it lets them stand.
     `starting`: the new pod whose start takes longest, if it does take long.
-    `problems`: of the new pods, most telling first. `looks_different_at`: when time alone will
-    show more.
+    `problems`: of the new pods, most telling first. `pinned`: its traffic does not go as this
+    rollout asked, because of a field that is not this rollout's. `looks_different_at`: when time
+    alone will show more.
     """
 
     shown: ComponentStatus
@@ -74,6 +75,7 @@ class ComponentFacts:
     steady_at: datetime | None = None
     starting: Starting | None = None
     problems: tuple[Problem, ...] = ()
+    pinned: Failure | None = None
     looks_different_at: datetime | None = None
 
 
@@ -101,7 +103,7 @@ class Facts:
     every component. `routed`: nothing but the readiness of the components keeps it from that.
     `refusal`: evidence, newer than the write, that the controller cannot carry the spec out.
     `warning`: what the controller complains of although all is as asked. `problems`: of the service
-    as a whole.
+    as a whole. `was_ready`: this process has seen this rollout READY.
     `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
     `remains`: what is left, of a service that is to go. `doing`: what is going on, in the words of
     a cluster that knows; empty: what the counts tell.
@@ -121,6 +123,7 @@ class Facts:
     refusal: Problem | None = None
     warning: str = ""
     problems: tuple[Problem, ...] = ()
+    was_ready: bool = False
     unfollowed_mode: str = ""
     looks_different_at: datetime | None = None
     remains: Remains | None = None
@@ -157,6 +160,11 @@ class Facts:
         """When the last component was complete for the first time in this rollout."""
         times = [c.completed_at for c in self.components]
         return max(t for t in times if t) if times and all(times) else None
+
+    @property
+    def pinned(self) -> Failure | None:
+        """Why the traffic does not go as this rollout asked, although all else is done."""
+        return next((c.pinned for c in self.components if c.pinned), None)
 
     @property
     def all_problems(self) -> list[Problem]:

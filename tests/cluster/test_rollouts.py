@@ -14,8 +14,11 @@ from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from server.domain.inference_service import ServiceKey
+
 from .asking import Action, Reason, Spec, State, container, deploy, get, model, scaling, wait_ready
-from .lab import Lab
+from .direct import edit
+from .lab import Cluster, Lab
 from .objects import unmanaged
 from .recording import Recording, Until
 
@@ -66,7 +69,7 @@ def ready_since(pod: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(condition["lastTransitionTime"])
 
 
-def scale(lab: Lab, namespace: str, name: str, replicas: int) -> None:
+def scale(lab: Cluster, namespace: str, name: str, replicas: int) -> None:
     """As `kubectl scale` does it."""
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}-predictor"
     lab.request(
@@ -208,6 +211,65 @@ def test_a_ready_service_that_scales_up_stays_ready_though_kserve_says_otherwise
     heard.wait(lambda s: available(s) == 2, "two replicas are ready")
 
     assert heard.states(1) == [READY]
+
+
+def test_a_scale_up_right_after_ready_never_turns_it_back(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
+) -> None:
+    heard = watching("iris")
+    answer = deploy(stub, namespace, "iris", container(scaling=scaling(1, 3)))
+    wait_ready(stub, namespace, "iris", answer.rollout_id)
+    scale(cluster, namespace, "iris", 2)
+    heard.wait(lambda s: available(s) == 2, "two replicas are ready")
+    heard.wait(_is_up_again, "KServe says Ready=True again")
+    states = heard.states(1)
+    assert set(states[states.index(READY) :]) == {READY}, heard.told()
+
+
+def _is_up_again(service: InferenceService) -> bool:
+    return available(service) == 2 and not _kserve_denies_ready(service)
+
+
+def test_a_foreign_condition_that_turns_kserves_ready_is_named_and_undoes_nothing(
+    cluster: Cluster,
+    stub: ModelServiceStub,
+    namespace: str,
+    watching: Watching,
+    rolled_out: RolledOut,
+) -> None:
+    """Its False is the good state, which the library behind KServe's conditions cannot know."""
+    rollout_id = rolled_out("iris", container())
+    heard = watching("iris")
+    heard.wait_state(READY, 1)
+    condition = {
+        "type": "ModelDrift",
+        "status": "False",
+        "reason": "NoDrift",
+        "message": "all well",
+    }
+    add = [{"op": "add", "path": "/status/conditions/-", "value": condition}]
+    path = cluster.path_of(unmanaged(namespace, "iris", {}))
+    cluster.request("PATCH", f"{path}/status", add, "application/json-patch+json")
+    touch = {"metadata": {"annotations": {"touched": "by the test"}}}
+    deployment = f"/apis/apps/v1/namespaces/{namespace}/deployments/iris-predictor"
+    cluster.request("PATCH", deployment, touch, "application/merge-patch+json")
+
+    denied = heard.wait(_kserve_denies_ready, "KServe says Ready=False for it")
+    assert denied.status.state == READY
+    assert "ModelDrift" in denied.status.message
+    assert heard.states(1) == [READY], heard.told()
+    assert watching("iris", until=Until.UNTIL_READY, rollout_id=rollout_id).end() is None
+
+
+def test_a_canary_percent_that_kserve_ignores_in_standard_mode_pins_nothing(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, rolled_out: RolledOut
+) -> None:
+    rolled_out("iris", container("ready:1"))
+    edit(
+        cluster, ServiceKey(namespace, "iris"), {"spec": {"predictor": {"canaryTrafficPercent": 0}}}
+    )
+    answer = deploy(stub, namespace, "iris", container("ready:2"))
+    assert wait_ready(stub, namespace, "iris", answer.rollout_id).status.state == READY
 
 
 def _kserve_denies_ready(service: InferenceService) -> bool:

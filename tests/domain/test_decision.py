@@ -139,6 +139,28 @@ def test_complete_just_now_it_waits_five_seconds_for_kserve_to_agree() -> None:
     assert state(ready=False, completed_at=NOW - 5 * SECOND) is State.READY
 
 
+def test_once_told_ready_it_stays_so_while_kserve_lags_behind_a_scale_up() -> None:
+    up_again = {"ready": False, "completed_at": NOW - SECOND}
+    assert state(**up_again) is State.PROGRESSING
+    assert state(**up_again, was_ready=True) is State.READY
+    assert state(**up_again, was_ready=True, routed=False) is State.PROGRESSING
+    assert state(**up_again, was_ready=True, complete=False, scaled=False) is State.PROGRESSING
+
+
+def test_where_all_else_is_done_pinned_traffic_degrades_it_and_never_before() -> None:
+    pinned = Failure(FailureReason.TRAFFIC_PINNED, "0 % by kubectl-patch")
+    for done in ({}, {"ready": False, "complete": False}):
+        decision = decide(facts(**done, pinned=pinned))
+        assert (decision.state, reason(decision)) == (State.DEGRADED, FailureReason.TRAFFIC_PINNED)
+        assert decision.failure
+        assert decision.failure.rollout_id == ROLLOUT.id
+    for unfinished in ({"ready": False, "completed_at": None}, {"applied": False}):
+        assert state(**unfinished, pinned=pinned) is State.PROGRESSING
+    failing = (problem(FailureReason.CRASH_LOOP),)
+    worse = decide(facts(complete=False, problems=failing, pinned=pinned))
+    assert reason(worse) is FailureReason.CRASH_LOOP
+
+
 def test_complete_once_its_failing_pods_degrade_it_while_something_is_available() -> None:
     failing = (problem(FailureReason.CRASH_LOOP),)
     assert state(complete=False, problems=failing) is State.DEGRADED
@@ -204,6 +226,7 @@ component_fields = {
     "unavailable_since": st.none() | past,
     "steady_at": st.none() | moments,
     "problems": st.lists(problems, max_size=2).map(tuple),
+    "pinned": st.none() | st.just(Failure(FailureReason.TRAFFIC_PINNED, "pinned")),
     "looks_different_at": st.none() | moments,
 }
 service_fields = {
@@ -214,6 +237,7 @@ service_fields = {
     "judged": st.booleans(),
     "ready": st.booleans(),
     "routed": st.booleans(),
+    "was_ready": st.booleans(),
     "updates_disabled": st.booleans(),
     "refusal": st.none() | problems,
     "looks_different_at": st.none() | moments,
@@ -255,6 +279,7 @@ def test_ready_is_told_only_of_this_rollout_and_only_where_it_serves(seen: Facts
         assert seen.applied
         assert seen.scaled
         assert seen.serving
+        assert not seen.pinned
         confirmed = seen.ready and seen.steady and seen.finished
         assert confirmed or seen.completed_at
 

@@ -794,15 +794,17 @@ class InferenceServiceStatus(_message.Message):
         container the model server waits for, for how long that has run, and its last log line.
         """
         STATE_READY: InferenceServiceStatus._State.ValueType  # 3
-        """The newest rollout serves: every component is available in the replicas asked for, and its
-        containers have not exited. ModelPredictor and ContainerPredictor tell when that means that
+        """The newest rollout serves: every component is available in the replicas asked for, its
+        containers have not exited, and the traffic goes as it asked. KServe's own conditions of the
+        components and of the route decide; a condition that another controller put there and that
+        turns KServe's Ready is named in `message`. ModelPredictor and ContainerPredictor tell when that means that
         the model itself has answered.
         """
         STATE_DEGRADED: InferenceServiceStatus._State.ValueType  # 4
-        """It serves, but not as asked: by an older rollout while the newest one fails, or by some of
-        its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is. A
-        rollout of Knative mode that has failed stays failed until it completes, though Knative
-        deletes its pods and makes new ones.
+        """It serves, but not as asked: by an older rollout while the newest one fails, by some of its
+        replicas while others fail, or with its traffic held elsewhere (REASON_TRAFFIC_PINNED).
+        `failure` says why, and `failure.rollout_id` whose it is. A rollout of Knative mode that has
+        failed stays failed until it completes, though Knative deletes its pods and makes new ones.
         """
         STATE_FAILED: InferenceServiceStatus._State.ValueType  # 5
         """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
@@ -832,15 +834,17 @@ class InferenceServiceStatus(_message.Message):
     container the model server waits for, for how long that has run, and its last log line.
     """
     STATE_READY: InferenceServiceStatus.State.ValueType  # 3
-    """The newest rollout serves: every component is available in the replicas asked for, and its
-    containers have not exited. ModelPredictor and ContainerPredictor tell when that means that
+    """The newest rollout serves: every component is available in the replicas asked for, its
+    containers have not exited, and the traffic goes as it asked. KServe's own conditions of the
+    components and of the route decide; a condition that another controller put there and that
+    turns KServe's Ready is named in `message`. ModelPredictor and ContainerPredictor tell when that means that
     the model itself has answered.
     """
     STATE_DEGRADED: InferenceServiceStatus.State.ValueType  # 4
-    """It serves, but not as asked: by an older rollout while the newest one fails, or by some of
-    its replicas while others fail. `failure` says why, and `failure.rollout_id` whose it is. A
-    rollout of Knative mode that has failed stays failed until it completes, though Knative
-    deletes its pods and makes new ones.
+    """It serves, but not as asked: by an older rollout while the newest one fails, by some of its
+    replicas while others fail, or with its traffic held elsewhere (REASON_TRAFFIC_PINNED).
+    `failure` says why, and `failure.rollout_id` whose it is. A rollout of Knative mode that has
+    failed stays failed until it completes, though Knative deletes its pods and makes new ones.
     """
     STATE_FAILED: InferenceServiceStatus.State.ValueType  # 5
     """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
@@ -1150,6 +1154,15 @@ class Failure(_message.Message):
         """The node has put the pod out: it used more disk space than its limit, or the node ran short
         of disk space or memory.
         """
+        REASON_TRAFFIC_PINNED: Failure._Reason.ValueType  # 22
+        """Knative mode: all else is done, and a `canaryTrafficPercent` that another field manager set
+        keeps requests from this rollout's revision. `message` has the share and the field manager. A
+        Deploy with `force` removes the field, which replaces no pods.
+        """
+        REASON_RECONCILE_FAILED: Failure._Reason.ValueType  # 23
+        """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler
+        whose API the cluster lacks: see `message`, which has KServe's own words.
+        """
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """The kind of cause."""
@@ -1210,6 +1223,15 @@ class Failure(_message.Message):
     REASON_EVICTED: Failure.Reason.ValueType  # 21
     """The node has put the pod out: it used more disk space than its limit, or the node ran short
     of disk space or memory.
+    """
+    REASON_TRAFFIC_PINNED: Failure.Reason.ValueType  # 22
+    """Knative mode: all else is done, and a `canaryTrafficPercent` that another field manager set
+    keeps requests from this rollout's revision. `message` has the share and the field manager. A
+    Deploy with `force` removes the field, which replaces no pods.
+    """
+    REASON_RECONCILE_FAILED: Failure.Reason.ValueType  # 23
+    """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler
+    whose API the cluster lacks: see `message`, which has KServe's own words.
     """
 
     REASON_FIELD_NUMBER: _builtins.int

@@ -110,7 +110,9 @@ class DeployRequest(_message.Message):
     annotations stay as they are. Give a request_id, so that a retry does not restart twice.
     """
     force: _builtins.bool
-    """Take over a service that somebody else made, or fields of it that somebody else set."""
+    """Take over a service that somebody else made, or fields of it that somebody else set. A
+    `canaryTrafficPercent` that somebody set is removed (REASON_TRAFFIC_PINNED).
+    """
     create_only: _builtins.bool
     """Refuse with ALREADY_EXISTS if the service exists."""
     @_builtins.property

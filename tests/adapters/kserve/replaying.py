@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,18 @@ class Watcher:
     evidence: Evidence = field(default_factory=Evidence)
     latch: Latch = field(default_factory=Latch)
     recheck_at: datetime | None = None
+    ready_generation: int | None = None
 
     def look(self, observed: Observed, now: datetime) -> Told:
         self.evidence = self.evidence.updated(observed, now)
         facts = facts_of(observed, self.evidence, now)
         self.latch = self.latch.updated(facts)
         facts = self.latch.upheld(facts)
+        was_ready = self.ready_generation == facts.rollout.generation
+        facts = replace(facts, was_ready=was_ready)
         decision = decide(facts)
+        if decision.state is State.READY:
+            self.ready_generation = facts.rollout.generation
         self.recheck_at = decision.recheck_at
         return Told((now - self.started).total_seconds(), observed, facts, decision)
 

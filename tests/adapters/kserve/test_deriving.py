@@ -19,7 +19,9 @@ from tests.adapters.kserve.shown import (
     stamp,
     starting,
     waiting,
+    with_condition,
     with_container,
+    with_deployment_condition,
     with_pod_condition,
 )
 
@@ -40,6 +42,7 @@ class Following:
             Kind.SERVICES: [observed.service],
             Kind.DEPLOYMENTS: observed.deployments,
             Kind.REPLICA_SETS: observed.replica_sets,
+            Kind.AUTOSCALERS: observed.autoscalers,
             Kind.PODS: observed.pods,
         }
         for kind, objects in lists.items():
@@ -59,6 +62,17 @@ def failure_of(derived: Derived) -> Failure:
     assert derived.service.status
     assert derived.service.status.failure
     return derived.service.status.failure
+
+
+def test_what_was_told_ready_stays_so_while_kserve_lags_behind_a_scale_up() -> None:
+    observed, now = serving()
+    complete = with_deployment_condition(observed, "Progressing", lastUpdateTime=stamp(now))
+    lags = complete
+    for kind in ("PredictorReady", "Ready"):
+        lags = with_condition(lags, kind, status="False", reason="MinimumReplicasUnavailable")
+    following = Following()
+    assert following.see(complete, now).service.status.state is State.READY
+    assert following.see(lags, now + timedelta(seconds=1)).service.status.state is State.READY
 
 
 def test_the_log_of_a_first_end_explains_the_second_at_once() -> None:

@@ -13,6 +13,7 @@ from server.adapters.kserve.observing.observed import Observed
 from server.domain.decision import Decision
 from server.domain.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged, recording
+from tests.adapters.kserve.replaying import told as told_of
 from tests.adapters.kserve.shown import (
     end,
     ended,
@@ -352,6 +353,66 @@ def test_of_revisions_that_share_the_traffic_each_has_to_serve() -> None:
     assert decision.state is State.DEGRADED
     assert decision.failure
     assert decision.failure.reason is FailureReason.CRASH_LOOP
+
+
+def split(percent: int, manager: str, operation: str = "Update") -> tuple[Observed, datetime]:
+    """A complete rollout that gets a percent of the requests, by a field of `manager`."""
+    generation = {20: 2, 0: 3, 100: 4}[percent]
+    history = [one for one in told_of("knative/canary") if one.generation == generation]
+    seen, now = history[-1].observed, history[-1].facts.now + timedelta(seconds=60)
+    ours = seen.service["metadata"]["managedFields"]
+    field = {"f:canaryTrafficPercent": {}}
+    entries = [without_percent(e) for e in ours]
+    theirs = {"f:spec": {"f:predictor": field}}
+    entry = {"manager": manager, "operation": operation, "time": stamp(now), "fieldsV1": theirs}
+    return with_service(
+        seen,
+        {
+            "metadata": {"managedFields": [*entries, entry]},
+            "spec": {"predictor": {"canaryTrafficPercent": percent}},
+        },
+    ), now
+
+
+def without_percent(entry: Any) -> Any:
+    gone = {"f:spec": {"f:predictor": {"f:canaryTrafficPercent": None}}}
+    return merged(entry, {"fieldsV1": gone}) if "f:spec" in entry["fieldsV1"] else entry
+
+
+@pytest.mark.parametrize("percent", [0, 20])
+def test_traffic_that_another_field_manager_keeps_from_a_complete_rollout_degrades_it(
+    percent: int,
+) -> None:
+    decision = verdict(*split(percent, "kubectl-patch"))
+    assert decision.state is State.DEGRADED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.TRAFFIC_PINNED
+    assert decision.message == (
+        f"{percent} % of the requests go to this rollout's revision iris-predictor-00002 and"
+        f" {100 - percent} % to iris-predictor-00001: the field manager kubectl-patch set"
+        f" spec.predictor.canaryTrafficPercent to {percent}"
+    )
+
+
+def test_traffic_that_goes_as_this_rollout_asked_is_ready() -> None:
+    assert verdict(*split(20, "modelservice", "Apply")).state is State.READY
+    assert verdict(*split(100, "kubectl-patch")).state is State.READY
+
+
+def test_a_split_of_a_service_that_others_made_is_theirs_to_ask() -> None:
+    observed, now = split(20, "kubectl-patch")
+    entries = [
+        {**e, "manager": "kubectl"} if e["manager"] == "modelservice" else e
+        for e in observed.service["metadata"]["managedFields"]
+    ]
+    theirs = with_service(observed, {"metadata": {"managedFields": entries}})
+    assert verdict(theirs, now).state is State.READY
+
+
+def test_a_field_managers_name_is_shown_without_control_characters_and_cut() -> None:
+    decision = verdict(*split(0, "evil\n\x1b[31m" + "x" * 200))
+    assert "evil??[31m" in decision.message
+    assert len(decision.message) < 300
 
 
 def end_of_run(code: int, now: datetime) -> dict[str, Any]:

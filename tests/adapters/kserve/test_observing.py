@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
+from modelservice.v1 import inference_service_pb2 as status_pb2
 
-from server.domain.status import FailureReason, State
+from server.adapters.kserve.observing.diagnosis import telling
+from server.adapters.kserve.observing.evidence import Evidence
+from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.observing.observing import facts_of
+from server.adapters.kserve.observing.sayings import REMEDIES
+from server.domain.decision import decide
+from server.domain.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
     beginning,
     end,
@@ -24,6 +31,12 @@ from tests.adapters.kserve.shown import (
 
 SECOND = timedelta(seconds=1)
 STOP = "serving.kserve.io/stop"
+# Their remedies stand beside their rows.
+TOLD_BY_THE_STATE_TABLE = (
+    FailureReason.NO_CONTROLLER,
+    FailureReason.UPDATES_DISABLED,
+    FailureReason.SCALED_TO_ZERO,
+)
 
 
 def test_a_service_that_is_being_deleted_is_deleting_whatever_else_it_is() -> None:
@@ -155,6 +168,95 @@ def test_a_finished_rollout_waits_for_kserve_to_say_so_but_not_for_ever() -> Non
     just_now = with_deployment_condition(lagging, "Progressing", lastUpdateTime=stamp(now))
     assert verdict(just_now, now).state is State.PROGRESSING
     assert verdict(just_now, now + 5 * SECOND).state is State.READY
+
+
+def test_ready_is_what_kserves_own_parts_of_it_say_and_a_foreign_condition_is_named() -> None:
+    observed, now = serving()
+    drift = {"status": "False", "reason": "NoDrift", "message": "nothing drifts"}
+    denied = with_condition(with_condition(observed, "ModelDrift", **drift), "Ready", **drift)
+    fresh = with_deployment_condition(denied, "Progressing", lastUpdateTime=stamp(now))
+    decision = verdict(fresh, now)
+    assert (decision.state, decision.failure) == (State.READY, None)
+    assert "Ready=False" in decision.message
+    assert "ModelDrift (NoDrift: nothing drifts)" in decision.message
+    assert "Stopped" not in decision.message, "KServe's own conditions beside Ready are not blamed"
+
+
+def failing_to_reconcile(words: str) -> tuple[Observed, datetime]:
+    """A rollout whose pods all answer, and of which KServe says that it cannot make the rest."""
+    observed, now = serving()
+    told = {"status": "False", "reason": "ReconcileFailed", "message": words}
+    for kind in ("PredictorReady", "Ready"):
+        observed = with_condition(observed, kind, **told, lastTransitionTime=stamp(now))
+    return observed, now
+
+
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        ('no matches for kind "ScaledObject" in version "keda.sh/v1alpha1"', "RECONCILE_FAILED"),
+        ("something that nobody foresaw", "RECONCILE_FAILED"),
+        ("failed calling webhook: connection refused", "RECONCILE_FAILED"),
+        ("services x is forbidden: exceeded quota: q", "QUOTA"),
+        ('HorizontalPodAutoscaler "x" is invalid: y', "INVALID_SPEC"),
+    ],
+)
+def test_a_reconcile_error_that_stands_is_told_though_all_pods_are_of_this_rollout(
+    words: str, meaning: str
+) -> None:
+    observed, now = failing_to_reconcile(words)
+    at_once = verdict(observed, now)
+    assert (at_once.state, at_once.failure) == (State.PROGRESSING, None)
+    assert at_once.recheck_at
+    named = verdict(observed, now, told_before=2)
+    assert named.state is State.PROGRESSING
+    assert named.failure
+    assert words in named.message
+    stands = verdict(observed, now, told_before=5)
+    assert stands.state is State.DEGRADED
+    assert stands.failure
+    assert stands.failure.reason is FailureReason[meaning]
+    assert words in stands.message
+
+
+def test_a_reconcile_error_that_only_lost_a_race_is_none() -> None:
+    observed, now = failing_to_reconcile(
+        "Operation cannot be fulfilled: the object has been modified"
+    )
+    assert verdict(observed, now, told_before=60).state is State.READY
+
+
+def test_a_race_lost_meanwhile_does_not_make_a_reconcile_error_young_again() -> None:
+    observed, now = failing_to_reconcile("no matches for kind")
+    race, _ = failing_to_reconcile("the object has been modified")
+    evidence = Evidence()
+    for seconds, seen in ((0, observed), (3, race), (6, observed)):
+        evidence = evidence.updated(seen, now + seconds * SECOND)
+    told = decide(facts_of(observed, evidence, now + 6 * SECOND))
+    assert told.failure
+    assert told.failure.first_seen_time == now
+
+
+def test_a_route_of_which_kserve_says_nothing_is_named_after_a_while() -> None:
+    observed, now = serving()
+    for kind in ("Ready", "IngressReady"):
+        observed = with_condition(observed, kind, status="Unknown", lastTransitionTime=stamp(now))
+    first = verdict(observed, now)
+    assert (first.state, first.failure) == (State.PROGRESSING, None)
+    assert first.recheck_at
+    later = verdict(observed, now + 10 * SECOND)
+    assert later.state is State.PROGRESSING
+    assert later.failure
+    assert later.failure.reason is FailureReason.INGRESS
+    assert "controller's log" in later.message
+
+
+@pytest.mark.parametrize("reason", FailureReason)
+def test_every_reason_has_a_rank_a_remedy_and_a_number_in_the_protos(reason: FailureReason) -> None:
+    failure = Failure(reason, "why")
+    assert telling(failure) >= 0
+    assert reason in REMEDIES or reason in TOLD_BY_THE_STATE_TABLE
+    assert status_pb2.Failure.Reason.Value(f"REASON_{reason}")
 
 
 def test_of_a_mode_that_is_not_followed_nothing_is_claimed() -> None:

@@ -98,9 +98,11 @@ class Deriving:
         facts = facts_of(observed, memory.evidence, now)
         memory.latch = memory.latch.updated(facts)
         facts = memory.latch.upheld(facts)
+        generation = rollout_of(observed.service).generation
+        facts = replace(facts, was_ready=memory.ready_generation == generation)
         decision = decide(facts)
         if decision.state is State.READY:
-            memory.ready_generation = rollout_of(observed.service).generation
+            memory.ready_generation = generation
         explains = log_wanted(observed, decision, now)
         wanted = explains or log_of_start(observed, facts)
         # Those of an earlier run of the same container too, until the newer ones are there, and

@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.adapters.kserve.objects import Object, condition
+from server.adapters.kserve.objects import Object, condition, items
 from server.adapters.kserve.observing.components import Part
 from server.adapters.kserve.observing.refusal_reading import is_lost_race, without_name_of_try
 from server.domain.facts import ComponentFacts
+
+# What KServe makes Ready of. By the library that computes it, every other condition without a
+# severity counts too, as if its True were the good state; KServe marks its own others Info.
+_PARTS_OF_READY = ("Ready", "PredictorReady", "IngressReady")
+MOST_FOREIGN = 3
+MOST_OF_WORDS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +41,29 @@ def complaint(service: Object, which: Part, facts: ComponentFacts) -> Complaint 
             f"it serves; no pod more can be made, since the namespace's quota is full: {words}"
         )
     return None
+
+
+def unexplained_unready(service: Object) -> str:
+    """Name the conditions for which Ready is not True although KServe's own parts of it are.
+
+    Another controller's condition may be one whose False is the good state, so it is named and not
+    judged. Empty where Ready is True.
+    """
+    ready = condition(service, "Ready")
+    if ready.get("status") in (None, "True"):
+        return ""
+    foreign = [
+        c
+        for c in items(service, "status", "conditions")
+        if c.get("type") not in _PARTS_OF_READY and not c.get("severity")
+    ]
+    same = [f"{c.get('type')}" for c in foreign if c.get("status") == ready["status"]]
+    by = f", for a condition that is not KServe's own: {', '.join(same[:MOST_FOREIGN])}"
+    words = f" ({_words(ready)})" if _words(ready) else ""
+    return f"it serves; KServe calls it Ready={ready['status']}{by if same else ''}{words}"
+
+
+def _words(told: Object) -> str:
+    """The reason and the message of a condition, cut."""
+    words = ": ".join(str(told[name]) for name in ("reason", "message") if told.get(name))
+    return words[:MOST_OF_WORDS]

@@ -38,6 +38,16 @@ _TELLING = (
     FailureReason.UNSCHEDULABLE,
     FailureReason.NOT_ANSWERING,
     FailureReason.PROGRESS_DEADLINE,
+    # These are about the service as a whole, and never one of several.
+    FailureReason.NO_RUNTIME,
+    FailureReason.STORAGE_SCHEME,
+    FailureReason.INVALID_SPEC,
+    FailureReason.RECONCILE_FAILED,
+    FailureReason.INGRESS,
+    FailureReason.TRAFFIC_PINNED,
+    FailureReason.UPDATES_DISABLED,
+    FailureReason.SCALED_TO_ZERO,
+    FailureReason.NO_CONTROLLER,
 )
 
 

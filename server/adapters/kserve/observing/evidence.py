@@ -29,7 +29,10 @@ from server.adapters.kserve.objects import (
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
 from server.adapters.kserve.observing.refusal_reading import (
+    READY_CONDITIONS,
     Refusal,
+    is_reconcile_error,
+    reconcile_error,
     refusal_in_event,
     refusal_in_status,
 )
@@ -49,19 +52,25 @@ class Evidence:
     """What a process remembers of one rollout: the status when it first held it, and every
     resourceVersion that the object has had since.
 
-    `refused_since`: when a refusal newer than the write was first seen to stand.
+    `refused_since`: when a refusal newer than the write was first seen to stand. `failing_since`:
+    when KServe was first seen to fail at reconciling a component, which it has not got over since.
     """
 
     rollout: Rollout | None = None
     status: Object = field(default_factory=dict)
     versions: frozenset[str] = frozenset()
     refused_since: datetime | None = None
+    failing_since: datetime | None = None
 
     def updated(self, observed: Observed, now: datetime) -> Evidence:
         """Take in what is seen now; to be called at each change."""
         rollout = rollout_of(observed.service)
         held = self if rollout == self.rollout else _first_held(rollout, observed)
-        held = replace(held, versions=_with_version(held.versions, observed.service))
+        held = replace(
+            held,
+            versions=_with_version(held.versions, observed.service),
+            failing_since=held.failing_since_by(observed.service, now),
+        )
         if held.refusal(observed, now) is None:
             return replace(held, refused_since=None)
         return replace(held, refused_since=held.refused_since or now)
@@ -73,6 +82,35 @@ class Evidence:
             return None
         since = self.refused_since or now
         return Problem(refusal.failure(since), since)
+
+    def failing_since_by(self, service: Object, now: datetime) -> datetime | None:
+        """Since when reconciles fail; a race that KServe lost neither begins nor ends that."""
+        if not any(is_reconcile_error(service, kind) for kind in READY_CONDITIONS):
+            return None
+        fails = any(reconcile_error(service, kind) for kind in READY_CONDITIONS)
+        return self.failing_since or (now if fails else None)
+
+    def reconcile_problem(
+        self, observed: Observed, ready_condition: str, now: datetime, patience: Patience
+    ) -> Problem | None:
+        """What keeps KServe from making all of a component whose pods are of this rollout.
+
+        Of an error that may be the one of the write before, nothing is said until it has stood for
+        long: where Knative has told nothing yet, a reconcile that succeeds leaves it in the status.
+        """
+        service = observed.service
+        error = reconcile_error(service, ready_condition)
+        if error is None:
+            return None
+        written = written_at(service)
+        since = self.failing_since or now
+        if (
+            error.at < written
+            and not self._first_generation()
+            and not any(map(refusal_in_event, self._new_events(observed, now, patience)))
+        ):
+            since = max(since, written + patience.unproven)
+        return Problem(error.failure(since), since, patience.unreconciled)
 
     def refusal(
         self, observed: Observed, now: datetime, patience: Patience = PATIENCE
@@ -103,8 +141,10 @@ class Evidence:
     def _is_about_this(self, event: Object) -> bool:
         """Whether KServe had the write when it first said so."""
         seen = part(event, "involvedObject").get("resourceVersion")
-        first = self.rollout is not None and self.rollout.generation == 1
-        return first or seen in self.versions
+        return self._first_generation() or seen in self.versions
+
+    def _first_generation(self) -> bool:
+        return self.rollout is not None and self.rollout.generation == 1
 
     def _status_is_new(self, service: Object, now: datetime, patience: Patience) -> bool:
         written = written_at(service)

@@ -21,6 +21,7 @@ from server.adapters.kserve.observing.containers import is_live
 from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.pinned_traffic import pinned_traffic
 from server.adapters.kserve.observing.pod_start import starting
 from server.adapters.kserve.observing.revision_problems import (
     revision_problems,
@@ -61,13 +62,14 @@ def knative_facts(
     problems = _problems(found, judged, which, observed, now, patience)
     # Of pods that are short Knative says nothing, once there were enough.
     complete = applied and found.complete and (_enough(which, judged) or not problems)
+    completed_at = _completed_at(found) if applied and found.complete else None
     return ComponentFacts(
         _shown(which, found, new),
         present=True,
         applied=applied,
         scaled=applied and all(replicas_of(w.deployment) >= which.min_scale for w in new),
         complete=complete,
-        completed_at=_completed_at(found) if applied and found.complete else None,
+        completed_at=completed_at,
         available=available,
         unproven=unproven,
         unavailable_since=None if answers else unavailable_since(routed, now),
@@ -76,6 +78,7 @@ def knative_facts(
         steady_at=steady_at(new, now, patience),
         starting=starting(sights),
         problems=problems,
+        pinned=pinned_traffic(which, observed, found, completed_at) if completed_at else None,
         looks_different_at=min((t for t in looks if t and t > now), default=None),
     )
 

@@ -18,7 +18,7 @@ from server.adapters.kserve.objects import (
     part,
     rollout_of,
 )
-from server.adapters.kserve.observing.complaints import complaint
+from server.adapters.kserve.observing.complaints import complaint, unexplained_unready
 from server.adapters.kserve.observing.component_facts import component_facts
 from server.adapters.kserve.observing.components import parts_of
 from server.adapters.kserve.observing.container_environment import gate_of_service
@@ -48,10 +48,23 @@ def facts_of(
     parts = list(parts_of(service))
     components = tuple(facts_of_component(p, observed, now, patience) for p in parts)
     complaints = [complaint(service, p, c) for p, c in zip(parts, components, strict=True)]
-    components_ready = all(
-        holds(service, p.ready_condition) or c for p, c in zip(parts, complaints, strict=True)
-    )
+    explained = list(zip(parts, complaints, strict=True))
+    components_ready = all(holds(service, p.ready_condition) or c for p, c in explained)
+    errors = [
+        problem
+        for p, c in explained
+        if c is None
+        and (problem := evidence.reconcile_problem(observed, p.ready_condition, now, patience))
+    ]
+    ready = components_ready and holds(service, "IngressReady")
+    warnings = [c.warning for c in complaints if c and c.warning]
+    if ready and not any(complaints) and (denied := unexplained_unready(service)):
+        warnings.append(denied)
+    ingress_at = _ingress_missed_at(service, patience, components_ready=components_ready)
     written = written_at(service)
+    looks = [written + patience.unproven, *(e.since + patience.reconciling for e in errors)]
+    if ingress_at:
+        looks.append(ingress_at)
     return Facts(
         rollout=rollout_of(service),
         now=now,
@@ -61,16 +74,19 @@ def facts_of(
         stop_asked=asks_stop(annotations),
         stopped=holds(service, "Stopped") and not observed.pods,
         judged=bool(condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
-        ready=components_ready and holds(service, "IngressReady" if any(complaints) else "Ready"),
-        routed=_routed(service, components_ready=components_ready),
+        ready=ready,
+        routed=_routed(service, components_ready=components_ready) and not errors,
         # KServe obeys it only while the service is Ready.
         updates_disabled=annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
         and holds(service, "Ready"),
         refusal=evidence.problem(observed, now, patience),
-        warning=next((c.warning for c in complaints if c and c.warning), ""),
-        problems=tuple(_ingress_problems(service, components_ready=components_ready)),
+        warning="; ".join(warnings),
+        problems=(
+            *(e for e in errors if e.since + patience.reconciling <= now),
+            *_ingress_problems(service, ingress_at, now),
+        ),
         unfollowed_mode=_unfollowed_mode(observed),
-        looks_different_at=written + patience.unproven,
+        looks_different_at=min((at for at in looks if at > now), default=None),
         remains=remains_of_deletion(observed) or remains_of_stop(observed),
     )
 
@@ -114,11 +130,31 @@ def _routed(service: Object, *, components_ready: bool) -> bool:
     return holds(service, "IngressReady") or (once and not components_ready)
 
 
-def _ingress_problems(service: Object, *, components_ready: bool) -> Iterator[Problem]:
+def _ingress_missed_at(
+    service: Object, patience: Patience, *, components_ready: bool
+) -> datetime | None:
+    """When a route that is not there will be told as missing; None where it is there.
+
+    Of a route that KServe fails to make it says nothing: the condition stays Unknown.
+    """
     ingress = condition(service, "IngressReady")
     since = moment(ingress.get("lastTransitionTime"))
-    if components_ready and ingress.get("status") == "False" and since:
-        words = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
+    if not components_ready or since is None or ingress.get("status") == "True":
+        return None
+    if ingress.get("status") == "False":
+        return since
+    turned = (moment(c.get("lastTransitionTime")) for c in items(service, "status", "conditions"))
+    return max((at for at in turned if at), default=since) + patience.admission
+
+
+def _ingress_problems(
+    service: Object, missed_at: datetime | None, now: datetime
+) -> Iterator[Problem]:
+    if missed_at and missed_at <= now:
+        ingress = condition(service, "IngressReady")
+        since = moment(ingress.get("lastTransitionTime")) or missed_at
+        told = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
+        words = told or "KServe has not made it, and does not say why; see its controller's log"
         failure = Failure(
             FailureReason.INGRESS,
             f"the model serves, but its route from outside is not ready: {words}",

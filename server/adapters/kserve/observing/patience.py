@@ -15,6 +15,8 @@ class Patience:
     `unanswering`: how long a container may run unready before that is named. `unproven`: how long
     a refusal may stand that might still be about the write before. `silent`: how long the log of a
     container that others wait for may stay as it is before that is named.
+    `reconciling`: how long KServe may fail at a reconcile before that is named, `unreconciled`:
+    before it fails the rollout.
     """
 
     volume: timedelta = timedelta(seconds=10)
@@ -25,6 +27,8 @@ class Patience:
     unanswering: timedelta = timedelta(seconds=60)
     unproven: timedelta = timedelta(seconds=30)
     silent: timedelta = timedelta(minutes=3)
+    reconciling: timedelta = timedelta(seconds=2)
+    unreconciled: timedelta = timedelta(seconds=5)
 
 
 PATIENCE = Patience()

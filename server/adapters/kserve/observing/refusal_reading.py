@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from server.adapters.kserve.objects import Object, items, moment, part
+from server.adapters.kserve.objects import Object, condition, moment, part
+from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.status import Failure, FailureReason
 
 _REFUSING_EVENTS = ("InternalError", "ServerlessModeRejected")
-_REFUSING_CONDITIONS = ("ReconcileFailed", "InvalidGPUAllocation", "InvalidWorkerSpecNotSet")
+_RECONCILE_FAILED = "ReconcileFailed"
+_REFUSING_CONDITIONS = (_RECONCILE_FAILED, "InvalidGPUAllocation", "InvalidWorkerSpecNotSet")
 _RUNTIME_REASONS = ("NoSupportingRuntime", "RuntimeNotRecognized", "RuntimeDisabled")
-_READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
+READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 
 _TRIED = re.compile(r"dry-run-validation[a-z0-9]+")
 # What a text contains, in the order of trying, and what it then means.
@@ -22,25 +24,23 @@ _MEANINGS = (
     ("specified runtime", FailureReason.NO_RUNTIME),
     ("StorageURI not supported", FailureReason.STORAGE_SCHEME),
     ("exceeded quota", FailureReason.QUOTA),
+    # The cluster lacks an API, cannot ask a webhook, or denies KServe itself the right.
+    ("no matches for kind", FailureReason.RECONCILE_FAILED),
+    ("failed calling webhook", FailureReason.RECONCILE_FAILED),
+    ("because it is being terminated", FailureReason.RECONCILE_FAILED),
+    ('is forbidden: User "', FailureReason.RECONCILE_FAILED),
+    (" is invalid: ", FailureReason.INVALID_SPEC),
+    ("denied the request", FailureReason.INVALID_SPEC),
 )
-_SAYINGS = {
-    FailureReason.NO_RUNTIME: (
-        "KServe finds no serving runtime for the model",
-        "name a serving runtime that the cluster has, or a model format that one of them supports",
-    ),
-    FailureReason.STORAGE_SCHEME: (
-        "nothing in the cluster handles the model's storage URI",
-        "use a scheme that KServe supports, or add a ClusterStorageContainer for this one",
-    ),
-    FailureReason.QUOTA: (
-        "the namespace's quota has no room for what KServe must make",
-        "ask for less, free some of the quota, or have it raised",
-    ),
-    FailureReason.INVALID_SPEC: (
-        "KServe cannot carry out the spec",
-        "correct the spec as the message says, then deploy again",
-    ),
+_CAUSES = {
+    FailureReason.NO_RUNTIME: "KServe finds no serving runtime for the model",
+    FailureReason.STORAGE_SCHEME: "nothing in the cluster handles the model's storage URI",
+    FailureReason.QUOTA: "the namespace's quota has no room for what KServe must make",
+    FailureReason.INVALID_SPEC: "KServe cannot carry out the spec",
+    FailureReason.RECONCILE_FAILED: "KServe cannot make all that belongs to the service",
 }
+# KServe's words may quote whole objects.
+MOST_OF_WORDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,10 @@ class Refusal:
 
     def failure(self, since: datetime) -> Failure:
         """The refusal as callers are told it."""
-        cause, remedy = _SAYINGS[self.reason]
         return Failure(
             self.reason,
-            f"{cause}: {self.words}",
-            remedy,
+            f"{_CAUSES[self.reason]}: {self.words[:MOST_OF_WORDS]}",
+            REMEDIES[self.reason],
             retrying=not self.final,
             first_seen_time=since,
         )
@@ -85,17 +84,28 @@ def refusal_in_status(service: Object) -> Refusal | None:
     return _refusal_in_conditions(service)
 
 
+def reconcile_error(service: Object, ready_condition: str) -> Refusal | None:
+    """Read why KServe gave up on a component in its last reconcile, or None.
+
+    KServe takes it back as soon as a reconcile gets as far as the component's own state.
+    """
+    told = condition(service, ready_condition)
+    words = str(told.get("message") or told.get("reason"))
+    if not is_reconcile_error(service, ready_condition) or is_lost_race(words):
+        return None
+    failed = told.get("reason") == _RECONCILE_FAILED
+    otherwise = FailureReason.RECONCILE_FAILED if failed else FailureReason.INVALID_SPEC
+    return _refusal(_meaning(words, otherwise), words, moment(told.get("lastTransitionTime")))
+
+
+def is_reconcile_error(service: Object, ready_condition: str) -> bool:
+    """Whether KServe's last reconcile of a component failed, were it by a race that it lost."""
+    return condition(service, ready_condition).get("reason") in _REFUSING_CONDITIONS
+
+
 def _refusal_in_conditions(service: Object) -> Refusal | None:
-    for condition in items(service, "status", "conditions"):
-        words = str(condition.get("message") or condition.get("reason"))
-        if (
-            condition.get("type") in _READY_CONDITIONS
-            and condition.get("reason") in _REFUSING_CONDITIONS
-            and not is_lost_race(words)
-        ):
-            at = moment(condition.get("lastTransitionTime"))
-            return _refusal(_meaning(words), words, at)
-    return None
+    told = (reconcile_error(service, kind) for kind in READY_CONDITIONS)
+    return next((refusal for refusal in told if refusal), None)
 
 
 def _refusal(
@@ -112,8 +122,8 @@ def without_name_of_try(words: str) -> str:
     return _TRIED.sub("dry-run-validation", words)
 
 
-def _meaning(words: str) -> FailureReason:
-    return next((r for text, r in _MEANINGS if text in words), FailureReason.INVALID_SPEC)
+def _meaning(words: str, otherwise: FailureReason = FailureReason.INVALID_SPEC) -> FailureReason:
+    return next((r for text, r in _MEANINGS if text in words), otherwise)
 
 
 def is_lost_race(words: str) -> bool:

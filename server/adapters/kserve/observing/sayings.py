@@ -40,6 +40,21 @@ REMEDIES = {
     FailureReason.PROGRESS_DEADLINE: "see the pods' logs; a slow model may still become ready",
     FailureReason.NODE_LOST: "nothing, if the node comes back or other nodes have room",
     FailureReason.INGRESS: "check the cluster's ingress controller and gateway",
+    FailureReason.TRAFFIC_PINNED: (
+        "deploy with force to send all requests to the newest rollout, or remove"
+        " spec.predictor.canaryTrafficPercent"
+    ),
+    FailureReason.NO_RUNTIME: (
+        "name a serving runtime that the cluster has, or a model format that one of them supports"
+    ),
+    FailureReason.STORAGE_SCHEME: (
+        "use a scheme that KServe supports, or add a ClusterStorageContainer for this one"
+    ),
+    FailureReason.INVALID_SPEC: "correct the spec as the message says, then deploy again",
+    FailureReason.RECONCILE_FAILED: (
+        "see the message: install in the cluster what KServe misses there, or deploy without what"
+        " asks for it"
+    ),
 }
 # A case of POD_REJECTED of its own.
 MAKE_SERVICE_ACCOUNT = "make the service account, or name one that exists in the namespace"

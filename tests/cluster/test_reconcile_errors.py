@@ -1,0 +1,42 @@
+"""What KServe cannot make beside the pods of a rollout is reported, with KServe's own words."""
+
+from __future__ import annotations
+
+from grpc import StatusCode
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from .asking import Reason, State, container, deploy, wait_ready
+from .recording import Until
+from .test_rollouts import UNDER_WAY, Watching, watching
+
+__all__ = ["watching"]
+
+KEDA = {"serving.kserve.io/autoscalerClass": "keda"}
+
+
+def test_an_autoscaler_that_the_cluster_lacks_degrades_a_first_rollout_and_an_update(
+    stub: ModelServiceStub, namespace: str, watching: Watching
+) -> None:
+    served = deploy(stub, namespace, "update", container("ready:1"))
+    wait_ready(stub, namespace, "update", served.rollout_id)
+    rollouts = {
+        "first": deploy(stub, namespace, "first", container("ready:1"), annotations=KEDA),
+        "update": deploy(stub, namespace, "update", container("ready:2"), annotations=KEDA),
+    }
+    waits = {
+        name: watching(name, until=Until.UNTIL_READY, rollout_id=answer.rollout_id)
+        for name, answer in rollouts.items()
+    }
+    for name, wait in waits.items():
+        refusal = wait.end()
+        assert refusal, wait.told()
+        assert (refusal.code, refusal.reason) == (StatusCode.FAILED_PRECONDITION, "ROLLOUT_FAILED")
+        assert Reason.Name(refusal.failure.reason) == "REASON_RECONCILE_FAILED"
+        assert 'no matches for kind "ScaledObject"' in refusal.failure.message
+        assert refusal.failure.retrying
+        *before, last = wait.states(rollouts[name].service.generation)
+        assert last == State.STATE_DEGRADED, wait.told()
+        assert set(before) <= UNDER_WAY, wait.told()
+
+    fixed = deploy(stub, namespace, "update", container("ready:2"))
+    assert wait_ready(stub, namespace, "update", fixed.rollout_id)

@@ -200,14 +200,18 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
 
 @asynccontextmanager
 async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
-    # The Kubernetes client takes a second and 47 MB, which other clusters do without.
-    from server.adapters.kserve.api_server import ApiServer, ConfigurationUnusable  # noqa: PLC0415
+    # Its libraries take a tenth of a second, which other clusters do without.
+    from server.adapters.kserve.api_server import ApiServer  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
+    from server.adapters.kserve.connection.documents import ConfigurationUnusable  # noqa: PLC0415
 
     kubernetes, serving = settings.kubernetes, settings.serving
-    kubeconfig = None if kubernetes.in_cluster else kubernetes.kubeconfig_paths()
     try:
-        api = await ApiServer.connect(kubeconfig, in_cluster=kubernetes.in_cluster)
+        api = await ApiServer.connect(
+            "" if kubernetes.in_cluster else kubernetes.kubeconfig_paths(),
+            in_cluster=kubernetes.in_cluster,
+            environment=kubernetes.environment(),
+        )
     except ConfigurationUnusable as e:
         raise SettingsInvalid(str(e)) from e
     try:

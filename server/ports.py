@@ -85,7 +85,7 @@ class Cluster(Protocol):
         ...
 
     def reachable(self) -> bool:
-        """Whether the cluster answered when it was last asked."""
+        """Whether the cluster, when it was last asked, answered and took our credentials."""
         ...
 
 

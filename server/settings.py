@@ -146,12 +146,17 @@ class Kubernetes(BaseSettings):
         where none of them exists."""
         paths = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         found = [Path(path).expanduser() for path in paths.split(os.pathsep) if path]
-        if not any(path.is_file() for path in found):
+        if not any(path.exists() for path in found):
             raise SettingsInvalid(
                 f"KUBERNETES_KUBECONFIG: there is no kubeconfig at {paths}; set it, or $KUBECONFIG,"
                 " or KUBERNETES_IN_CLUSTER=true in a pod"
             )
         return os.pathsep.join(map(str, found))
+
+    @staticmethod
+    def environment() -> Mapping[str, str]:
+        """This process's own: it names proxies and a pod's API server, and plugins inherit it."""
+        return dict(os.environ)
 
 
 class Serving(BaseSettings):

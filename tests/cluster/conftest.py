@@ -64,6 +64,7 @@ def _of_the_lab(items: list[pytest.Item]) -> list[pytest.Item]:
 def _needs_lab(item: pytest.Item) -> bool:
     here = Path(__file__).parent in item.path.parents
     needed = needs("lab", item) or (needs("cluster", item) and not OTHER_CLUSTER)
+    needed = needed or needs("built_kubectl", item)
     return here and needed and not needs("knative_lab", item)
 
 

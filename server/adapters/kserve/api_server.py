@@ -1,45 +1,43 @@
 """One HTTP client of the Kubernetes API server: raw paths, raw JSON, no typed models.
 
-The addresses and credentials come from the Kubernetes client's own configuration loaders; the
-requests go straight to aiohttp, which tells "never connected" from "sent, and no answer".
+Which API server and as whom is read by `connection`; the requests go straight to aiohttp, which
+tells "never connected" from "sent, and no answer".
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
+import os
 import re
 import socket
-import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
-import structlog
-from kubernetes.aio import config as kube_config
-from kubernetes.aio.client import Configuration
-from kubernetes.aio.client.rest import RESTClientObject
+
+from server.adapters.kserve.connection.connection import Connection, open_kubeconfig, open_pod
+from server.adapters.kserve.connection.credentials import Access
 
 CONNECT_TIMEOUT = 1.5
-RELOAD_CREDENTIALS_EVERY = 5.0
+# How long a watch waits for credentials to be renewed; a request does so within its own timeout.
+RENEWAL_PATIENCE = 10.0
 # A peer that is gone is noticed after idle + interval * count = 15 s, also by a silent watch.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 15_000}
 READ_SIZE = 2**20
 _ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
-log = structlog.get_logger(__name__)
-
-
-class ConfigurationUnusable(Exception):
-    """No kubeconfig and no pod's credentials that could be used; the message is for operators."""
-
 
 class Unreachable(Exception):
     """No connection within CONNECT_TIMEOUT, or refused: nothing was sent."""
+
+
+class NoCredentials(Unreachable):
+    """The credentials have ended and cannot be renewed at present: nothing was sent."""
 
 
 class Unanswered(Exception):
@@ -63,49 +61,42 @@ class Answer:
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
-@dataclass(frozen=True, slots=True)
-class _Access:
-    """Where the API server is and who we are to it."""
-
-    configuration: Configuration
-    tls: ssl.SSLContext
-
-    async def authorization(self) -> str | None:
-        """The header's value; a pod's own token is read again each minute, since it rotates."""
-        value: str | None = await self.configuration.get_api_key_with_prefix(
-            "BearerToken", alias="authorization"
-        )
-        return value
-
-
 class ApiServer:
     """The API server as this process may use it. `connect` opens it, `close` closes it."""
 
-    def __init__(self, access: _Access, reload: Callable[[], Awaitable[_Access]]) -> None:
-        self._access = access
-        self._reload = reload
-        self._reloaded_at = time.monotonic()
-        self._reloading = asyncio.Lock()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         connector = aiohttp.TCPConnector(limit=0, socket_factory=_socket_with_keepalive)
         self._session = aiohttp.ClientSession(
-            connector=connector, read_bufsize=READ_SIZE, headers=_HEADERS
+            connector=connector,
+            read_bufsize=READ_SIZE,
+            headers=_HEADERS,
+            # A cookie would be an identity beside the one that is configured.
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None = None, *, in_cluster: bool = False) -> ApiServer:
+    async def connect(
+        cls,
+        kubeconfig: str = "",
+        *,
+        in_cluster: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> ApiServer:
         """Read the credentials; no request is sent yet.
 
-        `kubeconfig` None means $KUBECONFIG, then ~/.kube/config, with its current context; exec
-        plugins are run. Raises ConfigurationUnusable.
+        `kubeconfig` has one path, or several as $KUBECONFIG may; its current context is used and a
+        credential plugin is run. `environment` is where proxies are named, and what plugins get.
+        Raises ConfigurationUnusable.
         """
-
-        async def load() -> _Access:
-            return await _load(kubeconfig, in_cluster)
-
-        return cls(await load(), load)
+        if in_cluster:
+            return cls(await open_pod(environment))
+        paths = [Path(path) for path in kubeconfig.split(os.pathsep) if path]
+        return cls(await open_kubeconfig(paths, environment))
 
     async def close(self) -> None:
         """Close every connection, open watches included."""
+        await self._connection.credentials.close()
         await self._session.close()
 
     async def send(
@@ -120,7 +111,8 @@ class ApiServer:
     ) -> Answer:
         """Send one request and read its whole answer within `timeout` seconds.
 
-        Raises Unreachable or Unanswered; every answer is returned, also those that refuse.
+        Raises Unreachable (NoCredentials is one) or Unanswered; every answer is returned, also
+        those that refuse.
         """
         limits = aiohttp.ClientTimeout(total=timeout, connect=min(CONNECT_TIMEOUT, timeout))
         data = None if body is None else _encoded(body)
@@ -146,48 +138,38 @@ class ApiServer:
     async def _request(
         self, method: str, path: str, request: dict[str, Any]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        limits: aiohttp.ClientTimeout = request["timeout"]
+        patience = limits.total or RENEWAL_PATIENCE
+        credentials = self._connection.credentials
         with _foreign_errors_translated():
-            access = self._access
-            response = await self._start(access, method, path, request)
+            access = await credentials.current(patience)
+            if access is None:
+                raise NoCredentials
+            async with await self._start(access, method, path, request) as response:
+                refused = response.status == HTTPStatus.UNAUTHORIZED
+                if not (refused and await credentials.renewed(access, patience)):
+                    yield response
+                    return
             # A 401 was not acted upon, so that asking again is safe, a write too.
-            if response.status == HTTPStatus.UNAUTHORIZED and await self._renewed(access):
-                response.close()
-                response = await self._start(self._access, method, path, request)
-            async with response:
+            access = await credentials.current(patience) or access
+            async with await self._start(access, method, path, request) as response:
                 yield response
 
     async def _start(
-        self, access: _Access, method: str, path: str, request: dict[str, Any]
+        self, access: Access, method: str, path: str, request: dict[str, Any]
     ) -> aiohttp.ClientResponse:
-        configuration = access.configuration
-        headers = dict(request.get("headers", {}))
-        if authorization := await access.authorization():
-            headers["Authorization"] = authorization
+        headers = [*request.get("headers", {}).items(), *self._connection.headers]
+        if access.identity.authorization:
+            headers.append(("Authorization", access.identity.authorization))
         return await self._session.request(
             method,
-            configuration.host + path,
-            ssl=access.tls,
-            server_hostname=configuration.tls_server_name or None,
-            proxy=configuration.proxy or None,
+            self._connection.server + path,
+            ssl=access.tls or True,
+            server_hostname=self._connection.tls_server_name or None,
+            proxy=self._connection.proxy,
             allow_redirects=False,
             **{**request, "headers": headers},
         )
-
-    async def _renewed(self, refused: _Access) -> bool:
-        """Read the credentials again after a 401; False where that can bring nothing new."""
-        async with self._reloading:
-            if self._access is not refused:
-                return True
-            if time.monotonic() - self._reloaded_at < RELOAD_CREDENTIALS_EVERY:
-                return False
-            self._reloaded_at = time.monotonic()
-            try:
-                self._access = await self._reload()
-            except ConfigurationUnusable as e:
-                # The loader's words may hold what a credential plugin printed.
-                log.warning("credentials could not be read again", error=type(e).__name__)
-                return False
-            return True
 
 
 # Watches must not wait in a compressor's buffer, and lists are faster uncompressed nearby.
@@ -198,29 +180,16 @@ _HEADERS = {
 }
 
 
-async def _load(kubeconfig: str | None, in_cluster: bool) -> _Access:
-    configuration = Configuration()
-    # As client-go does: the API server's own certificates often fail the strict profile.
-    configuration.disable_strict_ssl_verification = True
-    try:
-        if in_cluster:
-            kube_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        else:
-            await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
-                kubeconfig, client_configuration=configuration, persist_config=False
-            )
-        return _Access(configuration, RESTClientObject(configuration).ssl_context)
-    # The loader meets a malformed file with whatever its parts raise.
-    except Exception as e:
-        source = "the pod's service account" if in_cluster else f"kubeconfig {kubeconfig or ''}"
-        raise ConfigurationUnusable(f"{source.strip()} cannot be used: {e}") from e
-
-
 @contextmanager
 def _foreign_errors_translated() -> Iterator[None]:
     try:
         yield
-    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as e:
+    # A proxy refuses before it passes anything on.
+    except (
+        aiohttp.ConnectionTimeoutError,
+        aiohttp.ClientConnectorError,
+        aiohttp.ClientHttpProxyError,
+    ) as e:
         raise Unreachable(type(e).__name__) from e
     except (aiohttp.ClientError, TimeoutError, OSError) as e:
         raise Unanswered(type(e).__name__) from e

@@ -11,10 +11,10 @@ import pytest
 
 from server.adapters.kserve.api_server import (
     ApiServer,
-    ConfigurationUnusable,
     Unanswered,
     Unreachable,
 )
+from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from tests.adapters.kserve.scripted_server import (
     ScriptedServer,
     cut_in_a_line,

@@ -49,7 +49,7 @@ class StatusFeed:
         self._pacing = Pacing()
 
     def reachable(self) -> bool:
-        """Whether the API server answers; False until it has been asked."""
+        """Whether the API server answers and takes our credentials; False until it was asked."""
         return self._probe.reachable
 
     def age(self) -> timedelta | None:

@@ -1,4 +1,4 @@
-"""Asking the API server, every 2 s, whether it is there and what time it has."""
+"""Asking the API server, every 2 s, whether it takes our requests and what time it has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from http import HTTPStatus
 
 import structlog
 
-from server.adapters.kserve.api_server import Answer, ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.api_server import (
+    Answer,
+    ApiServer,
+    NoCredentials,
+    Unanswered,
+    Unreachable,
+)
 
 PROBE_EVERY = 2.0
 # Sooner while it does not answer: its return is to be noticed at once.
@@ -26,9 +32,9 @@ log = structlog.get_logger(__name__)
 
 
 class Probe:
-    """Knows whether the API server answers.
+    """Knows whether the API server answers, and takes our credentials.
 
-    `reachable`: it answers; False until it has been asked, and after two failures in a row.
+    `reachable`: it does both; False until it has been asked, and after two failures in a row.
     `met` is set with its first answer.
     """
 
@@ -47,6 +53,7 @@ class Probe:
         self._answered = answered
         self._returned = returned
         self._failures = 0
+        self._trouble = ""
         self._offset = timedelta(0)
 
     async def run(self) -> None:
@@ -54,8 +61,8 @@ class Probe:
         while True:
             asked_at = time.monotonic()
             answer = await self._ask()
-            if answer is None:
-                self._note_failure()
+            if isinstance(answer, str):
+                self._note_failure(answer)
             else:
                 self._note_answer(asked_at, answer.headers)
             await asyncio.sleep(PROBE_AGAIN_AFTER if self._failures else PROBE_EVERY)
@@ -64,21 +71,29 @@ class Probe:
         """The present by the API server's clock, which is what its objects are stamped with."""
         return datetime.now(UTC) + self._offset
 
-    async def _ask(self) -> Answer | None:
+    async def _ask(self) -> Answer | str:
+        """The answer, or what is wrong."""
         try:
             answer = await self._api.send("GET", "/readyz", timeout=PROBE_TIMEOUT)
+        except NoCredentials:
+            return "the credentials for the API server have ended"
         except (Unreachable, Unanswered):
-            return None
-        return answer if answer.status < HTTPStatus.INTERNAL_SERVER_ERROR else None
+            return "the API server does not answer"
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            return "the API server refuses our credentials"
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return "the API server does not answer"
+        return answer
 
-    def _note_failure(self) -> None:
+    def _note_failure(self, trouble: str) -> None:
         self._failures += 1
-        if self._failures == AWAY_AFTER:
+        if self._failures >= AWAY_AFTER and trouble != self._trouble:
             self.reachable = False
-            log.warning("the API server does not answer")
+            self._trouble = trouble
+            log.warning(trouble)
 
     def _note_answer(self, asked_at: float, headers: Mapping[str, str]) -> None:
-        was_away, self._failures = self._failures >= AWAY_AFTER, 0
+        was_away, self._failures, self._trouble = self._failures >= AWAY_AFTER, 0, ""
         self.reachable = True
         self.met.set()
         self._offset = _offset(headers.get("Date", ""))

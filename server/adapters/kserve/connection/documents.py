@@ -1,0 +1,192 @@
+"""Documents that others wrote, read with types: kubeconfigs, and what credential plugins print."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import yaml
+
+
+class ConfigurationUnusable(Exception):
+    """A kubeconfig, a credential plugin or a pod's credentials cannot be used.
+
+    The message is for operators: it names the file and the field, and holds no secret.
+    """
+
+
+class FileMissing(ConfigurationUnusable):
+    """There is no such file."""
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes.
+
+    Raises FileMissing, or ConfigurationUnusable with the reason.
+    """
+    try:
+        # Without O_NONBLOCK a pipe would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigurationUnusable(f"{path} must be a regular file")
+            content = file.read(limit + 1)
+    except FileNotFoundError as e:
+        raise FileMissing(f"{path}: there is no such file") from e
+    except OSError as e:
+        raise ConfigurationUnusable(f"{path} cannot be read: {e.strerror}") from e
+    if len(content) > limit:
+        raise ConfigurationUnusable(f"{path} must be at most {limit} bytes long")
+    return content
+
+
+def parse(content: bytes) -> Any:
+    """Parse JSON, or the first document of YAML as kubectl reads it.
+
+    Raises ConfigurationUnusable with the reason, which quotes nothing of the content.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+        return json.loads(text)
+    except UnicodeDecodeError as e:
+        raise ConfigurationUnusable("must be UTF-8") from e
+    except RecursionError as e:
+        raise ConfigurationUnusable("is nested too deeply") from e
+    except ValueError:
+        pass
+    try:
+        return next(yaml.load_all(text, _Loader), None)
+    except yaml.MarkedYAMLError as e:
+        line = e.problem_mark.line + 1 if e.problem_mark else 1
+        raise ConfigurationUnusable(f"must be YAML: line {line}: {e.problem}") from e
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise ConfigurationUnusable("must be YAML") from e
+
+
+class Fields:
+    """The fields of one mapping. A missing field and null are the empty value of its type.
+
+    `at` names the mapping in messages. A field of another type raises ConfigurationUnusable.
+    """
+
+    def __init__(self, value: Any, at: str) -> None:
+        if value is not None and not isinstance(value, dict):
+            raise ConfigurationUnusable(f"{at}: must be a mapping, got {_kind(value)}")
+        self.at = at
+        self._values: Mapping[Any, Any] = value or {}
+
+    def names(self) -> Collection[Any]:
+        """The names of the fields."""
+        return self._values.keys()
+
+    def raw(self, name: str) -> Any:
+        """Get a field as it was parsed; None where it is missing."""
+        return self._values.get(name)
+
+    def string(self, name: str) -> str:
+        """Get a string."""
+        return self._typed(name, str, "a string") or ""
+
+    def boolean(self, name: str) -> bool:
+        """Get a boolean."""
+        return self._typed(name, bool, "true or false") or False
+
+    def data(self, name: str) -> bytes:
+        """Get base64-encoded bytes."""
+        # As Go does, which ignores line breaks and nothing else.
+        encoded = re.sub("[\r\n]", "", self.string(name))
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as e:
+            raise self.invalid(name, "must be base64") from e
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """Get a list of strings."""
+        items = self._typed(name, list, "a list") or []
+        for i, item in enumerate(items):
+            if not isinstance(item, str | None):
+                raise self.invalid(f"{name}[{i}]", f"must be a string, got {_kind(item)}")
+        return tuple(item or "" for item in items)
+
+    def string_lists(self, name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Get a mapping of lists of strings, in the order of its keys."""
+        fields = self.fields(name)
+        return tuple((str(key), fields.strings(key)) for key in sorted(fields.names(), key=str))
+
+    def fields(self, name: str) -> Fields:
+        """Get a mapping."""
+        return Fields(self.raw(name), self._at(name))
+
+    def list_of_fields(self, name: str) -> Iterator[Fields]:
+        """Get a list of mappings; those with a name are named in messages by it."""
+        for i, item in enumerate(self._typed(name, list, "a list") or []):
+            named = item.get("name") if isinstance(item, dict) else None
+            yield Fields(item, f"{self._at(name)}[{named if isinstance(named, str) else i}]")
+
+    def invalid(self, name: str, problem: str) -> ConfigurationUnusable:
+        """Make the error that says what a field must be."""
+        return ConfigurationUnusable(f"{self._at(name)}: {problem}")
+
+    def _at(self, name: str) -> str:
+        return f"{self.at}{'' if self.at.endswith(' ') else '.'}{name}"
+
+    def _typed(self, name: str, wanted: type, description: str) -> Any:
+        value = self.raw(name)
+        if value is None or isinstance(value, wanted):
+            return value
+        raise self.invalid(name, f"must be {description}, got {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    """The type of a value, which itself may be a secret."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "a mapping"
+
+
+if TYPE_CHECKING:
+    _SafeLoader = yaml.SafeLoader
+else:  # libyaml's is quicker by ten times
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
+    """YAML with kubectl's scalars: a date is a string, 1:30 is no number, and y is a boolean."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+    bool_values: ClassVar[dict[str, bool]] = yaml.SafeLoader.bool_values | {"y": True, "n": False}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    (
+        "bool",
+        r"[yYnN]|yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF",
+        list("yYnNtTfFoO"),
+    ),
+    ("int", r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})\\Z"), _first
+    )

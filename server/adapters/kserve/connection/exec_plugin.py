@@ -1,0 +1,217 @@
+"""Credential plugins: a program that prints an ExecCredential."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from server.adapters.kserve.connection.documents import ConfigurationUnusable, Fields, parse
+from server.domain.masking import masked, secret_values
+
+RUN_TIMEOUT = 30.0
+LARGEST_OUTPUT = 2**20
+_LONGEST_LINE = 200
+_STDERR_KEPT = 2**13
+_READ_SIZE = 2**16
+
+_GROUP = "client.authentication.k8s.io"
+_VERSIONS = (f"{_GROUP}/v1", f"{_GROUP}/v1beta1")
+_NEVER, _IF_AVAILABLE, _ALWAYS = "Never", "IfAvailable", "Always"
+
+# What may be a secret in the words of a plugin: a token by its looks, or a value by its name.
+_TOKEN = re.compile(
+    r"eyJ[\w.+/=-]+"
+    r"|\b(?=[\w+=-]*\d)(?=[\w+=-]*[a-z])(?=[\w+=-]*[A-Z])[\w+=-]{20,}"
+    r"|\b[0-9a-fA-F]{32,}\b"
+    r"|(?<=://)[^/\s@]+(?=@)"
+    r"|(?<=[Bb]earer )\S+"
+)
+_NAMED = re.compile(
+    r"""((?:token|password|secret|key)\w*["']?\s*(?:=|:(?=\s*\S*\d))\s*["']?)[^\s"']{4,}""",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecCredential:
+    """What a plugin printed; `certificate` and its key are PEM."""
+
+    token: str
+    certificate: tuple[bytes, bytes] | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecPlugin:
+    """A user's `exec`; `command` is absolute, or a name to look for on the PATH.
+
+    `at` names it in messages.
+    """
+
+    at: str
+    command: str
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    api_version: str = ""
+    install_hint: str = ""
+    provide_cluster_info: bool = False
+    interactive_mode: str = ""
+
+    def check(self) -> None:
+        """Raise ConfigurationUnusable for what kubectl refuses before it runs the plugin."""
+        if not self.command:
+            raise self._invalid("command", "must be set")
+        if self.api_version not in _VERSIONS:
+            raise self._invalid("apiVersion", f"must be {' or '.join(_VERSIONS)}")
+        if not all(name for name, _ in self.env):
+            raise self._invalid("env", "must have a name for each variable")
+        allowed = (_NEVER, _IF_AVAILABLE, _ALWAYS)
+        optional = self.api_version != _VERSIONS[0]
+        if self.interactive_mode not in allowed and (self.interactive_mode or not optional):
+            raise self._invalid("interactiveMode", f"must be one of {', '.join(allowed)}")
+
+    async def run(
+        self, cluster: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> ExecCredential:
+        """Run the plugin without a terminal, and read what it prints.
+
+        `cluster` is what the plugin may be told about the cluster; `environment` is this process's
+        own. Raises ConfigurationUnusable with the plugin's name and its last line on stderr.
+        """
+        if self.interactive_mode == _ALWAYS:
+            raise self._invalid("interactiveMode", "Always needs a terminal, and there is none")
+        spec = {"interactive": False} | (
+            {"cluster": dict(cluster)} if self.provide_cluster_info else {}
+        )
+        info = {"kind": "ExecCredential", "apiVersion": self.api_version, "spec": spec}
+        env = {**environment, **dict(self.env), "KUBERNETES_EXEC_INFO": json.dumps(info)}
+        output = await self._output(env, environment)
+        try:
+            return self._read(output)
+        except ConfigurationUnusable as e:
+            raise self._failed(f"printed no credentials: {e}") from e
+
+    async def _output(self, env: Mapping[str, str], environment: Mapping[str, str]) -> bytes:
+        program = shutil.which(self.command, path=environment.get("PATH", os.defpath))
+        if program is None:
+            hint = _line(self.install_hint.encode(), ())
+            raise self._failed(f"is not found{f': {hint}' if hint else ''}")
+        try:
+            process = await asyncio.create_subprocess_exec(
+                program,
+                *self.args,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise self._failed(f"cannot be run: {e.strerror}") from e
+        stdout, stderr = process.stdout, process.stderr
+        assert stdout
+        assert stderr
+        try:
+            async with asyncio.timeout(RUN_TIMEOUT):
+                output, errors, code = await asyncio.gather(
+                    _head(stdout), _tail(stderr), process.wait()
+                )
+        except TimeoutError as e:
+            raise self._failed(f"did not end within {RUN_TIMEOUT:g} s") from e
+        except _TooLong as e:
+            raise self._failed(f"printed more than {LARGEST_OUTPUT} bytes") from e
+        finally:
+            # Also what it started: where it ended well, there is nothing left of it.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        if code:
+            last = _line(errors, self._secrets())
+            raise self._failed(f"ended with {code}{f': {last}' if last else ''}")
+        return output
+
+    def _read(self, output: bytes) -> ExecCredential:
+        document = parse(output)
+        if not isinstance(document, dict):
+            raise ConfigurationUnusable("it must be an ExecCredential")
+        fields = Fields(document, "ExecCredential")
+        if fields.string("kind") != "ExecCredential":
+            raise fields.invalid("kind", "must be ExecCredential")
+        if fields.string("apiVersion") != self.api_version:
+            raise fields.invalid("apiVersion", f"must be {self.api_version}")
+        status = fields.fields("status")
+        token = status.string("token")
+        pem, key = status.string("clientCertificateData"), status.string("clientKeyData")
+        if not (token or pem or key):
+            raise fields.invalid("status", "must have a token or a client certificate")
+        if bool(pem) != bool(key):
+            raise fields.invalid("status", "must have a client certificate and its key")
+        if not token.isprintable():
+            raise status.invalid("token", "must not have a line break or control character")
+        return ExecCredential(
+            token, (pem.encode(), key.encode()) if pem else None, _expiration(status)
+        )
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Values of the plugin's own settings that are not to be shown."""
+        flags = list(pairwise(self.args))
+        flags += [(name, value) for name, _, value in (arg.partition("=") for arg in self.args)]
+        return secret_values([*self.env, *flags])
+
+    def _failed(self, problem: str) -> ConfigurationUnusable:
+        return ConfigurationUnusable(f"{self.at}: the plugin {self.command} {problem}")
+
+    def _invalid(self, field: str, problem: str) -> ConfigurationUnusable:
+        return ConfigurationUnusable(f"{self.at}.{field}: {problem}")
+
+
+class _TooLong(Exception):
+    pass
+
+
+async def _head(stream: asyncio.StreamReader) -> bytes:
+    read = b""
+    while chunk := await stream.read(_READ_SIZE):
+        read += chunk
+        if len(read) > LARGEST_OUTPUT:
+            raise _TooLong
+    return read
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    read = b""
+    while chunk := await stream.read(_READ_SIZE):
+        read = (read + chunk)[-_STDERR_KEPT:]
+    return read
+
+
+def _line(text: bytes, secrets: tuple[str, ...]) -> str:
+    """The last line that is not empty, without what may be a secret, cut."""
+    lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+    line = masked(lines[-1], secrets) if lines else ""
+    line = _NAMED.sub(r"\1***", _TOKEN.sub("***", line))
+    shown = "".join(c if c.isprintable() else " " for c in line)
+    return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}..."
+
+
+def _expiration(status: Fields) -> datetime | None:
+    text = status.string("expirationTimestamp")
+    if not text:
+        return None
+    try:
+        expiration: datetime | None = datetime.fromisoformat(text)
+    except ValueError:
+        expiration = None
+    if expiration is None or expiration.tzinfo is None:
+        raise status.invalid("expirationTimestamp", "must be a time such as 2030-01-31T12:00:00Z")
+    return expiration

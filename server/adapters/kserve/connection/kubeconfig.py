@@ -1,0 +1,394 @@
+"""Kubeconfig files, read and merged as kubectl does.
+
+The Kubernetes Python client has a loader too. It takes the last file where kubectl takes the first,
+ignores impersonation, HTTPS_PROXY and NO_PROXY, sends a token over plain http, goes on as anonymous
+when a plugin fails, runs `./plugin` from its own working directory, keeps CA data in /tmp and dies
+of a token file that ends with a line break.
+The rules here are client-go's: tools/clientcmd (loader.go, validation.go, client_config.go).
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from server.adapters.kserve.connection.documents import (
+    ConfigurationUnusable,
+    Fields,
+    FileMissing,
+    parse,
+    read_file,
+)
+from server.adapters.kserve.connection.exec_plugin import ExecPlugin
+
+LARGEST_KUBECONFIG = 2**23
+LARGEST_FILE = 2**20  # of a certificate, key or token
+# A header's value may have none of these, and Go refuses them too.
+_NO_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_EXEC_EXTENSION = "client.authentication.k8s.io/exec"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One entry of `clusters`; paths are absolute. `at` names it in messages."""
+
+    at: str
+    server: str
+    tls_server_name: str = ""
+    insecure: bool = False
+    ca_file: Path | None = None
+    ca_data: bytes = b""
+    proxy_url: str = ""
+    disable_compression: bool = False
+    exec_config: Any = None
+
+    def ca(self) -> bytes:
+        """Read the certificates to verify the server with; empty: those of the system."""
+        if self.insecure and (self.ca_file or self.ca_data):
+            raise ConfigurationUnusable(
+                f"{self.at}.insecure-skip-tls-verify: must not be set beside certificate-authority"
+            )
+        if self.ca_file and self.ca_data:
+            raise ConfigurationUnusable(
+                f"{self.at}.certificate-authority: must not be set beside its -data"
+            )
+        if not self.ca_file:
+            return self.ca_data
+        return _read_named(self.ca_file, f"{self.at}.certificate-authority")
+
+
+@dataclass(frozen=True, slots=True)
+class Impersonation:
+    """`as` and its brothers."""
+
+    user: str = ""
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One entry of `users`; paths are absolute. `at` names it in messages.
+
+    `origin` and `name` say where it was read, if in a kubeconfig.
+    """
+
+    at: str
+    name: str = ""
+    origin: Path | None = None
+    token: str = ""
+    token_file: Path | None = None
+    username: str = ""
+    password: str = ""
+    certificate_file: Path | None = None
+    certificate_data: bytes = b""
+    key_file: Path | None = None
+    key_data: bytes = b""
+    impersonation: Impersonation = Impersonation()
+    auth_provider: str = ""
+    exec: ExecPlugin | None = None
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether a client certificate is given."""
+        return bool(self.certificate_file or self.certificate_data)
+
+    @property
+    def has_token(self) -> bool:
+        """Whether a bearer token is given, in the kubeconfig or in a file."""
+        return bool(self.token or self.token_file)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether kubectl could tell the API server who it is."""
+        return bool(self.has_token or self.username or self.has_certificate or self.exec)
+
+    @property
+    def uses_plugin(self) -> bool:
+        """Whether the credentials come from a plugin: any others win."""
+        return bool(self.exec) and not (self.has_token or self.username or self.has_certificate)
+
+    def check(self) -> None:
+        """Raise ConfigurationUnusable for what kubectl refuses, and for auth-provider."""
+        if self.auth_provider:
+            raise self.invalid("auth-provider", "is not supported; use an exec plugin")
+        if self.token and (self.username or self.password):
+            raise self.invalid("token", "must not be set beside username or password")
+        if _NO_HEADER.search(self.token):
+            raise self.invalid("token", "must not have a line break or control character")
+        if self.has_certificate:
+            self._check_certificate()
+        who = self.impersonation
+        if (who.uid or who.groups or who.extra) and not who.user:
+            raise self.invalid("as", "must be set beside as-uid, as-groups or as-user-extra")
+        values = [value for _, values in who.extra for value in values]
+        if any(_NO_HEADER.search(value) for value in (who.user, who.uid, *who.groups, *values)):
+            raise self.invalid("as", "must not have a line break or control character")
+        if self.exec:
+            self.exec.check()
+
+    def certificate(self) -> tuple[bytes, bytes]:
+        """Read the client certificate and its key."""
+        if self.certificate_file:
+            certificate = _read_named(self.certificate_file, f"{self.at}.client-certificate")
+        else:
+            certificate = self.certificate_data
+        if self.key_file:
+            return certificate, _read_named(self.key_file, f"{self.at}.client-key")
+        return certificate, self.key_data
+
+    def bearer_token(self) -> str:
+        """Read the bearer token; a file's content counts more than `token`, where it is usable."""
+        if self.token_file is None:
+            return self.token
+        try:
+            token = _read_named(self.token_file, f"{self.at}.tokenFile").strip().decode()
+        except UnicodeDecodeError:
+            token = ""
+        except ConfigurationUnusable:
+            if self.token:
+                return self.token
+            raise
+        if token and not _NO_HEADER.search(token):
+            return token
+        if self.token:
+            return self.token
+        raise self.invalid("tokenFile", f"{self.token_file} must have one token")
+
+    def invalid(self, field: str, problem: str) -> ConfigurationUnusable:
+        """Make the error that says what a field must be."""
+        return ConfigurationUnusable(f"{self.at}.{field}: {problem}")
+
+    def _check_certificate(self) -> None:
+        if self.certificate_file and self.certificate_data:
+            raise self.invalid("client-certificate", "must not be set beside its -data")
+        if self.key_file and self.key_data:
+            raise self.invalid("client-key", "must not be set beside its -data")
+        if not (self.key_file or self.key_data):
+            raise self.invalid("client-key", "must be set beside a client-certificate")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One entry of `contexts`."""
+
+    at: str
+    cluster: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kubeconfig:
+    """One file, or several merged."""
+
+    at: str
+    current_context: str
+    contexts: dict[str, Context]
+    clusters: dict[str, Cluster]
+    users: dict[str, User]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the current context names; a `server` with its path, without a slash at its end."""
+
+    server: SplitResult
+    cluster: Cluster
+    user: User
+
+
+def load(paths: Sequence[Path]) -> Kubeconfig:
+    """Read and merge files: what the first sets, counts. Files that are missing are left out.
+
+    Raises ConfigurationUnusable where any file is not a kubeconfig.
+    """
+    files: list[Kubeconfig] = []
+    for path in dict.fromkeys(paths):
+        with suppress(FileMissing):
+            files.insert(0, read(path))  # in reverse, so that the first file writes last
+    at = f"kubeconfig {':'.join(map(str, paths))}: "
+    if not files:
+        raise ConfigurationUnusable(f"{at}there is no such file")
+    current = [file.current_context for file in files if file.current_context]
+    return Kubeconfig(
+        at=at,
+        current_context=current[-1] if current else "",
+        contexts={name: it for file in files for name, it in file.contexts.items()},
+        clusters={name: it for file in files for name, it in file.clusters.items()},
+        users={name: it for file in files for name, it in file.users.items()},
+    )
+
+
+def select(kubeconfig: Kubeconfig) -> Selection:
+    """Resolve the current context. Raises ConfigurationUnusable."""
+    name = kubeconfig.current_context
+    if not name:
+        raise ConfigurationUnusable(f"{kubeconfig.at}current-context: must be set")
+    context = kubeconfig.contexts.get(name)
+    if context is None:
+        raise ConfigurationUnusable(
+            f"{kubeconfig.at}current-context: there is no context {_shown(name)}"
+        )
+    cluster = kubeconfig.clusters.get(context.cluster)
+    if cluster is None:
+        raise ConfigurationUnusable(
+            f"{context.at}.cluster: there is no cluster {_shown(context.cluster)}"
+        )
+    server = parse_server(cluster)
+    user = kubeconfig.users.get(context.user)
+    if user is None:
+        if server.scheme == "https":
+            raise ConfigurationUnusable(
+                f"{context.at}.user: there is no user {_shown(context.user)}"
+            )
+        user = User(f"{context.at}.user")
+    user.check()
+    if server.scheme == "https" and not user.has_credentials:
+        # kubectl asks for a name and a password at the terminal.
+        raise ConfigurationUnusable(f"{user.at}: must have credentials")
+    return Selection(server, cluster, user)
+
+
+def read(path: Path) -> Kubeconfig:
+    """Read one file. Raises FileMissing, ConfigurationUnusable."""
+    at = f"kubeconfig {path}: "
+    try:
+        document = parse(read_file(path, LARGEST_KUBECONFIG))
+    except FileMissing:
+        raise
+    except ConfigurationUnusable as e:
+        raise ConfigurationUnusable(f"{at}{e}") from e
+    if document is not None and not isinstance(document, dict):
+        raise ConfigurationUnusable(f"{at}must be a mapping")
+    fields = Fields(document, at)
+    for name, wanted in (("apiVersion", "v1"), ("kind", "Config")):
+        if fields.string(name) not in ("", wanted):
+            raise fields.invalid(name, f"must be {wanted}")
+    path = path.absolute()
+    folder = path.parent
+    return Kubeconfig(
+        at=at,
+        current_context=fields.string("current-context"),
+        contexts=_named(fields, "contexts", "context", _context),
+        clusters=_named(fields, "clusters", "cluster", lambda f, _: _cluster(f, folder)),
+        users=_named(fields, "users", "user", lambda f, name: _user(f, name, path, folder)),
+    )
+
+
+_Entry = TypeVar("_Entry")
+
+
+def _named(
+    fields: Fields, collection: str, kind: str, read_entry: Callable[[Fields, str], _Entry]
+) -> dict[str, _Entry]:
+    entries: dict[str, _Entry] = {}
+    for entry in fields.list_of_fields(collection):
+        name = entry.string("name")
+        if name in entries:
+            raise entry.invalid("name", "must not stand twice in one file")
+        entries[name] = read_entry(entry.fields(kind), name)
+    return entries
+
+
+def _context(fields: Fields, _: str) -> Context:
+    return Context(fields.at, cluster=fields.string("cluster"), user=fields.string("user"))
+
+
+def _cluster(fields: Fields, folder: Path) -> Cluster:
+    extensions = {e.string("name"): e.raw("extension") for e in fields.list_of_fields("extensions")}
+    return Cluster(
+        at=fields.at,
+        server=fields.string("server"),
+        tls_server_name=fields.string("tls-server-name"),
+        insecure=fields.boolean("insecure-skip-tls-verify"),
+        ca_file=_path(fields.string("certificate-authority"), folder),
+        ca_data=fields.data("certificate-authority-data"),
+        proxy_url=fields.string("proxy-url"),
+        disable_compression=fields.boolean("disable-compression"),
+        exec_config=extensions.get(_EXEC_EXTENSION),
+    )
+
+
+def _user(fields: Fields, name: str, origin: Path, folder: Path) -> User:
+    provider = fields.fields("auth-provider")
+    return User(
+        at=fields.at,
+        name=name,
+        origin=origin,
+        token=fields.string("token"),
+        token_file=_path(fields.string("tokenFile"), folder),
+        username=fields.string("username"),
+        password=fields.string("password"),
+        certificate_file=_path(fields.string("client-certificate"), folder),
+        certificate_data=fields.data("client-certificate-data"),
+        key_file=_path(fields.string("client-key"), folder),
+        key_data=fields.data("client-key-data"),
+        impersonation=Impersonation(
+            user=fields.string("as"),
+            uid=fields.string("as-uid"),
+            groups=fields.strings("as-groups"),
+            extra=fields.string_lists("as-user-extra"),
+        ),
+        auth_provider="" if fields.raw("auth-provider") is None else provider.string("name") or "?",
+        exec=None if fields.raw("exec") is None else _exec(fields.fields("exec"), folder),
+    )
+
+
+def _exec(fields: Fields, folder: Path) -> ExecPlugin:
+    command = fields.string("command")
+    return ExecPlugin(
+        at=fields.at,
+        # A name without a slash is looked for on the PATH.
+        command=str(_path(command, folder)) if "/" in command else command,
+        args=fields.strings("args"),
+        env=tuple((e.string("name"), e.string("value")) for e in fields.list_of_fields("env")),
+        api_version=fields.string("apiVersion"),
+        install_hint=fields.string("installHint"),
+        provide_cluster_info=fields.boolean("provideClusterInfo"),
+        interactive_mode=fields.string("interactiveMode"),
+    )
+
+
+def _path(text: str, folder: Path) -> Path | None:
+    return folder / text if text else None
+
+
+def _read_named(path: Path, field: str) -> bytes:
+    try:
+        return read_file(path, LARGEST_FILE)
+    except ConfigurationUnusable as e:
+        raise ConfigurationUnusable(f"{field}: {e}") from e
+
+
+def parse_server(cluster: Cluster) -> SplitResult:
+    """Parse a cluster's server, its path without a slash at the end.
+
+    Raises ConfigurationUnusable.
+    """
+    problem = ConfigurationUnusable(
+        f"{cluster.at}.server: must be a URL such as https://host:6443, with no user in it"
+    )
+    if not cluster.server:
+        raise ConfigurationUnusable(f"{cluster.at}.server: must be set")
+    if re.search(r"[\s\\]", cluster.server):
+        raise problem
+    try:
+        split = urlsplit(cluster.server)
+        usable = bool(split.hostname) and split.port != 0 and "@" not in split.netloc
+    except ValueError as e:
+        raise problem from e
+    if split.scheme not in ("http", "https") or not usable:
+        raise problem
+    path = posixpath.normpath(f"/{split.path.lstrip('/')}").rstrip("/")
+    return split._replace(path=path, query="", fragment="")
+
+
+def _shown(name: str) -> str:
+    return repr(name[:64])

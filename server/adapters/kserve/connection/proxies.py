@@ -1,0 +1,97 @@
+"""Which proxy the API server is reached through, by the rules of Go's net/http."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+from server.adapters.kserve.connection.documents import ConfigurationUnusable
+from server.adapters.kserve.connection.kubeconfig import Cluster
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def proxy_for(cluster: Cluster, server: SplitResult, environment: Mapping[str, str]) -> str | None:
+    """The URL of the proxy, None: there is none. Raises ConfigurationUnusable.
+
+    The cluster's own proxy-url counts for any server; one of the environment never for loopback.
+    """
+    if cluster.proxy_url:
+        return _checked(cluster.proxy_url, f"{cluster.at}.proxy-url")
+    names = ("HTTPS_PROXY", "https_proxy") if server.scheme == "https" else _HTTP_PROXY
+    name, proxy = next(((n, environment[n]) for n in names if environment.get(n)), ("", ""))
+    no_proxy = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
+    if not proxy or _is_direct(server, no_proxy):
+        return None
+    return _checked(proxy if "://" in proxy else f"http://{proxy}", name)
+
+
+_HTTP_PROXY = ("HTTP_PROXY", "http_proxy")
+
+
+def _checked(proxy: str, at: str) -> str:
+    """The proxy's URL, which is not shown: it may have a password."""
+    try:
+        split = urlsplit(proxy)
+        usable = bool(split.hostname) and split.port != 0
+    except ValueError:
+        raise ConfigurationUnusable(f"{at}: must be a URL") from None
+    if split.scheme.startswith("socks"):
+        raise ConfigurationUnusable(
+            f"{at}: must begin with http://, got {split.scheme}://: SOCKS proxies are not supported"
+        )
+    if split.scheme != "http" or not usable:
+        raise ConfigurationUnusable(f"{at}: must be a URL that begins with http://")
+    return proxy
+
+
+def _is_direct(server: SplitResult, no_proxy: str) -> bool:
+    host = (server.hostname or "").lower()
+    port = server.port or _PORTS[server.scheme]
+    address = _address(host)
+    if host == "localhost" or (address and address.is_loopback):
+        return True
+    entries = [entry.strip().lower() for entry in no_proxy.split(",")]
+    return any(_matches(entry, host, address, port) for entry in entries if entry)
+
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _matches(entry: str, host: str, address: _Address | None, port: int) -> bool:
+    """Whether an entry of NO_PROXY names the host: an address, a network, a domain, or `*`."""
+    if entry == "*":
+        return True
+    if "/" in entry:
+        try:
+            return address is not None and address in ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    name, wanted_port = _split_port(entry)
+    if wanted_port not in ("", str(port)):
+        return False
+    if wanted := _address(name):
+        return address == wanted
+    if address or not name:
+        return False
+    name = name.removeprefix("*")
+    return host.endswith(name) if name.startswith(".") else f".{host}".endswith(f".{name}")
+
+
+def _split_port(entry: str) -> tuple[str, str]:
+    if entry.startswith("["):
+        name, _, port = entry[1:].partition("]")
+        return name, port.removeprefix(":")
+    name, _, port = entry.rpartition(":")
+    return (name, port) if entry.count(":") == 1 else (entry, "")
+
+
+def _address(host: str) -> _Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    # Go compares them as one.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -18,7 +18,7 @@ from structlog.typing import Processor
 from server.settings import Log
 
 # Only what they warn of: their requests and retries are told by those who make them.
-_QUIET = ("aiohttp", "alembic", "asyncio", "grpc", "kubernetes", "urllib3")
+_QUIET = ("aiohttp", "alembic", "asyncio", "grpc", "urllib3")
 
 
 def configure(log: Log) -> None:

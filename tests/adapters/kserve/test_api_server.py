@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from pathlib import Path
@@ -70,33 +69,6 @@ async def test_html_is_an_answer_without_its_markup_as_a_body(
     answer = await api.send("GET", PATH, timeout=10)
     assert (answer.status, answer.ok) == (500, False)
     assert answer.body == {"message": "<html>oops</html>"}
-
-
-async def test_a_rotated_token_is_read_again_at_a_401(
-    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.adapters.kserve.api_server.RELOAD_CREDENTIALS_EVERY", 0)
-    api = await ApiServer.connect(server.kubeconfig(tmp_path, token="old"))
-    server.kubeconfig(tmp_path, token="new")
-    server.bearer = "new"
-
-    answers = await asyncio.gather(
-        *(api.send("GET", PATH, query={"limit": "5"}, timeout=10) for _ in range(5))
-    )
-
-    await api.close()
-    assert [a.status for a in answers] == [200] * 5
-
-
-async def test_a_401_that_stays_is_an_answer_and_costs_one_reading_of_the_credentials(
-    server: ScriptedServer, tmp_path: Path
-) -> None:
-    api = await ApiServer.connect(server.kubeconfig(tmp_path, token="wrong"))
-    server.bearer = "right"
-    for _ in range(3):
-        assert (await api.send("GET", PATH, timeout=10)).status == 401
-    await api.close()
-    assert server.count("list") == 3, "just read, the credentials are not read again at once"
 
 
 async def test_a_stream_that_ends_is_no_error(server: ScriptedServer, api: ApiServer) -> None:

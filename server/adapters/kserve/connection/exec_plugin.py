@@ -8,15 +8,15 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any
 
 from server.adapters.kserve.connection.documents import ConfigurationUnusable, Fields, parse
-from server.domain.masking import masked, secret_values
+from server.domain.container_output import OutputGate, gate_for
 
 RUN_TIMEOUT = 30.0
 LARGEST_OUTPUT = 2**20
@@ -104,39 +104,42 @@ class ExecPlugin:
     async def _output(self, env: Mapping[str, str], environment: Mapping[str, str]) -> bytes:
         program = shutil.which(self.command, path=environment.get("PATH", os.defpath))
         if program is None:
-            hint = _line(self.install_hint.encode(), ())
+            hint = _line(self.install_hint.encode(), OutputGate())
             raise self._failed(f"is not found{f': {hint}' if hint else ''}")
-        try:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                *self.args,
-                env=env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as e:
-            raise self._failed(f"cannot be run: {e.strerror}") from e
-        stdout, stderr = process.stdout, process.stderr
-        assert stdout
-        assert stderr
-        try:
-            async with asyncio.timeout(RUN_TIMEOUT):
-                output, errors, code = await asyncio.gather(
-                    _head(stdout), _tail(stderr), process.wait()
+        async with _pipe() as (stdout, out), _pipe() as (stderr, err):
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    program,
+                    *self.args,
+                    env=env,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
                 )
-        except TimeoutError as e:
-            raise self._failed(f"did not end within {RUN_TIMEOUT:g} s") from e
-        except _TooLong as e:
-            raise self._failed(f"printed more than {LARGEST_OUTPUT} bytes") from e
-        finally:
-            # Also what it started: where it ended well, there is nothing left of it.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            except OSError as e:
+                raise self._failed(f"cannot be run: {e.strerror}") from e
+            finally:
+                out.close()
+                err.close()
+            ended = False
+            try:
+                async with asyncio.timeout(RUN_TIMEOUT):
+                    output, errors, code = await asyncio.gather(
+                        _head(stdout), _tail(stderr), process.wait()
+                    )
+                ended = True
+            except TimeoutError as e:
+                raise self._failed(f"did not end within {RUN_TIMEOUT:g} s") from e
+            except _TooLong as e:
+                raise self._failed(f"printed more than {LARGEST_OUTPUT} bytes") from e
+            finally:
+                if not ended:
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    await process.wait()
         if code:
-            last = _line(errors, self._secrets())
+            last = _line(errors, self._gate())
             raise self._failed(f"ended with {code}{f': {last}' if last else ''}")
         return output
 
@@ -162,17 +165,36 @@ class ExecPlugin:
             token, (pem.encode(), key.encode()) if pem else None, _expiration(status)
         )
 
-    def _secrets(self) -> tuple[str, ...]:
-        """Values of the plugin's own settings that are not to be shown."""
+    def _gate(self) -> OutputGate:
+        """What keeps back the values of the plugin's own settings."""
         flags = list(pairwise(self.args))
         flags += [(name, value) for name, _, value in (arg.partition("=") for arg in self.args)]
-        return secret_values([*self.env, *flags])
+        return gate_for([*self.env, *flags])
 
     def _failed(self, problem: str) -> ConfigurationUnusable:
         return ConfigurationUnusable(f"{self.at}: the plugin {self.command} {problem}")
 
     def _invalid(self, field: str, problem: str) -> ConfigurationUnusable:
         return ConfigurationUnusable(f"{self.at}.{field}: {problem}")
+
+
+@asynccontextmanager
+async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, IO[bytes]]]:
+    """A pipe for what a process writes.
+
+    One that asyncio makes itself keeps `wait` from ending while it is not read to its end, which
+    whatever the process has started may put off for ever.
+    """
+    reader = asyncio.StreamReader()
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "wb") as writer:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", 0)
+        )
+        try:
+            yield reader, writer
+        finally:
+            transport.close()
 
 
 class _TooLong(Exception):
@@ -195,12 +217,12 @@ async def _tail(stream: asyncio.StreamReader) -> bytes:
     return read
 
 
-def _line(text: bytes, secrets: tuple[str, ...]) -> str:
+def _line(text: bytes, gate: OutputGate) -> str:
     """The last line that is not empty, without what may be a secret, cut."""
     lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-    line = masked(lines[-1], secrets) if lines else ""
-    line = _NAMED.sub(r"\1***", _TOKEN.sub("***", line))
-    shown = "".join(c if c.isprintable() else " " for c in line)
+    if not lines or (len(lines) == 1 and len(text) >= _STDERR_KEPT):
+        return ""  # of a line whose beginning is lost it is not known what stands there
+    shown = _NAMED.sub(r"\1***", _TOKEN.sub("***", gate.shown(lines[-1])))
     return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}..."
 
 

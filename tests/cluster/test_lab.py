@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from .lab import Cluster, Lab, wait_until
+from .lab.control_plane import new_site
+from .lab.kwok import SimulatedNode
+from .lab.processes import Component, Sweeper
 
 INFERENCE_SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}"
 
@@ -139,6 +143,42 @@ def test_nothing_is_left_of_a_lab_that_is_killed(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, folder], capture_output=True, text=True)
     wait_until(lambda: not folder.exists(), "its folder is gone")
     wait_until(lambda: _ended(int(killed.stdout)), "its process has ended")
+
+
+def test_a_sweeper_that_is_ended_first_leaves_nothing_running_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    sweeper = Sweeper(folder)
+    stopped, left = (
+        Component(name, ["sleep", "600"], logs=folder, sweeper=sweeper, ready=bool)
+        for name in ("stopped", "left")
+    )
+    stopped.launch()
+    left.launch()
+    assert left._process
+    sweeper._process.kill()
+    sweeper._process.wait()
+    stopped.stop()
+    sweeper._process.kill()
+    sweeper._process.wait()
+    sweeper.close()
+    assert left._process.wait(60) == -signal.SIGKILL
+    assert not folder.exists()
+
+
+def test_a_lab_stops_whatever_part_of_it_is_gone_already(lab: Lab) -> None:
+    with new_site(lab.site.programs) as site:
+        own = Lab(site, SimulatedNode(site))
+        own.components.etcd.start()
+        own.apiserver.launch()
+        own.components.scheduler.launch()
+        parts = (own.apiserver, own.components.etcd, own.components.scheduler)
+        pids = [part.pid for part in parts]
+        for gone in (site.sweeper._process.pid, pids[0]):
+            psutil.Process(gone).kill()
+        own.stop()
+    assert [pid for pid in pids if not _ended(pid)] == []
+    assert not site.folder.exists()
 
 
 def _ended(pid: int) -> bool:

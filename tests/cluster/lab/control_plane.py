@@ -7,7 +7,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -151,18 +151,15 @@ class Lab(Cluster):
             wait_until(lambda: self.get(accounts)["items"], "there is a service account")
 
     def stop(self) -> None:
-        """Stop everything, last started first."""
-        self.kserve_manager.stop()
-        if self.knative:
-            self.knative.stop()
-        self.node.stop()
-        for component in (
-            self.components.scheduler,
-            self.components.controller_manager,
-            self.apiserver,
-            self.components.etcd,
-        ):
-            component.stop()
+        """Stop everything, last started first; what cannot be stopped keeps nothing else going."""
+        parts = self.components
+        with ExitStack() as stopping:
+            for part in (parts.etcd, self.apiserver, parts.controller_manager, parts.scheduler):
+                stopping.callback(part.stop)
+            stopping.callback(self.node.stop)
+            if self.knative:
+                stopping.callback(self.knative.stop)
+            stopping.callback(self.kserve_manager.stop)
 
     def node_is_ready(self) -> bool:
         """Whether the API server says so; False while there is no such node."""

@@ -50,27 +50,49 @@ def accepts(port: int, address: str = "127.0.0.1") -> bool:
 
 
 class Sweeper:
-    """The process that ends all others and removes `folder` once this one is gone."""
+    """The process that ends all others and removes `folder` once this one is gone. Where somebody
+    ends it before, another takes its place and is told everything again."""
 
     def __init__(self, folder: Path) -> None:
-        program = Path(__file__).with_name("sweeper.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", program, folder],
+        self._folder = folder
+        self._told: list[str] = []
+        self._process = self._begin()
+
+    def tell(self, order: str) -> None:
+        """Send one line of the protocol in sweeper.py."""
+        self._told.append(order)
+        if order.startswith("-"):
+            # What is over need not be told to a successor.
+            self._told = [each for each in self._told if each[1:] != order[1:]]
+        try:
+            self._send(order)
+        except BrokenPipeError:
+            self._succeed()
+
+    def close(self) -> None:
+        """Sweep now; returns when it is done."""
+        if self._process.poll() is not None:
+            self._succeed()
+        self._process.communicate()
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", Path(__file__).with_name("sweeper.py"), self._folder],
             stdin=subprocess.PIPE,
-            text=True,
+            bufsize=0,
             # Of its own session: Ctrl-C must not end it before the components.
             start_new_session=True,
         )
 
-    def tell(self, order: str) -> None:
-        """Send one line of the protocol in sweeper.py."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(order + "\n")
-        self._process.stdin.flush()
-
-    def close(self) -> None:
-        """Sweep now; returns when it is done."""
+    def _succeed(self) -> None:
         self._process.communicate()
+        self._process = self._begin()
+        for order in self._told:
+            self._send(order)
+
+    def _send(self, order: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{order}\n".encode())
 
 
 class Component:
@@ -151,7 +173,9 @@ class Component:
 
     def kill(self) -> None:
         """End it with SIGKILL, as when a machine dies."""
-        os.killpg(self.pid, signal.SIGKILL)
+        if self._process is None:
+            raise RuntimeError(f"{self.name} is not running")
+        self._signal(self._process, signal.SIGKILL)
         self.stop()
 
     @property

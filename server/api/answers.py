@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import model_service_pb2 as pb
 
-from server.api.services import ServiceParts, service_message
+from server.api.services import PartCache, ServiceParts, identity_message, service_message
 from server.control.reading import Listed
+from server.control.viewing import Identity
 from server.control.watching import Watch, WatchEvent
 from server.domain.commands import Applied
 from server.domain.inference_service import InferenceService
@@ -32,12 +34,12 @@ class Answers:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._got = ServiceParts(lambda m: pb.GetResponse(service=m), log_lines=True)
-        self._listed = ServiceParts(lambda m: pb.ListResponse(services=[m]), log_lines=False)
-        self._watched = ServiceParts(lambda m: pb.WatchStatusResponse(service=m), log_lines=True)
-        self._watched_among = ServiceParts(
-            lambda m: pb.WatchStatusResponse(service=m), log_lines=False
-        )
+        cache = PartCache()
+        watched = partial(ServiceParts, lambda m: pb.WatchStatusResponse(service=m), cache)
+        self._got = ServiceParts(lambda m: pb.GetResponse(service=m), cache, log_lines=True)
+        self._listed = ServiceParts(lambda m: pb.ListResponse(services=[m]), cache, log_lines=False)
+        self._watched = watched(log_lines=True)
+        self._watched_among = watched(log_lines=False)
 
     def deployed(self, applied: Applied) -> bytes:
         """The answer to a Deploy."""
@@ -95,6 +97,9 @@ class Answers:
         ).SerializeToString()
         if event.service is None:
             return around
+        if isinstance(event.service, Identity):
+            gone = pb.WatchStatusResponse(service=identity_message(event.service))
+            return gone.SerializeToString() + around
         parts = self._watched if watch.target.name else self._watched_among
         return parts.of(event.service) + around
 

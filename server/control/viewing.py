@@ -17,17 +17,26 @@ from typing import NamedTuple
 
 from server.domain.errors import ServerStopping, ViewNotReady
 from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.rollout import Rollout
 from server.ports import Changed, Cluster, Gone, Synced
 
 ALL = "-"
 JOURNAL_LENGTH = 10_000
 
 
+class Identity(NamedTuple):
+    """Which service it is or was, and its last rollout: all that is kept of one that is gone."""
+
+    key: ServiceKey
+    uid: str
+    rollout: Rollout
+
+
 class Departure(NamedTuple):
     """A service that is gone, and the view's version from then on."""
 
     version: int
-    service: InferenceService
+    service: Identity
 
 
 class Subscription:
@@ -128,7 +137,7 @@ class View:
         newer = sorted((e for e in entries if e.version > version), key=lambda e: e.version)
         return [e.service for e in newer]
 
-    def departed_since(self, version: int, target: ServiceKey) -> list[InferenceService] | None:
+    def departed_since(self, version: int, target: ServiceKey) -> list[Identity] | None:
         """Those that went since a version, in order; None where the journal no longer knows."""
         if version < self._forgotten_version or version > self.version:
             return None
@@ -192,7 +201,8 @@ class View:
 
     def _depart(self, service: InferenceService) -> None:
         self.version += 1
-        self._journal.append(Departure(self.version, service))
+        deleted = Identity(service.key, service.uid, service.rollout)
+        self._journal.append(Departure(self.version, deleted))
         self._departed.add(service.uid)
         if len(self._journal) > JOURNAL_LENGTH:
             oldest = self._journal.popleft()

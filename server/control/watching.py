@@ -12,7 +12,7 @@ from typing import Protocol
 
 from server.control.reading import Reading
 from server.control.tokens import decode_token, encode_token
-from server.control.viewing import Subscription, View
+from server.control.viewing import Identity, Subscription, View
 from server.domain.commands import fingerprint
 from server.domain.errors import (
     ResumeTokenInvalid,
@@ -67,10 +67,11 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """One message. `service` is None for SYNCED, HEARTBEAT and RESET."""
+    """One message. `service` is None for SYNCED, HEARTBEAT and RESET, and for DELETED and LEFT only
+    says which service it was."""
 
     type: EventType
-    service: InferenceService | None
+    service: InferenceService | Identity | None
     resume_token: str
 
 
@@ -242,27 +243,29 @@ class _Stream:
     def _owed(self, key: ServiceKey) -> Iterator[WatchEvent]:
         before, now = self.told.get(key), self._view.get(key)
         if before and (now is None or now.uid != before.uid):
-            yield self._event(EventType.DELETED, self.told.pop(key))
+            yield self._event(EventType.DELETED, _identity(self.told.pop(key)))
         if now and self._selects(now):
             if self.told.get(key) is not now:
                 yield self._tell(EventType.CHANGED, now)
         elif now and self.told.pop(key, None):
-            yield self._event(EventType.LEFT, now)
+            yield self._event(EventType.LEFT, _identity(now))
 
     def _snapshot(self) -> list[WatchEvent]:
         resets = [self._event(EventType.RESET)] if self._watch.resume_token else []
         selected = filter(self._selects, self._view.services(self._watch.target))
         return resets + [self._tell(EventType.SNAPSHOT, service) for service in selected]
 
-    def _missed(self, since: int, departed: list[InferenceService]) -> list[WatchEvent]:
+    def _missed(self, since: int, departed: list[Identity]) -> list[WatchEvent]:
         services = self._view.services(self._watch.target)
         self.told = {s.key: s for s in services if self._selects(s)}
-        events = [self._event(EventType.DELETED, service) for service in departed]
+        events = [self._event(EventType.DELETED, deleted) for deleted in departed]
         # A wait ends right after the service that decides it, so that is told though unchanged.
         known = since if self._watch.until is Until.FOREVER else -1
         for service in self._view.changed_since(known, self._watch.target):
-            kind = EventType.CHANGED if self._selects(service) else EventType.LEFT
-            events.append(self._event(kind, service))
+            if self._selects(service):
+                events.append(self._event(EventType.CHANGED, service))
+            else:
+                events.append(self._event(EventType.LEFT, _identity(service)))
         return events
 
     def _tell(self, kind: EventType, service: InferenceService) -> WatchEvent:
@@ -272,12 +275,18 @@ class _Stream:
     def _selects(self, service: InferenceService) -> bool:
         return self._watch.selector.matches(service.selectable_labels)
 
-    def _event(self, kind: EventType, service: InferenceService | None = None) -> WatchEvent:
+    def _event(
+        self, kind: EventType, service: InferenceService | Identity | None = None
+    ) -> WatchEvent:
         self._spoke_at = time.monotonic()
         return WatchEvent(kind, service, self._token)
 
     def _new_token(self) -> str:
         return encode_token([self._view.epoch, self._view.version, self._binding])
+
+
+def _identity(service: InferenceService) -> Identity:
+    return Identity(service.key, service.uid, service.rollout)
 
 
 def _version_in(watch: Watch, view: View) -> int | None:

@@ -146,7 +146,7 @@ class InferenceServiceSpec(ServingOptions):
         return self.predictor.resolved
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class InferenceService:
     """One service as the cluster has it.
 

@@ -569,10 +569,12 @@ class WatchStatusResponse(_message.Message):
         TYPE_CHANGED: WatchStatusResponse._Type.ValueType  # 3
         """A service is new or has changed."""
         TYPE_DELETED: WatchStatusResponse._Type.ValueType  # 4
-        """A service is gone; `service` is the last that was known of it."""
+        """A service is gone. `service` has namespace, name, uid and the rollout_id that was its last,
+        and nothing else.
+        """
         TYPE_LEFT: WatchStatusResponse._Type.ValueType  # 5
-        """A service exists, but the label selector or the caller's rights no longer cover it. Rely on
-        namespace, name and uid only.
+        """A service exists, but the label selector or the caller's rights no longer cover it.
+        `service` has the same fields as in TYPE_DELETED.
         """
         TYPE_HEARTBEAT: WatchStatusResponse._Type.ValueType  # 6
         """Nothing happened; the view is as fresh as view_age says. `service` is unset."""
@@ -591,10 +593,12 @@ class WatchStatusResponse(_message.Message):
     TYPE_CHANGED: WatchStatusResponse.Type.ValueType  # 3
     """A service is new or has changed."""
     TYPE_DELETED: WatchStatusResponse.Type.ValueType  # 4
-    """A service is gone; `service` is the last that was known of it."""
+    """A service is gone. `service` has namespace, name, uid and the rollout_id that was its last,
+    and nothing else.
+    """
     TYPE_LEFT: WatchStatusResponse.Type.ValueType  # 5
-    """A service exists, but the label selector or the caller's rights no longer cover it. Rely on
-    namespace, name and uid only.
+    """A service exists, but the label selector or the caller's rights no longer cover it.
+    `service` has the same fields as in TYPE_DELETED.
     """
     TYPE_HEARTBEAT: WatchStatusResponse.Type.ValueType  # 6
     """Nothing happened; the view is as fresh as view_age says. `service` is unset."""

@@ -23,12 +23,16 @@ import aiohttp
 from server.adapters.kserve.connection.connection import Connection, open_kubeconfig, open_pod
 from server.adapters.kserve.connection.credentials import Access
 
+from server.adapters.bounded_reading import TooLarge, read_at_most
+
 CONNECT_TIMEOUT = 1.5
 # How long a watch waits for credentials to be renewed; a request does so within its own timeout.
 RENEWAL_PATIENCE = 10.0
 # A peer that is gone is noticed after idle + interval * count = 15 s, also by a silent watch.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 15_000}
 READ_SIZE = 2**20
+# A page of 500 objects of half a megabyte each.
+MOST_OF_ANSWER = 2**28
 _ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
@@ -41,7 +45,8 @@ class NoCredentials(Unreachable):
 
 
 class Unanswered(Exception):
-    """Sent, and not answered in time, or the answer was cut: it may have taken effect."""
+    """Sent, and not answered in time, or the answer was cut or too large: it may have taken
+    effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,8 @@ class ApiServer:
         headers = {} if body is None else {"Content-Type": content_type}
         request = {"params": query, "data": data, "headers": headers, "timeout": limits}
         async with self._request(method, path, request) as response:
-            return Answer(response.status, response.headers, _json(await response.read()))
+            content = await read_at_most(response, MOST_OF_ANSWER)
+            return Answer(response.status, response.headers, _json(content))
 
     @asynccontextmanager
     async def open_stream(
@@ -191,7 +197,7 @@ def _foreign_errors_translated() -> Iterator[None]:
         aiohttp.ClientHttpProxyError,
     ) as e:
         raise Unreachable(type(e).__name__) from e
-    except (aiohttp.ClientError, TimeoutError, OSError) as e:
+    except (aiohttp.ClientError, TimeoutError, OSError, TooLarge) as e:
         raise Unanswered(type(e).__name__) from e
 
 
@@ -207,7 +213,7 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
 def _json(content: bytes) -> dict[str, Any]:
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     if isinstance(body, dict):
         return body

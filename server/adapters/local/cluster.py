@@ -6,7 +6,6 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -118,8 +117,8 @@ class LocalCluster:
         if service.delete_time:
             self._state.settle()
         elif not delete.validate_only:
-            dying = replace(service, delete_time=datetime.now(UTC))
-            self._stored(replace(supervisor.record.stored, service=dying), supervisor)
+            record = supervisor.record.deleted(datetime.now(UTC))
+            self._take(supervisor, record, lambda: self._state.mark_deleted(delete.key))
         return supervisor.service()
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
@@ -171,14 +170,17 @@ class LocalCluster:
         if supervisor is None:
             return self._supervise(self._created(wanted))
         record = supervisor.record.rewritten(wanted, datetime.now(UTC))
+        self._take(supervisor, record, lambda: self._state.write(record))
+        return supervisor
+
+    def _take(self, supervisor: Supervisor, record: Record, store: Callable[[], None]) -> None:
         try:
-            self._state.write(record)
+            store()
         except WriteOutcomeUnknown:
             # It is in place: what serves must be what a restart would find.
             supervisor.take(record)
             raise
         supervisor.take(record)
-        return supervisor
 
     def _created(self, wanted: Stored) -> Record:
         ports = self._means.ports

@@ -81,6 +81,11 @@ class Record:
         new = replace(self, stored=stored, written_at=now)
         return replace(new, ready=None) if new.stop_asked else new
 
+    def deleted(self, now: datetime) -> Record:
+        """The record once it is to be deleted; a deletion that began earlier stays as it is."""
+        dying = replace(self.service, delete_time=self.service.delete_time or now)
+        return self.rewritten(replace(self.stored, service=dying), now)
+
     def with_ready(self) -> Record:
         """The record once what is asked for was READY."""
         return replace(self, ready=self.wish, latest_ready_generation=self.service.generation)

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from server.adapters.local.records import Record, from_json, to_json
@@ -16,6 +17,9 @@ from server.domain.inference_service import ServiceKey
 
 At = Callable[[str], None]
 
+# How the files end of services that are there, and of those that are being deleted.
+_KEPT = ".json"
+_DELETED = ".deleted"
 _PRIVATE = 0o700
 _PRIVATE_FILE = 0o600
 
@@ -41,7 +45,8 @@ class StateDir:
 
     def records(self) -> list[Record]:
         """All that is stored. Raises StateDirUnusable where a file is not one of ours."""
-        return [self._read(file) for file in sorted(self._services.glob("*.json"))]
+        kept = [self._read(file) for file in sorted(self._services.glob(f"*{_KEPT}"))]
+        return kept + [self._read_deleted(f) for f in sorted(self._services.glob(f"*{_DELETED}"))]
 
     def write(self, record: Record) -> None:
         """Store, so that it is there after a crash of the machine.
@@ -60,10 +65,26 @@ class StateDir:
         self._keep_names()
         self._at("after-write")
 
+    def mark_deleted(self, key: ServiceKey) -> None:
+        """Store that a service is to be deleted, without taking space: by the name of its file, so
+        that a full disk can be freed. Raises as `write` does.
+        """
+        self._at("before-write")
+        try:
+            self._at("before-rename")
+            self._file(key).rename(self._file(key, _DELETED))
+        except OSError as e:
+            raise ClusterUnavailable(
+                f"the state directory cannot be written, {e.strerror}: nothing was written"
+            ) from e
+        self._keep_names()
+        self._at("after-write")
+
     def remove(self, key: ServiceKey) -> None:
         """Forget a service. Raises ClusterUnavailable where that failed."""
         try:
-            self._file(key).unlink(missing_ok=True)
+            for ending in (_KEPT, _DELETED):
+                self._file(key, ending).unlink(missing_ok=True)
         except OSError as e:
             raise ClusterUnavailable(f"the state directory cannot be written: {e.strerror}") from e
         self._keep_names()
@@ -92,8 +113,13 @@ class StateDir:
                 found.append(service)
         return found
 
-    def _file(self, key: ServiceKey) -> Path:
-        return self._services / f"{key.namespace}.{key.name}.json"
+    def _file(self, key: ServiceKey, ending: str = _KEPT) -> Path:
+        return self._services / f"{key.namespace}.{key.name}{ending}"
+
+    def _read_deleted(self, file: Path) -> Record:
+        """The record of a service that is to be deleted, since its file was renamed."""
+        renamed_at = datetime.fromtimestamp(file.stat().st_ctime, UTC)
+        return self._read(file).deleted(renamed_at)
 
     def _read(self, file: Path) -> Record:
         try:

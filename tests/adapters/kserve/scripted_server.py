@@ -248,6 +248,14 @@ async def cut_in_a_line(server: ScriptedServer, request: web.Request) -> web.Str
     return response
 
 
+async def without_end(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+    """Bytes for as long as they are read."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" " * 2**16)
+
+
 async def never(_: ScriptedServer, __: web.Request) -> web.StreamResponse:
     """A black hole."""
     await asyncio.Event().wait()

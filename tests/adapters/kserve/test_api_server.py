@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server.adapters.kserve import api_server
 from server.adapters.kserve.api_server import (
     ApiServer,
     Unanswered,
@@ -20,6 +21,7 @@ from tests.adapters.kserve.scripted_server import (
     ending_at_once,
     html_500,
     never,
+    without_end,
 )
 
 PATH = "/api/v1/pods"
@@ -60,6 +62,22 @@ async def test_an_answer_that_is_cut_is_unanswered(server: ScriptedServer, api: 
     server.list_faults.append(cut_in_a_line)
     with pytest.raises(Unanswered):
         await api.send("PATCH", PATH, body={}, timeout=10)
+
+
+async def test_an_answer_without_an_end_is_unanswered_and_not_kept(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_server, "MOST_OF_ANSWER", 2**20)
+    server.list_faults.append(without_end)
+    with pytest.raises(Unanswered):
+        await api.send("GET", PATH, timeout=60)
+
+
+async def test_an_answer_too_deep_to_read_is_one_without_an_object(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.texts[PATH] = "[" * 100_000
+    assert (await api.send("GET", PATH, timeout=10)).body == {"message": "[" * 200}
 
 
 async def test_html_is_an_answer_without_its_markup_as_a_body(

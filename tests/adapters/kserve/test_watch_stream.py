@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.adapters.kserve.following import watch_stream
 from server.adapters.kserve.following.watch_stream import (
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
@@ -36,6 +37,19 @@ def test_lines_come_whole_however_the_stream_is_cut(
     ]
 
     assert read == [line for line in lines if line.strip()]
+
+
+def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_stream, "LONGEST_LINE", 1000)
+    reader = Lines()
+    assert reader.feed(b"x" * 600 + b"\n" + b"y" * 600) == [b"x" * 600]
+    with pytest.raises(Refused):
+        reader.feed(b"y" * 600)
+
+
+def test_an_event_too_deep_to_read_is_refused() -> None:
+    with pytest.raises(Refused):
+        read_event(b'{"type":"ADDED","object":' + b"[" * 100_000)
 
 
 def test_an_event_tells_where_to_go_on_from() -> None:

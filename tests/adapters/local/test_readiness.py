@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from server.adapters.local.addresses.proxying import Answer, Upstream
 from server.domain.inference_service import InferenceService
 from server.domain.status import FailureReason, State
 from tests.adapters.local.load import load
 from tests.adapters.local.world import IRIS, World, servers_of
+
+# JSON that nests beyond what Python reads.
+DEEP = b"[" * 20_000
 
 
 def told_of_iris(world: World) -> list[InferenceService]:
@@ -85,3 +94,25 @@ async def origin_of(world: World) -> str:
     [server] = servers_of(world)
     command = server.cmdline()
     return f"http://127.0.0.1:{command[command.index('--port') + 1]}"
+
+
+@pytest.mark.parametrize("begin", [b"", b'{"name": "', DEEP])
+async def test_of_a_server_that_says_no_end_little_is_read(begin: bytes) -> None:
+    sent = 0
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + begin)
+        with suppress(OSError):
+            while begin is not DEEP:
+                writer.write(b" " * 2**16)
+                sent += 2**16
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
+        upstream = Upstream(server.sockets[0].getsockname()[1])
+        assert await upstream.answers("iris", "/ready") is Answer.NOTHING
+        await upstream.close()
+    assert sent < 2**25, "what the sockets hold on the way, and no more"

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 
 from server.adapters.local.generations.failing import unwritable
+from server.adapters.local.storing import StateDir
+from server.domain.commands import Delete
 from server.domain.errors import ClusterUnavailable
-from server.domain.inference_service import ModelFormat, ModelPredictor
+from server.domain.inference_service import ModelFormat, ModelPredictor, ServiceKey
 from server.domain.status import FailureReason, State
 from tests.adapters.local.world import IRIS, World, failure_of, world_of
+from tests.small_disk import fill
 
 
 @pytest.mark.parametrize(
@@ -93,6 +96,34 @@ async def test_a_full_disk_refuses_what_it_cannot_keep_and_what_runs_goes_on(
             (tmp_path / "state" / "filler").unlink()
             await world.ready(world.model("2"))
             await world.until(State.READY, key=key)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small disk is made by root on Linux"
+)
+async def test_a_full_disk_is_freed_by_a_delete_which_a_restart_carries_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = IRIS._replace(name="other")
+    with small_disk(tmp_path / "state", kilobytes=400):
+        async with world_of(tmp_path) as world:
+            await world.ready(world.model("1", says="x" * 50_000))
+            await world.ready(world.model("2"), other)
+            fill(tmp_path / "state")
+            await world.gone()
+            assert os.statvfs(tmp_path / "state").f_bavail * 4096 > 50_000
+            fill(tmp_path / "state")
+            monkeypatch.setattr(StateDir, "remove", _refuse)
+            await world.cluster.delete(Delete(other))
+        monkeypatch.undo()
+        fill(tmp_path / "state")
+        async with world_of(tmp_path) as world:
+            await world.told.until("gone", lambda: world.told.latest(other) is None)
+            assert list((tmp_path / "state" / "services").iterdir()) == []
+
+
+def _refuse(_: StateDir, key: ServiceKey) -> None:
+    raise ClusterUnavailable(f"no: {key}")
 
 
 def _all_but_a_page(folder: Path) -> bytes:

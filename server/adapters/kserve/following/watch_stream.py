@@ -12,6 +12,8 @@ from typing import Any
 LONGEST_PAUSE = 2.0
 LONGEST_RETRY_AFTER = 30.0
 STEADY_AFTER = 10.0
+# More than an event: the API server takes no object of over 3 MiB.
+LONGEST_LINE = 2**26
 
 
 class Expired(Exception):
@@ -42,19 +44,23 @@ class WatchEvent:
 
 
 class Lines:
-    """Puts a stream's chunks together to lines of any length; what has no end yet is kept."""
+    """Puts a stream's chunks together to lines; what has no end yet is kept, up to a bound."""
 
     def __init__(self) -> None:
         self._begun: list[bytes] = []
+        self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take a chunk; the lines that it completed."""
+        """Take a chunk; the lines that it completed. Raises Refused for a line without an end."""
         *ended, rest = chunk.split(b"\n")
         if ended:
             ended[0] = b"".join([*self._begun, ended[0]])
-            self._begun = []
+            self._begun, self._size = [], 0
         if rest:
             self._begun.append(rest)
+            self._size += len(rest)
+        if self._size > LONGEST_LINE:
+            raise Refused(0)
         return [line for line in ended if line.strip()]
 
 
@@ -84,7 +90,7 @@ def read_event(line: bytes) -> WatchEvent:
                 raise _refusal(status)
             case {"type": str(kind), "object": {"metadata": {"resourceVersion": str()}} as found}:
                 return WatchEvent(kind, found)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     raise Refused(0)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from datetime import timedelta
 from enum import Enum, auto
 from http import HTTPStatus
@@ -15,12 +16,15 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from server.adapters.bounded_reading import read_at_most
 from server.adapters.local.addresses.allotting import HOST
 
 # Less than the model servers' own (uvicorn: 5 s), so that they never close a connection just as a
 # request is sent on it.
 KEEPALIVE_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
+# Of what a model server says of itself.
+MOST_OF_ANSWER = 2**16
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -73,15 +77,18 @@ class Upstream:
     async def answers(self, server_name: str, ready_path: str) -> Answer:
         """Ask who is there and whether its model is ready; a stranger counts as NOTHING."""
         try:
-            async with self._session.get(f"{self._origin}/v2", timeout=PROBE_TIMEOUT) as who:
-                told = await who.json(content_type=None)
+            async with self._asked("/v2") as who:
+                told = json.loads(await read_at_most(who, MOST_OF_ANSWER))
             if not isinstance(told, Mapping) or told.get("name") != server_name:
                 return Answer.NOTHING
-            ready = self._session.get(f"{self._origin}{ready_path}", timeout=PROBE_TIMEOUT)
-            async with ready as response:
+            async with self._asked(ready_path) as response:
                 return Answer.READY if response.status == HTTPStatus.OK else Answer.LOADING
-        except (aiohttp.ClientError, TimeoutError, ValueError):
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
             return Answer.NOTHING
+
+    def _asked(self, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        origin = self._origin
+        return self._session.get(f"{origin}{path}", timeout=PROBE_TIMEOUT, allow_redirects=False)
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def test_the_default_mode_is_told_by_its_present_name(named: str, mode: str) -> 
     assert config_of({"deploy": section(defaultDeploymentMode=named)}).default_mode == mode
 
 
-@pytest.mark.parametrize("spoilt", ["{", "[]", "null"])
+@pytest.mark.parametrize("spoilt", ["{", "[]", "null", pytest.param("[" * 100_000, id="deep")])
 def test_a_section_that_cannot_be_read_is_as_good_as_none(spoilt: str) -> None:
     assert config_of({"deploy": spoilt, "inferenceService": spoilt}) == KServeConfig(Resources())
 

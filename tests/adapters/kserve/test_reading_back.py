@@ -232,10 +232,11 @@ def test_remembered_requests_are_believed_only_where_we_wrote_them() -> None:
     assert requests_of(stored(obj)) == ()
 
 
-def test_spoilt_notes_are_as_good_as_none() -> None:
+@pytest.mark.parametrize("note", ['["nonsense"', pytest.param("[" * 100_000, id="deep")])
+def test_spoilt_notes_are_as_good_as_none(note: str) -> None:
     requests = (PastRequest("a", "b", Action.CREATED, 1),)
     obj = applied(Wish(KEY, CONTAINER, requests=requests, probe=PROBE))
     for key in ("requests", "defaults", "probe"):
-        obj["spec"]["predictor"]["annotations"][f"modelservice.dev/{key}"] = '["nonsense"'
+        obj["spec"]["predictor"]["annotations"][f"modelservice.dev/{key}"] = note
     assert requests_of(obj) == ()
     assert read(obj).spec == replace(CONTAINER, resources=SHIPPED)

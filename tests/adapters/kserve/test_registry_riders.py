@@ -138,7 +138,10 @@ def test_an_edit_of_what_the_version_does_not_say_leaves_the_names() -> None:
     assert service.deployment_id == "deployment-1"
 
 
-@pytest.mark.parametrize("text", ["[", "[1]", "7", '{"project": "fruit"}', "{}"])
+DEEP = pytest.param("[" * 100_000, id="deep")
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", "7", '{"project": "fruit"}', "{}", DEEP])
 def test_spoilt_names_are_as_good_as_none(text: str) -> None:
     obj = applied(DEPLOYED)
     obj["spec"]["predictor"]["annotations"][NAMES_RIDER] = text

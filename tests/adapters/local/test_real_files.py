@@ -15,12 +15,13 @@ from server.adapters.kserve.observing.sayings import REMEDIES
 from server.adapters.local.runtimes import runtime_table
 from server.adapters.local.runtimes.serving_environment import has_package
 from server.domain.inference_service import InferenceServiceSpec, ModelFormat, ModelPredictor
+from server.domain.model_name import VARIABLE
 from server.domain.status import FailureReason, State
 from tests.adapters.local.serving import BRISK
 from tests.adapters.local.world import World, world_of
 from tests.demo import SERVING_PYTHON
 from tests.demo.training import trained
-from tests.real_models import ANSWER, REAL_MODELS
+from tests.real_models import ANSWER, NAME, REAL_MODELS
 
 # One that has mlserver-xgboost, mlserver-lightgbm and mlserver-mlflow shows all of the table.
 PYTHON = Path(os.environ.get("MODELSERVICE_TEST_SERVING_PYTHON") or SERVING_PYTHON)
@@ -69,14 +70,15 @@ async def test_of_real_files_comes_what_the_docs_say(
     folder.mkdir()
     model = ModelPredictor(ModelFormat(model_format), str(real.made(folder, iris)))
     await world.deploy(InferenceServiceSpec(model, env=real.env))
-    status = (await world.until(State.READY, State.FAILED)).status
-    failure = status.failure
+    service = await world.until(State.READY, State.FAILED)
+    failure = service.status.failure
     if not await has_package(PYTHON, f"mlserver-{model_format}"):
         assert failure
         assert failure.reason is FailureReason.NO_RUNTIME
         assert f"{PYTHON} -m pip install mlserver-{model_format}" in failure.remedy
     elif expected == "READY":
         assert failure is None
+        assert await world.ask(service, f"/v2/models/{real.env.get(VARIABLE, NAME)}")
     else:
         reason, _, words = expected.partition(": ")
         assert failure

@@ -38,7 +38,7 @@ def registered_as(obj: Mapping[str, Any], predictor: ServingPredictor) -> Predic
         names = json.loads(_rider(obj, REGISTERED_ANNOTATION) or "{}")
         if names.pop("runs", "") == _runs(predictor):
             return RegisteredModelPredictor(**names, resolved=predictor)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         pass
     return predictor
 

@@ -62,7 +62,7 @@ def noted_requests(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
             PastRequest(str(request_id), str(body), Action(action), int(generation))
             for request_id, body, action, generation in rows
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return ()
 
 
@@ -75,7 +75,7 @@ def noted_probe(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The readiness probe that we wrote; None where we wrote none."""
     try:
         probe = json.loads(_rider(obj, PROBE_ANNOTATION) or "null")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return probe if isinstance(probe, dict) else None
 
@@ -84,7 +84,7 @@ def _noted_quantities(obj: Mapping[str, Any]) -> Resources:
     try:
         note = json.loads(_rider(obj, DEFAULTS_ANNOTATION) or "{}")
         return Resources(dict(note.get("requests", {})), dict(note.get("limits", {})))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return Resources()
 
 

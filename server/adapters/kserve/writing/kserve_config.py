@@ -89,7 +89,7 @@ def config_of(data: Mapping[str, str]) -> KServeConfig:
 def _section(data: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
         section = json.loads(data.get(name) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return _object(section)
 

@@ -20,10 +20,9 @@ from typing import Any
 
 import aiohttp
 
+from server.adapters.bounded_reading import TooLarge, read_at_most
 from server.adapters.kserve.connection.connection import Connection, open_kubeconfig, open_pod
 from server.adapters.kserve.connection.credentials import Access
-
-from server.adapters.bounded_reading import TooLarge, read_at_most
 
 CONNECT_TIMEOUT = 1.5
 # How long a watch waits for credentials to be renewed; a request does so within its own timeout.

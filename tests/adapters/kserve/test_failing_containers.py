@@ -29,6 +29,7 @@ from tests.adapters.kserve.shown import (
     with_pods,
     with_service,
 )
+from tests.adapters.kserve.test_log_reading import LEGACY_MODEL
 
 SECOND = timedelta(seconds=1)
 
@@ -181,6 +182,16 @@ def test_while_it_is_away_after_a_long_run_the_service_has_ten_seconds() -> None
     assert late.state is State.FAILED
     assert late.failure
     assert late.failure.reason is FailureReason.OUT_OF_MEMORY
+
+
+def test_of_a_message_that_is_the_tail_of_a_log_the_cause_is_told() -> None:
+    observed, now = starting()
+    tail = LEGACY_MODEL.read_text()[-4096:]
+    down = with_container(observed, state=ended(1, now, message=tail), restartCount=1)
+    failure = verdict(down, now).failure
+    assert failure
+    assert "XGBoostError: " in failure.message
+    assert "gRPC server shutdown" not in failure.message
 
 
 NO_SUCH_COMMAND = (

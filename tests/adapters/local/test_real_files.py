@@ -36,7 +36,7 @@ pytestmark = [
 def rows() -> Iterator[tuple[str, str, str]]:
     """Of the table: the files, their format, what the local cluster makes of them."""
     _, table = DOCS.read_text().split("|---|---|---|---|\n")
-    for line in table.strip().splitlines():
+    for line in table.partition("\n\n")[0].splitlines():
         _, files, model_format, local, _, _ = (cell.strip() for cell in line.split("|"))
         yield files, model_format, local
 

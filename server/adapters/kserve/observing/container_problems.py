@@ -35,6 +35,7 @@ from server.adapters.kserve.observing.sayings import (
     REMEDIES,
 )
 from server.domain.facts import Problem
+from server.domain.log_reading import cause, plain_lines
 from server.domain.status import FailureReason
 
 MOST_OF_LAST_WORDS = 300
@@ -235,6 +236,8 @@ def _told(status: Object, ended: Exit) -> str:
 
 
 def _last_words(sight: PodSight, ended: Exit) -> str:
-    """The end of its termination message, which may be the tail of its log."""
-    last = sight.output.shown(ended.message).rsplit("\n", 1)[-1].strip()
+    """What its termination message, which may be the tail of its log, names as the cause, or else
+    its end."""
+    lines = plain_lines(sight.output.shown(ended.message))
+    last = (cause(lines) or "".join(lines[-1:])).strip()
     return f": {last[:MOST_OF_LAST_WORDS]}" if last else ""

@@ -7,6 +7,8 @@ that Kubernetes gives back as it is.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
@@ -35,6 +37,15 @@ def canonical(text: str) -> str:
     if suffix[:1] in ("e", "E") and len(suffix) > 1:
         return f"{mantissa}e{exponent}" if exponent else str(mantissa)
     return f"{mantissa}{_DECIMAL_SUFFIX[exponent]}"
+
+
+def quantities(texts: Mapping[str, object]) -> dict[str, str]:
+    """Those of the texts that are quantities, canonical."""
+    found: dict[str, str] = {}
+    for name, text in texts.items():
+        with suppress(ValueError):
+            found[name] = canonical(str(text))
+    return found
 
 
 def value(text: str) -> Decimal:

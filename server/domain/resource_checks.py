@@ -56,6 +56,13 @@ def _request_problem(name: str, request: Decimal | None, limit: Decimal | None) 
     return "is above its limit" if limit is not None and request > limit else None
 
 
+def fits(name: str, request: str | None, limit: str | None) -> bool:
+    """Whether a container may have this request and this limit of a resource; None: it has none."""
+    if request is None or limit is None:
+        return True
+    return _request_problem(name, _amount(request), _amount(limit)) is None
+
+
 def _is_device(name: str) -> bool:
     return "/" in name and "kubernetes.io/" not in name
 

@@ -593,6 +593,14 @@ class Resources(_message.Message):
     """What each replica is given. The keys are Kubernetes resource names: cpu, memory, nvidia.com/gpu.
     The values are Kubernetes quantities. JSON: strings, "2" or "500m" for cpu, "4Gi" for memory.
     At most 32 of each.
+
+    What is left out is, for a `model`, what its serving runtime has, and nothing where the runtime has
+    none; for a `container` it is KServe's default (as shipped cpu 1 and memory 2Gi, of both). Where
+    that would not fit what is asked, it gives way: the limit becomes the request that is above it, or
+    the request the limit that is below it. Get shows what was asked. What was added to it stands in
+    the annotation `modelservice.dev/defaults` in spec.predictor of the InferenceService; it is settled
+    anew whenever a Deploy replaces the pods. Where this server may not list serving runtimes, nothing
+    is added to a `model`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -642,15 +650,12 @@ class Resources(_message.Message):
     @_builtins.property
     def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What a node must have free to run a replica; never above the limit, and for devices and huge
-        pages the same as the limit, which they need. What is left out has KServe's defaults (as
-        shipped cpu 1, memory 2Gi).
+        pages the same as the limit, which they need.
         """
 
     @_builtins.property
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What a replica may use at most; a container beyond its memory limit is killed. What is left out
-        has KServe's defaults (as shipped cpu 1, memory 2Gi), but never less than the request.
-        """
+        """What a replica may use at most; a container beyond its memory limit is killed."""
 
     def __init__(
         self,

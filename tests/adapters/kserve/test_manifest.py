@@ -142,22 +142,28 @@ def test_the_users_labels_stand_beside_ours_and_never_above_them() -> None:
     }
 
 
-@pytest.mark.parametrize("spec", [MODEL, CONTAINER], ids=["model", "container"])
-def test_a_default_limit_gives_way_to_a_larger_request(spec: InferenceServiceSpec) -> None:
-    asked = replace(spec, resources=Resources({"memory": "4Gi"}))
+def test_a_default_limit_gives_way_to_a_larger_request() -> None:
+    asked = replace(CONTAINER, resources=Resources({"memory": "4Gi"}))
     assert serving(asked)["resources"]["limits"]["memory"] == "4Gi"
 
 
-@pytest.mark.parametrize("spec", [MODEL, CONTAINER], ids=["model", "container"])
-def test_a_default_request_gives_way_to_a_smaller_limit(spec: InferenceServiceSpec) -> None:
-    asked = replace(spec, resources=Resources({}, {"cpu": "250m"}))
+def test_a_default_request_gives_way_to_a_smaller_limit() -> None:
+    asked = replace(CONTAINER, resources=Resources({}, {"cpu": "250m"}))
     assert serving(asked)["resources"]["requests"]["cpu"] == "250m"
 
 
 def test_a_model_leaves_the_runtimes_own_resources_alone() -> None:
     assert "resources" not in serving(MODEL)
-    asked = replace(MODEL, resources=Resources({"memory": "1Gi"}))
-    assert serving(asked)["resources"] == {"requests": {"memory": "1Gi"}}
+    asked = replace(MODEL, resources=Resources({"memory": "10Gi"}))
+    assert serving(asked)["resources"] == {"requests": {"memory": "10Gi"}}
+
+
+def test_what_a_runtime_makes_necessary_is_written_beside_what_is_asked() -> None:
+    asked = replace(MODEL, resources=Resources({"memory": "10Gi"}))
+    beside = Resources({}, {"memory": "10Gi"})
+    written = manifest_of(Wish(KEY, asked, beside=beside), SHIPPED)["spec"]["predictor"]
+    assert written["model"]["resources"]["limits"] == {"memory": "10Gi"}
+    assert marker(asked, beside=beside) != marker(asked)
 
 
 def test_where_kserve_adds_no_resources_none_are_written() -> None:

@@ -11,15 +11,15 @@ from hypothesis import given
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of
 from server.adapters.kserve.manifests.reading_back import requests_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.manifests.riders import filled_in_of, marker_of, restart_of
+from server.adapters.kserve.manifests.riders import FilledIn, filled_in_of, marker_of, restart_of
 from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
 from server.adapters.kserve.writing.kserve_config import KServeConfig
-from server.adapters.kserve.writing.planning import Plan, plan_of, with_probe
+from server.adapters.kserve.writing.planning import Plan, plan_of, with_filled_in
 from server.adapters.kserve.writing.taking_over import predictor_taken_over
 from server.domain.admission import PastRequest
 from server.domain.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
-from server.domain.inference_service import Scaling
+from server.domain.inference_service import Resources, Scaling
 from tests.adapters.kserve.storing import applied, edited, stored
 from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
 
@@ -174,16 +174,43 @@ def test_what_replaces_the_pods_has_the_probe_told_anew(deploy: Deploy, held: An
     plan = planned(deploy, applied(Wish(KEY, MODEL, probe=held)))
     assert plan.wants_probe
     assert "readinessProbe" not in str(plan.manifest)
-    probed = with_probe(plan, OTHER_PROBE, KServeConfig())
+    probed = with_filled_in(plan, FilledIn(probe=OTHER_PROBE), KServeConfig())
     assert str(OTHER_PROBE) in str(probed.manifest)
     assert probed.manifest["metadata"] == plan.manifest["metadata"]
     assert filled_in_of(after(probed)).probe == OTHER_PROBE
 
 
+LARGE = replace(MODEL, resources=Resources({"memory": "10Gi"}))
+LIMIT = Resources({}, {"memory": "10Gi"})
+
+
+def test_while_the_pods_stay_so_do_the_resources_that_were_added() -> None:
+    current = applied(Wish(KEY, LARGE, beside=LIMIT))
+    for again in (LARGE, replace(LARGE, scaling=Scaling(2, 3))):
+        plan = planned(Deploy(KEY, again), current)
+        assert marker_of(plan.manifest) == marker_of(current)
+        assert not plan.replaces_pods
+        assert plan.manifest["spec"]["predictor"]["model"]["resources"] == {
+            "requests": {"memory": "10Gi"},
+            "limits": {"memory": "10Gi"},
+        }
+
+
+def test_resources_that_were_added_are_settled_anew_with_new_pods() -> None:
+    current = applied(Wish(KEY, LARGE, beside=LIMIT))
+    asked = replace(LARGE, resources=Resources({"memory": "10Gi"}, {"memory": "10Gi"}))
+    for deploy in (Deploy(KEY, replace(LARGE, env={"A": "1"})), Deploy(KEY, asked)):
+        plan = planned(deploy, current)
+        assert plan.replaces_pods
+        assert filled_in_of(after(plan)).resources == Resources()
+    added = with_filled_in(planned(Deploy(KEY, LARGE), None), FilledIn(LIMIT), KServeConfig())
+    assert filled_in_of(after(added)).resources == LIMIT
+
+
 def test_a_new_service_has_its_probe_told() -> None:
     plan = planned(Deploy(KEY, MODEL), None)
     assert plan.wants_probe
-    probed = with_probe(plan, PROBE, KServeConfig())
+    probed = with_filled_in(plan, FilledIn(probe=PROBE), KServeConfig())
     assert probed.manifest["metadata"]["resourceVersion"] == "0"
     assert probe_in(probed) == PROBE
 
@@ -218,7 +245,8 @@ def test_a_probe_of_ours_that_somebody_else_replaced_is_not_mixed_with_theirs() 
 def test_a_probe_of_ours_that_somebody_edited_comes_back_as_a_rollout_of_its_own() -> None:
     current = applied(Wish(KEY, MODEL, probe=PROBE))
     slower = with_readiness(current, "kubectl", {"periodSeconds": 60})
-    plan = with_probe(planned(Deploy(KEY, MODEL), slower), PROBE, KServeConfig())
+    plan = planned(Deploy(KEY, MODEL), slower)
+    plan = with_filled_in(plan, FilledIn(probe=PROBE), KServeConfig())
     assert marker_of(plan.manifest) != marker_of(current)
     assert plan.action is Action.UPDATED
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from server.adapters.kserve.manifests.registry_riders import registry_riders_of
-from server.adapters.kserve.manifests.resource_defaults import beside_container, beside_model
+from server.adapters.kserve.manifests.resource_defaults import beside_container
 from server.adapters.kserve.manifests.riders import FilledIn, riders_of
 from server.adapters.kserve.names import (
     API_VERSION,
@@ -37,7 +37,8 @@ class Wish:
     """What is to be written, whole: what is not in it goes away.
 
     `restart` is the stamp of the last restart, `requests` the request_ids to remember, `probe` the
-    serving container's readiness probe (None: KServe's own). `origin` are the labels that tell
+    serving container's readiness probe (None: KServe's own), `beside` the resources to write beside
+    those asked for of a model. `origin` are the labels that tell
     where in the registry it comes from, `deployment_id` names the deployment's record there.
     """
 
@@ -48,18 +49,21 @@ class Wish:
     restart: str = ""
     requests: tuple[PastRequest, ...] = ()
     probe: Mapping[str, Any] | None = None
+    beside: Resources = field(default_factory=Resources)
     origin: Mapping[str, str] = field(default_factory=dict)
     deployment_id: str = ""
 
 
 def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
-    """The object to apply. `defaults` are the resources that this cluster's KServe adds.
+    """The object to apply. `defaults` are the resources that this cluster's KServe adds to a
+    container.
 
     The marker in it changes if and only if something changes that reaches the pods.
     """
     spec = wish.spec
-    beside = beside_model if isinstance(spec.serving, ModelPredictor) else beside_container
-    filled_in = FilledIn(beside(spec.resources, defaults), wish.probe)
+    of_model = isinstance(spec.serving, ModelPredictor)
+    beside = wish.beside if of_model else beside_container(spec.resources, defaults)
+    filled_in = FilledIn(beside, wish.probe)
     predictor = predictor_of(spec, filled_in)
     metadata = _metadata(wish)
     marker = fingerprint(

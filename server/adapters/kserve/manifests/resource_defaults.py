@@ -1,7 +1,7 @@
-"""The CPU and memory that KServe adds to what was asked, and what must be written beside it.
+"""What must be written beside the resources that were asked for.
 
-A default limit below the caller's request, or a default request above the caller's limit, makes
-pods that Kubernetes refuses for ever, so both give way to what was asked.
+A limit below the caller's request, or a request above the caller's limit, makes pods that
+Kubernetes refuses for ever. So KServe's defaults and those of a serving runtime give way.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 
 from server.domain.inference_service import Resources
 from server.domain.quantities import value
+from server.domain.resource_checks import fits
 
 SHIPPED = Resources({"cpu": "1", "memory": "2Gi"}, {"cpu": "1", "memory": "2Gi"})
-"""As KServe ships them, in its ConfigMap and in the serving runtimes."""
+"""As KServe ships them in its ConfigMap."""
 
 
 def beside_container(asked: Resources, defaults: Resources) -> Resources:
@@ -27,12 +28,33 @@ def beside_container(asked: Resources, defaults: Resources) -> Resources:
     )
 
 
-def beside_model(asked: Resources, defaults: Resources) -> Resources:
-    """What to write beside `asked` for a runtime's container: only what differs from its own."""
-    requests = {**SHIPPED.requests, **defaults.requests}
-    limits = {**SHIPPED.limits, **defaults.limits}
-    beside = beside_container(asked, Resources(requests, limits))
-    return Resources(_other(beside.requests, requests), _other(beside.limits, limits))
+def beside_model(asked: Resources, own: Resources) -> Resources:
+    """What to write beside `asked` for a container of a serving runtime, which has its `own`.
+
+    KServe merges both by name and adds no default. So only that is added without which they would
+    be invalid together: where a request asked for does not fit the runtime's limit, that limit, and
+    where the runtime's request does not fit a limit asked for, that request.
+    """
+    return Resources(
+        {
+            name: limit
+            for name, limit in sorted(asked.limits.items())
+            if name not in asked.requests and not fits(name, own.requests.get(name), limit)
+        },
+        {
+            name: request
+            for name, request in sorted(asked.requests.items())
+            if name in own.limits and not fits(name, request, {**own.limits, **asked.limits}[name])
+        },
+    )
+
+
+def besides_still(noted: Resources, asked: Resources) -> Resources:
+    """What of the resources that were added before is still beside what is asked for."""
+    return Resources(
+        {name: text for name, text in noted.requests.items() if name not in asked.requests},
+        {name: text for name, text in noted.limits.items() if name not in asked.limits},
+    )
 
 
 def _missing(
@@ -46,7 +68,3 @@ def _missing(
         for name, default in sorted(defaults.items())
         if name not in given
     }
-
-
-def _other(quantities: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in quantities.items() if text != defaults[name]}

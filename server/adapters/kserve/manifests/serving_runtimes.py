@@ -1,17 +1,15 @@
-"""Serving runtimes: which of them KServe may run a model on, and what it runs there.
-
-KServe's order among several is not told here: what holds for all of them holds for the one that it
-takes.
-"""
+"""Serving runtimes: which of them KServe may run a model on, and what it runs there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from server.adapters.kserve.names import CONTAINER
 from server.adapters.kserve.objects import Object, annotations_of, items, name_of, named, part
-from server.domain.inference_service import ModelFormat, ModelPredictor
+from server.domain.inference_service import ModelFormat, ModelPredictor, Resources
+from server.domain.quantities import quantities
 
 MLSERVER = "mlserver"
 OPENVINO = "ovms"
@@ -39,7 +37,8 @@ class Runtimes:
 
 
 def candidates(model: ModelPredictor, runtimes: Runtimes) -> list[Object]:
-    """The runtimes of which KServe takes one; empty also where not all of them are known."""
+    """The runtimes of which KServe takes one, in its order: it takes the first unless one has come
+    or gone meanwhile. Empty also where not all of them are known."""
     if runtimes.namespaced is None:
         return []
     if model.runtime:
@@ -48,7 +47,7 @@ def candidates(model: ModelPredictor, runtimes: Runtimes) -> list[Object]:
         return [r for r in both if name_of(r) == model.runtime][:1]
     if runtimes.cluster is None:
         return []
-    return [r for r in (*runtimes.namespaced, *runtimes.cluster) if _is_selectable(r, model)]
+    return [*_selectable(runtimes.namespaced, model), *_selectable(runtimes.cluster, model)]
 
 
 def protocol_of(runtime: Object, model: ModelPredictor) -> str:
@@ -71,6 +70,35 @@ def server_type(runtime: Object) -> str:
 def serving_container(runtime: Object) -> Object:
     """The container that KServe merges a model's own fields into."""
     return named(items(runtime, "spec", "containers"), CONTAINER)
+
+
+def resources_of(runtime: Object) -> Resources:
+    """What the serving container has by the runtime; what is no quantity is left out."""
+    container = serving_container(runtime)
+    requests, limits = (part(container, "resources", kind) for kind in ("requests", "limits"))
+    return Resources(quantities(requests), quantities(limits))
+
+
+def _selectable(runtimes: Iterable[Object], model: ModelPredictor) -> list[Object]:
+    """Those for the model: by priority for its format, then by protocol, the newest first."""
+    found = [r for r in runtimes if _is_selectable(r, model)]
+    found.sort(key=name_of)
+    found.sort(key=lambda r: str(part(r, "metadata").get("creationTimestamp")), reverse=True)
+    found.sort(key=_first_protocol)
+    found.sort(key=lambda r: -_priority(r, model.format))
+    return found
+
+
+def _first_protocol(runtime: Object) -> int:
+    spoken = items(runtime, "spec", "protocolVersions")
+    return next((place for place, p in enumerate(_PROTOCOLS) if p in spoken), len(_PROTOCOLS))
+
+
+def _priority(runtime: Object, asked: ModelFormat) -> float:
+    """Of several the highest counts; none is below any."""
+    known = named(items(runtime, "spec", "supportedModelFormats"), asked.name)
+    priority = known.get("priority")
+    return -inf if priority is None else float(priority)
 
 
 def _is_selectable(runtime: Object, model: ModelPredictor) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +16,7 @@ from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.modes import STANDARD
 from server.adapters.kserve.writing.refusals import unavailable
 from server.domain.inference_service import Resources
-from server.domain.quantities import canonical
+from server.domain.quantities import quantities
 from server.domain.spec_checks import DEPLOYMENT_MODES
 
 READ_AGAIN_AFTER = 60.0
@@ -79,8 +78,8 @@ def config_of(data: Mapping[str, str]) -> KServeConfig:
     mode = str(_section(data, "deploy").get("defaultDeploymentMode") or STANDARD)
     return KServeConfig(
         Resources(
-            _quantities(cpu=resources.get("cpuRequest"), memory=resources.get("memoryRequest")),
-            _quantities(cpu=resources.get("cpuLimit"), memory=resources.get("memoryLimit")),
+            _given(cpu=resources.get("cpuRequest"), memory=resources.get("memoryRequest")),
+            _given(cpu=resources.get("cpuLimit"), memory=resources.get("memoryLimit")),
         ),
         DEPLOYMENT_MODES.get(mode, mode),
     )
@@ -98,10 +97,6 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _quantities(**texts: Any) -> dict[str, str]:
+def _given(**texts: Any) -> dict[str, str]:
     """What can be read of them; of the rest KServe's own webhook complains."""
-    quantities: dict[str, str] = {}
-    for name, text in texts.items():
-        with suppress(ValueError):
-            quantities |= {name: canonical(str(text))} if text else {}
-    return quantities
+    return quantities({name: text for name, text in texts.items() if text})

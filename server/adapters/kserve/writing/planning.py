@@ -17,7 +17,6 @@ from server.adapters.kserve.manifests.ownership import (
     predictor_owners,
     project,
 )
-from server.adapters.kserve.manifests.readiness_probe import Probe
 from server.adapters.kserve.manifests.reading_back import (
     UNJUDGED,
     is_unmanaged,
@@ -26,7 +25,13 @@ from server.adapters.kserve.manifests.reading_back import (
     unfit_of,
 )
 from server.adapters.kserve.manifests.registry_riders import deployment_id_of, origin_of
-from server.adapters.kserve.manifests.riders import marker_of, noted_probe, restart_of
+from server.adapters.kserve.manifests.resource_defaults import besides_still
+from server.adapters.kserve.manifests.riders import (
+    FilledIn,
+    filled_in_of,
+    marker_of,
+    restart_of,
+)
 from server.adapters.kserve.modes import MODES, STANDARD, mode_of
 from server.adapters.kserve.names import SCALING_FIELDS, UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.writing.kserve_config import KServeConfig
@@ -47,6 +52,7 @@ from server.domain.errors import (
 from server.domain.inference_service import (
     InferenceServiceSpec,
     RegisteredModelPredictor,
+    Resources,
 )
 from server.domain.spec_checks import mode_violations
 
@@ -59,8 +65,9 @@ class Plan:
     `default_mode`: nobody named it, so that it is the cluster's default.
 
     `takes_over`: the parts of the predictor that others own become ours first, so that what the
-    manifest does not name goes away. `frozen`: KServe would not carry a change out. `wants_probe`:
-    it has no readiness probe yet, and may have one.
+    manifest does not name goes away. `frozen`: KServe would not carry a change out.
+    `replaces_pods`: what is filled in beside what is asked is still to be settled. `wants_probe`:
+    and there may be a readiness probe in it.
     """
 
     current: RawObject | None
@@ -69,6 +76,7 @@ class Plan:
     action: Action
     mode: str = STANDARD
     default_mode: bool = False
+    replaces_pods: bool = False
     wants_probe: bool = False
     takes_over: bool = False
     frozen: bool = False
@@ -105,9 +113,9 @@ def plan_of(
     return replace(plan, mode=mode, default_mode=_names_no_mode(wish.spec, current))
 
 
-def with_probe(plan: Plan, probe: Probe | None, config: KServeConfig) -> Plan:
-    """The plan, with this readiness probe in what it writes."""
-    wish = replace(plan.wish, probe=probe)
+def with_filled_in(plan: Plan, filled_in: FilledIn, config: KServeConfig) -> Plan:
+    """The plan, with this in what it writes beside what is asked."""
+    wish = replace(plan.wish, probe=filled_in.probe, beside=filled_in.resources)
     return replace(plan, wish=wish, manifest=_conditional(wish, plan.current, config))
 
 
@@ -115,20 +123,23 @@ def _creation(deploy: Deploy, wish: Wish, config: KServeConfig, fresh_stamp: str
     stamp = (deploy.request_id or fresh_stamp) if deploy.restart else ""
     requests = remembered((), deploy, Action.CREATED, 1)
     wish = replace(wish, restart=stamp, requests=requests, deployment_id=deploy.deployment_id)
-    return Plan(None, wish, _conditional(wish, None, config), Action.CREATED, wants_probe=True)
+    manifest = _conditional(wish, None, config)
+    return Plan(None, wish, manifest, Action.CREATED, replaces_pods=True, wants_probe=True)
 
 
 def _update(
     deploy: Deploy, wish: Wish, current: RawObject, config: KServeConfig, fresh_stamp: str
 ) -> Plan:
+    held = filled_in_of(current)
     unmoved = replace(
         wish,
         restart=restart_of(current),
         requests=requests_of(current),
         # Where there is none, although there should be, the pods are replaced for it.
         deployment_id=deployment_id_of(current) or deploy.deployment_id,
-        # While the pods stay their probe does, whatever has become of the runtimes since.
-        probe=noted_probe(current),
+        # While the pods stay so does what was filled in, whatever has become of the runtimes since.
+        probe=held.probe,
+        beside=besides_still(held.resources, wish.spec.resources),
     )
     difference = _difference(manifest_of(unmoved, config.resources), current)
     merely_restarts = deploy.restart and not any(difference)
@@ -138,13 +149,16 @@ def _update(
         moved = replace(moved, deployment_id=deploy.deployment_id)
     replaces_pods = marker_of(manifest_of(moved, config.resources)) != marker_of(current)
     if replaces_pods:
-        moved = replace(_remembering(deploy, moved, current, action), probe=None)
+        moved = replace(
+            _remembering(deploy, moved, current, action), probe=None, beside=Resources()
+        )
     takes_over = deploy.force and deploy.spec is not None and bool(predictor_owners(current))
     return Plan(
         current=current,
         wish=moved,
         manifest=_conditional(moved, current, config),
         action=action,
+        replaces_pods=replaces_pods,
         wants_probe=replaces_pods and (takes_over or _leaves_probe_to_us(deploy, current)),
         takes_over=takes_over,
         frozen=_is_frozen(current),

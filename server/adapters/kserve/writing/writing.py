@@ -9,9 +9,15 @@ from typing import Any
 from server.adapters.kserve.api_server import Answer
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.manifests.ownership import predictor_owners
-from server.adapters.kserve.manifests.readiness_probe import Probe, probe_for
+from server.adapters.kserve.manifests.readiness_probe import probe_for
 from server.adapters.kserve.manifests.reading_back import service_of
-from server.adapters.kserve.manifests.serving_runtimes import Runtimes
+from server.adapters.kserve.manifests.resource_defaults import beside_model
+from server.adapters.kserve.manifests.riders import FilledIn
+from server.adapters.kserve.manifests.serving_runtimes import (
+    Runtimes,
+    candidates,
+    resources_of,
+)
 from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import rollout_of
@@ -23,7 +29,7 @@ from server.adapters.kserve.writing.attempts import (
 )
 from server.adapters.kserve.writing.knative_presence import KnativePresence
 from server.adapters.kserve.writing.kserve_config import ConfigReader
-from server.adapters.kserve.writing.planning import Plan, plan_of, with_probe
+from server.adapters.kserve.writing.planning import Plan, plan_of, with_filled_in
 from server.adapters.kserve.writing.refusals import (
     has_two_predictors,
     is_field_conflict,
@@ -37,7 +43,7 @@ from server.adapters.kserve.writing.taking_over import predictor_taken_over, rep
 from server.domain.admission import PastRequest
 from server.domain.commands import Action, Applied, Deploy
 from server.domain.errors import ServiceDeleting, ServiceError, UpdatesDisabled
-from server.domain.inference_service import ModelPredictor, ServiceKey
+from server.domain.inference_service import ModelPredictor, Resources, ServiceKey
 from server.domain.planning import waiting
 from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus
@@ -86,8 +92,8 @@ class Writing:
             raise Stale from refused
         if isinstance(plan, PastRequest):
             return self._replayed(plan, present)
-        if plan.wants_probe:
-            plan = with_probe(plan, await self._probe(plan, terms), config)
+        if plan.replaces_pods:
+            plan = with_filled_in(plan, await self._filled_in(plan, terms), config)
         if plan.frozen:
             await self._admit_no_change(deploy, plan, terms)
         answer = await self._write(deploy, plan, terms)
@@ -95,12 +101,16 @@ class Writing:
             raise _refused(deploy, plan, answer, present.live)
         return self._applied(deploy, plan, answer.body)
 
-    async def _probe(self, plan: Plan, terms: Terms) -> Probe | None:
-        key, spec, runtimes = plan.wish.key, plan.wish.spec, Runtimes()
+    async def _filled_in(self, plan: Plan, terms: Terms) -> FilledIn:
+        key, spec = plan.wish.key, plan.wish.spec
+        runtimes, resources = Runtimes(), Resources()
         if isinstance(spec.serving, ModelPredictor):
             seconds = terms.allowance.seconds()
             runtimes = await self._runtimes.read(spec.serving, key.namespace, seconds)
-        return probe_for(key.name, spec, runtimes)
+            for runtime in candidates(spec.serving, runtimes)[:1]:
+                resources = beside_model(spec.resources, resources_of(runtime))
+        probe = probe_for(key.name, spec, runtimes) if plan.wants_probe else None
+        return FilledIn(resources, probe)
 
     async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:
         if plan.current is None or not plan.takes_over:

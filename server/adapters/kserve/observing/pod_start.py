@@ -24,7 +24,7 @@ from server.domain.facts import Starting
 # What is said of a time that passes, so that it is not said anew each second.
 _STEPS = tuple(timedelta(seconds=s) for s in (15, 30, 60, 120, 180, 300, 600, 1800, 3600))
 # A log that could not be read is asked for again so often.
-_ASK_AGAIN = timedelta(seconds=30)
+_ASK_AGAIN = timedelta(seconds=60)
 _MAKING = ("ContainerCreating", "PodInitializing")
 
 
@@ -96,18 +96,26 @@ def start_of(sight: PodSight) -> Start | None:
     if not is_live(pod):
         return None
     began = moment(part(pod, "status").get("startTime"))
-    for status in (*_initialising(pod), *main_statuses(pod)):
-        name, restarts = str(status.get("name", "")), int(status.get("restartCount") or 0)
+    for status in _initialising(pod):
         if ended := part(status, "state", "terminated"):
+            if ended.get("exitCode"):
+                return None
             began = moment(ended.get("finishedAt")) or began
-            continue
-        waits = part(status, "state", "waiting").get("reason") in _MAKING
-        if waits and began:
-            return Start(sight, name, began, restarts, runs=False)
-        since = running_since(status)
-        if since and status in init_statuses(pod):
-            return Start(sight, name, since, restarts, runs=True)
-    return None
+        elif since := running_since(status):
+            return _start(sight, status, since, runs=True)
+        else:
+            return _start(sight, status, began, runs=False) if began and _waits(status) else None
+    waiting = next(filter(_waits, main_statuses(pod)), None)
+    return _start(sight, waiting, began, runs=False) if began and waiting else None
+
+
+def _start(sight: PodSight, status: Object, since: datetime, *, runs: bool) -> Start:
+    restarts = int(status.get("restartCount") or 0)
+    return Start(sight, str(status.get("name", "")), since, restarts, runs)
+
+
+def _waits(status: Object) -> bool:
+    return part(status, "state", "waiting").get("reason") in _MAKING
 
 
 def starting(sights: Sequence[PodSight]) -> Starting | None:

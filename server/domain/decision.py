@@ -117,6 +117,8 @@ def _not_applied(facts: Facts) -> Decision | None:
         message = f"deployment mode {facts.unfollowed_mode} is not followed: see the conditions"
         return Decision(State.PENDING, message)
     state = State.PROGRESSING if facts.serving else State.PENDING
+    if facts.unheard and _due(facts.written_at + NO_CONTROLLER_AFTER, facts.now):
+        return Decision(state, failure=_no_controller(facts))
     return Decision(state, facts.doing or "waiting for KServe to apply this rollout")
 
 
@@ -235,7 +237,7 @@ def _failed_state(facts: Facts) -> State:
 def _no_controller(facts: Facts) -> Failure:
     return Failure(
         FailureReason.NO_CONTROLLER,
-        "no KServe controller has looked at this service: none seems to run",
+        "no KServe controller has looked at this rollout: none seems to run",
         "check the pods of the KServe controller",
         retrying=True,
         first_seen_time=facts.written_at + NO_CONTROLLER_AFTER,

@@ -103,7 +103,8 @@ class Facts:
     every component. `routed`: nothing but the readiness of the components keeps it from that.
     `refusal`: evidence, newer than the write, that the controller cannot carry the spec out.
     `warning`: what the controller complains of although all is as asked. `problems`: of the service
-    as a whole. `was_ready`: this process has seen this rollout READY.
+    as a whole. `was_ready`: this process has seen this rollout READY. `unheard`: the controller has
+    said nothing since this generation was written, though it had before.
     `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
     `remains`: what is left, of a service that is to go. `doing`: what is going on, in the words of
     a cluster that knows; empty: what the counts tell.
@@ -124,6 +125,7 @@ class Facts:
     warning: str = ""
     problems: tuple[Problem, ...] = ()
     was_ready: bool = False
+    unheard: bool = False
     unfollowed_mode: str = ""
     looks_different_at: datetime | None = None
     remains: Remains | None = None

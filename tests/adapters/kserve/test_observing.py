@@ -13,7 +13,7 @@ from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.observing import facts_of
 from server.adapters.kserve.observing.sayings import REMEDIES
-from server.domain.decision import decide
+from server.domain.decision import Decision, decide
 from server.domain.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
     beginning,
@@ -80,6 +80,36 @@ def test_a_service_that_kserve_leaves_to_another_controller_is_told_as_not_follo
     late = verdict(left, now + 60 * SECOND)
     assert (late.state, late.failure) == (State.PENDING, None)
     assert "ModelMesh is not followed" in late.message
+
+
+def test_an_update_that_kserve_does_not_look_at_blames_the_controller_after_15_seconds() -> None:
+    observed, now = serving()
+    now = now.replace(microsecond=0)
+    [ours, *others] = observed.service["metadata"]["managedFields"]
+    written = {"generation": 2, "managedFields": [{**ours, "time": stamp(now)}, *others]}
+    predictor = {"predictor": {"annotations": {"modelservice.dev/rollout": "m2"}}}
+    updated = with_service(observed, {"metadata": written, "spec": predictor})
+    held = Evidence().updated(updated, now)
+
+    def told(shown: Observed, seconds: int) -> Decision:
+        later = now + seconds * SECOND
+        return decide(facts_of(shown, held.updated(shown, later), later))
+
+    first = told(updated, 0)
+    assert (first.state, first.failure) == (State.PROGRESSING, None)
+    assert first.recheck_at
+    assert first.recheck_at <= now + 15 * SECOND
+    late = told(updated, 15)
+    assert late.state is State.PROGRESSING
+    assert late.failure
+    assert late.failure.reason is FailureReason.NO_CONTROLLER
+    assert late.failure.retrying
+    # Whatever it says of this write, it runs.
+    moved = with_condition(updated, "PredictorReady", status="Unknown", reason="Deploying")
+    assert told(moved, 15).failure is None
+    said = warning(updated.service, "InternalError", "the object has been modified", now)
+    said["lastTimestamp"] = stamp(now + 6 * SECOND)
+    assert told(replace(updated, events=(said,)), 15).failure is None
 
 
 def test_kserves_lost_races_are_no_refusals() -> None:

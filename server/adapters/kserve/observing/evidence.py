@@ -83,6 +83,16 @@ class Evidence:
         since = self.refused_since or now
         return Problem(refusal.failure(since), since)
 
+    def is_unheard(self, observed: Observed) -> bool:
+        """Whether KServe has said nothing since the write, in the status or by an event."""
+        service, written = observed.service, written_at(observed.service)
+        return (
+            not self._first_generation()
+            and part(service, "status") == self.status
+            and (_status_written_at(service) or written) <= written
+            and not any(self._new_events(observed, written, PATIENCE))
+        )
+
     def failing_since_by(self, service: Object, now: datetime) -> datetime | None:
         """Since when reconciles fail; a race that KServe lost neither begins nor ends that."""
         if not any(is_reconcile_error(service, kind) for kind in READY_CONDITIONS):

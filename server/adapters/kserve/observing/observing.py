@@ -87,6 +87,7 @@ def facts_of(
         ),
         unfollowed_mode=_unfollowed_mode(observed),
         looks_different_at=min((at for at in looks if at > now), default=None),
+        unheard=evidence.is_unheard(observed),
         remains=remains_of_deletion(observed) or remains_of_stop(observed),
     )
 

@@ -14,9 +14,13 @@ def encode_token(content: Sequence[str | int]) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_token(token: str) -> object:
-    """What was encoded; None for a text that never was a token."""
+def decode_token(token: str) -> list[str | int] | None:
+    """What was encoded; None for a text that never was a token. Booleans, which Python takes for
+    numbers, are none of these."""
     try:
-        return json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        content = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (binascii.Error, ValueError, RecursionError):
         return None
+    if not isinstance(content, list) or any(type(part) not in (str, int) for part in content):
+        return None
+    return content

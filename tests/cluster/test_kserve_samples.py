@@ -31,13 +31,28 @@ def sample(file: str, namespace: str, name: str) -> Manifest:
         d for d in documents(source / "docs/samples" / file) if d["kind"] == "InferenceService"
     ]
     [service] = found
-    return {**service, "metadata": {"namespace": namespace, "name": name}}
+    annotations = service["metadata"].get("annotations", {})
+    metadata = {"namespace": namespace, "name": name, "annotations": annotations}
+    return {**service, "metadata": metadata}
 
 
 def test_a_sample_to_whose_arguments_kserve_adds_is_ready(
     cluster: Cluster, stub: ModelServiceStub, namespace: str
 ) -> None:
     expect_ready(cluster, stub, namespace, *EXPLAINERS, *SEVERAL_MODELS, *TRANSFORMERS)
+
+
+def test_a_sample_of_modelmesh_is_told_as_not_followed(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str
+) -> None:
+    file = "v1beta1/transformer/feast/driver_transformer_modelmesh.yaml"
+    cluster.apply(sample(file, namespace, "mesh"))
+    everything = pb.ListRequest(namespace=namespace)
+    wait_until(lambda: stub.List(everything).services, "it is listed")
+    status = get(stub, namespace, "mesh").status
+    assert status.state == State.STATE_PENDING
+    assert not status.HasField("failure")
+    assert "deployment mode ModelMesh is not followed" in status.message
 
 
 def expect_ready(cluster: Cluster, stub: ModelServiceStub, namespace: str, *files: str) -> None:

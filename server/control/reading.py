@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from server.control.live_reads import LiveReads
 from server.control.tokens import decode_token, encode_token
 from server.control.viewing import View
 from server.domain.commands import fingerprint
@@ -60,7 +61,7 @@ class Reading:
     """Reads never touch the cluster, but for one before an awaited rollout is denied."""
 
     def __init__(self, cluster: Cluster, view: View) -> None:
-        self._cluster = cluster
+        self._live_reads = LiveReads(cluster)
         self._view = view
 
     async def get(self, key: ServiceKey, rollout: Rollout | None = None) -> InferenceService:
@@ -105,7 +106,7 @@ class Reading:
         if await self._seen_within(CATCH_UP_SECONDS, key, rollout):
             return
         try:
-            live = await self._cluster.read(key)
+            live = await self._live_reads.read(key)
         except ClusterUnavailable as e:
             raise _behind(key) from e
         if self._has(key, rollout):

@@ -20,6 +20,7 @@ from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from tests.adapters.kserve.waiting import eventually
 from tests.api_recorders import Authority, Recorder, recording
 
+CONNECTION = "server.adapters.kserve.connection.connection"
 CREDENTIALS = "server.adapters.kserve.connection.credentials"
 PLUGIN = "server.adapters.kserve.connection.exec_plugin"
 V1 = "client.authentication.k8s.io/v1"
@@ -252,6 +253,30 @@ async def test_a_certificate_that_rotates_in_its_files_is_shown(
         issue("second")
         await asking_until(api, lambda: clusters.a.asked[-1].certificate == "second")
     assert clusters.a.asked[0].certificate == "first"
+
+
+async def test_in_a_pod_its_service_account_is_used_and_its_token_rotates(
+    clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{CONNECTION}.SERVICE_ACCOUNT", clusters.folder)
+    (clusters.folder / "ca.crt").write_bytes(clusters.ca.pem)
+    (clusters.folder / "token").write_text("t1")
+    environment = {
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": str(clusters.a.port),
+    }
+    api = await ApiServer.connect(in_cluster=True, environment=environment)
+    assert await status(api) == 200
+
+    (clusters.folder / "token").write_text("t2\n")
+    clusters.a.tokens = {"t2"}
+    await until_accepted(api)
+    await api.close()
+
+    assert {asked.identity for asked in clusters.a.asked} == {
+        (("authorization", "Bearer t1"),),
+        (("authorization", "Bearer t2"),),
+    }
 
 
 class Plugin:

@@ -366,6 +366,24 @@ async def test_a_plugin_that_fails_leaves_the_old_token_until_it_ends_then_none_
     assert "the plugin" in logged[0]["why"]
 
 
+async def test_a_plugin_that_is_replaced_in_the_kubeconfig_is_found_once_the_old_one_has_failed(
+    clusters: Clusters, plugin: Plugin, logged: list[Any]
+) -> None:
+    plugin.says("p1", ends_in=3)
+    async with connected(clusters.write(plugin.user)) as api:
+        plugin.run("date +%N >&2; exit 1")
+        await asking_until(api, lambda: bool(logged))
+        with pytest.raises(NoCredentials):
+            await until_refused(api)
+
+        clusters.write({"token": "t1"})
+        await eventually_as(api, clusters, "Bearer t1")
+    assert [line["event"] for line in logged] == [
+        "credentials cannot be renewed",
+        "credentials are renewed again",
+    ], "once, although its words differ each time"
+
+
 @pytest.mark.parametrize(
     ("script", "told"),
     [

@@ -7,7 +7,7 @@ import base64
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 class Identity:
     """What a request carries. `renew_at` and `ends_at` are Unix times; None: never."""
 
-    authorization: str | None = None
-    certificate: tuple[bytes, bytes] | None = None
+    authorization: str | None = field(default=None, repr=False)
+    certificate: tuple[bytes, bytes] | None = field(default=None, repr=False)
     renew_at: float | None = None
     ends_at: float | None = None
 
@@ -57,9 +57,9 @@ class Credentials:
     """The credentials of one user.
 
     Files are read again each minute, a plugin is run again before what it printed ends, and all is
-    obtained anew after a 401: then the user's own kubeconfig is read again too, of which the same
-    user's credentials are taken and nothing else. Whatever fails is logged once and retried; what
-    was obtained before stays until it ends.
+    obtained anew after a 401. Then, and after a failure, the user's own kubeconfig is read again
+    too, of which the same user's credentials are taken and nothing else. Whatever fails is logged
+    once and retried; what was obtained before stays until it ends.
     """
 
     def __init__(
@@ -124,11 +124,13 @@ class Credentials:
         return self._renewing
 
     async def _renew(self, *, refused: bool) -> None:
-        trouble = ""
+        user, trouble = self._user, ""
         try:
-            if refused:
-                self._user, trouble = await asyncio.to_thread(_read_again, self._user)
-            self._access = await self._obtained(self._user)
+            # After a failure too: what failed may have been mended there.
+            if refused or self._trouble:
+                user, trouble = await asyncio.to_thread(_read_again, user)
+            self._access = await self._obtained(user)
+            self._user = user
             if not refused:
                 self._pause = 0.0
         except ConfigurationUnusable as e:
@@ -152,7 +154,8 @@ class Credentials:
         return Access(identity, tls)
 
     def _note(self, trouble: str) -> None:
-        if trouble and trouble != self._trouble:
+        """Log the first failure, whose words may differ each time, and the recovery."""
+        if trouble and not self._trouble:
             log.warning("credentials cannot be renewed", why=trouble)
         elif self._trouble and not trouble:
             log.info("credentials are renewed again")

@@ -10,7 +10,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from typing import IO, Any
@@ -46,8 +46,8 @@ _NAMED = re.compile(
 class ExecCredential:
     """What a plugin printed; `certificate` and its key are PEM."""
 
-    token: str
-    certificate: tuple[bytes, bytes] | None
+    token: str = field(repr=False)
+    certificate: tuple[bytes, bytes] | None = field(repr=False)
     expires_at: datetime | None
 
 
@@ -60,8 +60,8 @@ class ExecPlugin:
 
     at: str
     command: str
-    args: tuple[str, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
+    args: tuple[str, ...] = field(default=(), repr=False)
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     api_version: str = ""
     install_hint: str = ""
     provide_cluster_info: bool = False

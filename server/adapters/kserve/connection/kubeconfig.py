@@ -13,7 +13,7 @@ import posixpath
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -83,14 +83,14 @@ class User:
     at: str
     name: str = ""
     origin: Path | None = None
-    token: str = ""
+    token: str = field(default="", repr=False)
     token_file: Path | None = None
     username: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     certificate_file: Path | None = None
     certificate_data: bytes = b""
     key_file: Path | None = None
-    key_data: bytes = b""
+    key_data: bytes = field(default=b"", repr=False)
     impersonation: Impersonation = Impersonation()
     auth_provider: str = ""
     exec: ExecPlugin | None = None

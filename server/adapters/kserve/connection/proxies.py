@@ -10,6 +10,7 @@ from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from server.adapters.kserve.connection.kubeconfig import Cluster
 
 _PORTS = {"http": 80, "https": 443}
+_NAMES = {"http": ("HTTP_PROXY", "http_proxy"), "https": ("HTTPS_PROXY", "https_proxy")}
 
 
 def proxy_for(cluster: Cluster, server: SplitResult, environment: Mapping[str, str]) -> str | None:
@@ -19,15 +20,12 @@ def proxy_for(cluster: Cluster, server: SplitResult, environment: Mapping[str, s
     """
     if cluster.proxy_url:
         return _checked(cluster.proxy_url, f"{cluster.at}.proxy-url")
-    names = ("HTTPS_PROXY", "https_proxy") if server.scheme == "https" else _HTTP_PROXY
+    names = _NAMES[server.scheme]
     name, proxy = next(((n, environment[n]) for n in names if environment.get(n)), ("", ""))
     no_proxy = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
     if not proxy or _is_direct(server, no_proxy):
         return None
     return _checked(proxy if "://" in proxy else f"http://{proxy}", name)
-
-
-_HTTP_PROXY = ("HTTP_PROXY", "http_proxy")
 
 
 def _checked(proxy: str, at: str) -> str:

@@ -527,3 +527,25 @@ async def test_a_full_disk_is_named_and_left_with_what_it_had(
     failed = await refused(str(tmp_path / "model"), small_disk / "model")
     assert "no space is left" in failed.message, "a twentieth is kept free"
     (small_disk / "later").write_bytes(bytes(900_000))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://user:hunter2@[::1/x",
+        "http://user:hunter2@ho[st/x",
+        "http://user:hunter2/@host/x",
+        "http://user:hunter2?x@host/x",
+        "http://user:hunter2#x@host/x",
+        "http:/user:hunter2@host/x",
+        "user:hunter2@host/x",
+        "ftp://user:hunter2@[x/y",
+        "s3://key:hunter2@bu[cket/x",
+    ],
+)
+async def test_a_password_of_a_uri_is_not_shown_also_where_its_host_cannot_be_read(
+    tmp_path: Path, uri: str
+) -> None:
+    with pytest.raises(FetchFailed) as failed:
+        await fetch(uri, tmp_path / "model")
+    assert "hunter2" not in f"{failed.value.message} {failed.value.remedy}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import aiohttp
 import fsspec
@@ -138,7 +139,7 @@ def source_of(uri: str) -> Source:
 def _name(scheme: str, path: str, uri: str) -> str:
     """The name of the file or folder itself."""
     if scheme == "file" and not path.startswith("/"):
-        raise FetchFailed(f"{uri} is neither a URI nor an absolute path", CHECK_URI)
+        raise FetchFailed(f"{shown(uri)} is neither a URI nor an absolute path", CHECK_URI)
     if scheme in ("http", "https"):
         name = path_name(path) or query_name(path)
     else:
@@ -189,10 +190,19 @@ def _safe_name(entry: dict[str, Any]) -> str:
     return name
 
 
+# With nothing in it that a password could be a part of.
+_HOST = re.compile(r"(\[[\w.:%]*\]|[^:@\[\]]*)(:\d*)?")
+
+
 def shown(uri: str) -> str:
-    """A URI without what may be secret in it."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return uri.partition("?")[0]
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    """A URI without what may be secret in it: user, password, query. Where it is not clear which
+    part of it is the host, none is shown."""
+    plain = re.split(r"[?#]", uri, maxsplit=1)[0]
+    scheme, separator, rest = plain.partition("://")
+    if not separator:
+        return plain if plain.startswith("/") or "@" not in plain else "***"
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    if not _HOST.fullmatch(host):
+        return f"{scheme}://***"
+    return f"{scheme}://{host}{slash}{path}"

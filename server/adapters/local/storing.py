@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
+
 from server.adapters.local.records import Record, from_json, to_json
 from server.adapters.local.syncing import sync
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.inference_service import ServiceKey
+
+log = structlog.get_logger(__name__)
 
 At = Callable[[str], None]
 
@@ -44,9 +48,11 @@ class StateDir:
         self._settled = True
 
     def records(self) -> list[Record]:
-        """All that is stored. Raises StateDirUnusable where a file is not one of ours."""
+        """All that is stored. A file that is not one of ours is set aside, which the log says.
+        Raises StateDirUnusable where one cannot be read, or not be set aside."""
         kept = [self._read(file) for file in sorted(self._services.glob(f"*{_KEPT}"))]
-        return kept + [self._read_deleted(f) for f in sorted(self._services.glob(f"*{_DELETED}"))]
+        gone = [self._read_deleted(f) for f in sorted(self._services.glob(f"*{_DELETED}"))]
+        return [record for record in kept + gone if record]
 
     def write(self, record: Record) -> None:
         """Store, so that it is there after a crash of the machine.
@@ -116,21 +122,33 @@ class StateDir:
     def _file(self, key: ServiceKey, ending: str = _KEPT) -> Path:
         return self._services / f"{key.namespace}.{key.name}{ending}"
 
-    def _read_deleted(self, file: Path) -> Record:
+    def _read_deleted(self, file: Path) -> Record | None:
         """The record of a service that is to be deleted, since its file was renamed."""
         renamed_at = datetime.fromtimestamp(file.stat().st_ctime, UTC)
-        return self._read(file).deleted(renamed_at)
+        record = self._read(file)
+        return record.deleted(renamed_at) if record else None
 
-    def _read(self, file: Path) -> Record:
+    def _read(self, file: Path) -> Record | None:
         try:
             return from_json(file.read_bytes())
+        except ValueError:
+            self._set_aside(file)
+            return None
         except OSError as e:
             raise StateDirUnusable(f"{file} cannot be read: {e.strerror}") from e
-        except ValueError as e:
-            raise StateDirUnusable(
-                f"{file} is not a service that this version stored; move it away, or start the"
-                " version that did"
-            ) from e
+
+    def _set_aside(self, file: Path) -> None:
+        aside = file.with_name(f"{file.name}.unreadable-{secrets.token_hex(4)}")
+        try:
+            file.rename(aside)
+        except OSError as e:
+            raise StateDirUnusable(f"{file} cannot be set aside: {e.strerror}") from e
+        log.error(
+            "a stored service cannot be read and does not run: start the version that stored it,"
+            " under its old name, or deploy it anew",
+            file=str(file),
+            set_aside=str(aside),
+        )
 
     def _keep_names(self) -> None:
         self._settled = False

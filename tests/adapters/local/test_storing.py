@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 
 from server.adapters.local import cluster
@@ -108,11 +109,21 @@ def test_a_write_that_was_cut_off_leaves_what_was_there(tmp_path: Path) -> None:
         assert not list((tmp_path / "state").rglob("*.new"))
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_set_aside_and_told_and_keeps_no_other_from_being_read(
+    tmp_path: Path,
+) -> None:
+    services = tmp_path / "state" / "services"
     with open_state_dir(tmp_path / "state") as state:
-        (tmp_path / "state" / "services" / "a.iris.json").write_text("{}")
-        with pytest.raises(StateDirUnusable, match=r"a\.iris\.json"):
-            state.records()
+        state.write(iris())
+        for name, content in (("a.broken.json", b"{}"), ("a.old.json", b"\xff")):
+            (services / name).write_bytes(content)
+        with structlog.testing.capture_logs() as logged:
+            assert [record.service.key.name for record in state.records()] == ["iris"]
+        assert [Path(each["file"]).name for each in logged] == ["a.broken.json", "a.old.json"]
+        assert [Path(each["set_aside"]).read_bytes() for each in logged] == [b"{}", b"\xff"]
+        with structlog.testing.capture_logs() as logged:
+            assert len(state.records()) == 1
+        assert not logged
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

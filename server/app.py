@@ -154,8 +154,8 @@ class RegistryUnusable(Exception):
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises SettingsInvalid, AddressUnusable, ClusterUnusable and
-    RegistryUnusable."""
+    """Serve until SIGTERM, SIGINT or SIGHUP. Raises SettingsInvalid, AddressUnusable,
+    ClusterUnusable and RegistryUnusable."""
     at = _dying_at(settings.testing.crash_at)
     grace = Grace(settings.stop.grace)
     opened = _kserve(settings, at) if settings.kserve.enabled else _local(settings, at, grace)
@@ -185,14 +185,19 @@ class Grace:
 
 
 async def serve(application: Application, stopping: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM or SIGINT, of which `stopping` is told. Raises AddressUnusable."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, of which `stopping` is told. Raises
+    AddressUnusable."""
     stop = asyncio.Event()
 
     def end() -> None:
         stopping()
         stop.set()
 
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        # It comes when a terminal is closed; under nohup that is no reason to stop.
+        numbers.append(signal.SIGHUP)
+    for signal_number in numbers:
         asyncio.get_running_loop().add_signal_handler(signal_number, end)
     await application.start()
     await application.run(stop)

@@ -90,6 +90,27 @@ def test_a_second_signal_of_another_kind_is_no_trouble() -> None:
         assert server.join() == 0
 
 
+def test_a_terminal_that_is_closed_stops_the_server_in_order() -> None:
+    with alone(MODELSERVICE_STOP_DELAY="0.5") as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert server.join() == 0
+        assert server.events("stopped")
+
+
+def test_under_nohup_a_terminal_that_is_closed_is_no_matter() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with alone(MODELSERVICE_STOP_DELAY="0") as server:
+            server.process.send_signal(signal.SIGHUP)
+            with grpc.insecure_channel(server.address) as channel:
+                watch = ModelServiceStub(channel).WatchStatus(WatchStatusRequest(name="svc"))
+                assert next(watch)
+                watch.cancel()
+            assert server.stop() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_deploy_that_is_under_way_is_answered(name, monkeypatch) -> None:
     with serving(settings()) as served, grpc.insecure_channel(served.address) as channel:
         served.wait_until_synced()

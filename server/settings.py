@@ -70,6 +70,15 @@ def _seconds(text: object) -> object:
         raise ValueError("is a number of seconds") from None
 
 
+def _expanded(variable: str, path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SettingsInvalid(
+            f"{variable}: must be an absolute path, or HOME be set: the home of {path} is not known"
+        ) from None
+
+
 def _checked_ports(text: str) -> str:
     given = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
     if not (given and 1024 <= int(given[1]) <= int(given[2]) <= 65535):
@@ -145,7 +154,9 @@ class Kubernetes(BaseSettings):
         """The kubeconfig to use: a path, or several as $KUBECONFIG may have. Raises SettingsInvalid
         where none of them exists."""
         paths = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        found = [Path(path).expanduser() for path in paths.split(os.pathsep) if path]
+        found = [
+            _expanded("KUBERNETES_KUBECONFIG", path) for path in paths.split(os.pathsep) if path
+        ]
         if not any(path.exists() for path in found):
             raise SettingsInvalid(
                 f"KUBERNETES_KUBECONFIG: there is no kubeconfig at {paths}; set it, or $KUBECONFIG,"
@@ -236,19 +247,20 @@ class Local(BaseSettings):
     def state_path(self) -> Path:
         """The state directory."""
         if self.state_dir:
-            return Path(self.state_dir).expanduser().absolute()
+            return _expanded("MODELSERVICE_STATE_DIR", self.state_dir).absolute()
         home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-        return Path(home).expanduser().absolute() / "modelservice"
+        return _expanded("MODELSERVICE_STATE_DIR", home).absolute() / "modelservice"
 
     def serving_python_path(self) -> Path:
         """The serving environment's interpreter, by the path that makes it that environment's."""
         beside = Path(__file__).parents[1] / ".venv-serving/bin/python"
-        return Path(self.serving_python).expanduser().absolute() if self.serving_python else beside
+        named = self.serving_python
+        return _expanded("MODELSERVICE_SERVING_PYTHON", named).absolute() if named else beside
 
     def serving_runtimes_path(self) -> Path | None:
         """The operator's own runtimes."""
         named = self.serving_runtimes
-        return Path(named).expanduser().absolute() if named else None
+        return _expanded("MODELSERVICE_SERVING_RUNTIMES", named).absolute() if named else None
 
     def model_size_limit_bytes(self) -> int:
         """The most that one model may have."""

@@ -131,6 +131,31 @@ def test_a_start_without_a_usable_cluster_ends_with_2(environment, named) -> Non
     assert named in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "MODELSERVICE_STATE_DIR"),
+        ({"KSERVE_ENABLED": "true"}, "KUBERNETES_KUBECONFIG"),
+        ({"MODELSERVICE_STATE_DIR": "~nobody-at-all/x"}, "MODELSERVICE_STATE_DIR"),
+    ],
+)
+@pytest.mark.parametrize("command", [[], ["migrate"]])
+def test_a_user_without_a_home_is_told_which_setting_to_set(
+    environment, named, command, monkeypatch, capsys
+) -> None:
+    for variable in {"HOME", *set(os.environ) - set(clean_environment())}:
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+    if command and named == "KUBERNETES_KUBECONFIG":
+        named = "MODELSERVICE_DATABASE_URL"
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"modelservice: {named}: ")
+
+
 def test_a_database_url_that_cannot_be_read_ends_a_start_with_2_and_is_not_shown(tmp_path) -> None:
     url = "postgresql://u:a:secret@h:x/d"
     ended = server(MODELSERVICE_STATE_DIR=str(tmp_path), MODELSERVICE_DATABASE_URL=url)

@@ -172,13 +172,17 @@ class _UntilReady:
             return False
         if decided.end is End.READY:
             return True
-        raise _ended_badly(self.key, decided)
+        raise _ended_badly(self.key, decided, told.spec_writer if told else "")
 
 
-def _ended_badly(key: ServiceKey, decided: Outcome) -> ServiceError:
+def _ended_badly(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceError:
     match decided.end:
         case End.SUPERSEDED:
-            return RolloutSuperseded(f"a newer rollout of {key} replaced the awaited one")
+            newer = f"a newer rollout of {key} replaced the awaited one"
+            if not spec_writer:
+                return RolloutSuperseded(newer)
+            by = f"the field manager that wrote its spec last is {spec_writer}"
+            return RolloutSuperseded(f"{newer}; {by}", field_manager=spec_writer)
         case End.STOPPED:
             return ServiceStopped(f"{key} is stopped, so the awaited rollout does not become ready")
         case End.FAILED:

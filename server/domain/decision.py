@@ -48,6 +48,13 @@ def _deleting(facts: Facts) -> Decision | None:
     return _going_away(facts, Decision(State.DELETING, awaited))
 
 
+def _namespace_deleting(facts: Facts) -> Decision | None:
+    """1. So too while the mark of deletion has not come as far as the service."""
+    if not facts.namespace_deleting:
+        return None
+    return Decision(State.DELETING, "its namespace is being deleted, and the service with it")
+
+
 def _stopped(facts: Facts) -> Decision | None:
     """2. Asked to stop: STOPPED once no pod is left."""
     if not facts.stop_asked:
@@ -204,6 +211,7 @@ def _progressing(facts: Facts) -> Decision:
 
 ROWS: tuple[Callable[[Facts], Decision | None], ...] = (
     _deleting,
+    _namespace_deleting,
     _stopped,
     _unjudged,
     _refused,
@@ -247,6 +255,7 @@ def _no_controller(facts: Facts) -> Failure:
 def _progress(facts: Facts) -> str:
     """Say what is going on, or how far each component is, in the order of the spec."""
     return facts.doing or "; ".join(
+        f"{f'{c.replaced_by}; ' if c.replaced_by else ''}"
         f"{c.shown.component.lower()}: {c.shown.desired_replicas} replicas wanted,"
         f" {c.shown.updated_replicas} of this rollout, {c.available} available"
         + (f", {c.starting.words}" if c.starting else "")

@@ -54,7 +54,8 @@ class ComponentFacts:
     `steady_at`: when the new pods will have survived their last container exit; None if none exited
     lately. `attempt`: names what the new pods are made from, where the cluster gives up on failing
     ones and begins anew; empty where it lets them stand.
-    `starting`: the new pod whose start takes longest, if it does take long.
+    `starting`: the new pod whose start takes longest, if it does take long. `replaced_by`: why pods
+    are replaced that nobody has deployed anew, in words.
     `problems`: of the new pods, most telling first. `pinned`: its traffic does not go as this
     rollout asked, because of a field that is not this rollout's. `looks_different_at`: when time
     alone will show more.
@@ -74,6 +75,7 @@ class ComponentFacts:
     attempt: str = ""
     steady_at: datetime | None = None
     starting: Starting | None = None
+    replaced_by: str = ""
     problems: tuple[Problem, ...] = ()
     pinned: Failure | None = None
     looks_different_at: datetime | None = None
@@ -105,6 +107,7 @@ class Facts:
     `warning`: what the controller complains of although all is as asked. `problems`: of the service
     as a whole. `was_ready`: this process has seen this rollout READY. `unheard`: the controller has
     said nothing since this generation was written, though it had before.
+    `namespace_deleting`: its whole namespace is being deleted, which nothing can undo.
     `unfollowed_mode`: the deployment mode, where its workloads are not among what is shown.
     `remains`: what is left, of a service that is to go. `doing`: what is going on, in the words of
     a cluster that knows; empty: what the counts tell.
@@ -126,6 +129,7 @@ class Facts:
     problems: tuple[Problem, ...] = ()
     was_ready: bool = False
     unheard: bool = False
+    namespace_deleting: bool = False
     unfollowed_mode: str = ""
     looks_different_at: datetime | None = None
     remains: Remains | None = None

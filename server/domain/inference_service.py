@@ -155,7 +155,8 @@ class InferenceService:
     which label selectors see. `etag` changes with uid, spec, labels and annotations, never with
     status. `generation` is that of the newest rollout; a mark of deletion makes none.
     `deployment_id` names the record of the deployment from the registry that it comes from; empty
-    where it does not.
+    where it does not. `spec_writer` names who wrote the spec last; empty where the cluster does not
+    tell.
     """
 
     key: ServiceKey
@@ -171,6 +172,7 @@ class InferenceService:
     delete_time: datetime | None = None
     unmanaged: bool = False
     deployment_id: str = ""
+    spec_writer: str = ""
 
     @property
     def rollout(self) -> Rollout:

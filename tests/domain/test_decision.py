@@ -72,6 +72,20 @@ def test_rows_are_tried_in_order() -> None:
     assert state(**{**everything, "deleting": False, "stop_asked": False}) is State.PENDING
 
 
+def test_a_service_in_a_namespace_that_is_being_deleted_is_deleting_and_says_so() -> None:
+    for seen in ({}, {"judged": False, "applied": False}, {"complete": False, "available": 0}):
+        decision = decide(facts(**seen, namespace_deleting=True))
+        assert decision.state is State.DELETING
+        assert "namespace is being deleted" in decision.message
+
+
+def test_why_pods_are_replaced_that_nobody_deployed_stands_before_how_far_they_are() -> None:
+    why = "the serving runtime x was changed, which replaces the pods"
+    decision = decide(facts(complete=False, completed_at=None, replaced_by=why))
+    assert decision.state is State.PROGRESSING
+    assert decision.message.startswith(f"{why}; predictor: 1 replicas wanted")
+
+
 def test_a_refusal_counts_only_two_seconds_later_and_only_while_it_is_not_applied() -> None:
     fresh = problem(FailureReason.NO_RUNTIME, since=NOW - SECOND)
     stands = problem(FailureReason.NO_RUNTIME, since=NOW - 2 * SECOND)
@@ -238,6 +252,7 @@ service_fields = {
     "ready": st.booleans(),
     "routed": st.booleans(),
     "was_ready": st.booleans(),
+    "namespace_deleting": st.booleans(),
     "updates_disabled": st.booleans(),
     "refusal": st.none() | problems,
     "looks_different_at": st.none() | moments,

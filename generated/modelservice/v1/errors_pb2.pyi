@@ -159,7 +159,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     written.
     """
     ERROR_REASON_ROLLOUT_SUPERSEDED: _ErrorReason.ValueType  # 1003
-    """ABORTED: a newer rollout of the same service has taken the awaited one's place."""
+    """ABORTED: a newer rollout of the same service has taken the awaited one's place. Metadata, on
+    KServe: field_manager, which wrote the spec last as far as the object's managedFields tell (a
+    write that only removes fields leaves no trace there); `modelservice` is this API.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1301
     """INTERNAL: a bug of the server. Nothing else gives this code."""
     ERROR_REASON_CLUSTER_UNAVAILABLE: _ErrorReason.ValueType  # 1401
@@ -347,7 +350,10 @@ ERROR_REASON_CONCURRENT_WRITE: ErrorReason.ValueType  # 1002
 written.
 """
 ERROR_REASON_ROLLOUT_SUPERSEDED: ErrorReason.ValueType  # 1003
-"""ABORTED: a newer rollout of the same service has taken the awaited one's place."""
+"""ABORTED: a newer rollout of the same service has taken the awaited one's place. Metadata, on
+KServe: field_manager, which wrote the spec last as far as the object's managedFields tell (a
+write that only removes fields leaves no trace there); `modelservice` is this API.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1301
 """INTERNAL: a bug of the server. Nothing else gives this code."""
 ERROR_REASON_CLUSTER_UNAVAILABLE: ErrorReason.ValueType  # 1401

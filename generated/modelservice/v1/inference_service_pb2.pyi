@@ -818,10 +818,10 @@ class InferenceServiceStatus(_message.Message):
         hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
         """
         STATE_DELETING: InferenceServiceStatus._State.ValueType  # 7
-        """Being deleted: pods and children still go away. After 15 s `message` names what is left:
-        finalizers, the children that the server follows, by kind and name, and pods with the time by
-        which they are to end. `failure` is set with REASON_NO_CONTROLLER where a controller has not
-        done its part.
+        """Being deleted, or in a namespace that is: pods and children still go away. After 15 s
+        `message` names what is left: finalizers, the children that the server follows, by kind and
+        name, and pods with the time by which they are to end. `failure` is set with
+        REASON_NO_CONTROLLER where a controller has not done its part.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
@@ -858,10 +858,10 @@ class InferenceServiceStatus(_message.Message):
     hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
     """
     STATE_DELETING: InferenceServiceStatus.State.ValueType  # 7
-    """Being deleted: pods and children still go away. After 15 s `message` names what is left:
-    finalizers, the children that the server follows, by kind and name, and pods with the time by
-    which they are to end. `failure` is set with REASON_NO_CONTROLLER where a controller has not
-    done its part.
+    """Being deleted, or in a namespace that is: pods and children still go away. After 15 s
+    `message` names what is left: finalizers, the children that the server follows, by kind and
+    name, and pods with the time by which they are to end. `failure` is set with
+    REASON_NO_CONTROLLER where a controller has not done its part.
     """
 
     STATE_FIELD_NUMBER: _builtins.int

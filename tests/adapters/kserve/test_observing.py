@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from modelservice.v1 import inference_service_pb2 as status_pb2
 
+from server.adapters.kserve.manifests.field_managers import last_spec_writer
+from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.observing.diagnosis import telling
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.observed import Observed
@@ -15,6 +18,7 @@ from server.adapters.kserve.observing.observing import facts_of
 from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.decision import Decision, decide
 from server.domain.status import Failure, FailureReason, State
+from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
     beginning,
     end,
@@ -23,6 +27,7 @@ from tests.adapters.kserve.shown import (
     serving_model,
     stamp,
     verdict,
+    waiting,
     warning,
     with_condition,
     with_deployment_condition,
@@ -287,6 +292,115 @@ def test_every_reason_has_a_rank_a_remedy_and_a_number_in_the_protos(reason: Fai
     assert telling(failure) >= 0
     assert reason in REMEDIES or reason in TOLD_BY_THE_STATE_TABLE
     assert status_pb2.Failure.Reason.Value(f"REASON_{reason}")
+
+
+@pytest.mark.parametrize("kind", ["deployments", "replica_sets", "service"])
+def test_a_namespace_that_is_being_deleted_is_told_by_what_may_not_be_made_in_it(kind: str) -> None:
+    observed, now = serving_model()
+    words = "unable to create new content in namespace {} because it is being terminated"
+
+    def refused(obj: Any, namespace: str) -> Any:
+        told = {"type": "x", "status": "True", "message": words.format(namespace)}
+        return {**obj, "status": {**obj["status"], "conditions": [told]}}
+
+    def seen(namespace: str) -> Observed:
+        if kind == "service":
+            return replace(observed, service=refused(observed.service, namespace))
+        objects = tuple(refused(o, namespace) for o in getattr(observed, kind))
+        return replace(observed, **{kind: objects})
+
+    assert verdict(seen("models"), now).state is State.DELETING
+    assert verdict(seen("another"), now).state is not State.DELETING
+
+
+def edited(image: str) -> tuple[Observed, datetime]:
+    """A model's rollout whose pods are being replaced, by others with this image."""
+    observed, now = serving_model()
+    [old] = observed.replica_sets
+    [deployment] = observed.deployments
+    template = deployment["spec"]["template"]
+    [container] = template["spec"]["containers"]
+    containers = [{**container, "image": image}]
+    changed: Any = merged(template, {"spec": {"containers": containers}})
+    newer = {
+        **old,
+        "metadata": {**old["metadata"], "uid": "newer", "name": f"{name_of(old)}-2"},
+        "spec": {**old["spec"], "template": changed},
+        "status": {},
+    }
+    rolling = {
+        **deployment,
+        "spec": {**deployment["spec"], "template": changed},
+        "status": {**deployment["status"], "replicas": 2},
+    }
+    [pod] = observed.pods
+    owner = {**pod["metadata"]["ownerReferences"][0], "uid": "newer"}
+    waits = {"state": waiting("ImagePullBackOff", "not found"), "name": "kserve-container"}
+    new_pod = merged(
+        pod,
+        {
+            "metadata": {"uid": "new", "name": "new", "ownerReferences": [owner]},
+            "status": {
+                "conditions": [],
+                "containerStatuses": [{**waits, "image": image, "restartCount": 0}],
+            },
+        },
+    )
+    return replace(
+        observed,
+        deployments=(rolling,),
+        replica_sets=(old, newer),
+        pods=(pod, new_pod),
+    ), now
+
+
+def test_an_image_that_a_serving_runtimes_edit_broke_is_not_blamed_on_the_service() -> None:
+    decision = verdict(*edited("no/such:image"))
+    assert decision.state is State.DEGRADED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.IMAGE_PULL
+    runtime = "kserve-sklearnserver"
+    assert decision.message.startswith(f"the serving runtime {runtime} was changed")
+    assert decision.failure.remedy.startswith(f"correct the serving runtime {runtime}")
+
+
+def test_a_first_rollouts_image_of_a_serving_runtime_is_corrected_there() -> None:
+    observed, now = edited("no/such:image")
+    first = replace(observed, replica_sets=observed.replica_sets[1:], pods=observed.pods[1:])
+    decision = verdict(first, now)
+    assert decision.state is State.FAILED
+    assert decision.failure
+    assert decision.message.startswith("the image no/such:image cannot be pulled")
+    assert "kserve-sklearnserver names the image" in decision.failure.remedy
+
+
+def test_pods_that_a_deploy_replaced_are_no_edit_of_a_serving_runtime() -> None:
+    observed, now = edited("no/such:image")
+    old, newer = observed.replica_sets
+    annotations = {"modelservice.dev/rollout": "of the Deploy before"}
+    before = merged(old, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
+    decision = verdict(replace(observed, replica_sets=(before, newer)), now)
+    assert decision.message.startswith("the image no/such:image cannot be pulled")
+
+
+def test_the_last_writer_of_the_spec_is_named_and_of_one_second_each() -> None:
+    observed, now = serving()
+    service = dict(observed.service)
+    assert last_spec_writer(service) == "modelservice"
+
+    def wrote(manager: str, at: datetime, what: str = "f:spec") -> dict[str, Any]:
+        return {"manager": manager, "time": stamp(at), "fieldsV1": {what: {}}}
+
+    def writer(*later: dict[str, Any]) -> str:
+        fields = [*service["metadata"]["managedFields"], *later]
+        return last_spec_writer({"metadata": {"managedFields": fields}})
+
+    later, last = wrote("kubectl-edit", now), wrote("argocd", now)
+    assert writer(later) == "kubectl-edit"
+    assert writer(later, last) == "argocd or kubectl-edit"
+    assert writer(wrote("labeller", now, "f:metadata")) == "modelservice"
+    assert writer(wrote("status", now) | {"subresource": "status"}) == "modelservice"
+    assert last_spec_writer({"metadata": {}}) == ""
 
 
 def test_of_a_mode_that_is_not_followed_nothing_is_claimed() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from server.adapters.kserve.manifests.field_managers import last_spec_writer
 from server.adapters.kserve.manifests.ownership import anyones, ours, owned, project
 from server.adapters.kserve.manifests.predictor_reading import spec_of, unfit
 from server.adapters.kserve.manifests.registry_riders import deployment_id_of, registered_as
@@ -59,6 +60,7 @@ def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> Infere
         delete_time=_time(meta.get("deletionTimestamp")),
         unmanaged=unmanaged,
         deployment_id="" if unmanaged else deployment_id_of(obj),
+        spec_writer=last_spec_writer(obj),
     )
 
 

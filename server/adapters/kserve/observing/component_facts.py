@@ -9,8 +9,10 @@ from server.adapters.kserve.objects import (
     Object,
     annotations_of,
     condition,
+    controller_of,
     items,
     part,
+    uid_of,
 )
 from server.adapters.kserve.observing.applied import is_applied
 from server.adapters.kserve.observing.availability import (
@@ -33,6 +35,11 @@ from server.adapters.kserve.observing.diagnosis import looks_different_at, pod_s
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.pod_start import starting
+from server.adapters.kserve.observing.runtime_changes import (
+    attributed,
+    edited_runtime,
+    replacement,
+)
 from server.domain.facts import ComponentFacts
 from server.domain.status import ComponentStatus
 
@@ -57,24 +64,36 @@ def component_facts(
     available = min(trusted)
     unproven = sum(len(ready_pods(w)) for w in wanted) - sum(trusted)
     sights = [s for w in workloads for s in pod_sights(w, which, observed, now, patience)]
+    first_completed_at = _completed_at(workloads) if applied else None
+    edited = "" if first_completed_at else _edited_runtime(which, observed, workloads[0])
     return ComponentFacts(
         _shown(which, workloads[0], applied=applied),
         present=True,
         applied=applied,
         scaled=_scaled(which, observed, workloads[0]),
         complete=present and all(_complete(w, which, workloads) for w in workloads),
-        completed_at=_completed_at(workloads) if applied else None,
+        completed_at=first_completed_at,
         zero_wanted=applied and replicas_of(workloads[0].deployment) == 0,
         available=available,
         unproven=unproven,
         unavailable_since=None if available or unproven else unavailable_since(workloads, now),
         steady_at=steady_at(workloads, now, patience),
         starting=starting(sights),
+        replaced_by=replacement(edited),
         problems=tuple(
-            p for w in workloads for p in problems_of(w, which, observed, now, patience)
+            attributed(p, service, which, edited)
+            for w in workloads
+            for p in problems_of(w, which, observed, now, patience)
         ),
         looks_different_at=min((t for t in looks_different_at(sights) if t > now), default=None),
     )
+
+
+def _edited_runtime(which: Part, observed: Observed, workload: Workload) -> str:
+    deployment = workload.deployment
+    sets = [r for r in observed.replica_sets if controller_of(r) == uid_of(deployment)]
+    newest, *others = (part(o, "spec", "template") for o in (deployment, *sets))
+    return edited_runtime(observed.service, which, newest, others)
 
 
 def _shown(which: Part, workload: Workload, *, applied: bool) -> ComponentStatus:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from server.adapters.kserve.objects import condition, holds, moment
+from server.adapters.kserve.objects import condition, holds, moment, part
 from server.adapters.kserve.observing.availability import (
     ready_pods,
     steady_at,
@@ -33,6 +33,11 @@ from server.adapters.kserve.observing.revisions import (
     is_asked,
     knative_service_of,
     traffic_of,
+)
+from server.adapters.kserve.observing.runtime_changes import (
+    attributed,
+    edited_runtime,
+    replacement,
 )
 from server.domain.facts import ComponentFacts, Problem
 from server.domain.status import ComponentStatus
@@ -59,7 +64,11 @@ def knative_facts(
     judged = _judged(found)
     sights = [s for w in judged for s in pod_sights(w, which, observed, now, patience)]
     looks = [*looks_different_at(sights), *hindered, _unrouted_at(found, patience)]
-    problems = _problems(found, judged, which, observed, now, patience)
+    edited = "" if found.complete else _edited_runtime(which, observed, found)
+    problems = tuple(
+        attributed(p, observed.service, which, edited)
+        for p in _problems(found, judged, which, observed, now, patience)
+    )
     # Of pods that are short Knative says nothing, once there were enough.
     complete = applied and found.complete and (_enough(which, judged) or not problems)
     completed_at = _completed_at(found) if applied and found.complete else None
@@ -77,10 +86,16 @@ def knative_facts(
         attempt=found.attempt,
         steady_at=steady_at(new, now, patience),
         starting=starting(sights),
+        replaced_by=replacement(edited),
         problems=problems,
         pinned=pinned_traffic(which, observed, found, completed_at) if completed_at else None,
         looks_different_at=min((t for t in looks if t and t > now), default=None),
     )
+
+
+def _edited_runtime(which: Part, observed: Observed, found: KnativeService) -> str:
+    newest = part(found.obj, "spec", "template")
+    return edited_runtime(observed.service, which, newest, (r.obj for r in found.revisions))
 
 
 def _shown(which: Part, found: KnativeService, new: Sequence[Workload]) -> ComponentStatus:

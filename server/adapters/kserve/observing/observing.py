@@ -24,12 +24,14 @@ from server.adapters.kserve.observing.components import parts_of
 from server.adapters.kserve.observing.container_environment import gate_of_service
 from server.adapters.kserve.observing.evidence import Evidence, written_at
 from server.adapters.kserve.observing.knative_facts import knative_facts
+from server.adapters.kserve.observing.namespaces import is_namespace_deleting
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
 from server.adapters.kserve.observing.remaining_objects import (
     remains_of_deletion,
     remains_of_stop,
 )
+from server.adapters.kserve.observing.runtime_changes import serving_runtime_of
 from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.commands import asks_stop
 from server.domain.container_output import OutputGate
@@ -71,6 +73,7 @@ def facts_of(
         written_at=written,
         components=components,
         deleting=bool(part(service, "metadata").get("deletionTimestamp")),
+        namespace_deleting=is_namespace_deleting(observed),
         stop_asked=asks_stop(annotations),
         stopped=holds(service, "Stopped") and not observed.pods,
         judged=bool(condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
@@ -107,7 +110,7 @@ def status_of(
         failure=decision.failure,
         url=str(status.get("url") or ""),
         cluster_url=str(part(status, "address").get("url") or ""),
-        serving_runtime=_serving_runtime(service),
+        serving_runtime=serving_runtime_of(service),
         deployment_mode=str(status.get("deploymentMode") or ""),
         components=tuple(c.shown for c in facts.components),
         conditions=tuple(_condition(c, output) for c in items(status, "conditions")),
@@ -164,14 +167,6 @@ def _ingress_problems(
             first_seen_time=since,
         )
         yield Problem(failure, since, tolerated=None)
-
-
-def _serving_runtime(service: Object) -> str:
-    """The status keeps a former model's runtime, so the spec is asked first."""
-    if "model" not in part(service, "spec", "predictor"):
-        return ""
-    status = part(service, "status")
-    return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")
 
 
 def _condition(raw: Object, output: OutputGate) -> Condition:

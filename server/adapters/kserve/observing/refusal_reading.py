@@ -27,7 +27,6 @@ _MEANINGS = (
     # The cluster lacks an API, cannot ask a webhook, or denies KServe itself the right.
     ("no matches for kind", FailureReason.RECONCILE_FAILED),
     ("failed calling webhook", FailureReason.RECONCILE_FAILED),
-    ("because it is being terminated", FailureReason.RECONCILE_FAILED),
     ('is forbidden: User "', FailureReason.RECONCILE_FAILED),
     (" is invalid: ", FailureReason.INVALID_SPEC),
     ("denied the request", FailureReason.INVALID_SPEC),

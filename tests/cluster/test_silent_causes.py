@@ -1,0 +1,133 @@
+"""What somebody else did to a rollout is reported with its cause, and not as the caller's fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from grpc import StatusCode
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from server.domain.inference_service import ServiceKey
+
+from .asking import Reason, State, container, deploy, model, wait_ready
+from .direct import edit
+from .lab import Cluster, wait_until
+from .recording import Until
+from .test_rollouts import Watching, watching
+
+__all__ = ["watching"]
+
+ADMISSION = "admissionregistration.k8s.io/v1"
+
+
+def runtime(namespace: str, image: str) -> dict[str, object]:
+    return {
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "ServingRuntime",
+        "metadata": {"name": "teams-own", "namespace": namespace},
+        "spec": {
+            "supportedModelFormats": [{"name": "sklearn", "version": "1"}],
+            "containers": [{"name": "kserve-container", "image": image}],
+        },
+    }
+
+
+def test_a_serving_runtime_whose_edit_breaks_a_rollout_is_named_as_the_cause(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
+) -> None:
+    cluster.apply(runtime(namespace, "lab/slow:1s"))
+    rollout_id = deploy(stub, namespace, "iris", model(runtime="teams-own")).rollout_id
+    wait_ready(stub, namespace, "iris", rollout_id)
+    heard = watching("iris")
+    heard.wait_state(State.STATE_READY, 1)
+
+    cluster.apply(runtime(namespace, "lab/slow:2s"))
+    replaced = heard.wait(
+        lambda s: "the serving runtime teams-own was changed" in s.status.message,
+        "the pods are replaced",
+    )
+    assert replaced.status.state == State.STATE_PROGRESSING
+    wait_ready(stub, namespace, "iris", rollout_id)
+
+    cluster.apply(runtime(namespace, "lab/missing:1"))
+    degraded = heard.wait_state(State.STATE_DEGRADED, 1)
+    failure = degraded.status.failure
+    assert Reason.Name(failure.reason) == "REASON_IMAGE_PULL"
+    assert failure.message.startswith("the serving runtime teams-own was changed"), failure.message
+    assert "correct the serving runtime teams-own" in failure.remedy
+
+
+def test_a_wait_that_somebody_elses_write_ends_names_the_field_manager(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
+) -> None:
+    answer = deploy(stub, namespace, "iris", container("lab/slow:10s"))
+    waited = watching("iris", until=Until.UNTIL_READY, rollout_id=answer.rollout_id)
+    waited.wait(lambda s: s.generation == 1, "it is waited for")
+    edit(cluster, ServiceKey(namespace, "iris"), {"spec": {"predictor": {"maxReplicas": 3}}})
+    refusal = waited.end()
+    assert refusal
+    assert (refusal.code, refusal.reason) == (StatusCode.ABORTED, "ROLLOUT_SUPERSEDED")
+    assert "kubectl-edit" in refusal.message
+
+
+@pytest.fixture
+def kept_service(cluster: Cluster, namespace: str) -> Iterator[None]:
+    """A policy of the cluster that lets nobody delete the namespace's InferenceServices."""
+    rule = {
+        "apiGroups": ["serving.kserve.io"],
+        "apiVersions": ["*"],
+        "operations": ["DELETE"],
+        "resources": ["inferenceservices"],
+    }
+    policy = {
+        "apiVersion": ADMISSION,
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": namespace},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "false", "message": "kept by the test"}],
+        },
+    }
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    binding = {
+        "apiVersion": ADMISSION,
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": namespace},
+        "spec": {
+            "policyName": namespace,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": selector},
+        },
+    }
+    cluster.apply(policy)
+    cluster.apply(binding)
+    yield
+    cluster.delete(binding)
+    cluster.delete(policy)
+
+
+@pytest.mark.usefixtures("kept_service")
+def test_a_namespace_that_is_being_deleted_is_said_so_before_its_service_is(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
+) -> None:
+    answer = deploy(stub, namespace, "iris", container())
+    wait_ready(stub, namespace, "iris", answer.rollout_id)
+    path = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/iris"
+
+    def is_kept() -> bool:
+        with suppress(Exception):
+            cluster.request("DELETE", f"{path}?dryRun=All")
+            return False
+        return True
+
+    wait_until(is_kept, "the policy holds")
+    heard = watching("iris")
+    cluster.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    going = heard.wait_state(State.STATE_DELETING, 1)
+    assert "namespace is being deleted" in going.status.message
+    assert "deletionTimestamp" not in cluster.get(path)["metadata"]
+    refusal = watching("iris", until=Until.UNTIL_READY, rollout_id=answer.rollout_id).end()
+    assert refusal
+    assert refusal.reason == "ROLLOUT_GONE"

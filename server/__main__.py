@@ -22,6 +22,7 @@ from pathlib import Path
 import structlog
 
 from server import __version__, logs, settings
+from server.domain.container_output import without_controls
 
 WRONG_SETTING = 2
 FAILED = 1
@@ -118,7 +119,7 @@ def _find_stubs() -> None:
 
 
 def _say(what: str, code: int) -> int:
-    print("modelservice:", " ".join(what.split()), file=sys.stderr)
+    print("modelservice:", " ".join(without_controls(what).split()), file=sys.stderr)
     return code
 
 

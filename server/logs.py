@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from structlog.typing import Processor
 
+from server.domain.container_output import without_controls
 from server.settings import Log
 
 # Only what they warn of: their requests and retries are told by those who make them.
@@ -42,8 +43,17 @@ def configure(log: Log) -> None:
 def _renderer(log: Log) -> Processor:
     chosen = log.format or ("console" if sys.stderr.isatty() else "json")
     if chosen == "console":
-        return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        return lambda logger, method, event: render(logger, method, _plain(event))
     return structlog.processors.JSONRenderer(serializer=_json)
+
+
+def _plain(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Without what a terminal would take for commands, which JSON escapes by itself."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = without_controls(value)
+    return event
 
 
 def _configure_libraries(shared: list[Processor], renderer: Processor, level: int) -> None:

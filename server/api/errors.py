@@ -16,6 +16,7 @@ from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import Failure
 
 from server.api.statuses import failure_message
+from server.domain.container_output import without_controls
 from server.domain.errors import ErrorReason, FieldInvalid, RolloutFailed, ServiceError
 
 DOMAIN = "modelservice"
@@ -138,8 +139,11 @@ def _shortened(failure: Failure) -> Failure:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text within `limit` bytes of UTF-8, what that cannot express replaced."""
-    encoded = text.encode(errors="replace")
+    """The text within `limit` bytes of UTF-8, what that cannot express replaced, and without what
+    a terminal would take for commands."""
+    # Of a long text only what may be shown is looked at.
+    plain = without_controls(text[: 4 * limit])
+    encoded = plain.encode(errors="replace")
     if len(encoded) <= limit:
         return encoded.decode()
     return encoded[: limit - 3].decode(errors="ignore") + "..."

@@ -7,6 +7,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import inference_service_pb2 as pb
 
+from server.domain.container_output import without_controls
 from server.domain.status import (
     Component,
     ComponentStatus,
@@ -21,7 +22,7 @@ def status_message(status: InferenceServiceStatus) -> pb.InferenceServiceStatus:
     """The status, its failure with log lines."""
     return pb.InferenceServiceStatus(
         state=_state_number(status.state),
-        message=status.message,
+        message=without_controls(status.message),
         serving=status.serving,
         latest_ready_generation=status.latest_ready_generation,
         failure=failure_message(status.failure) if status.failure else None,
@@ -39,8 +40,8 @@ def failure_message(failure: Failure) -> pb.Failure:
     """The failure, in lists and in error details as well."""
     return pb.Failure(
         reason=pb.Failure.Reason.Value(f"REASON_{failure.reason.value}"),
-        message=failure.message,
-        remedy=failure.remedy,
+        message=without_controls(failure.message),
+        remedy=without_controls(failure.remedy),
         rollout_id=failure.rollout_id,
         component=_component_number(failure.component),
         pod=failure.pod,
@@ -89,7 +90,7 @@ def _condition_message(condition: Condition) -> pb.Condition:
     return pb.Condition(
         type=condition.type,
         status=condition.status,
-        reason=condition.reason,
-        message=condition.message,
+        reason=without_controls(condition.reason),
+        message=without_controls(condition.message),
         last_transition_time=time_message(condition.last_transition_time),
     )

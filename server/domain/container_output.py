@@ -21,6 +21,11 @@ _CONTROLS = re.compile(
 )
 
 
+def without_controls(text: str) -> str:
+    """Return the text without what a terminal would take for commands."""
+    return _CONTROLS.sub("", text)
+
+
 @dataclass(frozen=True, slots=True)
 class OutputGate:
     """Decide what is shown of the text that the containers of one service wrote.
@@ -35,7 +40,7 @@ class OutputGate:
 
         Text must be cut after this, never before: half a secret would not be known for one.
         """
-        plain = _CONTROLS.sub("", written).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        plain = without_controls(written).replace("\0", "\N{REPLACEMENT CHARACTER}")
         for value in self.secrets:
             plain = plain.replace(value, "***")
         return plain

@@ -10,13 +10,15 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.demo import SERVING_PYTHON
 
 KEPT = Path(__file__).parent
+DOCS = KEPT.parents[1] / "docs" / "local.md"
 NAME = "iris"
 
 _OWN_CODE = """
@@ -164,3 +166,19 @@ REAL_MODELS = {
     "a folder that MLflow saved": RealModel("mlflow", _mlflow),
     "a tarball of it with a top folder": RealModel("mlflow", _packed(_mlflow, "model")),
 }
+
+
+class Row(NamedTuple):
+    """Of the table of docs/local.md. Words may follow a reason: "MODEL_LOAD: `words`"."""
+
+    files: str
+    format: str
+    local: str
+    on_kserve: str
+
+
+def documented() -> Iterator[Row]:
+    """The table, row by row."""
+    _, table = DOCS.read_text().split("|---|---|---|---|\n")
+    for line in table.partition("\n\n")[0].splitlines():
+        yield Row(*(cell.strip() for cell in line.split("|")[1:5]))

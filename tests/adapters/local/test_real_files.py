@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,11 +21,10 @@ from tests.adapters.local.serving import BRISK
 from tests.adapters.local.world import World, world_of
 from tests.demo import SERVING_PYTHON
 from tests.demo.training import trained
-from tests.real_models import ANSWER, NAME, REAL_MODELS
+from tests.real_models import ANSWER, NAME, REAL_MODELS, Row, documented
 
 # One that has mlserver-xgboost, mlserver-lightgbm and mlserver-mlflow shows all of the table.
 PYTHON = Path(os.environ.get("MODELSERVICE_TEST_SERVING_PYTHON") or SERVING_PYTHON)
-DOCS = Path(__file__).parents[3] / "docs" / "local.md"
 
 pytestmark = [
     pytest.mark.skipif(not SERVING_PYTHON.exists(), reason="no .venv-serving: make serving"),
@@ -33,16 +32,8 @@ pytestmark = [
 ]
 
 
-def rows() -> Iterator[tuple[str, str, str]]:
-    """Of the table: the files, their format, what the local cluster makes of them."""
-    _, table = DOCS.read_text().split("|---|---|---|---|\n")
-    for line in table.partition("\n\n")[0].splitlines():
-        _, files, model_format, local, _, _ = (cell.strip() for cell in line.split("|"))
-        yield files, model_format, local
-
-
 def test_the_table_has_all_of_them() -> None:
-    assert [files for files, _, _ in rows()] == list(REAL_MODELS)
+    assert [row.files for row in documented()] == list(REAL_MODELS)
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +51,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield world
 
 
-@pytest.mark.parametrize(("files", "model_format", "expected"), list(rows()))
+@pytest.mark.parametrize("row", list(documented()), ids=lambda row: f"{row.format}: {row.files}")
 async def test_of_real_files_comes_what_the_docs_say(
-    files: str, model_format: str, expected: str, world: World, iris: Path, tmp_path: Path
+    row: Row, world: World, iris: Path, tmp_path: Path
 ) -> None:
-    real = REAL_MODELS[files]
+    real, model_format, expected = REAL_MODELS[row.files], row.format, row.local
     assert real.format == model_format
     folder = tmp_path / "files"
     folder.mkdir()

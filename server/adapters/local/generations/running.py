@@ -149,7 +149,7 @@ async def _process(
     try:
         # A model may have left gigabytes there, and requests must not wait for their end.
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        _write(launch, folder)
+        await _written(launch, folder)
         process = await ModelProcess.start(launch.command, folder, environment)
     except OSError as e:
         raise Failed(unwritable(e)) from e
@@ -158,6 +158,16 @@ async def _process(
         yield process
     finally:
         await process.end(means.patience.stop)
+
+
+async def _written(launch: Launch, folder: Path) -> None:
+    """Write in a thread, since a model's folder may have thousands of entries to link to."""
+    writing = asyncio.ensure_future(asyncio.to_thread(_write, launch, folder))
+    try:
+        await asyncio.shield(writing)
+    finally:
+        # Whoever gives it up removes the folder, in which nothing may come to be later.
+        await asyncio.wait({writing})
 
 
 def _write(launch: Launch, folder: Path) -> None:

@@ -22,6 +22,7 @@ from tests.adapters.kserve.shown import (
     warning,
     with_condition,
     with_container,
+    with_deployment,
     with_pods,
     with_service,
 )
@@ -39,7 +40,7 @@ def status(observed: Observed, now: datetime) -> InferenceServiceStatus:
 
 
 def with_secret() -> tuple[Observed, datetime]:
-    """A first rollout that is starting, whose container holds the secret."""
+    """A first rollout that is starting, whose pod holds the secret."""
     observed, now = starting()
     return with_pods(observed, {"spec": {"containers": CONTAINERS}}), now
 
@@ -67,6 +68,11 @@ def failed_revision() -> tuple[Observed, datetime]:
 
 def shown_where(place: str) -> tuple[Observed, datetime]:
     observed, now = with_secret()
+    if place == "condition":
+        template = {"spec": {"template": {"spec": {"containers": CONTAINERS}}}}
+        message = f'Revision "iris-predictor-00001" failed with message: {SAID}.'
+        made = with_deployment(observed, template)
+        return with_condition(made, "PredictorReady", status="False", message=message), now
     if place == "termination message":
         exits = ended(1, now, message=SAID)
         return with_container(observed, state=exits, restartCount=2), now
@@ -75,9 +81,6 @@ def shown_where(place: str) -> tuple[Observed, datetime]:
     if place == "probe":
         probed = warning(observed.pods[0], "Unhealthy", SAID, now)
         return replace(observed, events=(probed,)), now + timedelta(seconds=61)
-    if place == "condition":
-        message = f'Revision "iris-predictor-00001" failed with message: {SAID}.'
-        return with_condition(observed, "PredictorReady", status="False", message=message), now
     assert place == "revision"
     return failed_revision()
 

@@ -17,10 +17,14 @@ def gate_of_pod(pod: Object) -> OutputGate:
 
 
 def gate_of_service(observed: Observed) -> OutputGate:
-    """Return the gate for text that repeats what some container of the service wrote."""
+    """Return the gate for text that repeats what some container of the service wrote.
+
+    Read from what pods are made from: of these there may be thousands.
+    """
     spec = part(observed.service, "spec")
     asked = [part(spec, kind) for kind in _COMPONENTS]
-    made = [part(o, "spec") for o in (*observed.revisions, *observed.pods)]
+    made = [part(revision, "spec") for revision in observed.revisions]
+    made += [part(d, "spec", "template", "spec") for d in observed.deployments]
     models = [part(component, "model") for component in asked]
     containers = [c for pod in (*asked, *made) for c in _containers(pod)]
     return gate_for(_variables([*models, *containers]))

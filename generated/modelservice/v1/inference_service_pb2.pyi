@@ -117,8 +117,10 @@ class InferenceService(_message.Message):
     @_builtins.property
     def spec(self) -> Global___InferenceServiceSpec:
         """What was asked for, without the defaults that KServe or this server add, so that it can be
-        given back to Deploy, which then answers ACTION_UNCHANGED. For an unmanaged service it is read
-        from the object, and `status.message` names what this API has no field for.
+        given back to Deploy, which then answers ACTION_UNCHANGED, also after others have edited fields
+        of it. For an unmanaged service it is read from the object. What others set in the object and
+        this API has no field for is named in `status.message`: a Deploy with `force` takes away what
+        of that is in the predictor.
         """
 
     @_builtins.property

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from server.adapters.kserve.manifests.manifest import Wish
-from server.adapters.kserve.manifests.reading_back import requests_of, service_of
+from server.adapters.kserve.manifests.reading_back import dropped_by, requests_of, service_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.domain.admission import PastRequest
 from server.domain.commands import Action
@@ -27,6 +27,9 @@ from server.domain.status import InferenceServiceStatus, State
 from tests.adapters.kserve.storing import applied, edited, stored
 from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
 
+UDP = {"containerPort": 8080, "protocol": "UDP"}
+REFERRED = {"name": "Z", "value": "1"}
+REFERRING = {"name": "A", "value": "$(Z)/x"}
 STATUS = InferenceServiceStatus(State.READY, "it serves")
 
 
@@ -190,6 +193,77 @@ def test_to_name_what_kubernetes_takes_anyway_asks_for_nothing() -> None:
     )
     beside = read(theirs({"model": model, "automountServiceAccountToken": True, "hostPID": True}))
     assert "spec.predictor.hostPID" in beside.status.message
+
+
+@pytest.mark.parametrize(
+    ("predictor", "told"),
+    [
+        (
+            {"model": {"modelFormat": {"name": "m"}}, "automountServiceAccountToken": False},
+            "spec.predictor.automountServiceAccountToken",
+        ),
+        (
+            {"containers": [{"name": "kserve-container", "ports": [UDP]}]},
+            "spec.predictor.containers[kserve-container].ports[0].protocol",
+        ),
+        (
+            {"containers": [{"name": "kserve-container", "env": [REFERRED, REFERRING]}]},
+            "the order of spec.predictor.containers.env",
+        ),
+        (
+            {
+                "model": {"modelFormat": {"name": "m"}},
+                **{f"field{n:02}": {"x": 1} for n in range(30)},
+            },
+            ", ".join(f"spec.predictor.field{n:02}" for n in range(30)),
+        ),
+    ],
+    ids=["token", "value", "order", "many"],
+)
+def test_an_adoption_loses_nothing_that_is_not_named(predictor: dict[str, Any], told: str) -> None:
+    assert read(theirs(predictor)).status.message == f"it serves; not part of `spec`: {told}"
+
+
+def test_what_a_webhook_added_comes_again_and_is_not_named() -> None:
+    obj = theirs({"model": {"modelFormat": {"name": "m"}}})
+    obj["spec"]["predictor"]["automountServiceAccountToken"] = False
+    assert read(obj).status == STATUS
+
+
+def test_what_kserve_rewrote_as_a_whole_is_named_though_nobody_owns_it() -> None:
+    obj = theirs({"sklearn": {"storageUri": "gs://b/m", "workingDir": "/w"}})
+    asked = obj["spec"]["predictor"].pop("sklearn")
+    obj["spec"]["predictor"]["model"] = {"modelFormat": {"name": "sklearn"}, **asked}
+    assert read(obj).status.message.endswith(": spec.predictor.model.workingDir")
+
+
+def test_another_managers_label_is_named_since_ours_takes_its_place() -> None:
+    obj = theirs({"model": {"modelFormat": {"name": "m"}}})
+    obj["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm"}
+    assert read(obj).status.message.endswith(": metadata.labels.app.kubernetes.io/managed-by")
+
+
+def test_what_others_have_in_a_service_of_ours_is_named_too() -> None:
+    logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
+    service = read(edited(applied(Wish(KEY, MODEL)), "kubectl-edit", logger))
+    assert not service.unmanaged
+    assert service.status.message == "it serves; not part of `spec`: spec.predictor.logger"
+
+
+def test_what_an_adoption_dropped_is_told_of_what_was_written() -> None:
+    before = theirs(
+        {
+            "model": {"modelFormat": {"name": "m"}, "workingDir": "/w"},
+            "automountServiceAccountToken": False,
+            "logger": {"mode": "all"},
+        }
+    )
+    after = theirs({"containers": [], "logger": {"mode": "all"}})
+    assert dropped_by(after, before) == [
+        "spec.predictor.automountServiceAccountToken",
+        "spec.predictor.model.workingDir",
+    ]
+    assert dropped_by(before, before) == []
 
 
 def test_a_predictor_of_no_kind_that_we_know_has_no_spec() -> None:

@@ -16,6 +16,9 @@ from server.adapters.kserve.names import FIELD_MANAGER
 Fields = Mapping[str, Any]
 """FieldsV1: `f:NAME` a field, `k:{...}` a list's item by its key, `.` the node itself."""
 
+ItemKey = tuple[tuple[str, Any], ...]
+"""What identifies an item of a list: its fields of these names have these values."""
+
 Entry = Mapping[str, Any]
 
 PREDICTOR = ("f:spec", "f:predictor")
@@ -47,7 +50,7 @@ def owned(obj: Mapping[str, Any], whose: Callable[[Entry], bool], *path: str) ->
 
 def project(value: Any, fields: Fields | None) -> Any:
     """What of `value` is in `fields`; a node without children there is taken whole."""
-    if not fields or fields.keys() == _ITSELF:
+    if not fields or holds_whole(fields):
         return value
     if isinstance(value, dict):
         return {
@@ -60,12 +63,52 @@ def project(value: Any, fields: Fields | None) -> Any:
     return value
 
 
-def predictor_owners(obj: Mapping[str, Any]) -> list[str]:
-    """The names of others who own a part of the predictor."""
+def without_additions(value: Any, fields: Fields | None) -> Any:
+    """What of `value` was asked, where admission webhooks may have rewritten whole parts of it.
+
+    A single value that nobody owns among others that somebody does was put in by a webhook, which
+    does so again. A map or list that nobody owns may be what somebody asked, under another name.
+    """
+    if not fields or holds_whole(fields) or not isinstance(value, dict):
+        return value
+    return {
+        name: without_additions(item, fields.get(f"f:{name}"))
+        for name, item in value.items()
+        if f"f:{name}" in fields or isinstance(item, dict | list)
+    }
+
+
+def holds_whole(fields: Fields) -> bool:
+    """Whether the node has one owner as a whole: a single value, or an atomic map or list."""
+    return not fields or fields.keys() == _ITSELF
+
+
+def items_by_key(fields: Fields) -> Mapping[ItemKey, Fields]:
+    """The nodes of a list's items by their keys; empty where the list is atomic."""
+    return {_parsed_key(name): node for name, node in fields.items() if name[:2] == "k:"}
+
+
+def item_key(item: Any, nodes: Mapping[ItemKey, Fields]) -> ItemKey | None:
+    """The key among `nodes` by which an item goes; None where it goes by none of them."""
+    # One or two shapes for a list, such as (name) or (containerPort, protocol).
+    for shape in {tuple(field for field, _ in key) for key in nodes}:
+        key = tuple([(field, item.get(field)) for field in shape])
+        if key in nodes:
+            return key
+    return None
+
+
+def owners(obj: Mapping[str, Any], *path: str) -> list[str]:
+    """The names of others who own a part of what is under `path`."""
     others = [e for e in entries(obj) if not ours(e)]
     return sorted(
-        {str(e.get("manager", "")) for e in others if _descend(e.get("fieldsV1", {}), PREDICTOR)}
+        {str(e.get("manager", "")) for e in others if _descend(e.get("fieldsV1", {}), path)}
     )
+
+
+def predictor_owners(obj: Mapping[str, Any]) -> list[str]:
+    """The names of others who own a part of the predictor."""
+    return owners(obj, *PREDICTOR)
 
 
 def entries(obj: Mapping[str, Any]) -> list[Entry]:
@@ -90,22 +133,14 @@ def _descend(fields: Fields, path: Iterable[str]) -> Fields | None:
 
 
 def _items(value: list[Any], fields: Fields) -> list[Any]:
-    owned_items = {_item_key(name): node for name, node in fields.items() if name[:2] == "k:"}
-    if not owned_items:
+    nodes = items_by_key(fields)
+    if not nodes:
         return value
-    # One or two shapes for a list, such as (name) or (containerPort, protocol).
-    shapes = {tuple(field for field, _ in key) for key in owned_items}
-    kept = []
-    for item in value:
-        for shape in shapes:
-            key = tuple([(field, item.get(field)) for field in shape])
-            if key in owned_items:
-                kept.append(project(item, owned_items[key]))
-                break
-    return kept
+    keyed = ((item_key(item, nodes), item) for item in value)
+    return [project(item, nodes[key]) for key, item in keyed if key is not None]
 
 
 @lru_cache(maxsize=4096)
-def _item_key(name: str) -> tuple[tuple[str, Any], ...]:
+def _parsed_key(name: str) -> ItemKey:
     """What identifies a list's item, from managedFields' `k:{"name":"main"}`."""
     return tuple(sorted(json.loads(name[2:]).items()))

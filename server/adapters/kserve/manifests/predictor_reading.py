@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from server.adapters.kserve.manifests.beyond import beyond
 from server.adapters.kserve.manifests.manifest import predictor_of
 from server.adapters.kserve.manifests.riders import FilledIn
 from server.adapters.kserve.names import CONTAINER
@@ -22,21 +23,6 @@ from server.domain.inference_service import (
     Toleration,
 )
 from server.domain.quantities import canonical
-
-# What KServe's webhook and the schema put in beside whatever was asked.
-_ADDED_BY_KSERVE = ("spec.predictor.automountServiceAccountToken",)
-
-# What Kubernetes takes for a field that is left out: to name it asks for nothing.
-_DEFAULTS = {
-    "optional": False,
-    "hostNetwork": False,
-    "hostPID": False,
-    "hostIPC": False,
-    "stdin": False,
-    "stdinOnce": False,
-    "tty": False,
-    "restartPolicy": "Always",
-}
 
 
 def spec_of(
@@ -76,8 +62,22 @@ def unfit(
     foreign = {key: text for key, text in riders.items() if not key.startswith(OUR_PREFIX)}
     whole = {**spec, "predictor": {**predictor, **({"annotations": foreign} if foreign else {})}}
     shown = predictor_of(read, filled_in) if read else {}
-    paths = _beyond(whole, {"predictor": shown}, "spec")
-    return sorted(path for path in paths if path not in _ADDED_BY_KSERVE)
+    reordered = _reordered_variables(predictor, shown)
+    return sorted({*beyond(whole, {"predictor": shown}, "spec"), *reordered})
+
+
+def _reordered_variables(predictor: Mapping[str, Any], shown: Mapping[str, Any]) -> list[str]:
+    """Where variables stand in another order than that of `shown`, and one refers to another."""
+    before, after = _variables_of(predictor), _variables_of(shown)
+    refers = any("$(" in str(variable.get("value")) for variable in before)
+    moved = [v["name"] for v in before] != [v["name"] for v in after]
+    kind = "model" if predictor.get("model") else "containers"
+    return [f"the order of spec.predictor.{kind}.env"] if refers and moved else []
+
+
+def _variables_of(predictor: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    read = _implementation(predictor)
+    return list(read[1].get("env") or ()) if read else []
 
 
 def _implementation(
@@ -163,33 +163,3 @@ def _toleration(toleration: Mapping[str, Any]) -> Toleration:
         effect=toleration.get("effect", ""),
         toleration_seconds=toleration.get("tolerationSeconds"),
     )
-
-
-def _beyond(whole: Any, shown: Any, path: str) -> Iterator[str]:
-    """The paths in `whole` that `shown` lacks; what is empty in `whole` says nothing."""
-    if isinstance(whole, dict) and isinstance(shown, Mapping):
-        for name, value in whole.items():
-            if value in ("", None, {}, []) or (name in _DEFAULTS and _DEFAULTS[name] == value):
-                continue
-            if name in shown:
-                yield from _beyond(value, shown[name], f"{path}.{name}")
-            else:
-                yield f"{path}.{name}"
-    elif isinstance(whole, list) and isinstance(shown, list):
-        yield from _items_beyond(whole, shown, path)
-
-
-def _items_beyond(whole: list[Any], shown: list[Any], path: str) -> Iterator[str]:
-    """The items of a list: each found again by its name where it has one, else by its place."""
-    # The first of a name counts, so it is put in last.
-    twins = {_name(s): s for s in reversed(shown)} | dict(enumerate(shown))
-    for place, value in enumerate(whole):
-        known_by = _name(value) or place
-        if known_by in twins:
-            yield from _beyond(value, twins[known_by], f"{path}[{known_by}]")
-        else:
-            yield f"{path}[{known_by}]"
-
-
-def _name(item: Any) -> str | None:
-    return item.get("name") if isinstance(item, dict) else None

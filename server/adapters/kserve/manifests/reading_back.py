@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from server.adapters.kserve.manifests.beyond import beyond
 from server.adapters.kserve.manifests.field_managers import last_spec_writer
-from server.adapters.kserve.manifests.ownership import anyones, ours, owned, project
+from server.adapters.kserve.manifests.ownership import (
+    anyones,
+    ours,
+    owned,
+    owners,
+    project,
+    without_additions,
+)
 from server.adapters.kserve.manifests.predictor_reading import spec_of, unfit
 from server.adapters.kserve.manifests.registry_riders import deployment_id_of, registered_as
 from server.adapters.kserve.manifests.riders import filled_in_of, noted_requests
@@ -19,17 +27,17 @@ from server.adapters.kserve.names import (
     MODE_ANNOTATION,
     REQUESTS_ANNOTATION,
 )
-from server.adapters.kserve.objects import rollout_of
+from server.adapters.kserve.objects import part, rollout_of
 from server.domain.admission import PastRequest, Stored
 from server.domain.commands import OUR_PREFIX, fingerprint
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.status import InferenceServiceStatus, State
-from server.domain.wording import listed
 
 UNJUDGED = InferenceServiceStatus(State.PENDING)
 """For an object of which only what it asks for is wanted, or known yet."""
 
-_PATHS_TOLD = 10
+NOT_SHOWN = "not part of `spec`"
+_LONGEST_NOTE = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +50,18 @@ class Asked:
 
 
 def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> InferenceService:
-    """The service, with what does not fit the contract named in the status of an unmanaged one."""
+    """The service, with what does not fit the contract named in its status."""
     meta = obj["metadata"]
     asked = asked_of(obj)
     unmanaged = is_unmanaged(obj)
+    # What we write has its field.
+    others_wrote = unmanaged or owners(obj, "f:spec")
     return InferenceService(
         key=key_of(obj),
         uid=meta["uid"],
         generation=rollout_of(obj).generation,
         spec=asked.spec,
-        status=_naming(status, unfit_of(obj)) if unmanaged else status,
+        status=naming(status, NOT_SHOWN, unfit_of(obj)) if others_wrote else status,
         etag=etag_of(obj),
         create_time=datetime.fromisoformat(meta["creationTimestamp"]),
         labels=asked.labels,
@@ -91,7 +101,31 @@ def asked_of(obj: Mapping[str, Any]) -> Asked:
 
 def unfit_of(obj: Mapping[str, Any]) -> list[str]:
     """The paths of what the object asks for and the contract has no field for."""
-    return unfit(_asked_spec(obj), asked_of(obj).spec, filled_in_of(obj))
+    if not is_unmanaged(obj):
+        return unfit(_asked_spec(obj), asked_of(obj).spec, filled_in_of(obj))
+    spec = without_additions(obj.get("spec", {}), owned(obj, anyones, "f:spec"))
+    paths = unfit(spec, asked_of(obj).spec, filled_in_of(obj))
+    manager = part(obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
+    return paths if manager == MANAGED_BY_VALUE else [f"metadata.labels.{MANAGED_BY_KEY}", *paths]
+
+
+def dropped_by(written: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """What of the object did not fit the contract, and is no longer in what was written of it."""
+    gone = list(beyond(_content(current), _content(written), ""))
+    return [path for path in unfit_of(current) if any(_overlap(path, g[1:]) for g in gone)]
+
+
+def _content(obj: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "metadata": {"labels": part(obj, "metadata", "labels")},
+        "spec": {"predictor": part(obj, "spec", "predictor")},
+    }
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two paths leads to the other."""
+    short, long = sorted((one, other), key=len)
+    return long == short or long.startswith((f"{short}.", f"{short}["))
 
 
 def _asked_spec(obj: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,10 +180,13 @@ def _users(content: Mapping[str, str], *besides: str) -> dict[str, str]:
     }
 
 
-def _naming(status: InferenceServiceStatus, unfit: list[str]) -> InferenceServiceStatus:
-    if not unfit:
+def naming(status: InferenceServiceStatus, what: str, paths: list[str]) -> InferenceServiceStatus:
+    """The status, with the paths in its message; they are cut only where they are longer than a
+    message may be."""
+    if not paths:
         return status
-    note = f"not part of `spec`: {listed(unfit, _PATHS_TOLD)}"
+    told = f"{what}: {', '.join(paths)}"
+    note = told if len(told) <= _LONGEST_NOTE else f"{told[:_LONGEST_NOTE]}... ({len(paths)})"
     return replace(status, message=f"{status.message}; {note}" if status.message else note)
 
 

@@ -17,6 +17,7 @@ from server.domain.inference_service import (
     Scaling,
     SecretKeyRef,
     ServiceKey,
+    ServingPredictor,
     Toleration,
 )
 from server.domain.quantities import value
@@ -142,11 +143,13 @@ def environments(
 
 
 @st.composite
-def specs(draw: st.DrawFn) -> InferenceServiceSpec:
+def specs(
+    draw: st.DrawFn, predictors: st.SearchStrategy[ServingPredictor] = containers | models
+) -> InferenceServiceSpec:
     """Specs of every kind for the mode Standard, quantities in whatever form."""
     env, secret_env = draw(environments())
     return InferenceServiceSpec(
-        predictor=draw(containers | models),
+        predictor=draw(predictors),
         env=env,
         secret_env=secret_env,
         resources=draw(resources()),

@@ -313,6 +313,31 @@ async def test_force_adopts_a_service_as_the_deploy_has_it(
     assert outcome(again) == (Action.UNCHANGED, adopted.rollout)
 
 
+HARDENED = THEIRS | {
+    "automountServiceAccountToken": False,
+    "volumes": [{"name": "scratch", "emptyDir": {}}],
+}
+
+
+async def test_an_adoption_names_all_that_it_takes_away(
+    cluster: Cluster, kserve: KServeCluster, key: ServiceKey
+) -> None:
+    before = await asyncio.to_thread(create, cluster, key, HARDENED)
+    lost = [f"spec.predictor.{name}" for name in ("automountServiceAccountToken", "logger")]
+    told = ", ".join([*lost, "spec.predictor.volumes"])
+    got = await present(kserve, key)
+    assert got.status.message.endswith(f"not part of `spec`: {told}")
+    forced = Deploy(key, got.spec, got.labels, got.annotations, force=True)
+    tried = await kserve.apply(dataclasses.replace(forced, validate_only=True))
+    assert tried.service.status.message.endswith(f"no longer part of it: {told}")
+    assert (await asyncio.to_thread(stored, cluster, key))["spec"] == before["spec"]
+    adopted = await kserve.apply(forced)
+    assert adopted.service.status.message.endswith(f"no longer part of it: {told}")
+    assert adopted.service.spec == got.spec
+    predictor = (await asyncio.to_thread(stored, cluster, key))["spec"]["predictor"]
+    assert not predictor.keys() & {"automountServiceAccountToken", "logger", "volumes"}
+
+
 async def test_a_bare_restart_of_an_adopted_service_keeps_all_of_it(
     cluster: Cluster, kserve: KServeCluster, key: ServiceKey
 ) -> None:

@@ -112,6 +112,8 @@ class DeployRequest(_message.Message):
     force: _builtins.bool
     """Take over a service that somebody else made, or fields of it that somebody else set. A
     `canaryTrafficPercent` that somebody set is removed (REASON_TRAFFIC_PINNED).
+    What they have in the predictor and this API has no field for goes away: `status.message` names
+    it in Get, and in the answer, also with validate_only, what no longer is part of the service.
     """
     create_only: _builtins.bool
     """Refuse with ALREADY_EXISTS if the service exists."""

@@ -59,7 +59,8 @@ class ModelServiceStub:
 
     The whole spec, the labels and the annotations are replaced; what is left out is removed (but
     for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
-    is ACTION_UNCHANGED and writes nothing.
+    is ACTION_UNCHANGED and writes nothing; so is one that asks for what others have set already,
+    and no pod is replaced for that.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
@@ -176,7 +177,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     The whole spec, the labels and the annotations are replaced; what is left out is removed (but
     for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
-    is ACTION_UNCHANGED and writes nothing.
+    is ACTION_UNCHANGED and writes nothing; so is one that asks for what others have set already,
+    and no pod is replaced for that.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
@@ -296,7 +298,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The whole spec, the labels and the annotations are replaced; what is left out is removed (but
         for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
-        is ACTION_UNCHANGED and writes nothing.
+        is ACTION_UNCHANGED and writes nothing; so is one that asks for what others have set already,
+        and no pod is replaced for that.
 
         - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
         - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of

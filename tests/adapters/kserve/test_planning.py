@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of
-from server.adapters.kserve.manifests.reading_back import requests_of
+from server.adapters.kserve.manifests.reading_back import UNJUDGED, requests_of, service_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.manifests.riders import FilledIn, filled_in_of, marker_of, restart_of
 from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
@@ -126,6 +126,66 @@ def test_what_somebody_else_removed_comes_back_as_a_rollout_of_its_own() -> None
     plan = planned(Deploy(KEY, MODEL, {"team": "a"}), relabelled)
     assert marker_of(plan.manifest) != marker_of(current)
     assert plan.action is Action.UPDATED
+
+
+THEIR_ENV = [{"name": "B", "value": "2"}, {"name": "A", "value": "9"}]
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"team": "zz"}}},
+        {"metadata": {"annotations": {"note": "y"}}},
+        {"spec": {"predictor": {"model": {"storageUri": "gs://theirs/model"}}}},
+        {"spec": {"predictor": {"model": {"env": THEIR_ENV}}}},
+        {"spec": {"predictor": {"nodeSelector": {"gpu": "yes"}}}},
+        {"spec": {"predictor": {"minReplicas": 3}}},
+    ],
+    ids=["label", "annotation", "model", "variables", "nodes", "scaling"],
+)
+def test_what_is_read_after_an_edit_by_others_moves_no_pod_when_given_back(
+    change: dict[str, Any], force: bool
+) -> None:
+    spec = replace(MODEL, env={"A": "1", "B": "2"})
+    current = applied(Wish(KEY, spec, {"team": "a"}, {"note": "x"}, probe=PROBE))
+    now = edited(current, "kubectl", change)
+    got = service_of(now, UNJUDGED)
+    plan = planned(Deploy(KEY, got.spec, got.labels, got.annotations, force=force), now)
+    assert plan.reads_the_same or marker_of(plan.manifest) == marker_of(current)
+    assert not plan.wants_probe
+    assert not plan.takes_over
+
+
+def test_what_stood_before_an_edit_that_was_given_back_is_a_rollout_of_its_own() -> None:
+    current = applied(Wish(KEY, MODEL))
+    moved = edited(
+        current, "kubectl", {"spec": {"predictor": {"model": {"storageUri": "gs://theirs/model"}}}}
+    )
+    # Given back, it is ours and theirs.
+    moved["metadata"]["managedFields"].append(current["metadata"]["managedFields"][0])
+    plan = planned(Deploy(KEY, MODEL, force=True), moved)
+    assert marker_of(plan.manifest) != marker_of(current)
+    assert plan.action is Action.UPDATED
+
+
+def test_what_force_takes_away_is_a_rollout_of_its_own() -> None:
+    logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
+    current = edited(applied(Wish(KEY, MODEL)), "kubectl", logger)
+    kept, forced = (planned(Deploy(KEY, MODEL, force=force), current) for force in (False, True))
+    assert marker_of(kept.manifest) == marker_of(current) != marker_of(forced.manifest)
+    assert (kept.takes_over, forced.takes_over) == (False, True)
+
+
+def test_a_share_of_the_requests_that_others_pinned_is_taken_back_without_touching_pods() -> None:
+    pin = {"spec": {"predictor": {"canaryTrafficPercent": 0}}}
+    current = edited(applied(Wish(KEY, MODEL)), "kubectl", pin)
+    plan = planned(Deploy(KEY, MODEL, force=True), current)
+    assert plan.takes_over
+    assert marker_of(plan.manifest) == marker_of(current)
+    moved = edited(current, "kubectl", {"spec": {"predictor": {"model": {"storageUri": "x://y"}}}})
+    spec = service_of(moved, UNJUDGED).spec
+    assert marker_of(planned(Deploy(KEY, spec, force=True), moved).manifest) != marker_of(current)
 
 
 def test_the_scaling_that_somebody_else_set_comes_back_without_touching_pods() -> None:

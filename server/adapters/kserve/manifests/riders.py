@@ -49,6 +49,15 @@ def marker_of(obj: Mapping[str, Any]) -> str:
     return _rider(obj, ROLLOUT_ANNOTATION)
 
 
+def with_marker(manifest: Mapping[str, Any], marker: str) -> dict[str, Any]:
+    """The manifest with this marker instead of its own; without one where it is empty."""
+    predictor = manifest["spec"]["predictor"]
+    riders = {k: v for k, v in predictor["annotations"].items() if k != ROLLOUT_ANNOTATION}
+    if marker:
+        riders[ROLLOUT_ANNOTATION] = marker
+    return {**manifest, "spec": {"predictor": {**predictor, "annotations": riders}}}
+
+
 def restart_of(obj: Mapping[str, Any]) -> str:
     """The stamp of the last restart, which later writes carry over."""
     return _rider(obj, RESTART_ANNOTATION)

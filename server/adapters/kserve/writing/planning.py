@@ -5,20 +5,20 @@ A plan holds for that very object only; its uid and resourceVersion are the writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from server.adapters.kserve.manifests.manifest import Wish, manifest_of, without_scaling
+from server.adapters.kserve.manifests.manifest import Wish, manifest_of
 from server.adapters.kserve.manifests.ownership import (
     PREDICTOR,
     ours,
     owned,
     predictor_owners,
-    project,
 )
 from server.adapters.kserve.manifests.reading_back import (
     UNJUDGED,
+    asked_of,
     is_unmanaged,
     requests_of,
     stored_of,
@@ -31,7 +31,9 @@ from server.adapters.kserve.manifests.riders import (
     filled_in_of,
     marker_of,
     restart_of,
+    with_marker,
 )
+from server.adapters.kserve.manifests.standing import stands
 from server.adapters.kserve.modes import MODES, STANDARD, mode_of
 from server.adapters.kserve.names import SCALING_FIELDS, UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.writing.kserve_config import KServeConfig
@@ -58,6 +60,9 @@ from server.domain.spec_checks import mode_violations
 
 RawObject = Mapping[str, Any]
 
+# It moves requests, and no pod.
+_TRAFFIC = "spec.predictor.canaryTrafficPercent"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -67,7 +72,7 @@ class Plan:
     `takes_over`: the parts of the predictor that others own become ours first, so that what the
     manifest does not name goes away. `frozen`: KServe would not carry a change out.
     `replaces_pods`: what is filled in beside what is asked is still to be settled. `wants_probe`:
-    and there may be a readiness probe in it.
+    and there may be a readiness probe in it. `reads_the_same`: there is nothing to write.
     """
 
     current: RawObject | None
@@ -80,15 +85,7 @@ class Plan:
     wants_probe: bool = False
     takes_over: bool = False
     frozen: bool = False
-
-
-class Difference(NamedTuple):
-    """What a manifest would change: what reaches the `pods`, the `scaling`; `edited`: the same
-    pods were asked for before, and somebody else has changed that since."""
-
-    pods: bool
-    edited: bool
-    scaling: bool
+    reads_the_same: bool = False
 
 
 def plan_of(
@@ -116,14 +113,15 @@ def plan_of(
 def with_filled_in(plan: Plan, filled_in: FilledIn, config: KServeConfig) -> Plan:
     """The plan, with this in what it writes beside what is asked."""
     wish = replace(plan.wish, probe=filled_in.probe, beside=filled_in.resources)
-    return replace(plan, wish=wish, manifest=_conditional(wish, plan.current, config))
+    manifest = _conditional(manifest_of(wish, config.resources), plan.current)
+    return replace(plan, wish=wish, manifest=manifest)
 
 
 def _creation(deploy: Deploy, wish: Wish, config: KServeConfig, fresh_stamp: str) -> Plan:
     stamp = (deploy.request_id or fresh_stamp) if deploy.restart else ""
     requests = remembered((), deploy, Action.CREATED, 1)
     wish = replace(wish, restart=stamp, requests=requests, deployment_id=deploy.deployment_id)
-    manifest = _conditional(wish, None, config)
+    manifest = _conditional(manifest_of(wish, config.resources), None)
     return Plan(None, wish, manifest, Action.CREATED, replaces_pods=True, wants_probe=True)
 
 
@@ -141,35 +139,50 @@ def _update(
         probe=held.probe,
         beside=besides_still(held.resources, wish.spec.resources),
     )
-    difference = _difference(manifest_of(unmoved, config.resources), current)
-    merely_restarts = deploy.restart and not any(difference)
-    action = Action.RESTARTED if merely_restarts else Action.UPDATED
-    moved = replace(unmoved, restart=_stamp(deploy, difference, unmoved.restart, fresh_stamp))
-    if deploy.spec is not None and (difference.pods or difference.edited):
+    manifest = manifest_of(unmoved, config.resources)
+    rescaled = _rescales(manifest, current)
+    contested = deploy.force and deploy.spec is not None and bool(predictor_owners(current))
+    # What others have beside the manifest goes away by that.
+    taken_away = _unfit_in_predictor(current) if contested else []
+    takes_over = contested and (rescaled or bool(taken_away))
+    same_pods = _keeps_pods(manifest, current, taken_away, takes_over=takes_over)
+    if same_pods and not deploy.restart:
+        kept = _conditional(with_marker(manifest, marker_of(current)), current)
+        return Plan(
+            current,
+            unmoved,
+            kept,
+            Action.UPDATED,
+            takes_over=takes_over,
+            frozen=_is_frozen(current),
+        )
+    if not deploy.restart and _reads_as(unmoved, current):
+        return Plan(current, unmoved, manifest, Action.UNCHANGED, reads_the_same=True)
+    moved = unmoved
+    if deploy.restart:
+        moved = replace(unmoved, restart=deploy.request_id or fresh_stamp)
+    elif marker_of(manifest) == marker_of(current):
+        # The marker of an earlier rollout would come back, and with it that rollout's verdict.
+        moved = replace(unmoved, restart=fresh_stamp)
+    if deploy.spec is not None and not same_pods:
         moved = replace(moved, deployment_id=deploy.deployment_id)
+    merely_restarts = same_pods and not rescaled
+    action = Action.RESTARTED if merely_restarts else Action.UPDATED
     replaces_pods = marker_of(manifest_of(moved, config.resources)) != marker_of(current)
     if replaces_pods:
         moved = replace(
             _remembering(deploy, moved, current, action), probe=None, beside=Resources()
         )
-    takes_over = deploy.force and deploy.spec is not None and bool(predictor_owners(current))
     return Plan(
         current=current,
         wish=moved,
-        manifest=_conditional(moved, current, config),
+        manifest=_conditional(manifest_of(moved, config.resources), current),
         action=action,
         replaces_pods=replaces_pods,
-        wants_probe=replaces_pods and (takes_over or _leaves_probe_to_us(deploy, current)),
-        takes_over=takes_over,
+        wants_probe=replaces_pods and (contested or _leaves_probe_to_us(deploy, current)),
+        takes_over=contested,
         frozen=_is_frozen(current),
     )
-
-
-def _stamp(deploy: Deploy, difference: Difference, held: str, fresh: str) -> str:
-    if deploy.restart:
-        return deploy.request_id or fresh
-    # The marker of an earlier rollout would come back, and with it that rollout's verdict.
-    return fresh if difference.edited else held
 
 
 def _remembering(deploy: Deploy, wish: Wish, current: RawObject, action: Action) -> Wish:
@@ -233,27 +246,42 @@ def _admit_bare_restart(current: RawObject) -> None:
         raise FieldInvalid([FieldViolation("spec", why)])
 
 
-def _difference(manifest: RawObject, current: RawObject) -> Difference:
-    wished, held = manifest["spec"]["predictor"], current["spec"].get("predictor", {})
-    same = marker_of(manifest) == marker_of(current)
-    return Difference(
-        pods=not same,
-        edited=same and not _still_ours(manifest, current),
-        scaling=any(wished.get(name) != held.get(name) for name in SCALING_FIELDS),
+def _keeps_pods(
+    manifest: RawObject, current: RawObject, taken_away: Sequence[str], *, takes_over: bool
+) -> bool:
+    """Whether the pods that the manifest asks for are asked for already, whoever did."""
+    if is_unmanaged(current) or not stands(manifest, current):
+        return False
+    # Once nobody else owns any of it, the marker alone tells which rollout a pod is of.
+    if takes_over and marker_of(manifest) != marker_of(current):
+        return False
+    return all(path == _TRAFFIC for path in taken_away)
+
+
+def _reads_as(wish: Wish, current: RawObject) -> bool:
+    """Whether it reads as the wish, with nothing beside that a write would take away.
+
+    Others may have written it in words of their own, such as another order of variables.
+    """
+    asked = asked_of(current)
+    return (
+        not is_unmanaged(current)
+        and (asked.spec, asked.labels, asked.annotations)
+        == (wish.spec, wish.labels, wish.annotations)
+        and wish.origin in ({}, origin_of(current))
+        and wish.deployment_id == deployment_id_of(current)
+        and not _unfit_in_predictor(current)
     )
 
 
-def _still_ours(manifest: RawObject, current: RawObject) -> bool:
-    """Whether nobody else changed or removed what reaches the pods since we last applied it."""
-    metadata = manifest["metadata"]
-    rolled = {
-        "metadata": {
-            kind: metadata[kind] for kind in ("labels", "annotations") if kind in metadata
-        },
-        "spec": {"predictor": without_scaling(manifest["spec"]["predictor"])},
-    }
-    fields = owned(current, ours)
-    return fields is not None and bool(project(rolled, fields) == rolled)
+def _unfit_in_predictor(current: RawObject) -> list[str]:
+    """Other components are not written, and stay."""
+    return [path for path in unfit_of(current) if "spec.predictor" in path]
+
+
+def _rescales(manifest: RawObject, current: RawObject) -> bool:
+    wished, held = manifest["spec"]["predictor"], current["spec"].get("predictor", {})
+    return any(wished.get(name) != held.get(name) for name in SCALING_FIELDS)
 
 
 def _is_frozen(current: RawObject) -> bool:
@@ -276,9 +304,8 @@ def _leaves_probe_to_us(deploy: Deploy, current: RawObject) -> bool:
     return theirs is None or owned(current, ours, *path, "f:httpGet") is not None
 
 
-def _conditional(wish: Wish, current: RawObject | None, config: KServeConfig) -> RawObject:
+def _conditional(manifest: RawObject, current: RawObject | None) -> RawObject:
     """What to write, if the object still is `current`, or there still is none."""
-    manifest = manifest_of(wish, config.resources)
     conditions = {"resourceVersion": "0"}
     if current is not None:
         conditions = {name: current["metadata"][name] for name in ("uid", "resourceVersion")}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from server.adapters.kserve.api_server import Answer
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.manifests.ownership import predictor_owners
 from server.adapters.kserve.manifests.readiness_probe import probe_for
-from server.adapters.kserve.manifests.reading_back import service_of
+from server.adapters.kserve.manifests.reading_back import dropped_by, naming, service_of
 from server.adapters.kserve.manifests.resource_defaults import beside_model
 from server.adapters.kserve.manifests.riders import FilledIn
 from server.adapters.kserve.manifests.serving_runtimes import (
@@ -49,6 +50,8 @@ from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus
 
 RawObject = Mapping[str, Any]
+
+DROPPED = "no longer part of it"
 
 
 class Writing:
@@ -92,6 +95,8 @@ class Writing:
             raise Stale from refused
         if isinstance(plan, PastRequest):
             return self._replayed(plan, present)
+        if plan.reads_the_same:
+            return self._unchanged(deploy, present)
         if plan.replaces_pods:
             plan = with_filled_in(plan, await self._filled_in(plan, terms), config)
         if plan.frozen:
@@ -148,14 +153,26 @@ class Writing:
 
     def _applied(self, deploy: Deploy, plan: Plan, written: RawObject) -> Applied:
         action = _action(plan, written)
+        dropped = dropped_by(written, plan.current) if plan.current and deploy.force else []
         if deploy.validate_only:
             if plan.takes_over:
                 written = tried(written, plan.manifest)
-            return Applied(service_of(written, self._status_then(deploy.key, action)), action, None)
+            status = naming(self._status_then(deploy.key, action), DROPPED, dropped)
+            return Applied(service_of(written, status), action, None)
         self._feed.mirror.put_written(written)
         if "deletionTimestamp" in written["metadata"]:
             raise ServiceDeleting(deploy.key)
-        return Applied(derived(self._feed, written), action, rollout_of(written))
+        service = derived(self._feed, written)
+        service = replace(service, status=naming(service.status, DROPPED, dropped))
+        return Applied(service, action, rollout_of(written))
+
+    def _unchanged(self, deploy: Deploy, present: Present) -> Applied:
+        """Answer without a write, whose precondition would tell an old view from the present."""
+        if present.obj is None or not present.live:
+            raise Stale
+        self._feed.mirror.put_written(present.obj)
+        rollout = None if deploy.validate_only else rollout_of(present.obj)
+        return Applied(derived(self._feed, present.obj), Action.UNCHANGED, rollout)
 
     def _replayed(self, first: PastRequest, present: Present) -> Applied:
         if present.obj is None or not present.live:

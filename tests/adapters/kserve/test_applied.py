@@ -158,6 +158,21 @@ def test_many_arguments_of_somebody_else_are_compared_in_a_moment() -> None:
     assert time.monotonic() - started < 5
 
 
+def test_a_thousand_variables_are_compared_in_a_moment() -> None:
+    observed, _ = serving()
+    variables = [{"name": f"V{number}", "value": "x"} for number in range(1000)]
+    asked = {"image": "ready:1", "env": variables}
+    service = with_service(observed, {"spec": {"transformer": {"containers": [asked]}}}).service
+    [_, part] = parts_of(service)
+    added = [{"name": "V0", "value": "of KServe"}, *reversed(variables)]
+    template = {"spec": {"containers": [{**CONTAINER, "env": added}]}}
+    started = time.monotonic()
+    assert is_applied(service, part, template)
+    assert time.monotonic() - started < 0.5
+    without_one = {"spec": {"containers": [{**CONTAINER, "env": added[:-1]}]}}
+    assert not is_applied(service, part, without_one)
+
+
 def test_a_single_container_has_kserves_name_whatever_it_was_called() -> None:
     observed, _ = serving()
     mine = {"image": "ready:1"}

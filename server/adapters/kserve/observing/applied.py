@@ -6,6 +6,7 @@ be an old one, and of other components there is none: then what the spec names i
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,9 +95,19 @@ def contains(actual: Any, asked: Any) -> bool:
 
 
 def _list_contains(actual: list[Any], asked: list[Any]) -> bool:
-    if all(isinstance(item, Mapping) for item in asked):
-        return all(any(contains(a, item) for a in actual) for item in asked)
+    if all(isinstance(item, Mapping) for item in [*actual, *asked]):
+        # There may be a thousand variables, and two of a name.
+        known: defaultdict[str | None, list[Object]] = defaultdict(list, {None: actual})
+        for item in actual:
+            if identity := _identity(item):
+                known[identity].append(item)
+        return all(any(contains(a, item) for a in known[_identity(item)]) for item in asked)
     return len(actual) == len(asked) and all(map(contains, actual, asked))
+
+
+def _identity(item: Object) -> str | None:
+    """What an object of a list is known by: its name, or a toleration's key; None: by nothing."""
+    return item.get("name") or item.get("key") or None
 
 
 def _arguments_fit(asked: list[Any], actual: list[Any]) -> bool:

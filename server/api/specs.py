@@ -11,6 +11,7 @@ from modelservice.v1 import inference_service_pb2 as pb
 from server.api.predictors import fill_predictor, predictor_of
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.inference_service import (
+    LONGEST_DURATION_SECONDS,
     InferenceServiceSpec,
     Resources,
     Scaling,
@@ -18,9 +19,6 @@ from server.domain.inference_service import (
     ServingOptions,
     Toleration,
 )
-
-# The range that the JSON mapping of Duration has; timedelta holds it.
-_LONGEST_SECONDS = 315_576_000_000
 
 
 def spec_of(message: pb.InferenceServiceSpec) -> InferenceServiceSpec:
@@ -70,7 +68,7 @@ def options_message(options: ServingOptions) -> pb.InferenceServiceSpec:
 def duration_of(message: Duration, path: str) -> timedelta:
     """The duration, a part of a microsecond rounded away from zero. Raises FieldInvalid."""
     seconds, nanos = message.seconds, message.nanos
-    if abs(seconds) > _LONGEST_SECONDS or abs(nanos) >= 10**9 or seconds * nanos < 0:
+    if abs(seconds) > LONGEST_DURATION_SECONDS or abs(nanos) >= 10**9 or seconds * nanos < 0:
         raise FieldInvalid([FieldViolation(path, "is not a valid duration")])
     microseconds = -(-nanos // 1000) if nanos > 0 else nanos // 1000
     return timedelta(seconds=seconds, microseconds=microseconds)

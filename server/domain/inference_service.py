@@ -146,6 +146,10 @@ class InferenceServiceSpec(ServingOptions):
         return self.predictor.resolved
 
 
+# The range that the JSON mapping of a protobuf Duration has; timedelta holds it.
+LONGEST_DURATION_SECONDS = 315_576_000_000
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class InferenceService:
     """One service as the cluster has it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from server.domain.rollout import Rollout
@@ -75,8 +75,15 @@ def holds(obj: Object, kind: str) -> bool:
 
 
 def moment(text: object) -> datetime | None:
-    """A Kubernetes timestamp; None where there is none."""
-    return datetime.fromisoformat(text) if isinstance(text, str) and text else None
+    """A Kubernetes timestamp; None where there is none, or a text that is none: the schema lets
+    others write any text as the time of a condition."""
+    if not isinstance(text, str):
+        return None
+    try:
+        read = datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return read if text[-1:] == "Z" or text[-6:-5] in ("+", "-") else None
 
 
 def created_at(obj: Object) -> datetime:

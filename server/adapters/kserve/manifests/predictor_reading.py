@@ -12,6 +12,7 @@ from server.adapters.kserve.manifests.riders import FilledIn
 from server.adapters.kserve.names import CONTAINER
 from server.domain.commands import OUR_PREFIX
 from server.domain.inference_service import (
+    LONGEST_DURATION_SECONDS,
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -37,7 +38,6 @@ def spec_of(
         return None
     implementation, serving = read
     env, secret_env = _variables(serving.get("env", ()))
-    timeout = predictor.get("timeout")
     return InferenceServiceSpec(
         predictor=implementation,
         env=env,
@@ -49,7 +49,7 @@ def spec_of(
         deployment_mode=mode,
         node_selector=dict(predictor.get("nodeSelector", {})),
         tolerations=tuple(_toleration(t) for t in predictor.get("tolerations", ())),
-        request_timeout=None if timeout is None else timedelta(seconds=timeout),
+        request_timeout=_duration(predictor.get("timeout")),
     )
 
 
@@ -111,6 +111,13 @@ def _container(container: Mapping[str, Any]) -> ContainerPredictor:
         args=tuple(container.get("args", ())),
         port=ports[0].get("containerPort", 0),
     )
+
+
+def _duration(seconds: int | None) -> timedelta | None:
+    """Seconds as a duration that JSON has too; None where no request may ask for so many, so that
+    they are named among what does not fit."""
+    fits = seconds is not None and 1 <= seconds <= LONGEST_DURATION_SECONDS
+    return timedelta(seconds=seconds) if fits and seconds else None
 
 
 def _variables(

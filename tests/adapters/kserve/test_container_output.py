@@ -17,6 +17,7 @@ from tests.adapters.kserve.shown import (
     end,
     ended,
     facts,
+    serving,
     starting,
     waiting,
     warning,
@@ -91,6 +92,15 @@ def test_a_secret_is_masked_wherever_the_cluster_repeats_what_a_container_wrote(
     assert MASKED in told
     assert SECRET not in told
     assert "\\x1b" not in told
+
+
+def test_what_a_warning_repeats_of_a_condition_is_masked() -> None:
+    observed, now = serving()
+    made = with_service(observed, {"spec": {"predictor": {"model": {"env": ENV}}}})
+    denied = with_condition(made, "Ready", status="False", reason="Other", message=SAID)
+    told = status(denied, now)
+    assert MASKED in told.message
+    assert SECRET not in repr(told)
 
 
 def test_in_a_condition_the_secrets_of_the_spec_are_masked_when_no_pod_is_left() -> None:

@@ -30,6 +30,16 @@ def gate_of_service(observed: Observed) -> OutputGate:
     return gate_for(_variables([*models, *containers]))
 
 
+def with_shown_conditions(observed: Observed) -> Object:
+    """Return the InferenceService with the messages of its conditions as they may be shown."""
+    status, output = part(observed.service, "status"), gate_of_service(observed)
+    conditions = [
+        {**told, "message": output.shown(str(told.get("message") or ""))}
+        for told in items(status, "conditions")
+    ]
+    return {**observed.service, "status": {**status, "conditions": conditions}}
+
+
 def _containers(pod_spec: Object) -> Iterator[Object]:
     yield from items(pod_spec, "initContainers")
     yield from items(pod_spec, "containers")

@@ -21,7 +21,10 @@ from server.adapters.kserve.objects import (
 from server.adapters.kserve.observing.complaints import complaint, unexplained_unready
 from server.adapters.kserve.observing.component_facts import component_facts
 from server.adapters.kserve.observing.components import parts_of
-from server.adapters.kserve.observing.container_environment import gate_of_service
+from server.adapters.kserve.observing.container_environment import (
+    gate_of_service,
+    with_shown_conditions,
+)
 from server.adapters.kserve.observing.evidence import Evidence, written_at
 from server.adapters.kserve.observing.knative_facts import knative_facts
 from server.adapters.kserve.observing.namespaces import is_namespace_deleting
@@ -49,7 +52,8 @@ def facts_of(
     facts_of_component = knative_facts if mode_of(service) == KNATIVE else component_facts
     parts = list(parts_of(service))
     components = tuple(facts_of_component(p, observed, now, patience) for p in parts)
-    complaints = [complaint(service, p, c) for p, c in zip(parts, components, strict=True)]
+    told = with_shown_conditions(observed)
+    complaints = [complaint(told, p, c) for p, c in zip(parts, components, strict=True)]
     explained = list(zip(parts, complaints, strict=True))
     components_ready = all(holds(service, p.ready_condition) or c for p, c in explained)
     errors = [
@@ -60,7 +64,7 @@ def facts_of(
     ]
     ready = components_ready and holds(service, "IngressReady")
     warnings = [c.warning for c in complaints if c and c.warning]
-    if ready and not any(complaints) and (denied := unexplained_unready(service)):
+    if ready and not any(complaints) and (denied := unexplained_unready(told)):
         warnings.append(denied)
     ingress_at = _ingress_missed_at(service, patience, components_ready=components_ready)
     written = written_at(service)
@@ -86,7 +90,7 @@ def facts_of(
         warning="; ".join(warnings),
         problems=(
             *(e for e in errors if e.since + patience.reconciling <= now),
-            *_ingress_problems(service, ingress_at, now),
+            *_ingress_problems(told, ingress_at, now),
         ),
         unfollowed_mode=_unfollowed_mode(observed),
         looks_different_at=min((at for at in looks if at > now), default=None),

@@ -11,6 +11,9 @@ SERVING_READY := $(SERVING)/.from-lock
 SERVING_PYTHON ?= >=3.11,<3.13
 # Of KServe in the labs: standard or knative.
 MODE ?= standard
+# KServe's release in the labs; the newest where none is named.
+KSERVE ?=
+LAB = $(BIN)/python -m tests.cluster.lab --mode $(MODE) $(if $(KSERVE),--kserve $(KSERVE))
 # uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
@@ -66,11 +69,11 @@ check: $(READY) ## Lint, types, layers, protos and stubs
 	.ci/breaking
 	$(BIN)/python proto/generate.py --check
 
-lab: $(READY) ## A KServe control plane with a simulated node on this machine, until Ctrl-C; MODE=knative
-	@$(BIN)/python -m tests.cluster.lab --mode $(MODE)
+lab: $(READY) ## A KServe control plane with a simulated node on this machine, until Ctrl-C; MODE=knative, KSERVE=0.15
+	@$(LAB)
 
-node-lab: $(READY) ## The same with a real node, on which models serve (Linux, root); MODE=knative
-	@$(BIN)/python -m tests.cluster.lab --node real --mode $(MODE)
+node-lab: $(READY) ## The same with a real node, on which models serve (Linux, root); MODE=knative, KSERVE=0.15
+	@$(LAB) --node real
 
 image: ## The server's container image: IMAGE=name:tag; PUSH=1 pushes it, BASE= is another Python
 	@BASE='$(BASE)' PUSH='$(PUSH)' .ci/image '$(IMAGE)'
@@ -81,7 +84,7 @@ failures: $(READY) ## How rollouts fail on a real node, and how soon it is told:
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(READY) ## The long runs: 200 kills around a Deploy, ten minutes in which nothing may be READY
+soak: $(READY) ## The long runs: 200 kills around a Deploy, earlier releases of KServe, and others
 	$(BIN)/python -m pytest -m soak
 
 stubs: $(READY) ## Generate generated/ from the protos

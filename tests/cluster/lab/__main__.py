@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 from typing import get_args
 
 from . import BuildFailed, ComponentFailed, Lab, NodeLab, booted_lab, booted_node_lab, images
-from .builds import Mode, Say
+from .builds import NEWEST_KSERVE, KServe, Mode, Say
 
-Booted = Callable[[Say, Mode], AbstractContextManager[Lab]]
+Booted = Callable[[Say, Mode, KServe], AbstractContextManager[Lab]]
 BOOTED: dict[str, Booted] = {
     "simulated": booted_lab,
     "real": booted_node_lab,
@@ -44,11 +44,17 @@ def main() -> int:
         default="standard",
         help="of KServe. knative: with Knative Serving, which needs Linux and root",
     )
+    parser.add_argument(
+        "--kserve",
+        choices=get_args(KServe),
+        default=NEWEST_KSERVE,
+        help="KServe's release; each one takes some minutes to build the first time",
+    )
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     try:
-        _serve(BOOTED[arguments.node], arguments.mode)
+        _serve(BOOTED[arguments.node], arguments.mode, arguments.kserve)
     except Ended:
         say("stopped")
     except (BuildFailed, ComponentFailed, TimeoutError) as error:
@@ -61,9 +67,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _serve(booted: Booted, mode: Mode) -> None:
+def _serve(booted: Booted, mode: Mode, kserve: KServe) -> None:
     began = time.monotonic()
-    with booted(say, mode) as lab:
+    with booted(say, mode, kserve) as lab:
         if isinstance(lab, NodeLab):
             lab.put_models(images.models(say), "default")
         say(f"booted in {time.monotonic() - began:.1f} s\n")

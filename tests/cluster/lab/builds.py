@@ -21,9 +21,11 @@ from typing import Literal
 
 Say = Callable[[str], None]
 Mode = Literal["standard", "knative"]  # of KServe
+KServe = Literal["0.15", "0.16", "0.20"]  # its release
 
 GO_MODULES = Path(__file__).parent / "go"
 OLDEST_GO = (1, 25, 8)
+NEWEST_KSERVE: KServe = "0.20"
 NEWS_EVERY = 15.0  # seconds between two lines about a build that goes on
 
 _VERSION = "k8s.io/component-base/version"
@@ -68,7 +70,6 @@ def _kubernetes(*programs: str) -> GoModule:
 CONTROL_PLANE = (
     GoModule("grpcurl", {"grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl"}),
     GoModule("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}),
-    GoModule("kserve", {"kserve-manager": "github.com/kserve/kserve/cmd/manager"}),
     _kubernetes("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"),
 )
 SIMULATED_NODE = (GoModule("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}),)
@@ -86,9 +87,16 @@ KNATIVE = (
 QUEUE_PROXY_PROGRAM = GoModule("knative", {"queue-proxy": "knative.dev/serving/cmd/queue"})
 
 
-def control_plane(mode: Mode) -> tuple[GoModule, ...]:
-    """What every lab of this mode is built from."""
-    return (*CONTROL_PLANE, *KNATIVE) if mode == "knative" else CONTROL_PLANE
+def control_plane(mode: Mode, kserve: KServe = NEWEST_KSERVE) -> tuple[GoModule, ...]:
+    """The modules of every lab of this mode and this release of KServe."""
+    common = (*CONTROL_PLANE, kserve_module(kserve))
+    return (*common, *KNATIVE) if mode == "knative" else common
+
+
+def kserve_module(kserve: KServe = NEWEST_KSERVE) -> GoModule:
+    """KServe's controller of this release, with the dependencies that the release was made with."""
+    name = "kserve" if kserve == NEWEST_KSERVE else f"kserve-{kserve}"
+    return GoModule(name, {"kserve-manager": "github.com/kserve/kserve/cmd/manager"})
 
 
 def cache_folder() -> Path:

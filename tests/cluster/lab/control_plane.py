@@ -15,7 +15,7 @@ from kubernetes.client.exceptions import ApiException
 
 from . import builds, kserve
 from .audit import AUDIT_POLICY, AuditEntry, read_audit
-from .builds import Mode, Say
+from .builds import NEWEST_KSERVE, KServe, Mode, Say
 from .cluster import Cluster, Manifest
 from .components import Components
 from .credentials import write_kubeconfig, write_loopback_certificate, write_private_key
@@ -64,21 +64,31 @@ class Lab(Cluster):
     `apiserver`, `kserve_manager` and the others in `components` can each be stopped, started,
     frozen and thawed. `tokens` has a bearer token for every user: `admin`, and `alice` and `bob`,
     who may do nothing until a role is bound to them. `programs` has the path of `kubectl`,
-    `grpcurl` and the rest. In KServe's Knative mode `knative` is Knative Serving, else None.
+    `grpcurl` and the rest. `kserve` is KServe's release. In its Knative mode `knative` is Knative
+    Serving, else None.
     """
 
-    def __init__(self, site: Site, node: Node, knative: KnativeServing | None = None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        node: Node,
+        knative: KnativeServing | None = None,
+        kserve: KServe = NEWEST_KSERVE,
+    ) -> None:
         super().__init__(site.kubeconfig(ADMIN), site.folder)
         self.node = node
         self.knative = knative
         self.mode: Mode = "knative" if knative else "standard"
+        self.kserve = kserve
         clients = [*node.clients, *(knative.clients if knative else [])]
         self.programs = site.programs
         self.logs = site.logs
         self.site = site
         self._masters = (ADMIN, *CONTROLLERS, *(client.name for client in clients))
         self.tokens = {user: secrets.token_urlsafe(24) for user in (*self._masters, *UNPRIVILEGED)}
-        self.kserve_source = builds.module_source("kserve", "github.com/kserve/kserve")
+        self.kserve_source = builds.module_source(
+            builds.kserve_module(kserve).name, "github.com/kserve/kserve"
+        )
         self.components = Components(
             site, node.address, node.apiserver_flags, node.controller_manager_flags
         )
@@ -132,7 +142,7 @@ class Lab(Cluster):
             self._launch_controllers()
         with timed("KServe's resources", say):
             self.apply_all(kserve.namespaces())
-            self.apply(kserve.configuration(self.kserve_source, self.mode))
+            self.apply(kserve.configuration(self.kserve_source, self.mode, self.kserve))
             self.apply_crds(kserve.crds(self.kserve_source))
             self.apply_all(kserve.runtimes(self.kserve_source))
         if self.knative:
@@ -213,29 +223,32 @@ def check_lab(mode: Mode = "standard") -> None:
     builds.check_go()
 
 
-def build_lab(say: Say, mode: Mode = "standard") -> dict[str, Path]:
+def build_lab(say: Say, mode: Mode = "standard", kserve: KServe = NEWEST_KSERVE) -> dict[str, Path]:
     """The programs of a lab with a simulated node, built where missing. Raises BuildFailed."""
     check_lab(mode)
-    return builds.programs((*builds.control_plane(mode), *builds.SIMULATED_NODE), say)
+    return builds.programs((*builds.control_plane(mode, kserve), *builds.SIMULATED_NODE), say)
 
 
 @contextmanager
-def booted_lab(say: Say = print, mode: Mode = "standard") -> Iterator[Lab]:
+def booted_lab(
+    say: Say = print, mode: Mode = "standard", kserve: KServe = NEWEST_KSERVE
+) -> Iterator[Lab]:
     """A lab that is ready for use, built first where that is needed; nothing of it is left after.
 
-    Its node is simulated, KServe in this mode (`knative` needs Linux and root). Raises BuildFailed
-    or ComponentFailed; where the boot fails its folder, with a log for each component, is kept and
-    told.
+    Its node is simulated, KServe of this release and in this mode (`knative` needs Linux and root).
+    Raises BuildFailed or ComponentFailed; where the boot fails its folder, with a log for each
+    component, is kept and told.
     """
-    with new_site(build_lab(say, mode)) as site, booted(_simulated(site, mode), say) as lab:
+    programs = build_lab(say, mode, kserve)
+    with new_site(programs) as site, booted(_simulated(site, mode, kserve), say) as lab:
         yield lab
 
 
-def _simulated(site: Site, mode: Mode) -> Lab:
+def _simulated(site: Site, mode: Mode, kserve: KServe) -> Lab:
     if mode == "standard":
-        return Lab(site, SimulatedNode(site))
+        return Lab(site, SimulatedNode(site), kserve=kserve)
     node = ConnectedNode(site)
-    return Lab(site, node, KnativeServing(site, node))
+    return Lab(site, node, KnativeServing(site, node), kserve)
 
 
 @contextmanager

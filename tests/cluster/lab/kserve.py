@@ -7,12 +7,18 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from .builds import Mode
+from .builds import KServe, Mode
 from .cluster import Manifest
 from .manifests import documents
 
 NAMESPACE = "kserve"
 SERVER_NAMESPACE = "model-serving"
+
+# The names of `defaultDeploymentMode`; a release that knows neither does not start.
+_MODES: dict[KServe, dict[Mode, str]] = {
+    "0.15": {"standard": "RawDeployment", "knative": "Serverless"},
+}
+_PRESENT_MODES: dict[Mode, str] = {"standard": "Standard", "knative": "Knative"}
 
 # `modelFormat` of a model predictor -> the image that scripts its pods' outcome (stages.yaml).
 SCRIPTED_FORMATS = {
@@ -41,12 +47,12 @@ def namespaces() -> list[Manifest]:
     return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in names]
 
 
-def configuration(source: Path, mode: Mode) -> Manifest:
+def configuration(source: Path, mode: Mode, kserve: KServe) -> Manifest:
     """KServe's ConfigMap: this mode, and no ingress but what Knative brings."""
     [config_map] = documents(source / "config/configmap/inferenceservice.yaml")
     data = config_map["data"]
     del data["_example"]
-    data["deploy"] = json.dumps({"defaultDeploymentMode": mode.capitalize()})
+    data["deploy"] = json.dumps({"defaultDeploymentMode": _MODES.get(kserve, _PRESENT_MODES)[mode]})
     without_ingress = {
         # In Knative mode that would leave a service without its URL, and it waits for one.
         "disableIngressCreation": mode == "standard",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.lab import builds
-from tests.cluster.lab.builds import Mode, Say
+from tests.cluster.lab.builds import NEWEST_KSERVE, KServe, Mode, Say
 from tests.cluster.lab.control_plane import Lab, booted, new_site
 from tests.cluster.lab.images import archives, queue_proxy
 from tests.cluster.lab.knative import KnativeServing
@@ -25,8 +25,14 @@ class NodeLab(Lab):
     they are away.
     """
 
-    def __init__(self, site: Site, node: RealNode, knative: KnativeServing | None = None) -> None:
-        super().__init__(site, node, knative)
+    def __init__(
+        self,
+        site: Site,
+        node: RealNode,
+        knative: KnativeServing | None = None,
+        kserve: KServe = NEWEST_KSERVE,
+    ) -> None:
+        super().__init__(site, node, knative, kserve)
         self._real_node = node
         self.kubelet = node.programs.kubelet
         self.containerd = node.programs.containerd
@@ -54,31 +60,36 @@ def check_node_lab() -> None:
     builds.check_go()
 
 
-def build_node_lab(say: Say, mode: Mode = "standard") -> tuple[dict[str, Path], Path]:
+def build_node_lab(
+    say: Say, mode: Mode = "standard", kserve: KServe = NEWEST_KSERVE
+) -> tuple[dict[str, Path], Path]:
     """The lab's programs by name, and the store of its images.
 
     Installs, builds and fetches what is missing. Raises BuildFailed.
     """
     check_node_lab()
     packages.install(say)
-    programs = builds.programs((*builds.control_plane(mode), *builds.REAL_NODE), say)
+    programs = builds.programs((*builds.control_plane(mode, kserve), *builds.REAL_NODE), say)
     if mode == "knative":
         queue_proxy(say)
     return programs, store.imported(archives(say).values(), say)
 
 
 @contextmanager
-def booted_node_lab(say: Say = print, mode: Mode = "standard") -> Iterator[NodeLab]:
-    """A lab with a real node and KServe in this mode, ready for use; nothing of it is left after.
+def booted_node_lab(
+    say: Say = print, mode: Mode = "standard", kserve: KServe = NEWEST_KSERVE
+) -> Iterator[NodeLab]:
+    """A lab with a real node and KServe of this release and in this mode, ready for use; nothing of
+    it is left after.
 
     Raises BuildFailed or ComponentFailed; where the boot fails its folder, with a log for each
     component, is kept and told.
     """
-    programs, images = build_node_lab(say, mode)
+    programs, images = build_node_lab(say, mode, kserve)
     with new_site(programs) as site:
         node = RealNode(site, images)
         knative = KnativeServing(site, node) if mode == "knative" else None
-        with booted(NodeLab(site, node, knative), say) as lab:
+        with booted(NodeLab(site, node, knative, kserve), say) as lab:
             if knative:
                 lab.import_image(queue_proxy(say))
             yield lab

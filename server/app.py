@@ -37,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 At = Callable[[str], None]
 
+# For the check at the start; an API server that is slower is followed all the same.
+RELEASE_TIMEOUT = timedelta(seconds=2)
+
 
 class Application:
     """The server over one cluster. `start` it, then `run` it until it is told to stop."""
@@ -209,6 +212,7 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
     from server.adapters.kserve.api_server import ApiServer  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
     from server.adapters.kserve.connection.documents import ConfigurationUnusable  # noqa: PLC0415
+    from server.adapters.kserve.following.release_reader import KServeTooOld  # noqa: PLC0415
 
     kubernetes, serving = settings.kubernetes, settings.serving
     try:
@@ -220,12 +224,16 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
     except ConfigurationUnusable as e:
         raise SettingsInvalid(str(e)) from e
     try:
-        yield KServeCluster(
+        cluster = KServeCluster(
             api,
             namespaces=sorted(serving.namespaces),
             kserve_namespace=serving.kserve_namespace,
             at=at,
         )
+        await cluster.check_release(RELEASE_TIMEOUT)
+        yield cluster
+    except KServeTooOld as e:
+        raise SettingsInvalid(f"KSERVE_ENABLED: {e}") from e
     finally:
         await api.close()
 

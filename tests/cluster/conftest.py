@@ -65,7 +65,8 @@ def _needs_lab(item: pytest.Item) -> bool:
     here = Path(__file__).parent in item.path.parents
     needed = needs("lab", item) or (needs("cluster", item) and not OTHER_CLUSTER)
     needed = needed or needs("built_kubectl", item)
-    return here and needed and not needs("knative_lab", item)
+    others = ("knative_lab", "release_lab")  # of the folders below
+    return here and needed and not any(needs(lab, item) for lab in others)
 
 
 def _reason() -> str | None:

@@ -33,9 +33,11 @@ class KServeWorld:
         self._kept: set[ServiceKey] = set()
         lacks = set()
         if not isinstance(administered, Lab):
-            lacks = {Ability.PODS_OF_ANY_IMAGE}
+            lacks |= {Ability.PODS_OF_ANY_IMAGE}
         elif administered.knative:
-            lacks = {Ability.ONE_MODE}
+            lacks |= {Ability.ONE_MODE}
+        if isinstance(administered, Lab) and administered.kserve == "0.15":
+            lacks |= {Ability.STOPPING}
         self.abilities = frozenset(Ability) - lacks
 
     @asynccontextmanager

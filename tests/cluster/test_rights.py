@@ -23,6 +23,13 @@ RBAC = "rbac.authorization.k8s.io/v1"
 CLUSTER_ROLE = f"/apis/{RBAC}/clusterroles/modelservice"
 RUNTIMES_ROLE = f"/apis/{RBAC}/clusterroles/modelservice-runtimes"
 KNATIVE = "/apis/serving.knative.dev/v1"
+SCHEMAS = "/openapi/v3"
+ASKED_BY_EVERYBODY = (
+    "/readyz",
+    KNATIVE,
+    SCHEMAS,
+    f"{SCHEMAS}/apis/serving.kserve.io/v1beta1",
+)
 CONFIG_ROLE = f"/apis/{RBAC}/namespaces/kserve/roles/modelservice"
 
 
@@ -82,9 +89,10 @@ def rights_used(lab: Lab) -> set[Right]:
 
 
 def _used(entry: AuditEntry) -> Iterator[Right]:
-    # Its health is asked of the API server too, and whether it has Knative, which everybody may.
+    # Everybody may ask for its health, whether it has Knative, and what KServe's schema is.
     if not entry.resource:
-        assert (entry.verb, entry.uri) in (("get", "/readyz"), ("get", KNATIVE))
+        path = entry.uri.partition("?")[0]
+        assert (entry.verb, path) in {("get", asked) for asked in ASKED_BY_EVERYBODY}
         return
     resource = f"{entry.group}/{entry.resource}"
     where = f"{entry.namespace}/{entry.name}" if entry.resource == "configmaps" else ""

@@ -30,6 +30,7 @@ from tests import strategies
 from tests.contracts.world import (
     Ability,
     World,
+    annotated,
     container,
     deploy,
     in_standard_mode,
@@ -155,7 +156,7 @@ class DeployConformance:
             world,
             in_standard_mode(world, within(world, wanted.spec)),
             labels=wanted.labels,
-            annotations=wanted.annotations,
+            annotations=annotated(world, wanted.annotations),
             force=True,
         )
         applied = await world.cluster.apply(asked)
@@ -225,6 +226,7 @@ class DeployConformance:
     async def test_a_stopped_service_stays_stopped_unless_the_deploy_says_otherwise(
         self, world: World
     ) -> None:
+        needs(world, Ability.STOPPING)
         stopped = {STOP_ANNOTATION: "true"}
         await world.cluster.apply(deploy(world, plain(world, "1"), annotations=stopped))
         updated = await world.cluster.apply(deploy(world, plain(world, "2")))

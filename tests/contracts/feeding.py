@@ -92,7 +92,7 @@ class FeedConformance:
         assert State.READY not in states
 
     async def test_a_stopped_service_is_told_stopped(self, world: World) -> None:
-        needs(world, Ability.PODS_OF_ANY_IMAGE)
+        needs(world, Ability.PODS_OF_ANY_IMAGE, Ability.STOPPING)
         stop = {"serving.kserve.io/stop": "true"}
         told = world.told
         made = await world.cluster.apply(deploy(world, plain(world), annotations=stop))

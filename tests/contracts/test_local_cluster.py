@@ -18,7 +18,7 @@ from tests.contracts.world import Ability, Follower, World, following
 class LocalWorld:
     """A state directory of its own for each test."""
 
-    abilities = frozenset({Ability.PODS_OF_ANY_IMAGE, Ability.ONE_MODE})
+    abilities = frozenset({Ability.PODS_OF_ANY_IMAGE, Ability.ONE_MODE, Ability.STOPPING})
     namespace = "model-serving"
     missing_namespace = "absent"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from enum import StrEnum
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ import pytest
 
 from server.domain.canonical import canonical_deploy
 from server.domain.checks import check_deploy
-from server.domain.commands import Deploy
+from server.domain.commands import STOP_ANNOTATION, Deploy
 from server.domain.inference_service import (
     ContainerPredictor,
     InferenceService,
@@ -44,6 +44,7 @@ class Ability(StrEnum):
     OTHER_WRITERS = "writers beside this server"
     SEVERAL_PODS = "several pods of one service"
     ONE_MODE = "one deployment mode only"
+    STOPPING = "services that an annotation stops"
 
 
 class Follower:
@@ -172,6 +173,12 @@ def within(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
         one = dataclasses.replace(spec.scaling, min_replicas=None)
         spec = dataclasses.replace(spec, scaling=one)
     return spec
+
+
+def annotated(world: World, annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations, less what the cluster cannot do."""
+    stops = Ability.STOPPING in world.abilities
+    return {k: v for k, v in annotations.items() if stops or k != STOP_ANNOTATION}
 
 
 def in_standard_mode(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:

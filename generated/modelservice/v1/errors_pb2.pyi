@@ -109,8 +109,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Reads are refused as well.
     """
     ERROR_REASON_UNSUPPORTED_BY_CLUSTER: _ErrorReason.ValueType  # 910
-    """FAILED_PRECONDITION: the spec asks for what this cluster or server cannot do, such as a
-    deployment mode that is not installed.
+    """FAILED_PRECONDITION: the Deploy asks for what this cluster or server cannot do, such as a
+    deployment mode that is not installed, or KServe is older than what this server works with.
     """
     ERROR_REASON_UPDATES_DISABLED: _ErrorReason.ValueType  # 911
     """FAILED_PRECONDITION: the annotation `serving.kserve.io/disable-auto-update` is "true", so
@@ -300,8 +300,8 @@ ERROR_REASON_NAMESPACE_NOT_SERVED: ErrorReason.ValueType  # 909
 Reads are refused as well.
 """
 ERROR_REASON_UNSUPPORTED_BY_CLUSTER: ErrorReason.ValueType  # 910
-"""FAILED_PRECONDITION: the spec asks for what this cluster or server cannot do, such as a
-deployment mode that is not installed.
+"""FAILED_PRECONDITION: the Deploy asks for what this cluster or server cannot do, such as a
+deployment mode that is not installed, or KServe is older than what this server works with.
 """
 ERROR_REASON_UPDATES_DISABLED: ErrorReason.ValueType  # 911
 """FAILED_PRECONDITION: the annotation `serving.kserve.io/disable-auto-update` is "true", so

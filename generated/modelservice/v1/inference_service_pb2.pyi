@@ -897,9 +897,11 @@ class InferenceServiceStatus(_message.Message):
     cluster_url: _builtins.str
     """The address that answers inside the cluster. Empty until it is known."""
     serving_runtime: _builtins.str
-    """The serving runtime that KServe selected for a `model`; empty for a `container` and until then."""
+    """The serving runtime that KServe selected for a `model`; empty for a `container` and until then.
+    KServe 0.15 does not tell it: there it is the one that the spec names.
+    """
     deployment_mode: _builtins.str
-    """The deployment mode as KServe reports it; empty until then."""
+    """The deployment mode that KServe reports, by its present name; empty until then."""
     @_builtins.property
     def failure(self) -> Global___Failure:
         """What is wrong. Set in DEGRADED and FAILED, and in other states for what may yet fail; unset

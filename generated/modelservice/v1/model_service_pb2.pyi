@@ -139,8 +139,10 @@ class DeployRequest(_message.Message):
         """Annotations of the service, as `labels` in everything, except that values are free, that there
         may be 512 of them with 240 KiB in all, and that some under serving.kserve.io/ are accepted:
         stop, autoscalerClass, storageSecretName, enable-prometheus-scraping and
-        enable-metric-aggregation. `serving.kserve.io/stop` "true" stops the service and "false" starts it; a Deploy
-        that does not name it leaves it as it is, so that a stopped service is not started by chance.
+        enable-metric-aggregation. `serving.kserve.io/stop` "true" stops the service and "false" starts
+        it; a Deploy that does not name it leaves it as it is, so that a stopped service is not started
+        by chance. KServe 0.15 stops services of Knative mode only; in Standard mode "true" is then
+        FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
         """
 
     def __init__(

@@ -43,6 +43,11 @@ class KServeCluster:
         self._writing = Writing(self._objects, config, runtimes, knative, self._feed)
         self._deleting = Deleting(self._objects, self._feed)
 
+    async def check_release(self, allowed: timedelta) -> None:
+        """Read KServe's release. Raises KServeTooOld; an API server that does not answer within
+        `allowed` is not waited for: the feed will tell nothing before it has."""
+        await self._feed.releases.read(allowed.total_seconds())
+
     async def apply(self, deploy: Deploy) -> Applied:
         """See `server.ports.Cluster`."""
         return await self._writing.apply(deploy)

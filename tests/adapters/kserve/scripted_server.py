@@ -34,8 +34,8 @@ class ScriptedServer:
 
     `texts` are answered as they are, by path; to ask for what is `absent` gives 404.
     `groups` has the collections of optional API groups, by the group's path.
-    `requests` has every request's kind ("list", "watch", "group", "probe", "text") and path in
-    order.
+    `requests` has every request's kind ("list", "watch", "group", "probe", "text", "schema") and
+    path in order. `schemas` is what it publishes of the API's schemas, by path; as a rule nothing.
     While `held_up` is clear no request is answered.
     """
 
@@ -51,6 +51,8 @@ class ScriptedServer:
         self.texts: dict[str, str] = {}
         self.absent: set[str] = set()
         self.groups: dict[str, list[str]] = {}
+        self.schemas: dict[str, object] = {}
+        self.schema_faults: deque[Fault] = deque()
         self._black_holes = 0
         self.held_up = asyncio.Event()
         self.held_up.set()
@@ -126,7 +128,11 @@ class ScriptedServer:
         if kind == "group" and request.path in self.groups:
             names = [{"name": name} for name in self.groups[request.path]]
             return web.json_response({"resources": names})
-        if kind == "group" or request.path in self.absent:
+        if kind == "schema" and self.schema_faults:
+            return await self.schema_faults.popleft()(self, request)
+        if kind == "schema" and request.path in self.schemas:
+            return web.json_response(self.schemas[request.path])
+        if kind in ("group", "schema") or request.path in self.absent:
             return await answering(404)(self, request)
         faults = self.watch_faults if kind == "watch" else self.list_faults
         if faults:
@@ -138,6 +144,8 @@ class ScriptedServer:
             return "probe"
         if request.path in self.texts:
             return "text"
+        if request.path.startswith("/openapi/"):
+            return "schema"
         if request.path.startswith("/apis/") and request.path.count("/") == GROUP_DEPTH:
             return "group"
         return "watch" if "watch" in request.query else "list"

@@ -16,6 +16,7 @@ from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.observing import facts_of
 from server.adapters.kserve.observing.sayings import REMEDIES
+from server.adapters.kserve.releases import KSERVE_0_15
 from server.domain.decision import Decision, decide
 from server.domain.status import Failure, FailureReason, State
 from tests.adapters.kserve.replaying import merged
@@ -177,6 +178,24 @@ def test_updates_that_kserve_was_told_to_ignore_are_named_while_it_is_ready() ->
     assert verdict(observed, now).failure
     unready = with_condition(observed, "Ready", status="False")
     assert verdict(unready, now).failure is None
+
+
+def test_what_kserve_0_15_does_not_know_keeps_it_from_no_update() -> None:
+    observed, now = end("updates_disabled")
+    assert verdict(replace(observed, release=KSERVE_0_15), now).failure is None
+
+
+def test_a_stop_that_kserve_0_15_does_not_carry_out_leaves_the_service_ready() -> None:
+    observed, now = serving()
+    asked = with_service(observed, {"metadata": {"annotations": {STOP: "true"}}})
+    others = [c for c in asked.service["status"]["conditions"] if c["type"] != "Stopped"]
+    on_0_15 = replace(with_service(asked, {"status": {"conditions": others}}), release=KSERVE_0_15)
+    assert verdict(on_0_15, now).state is State.READY
+    # In Knative mode it does, and a vendor's 0.15 that says so does in Standard mode too.
+    knative = with_service(on_0_15, {"status": {"deploymentMode": "Serverless"}})
+    assert verdict(replace(knative, knative_followed=True), now).state is State.PROGRESSING
+    told = with_condition(on_0_15, "Stopped", status="False")
+    assert verdict(told, now).state is State.PROGRESSING
 
 
 def test_a_model_that_serves_behind_an_ingress_that_does_not_is_not_ready() -> None:

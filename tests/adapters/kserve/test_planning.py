@@ -12,14 +12,16 @@ from server.adapters.kserve.manifests.manifest import Wish, manifest_of
 from server.adapters.kserve.manifests.reading_back import UNJUDGED, requests_of, service_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.manifests.riders import FilledIn, filled_in_of, marker_of, restart_of
+from server.adapters.kserve.modes import FORMER_NAMES, PRESENT_NAMES
 from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
+from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, Release
 from server.adapters.kserve.writing.kserve_config import KServeConfig
 from server.adapters.kserve.writing.planning import Plan, plan_of, with_filled_in
 from server.adapters.kserve.writing.taking_over import predictor_taken_over
 from server.domain.admission import PastRequest
 from server.domain.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
-from server.domain.inference_service import Resources, Scaling
+from server.domain.inference_service import InferenceServiceSpec, Resources, Scaling
 from tests.adapters.kserve.storing import applied, edited, stored
 from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
 
@@ -28,8 +30,8 @@ OTHER_PROBE = {"httpGet": {"path": "/v1/models/iris", "port": 8080}, "periodSeco
 SCALED = replace(MODEL, scaling=Scaling(2, 4))
 
 
-def planned(deploy: Deploy, current: Mapping[str, Any] | None, **config: str) -> Plan:
-    plan = plan_of(deploy, current, KServeConfig(**config), FRESH)  # type: ignore[arg-type]
+def planned(deploy: Deploy, current: Mapping[str, Any] | None, **config: Any) -> Plan:
+    plan = plan_of(deploy, current, KServeConfig(**config), FRESH)
     assert isinstance(plan, Plan)
     return plan
 
@@ -433,3 +435,66 @@ def test_only_a_ready_service_can_be_frozen() -> None:
     ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     assert planned(Deploy(KEY, CONTAINER), current | ready).frozen
     assert not planned(Deploy(KEY, CONTAINER), current).frozen
+    old = planned(Deploy(KEY, CONTAINER), current | ready, release=KSERVE_0_15)
+    assert not old.frozen  # KServe 0.15 knows nothing of it
+
+
+STANDARD = replace(MODEL, deployment_mode="Standard")
+
+
+def written_mode(plan: Plan) -> str:
+    return str(plan.manifest["metadata"]["annotations"][MODE_ANNOTATION])
+
+
+@pytest.mark.parametrize(
+    ("spec", "release", "name"),
+    [
+        (STANDARD, KSERVE_0_15, "RawDeployment"),
+        (KNATIVE, KSERVE_0_15, "Serverless"),
+        (STANDARD, KSERVE_0_16, "Standard"),
+        (KNATIVE, KSERVE_0_16, "Knative"),
+    ],
+)
+def test_a_mode_is_written_by_the_name_that_the_clusters_kserve_knows(
+    spec: InferenceServiceSpec, release: Release, name: str
+) -> None:
+    assert written_mode(planned(Deploy(KEY, spec), None, release=release)) == name
+
+
+@pytest.mark.parametrize("spec", [STANDARD, KNATIVE], ids=["Standard", "Knative"])
+def test_on_kserve_0_15_the_same_deploy_again_is_the_same_manifest(
+    spec: InferenceServiceSpec,
+) -> None:
+    settled = {"status": {"deploymentMode": FORMER_NAMES[spec.deployment_mode]}}
+    current = applied(Wish(KEY, spec, mode_names=FORMER_NAMES)) | settled
+    plan = planned(Deploy(KEY, spec), current, release=KSERVE_0_15)
+    assert plan.mode == spec.deployment_mode
+    assert marker_of(plan.manifest) == marker_of(current)
+    assert written_mode(plan) == FORMER_NAMES[spec.deployment_mode]
+
+
+@pytest.mark.parametrize("names", [FORMER_NAMES, PRESENT_NAMES], ids=["former", "present"])
+@pytest.mark.parametrize("release", [KSERVE_0_15, KSERVE_0_16], ids=["0.15", "0.16"])
+def test_a_mode_that_kserve_has_settled_on_is_written_as_it_is_in_the_status(
+    names: Mapping[str, str], release: Release
+) -> None:
+    status = {"status": {"deploymentMode": names["Standard"]}}
+    current = applied(Wish(KEY, STANDARD, mode_names=names)) | status
+    assert (
+        written_mode(planned(Deploy(KEY, STANDARD), current, release=release))
+        == (names["Standard"])
+    )
+
+
+def test_a_stop_that_kserve_0_15_would_not_carry_out_is_refused() -> None:
+    stop = {STOP_ANNOTATION: "true"}
+    with pytest.raises(UnsupportedByCluster, match=r"KServe 0\.15.*Knative mode only"):
+        planned(Deploy(KEY, MODEL, annotations=stop), None, release=KSERVE_0_15)
+    assert planned(Deploy(KEY, MODEL, annotations=stop), None, release=KSERVE_0_16)
+    assert planned(Deploy(KEY, KNATIVE, annotations=stop), None, release=KSERVE_0_15)
+    start = {STOP_ANNOTATION: "false"}
+    assert planned(Deploy(KEY, MODEL, annotations=start), None, release=KSERVE_0_15)
+    # A vendor's 0.15 that stops services says of each whether it is stopped.
+    says = {"status": {"conditions": [{"type": "Stopped", "status": "False"}]}}
+    current = applied(Wish(KEY, MODEL)) | says
+    assert planned(Deploy(KEY, MODEL, annotations=stop), current, release=KSERVE_0_15)

@@ -11,6 +11,7 @@ from hypothesis import given
 from server.adapters.kserve.manifests.manifest import Wish
 from server.adapters.kserve.manifests.reading_back import dropped_by, requests_of, service_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.modes import FORMER_NAMES
 from server.domain.admission import PastRequest
 from server.domain.commands import Action
 from server.domain.inference_service import (
@@ -50,6 +51,11 @@ def test_what_was_asked_is_read_back(wish: Wish) -> None:
     assert service.annotations == wish.annotations
     assert service.status == STATUS
     assert not service.unmanaged
+
+
+@given(wishes)
+def test_a_mode_by_its_former_name_is_read_back_by_the_present_one(wish: Wish) -> None:
+    assert read(applied(replace(wish, mode_names=FORMER_NAMES))).spec == wish.spec
 
 
 @given(wishes)

@@ -16,6 +16,7 @@ from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.following.pacing import Pacing
 from server.adapters.kserve.following.probe import Probe
 from server.adapters.kserve.following.reflector import Reflector
+from server.adapters.kserve.following.release_reader import ReleaseReader
 from server.adapters.kserve.following.resources import followed
 from server.adapters.kserve.observing.logs import LogWanted
 from server.adapters.kserve.observing.observed import LogExcerpt
@@ -31,7 +32,8 @@ class StatusFeed:
     """Follows the cluster while `feed` is consumed; answers from what it holds at any time.
 
     `namespaces`: those to follow, empty for all. `mirror` has the raw objects; the answers to
-    writes are put into it.
+    writes are put into it. `releases` knows KServe's release; with one that cannot be worked with
+    nothing is told.
     """
 
     def __init__(self, api: ApiServer, namespaces: Sequence[str]) -> None:
@@ -39,6 +41,7 @@ class StatusFeed:
         self._api = api
         self._namespaces = namespaces
         self._deriving = Deriving(self.mirror)
+        self.releases = ReleaseReader(api, self.mirror.put_release)
         self._probe = Probe(api, answered=self._vouch, returned=self._reconnect)
         self._log_fetching = LogFetching(api, self._keep_log)
         self._reflectors: list[Reflector] = []
@@ -100,6 +103,7 @@ class StatusFeed:
     async def _follow(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._probe.run(), name="probe")
+            tasks.create_task(self.releases.run(), name="KServe's release")
             for n in range(LOGS_AT_ONCE):
                 tasks.create_task(self._log_fetching.run(), name=f"log fetcher {n}")
             for reflector in self._reflectors:
@@ -108,6 +112,7 @@ class StatusFeed:
                 await reflector.synced.wait()
             # Who hears that all is listed may write at once.
             await self._probe.met.wait()
+            await self.releases.admitted.wait()
             self._synced = True
             self._wake.set()
 

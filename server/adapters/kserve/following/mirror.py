@@ -15,6 +15,7 @@ from server.adapters.kserve.following.resources import (
 from server.adapters.kserve.following.watch_stream import WatchEvent
 from server.adapters.kserve.objects import Object, uid_of
 from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.releases import NEWEST, Release
 from server.domain.inference_service import ServiceKey
 
 # The watch shows a write within milliseconds; after so many seconds it never will.
@@ -33,6 +34,7 @@ class Mirror:
         self._events = _Shelf()
         self._listed: dict[Resource, set[str]] = {}
         self._absent: set[Resource] = set()
+        self._release = NEWEST
 
     def keys(self) -> Iterator[ServiceKey]:
         """Every service there is."""
@@ -54,6 +56,7 @@ class Mirror:
             pods=pods,
             events=tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o))),
             knative_followed=self.follows_knative(key.namespace),
+            release=self._release,
         )
 
     def follows_knative(self, namespace: str) -> bool:
@@ -67,6 +70,11 @@ class Mirror:
     def put_written(self, written: Object) -> None:
         """Take the API server's answer to a write; what is older is not believed afterwards."""
         self._touched(self._services.take_written(written))
+
+    def put_release(self, release: Release) -> None:
+        """Take KServe's release, by which every service is looked at from now on."""
+        self._release = release
+        self._touched(list(self.keys()))
 
     def listing_begins(self) -> int:
         """A token that `listed` wants, taken before the list is asked for."""

@@ -9,6 +9,7 @@ from typing import Any
 from server.adapters.kserve.manifests.registry_riders import registry_riders_of
 from server.adapters.kserve.manifests.resource_defaults import beside_container
 from server.adapters.kserve.manifests.riders import FilledIn, riders_of
+from server.adapters.kserve.modes import PRESENT_NAMES
 from server.adapters.kserve.names import (
     API_VERSION,
     CONTAINER,
@@ -40,6 +41,7 @@ class Wish:
     serving container's readiness probe (None: KServe's own), `beside` the resources to write beside
     those asked for of a model. `origin` are the labels that tell
     where in the registry it comes from, `deployment_id` names the deployment's record there.
+    `mode_names`: KServe's names of the deployment modes.
     """
 
     key: ServiceKey
@@ -52,6 +54,7 @@ class Wish:
     beside: Resources = field(default_factory=Resources)
     origin: Mapping[str, str] = field(default_factory=dict)
     deployment_id: str = ""
+    mode_names: Mapping[str, str] = field(default_factory=lambda: PRESENT_NAMES)
 
 
 def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
@@ -107,7 +110,8 @@ def without_scaling(predictor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _metadata(wish: Wish) -> dict[str, Any]:
-    mode = _present(**{MODE_ANNOTATION: wish.spec.deployment_mode})
+    asked = wish.spec.deployment_mode
+    mode = _present(**{MODE_ANNOTATION: wish.mode_names.get(asked, asked)})
     return {
         "namespace": wish.key.namespace,
         "name": wish.key.name,

@@ -20,6 +20,7 @@ from server.adapters.kserve.manifests.ownership import (
 from server.adapters.kserve.manifests.predictor_reading import spec_of, unfit
 from server.adapters.kserve.manifests.registry_riders import deployment_id_of, registered_as
 from server.adapters.kserve.manifests.riders import filled_in_of, noted_requests
+from server.adapters.kserve.modes import present_name
 from server.adapters.kserve.names import (
     LAST_APPLIED_ANNOTATION,
     MANAGED_BY_KEY,
@@ -88,7 +89,7 @@ def requests_of(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
 def asked_of(obj: Mapping[str, Any]) -> Asked:
     """What managers asked for."""
     annotations = _owned_metadata(obj, "annotations")
-    mode = annotations.pop(MODE_ANNOTATION, "")
+    mode = present_name(annotations.pop(MODE_ANNOTATION, ""))
     spec = spec_of(_asked_spec(obj).get("predictor", {}), mode, filled_in_of(obj).resources)
     if spec and not is_unmanaged(obj):
         spec = replace(spec, predictor=registered_as(obj, spec.serving))

@@ -6,7 +6,7 @@ found by KServe's names for them: a canary's carries the same labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +23,7 @@ from server.adapters.kserve.observing.observed import Observed
 from server.domain.status import Component
 
 HASH_LABEL = "pod-template-hash"
+FORMER_SUFFIX = "-default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +79,22 @@ def parts_of(service: Object) -> Iterator[Part]:
 
 def workloads_of(which: Part, observed: Observed) -> list[Workload]:
     """Those of the component's Deployments that are there."""
-    found = {name_of(d): d for d in observed.deployments}
-    return [workload_of(found[n], observed) for n in which.deployments if n in found]
+    found = (child_of(observed.deployments, name) for name in which.deployments)
+    return [workload_of(deployment, observed) for deployment in found if deployment]
 
 
 def autoscaler_of(which: Part, observed: Observed) -> Object:
     """The component's HorizontalPodAutoscaler, or an empty object."""
-    return next((a for a in observed.autoscalers if name_of(a) == which.deployments[0]), {})
+    return child_of(observed.autoscalers, which.deployments[0])
+
+
+def child_of(objects: Iterable[Object], name: str) -> Object:
+    """The object that KServe made under this name, or an empty one.
+
+    KServe 0.15 keeps the name that a former release gave to the children of an old service.
+    """
+    found = {name_of(o): o for o in objects}
+    return found.get(name) or found.get(f"{name}{FORMER_SUFFIX}") or {}
 
 
 def workload_of(deployment: Object, observed: Observed) -> Workload:

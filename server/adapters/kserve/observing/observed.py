@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from server.adapters.kserve.objects import Object
+from server.adapters.kserve.releases import NEWEST, Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Observed:
 
     `events`: warnings about the InferenceService or one of its pods. `logs`: by pod and container,
     what was read of their logs. `knative_followed`: Knative's objects are among what is looked at.
+    `release`: KServe's.
     """
 
     service: Object
@@ -45,3 +47,4 @@ class Observed:
     events: tuple[Object, ...] = ()
     logs: Mapping[tuple[str, str], LogExcerpt] = field(default_factory=dict)
     knative_followed: bool = False
+    release: Release = NEWEST

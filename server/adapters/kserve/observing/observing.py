@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from server.adapters.kserve.modes import KNATIVE, MODEL_MESH, STANDARD, mode_of
+from server.adapters.kserve.modes import (
+    KNATIVE,
+    MODEL_MESH,
+    STANDARD,
+    mode_of,
+    present_name,
+    settled_mode_of,
+)
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import (
     Object,
@@ -78,13 +85,14 @@ def facts_of(
         components=components,
         deleting=bool(part(service, "metadata").get("deletionTimestamp")),
         namespace_deleting=is_namespace_deleting(observed),
-        stop_asked=asks_stop(annotations),
+        stop_asked=asks_stop(annotations) and _can_stop(observed),
         stopped=holds(service, "Stopped") and not observed.pods,
         judged=bool(condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
         ready=ready,
         routed=_routed(service, components_ready=components_ready) and not errors,
         # KServe obeys it only while the service is Ready.
-        updates_disabled=annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
+        updates_disabled=observed.release.disables_updates
+        and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
         and holds(service, "Ready"),
         refusal=evidence.problem(observed, now, patience),
         warning="; ".join(warnings),
@@ -114,8 +122,8 @@ def status_of(
         failure=decision.failure,
         url=str(status.get("url") or ""),
         cluster_url=str(part(status, "address").get("url") or ""),
-        serving_runtime=serving_runtime_of(service),
-        deployment_mode=str(status.get("deploymentMode") or ""),
+        serving_runtime=_serving_runtime(observed),
+        deployment_mode=present_name(settled_mode_of(service)),
         components=tuple(c.shown for c in facts.components),
         conditions=tuple(_condition(c, output) for c in items(status, "conditions")),
         last_transition_time=_changed_at(observed, decision),
@@ -126,6 +134,13 @@ def _unfollowed_mode(observed: Observed) -> str:
     mode = mode_of(observed.service)
     followed = observed.knative_followed if mode == KNATIVE else mode in ("", STANDARD)
     return "" if followed else mode
+
+
+def _can_stop(observed: Observed) -> bool:
+    """Whether KServe acts on the annotation: it then says of each service whether it is stopped."""
+    mode = mode_of(observed.service)
+    says = bool(condition(observed.service, "Stopped"))
+    return observed.release.stops_deployments or mode == KNATIVE or says
 
 
 def _routed(service: Object, *, components_ready: bool) -> bool:
@@ -171,6 +186,13 @@ def _ingress_problems(
             first_seen_time=since,
         )
         yield Problem(failure, since, tolerated=None)
+
+
+def _serving_runtime(observed: Observed) -> str:
+    """Name the serving runtime: where KServe does not report it, the one that the spec names."""
+    named = part(observed.service, "spec", "predictor", "model").get("runtime")
+    fallback = "" if observed.release.reports_runtime else str(named or "")
+    return serving_runtime_of(observed.service) or fallback
 
 
 def _condition(raw: Object, output: OutputGate) -> Condition:

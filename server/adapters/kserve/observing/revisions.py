@@ -17,7 +17,6 @@ from server.adapters.kserve.objects import (
     controller_of,
     holds,
     items,
-    name_of,
     part,
     uid_of,
 )
@@ -25,6 +24,7 @@ from server.adapters.kserve.observing.applied import contains, is_applied
 from server.adapters.kserve.observing.components import (
     Part,
     Workload,
+    child_of,
     generation_seen,
     workload_of,
 )
@@ -92,9 +92,9 @@ class KnativeService:
 def knative_service_of(which: Part, observed: Observed) -> KnativeService | None:
     """The component's Knative Service; None where it is not there."""
     owner = uid_of(observed.service)
-    named = (s for s in observed.knative_services if name_of(s) == which.deployments[0])
-    found = next((s for s in named if controller_of(s) == owner), None)
-    if found is None:
+    ours = (s for s in observed.knative_services if controller_of(s) == owner)
+    found = child_of(ours, which.deployments[0])
+    if not found:
         return None
     of_service = {r.obj["metadata"]["name"]: r for r in _revisions_of(found, observed)}
     latest = of_service.get(str(part(found, "status").get("latestCreatedRevisionName")))

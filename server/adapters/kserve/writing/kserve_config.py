@@ -13,11 +13,11 @@ import structlog
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.modes import STANDARD
+from server.adapters.kserve.modes import STANDARD, present_name
+from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.writing.refusals import unavailable
 from server.domain.inference_service import Resources
 from server.domain.quantities import quantities
-from server.domain.spec_checks import DEPLOYMENT_MODES
 
 READ_AGAIN_AFTER = 60.0
 READ_TIMEOUT = 5.0
@@ -27,10 +27,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KServeConfig:
-    """`resources`: what is added where nothing is asked; `default_mode`: by its present name."""
+    """`resources`: what is added where nothing is asked; `default_mode`: by its present name;
+    `release`: not part of the ConfigMap, and just as much the same for all services."""
 
     resources: Resources = SHIPPED
     default_mode: str = STANDARD
+    release: Release = NEWEST
 
 
 class ConfigReader:
@@ -81,7 +83,7 @@ def config_of(data: Mapping[str, str]) -> KServeConfig:
             _given(cpu=resources.get("cpuRequest"), memory=resources.get("memoryRequest")),
             _given(cpu=resources.get("cpuLimit"), memory=resources.get("memoryLimit")),
         ),
-        DEPLOYMENT_MODES.get(mode, mode),
+        present_name(mode),
     )
 
 

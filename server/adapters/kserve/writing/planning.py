@@ -34,8 +34,17 @@ from server.adapters.kserve.manifests.riders import (
     with_marker,
 )
 from server.adapters.kserve.manifests.standing import stands
-from server.adapters.kserve.modes import MODES, STANDARD, mode_of
+from server.adapters.kserve.modes import (
+    FORMER_NAMES,
+    MODES,
+    PRESENT_NAMES,
+    STANDARD,
+    mode_of,
+    settled_mode_of,
+)
 from server.adapters.kserve.names import SCALING_FIELDS, UPDATES_DISABLED_ANNOTATION
+from server.adapters.kserve.objects import condition
+from server.adapters.kserve.releases import Release
 from server.adapters.kserve.writing.kserve_config import KServeConfig
 from server.domain.admission import (
     PastRequest,
@@ -44,7 +53,7 @@ from server.domain.admission import (
     remembered,
     wished_spec,
 )
-from server.domain.commands import STOP_ANNOTATION, Action, Deploy
+from server.domain.commands import STOP_ANNOTATION, Action, Deploy, asks_stop
 from server.domain.errors import (
     FieldInvalid,
     FieldViolation,
@@ -99,8 +108,9 @@ def plan_of(
     replayed = admit_deploy(deploy, stored)
     if replayed:
         return replayed
-    wish = _wish(deploy, current, stored)
+    wish = replace(_wish(deploy, current, stored), mode_names=_mode_names(current, config.release))
     mode = _admitted_mode(wish, current, config)
+    _admit_stop(deploy, current, mode, config.release)
     if current is None:
         plan = _creation(deploy, wish, config, fresh_stamp)
     else:
@@ -181,7 +191,7 @@ def _update(
         replaces_pods=replaces_pods,
         wants_probe=replaces_pods and (contested or _leaves_probe_to_us(deploy, current)),
         takes_over=contested,
-        frozen=_is_frozen(current),
+        frozen=config.release.disables_updates and _is_frozen(current),
     )
 
 
@@ -236,6 +246,26 @@ def _admitted_mode(wish: Wish, current: RawObject | None, config: KServeConfig) 
         note = f"; {mode} is the cluster's default deployment mode" if default else ""
         raise FieldInvalid([v._replace(why=f"{v.why}{note}") for v in violations])
     return mode
+
+
+def _mode_names(current: RawObject | None, release: Release) -> Mapping[str, str]:
+    """The names of the modes that KServe compares with the one in the status, where there is one:
+    a release that knows others keeps that."""
+    settled = settled_mode_of(current) if current else ""
+    return next(
+        (names for names in (PRESENT_NAMES, FORMER_NAMES) if settled in names.values()),
+        release.mode_names,
+    )
+
+
+def _admit_stop(deploy: Deploy, current: RawObject | None, mode: str, release: Release) -> None:
+    """Refuse to stop what would go on serving. A KServe that stops a service says so of each."""
+    stops = release.stops_deployments or mode != STANDARD or condition(current or {}, "Stopped")
+    if asks_stop(deploy.annotations) and not stops:
+        raise UnsupportedByCluster(
+            f"annotations[{STOP_ANNOTATION}]: KServe {release.name}, which the cluster has, stops"
+            " services of Knative mode only; delete the service, or upgrade KServe to 0.16"
+        )
 
 
 def _admit_bare_restart(current: RawObject) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from server.adapters.kserve.api_server import Answer
 from server.adapters.kserve.following.feed import StatusFeed
+from server.adapters.kserve.following.release_reader import KServeTooOld
 from server.adapters.kserve.manifests.ownership import predictor_owners
 from server.adapters.kserve.manifests.readiness_probe import probe_for
 from server.adapters.kserve.manifests.reading_back import dropped_by, naming, service_of
@@ -29,7 +30,7 @@ from server.adapters.kserve.writing.attempts import (
     derived,
 )
 from server.adapters.kserve.writing.knative_presence import KnativePresence
-from server.adapters.kserve.writing.kserve_config import ConfigReader
+from server.adapters.kserve.writing.kserve_config import ConfigReader, KServeConfig
 from server.adapters.kserve.writing.planning import Plan, plan_of, with_filled_in
 from server.adapters.kserve.writing.refusals import (
     has_two_predictors,
@@ -37,13 +38,19 @@ from server.adapters.kserve.writing.refusals import (
     is_stale,
     owned_by_others,
     refusal,
+    unavailable,
 )
 from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects, Terms
 from server.adapters.kserve.writing.taking_over import predictor_taken_over, replacement, tried
 from server.domain.admission import PastRequest
 from server.domain.commands import Action, Applied, Deploy
-from server.domain.errors import ServiceDeleting, ServiceError, UpdatesDisabled
+from server.domain.errors import (
+    ServiceDeleting,
+    ServiceError,
+    UnsupportedByCluster,
+    UpdatesDisabled,
+)
 from server.domain.inference_service import ModelPredictor, Resources, ServiceKey
 from server.domain.planning import waiting
 from server.domain.rollout import Rollout
@@ -82,7 +89,7 @@ class Writing:
 
     async def _attempt(self, deploy: Deploy, present: Present, terms: Terms) -> Applied:
         """Plan and write once. Raises Stale instead of a refusal that rests on a held object."""
-        config = await self._config.read(terms.allowance.seconds())
+        config = await self._settings(terms)
         try:
             plan = plan_of(deploy, present.obj, config, secrets.token_hex(8))
             if isinstance(plan, Plan) and plan.mode == KNATIVE:
@@ -105,6 +112,16 @@ class Writing:
         if not answer.ok:
             raise _refused(deploy, plan, answer, present.live)
         return self._applied(deploy, plan, answer.body)
+
+    async def _settings(self, terms: Terms) -> KServeConfig:
+        try:
+            release = await self._feed.releases.read(terms.allowance.seconds())
+        except KServeTooOld as e:
+            raise UnsupportedByCluster(str(e)) from e
+        if release is None:
+            raise unavailable()
+        config = await self._config.read(terms.allowance.seconds())
+        return replace(config, release=release)
 
     async def _filled_in(self, plan: Plan, terms: Terms) -> FilledIn:
         key, spec = plan.wish.key, plan.wish.spec

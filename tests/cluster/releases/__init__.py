@@ -1,0 +1,1 @@
+"""Earlier releases of KServe, each with its own controller, CRDs and webhooks."""

@@ -415,6 +415,25 @@ def test_a_field_managers_name_is_shown_without_control_characters_and_cut() -> 
     assert len(decision.message) < 300
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_revision_of_an_edited_serving_runtime_is_told_from_one_of_a_deploy(
+    *, same: bool
+) -> None:
+    played = recording("knative/rollout")
+    at, observed = next(
+        (at, o) for at, o in played.states() if o and len(o.revisions) == 2 and len(o.pods) == 2
+    )
+    marker = observed.revisions[-1]["metadata"]["annotations"]["modelservice.dev/rollout"]
+    rolled = {"metadata": {"annotations": {"modelservice.dev/rollout": marker}}}
+    if same:
+        observed = changed("revisions", rolled)(observed)
+    model = {"spec": {"predictor": {"model": {"modelFormat": {"name": "sklearn"}}}}}
+    of_a_model = {**model, "status": {"clusterServingRuntimeName": "teams-own"}}
+    decision = verdict(with_service(observed, of_a_model), played.at(at))
+    assert decision.state is State.PROGRESSING
+    assert decision.message.startswith("the serving runtime teams-own was changed") is same
+
+
 def end_of_run(code: int, now: datetime) -> dict[str, Any]:
     return ended(code, now - timedelta(seconds=75))
 

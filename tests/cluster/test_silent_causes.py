@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 from grpc import StatusCode
+from kubernetes.client.exceptions import ApiException
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server.domain.inference_service import ServiceKey
@@ -14,7 +15,7 @@ from server.domain.inference_service import ServiceKey
 from .asking import Reason, State, container, deploy, model, wait_ready
 from .direct import edit
 from .lab import Cluster, wait_until
-from .recording import Until
+from .recording import Recording, Until
 from .test_rollouts import Watching, watching
 
 __all__ = ["watching"]
@@ -73,8 +74,10 @@ def test_a_wait_that_somebody_elses_write_ends_names_the_field_manager(
 
 
 @pytest.fixture
-def kept_service(cluster: Cluster, namespace: str) -> Iterator[None]:
-    """A policy of the cluster that lets nobody delete the namespace's InferenceServices."""
+def stuck(cluster: Cluster, namespace: str) -> Iterator[str]:
+    """A namespace in which a policy of the cluster lets nobody delete an InferenceService."""
+    name = f"{namespace}-stuck"
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     rule = {
         "apiGroups": ["serving.kserve.io"],
         "apiVersions": ["*"],
@@ -84,50 +87,54 @@ def kept_service(cluster: Cluster, namespace: str) -> Iterator[None]:
     policy = {
         "apiVersion": ADMISSION,
         "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": namespace},
+        "metadata": {"name": name},
         "spec": {
             "matchConstraints": {"resourceRules": [rule]},
             "validations": [{"expression": "false", "message": "kept by the test"}],
         },
     }
-    selector = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": name}}
     binding = {
         "apiVersion": ADMISSION,
         "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": namespace},
+        "metadata": {"name": name},
         "spec": {
-            "policyName": namespace,
+            "policyName": name,
             "validationActions": ["Deny"],
             "matchResources": {"namespaceSelector": selector},
         },
     }
-    cluster.apply(policy)
-    cluster.apply(binding)
-    yield
-    cluster.delete(binding)
-    cluster.delete(policy)
+    made = (manifest, policy, binding)
+    for one in made:
+        cluster.apply(one)
+    yield name
+    for one in reversed(made):
+        with suppress(ApiException):  # the test has deleted the namespace
+            cluster.delete(one)
 
 
-@pytest.mark.usefixtures("kept_service")
 def test_a_namespace_that_is_being_deleted_is_said_so_before_its_service_is(
-    cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
+    cluster: Cluster, stub: ModelServiceStub, stuck: str
 ) -> None:
-    answer = deploy(stub, namespace, "iris", container())
-    wait_ready(stub, namespace, "iris", answer.rollout_id)
-    path = f"/apis/serving.kserve.io/v1beta1/namespaces/{namespace}/inferenceservices/iris"
+    answer = deploy(stub, stuck, "iris", container())
+    wait_ready(stub, stuck, "iris", answer.rollout_id)
+    path = f"/apis/serving.kserve.io/v1beta1/namespaces/{stuck}/inferenceservices/iris"
 
     def is_kept() -> bool:
-        with suppress(Exception):
+        try:
             cluster.request("DELETE", f"{path}?dryRun=All")
-            return False
-        return True
+        except ApiException:
+            return True
+        return False
 
     wait_until(is_kept, "the policy holds")
-    heard = watching("iris")
-    cluster.request("DELETE", f"/api/v1/namespaces/{namespace}")
+    heard = Recording(stub, stuck, "iris")
+    cluster.request("DELETE", f"/api/v1/namespaces/{stuck}")
     going = heard.wait_state(State.STATE_DELETING, 1)
+    heard.close()
     assert "namespace is being deleted" in going.status.message
     assert "deletionTimestamp" not in cluster.get(path)["metadata"]
-    refusal = watching("iris", until=Until.UNTIL_READY, rollout_id=answer.rollout_id).end()
+    waited = Recording(stub, stuck, "iris", until=Until.UNTIL_READY, rollout_id=answer.rollout_id)
+    refusal = waited.end()
     assert refusal
     assert refusal.reason == "ROLLOUT_GONE"

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.4"}
 # What the API itself has after a path of the server's own.
-_API_PATH = re.compile("/(version|readyz|apis?|apis?/.*)$")
+_API_PATH = re.compile("/(version|readyz|openapi/.*|apis?|apis?/.*)$")
 _IDENTITY = ("authorization", "impersonate-")
 
 

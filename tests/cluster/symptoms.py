@@ -46,6 +46,12 @@ def pod_in_trouble(sight: Sight) -> bool:
     )
 
 
+def pod_initialises(sight: Sight) -> bool:
+    """A pod of which an init container runs."""
+    statuses = sight.object.get("status", {}).get("initContainerStatuses") or ()
+    return sight.kind == "pod" and any("running" in s.get("state", {}) for s in statuses)
+
+
 def warned_of(reason: str) -> Symptom:
     """A warning event of this reason."""
     return lambda sight: sight.kind == "event" and sight.object.get("reason") == reason

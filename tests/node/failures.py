@@ -31,7 +31,7 @@ from tests.cluster.lab import (
     images,
 )
 from tests.cluster.serving import install, serving
-from tests.cluster.symptoms import pod_in_trouble, warned_of
+from tests.cluster.symptoms import pod_in_trouble, pod_initialises, warned_of
 
 SECONDS = 720.0
 MAIN, DOWNLOAD = "kserve-container", "storage-initializer"
@@ -96,6 +96,19 @@ FLAPPING = Case(
     container=MAIN,
     exit_code=1,
     log="licence",
+)
+
+# Named after three minutes, for which not every run waits.
+HANGS = Case(
+    "download: hangs",
+    sklearn("gs://lab-models/hangs"),
+    "STORAGE_DOWNLOAD",
+    "PROGRESSING",
+    container=DOWNLOAD,
+    log="Copying contents of gs://lab-models/hangs",
+    wait=180,
+    symptom=pod_initialises,
+    limit=STAND_IN,
 )
 
 CASES = (
@@ -181,6 +194,14 @@ CASES = (
         log="No space left on device",
         limit=STAND_IN,
     ),
+    Case(
+        "model image without /models",
+        sklearn(f"oci://{images.PYTHON}"),
+        "STORAGE_DOWNLOAD",
+        container="modelcar-init",
+        exit_code=1,
+        log="modelcar is invalid",
+    ),
     Case("download: copies", sklearn("gs://lab-models/iris-v1"), state="READY", limit=STAND_IN),
 )
 
@@ -190,7 +211,7 @@ def put_models(lab: NodeLab, namespace: str) -> None:
     lab.put_models(images.models(lambda _: None), namespace)
 
 
-def main(cases: Sequence[Case] = CASES, mode: Mode = "standard") -> int:
+def main(cases: Sequence[Case] = (*CASES, HANGS), mode: Mode = "standard") -> int:
     """Run the program for `cases`, KServe being in this mode; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long to follow them")

@@ -9,7 +9,7 @@ from tests.cluster.failure_table import table
 from tests.cluster.failures import Trial, deployed, faults, follow
 from tests.cluster.lab import NodeLab
 
-from .failures import CASES, put_models
+from .failures import CASES, HANGS, put_models
 
 LIMIT = 300.0
 # The aim is 5 s after the cluster showed it; a busy machine gets ten times that.
@@ -20,7 +20,8 @@ MARGIN = 50.0
 def test_each_failure_is_told_with_its_reason_its_place_and_its_log(
     node_lab: NodeLab, stub: ModelServiceStub
 ) -> None:
-    with deployed(node_lab, stub, CASES, lambda n: put_models(node_lab, n)) as trials:
+    with deployed(node_lab, stub, (*CASES, HANGS), lambda n: put_models(node_lab, n)) as deploys:
+        *trials, hangs = deploys
         lasted = follow(trials, LIMIT)
         print(table(trials, lasted))
         assert {t.case.what: found for t in trials if (found := faults(t))} == {}
@@ -28,6 +29,7 @@ def test_each_failure_is_told_with_its_reason_its_place_and_its_log(
             was_told_soon(trial)
         for trial in (t for t in trials if t.case.state == "FAILED"):
             ended_the_wait(trial)
+        is_said_to_run(hangs)
 
 
 def was_told_soon(trial: Trial) -> None:
@@ -35,6 +37,13 @@ def was_told_soon(trial: Trial) -> None:
     assert moments.shown is not None, trial.case.what
     assert moments.named is not None, trial.case.what
     assert moments.named - moments.shown < trial.case.wait + MARGIN, trial.case.what
+
+
+def is_said_to_run(trial: Trial) -> None:
+    """A container that the model server waits for is named, with its last line."""
+    message = trial.last.status.message
+    assert "storage-initializer has run for more than " in message
+    assert trial.case.log in message
 
 
 def ended_the_wait(trial: Trial) -> None:

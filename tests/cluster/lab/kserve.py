@@ -59,6 +59,8 @@ def configuration(source: Path, mode: Mode, kserve: KServe) -> Manifest:
         "disableIstioVirtualHost": True,
         "enableGatewayApi": False,
     }
+    storage = {"enableModelcar": True}  # a model may be an image, `oci://`
+    data["storageInitializer"] = json.dumps(json.loads(data["storageInitializer"]) | storage)
     data["ingress"] = json.dumps(json.loads(data["ingress"]) | without_ingress)
     config_map["metadata"]["namespace"] = NAMESPACE
     return config_map

@@ -4,6 +4,7 @@ It downloads nothing. The URI chooses what happens:
 
     <scheme>://lab-models/<folder>    copies that folder of the image: iris-v1, iris-v2, ...
     <scheme>://lab-models/no-space    fails for real, since it copies to a disk that is full
+    <scheme>://lab-models/hangs       goes on for ever, as from a server that sends nothing
     anything else                     is not found
 
 Exit codes and log lines are those of KServe 0.20's entry point for gs:// (0, or 1 with the cause in
@@ -13,6 +14,7 @@ the last lines on stderr); what the cloud's own library says in between is not k
 import logging
 import shutil
 import sys
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,6 +48,8 @@ def _download(uri: str, target: Path) -> None:
         _not_found(uri, parts.netloc)
     if folder == "no-space":
         _copy(MODELS / "iris-v1" / "model.joblib", FULL_DISK)
+    if folder == "hangs":
+        threading.Event().wait()
     found = [path for path in MODELS.glob(f"{folder}/*") if path.is_file()] if folder else []
     if not found:
         raise RuntimeError(f"Failed to fetch model. No model found in {uri}.")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
+from base64 import b64encode
+from urllib.parse import quote, quote_plus
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.container_output import OutputGate, gate_for
+from server.domain.container_output import WITHHELD, OutputGate, gate_for
 from server.domain.storable import storable_text
 
 OPEN = OutputGate()
@@ -43,6 +48,58 @@ def test_a_secret_is_masked_also_where_colours_or_lines_divide_it() -> None:
     assert gate.shown("with open \x1b[1msesame\x1b[0m") == "with ***"
     assert gate.shown("got close sesame") == "got ***"
     assert "sesame" not in repr(gate)
+
+
+SECRETS = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), codec="utf-8"), min_size=8, max_size=40
+).filter(lambda s: s == s.strip() and len(s.encode()) >= 8)
+
+
+@given(SECRETS, st.sampled_from(["", "a", "ab", "user:"]))
+def test_a_secret_is_masked_however_a_program_writes_it(secret: str, before: str) -> None:
+    gate = gate_for([("DB_PASSWORD", secret)])
+    written = [
+        f"KeyError: {secret!r}",
+        f'KeyError: "{repr(secret)[1:-1]}"',
+        json.dumps({"password": secret}),
+        json.dumps({"password": secret}, ensure_ascii=False),
+        f"postgresql://u:{quote(secret)}@host",
+        f"postgresql://u:{quote(secret, safe='')}@host",
+        f"password={quote_plus(secret)}&x=1",
+    ]
+    for text in written:
+        shown = gate.shown(text)
+        assert "***" in shown
+        for form in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
+            assert form not in shown.replace("***", "")
+
+
+@given(st.binary(min_size=8, max_size=40), st.binary(max_size=5), st.binary(max_size=5))
+def test_so_is_one_in_base64_wherever_it_begins(secret: bytes, before: bytes, after: bytes) -> None:
+    value = secret.hex()
+    encoded = b64encode(before + value.encode() + after).decode()
+    shown = OPEN.shown(f"Authorization: Basic {encoded}")
+    assert encoded in shown
+    masked = gate_for([("API_TOKEN", value)]).shown(f"Authorization: Basic {encoded}")
+    assert "***" in masked
+    # All but what the bytes beside it have a part in.
+    assert len(masked) <= len("Authorization: Basic ***") + 4 * (len(before) + len(after)) + 8
+
+
+def test_masking_is_quick_or_nothing_is_shown() -> None:
+    text = "x" * 99 + "\n"
+    log = text * 16_000
+    for variables in (
+        [(f"SECRET_{n}", "s3cr3t\n" * 17_000) for n in range(4)],
+        [(f"SECRET_{n}", f"value-{n}-" + "v" * 120_000) for n in range(4)],
+        [(f"SECRET_{n}", f"value-{n}") for n in range(1000)],
+        [("SECRET", "\n".join(f"line-{n}" for n in range(10_000)))],
+    ):
+        began = time.thread_time()
+        shown = gate_for(variables).shown(log)
+        assert time.thread_time() - began < 1
+        assert "s3cr3t" not in shown
+    assert gate_for([("SECRET", "ab\n" * 100_000)]).shown("boom") == WITHHELD
 
 
 @given(st.text())

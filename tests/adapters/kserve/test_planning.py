@@ -433,10 +433,11 @@ def test_only_a_ready_service_can_be_frozen() -> None:
     off = {"metadata": {"annotations": {"serving.kserve.io/disable-auto-update": "true"}}}
     current = edited(applied(Wish(KEY, MODEL)), "kubectl", off)
     ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-    assert planned(Deploy(KEY, CONTAINER), current | ready).frozen
-    assert not planned(Deploy(KEY, CONTAINER), current).frozen
-    old = planned(Deploy(KEY, CONTAINER), current | ready, release=KSERVE_0_15)
-    assert not old.frozen  # KServe 0.15 knows nothing of it
+    for spec in (CONTAINER, SCALED):
+        assert planned(Deploy(KEY, spec), current | ready).frozen
+        assert not planned(Deploy(KEY, spec), current).frozen
+        old = planned(Deploy(KEY, spec), current | ready, release=KSERVE_0_15)
+        assert not old.frozen  # KServe 0.15 knows nothing of it
 
 
 STANDARD = replace(MODEL, deployment_mode="Standard")

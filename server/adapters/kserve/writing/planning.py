@@ -164,7 +164,7 @@ def _update(
             kept,
             Action.UPDATED,
             takes_over=takes_over,
-            frozen=_is_frozen(current),
+            frozen=_is_frozen(current, config.release),
         )
     if not deploy.restart and _reads_as(unmoved, current):
         return Plan(current, unmoved, manifest, Action.UNCHANGED, reads_the_same=True)
@@ -191,7 +191,7 @@ def _update(
         replaces_pods=replaces_pods,
         wants_probe=replaces_pods and (contested or _leaves_probe_to_us(deploy, current)),
         takes_over=contested,
-        frozen=config.release.disables_updates and _is_frozen(current),
+        frozen=_is_frozen(current, config.release),
     )
 
 
@@ -314,7 +314,9 @@ def _rescales(manifest: RawObject, current: RawObject) -> bool:
     return any(wished.get(name) != held.get(name) for name in SCALING_FIELDS)
 
 
-def _is_frozen(current: RawObject) -> bool:
+def _is_frozen(current: RawObject, release: Release) -> bool:
+    if not release.disables_updates:
+        return False
     annotations = current["metadata"].get("annotations") or {}
     conditions = (current.get("status") or {}).get("conditions") or ()
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

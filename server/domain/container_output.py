@@ -74,7 +74,7 @@ def gate_for(variables: Iterable[tuple[str, str]]) -> OutputGate:
     plain = values | lines - {""}
     if len(plain) > MOST_SECRETS:
         return OutputGate(withholds=True)
-    secrets = {form for value in plain for form in _forms(value)}
+    secrets = {form for value in plain for form in _forms(value)} - {""}
     if len(secrets) > MOST_SECRETS or sum(map(len, secrets)) > MOST_SECRET_CHARACTERS:
         return OutputGate(withholds=True)
     # The longest first: one value may be a part of another.
@@ -84,6 +84,8 @@ def gate_for(variables: Iterable[tuple[str, str]]) -> OutputGate:
 def _forms(value: str) -> Iterator[str]:
     """The ways in which programs write a value."""
     yield value
+    # As it reads once `shown` has taken out what a terminal would take for commands.
+    yield without_controls(value)
     python = repr(value)[1:-1]
     yield python
     # As repr does where a text has both kinds of quotes, and as shells and C do for either.

@@ -50,6 +50,11 @@ def test_a_secret_is_masked_also_where_colours_or_lines_divide_it() -> None:
     assert "sesame" not in repr(gate)
 
 
+def test_a_secret_with_control_characters_is_masked() -> None:
+    gate = gate_for([("API_KEY", "open\x07\x1b[1m sesame"), ("BEL_TOKEN", "\x07")])
+    assert gate.shown("with open\x07\x1b[1m sesame") == "with ***"
+
+
 SECRETS = st.text(
     st.characters(blacklist_categories=("Cs", "Cc"), codec="utf-8"), min_size=8, max_size=40
 ).filter(lambda s: s == s.strip() and len(s.encode()) >= 8)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -112,8 +113,8 @@ def unfit_of(obj: Mapping[str, Any]) -> list[str]:
 
 def dropped_by(written: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """What of the object did not fit the contract, and is no longer in what was written of it."""
-    gone = list(beyond(_content(current), _content(written), ""))
-    return [path for path in unfit_of(current) if any(_overlap(path, g[1:]) for g in gone)]
+    gone = [path[1:] for path in beyond(_content(current), _content(written), "")]
+    return _overlapping(unfit_of(current), gone)
 
 
 def _content(obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,10 +124,25 @@ def _content(obj: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _overlap(one: str, other: str) -> bool:
-    """Whether one of two paths leads to the other."""
-    short, long = sorted((one, other), key=len)
-    return long == short or long.startswith((f"{short}.", f"{short}["))
+def _overlapping(paths: list[str], others: list[str]) -> list[str]:
+    """Those of the paths that lead to one of the others, or the other way round."""
+    # There may be a thousand of each.
+    by_name, found = sorted(paths), set[str]()
+    for other in others:
+        found.update(_at_or_below(other, by_name))
+    others = sorted(others)
+    return [path for path in paths if path in found or any(_at_or_below(path, others))]
+
+
+def _at_or_below(path: str, ordered: list[str]) -> Iterator[str]:
+    """Those of the ordered paths that are this path or begin with it."""
+    first = bisect_left(ordered, path)
+    yield from ordered[first : bisect_right(ordered, path, first)]
+    for begin in (f"{path}.", f"{path}["):
+        for at in range(bisect_left(ordered, begin), len(ordered)):
+            if not ordered[at].startswith(begin):
+                break
+            yield ordered[at]
 
 
 def _asked_spec(obj: Mapping[str, Any]) -> Mapping[str, Any]:

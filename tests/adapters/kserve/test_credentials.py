@@ -433,6 +433,20 @@ async def test_a_plugins_words_are_cut_and_show_no_secret(
     assert len(told) < 210
 
 
+@pytest.mark.parametrize("words", ["a-" * 4000, "key" * 2600, "very-secret-" * 600])
+async def test_a_plugins_long_line_holds_up_nobody(
+    clusters: Clusters, plugin: Plugin, words: str
+) -> None:
+    plugin.run(f"echo failed >&2; echo 'refused {words}' >&2; exit 1")
+    environment = {"PATH": "/usr/bin:/bin"}
+    # In a task of its own, whose steps are measured.
+    connecting = asyncio.create_task(
+        ApiServer.connect(clusters.write(plugin.user), environment=environment)
+    )
+    with pytest.raises(ConfigurationUnusable, match=r"refused \.\.\.$"):
+        await connecting
+
+
 async def test_a_connection_that_is_closed_ends_a_plugin_that_runs(
     clusters: Clusters, plugin: Plugin
 ) -> None:

@@ -21,6 +21,8 @@ from server.domain.container_output import OutputGate, gate_for
 RUN_TIMEOUT = 30.0
 LARGEST_OUTPUT = 2**20
 _LONGEST_LINE = 200
+# More of a line is not searched for secrets, which takes time, and not shown either.
+_LONGEST_SEARCHED = 1000
 _STDERR_KEPT = 2**13
 _READ_SIZE = 2**16
 
@@ -222,7 +224,11 @@ def _line(text: bytes, gate: OutputGate) -> str:
     lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
     if not lines or (len(lines) == 1 and len(text) >= _STDERR_KEPT):
         return ""  # of a line whose beginning is lost it is not known what stands there
-    shown = _NAMED.sub(r"\1***", _TOKEN.sub("***", gate.shown(lines[-1])))
+    line = gate.shown(lines[-1])
+    if len(line) > _LONGEST_SEARCHED:
+        # The word that is cut may be a secret, which its half does not look like.
+        line = f"{line[:_LONGEST_SEARCHED].rpartition(' ')[0]} ..."
+    shown = _NAMED.sub(r"\1***", _TOKEN.sub("***", line))
     return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}..."
 
 

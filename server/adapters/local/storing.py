@@ -62,12 +62,8 @@ class StateDir:
         """
         file = self._file(record.service.key)
         self._at("before-write")
-        try:
+        with _nothing_written_on_error():
             _replace(file, to_json(record), self._at)
-        except OSError as e:
-            raise ClusterUnavailable(
-                f"the state directory cannot be written, {e.strerror}: nothing was written"
-            ) from e
         self._keep_names()
         self._at("after-write")
 
@@ -76,13 +72,9 @@ class StateDir:
         that a full disk can be freed. Raises as `write` does.
         """
         self._at("before-write")
-        try:
+        with _nothing_written_on_error():
             self._at("before-rename")
             self._file(key).rename(self._file(key, _DELETED))
-        except OSError as e:
-            raise ClusterUnavailable(
-                f"the state directory cannot be written, {e.strerror}: nothing was written"
-            ) from e
         self._keep_names()
         self._at("after-write")
 
@@ -217,6 +209,16 @@ def _replace(file: Path, content: bytes, at: At) -> None:
     except OSError:
         new.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _nothing_written_on_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ClusterUnavailable(
+            f"the state directory cannot be written, {e.strerror}: nothing was written"
+        ) from e
 
 
 def _unusable(path: Path, e: OSError) -> str:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from server.adapters.local.runtimes.runtime_table import FormatRow
+from server.domain.wording import listed
 
 MOST_SETTINGS_FILES = 100
 MOST_SETTINGS_BYTES = 1 << 20
 _MOST_ENTRIES = 100_000
-_MOST_SHOWN = 5
+_LONGEST_SHOWN = 100
 # These need a worker process of their own, which outlives a server that is killed; without one,
 # MLServer ignores them.
 _OWN_ENVIRONMENT = ("environment_path", "environment_tarball")
@@ -144,5 +145,4 @@ def _check_files(folder: Path, model_format: FormatRow, settings: str) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(name[:100] for name in names[:_MOST_SHOWN]) + more
+    return listed([name[:_LONGEST_SHOWN] for name in names])

@@ -78,7 +78,7 @@ node-lab: $(READY) ## The same with a real node, on which models serve (Linux, r
 image: ## The server's container image: IMAGE=name:tag; PUSH=1 pushes it, BASE= is another Python
 	@BASE='$(BASE)' PUSH='$(PUSH)' .ci/image '$(IMAGE)'
 
-failures: $(READY) ## How rollouts fail on a real node, and how soon it is told: 12 minutes; MODE=knative
+failures: $(READY) ## How rollouts fail on a real node, and how soon it is reported: 12 minutes; MODE=knative
 	$(BIN)/python -m tests.node$(if $(filter knative,$(MODE)),.knative).failures
 
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios

@@ -160,8 +160,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ROLLOUT_SUPERSEDED: _ErrorReason.ValueType  # 1003
     """ABORTED: a newer rollout of the same service has taken the awaited one's place. Metadata, on
-    KServe: field_manager, which wrote the spec last as far as the object's managedFields tell (a
-    write that only removes fields leaves no trace there); `modelservice` is this API.
+    KServe: field_manager, which wrote the spec last by the object's managedFields (a write that
+    only removes fields leaves no trace there); `modelservice` is this API.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1301
     """INTERNAL: a bug of the server. Nothing else gives this code."""
@@ -351,8 +351,8 @@ written.
 """
 ERROR_REASON_ROLLOUT_SUPERSEDED: ErrorReason.ValueType  # 1003
 """ABORTED: a newer rollout of the same service has taken the awaited one's place. Metadata, on
-KServe: field_manager, which wrote the spec last as far as the object's managedFields tell (a
-write that only removes fields leaves no trace there); `modelservice` is this API.
+KServe: field_manager, which wrote the spec last by the object's managedFields (a write that
+only removes fields leaves no trace there); `modelservice` is this API.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1301
 """INTERNAL: a bug of the server. Nothing else gives this code."""

@@ -100,7 +100,7 @@ class InferenceService(_message.Message):
     """
     rollout_id: _builtins.str
     """The name of its newest rollout, to give to Get and WatchStatus; it stays while the service is
-    deleted, and in the message that tells that it is gone. Opaque: compare for equality.
+    deleted, and in the TYPE_DELETED of a watch. Opaque: compare for equality.
     """
     etag: _builtins.str
     """A fingerprint of uid, spec, labels and annotations, not of the status. Give it to Deploy or
@@ -804,8 +804,8 @@ class InferenceServiceStatus(_message.Message):
         """The newest rollout serves: every component is available in the replicas asked for, its
         containers have not exited, and the traffic goes as it asked. KServe's own conditions of the
         components and of the route decide; a condition that another controller put there and that
-        turns KServe's Ready is named in `message`. ModelPredictor and ContainerPredictor tell when that means that
-        the model itself has answered.
+        turns KServe's Ready is named in `message`. See ModelPredictor and ContainerPredictor for when
+        that means that the model itself has answered.
         """
         STATE_DEGRADED: InferenceServiceStatus._State.ValueType  # 4
         """It serves, but not as asked: by an older rollout while the newest one fails, by some of its
@@ -844,8 +844,8 @@ class InferenceServiceStatus(_message.Message):
     """The newest rollout serves: every component is available in the replicas asked for, its
     containers have not exited, and the traffic goes as it asked. KServe's own conditions of the
     components and of the route decide; a condition that another controller put there and that
-    turns KServe's Ready is named in `message`. ModelPredictor and ContainerPredictor tell when that means that
-    the model itself has answered.
+    turns KServe's Ready is named in `message`. See ModelPredictor and ContainerPredictor for when
+    that means that the model itself has answered.
     """
     STATE_DEGRADED: InferenceServiceStatus.State.ValueType  # 4
     """It serves, but not as asked: by an older rollout while the newest one fails, by some of its
@@ -898,7 +898,7 @@ class InferenceServiceStatus(_message.Message):
     """The address that answers inside the cluster. Empty until it is known."""
     serving_runtime: _builtins.str
     """The serving runtime that KServe selected for a `model`; empty for a `container` and until then.
-    KServe 0.15 does not tell it: there it is the one that the spec names.
+    KServe 0.15 does not report it: there it is the one that the spec names.
     """
     deployment_mode: _builtins.str
     """The deployment mode that KServe reports, by its present name; empty until then."""

@@ -188,8 +188,7 @@ class Grace:
 
 
 async def serve(application: Application, stopping: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, of which `stopping` is told. Raises
-    AddressUnusable."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, which calls `stopping`. Raises AddressUnusable."""
     stop = asyncio.Event()
 
     def end() -> None:

@@ -98,7 +98,7 @@ _Sockaddr = tuple[Any, ...]
 
 async def _addresses(host: str, port: int) -> Sequence[_Sockaddr]:
     if host == "localhost":
-        # Whatever /etc/hosts says: gRPC's clients try both, and neither is beyond loopback.
+        # /etc/hosts is not asked: gRPC's clients try both, and neither is beyond loopback.
         return [("127.0.0.1", port), *([("::1", port, 0, 0)] if _has_ipv6() else [])]
     loop = asyncio.get_running_loop()
     try:

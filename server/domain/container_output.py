@@ -1,6 +1,6 @@
 """Show text that a container wrote: its log, its termination message, the output of its probes.
 
-Whoever makes the image decides what such text says. So it reaches a failure, a status message, a
+The maker of the image decides what such text says. So it reaches a failure, a status message, a
 condition, an error detail or a record only through an `OutputGate`; what is to be held back is
 decided here and nowhere else.
 """

@@ -160,7 +160,7 @@ class InferenceService:
     status. `generation` is that of the newest rollout; a mark of deletion makes none.
     `deployment_id` names the record of the deployment from the registry that it comes from; empty
     where it does not. `spec_writer` names who wrote the spec last; empty where the cluster does not
-    tell.
+    say.
     """
 
     key: ServiceKey

@@ -1,7 +1,7 @@
 """One HTTP client of the Kubernetes API server: raw paths, raw JSON, no typed models.
 
-Which API server and as whom is read by `connection`; the requests go straight to aiohttp, which
-tells "never connected" from "sent, and no answer".
+`connection` reads which API server and as whom; the requests go straight to aiohttp, whose errors
+distinguish "never connected" from "sent, and no answer".
 """
 
 from __future__ import annotations

@@ -44,8 +44,11 @@ class KServeCluster:
         self._deleting = Deleting(self._objects, self._feed)
 
     async def check_release(self, allowed: timedelta) -> None:
-        """Read KServe's release. Raises KServeTooOld; an API server that does not answer within
-        `allowed` is not waited for: the feed will tell nothing before it has."""
+        """Read KServe's release. Raises KServeTooOld.
+
+        An API server that does not answer within `allowed` is not waited for: the feed reports no
+        service until the release is known.
+        """
         await self._feed.releases.read(allowed.total_seconds())
 
     async def apply(self, deploy: Deploy) -> Applied:

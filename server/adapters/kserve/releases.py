@@ -39,7 +39,7 @@ NEWEST = KSERVE_0_16
 
 
 def release_of(status_fields: Collection[str]) -> Release | None:
-    """Tell the release by the fields that an InferenceService's status has in its schema.
+    """Read the release from the fields that an InferenceService's status has in its schema.
 
     None stands for releases older than OLDEST.
     """

@@ -49,7 +49,7 @@ class Presence:
             raise self._told()
 
     def lost(self, error: Lost) -> RegistryUnavailable:
-        """It was asked, and this came of it; what the caller is told."""
+        """Take note of what a call met; the error to answer that call with."""
         self._tell(REFUSED if isinstance(error, Refused) else AWAY, str(error))
         self._asked.set()
         return self._told()

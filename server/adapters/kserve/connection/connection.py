@@ -89,7 +89,7 @@ async def _open(selection: Selection, environment: Mapping[str, str]) -> Connect
     async def obtain(user: User) -> Identity:
         if not secure:
             return Identity()
-        return await identity_of(user, _told_to_plugins(cluster, server, ca), environment)
+        return await identity_of(user, _cluster_for_plugins(cluster, server, ca), environment)
 
     def make_tls(certificate: tuple[bytes, bytes] | None) -> ssl.SSLContext | None:
         if not secure:
@@ -107,9 +107,9 @@ async def _open(selection: Selection, environment: Mapping[str, str]) -> Connect
     return connection
 
 
-def _told_to_plugins(cluster: Cluster, server: SplitResult, ca: bytes) -> dict[str, Any]:
+def _cluster_for_plugins(cluster: Cluster, server: SplitResult, ca: bytes) -> dict[str, Any]:
     """The cluster as an ExecCredential has it; empty fields are left out, as client-go does."""
-    told = {
+    fields = {
         "server": server.geturl(),
         "tls-server-name": cluster.tls_server_name,
         "insecure-skip-tls-verify": cluster.insecure,
@@ -117,7 +117,9 @@ def _told_to_plugins(cluster: Cluster, server: SplitResult, ca: bytes) -> dict[s
         "proxy-url": cluster.proxy_url,
         "disable-compression": cluster.disable_compression,
     }
-    return {name: value for name, value in told.items() if value} | {"config": cluster.exec_config}
+    return {name: value for name, value in fields.items() if value} | {
+        "config": cluster.exec_config
+    }
 
 
 def _impersonating(who: Impersonation) -> list[tuple[str, str]]:

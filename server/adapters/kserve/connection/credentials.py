@@ -56,10 +56,10 @@ MakeTls = Callable[[tuple[bytes, bytes] | None], ssl.SSLContext | None]
 class Credentials:
     """The credentials of one user.
 
-    Files are read again each minute, a plugin is run again before what it printed ends, and all is
-    obtained anew after a 401. Then, and after a failure, the user's own kubeconfig is read again
-    too, of which the same user's credentials are taken and nothing else. Whatever fails is logged
-    once and retried; what was obtained before stays until it ends.
+    Files are read again every READ_FILES_EVERY, a plugin is run again before what it printed ends,
+    and all is obtained anew after a 401. Then, and after a failure, the user's own kubeconfig is
+    read again too: the same user's credentials are taken from it and nothing else. A failure is
+    logged once and retried; what was obtained before stays until it ends.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Credentials:
 async def identity_of(
     user: User, cluster: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Identity:
-    """Obtain a user's credentials as kubectl would, in its order; plugins are told of `cluster`.
+    """Obtain a user's credentials as kubectl would, in its order; plugins are given `cluster`.
 
     Raises ConfigurationUnusable.
     """

@@ -87,7 +87,7 @@ class ExecPlugin:
     ) -> ExecCredential:
         """Run the plugin without a terminal, and read what it prints.
 
-        `cluster` is what the plugin may be told about the cluster; `environment` is this process's
+        `cluster` is what the plugin may know of the cluster; `environment` is this process's
         own. Raises ConfigurationUnusable with the plugin's name and its last line on stderr.
         """
         if self.interactive_mode == _ALWAYS:
@@ -184,8 +184,8 @@ class ExecPlugin:
 async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, IO[bytes]]]:
     """A pipe for what a process writes.
 
-    One that asyncio makes itself keeps `wait` from ending while it is not read to its end, which
-    whatever the process has started may put off for ever.
+    One that asyncio makes itself keeps `wait` from ending while it is not read to its end, which a
+    child of the process may put off for ever.
     """
     reader = asyncio.StreamReader()
     ours, theirs = os.pipe()

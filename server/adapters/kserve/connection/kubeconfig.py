@@ -107,7 +107,7 @@ class User:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether kubectl could tell the API server who it is."""
+        """Whether the user has anything to identify itself with."""
         return bool(self.has_token or self.username or self.has_certificate or self.exec)
 
     @property

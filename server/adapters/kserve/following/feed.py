@@ -33,7 +33,7 @@ class StatusFeed:
 
     `namespaces`: those to follow, empty for all. `mirror` has the raw objects; the answers to
     writes are put into it. `releases` knows KServe's release; with one that cannot be worked with
-    nothing is told.
+    nothing is reported.
     """
 
     def __init__(self, api: ApiServer, namespaces: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Which release of KServe the cluster has: told by the schema of an InferenceService.
+"""Read which release of KServe the cluster has, by the schema of an InferenceService.
 
 The API server publishes the schema to everybody who may use its discovery, and its index of
 schemas says in a few KiB whether one has changed.
@@ -42,7 +42,7 @@ class KServeTooOld(Exception):
 class ReleaseReader:
     """Knows the release as of at most a minute ago.
 
-    `release` is the newest one where none can be told. `admitted` is set while it is one that can
+    `release` is the newest one where none can be read. `admitted` is set while it is one that can
     be worked with. `changed` is called with each release that differs from the one before.
     """
 
@@ -93,7 +93,7 @@ class ReleaseReader:
         """The API server's own word: what it cannot say now counts as no answer."""
         answer = await self._api.send("GET", path, timeout=seconds)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            self._warn("the API server cannot tell KServe's schema")
+            self._warn("the API server cannot give KServe's schema")
             raise Unanswered
         return answer
 

@@ -61,6 +61,6 @@ def _owns(entry: Entry, path: tuple[str, ...]) -> bool:
 
 
 def _shown(name: str) -> str:
-    """A field manager's name is whatever a client sent."""
+    """Make a field manager's name fit to show: clients choose it freely."""
     printable = "".join(c if c.isprintable() else "?" for c in name)
     return printable[:MOST_OF_A_NAME] or "a field manager without a name"

@@ -39,9 +39,9 @@ class Wish:
 
     `restart` is the stamp of the last restart, `requests` the request_ids to remember, `probe` the
     serving container's readiness probe (None: KServe's own), `beside` the resources to write beside
-    those asked for of a model. `origin` are the labels that tell
-    where in the registry it comes from, `deployment_id` names the deployment's record there.
-    `mode_names`: KServe's names of the deployment modes.
+    those asked for of a model. `origin` are the labels that say where in the registry it comes
+    from, `deployment_id` names the deployment's record there. `mode_names`: KServe's names of the
+    deployment modes.
     """
 
     key: ServiceKey

@@ -202,8 +202,9 @@ def naming(status: InferenceServiceStatus, what: str, paths: list[str]) -> Infer
     message may be."""
     if not paths:
         return status
-    told = f"{what}: {', '.join(paths)}"
-    note = told if len(told) <= _LONGEST_NOTE else f"{told[:_LONGEST_NOTE]}... ({len(paths)})"
+    note = f"{what}: {', '.join(paths)}"
+    if len(note) > _LONGEST_NOTE:
+        note = f"{note[:_LONGEST_NOTE]}... ({len(paths)})"
     return replace(status, message=f"{status.message}; {note}" if status.message else note)
 
 

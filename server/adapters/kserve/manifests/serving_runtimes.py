@@ -37,7 +37,7 @@ class Runtimes:
 
 
 def candidates(model: ModelPredictor, runtimes: Runtimes) -> list[Object]:
-    """The runtimes of which KServe takes one, in its order: it takes the first unless one has come
+    """The runtimes that KServe chooses from, in its order: it takes the first unless one has come
     or gone meanwhile. Empty also where not all of them are known."""
     if runtimes.namespaced is None:
         return []

@@ -1,4 +1,4 @@
-"""Whether an object already is what a manifest asks for, whoever wrote it so.
+"""Whether an object already is what a manifest asks for, no matter who wrote it.
 
 Then an apply moves nothing but ownership, and the object's marker may stay, although it was made
 for what stood before.
@@ -24,7 +24,7 @@ from server.adapters.kserve.manifests.ownership import (
 from server.adapters.kserve.names import REQUESTS_ANNOTATION, ROLLOUT_ANNOTATION, SCALING_FIELDS
 from server.adapters.kserve.objects import part
 
-# They tell of a rollout, not of what is asked.
+# They are about a rollout, not about what is asked.
 _UNCOMPARED_RIDERS = {ROLLOUT_ANNOTATION, REQUESTS_ANNOTATION}
 
 

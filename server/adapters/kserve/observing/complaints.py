@@ -63,7 +63,7 @@ def unexplained_unready(service: Object) -> str:
     return f"it serves; KServe calls it Ready={ready['status']}{by if same else ''}{words}"
 
 
-def _words(told: Object) -> str:
+def _words(of: Object) -> str:
     """The reason and the message of a condition, cut."""
-    words = ": ".join(str(told[name]) for name in ("reason", "message") if told.get(name))
+    words = ": ".join(str(of[name]) for name in ("reason", "message") if of.get(name))
     return words[:MOST_OF_WORDS]

@@ -34,8 +34,8 @@ def with_shown_conditions(observed: Observed) -> Object:
     """Return the InferenceService with the messages of its conditions as they may be shown."""
     status, output = part(observed.service, "status"), gate_of_service(observed)
     conditions = [
-        {**told, "message": output.shown(str(told.get("message") or ""))}
-        for told in items(status, "conditions")
+        {**condition, "message": output.shown(str(condition.get("message") or ""))}
+        for condition in items(status, "conditions")
     ]
     return {**observed.service, "status": {**status, "conditions": conditions}}
 

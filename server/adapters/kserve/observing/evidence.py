@@ -106,7 +106,7 @@ class Evidence:
         """What keeps KServe from making all of a component whose pods are of this rollout.
 
         Of an error that may be the one of the write before, nothing is said until it has stood for
-        long: where Knative has told nothing yet, a reconcile that succeeds leaves it in the status.
+        long: where Knative has reported nothing yet, a reconcile that succeeds leaves it there.
         """
         service = observed.service
         error = reconcile_error(service, ready_condition)

@@ -45,7 +45,7 @@ class LogWanted:
 
     `age` and `failed` tell apart the looks at a run that goes on without getting ready: the first,
     one each time that this has lasted twice as long, and one once the rollout has failed.
-    `look`: numbers the looks at a run that others wait for, of which the time of the last line is
+    `look`: numbers the looks at a run that others wait for, where the time of the last line is
     wanted too; else 0.
     `noise`: what marks a line as a probe's. `output`: decides what is shown of it.
     """

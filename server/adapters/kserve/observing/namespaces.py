@@ -1,4 +1,4 @@
-"""Tells that a namespace is being deleted, by what the API server refuses to make in it.
+"""Detect that a namespace is being deleted, by what the API server refuses to make in it.
 
 Namespaces are not followed: each part of a service that goes is made anew by its controller, which
 keeps the API server's refusal in its status. (Events are refused there too.)

@@ -59,8 +59,8 @@ def facts_of(
     facts_of_component = knative_facts if mode_of(service) == KNATIVE else component_facts
     parts = list(parts_of(service))
     components = tuple(facts_of_component(p, observed, now, patience) for p in parts)
-    told = with_shown_conditions(observed)
-    complaints = [complaint(told, p, c) for p, c in zip(parts, components, strict=True)]
+    shown = with_shown_conditions(observed)
+    complaints = [complaint(shown, p, c) for p, c in zip(parts, components, strict=True)]
     explained = list(zip(parts, complaints, strict=True))
     components_ready = all(holds(service, p.ready_condition) or c for p, c in explained)
     errors = [
@@ -71,7 +71,7 @@ def facts_of(
     ]
     ready = components_ready and holds(service, "IngressReady")
     warnings = [c.warning for c in complaints if c and c.warning]
-    if ready and not any(complaints) and (denied := unexplained_unready(told)):
+    if ready and not any(complaints) and (denied := unexplained_unready(shown)):
         warnings.append(denied)
     ingress_at = _ingress_missed_at(service, patience, components_ready=components_ready)
     written = written_at(service)
@@ -98,7 +98,7 @@ def facts_of(
         warning="; ".join(warnings),
         problems=(
             *(e for e in errors if e.since + patience.reconciling <= now),
-            *_ingress_problems(told, ingress_at, now),
+            *_ingress_problems(shown, ingress_at, now),
         ),
         unfollowed_mode=_unfollowed_mode(observed),
         looks_different_at=min((at for at in looks if at > now), default=None),
@@ -156,7 +156,7 @@ def _routed(service: Object, *, components_ready: bool) -> bool:
 def _ingress_missed_at(
     service: Object, patience: Patience, *, components_ready: bool
 ) -> datetime | None:
-    """When a route that is not there will be told as missing; None where it is there.
+    """When a route that is not there will be reported as missing; None where it is there.
 
     Of a route that KServe fails to make it says nothing: the condition stays Unknown.
     """
@@ -176,8 +176,8 @@ def _ingress_problems(
     if missed_at and missed_at <= now:
         ingress = condition(service, "IngressReady")
         since = moment(ingress.get("lastTransitionTime")) or missed_at
-        told = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
-        words = told or "KServe has not made it, and does not say why; see its controller's log"
+        words = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
+        words = words or "KServe has not made it, and does not say why; see its controller's log"
         failure = Failure(
             FailureReason.INGRESS,
             f"the model serves, but its route from outside is not ready: {words}",

@@ -30,11 +30,9 @@ MOST_SHARES = 5
 def pinned_traffic(
     which: Part, observed: Observed, found: KnativeService, completed_at: datetime
 ) -> Failure | None:
-    """Tell who keeps requests from the newest Revision, which is complete since `completed_at`.
+    """Report who keeps requests from the newest Revision, which is complete since `completed_at`.
 
-    None where all go there, or as asked.
-
-    What is asked of a service that is not ours is what stands on it.
+    None where all go there, or as asked. A service that is not ours asks for what stands on it.
     """
     service, percent = observed.service, which.spec.get(_FIELD)
     if which.component is not Component.PREDICTOR or percent is None:

@@ -88,13 +88,13 @@ def reconcile_error(service: Object, ready_condition: str) -> Refusal | None:
 
     KServe takes it back as soon as a reconcile gets as far as the component's own state.
     """
-    told = condition(service, ready_condition)
-    words = str(told.get("message") or told.get("reason"))
+    given = condition(service, ready_condition)
+    words = str(given.get("message") or given.get("reason"))
     if not is_reconcile_error(service, ready_condition) or is_lost_race(words):
         return None
-    failed = told.get("reason") == _RECONCILE_FAILED
+    failed = given.get("reason") == _RECONCILE_FAILED
     otherwise = FailureReason.RECONCILE_FAILED if failed else FailureReason.INVALID_SPEC
-    return _refusal(_meaning(words, otherwise), words, moment(told.get("lastTransitionTime")))
+    return _refusal(_meaning(words, otherwise), words, moment(given.get("lastTransitionTime")))
 
 
 def is_reconcile_error(service: Object, ready_condition: str) -> bool:
@@ -103,8 +103,8 @@ def is_reconcile_error(service: Object, ready_condition: str) -> bool:
 
 
 def _refusal_in_conditions(service: Object) -> Refusal | None:
-    told = (reconcile_error(service, kind) for kind in READY_CONDITIONS)
-    return next((refusal for refusal in told if refusal), None)
+    errors = (reconcile_error(service, kind) for kind in READY_CONDITIONS)
+    return next((error for error in errors if error), None)
 
 
 def _refusal(

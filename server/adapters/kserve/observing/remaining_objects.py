@@ -50,7 +50,7 @@ def remains_of_stop(observed: Observed) -> Remains | None:
 
 
 def _stop_asked_at(service: Object) -> datetime | None:
-    """When the annotation was last written, as far as its manager's entry tells."""
+    """When the annotation was last written, by its manager's entry in managedFields."""
     written = (
         moment(entry.get("time"))
         for entry in items(service, "metadata", "managedFields")

@@ -1,4 +1,4 @@
-"""Tells when pods are replaced because their serving runtime was edited, not by a Deploy.
+"""Detect pods that are replaced because their serving runtime was edited, not by a Deploy.
 
 KServe renders the pods of a `model` from its serving runtime and renders them anew when that is
 edited: within one rollout, whose marker then stands on two different pod templates.

@@ -145,7 +145,7 @@ def _update(
         requests=requests_of(current),
         # Where there is none, although there should be, the pods are replaced for it.
         deployment_id=deployment_id_of(current) or deploy.deployment_id,
-        # While the pods stay so does what was filled in, whatever has become of the runtimes since.
+        # While the pods stay so does what was filled in, also where the runtimes changed since.
         probe=held.probe,
         beside=besides_still(held.resources, wish.spec.resources),
     )
@@ -279,10 +279,10 @@ def _admit_bare_restart(current: RawObject) -> None:
 def _keeps_pods(
     manifest: RawObject, current: RawObject, taken_away: Sequence[str], *, takes_over: bool
 ) -> bool:
-    """Whether the pods that the manifest asks for are asked for already, whoever did."""
+    """Whether the object asks for the manifest's pods already, no matter who wrote it."""
     if is_unmanaged(current) or not stands(manifest, current):
         return False
-    # Once nobody else owns any of it, the marker alone tells which rollout a pod is of.
+    # Once nobody else owns any of it, the marker alone says which rollout a pod is of.
     if takes_over and marker_of(manifest) != marker_of(current):
         return False
     return all(path == _TRAFFIC for path in taken_away)

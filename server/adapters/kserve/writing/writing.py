@@ -184,7 +184,7 @@ class Writing:
         return Applied(service, action, rollout_of(written))
 
     def _unchanged(self, deploy: Deploy, present: Present) -> Applied:
-        """Answer without a write, whose precondition would tell an old view from the present."""
+        """Answer without a write. Raises Stale for a held object, which no precondition checks."""
         if present.obj is None or not present.live:
             raise Stale
         self._feed.mirror.put_written(present.obj)

@@ -78,8 +78,8 @@ class Upstream:
         """Ask who is there and whether its model is ready; a stranger counts as NOTHING."""
         try:
             async with self._asked("/v2") as who:
-                told = json.loads(await read_at_most(who, MOST_OF_ANSWER))
-            if not isinstance(told, Mapping) or told.get("name") != server_name:
+                said = json.loads(await read_at_most(who, MOST_OF_ANSWER))
+            if not isinstance(said, Mapping) or said.get("name") != server_name:
                 return Answer.NOTHING
             async with self._asked(ready_path) as response:
                 return Answer.READY if response.status == HTTPStatus.OK else Answer.LOADING

@@ -166,7 +166,7 @@ async def _written(launch: Launch, folder: Path) -> None:
     try:
         await asyncio.shield(writing)
     finally:
-        # Whoever gives it up removes the folder, in which nothing may come to be later.
+        # A caller that gives up removes the folder, in which nothing may come to be later.
         await asyncio.wait({writing})
 
 

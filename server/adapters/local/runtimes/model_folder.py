@@ -1,8 +1,7 @@
 """What a model's folder has for MLServer: files of known names, or settings of its own.
 
-A folder's settings may name code that lies beside them. Whoever deploys a model runs code as the
-model server's user in any case, since a pickle is code; so they are honoured, as MLServer on KServe
-does.
+A folder's settings may name code that lies beside them. Deploying a model runs code as the model
+server's user in any case, since a pickle is code; so they are honoured, as MLServer on KServe does.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ class ServingRuntime:
     def check(self, place: Place, variables: Container[str]) -> None:
         """Refuse what this server would misread, unless `variables`, which the Deploy gives, say
         what it is to read. Blocks. Raises ModelUnfit."""
-        told = any(name in variables for name in self.row.env if name != model_name.VARIABLE)
-        if place.model and place.model.is_dir() and not told:
+        given = any(name in variables for name in self.row.env if name != model_name.VARIABLE)
+        if place.model and place.model.is_dir() and not given:
             check_folder(place.model, place.model_name, self.row.settings, self.format)
 
     def _links(self, place: Place) -> dict[str, Path]:

@@ -64,6 +64,8 @@ class _Kind(Enum):
     STREAM = auto()
     HEALTH = auto()
     REFLECTION = auto()
+    # One too many, of any kind, until its caller has the refusal.
+    REFUSED = auto()
 
 
 def _kind_of(method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> _Kind:
@@ -140,9 +142,12 @@ class Calls(grpc.aio.ServerInterceptor):
         self, method: str, kind: _Kind, behaviour: Behaviour, request: Any, context: Context
     ) -> Any:
         line = _Line(method, request, self._default_namespace)
-        self._open[kind] += 1
+        refusal = self._refusal(kind)
+        counted_as = _Kind.REFUSED if refusal else kind
+        self._open[counted_as] += 1
         try:
-            self._check_room(kind)
+            if refusal:
+                raise refusal
             answer = await _answered(behaviour, request, context)
             line.write(grpc.StatusCode.OK)
             return answer
@@ -164,21 +169,22 @@ class Calls(grpc.aio.ServerInterceptor):
                 raise
             await _refuse(e, line, context)
         finally:
-            self._open[kind] -= 1
+            self._open[counted_as] -= 1
             self._ended.set()
 
-    def _check_room(self, kind: _Kind) -> None:
-        """Raise TooManyRequests or TooManyStreams where this call is one too many; probes never."""
-        if kind is _Kind.CALL and self._open[kind] > self._limits.calls:
-            raise TooManyRequests(
+    def _refusal(self, kind: _Kind) -> ServiceError | None:
+        """The error for a call that would be one too many; probes never are."""
+        if kind is _Kind.CALL and self._open[kind] >= self._limits.calls:
+            return TooManyRequests(
                 f"this server answers {self._limits.calls} calls at once, and that many are open;"
                 " try again soon"
             )
-        if kind in (_Kind.STREAM, _Kind.REFLECTION) and self._open[kind] > self._limits.streams:
-            raise TooManyStreams(
+        if kind in (_Kind.STREAM, _Kind.REFLECTION) and self._open[kind] >= self._limits.streams:
+            return TooManyStreams(
                 f"this server has room for {self._limits.streams} streams, and that many are open;"
                 " try again soon"
             )
+        return None
 
 
 def _reading(

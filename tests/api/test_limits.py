@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from server.api.calls import CallLimits, Calls
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
@@ -42,15 +45,17 @@ def test_a_call_too_many_is_told_to_come_again_and_room_is_used_anew(
     served: Served, limited: ModelServiceStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, apply = asyncio.Event(), served.memory.apply
+    began: list[Any] = []
 
     async def held(deploy: Any) -> Any:
+        began.append(deploy)
         await released.wait()
         return await apply(deploy)
 
     monkeypatch.setattr(served.memory, "apply", held)
     with ThreadPoolExecutor(CALLS) as pool:
         waiting = [pool.submit(limited.Deploy, deploy(f"s{n}"), timeout=30) for n in range(CALLS)]
-        eventually("as many calls are open as may be", lambda: _refused_get(limited) is not None)
+        eventually("as many calls are open as may be", lambda: len(began) == CALLS)
         refused = _refused_get(limited)
         assert refused is not None
         refusal = refusal_of(refused)
@@ -92,6 +97,40 @@ def test_a_stream_too_many_is_told_to_come_again_and_room_is_used_anew(
         )
         assert refusal.retry_after > timedelta(0)
     eventually("there is room again", lambda: _opens(limited))
+
+
+async def test_a_refusal_that_its_caller_has_not_taken_yet_uses_no_room() -> None:
+    released, taken = asyncio.Event(), asyncio.Event()
+
+    class Context:
+        async def abort(self, code: StatusCode, *_: Any) -> None:
+            await taken.wait()
+            raise grpc.aio.AbortError(code)
+
+        def code(self) -> StatusCode:
+            return StatusCode.RESOURCE_EXHAUSTED
+
+    async def behaviour(*_: Any) -> str:
+        await released.wait()
+        return "answered"
+
+    async def handler(_: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(behaviour)
+
+    method = SimpleNamespace(method="/modelservice.v1.ModelService/Get")
+    guarded = await Calls("default", CallLimits(1, 1)).intercept_service(handler, method)
+    assert guarded is not None
+    call = partial(guarded.unary_unary, GetRequest(name="a"), Context())
+    first, second = asyncio.create_task(call()), asyncio.create_task(call())
+    await asyncio.sleep(0)
+    released.set()
+    assert await first == "answered"
+    assert not second.done()
+    async with asyncio.timeout(30):
+        assert await call() == "answered"
+    taken.set()
+    with pytest.raises(grpc.aio.AbortError):
+        await second
 
 
 def _opens(stub: ModelServiceStub) -> bool:

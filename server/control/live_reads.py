@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.ports import Cluster
@@ -12,9 +12,11 @@ from server.ports import Cluster
 MOST_AT_ONCE = 10
 
 
-class _Reading(NamedTuple):
+@dataclass(eq=False)
+class _Reading:
     begins: asyncio.Event
     answer: asyncio.Task[InferenceService | None]
+    callers: int = 0
 
 
 class LiveReads:
@@ -36,8 +38,16 @@ class LiveReads:
             task = asyncio.create_task(self._read(key, begins), name=f"live read of {key}")
             task.add_done_callback(_retrieved)
             reading = self._readings[key] = _Reading(begins, task)
-        # One caller that leaves does not end the read of the others.
-        return await asyncio.shield(reading.answer)
+        reading.callers += 1
+        try:
+            # One caller that leaves does not end the read of the others.
+            return await asyncio.shield(reading.answer)
+        finally:
+            reading.callers -= 1
+            if not reading.callers and not reading.begins.is_set():
+                # Nobody waits for it any longer, and it only waits for room.
+                reading.answer.cancel()
+                del self._readings[key]
 
     async def _read(self, key: ServiceKey, begins: asyncio.Event) -> InferenceService | None:
         try:

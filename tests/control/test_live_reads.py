@@ -73,3 +73,18 @@ async def test_a_caller_that_leaves_takes_nothing_from_the_others() -> None:
     cluster.released.set()
     with pytest.raises(ClusterUnavailable):
         await staying
+
+
+async def test_what_nobody_waits_for_any_longer_is_not_read() -> None:
+    cluster = SlowCluster()
+    reads = LiveReads(cluster)  # type: ignore[arg-type]
+    asked = [asyncio.create_task(reads.read(ServiceKey("a", f"s{n}"))) for n in range(100)]
+    await settle()
+    for task in asked[:-1]:
+        task.cancel()
+    await settle()
+    again = asyncio.create_task(reads.read(ServiceKey("a", "s50")))
+    await settle()
+    cluster.released.set()
+    await asyncio.gather(asked[-1], again)
+    assert sorted(cluster.reads[MOST_AT_ONCE:]) == ["s50", "s99"]

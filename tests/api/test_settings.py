@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server import __version__, settings
+from server import __version__, logs, settings
 from server.__main__ import main
 from tests.alone import ROOT, alone, clean_environment
 from tests.refusals import refused
@@ -106,6 +106,8 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
         monkeypatch.delenv(variable)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
+    # It would stay for all later tests, and write to what captures this one.
+    monkeypatch.setattr(logs, "configure", lambda log: None)
     assert main([]) == 2
     said = capsys.readouterr()
     assert said.out == ""

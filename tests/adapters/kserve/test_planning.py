@@ -159,6 +159,37 @@ def test_what_is_read_after_an_edit_by_others_moves_no_pod_when_given_back(
     assert not plan.takes_over
 
 
+BESIDE = [
+    {"annotations": {"their": "note"}},
+    {"canaryTrafficPercent": 20},
+    {"model": {"livenessProbe": {"tcpSocket": {"port": 1}}}},
+    {"model": {"env": [{"name": "P", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}},
+]
+
+
+@pytest.mark.parametrize("beside", BESIDE, ids=["annotation", "traffic", "probe", "variable"])
+def test_what_others_added_beside_an_edit_of_theirs_moves_no_pod_while_it_stays(
+    beside: dict[str, Any],
+) -> None:
+    spec = replace(MODEL, env={"A": "1", "B": "2"})
+    current = applied(Wish(KEY, spec, probe=PROBE))
+    theirs = [*THEIR_ENV, *beside.get("model", {}).get("env", [])]
+    now = edited(current, "kubectl", {"spec": {"predictor": beside}})
+    now = edited(now, "kubectl", {"spec": {"predictor": {"model": {"env": theirs}}}})
+    got = service_of(now, UNJUDGED)
+    assert planned(Deploy(KEY, got.spec), now).reads_the_same
+    assert not planned(Deploy(KEY, got.spec, force=True), now).reads_the_same
+
+
+def test_what_would_be_lost_from_a_list_that_is_written_whole_is_no_reading_of_the_same() -> None:
+    [container] = applied(Wish(KEY, CONTAINER))["spec"]["predictor"]["containers"]
+    mounted = {**container, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}
+    change = {"spec": {"predictor": {"containers": [mounted]}}}
+    now = edited(applied(Wish(KEY, CONTAINER)), "kubectl", change)
+    got = service_of(now, UNJUDGED)
+    assert not planned(Deploy(KEY, got.spec), now).reads_the_same
+
+
 def test_what_stood_before_an_edit_that_was_given_back_is_a_rollout_of_its_own() -> None:
     current = applied(Wish(KEY, MODEL))
     moved = edited(

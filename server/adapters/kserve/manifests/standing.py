@@ -41,6 +41,17 @@ def stands(manifest: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     )
 
 
+def loses(manifest: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Whether applying the manifest would take anything of the predictor away: what is ours and
+    missing in the manifest, or what stands in a list or map that the manifest writes whole."""
+    wished, held = (part(_reaching_pods(obj), "spec", "predictor") for obj in (manifest, current))
+    mine = owned(current, ours, *PREDICTOR)
+    left = _after_apply(held, wished, owned(current, anyones, *PREDICTOR))
+    return any(beyond(held, left, "")) or any(
+        beyond(project(held, mine) if mine else {}, wished, "")
+    )
+
+
 _METADATA = ("labels", "annotations")
 
 
@@ -85,3 +96,22 @@ def _has_items(held: list[Any], wished: list[Any], fields: Fields) -> bool:
         if key is None or found is None or not _has(found, item, nodes[key]):
             return False
     return True
+
+
+def _after_apply(held: Any, wished: Any, fields: Fields | None) -> Any:
+    """What an apply makes of `held`, but for what it removes. `fields` are everybody's."""
+    if not fields or holds_whole(fields):
+        return wished
+    if isinstance(held, Mapping) and isinstance(wished, Mapping):
+        both = held.keys() & wished.keys()
+        changed = {n: _after_apply(held[n], wished[n], fields.get(f"f:{n}")) for n in both}
+        return {**held, **wished, **changed}
+    nodes = items_by_key(fields)
+    if not (nodes and isinstance(held, list) and isinstance(wished, list)):
+        return wished
+    named = {item_key(item, nodes): item for item in wished}
+    keyed = [(item_key(item, nodes), item) for item in held]
+    return [
+        _after_apply(item, named[key], nodes[key]) if key and key in named else item
+        for key, item in keyed
+    ]

@@ -33,7 +33,7 @@ from server.adapters.kserve.manifests.riders import (
     restart_of,
     with_marker,
 )
-from server.adapters.kserve.manifests.standing import stands
+from server.adapters.kserve.manifests.standing import loses, stands
 from server.adapters.kserve.modes import (
     FORMER_NAMES,
     MODES,
@@ -166,7 +166,7 @@ def _update(
             takes_over=takes_over,
             frozen=_is_frozen(current, config.release),
         )
-    if not deploy.restart and _reads_as(unmoved, current):
+    if not deploy.restart and _reads_as(unmoved, manifest, current, force=deploy.force):
         return Plan(current, unmoved, manifest, Action.UNCHANGED, reads_the_same=True)
     moved = unmoved
     if deploy.restart:
@@ -288,7 +288,7 @@ def _keeps_pods(
     return all(path == _TRAFFIC for path in taken_away)
 
 
-def _reads_as(wish: Wish, current: RawObject) -> bool:
+def _reads_as(wish: Wish, manifest: RawObject, current: RawObject, *, force: bool) -> bool:
     """Whether it reads as the wish, with nothing beside that a write would take away.
 
     Others may have written it in words of their own, such as another order of variables.
@@ -300,7 +300,7 @@ def _reads_as(wish: Wish, current: RawObject) -> bool:
         == (wish.spec, wish.labels, wish.annotations)
         and wish.origin in ({}, origin_of(current))
         and wish.deployment_id == deployment_id_of(current)
-        and not _unfit_in_predictor(current)
+        and not (_unfit_in_predictor(current) and (force or loses(manifest, current)))
     )
 
 

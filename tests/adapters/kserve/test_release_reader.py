@@ -85,6 +85,24 @@ async def test_where_schemas_may_not_be_read_the_newest_release_is_assumed(
     assert await reader.read(5) == NEWEST
 
 
+@pytest.mark.parametrize("status", [401, 403, 429])
+async def test_a_release_that_was_told_stays_while_the_api_server_refuses(
+    server: ScriptedServer,
+    reader: ReleaseReader,
+    taken: list[Release],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.0)
+    publish(server, IN_0_15)
+    assert await reader.read(5) == KSERVE_0_15
+    server.schema_faults.append(answering(status))
+    assert await reader.read(5) == KSERVE_0_15
+    publish(server, IN_0_16, "upgraded")
+    assert await reader.read(5) == KSERVE_0_16
+    assert taken == [KSERVE_0_15, KSERVE_0_16]
+
+
 @pytest.mark.parametrize("spoilt", [{}, {"paths": []}, {"paths": {GROUP: "x"}}, {"paths": None}])
 async def test_an_index_that_says_nothing_of_kserve_tells_no_release(
     server: ScriptedServer, reader: ReleaseReader, spoilt: object

@@ -82,6 +82,9 @@ class ReleaseReader:
             schema = await self._ask(path, seconds) if path else index
         except (Unreachable, Unanswered):
             return
+        if self._schema_path and not (index.ok and schema.ok):
+            self._warn("KServe's schema cannot be read: its release is taken for what it was")
+            return
         self._read_at = time.monotonic()
         self._schema_path = path if schema.ok else ""
         fields = _status_fields(schema.body) if path and schema.ok else frozenset()

@@ -64,6 +64,13 @@ def handles(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught, 16) >> (number - 1) & 1)
 
 
+@pytest.fixture(autouse=True)
+def logging_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server in this process configures would stay for all later tests, and write to what
+    captures this one."""
+    monkeypatch.setattr(logs, "configure", lambda log: None)
+
+
 @pytest.fixture
 def kubeconfig(tmp_path: Path) -> str:
     path = tmp_path / "config"
@@ -106,8 +113,6 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
         monkeypatch.delenv(variable)
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
-    # It would stay for all later tests, and write to what captures this one.
-    monkeypatch.setattr(logs, "configure", lambda log: None)
     assert main([]) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -293,7 +293,10 @@ def zipped(names: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-@pytest.mark.parametrize(("pack", "suffix"), [(tar, ".tar.gz"), (tar, ".tgz"), (zipped, ".zip")])
+@pytest.mark.parametrize(
+    ("pack", "suffix"),
+    [(tar, ".tar.gz"), (tar, ".tgz"), (zipped, ".zip"), (tar, ".TGZ"), (zipped, ".Zip")],
+)
 async def test_a_lone_archive_is_unpacked(
     pack: Callable[[dict[str, bytes]], bytes], suffix: str, http: FileServer, into: Path
 ) -> None:

@@ -29,10 +29,11 @@ def unpacked(path: Path, allowance: Allowance) -> Path:
 
     Links to files of the archive become copies of them. Raises FetchFailed.
     """
-    suffix = path.is_file() and next((s for s in ARCHIVE_SUFFIXES if path.name.endswith(s)), None)
+    name = path.name.lower()
+    suffix = path.is_file() and next((s for s in ARCHIVE_SUFFIXES if name.endswith(s)), None)
     if not suffix:
         return path
-    folder = path.with_name(path.name.removesuffix(suffix) or "model")
+    folder = path.with_name(path.name[: -len(suffix)] or "model")
     if folder == path:
         folder = path.with_name("model")
     files = _zipped if suffix == ".zip" else _tarred

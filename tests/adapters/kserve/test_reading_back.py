@@ -262,6 +262,13 @@ def test_what_others_have_in_a_service_of_ours_is_named_too() -> None:
     assert service.status.message == "it serves; not part of `spec`: spec.predictor.logger"
 
 
+def test_what_a_status_names_already_is_not_named_again() -> None:
+    logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
+    obj = edited(applied(Wish(KEY, MODEL)), "kubectl-edit", logger)
+    status = read(obj).status
+    assert service_of(obj, status).status == status
+
+
 def test_what_an_adoption_dropped_is_told_of_what_was_written() -> None:
     before = theirs(
         {

@@ -198,13 +198,15 @@ def _users(content: Mapping[str, str], *besides: str) -> dict[str, str]:
 
 
 def naming(status: InferenceServiceStatus, what: str, paths: list[str]) -> InferenceServiceStatus:
-    """The status, with the paths in its message; they are cut only where they are longer than a
-    message may be."""
+    """The status, with the paths in its message, once; they are cut only where they are longer than
+    a message may be."""
     if not paths:
         return status
     note = f"{what}: {', '.join(paths)}"
     if len(note) > _LONGEST_NOTE:
         note = f"{note[:_LONGEST_NOTE]}... ({len(paths)})"
+    if status.message.endswith(note):
+        return status
     return replace(status, message=f"{status.message}; {note}" if status.message else note)
 
 

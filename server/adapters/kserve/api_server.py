@@ -36,7 +36,8 @@ _ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 class Unreachable(Exception):
-    """No connection within CONNECT_TIMEOUT, or refused: nothing was sent."""
+    """No connection within CONNECT_TIMEOUT, or refused: nothing was sent. Its text has the cause,
+    for operators."""
 
 
 class NoCredentials(Unreachable):
@@ -195,9 +196,28 @@ def _foreign_errors_translated() -> Iterator[None]:
         aiohttp.ClientConnectorError,
         aiohttp.ClientHttpProxyError,
     ) as e:
-        raise Unreachable(type(e).__name__) from e
+        raise Unreachable(_cause(e)) from e
     except (aiohttp.ClientError, TimeoutError, OSError, TooLarge) as e:
-        raise Unanswered(type(e).__name__) from e
+        raise Unanswered(_cause(e)) from e
+
+
+def _cause(error: Exception) -> str:
+    """What kept an answer away, for operators; the address is in their kubeconfig."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError(certificate_error=refused):
+            why = getattr(refused, "verify_message", "") or type(refused).__name__
+            return f"its certificate is not trusted: {why}"
+        case aiohttp.ClientConnectorDNSError():
+            return "its name does not resolve"
+        case aiohttp.ClientHttpProxyError(status=status):
+            return f"the proxy refuses with {status}"
+        case aiohttp.ClientProxyConnectionError():
+            return "the proxy cannot be reached"
+        case aiohttp.ConnectionTimeoutError():
+            return f"no connection within {CONNECT_TIMEOUT:g} s"
+        case aiohttp.ClientConnectorError(os_error=OSError(errno=int(number))) if number > 0:
+            return os.strerror(number)
+    return type(error).__name__
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:

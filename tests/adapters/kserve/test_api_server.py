@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import time
 from pathlib import Path
@@ -23,14 +24,30 @@ from tests.adapters.kserve.scripted_server import (
     never,
     without_end,
 )
+from tests.api_recorders import Authority, recording
 
 PATH = "/api/v1/pods"
 
 
 async def test_a_refused_connection_is_unreachable(server: ScriptedServer, api: ApiServer) -> None:
     await server.stop()
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=r"^Connection refused$"):
         await api.send("GET", PATH, timeout=10)
+
+
+async def test_a_certificate_that_is_not_trusted_is_named_as_the_cause(tmp_path: Path) -> None:
+    certificate = Authority("theirs").issue("theirs", ["127.0.0.1"])
+    async with recording("theirs", certificate=certificate, folder=tmp_path) as recorder:
+        server = ScriptedServer()
+        server.port = recorder.port
+        kubeconfig = Path(server.kubeconfig(tmp_path))
+        trusted = base64.b64encode(Authority("ours").pem).decode()
+        https = f'"certificate-authority-data": "{trusted}", "server": "https://'
+        kubeconfig.write_text(kubeconfig.read_text().replace('"server": "http://', https))
+        api = await ApiServer.connect(str(kubeconfig))
+        with pytest.raises(Unreachable, match=r"^its certificate is not trusted: "):
+            await api.send("GET", PATH, timeout=10)
+        await api.close()
 
 
 async def test_a_peer_that_never_shakes_hands_is_unreachable_in_1_5_s(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ SMALLEST_OFFSET = timedelta(seconds=2)
 
 log = structlog.get_logger(__name__)
 
+_SILENT = "the API server does not answer"
+
 
 class Probe:
     """Knows whether the API server answers, and takes our credentials.
@@ -54,6 +56,7 @@ class Probe:
         self._returned = returned
         self._failures = 0
         self._trouble = ""
+        self._cause = ""
         self._offset = timedelta(0)
 
     async def run(self) -> None:
@@ -77,12 +80,14 @@ class Probe:
             answer = await self._api.send("GET", "/readyz", timeout=PROBE_TIMEOUT)
         except NoCredentials:
             return "the credentials for the API server have ended"
-        except (Unreachable, Unanswered):
-            return "the API server does not answer"
+        except (Unreachable, Unanswered) as e:
+            self._cause = str(e)
+            return _SILENT
         if answer.status == HTTPStatus.UNAUTHORIZED:
             return "the API server refuses our credentials"
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return "the API server does not answer"
+            self._cause = f"HTTP {answer.status}"
+            return _SILENT
         return answer
 
     def _note_failure(self, trouble: str) -> None:
@@ -90,7 +95,8 @@ class Probe:
         if self._failures >= AWAY_AFTER and trouble != self._trouble:
             self.reachable = False
             self._trouble = trouble
-            log.warning(trouble)
+            cause = {"why": self._cause} if trouble is _SILENT else {}
+            log.warning(trouble, **cause)
 
     def _note_answer(self, asked_at: float, headers: Mapping[str, str]) -> None:
         was_away, self._failures, self._trouble = self._failures >= AWAY_AFTER, 0, ""

@@ -151,7 +151,10 @@ class Reflector:
     async def _rest(self, backoff: Backoff, ended: tuple[float, Exception | None]) -> None:
         lived, why = ended
         if why:
-            self._note(str(why) if isinstance(why, Refused) else "connection lost")
+            if isinstance(why, Refused):
+                self._note(str(why))
+            else:
+                self._note("connection lost", f": {why}")
         retry_after = why.retry_after if isinstance(why, Refused) else 0.0
         await asyncio.sleep(backoff.pause(lived, retry_after))
 
@@ -201,10 +204,10 @@ class Reflector:
             self._sink.changed(self.resource, event)
         self._resume_from = event.resource_version
 
-    def _note(self, trouble: str) -> None:
-        """Log what is wrong once, and once that it is over."""
+    def _note(self, trouble: str, cause: str = "") -> None:
+        """Log what is wrong once, with its first cause, and once that it is over."""
         if trouble and trouble != self._trouble:
-            log.warning("watch interrupted", resource=str(self.resource), why=trouble)
+            log.warning("watch interrupted", resource=str(self.resource), why=trouble + cause)
         elif self._trouble and not trouble:
             log.info("watch restored", resource=str(self.resource))
         self._trouble = trouble

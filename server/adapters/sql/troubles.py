@@ -38,6 +38,10 @@ _RIGHTS = (
     "the registry's database refuses its user, nothing was stored; grant it the rights to its"
     " own tables"
 )
+_NO_SEARCH_PATH = (
+    "the registry's database has no schema of the search_path that its user may use, nothing was"
+    " stored; make one, grant its use, or name another in options"
+)
 _DISK = "the registry's database cannot be read or written; look at its disk"
 
 # By SQLSTATE: a whole one, else its class.
@@ -47,7 +51,14 @@ _LOST_STATES = ("08", "57", "25006", "25P03", "53300")
 # What a new connection may meet and does not next time; 08P01 is what poolers refuse with.
 _PASSING_CLASSES = ("08", "40", "53", "57", "58", "XX")
 _PROTOCOL_VIOLATION = "08P01"
-_SAID_STATES = {"53": _PLACE, "58": _DISK, "42501": _RIGHTS, "42P01": _SCHEMA, "42703": _SCHEMA}
+_SAID_STATES = {
+    "53": _PLACE,
+    "58": _DISK,
+    "3F000": _NO_SEARCH_PATH,
+    "42501": _RIGHTS,
+    "42P01": _SCHEMA,
+    "42703": _SCHEMA,
+}
 
 _SAID_CHARACTERS = 300
 

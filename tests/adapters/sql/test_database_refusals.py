@@ -160,6 +160,13 @@ def test_a_refusal_of_tls_is_told_as_such(
     assert told in migrated(url, monkeypatch, capsys)
 
 
+def test_a_search_path_without_a_schema_is_told_in_one_line(
+    without_tls: Place, monkeypatch, capsys
+) -> None:
+    said = migrated(without_tls.url("options=-csearch_path%3Dnone"), monkeypatch, capsys)
+    assert "has no schema of the search_path" in said
+
+
 def test_a_database_without_tls_is_told_where_the_url_wants_it(
     without_tls: Place, monkeypatch, capsys
 ) -> None:

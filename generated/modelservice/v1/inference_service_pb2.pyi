@@ -1166,7 +1166,8 @@ class Failure(_message.Message):
         REASON_TRAFFIC_PINNED: Failure._Reason.ValueType  # 22
         """Knative mode: all else is done, and a `canaryTrafficPercent` that another field manager set
         keeps requests from this rollout's revision. `message` has the share and the field manager. A
-        Deploy with `force` removes the field, which replaces no pods.
+        Deploy with `force` removes the field, which replaces no pods unless others changed the spec
+        as well.
         """
         REASON_RECONCILE_FAILED: Failure._Reason.ValueType  # 23
         """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler
@@ -1236,7 +1237,8 @@ class Failure(_message.Message):
     REASON_TRAFFIC_PINNED: Failure.Reason.ValueType  # 22
     """Knative mode: all else is done, and a `canaryTrafficPercent` that another field manager set
     keeps requests from this rollout's revision. `message` has the share and the field manager. A
-    Deploy with `force` removes the field, which replaces no pods.
+    Deploy with `force` removes the field, which replaces no pods unless others changed the spec
+    as well.
     """
     REASON_RECONCILE_FAILED: Failure.Reason.ValueType  # 23
     """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler

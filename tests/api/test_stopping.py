@@ -7,6 +7,7 @@ import queue
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -90,25 +91,31 @@ def test_a_second_signal_of_another_kind_is_no_trouble() -> None:
         assert server.join() == 0
 
 
-def test_a_terminal_that_is_closed_stops_the_server_in_order() -> None:
+@pytest.fixture
+def inherited(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the server's process finds set for SIGHUP, whatever these tests were started under."""
+    before = signal.signal(signal.SIGHUP, request.param)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL], indirect=True)
+def test_a_terminal_that_is_closed_stops_the_server_in_order(inherited: None) -> None:
     with alone(MODELSERVICE_STOP_DELAY="0.5") as server:
         server.process.send_signal(signal.SIGHUP)
         assert server.join() == 0
         assert server.events("stopped")
 
 
-def test_under_nohup_a_terminal_that_is_closed_is_no_matter() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with alone(MODELSERVICE_STOP_DELAY="0") as server:
-            server.process.send_signal(signal.SIGHUP)
-            with grpc.insecure_channel(server.address) as channel:
-                watch = ModelServiceStub(channel).WatchStatus(WatchStatusRequest(name="svc"))
-                assert next(watch)
-                watch.cancel()
-            assert server.stop() == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+@pytest.mark.parametrize("inherited", [signal.SIG_IGN], indirect=True)
+def test_under_nohup_a_terminal_that_is_closed_is_no_matter(inherited: None) -> None:
+    with alone(MODELSERVICE_STOP_DELAY="0") as server:
+        server.process.send_signal(signal.SIGHUP)
+        with grpc.insecure_channel(server.address) as channel:
+            watch = ModelServiceStub(channel).WatchStatus(WatchStatusRequest(name="svc"))
+            assert next(watch)
+            watch.cancel()
+        assert server.stop() == 0
 
 
 def test_a_deploy_that_is_under_way_is_answered(name, monkeypatch) -> None:

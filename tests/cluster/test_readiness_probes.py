@@ -152,7 +152,11 @@ def test_a_runtime_that_gets_a_probe_of_its_own_keeps_it_from_the_next_rollout_o
     wait_ready(stub, namespace, "iris", made.rollout_id)
     apply_runtime(cluster, namespace, readinessProbe={"exec": {"command": ["true"]}})
     wait_until(lambda: _is_stuck(cluster, namespace), "KServe meets two kinds of probe")
-    wait_until(lambda: _is_ready(stub, namespace), "the service goes on serving")
+    # It goes on serving, while KServe can no longer make what the runtime asks for.
+    wait_until(lambda: _is_degraded(stub, namespace), "the error that stands is named")
+    status = get(stub, namespace, "iris").status
+    assert status.serving
+    assert "more than 1 handler type" in status.failure.message
     restarted = deploy(stub, namespace, "iris", restart=True)
     wait_ready(stub, namespace, "iris", restarted.rollout_id)
     assert "exec" in probe_of(cluster, namespace, "iris")
@@ -226,6 +230,10 @@ def _is_seen(stub: ModelServiceStub, namespace: str) -> bool:
 def _is_stuck(cluster: Cluster, namespace: str) -> bool:
     conditions = stored(cluster, namespace, "iris")["status"]["conditions"]
     return any("more than 1 handler type" in c.get("message", "") for c in conditions)
+
+
+def _is_degraded(stub: ModelServiceStub, namespace: str) -> bool:
+    return get(stub, namespace, "iris").status.state == State.STATE_DEGRADED
 
 
 def _is_ready(stub: ModelServiceStub, namespace: str) -> bool:

@@ -11,10 +11,6 @@ RUN --mount=type=secret,id=ca,target=/run/ca.pem \
     [ ! -e /run/ca.pem ] || export PIP_CERT=/run/ca.pem; \
     /pip/bin/pip --python /opt/modelservice/bin/python3 install --quiet --no-cache-dir --no-compile \
       --only-binary :all: --require-hashes -r /requirements.lock
-# Of the Kubernetes client only the connection is used: without its generated classes, which are
-# loaded by name, the image is smaller by a third.
-RUN find /opt/modelservice/lib/python3*/site-packages/kubernetes \
-      \( -path '*/client/api/*' -o -path '*/client/models/*' \) -name '*.py' ! -name __init__.py -delete
 COPY server /opt/modelservice/app/server
 COPY generated/modelservice /opt/modelservice/app/modelservice
 COPY LICENSE /opt/modelservice/

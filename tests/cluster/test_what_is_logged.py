@@ -23,6 +23,8 @@ from .serving import Replicas, Server
 
 SECRETS = ("the-value-of-a-key", "the-value-of-a-plain-variable")
 METHOD = "modelservice.v1.ModelService/"
+# What an operator has to mend is an error too. Of the tests some databases go before their servers.
+REFUSED = "the registry's database refuses this server"
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_no_log_tells_a_token_or_a_bug(replicas: Replicas) -> None:
     for log in logs:
         assert not [token for token in tokens if token in log.read_text()], log
         for line in lines_of(log):
-            assert line["level"] in ("info", "warning"), line
+            assert line["level"] in ("info", "warning") or line["event"] == REFUSED, line
             assert "exception" not in line, line
 
 

@@ -15,7 +15,7 @@ import structlog
 from server.adapters.no_registry import NoRegistry
 from server.api.answers import Answers
 from server.api.calls import CallLimits, Calls
-from server.api.health import LIVE, SERVING, Health, keep_told, present, stop_admitting
+from server.api.health import Health, keep_told, present, stop_admitting
 from server.api.listening import grpc_server, listen
 from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
@@ -85,8 +85,7 @@ class Application:
 
     async def start(self) -> int:
         """Listen, and answer the port. Raises AddressUnusable."""
-        now = present(self._view, self._cluster, self._registry)
-        self._health.tell({LIVE: SERVING, **now})
+        self._health.tell(present(self._view, self._cluster, self._registry))
         address = self._settings.serving.listen
         port = await listen(self._server, address)
         log.info("listening", address=f"{address.rpartition(':')[0]}:{port}")

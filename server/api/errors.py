@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
-
-# With these two imported, reflection resolves the details for callers that have no stubs.
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode

@@ -9,12 +9,17 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
-from modelservice.v1 import model_service_pb2
+from modelservice.v1 import model_service_pb2, registry_service_pb2
 
+from server.api.reflection import REFLECTION_SERVICES
 from server.control.viewing import View
 from server.ports import Cluster, Registry
 
 SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+REGISTRY_SERVICE = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+HEALTH_SERVICE = pb.DESCRIPTOR.services_by_name["Health"].full_name
+# Every gRPC service of this server. Health knows each by its full name.
+GRPC_SERVICES = (SERVICE, REGISTRY_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES)
 LIVE = "live"
 CLUSTER = "cluster"
 REGISTRY = "registry"
@@ -55,6 +60,15 @@ class Health(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such health service")
         return pb.HealthCheckResponse(status=status)
 
+    async def List(self, request: pb.HealthListRequest, context: Any) -> pb.HealthListResponse:  # noqa: N802
+        """The status now of every service that Check knows."""
+        return pb.HealthListResponse(
+            statuses={
+                service: pb.HealthCheckResponse(status=status)
+                for service, status in self._statuses.items()
+            }
+        )
+
     async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> None:  # noqa: N802
         """The status now, then each change; a slow reader gets the latest."""
         told = None
@@ -88,15 +102,20 @@ async def keep_told(
 
 def stop_admitting(health: Health) -> None:
     """Let load balancers send callers elsewhere."""
-    health.tell({"": NOT_SERVING, SERVICE: NOT_SERVING})
+    health.tell(dict.fromkeys(("", SERVICE, REGISTRY_SERVICE), NOT_SERVING))
 
 
 def present(
     view: View, cluster: Cluster, registry: Registry | None
 ) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
-    """What holds now, by service; a server without a registry has no such health service."""
-    ready = _serving(view.synced and not view.stopping)
-    statuses = {"": ready, SERVICE: ready, CLUSTER: _serving(cluster.reachable())}
+    """The status of every health service now. They are the gRPC services by their full names, ""
+    for the server as a whole, and "live", "cluster" and "registry", of which a server without a
+    registry has no last one."""
+    ready = view.synced and not view.stopping
+    statuses = dict.fromkeys((LIVE, HEALTH_SERVICE, *REFLECTION_SERVICES), SERVING)
+    statuses |= dict.fromkeys(("", SERVICE), _serving(ready))
+    statuses[CLUSTER] = _serving(cluster.reachable())
+    statuses[REGISTRY_SERVICE] = _serving(ready and registry is not None and registry.reachable())
     if registry is not None:
         statuses[REGISTRY] = _serving(registry.reachable())
     return statuses

@@ -11,16 +11,19 @@ from contextlib import ExitStack
 from typing import Any
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from modelservice.v1 import (
+    errors_pb2,
+    model_service_pb2,
     model_service_pb2_grpc,
     registry_service_pb2,
     registry_service_pb2_grpc,
 )
 
 from server.api.calls import Calls
-from server.api.health import SERVICE, Health
+from server.api.health import GRPC_SERVICES, Health
+from server.api.reflection import Reflection
 from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
 
@@ -47,6 +50,15 @@ _OPTIONS = (
     ("grpc.max_connection_age_ms", 30 * _MINUTE_MS),
     ("grpc.max_connection_age_grace_ms", 30_000),
 )
+# What callers without protos can look up: the services, and the details of their errors.
+_PUBLIC_FILES = (
+    model_service_pb2.DESCRIPTOR,
+    registry_service_pb2.DESCRIPTOR,
+    errors_pb2.DESCRIPTOR,
+    error_details_pb2.DESCRIPTOR,
+    status_pb2.DESCRIPTOR,
+    health_pb2.DESCRIPTOR,
+)
 
 
 class AddressUnusable(Exception):
@@ -62,11 +74,7 @@ def grpc_server(
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)  # type: ignore[arg-type]
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    registry_service = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
-    health_service = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection(
-        (SERVICE, registry_service, health_service, reflection.SERVICE_NAME), server
-    )
+    Reflection(GRPC_SERVICES, _PUBLIC_FILES).add_to(server)
     return server
 
 

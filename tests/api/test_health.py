@@ -1,21 +1,24 @@
-"""grpc.health.v1 and reflection."""
+"""grpc.health.v1."""
 
 from __future__ import annotations
 
 import grpc
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from grpc_reflection.v1alpha import reflection_pb2_grpc
-from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+)
 
 from tests.serving import serving, settings
 
 from .asking import eventually
+from .reflecting import listed_services
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
+REGISTRY_SERVICE = "modelservice.v1.RegistryService"
 SERVICES = ("", "modelservice.v1.ModelService", "cluster", "registry", "live")
 
 
@@ -70,38 +73,56 @@ def test_a_service_that_is_none_is_not_found(health) -> None:
     watch.cancel()
 
 
-@pytest.mark.parametrize(
-    "symbol",
-    [
-        "modelservice.v1.ModelService",
-        "modelservice.v1.Failure",
-        "modelservice.v1.RegistryService",
-        "modelservice.v1.ModelDeployment",
-        "google.rpc.ErrorInfo",
-        "google.rpc.RetryInfo",
-        "google.rpc.BadRequest",
-        "grpc.health.v1.Health",
-    ],
-)
-def test_reflection_resolves_the_contract_and_the_details_of_errors(grpc_channel, symbol) -> None:
-    (answer,) = _reflected(grpc_channel, ServerReflectionRequest(file_containing_symbol=symbol))
-    files = [
-        FileDescriptorProto.FromString(file)
-        for file in answer.file_descriptor_response.file_descriptor_proto
-    ]
-    assert symbol.rpartition(".")[0] in {file.package for file in files}
+def test_every_grpc_service_is_known_by_its_full_name(health, grpc_channel) -> None:
+    for service in listed_services(grpc_channel):
+        eventually(f"{service} serves", lambda service=service: status(health, service) == SERVING)
 
 
-def test_reflection_lists_the_services(grpc_channel) -> None:
-    (answer,) = _reflected(grpc_channel, ServerReflectionRequest(list_services=""))
-    names = {service.name for service in answer.list_services_response.service}
-    assert {
-        "modelservice.v1.ModelService",
-        "modelservice.v1.RegistryService",
-        "grpc.health.v1.Health",
-    } <= names
+def test_list_has_what_check_knows(health) -> None:
+    eventually("it serves", lambda: status(health, "") == SERVING)
+    listed = health.List(HealthListRequest(), timeout=5).statuses
+    assert set(SERVICES) < set(listed)
+    assert {service: status(health, service) for service in listed} == {
+        service: answer.status for service, answer in listed.items()
+    }
 
 
-def _reflected(channel: grpc.Channel, *requests: ServerReflectionRequest) -> list:
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    return list(stub.ServerReflectionInfo(iter(requests), timeout=5))
+def test_the_registry_service_serves_as_long_as_the_database_answers(
+    health, grpc_server, monkeypatch
+) -> None:
+    eventually("it serves", lambda: status(health, REGISTRY_SERVICE) == SERVING)
+    monkeypatch.setattr(grpc_server.registry, "reachable", lambda: False)
+    eventually("it is away", lambda: status(health, REGISTRY_SERVICE) == NOT_SERVING)
+    for service in ("", "modelservice.v1.ModelService", "grpc.health.v1.Health"):
+        assert status(health, service) == SERVING
+    monkeypatch.undo()
+    eventually("it serves again", lambda: status(health, REGISTRY_SERVICE) == SERVING)
+
+
+def test_the_registry_service_does_not_serve_without_a_registry() -> None:
+    with serving(settings()) as served, grpc.insecure_channel(served.address) as channel:
+        served.wait_until_synced()
+        health = health_pb2_grpc.HealthStub(channel)
+        eventually("it is synced", lambda: status(health, "") == SERVING)
+        assert status(health, REGISTRY_SERVICE) == NOT_SERVING
+        with pytest.raises(grpc.RpcError) as raised:
+            status(health, "registry")
+        assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_stopping_server_sends_callers_of_every_service_elsewhere() -> None:
+    stopping = settings(stop={"delay": "1", "grace": "10"})
+    with serving(stopping) as served, grpc.insecure_channel(served.address) as channel:
+        served.wait_until_synced()
+        health = health_pb2_grpc.HealthStub(channel)
+        eventually("it serves", lambda: status(health, "") == SERVING)
+        watches = {
+            service: health.Watch(HealthCheckRequest(service=service), timeout=30)
+            for service in ("", "modelservice.v1.ModelService", "grpc.health.v1.Health")
+        }
+        assert {next(watch).status for watch in watches.values()} == {SERVING}
+        served.begin_stop()
+        assert next(watches[""]).status == NOT_SERVING
+        assert next(watches["modelservice.v1.ModelService"]).status == NOT_SERVING
+        for service in ("live", "grpc.health.v1.Health"):
+            assert status(health, service) == SERVING

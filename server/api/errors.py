@@ -1,16 +1,16 @@
-"""The one table from what went wrong to the status that a caller gets."""
+"""From what went wrong to the status that a caller gets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from typing import NamedTuple
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
+from modelservice.v1.errors_pb2 import ErrorReason as Contract
 from modelservice.v1.inference_service_pb2 import Failure
 
 from server.api.statuses import failure_message
@@ -27,69 +27,26 @@ _STATUS_BYTES = 4096
 _DETAIL_BYTES = 2560
 
 
-class _Meaning(NamedTuple):
-    code: StatusCode
-    retry_after: timedelta | None = None
-
-
-def _passing(code: StatusCode, seconds: float) -> _Meaning:
-    return _Meaning(code, timedelta(seconds=seconds))
-
-
-_MEANINGS: Mapping[ErrorReason, _Meaning] = {
-    ErrorReason.FIELD_INVALID: _Meaning(StatusCode.INVALID_ARGUMENT),
-    ErrorReason.SPEC_INVALID: _Meaning(StatusCode.INVALID_ARGUMENT),
-    ErrorReason.REQUEST_ID_REUSED: _Meaning(StatusCode.INVALID_ARGUMENT),
-    ErrorReason.PAGE_TOKEN_INVALID: _Meaning(StatusCode.INVALID_ARGUMENT),
-    ErrorReason.RESUME_TOKEN_INVALID: _Meaning(StatusCode.INVALID_ARGUMENT),
-    ErrorReason.SERVICE_NOT_FOUND: _Meaning(StatusCode.NOT_FOUND),
-    ErrorReason.NAMESPACE_NOT_FOUND: _Meaning(StatusCode.NOT_FOUND),
-    ErrorReason.ROLLOUT_GONE: _Meaning(StatusCode.NOT_FOUND),
-    ErrorReason.MODEL_NOT_FOUND: _Meaning(StatusCode.NOT_FOUND),
-    ErrorReason.VERSION_NOT_FOUND: _Meaning(StatusCode.NOT_FOUND),
-    ErrorReason.ENVIRONMENT_NOT_FOUND: _Meaning(StatusCode.NOT_FOUND),
-    ErrorReason.DEPLOYMENT_NOT_FOUND: _Meaning(StatusCode.NOT_FOUND),
-    ErrorReason.ALREADY_EXISTS: _Meaning(StatusCode.ALREADY_EXISTS),
-    ErrorReason.QUOTA_EXCEEDED: _Meaning(StatusCode.RESOURCE_EXHAUSTED),
-    ErrorReason.TOO_MANY_STREAMS: _passing(StatusCode.RESOURCE_EXHAUSTED, 2),
-    ErrorReason.TOO_MANY_REQUESTS: _passing(StatusCode.RESOURCE_EXHAUSTED, 2),
-    ErrorReason.ROLLOUT_FAILED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.SERVICE_STOPPED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.SERVICE_DELETING: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.NOT_MANAGED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.FIELD_CONFLICT: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.MODE_IMMUTABLE: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.POLICY_REFUSED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.NAMESPACE_TERMINATING: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.NAMESPACE_NOT_SERVED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.RESERVED_NAMESPACE: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.UNSUPPORTED_BY_CLUSTER: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.UPDATES_DISABLED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.KSERVE_MISSING: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.SERVER_LACKS_RIGHTS: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.VERSION_NOT_READY: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.VERSION_ARCHIVED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.NO_DEPLOYABLE_VERSION: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.ENVIRONMENT_NAMESPACE_FIXED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.IN_USE: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.REGISTRY_DISABLED: _Meaning(StatusCode.FAILED_PRECONDITION),
-    ErrorReason.ETAG_MISMATCH: _Meaning(StatusCode.ABORTED),
-    ErrorReason.CONCURRENT_WRITE: _passing(StatusCode.ABORTED, 1),
-    ErrorReason.ROLLOUT_SUPERSEDED: _Meaning(StatusCode.ABORTED),
-    ErrorReason.INTERNAL: _Meaning(StatusCode.INTERNAL),
-    ErrorReason.CLUSTER_UNAVAILABLE: _passing(StatusCode.UNAVAILABLE, 2),
-    ErrorReason.WRITE_OUTCOME_UNKNOWN: _passing(StatusCode.UNAVAILABLE, 1),
-    ErrorReason.WEBHOOK_UNAVAILABLE: _passing(StatusCode.UNAVAILABLE, 5),
-    ErrorReason.VIEW_NOT_READY: _passing(StatusCode.UNAVAILABLE, 1),
-    ErrorReason.VIEW_BEHIND: _passing(StatusCode.UNAVAILABLE, 1),
-    ErrorReason.REGISTRY_UNAVAILABLE: _passing(StatusCode.UNAVAILABLE, 2),
-    ErrorReason.SERVER_STOPPING: _passing(StatusCode.UNAVAILABLE, 1),
+# How long callers wait before they send the same request again, for what may pass by itself.
+_RETRY_DELAYS: Mapping[ErrorReason, timedelta] = {
+    ErrorReason.TOO_MANY_STREAMS: timedelta(seconds=2),
+    ErrorReason.TOO_MANY_REQUESTS: timedelta(seconds=2),
+    ErrorReason.CONCURRENT_WRITE: timedelta(seconds=1),
+    ErrorReason.CLUSTER_UNAVAILABLE: timedelta(seconds=2),
+    ErrorReason.WRITE_OUTCOME_UNKNOWN: timedelta(seconds=1),
+    ErrorReason.WEBHOOK_UNAVAILABLE: timedelta(seconds=5),
+    ErrorReason.VIEW_NOT_READY: timedelta(seconds=1),
+    ErrorReason.VIEW_BEHIND: timedelta(seconds=1),
+    ErrorReason.REGISTRY_UNAVAILABLE: timedelta(seconds=2),
+    ErrorReason.SERVER_STOPPING: timedelta(seconds=1),
 }
+_CODES = {code.value[0]: code for code in StatusCode}
 
 
 def code_of(error: ServiceError) -> StatusCode:
-    """The gRPC code that an error is told by."""
-    return _MEANINGS[error.reason].code
+    """Derive the gRPC code from the reason's number in the protos, which is 100 times the code plus
+    a count."""
+    return _CODES[Contract.Value(f"ERROR_REASON_{error.reason.value}") // 100]
 
 
 def status_of(error: ServiceError) -> Status:
@@ -107,7 +64,7 @@ def status_of(error: ServiceError) -> Status:
 def _details(error: ServiceError) -> Iterator[Message]:
     metadata = {key: cut(value, _MESSAGE_BYTES) for key, value in error.metadata.items()}
     yield ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata)
-    if (delay := _MEANINGS[error.reason].retry_after) and error.passes:
+    if (delay := _RETRY_DELAYS.get(error.reason)) and error.passes:
         retry = RetryInfo()
         retry.retry_delay.FromTimedelta(delay)
         yield retry

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,18 +18,7 @@ from tests.refusals import refusal_of
 
 from .asking import deploy
 
-RETRIED = {
-    "CONCURRENT_WRITE",
-    "TOO_MANY_REQUESTS",
-    "TOO_MANY_STREAMS",
-    "CLUSTER_UNAVAILABLE",
-    "WRITE_OUTCOME_UNKNOWN",
-    "WEBHOOK_UNAVAILABLE",
-    "VIEW_NOT_READY",
-    "VIEW_BEHIND",
-    "REGISTRY_UNAVAILABLE",
-    "SERVER_STOPPING",
-}
+PROTO = Path("proto/modelservice/v1/errors.proto")
 # Named by the contract, and not given yet.
 LATER = {"UNSPECIFIED", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 
@@ -42,10 +33,16 @@ def test_the_domain_and_the_contract_have_the_same_reasons() -> None:
     assert names - LATER == {reason.value for reason in ErrorReason}
 
 
+def documented() -> dict[str, tuple[str, bool]]:
+    """By reason: the code that its comment in the protos begins with, and whether it is retried."""
+    commented = r"// ([A-Z_]+)(, with RetryInfo)?: .*\n(?:  // .*\n)*  ERROR_REASON_(\w+) ="
+    found = re.findall(commented, PROTO.read_text())
+    return {reason: (code, bool(retry)) for code, retry, reason in found}
+
+
 @pytest.mark.parametrize("reason", ErrorReason)
-def test_a_reason_has_the_code_that_its_number_says(reason) -> None:
-    number = Contract.Value(f"ERROR_REASON_{reason.value}")
-    assert code_of(error_of(reason)).value[0] == number // 100
+def test_a_reason_has_the_code_that_its_comment_names(reason: ErrorReason) -> None:
+    assert code_of(error_of(reason)).name == documented()[reason.value][0]
 
 
 @pytest.mark.parametrize("reason", ErrorReason)
@@ -57,7 +54,7 @@ def test_every_reason_reaches_the_caller(stub, memory, name, reason) -> None:
     assert refusal.reason == reason.value
     assert refusal.message == "what happened"
     assert refusal.metadata == {"verb": "patch"}
-    assert (refusal.retry_after > timedelta(0)) == (reason.value in RETRIED)
+    assert (refusal.code.name, refusal.retry_after > timedelta(0)) == documented()[reason.value]
 
 
 def test_an_error_of_any_size_reaches_the_caller(stub, memory, name) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from server.domain.facts import Facts, Problem
+from server.domain.failures import failure_of
 from server.domain.status import Failure, FailureReason, State
 
 NO_CONTROLLER_AFTER = timedelta(seconds=15)
@@ -75,11 +76,10 @@ def _going_away(facts: Facts, awaited: Decision) -> Decision:
         seconds = f"{NO_CONTROLLER_AFTER.total_seconds():g} s"
         return replace(awaited, message=f"{awaited.message} for over {seconds}{left}")
     seconds = f"{remains.idle_after.total_seconds():g} s"
-    failure = Failure(
+    failure = failure_of(
         FailureReason.NO_CONTROLLER,
         f"the {remains.idle} has not acted on this service for {seconds}: none seems to run",
-        f"check the pods of the {remains.idle}",
-        retrying=True,
+        remedy=f"check the pods of the {remains.idle}",
         first_seen_time=remains.since,
     )
     return replace(awaited, message=f"{failure.message}{left}", failure=failure)
@@ -108,10 +108,9 @@ def _updates_disabled(facts: Facts) -> Decision | None:
         return None
     return Decision(
         _failed_state(facts),
-        failure=Failure(
+        failure=failure_of(
             FailureReason.UPDATES_DISABLED,
             "serving.kserve.io/disable-auto-update is true: KServe ignores this update",
-            "remove the annotation, then deploy again",
         ),
     )
 
@@ -133,14 +132,8 @@ def _scaled_to_zero(facts: Facts) -> Decision | None:
     """8. Nobody wants a replica."""
     if not any(c.zero_wanted for c in facts.components):
         return None
-    return Decision(
-        State.STOPPED,
-        failure=Failure(
-            FailureReason.SCALED_TO_ZERO,
-            "scaled to zero replicas",
-            "raise scaling.min_replicas, or scale it up again",
-        ),
-    )
+    failure = failure_of(FailureReason.SCALED_TO_ZERO, "scaled to zero replicas")
+    return Decision(State.STOPPED, failure=failure)
 
 
 def _ready(facts: Facts) -> Decision | None:
@@ -188,10 +181,9 @@ def _nothing_available(facts: Facts) -> Decision:
     if since and not _due(min(since) + UNAVAILABLE_AFTER, facts.now):
         # A pod that was evicted or deleted by hand is on its way back.
         return Decision(State.PROGRESSING, _progress(facts), _named(facts))
-    failure = _named(facts) or Failure(
+    failure = _named(facts) or failure_of(
         FailureReason.NOT_ANSWERING,
         "no pod of a rollout that was complete is available any more",
-        retrying=True,
         first_seen_time=min(since, default=None),
     )
     return Decision(State.FAILED, failure=failure)
@@ -243,11 +235,9 @@ def _failed_state(facts: Facts) -> State:
 
 
 def _no_controller(facts: Facts) -> Failure:
-    return Failure(
+    return failure_of(
         FailureReason.NO_CONTROLLER,
         "no KServe controller has looked at this rollout: none seems to run",
-        "check the pods of the KServe controller",
-        retrying=True,
         first_seen_time=facts.written_at + NO_CONTROLLER_AFTER,
     )
 

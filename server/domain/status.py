@@ -57,7 +57,7 @@ class Component(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is wrong, where, and what to do about it.
+    """What is wrong, where, and what to do about it: made by `failures.failure_of`.
 
     `rollout_id` names the rollout it is about, empty where no rollout can be blamed. `exit_code`
     is None where no container exited. `retrying`: the cluster goes on trying by itself.
@@ -65,7 +65,8 @@ class Failure:
 
     reason: FailureReason
     message: str
-    remedy: str = ""
+    remedy: str
+    retrying: bool
     rollout_id: str = ""
     component: Component | None = None
     pod: str = ""
@@ -73,7 +74,6 @@ class Failure:
     exit_code: int | None = None
     restart_count: int = 0
     log_lines: tuple[str, ...] = ()
-    retrying: bool = False
     first_seen_time: datetime | None = None
 
 

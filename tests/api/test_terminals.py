@@ -9,7 +9,8 @@ import pytest
 
 from server.api.errors import cut
 from server.api.statuses import status_message
-from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus, State
+from server.domain.failures import failure_of
+from server.domain.status import Condition, FailureReason, InferenceServiceStatus, State
 from tests.alone import ROOT, clean_environment
 
 from .test_settings import server
@@ -35,7 +36,7 @@ structlog.get_logger().info(sys.argv[2], why=sys.argv[2])
 
 @pytest.mark.parametrize("written", WRITTEN)
 def test_messages_of_a_status_and_of_an_error_have_no_control_sequences(written: str) -> None:
-    failure = Failure(FailureReason.CRASH_LOOP, written, written)
+    failure = failure_of(FailureReason.CRASH_LOOP, written, remedy=written)
     condition = Condition("Ready", "False", written, written)
     status = status_message(
         InferenceServiceStatus(State.FAILED, written, failure=failure, conditions=(condition,))

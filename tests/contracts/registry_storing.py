@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from server.domain.errors import AlreadyExists
+from server.domain.failures import failure_of
 from server.domain.inference_service import ServiceKey
 from server.domain.registry import VersionState
-from server.domain.status import Failure, FailureReason
+from server.domain.status import FailureReason
 from server.ports import Registry
 from tests.contracts import registry_things as things
 from tests.contracts.registry_things import (
@@ -83,7 +84,9 @@ class StoringConformance:
         self, registry: Registry
     ) -> None:
         """It comes from a container's log, past every check."""
-        failure = Failure(FailureReason.CRASH_LOOP, "a\0b", log_lines=("\udcff", "fine"))
+        failure = replace(
+            failure_of(FailureReason.CRASH_LOOP, "a\0b"), log_lines=("\udcff", "fine")
+        )
         added = deployment(new_project(), failure=failure, error_message="\0\ud800")
         await stored(registry, added)
         found = await registry.read(lambda reading: reading.deployment(added.id))

@@ -19,15 +19,16 @@ from server.adapters.sql.opening import opened_registry
 from server.control.recording import Pace, Recording
 from server.control.viewing import View, follow
 from server.domain.commands import Applied, Delete, Deploy, Provenance
+from server.domain.failures import failure_of
 from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
 from server.domain.model_deployment import DeploymentState, ModelDeployment, content_of
-from server.domain.status import Failure, FailureReason, InferenceServiceStatus, State
+from server.domain.status import FailureReason, InferenceServiceStatus, State
 from server.ports import Registry, RegistryWriting
 
 PATIENCE_SECONDS = 10.0
 BRISK = Pace(term=0.6, sweep=0.1, pause=0.05, after_bug=0.7)
 FAILING = InferenceServiceStatus(
-    State.FAILED, failure=Failure(FailureReason.IMAGE_PULL, "the image is not there")
+    State.FAILED, failure=failure_of(FailureReason.IMAGE_PULL, "the image is not there")
 )
 
 

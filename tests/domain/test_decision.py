@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from server.domain.decision import Decision, decide
 from server.domain.facts import ComponentFacts, Facts, Problem, Remains
+from server.domain.failures import failure_of
 from server.domain.rollout import Rollout
-from server.domain.status import Component, ComponentStatus, Failure, FailureReason, State
+from server.domain.status import Component, ComponentStatus, FailureReason, State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -36,7 +37,7 @@ def problem(
     since: datetime = AGO,
     tolerated: timedelta | None = timedelta(0),
 ) -> Problem:
-    return Problem(Failure(reason, f"because of {reason}"), since, tolerated)
+    return Problem(failure_of(reason, f"because of {reason}"), since, tolerated)
 
 
 def facts(**changes: object) -> Facts:
@@ -162,7 +163,7 @@ def test_once_told_ready_it_stays_so_while_kserve_lags_behind_a_scale_up() -> No
 
 
 def test_where_all_else_is_done_pinned_traffic_degrades_it_and_never_before() -> None:
-    pinned = Failure(FailureReason.TRAFFIC_PINNED, "0 % by kubectl-patch")
+    pinned = failure_of(FailureReason.TRAFFIC_PINNED, "0 % by kubectl-patch")
     for done in ({}, {"ready": False, "complete": False}):
         decision = decide(facts(**done, pinned=pinned))
         assert (decision.state, reason(decision)) == (State.DEGRADED, FailureReason.TRAFFIC_PINNED)
@@ -240,7 +241,7 @@ component_fields = {
     "unavailable_since": st.none() | past,
     "steady_at": st.none() | moments,
     "problems": st.lists(problems, max_size=2).map(tuple),
-    "pinned": st.none() | st.just(Failure(FailureReason.TRAFFIC_PINNED, "pinned")),
+    "pinned": st.none() | st.just(failure_of(FailureReason.TRAFFIC_PINNED, "pinned")),
     "looks_different_at": st.none() | moments,
 }
 service_fields = {

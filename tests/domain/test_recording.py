@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from server.domain.errors import ErrorReason, PolicyRefused
+from server.domain.failures import failure_of
 from server.domain.inference_service import (
     ContainerPredictor,
     InferenceService,
@@ -26,14 +27,14 @@ from server.domain.model_deployment import (
     content_of,
 )
 from server.domain.recording import UNSEEN_FOR, answered, followed, in_doubt, lost, refused
-from server.domain.status import Failure, FailureReason, InferenceServiceStatus, State
+from server.domain.status import FailureReason, InferenceServiceStatus, State
 
 KEY = ServiceKey("staging", "fraud-staging")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 PENDING = InferenceServiceStatus(State.PENDING)
 READY = InferenceServiceStatus(State.READY, latest_ready_generation=1, url="http://fraud.test")
-TROUBLE = Failure(FailureReason.IMAGE_PULL, "the image is not there")
+TROUBLE = failure_of(FailureReason.IMAGE_PULL, "the image is not there")
 
 
 def spec(image: str = "fraud:1", **others: Any) -> InferenceServiceSpec:

@@ -11,11 +11,11 @@ from server.adapters.local.generations.sights import Sight
 from server.adapters.local.records import Record
 from server.domain.decision import decide
 from server.domain.facts import ComponentFacts, Facts, Problem
+from server.domain.failures import failure_of
 from server.domain.inference_service import InferenceService
 from server.domain.status import (
     Component,
     ComponentStatus,
-    Failure,
     FailureReason,
     InferenceServiceStatus,
     TrafficShare,
@@ -136,7 +136,7 @@ def _problems(record: Record, seen: Seen) -> tuple[Problem, ...]:
         return ()
     message, remedy = _told(url_of(record), seen.lost.why)
     since = seen.lost.since
-    failure = Failure(FailureReason.INGRESS, message, remedy, retrying=True, first_seen_time=since)
+    failure = failure_of(FailureReason.INGRESS, message, remedy=remedy, first_seen_time=since)
     return (Problem(failure, since),)
 
 

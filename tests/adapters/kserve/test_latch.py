@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from server.adapters.kserve.observing.latch import Latch
 from server.domain.decision import decide
 from server.domain.facts import ComponentFacts, Facts, Problem
+from server.domain.failures import failure_of
 from server.domain.rollout import Rollout
-from server.domain.status import Component, ComponentStatus, Failure, FailureReason, State
+from server.domain.status import Component, ComponentStatus, FailureReason, State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PREDICTOR = ComponentFacts(
@@ -24,7 +25,7 @@ PREDICTOR = ComponentFacts(
 def problem(
     reason: FailureReason, pod: str = "p1", at: int = 0, *, exit_code: int | None = 1
 ) -> Problem:
-    failure = Failure(
+    failure = failure_of(
         reason,
         f"{reason} at {at}",
         component=Component.PREDICTOR,

@@ -7,18 +7,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from modelservice.v1 import inference_service_pb2 as status_pb2
 
 from server.adapters.kserve.manifests.field_managers import last_spec_writer
 from server.adapters.kserve.objects import name_of
-from server.adapters.kserve.observing.diagnosis import telling
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.observing import facts_of
-from server.adapters.kserve.observing.sayings import REMEDIES
 from server.adapters.kserve.releases import KSERVE_0_15
 from server.domain.decision import Decision, decide
-from server.domain.status import Failure, FailureReason, State
+from server.domain.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
     beginning,
@@ -37,12 +34,6 @@ from tests.adapters.kserve.shown import (
 
 SECOND = timedelta(seconds=1)
 STOP = "serving.kserve.io/stop"
-# Their remedies stand beside their rows.
-TOLD_BY_THE_STATE_TABLE = (
-    FailureReason.NO_CONTROLLER,
-    FailureReason.UPDATES_DISABLED,
-    FailureReason.SCALED_TO_ZERO,
-)
 
 
 def test_a_service_that_is_being_deleted_is_deleting_whatever_else_it_is() -> None:
@@ -303,14 +294,6 @@ def test_a_route_of_which_kserve_says_nothing_is_named_after_a_while() -> None:
     assert later.failure
     assert later.failure.reason is FailureReason.INGRESS
     assert "controller's log" in later.message
-
-
-@pytest.mark.parametrize("reason", FailureReason)
-def test_every_reason_has_a_rank_a_remedy_and_a_number_in_the_protos(reason: FailureReason) -> None:
-    failure = Failure(reason, "why")
-    assert telling(failure) >= 0
-    assert reason in REMEDIES or reason in TOLD_BY_THE_STATE_TABLE
-    assert status_pb2.Failure.Reason.Value(f"REASON_{reason}")
 
 
 @pytest.mark.parametrize("kind", ["deployments", "replica_sets", "service"])

@@ -9,8 +9,9 @@ import pytest
 
 from server.adapters.kserve.following import pacing
 from server.adapters.kserve.following.pacing import Pacing
+from server.domain.failures import failure_of
 from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus, State
+from server.domain.status import Condition, FailureReason, InferenceServiceStatus, State
 
 KEY = ServiceKey("team-a", "iris")
 READY = InferenceService(
@@ -64,7 +65,9 @@ def test_what_is_held_back_may_be_told_when_its_time_has_come(clock: list[float]
         replace(READY, labels={"a": "b"}),
         replace(READY, status=replace(READY.status, state=State.DEGRADED)),
         replace(READY, status=replace(READY.status, serving=False)),
-        replace(READY, status=replace(READY.status, failure=Failure(FailureReason.QUOTA, "full"))),
+        replace(
+            READY, status=replace(READY.status, failure=failure_of(FailureReason.QUOTA, "full"))
+        ),
     ],
 )
 def test_news_is_told_at_once(clock: list[float], news: InferenceService) -> None:
@@ -75,7 +78,7 @@ def test_news_is_told_at_once(clock: list[float], news: InferenceService) -> Non
 
 def test_a_failure_whose_words_alone_change_is_no_news(clock: list[float]) -> None:
     def failing(words: str) -> InferenceService:
-        failure = Failure(FailureReason.QUOTA, words)
+        failure = failure_of(FailureReason.QUOTA, words)
         return replace(READY, status=replace(READY.status, state=State.FAILED, failure=failure))
 
     paced = Pacing()

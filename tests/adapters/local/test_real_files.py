@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.kserve.observing.sayings import REMEDIES
 from server.adapters.local.runtimes import runtime_table
 from server.adapters.local.runtimes.serving_environment import has_package
+from server.domain.failures import FAILURES
 from server.domain.inference_service import InferenceServiceSpec, ModelFormat, ModelPredictor
 from server.domain.model_name import VARIABLE
 from server.domain.status import FailureReason, State
@@ -82,7 +82,7 @@ def test_kserve_and_the_local_cluster_name_the_same_files() -> None:
     [mlserver] = [row for row in runtime_table.load() if row.name == "kserve-mlserver"]
     for model_format in mlserver.formats:
         for name in model_format.model_files:
-            assert name in REMEDIES[FailureReason.MODEL_LOAD]
+            assert name in FAILURES[FailureReason.MODEL_LOAD].remedy
 
 
 async def test_a_folders_own_implementation_answers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,13 +12,14 @@ import pytest
 from server.adapters.memory.cluster import MemoryCluster
 from server.domain.commands import STOP_ANNOTATION, Action, Delete, Deploy
 from server.domain.errors import ClusterUnavailable, NamespaceNotFound, QuotaExceeded
+from server.domain.failures import failure_of
 from server.domain.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     Scaling,
     ServiceKey,
 )
-from server.domain.status import Failure, FailureReason, InferenceServiceStatus, State
+from server.domain.status import FailureReason, InferenceServiceStatus, State
 from server.ports import Changed, Gone, Synced
 from tests.contracts.world import Follower, following
 
@@ -53,7 +55,7 @@ async def test_a_status_that_is_set_stays_until_the_next_write() -> None:
     cluster = MemoryCluster(ready_after=timedelta(milliseconds=10))
     async with following(cluster) as told:
         applied = await cluster.apply(Deploy(KEY, SPEC))
-        failure = Failure(FailureReason.IMAGE_PULL, "no such image", rollout_id="r")
+        failure = replace(failure_of(FailureReason.IMAGE_PULL, "no such image"), rollout_id="r")
         cluster.set_status(KEY, InferenceServiceStatus(State.FAILED, failure=failure))
         await asyncio.sleep(QUIET_SECONDS)
         latest = told.latest(KEY)

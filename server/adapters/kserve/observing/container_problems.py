@@ -29,11 +29,7 @@ from server.adapters.kserve.observing.containers import (
     unready_since,
 )
 from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
-from server.adapters.kserve.observing.sayings import (
-    CHECK_MODEL_IMAGE,
-    RAISE_LIMIT_OF_ADDED,
-    REMEDIES,
-)
+from server.adapters.kserve.observing.sayings import CHECK_MODEL_IMAGE, RAISE_LIMIT_OF_ADDED
 from server.domain.facts import Problem
 from server.domain.log_reading import cause, plain_lines
 from server.domain.status import FailureReason
@@ -183,7 +179,7 @@ def _pull_problem(sight: PodSight, status: Object, reason: str, words: str) -> P
         None,
         AT_ONCE if final else None,
         container=status,
-        retrying=reason not in ("InvalidImageName", "ErrImageNeverPull"),
+        retrying=False if reason in ("InvalidImageName", "ErrImageNeverPull") else None,
     )
 
 
@@ -216,12 +212,15 @@ def _named(reason: FailureReason) -> tuple[FailureReason, str]:
 
 
 def _remedy(reason: FailureReason, container: str) -> str:
-    """What to do about an end of the container; the spec cannot change one that KServe adds."""
+    """Name what to do where the reason's remedy does not fit the container; else empty.
+
+    The spec cannot change a container that KServe adds.
+    """
     if reason is FailureReason.STORAGE_DOWNLOAD and is_of_model_image(container):
         return CHECK_MODEL_IMAGE
     if reason is FailureReason.OUT_OF_MEMORY and is_added(container):
         return RAISE_LIMIT_OF_ADDED
-    return REMEDIES[reason]
+    return ""
 
 
 def _can_never_start(words: str) -> bool:

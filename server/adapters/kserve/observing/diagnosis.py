@@ -18,37 +18,10 @@ from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.pod_problems import pod_problems
 from server.adapters.kserve.observing.pod_sight import PodSight, warnings_about
 from server.adapters.kserve.observing.pod_start import start_of
-from server.adapters.kserve.observing.sayings import MAKE_SERVICE_ACCOUNT, REMEDIES
+from server.adapters.kserve.observing.sayings import MAKE_SERVICE_ACCOUNT
 from server.domain.facts import Problem
+from server.domain.failures import failure_of, rank_of
 from server.domain.status import Component, Failure, FailureReason
-
-# A cause that explains others comes before them.
-_TELLING = (
-    FailureReason.OUT_OF_MEMORY,
-    FailureReason.MODEL_LOAD,
-    FailureReason.CRASH_LOOP,
-    FailureReason.STORAGE_DOWNLOAD,
-    FailureReason.IMAGE_PULL,
-    FailureReason.CONTAINER_CONFIG,
-    FailureReason.EVICTED,
-    FailureReason.VOLUME,
-    FailureReason.QUOTA,
-    FailureReason.POD_REJECTED,
-    FailureReason.NODE_LOST,
-    FailureReason.UNSCHEDULABLE,
-    FailureReason.NOT_ANSWERING,
-    FailureReason.PROGRESS_DEADLINE,
-    # These are about the service as a whole, and never one of several.
-    FailureReason.NO_RUNTIME,
-    FailureReason.STORAGE_SCHEME,
-    FailureReason.INVALID_SPEC,
-    FailureReason.RECONCILE_FAILED,
-    FailureReason.INGRESS,
-    FailureReason.TRAFFIC_PINNED,
-    FailureReason.UPDATES_DISABLED,
-    FailureReason.SCALED_TO_ZERO,
-    FailureReason.NO_CONTROLLER,
-)
 
 
 def problems_of(
@@ -151,21 +124,9 @@ def _past_deadline(workload: Workload, which: Part) -> Problem | None:
 
 
 def _failure(reason: FailureReason, message: str, which: Part, since: datetime) -> Failure:
-    return Failure(
-        reason,
-        message,
-        REMEDIES[reason],
-        component=which.component,
-        retrying=True,
-        first_seen_time=since,
-    )
+    return failure_of(reason, message, component=which.component, first_seen_time=since)
 
 
 def _order(problem: Problem) -> tuple[int, datetime, str]:
-    """The most telling first; of equals in the same order on every replica of ours."""
-    return telling(problem.failure), problem.since, problem.failure.pod
-
-
-def telling(failure: Failure) -> int:
-    """How far a failure's reason is from telling the cause; the least tells most."""
-    return _TELLING.index(failure.reason)
+    """Order by rank; of equals in the same order on every replica of ours."""
+    return rank_of(problem.failure.reason), problem.since, problem.failure.pod

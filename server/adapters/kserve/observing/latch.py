@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from server.adapters.kserve.observing.diagnosis import telling
 from server.domain.facts import ComponentFacts, Facts, Problem
+from server.domain.failures import rank_of
 from server.domain.status import Component, Failure
 
 
@@ -56,7 +56,7 @@ def _joined(before: Problem | None, now: Problem | None) -> Problem | None:
     that shows it now."""
     if before is None or now is None:
         return before or now
-    if telling(now.failure) < telling(before.failure):
+    if rank_of(now.failure.reason) < rank_of(before.failure.reason):
         return now
     if not now.failure.pod:
         return before  # the words of a Revision whose pods are gone

@@ -42,12 +42,12 @@ from server.adapters.kserve.observing.remaining_objects import (
     remains_of_stop,
 )
 from server.adapters.kserve.observing.runtime_changes import serving_runtime_of
-from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.commands import asks_stop
 from server.domain.container_output import OutputGate
 from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem
-from server.domain.status import Condition, Failure, FailureReason, InferenceServiceStatus
+from server.domain.failures import failure_of
+from server.domain.status import Condition, FailureReason, InferenceServiceStatus
 
 
 def facts_of(
@@ -178,11 +178,9 @@ def _ingress_problems(
         since = moment(ingress.get("lastTransitionTime")) or missed_at
         words = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
         words = words or "KServe has not made it, and does not say why; see its controller's log"
-        failure = Failure(
+        failure = failure_of(
             FailureReason.INGRESS,
             f"the model serves, but its route from outside is not ready: {words}",
-            REMEDIES[FailureReason.INGRESS],
-            retrying=True,
             first_seen_time=since,
         )
         yield Problem(failure, since, tolerated=None)

@@ -18,7 +18,7 @@ from server.adapters.kserve.manifests.ownership import PREDICTOR
 from server.adapters.kserve.observing.components import Part
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.revisions import KnativeService, traffic_of
-from server.adapters.kserve.observing.sayings import REMEDIES
+from server.domain.failures import failure_of
 from server.domain.status import Component, Failure, FailureReason
 
 _FIELD = "canaryTrafficPercent"
@@ -46,11 +46,10 @@ def pinned_traffic(
     owners = other_owners(service, *_PATH)
     who = f"the field manager {manager_names(owners)}" if owners else "an unknown field manager"
     others = [f" and {share} % to {name}" for name, share in shares.items() if share]
-    return Failure(
+    return failure_of(
         FailureReason.TRAFFIC_PINNED,
         f"{own} % of the requests go to this rollout's revision {found.latest_name}"
         f"{''.join(others[:MOST_SHARES])}: {who} set spec.predictor.{_FIELD} to {percent}",
-        REMEDIES[FailureReason.TRAFFIC_PINNED],
         component=which.component,
         first_seen_time=max(completed_at, newest_time(owners) or completed_at),
     )

@@ -12,11 +12,11 @@ from server.adapters.kserve.observing.container_environment import gate_of_pod
 from server.adapters.kserve.observing.containers import Exit
 from server.adapters.kserve.observing.observed import LogExcerpt
 from server.adapters.kserve.observing.patience import Patience
-from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.container_output import OutputGate
 from server.domain.facts import Problem
+from server.domain.failures import failure_of
 from server.domain.log_reading import tells_failed_load
-from server.domain.status import Component, Failure, FailureReason
+from server.domain.status import Component, FailureReason
 
 AT_ONCE = timedelta(0)
 
@@ -52,15 +52,15 @@ class PodSight:
         *,
         container: Object | None = None,
         ended: Exit | None = None,
-        retrying: bool = True,
+        retrying: bool | None = None,
         remedy: str = "",
     ) -> Problem:
         """A problem of this pod, or of one of its containers. `remedy`: other than the reason's."""
         since = since or created_at(self.pod)
-        failure = Failure(
+        failure = failure_of(
             reason,
             message,
-            remedy or REMEDIES[reason],
+            remedy=remedy,
             component=self.component,
             pod=name_of(self.pod),
             container=str(container["name"]) if container else "",

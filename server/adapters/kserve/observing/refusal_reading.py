@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from server.adapters.kserve.objects import Object, condition, moment, part
-from server.adapters.kserve.observing.sayings import REMEDIES
+from server.domain.failures import failure_of
 from server.domain.status import Failure, FailureReason
 
 _REFUSING_EVENTS = ("InternalError", "ServerlessModeRejected")
@@ -53,11 +53,10 @@ class Refusal:
 
     def failure(self, since: datetime) -> Failure:
         """The refusal as callers are told it."""
-        return Failure(
+        return failure_of(
             self.reason,
             f"{_CAUSES[self.reason]}: {self.words[:MOST_OF_WORDS]}",
-            REMEDIES[self.reason],
-            retrying=not self.final,
+            retrying=False if self.final else None,
             first_seen_time=since,
         )
 

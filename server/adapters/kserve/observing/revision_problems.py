@@ -11,9 +11,9 @@ from datetime import datetime
 from server.adapters.kserve.objects import Object, condition, moment
 from server.adapters.kserve.observing.components import Part
 from server.adapters.kserve.observing.container_environment import gate_of_pod
-from server.adapters.kserve.observing.sayings import REMEDIES
 from server.domain.facts import Problem
-from server.domain.status import Failure, FailureReason
+from server.domain.failures import failure_of
+from server.domain.status import FailureReason
 
 # What recovers by itself is left to the pods, which are given some time for it.
 _PASSING = ("Unschedulable", "FailedCreate")
@@ -38,13 +38,11 @@ def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
         reason = str(told.get("reason") or "")
         if told.get("status") == "False" and since and reason not in _PASSING:
             ended = _EXIT_CODE.fullmatch(reason)
-            failure = Failure(
+            failure = failure_of(
                 _meaning(reason),
                 f"the revision {revision['metadata']['name']} failed: {output.shown(_words(told))}",
-                REMEDIES[_meaning(reason)],
                 component=which.component,
                 exit_code=int(ended[1]) if ended else None,
-                retrying=True,
                 first_seen_time=since,
             )
             yield Problem(failure, since)
@@ -54,12 +52,10 @@ def route_problem(knative_service: Object, which: Part) -> Problem:
     """A Revision is ready, and nothing brings it requests."""
     told = condition(knative_service, "RoutesReady")
     since = datetime.fromisoformat(told["lastTransitionTime"])
-    failure = Failure(
+    failure = failure_of(
         FailureReason.INGRESS,
         f"the model serves, but Knative's route to it is not ready: {_words(told)}",
-        REMEDIES[FailureReason.INGRESS],
         component=which.component,
-        retrying=True,
         first_seen_time=since,
     )
     return Problem(failure, since, tolerated=None)

@@ -13,6 +13,7 @@ from server.adapters.local.addresses.allotting import NoPortFree
 from server.adapters.local.addresses.proxying import Answer
 from server.adapters.local.processes.exec_wrapper import NOT_STARTED, NOT_STARTED_WORDS
 from server.domain.container_output import OutputGate
+from server.domain.failures import failure_of
 from server.domain.log_reading import cause, plain_lines, telling, without_shutdown
 from server.domain.status import Component, Failure, FailureReason
 
@@ -40,8 +41,8 @@ class PortLost(Exception):
 
 
 def failure(reason: FailureReason, message: str, remedy: str) -> Failure:
-    """Something wrong with the model server, which will be tried again."""
-    return Failure(reason, message, remedy, component=Component.PREDICTOR, retrying=True)
+    """Report what is wrong with a model server, and what to do on this machine."""
+    return failure_of(reason, message, remedy=remedy, component=Component.PREDICTOR)
 
 
 def not_loaded(code: int, words: Sequence[str]) -> Failure:

@@ -61,7 +61,7 @@ class Application:
         self._cluster = cluster
         self._registry = registry
         self._settings = settings
-        self._view = View()
+        self._view = View(cluster.refusal)
         self._health = Health()
         limits = CallLimits(serving.max_calls, serving.max_streams)
         self._calls = Calls(scope.default, limits)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from server.domain.commands import Applied, Delete, Deploy
+from server.domain.errors import ServiceError
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.model_deployment import DeploymentFilter, ModelDeployment
 from server.domain.registry import (
@@ -82,6 +83,11 @@ class Cluster(Protocol):
 
     def age(self) -> timedelta | None:
         """How long ago what the feed tells was last known to be the present; None before Synced."""
+        ...
+
+    def refusal(self) -> ServiceError | None:
+        """What the cluster refuses this server, so that it cannot be followed before somebody
+        mends that; None where it refuses nothing, or is only away."""
         ...
 
     def reachable(self) -> bool:

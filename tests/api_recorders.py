@@ -98,11 +98,12 @@ class Asked:
 @dataclass
 class Recorder:
     """An API server that records. `asked` has all requests; `tokens`, where set, those that it
-    takes: it answers 401 to any other."""
+    takes: it answers 401 to any other. Each answer takes it some seconds."""
 
     name: str
     asked: list[Asked] = field(default_factory=list)
     tokens: set[str] | None = None
+    takes: float = 0.0
     port: int = 0
     paths: list[tuple[str, str]] = field(default_factory=list)
     via: str = ""
@@ -110,6 +111,7 @@ class Recorder:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(self._asked(request))
         self.paths.append((request.method, request.path))
+        await asyncio.sleep(self.takes)
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.tokens is not None and given not in self.tokens:
             return web.json_response({"kind": "Status", "code": 401}, status=401)

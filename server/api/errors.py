@@ -33,6 +33,8 @@ _RETRY_DELAYS: Mapping[ErrorReason, timedelta] = {
     ErrorReason.TOO_MANY_REQUESTS: timedelta(seconds=2),
     ErrorReason.CONCURRENT_WRITE: timedelta(seconds=1),
     ErrorReason.CLUSTER_UNAVAILABLE: timedelta(seconds=2),
+    # Renewing them is tried again every 30 s.
+    ErrorReason.SERVER_CREDENTIALS_REFUSED: timedelta(seconds=30),
     ErrorReason.WRITE_OUTCOME_UNKNOWN: timedelta(seconds=1),
     ErrorReason.WEBHOOK_UNAVAILABLE: timedelta(seconds=5),
     ErrorReason.VIEW_NOT_READY: timedelta(seconds=1),

@@ -16,6 +16,7 @@ from server.domain.errors import (
     ClusterUnavailable,
     PageTokenInvalid,
     RolloutGone,
+    ServerCredentialsRefused,
     ServiceNotFound,
     ViewBehind,
 )
@@ -107,6 +108,8 @@ class Reading:
             return
         try:
             live = await self._live_reads.read(key)
+        except ServerCredentialsRefused:
+            raise
         except ClusterUnavailable as e:
             raise _behind(key) from e
         if self._has(key, rollout):

@@ -10,12 +10,12 @@ import asyncio
 import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from server.domain.errors import ServerStopping, ViewNotReady
+from server.domain.errors import ServerStopping, ServiceError, ViewNotReady
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.rollout import Rollout
 from server.ports import Changed, Cluster, Gone, Synced
@@ -77,9 +77,11 @@ class View:
     """What this process knows of every service.
 
     `version` grows with every change; `epoch` tells one process's versions from another's.
+    `refusal` says what the cluster refuses this server, if anything.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: Callable[[], ServiceError | None] = lambda: None) -> None:
+        self._refusal = refusal
         self.epoch = secrets.token_hex(4)
         self.version = 0
         self.synced = False
@@ -170,9 +172,11 @@ class View:
         self._wake_all()
 
     def require_synced(self) -> None:
-        """Raise ViewNotReady before the first listing has finished."""
+        """Raise, before the first listing has finished, what the cluster refuses this server, else
+        ViewNotReady."""
         if not self.synced:
-            raise ViewNotReady("this server has not yet listed the cluster; try again soon")
+            not_ready = ViewNotReady("this server has not yet listed the cluster; try again soon")
+            raise self._refusal() or not_ready
 
     def require_running(self) -> None:
         """Raise ServerStopping once the server goes down."""

@@ -56,6 +56,7 @@ class ErrorReason(StrEnum):
     IN_USE = "IN_USE"
     REGISTRY_DISABLED = "REGISTRY_DISABLED"
     CLUSTER_UNAVAILABLE = "CLUSTER_UNAVAILABLE"
+    SERVER_CREDENTIALS_REFUSED = "SERVER_CREDENTIALS_REFUSED"
     WRITE_OUTCOME_UNKNOWN = "WRITE_OUTCOME_UNKNOWN"
     WEBHOOK_UNAVAILABLE = "WEBHOOK_UNAVAILABLE"
     VIEW_NOT_READY = "VIEW_NOT_READY"
@@ -298,6 +299,12 @@ class ClusterUnavailable(ServiceError):
     """The API server cannot be reached; nothing was written."""
 
     reason = ErrorReason.CLUSTER_UNAVAILABLE
+
+
+class ServerCredentialsRefused(ClusterUnavailable):
+    """The API server does not take ModelService's own credentials; nothing was written."""
+
+    reason = ErrorReason.SERVER_CREDENTIALS_REFUSED
 
 
 class WriteOutcomeUnknown(ServiceError):

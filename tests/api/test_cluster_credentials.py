@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.alone import Alone
@@ -63,14 +65,22 @@ def kubeconfig(folder: Path, ca: Authority, port: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ends_in", "event"),
+    ("ends_in", "event", "message"),
     [
-        (3600, "the API server refuses our credentials"),
-        (12, "the credentials for the API server have ended"),
+        (
+            3600,
+            "the API server refuses our credentials",
+            "the Kubernetes API server refuses this server's own credentials",
+        ),
+        (
+            12,
+            "the credentials for the API server have ended",
+            "this server's own credentials for the Kubernetes API server have ended",
+        ),
     ],
 )
 async def test_credentials_that_cannot_be_renewed_are_told_until_they_can(
-    tmp_path: Path, ends_in: float, event: str
+    tmp_path: Path, ends_in: float, event: str, message: str
 ) -> None:
     ca, plugin = Authority("ca"), Plugin(tmp_path)
     tls = ca.issue("127.0.0.1", ["127.0.0.1"])
@@ -86,7 +96,7 @@ async def test_credentials_that_cannot_be_renewed_are_told_until_they_can(
                 api.tokens = {"p2"}
             await asyncio.to_thread(wait_for_health, server, "cluster", False)
             await asyncio.to_thread(wait_for, lambda: bool(server.events(event)))
-            await asyncio.to_thread(fail_to_deploy, server)
+            await asyncio.to_thread(fail_to_deploy, server, message)
             await asyncio.to_thread(wait_for_health, server, "", True)
 
             plugin.says("p2", 3600)
@@ -114,10 +124,46 @@ def wait_for_health(server: Alone, service: str, serving: bool) -> None:
         wait_for(lambda: (check(request).status == HealthCheckResponse.SERVING) == serving)
 
 
-def fail_to_deploy(server: Alone) -> None:
+async def test_a_server_whose_credentials_are_refused_from_the_start_says_so_to_who_reads(
+    tmp_path: Path,
+) -> None:
+    ca, plugin = Authority("ca"), Plugin(tmp_path)
+    tls = ca.issue("127.0.0.1", ["127.0.0.1"])
+    async with recording("a", certificate=tls, folder=tmp_path) as api:
+        api.tokens = set()
+        plugin.says("secret", 3600)
+        settings = {"KSERVE_ENABLED": "true", "MODELSERVICE_STOP_DELAY": "0"}
+        settings["KUBERNETES_KUBECONFIG"] = kubeconfig(tmp_path, ca, api.port)
+        server = await asyncio.to_thread(Alone, "server", settings)
+        try:
+            await asyncio.to_thread(
+                wait_for, lambda: bool(server.events("the API server refuses our credentials"))
+            )
+            await asyncio.to_thread(fail_to_read, server)
+        finally:
+            assert await asyncio.to_thread(server.stop) == 0
+            server.process.stderr.close()
+
+
+def fail_to_deploy(server: Alone, message: str) -> None:
     with grpc.insecure_channel(server.address) as channel:
-        call = ModelServiceStub(channel).Deploy
-        refused(StatusCode.UNAVAILABLE, "CLUSTER_UNAVAILABLE", call, deploy("svc"))
+        told_of_credentials(ModelServiceStub(channel).Deploy, deploy("svc"), message)
+
+
+def fail_to_read(server: Alone) -> None:
+    refuses = "the Kubernetes API server refuses this server's own credentials"
+    with grpc.insecure_channel(server.address) as channel:
+        stub = ModelServiceStub(channel)
+        told_of_credentials(stub.Get, pb.GetRequest(name="svc"), refuses)
+        told_of_credentials(stub.List, pb.ListRequest(), refuses)
+
+
+def told_of_credentials(call: Any, request: Any, message: str) -> None:
+    refusal = refused(StatusCode.UNAVAILABLE, "SERVER_CREDENTIALS_REFUSED", call, request)
+    assert refusal.message == (
+        f"{message}; who runs this server can renew them; nothing was written"
+    )
+    assert refusal.retry_after == timedelta(seconds=30)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

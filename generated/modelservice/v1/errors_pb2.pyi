@@ -189,6 +189,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     database refuses the server (a wrong password, no such database, TLS), which only the server's
     operator can change. Calls that need no registry go on.
     """
+    ERROR_REASON_SERVER_CREDENTIALS_REFUSED: _ErrorReason.ValueType  # 1408
+    """UNAVAILABLE, with RetryInfo: the Kubernetes API server does not take the server's own
+    credentials: they have ended, or it refuses them. Nothing was written. The caller can do nothing;
+    who runs the server can renew them, and it goes on without a restart.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
     """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
     identity.
@@ -379,6 +384,11 @@ ERROR_REASON_REGISTRY_UNAVAILABLE: ErrorReason.ValueType  # 1407
 another release. The message says whether something may have been stored. Without RetryInfo: the
 database refuses the server (a wrong password, no such database, TLS), which only the server's
 operator can change. Calls that need no registry go on.
+"""
+ERROR_REASON_SERVER_CREDENTIALS_REFUSED: ErrorReason.ValueType  # 1408
+"""UNAVAILABLE, with RetryInfo: the Kubernetes API server does not take the server's own
+credentials: they have ended, or it refuses them. Nothing was written. The caller can do nothing;
+who runs the server can renew them, and it goes on without a restart.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no

@@ -10,7 +10,8 @@ import json
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -29,6 +30,7 @@ CONNECT_TIMEOUT = 1.5
 RENEWAL_PATIENCE = 10.0
 # A peer that is gone is noticed after idle + interval * count = 15 s, also by a silent watch.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 15_000}
+_LEAST_TIME = 0.001
 READ_SIZE = 2**20
 # A page of 500 objects of half a megabyte each.
 MOST_OF_ANSWER = 2**28
@@ -41,7 +43,14 @@ class Unreachable(Exception):
 
 
 class NoCredentials(Unreachable):
-    """The credentials have ended and cannot be renewed at present: nothing was sent."""
+    """The API server takes none of the credentials that there are: nothing was done.
+
+    Its text says whether they have ended or are refused (a 401), for operators.
+    """
+
+    def __init__(self, why: str, *, refused: bool) -> None:
+        super().__init__(why)
+        self.refused = refused
 
 
 class Unanswered(Exception):
@@ -116,14 +125,20 @@ class ApiServer:
     ) -> Answer:
         """Send one request and read its whole answer within `timeout` seconds.
 
-        Raises Unreachable (NoCredentials is one) or Unanswered; every answer is returned, also
-        those that refuse.
+        Raises Unreachable (NoCredentials is one, also for a 401) or Unanswered; every other answer
+        is returned, also those that refuse.
         """
-        limits = aiohttp.ClientTimeout(total=timeout, connect=min(CONNECT_TIMEOUT, timeout))
+        ends_at = time.monotonic() + timeout
+
+        def limits() -> aiohttp.ClientTimeout:
+            # For aiohttp 0 is no limit at all.
+            left = max(_LEAST_TIME, ends_at - time.monotonic())
+            return aiohttp.ClientTimeout(total=left, connect=min(CONNECT_TIMEOUT, left))
+
         data = None if body is None else _encoded(body)
         headers = {} if body is None else {"Content-Type": content_type}
-        request = {"params": query, "data": data, "headers": headers, "timeout": limits}
-        async with self._request(method, path, request) as response:
+        request = {"params": query, "data": data, "headers": headers}
+        async with self._request(method, path, request, limits, ends_at) as response:
             content = await read_at_most(response, MOST_OF_ANSWER)
             return Answer(response.status, response.headers, _json(content))
 
@@ -137,32 +152,55 @@ class ApiServer:
         also out of the block that reads it.
         """
         limits = aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT, sock_read=idle_timeout)
-        async with self._request("GET", path, {"params": query, "timeout": limits}) as response:
+        renewed_by = time.monotonic() + RENEWAL_PATIENCE
+        request = {"params": query}
+        async with self._request("GET", path, request, lambda: limits, renewed_by) as response:
             yield response
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, request: dict[str, Any]
+        self,
+        method: str,
+        path: str,
+        request: dict[str, Any],
+        limits: Callable[[], aiohttp.ClientTimeout],
+        renewed_by: float,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        limits: aiohttp.ClientTimeout = request["timeout"]
-        patience = limits.total or RENEWAL_PATIENCE
-        credentials = self._connection.credentials
+        """Send a request, and once more with other credentials where it is refused with a 401.
+
+        `limits` are asked for each time; `renewed_by` is the (monotonic) end of waiting for
+        credentials.
+        """
         with _foreign_errors_translated():
-            access = await credentials.current(patience)
-            if access is None:
-                raise NoCredentials
-            async with await self._start(access, method, path, request) as response:
-                refused = response.status == HTTPStatus.UNAUTHORIZED
-                if not (refused and await credentials.renewed(access, patience)):
+            access = await self._usable(renewed_by)
+            async with await self._start(access, method, path, request, limits()) as response:
+                if response.status != HTTPStatus.UNAUTHORIZED:
                     yield response
                     return
             # A 401 was not acted upon, so that asking again is safe, a write too.
-            access = await credentials.current(patience) or access
-            async with await self._start(access, method, path, request) as response:
+            others = await self._connection.credentials.renewed(access, _left(renewed_by))
+            if not (others and _left(renewed_by)):
+                raise _refused()
+            access = await self._usable(renewed_by)
+            async with await self._start(access, method, path, request, limits()) as response:
+                if response.status == HTTPStatus.UNAUTHORIZED:
+                    raise _refused()
                 yield response
 
+    async def _usable(self, renewed_by: float) -> Access:
+        access = await self._connection.credentials.current(_left(renewed_by))
+        # With no time left its answer could not be waited for.
+        if access is None or not _left(renewed_by):
+            raise NoCredentials("the credentials for the API server have ended", refused=False)
+        return access
+
     async def _start(
-        self, access: Access, method: str, path: str, request: dict[str, Any]
+        self,
+        access: Access,
+        method: str,
+        path: str,
+        request: dict[str, Any],
+        limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         headers = [*request.get("headers", {}).items(), *self._connection.headers]
         if access.identity.authorization:
@@ -174,6 +212,7 @@ class ApiServer:
             server_hostname=self._connection.tls_server_name or None,
             proxy=self._connection.proxy,
             allow_redirects=False,
+            timeout=limits,
             **{**request, "headers": headers},
         )
 
@@ -184,6 +223,14 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "modelservice",
 }
+
+
+def _left(moment: float) -> float:
+    return max(0.0, moment - time.monotonic())
+
+
+def _refused() -> NoCredentials:
+    return NoCredentials("the API server refuses our credentials", refused=True)
 
 
 @contextmanager

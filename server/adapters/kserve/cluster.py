@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.api_server import ApiServer, NoCredentials
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.writing.attempts import derived
 from server.adapters.kserve.writing.deleting import Deleting
 from server.adapters.kserve.writing.knative_presence import KnativePresence
 from server.adapters.kserve.writing.kserve_config import ConfigReader
+from server.adapters.kserve.writing.refusals import list_refused, unavailable
 from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
 from server.adapters.kserve.writing.writing import Writing
 from server.domain.commands import Applied, Delete, Deploy
+from server.domain.errors import ServiceError
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.ports import FeedEvent
 
@@ -78,3 +80,10 @@ class KServeCluster:
     def reachable(self) -> bool:
         """See `server.ports.Cluster`."""
         return self._feed.reachable()
+
+    def refusal(self) -> ServiceError | None:
+        """See `server.ports.Cluster`."""
+        if isinstance(away := self._feed.away(), NoCredentials):
+            return unavailable(away)
+        refused = self._feed.refused()
+        return list_refused(*refused) if refused else None

@@ -148,6 +148,9 @@ class LocalCluster:
         """See `server.ports.Cluster`."""
         return timedelta(0)
 
+    def refusal(self) -> None:
+        """See `server.ports.Cluster`."""
+
     def reachable(self) -> bool:
         """See `server.ports.Cluster`."""
         return True

@@ -111,6 +111,9 @@ class MemoryCluster:
         blind = time.monotonic() - self._blind_since if self._blind else 0.0
         return timedelta(seconds=blind)
 
+    def refusal(self) -> None:
+        """See `server.ports.Cluster`."""
+
     def reachable(self) -> bool:
         """See `server.ports.Cluster`."""
         return not self._away

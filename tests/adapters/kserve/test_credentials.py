@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from server.adapters.kserve.api_server import ApiServer, NoCredentials, Unreachable
+from server.adapters.kserve.api_server import ApiServer, NoCredentials, Unanswered, Unreachable
 from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from tests.adapters.kserve.waiting import eventually
 from tests.api_recorders import Authority, Recorder, recording
@@ -102,7 +103,12 @@ async def connected(kubeconfig: str) -> AsyncIterator[ApiServer]:
 
 
 async def status(api: ApiServer, method: str = "GET") -> int:
-    return (await api.send(method, "/version", timeout=30)).status
+    try:
+        return (await api.send(method, "/version", timeout=30)).status
+    except NoCredentials as e:
+        if e.refused:
+            return 401
+        raise
 
 
 async def until_accepted(api: ApiServer) -> None:
@@ -118,7 +124,7 @@ async def test_a_rotated_token_is_read_again_at_a_401(clusters: Clusters) -> Non
         assert await asyncio.gather(*(status(api, "PATCH") for _ in range(5))) == [200] * 5
 
 
-async def test_a_401_that_stays_is_an_answer_and_sends_nothing_twice(clusters: Clusters) -> None:
+async def test_a_401_that_stays_is_told_and_sends_nothing_twice(clusters: Clusters) -> None:
     async with connected(clusters.write({"token": "wrong"})) as api:
         clusters.a.tokens = {"right"}
         assert [await status(api) for _ in range(3)] == [401] * 3
@@ -313,6 +319,9 @@ class Plugin:
     def fails(self) -> None:
         (self._folder / "says").unlink()
 
+    def takes(self, seconds: float) -> None:
+        self.run(f'sleep {seconds}; cat "$(dirname "$0")/says"')
+
     def runs(self) -> int:
         return len((self._folder / "runs").read_text().splitlines())
 
@@ -342,6 +351,34 @@ async def test_a_plugin_is_run_again_before_its_token_ends_and_after_a_401(
         plugin.says("p3")
         clusters.a.tokens = {"p3"}
         await until_accepted(api)
+
+
+async def test_a_request_takes_no_longer_than_its_timeout_however_slow_its_parts_are(
+    clusters: Clusters, plugin: Plugin
+) -> None:
+    """The plugin, twice, the 401 between and the answer each take most of the time, or all."""
+    seconds = 1.5
+    plugin.says("p1", ends_in=-1)
+    async with connected(clusters.write(plugin.user)) as api:
+        plugin.takes(0.8 * seconds)
+        plugin.says("p2", ends_in=3600)
+        clusters.a.tokens, clusters.a.takes = {"p1"}, 0.8 * seconds
+        began = time.monotonic()
+        with pytest.raises((Unreachable, Unanswered)):
+            await api.send("GET", "/version", timeout=seconds)
+        assert time.monotonic() - began < 2 * seconds
+
+
+async def test_credentials_that_come_too_late_after_a_401_leave_it_a_refusal(
+    clusters: Clusters, plugin: Plugin
+) -> None:
+    plugin.says("p1", ends_in=3600)
+    async with connected(clusters.write(plugin.user)) as api:
+        plugin.takes(600)
+        clusters.a.tokens = {"p2"}
+        with pytest.raises(NoCredentials, match="refuses our credentials"):
+            await api.send("PATCH", "/version", body={}, timeout=0.5)
+    assert len(clusters.a.asked) == 1
 
 
 async def test_a_plugin_that_fails_leaves_the_old_token_until_it_ends_then_none_until_it_works(

@@ -9,17 +9,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.following.feed import StatusFeed
 from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.observing.logs import LogWanted
+from server.control.viewing import View, follow
+from server.domain.errors import ServiceError, ViewNotReady
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.status import FailureReason, State
 from server.ports import Changed, FeedEvent, Gone, Synced
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually
 
+REFLECTOR = "server.adapters.kserve.following.reflector"
 SERVICES = "/apis/serving.kserve.io/v1beta1/inferenceservices"
 DEPLOYMENTS = "/apis/apps/v1/deployments"
 PODS = "/api/v1/pods"
@@ -321,6 +326,46 @@ async def test_a_feed_can_be_opened_again(server: ScriptedServer, api: ApiServer
                 if event == Synced():
                     break
         assert [e.service.generation for e in heard if isinstance(e, Changed)] == [generation]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words"),
+    [
+        (403, "SERVER_LACKS_RIGHTS", "this server's own account may not list pods"),
+        (404, "KSERVE_MISSING", "KServe is not installed"),
+    ],
+)
+async def test_before_the_first_listing_reads_are_told_what_is_refused_for_a_while(
+    server: ScriptedServer,
+    api: ApiServer,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    reason: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(f"{REFLECTOR}.REFUSED_FOR_GOOD_AFTER", 0.2)
+    path = PODS if status == 403 else SERVICES
+
+    async def refuse(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        server.list_faults.append(refuse)
+        refuses = request.path == path
+        return await (answering(status)(server, request) if refuses else server.list(request))
+
+    server.list_faults.append(refuse)
+    cluster = KServeCluster(api)
+    view = View(cluster.refusal)
+    following = asyncio.create_task(follow(view, cluster))
+    with pytest.raises(ViewNotReady):
+        view.require_synced()
+    await eventually(lambda: cluster.refusal() is not None, IN_TIME)
+    with pytest.raises(ServiceError, match=words) as refused:
+        view.require_synced()
+    assert refused.value.reason == reason
+
+    server.list_faults.clear()
+    await eventually(lambda: view.synced, IN_TIME)
+    assert cluster.refusal() is None
+    following.cancel()
 
 
 async def test_without_kserves_resources_it_keeps_asking_and_starts_when_they_come(

@@ -143,11 +143,25 @@ def test_a_webhook_that_denies_with_409_is_no_failed_precondition() -> None:
     assert refusal(denied, KEY, writes=True).reason is ErrorReason.POLICY_REFUSED
 
 
+def test_a_path_that_our_account_may_not_read_is_a_right_that_it_lacks() -> None:
+    path = "/apis/serving.knative.dev/v1"
+    error = refusal(
+        status(403, f'forbidden: User "system:bob" cannot get path "{path}"'), KEY, writes=False
+    )
+    assert error.reason is ErrorReason.SERVER_LACKS_RIGHTS
+    assert error.metadata == {"verb": "get", "resource": path}
+    assert "bob" not in error.message
+
+
 @pytest.mark.parametrize(
     ("answered", "of_a_write", "of_a_dry_run"),
     [
         (status(429), "TOO_MANY_REQUESTS", "TOO_MANY_REQUESTS"),
-        (status(401, "Unauthorized"), "CLUSTER_UNAVAILABLE", "CLUSTER_UNAVAILABLE"),
+        (
+            status(401, "Unauthorized"),
+            "SERVER_CREDENTIALS_REFUSED",
+            "SERVER_CREDENTIALS_REFUSED",
+        ),
         (status(413), "SPEC_INVALID", "SPEC_INVALID"),
         (status(503, "shutting down"), "CLUSTER_UNAVAILABLE", "CLUSTER_UNAVAILABLE"),
         (Answer(503, {}, {"message": "<html>"}), "WRITE_OUTCOME_UNKNOWN", "CLUSTER_UNAVAILABLE"),

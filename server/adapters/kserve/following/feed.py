@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.following.deriving import Deriving
 from server.adapters.kserve.following.log_fetching import LogFetching
 from server.adapters.kserve.following.mirror import Mirror
@@ -17,7 +17,7 @@ from server.adapters.kserve.following.pacing import Pacing
 from server.adapters.kserve.following.probe import Probe
 from server.adapters.kserve.following.reflector import Reflector
 from server.adapters.kserve.following.release_reader import ReleaseReader
-from server.adapters.kserve.following.resources import followed
+from server.adapters.kserve.following.resources import Resource, followed
 from server.adapters.kserve.observing.logs import LogWanted
 from server.adapters.kserve.observing.observed import LogExcerpt
 from server.domain.inference_service import InferenceService, ServiceKey
@@ -54,6 +54,15 @@ class StatusFeed:
     def reachable(self) -> bool:
         """Whether the API server answers and takes our credentials; False until it was asked."""
         return self._probe.reachable
+
+    def away(self) -> Unreachable | Unanswered | None:
+        """Why the API server is not reachable; None where it is, or was not asked yet."""
+        return self._probe.away
+
+    def refused(self) -> tuple[int, Resource] | None:
+        """What has been refused for a while before all was listed once, and the HTTP status."""
+        refused = ((r.refused(), r.resource) for r in self._reflectors)
+        return next(((status, resource) for status, resource in refused if status), None)
 
     def age(self) -> timedelta | None:
         """How long ago the copy was last known to be the present; None before the first sync."""

@@ -36,8 +36,8 @@ _SILENT = "the API server does not answer"
 class Probe:
     """Knows whether the API server answers, and takes our credentials.
 
-    `reachable`: it does both; False until it has been asked, and after two failures in a row.
-    `met` is set with its first answer.
+    `reachable`: it does both; False until it has been asked, and after two failures in a row, of
+    which `away` is the last one's cause. `met` is set with its first answer.
     """
 
     def __init__(
@@ -50,22 +50,23 @@ class Probe:
         """`answered` hears of each answer the (monotonic) moment that it was asked for; `returned`
         of the first one after an outage."""
         self.reachable = False
+        self.away: Unreachable | Unanswered | None = None
         self.met = asyncio.Event()
         self._api = api
         self._answered = answered
         self._returned = returned
         self._failures = 0
         self._trouble = ""
-        self._cause = ""
         self._offset = timedelta(0)
 
     async def run(self) -> None:
         """Ask until cancelled."""
         while True:
             asked_at = time.monotonic()
-            answer = await self._ask()
-            if isinstance(answer, str):
-                self._note_failure(answer)
+            try:
+                answer = await self._ask()
+            except (Unreachable, Unanswered) as e:
+                self._note_failure(e)
             else:
                 self._note_answer(asked_at, answer.headers)
             await asyncio.sleep(PROBE_AGAIN_AFTER if self._failures else PROBE_EVERY)
@@ -74,33 +75,27 @@ class Probe:
         """The present by the API server's clock, which is what its objects are stamped with."""
         return datetime.now(UTC) + self._offset
 
-    async def _ask(self) -> Answer | str:
-        """The answer, or what is wrong."""
-        try:
-            answer = await self._api.send("GET", "/readyz", timeout=PROBE_TIMEOUT)
-        except NoCredentials:
-            return "the credentials for the API server have ended"
-        except (Unreachable, Unanswered) as e:
-            self._cause = str(e)
-            return _SILENT
-        if answer.status == HTTPStatus.UNAUTHORIZED:
-            return "the API server refuses our credentials"
+    async def _ask(self) -> Answer:
+        """The answer. Raises Unreachable, Unanswered."""
+        answer = await self._api.send("GET", "/readyz", timeout=PROBE_TIMEOUT)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            self._cause = f"HTTP {answer.status}"
-            return _SILENT
+            raise Unanswered(f"HTTP {answer.status}")
         return answer
 
-    def _note_failure(self, trouble: str) -> None:
+    def _note_failure(self, cause: Unreachable | Unanswered) -> None:
         self._failures += 1
-        if self._failures >= AWAY_AFTER and trouble != self._trouble:
-            self.reachable = False
+        if self._failures < AWAY_AFTER:
+            return
+        self.reachable, self.away = False, cause
+        silent = not isinstance(cause, NoCredentials)
+        trouble = _SILENT if silent else str(cause)
+        if trouble != self._trouble:
             self._trouble = trouble
-            cause = {"why": self._cause} if trouble is _SILENT else {}
-            log.warning(trouble, **cause)
+            log.warning(trouble, **({"why": str(cause)} if silent else {}))
 
     def _note_answer(self, asked_at: float, headers: Mapping[str, str]) -> None:
         was_away, self._failures, self._trouble = self._failures >= AWAY_AFTER, 0, ""
-        self.reachable = True
+        self.reachable, self.away = True, None
         self.met.set()
         self._offset = _offset(headers.get("Date", ""))
         self._answered(asked_at)

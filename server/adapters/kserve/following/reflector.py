@@ -28,6 +28,8 @@ PAGE_SIZE = "500"
 LIST_TIMEOUT = 30.0
 # How soon a collection that the cluster has got is noticed; who deploys has it looked for at once.
 LOOK_AGAIN_AFTER = 15.0
+# An API server that has just started refuses what it will serve in a moment.
+REFUSED_FOR_GOOD_AFTER = 10.0
 WATCH_SECONDS = (240, 300)
 # The API server sends a bookmark about each minute: a watch that is silent for longer is dead.
 IDLE_TIMEOUT = 90.0
@@ -79,6 +81,14 @@ class Reflector:
         self._watched_at = float("-inf")
         self._round: asyncio.Timeout | None = None
         self._trouble = ""
+        self._refused: tuple[int, float] | None = None
+
+    def refused(self) -> int | None:
+        """The status by which the first list has been refused for a while; None where it is not."""
+        if self._refused is None or self.synced.is_set():
+            return None
+        status, since = self._refused
+        return status if time.monotonic() - since > REFUSED_FOR_GOOD_AFTER else None
 
     async def run(self) -> None:
         """Follow the collection until cancelled; only a bug ends it otherwise."""
@@ -117,6 +127,7 @@ class Reflector:
             self._relist = True
         except (Refused, Unreachable, Unanswered) as e:
             ended_by = e
+            self._note_refusal(e)
             if self.resource.optional and isinstance(e, Refused):
                 self._relist = True  # it may be gone
                 if e.status == HTTPStatus.FORBIDDEN and not self._was_readable():
@@ -125,6 +136,13 @@ class Reflector:
         finally:
             since, self._connected_since = self._connected_since, None
         return (time.monotonic() - since if since else 0.0), ended_by
+
+    def _note_refusal(self, ended_by: Exception) -> None:
+        status = ended_by.status if isinstance(ended_by, Refused) else 0
+        if status not in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+            self._refused = None
+        elif self._refused is None or self._refused[0] != status:
+            self._refused = status, time.monotonic()
 
     async def _is_served(self) -> bool:
         """Whether the cluster has the collection.

@@ -51,10 +51,10 @@ async def attempted(
     known to be away.
     """
     if not feed.reachable():
-        raise unavailable()
+        raise unavailable(feed.away())
     async with objects.queue.turn(key, allowance.seconds()):
         if not feed.reachable():
-            raise unavailable()
+            raise unavailable(feed.away())
         observed = feed.mirror.observed(key)
         with suppress(Stale):
             return await attempt(Present(observed.service if observed else None, live=False))

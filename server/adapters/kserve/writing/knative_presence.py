@@ -39,7 +39,7 @@ class KnativePresence:
         try:
             there = serves(group, resource.kind)
         except Refused as e:
-            raise unavailable() from e
+            raise refusal(group, key, writes=False) from e
         if not there:
             default = ", the cluster's default" if by_default else ""
             raise UnsupportedByCluster(
@@ -54,4 +54,4 @@ class KnativePresence:
         try:
             return await self._api.send("GET", path, timeout=seconds)
         except (Unreachable, Unanswered) as e:
-            raise unavailable() from e
+            raise unavailable(e) from e

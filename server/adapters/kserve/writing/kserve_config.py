@@ -62,7 +62,7 @@ class ConfigReader:
             answer = await self._api.send("GET", self._path, timeout=seconds)
         except Unreachable as e:
             # Nor could the write that this is for, which would only wait as long once more.
-            raise unavailable() from e
+            raise unavailable(e) from e
         except Unanswered:
             return
         if answer.ok:

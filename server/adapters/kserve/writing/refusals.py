@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from server.adapters.kserve.api_server import Answer
+from server.adapters.kserve.api_server import Answer, NoCredentials
+from server.adapters.kserve.following.resources import Resource
 from server.adapters.kserve.names import RESOURCE
 from server.domain.errors import (
     ClusterUnavailable,
@@ -23,6 +24,7 @@ from server.domain.errors import (
     NamespaceTerminating,
     PolicyRefused,
     QuotaExceeded,
+    ServerCredentialsRefused,
     ServerLacksRights,
     ServiceError,
     ServiceNotFound,
@@ -41,7 +43,7 @@ _POLICY = re.compile(
 )
 _MODE_CHANGED = re.compile(r"deploymentMode cannot be changed from '(\w+)' to '(\w+)'")
 _TWO_PREDICTORS = "exactly one of ["
-_LACKING = re.compile(r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"')
+_LACKING = re.compile(r'cannot (?P<verb>\w+) (?:resource|path) "(?P<resource>[^"]+)"')
 _QUOTA = re.compile(r"(?:exceeded|status unknown for) quota: (?P<what>.*)", re.S)
 _UNCALLABLE = re.compile(r'failed calling webhook "(?P<who>[^"]+)"')
 _TYPED = re.compile(r"failed to create typed patch object \([^)]*\): (?P<why>.*)", re.S)
@@ -105,9 +107,30 @@ def refusal(answer: Answer, key: ServiceKey, *, writes: bool) -> ServiceError:
     )
 
 
-def unavailable() -> ClusterUnavailable:
-    """Nothing was written."""
+def unavailable(cause: Exception | None = None) -> ClusterUnavailable:
+    """Nothing was written, since the API server cannot be asked; `cause` says why, where known."""
+    if isinstance(cause, NoCredentials):
+        return _credentials_refused(ended=not cause.refused)
     return ClusterUnavailable("the Kubernetes API server cannot be reached; nothing was written")
+
+
+def _credentials_refused(*, ended: bool) -> ServerCredentialsRefused:
+    what = (
+        "this server's own credentials for the Kubernetes API server have ended"
+        if ended
+        else "the Kubernetes API server refuses this server's own credentials"
+    )
+    return ServerCredentialsRefused(
+        f"{what}; who runs this server can renew them; nothing was written"
+    )
+
+
+def list_refused(status: int, resource: Resource) -> ServiceError:
+    """The error for a list without which no service can be reported, refused by 403 or 404."""
+    _, plural = resource.kind.value
+    if status == HTTPStatus.FORBIDDEN:
+        return _lacks_right("list", plural)
+    return _kserve_missing()
 
 
 def outcome_unknown(key: ServiceKey) -> WriteOutcomeUnknown:
@@ -141,8 +164,7 @@ def _bad_request(answer: Answer, key: ServiceKey) -> ServiceError | None:
 
 
 def _unauthorized(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    """Credentials are renewed and asked with again before this is told."""
-    return unavailable()
+    return _credentials_refused(ended=False)
 
 
 def _forbidden(answer: Answer, key: ServiceKey) -> ServiceError | None:
@@ -176,7 +198,7 @@ def _not_found(answer: Answer, key: ServiceKey) -> ServiceError | None:
         )
     if is_absent(answer):
         return ServiceNotFound(key)
-    return KServeMissing("this cluster has no InferenceService resource: KServe is not installed")
+    return _kserve_missing()
 
 
 def _conflict(answer: Answer, key: ServiceKey) -> ServiceError | None:
@@ -241,6 +263,10 @@ _BY_STATUS: Mapping[int, Callable[[Answer, ServiceKey], ServiceError | None]] = 
     HTTPStatus.INTERNAL_SERVER_ERROR: _internal,
     HTTPStatus.SERVICE_UNAVAILABLE: _busy,
 }
+
+
+def _kserve_missing() -> KServeMissing:
+    return KServeMissing("this cluster has no InferenceService resource: KServe is not installed")
 
 
 def _lacks_right(verb: str, resource: str) -> ServerLacksRights:

@@ -88,7 +88,7 @@ class RuntimeReader:
         try:
             return await self._api.send("GET", path, query=query, timeout=seconds)
         except (Unreachable, Unanswered) as e:
-            raise unavailable() from e
+            raise unavailable(e) from e
 
     def _listed(self, path: str, answer: Answer) -> Sequence[Object] | None:
         if answer.ok:

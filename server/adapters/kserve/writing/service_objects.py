@@ -67,7 +67,7 @@ class ServiceObjects:
         try:
             answer = await self._api.send("GET", _path(key), timeout=allowance.seconds())
         except (Unreachable, Unanswered) as e:
-            raise unavailable() from e
+            raise unavailable(e) from e
         if answer.ok:
             return answer.body
         if is_absent(answer):
@@ -118,9 +118,9 @@ class ServiceObjects:
                 timeout=terms.allowance.seconds(),
             )
         except Unreachable as e:
-            raise unavailable() from e
+            raise unavailable(e) from e
         except Unanswered as e:
-            raise (unavailable() if terms.dry_run else outcome_unknown(key)) from e
+            raise (unavailable(e) if terms.dry_run else outcome_unknown(key)) from e
         if not terms.dry_run:
             self._at("after-write")
         return answer

@@ -119,7 +119,7 @@ class Writing:
         except KServeTooOld as e:
             raise UnsupportedByCluster(str(e)) from e
         if release is None:
-            raise unavailable()
+            raise unavailable(self._feed.away())
         config = await self._config.read(terms.allowance.seconds())
         return replace(config, release=release)
 

@@ -26,16 +26,22 @@ def refuse_unsupported(spec: InferenceServiceSpec) -> None:
 
 def _refusals(spec: InferenceServiceSpec) -> Iterator[str]:
     if isinstance(spec.serving, ContainerPredictor):
-        yield "it has no containers, so give spec.model with a format and a storage_uri"
+        yield (
+            "it has no containers, so give spec.model with a format and a storage_uri instead of"
+            " spec.container"
+        )
     if spec.secret_env:
-        yield "it has no Secrets, so give the values in spec.env or in the server's environment"
+        yield (
+            "it has no Secrets, so leave spec.secret_env out and give the values in spec.env or in"
+            " this server's own environment"
+        )
     if spec.service_account:
         yield (
             "it has no service accounts, so leave spec.service_account out and give this server's"
             " own environment the credentials"
         )
     if spec.node_selector or spec.tolerations:
-        yield "it has no nodes to choose from, so leave spec.node_selector and tolerations out"
+        yield "it has no nodes to choose from, so leave spec.node_selector and spec.tolerations out"
     if spec.deployment_mode:
         yield "it has no deployment modes, so leave spec.deployment_mode out"
     if isinstance(spec.serving, ModelPredictor) and not _fits_path(spec, spec.serving):

@@ -27,11 +27,13 @@ _NOT_TO_BE_TOLD = re.compile(
 
 @dataclass(frozen=True)
 class Refusal:
-    """A failed call; its details as they were sent, empty where there were none."""
+    """A failed call; its details as they were sent, empty where there were none. `pushback` is the
+    delay that gRPC's own retries take, None where there was none."""
 
     code: grpc.StatusCode
     message: str
     details: Status
+    pushback: timedelta | None
 
     @property
     def reason(self) -> str:
@@ -66,7 +68,9 @@ def refusal_of(error: Any) -> Refusal:
     may tell what is not a caller's business."""
     metadata = dict(error.trailing_metadata() or ())
     details = Status.FromString(metadata.get("grpc-status-details-bin", b""))
-    refusal = Refusal(error.code(), error.details() or "", details)
+    pushback = metadata.get("grpc-retry-pushback-ms")
+    delay = timedelta(milliseconds=int(pushback)) if pushback else None
+    refusal = Refusal(error.code(), error.details() or "", details, delay)
     if details.details:
         assert details.code == error.code().value[0]
         # A rollout that failed is told in the words of its own containers.

@@ -17,7 +17,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError, Message
 
-from server.api.errors import DETAILS_KEY, code_of, cut, status_of
+from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.request_limits import check_limits
 from server.api.targets import names_in, targets_of
 from server.domain.errors import (
@@ -233,11 +233,9 @@ async def _answered(behaviour: Behaviour, request: Any, context: Context) -> Any
 
 async def _refuse(error: BaseException, line: _Line, context: Context) -> NoReturn:
     told = error if isinstance(error, ServiceError) else _bug(error, line)
-    status = status_of(told)
     line.fields["reason"] = told.reason.value
     line.write(code_of(told))
-    details = ((DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(code_of(told), status.message, details)
+    await context.abort(code_of(told), message_of(told), trailing_metadata(told))
     raise AssertionError("abort raises")
 
 

@@ -18,7 +18,9 @@ from server.domain.container_output import without_controls
 from server.domain.errors import ErrorReason, FieldInvalid, RolloutFailed, ServiceError
 
 DOMAIN = "modelservice"
-DETAILS_KEY = "grpc-status-details-bin"
+_DETAILS_KEY = "grpc-status-details-bin"
+# The delay of RetryInfo for gRPC's own retries, which do not read details (gRPC proposal A6).
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 # Many clients refuse more than 8 KiB of trailing metadata, and binary details travel in base64,
 # with the message once more beside them, percent-encoded.
@@ -51,10 +53,15 @@ def code_of(error: ServiceError) -> StatusCode:
     return _CODES[Contract.Value(f"ERROR_REASON_{error.reason.value}") // 100]
 
 
+def message_of(error: ServiceError) -> str:
+    """The status' message: the error's own, cut to what any client's metadata has room for."""
+    return cut(error.message, _MESSAGE_BYTES)
+
+
 def status_of(error: ServiceError) -> Status:
     """The status with its details, ErrorInfo first; small enough for any client's metadata."""
     code_number: int = code_of(error).value[0]
-    status = Status(code=code_number, message=cut(error.message, _MESSAGE_BYTES))
+    status = Status(code=code_number, message=message_of(error))
     for detail in _details(error):
         packed = Any()
         packed.Pack(detail)
@@ -63,10 +70,23 @@ def status_of(error: ServiceError) -> Status:
     return status
 
 
+def trailing_metadata(error: ServiceError) -> tuple[tuple[str, str | bytes], ...]:
+    """What comes with the status: its details and, where they have RetryInfo, the same delay in
+    milliseconds for clients whose gRPC retries by itself."""
+    details = (_DETAILS_KEY, status_of(error).SerializeToString())
+    if delay := _retry_delay(error):
+        return details, (_PUSHBACK_KEY, str(delay // timedelta(milliseconds=1)))
+    return (details,)
+
+
+def _retry_delay(error: ServiceError) -> timedelta | None:
+    return _RETRY_DELAYS.get(error.reason) if error.passes else None
+
+
 def _details(error: ServiceError) -> Iterator[Message]:
     metadata = {key: cut(value, _MESSAGE_BYTES) for key, value in error.metadata.items()}
     yield ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=metadata)
-    if (delay := _RETRY_DELAYS.get(error.reason)) and error.passes:
+    if delay := _retry_delay(error):
         retry = RetryInfo()
         retry.retry_delay.FromTimedelta(delay)
         yield retry

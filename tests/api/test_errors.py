@@ -14,9 +14,10 @@ from server.api.errors import code_of, status_of
 from server.domain import errors
 from server.domain.errors import ErrorReason, ServiceError
 from server.domain.inference_service import ServiceKey
+from server.domain.registry_errors import RegistryRefused
 from tests.refusals import refusal_of
 
-from .asking import deploy
+from .asking import deploy, watching
 
 PROTO = Path("proto/modelservice/v1/errors.proto")
 # Named by the contract, and not given yet.
@@ -55,6 +56,32 @@ def test_every_reason_reaches_the_caller(stub, memory, name, reason) -> None:
     assert refusal.message == "what happened"
     assert refusal.metadata == {"verb": "patch"}
     assert (refusal.code.name, refusal.retry_after > timedelta(0)) == documented()[reason.value]
+    assert refusal.pushback == (refusal.retry_after or None)
+
+
+@pytest.mark.parametrize("reason", ErrorReason)
+def test_every_reason_ends_a_stream_with_the_same_delay_for_grpcs_own_retries(
+    stub, grpc_server, monkeypatch, name, reason
+) -> None:
+    def fail() -> timedelta | None:
+        raise error_of(reason)
+
+    monkeypatch.setattr(grpc_server.memory, "age", fail)
+    with watching(stub, name=name) as stream:
+        _, error = stream.rest()
+    refusal = refusal_of(error)
+    assert refusal.reason == reason.value
+    assert (refusal.code.name, refusal.pushback is not None) == documented()[reason.value]
+    assert refusal.pushback == (refusal.retry_after or None)
+
+
+def test_an_error_that_does_not_pass_has_no_delay(stub, memory, name) -> None:
+    memory.fail_next_write(RegistryRefused("the database refuses this server"))
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.Deploy(deploy(name))
+    refusal = refusal_of(raised.value)
+    assert refusal.reason == "REGISTRY_UNAVAILABLE"
+    assert (refusal.retry_after, refusal.pushback) == (timedelta(0), None)
 
 
 def test_an_error_of_any_size_reaches_the_caller(stub, memory, name) -> None:

@@ -207,7 +207,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     example `ETAG_MISMATCH`; its `metadata` names what is concerned. Others follow where they help:
 
     - `google.rpc.BadRequest`: the paths of the refused fields, as `spec.resources.limits["memory"]`
-    - `google.rpc.RetryInfo`: the error passes by itself; wait so long, then send the same request
+    - `google.rpc.RetryInfo`: the error passes by itself; wait so long, then send the same request.
+      The trailing metadata then has the same delay as `grpc-retry-pushback-ms`, in milliseconds, for
+      clients whose service config has gRPC retry
     - `modelservice.v1.Failure`: the cause of a failed rollout
 
     A value's number is its gRPC code times 100 plus a count: 501 belongs to code 5, NOT_FOUND. Act

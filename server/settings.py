@@ -97,7 +97,7 @@ def _checked_bytes(text: str) -> str:
 
 def _checked_namespace(name: str) -> str:
     if problem := dns_label_problem(name):
-        raise ValueError(f"{name!r} is no namespace: {problem}")
+        raise ValueError(problem)
     return name
 
 

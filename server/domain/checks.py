@@ -19,6 +19,7 @@ from server.domain.syntax import (
     at,
     count_problem,
     dns_label_problem,
+    escaped,
     label_value_problem,
     name_problem,
     problem_at,
@@ -104,7 +105,9 @@ def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
     yield from _namespace_violations(deploy.key.namespace)
     yield from _length_violations(deploy.key)
     if deploy.request_id and not _REQUEST_ID.fullmatch(deploy.request_id):
-        yield FieldViolation("request_id", "has 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'")
+        given = escaped(deploy.request_id)
+        why = f"must have 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', got {given}"
+        yield FieldViolation("request_id", why)
     yield from _label_violations(deploy.labels)
     yield from _annotation_violations(deploy.annotations)
     if deploy.spec is not None:

@@ -21,7 +21,7 @@ class ModelKey(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"model {self.name!r} of project {self.project!r}"
+        return f"model {self.name!a} of project {self.project!a}"
 
 
 class VersionKey(NamedTuple):
@@ -32,7 +32,7 @@ class VersionKey(NamedTuple):
     version: str
 
     def __str__(self) -> str:
-        return f"version {self.version!r} of {self.of}"
+        return f"version {self.version!a} of {self.of}"
 
     @property
     def of(self) -> ModelKey:
@@ -47,7 +47,7 @@ class EnvironmentKey(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"environment {self.name!r} of project {self.project!r}"
+        return f"environment {self.name!a} of project {self.project!a}"
 
 
 class VersionState(StrEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from server.domain.errors import FieldViolation, refuse_violations
@@ -46,10 +46,10 @@ MOST_DESCRIPTION_BYTES = 16 * 1024
 MOST_METADATA_BYTES = 64 * 1024
 MOST_METADATA_LEVELS = 32
 LONGEST_ARTIFACT = 8 * 1024
-LONGEST_FORMAT = 100
 
 _RULES = {"project": project_problem, "name": name_problem, "version": version_problem}
 _RULES |= {"model": name_problem, "environment": name_problem}
+_RULES_OF_NEW = _RULES | {"project": name_problem}
 
 Key = ModelKey | VersionKey | EnvironmentKey
 
@@ -69,7 +69,10 @@ def check_new(
 ) -> None:
     """Refuse what cannot be made. `resource` is the request's field that holds it. Raises
     FieldInvalid."""
-    violations = [*_key_violations(key, f"{resource}."), *_violations(content, values_of(content))]
+    # A version comes into a project that is there.
+    rules = _RULES if isinstance(key, VersionKey) else _RULES_OF_NEW
+    violations = [*_key_violations(key, f"{resource}.", rules)]
+    violations += _violations(content, values_of(content))
     if isinstance(content, ModelContent) and content.default_version:
         violations.append(
             FieldViolation("model.default_version", "a new model has no version yet: set it later")
@@ -118,9 +121,11 @@ def artifact_violations(content: VersionContent) -> Iterator[FieldViolation]:
         yield FieldViolation("version.format", "stands with storage_uri only: an image has none")
 
 
-def _key_violations(key: Key, prefix: str) -> Iterator[FieldViolation]:
+def _key_violations(
+    key: Key, prefix: str, rules: Mapping[str, Callable[[str], str | None]] = _RULES
+) -> Iterator[FieldViolation]:
     for field, text in key._asdict().items():
-        yield from problem_at(f"{prefix}{field}", _RULES[field](text))
+        yield from problem_at(f"{prefix}{field}", rules[field](text))
 
 
 def _mask_violations(change: Change[Content]) -> Iterator[FieldViolation]:
@@ -206,9 +211,7 @@ def _storage_uri_violations(uri: str) -> Iterator[FieldViolation]:
 
 
 def _image_violations(image: str) -> Iterator[FieldViolation]:
-    if size(image) > LONGEST_ARTIFACT:
-        yield FieldViolation("image", _too_long(LONGEST_ARTIFACT))
-    elif image:
+    if image:
         for path, why in predictor_violations(ContainerPredictor(image)):
             yield FieldViolation(path.removeprefix("spec.container."), why)
 
@@ -218,8 +221,6 @@ def _format_violations(model_format: ModelFormat | None) -> Iterator[FieldViolat
         return
     for path, why in predictor_violations(ModelPredictor(model_format)):
         yield FieldViolation(path.removeprefix("spec.model."), why)
-    for path, text in (("name", model_format.name), ("version", model_format.version)):
-        yield from problem_at(f"format.{path}", _text_problem(text, LONGEST_FORMAT))
 
 
 def _defaults_violations(defaults: ServingOptions) -> Iterator[FieldViolation]:

@@ -1,6 +1,6 @@
 """The registry's rules for names.
 
-Each `..._problem` says what is wrong with a text, or None.
+Each `..._problem` says what a text must be and what it is, or None.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import unicodedata
 
 from server.domain import syntax
 
+# Of a project that was named before there was a rule.
 LONGEST_PROJECT = 100
 LONGEST_NAME = 63
 
@@ -17,18 +18,18 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def project_problem(text: str) -> str | None:
-    """A project's name, which is any text."""
+    """The name of a project that may be there: earlier releases took almost any text."""
     if not text:
         return "is required"
     if len(text) > LONGEST_PROJECT:
-        return f"may have at most {LONGEST_PROJECT} characters"
+        return f"must have at most {LONGEST_PROJECT} characters, got {len(text)}"
     if any(unicodedata.category(character) == "Cc" for character in text):
-        return "has no control characters"
+        return f"must have no control characters, got {syntax.escaped(text)}"
     return None
 
 
 def name_problem(text: str) -> str | None:
-    """The name of a registered model or of a serving environment."""
+    """The name of a registered model, of a serving environment, or of a new project."""
     return syntax.name_problem(text, LONGEST_NAME)
 
 
@@ -37,5 +38,8 @@ def version_problem(text: str) -> str | None:
     if not text:
         return "is required"
     if not _VERSION.fullmatch(text):
-        return "has 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', and begins with a letter or digit"
+        return (
+            "must have 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', and begin with a letter or"
+            f" digit, got {syntax.escaped(text)}"
+        )
     return None

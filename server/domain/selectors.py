@@ -120,7 +120,7 @@ class _Parser:
         if key == "" or key in _SYMBOLS:
             raise _unexpected(key, "a label's key")
         if problem := qualified_name_problem(key):
-            raise ValueError(f"the key {key[:80]!r}: {problem}")
+            raise ValueError(f"the key {key[:80]!a}: {problem}")
         return key
 
     def _value(self) -> str:
@@ -129,13 +129,13 @@ class _Parser:
             return ""
         value = self._next()
         if problem := label_value_problem(value):
-            raise ValueError(f"the value {value[:80]!r}: {problem}")
+            raise ValueError(f"the value {value[:80]!a}: {problem}")
         return value
 
     def _number(self) -> str:
         value = self._value()
         if not _is_number(value):
-            raise ValueError(f"the value {value[:80]!r}: > and < take a whole number")
+            raise ValueError(f"the value {value[:80]!a}: > and < take a whole number")
         return str(int(value))
 
     def _listed(self) -> list[str]:
@@ -148,7 +148,7 @@ class _Parser:
     def _expect(self, token: str) -> None:
         found = self._next()
         if found != token:
-            raise _unexpected(found, f"{token!r}")
+            raise _unexpected(found, f"{token!a}")
 
     def _take(self, more: str, end: str) -> bool:
         """Whether another item follows; the list's end is taken too."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from itertools import chain
@@ -31,6 +30,7 @@ from server.domain.syntax import (
     qualified_name_problem,
     size,
     variable_name_problem,
+    word_problem,
 )
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
@@ -61,10 +61,10 @@ MOST_NODE_LABELS = 128
 MOST_TOLERATIONS = 128
 # Linux hands no longer string to a process (MAX_ARG_STRLEN).
 LONGEST_STRING = 128 * 1024 - 1
+LONGEST_IMAGE = 8 * 1024
+LONGEST_FORMAT = 100
 # An object of more than about 1.5 MiB does not fit into etcd, and KServe copies it to its children.
 MOST_SPEC_BYTES = 512 * 1024
-
-_SPACE = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
 def spec_violations(
@@ -149,22 +149,18 @@ def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
 
 
 def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
-    yield from problem_at("spec.container.image", _image_problem(container.image))
+    yield from problem_at("spec.container.image", word_problem(container.image, LONGEST_IMAGE))
     yield from _argument_violations("spec.container.command", container.command)
     yield from _argument_violations("spec.container.args", container.args)
     if not 0 <= container.port <= 65535:
         yield FieldViolation("spec.container.port", "is 1 to 65535, or 0 for KServe's default")
 
 
-def _image_problem(image: str) -> str | None:
-    if not image:
-        return "is required"
-    return "has no spaces" if _SPACE.search(image) else None
-
-
 def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
-    if not model.format.name.strip():
-        yield FieldViolation("spec.model.format.name", "is required")
+    name, version = model.format.name, model.format.version
+    yield from problem_at("spec.model.format.name", word_problem(name, LONGEST_FORMAT))
+    if version:
+        yield from problem_at("spec.model.format.version", word_problem(version, LONGEST_FORMAT))
     yield from problem_at("spec.model.storage_uri", _string_problem(model.storage_uri))
     if model.runtime and dns_subdomain_problem(model.runtime):
         yield FieldViolation(

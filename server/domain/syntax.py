@@ -1,6 +1,7 @@
 """Kubernetes' rules for names and labels.
 
-Each `..._problem` says what is wrong with a text, or None.
+Each `..._problem` says what a text must be and what it is, or None. They permit ASCII only, so that
+no two names look the same, and show the rest escaped.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(rf"{_DNS_LABEL.pattern}(\.{_DNS_LABEL.pattern})*")
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+_WORD = re.compile(r"[!-~]+")
+
+_QUALIFIED_RULE = (
+    "must have letters, digits, '-', '_' and '.' only, and begin and end with a letter or digit"
+)
 
 
 def name_problem(text: str, longest: int) -> str | None:
@@ -24,11 +30,11 @@ def name_problem(text: str, longest: int) -> str | None:
     if not text:
         return "is required"
     if len(text) > longest:
-        return f"may have at most {longest} characters"
+        return f"must have at most {longest} characters, got {len(text)}"
     if not _NAME.fullmatch(text):
         return (
-            "has lower-case letters, digits and '-', begins with a letter and ends with a letter"
-            " or digit"
+            "must have lower-case letters, digits and '-' only, begin with a letter and end with a"
+            f" letter or digit, got {escaped(text)}"
         )
     return None
 
@@ -39,38 +45,39 @@ def qualified_name_problem(text: str) -> str | None:
     if slash and (problem := dns_subdomain_problem(prefix)):
         return f"its part before the slash {problem}"
     if not 1 <= len(name) <= 63:
-        return "its name must have 1 to 63 characters"
-    if not _QUALIFIED.fullmatch(name):
-        return "has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit"
-    return None
+        return f"its name must have 1 to 63 characters, got {len(name)}"
+    return None if _QUALIFIED.fullmatch(name) else f"{_QUALIFIED_RULE}, got {escaped(name)}"
 
 
 def label_value_problem(text: str) -> str | None:
     """A label's value, which may be empty."""
     if len(text) > 63:
-        return "may have at most 63 characters"
+        return f"must have at most 63 characters, got {len(text)}"
     if text and not _QUALIFIED.fullmatch(text):
-        return "has letters, digits, '-', '_' and '.', and begins and ends with a letter or digit"
+        return f"{_QUALIFIED_RULE}, got {escaped(text)}"
     return None
 
 
 def dns_label_problem(text: str) -> str | None:
     """A namespace's name."""
     if not 1 <= len(text) <= 63:
-        return "must have 1 to 63 characters"
+        return f"must have 1 to 63 characters, got {len(text)}"
     if not _DNS_LABEL.fullmatch(text):
-        return "has lower-case letters, digits and '-', and begins and ends with a letter or digit"
+        return (
+            "must have lower-case letters, digits and '-' only, and begin and end with a letter or"
+            f" digit, got {escaped(text)}"
+        )
     return None
 
 
 def dns_subdomain_problem(text: str) -> str | None:
     """The name of most Kubernetes objects."""
     if not 1 <= len(text) <= 253:
-        return "must have 1 to 253 characters"
+        return f"must have 1 to 253 characters, got {len(text)}"
     if not _DNS_SUBDOMAIN.fullmatch(text):
         return (
-            "has lower-case letters, digits, '-' and '.', and begins and ends with a letter or"
-            " digit, as does each part between dots"
+            "must have lower-case letters, digits, '-' and '.' only, and begin and end with a"
+            f" letter or digit, as must each part between dots, got {escaped(text)}"
         )
     return None
 
@@ -79,8 +86,8 @@ def variable_name_problem(text: str) -> str | None:
     """An environment variable's name, by the rule that every Kubernetes release has."""
     if not _VARIABLE.fullmatch(text) or text == "." or text.startswith(".."):
         return (
-            "an environment variable's name has letters, digits, '_', '-' and '.', and begins"
-            " neither with a digit nor with '..'"
+            "an environment variable's name must have letters, digits, '_', '-' and '.' only, and"
+            f" begin neither with a digit nor with '..', got {escaped(text)}"
         )
     return None
 
@@ -88,9 +95,23 @@ def variable_name_problem(text: str) -> str | None:
 def data_key_problem(text: str) -> str | None:
     """A key in a Secret's data."""
     if not 1 <= len(text) <= 253:
-        return "must have 1 to 253 characters"
+        return f"must have 1 to 253 characters, got {len(text)}"
     if not _DATA_KEY.fullmatch(text) or text == "." or text.startswith(".."):
-        return "has letters, digits, '-', '_' and '.', and does not begin with '..'"
+        return (
+            "must have letters, digits, '-', '_' and '.' only, and not begin with '..', got"
+            f" {escaped(text)}"
+        )
+    return None
+
+
+def word_problem(text: str, longest: int) -> str | None:
+    """A name that others choose by rules of their own, such as an image's or a model format's."""
+    if not text:
+        return "is required"
+    if len(text) > longest:
+        return f"must have at most {longest} characters, got {len(text)}"
+    if not _WORD.fullmatch(text):
+        return f"must have visible ASCII characters only and no spaces, got {escaped(text)}"
     return None
 
 
@@ -108,7 +129,12 @@ def problem_at(path: str, problem: str | None) -> Iterator[FieldViolation]:
 def at(path: str, key: str) -> str:
     """The path of a map's entry, `spec.env["A=B"]`; a key of more than 80 characters is cut."""
     shown = key if len(key) <= 80 else f"{key[:80]}..."
-    return f"{path}[{json.dumps(shown, ensure_ascii=False)}]"
+    return f"{path}[{json.dumps(shown)}]"
+
+
+def escaped(text: str) -> str:
+    """The text in quotes for a message: ASCII, at most 64 characters of it."""
+    return ascii(text) if len(text) <= 64 else f"{text[:64]!a}..."
 
 
 def size(text: str) -> int:

@@ -22,4 +22,4 @@ def registry_stub(grpc_channel: grpc.Channel) -> RegistryServiceStub:
 @pytest.fixture
 def project(registry_stub: RegistryServiceStub) -> Project:
     """A project that no other test has."""
-    return Project(registry_stub, f"team {next(_numbers)}/ü")
+    return Project(registry_stub, f"team-{next(_numbers)}")

@@ -84,7 +84,7 @@ def is_gone(stub, key: ServiceKey) -> bool:
 
 
 def test_another_project_gets_its_name_by_force_only(stub, project, registry_stub, edited) -> None:
-    other = Project(registry_stub, f"{project.name} too")
+    other = Project(registry_stub, f"{project.name}-too")
     register(other, edited.namespace)
     taking = other.deploy("1", name=edited.name)
     refused(StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS", stub.Deploy, taking)

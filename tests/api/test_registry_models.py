@@ -45,7 +45,7 @@ def test_a_name_is_taken_once_in_a_project(project, registry_stub) -> None:
     refused(
         StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS", registry_stub.CreateRegisteredModel, request
     )
-    other = Project(registry_stub, f"{project.name} other")
+    other = Project(registry_stub, f"{project.name}-other")
     assert other.model().id != first.id
 
 

@@ -40,7 +40,7 @@ _projects = itertools.count(1)
 
 def new_project() -> str:
     """A project that no other test has."""
-    return f"project {next(_projects)}"
+    return f"project-{next(_projects)}"
 
 
 def model(project: str, name: str = "fraud", **given: Any) -> RegisteredModel:

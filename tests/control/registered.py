@@ -43,7 +43,7 @@ class Registering:
     """Control over the registry. What is named briefly is of the one project."""
 
     registry: Registry
-    project: str = field(default_factory=lambda: f"project {next(_projects)}")
+    project: str = field(default_factory=lambda: f"project-{next(_projects)}")
     view: View = field(default_factory=View)
 
     def __post_init__(self) -> None:

@@ -348,7 +348,7 @@ async def test_another_projects_model_does_not_get_the_name(
     await world.prepare("1")
     await world.deploy()
     other = RegistryWorld(
-        Registering(registering.registry, "another project"), world.namespace, world.memory
+        Registering(registering.registry, "another-project"), world.namespace, world.memory
     )
     other.view = world.view
     await other.prepare("1")

@@ -109,8 +109,8 @@ def test_a_name_that_nothing_can_have_is_refused(key: Key, path: str) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        ModelKey("Équipe « risque » / 🙂", "f"),
-        ModelKey("p" * 100, "f" * 63),
+        ModelKey("risk", "f"),
+        ModelKey("p" * 63, "f" * 63),
         VersionKey("risk", "fraud", "2"),
         VersionKey("risk", "fraud", "v1.4.0-rc1_B"),
         EnvironmentKey("risk", "staging-eu-1"),
@@ -118,6 +118,65 @@ def test_a_name_that_nothing_can_have_is_refused(key: Key, path: str) -> None:
 )
 def test_a_name_by_the_rules_is_taken(key: Key) -> None:
     check_key(key)
+
+
+# Of each of these an earlier release made a project that looks like another or like none.
+LOOK_ALIKES = [
+    (" ", "' '"),
+    ("risk ", "'risk '"),
+    ("risk\u200b", r"'risk\u200b'"),
+    ("\u202eksir", r"'\u202eksir'"),
+    ("caf\u00e9", r"'caf\xe9'"),
+    ("cafe\u0301", r"'cafe\u0301'"),
+    ("r\u0456sk", r"'r\u0456sk'"),
+    ("Risk", "'Risk'"),
+]
+
+
+@pytest.mark.parametrize(("project", "shown"), LOOK_ALIKES)
+def test_a_project_that_looks_like_another_is_read_and_no_longer_made(
+    project: str, shown: str
+) -> None:
+    assert not refused(check_key, ModelKey(project, "fraud"))
+    assert not refused(check_key, EnvironmentKey(project, "staging"))
+    assert not refused(check_new, VersionKey(project, "fraud", "1"), FILES, "version")
+    for key, content in (
+        (ModelKey(project, "fraud"), ModelContent()),
+        (EnvironmentKey(project, "staging"), EnvironmentContent()),
+    ):
+        with pytest.raises(FieldInvalid) as refusal:
+            check_new(key, content, "resource")
+        assert refusal.value.message == (
+            "resource.project: must have lower-case letters, digits and '-' only, begin with a"
+            f" letter and end with a letter or digit, got {shown}"
+        )
+
+
+@pytest.mark.parametrize("text", ["a\u200b", "a\u202e", "a b", " ", "cafe\u0301", "\u2003"])
+def test_no_key_that_people_choose_may_have_what_cannot_be_seen(text: str) -> None:
+    labels = ModelContent(labels={text: "x"})
+    for content in (
+        labels,
+        ModelContent(labels={"team": text}),
+        VersionContent("s3://a", format=ModelFormat(text)),
+        VersionContent("s3://a", format=ModelFormat("sklearn", text)),
+        VersionContent(image=text),
+        EnvironmentContent(namespace=text),
+        defaults(env={text: "1"}),
+        defaults(secret_env={"A": SecretKeyRef(text, "k")}),
+        defaults(secret_env={"A": SecretKeyRef("s", text)}),
+        defaults(resources=Resources({text: "1"})),
+        defaults(service_account=text),
+        defaults(node_selector={text: "a"}),
+    ):
+        key, resource = _OF[type(content)]
+        with pytest.raises(FieldInvalid) as refusal:
+            check_new(key, content, resource)
+        assert ascii(text)[1:-1] in refusal.value.message
+        assert refusal.value.message.isascii()
+    assert refused(check_key, ModelKey("risk", text)) == ["name"]
+    assert refused(check_key, EnvironmentKey("risk", text)) == ["name"]
+    assert refused(check_key, VersionKey("risk", "fraud", text)) == ["version"]
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,9 @@ class ContainerPredictor(_message.Message):
     ARGS_FIELD_NUMBER: _builtins.int
     PORT_FIELD_NUMBER: _builtins.int
     image: _builtins.str
-    """The image, as `registry/name:tag` or `name@digest`. Required."""
+    """The image, as `registry/name:tag` or `name@digest`: at most 8192 visible ASCII characters, no
+    spaces. Required.
+    """
     port: _builtins.int
     """The HTTP port that it listens on, 1 to 65535. 0: KServe's default, 8080."""
     @_builtins.property
@@ -545,9 +547,13 @@ class ModelFormat(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The format as the serving runtimes name it: sklearn, xgboost, onnx, huggingface, ... Required."""
+    """The format as the serving runtimes name it: sklearn, xgboost, onnx, huggingface, ... At most
+    100 visible ASCII characters, no spaces. Required.
+    """
     version: _builtins.str
-    """The format's version, for runtimes that tell versions apart ("1"). Empty: any."""
+    """The format's version, for runtimes that tell versions apart ("1"): at most 100 visible ASCII
+    characters, no spaces. Empty: any.
+    """
     def __init__(
         self,
         *,

@@ -62,11 +62,14 @@ class RegisteredModel(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """The project: 1 to 100 characters of any kind but control characters. Required."""
+    """The project, by the rules of `name`. Required. Models and environments of projects that earlier
+    releases let have other names are still read, listed, changed, deployed and deleted under them,
+    and models there get new versions; new models and environments are refused there.
+    """
     name: _builtins.str
-    """The model's name, unique in its project: lower-case letters, digits and `-`, beginning with a
-    letter and ending with a letter or digit, at most 63 characters. Required. It never changes: to
-    rename a model, make a new one.
+    """The model's name, unique in its project: lower-case letters a-z, digits and `-`, beginning with
+    a letter and ending with a letter or digit, at most 63 characters. Required. It never changes:
+    to rename a model, make a new one.
     """
     id: _builtins.str
     """The model's id, never used again after it is deleted; services that are deployed from it have
@@ -211,8 +214,7 @@ class ModelVersion(_message.Message):
     """
     image: _builtins.str
     """A container image that serves the model by itself on the port 8080, as in
-    ContainerPredictor.image, in at most 8 KiB; it has no `format`. It is deployed as a
-    `container` predictor.
+    ContainerPredictor.image; it has no `format`. It is deployed as a `container` predictor.
     """
     state: Global___ModelVersion.State.ValueType
     """Whether it can be deployed. From PENDING it becomes READY or ARCHIVED, from READY ARCHIVED,
@@ -226,8 +228,8 @@ class ModelVersion(_message.Message):
     """
     @_builtins.property
     def format(self) -> _inference_service_pb2.ModelFormat:
-        """What the files at `storage_uri` are, name and version in at most 100 bytes each; a serving
-        runtime for it is selected at the Deploy. It changes while the version is PENDING only.
+        """What the files at `storage_uri` are; a serving runtime for it is selected at the Deploy. It
+        changes while the version is PENDING only.
         """
 
     @_builtins.property

@@ -27,7 +27,7 @@ class Deployments:
         record = await self._registry.read(work)
         if record is None or record.project != project:
             raise DeploymentNotFound(
-                f"there is no deployment {deployment_id!r} in the project {project!r}"
+                f"there is no deployment {deployment_id!a} in the project {project!a}"
             )
         return record
 

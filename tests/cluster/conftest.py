@@ -16,6 +16,7 @@ from .requirements import (
     leave_out,
     needs,
     pytest_terminal_summary,
+    say_to,
     unmet,
 )
 from .serving import Replicas
@@ -41,6 +42,12 @@ def cluster(
         yield request.getfixturevalue("lab")
 
 
+@pytest.fixture(scope="session")
+def built_grpcurl(request: pytest.FixtureRequest) -> Path:
+    """The lab's grpcurl, without a lab."""
+    return builds.programs(builds.CONTROL_PLANE, say_to(request.config))["grpcurl"]
+
+
 @pytest.fixture
 def link(lab: Lab, replicas: Replicas) -> Iterator[Link]:
     """A relay to the API server that can be disturbed."""
@@ -64,7 +71,7 @@ def _of_the_lab(items: list[pytest.Item]) -> list[pytest.Item]:
 def _needs_lab(item: pytest.Item) -> bool:
     here = Path(__file__).parent in item.path.parents
     needed = needs("lab", item) or (needs("cluster", item) and not OTHER_CLUSTER)
-    needed = needed or needs("built_kubectl", item)
+    needed = needed or needs("built_kubectl", item) or needs("built_grpcurl", item)
     others = ("knative_lab", "release_lab")  # of the folders below
     return here and needed and not any(needs(lab, item) for lab in others)
 

@@ -20,9 +20,6 @@ from modelservice.v1 import (
 
 from tests.serving import Served, serving, settings
 
-from .grpcurl_program import grpcurl_program
-from .requirements import say_to
-
 FILES = [
     module.DESCRIPTOR
     for module in (
@@ -37,11 +34,6 @@ SERVICES = [service for file in FILES for service in file.services_by_name.value
 
 
 @pytest.fixture(scope="module")
-def program(request: pytest.FixtureRequest) -> Path:
-    return grpcurl_program(say_to(request.config))
-
-
-@pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     with serving(settings()) as served:
         served.wait_until_synced()
@@ -49,11 +41,19 @@ def served() -> Iterator[Served]:
 
 
 @pytest.fixture
-def described(program: Path, served: Served):
+def described(built_grpcurl: Path, served: Served):
     """What grpcurl says of each symbol, on its first line; its complaint where it fails."""
 
     def describe(symbol: str) -> str:
-        command = [program, "-plaintext", "-max-time", "30", served.address, "describe", symbol]
+        command = [
+            built_grpcurl,
+            "-plaintext",
+            "-max-time",
+            "30",
+            served.address,
+            "describe",
+            symbol,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         return (done.stdout if done.returncode == 0 else done.stderr).splitlines()[0]
 
@@ -112,8 +112,10 @@ def test_an_enum_value_is_found_by_the_name_that_protobuf_gives_it(described) ->
     assert described([name]) == {name: described_as}
 
 
-def test_without_a_symbol_every_listed_service_is_described(program: Path, served: Served) -> None:
-    command = [program, "-plaintext", "-max-time", "30", served.address]
+def test_without_a_symbol_every_listed_service_is_described(
+    built_grpcurl: Path, served: Served
+) -> None:
+    command = [built_grpcurl, "-plaintext", "-max-time", "30", served.address]
     listed = subprocess.run([*command, "list"], capture_output=True, text=True, check=True)
     done = subprocess.run([*command, "describe"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -121,10 +123,10 @@ def test_without_a_symbol_every_listed_service_is_described(program: Path, serve
         assert f"{service} is a service:" in done.stdout
 
 
-def test_fields_are_printed_by_their_own_names(program: Path, served: Served) -> None:
+def test_fields_are_printed_by_their_own_names(built_grpcurl: Path, served: Served) -> None:
     request = {"name": "iris", "spec": {"container": {"image": "example.org/model:1"}}}
     method = "modelservice.v1.ModelService/Deploy"
-    command = [program, "-plaintext", "-d", json.dumps(request), served.address, method]
+    command = [built_grpcurl, "-plaintext", "-d", json.dumps(request), served.address, method]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rollout_id"]

@@ -1,0 +1,305 @@
+#!/bin/sh
+# Deploy a model with ModelService and wait until its rollout is ready. POSIX sh and grpcurl; see --help.
+set -eu
+
+usage() {
+    cat <<'END'
+usage: deploy.sh [OPTION ...] SERVER REQUEST [-- GRPCURL_OPTION ...]
+
+Deploy a model with ModelService, and wait until its rollout is ready or has failed.
+
+  SERVER                 host:port
+  REQUEST                a file with the DeployRequest as JSON; - reads standard input
+  --request-id ID        1 to 64 of A-Z, a-z, 0-9, ".", "_" and "-". Repeating an id repeats no
+                         rollout. Default on GitHub: github-$GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT,
+                         on GitLab: gitlab-$CI_JOB_ID; elsewhere it is required
+  --timeout SECONDS      give up after this time in all; 600 by default
+  --patience SECONDS     give up when no server has answered for this time; 60 by default
+  -- GRPCURL_OPTION ...  options for grpcurl: -plaintext, -cacert FILE, -H 'name: value', ...
+
+Each change of the state is printed to standard output. Errors go to standard error as grpcurl
+prints them, with the reason and the remedy of a failed rollout last. While the server is away, or
+a proxy cuts the connection, the same call is made again. Ctrl-C leaves the rollout alone.
+
+Exit codes:
+  0    the rollout is ready (with "validate_only" in the request: nothing was refused)
+  1    no connection, or the request is not the JSON of a DeployRequest
+  2    wrong usage; nothing was sent
+  67   the request is invalid
+  68   the timeout passed
+  69   the service was deleted, or made anew; or a Deploy names what does not exist
+  73   the rollout failed, or the service is stopped; or the Deploy is refused
+  74   a newer rollout replaced it
+  78   the server went away and did not come back
+  130  Ctrl-C; 143: terminated
+  Others are 64 and the gRPC code.
+
+Examples:
+  GitHub Actions, GitLab CI:
+    ci/deploy.sh modelservice.example:443 deploy.json
+  Tekton, in plaintext inside of the cluster:
+    ci/deploy.sh --request-id "$(context.taskRun.uid)" \
+        modelservice.modelservice:50051 deploy.json -- -plaintext
+  A request from a template, with a token:
+    envsubst <deploy.json | ci/deploy.sh modelservice.example:443 - -- \
+        -expand-headers -H 'authorization: Bearer ${TOKEN}'
+  deploy.json:
+    {"namespace": "default", "name": "iris", "spec": {"model": {
+        "format": {"name": "sklearn"}, "storage_uri": "gs://bucket/iris"}}}
+END
+}
+
+say() {
+    printf 'deploy.sh: %s\n' "$*" >&2
+}
+
+wrong_usage() {
+    say "$*; deploy.sh --help"
+    exit 2
+}
+
+server='' request='' id='' timeout=600 patience=60
+while [ $# -gt 0 ]; do
+    case $1 in
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    --request-id | --timeout | --patience)
+        [ $# -gt 1 ] || wrong_usage "$1 needs a value"
+        case $1 in
+        --request-id) id=$2 ;;
+        --timeout) timeout=$2 ;;
+        --patience) patience=$2 ;;
+        esac
+        shift
+        ;;
+    --)
+        shift
+        break
+        ;;
+    -?*) wrong_usage "there is no option $1 (options for grpcurl follow a --)" ;;
+    *)
+        if [ -z "$server" ]; then
+            server=$1
+        elif [ -z "$request" ]; then
+            request=$1
+        else
+            wrong_usage "SERVER and REQUEST must be all, got also $1"
+        fi
+        ;;
+    esac
+    shift
+done
+# From here on "$@" are the options for grpcurl.
+
+[ -n "$request" ] || wrong_usage "SERVER and REQUEST are needed"
+for seconds in "$timeout" "$patience"; do
+    case $seconds in
+    '' | *[!0-9]* | ???????*) wrong_usage "--timeout and --patience must be whole seconds, got $seconds" ;;
+    esac
+done
+if [ -n "$id" ]; then
+    :
+elif [ -n "${GITHUB_RUN_ID:-}" ]; then
+    id=github-$GITHUB_RUN_ID-${GITHUB_RUN_ATTEMPT:-1}
+elif [ -n "${CI_JOB_ID:-}" ]; then
+    id=gitlab-$CI_JOB_ID
+else
+    wrong_usage "--request-id is needed where neither GITHUB_RUN_ID nor CI_JOB_ID is set"
+fi
+case $id in
+*[!A-Za-z0-9._-]* | ?????????????????????????????????????????????????????????????????*)
+    wrong_usage "--request-id must be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', got $id"
+    ;;
+esac
+for tool in grpcurl cat date grep mkfifo mktemp rm sed sleep tee; do
+    command -v "$tool" >/dev/null || wrong_usage "$tool is needed and is not on the PATH"
+done
+if [ "$request" = - ]; then
+    body=$(cat)
+else
+    [ -r "$request" ] || wrong_usage "the file $request cannot be read"
+    body=$(cat "$request")
+fi
+case ${body%%\{*} in
+"$body" | *[![:space:]]*) wrong_usage "the request must be a JSON object" ;;
+esac
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/deploy.XXXXXX")
+child='' rollout='' service=''
+
+clean_up() {
+    [ -z "$child" ] || kill "$child" 2>/dev/null || :
+    rm -rf "$folder"
+}
+
+interrupted() {
+    trap '' INT TERM HUP
+    if [ -n "$rollout" ]; then
+        say "stopped watching; the rollout of $service goes on." \
+            "The same command with --request-id $id watches it again"
+    else
+        say "stopped; the Deploy may have been done." \
+            "The same command with --request-id $id takes it up again"
+    fi
+    exit "$1"
+}
+
+trap clean_up EXIT
+trap 'interrupted 129' HUP
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+
+# Wait for a process that runs in the background, since a trap runs during `wait` only; its exit code.
+wait_for() {
+    child=$1 code=0
+    wait "$child" || code=$?
+    child=''
+}
+
+# call METHOD SECONDS GRPCURL_OPTION...: send what is in `request`; sets `code`.
+call() {
+    method=$1 limit=$2
+    shift 2
+    left=$((ends - $(date +%s)))
+    [ "$limit" -le "$left" ] || limit=$left
+    [ "$limit" -gt 0 ] || limit=1
+    # A connection that is gone without a word is noticed by -keepalive-time.
+    grpcurl -connect-timeout 5 -keepalive-time 15 "$@" -format json -format-error \
+        -max-time "$limit" -d @ "$server" "modelservice.v1.ModelService/$method" \
+        <"$folder/request" >"$folder/answer" 2>"$folder/error" &
+    wait_for $!
+}
+
+# Whether the error passes: the server says so, or no server has said anything.
+passes() {
+    if grep -q 'google\.rpc\.RetryInfo' "$folder/error"; then
+        return 0
+    elif grep -q '"domain": *"modelservice"' "$folder/error"; then
+        return 1
+    fi
+    case $code in
+    1)
+        ! grep -Eq 'x509:|tls:' "$folder/error" &&
+            grep -Eq 'Failed to dial|code = (Canceled|Unknown|DeadlineExceeded|Internal|Unavailable)' \
+                "$folder/error"
+        ;;
+    65 | 66 | 68 | 77 | 78) return 0 ;;
+    *) return 1 ;;
+    esac
+}
+
+# Wait before the call is made again; ends the script where that is of no use.
+wait_to_retry() {
+    passes || give_up
+    now=$(date +%s)
+    if [ -e "$folder/heard" ] || grep -q '"domain": *"modelservice"' "$folder/error"; then
+        rm -f "$folder/heard"
+        heard=$now pause=0
+    fi
+    if [ "$now" -ge "$ends" ]; then
+        say "not decided after $timeout s"
+        code=68
+        give_up
+    elif [ $((now - heard)) -ge "$patience" ]; then
+        say "no server has answered for $patience s"
+        give_up
+    fi
+    [ "$pause" -ge 5 ] || pause=$((pause + 1))
+    asked=$(sed -n 's/.*"retry_\{0,1\}[dD]elay": *"\([0-9]\{1,2\}\)[.0-9]*s".*/\1/p' "$folder/error")
+    [ "${asked:-0}" -le "$pause" ] || pause=$asked
+    say "$method: $(cause); again in $pause s"
+    sleep "$pause" &
+    wait_for $!
+}
+
+# Print grpcurl's error and what it comes to; end with its code.
+give_up() {
+    cat "$folder/error" >&2
+    echo >&2
+    reason=$(text_of reason '"') failure=$(text_of reason '"REASON_') remedy=$(text_of remedy '"')
+    [ "$code" != 68 ] || reason="not decided in time; --request-id $id watches it again"
+    say "exit $code${reason:+: $reason}${failure:+, $failure}${service:+ ($service)}"
+    [ -z "$remedy" ] || say "remedy: $remedy"
+    exit "$code"
+}
+
+# text_of FIELD BEGINNING: the first such text in the details of the error.
+text_of() {
+    sed -n "/^      \"$1\": *$2/{s/^[^:]*: *\"//;s/\",\{0,1\}\$//;p;q;}" "$folder/error" | plain
+}
+
+# The error in one line.
+cause() {
+    sed -n '/^  "message": *"/{s/^[^:]*: *"//;s/",\{0,1\}$//;p;q;}' "$folder/error" | plain | grep . ||
+        sed -n '1p' "$folder/error"
+}
+
+plain() {
+    sed 's/\\"/"/g;s/\\n/ /g;s/\\u003[cC]/</g;s/\\u003[eE]/>/g;s/\\u0026/\&/g;s/\\\\/\\/g'
+}
+
+# Print each state that is not the last one printed, from the messages of a watch.
+show() {
+    state='' message='' in_status=''
+    while IFS= read -r line; do
+        : >"$folder/heard"
+        case $line in
+        '    "status": {') in_status=1 ;;
+        '    }'*) in_status='' ;;
+        '      "state": "'*) [ -z "$in_status" ] || state=$(value_in "$line") ;;
+        '      "message": "'*) [ -z "$in_status" ] || message=$(value_in "$line") ;;
+        '}')
+            now_shown="${state#STATE_}  $message"
+            if [ -n "$state" ] && [ "$now_shown" != "$(cat "$folder/shown")" ]; then
+                printf '%s\n' "$now_shown" | tee "$folder/shown"
+            fi
+            state='' message=''
+            ;;
+        esac
+    done
+}
+
+value_in() {
+    printf '%s\n' "$1" | sed 's/^[^:]*: *"//;s/",\{0,1\}$//' | plain
+}
+
+heard=$(date +%s) ends=$(($(date +%s) + timeout)) pause=0
+
+printf '{"request_id": "%s", %s' "$id" "${body#*\{}" >"$folder/request"
+while :; do
+    call Deploy 30 "$@"
+    [ "$code" != 0 ] || break
+    wait_to_retry
+done
+heard=$(date +%s) pause=0
+
+field_of() {
+    sed -n "/$1/{s/^[^:]*: *\"//;s/\".*//;p;q;}" "$folder/answer"
+}
+
+rollout=$(field_of '^  "rollout_\{0,1\}[iI]d": *"')
+namespace=$(field_of '^    "namespace": *"')
+name=$(field_of '^    "name": *"')
+service=$namespace/$name
+printf '%s  %s\n' "$(field_of '^  "action": *"')" "$service"
+if [ -z "$rollout" ]; then
+    say "there is no rollout to wait for"
+    exit 0
+fi
+
+printf '{"namespace": "%s", "name": "%s", "until": "UNTIL_READY", "rollout_id": "%s"}' \
+    "$namespace" "$name" "$rollout" >"$folder/request"
+rm "$folder/answer"
+mkfifo "$folder/answer"
+: >"$folder/shown"
+while :; do
+    show <"$folder/answer" &
+    showing=$!
+    call WatchStatus 300 "$@"
+    wait "$showing" || :
+    [ "$code" != 0 ] || break
+    wait_to_retry
+done
+say "$service is ready"

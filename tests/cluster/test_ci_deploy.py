@@ -1,0 +1,316 @@
+"""ci/deploy.sh as CI runs it: in bash and dash at their strictest, with grpcurl and without jq."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc import StatusCode
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from server.domain.errors import ErrorReason
+from server.domain.status import InferenceServiceStatus as Status
+from server.domain.status import State
+from tests.adapters.local.file_server import file_server
+from tests.adapters.local.server_process import kill, server
+from tests.api.asking import NAMESPACE, deploy, eventually, failed, get, key
+from tests.api.test_errors import error_of
+from tests.port_blocks import own_block
+from tests.serving import Served, serving, settings
+
+from .cutting_proxy import cutting_proxy
+from .deploy_script import SCRIPT, SHELLS, Run, Script, deploy_script
+
+SECRET = "hunter2"
+ROOT = SCRIPT.parents[1]
+BRISKLY = ("-connect-timeout", "1")
+
+
+@pytest.fixture
+def script(built_grpcurl: Path, tmp_path: Path) -> Iterator[Script]:
+    with deploy_script(built_grpcurl, tmp_path) as script:
+        yield script
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving(settings()) as served:
+        served.wait_until_synced()
+        yield served
+
+
+@pytest.fixture
+def stub(served: Served) -> Iterator[ModelServiceStub]:
+    with grpc.insecure_channel(served.address) as channel:
+        yield ModelServiceStub(channel)
+
+
+@pytest.fixture
+def open_rollouts(served: Served) -> Iterator[None]:
+    """Rollouts do not become ready by themselves."""
+    served.memory.ready_after = None
+    yield
+    served.memory.ready_after = timedelta(0)
+
+
+def request(name: str, image: str = "example.org/model:1") -> dict[str, Any]:
+    return {"name": name, "spec": {"container": {"image": image}}}
+
+
+def make_ready(served: Served, name: str) -> None:
+    served.inside(served.memory.set_status, key(name), Status(State.READY))
+
+
+def in_both_shells(
+    script: Script, address: str, service: str, *options: str, **others: Any
+) -> list[Run]:
+    """One run in each shell, at the same time, each for a service of its own."""
+    return [
+        script.run(shell, address, request(f"{service}-{shell}"), *options, **others)
+        for shell in SHELLS
+    ]
+
+
+def test_a_server_that_is_away_at_first_and_is_killed_later_is_waited_for(
+    script: Script, tmp_path: Path
+) -> None:
+    address = f"127.0.0.1:{own_block().next()}"
+    with file_server() as files:
+        files.files["/model.json"] = b"{}"
+        files.stuck.add("/model.json")
+        model = {"format": {"name": "test"}, "storage_uri": files.url("/model.json")}
+        runs = [
+            script.run(
+                shell,
+                address,
+                {"name": shell, "spec": {"model": model}},
+                grpcurl=BRISKLY,
+                CI_JOB_ID="7",
+            )
+            for shell in SHELLS
+        ]
+        for run in runs:
+            run.until("deploy.sh: Deploy: Failed to dial", times=2)
+        with server(tmp_path, MODELSERVICE_LISTEN=address) as running:
+            for run in runs:
+                run.until("downloading the model")
+            kill(running)
+        for run in runs:
+            run.until("deploy.sh: WatchStatus: ")
+        files.stuck.clear()
+        with server(tmp_path, MODELSERVICE_LISTEN=address):
+            for run in runs:
+                assert run.code() == 0, run.errors
+                assert run.out[0] == f"ACTION_CREATED  {NAMESPACE}/{run.name}"
+                assert run.states[-1] == "READY"
+                repeated = [a for a, b in zip(run.out, run.out[1:], strict=False) if a == b]
+                assert repeated == []
+
+
+def test_a_proxy_that_cuts_is_asked_again_and_there_is_one_rollout(
+    script: Script, served: Served, stub: ModelServiceStub, open_rollouts: None
+) -> None:
+    with cutting_proxy(served.address) as proxy:
+        proxy.cuts["Deploy"] = [StatusCode.INTERNAL, StatusCode.UNKNOWN]
+        proxy.cuts["WatchStatus"] = [StatusCode.INTERNAL, StatusCode.UNKNOWN] * 2
+        runs = in_both_shells(script, proxy.address, "cut", CI_JOB_ID="8")
+        for run in runs:
+            run.until("PENDING")
+        eventually("every cut was made", lambda: not proxy.cuts["WatchStatus"])
+        for run in runs:
+            service = served.inside(served.memory.store.service, key(f"cut-{run.name}"))
+            assert service.generation == 1
+            make_ready(served, f"cut-{run.name}")
+        for run in runs:
+            assert run.code() == 0, run.errors
+            assert run.out[0] == f"ACTION_CREATED  {NAMESPACE}/cut-{run.name}"
+            assert run.states == ["PENDING", "READY"]
+        assert proxy.passed.count("Deploy") == 4
+
+
+def test_an_error_that_passes_is_waited_for(script: Script, served: Served) -> None:
+    served.memory.fail_next_write(error_of(ErrorReason.CONCURRENT_WRITE, "others wrote"))
+    run = script.run("dash", served.address, request("passing"), CI_JOB_ID="9")
+    assert run.code() == 0, run.errors
+    assert "deploy.sh: Deploy: others wrote; again in 1 s" in run.err
+
+
+def test_a_bug_of_the_server_is_not_tried_again(script: Script, served: Served) -> None:
+    served.memory.fail_next_write(error_of(ErrorReason.INTERNAL, "a bug"))
+    run = script.run("dash", served.address, request("bug"), CI_JOB_ID="9")
+    assert run.code() == 77
+    assert run.err[-1] == "deploy.sh: exit 77: INTERNAL"
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_failed_rollout_ends_with_73_its_reason_and_its_remedy(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    for run in in_both_shells(script, served.address, "failing", CI_JOB_ID="1"):
+        run.until("PENDING")
+        rollout_id = get(stub, f"failing-{run.name}").rollout_id
+        served.inside(served.memory.set_status, key(f"failing-{run.name}"), failed(rollout_id))
+        assert run.code() == 73
+        assert run.states == ["PENDING", "FAILED"]
+        assert '"reason": "REASON_IMAGE_PULL"' in run.errors
+        service = f"{NAMESPACE}/failing-{run.name}"
+        assert run.err[-2:] == [
+            f"deploy.sh: exit 73: ROLLOUT_FAILED, REASON_IMAGE_PULL ({service})",
+            "deploy.sh: remedy: push it",
+        ]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_superseded_rollout_ends_with_74(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    for run in in_both_shells(script, served.address, "replaced", CI_JOB_ID="1"):
+        run.until("PENDING")
+        stub.Deploy(deploy(f"replaced-{run.name}", image="example.org/model:2"))
+        assert run.code() == 74
+        service = f"{NAMESPACE}/replaced-{run.name}"
+        assert run.err[-1] == f"deploy.sh: exit 74: ROLLOUT_SUPERSEDED ({service})"
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_rollout_that_is_not_decided_in_time_ends_with_68(script: Script, served: Served) -> None:
+    runs = in_both_shells(script, served.address, "late", "--timeout", "2", CI_JOB_ID="1")
+    for run in runs:
+        assert run.code() == 68
+        assert "PENDING" in run.states
+        assert "--request-id gitlab-1 watches it again" in run.err[-1]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_ctrl_c_leaves_the_rollout_alone_and_the_same_command_watches_it_again(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    runs = in_both_shells(script, served.address, "left", GITHUB_RUN_ID="5")
+    for run in runs:
+        run.until("PENDING")
+        run.interrupt()
+        assert run.code() == 130
+        (said,) = run.err
+        assert f"the rollout of {NAMESPACE}/left-{run.name} goes on" in said
+        assert "--request-id github-5-1" in said
+    rollouts = {run.name: get(stub, f"left-{run.name}").rollout_id for run in runs}
+    again = in_both_shells(script, served.address, "left", "--request-id", "github-5-1")
+    for run in again:
+        run.until("PENDING")
+        make_ready(served, f"left-{run.name}")
+        assert run.code() == 0, run.errors
+        assert get(stub, f"left-{run.name}").rollout_id == rollouts[run.name]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_job_that_is_cancelled_ends_at_once_and_leaves_nothing_behind(
+    script: Script, served: Served, tmp_path: Path
+) -> None:
+    for run in in_both_shells(script, served.address, "cancelled", CI_JOB_ID="1"):
+        run.until("PENDING")
+        run.process.terminate()
+        assert run.code() == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+@pytest.mark.parametrize(
+    ("env", "request_id"),
+    [
+        ({"GITHUB_RUN_ID": "11", "GITHUB_RUN_ATTEMPT": "2"}, "github-11-2"),
+        ({"CI_JOB_ID": "12"}, "gitlab-12"),
+    ],
+    ids=["github", "gitlab"],
+)
+def test_a_job_is_one_request_and_another_job_is_another(
+    script: Script, served: Served, env: dict[str, str], request_id: str
+) -> None:
+    for shell in SHELLS:
+        name = f"{request_id}-{shell}"
+        assert script.run(shell, served.address, request(name), **env).code() == 0
+        changed = request(name, "example.org/model:2")
+        reused = script.run(shell, served.address, changed, "--request-id", request_id)
+        assert reused.code() == 67
+        assert reused.err[-1] == "deploy.sh: exit 67: REQUEST_ID_REUSED"
+        another = script.run(shell, served.address, changed, "--request-id", f"{request_id}-b")
+        assert another.code() == 0
+        assert another.out[0].startswith("ACTION_UPDATED")
+
+
+def test_wrong_usage_ends_with_2_before_anything_is_sent(script: Script, served: Served) -> None:
+    job = {"CI_JOB_ID": "1"}
+    wrong: list[tuple[str, tuple[str, ...], dict[str, str]]] = [
+        ("--request-id is needed", (), {}),
+        ("--request-id must be", ("--request-id", "a b"), {}),
+        ("--request-id must be", ("--request-id", "a" * 65), {}),
+        ("got seventeen", ("--timeout", "seventeen"), job),
+        ("there is no option --plaintext", ("--plaintext",), job),
+        ("must be all", ("one-more",), job),
+    ]
+    for shell in SHELLS:
+        for said, options, env in wrong:
+            body = request(f"wrong-{shell}")
+            run = script.run(shell, served.address, body, *options, **env)
+            assert run.code() == 2
+            assert said in run.errors
+        run = script.run(shell, served.address, "name: wrong", **job)
+        assert run.code() == 2
+        assert "the request must be a JSON object" in run.errors
+    script.without("grpcurl")
+    for run in in_both_shells(script, served.address, "wrong", CI_JOB_ID="1"):
+        assert run.code() == 2
+        assert "grpcurl is needed and is not on the PATH" in run.errors
+    names = {key.name for key in served.inside(lambda: list(served.memory.store))}
+    assert not {name for name in names if name.startswith("wrong")}
+
+
+def test_no_server_ends_with_1_after_the_patience_and_bad_json_at_once(
+    script: Script, served: Served
+) -> None:
+    patience = ("--patience", "2")
+    away = "127.0.0.1:9"
+    runs = in_both_shells(script, away, "none", *patience, grpcurl=BRISKLY, CI_JOB_ID="1")
+    for shell in SHELLS:
+        bad = script.run(shell, served.address, '{"name": "iris", "specc": {}}', CI_JOB_ID="1")
+        assert bad.code() == 1
+        assert "no known field named specc" in bad.errors
+    for run in runs:
+        assert run.code() == 1
+        assert "deploy.sh: no server has answered for 2 s" in run.err
+
+
+def test_with_the_protos_instead_of_reflection_names_are_in_camel_case_and_it_works(
+    script: Script, served: Served
+) -> None:
+    protos = ("-import-path", str(ROOT / "proto"), "-proto", "modelservice/v1/model_service.proto")
+    for run in in_both_shells(script, served.address, "camel", grpcurl=protos, CI_JOB_ID="1"):
+        assert run.code() == 0, run.errors
+        assert run.states[-1] == "READY"
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_what_grpcurl_is_given_is_not_printed(script: Script, served: Served) -> None:
+    header = ("-H", f"authorization: Bearer {SECRET}")
+    for run in in_both_shells(script, served.address, "secret", grpcurl=header, CI_JOB_ID="1"):
+        run.until("PENDING")
+        run.interrupt()
+        assert run.code() == 130
+        assert SECRET not in f"{run.out} {run.err}"
+
+
+def test_help_has_examples_and_the_exit_codes_of_the_readme() -> None:
+    for flags in SHELLS.values():
+        done = subprocess.run([*flags, SCRIPT, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "ci/deploy.sh modelservice.example:443 deploy.json" in done.stdout
+    section = (ROOT / "README.md").read_text().partition("\n## From CI\n")[2]
+    table = section.partition("\n## ")[0]
+    documented = {row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ")}
+    helped = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert documented - {"exit"} <= helped
+    assert os.access(SCRIPT, os.X_OK)

@@ -9,19 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from tests.http2 import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FIRST_WINDOW,
+    GOAWAY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LARGEST_WINDOW,
+    PING,
+    PREFACE,
+    RESET,
+    SETTINGS,
+    WINDOW,
+    frame,
+    grpc_message,
+    request_headers,
+    setting,
+    taken_frames,
+)
 
 CONNECTIONS = 4
 IN_FLIGHT = 16  # on each connection
 PATIENCE_SECONDS = 60.0
 
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
-_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
-_FRAME_HEADER = 9
-_LARGEST_WINDOW = 2**31 - 1
-_FIRST_WINDOW = 2**16 - 1
-_INITIAL_WINDOW_SIZE = 4
 _MESSAGE_PREFIX = 5
 
 
@@ -77,8 +92,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, authority: str, method: str, message: bytes) -> None:
         self.answered = 0
         self.data_bytes = 0
-        self._headers = _request_headers(authority, method)
-        self._body = b"\0" + len(message).to_bytes(4) + message
+        self._headers = request_headers(authority, method)
+        self._body = grpc_message(message)
         self._next_stream = 1
         self._open = 0
         self._begun: set[int] = set()  # streams that have brought some of a message
@@ -89,20 +104,16 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        window = _INITIAL_WINDOW_SIZE.to_bytes(2) + _LARGEST_WINDOW.to_bytes(4)
-        more = (_LARGEST_WINDOW - _FIRST_WINDOW).to_bytes(4)
-        transport.write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            + _frame(_SETTINGS, 0, 0, window)
-            + _frame(_WINDOW, 0, 0, more)
-        )
+        window = setting(INITIAL_WINDOW_SIZE, LARGEST_WINDOW)
+        more = (LARGEST_WINDOW - FIRST_WINDOW).to_bytes(4)
+        transport.write(PREFACE + frame(SETTINGS, 0, 0, window) + frame(WINDOW, 0, 0, more))
 
     def ask(self, times: int) -> None:
         """Send so many requests at once."""
         frames = []
         for stream in range(self._next_stream, self._next_stream + 2 * times, 2):
-            frames.append(_frame(_HEADERS, _END_HEADERS, stream, self._headers))
-            frames.append(_frame(_DATA, _END_STREAM, stream, self._body))
+            frames.append(frame(HEADERS, END_HEADERS, stream, self._headers))
+            frames.append(frame(DATA, END_STREAM, stream, self._body))
         self._next_stream += 2 * times
         self._open += times
         self._transport.write(b"".join(frames))
@@ -121,16 +132,16 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         ended = 0
-        for kind, flags, stream, payload in self._frames():
-            if kind == _DATA:
+        for kind, flags, stream, payload in taken_frames(self._received):
+            if kind == DATA:
                 self.data_bytes += len(payload)
                 self._begun.add(stream)
-            elif kind == _HEADERS and flags & _END_STREAM:
+            elif kind == HEADERS and flags & END_STREAM:
                 ended += 1
                 self._end(stream)
-            elif kind in (_SETTINGS, _PING) and not flags & _ACK:
-                self._transport.write(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
-            elif kind in (_RESET, _GOAWAY):
+            elif kind in (SETTINGS, PING) and not flags & ACK:
+                self._transport.write(frame(kind, ACK, 0, payload if kind == PING else b""))
+            elif kind in (RESET, GOAWAY):
                 self._fail("it cut a call, or hung up")
         self._note(ended)
 
@@ -152,44 +163,6 @@ class _Connection(asyncio.Protocol):
         elif not self._open and not self._ended.done():
             self._ended.set_result(None)
 
-    def _frames(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """The type, the flags, the stream and the payload of every whole frame received."""
-        received, start = self._received, 0
-        while len(received) - start >= _FRAME_HEADER:
-            body = start + _FRAME_HEADER
-            end = body + int.from_bytes(received[start : start + 3])
-            if end > len(received):
-                break
-            stream = int.from_bytes(received[start + 5 : body])
-            yield received[start + 3], received[start + 4], stream, bytes(received[body:end])
-            start = end
-        del received[:start]
-
     def _fail(self, why: str) -> None:
         if not self._ended.done():
             self._ended.set_exception(LoadFailed(why))
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
-
-
-def _request_headers(authority: str, method: str) -> bytes:
-    return b"".join(
-        _literal(name, value)
-        for name, value in (
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", method),
-            (":authority", authority),
-            ("content-type", "application/grpc"),
-            ("te", "trailers"),
-        )
-    )
-
-
-def _literal(name: str, value: str) -> bytes:
-    """HPACK's simplest form: both as they are, nothing to be remembered."""
-    assert len(name) < 127, name
-    assert len(value) < 127, value
-    return b"\0" + bytes((len(name),)) + name.encode() + bytes((len(value),)) + value.encode()

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from enum import Enum, auto
-from functools import cache
-from typing import Any, NamedTuple, NoReturn
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import grpc
 import structlog
@@ -21,6 +21,7 @@ from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.request_limits import check_limits
 from server.api.targets import names_in, targets_of
 from server.domain.errors import (
+    ErrorReason,
     FieldInvalid,
     FieldViolation,
     ServiceError,
@@ -45,6 +46,7 @@ _HEALTH = "/grpc.health."
 # Probes ask every few seconds.
 _QUIET = (_HEALTH, _REFLECTION)
 _REFLECTION_SECONDS = 1.0
+_REFUSED_SECONDS = 1.0
 
 Context = Any
 Behaviour = Callable[[Any, Context], Any]
@@ -76,6 +78,25 @@ def _kind_of(method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> _Kind:
     return _Kind.STREAM if handler.response_streaming else _Kind.CALL
 
 
+class _RefusedCalls:
+    """Counts the calls that were one too many, and logs how many there were, once a second at most:
+    whoever floods the server with calls would flood its log by a line for each."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[ErrorReason] = Counter()
+
+    def add(self, reason: ErrorReason) -> None:
+        """Count one more."""
+        if not self._counts:
+            asyncio.get_running_loop().call_later(_REFUSED_SECONDS, self._log)
+        self._counts[reason] += 1
+
+    def _log(self) -> None:
+        for reason, calls in self._counts.items():
+            _bound().warning("calls refused", reason=reason.value, calls=calls)
+        self._counts.clear()
+
+
 class Calls(grpc.aio.ServerInterceptor):
     """The outermost interceptor.
 
@@ -88,6 +109,7 @@ class Calls(grpc.aio.ServerInterceptor):
         self._limits = limits
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._open: Counter[_Kind] = Counter()
+        self._refused = _RefusedCalls()
         self._ended = asyncio.Event()
 
     async def intercept_service(
@@ -129,9 +151,8 @@ class Calls(grpc.aio.ServerInterceptor):
         behaviour: Behaviour = getattr(handler, kind)
         counted_as = _kind_of(method, handler)
 
-        async def call(request: Any, context: Context) -> Any:
-            return await self._call(method, counted_as, behaviour, request, context)
-
+        # No function of its own: its frame would keep the request, see `_call`.
+        call = partial(self._call, method, counted_as, behaviour)
         read = _reading(handler.request_deserializer, streamed=handler.request_streaming)
         write = _writing(handler.response_serializer)
         make = getattr(grpc, f"{kind}_rpc_method_handler")
@@ -142,32 +163,19 @@ class Calls(grpc.aio.ServerInterceptor):
         self, method: str, kind: _Kind, behaviour: Behaviour, request: Any, context: Context
     ) -> Any:
         line = _Line(method, request, self._default_namespace)
-        refusal = self._refusal(kind)
+        if refusal := self._refusal(kind):
+            line.quiet = True
+            self._refused.add(refusal.reason)
         counted_as = _Kind.REFUSED if refusal else kind
         self._open[counted_as] += 1
         try:
-            if refusal:
-                raise refusal
-            answer = await _answered(behaviour, request, context)
-            line.write(grpc.StatusCode.OK)
-            return answer
-        except grpc.aio.AbortError:
-            line.write(context.code())
-            raise
-        except grpc.aio.BaseError:
-            # gRPC's own: what was written found the client gone, before our task was cancelled.
-            line.write(_code_of_leaving(context))
-            raise
-        except Exception as e:
-            await _refuse(e, line, context)
-        except asyncio.CancelledError as e:
-            # The client's going cancels this task; one from elsewhere would leave the client
-            # without an answer for ever.
-            task = asyncio.current_task()
-            if task and task.cancelling():
-                line.write(_code_of_leaving(context))
-                raise
-            await _refuse(e, line, context)
+            outcome = await _outcome(refusal, behaviour, request, context, line)
+            # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
+            # 1 MiB, which takes 30 MiB as a message, would stay until a garbage collection.
+            del request
+            if isinstance(outcome, _Abort):
+                await context.abort(*outcome)
+            return outcome
         finally:
             self._open[counted_as] -= 1
             self._ended.set()
@@ -217,6 +225,48 @@ def _writing(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], bytes
     return write
 
 
+class _Abort(NamedTuple):
+    """How a call is refused: what `context.abort` takes."""
+
+    code: grpc.StatusCode
+    message: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+async def _outcome(
+    refusal: ServiceError | None,
+    behaviour: Behaviour,
+    request: Any,
+    context: Context,
+    line: _Line,
+) -> Any:
+    """The answer, logged, or the _Abort that stands for an error."""
+    try:
+        if refusal:
+            raise refusal
+        answer = await _answered(behaviour, request, context)
+        line.write(grpc.StatusCode.OK)
+        return answer
+    except grpc.aio.AbortError as aborted:
+        line.write(context.code())
+        del request  # as in `_call`
+        raise aborted.with_traceback(None) from None
+    except grpc.aio.BaseError:
+        # gRPC's own: what was written found the client gone, before our task was cancelled.
+        line.write(_code_of_leaving(context))
+        raise
+    except Exception as e:
+        return _abort(e, line)
+    except asyncio.CancelledError as e:
+        # The client's going cancels this task; one from elsewhere would leave the client without
+        # an answer for ever.
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            line.write(_code_of_leaving(context))
+            raise
+        return _abort(e, line)
+
+
 async def _answered(behaviour: Behaviour, request: Any, context: Context) -> Any:
     if isinstance(request, ServiceError):
         raise request
@@ -231,12 +281,11 @@ async def _answered(behaviour: Behaviour, request: Any, context: Context) -> Any
     return None
 
 
-async def _refuse(error: BaseException, line: _Line, context: Context) -> NoReturn:
+def _abort(error: BaseException, line: _Line) -> _Abort:
     told = error if isinstance(error, ServiceError) else _bug(error, line)
     line.fields["reason"] = told.reason.value
     line.write(code_of(told))
-    await context.abort(code_of(told), message_of(told), trailing_metadata(told))
-    raise AssertionError("abort raises")
+    return _Abort(code_of(told), message_of(told), trailing_metadata(told))
 
 
 def _bug(error: BaseException, line: _Line) -> ServiceError:
@@ -253,11 +302,12 @@ def _code_of_leaving(context: Context) -> grpc.StatusCode:
 
 
 class _Line:
-    """A call's line in the log. Of the request it shows who is meant, and nothing of the spec."""
+    """A call's line in the log. Of the request it shows who is meant, and nothing of the spec.
+    `quiet`: at debug level."""
 
     def __init__(self, method: str, request: Any, default_namespace: str) -> None:
         self._began = time.perf_counter()
-        self._quiet = method.startswith(_QUIET)
+        self.quiet = method.startswith(_QUIET)
         self.fields: dict[str, Any] = {"method": method[1:]}
         for field, target in targets_of(request, default_namespace).items():
             self.fields[field] = cut(target, _LOGGED_BYTES)
@@ -273,4 +323,4 @@ class _Line:
     def _level(self, code: grpc.StatusCode) -> Callable[..., Any]:
         if code is grpc.StatusCode.INTERNAL:
             return _bound().error
-        return _bound().debug if self._quiet else _bound().info
+        return _bound().debug if self.quiet else _bound().info

@@ -31,12 +31,17 @@ _MINUTE_MS = 60_000
 _RESOLVING_SECONDS = 10
 # To find one port that is free at several addresses.
 _ATTEMPTS = 20
+# Of a connection; further calls wait at their client, as HTTP/2 has it.
+_STREAMS = 1000
 _OPTIONS = (
     # By default a second server on the port would get every other connection, silently.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 2**20),
     ("grpc.max_metadata_size", 8 * 2**10),
-    ("grpc.max_concurrent_streams", 1000),
+    ("grpc.max_concurrent_streams", _STREAMS),
+    # A stream that its client has seen end is still being freed here. By default it counts, and a
+    # client that puts another in its place is refused by a RST_STREAM, without a status.
+    ("grpc.http2.max_deallocating_streams", _STREAMS),
     # By default a storm of reconnecting watches is dropped.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),

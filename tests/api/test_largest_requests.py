@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from grpc import StatusCode
@@ -124,6 +126,28 @@ def test_nor_does_the_largest_deploy_that_is_accepted(stub, name, loop_steps: Lo
     for _ in range(3):
         stub.Get(GetRequest(name=name))
     assert loop_steps.longest.seconds < OURS_SECONDS, str(loop_steps.longest)
+
+
+def test_a_request_that_was_refused_leaves_nothing_to_the_garbage_collector(grpc_channel) -> None:
+    """Each takes some 30 MiB as a message, and the collector counts objects, not bytes."""
+    path = next(p for n, p in CASES if n == "Deploy" and p[-1].name == "tolerations")
+    content = largest("Deploy", path)
+    process = psutil.Process()
+    gc.disable()
+    try:
+        _refuse(grpc_channel, content, 3)
+        before = process.memory_info().rss
+        _refuse(grpc_channel, content, 30)
+        grown = process.memory_info().rss - before
+    finally:
+        gc.enable()
+    assert grown < 200 << 20, f"{grown >> 20} MiB"
+
+
+def _refuse(channel: grpc.Channel, content: bytes, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(grpc.RpcError):
+            send(channel, "Deploy", content)
 
 
 def test_every_list_and_map_of_a_request_has_a_limit() -> None:

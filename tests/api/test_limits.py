@@ -15,16 +15,18 @@ import grpc
 import pytest
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest
+from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server.api.calls import CallLimits, Calls
+from tests.alone import Alone, alone
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
 from .asking import deploy, eventually, watching
 
 CALLS, STREAMS = 3, 2
+ON_A_CONNECTION, WAITING = 1000, 200
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,48 @@ async def test_a_refusal_that_its_caller_has_not_taken_yet_uses_no_room() -> Non
     taken.set()
     with pytest.raises(grpc.aio.AbortError):
         await second
+
+
+def test_calls_that_are_refused_are_summed_up_in_the_log() -> None:
+    with alone(MODELSERVICE_MAX_STREAMS="1", MODELSERVICE_STOP_DELAY="0") as server:
+        with grpc.insecure_channel(server.address) as channel:
+            stub = ModelServiceStub(channel)
+            with watching(stub, name="a") as stream:
+                stream.next()
+                for _ in range(50):
+                    with watching(stub, name="b") as another:
+                        assert another.rest()[1].code() == StatusCode.RESOURCE_EXHAUSTED
+                eventually("all are told", lambda: sum(_told(server)) == 50)
+        assert server.stop() == 0
+    assert len(_told(server)) < 10
+    assert all("reason" not in call for call in server.events("call"))
+
+
+def _told(server: Alone) -> list[int]:
+    return [line["calls"] for line in server.events("calls refused")]
+
+
+async def test_calls_that_wait_at_their_client_for_room_on_its_connection_are_not_refused() -> None:
+    """All streams of a connection end at once, and those that waited for them begin."""
+    with serving(settings()) as served:
+        served.wait_until_synced()
+        async with grpc.aio.insecure_channel(served.address) as channel:
+            stub = ModelServiceStub(channel)
+            begun, room = asyncio.Semaphore(0), asyncio.Event()
+
+            async def watch(nth: int) -> None:
+                call = stub.WatchStatus(WatchStatusRequest(name=f"w{nth}"), timeout=60)
+                await call.read()
+                begun.release()
+                await room.wait()
+                call.cancel()
+
+            async with asyncio.TaskGroup() as tasks:
+                for nth in range(ON_A_CONNECTION + WAITING):
+                    tasks.create_task(watch(nth))
+                for _ in range(ON_A_CONNECTION):
+                    await begun.acquire()
+                room.set()
 
 
 def _opens(stub: ModelServiceStub) -> bool:

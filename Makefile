@@ -18,7 +18,7 @@ LAB = $(BIN)/python -m tests.cluster.lab --mode $(MODE) $(if $(KSERVE),--kserve 
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
 
-.PHONY: help demo serve setup serving test unit check lab node-lab image bench failures soak stubs check-stubs lock format
+.PHONY: help demo serve setup serving test unit check lab node-lab image bench attack failures soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,10 +54,11 @@ $(SERVING_READY): requirements-serving.lock | $(READY)
 
 test: unit ## Run every test that this machine can, and say what was left out
 	$(BIN)/python -m pytest tests/registry -n 3 --dist loadfile
+	$(BIN)/python -m pytest tests/attacks
 	$(BIN)/python -m pytest tests/cluster tests/node
 
 unit: $(READY) ## The tests that need neither Go nor a cluster; they mostly wait, so four at a time
-	$(BIN)/python -m pytest --ignore tests/registry --ignore tests/cluster --ignore tests/node -n 4 --dist loadfile
+	$(BIN)/python -m pytest --ignore tests/registry --ignore tests/cluster --ignore tests/node --ignore tests/attacks -n 4 --dist loadfile
 
 check: $(READY) ## Lint, types, layers, protos and stubs
 	$(BIN)/ruff format --check .
@@ -83,6 +84,9 @@ failures: $(READY) ## How rollouts fail on a real node, and how soon it is repor
 
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks
+
+attack: $(READY) ## A caller's worst, and what becomes of the others: 3 minutes, an hour by make soak
+	$(BIN)/python -m tests.attacks
 
 soak: $(READY) ## The long runs: 200 kills around a Deploy, earlier releases of KServe, and others
 	$(BIN)/python -m pytest -m soak

@@ -1,0 +1,63 @@
+"""`python -m tests.attacks`: attack, print what became of it, and fail where it did harm."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+# In a checkout the stubs are not installed.
+sys.path.append(str(Path(__file__).parents[2] / "generated"))
+
+from . import requests, transport
+from .attack import Attack, Made, Row, carry_out, lower_priority, table
+from .target import Target, running_target
+
+SECONDS = 3.0
+DID_HARM = 1
+
+
+async def nothing(target: Target, seconds: float) -> Made:
+    """No attack at all: what the others are to be compared with."""
+    await asyncio.sleep(seconds)
+    return Made(1, Counter())
+
+
+ATTACKS = (Attack("none", nothing, frozenset()), *requests.ATTACKS, *transport.ATTACKS)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out what is asked for; DID_HARM where one of them did."""
+    parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each attack")
+    parser.add_argument("--only", default="", help="attacks whose name has this text")
+    given = parser.parse_args(arguments)
+    chosen = [attack for attack in ATTACKS if given.only in attack.name]
+    began, rows = time.monotonic(), list[Row]()
+    with (
+        tempfile.TemporaryDirectory(prefix="modelservice-attacks-") as folder,
+        running_target(Path(folder)) as target,
+    ):
+        lower_priority()
+        for attack in chosen:
+            rows.append(carry_out(target, attack, given.seconds))
+            print(f"{rows[-1].seconds:6.1f} s  {attack.name}", flush=True)
+            if target.process.poll() is not None:
+                break
+    print(f"\n{table(rows)}\n")
+    print(
+        "p50 and p99 are of a well-behaved client's Get, in ms; * a flood of the wire, not judged"
+    )
+    print(f"{len(rows)} attacks in {time.monotonic() - began:.0f} s")
+    problems = [f"{row.attack}: {problem}" for row in rows for problem in row.problems]
+    print(*problems, sep="\n", file=sys.stderr)
+    return DID_HARM if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

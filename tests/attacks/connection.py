@@ -1,0 +1,135 @@
+"""An HTTP/2 connection of which an attack writes every frame."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+
+from tests.http2 import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FIRST_WINDOW,
+    GOAWAY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    LARGEST_WINDOW,
+    PING,
+    PREFACE,
+    RESET,
+    SETTINGS,
+    WINDOW,
+    Frame,
+    frame,
+    grpc_message,
+    request_headers,
+    setting,
+    taken_frames,
+)
+
+_MOST_UNSENT = 2**20
+
+
+class Connection(asyncio.Protocol):
+    """`answers` counts how its streams ended: answered, RST or GOAWAY with a code, or closed."""
+
+    def __init__(self, authority: str, window: int, answers: Counter[str]) -> None:
+        self.answers = answers
+        self.open: set[int] = set()
+        self.closed = asyncio.Event()
+        self._authority = authority
+        self._window = window
+        self._received = bytearray()
+        self._next = 1
+        self._progress = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    @classmethod
+    async def to(
+        cls, address: str, answers: Counter[str], window: int = LARGEST_WINDOW
+    ) -> Connection:
+        host, _, port = address.rpartition(":")
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: cls(address, window, answers), host, int(port)
+        )
+        return connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(_MOST_UNSENT)
+        preface = PREFACE + frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, self._window))
+        if self._window > FIRST_WINDOW:
+            preface += frame(WINDOW, 0, 0, (self._window - FIRST_WINDOW).to_bytes(4))
+        transport.write(preface)
+
+    def headers(self, method: str, *others: tuple[str, str], end: bool = False) -> int:
+        """Begin a call; the number of its stream."""
+        stream, self._next = self._next, self._next + 2
+        flags = END_HEADERS | (END_STREAM if end else 0)
+        self.send(frame(HEADERS, flags, stream, request_headers(self._authority, method, *others)))
+        self.open.add(stream)
+        return stream
+
+    def call(self, method: str, content: bytes, *others: tuple[str, str]) -> int:
+        """A whole request."""
+        stream = self.headers(method, *others)
+        self.send(frame(DATA, END_STREAM, stream, grpc_message(content)))
+        return stream
+
+    def send(self, content: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(content)
+
+    async def drain(self) -> None:
+        """Wait while more than a MiB is unsent, or until the connection is closed."""
+        if not self.closed.is_set():
+            await self._writable.wait()
+
+    async def answered(self, most_open: int = 0) -> None:
+        """Wait until no more than so many calls are open."""
+        while len(self.open) > most_open and not self.closed.is_set():
+            self._progress.clear()
+            await self._progress.wait()
+
+    def close(self) -> None:
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        self._take(taken_frames(self._received))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.open:
+            self.answers["closed"] += len(self.open)
+            self.open.clear()
+        self.closed.set()
+        self._writable.set()
+        self._progress.set()
+
+    def _take(self, frames: Iterable[Frame]) -> None:
+        for kind, flags, stream, payload in frames:
+            if kind == HEADERS and flags & END_STREAM:
+                self._end(stream, "answered")
+            elif kind == RESET:
+                self._end(stream, f"RST {int.from_bytes(payload)}")
+            elif kind == GOAWAY:
+                self.answers[f"GOAWAY {int.from_bytes(payload[4:8])}"] += 1
+            elif kind in (SETTINGS, PING) and not flags & ACK:
+                self.send(frame(kind, ACK, 0, payload if kind == PING else b""))
+        self._progress.set()
+
+    def _end(self, stream: int, how: str) -> None:
+        if stream in self.open:
+            self.open.discard(stream)
+            self.answers[how] += 1

@@ -1,0 +1,36 @@
+"""No attack that we know of does harm; a run alone, since it measures what is left for others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from . import ROOT
+
+SOAK_SECONDS = 90
+alone = pytest.mark.skipif(
+    "PYTEST_XDIST_WORKER" in os.environ, reason="other tests are under way: make attack"
+)
+
+
+def attack(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.attacks", *arguments], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@alone
+@pytest.mark.timeout(900)
+def test_no_attack_does_harm() -> None:
+    attack()
+
+
+@alone
+@pytest.mark.soak
+@pytest.mark.timeout(3 * 3600)
+def test_nor_does_any_for_a_minute_and_a_half() -> None:
+    attack("--seconds", str(SOAK_SECONDS))

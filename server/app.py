@@ -6,16 +6,22 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from datetime import timedelta
+from typing import NamedTuple, NoReturn
 
 import structlog
 
 from server.adapters.no_registry import NoRegistry
 from server.api.answers import Answers
 from server.api.calls import CallLimits, Calls
-from server.api.health import Health, keep_told, present, stop_admitting
+from server.api.health import Health, keep_told, present
 from server.api.listening import grpc_server, listen
 from server.api.registry_servicer import RegistryService
 from server.api.servicer import ModelService
@@ -41,8 +47,19 @@ At = Callable[[str], None]
 RELEASE_TIMEOUT = timedelta(seconds=2)
 
 
+class Task(NamedTuple):
+    """A part of the server that runs from its start to its end, by the name that debuggers show."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+
+
 class Application:
-    """The server over one cluster. `start` it, then `run` it until it is told to stop."""
+    """The server over one cluster. `start` it, then `run` it until it is told to stop.
+
+    `tasks` run beside its own for as long as it serves. `listeners`, each an asynchronous context,
+    are entered as it starts and left once its last call and its tasks have ended.
+    """
 
     def __init__(
         self,
@@ -50,6 +67,8 @@ class Application:
         settings: Settings,
         registry: Registry | None = None,
         at: At = lambda point: None,
+        tasks: Sequence[Task] = (),
+        listeners: Sequence[AbstractAsyncContextManager[object]] = (),
     ) -> None:
         serving = settings.serving
         reserved = Reserved(settings.platform_namespaces(), serving.permit_reserved_namespaces)
@@ -82,44 +101,44 @@ class Application:
         )
         registering = _registry_service(registered, self._view)
         self._server = grpc_server(models, registering, self._health, self._calls)
+        self._listeners = listeners
+        self._listening = AsyncExitStack()
+        self._tasks = [
+            Task("status feed", lambda: follow(self._view, cluster)),
+            Task("health", lambda: keep_told(self._health, self._view, cluster, registry)),
+            *tasks,
+        ]
+        if registry:
+            self._tasks.append(Task("recording", Recording(registry, cluster, self._view).run))
 
     async def start(self) -> int:
-        """Listen, and answer the port. Raises AddressUnusable."""
+        """Listen, and answer the port. Raises AddressUnusable, and what a listener raises."""
         self._health.tell(present(self._view, self._cluster, self._registry))
         address = self._settings.serving.listen
-        port = await listen(self._server, address)
+        async with AsyncExitStack() as entered:
+            for listener in self._listeners:
+                await entered.enter_async_context(listener)
+            port = await listen(self._server, address)
+            self._listening = entered.pop_all()
         log.info("listening", address=f"{address.rpartition(':')[0]}:{port}")
         return port
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`, then end within the grace. Raises what a part of it died of."""
-        async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(self._follow(), name="status feed")
-            recording = tasks.create_task(self._record(), name="recording")
-            telling = tasks.create_task(
-                keep_told(self._health, self._view, self._cluster, self._registry), name="health"
-            )
+        """Serve until `stop`, then end within the grace. Raises what a task died of."""
+        async with self._listening, asyncio.TaskGroup() as group:
+            running = [group.create_task(_endless(t), name=t.name) for t in self._tasks]
             try:
                 await stop.wait()
             finally:
-                telling.cancel()
                 await self._stop()
-                recording.cancel()
-                following.cancel()
-
-    async def _follow(self) -> None:
-        await follow(self._view, self._cluster)
-        raise AssertionError("the feed never ends by itself")
-
-    async def _record(self) -> None:
-        if self._registry is not None:
-            await Recording(self._registry, self._cluster, self._view).run()
+                for task in reversed(running):
+                    task.cancel()
 
     async def _stop(self) -> None:
         """End every call: new ones go elsewhere first, then streams are told, then none is left."""
         delay, grace = self._settings.stop.delay, self._settings.stop.grace
         log.info("stopping", grace=grace.total_seconds())
-        stop_admitting(self._health)
+        self._health.stop_admitting()
         await asyncio.sleep(delay.total_seconds())
         # An open stream would use up the whole grace.
         self._view.stop()
@@ -136,6 +155,11 @@ class Application:
         # No call is open, or none may be any longer.
         await self._server.stop(None)
         await refusing
+
+
+async def _endless(task: Task) -> NoReturn:
+    await task.run()
+    raise AssertionError(f"the task {task.name!r} ended by itself")
 
 
 def _registry_service(registry: Registry, view: View) -> RegistryService:

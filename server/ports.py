@@ -90,6 +90,10 @@ class Cluster(Protocol):
         mends that; None where it refuses nothing, or is only away."""
         ...
 
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` each time that `reachable` begins to answer otherwise."""
+        ...
+
     def reachable(self) -> bool:
         """Whether the cluster, when it was last asked, answered and took our credentials."""
         ...
@@ -207,6 +211,10 @@ class Registry(Protocol):
 
     async def resign(self, holder: str) -> None:
         """Let another lead at once."""
+        ...
+
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` each time that `reachable` begins to answer otherwise."""
         ...
 
     def reachable(self) -> bool:

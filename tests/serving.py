@@ -54,11 +54,13 @@ class Served:
     Whatever touches it from a test runs in its own loop: see `inside`.
     """
 
-    def __init__(self, settings: Settings, *, synced: bool = True) -> None:
+    def __init__(self, settings: Settings, *, synced: bool = True, **parts: Any) -> None:
+        """`parts`: the application's further tasks and listeners."""
         self.memory = MemoryCluster()
         self.port = 0
         self.failure: BaseException | None = None
         self._settings = settings
+        self._parts = parts
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="application", daemon=True)
         if not synced:
@@ -113,7 +115,9 @@ class Served:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         async with opened_registry(self._settings) as self.registry:
-            self.application = Application(self.memory, self._settings, self.registry)
+            self.application = Application(
+                self.memory, self._settings, self.registry, **self._parts
+            )
             self.port = await self.application.start()
             self._listening.set()
             await self.application.run(self._stop)
@@ -134,9 +138,9 @@ class InLoop:
 
 
 @contextmanager
-def serving(settings: Settings, *, synced: bool = True) -> Iterator[Served]:
+def serving(settings: Settings, *, synced: bool = True, **parts: Any) -> Iterator[Served]:
     """An application for the length of a block."""
-    served = Served(settings, synced=synced)
+    served = Served(settings, synced=synced, **parts)
     served.start()
     try:
         yield served

@@ -29,6 +29,9 @@ class NoRegistry:
         """Nothing to leave."""
         raise _disabled()
 
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """See `server.ports.Registry`."""
+
     def reachable(self) -> bool:
         """Never."""
         return False

@@ -23,14 +23,13 @@ GRPC_SERVICES = (SERVICE, REGISTRY_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES
 LIVE = "live"
 CLUSTER = "cluster"
 REGISTRY = "registry"
-CHECK_SECONDS = 0.05
 
 SERVING = pb.HealthCheckResponse.SERVING
 NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """grpc.health.v1, told by `tell`.
+    """grpc.health.v1, with the statuses that `tell` was given last.
 
     grpcio-health-checking's own servicer keeps a lock while it writes to a watcher: one watcher
     that does not read would keep everybody from hearing of NOT_SERVING. Here nobody waits for a
@@ -39,14 +38,21 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def __init__(self) -> None:
         self._statuses: dict[str, pb.HealthCheckResponse.ServingStatus] = {}
+        self._stopped: dict[str, pb.HealthCheckResponse.ServingStatus] = {}
         self._changed = asyncio.Event()
         self._ended = False
 
     def tell(self, statuses: Mapping[str, pb.HealthCheckResponse.ServingStatus]) -> None:
         """Answer these from now on, and let watchers know of what changes."""
+        statuses = {**statuses, **self._stopped}
         if not statuses.items() <= self._statuses.items():
             self._statuses |= statuses
             self._wake()
+
+    def stop_admitting(self) -> None:
+        """Let load balancers send callers elsewhere, whatever `tell` is given from now on."""
+        self._stopped = dict.fromkeys(("", SERVICE, REGISTRY_SERVICE), NOT_SERVING)
+        self.tell({})
 
     def end_watches(self) -> None:
         """Let every watch end."""
@@ -90,19 +96,20 @@ class Health(health_pb2_grpc.HealthServicer):
 async def keep_told(
     health: Health, view: View, cluster: Cluster, registry: Registry | None
 ) -> None:
-    """Tell what changes, until cancelled.
+    """Keep health at what holds, from one change to the next, until cancelled.
 
     Ready means synced once: while the cluster is away reads go on and say their age, so that only
     the service "cluster" follows it; and all but the registry goes on without its database.
     """
+    changed = asyncio.Event()
+    view.stages.add(changed.set)
+    cluster.on_reachable_change(changed.set)
+    if registry is not None:
+        registry.on_reachable_change(changed.set)
     while True:
+        changed.clear()
         health.tell(present(view, cluster, registry))
-        await asyncio.sleep(CHECK_SECONDS)
-
-
-def stop_admitting(health: Health) -> None:
-    """Let load balancers send callers elsewhere."""
-    health.tell(dict.fromkeys(("", SERVICE, REGISTRY_SERVICE), NOT_SERVING))
+        await changed.wait()
 
 
 def present(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from server.domain.errors import ServerStopping, ServiceError, ViewNotReady
 from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.listeners import Listeners
 from server.domain.rollout import Rollout
 from server.ports import Changed, Cluster, Gone, Synced
 
@@ -77,7 +78,8 @@ class View:
     """What this process knows of every service.
 
     `version` grows with every change; `epoch` tells one process's versions from another's.
-    `refusal` says what the cluster refuses this server, if anything.
+    `refusal` says what the cluster refuses this server, if anything. `stages` has those who want to
+    know when it is `synced` or `stopping`.
     """
 
     def __init__(self, refusal: Callable[[], ServiceError | None] = lambda: None) -> None:
@@ -92,6 +94,7 @@ class View:
         self._departed: set[str] = set()
         self._forgotten_version = 0
         self._subscriptions: dict[ServiceKey, set[Subscription]] = {}
+        self.stages = Listeners()
 
     def put(self, service: InferenceService) -> None:
         """Take a newer state of a service; of a uid that is known to be gone, nothing is taken."""
@@ -170,6 +173,7 @@ class View:
         """From now on it has all that the cluster had; whoever waited for that looks again."""
         self.synced = True
         self._wake_all()
+        self.stages.notify()
 
     def require_synced(self) -> None:
         """Raise, before the first listing has finished, what the cluster refuses this server, else
@@ -187,6 +191,7 @@ class View:
         """Wake every subscriber, so that each can end its stream."""
         self.stopping = True
         self._wake_all()
+        self.stages.notify()
 
     def _wake_all(self) -> None:
         for listeners in self._subscriptions.values():

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2_grpc
@@ -11,6 +16,9 @@ from grpc_health.v1.health_pb2 import (
     HealthListRequest,
 )
 
+from server.adapters.memory.cluster import MemoryCluster
+from server.api.health import Health, keep_told
+from server.control.viewing import View
 from tests.serving import serving, settings
 
 from .asking import eventually
@@ -87,16 +95,51 @@ def test_list_has_what_check_knows(health) -> None:
     }
 
 
-def test_the_registry_service_serves_as_long_as_the_database_answers(
-    health, grpc_server, monkeypatch
-) -> None:
-    eventually("it serves", lambda: status(health, REGISTRY_SERVICE) == SERVING)
-    monkeypatch.setattr(grpc_server.registry, "reachable", lambda: False)
-    eventually("it is away", lambda: status(health, REGISTRY_SERVICE) == NOT_SERVING)
-    for service in ("", "modelservice.v1.ModelService", "grpc.health.v1.Health"):
-        assert status(health, service) == SERVING
-    monkeypatch.undo()
-    eventually("it serves again", lambda: status(health, REGISTRY_SERVICE) == SERVING)
+def test_the_registry_service_serves_as_long_as_the_database_is_usable(tmp_path: Path) -> None:
+    file = tmp_path / "registry.db"
+    with (
+        serving(settings(registry=f"sqlite:///{file}")) as served,
+        grpc.insecure_channel(served.address) as channel,
+        closing(sqlite3.connect(file, isolation_level=None)) as database,
+    ):
+        served.wait_until_synced()
+        health = health_pb2_grpc.HealthStub(channel)
+        eventually("it serves", lambda: status(health, REGISTRY_SERVICE) == SERVING)
+        watch = health.Watch(HealthCheckRequest(service="registry"), timeout=30)
+        assert next(watch).status == SERVING
+        [(schema,)] = database.execute("SELECT version_num FROM alembic_version")
+        database.execute("UPDATE alembic_version SET version_num = 'another'")
+        assert next(watch).status == NOT_SERVING
+        assert status(health, REGISTRY_SERVICE) == NOT_SERVING
+        for service in ("", "modelservice.v1.ModelService", "grpc.health.v1.Health"):
+            assert status(health, service) == SERVING
+        database.execute("UPDATE alembic_version SET version_num = ?", (schema,))
+        assert next(watch).status == SERVING
+        assert status(health, REGISTRY_SERVICE) == SERVING
+
+
+async def test_health_follows_each_change_in_the_next_turns_of_the_loop() -> None:
+    view, cluster, health = View(), MemoryCluster(), Health()
+    following = asyncio.create_task(keep_told(health, view, cluster, None))
+
+    async def now(service: str) -> int:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return (await health.Check(HealthCheckRequest(service=service), None)).status
+
+    try:
+        assert (await now(""), await now("cluster")) == (NOT_SERVING, SERVING)
+        view.sync()
+        assert await now("") == SERVING
+        cluster.away()
+        assert (await now(""), await now("cluster")) == (SERVING, NOT_SERVING)
+        cluster.back()
+        assert await now("cluster") == SERVING
+        health.stop_admitting()
+        cluster.away()
+        assert (await now(""), await now("cluster")) == (NOT_SERVING, NOT_SERVING)
+    finally:
+        following.cancel()
 
 
 def test_the_registry_service_does_not_serve_without_a_registry() -> None:

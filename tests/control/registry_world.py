@@ -106,5 +106,8 @@ class FailingRegistry:
     async def resign(self, holder: str) -> None:
         await self.registry.resign(holder)
 
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        self.registry.on_reachable_change(changed)
+
     def reachable(self) -> bool:
         return self.registry.reachable()

@@ -77,6 +77,10 @@ class KServeCluster:
         """See `server.ports.Cluster`."""
         return self._feed.age()
 
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """See `server.ports.Cluster`."""
+        self._feed.on_reachable_change(changed)
+
     def reachable(self) -> bool:
         """See `server.ports.Cluster`."""
         return self._feed.reachable()

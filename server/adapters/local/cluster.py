@@ -151,6 +151,9 @@ class LocalCluster:
     def refusal(self) -> None:
         """See `server.ports.Cluster`."""
 
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """See `server.ports.Cluster`."""
+
     def reachable(self) -> bool:
         """See `server.ports.Cluster`."""
         return True

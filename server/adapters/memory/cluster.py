@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +20,7 @@ from server.domain.errors import (
     UnsupportedByCluster,
 )
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
+from server.domain.listeners import Listeners
 from server.domain.planning import Content, created, planned
 from server.domain.rollout import Rollout
 from server.domain.status import InferenceServiceStatus, State
@@ -37,6 +38,7 @@ class MemoryCluster:
     store: Store = field(default_factory=Store)
     ready_after: timedelta | None = timedelta(0)
     _away: bool = field(default=False, init=False)
+    _reachability: Listeners = field(default_factory=Listeners, init=False)
     _held: bool = field(default=False, init=False)
     _synced: bool = field(default=False, init=False)
     _blind_since: float = field(default=0.0, init=False)
@@ -114,6 +116,10 @@ class MemoryCluster:
     def refusal(self) -> None:
         """See `server.ports.Cluster`."""
 
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """See `server.ports.Cluster`."""
+        self._reachability.add(changed)
+
     def reachable(self) -> bool:
         """See `server.ports.Cluster`."""
         return not self._away
@@ -122,10 +128,12 @@ class MemoryCluster:
         """Cut this replica off: writes and reads fail, and the feed is silent."""
         self._go_blind()
         self._away = True
+        self._reachability.notify()
 
     def back(self) -> None:
         """End `away`: the feed tells the latest state of what changed meanwhile."""
         self._away = False
+        self._reachability.notify()
         self._telling.wake()
 
     def hold_feed(self) -> None:

@@ -13,6 +13,7 @@ from server.adapters.sql.database_url import UrlInvalid
 from server.adapters.sql.databases import Database
 from server.adapters.sql.schema import OtherSchema, check
 from server.adapters.sql.troubles import InTheWay, Lost, Refused
+from server.domain.listeners import Listeners
 from server.domain.registry_errors import RegistryRefused, RegistryUnavailable
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ class Presence:
         self._ended = False
         self._why = ""
         self.trouble: str | None = AWAY
+        self.reachability = Listeners()
         self.unusable: OtherSchema | UrlInvalid | None = None
 
     def require(self) -> None:
@@ -99,7 +101,7 @@ class Presence:
         except InTheWay:
             # Somebody works on it, so it is there.
             if not self._why:
-                self.trouble = None
+                self._turn(None)
         else:
             self._tell(None)
         return None
@@ -118,4 +120,10 @@ class Presence:
                 log.warning("the registry is away", why=why)
         if self._why and not trouble:
             log.info("the registry is back")
-        self.trouble, self._why = trouble, why
+        self._why = why
+        self._turn(trouble)
+
+    def _turn(self, trouble: str | None) -> None:
+        was_there, self.trouble = self.trouble is None, trouble
+        if (trouble is None) is not was_there:
+            self.reachability.notify()

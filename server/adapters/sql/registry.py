@@ -61,6 +61,10 @@ class SqlRegistry:
         """Let another lead at once."""
         await patiently(partial(self._write, lambda writing: writing.resign(holder)))
 
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` each time that `reachable` begins to answer otherwise."""
+        self._presence.reachability.add(changed)
+
     def reachable(self) -> bool:
         """Whether the registry answered when it was last asked."""
         return self._presence.trouble is None

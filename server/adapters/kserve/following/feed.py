@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 import structlog
@@ -50,6 +50,10 @@ class StatusFeed:
         self._wake = asyncio.Event()
         self._rechecks: dict[ServiceKey, asyncio.TimerHandle] = {}
         self._pacing = Pacing()
+
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """Call `changed` each time that `reachable` begins to answer otherwise."""
+        self._probe.reachability.add(changed)
 
     def reachable(self) -> bool:
         """Whether the API server answers and takes our credentials; False until it was asked."""

@@ -18,6 +18,7 @@ from server.adapters.kserve.api_server import (
     Unanswered,
     Unreachable,
 )
+from server.domain.listeners import Listeners
 
 PROBE_EVERY = 2.0
 # Sooner while it does not answer: its return is to be noticed at once.
@@ -37,7 +38,8 @@ class Probe:
     """Knows whether the API server answers, and takes our credentials.
 
     `reachable`: it does both; False until it has been asked, and after two failures in a row, of
-    which `away` is the last one's cause. `met` is set with its first answer.
+    which `away` is the last one's cause. `reachability` has those who want to know when it turns.
+    `met` is set with its first answer.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Probe:
         of the first one after an outage."""
         self.reachable = False
         self.away: Unreachable | Unanswered | None = None
+        self.reachability = Listeners()
         self.met = asyncio.Event()
         self._api = api
         self._answered = answered
@@ -86,16 +89,21 @@ class Probe:
         self._failures += 1
         if self._failures < AWAY_AFTER:
             return
-        self.reachable, self.away = False, cause
+        self._turn(cause)
         silent = not isinstance(cause, NoCredentials)
         trouble = _SILENT if silent else str(cause)
         if trouble != self._trouble:
             self._trouble = trouble
             log.warning(trouble, **({"why": str(cause)} if silent else {}))
 
+    def _turn(self, away: Unreachable | Unanswered | None) -> None:
+        was_reachable, self.reachable, self.away = self.reachable, away is None, away
+        if self.reachable is not was_reachable:
+            self.reachability.notify()
+
     def _note_answer(self, asked_at: float, headers: Mapping[str, str]) -> None:
         was_away, self._failures, self._trouble = self._failures >= AWAY_AFTER, 0, ""
-        self.reachable, self.away = True, None
+        self._turn(None)
         self.met.set()
         self._offset = _offset(headers.get("Date", ""))
         self._answered(asked_at)

@@ -1,0 +1,21 @@
+"""What KServe says of a spec that it cannot carry out has words of ours, whatever it means."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from server.adapters.kserve.observing.refusal_reading import _MEANINGS, refusal_in_event
+
+THEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("words", "reason"), [*_MEANINGS, ("something new", "INVALID_SPEC")])
+def test_each_of_kserves_words_comes_to_a_failure_with_a_remedy(words: str, reason: str) -> None:
+    refusal = refusal_in_event({"reason": "InternalError", "message": f"KServe says: {words} x"})
+    assert refusal
+    failure = refusal.failure(THEN)
+    assert failure.reason == reason
+    assert failure.message.endswith(f": KServe says: {words} x")
+    assert failure.remedy

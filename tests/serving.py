@@ -23,10 +23,9 @@ from server.settings import (
     Stop,
     Testing,
 )
+from tests.patience import PATIENCE_SECONDS
 
 T = TypeVar("T")
-
-PATIENCE_SECONDS = 20.0
 
 
 def settings(

@@ -9,6 +9,7 @@ import pytest
 
 from server.adapters.local.addresses.allotting import listen
 from tests.alone import ROOT, clean_environment
+from tests.patience import PATIENCE_SECONDS
 from tests.port_blocks import PortBlock, own_block
 
 TAKING = "import sys; from tests.port_blocks import PortBlock; PortBlock([int(sys.argv[1])])"
@@ -22,7 +23,7 @@ def another_process_takes(base: int) -> bool:
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert took.returncode == 0 or "no block of free ports is left" in took.stderr, took.stderr
     return took.returncode == 0

@@ -24,9 +24,9 @@ from modelservice.v1.model_service_pb2 import (
 from server.domain.inference_service import ServiceKey
 from server.domain.status import Failure, FailureReason, State
 from server.domain.status import InferenceServiceStatus as Status
+from tests.patience import PATIENCE_SECONDS
 
 NAMESPACE = "model-serving"
-PATIENCE_SECONDS = 10.0
 
 READY = InferenceServiceStatus.STATE_READY
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -16,6 +15,7 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of, refused
 from tests.serving import serving, settings
 
@@ -27,7 +27,7 @@ SECRET = "hunter2"
 
 def raw(channel: grpc.Channel, method: str, request: bytes, *, stream: bool = False) -> Any:
     kind = channel.unary_stream if stream else channel.unary_unary
-    answer = kind(f"{SERVICE}/{method}")(request, timeout=5)
+    answer = kind(f"{SERVICE}/{method}")(request, timeout=PATIENCE_SECONDS)
     return list(answer) if stream else answer
 
 
@@ -65,7 +65,10 @@ def test_a_bug_is_internal_and_tells_an_id_only(
 
     monkeypatch.setattr(grpc_server.memory, "apply", broken)
     refusal = refused(
-        StatusCode.INTERNAL, "INTERNAL", lambda r: stub.Deploy(r, timeout=5), deploy(name)
+        StatusCode.INTERNAL,
+        "INTERNAL",
+        lambda r: stub.Deploy(r, timeout=PATIENCE_SECONDS),
+        deploy(name),
     )
     assert SECRET not in str(refusal)
     assert "10.0.0.1" not in str(refusal)
@@ -87,9 +90,11 @@ def test_a_bug_in_a_stream_is_internal_too(stub, grpc_server, monkeypatch, name)
 
 
 def test_a_caller_that_leaves_takes_its_call_along(stub, grpc_server, monkeypatch, name) -> None:
+    begun: list[str] = []
     left: list[str] = []
 
     async def endless(deploy: Any) -> Any:
+        begun.append(deploy.key.name)
         try:
             await asyncio.sleep(3600)
         finally:
@@ -97,9 +102,10 @@ def test_a_caller_that_leaves_takes_its_call_along(stub, grpc_server, monkeypatc
 
     monkeypatch.setattr(grpc_server.memory, "apply", endless)
     for leave in ("cancel", "deadline"):
+        begun.clear()
         left.clear()
-        call = stub.Deploy.future(deploy(name), timeout=0.5 if leave == "deadline" else 30)
-        time.sleep(0.2)
+        call = stub.Deploy.future(deploy(name), timeout=1 if leave == "deadline" else None)
+        eventually("the call is under way", lambda: begun == [name])
         if leave == "cancel":
             call.cancel()
         eventually("the call has ended at the server", lambda: left == [name])

@@ -19,6 +19,7 @@ from grpc_health.v1.health_pb2 import (
 from server.adapters.memory.cluster import MemoryCluster
 from server.api.health import Health, keep_told
 from server.control.viewing import View
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 
 from .asking import eventually
@@ -31,7 +32,7 @@ SERVICES = ("", "modelservice.v1.ModelService", "cluster", "registry", "live")
 
 
 def status(health, service: str) -> int:
-    return health.Check(HealthCheckRequest(service=service), timeout=5).status
+    return health.Check(HealthCheckRequest(service=service), timeout=PATIENCE_SECONDS).status
 
 
 def test_every_service_serves_once_synced(health) -> None:
@@ -63,7 +64,7 @@ def test_a_cluster_that_is_away_shows_as_cluster_only(health, memory) -> None:
 
 def test_a_watcher_is_told_of_changes(health, memory) -> None:
     eventually("cluster serves", lambda: status(health, "cluster") == SERVING)
-    watch = health.Watch(HealthCheckRequest(service="cluster"), timeout=10)
+    watch = health.Watch(HealthCheckRequest(service="cluster"), timeout=PATIENCE_SECONDS)
     assert next(watch).status == SERVING
     memory.away()
     assert next(watch).status == NOT_SERVING
@@ -76,7 +77,7 @@ def test_a_service_that_is_none_is_not_found(health) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         status(health, "nothing")
     assert raised.value.code() == grpc.StatusCode.NOT_FOUND
-    watch = health.Watch(HealthCheckRequest(service="nothing"), timeout=10)
+    watch = health.Watch(HealthCheckRequest(service="nothing"), timeout=PATIENCE_SECONDS)
     assert next(watch).status == HealthCheckResponse.SERVICE_UNKNOWN
     watch.cancel()
 
@@ -88,7 +89,7 @@ def test_every_grpc_service_is_known_by_its_full_name(health, grpc_channel) -> N
 
 def test_list_has_what_check_knows(health) -> None:
     eventually("it serves", lambda: status(health, "") == SERVING)
-    listed = health.List(HealthListRequest(), timeout=5).statuses
+    listed = health.List(HealthListRequest(), timeout=PATIENCE_SECONDS).statuses
     assert set(SERVICES) < set(listed)
     assert {service: status(health, service) for service in listed} == {
         service: answer.status for service, answer in listed.items()
@@ -105,7 +106,7 @@ def test_the_registry_service_serves_as_long_as_the_database_is_usable(tmp_path:
         served.wait_until_synced()
         health = health_pb2_grpc.HealthStub(channel)
         eventually("it serves", lambda: status(health, REGISTRY_SERVICE) == SERVING)
-        watch = health.Watch(HealthCheckRequest(service="registry"), timeout=30)
+        watch = health.Watch(HealthCheckRequest(service="registry"), timeout=PATIENCE_SECONDS)
         assert next(watch).status == SERVING
         [(schema,)] = database.execute("SELECT version_num FROM alembic_version")
         database.execute("UPDATE alembic_version SET version_num = 'another'")
@@ -160,7 +161,7 @@ def test_a_stopping_server_sends_callers_of_every_service_elsewhere() -> None:
         health = health_pb2_grpc.HealthStub(channel)
         eventually("it serves", lambda: status(health, "") == SERVING)
         watches = {
-            service: health.Watch(HealthCheckRequest(service=service), timeout=30)
+            service: health.Watch(HealthCheckRequest(service=service), timeout=PATIENCE_SECONDS)
             for service in ("", "modelservice.v1.ModelService", "grpc.health.v1.Health")
         }
         assert {next(watch).status for watch in watches.values()} == {SERVING}

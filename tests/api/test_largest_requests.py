@@ -16,6 +16,7 @@ from modelservice.v1.model_service_pb2 import GetRequest
 
 from server.api.request_limits import MOST_BYTES, MOST_ENTRIES
 from tests.loop_steps import LoopSteps
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
 from .asking import deploy
@@ -98,7 +99,7 @@ def send(channel: grpc.Channel, method: str, raw: bytes) -> Any:
     described = METHODS[method]
     service = described.containing_service.full_name
     kind = channel.unary_stream if described.server_streaming else channel.unary_unary
-    answer = kind(f"/{service}/{method}")(raw, timeout=5)
+    answer = kind(f"/{service}/{method}")(raw, timeout=PATIENCE_SECONDS)
     return next(answer, None) if described.server_streaming else answer
 
 

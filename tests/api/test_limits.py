@@ -20,6 +20,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server.api.calls import CallLimits, Calls
 from tests.alone import Alone, alone
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
@@ -56,7 +57,10 @@ def test_a_call_too_many_is_told_to_come_again_and_room_is_used_anew(
 
     monkeypatch.setattr(served.memory, "apply", held)
     with ThreadPoolExecutor(CALLS) as pool:
-        waiting = [pool.submit(limited.Deploy, deploy(f"s{n}"), timeout=30) for n in range(CALLS)]
+        waiting = [
+            pool.submit(limited.Deploy, deploy(f"s{n}"), timeout=PATIENCE_SECONDS)
+            for n in range(CALLS)
+        ]
         eventually("as many calls are open as may be", lambda: len(began) == CALLS)
         refused = _refused_get(limited)
         assert refused is not None

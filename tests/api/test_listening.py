@@ -15,6 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from server.api import listening
 from server.api.health import LIVE, SERVING, Health
 from server.api.listening import AddressUnusable, listen
+from tests.patience import PATIENCE_SECONDS
 from tests.port_blocks import own_block
 
 from .test_settings import KUBECONFIG, server
@@ -48,7 +49,9 @@ async def answers(address: str) -> bool:
     async with grpc.aio.insecure_channel(address) as channel:
         call = health_pb2_grpc.HealthStub(channel).Check
         try:
-            return bool((await call(HealthCheckRequest(service=LIVE), timeout=20)).status)
+            return bool(
+                (await call(HealthCheckRequest(service=LIVE), timeout=PATIENCE_SECONDS)).status
+            )
         except grpc.aio.AioRpcError:
             return False
 

@@ -19,6 +19,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from tests.alone import alone
+from tests.patience import PATIENCE_SECONDS
 
 from .asking import container, deploy, watching
 from .registering import Project
@@ -43,7 +44,9 @@ def logged(tmp_path_factory) -> list[dict]:
     with alone(MODELSERVICE_STOP_DELAY="0", MODELSERVICE_DATABASE_URL=url) as server:
         with grpc.insecure_channel(server.address) as channel:
             stub = ModelServiceStub(channel)
-            stub.Deploy(secretive("a", request_id="job-7"), timeout=10, wait_for_ready=True)
+            stub.Deploy(
+                secretive("a", request_id="job-7"), timeout=PATIENCE_SECONDS, wait_for_ready=True
+            )
             stub.Deploy(secretive("a", namespace="team-a"))
             _failing(stub.Deploy, secretive("Bad Name"))
             _failing(stub.Deploy, secretive("bug"))
@@ -55,7 +58,7 @@ def logged(tmp_path_factory) -> list[dict]:
             call = stub.WatchStatus(WatchStatusRequest(name="a"))
             next(call)
             call.cancel()
-            _failing(lambda r: list(stub.WatchStatus(r, timeout=0.3)), WatchStatusRequest(name="a"))
+            _failing(lambda r: list(stub.WatchStatus(r, timeout=1)), WatchStatusRequest(name="a"))
             stub.Delete(DeleteRequest(name="a"))
             health = health_pb2_grpc.HealthStub(channel)
             health.Check(health_pb2.HealthCheckRequest())

@@ -18,6 +18,7 @@ from modelservice.v1 import registry_service_pb2 as pb
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from tests.alone import ROOT, alone, clean_environment
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
 AWAY = "postgresql://modelservice:secret@127.0.0.1:1/registry"
@@ -28,7 +29,7 @@ def server(*arguments: str, url: str = "", **environment: str) -> subprocess.Com
         [sys.executable, "-m", "server", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         cwd=ROOT,
         env=clean_environment() | {"MODELSERVICE_DATABASE_URL": url} | environment,
     )

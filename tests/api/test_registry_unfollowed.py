@@ -14,11 +14,10 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from server.adapters.sql.opening import opened_registry
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 
 from .registering import Project
-
-PATIENCE = 20.0
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_what_was_ready_when_the_next_deploy_came_is_on_record_as_that(
         until=WatchStatusRequest.UNTIL_READY,
         rollout_id=first.rollout_id,
     )
-    list(stub.WatchStatus(until_ready, timeout=PATIENCE))
+    list(stub.WatchStatus(until_ready, timeout=PATIENCE_SECONDS))
     stub.Deploy(project.deploy("2"))
     request = pb.GetModelDeploymentRequest(project="risk", id=first.service.deployment_id)
     assert project.stub.GetModelDeployment(request).deployment.HasField("ready_time")

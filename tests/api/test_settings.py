@@ -20,6 +20,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from server import __version__, logs, settings
 from server.__main__ import main
 from tests.alone import ROOT, alone, clean_environment
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
 from .asking import deploy
@@ -39,7 +40,7 @@ def server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         [sys.executable, "-m", "server", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         cwd=ROOT,
         env=clean_environment() | environment,
     )

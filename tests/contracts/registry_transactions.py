@@ -21,8 +21,7 @@ from tests.contracts.registry_things import (
     stored,
     version,
 )
-
-PATIENCE_SECONDS = 20.0
+from tests.patience import PATIENCE_SECONDS
 
 
 class Oops(Exception):

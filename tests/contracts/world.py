@@ -22,8 +22,7 @@ from server.domain.inference_service import (
 )
 from server.domain.status import State
 from server.ports import Changed, Cluster, FeedEvent, Gone, Synced
-
-PATIENCE_SECONDS = 60.0
+from tests.patience import PATIENCE_SECONDS
 
 _OF_KUBERNETES: dict[str, Any] = {
     "secret_env": {},

@@ -24,8 +24,8 @@ from server.domain.inference_service import ContainerPredictor, InferenceService
 from server.domain.model_deployment import DeploymentState, ModelDeployment, content_of
 from server.domain.status import FailureReason, InferenceServiceStatus, State
 from server.ports import Registry, RegistryWriting
+from tests.patience import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 10.0
 BRISK = Pace(term=0.6, sweep=0.1, pause=0.05, after_bug=0.7)
 FAILING = InferenceServiceStatus(
     State.FAILED, failure=failure_of(FailureReason.IMAGE_PULL, "the image is not there")

@@ -21,7 +21,8 @@ from server.domain.model_deployment import (
 from server.domain.recording import UNSEEN_FOR
 from server.domain.status import InferenceServiceStatus, State
 from server.ports import Registry
-from tests.control.followed import BRISK, FAILING, PATIENCE_SECONDS, World, spec, world
+from tests.control.followed import BRISK, FAILING, World, spec, world
+from tests.patience import PATIENCE_SECONDS
 
 __all__ = ["world"]
 

@@ -19,9 +19,10 @@ from modelservice.v1.inference_service_pb2 import (
 )
 from modelservice.v1.registry_pb2 import ModelVersion
 
-from tests.adapters.local.server_process import PATIENCE_SECONDS, Server, kill, server
+from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.serving import model
 from tests.adapters.local.test_random_kills import killed_after, seed
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.registry.team import DEPLOYED, FAILED, MODEL, Team, eventually
 

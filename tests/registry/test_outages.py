@@ -18,8 +18,9 @@ from modelservice.v1 import registry_service_pb2 as registry
 from modelservice.v1.registry_pb2 import ModelDeployment, ModelVersion
 
 from server.adapters.sql.opening import migrate
-from tests.adapters.local.server_process import PATIENCE_SECONDS, Server, server
+from tests.adapters.local.server_process import Server, server
 from tests.adapters.local.serving import model
+from tests.patience import PATIENCE_SECONDS
 from tests.postgresql import PostgreSQL, started_postgresql
 from tests.refusals import refused
 from tests.registry.team import (

@@ -75,7 +75,7 @@ def call_synchronously(address: str) -> dict[str, object]:
     request = deploy_request()
     with grpc.insecure_channel(address) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        answer = stub.Deploy(request, timeout=10)
+        answer = stub.Deploy(request, timeout=60)
         return {
             "deployed": answer.service.spec == request.spec,
             "minimum": answer.service.spec.scaling.HasField("min_replicas"),
@@ -85,7 +85,7 @@ def call_synchronously(address: str) -> dict[str, object]:
 
 def refusal(stub: model_service_pb2_grpc.ModelServiceStub) -> str:
     try:
-        stub.Get(model_service_pb2.GetRequest(name="absent"), timeout=10)
+        stub.Get(model_service_pb2.GetRequest(name="absent"), timeout=60)
     except grpc.RpcError as error:
         trailers = dict(error.trailing_metadata())
         [detail] = status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details
@@ -98,7 +98,7 @@ def refusal(stub: model_service_pb2_grpc.ModelServiceStub) -> str:
 async def watch(address: str) -> list[str]:
     async with grpc.aio.insecure_channel(address) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        call = stub.WatchStatus(model_service_pb2.WatchStatusRequest(name="iris"), timeout=10)
+        call = stub.WatchStatus(model_service_pb2.WatchStatusRequest(name="iris"), timeout=60)
         return [message.service.name async for message in call]
 
 

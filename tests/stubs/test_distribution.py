@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from proto.generate import locked_python
+from tests.patience import PATIENCE_SECONDS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -81,7 +82,7 @@ def called_with(python: Path | str, site: Path) -> dict:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -153,9 +153,9 @@ def test_many_arguments_of_somebody_else_are_compared_in_a_moment() -> None:
     service = with_service(observed, {"spec": {"transformer": {"containers": [asked]}}}).service
     [_, part] = parts_of(service)
     template = {"spec": {"containers": [{**CONTAINER, "args": ["-v"] * 60_000 + ["-x"] * 60_000}]}}
-    started = time.monotonic()
+    started = time.thread_time()
     is_applied(service, part, template)
-    assert time.monotonic() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_a_thousand_variables_are_compared_in_a_moment() -> None:
@@ -166,9 +166,9 @@ def test_a_thousand_variables_are_compared_in_a_moment() -> None:
     [_, part] = parts_of(service)
     added = [{"name": "V0", "value": "of KServe"}, *reversed(variables)]
     template = {"spec": {"containers": [{**CONTAINER, "env": added}]}}
-    started = time.monotonic()
+    started = time.thread_time()
     assert is_applied(service, part, template)
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < 0.5
     without_one = {"spec": {"containers": [{**CONTAINER, "env": added[:-1]}]}}
     assert not is_applied(service, part, without_one)
 

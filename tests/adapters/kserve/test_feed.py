@@ -23,6 +23,7 @@ from server.domain.status import FailureReason, State
 from server.ports import Changed, FeedEvent, Gone, Synced
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually
+from tests.patience import PATIENCE_SECONDS
 
 REFLECTOR = "server.adapters.kserve.following.reflector"
 SERVICES = "/apis/serving.kserve.io/v1beta1/inferenceservices"
@@ -30,7 +31,6 @@ DEPLOYMENTS = "/apis/apps/v1/deployments"
 PODS = "/api/v1/pods"
 IRIS = ServiceKey("team-a", "iris")
 # Ten times the aim of 5 s for a view to be current after an outage.
-IN_TIME = 50.0
 
 
 def service(
@@ -104,11 +104,11 @@ async def test_what_is_there_comes_first_then_synced_then_changes(
     await server.put(SERVICES, service("s1"))
     await server.put(SERVICES, service("s2", name="roses"))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         assert [type(e) for e in told.events] == [Changed, Changed, Synced]
 
         await server.put(SERVICES, service("s1", generation=2))
-        await eventually(lambda: told.generation() == 2, IN_TIME)
+        await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS)
         assert told.generation(ServiceKey("team-a", "roses")) == 1
 
 
@@ -118,10 +118,10 @@ async def test_nothing_is_told_before_every_kind_is_listed(
     await server.put(SERVICES, service())
     server.list_faults.extend([answering(500)] * 3)
     async with followed(api) as told:
-        await eventually(lambda: server.count("watch") >= 4, IN_TIME)
+        await eventually(lambda: server.count("watch") >= 4, PATIENCE_SECONDS)
         assert told.feed.age() is None
         assert told.events == []
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         assert told.feed.age() is not None
 
 
@@ -130,14 +130,14 @@ async def test_a_storm_of_changes_is_told_once_to_a_slow_consumer(
 ) -> None:
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         told.go.clear()
         before = len(told.changes())
         for generation in range(2, 202):
             await server.put(SERVICES, service(generation=generation))
-        await eventually(lambda: _held_generation(told.feed) == 201, IN_TIME)
+        await eventually(lambda: _held_generation(told.feed) == 201, PATIENCE_SECONDS)
         told.go.set()
-        await eventually(lambda: told.generation() == 201, IN_TIME)
+        await eventually(lambda: told.generation() == 201, PATIENCE_SECONDS)
         assert len(told.changes()) - before <= 3
 
 
@@ -151,10 +151,10 @@ async def test_a_recreated_service_is_gone_and_then_a_new_one(
 ) -> None:
     await server.put(SERVICES, service("s1", generation=5))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         await server.remove(SERVICES, "s1")
         await server.put(SERVICES, service("s2", generation=1))
-        await eventually(lambda: told.generation() == 1, IN_TIME)
+        await eventually(lambda: told.generation() == 1, PATIENCE_SECONDS)
         gone = told.events.index(Gone(IRIS, "s1"))
         assert all(e.service.uid == "s2" for e in told.events[gone:] if isinstance(e, Changed))
 
@@ -164,16 +164,16 @@ async def test_a_writes_answer_is_told_before_the_watch_shows_it_and_never_taken
 ) -> None:
     await server.put(SERVICES, service(generation=1))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         told.feed.mirror.put_written(service(generation=3))
 
         derived = told.feed.derive(IRIS)
         assert derived
         assert derived.generation == 3
-        await eventually(lambda: told.generation() == 3, IN_TIME)
+        await eventually(lambda: told.generation() == 3, PATIENCE_SECONDS)
         await server.put(SERVICES, service(generation=2))
         await server.put(SERVICES, service(generation=4))
-        await eventually(lambda: told.generation() == 4, IN_TIME)
+        await eventually(lambda: told.generation() == 4, PATIENCE_SECONDS)
         generations = [s.generation for s in told.changes()]
         assert generations == sorted(generations)
 
@@ -190,17 +190,19 @@ async def test_what_cannot_be_understood_of_one_service_does_not_keep_the_others
     bad["metadata"]["name"] = "iris-predictor"
     await server.put(DEPLOYMENTS, bad)
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         assert told.last()
         await server.put(SERVICES, service("s2", generation=2, name="roses"))
-        await eventually(lambda: told.generation(ServiceKey("team-a", "roses")) == 2, IN_TIME)
+        await eventually(
+            lambda: told.generation(ServiceKey("team-a", "roses")) == 2, PATIENCE_SECONDS
+        )
 
 
 async def test_a_bug_ends_the_feed_loudly(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
 
         def bug(*_: object) -> None:
             raise RuntimeError("a bug of ours")
@@ -217,12 +219,12 @@ async def test_through_an_outage_the_age_grows_and_soon_after_it_the_view_is_cur
     await server.put(SERVICES, service("s1"))
     await server.put(SERVICES, service("s2", name="roses"))
     async with followed(api) as told:
-        await eventually(lambda: told.synced and told.feed.reachable(), IN_TIME)
+        await eventually(lambda: told.synced and told.feed.reachable(), PATIENCE_SECONDS)
         await server.stop()
-        await eventually(lambda: not told.feed.reachable(), IN_TIME)
+        await eventually(lambda: not told.feed.reachable(), PATIENCE_SECONDS)
         await server.put(SERVICES, service("s1", generation=2))
         await server.remove(SERVICES, "s2")
-        await eventually(lambda: _age(told) > 4, IN_TIME)
+        await eventually(lambda: _age(told) > 4, PATIENCE_SECONDS)
 
         await server.start()
         took = await eventually(
@@ -232,7 +234,7 @@ async def test_through_an_outage_the_age_grows_and_soon_after_it_the_view_is_cur
                 and _age(told) < 3
                 and told.feed.reachable()
             ),
-            IN_TIME,
+            PATIENCE_SECONDS,
         )
     assert took < 10
 
@@ -243,17 +245,17 @@ async def test_a_black_hole_ages_the_view_and_ends_without_a_trace(
     """Open connections stay open, new ones are taken, and nothing is answered."""
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: told.synced and told.feed.reachable(), IN_TIME)
+        await eventually(lambda: told.synced and told.feed.reachable(), PATIENCE_SECONDS)
         server.black_hole()
-        await eventually(lambda: not told.feed.reachable(), IN_TIME)
+        await eventually(lambda: not told.feed.reachable(), PATIENCE_SECONDS)
         aged = _age(told)
         await asyncio.sleep(1)
         assert _age(told) > aged + 0.9
 
         server.held_up.set()
-        await eventually(lambda: told.feed.reachable() and _age(told) < 3, IN_TIME)
+        await eventually(lambda: told.feed.reachable() and _age(told) < 3, PATIENCE_SECONDS)
         await server.put(SERVICES, service(generation=2))
-        assert await eventually(lambda: told.generation() == 2, IN_TIME) < 5
+        assert await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS) < 5
 
 
 def _age(told: Told) -> float:
@@ -265,13 +267,13 @@ async def test_time_alone_changes_a_state_when_it_is_due(
 ) -> None:
     monkeypatch.setattr("server.domain.decision.NO_CONTROLLER_AFTER", timedelta(seconds=3))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         await server.put(SERVICES, service())
-        await eventually(lambda: told.last() is not None, IN_TIME)
+        await eventually(lambda: told.last() is not None, PATIENCE_SECONDS)
         first = told.last()
         assert first
         assert (first.status.state, first.status.failure) == (State.PENDING, None)
-        await eventually(lambda: _reason(told) is FailureReason.NO_CONTROLLER, IN_TIME)
+        await eventually(lambda: _reason(told) is FailureReason.NO_CONTROLLER, PATIENCE_SECONDS)
 
 
 def _reason(told: Told) -> FailureReason | None:
@@ -288,10 +290,10 @@ async def test_a_failures_log_is_fetched_once_and_told_with_it(
     server.texts["/api/v1/namespaces/team-a/pods/pod-1/log"] = "loading\nout of luck\n"
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: _log_lines(told) == ("loading", "out of luck"), IN_TIME)
+        await eventually(lambda: _log_lines(told) == ("loading", "out of luck"), PATIENCE_SECONDS)
         for generation in (2, 3):
             await server.put(SERVICES, service(generation=generation))
-        await eventually(lambda: told.generation() == 3, IN_TIME)
+        await eventually(lambda: told.generation() == 3, PATIENCE_SECONDS)
         assert _log_lines(told) == ("loading", "out of luck")
     assert server.count("text") == 1
 
@@ -307,7 +309,7 @@ async def test_closing_the_feed_leaves_nothing_running(
     before = asyncio.all_tasks()
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         assert {t.get_name() for t in asyncio.all_tasks()} >= {"probe", "following the cluster"}
     left = {t for t in asyncio.all_tasks() - before if "aiohttp" not in repr(t)}
     assert {t.get_name() for t in left} & {"probe", "following the cluster"} == set()
@@ -373,8 +375,8 @@ async def test_without_kserves_resources_it_keeps_asking_and_starts_when_they_co
 ) -> None:
     server.absent.add(SERVICES)
     async with followed(api) as told:
-        await eventually(lambda: told.feed.reachable(), IN_TIME)
-        await eventually(lambda: server.count("list") > 10, IN_TIME)
+        await eventually(lambda: told.feed.reachable(), PATIENCE_SECONDS)
+        await eventually(lambda: server.count("list") > 10, PATIENCE_SECONDS)
         assert not told.synced
         server.absent.clear()
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)

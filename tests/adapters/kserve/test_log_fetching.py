@@ -14,11 +14,11 @@ from server.adapters.kserve.observing.logs import LogWanted
 from server.adapters.kserve.observing.observed import LogExcerpt
 from server.domain.inference_service import ServiceKey
 from tests.adapters.kserve.waiting import eventually
+from tests.patience import PATIENCE_SECONDS
 
 IRIS = ServiceKey("team-a", "iris")
 WANTED = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
 THE_LINE = LogExcerpt(("the line",))
-IN_TIME = 10.0
 
 
 class Fetches:
@@ -62,7 +62,7 @@ async def test_a_log_wanted_twice_at_once_is_fetched_once(
     async with fetching(fetches, api, monkeypatch) as logs:
         logs.want(IRIS, WANTED)
         logs.want(IRIS, WANTED)
-        await eventually(lambda: fetches.fetched == [THE_LINE], IN_TIME)
+        await eventually(lambda: fetches.fetched == [THE_LINE], PATIENCE_SECONDS)
         assert fetches.asked == 1
 
 
@@ -73,7 +73,7 @@ async def test_a_log_that_could_not_be_had_is_fetched_when_it_is_wanted_anew(
     fetches = Fetches(failure, THE_LINE)
     async with fetching(fetches, api, monkeypatch) as logs:
         logs.want(IRIS, WANTED)
-        await eventually(lambda: fetches.outcomes == [THE_LINE], IN_TIME)
+        await eventually(lambda: fetches.outcomes == [THE_LINE], PATIENCE_SECONDS)
         await asyncio.sleep(0.05)
         logs.want(IRIS, WANTED)
-        await eventually(lambda: fetches.fetched == [THE_LINE], IN_TIME)
+        await eventually(lambda: fetches.fetched == [THE_LINE], PATIENCE_SECONDS)

@@ -17,11 +17,11 @@ from server.adapters.kserve.following.watch_stream import WatchEvent
 from tests.adapters.kserve.reflecting import running_reflector
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually
+from tests.patience import PATIENCE_SECONDS
 
 REVISIONS = Resource(Kind.REVISIONS, "team-a")
 PATH = "/apis/serving.knative.dev/v1/namespaces/team-a/revisions"
 GROUP = "/apis/serving.knative.dev/v1"
-IN_TIME = 20.0
 
 
 class Copy:
@@ -69,20 +69,20 @@ async def test_where_it_is_absent_nothing_is_listed_and_nothing_is_waited_for(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     async with reflecting(api) as (copy, reflector):
-        await asyncio.wait_for(reflector.synced.wait(), IN_TIME)
+        await asyncio.wait_for(reflector.synced.wait(), PATIENCE_SECONDS)
         assert copy.uids is None
-        await eventually(lambda: server.count("group") > 2, IN_TIME)
+        await eventually(lambda: server.count("group") > 2, PATIENCE_SECONDS)
     assert server.count("list") == 0, "to list what is not there is refused where no rule allows it"
 
 
 async def test_it_is_followed_from_when_it_appears(server: ScriptedServer, api: ApiServer) -> None:
     async with reflecting(api) as (copy, reflector):
-        await asyncio.wait_for(reflector.synced.wait(), IN_TIME)
+        await asyncio.wait_for(reflector.synced.wait(), PATIENCE_SECONDS)
         await server.put(PATH, revision("r1"))
         server.groups[GROUP] = ["services", "revisions"]
-        await eventually(lambda: copy.uids == {"r1"}, IN_TIME)
+        await eventually(lambda: copy.uids == {"r1"}, PATIENCE_SECONDS)
         await server.put(PATH, revision("r2"))
-        await eventually(lambda: copy.uids == {"r1", "r2"}, IN_TIME)
+        await eventually(lambda: copy.uids == {"r1", "r2"}, PATIENCE_SECONDS)
 
 
 async def test_of_a_group_that_lacks_it_nothing_is_listed(
@@ -90,7 +90,7 @@ async def test_of_a_group_that_lacks_it_nothing_is_listed(
 ) -> None:
     server.groups[GROUP] = ["services"]
     async with reflecting(api) as (copy, reflector):
-        await asyncio.wait_for(reflector.synced.wait(), IN_TIME)
+        await asyncio.wait_for(reflector.synced.wait(), PATIENCE_SECONDS)
         assert copy.uids is None
     assert server.count("list") == 0
 
@@ -101,11 +101,11 @@ async def test_once_it_is_gone_nothing_is_held_of_it(
     server.groups[GROUP] = ["services", "revisions"]
     await server.put(PATH, revision("r1"))
     async with reflecting(api) as (copy, reflector):
-        await eventually(lambda: copy.uids == {"r1"}, IN_TIME)
+        await eventually(lambda: copy.uids == {"r1"}, PATIENCE_SECONDS)
         del server.groups[GROUP]
         server.absent.add(PATH)
         reflector.reconnect()
-        await eventually(lambda: copy.uids is None, IN_TIME)
+        await eventually(lambda: copy.uids is None, PATIENCE_SECONDS)
 
 
 async def test_what_may_not_be_read_is_absent_until_it_may(
@@ -115,26 +115,26 @@ async def test_what_may_not_be_read_is_absent_until_it_may(
     server.list_faults.extend([answering(403)] * 3)
     await server.put(PATH, revision("r1"))
     async with reflecting(api) as (copy, reflector):
-        await asyncio.wait_for(reflector.synced.wait(), IN_TIME)
+        await asyncio.wait_for(reflector.synced.wait(), PATIENCE_SECONDS)
         assert copy.uids is None
-        await eventually(lambda: copy.uids == {"r1"}, IN_TIME)
+        await eventually(lambda: copy.uids == {"r1"}, PATIENCE_SECONDS)
 
 
 async def test_one_refusal_as_of_an_api_server_that_starts_loses_nothing_that_is_held(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reflecting_module, "LOOK_AGAIN_AFTER", IN_TIME)
+    monkeypatch.setattr(reflecting_module, "LOOK_AGAIN_AFTER", PATIENCE_SECONDS)
     server.groups[GROUP] = ["services", "revisions"]
     await server.put(PATH, revision("r1"))
     async with reflecting(api) as (copy, reflector):
-        await eventually(lambda: copy.uids == {"r1"}, IN_TIME)
+        await eventually(lambda: copy.uids == {"r1"}, PATIENCE_SECONDS)
         watches = server.count("watch")
         server.list_faults.append(answering(403))
         server.watch_faults.append(answering(403))
         reflector.reconnect()
-        await eventually(lambda: server.count("watch") > watches + 1, IN_TIME)
+        await eventually(lambda: server.count("watch") > watches + 1, PATIENCE_SECONDS)
         await server.put(PATH, revision("r2"))
-        await eventually(lambda: copy.uids == {"r1", "r2"}, IN_TIME)
+        await eventually(lambda: copy.uids == {"r1", "r2"}, PATIENCE_SECONDS)
         assert copy.absences == 0
 
 
@@ -142,7 +142,7 @@ async def test_while_it_is_absent_the_view_grows_no_older(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     async with reflecting(api) as (_, reflector):
-        await asyncio.wait_for(reflector.synced.wait(), IN_TIME)
+        await asyncio.wait_for(reflector.synced.wait(), PATIENCE_SECONDS)
         before = reflector.current_at
-        await eventually(lambda: server.count("group") > 2, IN_TIME)
+        await eventually(lambda: server.count("group") > 2, PATIENCE_SECONDS)
         assert reflector.current_at > before

@@ -14,9 +14,9 @@ from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.following.probe import Probe
 from tests.adapters.kserve.scripted_server import Fault, ScriptedServer, html_500, never
 from tests.adapters.kserve.waiting import eventually
+from tests.patience import PATIENCE_SECONDS
 
 # Ten times the aim: two probes that fail, half a second apart, 1.5 s each.
-IN_TIME = 40.0
 
 
 class Probing:
@@ -49,7 +49,7 @@ def dated(date: str) -> Fault:
 
 async def test_it_is_reachable_once_it_has_answered(probing: Probing) -> None:
     assert not probing.probe.reachable
-    await eventually(lambda: probing.probe.reachable, IN_TIME)
+    await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
     assert (len(probing.asked_at), probing.returns) == (1, 0)
 
 
@@ -57,27 +57,27 @@ async def test_it_is_reachable_once_it_has_answered(probing: Probing) -> None:
 async def test_it_is_away_while_it_does_not_answer_and_its_return_is_told(
     server: ScriptedServer, probing: Probing, fault: Fault
 ) -> None:
-    await eventually(lambda: probing.probe.reachable, IN_TIME)
+    await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
     server.probe_fault = fault
-    await eventually(lambda: not probing.probe.reachable, IN_TIME)
+    await eventually(lambda: not probing.probe.reachable, PATIENCE_SECONDS)
     answered = len(probing.asked_at)
 
     server.probe_fault = None
-    await eventually(lambda: probing.probe.reachable, IN_TIME)
+    await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
     assert probing.returns == 1
     assert len(probing.asked_at) > answered
 
 
 async def test_refused_connections_are_away_too(server: ScriptedServer, probing: Probing) -> None:
-    await eventually(lambda: probing.probe.reachable, IN_TIME)
+    await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
     await server.stop()
-    await eventually(lambda: not probing.probe.reachable, IN_TIME)
+    await eventually(lambda: not probing.probe.reachable, PATIENCE_SECONDS)
     await server.start()
-    await eventually(lambda: probing.probe.reachable, IN_TIME)
+    await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
 
 
 async def test_one_failure_is_not_an_outage(server: ScriptedServer, probing: Probing) -> None:
-    await eventually(lambda: probing.probe.reachable, IN_TIME)
+    await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
     failed = asyncio.Event()
 
     async def fail_once(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
@@ -88,7 +88,7 @@ async def test_one_failure_is_not_an_outage(server: ScriptedServer, probing: Pro
     answered = len(probing.asked_at)
     server.probe_fault = fail_once
     await failed.wait()
-    await eventually(lambda: len(probing.asked_at) > answered + 1, IN_TIME)
+    await eventually(lambda: len(probing.asked_at) > answered + 1, PATIENCE_SECONDS)
     assert probing.returns == 0
 
 
@@ -100,7 +100,7 @@ async def test_a_clock_that_is_an_hour_off_is_put_right(
     server.probe_fault = dated(format_datetime(datetime.now(UTC) + ahead, usegmt=True))
     await eventually(
         lambda: abs(probing.probe.now() - datetime.now(UTC) - ahead) < timedelta(seconds=30),
-        IN_TIME,
+        PATIENCE_SECONDS,
     )
 
 
@@ -109,5 +109,5 @@ async def test_without_a_usable_date_the_own_clock_counts(
     server: ScriptedServer, probing: Probing, date: str
 ) -> None:
     server.probe_fault = dated(date)
-    await eventually(lambda: len(probing.asked_at) >= 2, IN_TIME)
+    await eventually(lambda: len(probing.asked_at) >= 2, PATIENCE_SECONDS)
     assert abs(probing.probe.now() - datetime.now(UTC)) < timedelta(seconds=1)

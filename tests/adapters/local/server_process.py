@@ -16,9 +16,8 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.adapters.local.serving import model, runtimes_file
 from tests.alone import Alone, alone
+from tests.patience import PATIENCE_SECONDS
 from tests.port_blocks import own_block
-
-PATIENCE_SECONDS = 60
 
 
 class Server:

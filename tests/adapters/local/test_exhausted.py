@@ -19,6 +19,7 @@ from server.domain.errors import ClusterUnavailable
 from server.domain.status import FailureReason, State
 from tests.adapters.local.server_process import server
 from tests.adapters.local.world import IRIS, World, servers_of
+from tests.patience import PATIENCE_SECONDS
 from tests.port_blocks import own_block
 
 
@@ -56,10 +57,10 @@ async def test_without_descriptors_an_address_is_waited_for_and_told_as_lost() -
     address, changes = Address(Ports(own_block().ports).allot(), lambda: ""), asyncio.Event()
     with no_more_descriptors():
         holding = asyncio.create_task(address.hold(changes.set))
-        await asyncio.wait_for(changes.wait(), 10)
+        await asyncio.wait_for(changes.wait(), PATIENCE_SECONDS)
         assert address.lost
         assert address.lost.why.strerror == "Too many open files"
-    await asyncio.wait_for(holding, 10)
+    await asyncio.wait_for(holding, PATIENCE_SECONDS)
     assert address.lost is None
     await address.close(timedelta(0))
 

@@ -22,8 +22,7 @@ from server.adapters.local.models.fetching import FetchFailed, Progress, SizeLim
 from server.adapters.local.models.size_limits import AS_SHIPPED
 from server.domain.status import FailureReason
 from tests.adapters.local.file_server import FileServer, file_server
-
-PATIENCE_SECONDS = 20.0
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -164,9 +163,8 @@ async def test_the_event_loop_goes_on_meanwhile(http: FileServer, into: Path) ->
     http.stuck.add("/model")
     fetching = asyncio.create_task(fetch(http.url("/model"), into))
     await eventually(lambda: bool(http.asked))
-    began = time.monotonic()
-    await asyncio.sleep(0)
-    assert time.monotonic() - began < 1
+    await asyncio.sleep(0)  # as long as the server is stuck, where it does not go on
+    assert not fetching.done()
     fetching.cancel()
 
 
@@ -179,7 +177,7 @@ async def test_a_cancelled_fetch_is_over_at_once_and_leaves_nothing(
     await eventually(lambda: any(into.parent.glob(f".*{downloading.PARTIAL_SUFFIX}")))
     fetching.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(fetching, 1)
+        await asyncio.wait_for(fetching, PATIENCE_SECONDS)
     http.released.set()
     await eventually(lambda: not any(into.parent.iterdir()))
 

@@ -18,10 +18,11 @@ from modelservice.v1 import model_service_pb2 as calls
 from server.domain.commands import STOP_ANNOTATION
 from server.domain.status import State
 from server.ports import Changed
-from tests.adapters.local.server_process import PATIENCE_SECONDS, kill, server, settings
+from tests.adapters.local.server_process import kill, server, settings
 from tests.adapters.local.serving import model
 from tests.adapters.local.world import IRIS, children_of, servers_of, world_of
 from tests.alone import ROOT, clean_environment
+from tests.patience import PATIENCE_SECONDS
 
 
 async def test_after_a_restart_the_same_generation_serves_at_the_same_address(

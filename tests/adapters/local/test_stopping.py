@@ -19,8 +19,9 @@ from server.domain.commands import Delete
 from server.domain.errors import ClusterUnavailable
 from server.domain.inference_service import ServiceKey
 from server.domain.status import State
-from tests.adapters.local.server_process import PATIENCE_SECONDS, server
+from tests.adapters.local.server_process import server
 from tests.adapters.local.world import IRIS, children_of, eventually, world_of
+from tests.patience import PATIENCE_SECONDS
 
 
 def test_requests_in_flight_and_servers_that_do_not_end_are_cut_by_one_deadline(

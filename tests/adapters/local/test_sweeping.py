@@ -17,6 +17,7 @@ from server.adapters.local.processes.environment import MARKER
 from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.storing import StateDirUnusable
 from tests.adapters.local.world import eventually
+from tests.patience import PATIENCE_SECONDS
 
 
 def test_what_is_forked_while_others_are_ended_is_ended_too(
@@ -67,9 +68,9 @@ async def test_what_a_server_started_ends_as_soon_as_it_does(tmp_path: Path) -> 
     script = "sleep 3600 & echo $! > pid"
     process = await ModelProcess.start(["sh", "-c", script], tmp_path, dict(os.environ))
     try:
-        assert await asyncio.wait_for(process.exited(), 10) == 0
+        assert await asyncio.wait_for(process.exited(), PATIENCE_SECONDS) == 0
         pid = int((tmp_path / "pid").read_text())
-        await eventually("its end", lambda: _has_ended(pid), 10)
+        await eventually("its end", lambda: _has_ended(pid))
     finally:
         await process.end(timedelta(seconds=1))
 

@@ -58,7 +58,7 @@ test: unit ## Run every test that this machine can, and say what was left out
 	$(BIN)/python -m pytest tests/cluster tests/node
 
 unit: $(READY) ## The tests that need neither Go nor a cluster; they mostly wait, so four at a time
-	$(BIN)/python -m pytest --ignore tests/registry --ignore tests/cluster --ignore tests/node --ignore tests/attacks -n 4 --dist loadfile
+	$(BIN)/python -m pytest --ignore tests/registry --ignore tests/cluster --ignore tests/node --ignore tests/attacks -n 4 --dist worksteal
 
 check: $(READY) ## Lint, types, layers, protos and stubs
 	$(BIN)/ruff format --check .
@@ -88,8 +88,8 @@ bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 attack: $(READY) ## A caller's worst, and what becomes of the others: 3 minutes, an hour by make soak
 	$(BIN)/python -m tests.attacks
 
-soak: $(READY) ## The long runs: 200 kills around a Deploy, earlier releases of KServe, and others
-	$(BIN)/python -m pytest -m soak
+soak: $(READY) ## The long runs: 200 kills around a Deploy, ten times the random examples, and others
+	$(BIN)/python -m pytest -m 'soak or hypothesis' --hypothesis-profile=soak
 
 stubs: $(READY) ## Generate generated/ from the protos
 	$(BIN)/python proto/generate.py

@@ -19,9 +19,9 @@ from tests.loop_steps import LONGEST_SECONDS, LoopSteps, Step
 from tests.serving import InLoop, Served, serving, settings
 
 hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile(
-    "ci", deadline=None, max_examples=1000, derandomize=True, database=None
-)
+# The same examples in every run; `make soak` draws others, ten times as many.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("soak", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 pytest_plugins = ["tests.registry_store"]

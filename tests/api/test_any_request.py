@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -18,14 +17,14 @@ from modelservice.v1.model_service_pb2 import ListRequest
 
 from server.control import reading
 from server.domain.errors import ErrorReason, ServiceError
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 
-from .asking import PATIENCE_SECONDS
 from .generated_requests import METHODS, REQUESTS, Request
 from .registering import Project
 
-# Of each kind: in CI 20,000 in all.
-EXAMPLES = (20_000 if os.environ.get("CI") == "true" else 1500) // len(REQUESTS)
+# Of each kind of request.
+EXAMPLES = 20 * hypothesis.settings.default.max_examples // len(REQUESTS)
 
 ANYWHERE = {
     "FIELD_INVALID",

@@ -37,7 +37,10 @@ from tests.control.registered import Registering
 # Each example is forty writes and what is read after each of them; to make a failing one shorter
 # takes minutes, and it can be read as it is.
 FEW = settings(
-    max_examples=15, stateful_step_count=40, deadline=None, phases=[Phase.reuse, Phase.generate]
+    max_examples=settings.default.max_examples // 20,
+    stateful_step_count=40,
+    deadline=None,
+    phases=[Phase.reuse, Phase.generate],
 )
 
 READY = VersionState.READY

@@ -359,13 +359,13 @@ async def test_before_the_first_listing_reads_are_told_what_is_refused_for_a_whi
     following = asyncio.create_task(follow(view, cluster))
     with pytest.raises(ViewNotReady):
         view.require_synced()
-    await eventually(lambda: cluster.refusal() is not None, IN_TIME)
+    await eventually(lambda: cluster.refusal() is not None, PATIENCE_SECONDS)
     with pytest.raises(ServiceError, match=words) as refused:
         view.require_synced()
     assert refused.value.reason == reason
 
     server.list_faults.clear()
-    await eventually(lambda: view.synced, IN_TIME)
+    await eventually(lambda: view.synced, PATIENCE_SECONDS)
     assert cluster.refusal() is None
     following.cancel()
 

@@ -17,8 +17,9 @@ from grpc import StatusCode
 from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
 
-from tests.adapters.local.server_process import PATIENCE_SECONDS, Server, kill, server
+from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.world import children_of
+from tests.patience import PATIENCE_SECONDS
 
 NAMES = ("a", "b", "c", "d")
 
@@ -139,8 +140,8 @@ def seed() -> int:
 
 
 @pytest.mark.timeout(600)
-def test_twenty_kills_lose_and_leave_nothing(tmp_path: Path) -> None:
-    live(tmp_path, 20, seed())
+def test_ten_kills_lose_and_leave_nothing(tmp_path: Path) -> None:
+    live(tmp_path, 10, seed())
 
 
 @pytest.mark.soak

@@ -1,0 +1,265 @@
+"""The Python of docs/clients.md and the READMEs passes mypy --strict, runs, and retries."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import grpc
+import pytest
+from modelservice.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    registry_service_pb2,
+)
+from modelservice.v1.model_service_pb2 import (
+    DeployRequest,
+    GetRequest,
+    GetResponse,
+    ListRequest,
+    ListResponse,
+)
+
+from server.domain.errors import ErrorReason
+from tests.api.asking import READY, deploy, eventually, failed, get, key
+from tests.api.test_errors import error_of
+from tests.serving import Served, serving, settings
+
+ROOT = Path(__file__).parents[2]
+DOC = ROOT / "docs/clients.md"
+STUBS_README = ROOT / "generated/README.md"
+
+
+def blocks(file: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", file.read_text(), re.DOTALL)
+
+
+def written(folder: Path) -> dict[str, Path]:
+    """The code of the documents, as files in a folder."""
+    files = {"clients": folder / "clients.py", "stubs": folder / "stubs.py"}
+    files["clients"].write_text("\n\n".join(blocks(DOC, "python")))
+    call, why = blocks(STUBS_README, "python")
+    files["stubs"].write_text(why)
+    files["call"] = folder / "call.py"
+    files["call"].write_text(call)
+    files["readme"] = folder / "readme.py"
+    files["readme"].write_text("\n\n".join(blocks(ROOT / "README.md", "python")))
+    return files
+
+
+def imported(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Iterator[ModuleType]:
+    """docs/clients.md as a module."""
+    module = imported(written(tmp_path)["clients"])
+    yield module
+    del sys.modules[module.__name__]
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving(settings()) as served:
+        served.wait_until_synced()
+        yield served
+
+
+@pytest.fixture
+def stub(served: Served) -> Iterator[model_service_pb2_grpc.ModelServiceStub]:
+    with grpc.insecure_channel(served.address) as channel:
+        yield model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+def request(name: str) -> DeployRequest:
+    return deploy(name, request_id="r-1")
+
+
+def test_the_code_passes_mypy_strict(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
+    done = subprocess.run(
+        [*command, f"--config-file={os.devnull}", *written(tmp_path).values()],
+        cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(ROOT / "generated")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "no issues found in 4 source files" in done.stdout
+
+
+def test_a_model_is_deployed_and_waited_for(code: Any, stub: Any) -> None:
+    service = code.deploy_and_wait(stub, request("good"), seconds=30)
+    assert service.status.state == READY
+
+
+def test_the_reason_and_the_failure_of_a_rollout_are_read(
+    code: Any, served: Served, stub: Any, tmp_path: Path
+) -> None:
+    served.memory.ready_after = None
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(code.deploy_and_wait, stub, request("bad"), 30)
+        eventually("it is deployed", lambda: served.inside(served.memory.store.service, key("bad")))
+        rollout_id = get(stub, "bad").rollout_id
+        served.inside(served.memory.set_status, key("bad"), failed(rollout_id))
+        with pytest.raises(grpc.RpcError) as raised:
+            waiting.result()
+    served.memory.ready_after = timedelta(0)
+    details = code.details_of(raised.value)
+    assert (details.reason, details.retry_after) == ("ROLLOUT_FAILED", None)
+    assert details.failure.remedy == "push it"
+    reason, failure = imported(written(tmp_path)["stubs"]).why(raised.value)
+    assert (reason, failure) == (details.reason, details.failure)
+
+
+async def test_the_details_of_an_asynchronous_call_are_read_alike(
+    code: Any, served: Served
+) -> None:
+    async with grpc.aio.insecure_channel(served.address) as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await model_service_pb2_grpc.ModelServiceStub(channel).Get(GetRequest(name="absent"))
+    assert code.details_of(raised.value).reason == "SERVICE_NOT_FOUND"
+
+
+def test_an_error_that_passes_is_waited_for_and_one_that_does_not_is_raised(
+    code: Any, served: Served, stub: Any
+) -> None:
+    served.memory.fail_next_write(error_of(ErrorReason.CONCURRENT_WRITE))
+    assert code.deploy_and_wait(stub, request("passing"), 30).status.state == READY
+    served.memory.fail_next_write(error_of(ErrorReason.NOT_MANAGED))
+    with pytest.raises(grpc.RpcError) as raised:
+        code.deploy_and_wait(stub, request("refused"), 30)
+    assert code.details_of(raised.value).reason == "NOT_MANAGED"
+
+
+def test_a_wait_goes_on_where_another_server_takes_the_address(code: Any) -> None:
+    calls: list[str] = []
+
+    class Lost(model_service_pb2_grpc.ModelServiceServicer):
+        """Loses the first call of each method, as a connection that is cut does."""
+
+        def Deploy(self, request, context):
+            return self._answered("Deploy", context, model_service_pb2.DeployResponse())
+
+        def WatchStatus(self, request, context):
+            yield self._answered("WatchStatus", context, model_service_pb2.WatchStatusResponse())
+
+        def _answered(self, method, context, answer):
+            calls.append(method)
+            if calls.count(method) == 1:
+                context.abort(grpc.StatusCode.INTERNAL, "cut")
+            return answer
+
+    with serving_stubs(Lost()) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        code.deploy_and_wait(stub, request("lost"), 30)
+    assert calls == ["Deploy", "Deploy", "WatchStatus", "WatchStatus"]
+
+
+@contextmanager
+def serving_stubs(
+    servicer: model_service_pb2_grpc.ModelServiceServicer, *options: tuple[str, Any]
+) -> Iterator[grpc.Channel]:
+    with ThreadPoolExecutor(4) as threads:
+        server = grpc.server(threads)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+            yield channel
+        server.stop(None).wait()
+
+
+def service_config() -> str:
+    (config,) = blocks(DOC, "json")
+    return config
+
+
+def test_the_service_config_names_every_read_and_nothing_else() -> None:
+    (policy,) = json.loads(service_config())["methodConfig"]
+    reads = {
+        (service.full_name, method.name)
+        for file in (model_service_pb2.DESCRIPTOR, registry_service_pb2.DESCRIPTOR)
+        for service in file.services_by_name.values()
+        for method in service.methods
+        if method.name.startswith(("Get", "List"))
+    }
+    assert {(name["service"], name["method"]) for name in policy["name"]} == reads
+
+
+def test_with_the_service_config_grpc_retries_reads_and_no_deploy() -> None:
+    calls: list[str] = []
+
+    class Away(model_service_pb2_grpc.ModelServiceServicer):
+        """UNAVAILABLE twice to each method, then an answer."""
+
+        def Get(self, request, context):
+            return self._answered("Get", context, GetResponse())
+
+        def List(self, request, context):
+            return self._answered("List", context, ListResponse())
+
+        def Deploy(self, request, context):
+            return self._answered("Deploy", context, model_service_pb2.DeployResponse())
+
+        def _answered(self, method, context, answer):
+            calls.append(method)
+            if calls.count(method) <= 2:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", "10"),))
+                context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+            return answer
+
+    with serving_stubs(Away(), ("grpc.service_config", service_config())) as channel:
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        assert stub.Get(GetRequest(name="iris"), timeout=30) == GetResponse()
+        assert stub.List(ListRequest(), timeout=30) == ListResponse()
+        with pytest.raises(grpc.RpcError):
+            stub.Deploy(DeployRequest(name="iris"), timeout=30)
+    assert calls == ["Get"] * 3 + ["List"] * 3 + ["Deploy"]
+
+
+def test_with_the_service_config_a_read_waits_as_long_as_the_server_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unsynced = serving(settings(), synced=False)
+    options = [("grpc.service_config", service_config())]
+    with unsynced as served, grpc.insecure_channel(served.address, options=options) as channel:
+        refused = threading.Event()
+        require_synced = served.application._view.require_synced
+
+        def checked() -> None:
+            try:
+                require_synced()
+            finally:
+                refused.set()
+
+        monkeypatch.setattr(served.application._view, "require_synced", checked)
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
+        with ThreadPoolExecutor(1) as pool:
+            sent = time.monotonic()
+            listing = pool.submit(stub.List, ListRequest(), timeout=30)
+            assert refused.wait(30)
+            served.inside(served.memory.release_feed)
+            assert list(listing.result().services) == []
+        # RetryInfo's second, not the half of it that the service config begins with.
+        assert time.monotonic() - sent >= 1

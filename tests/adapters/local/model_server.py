@@ -5,7 +5,8 @@ hang (in load, deaf to SIGTERM), unready (its load ends, but its model is not re
 (seconds in which it answers, loads, and is not ready), predict_seconds, arrived (a file that a
 prediction makes as it begins),
 hold (a folder: it ends only once that has no file `<namespace>.<name>`), child (a process that
-outlives it if nobody ends it).
+outlives it if nobody ends it), daemon (a file for the id of a process of its own session, parent
+and environment).
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def load(model: str) -> dict[str, Any]:
     file = Path(model)
     orders = json.loads((next(file.iterdir()) if file.is_dir() else file).read_text())
     print(orders.get("says", "loading"), flush=True)
+    if "daemon" in orders:
+        start_daemon(Path(orders["daemon"]))
     if orders.get("hang"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(3600)
@@ -88,6 +91,25 @@ def load(model: str) -> dict[str, Any]:
     if "exit" in orders:
         sys.exit(orders["exit"])
     return orders
+
+
+def start_daemon(file: Path) -> None:
+    """As daemons do: fork, leave the session, fork; nothing of this process's environment."""
+    if (middle := os.fork()) != 0:
+        os.waitpid(middle, 0)
+        return
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    new = file.with_suffix(".new")
+    new.write_text(str(os.getpid()))
+    new.rename(file)
+    os.execve("/bin/sleep", ["sleep", "3600"], {})
 
 
 def held(orders: dict[str, Any], name: str) -> bool:

@@ -20,7 +20,7 @@ from server.domain.status import State
 from server.ports import Changed
 from tests.adapters.local.server_process import kill, server, settings
 from tests.adapters.local.serving import model
-from tests.adapters.local.world import IRIS, children_of, servers_of, world_of
+from tests.adapters.local.world import IRIS, children_of, servers_of, world_of, wrappers_of
 from tests.alone import ROOT, clean_environment
 from tests.patience import PATIENCE_SECONDS
 
@@ -150,9 +150,13 @@ def test_killed_the_server_takes_its_children_along_and_serves_the_same_again(
 def test_what_outlives_a_killed_server_is_ended_before_anything_starts(tmp_path: Path) -> None:
     with server(tmp_path) as first:
         first.wait(rollout_id=first.deploy(tmp_path, "1", child=True).rollout_id)
+        state = tmp_path / "state"
+        # Else the wrapper ends what the server leaves, as soon as that is killed.
+        first.process.send_signal(signal.SIGSTOP)
+        for wrapper in wrappers_of(state):
+            wrapper.kill()
         kill(first)
         model(tmp_path, "1")
-    state = tmp_path / "state"
     if sys.platform == "linux":
         await_ended(state, "model_server.py")
     left = children_of(state)

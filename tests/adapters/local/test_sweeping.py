@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import sys
+import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.adapters.local.processes import sweeping
-from server.adapters.local.processes.environment import MARKER
+from server.adapters.local.processes import exec_wrapper, sweeping
+from server.adapters.local.processes.exec_wrapper import MARKER, WRAPPER_MARKER
 from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.storing import StateDirUnusable
 from tests.adapters.local.world import eventually
@@ -62,6 +64,28 @@ def test_a_process_that_may_not_be_ended_is_named(monkeypatch: pytest.MonkeyPatc
 
 def _marked(owner: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "3600"], env={**os.environ, MARKER: owner})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it cannot be found")
+def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(tmp_path: Path) -> None:
+    owner = uuid.uuid4().hex
+    started = (sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid()))
+    script = "setsid env -i sh -c 'echo $$ >new; mv new pid; exec sleep 3600' & sleep 3600"
+    wrapper = subprocess.Popen(
+        [*started, "sh", "-c", script], cwd=tmp_path, env={**os.environ, WRAPPER_MARKER: owner}
+    )
+    try:
+        ends = time.monotonic() + 10
+        while not (tmp_path / "pid").exists():
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        daemon = int((tmp_path / "pid").read_text())
+        assert sweeping.sweep(owner)
+        assert _has_ended(daemon)
+        wrapper.wait(10)
+    finally:
+        wrapper.kill()
+        wrapper.wait()
 
 
 async def test_what_a_server_started_ends_as_soon_as_it_does(tmp_path: Path) -> None:

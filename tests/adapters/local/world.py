@@ -15,7 +15,7 @@ import psutil
 from server.adapters.local.addresses.allotting import Ports
 from server.adapters.local.cluster import LocalCluster
 from server.adapters.local.patience import Patience
-from server.adapters.local.processes.environment import MARKER
+from server.adapters.local.processes.exec_wrapper import MARKER, WRAPPER_MARKER
 from server.domain.commands import Applied, Delete, Deploy
 from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.status import Failure, State
@@ -124,9 +124,15 @@ def servers_of(world: World) -> list[psutil.Process]:
     return children_of(world.folder / "state")
 
 
-def _marked(process: psutil.Process, owner: str) -> bool:
+def wrappers_of(state: Path) -> list[psutil.Process]:
+    """Every process that a command of a state directory is run by."""
+    owner = (state / "id").read_text()
+    return [p for p in psutil.process_iter() if _marked(p, owner, WRAPPER_MARKER)]
+
+
+def _marked(process: psutil.Process, owner: str, marker: str = MARKER) -> bool:
     try:
-        return process.environ().get(MARKER) == owner
+        return process.environ().get(marker) == owner
     except psutil.Error:
         return False
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from datetime import timedelta
 from enum import Enum, auto
 from http import HTTPStatus
+from typing import TypeVar
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -23,10 +26,31 @@ from server.adapters.local.addresses.allotting import HOST
 # request is sent on it.
 KEEPALIVE_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
+# Of a caller: how long the next request's headers, the next bytes of a body, or room for the next
+# bytes of an answer may take.
+IDLE_SECONDS = 60.0
+MOST_CONNECTIONS = 1000
+MOST_HEADERS = 64
+LONGEST_HEADER = 8 * 1024
 # Of what a model server says of itself.
 MOST_OF_ANSWER = 2**16
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+_T = TypeVar("_T")
+
+
+def _is_for_the_log(record: logging.LogRecord) -> bool:
+    """A request that is no HTTP is its caller's fault and gets a 400: it must not fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_log = logging.getLogger(__name__)
+_log.addFilter(_is_for_the_log)
 
 # Without a name, it is no browser.
 _OUR_NAMES = frozenset({"", HOST, "localhost"})
@@ -112,7 +136,7 @@ class Upstream:
             request.method,
             URL(f"{self._origin}{request.rel_url.raw_path_qs}", encoded=True),
             headers=_end_to_end(request.headers),
-            data=request.content if request.body_exists else None,
+            data=_body_of(request) if request.body_exists else None,
             allow_redirects=False,
         )
 
@@ -130,7 +154,8 @@ class Upstream:
 class Proxy:
     """Answers on a listening socket by the upstream of the moment.
 
-    While `upstream` is None, it is 503 with what `excuse` says.
+    While `upstream` is None, it is 503 with what `excuse` says, as it is for a caller that comes
+    when MOST_CONNECTIONS are open. A caller that keeps it waiting for IDLE_SECONDS is cut.
     """
 
     def __init__(self, excuse: Callable[[], str]) -> None:
@@ -138,13 +163,22 @@ class Proxy:
         self._excuse = excuse
         self._server: asyncio.Server | None = None
         self._connections = web.Server(
-            self._answer, handler_cancellation=True, access_log=None, auto_decompress=False
+            self._answer,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            # Also the time that the headers of a request may take.
+            keepalive_timeout=IDLE_SECONDS,
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
+            max_headers=MOST_HEADERS,
+            logger=_log,
         )
 
     async def start(self, listening: socket.socket) -> None:
         """Answer from now on."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connections, sock=listening)
+        self._server = await loop.create_server(self._connected, sock=listening)
 
     async def close(self, patience: timedelta) -> None:
         """Listen no more, and let what is in flight end within `patience`."""
@@ -152,6 +186,10 @@ class Proxy:
             self._server.close()
         self._connections.pre_shutdown()
         await self._connections.shutdown(patience.total_seconds())
+
+    def _connected(self) -> asyncio.Protocol:
+        full = len(self._connections.connections) >= MOST_CONNECTIONS
+        return _Full() if full else self._connections()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if not request.rel_url.raw_path.startswith("/"):
@@ -190,6 +228,33 @@ class Proxy:
         return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, self._excuse())
 
 
+class _Full(asyncio.Protocol):
+    """A connection too many: refused before it asks for anything."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(TOO_MANY)
+        transport.close()
+
+
+async def _body_of(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """A request's body as it comes."""
+    while chunk := await _in_time(request, request.content.readany()):
+        yield chunk
+
+
+async def _in_time(request: web.BaseRequest, step: Awaitable[_T]) -> _T:
+    """The step's result, or the end of the connection, and of the call with it, where the caller
+    keeps it waiting."""
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await step
+    except TimeoutError:
+        if request.transport:
+            request.transport.abort()
+        raise
+
+
 def _is_meant(host: str) -> bool:
     """Whether the caller knows whom it asks; a web page may have its own name lead here."""
     name = host.rpartition(":")[0] or host
@@ -203,7 +268,7 @@ async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> we
     await relayed.prepare(request)
     try:
         async for chunk in answer.content.iter_any():
-            await relayed.write(chunk)
+            await _in_time(request, relayed.write(chunk))
     except (aiohttp.ClientError, TimeoutError):
         # The status is sent: only a broken connection can still tell that there should be more.
         if request.transport:

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote
 
+from server.adapters.local.processes.exec_wrapper import MARKER
 from server.domain.container_output import OutputGate, gate_for
-
-MARKER = "MODELSERVICE_CHILD_OF"
 
 _PASSED_ON = ("PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH")
 _PASSED_ON_PREFIXES = ("LC_", "SSL_CERT_", "HF_", "CUDA_", "NVIDIA_")

@@ -1,4 +1,4 @@
-"""A model server as a process group: started, its words kept, ended with all that it started."""
+"""A model server: started, its words kept, ended with all that it started."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from server.adapters.local.processes import exec_wrapper
 
 KEPT_BYTES = 2**16
+# For the wrapper to end what the command started.
+CLEANUP_SECONDS = 5.0
 
 
 class ModelProcess:
@@ -28,7 +30,7 @@ class ModelProcess:
     async def start(
         cls, command: Sequence[str], folder: Path, environment: Mapping[str, str]
     ) -> ModelProcess:
-        """Start the command in a folder. It dies with this thread, on Linux at once.
+        """Start the command in a folder. On Linux it and all that it starts die with this thread.
 
         Raises OSError where nothing more can be started.
         """
@@ -45,7 +47,7 @@ class ModelProcess:
                 stdout=writing,
                 stderr=writing,
                 cwd=folder,
-                env=dict(environment),
+                env=_of_wrapper(environment),
                 start_new_session=True,
             )
         except BaseException:
@@ -71,14 +73,15 @@ class ModelProcess:
         return await self.exited() if self._exit.done() else None
 
     async def end(self, grace: timedelta) -> None:
-        """Ask it to end, and after `grace` make it; nothing of its group is left."""
+        """Ask it to end, and after `grace` make it; on Linux nothing that it started is left,
+        elsewhere nothing of its group."""
         try:
             if not self._exit.done():
                 self._signal(signal.SIGTERM)
                 await self.exited_within(grace.total_seconds())
         finally:
             if not self._exit.done():
-                self._signal(signal.SIGKILL)
+                self._kill()
             # Killed, it takes no time worth naming, and must be reaped in any case.
             await self.exited()
             self._words.close()
@@ -94,9 +97,28 @@ class ModelProcess:
         self._signal(signal.SIGKILL)
         return code
 
+    def _kill(self) -> None:
+        if sys.platform != "linux":
+            self._signal(signal.SIGKILL)
+            return
+        # The wrapper kills the rest, also what has left its group, and must not be killed before.
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, exec_wrapper.END)
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(CLEANUP_SECONDS, self._signal, signal.SIGKILL)
+        self._exit.add_done_callback(lambda _: late.cancel())
+
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+def _of_wrapper(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, with the mark of a wrapper; the command itself gets its own."""
+    marked = dict(environment)
+    if owner := marked.pop(exec_wrapper.MARKER, ""):
+        marked[exec_wrapper.WRAPPER_MARKER] = owner
+    return marked
 
 
 class _Words(asyncio.Protocol):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 import structlog
 
-from server.adapters.local.processes.environment import MARKER
+from server.adapters.local.processes.exec_wrapper import END, MARKER, WRAPPER_MARKER
 from server.adapters.local.storing import StateDirUnusable
 
 PATIENCE_SECONDS = 10.0
@@ -17,7 +18,8 @@ log = structlog.get_logger(__name__)
 
 
 def sweep(owner: str) -> int:
-    """End every process that carries this owner's marker; how many there were.
+    """End every process that carries this owner's marker, and on Linux what they started; how many
+    there were.
 
     For before anything is started. Processes are told apart by id and start time, so that none that
     took over an id is touched. Raises StateDirUnusable where one cannot be ended.
@@ -25,16 +27,27 @@ def sweep(owner: str) -> int:
     ended = 0
     # What forks while others are ended is found by the next pass.
     for _ in range(PASSES):
-        left = [process for process in psutil.process_iter() if _is_of(process, owner)]
-        if not left:
+        everything = list(psutil.process_iter())
+        wrappers = [process for process in everything if _is_of(process, WRAPPER_MARKER, owner)]
+        left = [process for process in everything if _is_of(process, MARKER, owner)]
+        if not wrappers + left:
             break
-        _end(left)
+        _let_end(wrappers)
+        _end(wrappers + left)
         ended += len(left)
     else:
         raise StateDirUnusable("model servers of an earlier run start others again and again")
     if ended:
         log.info("ended what an earlier run left", processes=ended)
     return ended
+
+
+def _let_end(wrappers: Sequence[psutil.Process]) -> None:
+    """Let them kill their descendants: of those that carry no marker, nobody else knows."""
+    for wrapper in wrappers:
+        with suppress(psutil.Error):
+            wrapper.send_signal(END)
+    psutil.wait_procs(wrappers, PATIENCE_SECONDS)
 
 
 def _end(left: Sequence[psutil.Process]) -> None:
@@ -46,9 +59,9 @@ def _end(left: Sequence[psutil.Process]) -> None:
         raise StateDirUnusable(f"model servers of an earlier run do not end: {pids}")
 
 
-def _is_of(process: psutil.Process, owner: str) -> bool:
+def _is_of(process: psutil.Process, marker: str, owner: str) -> bool:
     try:
-        return process.environ().get(MARKER) == owner
+        return process.environ().get(marker) == owner
     except (psutil.Error, OSError):
         return False  # another user's, or gone by now
 

@@ -191,13 +191,13 @@ def test_the_code_that_the_stubs_document_shows_deploys_and_reads_a_reason(
         served.wait_until_synced()
         exec(deploying.replace("127.0.0.1:50051", served.address), {})
         assert capsys.readouterr().out.splitlines()
-        names: dict[str, object] = {"grpc": grpc}
+        names: dict[str, object] = {}
         exec(reading, names)
         with (
             grpc.insecure_channel(served.address) as channel,
             pytest.raises(grpc.RpcError) as raised,
         ):
             ModelServiceStub(channel).Get(GetRequest(name="absent"))
-    reason_of = names["reason_of"]
-    assert callable(reason_of)
-    assert reason_of(raised.value) == "SERVICE_NOT_FOUND"
+    why = names["why"]
+    assert callable(why)
+    assert why(raised.value) == ("SERVICE_NOT_FOUND", None)

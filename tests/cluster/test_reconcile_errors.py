@@ -6,6 +6,7 @@ from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .asking import Reason, State, container, deploy, wait_ready
+from .lab import Cluster
 from .recording import Until
 from .test_rollouts import UNDER_WAY, Watching, watching
 
@@ -40,3 +41,35 @@ def test_an_autoscaler_that_the_cluster_lacks_degrades_a_first_rollout_and_an_up
 
     fixed = deploy(stub, namespace, "update", container("ready:2"))
     assert wait_ready(stub, namespace, "update", fixed.rollout_id)
+
+
+def test_a_deployment_of_somebody_else_in_the_way_is_named_until_it_is_gone(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
+) -> None:
+    labels = {"app": "theirs"}
+    theirs = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "iris-predictor", "namespace": namespace},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [{"name": "theirs", "image": "ready:1"}]},
+            },
+        },
+    }
+    cluster.apply(theirs)
+    heard = watching("iris")
+    rollout = deploy(stub, namespace, "iris", container("ready:1"))
+    failure = heard.wait_state(State.STATE_FAILED, 1).status.failure
+    assert Reason.Name(failure.reason) == "REASON_RECONCILE_FAILED"
+    assert failure.retrying
+    assert failure.message.startswith(
+        "the Deployment iris-predictor has the name that this service"
+    )
+    assert failure.remedy.startswith("delete the Deployment iris-predictor if nobody needs it")
+
+    cluster.delete(theirs)
+    wait_ready(stub, namespace, "iris", rollout.rollout_id)

@@ -1156,8 +1156,8 @@ class Failure(_message.Message):
         REASON_INGRESS: Failure._Reason.ValueType  # 17
         """The model serves, but its route from outside is not ready."""
         REASON_NO_CONTROLLER: Failure._Reason.ValueType  # 18
-        """A controller does not act on the service and seems not to run: KServe's, or for a deletion
-        Kubernetes' garbage collector. `message` names it.
+        """A controller does not act on the service and seems not to run: KServe's, Knative's for its
+        autoscaling class, or for a deletion Kubernetes' garbage collector. `message` names it.
         """
         REASON_UPDATES_DISABLED: Failure._Reason.ValueType  # 19
         """The annotation `serving.kserve.io/disable-auto-update` keeps KServe from taking up the
@@ -1177,7 +1177,8 @@ class Failure(_message.Message):
         """
         REASON_RECONCILE_FAILED: Failure._Reason.ValueType  # 23
         """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler
-        whose API the cluster lacks: see `message`, which has KServe's own words.
+        whose API the cluster lacks, or an object of somebody else has a name that it needs: see
+        `message`, which has the cluster's own words and names that object.
         """
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
@@ -1227,8 +1228,8 @@ class Failure(_message.Message):
     REASON_INGRESS: Failure.Reason.ValueType  # 17
     """The model serves, but its route from outside is not ready."""
     REASON_NO_CONTROLLER: Failure.Reason.ValueType  # 18
-    """A controller does not act on the service and seems not to run: KServe's, or for a deletion
-    Kubernetes' garbage collector. `message` names it.
+    """A controller does not act on the service and seems not to run: KServe's, Knative's for its
+    autoscaling class, or for a deletion Kubernetes' garbage collector. `message` names it.
     """
     REASON_UPDATES_DISABLED: Failure.Reason.ValueType  # 19
     """The annotation `serving.kserve.io/disable-auto-update` keeps KServe from taking up the
@@ -1248,7 +1249,8 @@ class Failure(_message.Message):
     """
     REASON_RECONCILE_FAILED: Failure.Reason.ValueType  # 23
     """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler
-    whose API the cluster lacks: see `message`, which has KServe's own words.
+    whose API the cluster lacks, or an object of somebody else has a name that it needs: see
+    `message`, which has the cluster's own words and names that object.
     """
 
     REASON_FIELD_NUMBER: _builtins.int

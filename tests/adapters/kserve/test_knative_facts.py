@@ -128,8 +128,86 @@ def test_what_asks_for_something_else_is_not_applied(change: Change) -> None:
     assert decision.message == "waiting for KServe to apply this rollout"
 
 
+def test_a_knative_service_of_others_that_kserve_writes_into_is_named() -> None:
+    other = [{"kind": "ConfigMap", "name": "theirs", "uid": "another", "controller": True}]
+    decision = told(changed("knative_services", {"metadata": {"ownerReferences": other}}))
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.RECONCILE_FAILED
+    [name] = {s["metadata"]["name"] for s in serving()[0].knative_services}
+    assert decision.message.startswith(
+        f"the Knative Service {name}, which belongs to ConfigMap/theirs, has the name"
+    )
+
+
+def waiting_for_activation(**active: object) -> list[Change]:
+    """What a Revision whose pods are ready shows while nothing takes it as ready."""
+    deploying = {"status": "Unknown", "reason": "Deploying"}
+    return [
+        conditioned("knative_services", "Ready", status="Unknown", reason="RevisionMissing"),
+        changed("knative_services", {"status": {"latestReadyRevisionName": None}}),
+        conditioned("revisions", "Ready", **deploying),
+        conditioned("revisions", "ResourcesAvailable", **deploying),
+        conditioned("revisions", "Active", status="Unknown", **active),
+    ]
+
+
+def available_since(seconds: int) -> Change:
+    def change(observed: Observed) -> Observed:
+        since = stamp(serving()[1] - timedelta(seconds=seconds))
+        return conditioned("deployments", "Available", status="True", lastTransitionTime=since)(
+            observed
+        )
+
+    return change
+
+
+def test_an_autoscaling_class_that_nothing_acts_on_is_named_after_a_while() -> None:
+    annotations = {"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"}
+    changes = [
+        changed("revisions", {"metadata": {"annotations": annotations}}),
+        *waiting_for_activation(reason="Deploying"),
+    ]
+    at_first = told(*changes, available_since(29))
+    assert (at_first.state, at_first.failure) == (State.PROGRESSING, None)
+    assert at_first.recheck_at == serving()[1].replace(microsecond=0) + timedelta(seconds=1)
+
+    later = told(*changes, available_since(31))
+    assert later.state is State.PROGRESSING
+    assert later.failure
+    assert later.failure.reason is FailureReason.NO_CONTROLLER
+    assert later.failure.retrying
+    assert "autoscaler of the class hpa.autoscaling.knative.dev has not acted" in later.message
+    assert "deploy without the annotation autoscaling.knative.dev/class" in later.failure.remedy
+
+
+def test_a_revision_that_its_autoscaler_holds_back_is_named_with_knatives_words() -> None:
+    later = told(*waiting_for_activation(reason="Queued", message="buffered"), available_since(31))
+    assert later.failure
+    assert later.failure.reason is FailureReason.RECONCILE_FAILED
+    assert "does not let requests through: Queued: buffered" in later.message
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("Resource iris-1 of type Service is not owned by SKS", "the Service iris-1 has"),
+        (
+            'There is an existing ServerlessService "iris-1" that we do not own.',
+            "the ServerlessService iris-1 has",
+        ),
+    ],
+)
+def test_what_stands_in_the_way_of_a_revisions_traffic_fails_it(words: str, names: str) -> None:
+    changes = waiting_for_activation(reason="NotOwned", message=words)
+    decision = told(*changes, available_since(61))
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.RECONCILE_FAILED
+    assert names in decision.message
+    assert decision.state in (State.FAILED, State.DEGRADED)
+
+
 def test_a_knative_service_of_a_service_before_it_is_not_taken_for_its_own() -> None:
-    other = [{"uid": "another", "controller": True}]
+    other = [{"kind": "InferenceService", "name": "iris", "uid": "another", "controller": True}]
     decision = told(changed("knative_services", {"metadata": {"ownerReferences": other}}))
     assert decision.state is State.PENDING
 

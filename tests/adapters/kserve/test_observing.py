@@ -264,6 +264,58 @@ def test_a_reconcile_error_that_stands_is_told_though_all_pods_are_of_this_rollo
     assert words in stands.message
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "name", "owner"),
+    [
+        (
+            'fails to reconcile predictor: Deployment.apps "iris-predictor-2" is invalid:'
+            ' spec.selector: Invalid value: {"matchLabels":{"app":"x"}}: field is immutable',
+            "Deployment",
+            "iris-predictor-2",
+            "",
+        ),
+        (
+            'HorizontalPodAutoscaler.autoscaling "iris" is invalid: metadata.ownerReferences:'
+            " Invalid value: []: Only one reference can have Controller set to true. Found"
+            ' "true" in references for Rollout/theirs and InferenceService/iris',
+            "HorizontalPodAutoscaler",
+            "iris",
+            "Rollout/theirs",
+        ),
+        ('services "iris" already exists', "Service", "iris", ""),
+        (
+            'There is an existing Configuration "iris" that we do not own.',
+            "Configuration",
+            "iris",
+            "",
+        ),
+    ],
+)
+def test_an_object_of_others_in_the_way_is_named_and_not_blamed_on_the_spec(
+    words: str, kind: str, name: str, owner: str
+) -> None:
+    observed, now = failing_to_reconcile(words)
+    failure = verdict(observed, now, told_before=5).failure
+    assert failure
+    assert failure.reason is FailureReason.RECONCILE_FAILED
+    assert failure.retrying
+    of = f", which belongs to {owner}," if owner else ""
+    assert f"the {kind} {name}{of} has the name that this service needs" in failure.message
+    assert failure.remedy.startswith(f"delete the {kind} {name} if nobody needs it, or")
+
+
+def test_a_deployment_that_kserve_made_for_this_service_is_not_said_to_be_of_others() -> None:
+    observed, _ = serving()
+    [own] = map(name_of, observed.deployments)
+    observed, now = failing_to_reconcile(
+        f'Deployment.apps "{own}" is invalid: spec.selector: Invalid value: field is immutable'
+    )
+    failure = verdict(observed, now, told_before=5).failure
+    assert failure
+    assert "was not made for it" not in failure.message
+    assert failure.remedy == f"delete the Deployment {own}: KServe makes it anew"
+
+
 def test_a_reconcile_error_that_only_lost_a_race_is_none() -> None:
     observed, now = failing_to_reconcile(
         "Operation cannot be fulfilled: the object has been modified"

@@ -9,7 +9,7 @@ import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.cluster.asking import Reason, State, container, deploy, wait_ready
-from tests.cluster.lab import Lab, wait_until
+from tests.cluster.lab import Cluster, Lab, wait_until
 from tests.cluster.objects import OBJECT, stored
 from tests.cluster.test_rollouts import Watching, watching
 
@@ -78,6 +78,25 @@ def test_updates_of_the_knative_service_that_a_policy_denies_degrade_what_serves
     assert Reason.Name(degraded.status.failure.reason) == "REASON_RECONCILE_FAILED"
     assert "frozen by the test" in degraded.status.failure.message
     assert degraded.status.serving
+
+
+def test_a_configuration_of_somebody_else_in_the_way_is_named(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
+) -> None:
+    cluster.apply(
+        {
+            "apiVersion": "serving.knative.dev/v1",
+            "kind": "Configuration",
+            "metadata": {"name": "iris-predictor", "namespace": namespace},
+            "spec": {"template": {"spec": {"containers": [{"image": "ready:1"}]}}},
+        }
+    )
+    heard = watching("iris")
+    deploy(stub, namespace, "iris", container())
+    failure = heard.wait_state(State.STATE_FAILED, 1).status.failure
+    assert Reason.Name(failure.reason) == "REASON_RECONCILE_FAILED"
+    assert failure.message.startswith("the Configuration iris-predictor has the name that this")
+    assert failure.remedy.startswith("delete the Configuration iris-predictor if nobody needs it")
 
 
 def touch(lab: Lab, namespace: str) -> None:

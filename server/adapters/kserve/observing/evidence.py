@@ -81,7 +81,7 @@ class Evidence:
         if refusal is None:
             return None
         since = self.refused_since or now
-        return Problem(refusal.failure(since), since)
+        return Problem(refusal.failure(since, observed), since)
 
     def is_unheard(self, observed: Observed) -> bool:
         """Whether KServe has said nothing since the write, in the status or by an event."""
@@ -120,7 +120,7 @@ class Evidence:
             and not any(map(refusal_in_event, self._new_events(observed, now, patience)))
         ):
             since = max(since, written + patience.unproven)
-        return Problem(error.failure(since), since, patience.unreconciled)
+        return Problem(error.failure(since, observed), since, patience.unreconciled)
 
     def refusal(
         self, observed: Observed, now: datetime, patience: Patience = PATIENCE

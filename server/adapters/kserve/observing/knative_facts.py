@@ -24,6 +24,8 @@ from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.pinned_traffic import pinned_traffic
 from server.adapters.kserve.observing.pod_start import starting
 from server.adapters.kserve.observing.revision_problems import (
+    activation_problem,
+    activation_waits_since,
     revision_problems,
     route_problem,
 )
@@ -64,6 +66,8 @@ def knative_facts(
     judged = _judged(found)
     sights = [s for w in judged for s in pod_sights(w, which, observed, now, patience)]
     looks = [*looks_different_at(sights), *hindered, _unrouted_at(found, patience)]
+    if found.latest and (waits := activation_waits_since(found.latest)):
+        looks.append(waits + patience.activation)
     edited = "" if found.complete else _edited_runtime(which, observed, found)
     problems = tuple(
         attributed(p, observed.service, which, edited)
@@ -160,8 +164,9 @@ def _problems(
     tells = workload is not None and any(map(is_live, workload.new_pods))
     of_revision = () if tells else revision_problems(found.latest.obj, which)
     unrouted = _unrouted_at(found, patience)
+    inactive = activation_problem(found.latest, which, now, patience)
     of_route = [route_problem(found.obj, which)] if unrouted and unrouted <= now else []
-    return (*of_revision, *of_route)
+    return (*of_revision, *([inactive] if inactive else ()), *of_route)
 
 
 def _unrouted_at(found: KnativeService, patience: Patience) -> datetime | None:

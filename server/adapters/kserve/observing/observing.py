@@ -34,6 +34,7 @@ from server.adapters.kserve.observing.container_environment import (
 )
 from server.adapters.kserve.observing.evidence import Evidence, written_at
 from server.adapters.kserve.observing.knative_facts import knative_facts
+from server.adapters.kserve.observing.name_conflicts import foreign_knative_service
 from server.adapters.kserve.observing.namespaces import is_namespace_deleting
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.patience import PATIENCE, Patience
@@ -75,6 +76,7 @@ def facts_of(
         warnings.append(denied)
     ingress_at = _ingress_missed_at(service, patience, components_ready=components_ready)
     written = written_at(service)
+    foreign = _foreign_object(observed, written + patience.unreconciled)
     looks = [written + patience.unproven, *(e.since + patience.reconciling for e in errors)]
     if ingress_at:
         looks.append(ingress_at)
@@ -94,7 +96,7 @@ def facts_of(
         updates_disabled=observed.release.disables_updates
         and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
         and holds(service, "Ready"),
-        refusal=evidence.problem(observed, now, patience),
+        refusal=evidence.problem(observed, now, patience) or foreign,
         warning="; ".join(warnings),
         problems=(
             *(e for e in errors if e.since + patience.reconciling <= now),
@@ -128,6 +130,11 @@ def status_of(
         conditions=tuple(_condition(c, output) for c in items(status, "conditions")),
         last_transition_time=_changed_at(observed, decision),
     )
+
+
+def _foreign_object(observed: Observed, since: datetime) -> Problem | None:
+    conflict = foreign_knative_service(observed)
+    return Problem(conflict.failure(since), since) if conflict else None
 
 
 def _unfollowed_mode(observed: Observed) -> str:

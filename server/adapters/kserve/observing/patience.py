@@ -15,6 +15,7 @@ class Patience:
     `unanswering`: how long a container may run unready before that is named. `unproven`: how long
     a refusal may stand that might still be about the write before. `silent`: how long the log of a
     container that others wait for may stay as it is before that is named.
+    `activation`: how long a Knative Revision whose pods are ready may wait to be taken as such.
     `reconciling`: how long KServe may fail at a reconcile before that is named, `unreconciled`:
     before it fails the rollout.
     """
@@ -27,6 +28,7 @@ class Patience:
     unanswering: timedelta = timedelta(seconds=60)
     unproven: timedelta = timedelta(seconds=30)
     silent: timedelta = timedelta(minutes=3)
+    activation: timedelta = timedelta(seconds=30)
     reconciling: timedelta = timedelta(seconds=2)
     unreconciled: timedelta = timedelta(seconds=5)
 

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from server.adapters.kserve.objects import Object, condition, moment, part
+from server.adapters.kserve.observing.name_conflicts import NOT_OWNED, conflict_in, is_own
+from server.adapters.kserve.observing.observed import Observed
 from server.domain.failures import failure_of
 from server.domain.status import Failure, FailureReason
 
 _REFUSING_EVENTS = ("InternalError", "ServerlessModeRejected")
 _RECONCILE_FAILED = "ReconcileFailed"
-_REFUSING_CONDITIONS = (_RECONCILE_FAILED, "InvalidGPUAllocation", "InvalidWorkerSpecNotSet")
+_REFUSING_CONDITIONS = (
+    _RECONCILE_FAILED,
+    "InvalidGPUAllocation",
+    "InvalidWorkerSpecNotSet",
+    NOT_OWNED,
+)
 _RUNTIME_REASONS = ("NoSupportingRuntime", "RuntimeNotRecognized", "RuntimeDisabled")
 READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 
@@ -51,11 +58,17 @@ class Refusal:
     at: datetime
     final: bool = False
 
-    def failure(self, since: datetime) -> Failure:
+    def failure(self, since: datetime, observed: Observed) -> Failure:
         """The refusal as callers are told it."""
+        remedy = ""
+        if conflict := conflict_in(self.words):
+            if not is_own(conflict, observed):
+                return conflict.failure(since)
+            remedy = f"delete the {conflict.kind} {conflict.name}: KServe makes it anew"
         return failure_of(
             self.reason,
             f"{_CAUSES[self.reason]}: {self.words[:MOST_OF_WORDS]}",
+            remedy=remedy,
             retrying=False if self.final else None,
             first_seen_time=since,
         )
@@ -121,6 +134,8 @@ def without_name_of_try(words: str) -> str:
 
 
 def _meaning(words: str, otherwise: FailureReason = FailureReason.INVALID_SPEC) -> FailureReason:
+    if conflict_in(words):
+        return FailureReason.RECONCILE_FAILED
     return next((r for text, r in _MEANINGS if text in words), otherwise)
 
 

@@ -8,12 +8,22 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from server.adapters.kserve.objects import Object, condition, moment
-from server.adapters.kserve.observing.components import Part
+from server.adapters.kserve.objects import (
+    Object,
+    annotations_of,
+    condition,
+    holds,
+    moment,
+    name_of,
+)
+from server.adapters.kserve.observing.components import Part, count
 from server.adapters.kserve.observing.container_environment import gate_of_pod
+from server.adapters.kserve.observing.name_conflicts import conflict_in
+from server.adapters.kserve.observing.patience import Patience
+from server.adapters.kserve.observing.revisions import Revision
 from server.domain.facts import Problem
 from server.domain.failures import failure_of
-from server.domain.status import FailureReason
+from server.domain.status import Component, Failure, FailureReason
 
 # What recovers by itself is left to the pods, which are given some time for it.
 _PASSING = ("Unschedulable", "FailedCreate")
@@ -25,6 +35,7 @@ _IMAGE = (
     "ErrImageNeverPull",
 )
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_CLASS = "autoscaling.knative.dev/class"
 _EXIT_CODE = re.compile(r"ExitCode(\d+)")
 
 
@@ -37,6 +48,9 @@ def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
         since = moment(told.get("lastTransitionTime"))
         reason = str(told.get("reason") or "")
         if told.get("status") == "False" and since and reason not in _PASSING:
+            if conflict := conflict_in(str(told.get("message") or "")):
+                yield Problem(conflict.failure(since, which.component), since)
+                continue
             ended = _EXIT_CODE.fullmatch(reason)
             failure = failure_of(
                 _meaning(reason),
@@ -48,10 +62,65 @@ def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
             yield Problem(failure, since)
 
 
+def activation_problem(
+    revision: Revision, which: Part, now: datetime, patience: Patience
+) -> Problem | None:
+    """Say why a Revision whose pods are ready gets no traffic, once that has lasted a while.
+
+    Its condition Active repeats Knative's PodAutoscaler, which no deadline ends: of an autoscaling
+    class without a controller it stays as it was made.
+    """
+    since = activation_waits_since(revision)
+    if since is None or since + patience.activation > now:
+        return None
+    told = [condition(revision.obj, kind) for kind in ("Active", "ResourcesAvailable")]
+    conflicts = (conflict_in(str(c.get("message") or "")) for c in told)
+    if conflict := next(filter(None, conflicts), None):
+        return Problem(conflict.failure(since, which.component), since, patience.activation)
+    failure = _unactivated(revision.obj, told[0], since, which.component)
+    return Problem(failure, since, tolerated=None)
+
+
+def activation_waits_since(revision: Revision) -> datetime | None:
+    """Since when a Revision has had its pods without being Ready; None where it does not wait."""
+    workload = revision.workload
+    if revision.ready or workload is None or not holds(workload.deployment, "Available"):
+        return None
+    if count(workload.deployment, "availableReplicas") < 1:
+        return None
+    return moment(condition(workload.deployment, "Available").get("lastTransitionTime"))
+
+
+def _unactivated(revision: Object, told: Object, since: datetime, component: Component) -> Failure:
+    name = name_of(revision)
+    if told.get("reason") == "Deploying":
+        autoscaling = annotations_of(revision).get(_CLASS)
+        which = f"of the class {autoscaling}" if autoscaling else "of the cluster's usual class"
+        otherwise = f", or deploy without the annotation {_CLASS}" if autoscaling else ""
+        return failure_of(
+            FailureReason.NO_CONTROLLER,
+            f"the pods of the revision {name} are ready, and Knative's autoscaler {which} has not"
+            " acted on it: none seems to run",
+            remedy=f"install Knative's autoscaler {which}, or check its pods{otherwise}",
+            component=component,
+            first_seen_time=since,
+        )
+    return failure_of(
+        FailureReason.RECONCILE_FAILED,
+        f"the pods of the revision {name} are ready, and Knative does not let requests through:"
+        f" {_words(told)}",
+        remedy="see Knative's PodAutoscaler and ServerlessService of that revision",
+        component=component,
+        first_seen_time=since,
+    )
+
+
 def route_problem(knative_service: Object, which: Part) -> Problem:
     """A Revision is ready, and nothing brings it requests."""
     told = condition(knative_service, "RoutesReady")
     since = datetime.fromisoformat(told["lastTransitionTime"])
+    if conflict := conflict_in(str(told.get("message") or "")):
+        return Problem(conflict.failure(since, which.component), since, tolerated=None)
     failure = failure_of(
         FailureReason.INGRESS,
         f"the model serves, but Knative's route to it is not ready: {_words(told)}",

@@ -39,6 +39,6 @@ class NoRegistry:
 
 def _disabled() -> RegistryDisabled:
     return RegistryDisabled(
-        "this server has no registry: it runs on a cluster and was given no database"
-        " (MODELSERVICE_DATABASE_URL)"
+        "this server has no registry: it runs on a cluster and was given no database; ask who runs"
+        " this server to name one (MODELSERVICE_DATABASE_URL)"
     )

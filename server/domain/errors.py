@@ -254,7 +254,9 @@ class NamespaceNotServed(ServiceError):
 
     def __init__(self, namespace: str) -> None:
         super().__init__(
-            f"this server does not serve the namespace {namespace!r}", namespace=namespace
+            f"this server does not serve the namespace {namespace!r}: use another one, or ask"
+            " who runs this server to add it (MODELSERVICE_NAMESPACES)",
+            namespace=namespace,
         )
 
 

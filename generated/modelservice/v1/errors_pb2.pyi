@@ -106,7 +106,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the namespace is being deleted."""
     ERROR_REASON_NAMESPACE_NOT_SERVED: _ErrorReason.ValueType  # 909
     """FAILED_PRECONDITION: this server serves certain namespaces only, and this is none of them.
-    Reads are refused as well.
+    Reads are refused as well. Who runs the server can add it.
     """
     ERROR_REASON_UNSUPPORTED_BY_CLUSTER: _ErrorReason.ValueType  # 910
     """FAILED_PRECONDITION: the Deploy asks for what this cluster or server cannot do, such as a
@@ -304,7 +304,7 @@ ERROR_REASON_NAMESPACE_TERMINATING: ErrorReason.ValueType  # 908
 """FAILED_PRECONDITION: the namespace is being deleted."""
 ERROR_REASON_NAMESPACE_NOT_SERVED: ErrorReason.ValueType  # 909
 """FAILED_PRECONDITION: this server serves certain namespaces only, and this is none of them.
-Reads are refused as well.
+Reads are refused as well. Who runs the server can add it.
 """
 ERROR_REASON_UNSUPPORTED_BY_CLUSTER: ErrorReason.ValueType  # 910
 """FAILED_PRECONDITION: the Deploy asks for what this cluster or server cannot do, such as a

@@ -194,7 +194,8 @@ class LocalCluster:
             record = Record(wanted, ports.allot(), datetime.now(UTC))
         except OSError as e:
             raise ClusterUnavailable(
-                f"no port can be had for the service, {e.strerror}: nothing was written"
+                f"no port can be had for the service, {e.strerror}: nothing was written; end what"
+                " listens there, delete a service, or let MODELSERVICE_SERVING_PORTS name others"
             ) from e
         try:
             self._state.write(record)

@@ -169,8 +169,16 @@ class DatabaseUrl:
             return
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for name in ("sslrootcert", "sslcrl"):
-            if path := self._given.get(name) or self._required(name):
+            if path := self._given.get(name):
                 _check_file(name, partial(context.load_verify_locations, path))
+        if usual := self._usual_root():
+            _check_file(
+                "sslrootcert",
+                partial(context.load_verify_locations, usual),
+                f"{usual}, which sslmode={self._given['sslmode']} needs where no other is named,",
+                "; put the certificate authority's certificate there, name its file as sslrootcert,"
+                " or give sslrootcert=system with sslmode=verify-full to use those of this system",
+            )
         if path := self._given.get("sslcert"):
             key, password = self._given.get("sslkey"), self._given.get("sslpassword", "")
             if key:
@@ -181,10 +189,10 @@ class DatabaseUrl:
                 lambda: context.load_cert_chain(path, key, password=lambda: password),
             )
 
-    def _required(self, name: str) -> str | None:
-        """The file that the mode needs without being named."""
+    def _usual_root(self) -> str | None:
+        """The certificates that the mode needs without their being named."""
         verified = self._given.get("sslmode", "").startswith("verify-")
-        if name != "sslrootcert" or not verified:
+        if not verified or self._given.get("sslrootcert"):
             return None
         return str(_home() / ".postgresql" / "root.crt")
 
@@ -353,14 +361,17 @@ def _find_system_certificates(given: dict[str, str]) -> None:
     given["sslrootcert"] = found
 
 
-def _check_file(name: str, read: Callable[[], None]) -> None:
+def _check_file(
+    name: str, read: Callable[[], None], file: str = "the file", remedy: str = ""
+) -> None:
+    """Raise UrlInvalid where a file cannot be read; `file` names it where the URL does not."""
     try:
         read()
     except ssl.SSLError:
-        raise UrlInvalid(f"{name}: the file is not as it must be") from None
+        raise UrlInvalid(f"{name}: {file} is not as it must be{remedy}") from None
     except OSError as e:
         why = os.strerror(e.errno) if e.errno else "it cannot be read"
-        raise UrlInvalid(f"{name}: the file cannot be read: {why}") from None
+        raise UrlInvalid(f"{name}: {file} cannot be read: {why}{remedy}") from None
 
 
 def _home() -> Path:

@@ -6,9 +6,10 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -20,16 +21,22 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.domain import quantities
-from server.domain.syntax import dns_label_problem
+from server.domain.syntax import dns_label_problem, escaped
 
 _OURS = "MODELSERVICE_"
 SQLITE = "sqlite:///"  # and an absolute path
-# Kubernetes puts these into pods beside a Service named `modelservice`; MODELSERVICE_TEST_ is for
-# tests of this project.
-_NOT_SETTINGS = re.compile(r"MODELSERVICE_(SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?|TEST_.*)")
+# Kubernetes puts these into pods beside a Service, such as one named `modelservice` or
+# `modelservice-canary`; MODELSERVICE_TEST_ is for tests of this project.
+_NOT_SETTINGS = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)|MODELSERVICE_TEST_\w+"
+)
+# How alike a name must be to one of ours to be taken for a slip, by difflib's ratio.
+_NEAR = 0.92
+_LONGEST_NAME = 64
 
 
 class SettingsInvalid(Exception):
@@ -49,7 +56,7 @@ def _group(prefix: str) -> SettingsConfigDict:
 def _checked_address(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not (host and colon and port.isdecimal() and int(port) <= 65535):
-        raise ValueError("is an address and a port, such as 127.0.0.1:50051 or [::1]:50051")
+        raise ValueError("must be an address and a port, such as 127.0.0.1:50051 or [::1]:50051")
     return text
 
 
@@ -67,7 +74,7 @@ def _seconds(text: object) -> object:
     try:
         return timedelta(seconds=float(text))
     except (ValueError, OverflowError):
-        raise ValueError("is a number of seconds") from None
+        raise ValueError("must be a number of seconds") from None
 
 
 def _expanded(variable: str, path: str) -> Path:
@@ -82,7 +89,7 @@ def _expanded(variable: str, path: str) -> Path:
 def _checked_ports(text: str) -> str:
     given = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
     if not (given and 1024 <= int(given[1]) <= int(given[2]) <= 65535):
-        raise ValueError("is a first and a last port from 1024 to 65535, such as 20000-29999")
+        raise ValueError("must be a first and a last port from 1024 to 65535, such as 20000-29999")
     return text
 
 
@@ -105,7 +112,7 @@ def _checked_url(url: SecretStr) -> SecretStr:
     if url and not url.get_secret_value().startswith(
         ("postgresql://", "postgres://", f"{SQLITE}/")
     ):
-        raise ValueError("begins with postgresql:// or sqlite:////")
+        raise ValueError("must begin with postgresql:// or sqlite:////")
     return url
 
 
@@ -403,17 +410,74 @@ def _loaded(group: type[_Group]) -> _Group:
 
 
 def _told(group: type[BaseSettings], invalid: ValidationError) -> Iterator[str]:
-    for error in invalid.errors(include_url=False, include_input=False, include_context=False):
-        why = error["msg"].removeprefix("Value error, ")
-        yield f"{_variable(group, str(error['loc'][0]))}: {why}" if error["loc"] else why
+    """Say what each wrong setting must be and what was given, which a secret never shows."""
+    for error in invalid.errors(include_url=False, include_input=False):
+        if not error["loc"]:
+            yield error["msg"].removeprefix("Value error, ")
+            continue
+        name = str(error["loc"][0])
+        secret = isinstance(group.model_fields[name].default, SecretStr)
+        variable = _variable(group, name)
+        wanted = _wanted(error)
+        got = "" if secret or ", got " in wanted else f", got {escaped(_given(variable))}"
+        yield f"{variable}: {wanted}{got}"
+
+
+def _wanted(error: ErrorDetails) -> str:
+    """What a setting must be, in our words rather than pydantic's."""
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "int_parsing" | "int_parsing_size":
+            return "must be a whole number"
+        case "bool_parsing":
+            return "must be true or false"
+        case "greater_than_equal":
+            return f"must be at least {_bound(context['ge'])}"
+        case "greater_than":
+            return f"must be more than {_bound(context['gt'])}"
+        case "literal_error":
+            return f"must be {context['expected'].replace(chr(39), '')}"
+    return error["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+
+
+def _bound(limit: object) -> str:
+    """A limit; pydantic gives one of time as the words that Python would have for it."""
+    return "0" if limit in (timedelta(0), repr(timedelta(0))) else str(limit)
+
+
+def _given(variable: str) -> str:
+    """The text that was given; in which case of letters the variable stands does not matter."""
+    return next((text for name, text in os.environ.items() if name.upper() == variable), "")
 
 
 def _refuse_unknown() -> None:
-    known = {variable for variable, _ in described()}
+    """Refuse a variable that is meant for this server and is none of its settings.
+
+    Ignored, it would leave the server as it is without it, such as on its own machine rather than
+    on KServe, and nothing would say so.
+    """
+    known = [variable for variable, _ in described()]
     for variable in sorted(os.environ):
-        ours = variable.startswith(_OURS) and not _NOT_SETTINGS.fullmatch(variable)
-        if ours and variable not in known:
-            raise SettingsInvalid(f"{variable}: there is no such setting; --help lists them")
+        name = variable.upper()
+        if name in known or _NOT_SETTINGS.fullmatch(name):
+            continue
+        meant = _meant(name, known)
+        if meant or variable.startswith(_OURS):
+            meant = meant and f"; did you mean {meant}?"
+            raise SettingsInvalid(f"{variable}: there is no such setting{meant}; --help lists them")
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """The setting that a name is a slip of, such as KSERVE_ENABLE or ENABLE_KSERVE; else empty."""
+    if len(name) > _LONGEST_NAME:
+        return ""
+    spelt = {way: variable for variable in known for way in (variable, _in_order(variable))}
+    near = [n for way in (name, _in_order(name)) for n in get_close_matches(way, spelt, 1, _NEAR)]
+    return spelt[near[0]] if near else ""
+
+
+def _in_order(name: str) -> str:
+    return "_".join(sorted(name.split("_")))
 
 
 def _variable(group: type[BaseSettings], name: str) -> str:

@@ -124,6 +124,72 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("KSERVE_ENABLED", "perhaps", "must be true or false, got 'perhaps'"),
+        (
+            "MODELSERVICE_LISTEN",
+            "here",
+            "must be an address and a port, such as 127.0.0.1:50051 or [::1]:50051, got 'here'",
+        ),
+        ("MODELSERVICE_MAX_CALLS", "0", "must be at least 1, got '0'"),
+        ("MODELSERVICE_MAX_CALLS", "many", "must be a whole number, got 'many'"),
+        ("MODELSERVICE_MAX_CALLS", "1.5", "must be a whole number, got '1.5'"),
+        ("MODELSERVICE_STOP_GRACE", "soon", "must be a number of seconds, got 'soon'"),
+        ("MODELSERVICE_STOP_GRACE", "-1", "must be at least 0, got '-1'"),
+        ("MODELSERVICE_PROGRESS_DEADLINE", "0", "must be more than 0, got '0'"),
+        ("MODELSERVICE_LOG_FORMAT", "xml", "must be json or console, got 'xml'"),
+        (
+            "MODELSERVICE_LOG_LEVEL",
+            "\x1b[2J" + "loud" * 99,
+            rf"must be debug, info, warning or error, got '\x1b[2J{('loud' * 15)}'...",
+        ),
+        (
+            "MODELSERVICE_MODEL_SIZE_LIMIT",
+            "big",
+            "must be a number of bytes above 0, such as 100Gi, got 'big'",
+        ),
+        (
+            "MODELSERVICE_DATABASE_URL",
+            "mysql://u:secret@h/d",
+            "must begin with postgresql:// or sqlite:////",
+        ),
+        (
+            "MODELSERVICE_NAMESPACES",
+            "a,B_",
+            "must have lower-case letters, digits and '-' only, and begin and end with a letter or"
+            " digit, got 'B_'",
+        ),
+        (
+            "KSERVE_ENABLE",
+            "true",
+            "there is no such setting; did you mean KSERVE_ENABLED?; --help lists them",
+        ),
+        (
+            "ENABLE_KSERVE",
+            "true",
+            "there is no such setting; did you mean KSERVE_ENABLED?; --help lists them",
+        ),
+        (
+            "MODELSERVICE_LISTN",
+            "x",
+            "there is no such setting; did you mean MODELSERVICE_LISTEN?; --help lists them",
+        ),
+        ("MODELSERVICE_X", "x", "there is no such setting; --help lists them"),
+    ],
+)
+def test_a_wrong_setting_says_what_must_be_and_what_was_given(
+    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(other)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(settings.SettingsInvalid) as raised:
+        settings.load()
+    assert str(raised.value) == f"{variable}: {told}"
+
+
+@pytest.mark.parametrize(
     ("environment", "named"),
     [
         ({"KSERVE_ENABLED": "1", "KUBERNETES_KUBECONFIG": "/no/where"}, "/no/where"),
@@ -180,6 +246,10 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> No
         "MODELSERVICE_PORT": "tcp://10.96.0.7:50051",
         "MODELSERVICE_PORT_50051_TCP": "tcp://10.96.0.7:50051",
         "MODELSERVICE_PORT_50051_TCP_ADDR": "10.96.0.7",
+        "MODELSERVICE_CANARY_SERVICE_HOST": "10.96.0.8",
+        "MODELSERVICE_CANARY_PORT_50051_TCP_PORT": "50051",
+        "KSERVE_ENABLED_SERVICE_HOST": "10.96.0.9",
+        "KUBERNETES_NAMESPACE": "from the downward API",
         "MODELSERVICE_TEST_KUBECONFIG": "/somewhere",
     }
     enabled = {"KSERVE_ENABLED": "true", "HOME": "/no/where"}

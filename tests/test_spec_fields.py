@@ -58,6 +58,7 @@ from tests.port_blocks import own_block
 
 README = Path("README.md")
 PATIENCE = Patience()
+LARGE = "x" * 2**20
 KEY = ServiceKey("model-serving", "iris")
 PREDICTORS: Mapping[str, type] = {
     "container": ContainerPredictor,
@@ -209,6 +210,27 @@ def test_a_sample_asks_for_its_field_and_is_valid(path: str) -> None:
     assert value != dict(asked(base_of(path))).get(path)
     assert list(spec_violations(sample, {})) == []
     assert canonical_options(sample) == sample
+
+
+def enlarged(thing: Any, path: list[str]) -> Any:
+    """The same with a text of a MiB in the field at the path; None where that has no text."""
+    name, *further = path
+    value = getattr(thing, name)
+    items = value.values() if isinstance(value, Mapping) else value
+    many = isinstance(value, Mapping | tuple)
+    large = [enlarged(i, further) if further else LARGE for i in (items if many else [value])]
+    if None in large or isinstance(value, int | timedelta):
+        return None
+    if isinstance(value, Mapping):
+        large = [dict(zip(value, large, strict=True))]
+    return replace(thing, **{name: tuple(large) if isinstance(value, tuple) else large[0]})
+
+
+@pytest.mark.parametrize("path", [p for p in SAMPLES if not p.endswith(".resolved")])
+def test_a_field_takes_no_text_of_any_size(path: str) -> None:
+    kind, *further = path.split(".")[1:]
+    large = enlarged(SAMPLES[path], ["predictor" if kind in PREDICTORS else kind, *further])
+    assert large is None or list(spec_violations(large, {})), f"check the size of {path}"
 
 
 @pytest.mark.parametrize("path", SAMPLES)

@@ -59,6 +59,9 @@ MOST_VARIABLES = 1000
 MOST_ARGUMENTS = 1000
 MOST_NODE_LABELS = 128
 MOST_TOLERATIONS = 128
+# Of one service. Kubernetes supports 150,000 pods in a whole cluster, so that more is a slip, of
+# which a cluster without quotas would make what it can.
+MOST_REPLICAS = 10_000
 # Linux hands no longer string to a process (MAX_ARG_STRLEN).
 LONGEST_STRING = 128 * 1024 - 1
 LONGEST_IMAGE = 8 * 1024
@@ -229,12 +232,13 @@ def _container_variable_violations(spec: InferenceServiceSpec) -> Iterator[Field
 
 def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
     low, high = scaling.min_replicas, scaling.max_replicas
-    if low is not None and low < 0:
-        yield FieldViolation("spec.scaling.min_replicas", "is not negative")
-    if high is not None and high < 1:
-        yield FieldViolation("spec.scaling.max_replicas", "is at least 1")
+    for name, given, least in (("min_replicas", low, 0), ("max_replicas", high, 1)):
+        if given is not None and not least <= given <= MOST_REPLICAS:
+            why = f"must be from {least} to {MOST_REPLICAS}, got {given}"
+            yield FieldViolation(f"spec.scaling.{name}", why)
     if low is not None and high is not None and low > high:
-        yield FieldViolation("spec.scaling.min_replicas", "is not above max_replicas")
+        why = f"must not be above max_replicas, which is {high}, got {low}"
+        yield FieldViolation("spec.scaling.min_replicas", why)
     if scaling.target is not None and scaling.target < 1:
         yield FieldViolation("spec.scaling.target", "is at least 1")
 

@@ -19,6 +19,7 @@ from server.domain.inference_service import (
     SecretKeyRef,
 )
 from server.domain.quantities import value
+from server.domain.spec_checks import MOST_REPLICAS
 from tests import strategies
 from tests.domain.asking import (
     MODEL,
@@ -101,6 +102,8 @@ from tests.domain.asking import (
         (spec(scaling=Scaling(min_replicas=-1)), "spec.scaling.min_replicas"),
         (spec(scaling=Scaling(max_replicas=0)), "spec.scaling.max_replicas"),
         (spec(scaling=Scaling(3, 2)), "spec.scaling.min_replicas"),
+        (spec(scaling=Scaling(min_replicas=MOST_REPLICAS + 1)), "spec.scaling.min_replicas"),
+        (spec(scaling=Scaling(max_replicas=2**31 - 1)), "spec.scaling.max_replicas"),
         (spec(scaling=Scaling(target=0)), "spec.scaling.target"),
         (spec(scaling=Scaling(metric="rps"), deployment_mode="Standard"), "spec.scaling.metric"),
         (knative(env={"K_SERVICE": "x"}), 'spec.env["K_SERVICE"]'),
@@ -132,6 +135,19 @@ def test_a_spec_that_cannot_work_is_refused_at_its_field(
     assert [path] == list(violations(deploy(wanted)))
 
 
+@pytest.mark.parametrize(
+    ("scaling", "why"),
+    [
+        (Scaling(min_replicas=-1), "must be from 0 to 10000, got -1"),
+        (Scaling(min_replicas=10_001), "must be from 0 to 10000, got 10001"),
+        (Scaling(max_replicas=0), "must be from 1 to 10000, got 0"),
+        (Scaling(3, 2), "must not be above max_replicas, which is 2, got 3"),
+    ],
+)
+def test_replicas_that_cannot_be_are_told_with_their_bounds(scaling: Scaling, why: str) -> None:
+    assert list(violations(deploy(spec(scaling=scaling))).values()) == [why]
+
+
 def test_knatives_autoscalers_measure_each_their_own() -> None:
     hpa = {"autoscaling.knative.dev/class": "hpa.autoscaling.knative.dev"}
     kpa = {"autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev"}
@@ -154,6 +170,7 @@ def test_knatives_autoscalers_measure_each_their_own() -> None:
         resources({}, {"nvidia.com/gpu": "2"}),
         resources({"memory": "1024Mi"}, {"memory": "1Gi"}),
         spec(scaling=Scaling(min_replicas=0)),
+        spec(scaling=Scaling(MOST_REPLICAS, MOST_REPLICAS)),
         spec(scaling=Scaling(metric="rps"), deployment_mode="Knative"),
         spec(scaling=Scaling(metric="concurrency")),
         spec(scaling=Scaling(metric="cpu")),

@@ -692,12 +692,12 @@ class Scaling(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
-    """The fewest replicas. Unset: 1. 0 is scale-to-zero in Knative mode, where the service goes on
+    """The fewest replicas, at most 10000. Unset: 1. 0 is scale-to-zero in Knative mode, where the service goes on
     being READY and serves its next request from a pod made for it; in Standard mode there is always
     one.
     """
     max_replicas: _builtins.int
-    """The most replicas, not below min_replicas. Unset: no more than min_replicas in Standard mode,
+    """The most replicas, not below min_replicas, at most 10000. Unset: no more than min_replicas in Standard mode,
     no bound in Knative mode.
     """
     target: _builtins.int

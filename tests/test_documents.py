@@ -143,6 +143,13 @@ def test_the_shell_of_a_document_can_be_read_by_bash(document: str) -> None:
         assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.startswith("docs/")])
+def test_a_document_that_shows_code_or_a_terminal_is_read_by_a_test(document: str) -> None:
+    shown = re.search(r"^```(python|bash|sh|console)$", (ROOT / document).read_text(), re.MULTILINE)
+    reading = [f for f in FILES if f.suffix == ".py" and f'"{document}"' in f.read_text()]
+    assert reading or not shown, f"run what {document} shows, as the README's is"
+
+
 def blocks(document: str, language: str) -> list[str]:
     text = (ROOT / document).read_text()
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -76,6 +76,20 @@ async def test_refused_connections_are_away_too(server: ScriptedServer, probing:
     await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
 
 
+async def test_who_asked_to_know_hears_of_each_turn_once(
+    server: ScriptedServer, probing: Probing
+) -> None:
+    heard: asyncio.Queue[bool] = asyncio.Queue()
+    probing.probe.reachability.add(lambda: heard.put_nowait(probing.probe.reachable))
+    for fault, reachable in ((None, True), (html_500, False), (None, True)):
+        server.probe_fault = fault
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await heard.get() is reachable
+    answered = len(probing.asked_at)
+    await eventually(lambda: len(probing.asked_at) > answered + 2, PATIENCE_SECONDS)
+    assert heard.empty()
+
+
 async def test_one_failure_is_not_an_outage(server: ScriptedServer, probing: Probing) -> None:
     await eventually(lambda: probing.probe.reachable, PATIENCE_SECONDS)
     failed = asyncio.Event()

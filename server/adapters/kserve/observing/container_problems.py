@@ -29,7 +29,6 @@ from server.adapters.kserve.observing.containers import (
     unready_since,
 )
 from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
-from server.adapters.kserve.observing.sayings import CHECK_MODEL_IMAGE, RAISE_LIMIT_OF_ADDED
 from server.domain.facts import Problem
 from server.domain.log_reading import cause, plain_lines
 from server.domain.status import FailureReason
@@ -217,9 +216,14 @@ def _remedy(reason: FailureReason, container: str) -> str:
     The spec cannot change a container that KServe adds.
     """
     if reason is FailureReason.STORAGE_DOWNLOAD and is_of_model_image(container):
-        return CHECK_MODEL_IMAGE
+        return (
+            "put the model's files into the image's folder /models; the image must have a shell too"
+        )
     if reason is FailureReason.OUT_OF_MEMORY and is_added(container):
-        return RAISE_LIMIT_OF_ADDED
+        return (
+            "ask the cluster administrator to raise the memory limit that the configuration of"
+            " KServe or Knative gives this container"
+        )
     return ""
 
 

@@ -18,7 +18,6 @@ from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.pod_problems import pod_problems
 from server.adapters.kserve.observing.pod_sight import PodSight, warnings_about
 from server.adapters.kserve.observing.pod_start import start_of
-from server.adapters.kserve.observing.sayings import MAKE_SERVICE_ACCOUNT
 from server.domain.facts import Problem
 from server.domain.failures import failure_of, rank_of
 from server.domain.status import Component, Failure, FailureReason
@@ -106,8 +105,9 @@ def _refused_pods(words: str, which: Part, since: datetime) -> Failure:
         return _failure(FailureReason.QUOTA, cause, which, since)
     if "error looking up service account" in words:
         cause = f"the service account of the pods does not exist: {words}"
-        told = _failure(FailureReason.POD_REJECTED, cause, which, since)
-        return replace(told, remedy=MAKE_SERVICE_ACCOUNT)
+        rejected = _failure(FailureReason.POD_REJECTED, cause, which, since)
+        remedy = "make the service account, or name one that exists in the namespace"
+        return replace(rejected, remedy=remedy)
     cause = f"the cluster refuses the pods: {words}"
     return _failure(FailureReason.POD_REJECTED, cause, which, since)
 

@@ -9,7 +9,8 @@ usage: deploy.sh [OPTION ...] SERVER REQUEST [-- GRPCURL_OPTION ...]
 Deploy a model with ModelService, and wait until its rollout is ready or has failed.
 
   SERVER                 host:port
-  REQUEST                a file with the DeployRequest as JSON; - reads standard input
+  REQUEST                a file with the DeployRequest as JSON; - reads standard input. A request_id
+                         in it comes before --request-id
   --request-id ID        1 to 64 of A-Z, a-z, 0-9, ".", "_" and "-". Repeating an id repeats no
                          rollout. Default on GitHub: github-$GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT,
                          on GitLab: gitlab-$CI_JOB_ID; elsewhere it is required
@@ -219,7 +220,7 @@ give_up() {
     cat "$folder/error" >&2
     echo >&2
     reason=$(text_of reason '"') failure=$(text_of reason '"REASON_') remedy=$(text_of remedy '"')
-    [ "$code" != 68 ] || reason="not decided in time; --request-id $id watches it again"
+    [ "$code" != 68 ] || reason="not decided in time; the same command with --request-id $id goes on"
     say "exit $code${reason:+: $reason}${failure:+, $failure}${service:+ ($service)}"
     [ -z "$remedy" ] || say "remedy: $remedy"
     exit "$code"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -117,6 +121,20 @@ def test_the_kinds_of_symbols_are_what_the_protos_call_them(grpc_channel) -> Non
     answers = reflected(grpc_channel, *requests)
     missing = [kind for kind, answer in zip(symbols, answers, strict=True) if not files_in(answer)]
     assert missing == []
+
+
+def test_buf_curl_calls_and_lists_without_a_schema(grpc_addr) -> None:
+    """It asks for v1, and takes what it finds for the whole schema."""
+    buf = Path(sys.executable).with_name("buf")
+    command = [buf, "curl", "--protocol", "grpc", "--http2-prior-knowledge"]
+    listed = subprocess.run(
+        [*command, "--list-methods", f"http://{grpc_addr}"], capture_output=True, text=True
+    )
+    assert "modelservice.v1.ModelService/Get" in listed.stdout.split(), listed.stderr
+    method = f"http://{grpc_addr}/modelservice.v1.ModelService/List"
+    called = subprocess.run([*command, "-d", "{}", method], capture_output=True, text=True)
+    assert called.returncode == 0, called.stderr
+    assert "viewAge" in json.loads(called.stdout)
 
 
 def test_an_answer_has_whatever_the_file_imports(grpc_channel) -> None:

@@ -184,7 +184,7 @@ def test_a_rollout_that_is_not_decided_in_time_ends_with_68(script: Script, serv
     for run in runs:
         assert run.code() == 68
         assert "PENDING" in run.states
-        assert "--request-id gitlab-1 watches it again" in run.err[-1]
+        assert "the same command with --request-id gitlab-1 goes on" in run.err[-1]
 
 
 @pytest.mark.usefixtures("open_rollouts")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.following import release_reader
 from server.adapters.kserve.following.release_reader import KServeTooOld, ReleaseReader
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, NEWEST, Release
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
-from tests.adapters.kserve.test_feed import IN_TIME, SERVICES, followed, service
+from tests.adapters.kserve.test_feed import SERVICES, followed, service
 from tests.adapters.kserve.waiting import eventually
+from tests.patience import PATIENCE_SECONDS
 
 INDEX = "/openapi/v3"
 GROUP = "apis/serving.kserve.io/v1beta1"
@@ -103,6 +105,40 @@ async def test_a_release_that_was_told_stays_while_the_api_server_refuses(
     assert taken == [KSERVE_0_15, KSERVE_0_16]
 
 
+async def test_a_schema_that_cannot_be_read_is_one_line_and_its_return_another(
+    server: ScriptedServer, reader: ReleaseReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.0)
+    publish(server, IN_0_15)
+    with capture_logs() as logged:
+        await reader.read(5)
+        for status in (503, 403, 503, 429):  # as API servers behind one address may differ
+            server.schema_faults.append(answering(status))
+            assert await reader.read(5) == KSERVE_0_15
+        for _ in range(2):
+            assert await reader.read(5) == KSERVE_0_15
+    assert [line["event"] for line in logged] == [
+        "KServe's release",
+        "the API server cannot give KServe's schema",
+        "KServe's schema can be read again",
+    ]
+
+
+async def test_a_schema_that_tells_no_release_stays_one_line_through_an_outage(
+    server: ScriptedServer, reader: ReleaseReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.0)
+    publish(server, IN_0_15)
+    server.schemas[SCHEMA] = {}
+    with capture_logs() as logged:
+        await reader.read(5)
+        server.schema_faults.append(answering(503))
+        for _ in range(3):
+            await reader.read(5)
+    warnings = [line["event"] for line in logged if line["log_level"] == "warning"]
+    assert warnings == ["KServe's schema cannot be read: it is taken for the newest release"]
+
+
 @pytest.mark.parametrize("spoilt", [{}, {"paths": []}, {"paths": {GROUP: "x"}}, {"paths": None}])
 async def test_an_index_that_says_nothing_of_kserve_tells_no_release(
     server: ScriptedServer, reader: ReleaseReader, spoilt: object
@@ -155,11 +191,11 @@ async def test_nothing_is_told_of_a_cluster_whose_kserve_is_too_old_until_it_is_
     publish(server, IN_0_14)
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: asked(server).count(INDEX) > 10, IN_TIME)
+        await eventually(lambda: asked(server).count(INDEX) > 10, PATIENCE_SECONDS)
         assert not told.events
         assert told.feed.age() is None
         publish(server, IN_0_15, "upgraded")
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
 
 
 async def test_a_service_is_told_anew_by_the_release_that_the_cluster_got(
@@ -170,9 +206,11 @@ async def test_a_service_is_told_anew_by_the_release_that_the_cluster_got(
     spec = {"predictor": {"model": {"modelFormat": {"name": "sklearn"}, "runtime": "theirs"}}}
     await server.put(SERVICES, service() | {"spec": spec})
     async with followed(api) as told:
-        await eventually(lambda: told.synced, IN_TIME)
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
         last = told.last()
         assert last is not None
         assert last.status.serving_runtime == "theirs"
         publish(server, IN_0_16, "upgraded")
-        await eventually(lambda: (s := told.last()) and not s.status.serving_runtime, IN_TIME)
+        await eventually(
+            lambda: (s := told.last()) and not s.status.serving_runtime, PATIENCE_SECONDS
+        )

@@ -157,8 +157,10 @@ class Supervisor:
             draining = asyncio.create_task(
                 generation.upstream.drained(self._means.patience.drain), name="draining"
             )
-            await asyncio.wait({draining, task}, return_when=asyncio.FIRST_COMPLETED)
-            draining.cancel()
+            try:
+                await asyncio.wait({draining, task}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                draining.cancel()
         if not task.cancelling():
             task.cancel()
         await asyncio.wait({task})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -27,10 +28,12 @@ class Fetches:
     def __init__(self, *outcomes: LogExcerpt | Exception) -> None:
         self.outcomes = list(outcomes)
         self.asked = 0
+        self.wanted: list[LogWanted] = []
         self.fetched: list[LogExcerpt] = []
 
     async def fetch(self, api: ApiServer, wanted: LogWanted) -> LogExcerpt:
         self.asked += 1
+        self.wanted.append(wanted)
         await asyncio.sleep(0)
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
@@ -77,3 +80,16 @@ async def test_a_log_that_could_not_be_had_is_fetched_when_it_is_wanted_anew(
         await asyncio.sleep(0.05)
         logs.want(IRIS, WANTED)
         await eventually(lambda: fetches.fetched == [THE_LINE], PATIENCE_SECONDS)
+
+
+async def test_of_one_service_only_the_log_that_it_wants_last_waits(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what crashes again and again fills the queue while its node does not answer."""
+    fetches = Fetches(*[THE_LINE] * 1000)
+    async with fetching(fetches, api, monkeypatch) as logs:
+        for restarts in range(1000):
+            logs.want(IRIS, replace(WANTED, restart_count=restarts))
+        await eventually(lambda: fetches.fetched == [THE_LINE], PATIENCE_SECONDS)
+        await asyncio.sleep(0.05)
+    assert fetches.wanted == [replace(WANTED, restart_count=999)]

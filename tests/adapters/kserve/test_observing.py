@@ -12,7 +12,7 @@ from server.adapters.kserve.manifests.field_managers import last_spec_writer
 from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.observed import Observed
-from server.adapters.kserve.observing.observing import facts_of
+from server.adapters.kserve.observing.observing import facts_of, status_of
 from server.adapters.kserve.releases import KSERVE_0_15
 from server.domain.decision import Decision, decide
 from server.domain.status import FailureReason, State
@@ -225,6 +225,22 @@ def test_ready_is_what_kserves_own_parts_of_it_say_and_a_foreign_condition_is_na
     assert "Ready=False" in decision.message
     assert "ModelDrift (NoDrift: nothing drifts)" in decision.message
     assert "Stopped" not in decision.message, "KServe's own conditions beside Ready are not blamed"
+
+
+def test_a_foreign_conditions_own_words_are_cut() -> None:
+    observed, now = serving()
+    long = "Model" + "Drift" * 100_000
+    drift = {"status": "False", "reason": long, "message": long}
+    denied = with_condition(with_condition(observed, long, **drift), "Ready", **drift)
+    fresh = with_deployment_condition(denied, "Progressing", lastUpdateTime=stamp(now))
+    told = facts(fresh, now)
+    decision = decide(told)
+    assert decision.state is State.READY
+    assert f"not KServe's own: {long[:64]}... (" in decision.message
+    assert len(decision.message) < 1000
+    status = status_of(fresh, told, decision, None)
+    [shown] = [c for c in status.conditions if c.type.startswith("Model")]
+    assert (len(shown.type), len(shown.reason), len(shown.message)) == (316, 1024, 32_768)
 
 
 def failing_to_reconcile(words: str) -> tuple[Observed, datetime]:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.adapters.kserve.api_server import ApiServer
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
@@ -99,3 +100,15 @@ async def test_nothing_is_deployed_without_knowing_the_runtimes(
     server.list_faults += [fault] * 5
     with pytest.raises(ClusterUnavailable):
         await RuntimeReader(api).read(MODEL, "model-serving", 0.5)
+
+
+async def test_refusals_in_ever_new_namespaces_fill_neither_the_log_nor_the_memory(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime_reader, "MOST_REFUSALS_LOGGED", 3)
+    reader = RuntimeReader(api)
+    with capture_logs() as logged:
+        for n in range(10):
+            server.list_faults.extend([answering(403)] * 2)
+            await reader.read(MODEL, f"n{n}", 5)
+    assert len(logged) == 3

@@ -16,26 +16,32 @@ log = structlog.get_logger(__name__)
 
 
 class LogFetching:
-    """A queue of wanted logs; each `run` works it off, one log at a time."""
+    """A queue of wanted logs, one a service: what it wants now takes the place of what it wanted
+    before. Each `run` works it off, one log at a time."""
 
     def __init__(
         self, api: ApiServer, fetched: Callable[[ServiceKey, LogWanted, LogExcerpt], None]
     ) -> None:
         self._api = api
         self._fetched = fetched
-        self._queue: asyncio.Queue[tuple[ServiceKey, LogWanted]] = asyncio.Queue()
+        self._waiting: dict[ServiceKey, LogWanted] = {}
+        self._queue: asyncio.Queue[ServiceKey] = asyncio.Queue()  # the keys of those that wait
         self._under_way: set[LogWanted] = set()
 
     def want(self, key: ServiceKey, wanted: LogWanted) -> None:
         """Have a log fetched, unless that is under way already."""
-        if wanted not in self._under_way:
-            self._under_way.add(wanted)
-            self._queue.put_nowait((key, wanted))
+        if wanted in self._under_way:
+            return
+        if key not in self._waiting:
+            self._queue.put_nowait(key)
+        self._waiting[key] = wanted
 
     async def run(self) -> None:
         """Fetch until cancelled; a log that could not be had is dropped until it is wanted anew."""
         while True:
-            key, wanted = await self._queue.get()
+            key = await self._queue.get()
+            wanted = self._waiting.pop(key)
+            self._under_way.add(wanted)
             try:
                 self._fetched(key, wanted, await fetch_log(self._api, wanted))
             except (Unreachable, Unanswered):

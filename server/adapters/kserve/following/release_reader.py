@@ -25,6 +25,8 @@ READ_AGAIN_AFTER = 60.0
 LOOK_AGAIN_AFTER = 2.0
 READ_TIMEOUT = 5.0
 
+_UNTOLD = "KServe's schema cannot be read: it is taken for the newest release"
+
 log = structlog.get_logger(__name__)
 
 
@@ -52,6 +54,7 @@ class ReleaseReader:
         self._api = api
         self._changed = changed
         self._schema_path = ""  # of the schema that was read last, with a hash of its content
+        self._trouble_of_schema = ""
         self._read_at: float | None = None
         self._too_old = False
         self._trouble = ""
@@ -78,25 +81,27 @@ class ReleaseReader:
             path = _schema_path(index)
             if path and path == self._schema_path:
                 self._read_at = time.monotonic()
+                self._note(self._trouble_of_schema)
                 return
             schema = await self._ask(path, seconds) if path else index
         except (Unreachable, Unanswered):
             return
         if self._schema_path and not (index.ok and schema.ok):
-            self._warn("KServe's schema cannot be read: its release is taken for what it was")
+            self._note("KServe's schema cannot be read: its release is taken for what it was")
             return
         self._read_at = time.monotonic()
         self._schema_path = path if schema.ok else ""
         fields = _status_fields(schema.body) if path and schema.ok else frozenset()
-        if not fields and (path or not index.ok):
-            self._warn("KServe's schema cannot be read: it is taken for the newest release")
+        told = fields or (index.ok and not path)
+        self._trouble_of_schema = "" if told else _UNTOLD
+        self._note(self._trouble_of_schema)
         self._take(release_of(fields) if fields else NEWEST)
 
     async def _ask(self, path: str, seconds: float) -> Answer:
         """The API server's own word: what it cannot say now counts as no answer."""
         answer = await self._api.send("GET", path, timeout=seconds)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            self._warn("the API server cannot give KServe's schema")
+            self._note("the API server cannot give KServe's schema")
             raise Unanswered
         return answer
 
@@ -115,10 +120,12 @@ class ReleaseReader:
             self.release = release
             self._changed(release)
 
-    def _warn(self, trouble: str) -> None:
-        """Once, until there is another trouble."""
-        if trouble != self._trouble:
+    def _note(self, trouble: str) -> None:
+        """Log the first trouble, whose words may differ at each try, and that it is over."""
+        if trouble and not self._trouble:
             log.warning(trouble)
+        elif self._trouble and not trouble:
+            log.info("KServe's schema can be read again")
         self._trouble = trouble
 
 

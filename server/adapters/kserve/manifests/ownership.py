@@ -22,6 +22,7 @@ ItemKey = tuple[tuple[str, Any], ...]
 Entry = Mapping[str, Any]
 
 PREDICTOR = ("f:spec", "f:predictor")
+LONGEST_KEPT_KEY = 256
 _ITSELF = {"."}
 
 
@@ -140,7 +141,14 @@ def _items(value: list[Any], fields: Fields) -> list[Any]:
     return [project(item, nodes[key]) for key, item in keyed if key is not None]
 
 
-@lru_cache(maxsize=4096)
 def _parsed_key(name: str) -> ItemKey:
     """What identifies a list's item, from managedFields' `k:{"name":"main"}`."""
+    return _kept_key(name) if len(name) <= LONGEST_KEPT_KEY else _read_key(name)
+
+
+def _read_key(name: str) -> ItemKey:
     return tuple(sorted(json.loads(name[2:]).items()))
+
+
+# The same few stand in every object; others may write long ones, which are not kept.
+_kept_key = lru_cache(maxsize=4096)(_read_key)

@@ -18,6 +18,7 @@ from server.domain.facts import ComponentFacts
 # severity counts too, as if its True were the good state; KServe marks its own others Info.
 _PARTS_OF_READY = ("Ready", "PredictorReady", "IngressReady")
 MOST_FOREIGN = 3
+MOST_OF_NAME = 64
 MOST_OF_WORDS = 300
 
 
@@ -57,10 +58,15 @@ def unexplained_unready(service: Object) -> str:
         for c in items(service, "status", "conditions")
         if c.get("type") not in _PARTS_OF_READY and not c.get("severity")
     ]
-    same = [f"{c.get('type')}" for c in foreign if c.get("status") == ready["status"]]
-    by = f", for a condition that is not KServe's own: {', '.join(same[:MOST_FOREIGN])}"
+    same = [c for c in foreign if c.get("status") == ready["status"]]
+    names = ", ".join(_cut_name(str(c.get("type"))) for c in same[:MOST_FOREIGN])
+    by = f", for a condition that is not KServe's own: {names}"
     words = f" ({_words(ready)})" if _words(ready) else ""
     return f"it serves; KServe calls it Ready={ready['status']}{by if same else ''}{words}"
+
+
+def _cut_name(name: str) -> str:
+    return name if len(name) <= MOST_OF_NAME else f"{name[:MOST_OF_NAME]}..."
 
 
 def _words(of: Object) -> str:

@@ -50,6 +50,9 @@ from server.domain.facts import Facts, Problem
 from server.domain.failures import failure_of
 from server.domain.status import Condition, FailureReason, InferenceServiceStatus
 
+# Of a condition, as Kubernetes bounds its own; the InferenceService's schema does not.
+_LONGEST_TYPE, _LONGEST_REASON, _LONGEST_MESSAGE = 316, 1024, 32_768
+
 
 def facts_of(
     observed: Observed, evidence: Evidence, now: datetime, patience: Patience = PATIENCE
@@ -203,10 +206,10 @@ def _serving_runtime(observed: Observed) -> str:
 def _condition(raw: Object, output: OutputGate) -> Condition:
     """KServe repeats there what Knative says, and Knative what a container wrote when it ended."""
     return Condition(
-        str(raw.get("type", "")),
-        str(raw.get("status", "")),
-        str(raw.get("reason") or ""),
-        output.shown(str(raw.get("message") or "")),
+        str(raw.get("type", ""))[:_LONGEST_TYPE],
+        str(raw.get("status", ""))[:_LONGEST_TYPE],
+        str(raw.get("reason") or "")[:_LONGEST_REASON],
+        output.shown(str(raw.get("message") or ""))[:_LONGEST_MESSAGE],
         moment(raw.get("lastTransitionTime")),
     )
 

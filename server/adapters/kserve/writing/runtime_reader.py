@@ -24,6 +24,8 @@ READ_TIMEOUT = 5.0
 PAUSE = 0.2
 SHARED_FOR = 0.5
 LEAST_TIME = 0.1
+# Callers name the namespaces.
+MOST_REFUSALS_LOGGED = 100
 
 _GROUP = "/apis/serving.kserve.io/v1alpha1"
 _FROM_CACHE = {"resourceVersion": "0"}
@@ -97,7 +99,7 @@ class RuntimeReader:
             return ()
         if answer.status != HTTPStatus.FORBIDDEN:
             raise unavailable()
-        if path not in self._refused:
+        if path not in self._refused and len(self._refused) < MOST_REFUSALS_LOGGED:
             self._refused.add(path)
             log.warning("serving runtimes may not be listed", path=path)
         return None

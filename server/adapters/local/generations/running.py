@@ -162,12 +162,19 @@ async def _process(
 
 async def _written(launch: Launch, folder: Path) -> None:
     """Write in a thread, since a model's folder may have thousands of entries to link to."""
-    writing = asyncio.ensure_future(asyncio.to_thread(_write, launch, folder))
+    writing = asyncio.create_task(asyncio.to_thread(_write, launch, folder), name="writing files")
+    writing.add_done_callback(_retrieved)
     try:
         await asyncio.shield(writing)
     finally:
         # A caller that gives up removes the folder, in which nothing may come to be later.
         await asyncio.wait({writing})
+
+
+def _retrieved(task: asyncio.Task[None]) -> None:
+    """Take note of an error that a caller who has given up is not told."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _write(launch: Launch, folder: Path) -> None:

@@ -216,6 +216,7 @@ def _of_files(w: World) -> list[Case]:
             refused="users[here].name",
         ),
         Case("another kind", {"config": {**at_a, "kind": "Secret"}}, refused="kind"),
+        *_of_types(at_a),
         Case("no current-context", {"config": without}, refused="current-context"),
         Case(
             "a context that is not there",
@@ -233,6 +234,63 @@ def _of_files(w: World) -> list[Case]:
             refused="contexts[here].context.user",
         ),
         Case("no file at all", {}, "{}/absent", refused="KUBERNETES_KUBECONFIG"),
+    ]
+
+
+def _of_types(good: Document) -> list[Case]:
+    """Fields that decide nothing here, with values of a type that kubectl does not take."""
+    [context], [cluster], [user] = good["contexts"], good["clusters"], good["users"]
+
+    def with_context(**fields: Any) -> Mapping[str, Any]:
+        other = {"name": "o", "context": context["context"] | fields}
+        return {"config": {**good, "contexts": [context, other]}}
+
+    def with_cluster(**fields: Any) -> Mapping[str, Any]:
+        other = {"name": "o", "cluster": cluster["cluster"] | fields}
+        return {"config": {**good, "clusters": [cluster, other]}}
+
+    def with_user(**fields: Any) -> Mapping[str, Any]:
+        other = {"name": "o", "user": user["user"] | fields}
+        return {"config": {**good, "users": [user, other]}}
+
+    def top(**fields: Any) -> Mapping[str, Any]:
+        return {"config": {**good, **fields}}
+
+    named = [{"name": "x", "extension": {"y": 1}}]
+    return [
+        Case("a namespace", with_context(namespace="n", extensions=named)),
+        Case("a namespace of null", with_context(namespace=None, extensions=None)),
+        Case(
+            "a namespace that is a number",
+            with_context(namespace=5),
+            refused="contexts[o].context.namespace: must be a string, got a number",
+        ),
+        Case(
+            "a context's extensions that are a mapping",
+            with_context(extensions={}),
+            refused="contexts[o].context.extensions",
+        ),
+        Case(
+            "a cluster's extensions that are a string",
+            with_cluster(extensions="x"),
+            refused="clusters[o].cluster.extensions",
+        ),
+        Case(
+            "a user's extension whose name is a number",
+            with_user(extensions=[{"name": 1, "extension": {}}]),
+            refused="users[o].user.extensions",
+        ),
+        Case("preferences", top(preferences={"colors": True, "extensions": named, "new": 1})),
+        Case("preferences and extensions of null", top(preferences=None, extensions=None)),
+        Case("preferences that are a string", top(preferences="x"), refused="preferences"),
+        Case("colors that are a string", top(preferences={"colors": "x"}), refused="colors"),
+        Case(
+            "extensions of preferences that are a string",
+            top(preferences={"extensions": "x"}),
+            refused="preferences.extensions",
+        ),
+        Case("extensions that are a string", top(extensions="x"), refused="extensions"),
+        Case("a field of the future", top(future=[1])),
     ]
 
 
@@ -407,6 +465,7 @@ def _of_plugins(w: World) -> list[Case]:
             of(plugin("./bin/plugin"), "#!/bin/sh\necho hm\n"),
             refused=at,
         ),
+        *_of_plugins_answers(of),
         Case(
             "a plugin that prints another version",
             of(plugin("./bin/plugin"), PRINT_TOKEN.replace(V1, beta)),
@@ -433,6 +492,76 @@ def _of_plugins(w: World) -> list[Case]:
             refused=f"{at}.interactiveMode",
         ),
         Case("a plugin without a command", of(plugin(""), PRINT_TOKEN), refused=f"{at}.command"),
+    ]
+
+
+def _of_plugins_answers(of: Callable[[Document, str], Mapping[str, Any]]) -> list[Case]:
+    """What a plugin may print around its credentials, and how it may write their end."""
+
+    def printing(after: str = "", before: str = "", **status: Any) -> Mapping[str, Any]:
+        credential = {"kind": "ExecCredential", "apiVersion": V1, "status": {"token": "t"} | status}
+        said = f"{before}{json.dumps(credential)}{after}"
+        return of(plugin("./bin/plugin"), f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+
+    ends = "ExecCredential.status.expirationTimestamp"
+    text = "printed no credentials"
+    return [
+        Case("a plugin with blank lines around", printing(before="\n ", after="\n \n")),
+        Case("a plugin that adds a text", printing("\nbye"), refused=text),
+        Case("a plugin that adds a text in the same line", printing(" bye"), refused=text),
+        Case("a plugin that prints two objects", printing("\n{}"), refused=text),
+        Case("a plugin that adds a comment", printing("\n# bye"), refused=text),
+        Case("a plugin that adds a document", printing("\n---\nbye"), refused=text),
+        Case(
+            "a plugin that prints YAML in braces",
+            of(
+                plugin("./bin/plugin"),
+                f"#!/bin/sh\necho '{{kind: ExecCredential, apiVersion: {V1},"
+                " status: {token: t}}'\n",
+            ),
+            refused=text,
+        ),
+        Case(
+            "a plugin that prints YAML and a text",
+            of(plugin("./bin/plugin"), f"{PRINT_YAML}echo bye\n"),
+            refused=text,
+        ),
+        Case("a plugin that begins with a text", printing(before="hello\n"), refused=text),
+        Case("an end", printing(expirationTimestamp="2090-01-31T12:00:00Z")),
+        Case("an end with an offset", printing(expirationTimestamp="2090-01-31T12:00:00+01:30")),
+        Case(
+            "an end with a fraction", printing(expirationTimestamp="2090-01-31T12:00:00.123456789Z")
+        ),
+        Case("an end of null", printing(expirationTimestamp=None)),
+        Case("an end of nothing", printing(expirationTimestamp=""), refused=ends),
+        Case(
+            "a blank for the T", printing(expirationTimestamp="2090-01-31 12:00:00Z"), refused=ends
+        ),
+        Case(
+            "an end without seconds",
+            printing(expirationTimestamp="2090-01-31T12:00Z"),
+            refused=ends,
+        ),
+        Case(
+            "an end without an offset",
+            printing(expirationTimestamp="2090-01-31T12:00:00"),
+            refused=ends,
+        ),
+        Case(
+            "an end without hyphens", printing(expirationTimestamp="20900131T120000Z"), refused=ends
+        ),
+        Case("an end in weeks", printing(expirationTimestamp="2090-W05-1T12:00:00Z"), refused=ends),
+        Case(
+            "an offset without a colon",
+            printing(expirationTimestamp="2090-01-31T12:00:00+0100"),
+            refused=ends,
+        ),
+        Case(
+            "an end in lower case",
+            printing(expirationTimestamp="2090-01-31t12:00:00z"),
+            refused=ends,
+        ),
+        Case("an end that is a number", printing(expirationTimestamp=3_800_000_000), refused=ends),
     ]
 
 

@@ -69,6 +69,19 @@ def parse(content: bytes) -> Any:
         raise ConfigurationUnusable("must be YAML") from e
 
 
+def parse_printed(content: bytes) -> Any:
+    """Parse what a program printed, as kubectl does: what begins with a brace is JSON and nothing
+    else, the rest as `parse` does. Raises ConfigurationUnusable with the reason."""
+    if not content.lstrip().startswith(b"{"):
+        return parse(content)
+    try:
+        return json.loads(content)
+    except RecursionError as e:
+        raise ConfigurationUnusable("is nested too deeply") from e
+    except ValueError as e:
+        raise ConfigurationUnusable("must be one JSON object with nothing after it") from e
+
+
 class Fields:
     """The fields of one mapping. A missing field and null are the empty value of its type.
 

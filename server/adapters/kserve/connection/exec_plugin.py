@@ -15,7 +15,11 @@ from datetime import datetime
 from itertools import pairwise
 from typing import IO, Any
 
-from server.adapters.kserve.connection.documents import ConfigurationUnusable, Fields, parse
+from server.adapters.kserve.connection.documents import (
+    ConfigurationUnusable,
+    Fields,
+    parse_printed,
+)
 from server.domain.container_output import OutputGate, gate_for
 
 RUN_TIMEOUT = 30.0
@@ -28,6 +32,9 @@ _READ_SIZE = 2**16
 
 _GROUP = "client.authentication.k8s.io"
 _VERSIONS = (f"{_GROUP}/v1", f"{_GROUP}/v1beta1")
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[-+][0-9]{2}:[0-9]{2})"
+)
 _NEVER, _IF_AVAILABLE, _ALWAYS = "Never", "IfAvailable", "Always"
 
 # What may be a secret in the words of a plugin: a token by its looks, or a value by its name.
@@ -146,7 +153,7 @@ class ExecPlugin:
         return output
 
     def _read(self, output: bytes) -> ExecCredential:
-        document = parse(output)
+        document = parse_printed(output)
         if not isinstance(document, dict):
             raise ConfigurationUnusable("it must be an ExecCredential")
         fields = Fields(document, "ExecCredential")
@@ -233,13 +240,13 @@ def _line(text: bytes, gate: OutputGate) -> str:
 
 
 def _expiration(status: Fields) -> datetime | None:
-    text = status.string("expirationTimestamp")
-    if not text:
+    if status.raw("expirationTimestamp") is None:
         return None
+    text = status.string("expirationTimestamp")
     try:
-        expiration: datetime | None = datetime.fromisoformat(text)
+        # Of the many forms that Python reads kubectl takes this one.
+        if _RFC3339.fullmatch(text):
+            return datetime.fromisoformat(text)
     except ValueError:
-        expiration = None
-    if expiration is None or expiration.tzinfo is None:
-        raise status.invalid("expirationTimestamp", "must be a time such as 2030-01-31T12:00:00Z")
-    return expiration
+        pass
+    raise status.invalid("expirationTimestamp", "must be a time such as 2030-01-31T12:00:00Z")

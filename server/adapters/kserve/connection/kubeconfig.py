@@ -271,6 +271,10 @@ def read(path: Path) -> Kubeconfig:
     for name, wanted in (("apiVersion", "v1"), ("kind", "Config")):
         if fields.string(name) not in ("", wanted):
             raise fields.invalid(name, f"must be {wanted}")
+    preferences = fields.fields("preferences")
+    preferences.boolean("colors")
+    _extensions(preferences)
+    _extensions(fields)
     path = path.absolute()
     folder = path.parent
     return Kubeconfig(
@@ -297,12 +301,19 @@ def _named(
     return entries
 
 
+def _extensions(fields: Fields) -> dict[str, Any]:
+    """What programs keep of their own, by their names."""
+    return {e.string("name"): e.raw("extension") for e in fields.list_of_fields("extensions")}
+
+
 def _context(fields: Fields, _: str) -> Context:
+    # Read for their types alone, by which kubectl refuses the file.
+    fields.string("namespace")
+    _extensions(fields)
     return Context(fields.at, cluster=fields.string("cluster"), user=fields.string("user"))
 
 
 def _cluster(fields: Fields, folder: Path) -> Cluster:
-    extensions = {e.string("name"): e.raw("extension") for e in fields.list_of_fields("extensions")}
     return Cluster(
         at=fields.at,
         server=fields.string("server"),
@@ -312,12 +323,13 @@ def _cluster(fields: Fields, folder: Path) -> Cluster:
         ca_data=fields.data("certificate-authority-data"),
         proxy_url=fields.string("proxy-url"),
         disable_compression=fields.boolean("disable-compression"),
-        exec_config=extensions.get(_EXEC_EXTENSION),
+        exec_config=_extensions(fields).get(_EXEC_EXTENSION),
     )
 
 
 def _user(fields: Fields, name: str, origin: Path, folder: Path) -> User:
     provider = fields.fields("auth-provider")
+    _extensions(fields)
     return User(
         at=fields.at,
         name=name,

@@ -34,6 +34,7 @@ from server.control.registering.models import Models
 from server.control.registering.versions import Versions
 from server.control.registry_deploying import RegistryDeploying
 from server.control.scope import Reserved, Scope
+from server.control.service_memory import ServiceMemory
 from server.control.viewing import View, follow
 from server.control.watching import Watching
 from server.ports import Cluster, Registry
@@ -86,13 +87,15 @@ class Application:
         self._calls = Calls(scope.default, limits)
         reading = Reading(cluster, self._view)
         registered = registry or NoRegistry()
+        memory = ServiceMemory(self._view, serving.services_memory_bytes())
         models = ModelService(
             scope=scope,
             deploying=Deploying(
                 cluster,
                 self._view,
                 scope,
-                RegistryDeploying(registered, cluster, self._view, scope, at),
+                memory,
+                RegistryDeploying(registered, cluster, self._view, scope, memory, at),
             ),
             reading=reading,
             watching=Watching(self._view, reading),

@@ -26,9 +26,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.domain import quantities
 from server.domain.syntax import dns_label_problem, escaped
+from server.memory_limit import memory_limit
 
 _OURS = "MODELSERVICE_"
 SQLITE = "sqlite:///"  # and an absolute path
+# docs/operations.md has the arithmetic.
+MEMORY_SHARE = 4
 # Kubernetes puts these into pods beside a Service, such as one named `modelservice` or
 # `modelservice-canary`; MODELSERVICE_TEST_ is for tests of this project.
 _NOT_SETTINGS = re.compile(
@@ -206,6 +209,19 @@ class Serving(BaseSettings):
     max_streams: int = Field(
         20_000, ge=1, description="watches open at once; further ones are RESOURCE_EXHAUSTED"
     )
+
+    services_memory: Bytes | None = Field(
+        None,
+        description="the bytes that services may have of this server's memory; a Deploy that would"
+        " exceed it is RESOURCE_EXHAUSTED; unset: a quarter of the memory limit of its cgroup, else"
+        " of the machine's memory",
+    )
+
+    def services_memory_bytes(self) -> int:
+        """The most that services may have of this server's memory."""
+        if self.services_memory:
+            return math.ceil(quantities.value(self.services_memory))
+        return memory_limit() // MEMORY_SHARE
 
     @model_validator(mode="after")
     def _plaintext_stays_here(self) -> Serving:

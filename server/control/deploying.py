@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.control.registry_deploying import RegistryDeploying
 from server.control.scope import Scope
+from server.control.service_memory import ServiceMemory
 from server.control.viewing import View
 from server.domain.canonical import canonical_deploy
 from server.domain.checks import check_delete, check_deploy
@@ -18,11 +19,17 @@ class Deploying:
     record that a Deploy from the registry has besides."""
 
     def __init__(
-        self, cluster: Cluster, view: View, scope: Scope, from_registry: RegistryDeploying
+        self,
+        cluster: Cluster,
+        view: View,
+        scope: Scope,
+        memory: ServiceMemory,
+        from_registry: RegistryDeploying,
     ) -> None:
         self._cluster = cluster
         self._view = view
         self._scope = scope
+        self._memory = memory
         self._from_registry = from_registry
 
     async def deploy(self, deploy: Deploy) -> Applied:
@@ -32,9 +39,11 @@ class Deploying:
             return await self._from_registry.deploy(deploy, predictor)
         check_deploy(deploy)
         self._scope.require_deployable(deploy.key.namespace)
-        applied = await self._cluster.apply(canonical_deploy(deploy))
-        if not deploy.validate_only:
-            self._view.put(applied.service)
+        wish = canonical_deploy(deploy)
+        with self._memory.room_for(wish):
+            applied = await self._cluster.apply(wish)
+            if not deploy.validate_only:
+                self._view.put(applied.service)
         return applied
 
     async def delete(self, delete: Delete, *, allow_missing: bool) -> InferenceService | None:

@@ -18,6 +18,7 @@ import structlog
 from server.control.registering.finding import environment_of, model_of, version_of
 from server.control.registering.guarding import require_ready
 from server.control.scope import Scope
+from server.control.service_memory import ServiceMemory
 from server.control.viewing import View
 from server.domain.checks import check_registered
 from server.domain.commands import Applied, Deploy
@@ -58,12 +59,14 @@ class RegistryDeploying:
         cluster: Cluster,
         view: View,
         scope: Scope,
+        memory: ServiceMemory,
         at: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._registry = registry
         self._cluster = cluster
         self._view = view
         self._scope = scope
+        self._memory = memory
         self._at = at
 
     async def deploy(self, deploy: Deploy, registered: RegisteredModelPredictor) -> Applied:
@@ -72,21 +75,24 @@ class RegistryDeploying:
         check_registered(registered)
         if deploy.validate_only:
             tried, _ = await self._registry.read(partial(self._resolved, deploy, registered, ""))
-            return await self._cluster.apply(tried)
+            with self._memory.room_for(tried):
+                return await self._cluster.apply(tried)
         ends = asyncio.get_running_loop().time() + deploy.timeout.total_seconds()
         self._at("before-record")
         wish = await self._registry.write(partial(self._begun, deploy, registered, str(uuid4())))
         self._at("after-record")
         applied = await self._applied(wish, ends)
-        # Before the outcome is told: what the feed tells meanwhile is newer.
-        self._view.put(applied.service)
         self._at("before-outcome")
         await self._tell(wish, partial(_settle, wish.deployment_id, applied), ends)
         return applied
 
     async def _applied(self, wish: Deploy, ends: float) -> Applied:
         try:
-            return await self._cluster.apply(replace(wish, timeout=_left(ends)))
+            with self._memory.room_for(wish):
+                applied = await self._cluster.apply(replace(wish, timeout=_left(ends)))
+                # Before the outcome is told: what the feed tells meanwhile is newer.
+                self._view.put(applied.service)
+                return applied
         except WriteOutcomeUnknown:
             raise
         except ServiceError as error:

@@ -19,6 +19,7 @@ from server.domain.errors import ServerStopping, ServiceError, ViewNotReady
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.listeners import Listeners
 from server.domain.rollout import Rollout
+from server.domain.service_size import size_in_memory
 from server.ports import Changed, Cluster, Gone, Synced
 
 ALL = "-"
@@ -72,6 +73,7 @@ class Subscription:
 class _Entry:
     service: InferenceService
     version: int
+    bytes: int
 
 
 class View:
@@ -79,13 +81,15 @@ class View:
 
     `version` grows with every change; `epoch` tells one process's versions from another's.
     `refusal` says what the cluster refuses this server, if anything. `stages` has those who want to
-    know when it is `synced` or `stopping`.
+    know when it is `synced` or `stopping`. `bytes` is what all services come to, each as
+    `size_in_memory` counts it.
     """
 
     def __init__(self, refusal: Callable[[], ServiceError | None] = lambda: None) -> None:
         self._refusal = refusal
         self.epoch = secrets.token_hex(4)
         self.version = 0
+        self.bytes = 0
         self.synced = False
         self.stopping = False
         self._entries: dict[ServiceKey, _Entry] = {}
@@ -106,7 +110,9 @@ class View:
         elif entry is None:
             insort(self._sorted, service.key)
         self.version += 1
-        self._entries[service.key] = _Entry(service, self.version)
+        size = size_in_memory(service.spec, service.labels, service.annotations)
+        self.bytes += size - self.bytes_of(service.key)
+        self._entries[service.key] = _Entry(service, self.version, size)
         self._tell(service.key)
 
     def remove(self, key: ServiceKey, uid: str) -> None:
@@ -114,6 +120,7 @@ class View:
         entry = self._entries.get(key)
         if entry is None or entry.service.uid != uid:
             return
+        self.bytes -= entry.bytes
         del self._entries[key]
         del self._sorted[bisect_left(self._sorted, key)]
         self._depart(entry.service)
@@ -123,6 +130,11 @@ class View:
         """The service as it is known now."""
         entry = self._entries.get(key)
         return entry.service if entry else None
+
+    def bytes_of(self, key: ServiceKey) -> int:
+        """What the service comes to of `bytes`; 0: there is none."""
+        entry = self._entries.get(key)
+        return entry.bytes if entry else 0
 
     def services(
         self, target: ServiceKey, after: ServiceKey | None = None

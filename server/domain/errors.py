@@ -64,6 +64,7 @@ class ErrorReason(StrEnum):
     REGISTRY_UNAVAILABLE = "REGISTRY_UNAVAILABLE"
     SERVER_STOPPING = "SERVER_STOPPING"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    MEMORY_EXCEEDED = "MEMORY_EXCEEDED"
     TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     INTERNAL = "INTERNAL"
@@ -343,6 +344,23 @@ class QuotaExceeded(ServiceError):
     """A quota of the namespace leaves no room for the object itself."""
 
     reason = ErrorReason.QUOTA_EXCEEDED
+
+
+class MemoryExceeded(ServiceError):
+    """The services that this server follows have all the memory that they may; nothing was
+    written."""
+
+    reason = ErrorReason.MEMORY_EXCEEDED
+
+    def __init__(self, held: int, added: int, most: int) -> None:
+        super().__init__(
+            f"the services that this server follows must have at most {most} bytes of memory, have"
+            f" {held}, and this Deploy would add {added}: delete services or make them smaller, or"
+            " ask who runs the server for more (MODELSERVICE_SERVICES_MEMORY)",
+            held=str(held),
+            added=str(added),
+            most=str(most),
+        )
 
 
 class TooManyRequests(ServiceError):

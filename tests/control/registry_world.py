@@ -12,6 +12,7 @@ from server.adapters.memory.cluster import MemoryCluster
 from server.control.deploying import Deploying
 from server.control.registry_deploying import RegistryDeploying
 from server.control.scope import Scope
+from server.control.service_memory import ServiceMemory
 from server.control.viewing import View
 from server.domain.commands import Applied, Deploy
 from server.domain.inference_service import (
@@ -42,6 +43,7 @@ class RegistryWorld:
 
     def __post_init__(self) -> None:
         self.view = View()
+        self.room = ServiceMemory(self.view, 2**30)
         self.view.synced = True
 
     async def prepare(self, *versions: str, **defaults: Any) -> None:
@@ -65,8 +67,11 @@ class RegistryWorld:
 
     async def carry_out(self, deploy: Deploy) -> Applied:
         registry = self.registry or self.registering.registry
-        from_registry = RegistryDeploying(registry, self.memory, self.view, self.scope, self.at)
-        return await Deploying(self.memory, self.view, self.scope, from_registry).deploy(deploy)
+        from_registry = RegistryDeploying(
+            registry, self.memory, self.view, self.scope, self.room, self.at
+        )
+        deploying = Deploying(self.memory, self.view, self.scope, self.room, from_registry)
+        return await deploying.deploy(deploy)
 
     async def plain(self, spec: InferenceServiceSpec | None, name: str, **asked: Any) -> Applied:
         """A Deploy that names nothing of the registry."""

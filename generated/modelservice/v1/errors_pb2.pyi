@@ -82,6 +82,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED, with RetryInfo: this server has as many calls open as it is set to serve, or
     the Kubernetes API server asks to slow down. Nothing was written.
     """
+    ERROR_REASON_MEMORY_EXCEEDED: _ErrorReason.ValueType  # 804
+    """RESOURCE_EXHAUSTED: the specs, labels and annotations of the services that this server follows,
+    whoever made these, have all the memory that they may, and the Deploy would add some. Nothing
+    was written. Reads, deletes and Deploys that add nothing are never refused for it. Metadata, in
+    bytes: held, added, most. It passes once services are deleted or smaller.
+    """
     ERROR_REASON_ROLLOUT_FAILED: _ErrorReason.ValueType  # 901
     """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
     ERROR_REASON_SERVICE_STOPPED: _ErrorReason.ValueType  # 902
@@ -279,6 +285,12 @@ ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 802
 ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason.ValueType  # 803
 """RESOURCE_EXHAUSTED, with RetryInfo: this server has as many calls open as it is set to serve, or
 the Kubernetes API server asks to slow down. Nothing was written.
+"""
+ERROR_REASON_MEMORY_EXCEEDED: ErrorReason.ValueType  # 804
+"""RESOURCE_EXHAUSTED: the specs, labels and annotations of the services that this server follows,
+whoever made these, have all the memory that they may, and the Deploy would add some. Nothing
+was written. Reads, deletes and Deploys that add nothing are never refused for it. Metadata, in
+bytes: held, added, most. It passes once services are deleted or smaller.
 """
 ERROR_REASON_ROLLOUT_FAILED: ErrorReason.ValueType  # 901
 """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -195,3 +196,39 @@ def test_knative_is_followed_namespace_by_namespace() -> None:
     mirror.absent(Resource(Kind.REVISIONS, "team-b"))
     assert mirror.follows_knative("team-a")
     assert not mirror.follows_knative("team-b")
+
+
+def test_long_texts_of_a_service_are_kept_once_with_all_that_is_made_of_it() -> None:
+    def with_texts(found: dict[str, Any], revision: str = "1") -> dict[str, Any]:
+        env = [{"name": "PROMPT", "value": revision + "x" * 1000}, {"name": "SHORT", "value": "y"}]
+        found["spec"] = {"containers": [{"env": env, "args": ["z" * 1000, "w" * 300 + revision]}]}
+        found["metadata"]["annotations"] = {"note": "n" * 1000}
+        return json.loads(json.dumps(found))
+
+    def texts(found: Any) -> list[int]:
+        [container] = found["spec"]["containers"]
+        note = found["metadata"]["annotations"]["note"]
+        return [id(text) for text in (note, container["env"][0]["value"], *container["args"])]
+
+    touches = Touches()
+    touches.by(SERVICES, with_texts(service()))
+    touches.by(PODS, with_texts(pod("p1")))
+    touches.by(SERVICES, with_texts(service()), "MODIFIED")
+    touches.mirror.put_written(with_texts(service()))
+    touches.mirror.listed(PODS, [with_texts(pod("p1")), with_texts(pod("p2"))], 0)
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    assert len(observed.pods) == 2
+    assert all(texts(p) == texts(observed.service) for p in observed.pods)
+
+    # Of another revision what is as before is kept as well, and nothing else.
+    before = texts(observed.service)
+    touches.by(SERVICES, with_texts(service(), "2"), "MODIFIED")
+    touches.by(PODS, with_texts(pod("p2"), "2"), "MODIFIED")
+    observed = touches.mirror.observed(IRIS)
+    assert observed
+    old, new = observed.pods
+    assert texts(old) == before
+    assert texts(new) == texts(observed.service)
+    assert [text in before for text in texts(new)] == [True, False, True, False]
+    assert new == with_texts(pod("p2"), "2") | {"metadata": new["metadata"]}

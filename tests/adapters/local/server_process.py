@@ -50,6 +50,10 @@ class Server:
         *_, last = self.stub.WatchStatus(asked, timeout=PATIENCE_SECONDS)
         return last.service
 
+    def wait_until_gone(self, name: str = "iris") -> None:
+        asked = calls.WatchStatusRequest(name=name, until=calls.WatchStatusRequest.UNTIL_GONE)
+        list(self.stub.WatchStatus(asked, timeout=PATIENCE_SECONDS))
+
     def serving(self) -> None:
         """Wait until it has told what is stored."""
         for status in self._health.Watch(health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS):

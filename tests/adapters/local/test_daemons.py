@@ -41,8 +41,7 @@ def test_after_a_delete_it_is_gone(tmp_path: Path) -> None:
     with server(tmp_path) as running:
         daemon = deployed(running, tmp_path)
         running.stub.Delete(calls.DeleteRequest(name="iris"))
-        gone = calls.WatchStatusRequest(name="iris", until=calls.WatchStatusRequest.UNTIL_GONE)
-        list(running.stub.WatchStatus(gone, timeout=PATIENCE_SECONDS))
+        running.wait_until_gone()
         # Its service is gone only once it is.
         alive = daemon.is_running()
         ends(daemon)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from server.adapters.kserve.following.held_services import HeldServices
+from server.adapters.kserve.following.held_services import HeldServices, key_of
 from server.adapters.kserve.following.resources import (
     LABELLED,
     SERVICE_LABEL,
     Kind,
     Resource,
 )
+from server.adapters.kserve.following.shared_texts import long_texts, share_texts
 from server.adapters.kserve.following.watch_stream import WatchEvent
 from server.adapters.kserve.objects import Object, uid_of
 from server.adapters.kserve.observing.observed import Observed
@@ -35,6 +36,8 @@ class Mirror:
         self._listed: dict[Resource, set[str]] = {}
         self._absent: set[Resource] = set()
         self._release = NEWEST
+        # Of services as they are, by the time that the first of their parts comes.
+        self._texts: dict[ServiceKey, dict[str, str]] = {}
 
     def keys(self) -> Iterator[ServiceKey]:
         """Every service there is."""
@@ -69,7 +72,8 @@ class Mirror:
 
     def put_written(self, written: Object) -> None:
         """Take the API server's answer to a write; what is older is not believed afterwards."""
-        self._touched(self._services.take_written(written))
+        self._share(written, key_of(written))
+        self._touch_services(self._services.take_written(written))
 
     def put_release(self, release: Release) -> None:
         """Take KServe's release, by which every service is looked at from now on."""
@@ -87,7 +91,9 @@ class Mirror:
     def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
         """Take a whole collection; what was in it before and is not now is gone."""
         if resource.kind is Kind.SERVICES:
-            self._touched(self._services.take_list(resource.namespace, objects, began))
+            for found in objects:
+                self._share(found, key_of(found))
+            self._touch_services(self._services.take_list(resource.namespace, objects, began))
             return
         if resource in self._absent:
             self._absent.remove(resource)
@@ -109,7 +115,8 @@ class Mirror:
         """Take one change of a collection."""
         deleted = event.type == "DELETED"
         if resource.kind is Kind.SERVICES:
-            self._touched(self._services.take_event(event.object, deleted=deleted))
+            self._share(event.object, key_of(event.object))
+            self._touch_services(self._services.take_event(event.object, deleted=deleted))
             return
         held = self._listed.setdefault(resource, set())
         uid = uid_of(event.object)
@@ -123,7 +130,24 @@ class Mirror:
     def _put(self, resource: Resource, found: dict[str, Any]) -> _Owner:
         # Of the services' own managedFields the writes have need, of the others' nobody.
         found["metadata"].pop("managedFields", None)
-        return self._shelf(resource.kind).put(found, _owner(resource.kind, found))
+        owner = _owner(resource.kind, found)
+        if isinstance(owner, ServiceKey):
+            self._share(found, owner)
+        return self._shelf(resource.kind).put(found, owner)
+
+    def _share(self, found: Object, key: ServiceKey) -> None:
+        """Let an object have the long texts of the service that it is of, or a later state of."""
+        service = self._services.get(key)
+        if service is None:
+            return
+        if key not in self._texts:
+            self._texts[key] = long_texts(service)
+        share_texts(found, self._texts[key])
+
+    def _touch_services(self, keys: Iterable[ServiceKey]) -> None:
+        for key in keys:
+            self._texts.pop(key, None)
+        self._touched(keys)
 
     def _shelf(self, kind: Kind) -> _Shelf:
         return self._events if kind is Kind.EVENTS else self._parts[kind]

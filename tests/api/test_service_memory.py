@@ -1,0 +1,137 @@
+"""What services take of the server's memory has a bound, and only what adds to it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import StatusCode
+from modelservice.v1 import registry_service_pb2 as registry_pb
+from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, ModelFormat, ModelPredictor
+from modelservice.v1.model_service_pb2 import (
+    DeleteRequest,
+    DeployRequest,
+    DeployResponse,
+    GetRequest,
+    ListRequest,
+)
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
+
+from server.domain.inference_service import ServiceKey
+from tests.adapters.local.server_process import server
+from tests.refusals import Refusal, refused
+from tests.serving import Served, serving, settings
+
+from .registering import Project
+
+EXHAUSTED = StatusCode.RESOURCE_EXHAUSTED
+NAMESPACE = "model-serving"
+KIB = 2**10
+
+
+@pytest.fixture(scope="module")
+def grpc_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of which services may have 1 MiB."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('registry')}/registry.db"
+    with serving(settings({"services_memory": "1Mi"}, registry=url)) as served:
+        served.wait_until_synced()
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def empty(stub: ModelServiceStub, memory) -> Iterator[None]:
+    yield
+    for service in stub.List(ListRequest(namespace=NAMESPACE)).services:
+        stub.Delete(DeleteRequest(namespace=NAMESPACE, name=service.name))
+        memory.finish_delete(ServiceKey(NAMESPACE, service.name))
+
+
+def of_size(kib: int, name: str = "large", **fields: object) -> DeployRequest:
+    """A Deploy whose variables have so many KiB."""
+    env = {f"V{i}": "x" * 100 * KIB for i in range(kib // 100)} | {"REST": "x" * (kib % 100) * KIB}
+    files = ModelPredictor(format=ModelFormat(name="sklearn"), storage_uri="/nowhere")
+    return DeployRequest(name=name, spec=InferenceServiceSpec(model=files, env=env), **fields)
+
+
+def refused_for_memory(stub: ModelServiceStub, request: DeployRequest) -> Refusal:
+    refusal = refused(EXHAUSTED, "MEMORY_EXCEEDED", stub.Deploy, request)
+    assert "MODELSERVICE_SERVICES_MEMORY" in refusal.message
+    return refusal
+
+
+def test_a_deploy_that_adds_too_much_is_refused_and_nothing_else_is(
+    stub: ModelServiceStub, memory
+) -> None:
+    first, second = of_size(400, "first"), of_size(500, "second")
+    stub.Deploy(first)
+    stub.Deploy(second)
+    refusal = refused_for_memory(stub, of_size(100, "third"))
+    held, added, most = (int(refusal.metadata[key]) for key in ("held", "added", "most"))
+    assert most == 2**20
+    assert 900 * KIB < held <= most < held + added
+    refused_for_memory(stub, of_size(100, "third", validate_only=True))
+    refused_for_memory(stub, of_size(500, "first"))
+    # What adds nothing: the same again, a restart, a smaller one, reads and a deletion.
+    assert stub.Deploy(first).action == DeployResponse.ACTION_UNCHANGED
+    stub.Deploy(DeployRequest(name="first", restart=True))
+    assert len(stub.List(ListRequest(namespace=NAMESPACE)).services) == 2
+    assert stub.Get(GetRequest(name="second")).service.spec == second.spec
+    stub.Deploy(of_size(300, "first"))
+    stub.Deploy(of_size(100, "third"))
+    refused_for_memory(stub, of_size(200, "fourth"))
+    stub.Delete(DeleteRequest(name="second"))
+    memory.finish_delete(ServiceKey(NAMESPACE, "second"))
+    stub.Deploy(of_size(200, "fourth"))
+
+
+def test_characters_that_take_more_memory_count_more(stub: ModelServiceStub) -> None:
+    wide = of_size(300)
+    for name in list(wide.spec.env):
+        wide.spec.env[name] = wide.spec.env[name][1:-1] + "\N{GRINNING FACE}"
+    refused_for_memory(stub, wide)
+
+
+def test_many_small_texts_count_what_they_take(stub: ModelServiceStub) -> None:
+    first, second = of_size(0, "first"), of_size(0, "second")
+    for many in (first, second):
+        many.spec.env.update({f"E{i}": "" for i in range(900)})
+    stub.Deploy(first)
+    assert int(refused_for_memory(stub, second).metadata["added"]) > 900 * KIB
+
+
+def test_deploys_at_the_same_time_do_not_share_the_room_that_is_left(
+    stub: ModelServiceStub,
+) -> None:
+    asked = [stub.Deploy.future(of_size(300, f"at-once-{number}")) for number in range(8)]
+    codes = [call.code() for call in asked]
+    assert sorted(codes, key=str) == [StatusCode.OK] * 3 + [EXHAUSTED] * 5
+
+
+def test_a_registered_model_is_refused_for_memory_as_well_and_its_record_says_so(
+    stub: ModelServiceStub, grpc_channel: grpc.Channel
+) -> None:
+    registry = RegistryServiceStub(grpc_channel)
+    project = Project(registry, "memory")
+    project.model()
+    project.version()
+    large = {f"V{i}": "x" * 100 * KIB for i in range(4)}
+    project.environment(namespace=NAMESPACE, defaults=InferenceServiceSpec(env=large))
+    stub.Deploy(of_size(500, "first"))
+    stub.Deploy(of_size(300, "second"))
+    refused_for_memory(stub, project.deploy())
+    records = registry_pb.ListModelDeploymentsRequest(project="memory")
+    [record] = registry.ListModelDeployments(records).deployments
+    assert record.error_reason == "MEMORY_EXCEEDED"
+
+
+def test_on_this_machine_it_is_the_same(tmp_path: Path) -> None:
+    with server(tmp_path, MODELSERVICE_SERVICES_MEMORY="1Mi") as running:
+        running.stub.Deploy(of_size(500, "first"))
+        running.stub.Deploy(of_size(450, "second"))
+        refused_for_memory(running.stub, of_size(100, "third"))
+        running.stub.Delete(DeleteRequest(name="first"))
+        running.wait_until_gone("first")
+        running.stub.Deploy(of_size(100, "third"))

@@ -150,6 +150,11 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
             "must be a number of bytes above 0, such as 100Gi, got 'big'",
         ),
         (
+            "MODELSERVICE_SERVICES_MEMORY",
+            "0",
+            "must be a number of bytes above 0, such as 100Gi, got '0'",
+        ),
+        (
             "MODELSERVICE_DATABASE_URL",
             "mysql://u:secret@h/d",
             "must begin with postgresql:// or sqlite:////",

@@ -37,6 +37,7 @@ from server.control.scope import Reserved, Scope
 from server.control.service_memory import ServiceMemory
 from server.control.viewing import View, follow
 from server.control.watching import Watching
+from server.freed_memory import keep_returning
 from server.ports import Cluster, Registry
 from server.settings import Settings, SettingsInvalid
 
@@ -227,8 +228,12 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
         numbers.append(signal.SIGHUP)
     for signal_number in numbers:
         asyncio.get_running_loop().add_signal_handler(signal_number, end)
-    await application.start()
-    await application.run(stop)
+    returning = asyncio.create_task(keep_returning(), name="freed memory")
+    try:
+        await application.start()
+        await application.run(stop)
+    finally:
+        returning.cancel()
 
 
 @asynccontextmanager

@@ -56,6 +56,12 @@ def _plain(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return event
 
 
+def _is_of_the_server(record: logging.LogRecord) -> bool:
+    """Not what grpc.aio reports, as an error with its stack, of a client that left while it was
+    answered: a client could fill the log with it."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
+
+
 def _configure_libraries(shared: list[Processor], renderer: Processor, level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -64,6 +70,7 @@ def _configure_libraries(shared: list[Processor], renderer: Processor, level: in
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_is_of_the_server)
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import grpc
 import pytest
@@ -140,3 +142,21 @@ def test_a_bug_is_logged_under_its_id_with_where_it_was(logged) -> None:
 
 def test_a_refused_call_names_its_reason(logged) -> None:
     assert logged[2]["reason"] == "FIELD_INVALID"
+
+
+def test_a_client_that_leaves_while_it_is_answered_is_no_error() -> None:
+    """grpc.aio says so of some of them, with a stack for each."""
+    said = subprocess.run(
+        [sys.executable, "-c", _AS_GRPC_LOGS], capture_output=True, text=True, check=True
+    )
+    assert [json.loads(line)["event"] for line in said.stderr.splitlines()] == ["another error"]
+
+
+_AS_GRPC_LOGS = """
+import logging
+from server import logs, settings
+logs.configure(settings.Log(format="json"))
+log = logging.getLogger("grpc._cython.cygrpc")
+log.error("ExecuteBatchError raised in core by servicer method [%s]", "/a/List")
+log.error("another error")
+"""

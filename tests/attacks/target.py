@@ -31,6 +31,7 @@ from . import ROOT
 SERVED = "well-behaved"
 STARTS_WITHIN_SECONDS = 120.0
 STOPS_WITHIN_SECONDS = 60.0
+MODEL_SIZE_LIMIT = 64 << 20
 _OPEN_FILES = 65_536
 
 
@@ -98,6 +99,11 @@ class Target:
                 return int(line.split()[1]) << 10
         raise AssertionError("the server is gone")
 
+    def waited_seconds(self) -> float:
+        """How long its event loop's thread was ready and had no CPU, since it began."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+
     def _listening(self) -> str:
         ends = time.monotonic() + STARTS_WITHIN_SECONDS
         while time.monotonic() < ends and self.process.poll() is None:
@@ -114,12 +120,8 @@ def running_target(folder: Path) -> Iterator[Target]:
     the length of the block."""
     _permit_many_files()
     limits = PodLimits.read()
-    with started(
-        ["server"],
-        folder / "server.log",
-        settings(folder),
-        limits,
-    ) as process:
+    environment = settings(folder) | {"MODELSERVICE_MODEL_SIZE_LIMIT": str(MODEL_SIZE_LIMIT)}
+    with started(["server"], folder / "server.log", environment, limits) as process:
         target = Target(process, folder / "server.log", limits)
         with grpc.insecure_channel(target.address) as channel:
             _deploy_served(channel, folder)

@@ -24,11 +24,19 @@ from modelservice.v1.model_service_pb2 import GetRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 GET_EVERY_SECONDS = 0.025
-# The kubelet asks every ten seconds: more often here, so that each attack is seen by some.
-PROBE_EVERY_SECONDS = 0.5
+# The kubelet asks every ten seconds: more often here, so that each attack is seen by some. As the
+# kubelet's, a probe begins once the one before has ended.
+PROBE_EVERY_SECONDS = 1.0
 GET_TIMEOUT_SECONDS = 10
 
 Call = Callable[[], Awaitable[object]]
+
+
+async def _one_after_the_other(what: str, every: float, call: Call) -> None:
+    while True:
+        began = time.monotonic()
+        await _timed(what, began, call)
+        await asyncio.sleep(began + every - time.monotonic())
 
 
 async def _repeat(what: str, every: float, call: Call) -> None:
@@ -67,7 +75,7 @@ async def _run(address: str, name: str, probe_timeout: float) -> None:
 
         calls = [
             asyncio.create_task(_repeat("get", GET_EVERY_SECONDS, get)),
-            asyncio.create_task(_repeat("probe", PROBE_EVERY_SECONDS, probe)),
+            asyncio.create_task(_one_after_the_other("probe", PROBE_EVERY_SECONDS, probe)),
         ]
         await asyncio.to_thread(sys.stdin.read)
         for each in calls:

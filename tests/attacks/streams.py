@@ -1,0 +1,125 @@
+"""Attacks by streams: many of them, and such as nobody reads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from itertools import count
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from modelservice.v1.model_service_pb2 import DeleteRequest, DeployRequest, WatchStatusRequest
+
+from tests.http2 import DATA, frame, grpc_message
+
+from .attack import Attack, Made
+from .connection import Connection
+from .requests import answer, request
+from .target import SERVED, Target
+from .transport import ENDS, SERVICE, connections, count_open
+
+WATCH = f"{SERVICE}/WatchStatus"
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+# The server's own limit is 12,000.
+STREAMS = 13_000
+# Of a second: more at once are a queue of calls, which has a row of its own.
+PACE = 2000
+
+
+async def _open(opened: list[Connection], calls: int, method: str, content: bytes) -> None:
+    for _ in range(calls // 100 // len(opened)):
+        for each in opened:
+            for _ in range(100):
+                each.call(method, content)
+            await asyncio.sleep(100 / PACE)
+
+
+async def streams_over_the_limit(target: Target, seconds: float) -> Made:
+    """13,000 watches of a service, which is more than there is room for."""
+    answers: Counter[str] = Counter()
+    content = WatchStatusRequest(name=SERVED).SerializeToString()
+    async with connections(target, 13, answers) as opened:
+        await _open(opened, STREAMS, WATCH, content)
+        await asyncio.sleep(seconds)
+        count_open(opened, answers)
+    return Made(STREAMS, answers)
+
+
+async def health_watches(target: Target, seconds: float) -> Made:
+    """10,000 watches of health."""
+    answers: Counter[str] = Counter()
+    content = HealthCheckRequest(service="live").SerializeToString()
+    async with connections(target, 10, answers) as opened:
+        await _open(opened, 10_000, "/grpc.health.v1.Health/Watch", content)
+        await asyncio.sleep(seconds)
+        count_open(opened, answers)
+    return Made(10_000, answers)
+
+
+async def readers_that_stop(target: Target, seconds: float) -> Made:
+    """1,000 watches of a namespace whose connections are no longer read, while it changes."""
+    answers: Counter[str] = Counter()
+    content = WatchStatusRequest(namespace="unread").SerializeToString()
+    ends, deployed = time.monotonic() + seconds, count()
+    async with (
+        connections(target, 10, answers) as opened,
+        grpc.aio.insecure_channel(target.address) as channel,
+    ):
+        await _open(opened, 1000, WATCH, content)
+        for each in opened:
+            each.transport.pause_reading()
+        while time.monotonic() < ends:
+            deploy = DeployRequest(namespace="unread", name="changing")
+            deploy.annotations["note"] = f"{next(deployed)}" + "x" * 10_000
+            deploy.spec.model.format.name = "none"
+            deploy.spec.model.storage_uri = "/absent"
+            answers[await answer(channel, request("Deploy", deploy))] += 1
+        count_open(opened, answers)
+        delete = DeleteRequest(namespace="unread", name="changing")
+        answers[await answer(channel, request("Delete", delete))] += 1
+    return Made(1000 + next(deployed), answers)
+
+
+async def reflection(target: Target, seconds: float) -> Made:
+    """400 streams of reflection that ask for the largest file again and again, ten at once."""
+    answers: Counter[str] = Counter()
+    symbol = "modelservice.v1.ModelService"
+    asked = grpc_message(ServerReflectionRequest(file_containing_symbol=symbol).SerializeToString())
+    sent, ends = 0, time.monotonic() + seconds
+    async with connections(target, 4, answers) as opened:
+        streams = [(each, each.headers(REFLECTION)) for each in opened for _ in range(100)]
+        while time.monotonic() < ends:
+            for each, stream in streams:
+                each.send(b"".join(frame(DATA, 0, stream, asked) for _ in range(10)))
+                sent += 10
+                await each.drain()
+            await asyncio.sleep(0)
+        count_open(opened, answers)
+    return Made(sent, answers)
+
+
+async def watches_come_and_go(target: Target, seconds: float) -> Made:
+    """Watches that are cancelled as soon as they have begun, by eight clients."""
+    answers: Counter[str] = Counter()
+    watch = request("WatchStatus", WatchStatusRequest(namespace="-"))
+    ends = time.monotonic() + seconds
+
+    async def caller() -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(target.address, options=options) as channel:
+            while time.monotonic() < ends:
+                answers[await answer(channel, watch)] += 1
+
+    await asyncio.gather(*(caller() for _ in range(8)))
+    return Made(answers.total(), answers)
+
+
+ATTACKS = (
+    Attack("13,000 watches", streams_over_the_limit, ENDS),
+    Attack("10,000 watches of health", health_watches, ENDS),
+    Attack("readers that stop", readers_that_stop, ENDS | {"OK"}),
+    Attack("flood of reflection", reflection, ENDS, by_bytes=True),
+    Attack("watches that come and go", watches_come_and_go, frozenset({"OK"})),
+)

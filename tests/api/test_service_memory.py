@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from grpc import StatusCode
 from modelservice.v1 import registry_service_pb2 as registry_pb
@@ -30,6 +31,7 @@ from .registering import Project
 EXHAUSTED = StatusCode.RESOURCE_EXHAUSTED
 NAMESPACE = "model-serving"
 KIB = 2**10
+SERVICES = 8
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +129,25 @@ def test_a_registered_model_is_refused_for_memory_as_well_and_its_record_says_so
     assert record.error_reason == "MEMORY_EXCEEDED"
 
 
-def test_on_this_machine_it_is_the_same(tmp_path: Path) -> None:
-    with server(tmp_path, MODELSERVICE_SERVICES_MEMORY="1Mi") as running:
-        running.stub.Deploy(of_size(500, "first"))
-        running.stub.Deploy(of_size(450, "second"))
-        refused_for_memory(running.stub, of_size(100, "third"))
-        running.stub.Delete(DeleteRequest(name="first"))
-        running.wait_until_gone("first")
-        running.stub.Deploy(of_size(100, "third"))
+def test_on_this_machine_the_largest_take_no_more_than_they_count_until_they_are_refused(
+    tmp_path: Path,
+) -> None:
+    def largest(name: str) -> DeployRequest:
+        return of_size(500, name, annotations={"note": name.ljust(200 * KIB, "y")})
+
+    room = SERVICES * 730 * KIB
+    with server(tmp_path, MODELSERVICE_SERVICES_MEMORY=str(room)) as running:
+        process = psutil.Process(running.process.pid)
+        running.stub.Deploy(largest("warm"))
+        running.stub.Delete(DeleteRequest(name="warm"))
+        running.wait_until_gone("warm")
+        before = process.memory_info().rss
+        for number in range(SERVICES):
+            running.stub.Deploy(largest(f"large-{number}"))
+            running.stub.Get(GetRequest(name=f"large-{number}"))
+        refused_for_memory(running.stub, largest("more"))
+        # Beside what is kept: what is answered, and the records as they are written.
+        assert process.memory_info().rss - before < 3 * room
+        running.stub.Delete(DeleteRequest(name="large-0"))
+        running.wait_until_gone("large-0")
+        running.stub.Deploy(largest("more"))

@@ -55,7 +55,7 @@ $(SERVING_READY): requirements-serving.lock | $(READY)
 test: unit ## Run every test that this machine can, and say what was left out
 	$(BIN)/python -m pytest tests/registry -n 3 --dist loadfile
 	$(BIN)/python -m pytest tests/attacks
-	$(BIN)/python -m pytest tests/cluster tests/node
+	$(BIN)/python -m pytest tests/cluster tests/node -n 3
 
 unit: $(READY) ## The tests that need neither Go nor a cluster; they mostly wait, so four at a time
 	$(BIN)/python -m pytest --ignore tests/registry --ignore tests/cluster --ignore tests/node --ignore tests/attacks -n 4 --dist worksteal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from .requirements import (
     say_to,
     unmet,
 )
+from .scheduling import LabScheduling
 from .serving import Replicas
 
 __all__ = ["namespace", "pytest_terminal_summary", "replica", "replicas", "server", "stub"]
@@ -54,6 +56,11 @@ def link(lab: Lab, replicas: Replicas) -> Iterator[Link]:
     link = Link(lab, replicas.kubeconfig, replicas.folder)
     yield link
     link.close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LabScheduling:
+    return LabScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -66,5 +67,13 @@ def needs(fixture: str, item: pytest.Item) -> bool:
 
 def say_to(config: pytest.Config) -> builds.Say:
     """Prints lines between pytest's own."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    return reporter.write_line if reporter else print
+    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+        return reporter.write_line
+    # A worker of pytest-xdist has its standard error in common with the run.
+    capture = config.pluginmanager.get_plugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(line, file=sys.stderr, flush=True)
+
+    return say

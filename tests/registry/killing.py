@@ -37,7 +37,7 @@ DEPLOY_POINTS = (
     "before-outcome",
     "before-answer",
 )
-IN_CI, IN_A_SOAK = 20, 200
+IN_CI, IN_A_SOAK = 10, 200
 EVERY_SO_MANY_IT_FOLLOWS = 10
 # Beyond the lease of the one that was killed before.
 FOLLOWS_AFTER_SECONDS = 7.0

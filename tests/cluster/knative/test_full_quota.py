@@ -18,6 +18,7 @@ from tests.cluster.namespace_watch import WATCHED, NamespaceWatch
 from tests.cluster.test_rollouts import Watching, watching
 
 from .test_knative_lab import PODS
+from .test_reconcile_errors import touch
 
 __all__ = ["watching"]
 
@@ -55,6 +56,7 @@ def test_a_full_quota_under_a_service_that_serves_is_a_warning_once_a_second(
     wait_ready(stub, namespace, "iris", first.rollout_id)
     fill(lab, namespace)
     heard = watching("iris")
+    touch(lab, namespace)
     heard.wait(warns, "the warning is told")
 
     began, written = time.monotonic(), len(writes.seen)

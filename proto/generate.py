@@ -1,8 +1,10 @@
 """Generate the Python stubs from the protos, or check that they are up to date."""
 
 import argparse
+import fcntl
 import filecmp
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -53,7 +55,19 @@ def generate(folder: Path) -> Path:
 
 
 def locked_python(venv: Path, lock: Path) -> Path:
-    """Return the Python of an environment made from the lock; made anew when the lock changed."""
+    """Return the Python of an environment made from the lock; made anew when the lock changed.
+
+    Runs that need it at once make it one after another.
+    """
+    folder = os.open(venv.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        return _made_from(venv, lock)
+    finally:
+        os.close(folder)
+
+
+def _made_from(venv: Path, lock: Path) -> Path:
     python = venv / "bin" / "python"
     stamp = venv / "lock.sha256"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()

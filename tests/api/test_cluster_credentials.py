@@ -90,7 +90,8 @@ async def test_credentials_that_cannot_be_renewed_are_told_until_they_can(
         settings["KUBERNETES_KUBECONFIG"] = kubeconfig(tmp_path, ca, api.port)
         server = await asyncio.to_thread(Alone, "server", settings)
         try:
-            await asyncio.to_thread(wait_for_health, server, "cluster", True)
+            for service in ("cluster", ""):
+                await asyncio.to_thread(wait_for_health, server, service, True)
             plugin.fails()
             if ends_in > IN_TIME:
                 api.tokens = {"p2"}

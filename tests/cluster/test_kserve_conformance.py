@@ -15,6 +15,7 @@ from server.domain.inference_service import ContainerPredictor, InferenceService
 from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, container, following
 
+from .direct import hold, let_go
 from .lab import Cluster, Lab
 
 
@@ -58,11 +59,11 @@ class KServeWorld:
 
     async def keep(self, key: ServiceKey) -> None:
         self._kept.add(key)
-        await self._apply("keeper", key, {"finalizers": ["test.example.com/keep"]})
+        await asyncio.to_thread(hold, self._administered, key)
 
     async def finish_delete(self, key: ServiceKey) -> None:
         self._kept.remove(key)
-        await self._apply("keeper", key, {})
+        await asyncio.to_thread(let_go, self._administered, key)
 
     async def close(self) -> None:
         """Let go what a failed test still keeps."""

@@ -19,11 +19,14 @@ def trained(file: Path) -> str:
     """Save a model that names an iris by its measures; what it is worth. Raises NotTrained."""
     if not SERVING_PYTHON.exists():
         raise NotTrained(f"{SERVING_PYTHON.parents[1].name} is missing: make serving")
+    # Others may read the file meanwhile.
+    fresh = file.with_name(f"{os.getpid()}-{file.name}")
     training = subprocess.run(
-        [SERVING_PYTHON, "-I", _TRAIN, file], capture_output=True, text=True, check=False
+        [SERVING_PYTHON, "-I", _TRAIN, fresh], capture_output=True, text=True, check=False
     )
     if training.returncode:
         raise NotTrained(f"the training failed: {training.stderr.strip()}")
+    fresh.rename(file)
     return training.stdout.strip()
 
 

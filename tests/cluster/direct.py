@@ -10,7 +10,6 @@ from server.domain.inference_service import ServiceKey
 from .lab import Cluster, wait_until
 
 PATH = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices"
-HOLD = "example.com/hold"
 
 
 def stored(cluster: Cluster, key: ServiceKey) -> dict[str, Any]:
@@ -46,24 +45,6 @@ def remove(cluster: Cluster, key: ServiceKey) -> None:
         return all(o["metadata"]["name"] != key.name for o in cluster.get(listed)["items"])
 
     wait_until(gone, f"{key} is gone")
-
-
-def hold(cluster: Cluster, key: ServiceKey) -> None:
-    """Keep a service from going away when it is deleted."""
-
-    def finalizers() -> list[str]:
-        return list(stored(cluster, key)["metadata"].get("finalizers", []))
-
-    # KServe sets the whole list once.
-    wait_until(lambda: bool(finalizers()), f"KServe's finalizer is on {key}")
-    held = finalizers()
-    edit(cluster, key, {"metadata": {"finalizers": [*held, HOLD]}})
-
-
-def let_go(cluster: Cluster, key: ServiceKey) -> None:
-    """Let a held service go."""
-    held = stored(cluster, key)["metadata"].get("finalizers", [])
-    edit(cluster, key, {"metadata": {"finalizers": [f for f in held if f != HOLD]}})
 
 
 def settled(cluster: Cluster, key: ServiceKey) -> dict[str, Any]:

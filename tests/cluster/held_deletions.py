@@ -11,7 +11,7 @@ from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from .asking import Reason, State, container, delete, deploy, wait_gone, wait_ready
-from .lab import Lab, wait_until
+from .lab import Cluster, Lab, wait_until
 from .recording import Recording
 
 FINALIZER = "example.com/keep"
@@ -95,17 +95,28 @@ def frozen_controller(lab: Lab) -> Iterator[None]:
         lab.kserve_manager.thaw()
 
 
-def set_finalizers(lab: Lab, path: str, *finalizers: str) -> None:
+def keep(cluster: Cluster, path: str) -> None:
+    """Keep a service from going away when it is deleted."""
+
+    def has_kserves() -> bool:
+        return KSERVES in cluster.get(path)["metadata"].get("finalizers", [])
+
+    # With its own, KServe sets the whole list, without those that it has not seen.
+    wait_until(has_kserves, f"KServe's finalizer is on {path}")
+    set_finalizers(cluster, path, FINALIZER)
+
+
+def set_finalizers(cluster: Cluster, path: str, *finalizers: str) -> None:
     """Add to an object's finalizers, or (none given) take those of these tests away."""
 
     def are_set() -> bool:
         """Whether they were set on the very object that was read: controllers write to it too."""
-        metadata = lab.get(path)["metadata"]
+        metadata = cluster.get(path)["metadata"]
         others = [f for f in metadata.get("finalizers", []) if f != FINALIZER]
         version = {"resourceVersion": metadata["resourceVersion"]}
         body = {"metadata": version | {"finalizers": [*others, *finalizers]}}
         try:
-            lab.request("PATCH", path, body, "application/merge-patch+json")
+            cluster.request("PATCH", path, body, "application/merge-patch+json")
         except ConflictException:
             return False
         return True

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.refusal_reading import _MEANINGS, refusal_in_event
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -15,7 +16,7 @@ THEN = datetime(2026, 1, 1, tzinfo=UTC)
 def test_each_of_kserves_words_comes_to_a_failure_with_a_remedy(words: str, reason: str) -> None:
     refusal = refusal_in_event({"reason": "InternalError", "message": f"KServe says: {words} x"})
     assert refusal
-    failure = refusal.failure(THEN)
+    failure = refusal.failure(THEN, Observed({}))
     assert failure.reason == reason
     assert failure.message.endswith(f": KServe says: {words} x")
     assert failure.remedy

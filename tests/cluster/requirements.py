@@ -66,10 +66,8 @@ def needs(fixture: str, item: pytest.Item) -> bool:
 
 
 def say_to(config: pytest.Config) -> builds.Say:
-    """Prints lines between pytest's own."""
-    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
-        return reporter.write_line
-    # A worker of pytest-xdist has its standard error in common with the run.
+    """Print lines between pytest's own, on standard error: a worker of pytest-xdist has no other
+    stream in common with the run."""
     capture = config.pluginmanager.get_plugin("capturemanager")
 
     def say(line: str) -> None:

@@ -49,6 +49,12 @@ class Refusal:
         return [violation.field for violation in self._detail(BadRequest()).field_violations]
 
     @property
+    def problems(self) -> list[str]:
+        """What these fields must be."""
+        violations = self._detail(BadRequest()).field_violations
+        return [violation.description for violation in violations]
+
+    @property
     def retry_after(self) -> timedelta:
         return self._detail(RetryInfo()).retry_delay.ToTimedelta()
 
@@ -76,6 +82,7 @@ def refusal_of(error: Any) -> Refusal:
         # A rollout that failed is told in the words of its own containers.
         ours = refusal.reason != "ROLLOUT_FAILED"
         assert not (ours and _NOT_TO_BE_TOLD.search(str(details))), details
+        assert all("must " in why for why in refusal.problems), details
     return refusal
 
 

@@ -208,7 +208,7 @@ def _reading(
         try:
             return deserializer(raw) if deserializer else raw
         except DecodeError:
-            refusal = FieldInvalid([FieldViolation("request", "is not this method's message")])
+            refusal = FieldInvalid([FieldViolation("request", "must be this method's message")])
             if streamed:
                 raise refusal from None
             return refusal

@@ -34,7 +34,7 @@ def predictor_of(message: pb.InferenceServiceSpec) -> Predictor:
             r = message.registered_model
             return RegisteredModelPredictor(r.project, r.model, r.environment, r.version)
     raise FieldInvalid(
-        [FieldViolation("spec.predictor", "give one: container, model or registered_model")]
+        [FieldViolation("spec.predictor", "must be set: container, model or registered_model")]
     )
 
 

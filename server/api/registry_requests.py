@@ -116,7 +116,7 @@ def deployment_filter_of(request: pb.ListModelDeploymentsRequest) -> DeploymentF
 def _version_state_of(number: int) -> VersionState | None:
     known = resources_pb.ModelVersion.State.DESCRIPTOR.values_by_number
     if number not in known:
-        raise _invalid("version.state", "is not a state of this contract")
+        raise _invalid("version.state", f"must be a state of this contract, got {number}")
     return VersionState(known[number].name.removeprefix("STATE_")) if number else None
 
 
@@ -124,7 +124,7 @@ def _metadata_of(message: Struct) -> Mapping[str, Any]:
     try:
         metadata: Mapping[str, Any] = MessageToDict(message)
     except ValueError:
-        raise _invalid("version.metadata", "has no number that is NaN or infinite") from None
+        raise _invalid("version.metadata", "must have finite numbers only, as JSON has") from None
     return metadata
 
 
@@ -132,7 +132,7 @@ def _time_of(message: Timestamp, path: str) -> datetime:
     try:
         return message.ToDatetime(UTC)
     except ValueError:
-        raise _invalid(path, "is not a valid time") from None
+        raise _invalid(path, "must be a time from the year 1 to 9999") from None
 
 
 def _invalid(path: str, why: str) -> FieldInvalid:

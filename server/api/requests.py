@@ -25,6 +25,7 @@ from server.domain.inference_service import (
 from server.domain.rollout import Rollout
 from server.domain.selectors import Selector
 from server.domain.status import State
+from server.domain.syntax import escaped
 
 HEARTBEAT_MIN = timedelta(seconds=1)
 HEARTBEAT_MAX = timedelta(seconds=30)
@@ -91,7 +92,8 @@ def rollout_of(text: str) -> Rollout | None:
     try:
         return Rollout.parse(text)
     except ValueError:
-        raise _invalid("rollout_id", "is not a rollout_id that Deploy or Get answered") from None
+        why = f"must be a rollout_id that Deploy or Get answered, got {escaped(text)}"
+        raise _invalid("rollout_id", why) from None
 
 
 def listing_of(request: pb.ListRequest, scope: Scope) -> Listing:
@@ -108,7 +110,7 @@ def listing_of(request: pb.ListRequest, scope: Scope) -> Listing:
 def page_size_of(asked: int) -> int:
     """How many items a page may have, where a request asks for so many."""
     if asked < 0:
-        raise _invalid("page_size", "is not negative")
+        raise _invalid("page_size", f"must not be negative, got {asked}")
     return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
@@ -116,7 +118,8 @@ def states_of(numbers: Iterable[int], states: EnumDescriptor) -> Iterator[str]:
     """The states that a request's `states` name, without the enum's prefix."""
     for index, number in enumerate(numbers):
         if not number or number not in states.values_by_number:
-            raise _invalid(f"states[{index}]", "is not a state of this contract")
+            why = f"must be a state of this contract, got {number}"
+            raise _invalid(f"states[{index}]", why)
         yield states.values_by_number[number].name.removeprefix("STATE_")
 
 
@@ -135,11 +138,11 @@ def watch_of(request: pb.WatchStatusRequest, scope: Scope) -> Watch:
 
 def _check_watch(request: pb.WatchStatusRequest) -> None:
     if request.until not in _UNTIL:
-        raise _invalid("until", "is UNTIL_READY, UNTIL_GONE or unset")
+        raise _invalid("until", f"must be UNTIL_READY, UNTIL_GONE or unset, got {request.until}")
     if request.until and not request.name:
-        raise _invalid("name", "is required with until")
+        raise _invalid("name", "must be set with until")
     if request.label_selector and request.name:
-        raise _invalid("label_selector", "stands without a name only")
+        raise _invalid("label_selector", "must not be set beside a name")
 
 
 def _target_of(scope: Scope, namespace: str, name: str) -> ServiceKey:
@@ -156,7 +159,8 @@ def _heartbeat_of(request: pb.WatchStatusRequest) -> timedelta:
         return HEARTBEAT_MAX
     interval = duration_of(request.heartbeat_interval, "heartbeat_interval")
     if interval < HEARTBEAT_MIN:
-        raise _invalid("heartbeat_interval", "is at least 1 s")
+        got = f"{interval.total_seconds():g}"
+        raise _invalid("heartbeat_interval", f"must be at least 1 s, got {got} s")
     return min(interval, HEARTBEAT_MAX)
 
 

@@ -30,7 +30,7 @@ def options_of(message: pb.InferenceServiceSpec, path: str) -> ServingOptions:
     """How a predictor is run, of a spec at `path` that has none. Raises FieldInvalid as spec_of,
     and for a predictor."""
     if message.WhichOneof("predictor"):
-        raise FieldInvalid([FieldViolation(f"{path}.predictor", "has no place here; leave it out")])
+        raise FieldInvalid([FieldViolation(f"{path}.predictor", "must not be set here")])
     return ServingOptions(**_options_in(message, path))
 
 
@@ -69,7 +69,9 @@ def duration_of(message: Duration, path: str) -> timedelta:
     """The duration, a part of a microsecond rounded away from zero. Raises FieldInvalid."""
     seconds, nanos = message.seconds, message.nanos
     if abs(seconds) > LONGEST_DURATION_SECONDS or abs(nanos) >= 10**9 or seconds * nanos < 0:
-        raise FieldInvalid([FieldViolation(path, "is not a valid duration")])
+        raise FieldInvalid(
+            [FieldViolation(path, "must be a duration with seconds and nanos of one sign")]
+        )
     microseconds = -(-nanos // 1000) if nanos > 0 else nanos // 1000
     return timedelta(seconds=seconds, microseconds=microseconds)
 

@@ -83,7 +83,7 @@ def wished_spec(deploy: Deploy, stored: Stored | None) -> InferenceServiceSpec:
     held = stored.service.spec if stored else None
     spec = deploy.spec or held
     if spec is None:
-        raise FieldInvalid([FieldViolation("spec", "give the whole spec")])
+        raise FieldInvalid([FieldViolation("spec", "must be the whole spec")])
     if stored and held and not spec.deployment_mode and not stored.service.unmanaged:
         return replace(spec, deployment_mode=held.deployment_mode)
     return spec

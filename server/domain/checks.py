@@ -132,11 +132,13 @@ def room_for_name(namespace: str) -> int:
 def _length_violations(key: ServiceKey) -> Iterator[FieldViolation]:
     host = _host(key.name, key.namespace)
     if len(key.name) > LONGEST_NAME:
-        yield FieldViolation("name", f"may have at most {LONGEST_NAME} characters")
+        yield FieldViolation(
+            "name", f"must have at most {LONGEST_NAME} characters, got {len(key.name)}"
+        )
     elif len(host) > LONGEST_HOST:
         yield FieldViolation(
             "name",
-            f"<name>-predictor-<namespace> may have at most {LONGEST_HOST} characters, and has"
+            f"<name>-predictor-<namespace> must have at most {LONGEST_HOST} characters, got"
             f" {len(host)}",
         )
 
@@ -147,10 +149,12 @@ def _host(name: str, namespace: str) -> str:
 
 def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
     if not deploy.restart:
-        yield FieldViolation("spec", "is required, but for a restart")
+        yield FieldViolation("spec", "must be set, but for a restart")
     for path, given in (("labels", deploy.labels), ("annotations", deploy.annotations)):
         if given:
-            yield FieldViolation(path, "stay as they are without a spec: give the spec too")
+            yield FieldViolation(
+                path, "must be empty without a spec, since they stay as they are: give the spec too"
+            )
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
@@ -164,13 +168,17 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
 def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViolation]:
     yield from problem_at("annotations", count_problem(len(annotations), MOST_ANNOTATIONS))
     if sum(size(k) + size(v) for k, v in annotations.items()) > MOST_ANNOTATION_BYTES:
-        yield FieldViolation("annotations", f"at most {MOST_ANNOTATION_BYTES >> 10} KiB in all")
+        yield FieldViolation(
+            "annotations", f"must have at most {MOST_ANNOTATION_BYTES >> 10} KiB in all"
+        )
     for key in annotations:
         # Kubernetes reads the domain of an annotation's key in any case.
         problem = qualified_name_problem(key.lower()) or _our_key_problem(key.lower())
         yield from problem_at(at("annotations", key), problem)
-    if annotations.get(STOP_ANNOTATION, "true").lower() not in ("true", "false"):
-        yield FieldViolation(at("annotations", STOP_ANNOTATION), 'is "true" or "false"')
+    asked = annotations.get(STOP_ANNOTATION, "true")
+    if asked.lower() not in ("true", "false"):
+        why = f"must be 'true' or 'false', got {escaped(asked)}"
+        yield FieldViolation(at("annotations", STOP_ANNOTATION), why)
 
 
 def _platform_violations(

@@ -60,11 +60,11 @@ def _parsed(text: str) -> tuple[int, str]:
     """The value in billionths, and the suffix."""
     match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
-        raise ValueError("not a Kubernetes quantity, such as 500m, 2 or 4Gi")
+        raise ValueError("must be a Kubernetes quantity, such as 500m, 2 or 4Gi")
     suffix = match["suffix"]
     exact = Fraction(_digits(match["number"])) * _factor(suffix)
     if abs(exact) > _LARGEST:
-        raise ValueError("larger than any Kubernetes quantity (2^63-1)")
+        raise ValueError("must be at most 2^63-1, as every Kubernetes quantity")
     rounded = -(-abs(exact) * _NANO // 1)
     return int(rounded if exact >= 0 else -rounded), suffix
 

@@ -137,12 +137,15 @@ def _version_violations(
     before: ModelVersion, after: ModelVersion, fields: frozenset[str]
 ) -> Iterator[FieldViolation]:
     if after.state is VersionState.PENDING and before.state is not VersionState.PENDING:
-        yield FieldViolation("version.state", f"is {before.state}, and never becomes PENDING again")
+        yield FieldViolation(
+            "version.state", f"must not become PENDING again: it is {before.state}"
+        )
     moved = [name for name in _ARTIFACT if getattr(before, name) != getattr(after, name)]
     if before.state is VersionState.PENDING:
         yield from artifact_violations(VersionContent(after.storage_uri, after.image, after.format))
     else:
         for name in filter(fields.__contains__, moved):
             yield FieldViolation(
-                f"version.{name}", f"is fixed since the version is {before.state}: add a new one"
+                f"version.{name}",
+                f"must stay as it is, since the version is {before.state}: add a new one",
             )

@@ -35,6 +35,7 @@ from server.domain.syntax import (
     at,
     count_problem,
     dns_label_problem,
+    escaped,
     label_value_problem,
     problem_at,
     qualified_name_problem,
@@ -75,7 +76,10 @@ def check_new(
     violations += _violations(content, values_of(content))
     if isinstance(content, ModelContent) and content.default_version:
         violations.append(
-            FieldViolation("model.default_version", "a new model has no version yet: set it later")
+            FieldViolation(
+                "model.default_version",
+                "must be empty: a new model has no version yet; set it later",
+            )
         )
     if isinstance(content, VersionContent):
         violations += artifact_violations(content)
@@ -93,7 +97,7 @@ def check_change(key: Key, change: Change[Content], resource: str) -> None:
 
 def check_deployment(project: str, deployment_id: str) -> None:
     """Refuse what no record is called. Raises FieldInvalid."""
-    problem = label_value_problem(deployment_id) if deployment_id else "is required"
+    problem = label_value_problem(deployment_id) if deployment_id else "must be set"
     refuse_violations(
         [*problem_at("project", project_problem(project)), *problem_at("id", problem)]
     )
@@ -114,11 +118,11 @@ def check_filter(wanted: DeploymentFilter) -> None:
 def artifact_violations(content: VersionContent) -> Iterator[FieldViolation]:
     """What is wrong with the artifact and its format as a whole."""
     if bool(content.storage_uri) == bool(content.image):
-        yield FieldViolation("version.artifact", "give one: storage_uri or image")
+        yield FieldViolation("version.artifact", "must be one of storage_uri and image")
     elif content.storage_uri and content.format is None:
-        yield FieldViolation("version.format", "is required with storage_uri")
+        yield FieldViolation("version.format", "must be set with storage_uri")
     elif content.image and content.format is not None:
-        yield FieldViolation("version.format", "stands with storage_uri only: an image has none")
+        yield FieldViolation("version.format", "must not be set with image, which has none")
 
 
 def _key_violations(
@@ -133,9 +137,9 @@ def _mask_violations(change: Change[Content]) -> Iterator[FieldViolation]:
     changeable = ", ".join(name for name in known if name != "namespace")
     for path in change.mask:
         if path == EVERYTHING and len(change.mask) > 1:
-            yield FieldViolation("update_mask", "`*` stands alone")
+            yield FieldViolation("update_mask", "must have no other path beside `*`")
         elif path != EVERYTHING and path not in known:
-            why = f"{path[:80]!r} cannot be changed: {changeable} can, each as a whole"
+            why = f"must have only {changeable}, each as a whole, got {escaped(path)}"
             yield FieldViolation("update_mask", why)
 
 
@@ -143,7 +147,7 @@ def _named_state_violations(
     content: VersionContent, mask: Collection[str]
 ) -> Iterator[FieldViolation]:
     if content.state is None and "state" in mask:
-        yield FieldViolation("version.state", "is required where the update_mask names it")
+        yield FieldViolation("version.state", "must be set where the update_mask names it")
 
 
 def _violations(
@@ -233,18 +237,19 @@ def _metadata_violations(metadata: Mapping[str, Any]) -> Iterator[FieldViolation
         yield from problem_at(at("metadata", key), _json_problem({key: value}))
     # Kept as JSON, so that is what is measured.
     if size(json.dumps(metadata, ensure_ascii=False)) > MOST_METADATA_BYTES:
-        yield FieldViolation("metadata", f"may have {MOST_METADATA_BYTES >> 10} KiB as JSON")
+        why = f"must have at most {MOST_METADATA_BYTES >> 10} KiB as JSON"
+        yield FieldViolation("metadata", why)
 
 
 def _json_problem(value: Any, levels: int = MOST_METADATA_LEVELS) -> str | None:
     """What keeps a value from being kept as JSON."""
     if not levels:
-        return f"is nested more than {MOST_METADATA_LEVELS} levels deep"
+        return f"must be nested at most {MOST_METADATA_LEVELS} levels deep"
     match value:
         case str():
             return _nul_problem(value)
         case float() if not math.isfinite(value):
-            return "has a number that is not finite, which JSON cannot hold"
+            return "must have finite numbers only, as JSON has"
         case dict():
             parts = [*value, *value.values()]
         case list():
@@ -256,12 +261,10 @@ def _json_problem(value: Any, levels: int = MOST_METADATA_LEVELS) -> str | None:
 
 
 def _text_problem(text: str, most_bytes: int) -> str | None:
-    return _too_long(most_bytes) if size(text) > most_bytes else _nul_problem(text)
+    if (length := size(text)) > most_bytes:
+        return f"must have at most {most_bytes} bytes, got {length}"
+    return _nul_problem(text)
 
 
 def _nul_problem(text: str) -> str | None:
-    return "has a NUL character" if "\0" in text else None
-
-
-def _too_long(most_bytes: int) -> str:
-    return f"may have at most {most_bytes} bytes"
+    return "must have no NUL character" if "\0" in text else None

@@ -20,7 +20,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 def project_problem(text: str) -> str | None:
     """The name of a project that may be there: earlier releases took almost any text."""
     if not text:
-        return "is required"
+        return "must be set"
     if len(text) > LONGEST_PROJECT:
         return f"must have at most {LONGEST_PROJECT} characters, got {len(text)}"
     if any(unicodedata.category(character) == "Cc" for character in text):
@@ -36,7 +36,7 @@ def name_problem(text: str) -> str | None:
 def version_problem(text: str) -> str | None:
     """The name of a model's version."""
     if not text:
-        return "is required"
+        return "must be set"
     if not _VERSION.fullmatch(text):
         return (
             "must have 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', and begin with a letter or"

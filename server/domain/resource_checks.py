@@ -8,7 +8,13 @@ from decimal import Decimal
 from server.domain.errors import FieldViolation
 from server.domain.inference_service import Resources
 from server.domain.quantities import value
-from server.domain.syntax import at, count_problem, problem_at, qualified_name_problem
+from server.domain.syntax import (
+    at,
+    count_problem,
+    escaped,
+    problem_at,
+    qualified_name_problem,
+)
 
 MOST_RESOURCES = 32
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
@@ -34,7 +40,7 @@ def _name_problem(name: str) -> str | None:
     if name in _STANDARD or (name.startswith(_HUGE_PAGES) and "/" not in name):
         return qualified_name_problem(name)
     if "/" not in name or name.startswith("requests."):
-        return "is no resource: cpu, memory, ephemeral-storage, or a device as vendor.com/device"
+        return "must be cpu, memory, ephemeral-storage, or a device such as vendor.com/device"
     return qualified_name_problem(name)
 
 
@@ -42,18 +48,18 @@ def _amount_problem(name: str, text: str) -> str | None:
     try:
         amount = value(text)
     except ValueError as e:
-        return str(e)
+        return f"{e}, got {escaped(text)}"
     if amount < 0:
-        return "is not negative"
-    return "is counted in whole ones" if _is_device(name) and amount % 1 else None
+        return f"must not be negative, got {text}"
+    return f"must be a whole number, got {text}" if _is_device(name) and amount % 1 else None
 
 
 def _request_problem(name: str, request: Decimal | None, limit: Decimal | None) -> str | None:
     if request is None:
         return None
     if (_is_device(name) or name.startswith(_HUGE_PAGES)) and request != limit:
-        return "needs the same limit: devices and huge pages are not shared"
-    return "is above its limit" if limit is not None and request > limit else None
+        return "must be as its limit: devices and huge pages are not shared"
+    return "must not be above its limit" if limit is not None and request > limit else None
 
 
 def fits(name: str, request: str | None, limit: str | None) -> bool:

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from server.domain.syntax import count_problem, label_value_problem, qualified_name_problem
+from server.domain.syntax import count_problem, escaped, label_value_problem, qualified_name_problem
 
 _LONGEST = 4096
 # A selector is matched against every service that a list or a watch covers.
@@ -69,7 +69,7 @@ class Selector:
     def parse(cls, text: str) -> Selector:
         """Read a selector. Raises ValueError with a message for who wrote it."""
         if len(text) > _LONGEST:
-            raise ValueError(f"longer than {_LONGEST} characters")
+            raise ValueError(f"must have at most {_LONGEST} characters, got {len(text)}")
         requirements = tuple(sorted(set(_Parser(text).requirements())))
         if problem := count_problem(len(requirements), MOST_REQUIREMENTS, " requirements"):
             raise ValueError(problem)
@@ -120,7 +120,7 @@ class _Parser:
         if key == "" or key in _SYMBOLS:
             raise _unexpected(key, "a label's key")
         if problem := qualified_name_problem(key):
-            raise ValueError(f"the key {key[:80]!a}: {problem}")
+            raise ValueError(f"the key {escaped(key)}: {problem}")
         return key
 
     def _value(self) -> str:
@@ -129,13 +129,13 @@ class _Parser:
             return ""
         value = self._next()
         if problem := label_value_problem(value):
-            raise ValueError(f"the value {value[:80]!a}: {problem}")
+            raise ValueError(f"the value {escaped(value)}: {problem}")
         return value
 
     def _number(self) -> str:
         value = self._value()
         if not _is_number(value):
-            raise ValueError(f"the value {value[:80]!a}: > and < take a whole number")
+            raise ValueError(f"the value for > and < must be a whole number, got {escaped(value)}")
         return str(int(value))
 
     def _listed(self) -> list[str]:
@@ -167,7 +167,8 @@ class _Parser:
 
 
 def _unexpected(found: str, wanted: str) -> ValueError:
-    return ValueError(f"found {repr(found[:80]) if found else 'the end'} where {wanted} belongs")
+    got = escaped(found) if found else "the end"
+    return ValueError(f"must have {wanted} where it has {got}")
 
 
 def _is_number(text: str) -> bool:

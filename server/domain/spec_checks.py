@@ -25,6 +25,7 @@ from server.domain.syntax import (
     count_problem,
     data_key_problem,
     dns_subdomain_problem,
+    escaped,
     label_value_problem,
     problem_at,
     qualified_name_problem,
@@ -108,14 +109,16 @@ def mode_violations(
     served_by = _served_by(spec.predictor)
     port = served_by.port if isinstance(served_by, ContainerPredictor) else 0
     if mode == "Knative" and port in _KNATIVE_PORTS:
-        yield FieldViolation("spec.container.port", "is taken by Knative's queue-proxy")
+        yield FieldViolation(
+            "spec.container.port", f"must not be {port}: Knative's queue-proxy has it"
+        )
 
 
 def _metric_violations(
     metric: str, metrics: tuple[str, ...], where: str = ""
 ) -> Iterator[FieldViolation]:
     if metric and metric not in metrics:
-        why = f"must be one of {', '.join(metrics)}{where}, got {metric[:64]!r}"
+        why = f"must be one of {', '.join(metrics)}{where}, got {escaped(metric)}"
         yield FieldViolation("spec.scaling.metric", why)
 
 
@@ -123,7 +126,7 @@ def _variable_violations(options: ServingOptions, mode: str) -> Iterator[FieldVi
     for name in _KNATIVE_VARIABLES if mode == "Knative" else ():
         for path, names in (("spec.env", options.env), ("spec.secret_env", options.secret_env)):
             if name in names:
-                yield FieldViolation(at(path, name), "is set by Knative itself")
+                yield FieldViolation(at(path, name), "must not be set: Knative sets it")
 
 
 def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
@@ -148,7 +151,9 @@ def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
 
 def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
     if sum(map(size, texts)) > MOST_SPEC_BYTES:
-        yield FieldViolation("spec", f"its texts may have {MOST_SPEC_BYTES >> 10} KiB in all")
+        yield FieldViolation(
+            "spec", f"must have at most {MOST_SPEC_BYTES >> 10} KiB of text in all"
+        )
 
 
 def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
@@ -156,7 +161,8 @@ def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolat
     yield from _argument_violations("spec.container.command", container.command)
     yield from _argument_violations("spec.container.args", container.args)
     if not 0 <= container.port <= 65535:
-        yield FieldViolation("spec.container.port", "is 1 to 65535, or 0 for KServe's default")
+        why = f"must be from 1 to 65535, or 0 for KServe's default, got {container.port}"
+        yield FieldViolation("spec.container.port", why)
 
 
 def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
@@ -166,9 +172,8 @@ def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
         yield from problem_at("spec.model.format.version", word_problem(version, LONGEST_FORMAT))
     yield from problem_at("spec.model.storage_uri", _string_problem(model.storage_uri))
     if model.runtime and dns_subdomain_problem(model.runtime):
-        yield FieldViolation(
-            "spec.model.runtime", "is the name of a serving runtime of the cluster, not an image"
-        )
+        why = "must be the name of a serving runtime of the cluster, not an image, got"
+        yield FieldViolation("spec.model.runtime", f"{why} {escaped(model.runtime)}")
     yield from _one_of("spec.model.protocol_version", model.protocol_version, PROTOCOLS)
     yield from _argument_violations("spec.model.args", model.args)
 
@@ -203,7 +208,7 @@ def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]
         yield from problem_at(path, _variable_problem(name))
         yield from problem_at(path, _string_problem(f"{name}={value}"))
         if name in options.secret_env:
-            yield FieldViolation(path, "stands in secret_env as well")
+            yield FieldViolation(path, "must not be in secret_env as well")
     for name, reference in options.secret_env.items():
         yield from problem_at(at("spec.secret_env", name), _variable_problem(name))
         yield from _reference_violations(at("spec.secret_env", name), reference)
@@ -211,7 +216,9 @@ def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]
 
 def _variable_problem(name: str) -> str | None:
     if name == "PYTHONPATH":
-        return "is refused by KServe, since it could replace the model server's own code"
+        return (
+            "must not be set: KServe refuses it, since it could replace the model server's own code"
+        )
     return variable_name_problem(name)
 
 
@@ -223,11 +230,11 @@ def _reference_violations(path: str, reference: SecretKeyRef) -> Iterator[FieldV
 def _container_variable_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
     """Variables that KServe itself reads from the spec, which never holds a secret's value."""
     if spec.env.get("PROTOCOL", "v1") not in CONTAINER_PROTOCOLS:
-        yield FieldViolation(at("spec.env", "PROTOCOL"), "is v1 or v2 for KServe")
+        yield FieldViolation(at("spec.env", "PROTOCOL"), "must be v1 or v2 for KServe")
     for name in ("PROTOCOL", "STORAGE_URI"):
         if name in spec.secret_env:
             path = at("spec.secret_env", name)
-            yield FieldViolation(path, "is read by KServe from the spec: give it in env")
+            yield FieldViolation(path, "must be given in env: KServe reads it from the spec")
 
 
 def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
@@ -240,7 +247,7 @@ def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
         why = f"must not be above max_replicas, which is {high}, got {low}"
         yield FieldViolation("spec.scaling.min_replicas", why)
     if scaling.target is not None and scaling.target < 1:
-        yield FieldViolation("spec.scaling.target", "is at least 1")
+        yield FieldViolation("spec.scaling.target", f"must be at least 1, got {scaling.target}")
 
 
 def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
@@ -251,7 +258,8 @@ def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     yield from _one_of("spec.deployment_mode", options.deployment_mode, DEPLOYMENT_MODES)
     timeout = options.request_timeout
     if timeout is not None and (timeout < timedelta(seconds=1) or timeout.microseconds):
-        yield FieldViolation("spec.request_timeout", "is a whole number of seconds, at least 1")
+        why = f"must be a whole number of seconds, at least 1, got {timeout.total_seconds():g}"
+        yield FieldViolation("spec.request_timeout", why)
 
 
 def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:
@@ -276,25 +284,32 @@ def _one_toleration_violations(path: str, toleration: Toleration) -> Iterator[Fi
     if toleration.key:
         yield from problem_at(f"{path}.key", qualified_name_problem(toleration.key))
     elif not exists:
-        yield FieldViolation(f"{path}.key", "may be empty with the operator Exists only")
+        yield FieldViolation(f"{path}.key", "must be set, but for the operator Exists")
     if exists and toleration.value:
-        yield FieldViolation(f"{path}.value", "is empty with the operator Exists")
+        yield FieldViolation(
+            f"{path}.value",
+            f"must be empty with the operator Exists, got {escaped(toleration.value)}",
+        )
     else:
         yield from problem_at(f"{path}.value", label_value_problem(toleration.value))
     if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
-        yield FieldViolation(f"{path}.toleration_seconds", "is for the effect NoExecute only")
+        yield FieldViolation(
+            f"{path}.toleration_seconds", "must not be set, but for the effect NoExecute"
+        )
 
 
 def _one_of(path: str, word: str, words: Iterable[str]) -> Iterator[FieldViolation]:
     if word and word not in words:
-        yield FieldViolation(path, f"is one of {', '.join(words)}")
+        yield FieldViolation(path, f"must be one of {', '.join(words)}, got {escaped(word)}")
 
 
 def _string_problem(text: str) -> str | None:
     """What keeps a string from being handed to a process."""
     if "\0" in text:
-        return "has a NUL character"
-    return "is longer than the 128 KiB that Linux takes" if size(text) > LONGEST_STRING else None
+        return "must have no NUL character"
+    if (length := size(text)) > LONGEST_STRING:
+        return f"must have at most {LONGEST_STRING} bytes, which Linux takes, got {length}"
+    return None
 
 
 def _option_texts(options: ServingOptions) -> Iterator[str]:

@@ -28,7 +28,7 @@ _QUALIFIED_RULE = (
 def name_problem(text: str, longest: int) -> str | None:
     """The name of a service, as KServe takes it, or of something like it."""
     if not text:
-        return "is required"
+        return "must be set"
     if len(text) > longest:
         return f"must have at most {longest} characters, got {len(text)}"
     if not _NAME.fullmatch(text):
@@ -107,7 +107,7 @@ def data_key_problem(text: str) -> str | None:
 def word_problem(text: str, longest: int) -> str | None:
     """A name that others choose by rules of their own, such as an image's or a model format's."""
     if not text:
-        return "is required"
+        return "must be set"
     if len(text) > longest:
         return f"must have at most {longest} characters, got {len(text)}"
     if not _WORD.fullmatch(text):

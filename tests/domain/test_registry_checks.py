@@ -56,8 +56,11 @@ def refused(check: Any, *args: Any) -> list[str]:
     try:
         check(*args)
     except FieldInvalid as e:
-        return [path for path, _ in e.violations]
-    return []
+        violations = e.violations
+    else:
+        return []
+    assert all("must " in why for _, why in violations)
+    return [path for path, _ in violations]
 
 
 def refused_new(content: Contents) -> list[str]:

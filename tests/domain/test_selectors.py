@@ -113,8 +113,8 @@ def test_a_wrong_selector_is_refused_with_a_message(text: str) -> None:
         Selector.parse(text)
 
 
-def test_the_message_says_what_was_found_and_what_belongs_there() -> None:
-    with pytest.raises(ValueError, match=r"found 'b' where ',' or '\)' belongs"):
+def test_the_message_says_what_must_be_and_what_was_found() -> None:
+    with pytest.raises(ValueError, match=r"^must have ',' or '\)' where it has 'b'$"):
         Selector.parse("team in (a b)")
 
 

@@ -132,7 +132,9 @@ from tests.domain.asking import (
 def test_a_spec_that_cannot_work_is_refused_at_its_field(
     wanted: InferenceServiceSpec, path: str
 ) -> None:
-    assert [path] == list(violations(deploy(wanted)))
+    found = violations(deploy(wanted))
+    assert [path] == list(found)
+    assert "must " in found[path]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,47 @@ def test_a_spec_that_cannot_work_is_refused_at_its_field(
 )
 def test_replicas_that_cannot_be_are_told_with_their_bounds(scaling: Scaling, why: str) -> None:
     assert list(violations(deploy(spec(scaling=scaling))).values()) == [why]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        (container(port=70000), "must be from 1 to 65535, or 0 for KServe's default, got 70000"),
+        (
+            spec(image_pull_policy="always"),
+            "must be one of Always, IfNotPresent, Never, got 'always'",
+        ),
+        (
+            spec(request_timeout=timedelta(0)),
+            "must be a whole number of seconds, at least 1, got 0",
+        ),
+        (spec(scaling=Scaling(target=0)), "must be at least 1, got 0"),
+        (requests(cpu="-1"), "must not be negative, got -1"),
+        (
+            resources({}, {"memory": "4 Gi"}),
+            "must be a Kubernetes quantity, such as 500m, 2 or 4Gi, got '4 Gi'",
+        ),
+        (
+            model(runtime="kserve/sklearn" + "x" * 500),
+            "must be the name of a serving runtime of the cluster, not an image, got"
+            f" 'kserve/sklearn{'x' * 50}'...",
+        ),
+        (container(image=""), "must be set"),
+        (env(SECRET_TOKEN="hush\0"), "must have no NUL character"),
+        (
+            env(SECRET_TOKEN="h" * 140_000),
+            "must have at most 131071 bytes, which Linux takes, got 140013",
+        ),
+        (
+            dataclasses.replace(container(), env={"PROTOCOL": "hush"}),
+            "must be v1 or v2 for KServe",
+        ),
+    ],
+)
+def test_a_refused_field_is_told_what_must_be_and_what_was_given(
+    wanted: InferenceServiceSpec, why: str
+) -> None:
+    assert list(violations(deploy(wanted)).values()) == [why]
 
 
 def test_knatives_autoscalers_measure_each_their_own() -> None:

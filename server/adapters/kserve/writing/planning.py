@@ -272,7 +272,8 @@ def _admit_bare_restart(current: RawObject) -> None:
     """A list of containers is written whole, so none may be lost that the contract cannot say."""
     lost = [path for path in unfit_of(current) if "spec.predictor.containers" in path]
     if lost:
-        why = f"the service has what this API has no field for ({', '.join(lost)}): give the spec"
+        unfit = ", ".join(lost)
+        why = f"must be given, since the service has what this API has no field for ({unfit})"
         raise FieldInvalid([FieldViolation("spec", why)])
 
 

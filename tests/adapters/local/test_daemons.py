@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 from modelservice.v1 import model_service_pb2 as calls
 
 from tests.adapters.local.server_process import PATIENCE_SECONDS, Server, kill, server
-from tests.adapters.local.world import wrappers_of
+from tests.adapters.local.serving import BRISK
+from tests.adapters.local.world import eventually, world_of, wrappers_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it cannot be found")
 
@@ -67,14 +70,13 @@ def test_as_soon_as_the_server_is_killed_it_is_gone(tmp_path: Path) -> None:
         ends(daemon)
 
 
-def test_a_model_server_that_cannot_be_asked_to_end_takes_it_along(tmp_path: Path) -> None:
-    with server(tmp_path) as running:
-        file = tmp_path / "daemon-1"
-        running.deploy(tmp_path, "1", daemon=str(file), hang=True)
-        limit = time.monotonic() + PATIENCE_SECONDS
-        while not file.exists():
-            assert time.monotonic() < limit
-            time.sleep(0.01)
+async def test_a_model_server_that_cannot_be_asked_to_end_takes_it_along(tmp_path: Path) -> None:
+    file = tmp_path / "daemon"
+    async with world_of(tmp_path, replace(BRISK, stop=timedelta(seconds=0.5))) as world:
+        await world.deploy(world.model(daemon=str(file), hang=True))
+        await eventually("a daemon", file.exists)
         daemon = psutil.Process(int(file.read_text()))
-        running.stub.Delete(calls.DeleteRequest(name="iris"))
+        await world.gone()
+        alive = daemon.is_running()
         ends(daemon)
+        assert not alive

@@ -37,6 +37,7 @@ from server.control.scope import Reserved, Scope
 from server.control.service_memory import ServiceMemory
 from server.control.viewing import View, follow
 from server.control.watching import Watching
+from server.domain.container_output import UnnamedCaller
 from server.freed_memory import keep_returning
 from server.ports import Cluster, Registry
 from server.settings import Settings, SettingsInvalid
@@ -258,6 +259,7 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
             api,
             namespaces=sorted(serving.namespaces),
             kserve_namespace=serving.kserve_namespace,
+            caller=UnnamedCaller(serving.show_container_text),
             at=at,
         )
         await cluster.check_release(RELEASE_TIMEOUT)

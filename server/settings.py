@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.domain import quantities
+from server.domain.container_output import ALL_NAMESPACES
 from server.domain.syntax import dns_label_problem, escaped
 from server.memory_limit import memory_limit
 
@@ -111,6 +112,10 @@ def _checked_namespace(name: str) -> str:
     return name
 
 
+def _checked_namespace_or_all(name: str) -> str:
+    return name if name == ALL_NAMESPACES else _checked_namespace(name)
+
+
 def _checked_url(url: SecretStr) -> SecretStr:
     if url and not url.get_secret_value().startswith(
         ("postgresql://", "postgres://", f"{SQLITE}/")
@@ -124,6 +129,11 @@ Ports = Annotated[str, AfterValidator(_checked_ports)]
 Bytes = Annotated[str, AfterValidator(_checked_bytes)]
 Namespace = Annotated[str, AfterValidator(_checked_namespace)]
 Namespaces = Annotated[frozenset[Namespace], NoDecode, BeforeValidator(_split)]
+NamespacesOrAll = Annotated[
+    frozenset[Annotated[str, AfterValidator(_checked_namespace_or_all)]],
+    NoDecode,
+    BeforeValidator(_split),
+]
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
@@ -200,6 +210,12 @@ class Serving(BaseSettings):
         frozenset(),
         description="namespaces of the platform (kube-*, KServe's, Knative's, this server's own)"
         " that may be deployed to all the same, with commas between",
+    )
+    show_container_text: NamespacesOrAll = Field(
+        frozenset(),
+        description="namespaces whose containers' logs and last words every caller is shown, also"
+        " where the container can read Secrets, or acts as a ServiceAccount that has rights; with"
+        " commas between, * for all",
     )
     max_calls: int = Field(
         1000,

@@ -2,7 +2,7 @@
 
 The maker of the image decides what such text says. So it reaches a failure, a status message, a
 condition, an error detail or a record only through an `OutputGate`; what is to be held back is
-decided here and nowhere else.
+decided here, by `UnnamedCaller.may_see`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode, urlsafe_b64encode
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, quote_plus
 
 _SECRET_NAME = re.compile("KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
@@ -36,29 +37,93 @@ MOST_SECRET_CHARACTERS = 128 * 1024
 _SHORTEST_ENCODED = 6
 
 WITHHELD = "(not shown: the environment has more secret values than can be masked)"
+# The secrets of the gates that are kept, in characters.
+MOST_KEPT_CHARACTERS = 8 * MOST_SECRET_CHARACTERS
+ALL_NAMESPACES = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class UnnamedCaller:
+    """A caller of whom nothing is known, as all are until callers have an identity.
+
+    `shown_in`: the namespaces in which the operator lets everybody read what containers write.
+    """
+
+    shown_in: frozenset[str] = frozenset()
+
+    def may_see(self, namespace: str, holding: str) -> bool:
+        """Return whether the caller may see what a container wrote.
+
+        `holding`: what the container can read, and write out, that the caller may not read, in
+        words; empty where there is nothing such.
+        """
+        return not holding or namespace in self.shown_in or ALL_NAMESPACES in self.shown_in
 
 
 @dataclass(frozen=True, slots=True)
 class OutputGate:
-    """Decide what is shown of the text that the containers of one service wrote.
+    """Decide what is shown of the text that a container wrote, or that others say of it.
 
-    `secrets`: texts to mask, the longest first. `withholds`: nothing is shown at all.
+    `secrets`: texts to mask, the longest first. `withholds`: they are too many, so that nothing is
+    shown at all. `held_back`: what stands in place of what the container wrote; empty where that is
+    shown.
     """
 
     secrets: tuple[str, ...] = field(default=(), repr=False)
     withholds: bool = False
+    held_back: str = ""
 
     def shown(self, written: str) -> str:
+        """Return what a container wrote as it may be shown: masked, or why it is held back."""
+        return self.held_back if self.held_back and written else self.masked(written)
+
+    def masked(self, text: str) -> str:
         """Return the text without control sequences, NUL (which no database keeps) and secrets.
 
-        Text must be cut after this, never before: half a secret would not be known for one.
+        Of what the platform says of a container nothing else is taken. Text must be cut after this,
+        never before: half a secret would not be known for one.
         """
-        if self.withholds and written:
+        if self.withholds and text:
             return WITHHELD
-        plain = without_controls(written).replace("\0", "\N{REPLACEMENT CHARACTER}")
+        plain = without_controls(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
         for value in self.secrets:
             plain = plain.replace(value, "***")
         return plain
+
+    def holding_back(self, holding: str) -> OutputGate:
+        """Return the gate that shows nothing of what a container wrote, for what it holds."""
+        sentence = (
+            f"(not shown: {holding}; see kubectl logs, or have MODELSERVICE_SHOW_CONTAINER_TEXT"
+            " name the namespace)"
+        )
+        return replace(self, held_back=sentence)
+
+
+class OutputGates:
+    """Build each gate once for the secrets that it masks; those used last are kept."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[frozenset[str], OutputGate] = OrderedDict()
+        self._characters = 0
+
+    def masking(self, variables: Iterable[tuple[str, str]]) -> OutputGate:
+        """Return what `gate_for` does."""
+        values = _secret_values(variables)
+        if not values:
+            return _OPEN
+        if values in self._kept:
+            self._kept.move_to_end(values)
+            return self._kept[values]
+        gate = self._kept[values] = _gate(values)
+        self._characters += _size(values, gate)
+        while self._characters > MOST_KEPT_CHARACTERS:
+            self._characters -= _size(*self._kept.popitem(last=False))
+        return gate
+
+    def clear(self) -> None:
+        """Keep none: the secrets of what is gone must not stay."""
+        self._kept.clear()
+        self._characters = 0
 
 
 def gate_for(variables: Iterable[tuple[str, str]]) -> OutputGate:
@@ -67,7 +132,18 @@ def gate_for(variables: Iterable[tuple[str, str]]) -> OutputGate:
 
     Where these are too many to look for, the gate shows nothing.
     """
-    values = {value for name, value in variables if value and _SECRET_NAME.search(name)}
+    return _gate(_secret_values(variables))
+
+
+def _secret_values(variables: Iterable[tuple[str, str]]) -> frozenset[str]:
+    return frozenset(value for name, value in variables if value and _SECRET_NAME.search(name))
+
+
+def _size(values: frozenset[str], gate: OutputGate) -> int:
+    return sum(map(len, values)) + sum(map(len, gate.secrets))
+
+
+def _gate(values: frozenset[str]) -> OutputGate:
     if sum(map(len, values)) > MOST_SECRET_CHARACTERS:
         return OutputGate(withholds=True)
     lines = {line.strip() for value in values for line in value.splitlines()}
@@ -79,6 +155,9 @@ def gate_for(variables: Iterable[tuple[str, str]]) -> OutputGate:
         return OutputGate(withholds=True)
     # The longest first: one value may be a part of another.
     return OutputGate(tuple(sorted(secrets, key=lambda v: (-len(v), v))))
+
+
+_OPEN = OutputGate()
 
 
 def _forms(value: str) -> Iterator[str]:

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.container_output import WITHHELD, OutputGate, gate_for
+from server.domain.container_output import (
+    MOST_KEPT_CHARACTERS,
+    WITHHELD,
+    OutputGate,
+    OutputGates,
+    gate_for,
+)
 from server.domain.storable import storable_text
 
 OPEN = OutputGate()
@@ -111,3 +117,23 @@ def test_masking_is_quick_or_nothing_is_shown() -> None:
 def test_no_control_character_is_shown_but_those_of_lines(written: str) -> None:
     shown = OPEN.shown(written)
     assert not [c for c in shown if (c < " " or "\x7f" <= c <= "\x9f") and c not in "\t\n\r"]
+
+
+def test_a_gate_is_built_once_for_the_secrets_that_it_masks() -> None:
+    gates = OutputGates()
+    variables = [("API_KEY", "open sesame"), ("PATH", "/bin")]
+    built = gates.masking(variables)
+    assert built == gate_for(variables)
+    assert gates.masking([("TOKEN", "open sesame")]) is built
+    gates.clear()
+    assert gates.masking(variables) is not built
+
+
+def test_what_is_kept_of_gates_is_bounded() -> None:
+    gates = OutputGates()
+    first = gates.masking([("API_KEY", "first " * 100)])
+    for n in range(200):
+        gates.masking([("API_KEY", f"{n} " * 3000)])
+    size = sum(len(s) for gate in gates._kept.values() for s in gate.secrets)
+    assert size <= MOST_KEPT_CHARACTERS
+    assert gates.masking([("API_KEY", "first " * 100)]) is not first

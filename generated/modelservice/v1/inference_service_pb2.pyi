@@ -921,7 +921,7 @@ class InferenceServiceStatus(_message.Message):
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
         """KServe's own conditions, as they are, but for secrets: where a message repeats what a container
-        wrote, it is masked as `log_lines` are. They speak of older rollouts too and seldom name a
+        wrote, it is masked or held back as `log_lines` are. They speak of older rollouts too and seldom name a
         cause: decide by `state` and `failure`.
         """
 
@@ -1268,7 +1268,9 @@ class Failure(_message.Message):
     reason: Global___Failure.Reason.ValueType
     """The kind of cause, for programs."""
     message: _builtins.str
-    """What happened, mostly in the words of whoever reported it. Its wording may change."""
+    """What happened, mostly in the words of whoever reported it. Its wording may change. What a
+    container wrote is held back where `log_lines` would be.
+    """
     remedy: _builtins.str
     """What to do about it, for people. Empty where nothing general can be said."""
     rollout_id: _builtins.str
@@ -1291,11 +1293,17 @@ class Failure(_message.Message):
     def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of that container's log, the oldest line first: what led to the line that names the cause, that
         line and the end, or just the end; an excerpt of bounded length, with the innermost frame of
-        each traceback. Left out of List and of watches without a name, and for callers who may not
-        read pod logs. The
-        values of variables in `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked
-        here, and wherever a message repeats what a container wrote. Control sequences are left out.
-        What else the model server prints is shown as it is.
+        each traceback. Left out of List and of watches without a name. The values of variables in
+        `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked here, and wherever a
+        message repeats what a container wrote. Control sequences are left out. What else the model
+        server prints is shown as it is.
+
+        On KServe one line that begins with "(not shown: " and says why stands in place of these, and
+        of what else the container wrote, where the container can read what callers may not: where it
+        has `secret_env` or an `envFrom`, a Secret's files, a ServiceAccount that is not `default`, or
+        a token of its ServiceAccount for other systems, or one that is bound to a role. Exit code,
+        reason and remedy stay. The server's setting MODELSERVICE_SHOW_CONTAINER_TEXT names namespaces
+        in which it is shown all the same.
         """
 
     @_builtins.property

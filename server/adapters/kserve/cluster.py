@@ -16,6 +16,7 @@ from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
 from server.adapters.kserve.writing.writing import Writing
 from server.domain.commands import Applied, Delete, Deploy
+from server.domain.container_output import UnnamedCaller
 from server.domain.errors import ServiceError
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.ports import FeedEvent
@@ -26,7 +27,8 @@ READ_TIMEOUT = timedelta(seconds=5)
 class KServeCluster:
     """The services of `namespaces` (empty: of all); implements `server.ports.Cluster`.
 
-    `kserve_namespace` is where KServe itself is installed. `at` is told the points of a write that
+    `kserve_namespace` is where KServe itself is installed, `caller` who is shown what containers
+    write. `at` is told the points of a write that
     a test may want to stop at.
     """
 
@@ -36,9 +38,10 @@ class KServeCluster:
         *,
         namespaces: Sequence[str] = (),
         kserve_namespace: str = "kserve",
+        caller: UnnamedCaller | None = None,
         at: Callable[[str], None] = lambda point: None,
     ) -> None:
-        self._feed = StatusFeed(api, namespaces)
+        self._feed = StatusFeed(api, namespaces, caller)
         self._objects = ServiceObjects(api, at)
         config, runtimes = ConfigReader(api, kserve_namespace), RuntimeReader(api)
         knative = KnativePresence(api, self._feed)

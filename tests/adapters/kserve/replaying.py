@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from server.adapters.kserve.observing.account_rights import AccountRights
+from server.adapters.kserve.observing.container_gates import ContainerGates
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.latch import Latch
 from server.adapters.kserve.observing.observed import Observed
@@ -164,4 +166,6 @@ def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> Observed | None
         name: tuple(o for kind, o in objects.values() if kind == held)
         for held, name in _HELD_IN.items()
     }
-    return Observed(service=service, knative_followed=True, **parts)
+    # No account of these clusters was bound to any role.
+    gates = ContainerGates(rights=AccountRights())
+    return Observed(service=service, knative_followed=True, gates=gates, **parts)

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from server.adapters.kserve.observing.account_rights import AccountRights
+from server.adapters.kserve.observing.container_gates import ContainerGates
+from server.adapters.kserve.observing.logs import excerpt, log_wanted
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.observing.observing import status_of
+from server.domain.container_output import UnnamedCaller
 from server.domain.decision import decide
-from server.domain.status import InferenceServiceStatus
+from server.domain.status import FailureReason, InferenceServiceStatus
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
     end,
@@ -46,14 +50,14 @@ def with_secret() -> tuple[Observed, datetime]:
     return with_pods(observed, {"spec": {"containers": CONTAINERS}}), now
 
 
-def failed_revision() -> tuple[Observed, datetime]:
+def failed_revision(said: str = SAID) -> tuple[Observed, datetime]:
     """A rollout of Knative mode that Knative has given up, its pods gone."""
     observed, now = end("knative/image_missing")
     told = {
         "type": "ContainerHealthy",
         "status": "False",
         "reason": "ExitCode1",
-        "message": f"Container failed with: {SAID}",
+        "message": f"Container failed with: {said}",
         "lastTransitionTime": "2026-11-22T21:19:37Z",
     }
 
@@ -65,6 +69,9 @@ def failed_revision() -> tuple[Observed, datetime]:
     revisions = tuple(map(failed, observed.revisions))
     gone: dict[str, Any] = {"pods": (), "deployments": (), "replica_sets": ()}
     return replace(observed, revisions=revisions, **gone), now
+
+
+PLACES = ["termination message", "hook", "start", "probe", "condition", "revision"]
 
 
 def shown_where(place: str) -> tuple[Observed, datetime]:
@@ -79,6 +86,8 @@ def shown_where(place: str) -> tuple[Observed, datetime]:
         return with_container(observed, state=exits, restartCount=2), now
     if place == "hook":
         return with_container(observed, state=waiting("PostStartHookError", SAID)), now
+    if place == "start":
+        return with_container(observed, state=waiting("RunContainerError", SAID)), now
     if place == "probe":
         probed = warning(observed.pods[0], "Unhealthy", SAID, now)
         return replace(observed, events=(probed,)), now + timedelta(seconds=61)
@@ -86,7 +95,7 @@ def shown_where(place: str) -> tuple[Observed, datetime]:
     return failed_revision()
 
 
-@pytest.mark.parametrize("place", ["termination message", "hook", "probe", "condition", "revision"])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_secret_is_masked_wherever_the_cluster_repeats_what_a_container_wrote(place: str) -> None:
     told = repr(status(*shown_where(place)))
     assert MASKED in told
@@ -110,3 +119,157 @@ def test_in_a_condition_the_secrets_of_the_spec_are_masked_when_no_pod_is_left()
     told = status(with_condition(asked, "PredictorReady", status="False", message=SAID), now)
     assert MASKED in repr(told)
     assert SECRET not in repr(told)
+
+
+def mounting(volume: dict[str, Any]) -> dict[str, Any]:
+    mounted = [{"name": "kserve-container", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]
+    return {"containers": mounted, "volumes": [{"name": "v", **volume}]}
+
+
+def token(**fields: Any) -> dict[str, Any]:
+    sources = [{"serviceAccountToken": {"path": "token", **fields}}, {"configMap": {"name": "c"}}]
+    return mounting({"projected": {"sources": sources}})
+
+
+def environment(**fields: Any) -> dict[str, Any]:
+    return {"containers": [{"name": "kserve-container", **fields}]}
+
+
+REFERENCE = {"secretKeyRef": {"name": "login", "key": "password"}}
+FROM_SECRET = environment(env=[{"name": "LOGIN", "valueFrom": REFERENCE}])
+# Of a pod: what it is made from, and a part of why its containers' text is held back.
+HOLDINGS = {
+    "a Secret's key": (FROM_SECRET, "values of Secrets in its environment"),
+    "envFrom": (environment(envFrom=[{"secretRef": {"name": "login"}}]), "whole Secrets"),
+    "a Secret's files": (mounting({"secret": {"secretName": "login"}}), "the files of a Secret"),
+    "an account": ({"serviceAccountName": "trainer"}, "the ServiceAccount trainer"),
+    "a token with rights": (token(), "which is bound to a role"),
+    "a token for others": (token(audience="sts.amazonaws.com"), "for other systems"),
+}
+
+
+def asked(observed: Observed, caller: UnnamedCaller, *, bound: bool) -> Observed:
+    """Where this caller asks, and the namespace's default account may be `bound` to a role."""
+    rights = AccountRights()
+    namespace = observed.service["metadata"]["namespace"]
+    subject = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
+    if bound:
+        rights.put("b1", {"roleRef": {"name": "edit"}, "subjects": [subject]})
+    return replace(observed, gates=ContainerGates(caller, rights))
+
+
+def holding(observed: Observed, made_from: dict[str, Any]) -> Observed:
+    """With pods and Revisions made from this as well, and where KServe's word is all there is, with
+    Deployments."""
+
+    def made(owner: Any) -> Any:
+        added = made_from.get("containers", [{}])[0]
+        containers = [
+            {**c, **added, "name": c["name"], "env": [*c.get("env", ()), *added.get("env", ())]}
+            for c in owner["spec"]["containers"]
+        ]
+        return merged(owner, {"spec": {**made_from, "containers": containers}})
+
+    revisions, pods = (tuple(map(made, o)) for o in (observed.revisions, observed.pods))
+    found = replace(observed, revisions=revisions, pods=pods)
+    if "failed with message" in repr(observed.service["status"]):
+        return with_deployment(found, {"spec": {"template": {"spec": made_from}}})
+    return found
+
+
+@pytest.mark.parametrize("what", HOLDINGS)
+@pytest.mark.parametrize("place", PLACES)
+def test_text_of_a_container_that_reads_what_callers_may_not_is_held_back_wherever_it_stands(
+    place: str, what: str
+) -> None:
+    made_from, why = HOLDINGS[what]
+    observed, now = shown_where(place)
+    made, bound = holding(observed, made_from), what == "a token with rights"
+
+    def shown_to(caller: UnnamedCaller) -> str:
+        return repr(status(asked(made, caller, bound=bound), now))
+
+    told = shown_to(UnnamedCaller())
+    assert "cannot log in" not in told
+    assert why in told
+    assert "kubectl logs" in told
+    assert "MODELSERVICE_SHOW_CONTAINER_TEXT" in told
+    assert "cannot log in" in shown_to(UnnamedCaller(frozenset({"*"})))
+    assert "cannot log in" not in shown_to(UnnamedCaller(frozenset({"elsewhere"})))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_exit_code_reason_and_remedy_are_told_though_the_text_is_held_back(place: str) -> None:
+    observed, now = shown_where(place)
+    known = status(observed, now).failure
+    held = status(holding(observed, FROM_SECRET), now).failure
+    assert (known is None) == (held is None)
+    if known and held:
+        assert (held.reason, held.exit_code, held.remedy) == (
+            known.reason,
+            known.exit_code,
+            known.remedy,
+        )
+
+
+def test_what_a_container_wrote_as_if_an_object_were_in_the_way_passes_the_gate_too() -> None:
+    observed, now = failed_revision(f'Service "{SECRET}" already exists')
+    assert SECRET not in repr(status(observed, now))
+    told = repr(status(holding(observed, FROM_SECRET), now))
+    assert SECRET not in told
+    assert "not shown" in told
+
+
+def test_what_the_platform_says_of_a_container_that_holds_a_secret_is_shown() -> None:
+    observed, now = starting()
+    holds = holding(observed, FROM_SECRET)
+    for reason, words in (
+        ("ImagePullBackOff", 'Back-off pulling image "iris:2": not found'),
+        ("CreateContainerConfigError", 'secret "login" not found'),
+    ):
+        failure = status(with_container(holds, state=waiting(reason, words)), now).failure
+        assert failure
+        assert words in failure.message
+
+
+def test_what_a_log_says_of_the_load_is_known_though_it_is_held_back() -> None:
+    observed, now = starting()
+    holds = holding(observed, FROM_SECRET)
+    loading = with_container(holds, state=ended(1, now), restartCount=2)
+    decision = decide(facts(loading, now))
+    wanted = log_wanted(loading, decision, now)
+    assert wanted
+    read = excerpt(f"ERROR: could not load model iris: {SECRET}", wanted)
+    assert SECRET not in repr(read)
+    assert read.lines == (wanted.output.held_back,)
+    failure = decide(facts(replace(loading, logs={wanted.source: read}), now)).failure
+    assert failure
+    assert failure.reason is FailureReason.MODEL_LOAD
+
+
+def pod_of(*init: dict[str, Any], shares: bool = False, **main: Any) -> dict[str, Any]:
+    spec = {"initContainers": list(init), "containers": [{"name": "kserve-container", **main}]}
+    return {"spec": {**spec, "shareProcessNamespace": shares}}
+
+
+def test_what_fetches_a_model_is_read_though_the_model_server_holds_a_secret() -> None:
+    env = [{"name": "LOGIN", "valueFrom": REFERENCE}]
+    pod = pod_of({"name": "storage-initializer"}, env=env)
+    gates = ContainerGates()
+    assert gates.of_container(pod, "storage-initializer").shown("404: no such model") == (
+        "404: no such model"
+    )
+    assert gates.of_container(pod, "kserve-container").shown("said") != "said"
+    login = pod_of({"name": "storage-initializer", "env": env})
+    assert gates.of_container(login, "storage-initializer").shown("said") != "said"
+    assert gates.of_container(login, "kserve-container").shown("said") == "said"
+
+
+def test_containers_that_share_their_processes_are_held_back_together() -> None:
+    env = [{"name": "LOGIN", "valueFrom": REFERENCE}]
+    modelcar = {"name": "modelcar", "restartPolicy": "Always"}
+    pod = pod_of({"name": "modelcar-init"}, modelcar, shares=True, env=env)
+    gates = ContainerGates()
+    assert gates.of_container(pod, "modelcar").shown("said") != "said"
+    assert gates.of_container(pod, "modelcar-init").shown("NOK") == "NOK", "it has ended by then"
+    assert gates.of_container(pod, "no such container").shown("said") != "said"

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from server.adapters.kserve.following.deriving import Derived, Deriving
 from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.observing.observed import LogExcerpt, Observed
+from server.adapters.kserve.observing.logs import excerpt
+from server.adapters.kserve.observing.observed import Observed
 from server.domain.inference_service import ServiceKey
 from server.domain.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
@@ -55,7 +56,8 @@ class Following:
 
     def read_log(self, derived: Derived, *lines: str) -> None:
         assert derived.log_wanted
-        self._deriving.keep_log(KEY, derived.log_wanted, LogExcerpt(lines), self._now)
+        read = excerpt("\n".join(lines), derived.log_wanted)
+        self._deriving.keep_log(KEY, derived.log_wanted, read, self._now)
 
 
 def failure_of(derived: Derived) -> Failure:

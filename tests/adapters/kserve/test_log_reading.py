@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.objects import name_of
+from server.adapters.kserve.observing.logs import LogWanted, excerpt
 from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.domain.log_reading import (
     MOST_BYTES,
@@ -43,6 +44,12 @@ CANCELLED = """Traceback (most recent call last):
     await receive()
 asyncio.exceptions.CancelledError
 """
+
+
+def read_of(*lines: str) -> LogExcerpt:
+    """What is kept of a log with these lines."""
+    wanted = LogWanted("iris-1", "models", "kserve-container", previous=False, restart_count=0)
+    return excerpt("\n".join(lines), wanted)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +166,7 @@ def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
         (("INFO - Couldn't load model 'iris'.", "bye"), FailureReason.MODEL_LOAD),
         (("Loading the model", "port 8080 is taken"), FailureReason.CRASH_LOOP),
     ):
-        decision = verdict(replace(crashing, logs={source: LogExcerpt(tuple(lines))}), now)
+        decision = verdict(replace(crashing, logs={source: read_of(*lines)}), now)
         assert decision.state is State.FAILED
         assert decision.failure
         assert decision.failure.reason is reason
@@ -168,7 +175,7 @@ def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
 def test_a_server_that_stays_up_without_its_model_is_told_by_its_log() -> None:
     observed, now = starting()
     source = (name_of(observed.pods[0]), "kserve-container")
-    said = replace(observed, logs={source: LogExcerpt(("error: model iris failed to load",))})
+    said = replace(observed, logs={source: read_of("error: model iris failed to load")})
     decision = verdict(said, now + 61 * SECOND)
     assert decision.state is State.PROGRESSING
     assert decision.failure

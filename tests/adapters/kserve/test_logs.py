@@ -95,7 +95,7 @@ def test_values_that_look_secret_are_masked_the_longest_first() -> None:
         {"name": "AWS_SECRET_ACCESS_KEY", "value": "abcdef"},
         {"name": "hf_token", "value": "abc"},
         {"name": "PLAIN", "value": "shown"},
-        {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        {"name": "PASSWORD", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
     ]
     spec = {"containers": [{"name": "kserve-container", "env": env}]}
     crashing = with_container(
@@ -106,7 +106,7 @@ def test_values_that_look_secret_are_masked_the_longest_first() -> None:
     )
     wanted = wanted_of(crashing, now)
     assert wanted
-    assert excerpt("abcdef abc shown", wanted) == ("*** *** shown",)
+    assert excerpt("abcdef abc shown", wanted).lines == ("*** *** shown",)
     assert "abc" not in repr(wanted)
     failure = decide(facts(crashing, now)).failure
     assert failure
@@ -152,4 +152,4 @@ def test_what_the_probes_leave_in_the_log_is_left_out() -> None:
     wanted = wanted_of(crashing, now)
     assert wanted
     log = 'GET /v2/models/iris/ready HTTP/1.1" 400\nUnpicklingError\nGET / "kube-probe/1.34"\n'
-    assert excerpt(log, wanted) == ("UnpicklingError",)
+    assert excerpt(log, wanted).lines == ("UnpicklingError",)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.following.mirror import Mirror
-from server.adapters.kserve.following.resources import Kind, Resource, followed
+from server.adapters.kserve.following.resources import BINDINGS, Kind, Resource, followed
 from server.adapters.kserve.following.watch_stream import WatchEvent
 from server.domain.inference_service import ServiceKey
 
@@ -154,7 +155,11 @@ def test_namespaces_are_followed_one_by_one_and_none_means_all() -> None:
     assert {r.namespace for r in followed([])} == {""}
     assert "/apis/serving.kserve.io/v1beta1/inferenceservices" in {r.path for r in followed([])}
     some = followed(["team-a", "team-b"])
-    assert len(some) == 2 * len(followed([]))
+    in_namespaces = [r for r in followed([]) if r.kind not in BINDINGS]
+    assert len(some) == 2 * len(in_namespaces) + len(BINDINGS)
+    assert {r.namespace for r in some if r.kind in BINDINGS} == {""}, (
+        "an account has rights anywhere"
+    )
     assert "/api/v1/namespaces/team-b/pods" in {r.path for r in some}
 
 
@@ -232,3 +237,102 @@ def test_long_texts_of_a_service_are_kept_once_with_all_that_is_made_of_it() -> 
     assert texts(new) == texts(observed.service)
     assert [text in before for text in texts(new)] == [True, False, True, False]
     assert new == with_texts(pod("p2"), "2") | {"metadata": new["metadata"]}
+
+
+BOUND = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}
+
+
+def binding(*subjects: dict[str, str], role: str = "edit", uid: str = "b1") -> dict[str, Any]:
+    return {
+        "metadata": {"name": uid, "uid": uid, "managedFields": []},
+        "roleRef": {**BOUND, "name": role},
+        "subjects": list(subjects),
+    }
+
+
+def account(namespace: str, name: str = "default") -> dict[str, str]:
+    return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+
+
+def group(name: str) -> dict[str, str]:
+    return {"kind": "Group", "name": name, "apiGroup": "rbac.authorization.k8s.io"}
+
+
+def pod_with_token() -> dict[str, Any]:
+    token = {"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+    mounts = [{"name": "kube-api-access-x", "mountPath": "/var/run/secrets"}]
+    return {
+        "metadata": {"namespace": IRIS.namespace, "name": "iris-1"},
+        "spec": {
+            "containers": [{"name": "kserve-container", "volumeMounts": mounts}],
+            "volumes": [{"name": "kube-api-access-x", **token}],
+        },
+    }
+
+
+def text_shown(mirror: Mirror) -> bool:
+    """Whether what a container writes that has its account's token is shown."""
+    observed = mirror.observed(IRIS)
+    assert observed
+    gate = observed.gates.of_container(pod_with_token(), "kserve-container")
+    return gate.shown("said") == "said"
+
+
+def with_bindings(*cluster_wide: dict[str, Any]) -> Touches:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    for kind, objects in ((Kind.ROLE_BINDINGS, ()), (Kind.CLUSTER_ROLE_BINDINGS, cluster_wide)):
+        touches.mirror.listed(Resource(kind), objects, 0)
+    return touches
+
+
+def test_text_beside_a_token_is_shown_while_its_account_is_bound_to_no_role() -> None:
+    touches = with_bindings()
+    assert text_shown(touches.mirror)
+    bindings = Resource(Kind.ROLE_BINDINGS)
+    bound = binding(account(IRIS.namespace))
+    assert touches.by(bindings, bound) == {IRIS}
+    assert not text_shown(touches.mirror)
+    assert touches.by(bindings, binding(account("elsewhere")), "MODIFIED") == {IRIS}
+    assert text_shown(touches.mirror)
+    touches.by(bindings, bound, "MODIFIED")
+    assert touches.by(bindings, bound, "DELETED") == {IRIS}
+    assert text_shown(touches.mirror)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        account(IRIS.namespace),
+        group("system:serviceaccounts"),
+        group(f"system:serviceaccounts:{IRIS.namespace}"),
+        group("system:authenticated"),
+        {"kind": "User", "name": f"system:serviceaccount:{IRIS.namespace}:default"},
+    ],
+    ids=lambda subject: subject["name"],
+)
+def test_text_beside_a_token_is_held_back_by_whatever_names_its_account(
+    subject: dict[str, str],
+) -> None:
+    assert not text_shown(with_bindings(binding(subject)).mirror)
+
+
+def test_what_kubernetes_lets_everybody_ask_is_no_right() -> None:
+    everybody = binding(group("system:authenticated"), role="system:discovery")
+    others = binding(account(IRIS.namespace, "other"), account("elsewhere"), uid="b2")
+    assert text_shown(with_bindings(everybody, others).mirror)
+
+
+def test_text_beside_a_token_is_held_back_while_its_rights_are_not_known() -> None:
+    touches = Touches()
+    touches.by(SERVICES, service())
+    assert not text_shown(touches.mirror)
+    touches.mirror.listed(Resource(Kind.ROLE_BINDINGS), (), 0)
+    assert not text_shown(touches.mirror)
+    touches.mirror.listed(Resource(Kind.CLUSTER_ROLE_BINDINGS), (), 0)
+    assert text_shown(touches.mirror)
+    touches.keys = set()
+    touches.mirror.absent(Resource(Kind.ROLE_BINDINGS))
+    assert touches.keys == {IRIS}
+    assert not text_shown(touches.mirror)
+    assert touches.mirror.follows_knative(IRIS.namespace)

@@ -109,7 +109,11 @@ class Deriving:
         # those of a pod that is gone.
         source = explains.source if explains else explaining(decision.failure)
         log = memory.logs.get(source) if source else None
-        decision = _with_log(decision, log.lines if log else ())
+        lines = log.lines if log else ()
+        if lines and explains and explains.output.held_back:
+            # They may have been read before there was something to hold back.
+            lines = (explains.output.held_back,)
+        decision = _with_log(decision, lines)
         status = status_of(observed, facts, decision, memory.ready_generation)
         missing = None if memory.log_kept == wanted else wanted
         return Derived(service_of(observed.service, status), decision.recheck_at, missing)

@@ -17,9 +17,10 @@ from server.adapters.kserve.following.pacing import Pacing
 from server.adapters.kserve.following.probe import Probe
 from server.adapters.kserve.following.reflector import Reflector
 from server.adapters.kserve.following.release_reader import ReleaseReader
-from server.adapters.kserve.following.resources import Resource, followed
+from server.adapters.kserve.following.resources import KNATIVE, Resource, followed
 from server.adapters.kserve.observing.logs import LogWanted
 from server.adapters.kserve.observing.observed import LogExcerpt
+from server.domain.container_output import UnnamedCaller
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone, Synced
 
@@ -31,13 +32,15 @@ log = structlog.get_logger(__name__)
 class StatusFeed:
     """Follows the cluster while `feed` is consumed; answers from what it holds at any time.
 
-    `namespaces`: those to follow, empty for all. `mirror` has the raw objects; the answers to
-    writes are put into it. `releases` knows KServe's release; with one that cannot be worked with
-    nothing is reported.
+    `namespaces`: those to follow, empty for all. `caller`: who is shown what containers write.
+    `mirror` has the raw objects; the answers to writes are put into it. `releases` knows KServe's
+    release; with one that cannot be worked with nothing is reported.
     """
 
-    def __init__(self, api: ApiServer, namespaces: Sequence[str]) -> None:
-        self.mirror = Mirror(self._touch)
+    def __init__(
+        self, api: ApiServer, namespaces: Sequence[str], caller: UnnamedCaller | None = None
+    ) -> None:
+        self.mirror = Mirror(self._touch, caller)
         self._api = api
         self._namespaces = namespaces
         self._deriving = Deriving(self.mirror)
@@ -82,7 +85,7 @@ class StatusFeed:
     def look_for_knative(self) -> None:
         """Follow what the cluster has of it now, rather than when it would be noticed."""
         for reflector in self._reflectors:
-            if reflector.resource.optional:
+            if reflector.resource.kind in KNATIVE:
                 reflector.reconnect()
 
     async def feed(self) -> AsyncIterator[FeedEvent]:

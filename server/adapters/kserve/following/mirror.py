@@ -7,6 +7,8 @@ from typing import Any
 
 from server.adapters.kserve.following.held_services import HeldServices, key_of
 from server.adapters.kserve.following.resources import (
+    BINDINGS,
+    KNATIVE,
     LABELLED,
     SERVICE_LABEL,
     Kind,
@@ -15,8 +17,11 @@ from server.adapters.kserve.following.resources import (
 from server.adapters.kserve.following.shared_texts import long_texts, share_texts
 from server.adapters.kserve.following.watch_stream import WatchEvent
 from server.adapters.kserve.objects import Object, uid_of
+from server.adapters.kserve.observing.account_rights import AccountRights, namespace_of_subject
+from server.adapters.kserve.observing.container_gates import ContainerGates
 from server.adapters.kserve.observing.observed import Observed
 from server.adapters.kserve.releases import NEWEST, Release
+from server.domain.container_output import UnnamedCaller
 from server.domain.inference_service import ServiceKey
 
 # The watch shows a write within milliseconds; after so many seconds it never will.
@@ -26,15 +31,24 @@ _Owner = ServiceKey | str
 
 
 class Mirror:
-    """A copy of the cluster. Whoever owns it hears which services each change touches."""
+    """A copy of the cluster. Whoever owns it hears which services each change touches.
 
-    def __init__(self, touched: Callable[[Iterable[ServiceKey]], None]) -> None:
+    `caller`: who is shown what containers write.
+    """
+
+    def __init__(
+        self,
+        touched: Callable[[Iterable[ServiceKey]], None],
+        caller: UnnamedCaller | None = None,
+    ) -> None:
         self._touched = touched
         self._services = HeldServices()
         self._parts = {kind: _Shelf() for kind in LABELLED}
         self._events = _Shelf()
         self._listed: dict[Resource, set[str]] = {}
         self._absent: set[Resource] = set()
+        self._rights = AccountRights()
+        self._gates = ContainerGates(caller)
         self._release = NEWEST
         # Of services as they are, by the time that the first of their parts comes.
         self._texts: dict[ServiceKey, dict[str, str]] = {}
@@ -60,15 +74,20 @@ class Mirror:
             events=tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o))),
             knative_followed=self.follows_knative(key.namespace),
             release=self._release,
+            gates=self._gates,
         )
 
     def follows_knative(self, namespace: str) -> bool:
         """Whether Knative's objects of a namespace are among what is held."""
-        return not any(r.namespace in ("", namespace) for r in self._absent)
+        absent = (r for r in self._absent if r.kind in KNATIVE)
+        return not any(r.namespace in ("", namespace) for r in absent)
 
     def pop_departures(self, key: ServiceKey) -> list[str]:
         """The uids that went from under a key since this was last asked, oldest first."""
-        return self._services.pop_departures(key)
+        departed = self._services.pop_departures(key)
+        if departed:
+            self._gates.clear()
+        return departed
 
     def put_written(self, written: Object) -> None:
         """Take the API server's answer to a write; what is older is not believed afterwards."""
@@ -100,6 +119,12 @@ class Mirror:
             self._touched(list(self.keys()))
         held, now = self._listed.get(resource, set()), {uid_of(o) for o in objects}
         self._listed[resource] = now
+        if resource.kind in BINDINGS:
+            changed = [self._rights.drop(uid) for uid in held - now]
+            changed += [self._rights.put(uid_of(o), o) for o in objects]
+            self._touch_subjects({subject for subjects in changed for subject in subjects})
+            self._know_rights()
+            return
         shelf = self._shelf(resource.kind)
         owners = [shelf.drop(uid) for uid in held - now]
         self._touch_owners([*owners, *(self._put(resource, o) for o in objects)])
@@ -109,6 +134,7 @@ class Mirror:
         if resource not in self._absent:
             self.listed(resource, (), 0)
             self._absent.add(resource)
+            self._know_rights()
             self._touched(list(self.keys()))
 
     def changed(self, resource: Resource, event: WatchEvent) -> None:
@@ -120,7 +146,11 @@ class Mirror:
             return
         held = self._listed.setdefault(resource, set())
         uid = uid_of(event.object)
-        if deleted:
+        if resource.kind in BINDINGS:
+            (held.discard if deleted else held.add)(uid)
+            changed = self._rights.drop(uid) if deleted else self._rights.put(uid, event.object)
+            self._touch_subjects(changed)
+        elif deleted:
             held.discard(uid)
             self._touch_owners([self._shelf(resource.kind).drop(uid)])
         else:
@@ -148,6 +178,16 @@ class Mirror:
         for key in keys:
             self._texts.pop(key, None)
         self._touched(keys)
+
+    def _know_rights(self) -> None:
+        """Rights are known once both kinds of bindings are held."""
+        kinds = {r.kind for r in self._listed if r not in self._absent}
+        self._gates.rights = self._rights if kinds.issuperset(BINDINGS) else None
+
+    def _touch_subjects(self, subjects: Iterable[str]) -> None:
+        namespaces = {namespace_of_subject(subject) for subject in subjects}
+        if namespaces:
+            self._touched([k for k in self.keys() if "" in namespaces or k.namespace in namespaces])
 
     def _shelf(self, kind: Kind) -> _Shelf:
         return self._events if kind is Kind.EVENTS else self._parts[kind]

@@ -25,10 +25,14 @@ class Kind(Enum):
     EVENTS = ("api/v1", "events")
     KNATIVE_SERVICES = ("apis/serving.knative.dev/v1", "services")
     REVISIONS = ("apis/serving.knative.dev/v1", "revisions")
+    ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "rolebindings")
+    CLUSTER_ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings")
 
 
 # What a cluster may have, or get, or lose.
 KNATIVE = (Kind.KNATIVE_SERVICES, Kind.REVISIONS)
+# What tells which ServiceAccounts have any rights, in whichever namespace; not all may read them.
+BINDINGS = (Kind.ROLE_BINDINGS, Kind.CLUSTER_ROLE_BINDINGS)
 # KServe labels what it makes; the labels of templates reach what is made from those.
 LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS, *KNATIVE)
 # Of all events only these are wanted: HPAs without metrics alone make one a service every 15 s.
@@ -45,8 +49,8 @@ class Resource:
 
     @property
     def optional(self) -> bool:
-        """Whether there are clusters without such a collection."""
-        return self.kind in KNATIVE
+        """Whether there are clusters without such a collection, or where it may not be read."""
+        return self.kind in (*KNATIVE, *BINDINGS)
 
     @property
     def group_path(self) -> str:
@@ -68,7 +72,8 @@ class Resource:
 
 def followed(namespaces: Sequence[str]) -> list[Resource]:
     """Every collection to follow in these namespaces, or in all where none is named."""
-    return [r for namespace in namespaces or ("",) for r in _followed_in(namespace)]
+    of_services = [r for namespace in namespaces or ("",) for r in _followed_in(namespace)]
+    return [*of_services, *map(Resource, BINDINGS)]
 
 
 def _followed_in(namespace: str) -> Iterator[Resource]:

@@ -1,19 +1,17 @@
-"""Read the environment of a service's containers, which decides what is shown of their output."""
+"""Say what may be shown of text in which KServe and Knative repeat what a container wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
 
 from server.adapters.kserve.objects import Object, items, part
 from server.adapters.kserve.observing.observed import Observed
-from server.domain.container_output import OutputGate, gate_for
+from server.domain.container_output import OutputGate
 
 _COMPONENTS = ("predictor", "transformer", "explainer")
-
-
-def gate_of_pod(pod: Object) -> OutputGate:
-    """Return the gate for what the containers of a pod, or of a Revision, wrote."""
-    return gate_for(_variables(_containers(part(pod, "spec"))))
+# So Knative begins what it repeats of a pod: what its container wrote when it ended, or why that
+# cannot be started, which may quote the command with the values of its variables in it.
+_REPEATED = re.compile("Container failed with: | failed with message: ")
 
 
 def gate_of_service(observed: Observed) -> OutputGate:
@@ -22,30 +20,39 @@ def gate_of_service(observed: Observed) -> OutputGate:
     Read from what pods are made from: of these there may be thousands.
     """
     spec = part(observed.service, "spec")
-    asked = [part(spec, kind) for kind in _COMPONENTS]
+    asked = [_pod_spec(part(spec, kind)) for kind in _COMPONENTS]
     made = [part(revision, "spec") for revision in observed.revisions]
     made += [part(d, "spec", "template", "spec") for d in observed.deployments]
-    models = [part(component, "model") for component in asked]
-    containers = [c for pod in (*asked, *made) for c in _containers(pod)]
-    return gate_for(_variables([*models, *containers]))
+    return observed.gates.of_templates(observed.service, [*asked, *made])
+
+
+def shown_report(output: OutputGate, text: str) -> str:
+    """Return what KServe or Knative says, with what it repeats of a container as that may be
+    shown."""
+    repeated = _REPEATED.search(text)
+    if repeated is None:
+        return output.masked(text)
+    return output.masked(text[: repeated.end()]) + output.shown(text[repeated.end() :])
 
 
 def with_shown_conditions(observed: Observed) -> Object:
     """Return the InferenceService with the messages of its conditions as they may be shown."""
-    status, output = part(observed.service, "status"), gate_of_service(observed)
-    conditions = [
-        {**condition, "message": output.shown(str(condition.get("message") or ""))}
-        for condition in items(status, "conditions")
+    status = part(observed.service, "status")
+    conditions = items(status, "conditions")
+    if not any(condition.get("message") for condition in conditions):
+        return observed.service
+    output = gate_of_service(observed)
+    shown = [
+        {**condition, "message": shown_report(output, str(condition.get("message") or ""))}
+        for condition in conditions
     ]
-    return {**observed.service, "status": {**status, "conditions": conditions}}
+    return {**observed.service, "status": {**status, "conditions": shown}}
 
 
-def _containers(pod_spec: Object) -> Iterator[Object]:
-    yield from items(pod_spec, "initContainers")
-    yield from items(pod_spec, "containers")
-
-
-def _variables(containers: Iterable[Object]) -> Iterator[tuple[str, str]]:
-    for container in containers:
-        for variable in items(container, "env"):
-            yield str(variable.get("name", "")), str(variable.get("value") or "")
+def _pod_spec(component: Object) -> Object:
+    """What the spec of a component says of its pods: a model is one container more."""
+    model = part(component, "model")
+    return {
+        **component,
+        "containers": [*([model] if model else []), *items(component, "containers")],
+    }

@@ -108,7 +108,9 @@ def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
     unanswering = unanswering_at(sight)
     if unanswering and unanswering <= sight.now and not status.get("ready"):
         asked = _probed(sight, status)
-        message = f"the container {asked['name']} runs, but is not ready{_probe_words(sight)}"
+        message = (
+            f"the container {asked['name']} runs, but is not ready{_probe_words(sight, asked)}"
+        )
         since = unanswering - sight.patience.unanswering
         reason = _or_load(sight, asked, FailureReason.NOT_ANSWERING)
         yield sight.problem(reason, message, since, None, container=asked)
@@ -143,26 +145,29 @@ def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> Failu
     return FailureReason.MODEL_LOAD if failed else otherwise
 
 
-def _probe_words(sight: PodSight) -> str:
+def _probe_words(sight: PodSight, status: Object) -> str:
     warning = sight.last_warning("Unhealthy")
     # Of a command that probes, the message holds the output.
-    words = sight.output.shown(str(warning.get("message") or ""))
+    words = sight.output(status).shown(str(warning.get("message") or ""))
     return f": {words}" if words else ""
 
 
 def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
     waiting = part(status, "state", "waiting")
     reason = str(waiting.get("reason", ""))
-    # Of a hook that failed, the message holds the output.
-    words = sight.output.shown(str(waiting.get("message") or ""))
+    told, output = str(waiting.get("message") or ""), sight.output(status)
     if reason in _PULL_REASONS:
-        return _pull_problem(sight, status, reason, words)
+        return _pull_problem(sight, status, reason, output.masked(told))
     ended = last_exit(status, sight.patience)
     if reason in _NO_FAULT or (ended and ended.never_started):
         return None
+    unmade = reason == "CreateContainerConfigError"
+    # Of a hook that failed, the message holds the output; of what cannot be started, the command
+    # with the values of variables in it.
+    words = output.masked(told) if unmade else output.shown(told)
     message = f"the container {status['name']} cannot be made: {words or reason}"
     # The others may pass: a runtime that is busy, a name still taken.
-    final = reason == "CreateContainerConfigError" or _can_never_start(words)
+    final = unmade or _can_never_start(told)
     tolerated = AT_ONCE if final else None
     return sight.problem(FailureReason.CONTAINER_CONFIG, message, None, tolerated, container=status)
 
@@ -197,7 +202,7 @@ def _exit_problem(
     final = backing_off or ended.repeated or hopeless
     return sight.problem(
         reason,
-        f"{what}: {_told(status, ended)}{_last_words(sight, ended)}",
+        f"{what}: {_told(status, ended)}{_last_words(sight, status, ended)}",
         ended.at,
         AT_ONCE if final else None,
         container=status,
@@ -238,9 +243,9 @@ def _told(status: Object, ended: Exit) -> str:
     return f"{name} ended with exit code {ended.code} ({ended.reason}){after}{times}"
 
 
-def _last_words(sight: PodSight, ended: Exit) -> str:
+def _last_words(sight: PodSight, status: Object, ended: Exit) -> str:
     """What its termination message, which may be the tail of its log, names as the cause, or else
     its end."""
-    lines = plain_lines(sight.output.shown(ended.message))
+    lines = plain_lines(sight.output(status).shown(ended.message))
     last = (cause(lines) or "".join(lines[-1:])).strip()
     return f": {last[:MOST_OF_LAST_WORDS]}" if last else ""

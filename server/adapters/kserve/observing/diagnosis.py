@@ -53,6 +53,7 @@ def pod_sights(
             completed_at(workload) is not None,
             now,
             patience,
+            observed.gates,
         )
         for p in workload.new_pods
         if is_live(p) or not _is_replaced(p, workload)

@@ -162,7 +162,7 @@ def _problems(
         return tuple(of_pods)
     workload = found.latest.workload
     tells = workload is not None and any(map(is_live, workload.new_pods))
-    of_revision = () if tells else revision_problems(found.latest.obj, which)
+    of_revision = () if tells else revision_problems(found.latest.obj, which, observed.gates)
     unrouted = _unrouted_at(found, patience)
     inactive = activation_problem(found.latest, which, now, patience)
     of_route = [route_problem(found.obj, which)] if unrouted and unrouted <= now else []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
 
 from server.adapters.kserve.api_server import ApiServer, Unanswered
 from server.adapters.kserve.objects import Object, items, name_of, named, part
-from server.adapters.kserve.observing.container_environment import gate_of_pod
 from server.adapters.kserve.observing.containers import (
     doublings,
     init_statuses,
@@ -18,10 +17,10 @@ from server.adapters.kserve.observing.containers import (
 )
 from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.adapters.kserve.observing.patience import PATIENCE
-from server.domain.container_output import OutputGate
+from server.domain.container_output import OutputGate, without_controls
 from server.domain.decision import Decision
 from server.domain.facts import Facts
-from server.domain.log_reading import plain_lines, telling
+from server.domain.log_reading import plain_lines, telling, tells_failed_load
 from server.domain.status import Failure, FailureReason, State
 
 # More are asked for than are shown: the probes' own lines and most of a traceback are left out.
@@ -96,7 +95,7 @@ def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWant
         age=doublings(since, now, PATIENCE) if since else 0,
         failed=since is not None and decision.state in (State.FAILED, State.DEGRADED),
         noise=_probe_marks(pod, failure.container),
-        output=gate_of_pod(pod),
+        output=observed.gates.of_container(pod, failure.container),
     )
 
 
@@ -114,7 +113,7 @@ def log_of_start(observed: Observed, facts: Facts) -> LogWanted | None:
         previous=False,
         restart_count=int(status.get("restartCount") or 0),
         look=starting.look,
-        output=gate_of_pod(pod),
+        output=observed.gates.of_container(pod, starting.container),
     )
 
 
@@ -143,7 +142,7 @@ async def fetch_log(api: ApiServer, wanted: LogWanted) -> LogExcerpt:
     # Half a line may begin within a secret, whose rest would not be known for one.
     whole = tail.partition(b"\n")[2] if cut else tail
     text = whole.decode(errors="replace")
-    return timed_excerpt(text, wanted) if wanted.look else LogExcerpt(excerpt(text, wanted))
+    return timed_excerpt(text, wanted) if wanted.look else excerpt(text, wanted)
 
 
 def timed_excerpt(text: str, wanted: LogWanted) -> LogExcerpt:
@@ -151,7 +150,8 @@ def timed_excerpt(text: str, wanted: LogWanted) -> LogExcerpt:
     split = [line.partition(" ") for line in text.split("\n") if line]
     plain = "\n".join(line for _, _, line in split)
     last = next(reversed(plain_lines(wanted.output.shown(plain))), "")[:MOST_OF_LAST_LINE]
-    return LogExcerpt(excerpt(plain, wanted), last, _written_at(split[-1][0] if split else ""))
+    written_at = _written_at(split[-1][0] if split else "")
+    return replace(excerpt(plain, wanted), last_line=last, written_at=written_at)
 
 
 def _written_at(stamp: str) -> datetime | None:
@@ -161,9 +161,15 @@ def _written_at(stamp: str) -> datetime | None:
         return None
 
 
-def excerpt(text: str, wanted: LogWanted) -> tuple[str, ...]:
-    """The last lines that are worth showing, at most MOST_LINES and MOST_BYTES."""
-    lines = plain_lines(wanted.output.shown(text))
+def excerpt(text: str, wanted: LogWanted) -> LogExcerpt:
+    """The last lines that are worth showing, at most MOST_LINES and MOST_BYTES, or why they are
+    held back; what they say of the model's load is known all the same."""
+    load_failed = tells_failed_load(_telling(without_controls(text), wanted))
+    return LogExcerpt(_telling(wanted.output.shown(text), wanted), load_failed=load_failed)
+
+
+def _telling(text: str, wanted: LogWanted) -> tuple[str, ...]:
+    lines = plain_lines(text)
     return telling([line for line in lines if not any(mark in line for mark in wanted.noise)])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from server.adapters.kserve.objects import Object
+from server.adapters.kserve.observing.container_gates import ContainerGates
 from server.adapters.kserve.releases import NEWEST, Release
 
 
@@ -16,7 +17,8 @@ class LogExcerpt:
 
     `lines`: those worth showing. `last_line`, and when it was `written_at`: only where a run that
     goes on was looked at. `readable`: False where the log could not be had. `read_at`: by the API
-    server's clock. `look`: the number of the look at this run.
+    server's clock. `look`: the number of the look at this run. `load_failed`: a line worth showing
+    says that the model could not be loaded, be it shown or not.
     """
 
     lines: tuple[str, ...] = ()
@@ -26,6 +28,7 @@ class LogExcerpt:
     read_at: datetime | None = None
     restart_count: int = 0
     look: int = 0
+    load_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Observed:
 
     `events`: warnings about the InferenceService or one of its pods. `logs`: by pod and container,
     what was read of their logs. `knative_followed`: Knative's objects are among what is looked at.
-    `release`: KServe's.
+    `release`: KServe's. `gates`: those that text of containers passes.
     """
 
     service: Object
@@ -48,3 +51,4 @@ class Observed:
     logs: Mapping[tuple[str, str], LogExcerpt] = field(default_factory=dict)
     knative_followed: bool = False
     release: Release = NEWEST
+    gates: ContainerGates = field(default_factory=ContainerGates)

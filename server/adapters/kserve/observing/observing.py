@@ -29,7 +29,6 @@ from server.adapters.kserve.observing.complaints import complaint, unexplained_u
 from server.adapters.kserve.observing.component_facts import component_facts
 from server.adapters.kserve.observing.components import parts_of
 from server.adapters.kserve.observing.container_environment import (
-    gate_of_service,
     with_shown_conditions,
 )
 from server.adapters.kserve.observing.evidence import Evidence, written_at
@@ -44,7 +43,6 @@ from server.adapters.kserve.observing.remaining_objects import (
 )
 from server.adapters.kserve.observing.runtime_changes import serving_runtime_of
 from server.domain.commands import asks_stop
-from server.domain.container_output import OutputGate
 from server.domain.decision import Decision
 from server.domain.facts import Facts, Problem
 from server.domain.failures import failure_of
@@ -116,9 +114,8 @@ def status_of(
     observed: Observed, facts: Facts, decision: Decision, latest_ready_generation: int | None
 ) -> InferenceServiceStatus:
     """The status as callers see it."""
-    service = observed.service
+    service = with_shown_conditions(observed)
     status = part(service, "status")
-    output = gate_of_service(observed)
     return InferenceServiceStatus(
         decision.state,
         decision.message,
@@ -130,7 +127,7 @@ def status_of(
         serving_runtime=_serving_runtime(observed),
         deployment_mode=present_name(settled_mode_of(service)),
         components=tuple(c.shown for c in facts.components),
-        conditions=tuple(_condition(c, output) for c in items(status, "conditions")),
+        conditions=tuple(_condition(c) for c in items(status, "conditions")),
         last_transition_time=_changed_at(observed, decision),
     )
 
@@ -203,13 +200,12 @@ def _serving_runtime(observed: Observed) -> str:
     return serving_runtime_of(observed.service) or fallback
 
 
-def _condition(raw: Object, output: OutputGate) -> Condition:
-    """KServe repeats there what Knative says, and Knative what a container wrote when it ended."""
+def _condition(raw: Object) -> Condition:
     return Condition(
         str(raw.get("type", ""))[:_LONGEST_TYPE],
         str(raw.get("status", ""))[:_LONGEST_TYPE],
         str(raw.get("reason") or "")[:_LONGEST_REASON],
-        output.shown(str(raw.get("message") or ""))[:_LONGEST_MESSAGE],
+        str(raw.get("message") or "")[:_LONGEST_MESSAGE],
         moment(raw.get("lastTransitionTime")),
     )
 

@@ -8,14 +8,13 @@ from datetime import datetime, timedelta
 
 from server.adapters.kserve.names import CONTAINER
 from server.adapters.kserve.objects import Object, created_at, moment, name_of, part, uid_of
-from server.adapters.kserve.observing.container_environment import gate_of_pod
+from server.adapters.kserve.observing.container_gates import ContainerGates
 from server.adapters.kserve.observing.containers import Exit
 from server.adapters.kserve.observing.observed import LogExcerpt
 from server.adapters.kserve.observing.patience import Patience
 from server.domain.container_output import OutputGate
 from server.domain.facts import Problem
 from server.domain.failures import failure_of
-from server.domain.log_reading import tells_failed_load
 from server.domain.status import Component, FailureReason
 
 AT_ONCE = timedelta(0)
@@ -26,7 +25,8 @@ class PodSight:
     """A pod with what is needed to judge it.
 
     `logs`: by container, what was read of them. `load_failed`: KServe says that the model
-    could not be loaded. `completed`: all pods of this rollout were there once.
+    could not be loaded. `completed`: all pods of this rollout were there once. `gates`: those that
+    text of its containers passes.
     """
 
     pod: Object
@@ -37,11 +37,11 @@ class PodSight:
     completed: bool
     now: datetime
     patience: Patience
+    gates: ContainerGates
 
-    @property
-    def output(self) -> OutputGate:
-        """The gate for what its containers wrote."""
-        return gate_of_pod(self.pod)
+    def output(self, container: Object) -> OutputGate:
+        """The gate for what a container of it wrote, named by its status."""
+        return self.gates.of_container(self.pod, str(container.get("name", "")))
 
     def problem(
         self,
@@ -76,7 +76,7 @@ class PodSight:
         log."""
         failed = self.load_failed and container == CONTAINER
         log = self.logs.get(container)
-        return failed or (log is not None and tells_failed_load(log.lines))
+        return failed or (log is not None and log.load_failed)
 
     def last_warning(self, *reasons: str) -> Object:
         """The newest warning of one of these reasons, or an empty object."""

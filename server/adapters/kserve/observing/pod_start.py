@@ -62,7 +62,9 @@ class Start:
         long = f"for more than {_duration(passed[-1])}"
         if not self.runs:
             return f"{self.container} has waited to be made {long}, as while an image is pulled"
-        last = self.log.last_line if self.log else ""
+        # Whether it may be shown can have changed since it was read.
+        output = self.sight.gates.of_container(self.sight.pod, self.container)
+        last = output.shown(self.log.last_line) if self.log else ""
         return f"{self.container} has run {long}" + (f", its last log line: {last}" if last else "")
 
     @property

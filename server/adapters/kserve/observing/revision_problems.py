@@ -15,10 +15,11 @@ from server.adapters.kserve.objects import (
     holds,
     moment,
     name_of,
+    part,
 )
 from server.adapters.kserve.observing.components import Part, count
-from server.adapters.kserve.observing.container_environment import gate_of_pod
-from server.adapters.kserve.observing.name_conflicts import conflict_in
+from server.adapters.kserve.observing.container_gates import ContainerGates
+from server.adapters.kserve.observing.name_conflicts import NOT_OWNED, conflict_in
 from server.adapters.kserve.observing.patience import Patience
 from server.adapters.kserve.observing.revisions import Revision
 from server.domain.facts import Problem
@@ -35,26 +36,30 @@ _IMAGE = (
     "ErrImageNeverPull",
 )
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_OF_PLATFORM = (*_IMAGE, NOT_OWNED, "CreateContainerConfigError", "ProgressDeadlineExceeded")
 _CLASS = "autoscaling.knative.dev/class"
 _EXIT_CODE = re.compile(r"ExitCode(\d+)")
 
 
-def revision_problems(revision: Object, which: Part) -> Iterator[Problem]:
+def revision_problems(revision: Object, which: Part, gates: ContainerGates) -> Iterator[Problem]:
     """What Knative says of a Revision that is not Ready, the cause before the deadline."""
-    # Knative repeats what a container wrote when it ended.
-    output = gate_of_pod(revision)
+    output = gates.of_templates(revision, [part(revision, "spec")])
     for kind in ("ContainerHealthy", "ResourcesAvailable"):
         told = condition(revision, kind)
         since = moment(told.get("lastTransitionTime"))
         reason = str(told.get("reason") or "")
         if told.get("status") == "False" and since and reason not in _PASSING:
-            if conflict := conflict_in(str(told.get("message") or "")):
+            # Of all else Knative repeats what a container wrote when it ended, or why it cannot be
+            # started, which may quote its command with the values of variables in it.
+            of_platform = reason in _OF_PLATFORM
+            words = output.masked(_words(told)) if of_platform else output.shown(_words(told))
+            if conflict := conflict_in(words):
                 yield Problem(conflict.failure(since, which.component), since)
                 continue
             ended = _EXIT_CODE.fullmatch(reason)
             failure = failure_of(
                 _meaning(reason),
-                f"the revision {revision['metadata']['name']} failed: {output.shown(_words(told))}",
+                f"the revision {revision['metadata']['name']} failed: {words}",
                 component=which.component,
                 exit_code=int(ended[1]) if ended else None,
                 first_seen_time=since,
@@ -74,7 +79,9 @@ def activation_problem(
     if since is None or since + patience.activation > now:
         return None
     told = [condition(revision.obj, kind) for kind in ("Active", "ResourcesAvailable")]
-    conflicts = (conflict_in(str(c.get("message") or "")) for c in told)
+    # Other messages may repeat what a container wrote.
+    of_platform = [c for c in told if c is told[0] or c.get("reason") == NOT_OWNED]
+    conflicts = (conflict_in(str(c.get("message") or "")) for c in of_platform)
     if conflict := next(filter(None, conflicts), None):
         return Problem(conflict.failure(since, which.component), since, patience.activation)
     failure = _unactivated(revision.obj, told[0], since, which.component)

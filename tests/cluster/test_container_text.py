@@ -1,0 +1,140 @@
+"""What a container wrote that can read what callers may not reaches no caller, by any way."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from grpc import StatusCode
+from modelservice.v1 import inference_service_pb2 as services_pb
+from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1.registry_pb2 import ModelVersion
+
+from tests.registry.team import FAILED, Team, eventually, wish
+
+from .asking import TIMEOUT, Reason, get
+from .fixtures import StartReplica
+from .lab import Lab
+from .recording import Recording, Until
+from .serving import Server
+
+PLANTED = "open-sesame-1234"
+HELD_BACK = "(not shown: the container has "
+RBAC = "rbac.authorization.k8s.io"
+
+
+@pytest.fixture
+def server(lab: Lab, replica: StartReplica, sqlite_url: str) -> Server:
+    return replica({"MODELSERVICE_DATABASE_URL": sqlite_url})
+
+
+@pytest.fixture
+def team(server: Server, namespace: str) -> Team:
+    team = Team(server.channel, namespace)
+    team.register({"crash": ModelVersion(image="lab/crash:3")})
+    return team
+
+
+def plant(lab: Lab, namespace: str, name: str) -> None:
+    """Have the pods' containers have written the text when they ended last."""
+    selector = f"labelSelector=serving.kserve.io/inferenceservice%3D{name}"
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    for pod in lab.get(f"{pods}?{selector}")["items"]:
+        container = pod["status"].get("containerStatuses", [{}])[0]
+        for state in ("state", "lastState"):
+            if "terminated" in container.get(state, {}):
+                container[state]["terminated"]["message"] = f"cannot log in: {PLANTED}"
+                status = {"status": {"containerStatuses": [container]}}
+                path = f"{pods}/{pod['metadata']['name']}/status"
+                lab.request("PATCH", path, status, "application/merge-patch+json")
+
+
+def wait_told(lab: Lab, team: Team, name: str, words: str) -> services_pb.InferenceService:
+    def told() -> services_pb.InferenceService:
+        return get(team.models, team.namespace, name)
+
+    def is_told() -> bool:
+        plant(lab, team.namespace, name)
+        return words in told().status.failure.message
+
+    eventually(is_told, told)
+    return told()
+
+
+def test_what_a_container_with_a_secret_wrote_is_in_no_answer_no_error_and_no_record(
+    lab: Lab, team: Team
+) -> None:
+    login = {"name": "login", "namespace": team.namespace}
+    data = {"password": b64encode(PLANTED.encode()).decode()}
+    lab.apply({"apiVersion": "v1", "kind": "Secret", "metadata": login, "data": data})
+    secret_env = {"LOGIN": services_pb.SecretKeyRef(secret="login", key="password")}
+    request = wish("holds", "crash")
+    request.spec.MergeFrom(services_pb.InferenceServiceSpec(secret_env=secret_env))
+    holds = team.models.Deploy(request, timeout=TIMEOUT)
+    team.deploy("tells", "crash")
+    watches = {
+        scope: Recording(team.models, team.namespace, name, **fields)
+        for scope, name, fields in (
+            ("one", "holds", {}),
+            ("all", "", {}),
+            ("wait", "holds", {"until": Until.UNTIL_READY, "rollout_id": holds.rollout_id}),
+        )
+    }
+    assert PLANTED in str(wait_told(lab, team, "tells", PLANTED)), (
+        "it is told where nothing is held"
+    )
+    held = wait_told(lab, team, "holds", HELD_BACK)
+    failure = held.status.failure
+    assert (failure.reason, failure.exit_code) == (Reason.REASON_CRASH_LOOP, 3)
+    assert failure.remedy
+    refusal = watches["wait"].end()
+    assert refusal
+    assert refusal.code is StatusCode.FAILED_PRECONDITION
+    record = holds.service.deployment_id
+    eventually(lambda: team.record(record).state == FAILED, lambda: team.record(record))
+    answers: list[Message] = [
+        held,
+        team.models.List(pb.ListRequest(namespace="-")),
+        *(m for watch in watches.values() for m in watch.messages),
+        refusal.details,
+        refusal.failure,
+        *team.records().values(),
+    ]
+    for watch in watches.values():
+        watch.close()
+    about_it = [text for text in map(str, answers) if "holds" in text or HELD_BACK in text]
+    assert any(HELD_BACK in text for text in about_it)
+    assert not [text for text in map(of_holds, answers) if PLANTED in text]
+
+
+def of_holds(answer: Any) -> str:
+    """What an answer says beside the service that may tell."""
+    if isinstance(answer, pb.ListResponse):
+        return "".join(str(s) for s in answer.services if s.name != "tells")
+    if isinstance(answer, pb.WatchStatusResponse) and answer.service.name == "tells":
+        return ""
+    return "" if getattr(answer, "service", "") == "tells" else str(answer)
+
+
+def test_a_role_for_the_account_of_the_pods_holds_their_text_back_until_it_is_taken_away(
+    lab: Lab, team: Team
+) -> None:
+    team.deploy("tells", "crash")
+    assert PLANTED in str(wait_told(lab, team, "tells", PLANTED))
+    account = {"kind": "ServiceAccount", "name": "default", "namespace": team.namespace}
+    bound = {
+        "apiVersion": f"{RBAC}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "views", "namespace": "default"},
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": "view"},
+        "subjects": [account],
+    }
+    lab.apply(bound)
+    held = wait_told(
+        lab, team, "tells", f"{HELD_BACK}a token of its ServiceAccount, which is bound"
+    )
+    assert PLANTED not in str(held)
+    lab.delete(bound)
+    assert PLANTED in str(wait_told(lab, team, "tells", PLANTED))

@@ -1,0 +1,102 @@
+"""docs/security.md: its tables say what the manifests and the code do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from server import settings
+from server.adapters.kserve import api_server
+from server.adapters.kserve.following import feed
+from server.adapters.local.addresses import proxying
+from server.adapters.local.models import size_limits
+from server.api import answers, listening, requests, services
+from server.control import live_reads, viewing
+from server.domain import checks, container_output, log_reading, selectors, spec_checks
+
+ROOT = Path(__file__).parents[1]
+SECURITY = (ROOT / "docs/security.md").read_text()
+OPTIONS = dict(listening._OPTIONS)
+SERVING = settings.Serving.model_fields
+SERVED, EVERYWHERE, KSERVE = "namespaces that are served", "the cluster", "KServe's namespace"
+WHERE = {
+    ("ClusterRole", "modelservice"): SERVED,
+    ("ClusterRole", "modelservice-knative"): SERVED,
+    ("ClusterRole", "modelservice-runtimes"): EVERYWHERE,
+    ("Role", "modelservice"): KSERVE,
+}
+LIMITS = {
+    "calls answered at once, of all callers": SERVING["max_calls"].default,
+    "streams open at once: watches; reflection as many": SERVING["max_streams"].default,
+    "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
+    "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
+    "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],
+    "a spec, in bytes": spec_checks.MOST_SPEC_BYTES,
+    "variables, and arguments": spec_checks.MOST_VARIABLES,
+    "labels; node labels and tolerations": spec_checks.MOST_TOLERATIONS,
+    "annotations": checks.MOST_ANNOTATIONS,
+    "annotations, in bytes": checks.MOST_ANNOTATION_BYTES,
+    "requirements of a selector": selectors.MOST_REQUIREMENTS,
+    "services of a page": requests.PAGE_SIZE_MAX,
+    "a page, in bytes, but for its last service": answers.PAGE_BYTES,
+    "reads of the cluster that `rollout_id`s cause at once": live_reads.MOST_AT_ONCE,
+    "last lines of a log": log_reading.MOST_LINES,
+    "last lines of a log, in bytes": log_reading.MOST_BYTES,
+    "logs read at once; of a service the last one that is wanted waits": feed.LOGS_AT_ONCE,
+    "an answer of the API server, in bytes": api_server.MOST_OF_ANSWER,
+    "cache of rendered services, in bytes": services.KEPT_BYTES,
+    "deleted services that are remembered: key, uid, rollout": viewing.JOURNAL_LENGTH,
+    "secrets of kept gates, in characters": container_output.MOST_KEPT_CHARACTERS,
+    "a model's files on this machine": settings.Local.model_fields["model_size_limit"].default,
+    "a model's files on this machine, their number": size_limits.AS_SHIPPED.files,
+    "disk that a download on this machine leaves free, in bytes (of a small disk a 20th)": (
+        size_limits.KEPT_FREE_BYTES
+    ),
+    "an answer of a model server on this machine, in bytes": proxying.MOST_OF_ANSWER,
+}
+
+
+def rows_of(section: str) -> list[list[str]]:
+    """The cells of the only table of a section."""
+    text = SECURITY.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def rights_of(manifest: dict[str, Any]) -> set[tuple[str, str, str, str]]:
+    where = WHERE[manifest["kind"], manifest["metadata"]["name"]]
+    return {
+        (where, group or "core", " ".join([resource, *named]), verb)
+        for rule in manifest["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for named in ([f"({name})" for name in rule.get("resourceNames", [])],)
+        for verb in rule["verbs"]
+    }
+
+
+def test_the_account_can_do_what_the_table_says() -> None:
+    files = [*(ROOT / "k8s").rglob("*.yaml")]
+    manifests = [m for file in files for m in yaml.safe_load_all(file.read_text())]
+    given = {r for m in manifests if "rules" in m for r in rights_of(m)}
+    told = {
+        (where, group, resource, verb)
+        for where, group, resources, verbs in rows_of("What the server's account can do")
+        for resource in re.findall(r"[^ ]+(?: \([^)]*\))?", resources)
+        for verb in verbs.split()
+    }
+    assert told == given
+
+
+def test_the_limits_are_what_the_table_says() -> None:
+    told = {what: limit for what, limit, *_ in rows_of("Limits")}
+    assert told.pop("health checks") == "none"
+    assert told == {what: str(limit) for what, limit in LIMITS.items()}
+
+
+def test_the_settings_that_the_document_names_exist() -> None:
+    named = set(re.findall(r"`(MODELSERVICE_\w+)`", SECURITY))
+    assert named <= {variable for variable, _ in settings.described()}

@@ -34,6 +34,7 @@ from tests.cluster.serving import install, serving
 from tests.cluster.symptoms import pod_in_trouble, pod_initialises, warned_of
 
 SECONDS = 720.0
+SECRET = "open-sesame-1234"
 MAIN, DOWNLOAD = "kserve-container", "storage-initializer"
 STAND_IN = "the storage initializer is a stand-in with the real one's exit codes and words"
 
@@ -155,6 +156,20 @@ CASES = (
         exit_code=128,
     ),
     Case(
+        "prints a secret of its own",
+        custom(
+            images.MODEL_SERVER,
+            "sh",
+            "-c",
+            'echo "cannot log in with $LOGIN" | tee /dev/termination-log; exit 1',
+            secret_env={"LOGIN": SecretKeyRef(secret="login", key="password")},
+        ),
+        "CRASH_LOOP",
+        container=MAIN,
+        exit_code=1,
+        log="(not shown: the container has values of Secrets in its environment",
+    ),
+    Case(
         "secret missing",
         server(secret_env={"KEY": SecretKeyRef(secret="none", key="k")}),
         "CONTAINER_CONFIG",
@@ -207,8 +222,17 @@ CASES = (
 
 
 def put_models(lab: NodeLab, namespace: str) -> None:
-    """The claim `models` that the cases name."""
+    """The claim `models` and the Secret `login` that the cases name."""
     lab.put_models(images.models(lambda _: None), namespace)
+    login = {"name": "login", "namespace": namespace}
+    lab.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": login,
+            "stringData": {"password": SECRET},
+        }
+    )
 
 
 def main(cases: Sequence[Case] = (*CASES, HANGS), mode: Mode = "standard") -> int:

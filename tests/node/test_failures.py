@@ -9,7 +9,7 @@ from tests.cluster.failure_table import table
 from tests.cluster.failures import Trial, deployed, faults, follow
 from tests.cluster.lab import NodeLab
 
-from .failures import CASES, HANGS, put_models
+from .failures import CASES, HANGS, SECRET, put_models
 
 LIMIT = 300.0
 # The aim is 5 s after the cluster showed it; a busy machine gets ten times that.
@@ -29,6 +29,8 @@ def test_each_failure_is_told_with_its_reason_its_place_and_its_log(
             was_told_soon(trial)
         for trial in (t for t in trials if t.case.state == "FAILED"):
             ended_the_wait(trial)
+        for trial in trials:
+            assert SECRET not in repr((trial.told, trial.refusal)), trial.case.what
         is_said_to_run(hangs)
 
 

@@ -24,6 +24,7 @@ from tests.adapters.kserve.shown import (
     with_container,
     with_deployment_condition,
     with_pod_condition,
+    with_pods,
 )
 
 KEY = ServiceKey("models", "iris")
@@ -53,6 +54,13 @@ class Following:
         derived = self._deriving.derive(KEY, now)
         assert derived
         return derived
+
+    def bind(self, *subjects: dict[str, str]) -> None:
+        """Have these, and no others, bound to a role in the whole cluster."""
+        bound = {"roleRef": {"name": "edit"}, "subjects": list(subjects)}
+        binding = {"metadata": {"uid": "b1"}, **bound}
+        self._mirror.listed(Resource(Kind.ROLE_BINDINGS), [], 0)
+        self._mirror.listed(Resource(Kind.CLUSTER_ROLE_BINDINGS), [binding], 0)
 
     def read_log(self, derived: Derived, *lines: str) -> None:
         assert derived.log_wanted
@@ -156,3 +164,26 @@ def test_a_run_that_said_nothing_leaves_the_log_of_the_one_before() -> None:
     after = following.see(again, now)
     assert failure_of(after).log_lines == ("ValueError: no",)
     assert after.log_wanted is None
+
+
+def test_lines_that_were_read_before_their_account_had_rights_are_held_back_once_it_has() -> None:
+    observed, now = starting()
+    token = {"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+    mounts = [{"name": "token", "mountPath": "/token"}]
+    spec = {
+        "containers": [{"name": "kserve-container", "volumeMounts": mounts}],
+        "volumes": [{"name": "token", **token}],
+    }
+    crashing = with_container(with_pods(observed, {"spec": spec}), state=ended(0, now))
+    following = Following()
+    following.bind()
+    following.read_log(following.see(crashing, now), CAUSE)
+    assert failure_of(following.see(crashing, now)).log_lines == (CAUSE,)
+    following.bind({"kind": "Group", "name": "system:serviceaccounts"})
+    held = following.see(crashing, now)
+    [line] = failure_of(held).log_lines
+    assert "which is bound to a role" in line
+    assert CAUSE not in repr(held)
+    assert failure_of(held).reason is FailureReason.MODEL_LOAD
+    following.bind()
+    assert failure_of(following.see(crashing, now)).log_lines == (CAUSE,)

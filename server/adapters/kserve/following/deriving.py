@@ -51,7 +51,8 @@ class _Memory:
     def keep_log(self, wanted: LogWanted, log: LogExcerpt) -> None:
         """Keep the last log only, and of a run that said nothing the lines of the one before."""
         before = self.logs.get(wanted.source, LogExcerpt())
-        kept = replace(log, lines=log.lines or before.lines)
+        said = log if log.lines else before
+        kept = replace(log, lines=said.lines, load_failed=said.load_failed)
         self.log_kept, self.logs = wanted, {wanted.source: kept}
 
 

@@ -27,6 +27,7 @@ SCHEMAS = "/openapi/v3"
 ASKED_BY_EVERYBODY = (
     "/readyz",
     KNATIVE,
+    f"/apis/{RBAC}",
     SCHEMAS,
     f"{SCHEMAS}/apis/serving.kserve.io/v1beta1",
 )
@@ -89,7 +90,7 @@ def rights_used(lab: Lab) -> set[Right]:
 
 
 def _used(entry: AuditEntry) -> Iterator[Right]:
-    # Everybody may ask for its health, whether it has Knative, and what KServe's schema is.
+    # Everybody may ask for its health, which APIs it has, and what KServe's schema is.
     if not entry.resource:
         path = entry.uri.partition("?")[0]
         assert (entry.verb, path) in {("get", asked) for asked in ASKED_BY_EVERYBODY}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 from grpc import StatusCode
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.registry_pb2 import ModelVersion
 
-from tests.registry.team import FAILED, Team, eventually, wish
+from tests.refusals import Refusal
+from tests.registry.team import Team, eventually, wish
 
 from .asking import TIMEOUT, Reason, get
 from .fixtures import StartReplica
@@ -74,48 +73,42 @@ def test_what_a_container_with_a_secret_wrote_is_in_no_answer_no_error_and_no_re
     request.spec.MergeFrom(services_pb.InferenceServiceSpec(secret_env=secret_env))
     holds = team.models.Deploy(request, timeout=TIMEOUT)
     team.deploy("tells", "crash")
-    watches = {
-        scope: Recording(team.models, team.namespace, name, **fields)
-        for scope, name, fields in (
-            ("one", "holds", {}),
-            ("all", "", {}),
-            ("wait", "holds", {"until": Until.UNTIL_READY, "rollout_id": holds.rollout_id}),
-        )
-    }
-    assert PLANTED in str(wait_told(lab, team, "tells", PLANTED)), (
-        "it is told where nothing is held"
-    )
-    held = wait_told(lab, team, "holds", HELD_BACK)
-    failure = held.status.failure
+    watches = [Recording(team.models, team.namespace, name) for name in ("holds", "tells", "")]
+    assert PLANTED in str(wait_told(lab, team, "tells", PLANTED)), "nothing is held there"
+    failure = wait_told(lab, team, "holds", HELD_BACK).status.failure
     assert (failure.reason, failure.exit_code) == (Reason.REASON_CRASH_LOOP, 3)
     assert failure.remedy
-    refusal = watches["wait"].end()
+
+    refusal = refused_wait(team, holds)
+    assert HELD_BACK in refusal.failure.message
+    record = holds.service.deployment_id
+    eventually(
+        lambda: HELD_BACK in team.record(record).failure.message, lambda: team.record(record)
+    )
+    told = [
+        str(get(team.models, team.namespace, "holds")),
+        *(str(s) for s in team.services() if s.name == "holds"),
+        *(str(s) for watch in watches for s in watch.services if s.name == "holds"),
+        str(refusal.details),
+        str(refusal),
+        str(team.record(record)),
+        *(str(r) for r in team.records().values() if r.id == record),
+    ]
+    for watch in watches:
+        watch.close()
+    assert len(told) > 5
+    assert not [text for text in told if PLANTED in text]
+
+
+def refused_wait(team: Team, deployed: pb.DeployResponse) -> Refusal:
+    """How a wait ends for what has failed already."""
+    ready, rollout_id = Until.UNTIL_READY, deployed.rollout_id
+    name = deployed.service.name
+    wait = Recording(team.models, team.namespace, name, until=ready, rollout_id=rollout_id)
+    refusal = wait.end()
     assert refusal
     assert refusal.code is StatusCode.FAILED_PRECONDITION
-    record = holds.service.deployment_id
-    eventually(lambda: team.record(record).state == FAILED, lambda: team.record(record))
-    answers: list[Message] = [
-        held,
-        team.models.List(pb.ListRequest(namespace="-")),
-        *(m for watch in watches.values() for m in watch.messages),
-        refusal.details,
-        refusal.failure,
-        *team.records().values(),
-    ]
-    for watch in watches.values():
-        watch.close()
-    about_it = [text for text in map(str, answers) if "holds" in text or HELD_BACK in text]
-    assert any(HELD_BACK in text for text in about_it)
-    assert not [text for text in map(of_holds, answers) if PLANTED in text]
-
-
-def of_holds(answer: Any) -> str:
-    """What an answer says beside the service that may tell."""
-    if isinstance(answer, pb.ListResponse):
-        return "".join(str(s) for s in answer.services if s.name != "tells")
-    if isinstance(answer, pb.WatchStatusResponse) and answer.service.name == "tells":
-        return ""
-    return "" if getattr(answer, "service", "") == "tells" else str(answer)
+    return refusal
 
 
 def test_a_role_for_the_account_of_the_pods_holds_their_text_back_until_it_is_taken_away(

@@ -230,6 +230,11 @@ def test_what_the_platform_says_of_a_container_that_holds_a_secret_is_shown() ->
         failure = status(with_container(holds, state=waiting(reason, words)), now).failure
         assert failure
         assert words in failure.message
+    words = "Readiness probe failed: HTTP probe failed with statuscode: 503"
+    probed = replace(holds, events=(warning(holds.pods[0], "Unhealthy", words, now),))
+    failure = status(probed, now + timedelta(seconds=61)).failure
+    assert failure
+    assert words in failure.message
 
 
 def test_what_a_log_says_of_the_load_is_known_though_it_is_held_back() -> None:

@@ -67,6 +67,8 @@ _NEVER_STARTS = re.compile(
     r"|start(ing)? container process( caused)?:? \W*(error during container init: )?exec: "
     r".*(executable file not found|no such file or directory|permission denied)"
 )
+# Words of the kubelet's own: nothing in them is the container's but the number.
+_PROBED = re.compile(r"\w+ probe failed: HTTP probe failed with statuscode: \d{3}")
 _EXITS = {
     FailureReason.STORAGE_DOWNLOAD: "the model could not be downloaded",
     FailureReason.MODEL_LOAD: "the model could not be loaded",
@@ -147,8 +149,9 @@ def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> Failu
 
 def _probe_words(sight: PodSight, status: Object) -> str:
     warning = sight.last_warning("Unhealthy")
-    # Of a command that probes, the message holds the output.
-    words = sight.output(status).shown(str(warning.get("message") or ""))
+    said, output = str(warning.get("message") or ""), sight.output(status)
+    # Of a command that probes, the message holds the output; of an address, what a redirect said.
+    words = output.masked(said) if _PROBED.fullmatch(said) else output.shown(said)
     return f": {words}" if words else ""
 
 

@@ -94,6 +94,8 @@ def test_the_account_can_do_what_the_table_says() -> None:
 def test_the_limits_are_what_the_table_says() -> None:
     told = {what: limit for what, limit, *_ in rows_of("Limits")}
     assert told.pop("health checks") == "none"
+    assert told.pop("what services take of memory") == "a quarter of the memory limit"
+    assert settings.MEMORY_SHARE == 4
     assert told == {what: str(limit) for what, limit in LIMITS.items()}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections import Counter
 
 import psutil
 
-from tests.alone import alone
+from tests.alone import alone, clean_environment
 from tests.attacks.connection import Connection
 
 CALLS, PER_CONNECTION = 8000, 1000
@@ -44,3 +46,30 @@ async def test_the_memory_of_many_calls_is_returned_once_they_have_ended() -> No
         for each in opened:
             each.close()
         await until(False, before + CALLS * 5_000)
+
+
+def test_no_number_of_objects_that_live_makes_the_loop_look_at_all_of_them() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _WITH_MANY_OBJECTS],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == "0"
+
+
+_WITH_MANY_OBJECTS = """
+import asyncio, gc
+from server.app import keep_returning
+
+async def main():
+    task = asyncio.create_task(keep_returning())
+    await asyncio.sleep(0)
+    before = gc.get_stats()[2]["collections"]
+    alive = [[n] for n in range(1_000_000)]
+    print(gc.get_stats()[2]["collections"] - before)
+    task.cancel()
+
+asyncio.run(main())
+"""

@@ -40,8 +40,8 @@ def test_requests_in_flight_and_servers_that_do_not_end_are_cut_by_one_deadline(
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(60) == 0
-        assert time.monotonic() - began < 8
-        calling.join(10)
+        assert time.monotonic() - began < 10 * 2
+        calling.join(PATIENCE_SECONDS)
         assert not calling.is_alive()
     assert children_of(tmp_path / "state") == []
 

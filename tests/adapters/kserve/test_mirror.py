@@ -323,6 +323,14 @@ def test_what_kubernetes_lets_everybody_ask_is_no_right() -> None:
     assert text_shown(with_bindings(everybody, others).mirror)
 
 
+def test_a_role_of_a_namespace_is_a_right_whatever_its_name() -> None:
+    touches = with_bindings()
+    bound = binding(account(IRIS.namespace), role="system:basic-user")
+    named = {**bound, "roleRef": {**bound["roleRef"], "kind": "Role"}}
+    touches.by(Resource(Kind.ROLE_BINDINGS), named)
+    assert not text_shown(touches.mirror)
+
+
 def test_text_beside_a_token_is_held_back_while_its_rights_are_not_known() -> None:
     touches = Touches()
     touches.by(SERVICES, service())

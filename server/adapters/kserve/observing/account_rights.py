@@ -10,7 +10,7 @@ from server.adapters.kserve.objects import Object, items, part
 
 _EVERY_ACCOUNT = "system:serviceaccounts"
 _EVERYBODY = "system:authenticated"
-# Kubernetes gives these to everybody: to ask what there is, and what one may do oneself.
+# The ClusterRoles that Kubernetes gives to everybody: to ask what there is, and what one may do oneself.
 _FOR_EVERYBODY = (
     "system:basic-user",
     "system:discovery",
@@ -75,7 +75,9 @@ def namespace_of_subject(subject: str) -> str:
 
 def _subjects(binding: Object) -> Iterator[str]:
     """The subjects of a binding that stand for accounts, as the authorizer names them."""
-    if part(binding, "roleRef").get("name") in _FOR_EVERYBODY:
+    role = part(binding, "roleRef")
+    # A namespace's own Role may have any of these names.
+    if role.get("kind") == "ClusterRole" and role.get("name") in _FOR_EVERYBODY:
         return
     for subject in items(binding, "subjects"):
         name = str(subject.get("name") or "")

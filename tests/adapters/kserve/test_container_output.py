@@ -252,6 +252,53 @@ def test_what_a_log_says_of_the_load_is_known_though_it_is_held_back() -> None:
     assert failure.reason is FailureReason.MODEL_LOAD
 
 
+def probed_beside_a_sidecar(field: str) -> str:
+    """What is said of a model server that is not ready, whose pod has a sidecar with a Secret too,
+    once a probe of this field of the pod has failed."""
+    observed, now = starting()
+    sidecar = {"name": "sidecar", "env": [{"name": "LOGIN", "valueFrom": REFERENCE}]}
+    beside = with_pods(
+        observed, {"spec": {"containers": [*observed.pods[0]["spec"]["containers"], sidecar]}}
+    )
+    said = warning(beside.pods[0], "Unhealthy", "Readiness probe failed: said", now)
+    said["involvedObject"]["fieldPath"] = field
+    failure = status(replace(beside, events=(said,)), now + timedelta(seconds=61)).failure
+    assert failure
+    assert failure.reason is FailureReason.NOT_ANSWERING
+    assert failure.container == "kserve-container"
+    return failure.message
+
+
+def test_of_a_probe_only_what_it_said_of_that_very_container_is_shown() -> None:
+    assert "failed: said" in probed_beside_a_sidecar("spec.containers{kserve-container}")
+    assert probed_beside_a_sidecar("spec.containers{sidecar}").endswith("is not ready")
+
+
+def test_what_a_probe_said_of_some_container_passes_the_gate_of_the_whole_pod() -> None:
+    told = probed_beside_a_sidecar("")
+    assert "failed: said" not in told
+    assert "values of Secrets in its environment" in told
+
+
+def test_what_the_probe_of_a_relay_said_is_held_back_for_the_model_server_behind_it() -> None:
+    observed, now = starting()
+    [pod] = holding(observed, FROM_SECRET).pods
+    [server] = pod["status"]["containerStatuses"]
+    containers = [*pod["spec"]["containers"], {"name": "agent"}]
+    statuses = [{**server, "ready": True}, {**server, "name": "agent"}]
+    relayed = merged(
+        pod, {"spec": {"containers": containers}, "status": {"containerStatuses": statuses}}
+    )
+    said = warning(relayed, "Unhealthy", "Readiness probe failed: said", now)
+    said["involvedObject"]["fieldPath"] = "spec.containers{agent}"
+    seen = replace(observed, pods=(relayed,), events=(said,))
+    failure = status(seen, now + timedelta(seconds=61)).failure
+    assert failure
+    assert failure.reason is FailureReason.NOT_ANSWERING
+    assert "not shown" in failure.message
+    assert "failed: said" not in failure.message
+
+
 def pod_of(*init: dict[str, Any], shares: bool = False, **main: Any) -> dict[str, Any]:
     spec = {"initContainers": list(init), "containers": [{"name": "kserve-container", **main}]}
     return {"spec": {**spec, "shareProcessNamespace": shares}}

@@ -10,7 +10,7 @@ from server.adapters.kserve.objects import Object, items, part
 
 _EVERY_ACCOUNT = "system:serviceaccounts"
 _EVERYBODY = "system:authenticated"
-# The ClusterRoles that Kubernetes gives to everybody: to ask what there is, and what one may do oneself.
+# ClusterRoles that Kubernetes gives everybody: to ask what there is, and what one may do oneself.
 _FOR_EVERYBODY = (
     "system:basic-user",
     "system:discovery",

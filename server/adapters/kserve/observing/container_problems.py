@@ -28,7 +28,7 @@ from server.adapters.kserve.observing.containers import (
     steady_at,
     unready_since,
 )
-from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight
+from server.adapters.kserve.observing.pod_sight import AT_ONCE, PodSight, container_of
 from server.domain.facts import Problem
 from server.domain.log_reading import cause, plain_lines
 from server.domain.status import FailureReason
@@ -110,9 +110,8 @@ def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
     unanswering = unanswering_at(sight)
     if unanswering and unanswering <= sight.now and not status.get("ready"):
         asked = _probed(sight, status)
-        message = (
-            f"the container {asked['name']} runs, but is not ready{_probe_words(sight, asked)}"
-        )
+        words = _probe_words(sight, status, asked)
+        message = f"the container {asked['name']} runs, but is not ready{words}"
         since = unanswering - sight.patience.unanswering
         reason = _or_load(sight, asked, FailureReason.NOT_ANSWERING)
         yield sight.problem(reason, message, since, None, container=asked)
@@ -147,11 +146,17 @@ def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> Failu
     return FailureReason.MODEL_LOAD if failed else otherwise
 
 
-def _probe_words(sight: PodSight, status: Object) -> str:
-    warning = sight.last_warning("Unhealthy")
-    said, output = str(warning.get("message") or ""), sight.output(status)
+def _probe_words(sight: PodSight, status: Object, asked: Object) -> str:
+    """What the probe of an unready container said, which may be that of the one behind it."""
+    names = [str(c.get("name", "")) for c in (status, asked)]
+    warning = sight.last_warning("Unhealthy", containers=names)
+    words = str(warning.get("message") or "")
     # Of a command that probes, the message holds the output; of an address, what a redirect said.
-    words = output.masked(said) if _PROBED.fullmatch(said) else output.shown(said)
+    of_kubelet = _PROBED.fullmatch(words)
+    # A warning that names no container passes the gate of them all.
+    for writer in dict.fromkeys([container_of(warning), names[1]]):
+        output = sight.gates.of_container(sight.pod, writer)
+        words = output.masked(words) if of_kubelet else output.shown(words)
     return f": {words}" if words else ""
 
 

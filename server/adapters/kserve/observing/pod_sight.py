@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,6 +19,7 @@ from server.domain.failures import failure_of
 from server.domain.status import Component, FailureReason
 
 AT_ONCE = timedelta(0)
+_FIELD_OF_CONTAINER = re.compile(r"spec\.\w+\{(.+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +80,17 @@ class PodSight:
         log = self.logs.get(container)
         return failed or (log is not None and log.load_failed)
 
-    def last_warning(self, *reasons: str) -> Object:
-        """The newest warning of one of these reasons, or an empty object."""
-        found = (w for w in self.warnings if w.get("reason") in reasons)
+    def last_warning(self, *reasons: str, containers: Sequence[str] | None = None) -> Object:
+        """The newest warning of one of these reasons, or an empty object.
+
+        `containers`: those of other containers than these are passed over.
+        """
+        found = (
+            w
+            for w in self.warnings
+            if w.get("reason") in reasons
+            and (containers is None or container_of(w) in ("", *containers))
+        )
         return max(found, key=lambda w: str(w.get("lastTimestamp")), default={})
 
 
@@ -88,6 +98,14 @@ def warnings_about(pod: Object, events: Iterable[Object]) -> tuple[Object, ...]:
     """The warnings whose subject is this pod."""
     uid = uid_of(pod)
     return tuple(e for e in events if part(e, "involvedObject").get("uid") == uid)
+
+
+def container_of(warning: Object) -> str:
+    """The container that a warning is about; empty where it names none."""
+    field = _FIELD_OF_CONTAINER.fullmatch(
+        str(part(warning, "involvedObject").get("fieldPath") or "")
+    )
+    return field[1] if field else ""
 
 
 def first_told(warning: Object) -> datetime | None:

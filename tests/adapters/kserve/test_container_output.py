@@ -220,6 +220,18 @@ def test_what_a_container_wrote_as_if_an_object_were_in_the_way_passes_the_gate_
     assert "not shown" in told
 
 
+@pytest.mark.parametrize(
+    "said",
+    ['relation "models" already exists', 'Service "iris" already exists'],
+)
+def test_what_a_container_wrote_is_not_read_as_an_object_in_the_way(said: str) -> None:
+    failure = status(*failed_revision(said)).failure
+    assert failure
+    assert failure.reason is FailureReason.CRASH_LOOP
+    assert said in failure.message
+    assert "delete" not in failure.remedy
+
+
 def test_what_the_platform_says_of_a_container_that_holds_a_secret_is_shown() -> None:
     observed, now = starting()
     holds = holding(observed, FROM_SECRET)

@@ -24,23 +24,61 @@ NOT_OWNED = "NotOwned"
 _MOST_SEARCHED = 2000
 _MOST_SHOWN = 300
 
-_CONFLICTS = (
-    re.compile(r'existing (?:placeholder )?(?P<kind>\w+) "(?P<name>[^"]+)" that we do not own'),
-    re.compile(r"Resource (?P<name>\S+) of type (?P<kind>\w+) is not owned by"),
-    re.compile(r'(?P<kind>\w+)(?:\.[\w.-]+)? "(?P<name>[^"]+)" already exists'),
-    re.compile(
-        r'(?P<kind>\w+)(?:\.[\w.-]+)? "(?P<name>[^"]+)" is invalid: .*?'
-        r"(?:\bspec\.selector: .*?field is immutable"
-        r"|metadata\.ownerReferences: .*?Only one reference can have Controller set)"
-    ),
+# All that KServe and Knative make for a service.
+_KINDS = (
+    "Certificate",
+    "ConfigMap",
+    "Configuration",
+    "Deployment",
+    "Endpoints",
+    "HTTPRoute",
+    "HorizontalPodAutoscaler",
+    "Image",
+    "InferencePool",
+    "Ingress",
+    "Job",
+    "LeaderWorkerSet",
+    "Metric",
+    "OpenTelemetryCollector",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PodAutoscaler",
+    "ReplicaSet",
+    "ResourceClaimTemplate",
+    "Revision",
+    "Role",
+    "RoleBinding",
+    "Route",
+    "ScaledObject",
+    "Secret",
+    "ServerlessService",
+    "Service",
+    "ServiceAccount",
+    "StatefulSet",
+    "VirtualService",
 )
-_CONTROLLERS = re.compile(r"in references for (\w+/\S+) and (\w+/\S+)")
-_KINDS = {
-    "deployments": "Deployment",
-    "horizontalpodautoscalers": "HorizontalPodAutoscaler",
-    "ingresses": "Ingress",
-    "services": "Service",
+_PLURALS = {"Endpoints": "endpoints", "Ingress": "ingresses"}
+# The API server names kinds where an object is invalid, and resources where one exists.
+_KIND_OF = {_PLURALS.get(kind, f"{kind.lower()}s"): kind for kind in _KINDS} | {
+    kind: kind for kind in _KINDS
 }
+_KIND = rf"(?P<kind>{'|'.join(_KIND_OF)})"
+_NAME = '(?P<name>[^"]{1,253})'
+# Such as `Deployment.apps "iris"`. No part of it begins where another may: one pass over the text.
+_OBJECT = rf'(?<![\w.-]){_KIND}(?:\.[\w.-]{{1,253}})? "{_NAME}"'
+_CONFLICTS = (
+    re.compile(rf'existing (?:placeholder )?{_KIND} "{_NAME}" that we do not own'),
+    re.compile(rf"Resource (?P<name>\S{{1,253}}) of type {_KIND} is not owned by"),
+    re.compile(rf"{_OBJECT} already exists"),
+)
+_INVALID = re.compile(rf"{_OBJECT} is invalid: ")
+# In this order: a field, and what is wrong with it.
+_INVALID_BY_CONFLICT = (
+    ("spec.selector: ", "field is immutable"),
+    ("metadata.ownerReferences: ", "Only one reference can have Controller set"),
+)
+_OWNER = r"\w{1,63}/\S{1,253}"
+_CONTROLLERS = re.compile(rf"in references for ({_OWNER}) and {_OWNER}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +106,30 @@ class NameConflict:
 
 
 def conflict_in(words: str) -> NameConflict | None:
-    """Read which object stands in the way from the words of KServe, Knative or Kubernetes."""
+    """Read which object stands in the way from the words of KServe, Knative or Kubernetes.
+
+    Not for words that a container wrote: they may look like such a conflict.
+    """
     searched = words[:_MOST_SEARCHED]
-    found = next((m for pattern in _CONFLICTS if (m := pattern.search(searched))), None)
+    matches = (pattern.search(searched) for pattern in _CONFLICTS)
+    found = next(filter(None, matches), None) or _invalid_by_conflict(searched)
     if found is None:
         return None
     controllers = _CONTROLLERS.search(searched)
     # Kubernetes names the controller that was there first.
     owner = controllers[1] if controllers else ""
-    return NameConflict(_KINDS.get(found["kind"], found["kind"]), found["name"], owner, words)
+    return NameConflict(_KIND_OF[found["kind"]], found["name"], owner, words)
+
+
+def _invalid_by_conflict(words: str) -> re.Match[str] | None:
+    found = _INVALID.search(words)
+    if found is None:
+        return None
+    for field, problem in _INVALID_BY_CONFLICT:
+        at = words.find(field, found.end())
+        if at >= 0 and words.find(problem, at) >= 0:
+            return found
+    return None
 
 
 def foreign_knative_service(observed: Observed) -> NameConflict | None:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from server.adapters.kserve.objects import Object, condition, moment, part
-from server.adapters.kserve.observing.name_conflicts import NOT_OWNED, conflict_in, is_own
+from server.adapters.kserve.observing.name_conflicts import (
+    NOT_OWNED,
+    NameConflict,
+    conflict_in,
+    is_own,
+)
 from server.adapters.kserve.observing.observed import Observed
 from server.domain.failures import failure_of
 from server.domain.status import Failure, FailureReason
@@ -51,20 +56,22 @@ MOST_OF_WORDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What KServe said, and when."""
+    """What KServe said, and when; `conflict`: the object in the way, where that is the cause."""
 
     reason: FailureReason
     words: str
     at: datetime
-    final: bool = False
+    final: bool
+    conflict: NameConflict | None
 
     def failure(self, since: datetime, observed: Observed) -> Failure:
         """The refusal as callers are told it."""
         remedy = ""
-        if conflict := conflict_in(self.words):
-            if not is_own(conflict, observed):
-                return conflict.failure(since)
-            remedy = f"delete the {conflict.kind} {conflict.name}: KServe makes it anew"
+        if self.conflict:
+            if not is_own(self.conflict, observed):
+                return self.conflict.failure(since)
+            kind, name = self.conflict.kind, self.conflict.name
+            remedy = f"delete the {kind} {name}: KServe makes it anew"
         return failure_of(
             self.reason,
             f"{_CAUSES[self.reason]}: {self.words[:MOST_OF_WORDS]}",
@@ -81,7 +88,7 @@ def refusal_in_event(event: Object) -> Refusal | None:
         return None
     at = moment(event.get("lastTimestamp")) or moment(event.get("eventTime"))
     rejected = event["reason"] == "ServerlessModeRejected"
-    return _refusal(_meaning(words), words, at, final=rejected)
+    return _refusal(words, at, final=rejected)
 
 
 def refusal_in_status(service: Object) -> Refusal | None:
@@ -91,7 +98,8 @@ def refusal_in_status(service: Object) -> Refusal | None:
     if model.get("transitionStatus") == "InvalidSpec":
         known = info.get("reason") in _RUNTIME_REASONS
         reason = FailureReason.NO_RUNTIME if known else FailureReason.INVALID_SPEC
-        return _refusal(reason, f"{info.get('reason', '')}, {info.get('message', '')}", None)
+        words = f"{info.get('reason', '')}, {info.get('message', '')}"
+        return _refusal(words, None, reason=reason)
     return _refusal_in_conditions(service)
 
 
@@ -106,7 +114,7 @@ def reconcile_error(service: Object, ready_condition: str) -> Refusal | None:
         return None
     failed = given.get("reason") == _RECONCILE_FAILED
     otherwise = FailureReason.RECONCILE_FAILED if failed else FailureReason.INVALID_SPEC
-    return _refusal(_meaning(words, otherwise), words, moment(given.get("lastTransitionTime")))
+    return _refusal(words, moment(given.get("lastTransitionTime")), otherwise=otherwise)
 
 
 def is_reconcile_error(service: Object, ready_condition: str) -> bool:
@@ -120,12 +128,22 @@ def _refusal_in_conditions(service: Object) -> Refusal | None:
 
 
 def _refusal(
-    reason: FailureReason, words: str, at: datetime | None, *, final: bool = False
+    words: str,
+    at: datetime | None,
+    *,
+    reason: FailureReason | None = None,
+    otherwise: FailureReason = FailureReason.INVALID_SPEC,
+    final: bool = False,
 ) -> Refusal:
+    """Read words of KServe; without a `reason` it is what they mean, or `otherwise`."""
     words = without_name_of_try(words)
+    conflict = conflict_in(words)
+    if reason is None:
+        reason = FailureReason.RECONCILE_FAILED if conflict else _meaning(words, otherwise)
     # The API server's own validation says this; KServe retries, which cannot help.
     invalid = reason is FailureReason.INVALID_SPEC and " is invalid: " in words
-    return Refusal(reason, words, at or datetime.min.replace(tzinfo=UTC), final or invalid)
+    at = at or datetime.min.replace(tzinfo=UTC)
+    return Refusal(reason, words, at, final or invalid, conflict)
 
 
 def without_name_of_try(words: str) -> str:
@@ -133,9 +151,7 @@ def without_name_of_try(words: str) -> str:
     return _TRIED.sub("dry-run-validation", words)
 
 
-def _meaning(words: str, otherwise: FailureReason = FailureReason.INVALID_SPEC) -> FailureReason:
-    if conflict_in(words):
-        return FailureReason.RECONCILE_FAILED
+def _meaning(words: str, otherwise: FailureReason) -> FailureReason:
     return next((r for text, r in _MEANINGS if text in words), otherwise)
 
 

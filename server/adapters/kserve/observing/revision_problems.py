@@ -53,7 +53,8 @@ def revision_problems(revision: Object, which: Part, gates: ContainerGates) -> I
             # started, which may quote its command with the values of variables in it.
             of_platform = reason in _OF_PLATFORM
             words = output.masked(_words(told)) if of_platform else output.shown(_words(told))
-            if conflict := conflict_in(words):
+            conflict = conflict_in(words) if reason == NOT_OWNED else None
+            if conflict:
                 yield Problem(conflict.failure(since, which.component), since)
                 continue
             ended = _EXIT_CODE.fullmatch(reason)

@@ -1,0 +1,52 @@
+"""Which words name an object in the way, and how long it takes to read them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from server.adapters.kserve.observing.name_conflicts import conflict_in
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ('fails: deployments.apps "iris" already exists', ("Deployment", "iris")),
+        ('services.serving.knative.dev "iris" already exists', ("Service", "iris")),
+        ('ingresses.networking.k8s.io "iris" already exists', ("Ingress", "iris")),
+        ('Endpoints "iris" already exists', ("Endpoints", "iris")),
+        ('relation "models" already exists', None),
+        ('myservices "iris" already exists', None),
+        ('Deployment.apps "iris" is invalid: spec.replicas: field is immutable', None),
+    ],
+)
+def test_only_objects_of_kinds_that_kserve_and_knative_make_are_in_the_way(
+    words: str, named: tuple[str, str] | None
+) -> None:
+    conflict = conflict_in(words)
+    assert (conflict and (conflict.kind, conflict.name)) == named
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        "a",
+        "Service.",
+        'Service "',
+        'existing Service "',
+        'Service.a "x" is invalid: ',
+        "a is invalid: spec.selector: ",
+        "Resource a of type ",
+        "in references for a/",
+    ],
+)
+def test_no_words_take_long_to_read(repeated: str) -> None:
+    for words in (repeated * 2000, 'Service "x" is invalid: ' + "spec.selector: " * 200):
+        took = []
+        for _ in range(5):
+            began = time.thread_time()
+            conflict_in(words)
+            took.append(time.thread_time() - began)
+        # A quadratic reading of 2000 characters takes 20 times as long.
+        assert min(took) < 0.005

@@ -38,7 +38,7 @@ from server.control.service_memory import ServiceMemory
 from server.control.viewing import View, follow
 from server.control.watching import Watching
 from server.domain.container_output import UnnamedCaller
-from server.freed_memory import keep_returning
+from server.freed_memory import keep_freeing
 from server.ports import Cluster, Registry
 from server.settings import Settings, SettingsInvalid
 
@@ -111,6 +111,7 @@ class Application:
         self._tasks = [
             Task("status feed", lambda: follow(self._view, cluster)),
             Task("health", lambda: keep_told(self._health, self._view, cluster, registry)),
+            Task("freed memory", lambda: keep_freeing(self._view)),
             *tasks,
         ]
         if registry:
@@ -229,12 +230,8 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
         numbers.append(signal.SIGHUP)
     for signal_number in numbers:
         asyncio.get_running_loop().add_signal_handler(signal_number, end)
-    returning = asyncio.create_task(keep_returning(), name="freed memory")
-    try:
-        await application.start()
-        await application.run(stop)
-    finally:
-        returning.cancel()
+    await application.start()
+    await application.run(stop)
 
 
 @asynccontextmanager

@@ -251,7 +251,7 @@ async def _outcome(
         line.write(context.code())
         del request  # as in `_call`
         raise aborted.with_traceback(None) from None
-    except grpc.aio.BaseError:
+    except grpc.aio.InternalError:
         # gRPC's own: what was written found the client gone, before our task was cancelled.
         line.write(_code_of_leaving(context))
         raise

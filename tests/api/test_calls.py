@@ -56,7 +56,10 @@ def test_a_method_that_does_not_exist_is_unimplemented(grpc_channel) -> None:
     assert raised.value.code() == StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyError, asyncio.CancelledError, TimeoutError])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError, KeyError, asyncio.CancelledError, TimeoutError, grpc.aio.UsageError],
+)
 def test_a_bug_is_internal_and_tells_an_id_only(
     stub, grpc_server, monkeypatch, name, error
 ) -> None:

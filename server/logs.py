@@ -59,7 +59,7 @@ def _plain(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
 def _is_of_the_server(record: logging.LogRecord) -> bool:
     """Not what grpc.aio reports, as an error with its stack, of a client that left while it was
     answered: a client could fill the log with it."""
-    return not record.getMessage().startswith("ExecuteBatchError raised in core")
+    return not str(record.msg).startswith("ExecuteBatchError raised in core")
 
 
 def _configure_libraries(shared: list[Processor], renderer: Processor, level: int) -> None:
@@ -70,10 +70,10 @@ def _configure_libraries(shared: list[Processor], renderer: Processor, level: in
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    handler.addFilter(_is_of_the_server)
     logging.basicConfig(handlers=[handler], level=level, force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_the_server)
 
 
 # One encoder for all lines: json.dumps makes one for each.

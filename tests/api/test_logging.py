@@ -160,3 +160,20 @@ log = logging.getLogger("grpc._cython.cygrpc")
 log.error("ExecuteBatchError raised in core by servicer method [%s]", "/a/List")
 log.error("another error")
 """
+
+
+def test_a_librarys_message_that_does_not_fit_its_arguments_raises_nothing_in_the_library() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", _AS_A_LIBRARY_LOGS], capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stderr.splitlines()[-1])["event"] == "after it"
+
+
+_AS_A_LIBRARY_LOGS = """
+import logging
+from server import logs, settings
+logs.configure(settings.Log(format="json"))
+log = logging.getLogger("library")
+log.warning("%d items", "a")
+log.warning("after it")
+"""

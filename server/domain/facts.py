@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from server.domain.rollout import Rollout
@@ -14,17 +14,23 @@ class Problem:
     """Something wrong with the new pods, or with making them.
 
     It fails the rollout once it has stood for `tolerated`; None: it may yet pass, and is only
-    named.
+    named. `written`: the end of the failure's message, where a container wrote it.
     """
 
     failure: Failure
     since: datetime
     tolerated: timedelta | None = timedelta(0)
+    written: str = ""
 
     @property
     def fails_at(self) -> datetime | None:
         """When it stops being tolerated."""
         return None if self.tolerated is None else self.since + self.tolerated
+
+    def with_written(self, instead: str) -> Problem:
+        """The problem, with this in place of what a container wrote."""
+        message = self.failure.message.removesuffix(self.written) + instead
+        return replace(self, failure=replace(self.failure, message=message), written=instead)
 
 
 @dataclass(frozen=True, slots=True)

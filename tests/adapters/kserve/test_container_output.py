@@ -103,6 +103,15 @@ def test_a_secret_is_masked_wherever_the_cluster_repeats_what_a_container_wrote(
     assert "\\x1b" not in told
 
 
+@pytest.mark.parametrize("place", [p for p in PLACES if p != "condition"])
+def test_what_a_container_wrote_can_be_taken_out_of_a_problem_later(place: str) -> None:
+    problems = facts(*shown_where(place)).all_problems
+    assert "cannot log in" in repr(problems)
+    later = [p.with_written("(not shown)") if p.written else p for p in problems]
+    assert "(not shown)" in repr(later)
+    assert "cannot log in" not in repr(later)
+
+
 def test_what_a_warning_repeats_of_a_condition_is_masked() -> None:
     observed, now = serving()
     made = with_service(observed, {"spec": {"predictor": {"model": {"env": ENV}}}})

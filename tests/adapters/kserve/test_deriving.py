@@ -14,12 +14,14 @@ from server.domain.inference_service import ServiceKey
 from server.domain.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
     deadline_passed,
+    end,
     ended,
     running,
     serving,
     stamp,
     starting,
     waiting,
+    when,
     with_condition,
     with_container,
     with_deployment_condition,
@@ -46,6 +48,8 @@ class Following:
             Kind.REPLICA_SETS: observed.replica_sets,
             Kind.AUTOSCALERS: observed.autoscalers,
             Kind.PODS: observed.pods,
+            Kind.KNATIVE_SERVICES: observed.knative_services,
+            Kind.REVISIONS: observed.revisions,
         }
         for kind, objects in lists.items():
             copies = [copy.deepcopy(dict(o)) for o in objects]
@@ -166,20 +170,23 @@ def test_a_run_that_said_nothing_leaves_the_log_of_the_one_before() -> None:
     assert after.log_wanted is None
 
 
+EVERY_ACCOUNT = {"kind": "Group", "name": "system:serviceaccounts"}
+TOKEN = {"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+MOUNTS = [{"name": "token", "mountPath": "/token"}]
+WITH_TOKEN = {
+    "containers": [{"name": "kserve-container", "volumeMounts": MOUNTS}],
+    "volumes": [{"name": "token", **TOKEN}],
+}
+
+
 def test_lines_that_were_read_before_their_account_had_rights_are_held_back_once_it_has() -> None:
     observed, now = starting()
-    token = {"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
-    mounts = [{"name": "token", "mountPath": "/token"}]
-    spec = {
-        "containers": [{"name": "kserve-container", "volumeMounts": mounts}],
-        "volumes": [{"name": "token", **token}],
-    }
-    crashing = with_container(with_pods(observed, {"spec": spec}), state=ended(0, now))
+    crashing = with_container(with_pods(observed, {"spec": WITH_TOKEN}), state=ended(0, now))
     following = Following()
     following.bind()
     following.read_log(following.see(crashing, now), CAUSE)
     assert failure_of(following.see(crashing, now)).log_lines == (CAUSE,)
-    following.bind({"kind": "Group", "name": "system:serviceaccounts"})
+    following.bind(EVERY_ACCOUNT)
     held = following.see(crashing, now)
     [line] = failure_of(held).log_lines
     assert "which is bound to a role" in line
@@ -187,3 +194,33 @@ def test_lines_that_were_read_before_their_account_had_rights_are_held_back_once
     assert failure_of(held).reason is FailureReason.MODEL_LOAD
     following.bind()
     assert failure_of(following.see(crashing, now)).log_lines == (CAUSE,)
+
+
+def _crashed_again(observed: Observed) -> bool:
+    statuses = [s for p in observed.pods for s in p["status"].get("containerStatuses", ())]
+    return any(s["restartCount"] > 1 and s["lastState"] for s in statuses)
+
+
+def test_of_pods_that_are_gone_nothing_is_shown_once_their_account_has_rights() -> None:
+    crashing, now = when("knative/update_crashes_at_zero", _crashed_again)
+    gone, later = end("knative/update_crashes_at_zero")
+    said = ended(1, now, message=CAUSE)
+    crashing = with_pods(crashing, {"spec": WITH_TOKEN})
+    crashing = with_container(crashing, state=said, lastState=said, restartCount=2)
+    assert not gone.pods
+    following = Following()
+    following.bind()
+    shown = following.see(crashing, now)
+    assert failure_of(shown).message.endswith(f": {CAUSE}")
+    following.read_log(shown, CAUSE)
+    kept = failure_of(following.see(gone, later))
+    assert kept.message.endswith(f": {CAUSE}")
+    assert kept.log_lines == (CAUSE,)
+    following.bind(EVERY_ACCOUNT)
+    held = failure_of(following.see(gone, later))
+    assert CAUSE not in repr(held)
+    assert "which is bound to a role" in held.message
+    assert "which is bound to a role" in held.log_lines[0]
+    assert (held.reason, held.exit_code, held.pod) == (kept.reason, kept.exit_code, kept.pod)
+    following.bind()
+    assert failure_of(following.see(gone, later)) == kept

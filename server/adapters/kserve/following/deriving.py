@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -10,7 +10,8 @@ import structlog
 
 from server.adapters.kserve.following.mirror import Mirror
 from server.adapters.kserve.manifests.reading_back import service_of
-from server.adapters.kserve.objects import rollout_of, uid_of
+from server.adapters.kserve.objects import Object, name_of, rollout_of, uid_of
+from server.adapters.kserve.observing.container_environment import gate_of_service
 from server.adapters.kserve.observing.evidence import Evidence
 from server.adapters.kserve.observing.latch import Latch
 from server.adapters.kserve.observing.logs import (
@@ -21,7 +22,9 @@ from server.adapters.kserve.observing.logs import (
 )
 from server.adapters.kserve.observing.observed import LogExcerpt, Observed
 from server.adapters.kserve.observing.observing import facts_of, status_of
+from server.domain.container_output import OutputGate
 from server.domain.decision import Decision, decide
+from server.domain.facts import Facts
 from server.domain.inference_service import InferenceService, ServiceKey
 from server.domain.status import InferenceServiceStatus, State
 
@@ -39,11 +42,15 @@ class Derived:
 
 @dataclass(slots=True)
 class _Memory:
-    """What one uid's present state alone does not tell."""
+    """What one uid's present state alone does not tell.
+
+    `pods`: by name, those of the failures that are held, though they may be gone.
+    """
 
     uid: str
     evidence: Evidence = field(default_factory=Evidence)
     latch: Latch = field(default_factory=Latch)
+    pods: dict[str, Object] = field(default_factory=dict)
     ready_generation: int | None = None
     log_kept: LogWanted | None = None
     logs: dict[tuple[str, str], LogExcerpt] = field(default_factory=dict)
@@ -54,6 +61,19 @@ class _Memory:
         said = log if log.lines else before
         kept = replace(log, lines=said.lines, load_failed=said.load_failed)
         self.log_kept, self.logs = wanted, {wanted.source: kept}
+
+    def hold(self, facts: Facts, pods: Iterable[Object]) -> None:
+        """Take in what fails now, with the pods that it is about."""
+        self.latch = self.latch.updated(facts)
+        named = {held.problem.failure.pod for held in self.latch.held.values()}
+        pods = (*self.pods.values(), *pods)
+        self.pods = {name: pod for pod in pods if (name := name_of(pod)) in named}
+
+    def gate(self, observed: Observed, pod: str, container: str) -> OutputGate:
+        """The gate, as it is now, for what was read of a container: of its pod if that is known,
+        else that of the whole service."""
+        found = next((p for p in observed.pods if name_of(p) == pod), self.pods.get(pod))
+        return observed.gates.of_container(found, container) if found else gate_of_service(observed)
 
 
 class Deriving:
@@ -97,8 +117,10 @@ class Deriving:
         memory = self._remember(key, observed, now)
         observed = replace(observed, logs=memory.logs)
         facts = facts_of(observed, memory.evidence, now)
-        memory.latch = memory.latch.updated(facts)
-        facts = memory.latch.upheld(facts)
+        memory.hold(facts, observed.pods)
+        # Whether what containers wrote may be shown can have changed since it was read.
+        held = memory.latch.withholding(lambda f: memory.gate(observed, f.pod, f.container))
+        facts = held.upheld(facts)
         generation = rollout_of(observed.service).generation
         facts = replace(facts, was_ready=memory.ready_generation == generation)
         decision = decide(facts)
@@ -111,9 +133,8 @@ class Deriving:
         source = explains.source if explains else explaining(decision.failure)
         log = memory.logs.get(source) if source else None
         lines = log.lines if log else ()
-        if lines and explains and explains.output.held_back:
-            # They may have been read before there was something to hold back.
-            lines = (explains.output.held_back,)
+        if lines and source and (held_back := memory.gate(observed, *source).held_back):
+            lines = (held_back,)
         decision = _with_log(decision, lines)
         status = status_of(observed, facts, decision, memory.ready_generation)
         missing = None if memory.log_kept == wanted else wanted

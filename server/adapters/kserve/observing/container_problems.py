@@ -111,10 +111,11 @@ def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
     if unanswering and unanswering <= sight.now and not status.get("ready"):
         asked = _probed(sight, status)
         words = _probe_words(sight, status, asked)
-        message = f"the container {asked['name']} runs, but is not ready{words}"
+        message = f"the container {asked['name']} runs, but is not ready{_after_colon(words)}"
         since = unanswering - sight.patience.unanswering
         reason = _or_load(sight, asked, FailureReason.NOT_ANSWERING)
-        yield sight.problem(reason, message, since, None, container=asked)
+        written = "" if _PROBED.fullmatch(words) else words
+        yield sight.problem(reason, message, since, None, container=asked, written=written)
 
 
 def unanswering_at(sight: PodSight) -> datetime | None:
@@ -157,6 +158,10 @@ def _probe_words(sight: PodSight, status: Object, asked: Object) -> str:
     for writer in dict.fromkeys([container_of(warning), names[1]]):
         output = sight.gates.of_container(sight.pod, writer)
         words = output.masked(words) if of_kubelet else output.shown(words)
+    return words
+
+
+def _after_colon(words: str) -> str:
     return f": {words}" if words else ""
 
 
@@ -177,7 +182,14 @@ def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
     # The others may pass: a runtime that is busy, a name still taken.
     final = unmade or _can_never_start(told)
     tolerated = AT_ONCE if final else None
-    return sight.problem(FailureReason.CONTAINER_CONFIG, message, None, tolerated, container=status)
+    return sight.problem(
+        FailureReason.CONTAINER_CONFIG,
+        message,
+        None,
+        tolerated,
+        container=status,
+        written="" if unmade else words,
+    )
 
 
 def _pull_problem(sight: PodSight, status: Object, reason: str, words: str) -> Problem:
@@ -208,14 +220,16 @@ def _exit_problem(
         reason, what = _named(FailureReason.OUT_OF_MEMORY)
     hopeless = ended.never_started and _can_never_start(ended.message)
     final = backing_off or ended.repeated or hopeless
+    written = _last_words(sight, status, ended)
     return sight.problem(
         reason,
-        f"{what}: {_told(status, ended)}{_last_words(sight, status, ended)}",
+        f"{what}: {_told(status, ended)}{_after_colon(written)}",
         ended.at,
         AT_ONCE if final else None,
         container=status,
         ended=ended,
         remedy=_remedy(reason, name),
+        written=written,
     )
 
 
@@ -256,4 +270,4 @@ def _last_words(sight: PodSight, status: Object, ended: Exit) -> str:
     its end."""
     lines = plain_lines(sight.output(status).shown(ended.message))
     last = (cause(lines) or "".join(lines[-1:])).strip()
-    return f": {last[:MOST_OF_LAST_WORDS]}" if last else ""
+    return last[:MOST_OF_LAST_WORDS]

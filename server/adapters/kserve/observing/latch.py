@@ -6,9 +6,10 @@ Knative deletes pods that fail and makes new ones, about every deadline, with co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from server.domain.container_output import OutputGate
 from server.domain.facts import ComponentFacts, Facts, Problem
 from server.domain.failures import rank_of
 from server.domain.status import Component, Failure
@@ -31,6 +32,10 @@ class Latch:
         now = {c.shown.component: self._next(c, facts) for c in facts.components}
         return Latch({component: held for component, held in now.items() if held})
 
+    def withholding(self, gate_of: Callable[[Failure], OutputGate]) -> Latch:
+        """The same, without what a container wrote that its gate holds back by now."""
+        return Latch({kind: _withheld(held, gate_of) for kind, held in self.held.items()})
+
     def upheld(self, facts: Facts) -> Facts:
         """The facts, with what is held among them. To be asked after `updated` with them."""
         return replace(facts, components=tuple(map(self._with_held, facts.components)))
@@ -49,6 +54,12 @@ class Latch:
         if held is None:
             return component
         return replace(component, problems=(held.problem, *component.problems))
+
+
+def _withheld(held: _Held, gate_of: Callable[[Failure], OutputGate]) -> _Held:
+    problem = held.problem
+    held_back = gate_of(problem.failure).held_back if problem.written else ""
+    return replace(held, problem=problem.with_written(held_back)) if held_back else held
 
 
 def _joined(before: Problem | None, now: Problem | None) -> Problem | None:

@@ -57,7 +57,8 @@ def _silent(sight: PodSight) -> Problem | None:
         reason = FailureReason.STORAGE_DOWNLOAD
     status = named(init_statuses(sight.pod), start.container)
     message = f"{silent}; {start.words}"
-    return sight.problem(reason, message, start.silent_since, None, container=status)
+    since, written = start.silent_since, start.last_line
+    return sight.problem(reason, message, since, None, container=status, written=written)
 
 
 def _node_lost(sight: PodSight) -> Problem | None:

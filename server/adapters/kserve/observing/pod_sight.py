@@ -56,8 +56,10 @@ class PodSight:
         ended: Exit | None = None,
         retrying: bool | None = None,
         remedy: str = "",
+        written: str = "",
     ) -> Problem:
-        """A problem of this pod, or of one of its containers. `remedy`: other than the reason's."""
+        """A problem of this pod, or of one of its containers. `remedy`: other than the reason's.
+        `written`: the end of the message, where a container wrote it."""
         since = since or created_at(self.pod)
         failure = failure_of(
             reason,
@@ -71,7 +73,7 @@ class PodSight:
             retrying=retrying,
             first_seen_time=since,
         )
-        return Problem(failure, since, tolerated)
+        return Problem(failure, since, tolerated, written)
 
     def says_load_failed(self, container: str) -> bool:
         """Whether KServe says so, which looks at the model server only, or the container's own

@@ -62,10 +62,15 @@ class Start:
         long = f"for more than {_duration(passed[-1])}"
         if not self.runs:
             return f"{self.container} has waited to be made {long}, as while an image is pulled"
-        # Whether it may be shown can have changed since it was read.
-        output = self.sight.gates.of_container(self.sight.pod, self.container)
-        last = output.shown(self.log.last_line) if self.log else ""
+        last = self.last_line
         return f"{self.container} has run {long}" + (f", its last log line: {last}" if last else "")
+
+    @property
+    def last_line(self) -> str:
+        """The last line of that log, with which `words` ends, as it may be shown."""
+        # Whether it may be can have changed since it was read.
+        output = self.sight.gates.of_container(self.sight.pod, self.container)
+        return output.shown(self.log.last_line) if self.log else ""
 
     @property
     def look(self) -> int:

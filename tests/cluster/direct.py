@@ -7,6 +7,7 @@ from typing import Any
 
 from server.domain.inference_service import ServiceKey
 
+from .held_deletions import SERVICES, keep, set_finalizers
 from .lab import Cluster, wait_until
 
 PATH = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices"
@@ -45,6 +46,16 @@ def remove(cluster: Cluster, key: ServiceKey) -> None:
         return all(o["metadata"]["name"] != key.name for o in cluster.get(listed)["items"])
 
     wait_until(gone, f"{key} is gone")
+
+
+def hold(cluster: Cluster, key: ServiceKey) -> None:
+    """Keep a service from going away when it is deleted."""
+    keep(cluster, SERVICES.format(key.namespace, key.name))
+
+
+def let_go(cluster: Cluster, key: ServiceKey) -> None:
+    """Let a held service go."""
+    set_finalizers(cluster, SERVICES.format(key.namespace, key.name))
 
 
 def settled(cluster: Cluster, key: ServiceKey) -> dict[str, Any]:

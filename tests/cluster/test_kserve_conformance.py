@@ -15,7 +15,7 @@ from server.domain.inference_service import ContainerPredictor, InferenceService
 from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, container, following
 
-from .held_deletions import SERVICES, keep, set_finalizers
+from .direct import hold, let_go
 from .lab import Cluster, Lab
 
 
@@ -59,12 +59,11 @@ class KServeWorld:
 
     async def keep(self, key: ServiceKey) -> None:
         self._kept.add(key)
-        await asyncio.to_thread(keep, self._administered, SERVICES.format(key.namespace, key.name))
+        await asyncio.to_thread(hold, self._administered, key)
 
     async def finish_delete(self, key: ServiceKey) -> None:
         self._kept.remove(key)
-        path = SERVICES.format(key.namespace, key.name)
-        await asyncio.to_thread(set_finalizers, self._administered, path)
+        await asyncio.to_thread(let_go, self._administered, key)
 
     async def close(self) -> None:
         """Let go what a failed test still keeps."""

@@ -68,6 +68,13 @@ class ContainerGates:
             return "the container takes its environment from whole Secrets or ConfigMaps"
         if any(map(_has_secret, _mounted(container, spec))):
             return "the container has the files of a Secret"
+        # The kubelet has the Secrets and tokens of all pods of its node there.
+        if any("hostPath" in volume for volume in _mounted(container, spec)):
+            return "the container has files of its node"
+        if spec.get("hostPID"):
+            return "the container sees the processes of its node"
+        if part(container, "securityContext").get("privileged"):
+            return "the container is privileged, and reads the disks of its node"
         if account not in ("", _DEFAULT_ACCOUNT):
             return f"the pod has the ServiceAccount {account}"
         if any(s.get("audience") for v in _mounted(container, spec) for s in _tokens(v)):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from server.control.viewing import View
 from server.domain.commands import Deploy
 from server.domain.errors import MemoryExceeded
+from server.domain.inference_service import ServiceKey
 from server.domain.service_size import size_in_memory
 
 
@@ -17,24 +18,32 @@ class ServiceMemory:
     def __init__(self, view: View, most: int) -> None:
         self._view = view
         self._most = most
-        self._promised = 0
+        # What each service comes to after the Deploys of it that are under way: the largest counts.
+        self._promised: dict[ServiceKey, list[int]] = {}
 
     @contextmanager
     def room_for(self, deploy: Deploy) -> Iterator[None]:
         """Keep room for what a Deploy adds for the length of a block, by the end of which the view
         has it. Raises MemoryExceeded where there is none, but for a Deploy that adds nothing."""
-        added = self._added(deploy)
-        held = self._view.bytes + self._promised
-        if added and held + added > self._most:
+        key, size = deploy.key, _size(deploy)
+        held = self._view.bytes + sum(map(self._promised_beyond_view, self._promised))
+        added = size - self._view.bytes_of(key) - self._promised_beyond_view(key)
+        if added > 0 and held + added > self._most:
             raise MemoryExceeded(held, added, self._most)
-        self._promised += added
+        promised = self._promised.setdefault(key, [])
+        promised.append(size)
         try:
             yield
         finally:
-            self._promised -= added
+            promised.remove(size)
+            if not promised:
+                del self._promised[key]
 
-    def _added(self, deploy: Deploy) -> int:
-        if deploy.spec is None:
-            return 0
-        after = size_in_memory(deploy.spec, deploy.labels, deploy.annotations)
-        return max(after - self._view.bytes_of(deploy.key), 0)
+    def _promised_beyond_view(self, key: ServiceKey) -> int:
+        return max(max(self._promised.get(key, (0,))) - self._view.bytes_of(key), 0)
+
+
+def _size(deploy: Deploy) -> int:
+    if deploy.spec is None:
+        return 0
+    return size_in_memory(deploy.spec, deploy.labels, deploy.annotations)

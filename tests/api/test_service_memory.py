@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -21,11 +23,14 @@ from modelservice.v1.model_service_pb2 import (
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
+from server.domain.commands import Applied, Deploy
 from server.domain.inference_service import ServiceKey
 from tests.adapters.local.server_process import server
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import Refusal, refused
 from tests.serving import Served, serving, settings
 
+from .asking import eventually
 from .registering import Project
 
 EXHAUSTED = StatusCode.RESOURCE_EXHAUSTED
@@ -51,6 +56,36 @@ def empty(stub: ModelServiceStub, memory) -> Iterator[None]:
         memory.finish_delete(ServiceKey(NAMESPACE, service.name))
 
 
+class Held:
+    """The cluster's writes: none is done until they are released."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._released, self._begun = asyncio.Event(), 0
+        self._apply = served.memory.apply
+
+    async def apply(self, deploy: Deploy) -> Applied:
+        self._begun += 1
+        await self._released.wait()
+        return await self._apply(deploy)
+
+    def wait_for(self, writes: int) -> None:
+        """Until so many have begun in all."""
+        eventually(f"{writes} writes have begun", lambda: self._begun == writes)
+
+    def release(self) -> None:
+        self._served.inside(self._released.set)
+
+
+@pytest.fixture
+def held(grpc_server: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held = Held(grpc_server)
+    with monkeypatch.context() as patched:
+        patched.setattr(grpc_server.memory, "apply", held.apply)
+        yield held
+        held.release()
+
+
 def of_size(kib: int, name: str = "large", **fields: object) -> DeployRequest:
     """A Deploy whose variables have so many KiB."""
     env = {f"V{i}": "x" * 100 * KIB for i in range(kib // 100)} | {"REST": "x" * (kib % 100) * KIB}
@@ -59,7 +94,8 @@ def of_size(kib: int, name: str = "large", **fields: object) -> DeployRequest:
 
 
 def refused_for_memory(stub: ModelServiceStub, request: DeployRequest) -> Refusal:
-    refusal = refused(EXHAUSTED, "MEMORY_EXCEEDED", stub.Deploy, request)
+    call = partial(stub.Deploy, timeout=PATIENCE_SECONDS)
+    refusal = refused(EXHAUSTED, "MEMORY_EXCEEDED", call, request)
     assert "MODELSERVICE_SERVICES_MEMORY" in refusal.message
     return refusal
 
@@ -105,11 +141,25 @@ def test_many_small_texts_count_what_they_take(stub: ModelServiceStub) -> None:
 
 
 def test_deploys_at_the_same_time_do_not_share_the_room_that_is_left(
-    stub: ModelServiceStub,
+    stub: ModelServiceStub, held: Held
 ) -> None:
-    asked = [stub.Deploy.future(of_size(300, f"at-once-{number}")) for number in range(8)]
-    codes = [call.code() for call in asked]
-    assert sorted(codes, key=str) == [StatusCode.OK] * 3 + [EXHAUSTED] * 5
+    under_way = [stub.Deploy.future(of_size(300, f"at-once-{number}")) for number in range(3)]
+    held.wait_for(3)
+    refused_for_memory(stub, of_size(300, "at-once-3"))
+    held.release()
+    assert [call.code() for call in under_way] == [StatusCode.OK] * 3
+
+
+def test_deploys_of_one_service_at_the_same_time_take_the_room_of_the_largest(
+    stub: ModelServiceStub, held: Held
+) -> None:
+    sizes = (300, 300, 500, 100)
+    under_way = [stub.Deploy.future(of_size(kib, "same")) for kib in sizes]
+    under_way.append(stub.Deploy.future(of_size(300, "other")))
+    held.wait_for(5)
+    refused_for_memory(stub, of_size(300, "third"))
+    held.release()
+    assert [call.code() for call in under_way] == [StatusCode.OK] * 5
 
 
 def test_a_registered_model_is_refused_for_memory_as_well_and_its_record_says_so(

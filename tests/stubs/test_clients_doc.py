@@ -152,11 +152,12 @@ def test_an_error_that_passes_is_waited_for_and_one_that_does_not_is_raised(
     assert code.details_of(raised.value).reason == "NOT_MANAGED"
 
 
-def test_a_wait_goes_on_where_another_server_takes_the_address(code: Any) -> None:
+@pytest.mark.parametrize("lost", ["INTERNAL", "DEADLINE_EXCEEDED"])
+def test_a_wait_goes_on_where_another_server_takes_the_address(code: Any, lost: str) -> None:
     calls: list[str] = []
 
     class Lost(model_service_pb2_grpc.ModelServiceServicer):
-        """Loses the first call of each method, as a connection that is cut does."""
+        """Loses the first call of each method, as a connection that is cut or hangs does."""
 
         def Deploy(self, request, context):
             return self._answered("Deploy", context, model_service_pb2.DeployResponse())
@@ -167,7 +168,7 @@ def test_a_wait_goes_on_where_another_server_takes_the_address(code: Any) -> Non
         def _answered(self, method, context, answer):
             calls.append(method)
             if calls.count(method) == 1:
-                context.abort(grpc.StatusCode.INTERNAL, "cut")
+                context.abort(grpc.StatusCode[lost], "cut")
             return answer
 
     with serving_stubs(Lost()) as channel:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -78,21 +79,23 @@ class RegistryDeploying:
             with self._memory.room_for(tried):
                 return await self._cluster.apply(tried)
         ends = asyncio.get_running_loop().time() + deploy.timeout.total_seconds()
-        self._at("before-record")
-        wish = await self._registry.write(partial(self._begun, deploy, registered, str(uuid4())))
-        self._at("after-record")
-        applied = await self._applied(wish, ends)
+        with ExitStack() as room:
+            self._at("before-record")
+            wish = await self._registry.write(
+                partial(self._begun, deploy, registered, str(uuid4()), room)
+            )
+            self._at("after-record")
+            applied = await self._applied(wish, ends)
         self._at("before-outcome")
         await self._tell(wish, partial(_settle, wish.deployment_id, applied), ends)
         return applied
 
     async def _applied(self, wish: Deploy, ends: float) -> Applied:
         try:
-            with self._memory.room_for(wish):
-                applied = await self._cluster.apply(replace(wish, timeout=_left(ends)))
-                # Before the outcome is told: what the feed tells meanwhile is newer.
-                self._view.put(applied.service)
-                return applied
+            applied = await self._cluster.apply(replace(wish, timeout=_left(ends)))
+            # Before the outcome is told: what the feed tells meanwhile is newer.
+            self._view.put(applied.service)
+            return applied
         except WriteOutcomeUnknown:
             raise
         except ServiceError as error:
@@ -104,9 +107,13 @@ class RegistryDeploying:
         deploy: Deploy,
         registered: RegisteredModelPredictor,
         deployment_id: str,
+        room: ExitStack,
         tx: RegistryWriting,
     ) -> Deploy:
         wish, found = await self._resolved(deploy, registered, deployment_id, tx)
+        # The work may be done again, and what is refused for memory has no record.
+        room.close()
+        room.enter_context(self._memory.room_for(wish))
         await self._catch_up(wish.key, tx)
         await tx.add(begun(wish, found, await tx.now()))
         return wish

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[2] / "generated"))
 
 from . import local, requests, streams, transport
-from .attack import Attack, Made, Row, carry_out, lower_priority, table
+from .attack import Attack, Made, Row, carry_out, lower_priority, table, too_many_unjudged
 from .target import Target, running_target
 
 SECONDS = 2.5
@@ -23,7 +23,7 @@ DID_HARM = 1
 LEGEND = """\
 p50, p99  of a well-behaved client's Get, in ms: at most 250 at the 99th percentile
        *  floods the wire itself: shown and not judged
-       ?  others took this machine's CPUs meanwhile: shown and not judged
+       ?  others took this machine's CPUs meanwhile: shown and not judged, in three rows at most
 probes    liveness probes missed, of how many: never two in a row
 MiB       most that was resident: at most 512
 log       lines of the attack's calls: at most two for each, none an error"""
@@ -64,9 +64,10 @@ def main(arguments: Sequence[str]) -> int:
                 break
     print(f"\n{table(rows)}\n")
     print(LEGEND)
-    unjudged = sum(row.is_busy for row in rows)
-    print(f"{len(rows)} attacks in {time.monotonic() - began:.0f} s, {unjudged} on a busy machine")
+    busy = sum(row.is_busy for row in rows)
+    print(f"{len(rows)} attacks in {time.monotonic() - began:.0f} s, {busy} on a busy machine")
     problems = [f"{row.attack}: {problem}" for row in rows for problem in row.problems]
+    problems += too_many_unjudged(rows)
     print(*problems, sep="\n", file=sys.stderr)
     return DID_HARM if problems else 0
 

@@ -6,9 +6,12 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import groupby
+
+import psutil
 
 from .target import Measured, Target
 
@@ -20,11 +23,13 @@ LEFT_BYTES = 384 << 20
 # failed. Beside these the server may report its own work.
 LINES_OF_A_CALL = 2
 OTHER_LINES = 50
-# A machine that others use as well makes calls late by itself: what is late is measured again. It
-# is judged where the event loop's thread, when it was ready, had no CPU for at most this share of
-# the time; the attacker, at the lowest priority, hardly makes it wait.
+# A machine that others use as well makes calls late by itself: what is late is measured again. How
+# late is not judged where the event loop's thread, when it was ready, had no CPU for more than this
+# share of the time, and processes that are not of the attack had more than it of all CPUs.
 TRIES = 3
 BUSY = 0.15
+# More attacks than these, late on a busy machine, and the run says too little.
+MOST_UNJUDGED = 3
 # A call that is still on its way when an attack ends is waited for.
 SETTLES_WITHIN_SECONDS = 60.0
 SERVES_AGAIN_MS = 100
@@ -43,7 +48,8 @@ Run = Callable[[Target, float], Awaitable[Made]]
 
 @dataclass(frozen=True)
 class Attack:
-    """One attack. `answers` are the only ones that a call of it may get.
+    """One attack. `answers` are the only ones that a call of it may get. `sees` is how often at
+    least each must have come, by how it begins: else the attack did not reach what it is for.
 
     `by_bytes`: it floods the wire itself, which nothing of this process can hold back, so that the
     well-behaved client's latency is shown and not judged. `refuses_others`: it uses up what all
@@ -57,6 +63,8 @@ class Attack:
     by_bytes: bool = False
     refuses_others: bool = False
     most_bytes: int = MEMORY_BYTES
+    sees: Mapping[str, int] = field(default_factory=dict)
+    least_calls: int = 1
 
 
 @dataclass
@@ -72,14 +80,22 @@ class Row:
     lines: Counter[tuple[str, str]]
     measured_calls: int
     waited: float
+    others: float
     by_bytes: bool
-    late: Sequence[str] = ()
+    slow: Sequence[str] = ()
+    missing: Sequence[str] = ()
     problems: Sequence[str] = ()
+    unjudged: bool = False
 
     @property
     def is_busy(self) -> bool:
-        """Whether this machine had too little CPU left for its times to say anything."""
-        return self.waited > BUSY
+        """Whether others left this machine too little CPU for its times to say anything."""
+        return self.waited > BUSY and self.others > BUSY
+
+    @property
+    def late(self) -> Sequence[str]:
+        """What may be due to the machine, and is measured again."""
+        return [*self.slow, *self.missing]
 
     @property
     def p50(self) -> float:
@@ -113,16 +129,48 @@ def carry_out(target: Target, attack: Attack, seconds: float) -> Row:
         row = min(
             row, _carry_out(target, attack, seconds), key=lambda row: (len(row.late), row.p99)
         )
-    if row.is_busy:
-        row.problems = [each for each in row.problems if each not in row.late]
+    return judged(row)
+
+
+def judged(row: Row) -> Row:
+    """Without its slowness where the machine was busy; an answer that never came is judged there as
+    well."""
+    if row.is_busy and row.slow:
+        row.unjudged = True
+        row.problems = [each for each in row.problems if each not in row.slow]
     return row
+
+
+def too_many_unjudged(rows: Sequence[Row]) -> Iterator[str]:
+    """Whether the run says too little."""
+    if (unjudged := sum(row.unjudged for row in rows)) > MOST_UNJUDGED:
+        yield f"{unjudged} attacks were late on a busy machine: at most {MOST_UNJUDGED} may be"
+
+
+def own_cpu_seconds() -> float:
+    """What the attack, the server, the well-behaved client and all that they started has used."""
+    used = 0.0
+    me = psutil.Process()
+    for each in (me, *me.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            used += times.user + times.system + times.children_user + times.children_system
+    return used
+
+
+def _cpu_seconds() -> float:
+    times = psutil.cpu_times()
+    # What guests use is counted as a user's as well.
+    return float(times.user + times.nice + times.system + times.irq + times.softirq + times.steal)
 
 
 def _carry_out(target: Target, attack: Attack, seconds: float) -> Row:
     target.forget_peak()
     log_before, began, waited = target.log_size(), time.monotonic(), target.waited_seconds()
+    others = _cpu_seconds() - own_cpu_seconds()
     made = asyncio.run(attack.run(target, seconds))
     ended = time.monotonic()
+    others = _cpu_seconds() - own_cpu_seconds() - others
     alive = target.process.poll() is None
     waited = target.waited_seconds() - waited if alive else 0.0
     problems = list(_await_service(target, ended))
@@ -137,9 +185,10 @@ def _carry_out(target: Target, attack: Attack, seconds: float) -> Row:
         Counter((line["event"], line.get("level", "")) for line in target.logged(log_before)),
         sum(each.what == "get" and each.due >= began for each in list(target.measured)),
         waited / (ended - began),
+        others / (ended - began) / psutil.cpu_count(),
         attack.by_bytes,
     )
-    row.late = list(_late(attack, row))
+    row.slow, row.missing = list(_slow(attack, row)), list(_missing(row))
     row.problems = [*problems, *row.late, *_problems(attack, row, target)]
     return row
 
@@ -163,9 +212,12 @@ def _await_service(target: Target, ended: float) -> Iterator[str]:
     yield "it does not serve as before, or does not return its memory"
 
 
-def _late(attack: Attack, row: Row) -> Iterator[str]:
+def _slow(attack: Attack, row: Row) -> Iterator[str]:
     if row.p99 > P99_MS and not attack.by_bytes:
         yield f"p99 of Get is {row.p99:.0f} ms"
+
+
+def _missing(row: Row) -> Iterator[str]:
     if unanswered := sum(each.code == "DEADLINE_EXCEEDED" for each in row.gets):
         yield f"{unanswered} well-behaved Gets were not answered"
     in_a_row = max((len(list(g)) for ok, g in groupby(row.probes, _passed) if not ok), default=0)
@@ -185,11 +237,20 @@ def _problems(attack: Attack, row: Row, target: Target) -> Iterator[str]:
         yield "no liveness probe was made"
     if row.peak_bytes > attack.most_bytes:
         yield f"{row.peak_bytes >> 20} MiB were resident"
-    if not row.made.calls:
-        yield "it made no calls"
+    yield from too_little(attack, row.made)
     if unforeseen := row.made.answers.keys() - attack.answers:
         yield f"it was answered {sorted(unforeseen)}"
     yield from _log_problems(row)
+
+
+def too_little(attack: Attack, made: Made) -> Iterator[str]:
+    """Where the attack did not do what it is for."""
+    if made.calls < attack.least_calls:
+        yield f"it made {made.calls} calls, must be at least {attack.least_calls}"
+    for begin, least in attack.sees.items():
+        seen = sum(n for answer, n in made.answers.items() if answer.startswith(begin))
+        if seen < least:
+            yield f"it was answered {begin} {seen} times, must be at least {least}"
 
 
 def _passed(probe: Measured) -> bool:

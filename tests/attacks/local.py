@@ -146,5 +146,6 @@ ATTACKS = (
         frozenset(
             {"STORAGE_DOWNLOAD", "STORAGE_SCHEME", "FIELD_INVALID", "UNSUPPORTED_BY_CLUSTER"}
         ),
+        sees={"STORAGE_DOWNLOAD": 20, "STORAGE_SCHEME": 2},
     ),
 )

@@ -283,18 +283,49 @@ async def garbage(target: Target, seconds: float) -> Made:
 
 
 ATTACKS = (
-    Attack("largest requests", largest_requests, REFUSED | TOO_MANY | {"OK"}),
+    Attack(
+        "largest requests",
+        largest_requests,
+        REFUSED | TOO_MANY | {"OK"},
+        sees={"INVALID_ARGUMENT": 10},
+    ),
     Attack(
         "2,500 calls at once on a connection",
         calls_over_the_limit,
         TOO_MANY | {"OK"},
         refuses_others=True,
+        sees={"OK": 1000},
     ),
-    Attack("churn of the largest services", churn, frozenset({"OK", "RESOURCE_EXHAUSTED"})),
-    Attack("selectors of 600 terms", selectors, frozenset({"OK", "INVALID_ARGUMENT"})),
-    Attack("reads of forged rollouts", forged_rollouts, REFUSED | {"OK", "UNAVAILABLE"}),
-    Attack("200 Deploys of one name", deploys_of_one_name, frozenset({"OK"})),
-    Attack("forged page and resume tokens", forged_tokens, REFUSED | {"OK"}),
-    Attack("SQL, NUL bytes and paths as names", hostile_names, REFUSED | {"OK"}),
-    Attack("bytes that are no message", garbage, REFUSED | {"OK"}),
+    Attack(
+        "churn of the largest services",
+        churn,
+        frozenset({"OK", "RESOURCE_EXHAUSTED"}),
+        sees={"OK": 10},
+    ),
+    Attack(
+        "selectors of 600 terms",
+        selectors,
+        frozenset({"OK", "INVALID_ARGUMENT"}),
+        sees={"OK": 10, "INVALID_ARGUMENT": 10},
+    ),
+    Attack(
+        "reads of forged rollouts",
+        forged_rollouts,
+        REFUSED | {"OK", "UNAVAILABLE"},
+        sees={"NOT_FOUND": 8},
+    ),
+    Attack("200 Deploys of one name", deploys_of_one_name, frozenset({"OK"}), sees={"OK": 200}),
+    Attack(
+        "forged page and resume tokens",
+        forged_tokens,
+        REFUSED | {"OK"},
+        sees={"INVALID_ARGUMENT": 50},
+    ),
+    Attack(
+        "SQL, NUL bytes and paths as names",
+        hostile_names,
+        REFUSED | {"OK"},
+        sees={"INVALID_ARGUMENT": 50},
+    ),
+    Attack("bytes that are no message", garbage, REFUSED | {"OK"}, sees={"INVALID_ARGUMENT": 50}),
 )

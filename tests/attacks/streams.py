@@ -117,9 +117,14 @@ async def watches_come_and_go(target: Target, seconds: float) -> Made:
 
 
 ATTACKS = (
-    Attack("13,000 watches", streams_over_the_limit, ENDS),
-    Attack("10,000 watches of health", health_watches, ENDS),
-    Attack("readers that stop", readers_that_stop, ENDS | {"OK"}),
-    Attack("flood of reflection", reflection, ENDS, by_bytes=True),
-    Attack("watches that come and go", watches_come_and_go, frozenset({"OK"})),
+    Attack(
+        "13,000 watches",
+        streams_over_the_limit,
+        ENDS,
+        sees={"open": 11_900, "answered": 900},
+    ),
+    Attack("10,000 watches of health", health_watches, ENDS, sees={"open": 10_000}),
+    Attack("readers that stop", readers_that_stop, ENDS | {"OK"}, sees={"open": 900, "OK": 2}),
+    Attack("flood of reflection", reflection, ENDS, by_bytes=True, sees={"open": 400}),
+    Attack("watches that come and go", watches_come_and_go, frozenset({"OK"}), sees={"OK": 100}),
 )

@@ -34,10 +34,11 @@ SQLITE = "sqlite:///"  # and an absolute path
 # docs/operations.md has the arithmetic.
 MEMORY_SHARE = 4
 # Kubernetes puts these into pods beside a Service, such as one named `modelservice` or
-# `modelservice-canary`; MODELSERVICE_TEST_ is for tests of this project.
-_NOT_SETTINGS = re.compile(
-    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)|MODELSERVICE_TEST_\w+"
-)
+# `modelservice-canary`: all of them, so that one without the host is a slip.
+_HOST = "_SERVICE_HOST"
+_OF_SERVICE = re.compile(rf"(\w+?)({_HOST}|_SERVICE_PORT(_\w+)?|_PORT(_\d+_\w+)?)")
+# For tests of this project.
+_OF_TESTS = "MODELSERVICE_TEST_"
 # How alike a name must be to one of ours to be taken for a slip, by difflib's ratio.
 _NEAR = 0.92
 _LONGEST_NAME = 64
@@ -492,12 +493,18 @@ def _refuse_unknown() -> None:
     known = [variable for variable, _ in described()]
     for variable in sorted(os.environ):
         name = variable.upper()
-        if name in known or _NOT_SETTINGS.fullmatch(name):
+        if name in known or name.startswith(_OF_TESTS) or _is_of_service(name):
             continue
         meant = _meant(name, known)
         if meant or variable.startswith(_OURS):
             meant = meant and f"; did you mean {meant}?"
             raise SettingsInvalid(f"{variable}: there is no such setting{meant}; --help lists them")
+
+
+def _is_of_service(name: str) -> bool:
+    """Whether Kubernetes puts a variable into pods for a Service of their namespace."""
+    found = _OF_SERVICE.fullmatch(name)
+    return found is not None and f"{found[1]}{_HOST}" in os.environ
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

@@ -51,6 +51,18 @@ def test_after_a_delete_it_is_gone(tmp_path: Path) -> None:
         assert not alive
 
 
+def test_after_a_delete_it_is_gone_also_where_its_wrapper_was_stopped(tmp_path: Path) -> None:
+    with server(tmp_path) as running:
+        daemon = deployed(running, tmp_path)
+        [wrapper] = wrappers_of(tmp_path / "state")
+        wrapper.suspend()
+        running.stub.Delete(calls.DeleteRequest(name="iris"))
+        running.wait_until_gone()
+        alive = daemon.is_running()
+        ends(daemon)
+        assert not alive
+
+
 def test_after_its_rollout_was_replaced_or_its_model_server_died_it_is_gone(tmp_path: Path) -> None:
     with server(tmp_path) as running:
         first = deployed(running, tmp_path, tag="1")

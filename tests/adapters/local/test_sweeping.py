@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,7 +68,10 @@ def _marked(owner: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it cannot be found")
-def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(
+    tmp_path: Path, state: str
+) -> None:
     owner = uuid.uuid4().hex
     started = (sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid()))
     script = "setsid env -i sh -c 'echo $$ >new; mv new pid; exec sleep 3600' & sleep 3600"
@@ -80,6 +84,8 @@ def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(tmp_path
             assert time.monotonic() < ends
             time.sleep(0.01)
         daemon = int((tmp_path / "pid").read_text())
+        if state == "stopped":
+            wrapper.send_signal(signal.SIGSTOP)
         assert sweeping.sweep(owner)
         assert _has_ended(daemon)
         wrapper.wait(10)

@@ -50,6 +50,15 @@ def main(parent: int, command: list[str]) -> None:
     os._exit(code)
 
 
+def ask_to_end(wrapper: int) -> None:
+    """Have a wrapper, also a stopped one, kill its descendants and end."""
+    try:
+        os.kill(wrapper, END)
+        os.kill(wrapper, signal.SIGCONT)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
 def _become(command: list[str]) -> None:
     os.environ[MARKER] = os.environ.pop(WRAPPER_MARKER, "")
     try:

@@ -11,11 +11,15 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+import structlog
+
 from server.adapters.local.processes import exec_wrapper
 
 KEPT_BYTES = 2**16
 # For the wrapper to end what the command started.
 CLEANUP_SECONDS = 5.0
+
+log = structlog.get_logger(__name__)
 
 
 class ModelProcess:
@@ -102,11 +106,13 @@ class ModelProcess:
             self._signal(signal.SIGKILL)
             return
         # The wrapper kills the rest, also what has left its group, and must not be killed before.
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, exec_wrapper.END)
-        loop = asyncio.get_running_loop()
-        late = loop.call_later(CLEANUP_SECONDS, self._signal, signal.SIGKILL)
+        exec_wrapper.ask_to_end(self._process.pid)
+        late = asyncio.get_running_loop().call_later(CLEANUP_SECONDS, self._kill_wrapper)
         self._exit.add_done_callback(lambda _: late.cancel())
+
+    def _kill_wrapper(self) -> None:
+        log.warning("killed a wrapper that did not end; its daemons may live on", pid=self.pid)
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):

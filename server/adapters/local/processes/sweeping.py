@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import psutil
 import structlog
 
-from server.adapters.local.processes.exec_wrapper import END, MARKER, WRAPPER_MARKER
+from server.adapters.local.processes.exec_wrapper import MARKER, WRAPPER_MARKER, ask_to_end
 from server.adapters.local.storing import StateDirUnusable
 
 PATIENCE_SECONDS = 10.0
@@ -45,8 +44,8 @@ def sweep(owner: str) -> int:
 def _let_end(wrappers: Sequence[psutil.Process]) -> None:
     """Let them kill their descendants: of those that carry no marker, nobody else knows."""
     for wrapper in wrappers:
-        with suppress(psutil.Error):
-            wrapper.send_signal(END)
+        if wrapper.is_running():
+            ask_to_end(wrapper.pid)
     psutil.wait_procs(wrappers, PATIENCE_SECONDS)
 
 

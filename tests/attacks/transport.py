@@ -330,6 +330,7 @@ ATTACKS = (
         "20,000 streams of headers only",
         header_only_streams,
         ENDS,
+        by_bytes=True,
         most_bytes=600 << 20,
         sees={"open": 20_000},
     ),

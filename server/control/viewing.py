@@ -10,13 +10,13 @@ import asyncio
 import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from server.domain.errors import ServerStopping, ServiceError, ViewNotReady
-from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
 from server.domain.listeners import Listeners
 from server.domain.rollout import Rollout
 from server.domain.service_size import size_in_memory
@@ -110,7 +110,7 @@ class View:
         elif entry is None:
             insort(self._sorted, service.key)
         self.version += 1
-        size = size_in_memory(service.spec, service.labels, service.annotations)
+        size = _size(service, entry)
         self.bytes += size - self.bytes_of(service.key)
         self._entries[service.key] = _Entry(service, self.version, size)
         self._tell(service.key)
@@ -234,6 +234,19 @@ class View:
         for target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, "")):
             for subscription in self._subscriptions.get(target, ()):
                 subscription.mark(key)
+
+
+def _size(service: InferenceService, entry: _Entry | None) -> int:
+    """Its bytes; where only its status has changed, as mostly, they are not counted anew."""
+    if entry and _counted(service) == _counted(entry.service):
+        return entry.bytes
+    return size_in_memory(*_counted(service))
+
+
+def _counted(
+    service: InferenceService,
+) -> tuple[InferenceServiceSpec | None, Mapping[str, str], Mapping[str, str]]:
+    return service.spec, service.labels, service.annotations
 
 
 def _adds_nothing(service: InferenceService, held: InferenceService) -> bool:

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
+
+from server.control import viewing
 from server.control.viewing import View
 from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.service_size import size_in_memory
 from server.domain.status import InferenceServiceStatus, State
 
 KEY = ServiceKey("models", "iris")
@@ -31,3 +36,25 @@ def test_the_late_answer_of_a_write_does_not_hide_the_service_that_was_made_anew
     changed = replace(anew, generation=2)
     view.put(changed)
     assert view.get(KEY) is changed
+
+
+def test_the_memory_of_a_service_is_counted_anew_only_where_its_texts_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted: list[int] = []
+
+    def counting(*texts: Any) -> int:
+        counted.append(size_in_memory(*texts))
+        return counted[-1]
+
+    monkeypatch.setattr(viewing, "size_in_memory", counting)
+    view = View()
+    view.put(SERVICE)
+    ready = replace(SERVICE, status=InferenceServiceStatus(State.READY))
+    view.put(ready)
+    assert len(counted) == 1
+    labelled = replace(ready, labels={"team": "fraud"})
+    for changed in (labelled, replace(labelled, annotations={"note": "x" * 100})):
+        view.put(changed)
+        assert view.bytes == counted[-1]
+    assert len(counted) == 3

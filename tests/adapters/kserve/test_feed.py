@@ -289,6 +289,7 @@ async def test_a_failures_log_is_fetched_once_and_told_with_it(
     monkeypatch.setattr("server.domain.decision.NO_CONTROLLER_AFTER", timedelta(seconds=0))
     monkeypatch.setattr("server.adapters.kserve.following.deriving.log_wanted", lambda *_: wanted)
     server.texts["/api/v1/namespaces/team-a/pods/pod-1/log"] = "loading\nout of luck\n"
+    await server.put(PODS, labelled("pod-1", spec={"containers": [{"name": "main"}]}))
     await server.put(SERVICES, service())
     async with followed(api) as told:
         await eventually(lambda: _log_lines(told) == ("loading", "out of luck"), PATIENCE_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -124,6 +125,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # structlog's own default draws tracebacks with rich, which takes 100 ms of the loop.
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+    # A shell that inherits SIGINT as ignored cannot trap it: what tests start finds it as a
+    # terminal leaves it, whatever these tests were started under.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

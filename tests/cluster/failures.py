@@ -219,7 +219,8 @@ def _is_early(moments: Moments) -> bool:
     # What KServe refuses shows in no pod.
     if moments.named is None or moments.written is None:
         return False
-    return moments.named < moments.written
+    # A log can say it while its container still runs, on a slow machine for long.
+    return moments.named < moments.written and moments.named != moments.logged
 
 
 def _reason(service: services_pb.InferenceService) -> str:

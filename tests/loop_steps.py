@@ -7,17 +7,15 @@ coroutines do not count: the fixtures of pytest-asyncio run them in a loop as we
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from traceback import walk_stack
-from types import FrameType
+from tempfile import TemporaryFile
 from typing import Any
 
 TESTS = str(Path(__file__).parent)
@@ -97,18 +95,19 @@ class LoopSteps:
         while not ended.wait(_SAMPLE_SECONDS):
             now = time.monotonic()
             for thread, (began, stack) in list(self._running.items()):
-                frame = sys._current_frames().get(thread)
-                if frame and not stack and now - began > LONGEST_SECONDS / 2:
-                    self._running[thread] = (began, _stack(frame))
+                if not stack and now - began > LONGEST_SECONDS / 2:
+                    self._running[thread] = (began, _stack(thread))
 
 
-def _stack(frame: FrameType) -> str:
-    """The innermost frames. Not by `traceback`: it parses source, which Python 3.11 does wrongly in
-    two threads at once."""
-    frames = list(islice(walk_stack(frame), _FRAMES))
-    return "".join(
-        f"  {f.f_code.co_filename}:{line} in {f.f_code.co_qualname}\n" for f, line in frames
-    )
+def _stack(thread: int) -> str:
+    """The innermost frames of a thread. By faulthandler: it makes no object of a frame that another
+    thread runs, on which Python 3.11 crashes now and then."""
+    with TemporaryFile() as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        threads = file.read().decode(errors="replace").split("\n\n")
+    (stack,) = [s for s in threads if f"0x{thread:016x}" in s] or [""]
+    return "\n".join(stack.splitlines()[1 : _FRAMES + 1])
 
 
 def _of_a_test(callback: Any) -> bool:

@@ -11,14 +11,16 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psutil
 
 from tests import debian
 from tests.cluster.lab.processes import Sweeper, wait_until
+from tests.patience import PATIENCE_SECONDS
 from tests.small_disk import SmallDisk
 
 END_OTHERS = (
@@ -83,10 +85,19 @@ class PostgreSQL:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it and every transaction: SIGINT in order, SIGQUIT and SIGKILL as in a crash."""
         if self._process:
+            children = self._children()
             self._process.send_signal(how)
             self._process.wait(60)
+            # A killed one leaves them to end by themselves; beside them it does not start anew.
+            psutil.wait_procs(children, PATIENCE_SECONDS)
             self._sweeper.tell(f"-{self._process.pid}")
             self._process = None
+
+    def _children(self) -> list[psutil.Process]:
+        assert self._process
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._process.pid).children(recursive=True)
+        return []
 
     def has_ended(self) -> bool:
         """Whether it has ended by itself."""

@@ -29,6 +29,7 @@ from server.domain.inference_service import (
 from server.domain.planning import planned
 from tests import strategies
 from tests.adapters.local.world import eventually, world_of
+from tests.patience import PATIENCE_SECONDS
 
 
 def record_of(deploy: Deploy) -> Record:
@@ -158,8 +159,13 @@ def test_work_that_nothing_needs_is_left_over(tmp_path: Path) -> None:
 async def test_a_start_does_not_wait_for_what_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    removed, may = cluster.remove, threading.Event()
-    monkeypatch.setattr(cluster, "remove", lambda folders: may.wait(20) and removed(folders))
+    remove, may = cluster.remove, threading.Event()
+
+    def slowly(folders: list[Path]) -> None:
+        assert may.wait(PATIENCE_SECONDS)
+        remove(folders)
+
+    monkeypatch.setattr(cluster, "remove", slowly)
     left = tmp_path / "state" / "work" / "gone"
     (left / "1" / "model").mkdir(parents=True)
     async with world_of(tmp_path) as world:

@@ -21,6 +21,7 @@ from server.domain.inference_service import InferenceService, InferenceServiceSp
 from server.domain.status import Failure, State
 from tests.adapters.local.serving import BRISK, model, opened
 from tests.contracts.world import Follower, following
+from tests.patience import PATIENCE_SECONDS
 
 IRIS = ServiceKey("model-serving", "iris")
 
@@ -137,7 +138,9 @@ def _marked(process: psutil.Process, owner: str, marker: str = MARKER) -> bool:
         return False
 
 
-async def eventually(what: str, holds: Callable[[], object], seconds: float = 30) -> None:
+async def eventually(
+    what: str, holds: Callable[[], object], seconds: float = PATIENCE_SECONDS
+) -> None:
     """Wait until it holds; fail after so long."""
     ends = time.monotonic() + seconds
     while not holds():

@@ -15,13 +15,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[2] / "generated"))
 
 from . import local, requests, streams, transport
-from .attack import Attack, Made, Row, carry_out, lower_priority, table, too_many_unjudged
+from .attack import P99_MS, Attack, Made, Row, carry_out, lower_priority, table, too_many_unjudged
 from .target import Target, running_target
 
 SECONDS = 2.5
 DID_HARM = 1
 LEGEND = """\
-p50, p99  of a well-behaved client's Get, in ms: at most 250 at the 99th percentile
+p50, p99  of a well-behaved client's Get, in ms: at most {p99_ms} at the 99th percentile
        *  floods the wire itself: shown and not judged
        ?  others took this machine's CPUs meanwhile: shown and not judged, in three rows at most
 probes    liveness probes missed, of how many: never two in a row
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     """Carry out what is asked for; DID_HARM where one of them did."""
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each attack")
+    parser.add_argument("--p99", type=int, default=P99_MS, metavar="MS", help="of Get, at most")
     parser.add_argument("--only", default="", help="attacks whose name has this text")
     given = parser.parse_args(arguments)
     chosen = [attack for attack in ATTACKS if given.only in attack.name]
@@ -58,12 +59,12 @@ def main(arguments: Sequence[str]) -> int:
     ):
         lower_priority()
         for attack in chosen:
-            rows.append(carry_out(target, attack, given.seconds))
+            rows.append(carry_out(target, attack, given.seconds, given.p99))
             print(f"{rows[-1].seconds:6.1f} s  {attack.name}", flush=True)
             if target.process.poll() is not None:
                 break
     print(f"\n{table(rows)}\n")
-    print(LEGEND)
+    print(LEGEND.format(p99_ms=given.p99))
     busy = sum(row.is_busy for row in rows)
     print(f"{len(rows)} attacks in {time.monotonic() - began:.0f} s, {busy} on a busy machine")
     problems = [f"{row.attack}: {problem}" for row in rows for problem in row.problems]

@@ -136,7 +136,8 @@ async def hostile_models(target: Target, seconds: float) -> Made:
             await asyncio.gather(*map(caller, range(4)))
     if (target.folder / ESCAPED).exists():
         answers["escaped"] += 1
-    return Made(answers.total(), answers)
+    # A Deploy, a watch and a Delete each.
+    return Made(3 * answers.total(), answers)
 
 
 ATTACKS = (

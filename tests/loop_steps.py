@@ -106,7 +106,8 @@ def _stack(thread: int) -> str:
         faulthandler.dump_traceback(file)
         file.seek(0)
         threads = file.read().decode(errors="replace").split("\n\n")
-    (stack,) = [s for s in threads if f"0x{thread:016x}" in s] or [""]
+    # The newest is first; one that has ended can have had the same number.
+    stack = next((text for text in threads if f"0x{thread:016x}" in text), "")
     return "\n".join(stack.splitlines()[1 : _FRAMES + 1])
 
 

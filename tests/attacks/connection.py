@@ -97,7 +97,9 @@ class Connection(asyncio.Protocol):
             await self._progress.wait()
 
     def close(self) -> None:
-        self.transport.abort()
+        # asyncio fails to abort one that has ended after its last bytes were sent.
+        if not self.closed.is_set():
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         self._writable.clear()

@@ -16,6 +16,7 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 INITIAL_WINDOW_SIZE = 4
 LARGEST_WINDOW = 2**31 - 1
 FIRST_WINDOW = 2**16 - 1
+LARGEST_FRAME = 2**14
 _FRAME_HEADER = 9
 
 
@@ -34,6 +35,14 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def setting(identifier: int, value: int) -> bytes:
     return identifier.to_bytes(2) + value.to_bytes(4)
+
+
+def settings(payload: bytes) -> dict[int, int]:
+    """The values of a SETTINGS frame by their identifiers."""
+    return {
+        int.from_bytes(payload[at : at + 2]): int.from_bytes(payload[at + 2 : at + 6])
+        for at in range(0, len(payload), 6)
+    }
 
 
 def grpc_message(content: bytes, *, compressed: bool = False) -> bytes:

@@ -15,6 +15,7 @@ from tests.http2 import (
     GOAWAY,
     HEADERS,
     INITIAL_WINDOW_SIZE,
+    LARGEST_FRAME,
     LARGEST_WINDOW,
     PING,
     PREFACE,
@@ -26,6 +27,7 @@ from tests.http2 import (
     grpc_message,
     request_headers,
     setting,
+    settings,
     taken_frames,
 )
 
@@ -43,6 +45,9 @@ class Connection(asyncio.Protocol):
         self._window = window
         self._received = bytearray()
         self._next = 1
+        # Bytes that the server lets through: on each stream, and on the connection, which is 0.
+        self._stream_window = FIRST_WINDOW
+        self._windows = {0: FIRST_WINDOW}
         self._progress = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -73,7 +78,22 @@ class Connection(asyncio.Protocol):
         flags = END_HEADERS | (END_STREAM if end else 0)
         self.send(frame(HEADERS, flags, stream, request_headers(self._authority, method, *others)))
         self.open.add(stream)
+        self._windows[stream] = self._stream_window
         return stream
+
+    async def data(self, stream: int, content: bytes) -> None:
+        """Send content as the server's windows let it through, as long as the stream is open."""
+        while content and stream in self.open:
+            room = min(self._windows[0], self._windows[stream], LARGEST_FRAME)
+            if room > 0:
+                part, content = content[:room], content[room:]
+                self._windows[0] -= len(part)
+                self._windows[stream] -= len(part)
+                self.send(frame(DATA, 0, stream, part))
+                await self.drain()
+            else:
+                self._progress.clear()
+                await self._progress.wait()
 
     def call(self, method: str, content: bytes, *others: tuple[str, str]) -> int:
         """A whole request."""
@@ -127,11 +147,22 @@ class Connection(asyncio.Protocol):
                 self._end(stream, f"RST {int.from_bytes(payload)}")
             elif kind == GOAWAY:
                 self.answers[f"GOAWAY {int.from_bytes(payload[4:8])}"] += 1
+            elif kind == WINDOW and stream in self._windows:
+                self._windows[stream] += int.from_bytes(payload)
             elif kind in (SETTINGS, PING) and not flags & ACK:
+                if kind == SETTINGS:
+                    self._set_stream_window(settings(payload))
                 self.send(frame(kind, ACK, 0, payload if kind == PING else b""))
         self._progress.set()
 
+    def _set_stream_window(self, given: dict[int, int]) -> None:
+        more = given.get(INITIAL_WINDOW_SIZE, self._stream_window) - self._stream_window
+        self._stream_window += more
+        for stream in self._windows.keys() - {0}:
+            self._windows[stream] += more
+
     def _end(self, stream: int, how: str) -> None:
+        self._windows.pop(stream, None)
         if stream in self.open:
             self.open.discard(stream)
             self.answers[how] += 1

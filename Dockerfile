@@ -23,7 +23,7 @@ RUN /opt/modelservice/bin/python3 -m compileall -q -j 0 --invalidation-mode unch
       /opt/modelservice/lib /opt/modelservice/app \
     && chmod -R a+rX /opt/modelservice \
     && /opt/modelservice/bin/python3 -c "import server.app, server.adapters.kserve.cluster, \
-      server.adapters.sql.migrating, server.adapters.sql.opening"
+      server.adapters.sql.schema_upgrade, server.adapters.sql.factory"
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="ModelService" \

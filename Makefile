@@ -13,7 +13,7 @@ SERVING_PYTHON ?= >=3.11,<3.13
 MODE ?= standard
 # KServe's release in the labs; the newest where none is named.
 KSERVE ?=
-LAB = $(BIN)/python -m tests.cluster.lab --mode $(MODE) $(if $(KSERVE),--kserve $(KSERVE))
+LAB = $(BIN)/python -m lab --mode $(MODE) $(if $(KSERVE),--kserve $(KSERVE))
 # uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
@@ -24,10 +24,10 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) $(SERVING_READY) ## Deploy a model on this machine, ask it, and see how a broken one fails
-	@$(BIN)/python -m tests.demo
+	@$(BIN)/python -m demo
 
 serve: $(READY) $(SERVING_READY) ## A server on this machine until Ctrl-C, and what to call it with
-	@$(BIN)/python -m tests.demo serve
+	@$(BIN)/python -m demo serve
 
 setup: $(READY) ## Make .venv from the lock
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from server import __version__, logs, settings
-from server.domain.container_output import without_controls
+from server.domain.rollout.container_output import without_controls
 
 WRONG_SETTING = 2
 FAILED = 1
@@ -75,15 +75,15 @@ def _require_cluster(loaded: settings.Settings) -> None:
 
 
 def _migrate(loaded: settings.Settings) -> int:
-    from server.adapters.sql import opening  # noqa: PLC0415 - see _serve
+    from server.adapters.sql import factory  # noqa: PLC0415 - see _serve
 
     if not (url := loaded.registry_url()):
         raise settings.SettingsInvalid("MODELSERVICE_DATABASE_URL: there is nothing to migrate")
     try:
-        schema = asyncio.run(opening.migrate(url))
-    except opening.UrlInvalid as e:
+        schema = asyncio.run(factory.migrate(url))
+    except factory.UrlInvalid as e:
         raise settings.SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
-    except opening.RegistryUnusable as e:
+    except factory.RegistryUnusable as e:
         return _say(str(e), FAILED)
     print(f"the registry's database has schema {schema}")
     return 0
@@ -96,7 +96,7 @@ def _serve(loaded: settings.Settings) -> int:
     _find_stubs()
     # After the settings, so that a wrong one is told at once: these imports take a second.
     from server import app  # noqa: PLC0415
-    from server.api.listening import AddressUnusable  # noqa: PLC0415
+    from server.api.grpc_server import AddressUnusable  # noqa: PLC0415
 
     try:
         asyncio.run(app.run(loaded))

@@ -19,26 +19,26 @@ from typing import NamedTuple, NoReturn
 import structlog
 
 from server.adapters.no_registry import NoRegistry
-from server.api.answers import Answers
-from server.api.calls import CallLimits, Calls
+from server.api.grpc_server import grpc_server, listen
 from server.api.health import Health, keep_told, present
-from server.api.listening import grpc_server, listen
-from server.api.registry_servicer import RegistryService
-from server.api.servicer import ModelService
-from server.control.deploying import Deploying
-from server.control.reading import Reading
-from server.control.recording import Recording
-from server.control.registering.deployments import Deployments
-from server.control.registering.environments import Environments
-from server.control.registering.models import Models
-from server.control.registering.versions import Versions
-from server.control.registry_deploying import RegistryDeploying
+from server.api.interceptor import CallLimits, Calls
+from server.api.model_service import ModelService
+from server.api.registry_service import RegistryService
+from server.api.responses import Answers
+from server.control.deploy import Deploying
+from server.control.deployment_recorder import Recording
+from server.control.read import Reading
+from server.control.registry.deployments import Deployments
+from server.control.registry.environments import Environments
+from server.control.registry.models import Models
+from server.control.registry.versions import Versions
+from server.control.registry_deploy import RegistryDeploying
 from server.control.scope import Reserved, Scope
 from server.control.service_memory import ServiceMemory
-from server.control.viewing import View, follow
-from server.control.watching import Watching
-from server.domain.container_output import UnnamedCaller
-from server.freed_memory import keep_freeing
+from server.control.watch import Watching
+from server.control.watch_cache import View, follow
+from server.domain.rollout.container_output import UnnamedCaller
+from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Registry
 from server.settings import Settings, SettingsInvalid
 
@@ -237,10 +237,10 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
 @asynccontextmanager
 async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
     # Its libraries take a tenth of a second, which other clusters do without.
-    from server.adapters.kserve.api_server import ApiServer  # noqa: PLC0415
+    from server.adapters.kserve.client import ApiServer  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
-    from server.adapters.kserve.connection.documents import ConfigurationUnusable  # noqa: PLC0415
-    from server.adapters.kserve.following.release_reader import KServeTooOld  # noqa: PLC0415
+    from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable  # noqa: PLC0415
+    from server.adapters.kserve.informers.kserve_release import KServeTooOld  # noqa: PLC0415
 
     kubernetes, serving = settings.kubernetes, settings.serving
     try:
@@ -270,11 +270,11 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
 @asynccontextmanager
 async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Cluster]:
     # Its libraries take a tenth of a second, which other clusters do without.
-    from server.adapters.local import opening  # noqa: PLC0415
+    from server.adapters.local import factory  # noqa: PLC0415
 
     local = settings.local
     try:
-        async with opening.opened_cluster(
+        async with factory.opened_cluster(
             local.state_path(),
             at,
             grace.left,
@@ -286,9 +286,9 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
             environment=local.environment(),
         ) as cluster:
             yield cluster
-    except opening.RuntimesInvalid as e:
+    except factory.RuntimesInvalid as e:
         raise SettingsInvalid(f"MODELSERVICE_SERVING_RUNTIMES: {e}") from e
-    except opening.StateDirUnusable as e:
+    except factory.StateDirUnusable as e:
         raise ClusterUnusable(str(e)) from e
 
 
@@ -300,14 +300,14 @@ async def opened_registry(settings: Settings) -> AsyncIterator[Registry | None]:
         yield None
         return
     # SQLAlchemy takes a quarter of a second, which a server without a registry does without.
-    from server.adapters.sql import opening  # noqa: PLC0415
+    from server.adapters.sql import factory  # noqa: PLC0415
 
     try:
-        async with opening.opened_registry(url) as registry:
+        async with factory.opened_registry(url) as registry:
             yield registry
-    except opening.UrlInvalid as e:
+    except factory.UrlInvalid as e:
         raise SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
-    except opening.RegistryUnusable as e:
+    except factory.RegistryUnusable as e:
         raise RegistryUnusable(str(e)) from e
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from structlog.typing import Processor
 
-from server.domain.container_output import without_controls
+from server.domain.rollout.container_output import without_controls
 from server.settings import Log
 
 # Only what they warn of: their requests and retries are told by those who make them.

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
-from server.domain.commands import Applied, Delete, Deploy
 from server.domain.errors import ServiceError
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.model_deployment import DeploymentFilter, ModelDeployment
-from server.domain.registry import (
+from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
+from server.domain.registry.registered import (
     EnvironmentKey,
     ModelKey,
     ModelVersion,
@@ -20,6 +18,8 @@ from server.domain.registry import (
     ServingEnvironment,
     VersionKey,
 )
+from server.domain.service.commands import Applied, Delete, Deploy
+from server.domain.service.inference_service import InferenceService, ServiceKey
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -24,9 +24,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from server.domain import quantities
-from server.domain.container_output import ALL_NAMESPACES
-from server.domain.syntax import dns_label_problem, escaped
+from server.domain.kubernetes import quantities
+from server.domain.kubernetes.names import dns_label_problem, escaped
+from server.domain.rollout.container_output import ALL_NAMESPACES
 from server.memory_limit import memory_limit
 
 _OURS = "MODELSERVICE_"

@@ -92,8 +92,8 @@ def alone(program: str = "tests.alone", /, **environment: str) -> Iterator[Alone
 
 def main() -> None:
     from server import app, logs, settings
-    from server.adapters.memory.cluster import MemoryCluster
-    from server.domain.commands import Applied, Deploy
+    from server.domain.service.commands import Applied, Deploy
+    from tests.memory_cluster.cluster import MemoryCluster
 
     class Cluster(MemoryCluster):
         async def apply(self, deploy: Deploy) -> Applied:

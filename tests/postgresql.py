@@ -18,8 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import psutil
 
-from tests import debian
-from tests.cluster.lab.processes import Sweeper, wait_until
+from lab import debian
+from lab.processes import Sweeper, wait_until
 from tests.patience import PATIENCE_SECONDS
 from tests.small_disk import SmallDisk
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.sql.opening import migrate, opened_registry
+from server.adapters.sql.factory import migrate, opened_registry
 from server.ports import Registry
 from tests import postgresql
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from server.adapters.memory.cluster import MemoryCluster
 from server.app import Application, opened_registry
 from server.settings import (
     Database,
@@ -23,6 +22,7 @@ from server.settings import (
     Stop,
     Testing,
 )
+from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 
 T = TypeVar("T")

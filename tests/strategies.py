@@ -7,8 +7,9 @@ from datetime import timedelta
 
 from hypothesis import strategies as st
 
-from server.domain.commands import STOP_ANNOTATION, Deploy
-from server.domain.inference_service import (
+from server.domain.kubernetes.quantities import value
+from server.domain.service.commands import STOP_ANNOTATION, Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -20,7 +21,6 @@ from server.domain.inference_service import (
     ServingPredictor,
     Toleration,
 )
-from server.domain.quantities import value
 
 # No NUL, which no process can be given, and no surrogates, which no message can carry.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)

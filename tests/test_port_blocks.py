@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from server.adapters.local.addresses.allotting import listen
+from lab.port_blocks import PortBlock, own_block
+from server.adapters.local.proxy.port_allocator import listen
 from tests.alone import ROOT, clean_environment
 from tests.patience import PATIENCE_SECONDS
-from tests.port_blocks import PortBlock, own_block
 
-TAKING = "import sys; from tests.port_blocks import PortBlock; PortBlock([int(sys.argv[1])])"
+TAKING = "import sys; from lab.port_blocks import PortBlock; PortBlock([int(sys.argv[1])])"
 
 
 def another_process_takes(base: int) -> bool:

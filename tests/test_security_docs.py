@@ -9,17 +9,19 @@ from typing import Any
 import yaml
 
 from server import settings
-from server.adapters.kserve import api_server
-from server.adapters.kserve.following import feed
-from server.adapters.local.addresses import proxying
-from server.adapters.local.models import size_limits
-from server.api import answers, listening, requests, services
-from server.control import live_reads, viewing
-from server.domain import checks, container_output, log_reading, selectors, spec_checks
+from server.adapters.kserve import client
+from server.adapters.kserve.informers import status_feed
+from server.adapters.local.model_files import size_limits
+from server.adapters.local.proxy import reverse_proxy
+from server.api import grpc_server, requests, responses, services
+from server.control import live_reads, watch_cache
+from server.domain.kubernetes import selectors
+from server.domain.rollout import container_output, log_excerpt
+from server.domain.service import spec_validation, validation
 
 ROOT = Path(__file__).parents[1]
 SECURITY = (ROOT / "docs/security.md").read_text()
-OPTIONS = dict(listening._OPTIONS)
+OPTIONS = dict(grpc_server._OPTIONS)
 SERVING = settings.Serving.model_fields
 SERVED, EVERYWHERE, KSERVE = "namespaces that are served", "the cluster", "KServe's namespace"
 WHERE = {
@@ -34,28 +36,28 @@ LIMITS = {
     "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],
-    "a spec, in bytes": spec_checks.MOST_SPEC_BYTES,
-    "variables, and arguments": spec_checks.MOST_VARIABLES,
-    "labels; node labels and tolerations": spec_checks.MOST_TOLERATIONS,
-    "annotations": checks.MOST_ANNOTATIONS,
-    "annotations, in bytes": checks.MOST_ANNOTATION_BYTES,
+    "a spec, in bytes": spec_validation.MOST_SPEC_BYTES,
+    "variables, and arguments": spec_validation.MOST_VARIABLES,
+    "labels; node labels and tolerations": spec_validation.MOST_TOLERATIONS,
+    "annotations": validation.MOST_ANNOTATIONS,
+    "annotations, in bytes": validation.MOST_ANNOTATION_BYTES,
     "requirements of a selector": selectors.MOST_REQUIREMENTS,
     "services of a page": requests.PAGE_SIZE_MAX,
-    "a page, in bytes, but for its last service": answers.PAGE_BYTES,
+    "a page, in bytes, but for its last service": responses.PAGE_BYTES,
     "reads of the cluster that `rollout_id`s cause at once": live_reads.MOST_AT_ONCE,
-    "last lines of a log": log_reading.MOST_LINES,
-    "last lines of a log, in bytes": log_reading.MOST_BYTES,
-    "logs read at once; of a service the last one that is wanted waits": feed.LOGS_AT_ONCE,
-    "an answer of the API server, in bytes": api_server.MOST_OF_ANSWER,
+    "last lines of a log": log_excerpt.MOST_LINES,
+    "last lines of a log, in bytes": log_excerpt.MOST_BYTES,
+    "logs read at once; of a service the last one that is wanted waits": status_feed.LOGS_AT_ONCE,
+    "an answer of the API server, in bytes": client.MOST_OF_ANSWER,
     "cache of rendered services, in bytes": services.KEPT_BYTES,
-    "deleted services that are remembered: key, uid, rollout": viewing.JOURNAL_LENGTH,
+    "deleted services that are remembered: key, uid, rollout": watch_cache.JOURNAL_LENGTH,
     "secrets of kept gates, in characters": container_output.MOST_KEPT_CHARACTERS,
     "a model's files on this machine": settings.Local.model_fields["model_size_limit"].default,
     "a model's files on this machine, their number": size_limits.AS_SHIPPED.files,
     "disk that a download on this machine leaves free, in bytes (of a small disk a 20th)": (
         size_limits.KEPT_FREE_BYTES
     ),
-    "an answer of a model server on this machine, in bytes": proxying.MOST_OF_ANSWER,
+    "an answer of a model server on this machine, in bytes": reverse_proxy.MOST_OF_ANSWER,
 }
 
 

@@ -19,23 +19,27 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from modelservice.v1 import inference_service_pb2 as pb
 
+from lab.port_blocks import own_block
 from server.adapters.kserve.manifests.manifest import Wish
-from server.adapters.kserve.manifests.reading_back import service_of, unfit_of
-from server.adapters.local.addresses.allotting import Ports
-from server.adapters.local.addresses.proxying import Upstream
+from server.adapters.kserve.manifests.object_parser import service_of, unfit_of
 from server.adapters.local.cluster import LocalCluster, local_cluster
-from server.adapters.local.generations import running
-from server.adapters.local.generations.running import Means
-from server.adapters.local.generations.turns import Turns
-from server.adapters.local.patience import Patience
+from server.adapters.local.proxy.port_allocator import Ports
+from server.adapters.local.proxy.reverse_proxy import Upstream
+from server.adapters.local.rollouts import model_server_run
+from server.adapters.local.rollouts.load_limiter import Turns
+from server.adapters.local.rollouts.model_server_run import Means
 from server.adapters.local.runtimes.runtimes import Runtimes
-from server.adapters.local.storing import open_state_dir
+from server.adapters.local.state_dir import open_state_dir
+from server.adapters.local.timeouts import Patience
 from server.adapters.sql.rows import kind_of, row_of
 from server.api.specs import options_message, options_of, spec_message, spec_of
-from server.domain.canonical import canonical_options
-from server.domain.commands import Deploy
 from server.domain.errors import UnsupportedByCluster
-from server.domain.inference_service import (
+from server.domain.registry.environment_defaults import with_defaults
+from server.domain.registry.registered import EnvironmentKey, ServingEnvironment
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.canonical_spec import canonical_options
+from server.domain.service.commands import Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -49,12 +53,8 @@ from server.domain.inference_service import (
     ServingOptions,
     Toleration,
 )
-from server.domain.merging import with_defaults
-from server.domain.registry import EnvironmentKey, ServingEnvironment
-from server.domain.spec_checks import option_violations, spec_violations
-from server.domain.status import InferenceServiceStatus, State
+from server.domain.service.spec_validation import option_violations, spec_violations
 from tests.adapters.kserve.storing import applied
-from tests.port_blocks import own_block
 
 README = Path("README.md")
 PATIENCE = Patience()
@@ -327,8 +327,8 @@ class StartedProcesses:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> StartedProcesses:
     started = StartedProcesses()
-    monkeypatch.setattr(running.ModelProcess, "start", started.start)
-    monkeypatch.setattr(running, "Upstream", started.upstream)
+    monkeypatch.setattr(model_server_run.ModelProcess, "start", started.start)
+    monkeypatch.setattr(model_server_run, "Upstream", started.upstream)
     return started
 
 

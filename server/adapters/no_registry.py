@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import NoReturn
 
-from server.domain.registry_errors import RegistryDisabled
+from server.domain.registry.registry_errors import RegistryDisabled
 from server.ports import RegistryReading, RegistryWriting
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
-from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone
 
 

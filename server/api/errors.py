@@ -14,8 +14,8 @@ from modelservice.v1.errors_pb2 import ErrorReason as Contract
 from modelservice.v1.inference_service_pb2 import Failure
 
 from server.api.statuses import failure_message
-from server.domain.container_output import without_controls
 from server.domain.errors import ErrorReason, FieldInvalid, RolloutFailed, ServiceError
+from server.domain.rollout.container_output import without_controls
 
 DOMAIN = "modelservice"
 _DETAILS_KEY = "grpc-status-details-bin"

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 from modelservice.v1 import model_service_pb2, registry_service_pb2
 
 from server.api.reflection import REFLECTION_SERVICES
-from server.control.viewing import View
+from server.control.watch_cache import View
 from server.ports import Cluster, Registry
 
 SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from modelservice.v1 import inference_service_pb2 as pb
 
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.inference_service import (
+from server.domain.service.inference_service import (
     ContainerPredictor,
     ModelFormat,
     ModelPredictor,

@@ -16,9 +16,9 @@ from server.api.predictors import format_of
 from server.api.requests import states_of
 from server.api.specs import options_of
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.model_deployment import DeploymentFilter, DeploymentState
-from server.domain.registry import EnvironmentKey, ModelKey, VersionKey, VersionState
-from server.domain.registry_commands import (
+from server.domain.registry.deployment import DeploymentFilter, DeploymentState
+from server.domain.registry.registered import EnvironmentKey, ModelKey, VersionKey, VersionState
+from server.domain.registry.registry_commands import (
     Change,
     EnvironmentContent,
     ModelContent,

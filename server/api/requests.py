@@ -10,22 +10,22 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
 from server.api.specs import duration_of, spec_of
-from server.control.reading import Listing
+from server.control.read import Listing
 from server.control.scope import Scope
-from server.control.viewing import ALL
-from server.control.watching import Until, Watch
-from server.domain.checks import check_key, check_namespace
-from server.domain.commands import Delete, Deploy
+from server.control.watch import Until, Watch
+from server.control.watch_cache import ALL
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.inference_service import (
+from server.domain.kubernetes.names import escaped
+from server.domain.kubernetes.selectors import Selector
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import State
+from server.domain.service.commands import Delete, Deploy
+from server.domain.service.inference_service import (
     InferenceServiceSpec,
     RegisteredModelPredictor,
     ServiceKey,
 )
-from server.domain.rollout import Rollout
-from server.domain.selectors import Selector
-from server.domain.status import State
-from server.domain.syntax import escaped
+from server.domain.service.validation import check_key, check_namespace
 
 HEARTBEAT_MIN = timedelta(seconds=1)
 HEARTBEAT_MAX = timedelta(seconds=30)

@@ -13,8 +13,8 @@ from modelservice.v1 import inference_service_pb2 as pb
 
 from server.api.specs import spec_message
 from server.api.statuses import status_message, time_message
-from server.control.viewing import Identity
-from server.domain.inference_service import InferenceService, ServiceKey
+from server.control.watch_cache import Identity
+from server.domain.service.inference_service import InferenceService, ServiceKey
 
 KEPT_BYTES = 64 * 2**20
 

@@ -10,7 +10,7 @@ from modelservice.v1 import inference_service_pb2 as pb
 
 from server.api.predictors import fill_predictor, predictor_of
 from server.domain.errors import FieldInvalid, FieldViolation
-from server.domain.inference_service import (
+from server.domain.service.inference_service import (
     LONGEST_DURATION_SECONDS,
     InferenceServiceSpec,
     Resources,

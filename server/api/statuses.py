@@ -7,8 +7,8 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import inference_service_pb2 as pb
 
-from server.domain.container_output import without_controls
-from server.domain.status import (
+from server.domain.rollout.container_output import without_controls
+from server.domain.rollout.status import (
     Component,
     ComponentStatus,
     Condition,

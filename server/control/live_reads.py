@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Cluster
 
 # Of all callers together: what they name may be forged, and each read costs the API server.

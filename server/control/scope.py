@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.control.viewing import ALL
+from server.control.watch_cache import ALL
 from server.domain.errors import NamespaceNotServed, ReservedNamespace
-from server.domain.inference_service import ServiceKey
+from server.domain.service.inference_service import ServiceKey
 
 _KUBERNETES = "kube-"
 _KNATIVE = frozenset({"knative-serving", "knative-eventing", "knative-operator"})

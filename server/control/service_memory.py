@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from server.control.viewing import View
-from server.domain.commands import Deploy
+from server.control.watch_cache import View
 from server.domain.errors import MemoryExceeded
-from server.domain.inference_service import ServiceKey
-from server.domain.service_size import size_in_memory
+from server.domain.service.commands import Deploy
+from server.domain.service.inference_service import ServiceKey
+from server.domain.service.memory_size import size_in_memory
 
 
 class ServiceMemory:

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
-    from server.domain.inference_service import ServiceKey
-    from server.domain.status import Failure
+    from server.domain.rollout.status import Failure
+    from server.domain.service.inference_service import ServiceKey
 
 
 class ErrorReason(StrEnum):

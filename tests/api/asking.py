@@ -21,9 +21,9 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusResponse,
 )
 
-from server.domain.inference_service import ServiceKey
-from server.domain.status import Failure, FailureReason, State
-from server.domain.status import InferenceServiceStatus as Status
+from server.domain.rollout.status import Failure, FailureReason, State
+from server.domain.rollout.status import InferenceServiceStatus as Status
+from server.domain.service.inference_service import ServiceKey
 from tests.patience import PATIENCE_SECONDS
 
 NAMESPACE = "model-serving"

@@ -13,8 +13,8 @@ from modelservice.v1 import registry_service_pb2 as registry_pb
 from modelservice.v1.inference_service_pb2 import RegisteredModelPredictor
 
 from server.api.specs import spec_message
-from server.domain.commands import Deploy
-from server.domain.rollout import Rollout
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.commands import Deploy
 from tests.strategies import deploys
 
 SERVICES = (

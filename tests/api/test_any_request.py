@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from modelservice.v1.errors_pb2 import ErrorReason as Contract
 from modelservice.v1.model_service_pb2 import ListRequest
 
-from server.control import reading
+from server.control import read
 from server.domain.errors import ErrorReason, ServiceError
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
@@ -131,7 +131,7 @@ FAULTS = st.one_of(
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch) -> None:
     """A rollout that is not in the view is looked for in the cluster at once."""
-    monkeypatch.setattr(reading, "CATCH_UP_SECONDS", 0.01)
+    monkeypatch.setattr(read, "CATCH_UP_SECONDS", 0.01)
 
 
 @pytest.fixture(autouse=True)

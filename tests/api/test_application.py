@@ -12,8 +12,8 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from lab.port_blocks import own_block
 from server.app import Task
-from tests.port_blocks import own_block
 from tests.serving import serving, settings
 
 

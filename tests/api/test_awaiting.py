@@ -15,10 +15,10 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusResponse,
 )
 
-from server.domain.commands import STOP_ANNOTATION
-from server.domain.rollout import Rollout
-from server.domain.status import InferenceServiceStatus as Status
-from server.domain.status import State
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import InferenceServiceStatus as Status
+from server.domain.rollout.status import State
+from server.domain.service.commands import STOP_ANNOTATION
 from tests.refusals import refusal_of
 
 from .asking import READY, deploy, failed, key, watching

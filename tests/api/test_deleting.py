@@ -12,7 +12,7 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusResponse,
 )
 
-from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec
+from server.domain.service.inference_service import ContainerPredictor, InferenceServiceSpec
 from tests.refusals import refused
 
 from .asking import deploy, eventually, get, key, kinds, watching

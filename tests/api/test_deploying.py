@@ -18,14 +18,10 @@ from modelservice.v1.model_service_pb2 import (
 )
 
 from server.api.specs import spec_message, spec_of
-from server.domain.commands import Deploy
 from server.domain.errors import WriteOutcomeUnknown
-from server.domain.inference_service import (
-    ContainerPredictor,
-)
-from server.domain.inference_service import (
-    InferenceServiceSpec as Spec,
-)
+from server.domain.service.commands import Deploy
+from server.domain.service.inference_service import ContainerPredictor
+from server.domain.service.inference_service import InferenceServiceSpec as Spec
 from tests.refusals import refused
 from tests.strategies import specs
 

@@ -13,8 +13,8 @@ from modelservice.v1.errors_pb2 import ErrorReason as Contract
 from server.api.errors import code_of, status_of
 from server.domain import errors
 from server.domain.errors import ErrorReason, ServiceError
-from server.domain.inference_service import ServiceKey
-from server.domain.registry_errors import RegistryRefused
+from server.domain.registry.registry_errors import RegistryRefused
+from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refusal_of
 
 from .asking import deploy, watching

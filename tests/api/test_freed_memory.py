@@ -12,8 +12,8 @@ from collections import Counter
 
 import psutil
 
-from server import freed_memory
-from server.control.viewing import View
+from server import memory_trimming
+from server.control.watch_cache import View
 from tests.alone import ROOT, alone, clean_environment
 from tests.attacks.connection import Connection
 
@@ -70,7 +70,7 @@ _WITH_MANY_SERVICES = """
 import asyncio, gc, json, weakref
 from pathlib import Path
 from server import freed_memory
-from server.control.viewing import View
+from server.control.watch_cache import View
 
 SERVICES, ROUNDS = 2000, 20
 freed_memory.EVERY_SECONDS = 0.01
@@ -123,15 +123,15 @@ asyncio.run(main())
 async def test_where_no_thread_can_be_started_memory_is_returned_later(monkeypatch) -> None:
     returned = threading.Event()
     refused = asyncio.Event()
-    monkeypatch.setattr(freed_memory, "EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(freed_memory, "_malloc_trim", lambda: lambda _: returned.set())
+    monkeypatch.setattr(memory_trimming, "EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(memory_trimming, "_malloc_trim", lambda: lambda _: returned.set())
     before = gc.get_threshold()
 
     def refuse(thread: threading.Thread) -> None:
         refused.set()
         raise RuntimeError("can't start new thread")
 
-    freeing = asyncio.create_task(freed_memory.keep_freeing(View()))
+    freeing = asyncio.create_task(memory_trimming.keep_freeing(View()))
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", refuse)
         await refused.wait()

@@ -16,9 +16,9 @@ from grpc_health.v1.health_pb2 import (
     HealthListRequest,
 )
 
-from server.adapters.memory.cluster import MemoryCluster
 from server.api.health import Health, keep_told
-from server.control.viewing import View
+from server.control.watch_cache import View
+from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 

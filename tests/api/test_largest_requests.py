@@ -14,7 +14,7 @@ from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import Toleration
 from modelservice.v1.model_service_pb2 import GetRequest
 
-from server.api.request_limits import MOST_BYTES, MOST_ENTRIES
+from server.api.limits import MOST_BYTES, MOST_ENTRIES
 from tests.loop_steps import LoopSteps
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.api.calls import CallLimits, Calls
+from server.api.interceptor import CallLimits, Calls
 from tests.alone import Alone, alone
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of

@@ -12,11 +12,11 @@ import pytest
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
-from server.api import listening
+from lab.port_blocks import own_block
+from server.api import grpc_server
+from server.api.grpc_server import AddressUnusable, listen
 from server.api.health import LIVE, SERVING, Health
-from server.api.listening import AddressUnusable, listen
 from tests.patience import PATIENCE_SECONDS
-from tests.port_blocks import own_block
 
 from .test_settings import KUBECONFIG, server
 
@@ -39,7 +39,7 @@ async def bare() -> Any:
     """A gRPC server as ours, with nothing but health on it."""
     health = Health()
     health.tell({LIVE: SERVING})
-    made = grpc.aio.server(options=listening._OPTIONS)
+    made = grpc.aio.server(options=grpc_server._OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(health, made)
     yield made
     await made.stop(None)

@@ -14,7 +14,7 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusResponse,
 )
 
-from server.domain.inference_service import ServiceKey
+from server.domain.service.inference_service import ServiceKey
 
 from .asking import deploy, watching
 

@@ -16,7 +16,7 @@ from modelservice.v1 import model_service_pb2 as api
 from modelservice.v1 import registry_pb2 as registry
 
 from server.adapters.sql.rows import kind_of, row_of
-from server.api.registry_messages import (
+from server.api.registry_responses import (
     deployment_message,
     environment_message,
     model_message,
@@ -24,18 +24,9 @@ from server.api.registry_messages import (
 )
 from server.api.services import service_message
 from server.api.statuses import failure_message, status_message
-from server.control.watching import EventType
-from server.domain.commands import Action
-from server.domain.inference_service import (
-    ContainerPredictor,
-    InferenceService,
-    InferenceServiceSpec,
-    ModelFormat,
-    ServiceKey,
-    ServingOptions,
-)
-from server.domain.model_deployment import DeploymentState, DesiredState, ModelDeployment
-from server.domain.registry import (
+from server.control.watch import EventType
+from server.domain.registry.deployment import DeploymentState, DesiredState, ModelDeployment
+from server.domain.registry.registered import (
     EnvironmentKey,
     ModelKey,
     ModelVersion,
@@ -44,8 +35,8 @@ from server.domain.registry import (
     VersionKey,
     VersionState,
 )
-from server.domain.rollout import Rollout
-from server.domain.status import (
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import (
     Component,
     ComponentStatus,
     Condition,
@@ -54,6 +45,15 @@ from server.domain.status import (
     InferenceServiceStatus,
     State,
     TrafficShare,
+)
+from server.domain.service.commands import Action
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceService,
+    InferenceServiceSpec,
+    ModelFormat,
+    ServiceKey,
+    ServingOptions,
 )
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)

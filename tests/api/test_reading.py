@@ -10,10 +10,10 @@ from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import InferenceServiceStatus
 from modelservice.v1.model_service_pb2 import DeleteRequest, GetRequest, ListRequest
 
-from server.adapters.memory.cluster import MemoryCluster
 from server.api.specs import spec_of
-from server.domain.commands import Deploy
-from server.domain.rollout import Rollout
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.commands import Deploy
+from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 

@@ -21,7 +21,7 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.registry_pb2 import ModelDeployment
 
-from server.domain.inference_service import ServiceKey
+from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refused
 
 from .asking import eventually

@@ -11,8 +11,8 @@ from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import DeleteRequest, DeployResponse, GetRequest
 from modelservice.v1.registry_pb2 import ModelDeployment
 
-from server.domain.commands import SERVICE_ID_LABEL
-from server.domain.inference_service import ServiceKey
+from server.domain.service.commands import SERVICE_ID_LABEL
+from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refused
 
 from .asking import eventually

@@ -17,7 +17,7 @@ from modelservice.v1.inference_service_pb2 import (
 from modelservice.v1.registry_pb2 import ServingEnvironment
 
 from server.api.specs import options_message
-from server.domain.canonical import canonical_options
+from server.domain.service.canonical_spec import canonical_options
 from tests.refusals import refused
 from tests.strategies import specs
 

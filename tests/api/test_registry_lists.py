@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1 import registry_service_pb2 as pb
 
-from server.api.answers import PAGE_BYTES
+from server.api.responses import PAGE_BYTES
 from tests.refusals import refused
 
 INVALID = StatusCode.INVALID_ARGUMENT

@@ -15,11 +15,15 @@ from modelservice.v1.model_service_pb2 import DeleteRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
-from server.adapters.sql.opening import opened_registry
-from server.domain.inference_service import ModelFormat
-from server.domain.registry import EnvironmentKey, ModelKey, VersionKey
-from server.domain.registry_changes import new_environment, new_model, new_version
-from server.domain.registry_commands import EnvironmentContent, ModelContent, VersionContent
+from server.adapters.sql.factory import opened_registry
+from server.domain.registry.changes import new_environment, new_model, new_version
+from server.domain.registry.registered import EnvironmentKey, ModelKey, VersionKey
+from server.domain.registry.registry_commands import (
+    EnvironmentContent,
+    ModelContent,
+    VersionContent,
+)
+from server.domain.service.inference_service import ModelFormat
 from server.ports import RegistryWriting
 from tests.refusals import refused
 from tests.serving import serving, settings

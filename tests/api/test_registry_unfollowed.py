@@ -13,7 +13,7 @@ from modelservice.v1.model_service_pb2 import WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
-from server.adapters.sql.opening import opened_registry
+from server.adapters.sql.factory import opened_registry
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 

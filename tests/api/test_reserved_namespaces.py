@@ -8,7 +8,7 @@ from grpc import StatusCode
 from modelservice.v1.model_service_pb2 import DeleteRequest, GetRequest, ListRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.domain.inference_service import ServiceKey
+from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refused
 from tests.serving import serving, settings
 

@@ -23,8 +23,8 @@ from modelservice.v1.model_service_pb2 import (
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
-from server.domain.commands import Applied, Deploy
-from server.domain.inference_service import ServiceKey
+from server.domain.service.commands import Applied, Deploy
+from server.domain.service.inference_service import ServiceKey
 from tests.adapters.local.server_process import server
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import Refusal, refused

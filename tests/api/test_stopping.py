@@ -18,8 +18,8 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from modelservice.v1.model_service_pb2 import WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.domain.status import InferenceServiceStatus as Status
-from server.domain.status import State
+from server.domain.rollout.status import InferenceServiceStatus as Status
+from server.domain.rollout.status import State
 from tests.alone import alone
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of

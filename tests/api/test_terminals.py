@@ -9,8 +9,8 @@ import pytest
 
 from server.api.errors import cut
 from server.api.statuses import status_message
-from server.domain.failures import failure_of
-from server.domain.status import Condition, FailureReason, InferenceServiceStatus, State
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus, State
 from tests.alone import ROOT, clean_environment
 
 from .test_settings import server

@@ -19,9 +19,9 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.domain.inference_service import ServiceKey
-from server.domain.status import InferenceServiceStatus as Status
-from server.domain.status import State
+from server.domain.rollout.status import InferenceServiceStatus as Status
+from server.domain.rollout.status import State
+from server.domain.service.inference_service import ServiceKey
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 from tests.serving import serving, settings

@@ -26,7 +26,7 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.registry_pb2 import RegisteredModel
 
-from server.domain.rollout import Rollout
+from server.domain.rollout.rollout_id import Rollout
 from tests.api.generated_requests import METHODS
 from tests.api.test_largest_requests import CASES, largest
 

@@ -20,7 +20,7 @@ from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1.model_service_pb2 import DeployRequest, WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.domain.quantities import value
+from server.domain.kubernetes.quantities import value
 from tests.adapters.local.server_process import settings
 from tests.adapters.local.serving import model
 from tests.alone import clean_environment

@@ -14,8 +14,8 @@ import grpc
 # In a checkout the stubs are not installed.
 sys.path.append(str(Path(__file__).parents[2] / "generated"))
 
-from tests.cluster.lab import BuildFailed, ComponentFailed, booted_lab
-from tests.debian import InstallFailed
+from lab import BuildFailed, ComponentFailed, booted_lab
+from lab.debian import InstallFailed
 
 from .comparing import Comparison, table
 from .deploying import measure_deploy

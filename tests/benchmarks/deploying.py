@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from tests.cluster.lab import Lab
+from lab import Lab
 from tests.cluster.serving import install, serving
 
 from .comparing import Comparison, Say

@@ -14,12 +14,12 @@ from modelservice.v1 import registry_pb2, registry_service_pb2
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 from sqlalchemy import insert, text
 
-from server.adapters.sql import databases, rows
-from server.adapters.sql.asking import transaction
-from server.adapters.sql.opening import migrate
-from server.adapters.sql.positions import Positions
-from server.domain.inference_service import ServiceKey
-from server.domain.model_deployment import DeploymentState, ModelDeployment
+from server.adapters.sql import engines, rows
+from server.adapters.sql.cursors import Positions
+from server.adapters.sql.factory import migrate
+from server.adapters.sql.transaction import transaction
+from server.domain.registry.deployment import DeploymentState, ModelDeployment
+from server.domain.service.inference_service import ServiceKey
 from tests import postgresql
 
 from .comparing import Comparison, Say
@@ -98,7 +98,7 @@ def _stub(folder: Path, url: str) -> Iterator[RegistryServiceStub]:
 async def _filled(url: str, size: int) -> None:
     await migrate(url)
     path = url.removeprefix("sqlite:///")
-    opened = databases.postgresql(url) if path == url else databases.sqlite(Path(path))
+    opened = engines.postgresql(url) if path == url else engines.sqlite(Path(path))
     positions, table = Positions(), rows.DEPLOYMENTS.table
     async with opened as database, transaction(database.writers, database.cut) as statements:
         for first in range(0, size, BATCH):

@@ -7,8 +7,8 @@ import asyncio
 import os
 
 from server import logs, settings
-from server.adapters.memory.cluster import MemoryCluster
 from server.app import Application, opened_registry
+from tests.memory_cluster.cluster import MemoryCluster
 
 
 async def main() -> None:

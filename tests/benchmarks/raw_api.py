@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 from modelservice.v1 import model_service_pb2 as pb
 
-from server.adapters.kserve.writing.kserve_config import KServeConfig
-from server.adapters.kserve.writing.planning import Plan, plan_of
+from lab import Lab
+from server.adapters.kserve.apply.kserve_config import KServeConfig
+from server.adapters.kserve.apply.write_plan import Plan, plan_of
 from server.api.requests import deploy_of
 from server.control.scope import Scope
-from server.domain.canonical import canonical_deploy
-from tests.cluster.lab import Lab
+from server.domain.service.canonical_spec import canonical_deploy
 
 
 class RawApi:

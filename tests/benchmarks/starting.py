@@ -9,9 +9,9 @@ from pathlib import Path
 
 import grpc
 
-from server.adapters.kserve.following.resources import followed
-from tests.cluster.lab import Lab, wait_until
-from tests.cluster.lab.processes import accepts
+from lab import Lab, wait_until
+from lab.processes import accepts
+from server.adapters.kserve.informers.collections import followed
 from tests.cluster.serving import Replicas, install, serving
 
 from .comparing import Comparison, Say

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from lab import Cluster, Lab, booted_lab, build_lab, builds
+
 from .fixtures import lab_for_tests, namespace, replica, replicas, server, stub
 from .interference import Link
-from .lab import Cluster, Lab, booted_lab, build_lab, builds
 from .requirements import (
     OTHER_CLUSTER,
     build_before,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from server.domain.inference_service import ServiceKey
+from lab import Cluster, wait_until
+from server.domain.service.inference_service import ServiceKey
 
 from .held_deletions import SERVICES, keep, set_finalizers
-from .lab import Cluster, wait_until
 
 PATH = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices"
 

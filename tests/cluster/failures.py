@@ -13,10 +13,10 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1.inference_service_pb2 import Failure, InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, Lab, wait_until
 from tests.refusals import Refusal
 
 from .asking import Reason, Spec, State, deploy
-from .lab import Cluster, Lab, wait_until
 from .namespace_watch import NamespaceWatch, Sight
 from .recording import Recording, Until
 from .symptoms import Symptom, about, cause_by_kserve, pod_in_trouble

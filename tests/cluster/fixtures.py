@@ -15,7 +15,8 @@ from typing import Protocol, TypeVar
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from .lab import Cluster, Lab, builds
+from lab import Cluster, Lab, builds
+
 from .requirements import say_to
 from .serving import Replicas, Server, install, serving
 

@@ -10,8 +10,9 @@ from kubernetes.client.exceptions import ConflictException, NotFoundException
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, Lab, wait_until
+
 from .asking import Reason, State, container, delete, deploy, wait_gone, wait_ready
-from .lab import Cluster, Lab, wait_until
 from .recording import Recording
 
 FINALIZER = "example.com/keep"

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from tests.port_blocks import PortBlock
-
-from .lab import Cluster
-from .lab.credentials import write_kubeconfig
+from lab import Cluster
+from lab.credentials import write_kubeconfig
+from lab.port_blocks import PortBlock
 
 T = TypeVar("T")
 

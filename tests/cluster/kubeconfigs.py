@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from server.adapters.kserve.api_server import ApiServer, Unanswered, Unreachable
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
+from lab import builds
+from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 from server.settings import Kubernetes, SettingsInvalid
 from tests.api_recorders import Asked, Authority, Recorder, proxying, recording
-
-from .lab import builds
 
 Document = Mapping[str, Any]
 
@@ -775,7 +774,7 @@ async def asked_by_connection(_: World, folder: Path, environment: dict[str, str
     finally:
         os.chdir(before)
     try:
-        with mock.patch("server.adapters.kserve.api_server.CONNECT_TIMEOUT", 20):
+        with mock.patch("server.adapters.kserve.client.CONNECT_TIMEOUT", 20):
             answer = await api.send("GET", "/version", timeout=20)
     except (Unreachable, Unanswered) as e:
         return f"fails: {e}"

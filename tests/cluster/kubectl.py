@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Any
 
-from .lab import Lab
+from lab import Lab
 
 
 def kubectl(lab: Lab, *arguments: str, stdin: str = "") -> str:

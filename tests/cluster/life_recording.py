@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .lab import Lab
+from lab import Lab
+
 from .namespace_watch import WATCHED, WATCHED_OF_KNATIVE, NamespaceWatch, Object, Sight
 
 NAMESPACE_SHOWN = "models"

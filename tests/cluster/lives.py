@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from lab import Lab, booted_lab, wait_until
 from tests.adapters.kserve.replaying import RECORDED
 
-from .lab import Lab, booted_lab, wait_until
 from .life_recording import LifeRecording
 
 Object = dict[str, Any]

@@ -10,8 +10,9 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab, wait_until
+
 from .asking import State, container, deploy, wait_ready
-from .lab import Lab, wait_until
 from .recording import Recording
 
 OBJECT = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}"

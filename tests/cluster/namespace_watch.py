@@ -14,7 +14,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from .lab import Cluster
+from lab import Cluster
 
 WATCHED = {
     "service": "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices",

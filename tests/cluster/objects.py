@@ -6,10 +6,9 @@ from typing import Any
 
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from .asking import (
-    wait_ready,
-)
-from .lab import Cluster, wait_until
+from lab import Cluster, wait_until
+
+from .asking import wait_ready
 
 OBJECT = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}"
 

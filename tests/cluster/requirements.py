@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from .lab import BuildFailed, builds
+from lab import BuildFailed, builds
 
 OTHER_CLUSTER = os.environ.get("MODELSERVICE_TEST_KUBECONFIG")
 

@@ -11,11 +11,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelservice.v1 import model_service_pb2_grpc
 
-from tests.port_blocks import PortBlock
+from lab import Component, Lab
+from lab.port_blocks import PortBlock
+from lab.processes import Sweeper
 
 from .kubectl import kubectl
-from .lab import Component, Lab
-from .lab.processes import Sweeper
 
 ROOT = Path(__file__).parents[2]
 SERVICE_ACCOUNT, NAMESPACE = "modelservice", "modelservice"

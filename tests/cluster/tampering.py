@@ -13,11 +13,11 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from tests.port_blocks import PortBlock
+from lab import Cluster
+from lab.credentials import write_loopback_certificate
+from lab.port_blocks import PortBlock
 
 from .interference import Background, readdressed
-from .lab import Cluster
-from .lab.credentials import write_loopback_certificate
 
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,15 +13,15 @@ from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from structlog.testing import capture_logs
 
-from server.adapters.kserve.following.deriving import Deriving
-from server.adapters.kserve.following.mirror import Mirror
-from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.manifests.reading_back import key_of
+from lab import Cluster, Lab, wait_until
+from server.adapters.kserve.informers.collections import Kind, Resource
+from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.service_views import Deriving
+from server.adapters.kserve.manifests.object_parser import key_of
 from server.api.services import service_message
 
 from .any_object import any_object
 from .asking import deploy, model, wait_gone
-from .lab import Cluster, Lab, wait_until
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/inferenceservices.serving.kserve.io"
 OBJECTS = 1000

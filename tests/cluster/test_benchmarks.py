@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lab import Lab
 from tests.benchmarks.deploying import measure_deploy
 from tests.benchmarks.starting import measure_start
-
-from .lab import Lab
 
 
 def test_deploy_is_measured_beside_a_raw_apply(lab: Lab, namespace: str, tmp_path: Path) -> None:

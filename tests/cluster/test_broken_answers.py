@@ -10,11 +10,11 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 
+from lab import Lab, wait_until
 from tests.refusals import refused
 
 from . import tampering
 from .asking import container
-from .lab import Lab, wait_until
 from .meanwhile import Meanwhile
 from .serving import Replicas, Server
 from .tampering import Fault, Tampering

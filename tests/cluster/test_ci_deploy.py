@@ -14,14 +14,14 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab.port_blocks import own_block
 from server.domain.errors import ErrorReason
-from server.domain.status import InferenceServiceStatus as Status
-from server.domain.status import State
+from server.domain.rollout.status import InferenceServiceStatus as Status
+from server.domain.rollout.status import State
 from tests.adapters.local.file_server import file_server
 from tests.adapters.local.server_process import kill, server
 from tests.api.asking import NAMESPACE, deploy, eventually, failed, get, key
 from tests.api.test_errors import error_of
-from tests.port_blocks import own_block
 from tests.serving import Served, serving, settings
 
 from .cutting_proxy import cutting_proxy

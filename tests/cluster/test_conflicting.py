@@ -10,6 +10,7 @@ from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, Lab, wait_until
 from tests.refusals import refused
 
 from . import kubectl
@@ -26,7 +27,6 @@ from .asking import (
     wait_ready,
 )
 from .fixtures import StartReplica
-from .lab import Cluster, Lab, wait_until
 from .objects import OBJECT, settled, stored, unmanaged, version
 
 MANY = 60

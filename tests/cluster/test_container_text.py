@@ -10,12 +10,12 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.registry_pb2 import ModelVersion
 
+from lab import Lab
 from tests.refusals import Refusal
 from tests.registry.team import Team, eventually, wish
 
 from .asking import TIMEOUT, Reason, get
 from .fixtures import StartReplica
-from .lab import Lab
 from .recording import Recording, Until
 from .serving import Server
 

@@ -15,8 +15,9 @@ import grpc
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab
+
 from .asking import Action, container, deploy
-from .lab import Lab
 from .meanwhile import OBJECT
 from .serving import Replicas, Server
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab
+
 from .held_deletions import assert_named
-from .lab import Lab
 
 
 def test_a_deletion_that_is_held_up_names_what_is_left(

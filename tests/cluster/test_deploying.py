@@ -11,6 +11,7 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, Lab, wait_until
 from tests.refusals import refused
 
 from . import kubectl
@@ -29,7 +30,6 @@ from .asking import (
     wait_gone,
     wait_ready,
 )
-from .lab import Cluster, Lab, wait_until
 from .objects import settled, stored, version, written
 
 IMAGE_PREDICTOR = {

@@ -18,14 +18,15 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from kubernetes.client.exceptions import ApiException
 
+from lab import Cluster
 from server.adapters.kserve.cluster import KServeCluster
+from server.adapters.kserve.manifests.annotations import FilledIn
 from server.adapters.kserve.manifests.manifest import predictor_of
-from server.adapters.kserve.manifests.reading_back import etag_of
-from server.adapters.kserve.manifests.riders import FilledIn
-from server.domain.canonical import canonical_deploy, canonical_options
-from server.domain.commands import Action, Delete, Deploy
+from server.adapters.kserve.manifests.object_parser import etag_of
 from server.domain.errors import FieldConflict
-from server.domain.inference_service import (
+from server.domain.service.canonical_spec import canonical_deploy, canonical_options
+from server.domain.service.commands import Action, Delete, Deploy
+from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     ModelFormat,
@@ -36,7 +37,6 @@ from server.domain.inference_service import (
 from tests import strategies
 
 from .direct import PATH, stored
-from .lab import Cluster
 from .test_kserve_conformance import followed
 
 SEED = int(os.environ.get("MODELSERVICE_TEST_SEED") or random.randrange(2**32))

@@ -8,9 +8,10 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab
+
 from .failure_table import table
 from .failures import Case, Trial, deployed, faults, follow
-from .lab import Lab
 from .simulated_failures import CASES
 
 LIMIT = 120.0

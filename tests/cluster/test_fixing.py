@@ -8,8 +8,9 @@ from functools import partial
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, wait_until
+
 from .asking import State, deploy, model, wait_ready
-from .lab import Cluster, wait_until
 from .objects import stored
 from .recording import Recording
 

@@ -6,10 +6,10 @@ from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, wait_until
 from tests.refusals import refused
 
 from .asking import SKLEARN_IMAGE, Action, get, wait_ready
-from .lab import Cluster, wait_until
 from .objects import stored, unmanaged
 
 HELD = "serving.kserve.io/tier"

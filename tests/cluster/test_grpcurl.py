@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from lab import Lab, wait_until
+from lab.credentials import write_kubeconfig
+
 from .asking import MODEL, SKLEARN_IMAGE
 from .fixtures import StartReplica
-from .lab import Lab, wait_until
-from .lab.credentials import write_kubeconfig
 from .serving import Replicas, Server
 
 DEPLOY = "modelservice.v1.ModelService/Deploy"

@@ -12,9 +12,10 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, wait_until
+
 from .asking import container, outcome, scaling
 from .fixtures import StartReplica
-from .lab import Cluster, wait_until
 from .objects import OBJECT
 from .recording import Recording
 from .serving import Server

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .lab.kept import hold, remove_others
+from lab.kept import hold, remove_others
 
-HOLDS = """import sys; from pathlib import Path; from tests.cluster.lab.kept import hold
+HOLDS = """import sys; from pathlib import Path; from lab.kept import hold
 hold(Path(sys.argv[1])); print("held", flush=True); sys.stdin.read()"""
 
 

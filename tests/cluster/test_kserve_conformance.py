@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
+from lab import Cluster, Lab
+from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ServiceKey,
+)
 from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, container, following
 
 from .direct import hold, let_go
-from .lab import Cluster, Lab
 
 
 class KServeWorld:

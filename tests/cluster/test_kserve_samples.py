@@ -5,10 +5,11 @@ from __future__ import annotations
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, builds, wait_until
+from lab.cluster import Manifest
+from lab.manifests import documents
+
 from .asking import State, get, wait_ready
-from .lab import Cluster, builds, wait_until
-from .lab.cluster import Manifest
-from .lab.manifests import documents
 from .objects import stored
 
 EXPLAINERS = (

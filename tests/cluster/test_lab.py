@@ -12,10 +12,10 @@ import psutil
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from .lab import Cluster, Lab, wait_until
-from .lab.control_plane import new_site
-from .lab.kwok import SimulatedNode
-from .lab.processes import Component, Sweeper
+from lab import Cluster, Lab, wait_until
+from lab.control_plane import new_site
+from lab.kwok import SimulatedNode
+from lab.processes import Component, Sweeper
 
 INFERENCE_SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}"
 
@@ -127,7 +127,7 @@ def test_rights_are_real_and_every_request_is_told(lab: Lab) -> None:
 
 KILLED = """
 import os, pathlib, sys
-from tests.cluster.lab.processes import Component, Sweeper
+from lab.processes import Component, Sweeper
 
 folder = pathlib.Path(sys.argv[1])
 sleep = Component("sleep", ["sleep", "600"], logs=folder, sweeper=Sweeper(folder), ready=bool)

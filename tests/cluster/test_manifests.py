@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lab import Lab
+
 from .kubectl import kubectl
-from .lab import Lab
 from .serving import NAMESPACE, ROOT
 
 OVERLAY = ROOT / "k8s" / "overlays" / "standard-registry"

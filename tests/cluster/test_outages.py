@@ -13,12 +13,12 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 
+from lab import Lab, wait_until
 from tests.refusals import Refusal, refusal_of
 
 from .asking import Action, container, deploy
 from .fixtures import StartReplica
 from .interference import Link
-from .lab import Lab, wait_until
 from .meanwhile import OBJECT, Meanwhile
 from .serving import Replicas, Server
 

@@ -9,12 +9,12 @@ import pytest
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, wait_until
+from server.adapters.kserve.apply.runtime_reader import SHARED_FOR
 from server.adapters.kserve.manifests.readiness_probe import TIMING
-from server.adapters.kserve.writing.runtime_reader import SHARED_FOR
 
 from .asking import Action, Spec, State, container, deploy, get, model, wait_ready
 from .fixtures import StartReplica
-from .lab import Cluster, wait_until
 from .objects import stored, unmanaged
 
 RUNTIME = "/apis/serving.kserve.io/v1alpha1/namespaces/{}/servingruntimes/{}"

@@ -10,10 +10,11 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab, wait_until
+
 from .asking import State, container, delete, deploy, get, outcome, scaling
 from .fixtures import StartReplica
 from .interference import Link
-from .lab import Lab, wait_until
 from .objects import settled
 from .serving import SERVER_USER, Server
 

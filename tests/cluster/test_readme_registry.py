@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import debian
-from tests.demo import SERVING_PYTHON
-from tests.demo.server_process import server_process
-from tests.demo.training import trained
-from tests.demo.transcript import Step, played, transcript
+from demo import SERVING_PYTHON
+from demo.server_process import server_process
+from demo.training import trained
+from demo.transcript import Step, played, transcript
+from lab import Lab, debian
 
 from .asking import MODEL
 from .fixtures import StartReplica
-from .lab import Lab
 
 NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "staging"}}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster
+
 from .asking import Reason, State, container, deploy, wait_ready
-from .lab import Cluster
 from .recording import Until
 from .test_rollouts import UNDER_WAY, Watching, watching
 

@@ -12,12 +12,12 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import ModelFormat
 from modelservice.v1.registry_pb2 import ModelDeployment, ModelVersion
 
+from lab import Cluster
 from tests.refusals import refused
 from tests.registry.team import DEPLOYED, SUPERSEDED, UNDEPLOYED, Team, eventually, wish
 
 from .asking import MODEL, Action, container, deploy, get, scaling, wait_gone, wait_ready
 from .fixtures import StartReplica
-from .lab import Cluster
 from .objects import OBJECT, settled, stored, version
 
 SERVICE = "fraud-staging"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from modelservice.v1.registry_pb2 import ModelDeployment, ModelVersion
 
-from server.domain.inference_service import ServiceKey
+from lab import Lab
+from server.domain.service.inference_service import ServiceKey
 from tests.registry.team import DEPLOYED, FAILED, SUPERSEDED, UNDEPLOYED, Team, eventually
 
 from . import direct
 from .asking import Reason
 from .fixtures import StartReplica
-from .lab import Lab
 from .serving import Server
 
 VERSIONS = {

@@ -15,10 +15,10 @@ import grpc
 import pytest
 from modelservice.v1.registry_pb2 import ModelDeployment, ModelVersion
 
+from lab import Cluster
 from tests.registry.team import DEPLOYED, FAILED, SUPERSEDED, UNDEPLOYED, Team, eventually
 
 from .fixtures import StartReplica
-from .lab import Cluster
 from .serving import Server
 
 T = TypeVar("T")

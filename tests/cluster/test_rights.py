@@ -10,12 +10,12 @@ import yaml
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 
+from lab import AuditEntry, Lab, wait_until
 from tests.refusals import refused
 
 from .asking import State, container, delete, deploy, get, model, wait_gone, wait_ready
 from .fixtures import StartReplica
 from .kubectl import kubectl
-from .lab import AuditEntry, Lab, wait_until
 from .recording import Recording
 from .serving import NAMESPACE, ROOT, SERVER_USER, Server
 

@@ -14,11 +14,11 @@ from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.domain.inference_service import ServiceKey
+from lab import Cluster, Lab
+from server.domain.service.inference_service import ServiceKey
 
 from .asking import Action, Reason, Spec, State, container, deploy, get, model, scaling, wait_ready
 from .direct import edit
-from .lab import Cluster, Lab
 from .objects import unmanaged
 from .recording import Recording, Until
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from modelservice.v1.inference_service_pb2 import Resources
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, wait_until
+from lab.cluster import Manifest
+
 from .asking import MODEL, Action, deploy, get, model
-from .lab import Cluster, wait_until
-from .lab.cluster import Manifest
 from .objects import stored, unmanaged
 
 Amounts = dict[str, str]

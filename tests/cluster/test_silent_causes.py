@@ -10,11 +10,11 @@ from grpc import StatusCode
 from kubernetes.client.exceptions import ApiException
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.domain.inference_service import ServiceKey
+from lab import Cluster, wait_until
+from server.domain.service.inference_service import ServiceKey
 
 from .asking import Reason, State, container, deploy, model, wait_ready
 from .direct import edit
-from .lab import Cluster, wait_until
 from .recording import Recording, Until
 from .test_rollouts import Watching, watching
 

@@ -15,12 +15,12 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from modelservice.v1 import model_service_pb2 as pb
 
+from lab import wait_until
 from tests.refusals import Refusal, refused
 
 from .asking import TIMEOUT, Action, container, deploy
 from .fixtures import StartReplica
 from .interference import Link
-from .lab import wait_until
 from .meanwhile import HEALS_WITHIN
 from .recording import Recording
 from .serving import Replicas, Server

@@ -16,9 +16,10 @@ import pytest
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
+from lab import Lab, wait_until
+
 from .asking import container, delete, deploy, get, wait_ready
 from .interference import Link
-from .lab import Lab, wait_until
 from .serving import Replicas, Server
 
 SECRETS = ("the-value-of-a-key", "the-value-of-a-plain-variable")

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
+from lab import Cluster, Lab, wait_until
+from server.adapters.kserve.apply.api_server_errors import refusal
+from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.writing.refusals import refusal
-from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects, Terms
-from server.domain.commands import Action, Delete, Deploy
 from server.domain.errors import (
     ClusterUnavailable,
     ErrorReason,
@@ -34,11 +34,11 @@ from server.domain.errors import (
     WebhookUnavailable,
     WriteOutcomeUnknown,
 )
-from server.domain.inference_service import Resources, Scaling, ServiceKey
+from server.domain.service.commands import Action, Delete, Deploy
+from server.domain.service.inference_service import Resources, Scaling, ServiceKey
 from tests.contracts.world import following
 
 from .direct import stored
-from .lab import Cluster, Lab, wait_until
 from .test_kserve_conformance import followed
 from .test_writing import CONTAINER, MODEL
 

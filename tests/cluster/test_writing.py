@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from server.adapters.kserve.api_server import ApiServer
+from lab import Cluster
+from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.domain.canonical import canonical_options
-from server.domain.commands import STOP_ANNOTATION, Action, Applied, Delete, Deploy
 from server.domain.errors import (
     EtagMismatch,
     FieldConflict,
@@ -23,7 +22,10 @@ from server.domain.errors import (
     ServiceNotFound,
     UpdatesDisabled,
 )
-from server.domain.inference_service import (
+from server.domain.rollout.status import State
+from server.domain.service.canonical_spec import canonical_options
+from server.domain.service.commands import STOP_ANNOTATION, Action, Applied, Delete, Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceService,
     InferenceServiceSpec,
@@ -33,12 +35,10 @@ from server.domain.inference_service import (
     Scaling,
     ServiceKey,
 )
-from server.domain.status import State
 from tests import strategies
 from tests.contracts.world import following
 
 from .direct import create, edit, hold, let_go, remove, settled, stored, version
-from .lab import Cluster
 from .test_kserve_conformance import followed
 
 MODEL = InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), "gs://bucket/model"))

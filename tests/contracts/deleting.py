@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import pytest
 
-from server.domain.commands import Action, Delete, Deploy
 from server.domain.errors import (
     EtagMismatch,
     FieldInvalid,
@@ -14,8 +13,9 @@ from server.domain.errors import (
     ServiceDeleting,
     ServiceNotFound,
 )
-from server.domain.inference_service import ContainerPredictor, InferenceService, ServiceKey
-from server.domain.status import State
+from server.domain.rollout.status import State
+from server.domain.service.commands import Action, Delete, Deploy
+from server.domain.service.inference_service import ContainerPredictor, InferenceService, ServiceKey
 from server.ports import Gone
 from tests.contracts.deploying import SPECS
 from tests.contracts.world import Ability, World, deploy, needs, plain

@@ -8,13 +8,10 @@ from datetime import timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from server.domain.commands import STOP_ANNOTATION, Action, Deploy
-from server.domain.errors import (
-    NamespaceNotFound,
-    ServiceNotFound,
-    UnsupportedByCluster,
-)
-from server.domain.inference_service import (
+from server.domain.errors import NamespaceNotFound, ServiceNotFound, UnsupportedByCluster
+from server.domain.rollout.status import State
+from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -25,7 +22,6 @@ from server.domain.inference_service import (
     ServiceKey,
     Toleration,
 )
-from server.domain.status import State
 from tests import strategies
 from tests.contracts.world import (
     Ability,

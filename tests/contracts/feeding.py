@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from server.domain.commands import Delete
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.status import State
+from server.domain.rollout.status import State
+from server.domain.service.commands import Delete
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Synced
 from tests.contracts.world import Ability, World, deploy, needs, plain
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from server.domain.commands import Action, Applied
 from server.domain.errors import AlreadyExists, EtagMismatch, RequestIdReused, ServiceNotFound
-from server.domain.inference_service import Scaling
+from server.domain.service.commands import Action, Applied
+from server.domain.service.inference_service import Scaling
 from tests.contracts.world import World, deploy, plain, within
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from server.adapters.sql.opening import opened_registry
+from server.adapters.sql.factory import opened_registry
 from server.ports import Registry
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from server.domain.commands import Action, Deploy, Provenance
-from server.domain.inference_service import (
+from server.domain.service.commands import Action, Deploy, Provenance
+from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     RegisteredModelPredictor,

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.domain.inference_service import ServiceKey
-from server.domain.model_deployment import DeploymentFilter, DeploymentState, ModelDeployment
+from server.domain.registry.deployment import DeploymentFilter, DeploymentState, ModelDeployment
+from server.domain.service.inference_service import ServiceKey
 from server.ports import Page, Registry
 from tests.contracts.registry_storing import few
 from tests.contracts.registry_things import (

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from server.domain.errors import AlreadyExists
-from server.domain.failures import failure_of
-from server.domain.inference_service import ServiceKey
-from server.domain.registry import VersionState
-from server.domain.status import FailureReason
+from server.domain.registry.registered import VersionState
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.status import FailureReason
+from server.domain.service.inference_service import ServiceKey
 from server.ports import Registry
 from tests.contracts import registry_things as things
 from tests.contracts.registry_things import (

@@ -10,14 +10,8 @@ from uuid import uuid4
 
 from hypothesis import strategies as st
 
-from server.domain.inference_service import (
-    InferenceServiceSpec,
-    ModelFormat,
-    ServiceKey,
-    ServingOptions,
-)
-from server.domain.model_deployment import DeploymentState, DesiredState, ModelDeployment
-from server.domain.registry import (
+from server.domain.registry.deployment import DeploymentState, DesiredState, ModelDeployment
+from server.domain.registry.registered import (
     EnvironmentKey,
     ModelKey,
     ModelVersion,
@@ -27,8 +21,14 @@ from server.domain.registry import (
     VersionKey,
     VersionState,
 )
-from server.domain.rollout import Rollout
-from server.domain.status import Failure
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import Failure
+from server.domain.service.inference_service import (
+    InferenceServiceSpec,
+    ModelFormat,
+    ServiceKey,
+    ServingOptions,
+)
 from server.ports import Registry
 from tests import strategies
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from server.adapters.sql import registry as sql
+from server.adapters.sql import sql_registry as sql
 from server.domain.errors import AlreadyExists
-from server.domain.inference_service import ServiceKey
+from server.domain.service.inference_service import ServiceKey
 from server.ports import Registry
 from tests.contracts.registry_things import (
     deployment,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.adapters.local.cluster import LocalCluster
-from server.domain.inference_service import InferenceServiceSpec, ServiceKey
+from server.domain.service.inference_service import InferenceServiceSpec, ServiceKey
 from tests.adapters.local.serving import model, opened
 from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, World, following

@@ -7,10 +7,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.adapters.memory.cluster import MemoryCluster
-from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ServiceKey,
+)
 from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, World, container, following
+from tests.memory_cluster.cluster import MemoryCluster
 
 
 class MemoryWorld:

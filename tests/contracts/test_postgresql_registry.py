@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from server.adapters.sql.opening import migrate
+from server.adapters.sql.factory import migrate
 from tests.contracts.opened_registries import other, registry
 from tests.contracts.registry_listing import ListingConformance
 from tests.contracts.registry_storing import StoringConformance

@@ -11,16 +11,16 @@ from typing import Any, Protocol
 
 import pytest
 
-from server.domain.canonical import canonical_deploy
-from server.domain.checks import check_deploy
-from server.domain.commands import STOP_ANNOTATION, Deploy
-from server.domain.inference_service import (
+from server.domain.rollout.status import State
+from server.domain.service.canonical_spec import canonical_deploy
+from server.domain.service.commands import STOP_ANNOTATION, Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceService,
     InferenceServiceSpec,
     ServiceKey,
 )
-from server.domain.status import State
+from server.domain.service.validation import check_deploy
 from server.ports import Changed, Cluster, FeedEvent, Gone, Synced
 from tests.patience import PATIENCE_SECONDS
 

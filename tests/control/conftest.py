@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.adapters.sql import asking, databases
+from server.adapters.sql import engines, transaction
 from server.ports import Registry
 from tests.control.registered import Registering
 
@@ -16,7 +16,7 @@ def registering(registry: Registry) -> Registering:
 @pytest.fixture(params=["sqlite_url", "postgresql_url"])
 def patient_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of a database that is never taken for gone, however slow this machine is for a while."""
-    for module in (asking, databases):
+    for module in (transaction, engines):
         monkeypatch.setattr(module, "SILENCE_SECONDS", 60.0)
     url: str = request.getfixturevalue(request.param)
     return url

@@ -14,16 +14,20 @@ from uuid import uuid4
 
 import pytest
 
-from server.adapters.memory.cluster import MemoryCluster
-from server.adapters.sql.opening import opened_registry
-from server.control.recording import Pace, Recording
-from server.control.viewing import View, follow
-from server.domain.commands import Applied, Delete, Deploy, Provenance
-from server.domain.failures import failure_of
-from server.domain.inference_service import ContainerPredictor, InferenceServiceSpec, ServiceKey
-from server.domain.model_deployment import DeploymentState, ModelDeployment, content_of
-from server.domain.status import FailureReason, InferenceServiceStatus, State
+from server.adapters.sql.factory import opened_registry
+from server.control.deployment_recorder import Pace, Recording
+from server.control.watch_cache import View, follow
+from server.domain.registry.deployment import DeploymentState, ModelDeployment, content_of
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
+from server.domain.service.commands import Applied, Delete, Deploy, Provenance
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ServiceKey,
+)
 from server.ports import Registry, RegistryWriting
+from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 
 BRISK = Pace(term=0.6, sweep=0.1, pause=0.05, after_bug=0.7)

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
-from server.control.registering.deployments import Deployments
-from server.control.registering.environments import Environments
-from server.control.registering.finding import environment_of, model_of, version_of
-from server.control.registering.models import Models
-from server.control.registering.versions import Versions
-from server.control.viewing import View
-from server.domain.inference_service import ModelFormat, ServiceKey
-from server.domain.model_deployment import DeploymentState, ModelDeployment
-from server.domain.registry import (
+from server.control.registry.deployments import Deployments
+from server.control.registry.environments import Environments
+from server.control.registry.lookup import environment_of, model_of, version_of
+from server.control.registry.models import Models
+from server.control.registry.versions import Versions
+from server.control.watch_cache import View
+from server.domain.registry.deployment import DeploymentState, ModelDeployment
+from server.domain.registry.registered import (
     EnvironmentKey,
     ModelKey,
     ModelVersion,
@@ -24,12 +23,13 @@ from server.domain.registry import (
     VersionKey,
     VersionState,
 )
-from server.domain.registry_commands import (
+from server.domain.registry.registry_commands import (
     Change,
     EnvironmentContent,
     ModelContent,
     VersionContent,
 )
+from server.domain.service.inference_service import ModelFormat, ServiceKey
 from server.ports import Registry, RegistryWriting
 
 SKLEARN = ModelFormat("sklearn")

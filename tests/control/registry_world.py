@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from server.adapters.memory.cluster import MemoryCluster
-from server.control.deploying import Deploying
-from server.control.registry_deploying import RegistryDeploying
+from server.control.deploy import Deploying
+from server.control.registry_deploy import RegistryDeploying
 from server.control.scope import Scope
 from server.control.service_memory import ServiceMemory
-from server.control.viewing import View
-from server.domain.commands import Applied, Deploy
-from server.domain.inference_service import (
+from server.control.watch_cache import View
+from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
+from server.domain.service.commands import Applied, Deploy
+from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     RegisteredModelPredictor,
     ServiceKey,
 )
-from server.domain.model_deployment import DeploymentFilter, ModelDeployment
 from server.ports import Registry, RegistryReading, RegistryWriting
 from tests.control.registered import Registering
+from tests.memory_cluster.cluster import MemoryCluster
 
 Result = TypeVar("Result")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from server.adapters.memory.cluster import MemoryCluster
-from server.control.reading import Listing, Reading
-from server.control.viewing import ALL, View
-from server.domain.inference_service import ServiceKey
-from server.domain.selectors import MOST_REQUIREMENTS, Selector
+from server.control.read import Listing, Reading
+from server.control.watch_cache import ALL, View
+from server.domain.kubernetes.selectors import MOST_REQUIREMENTS, Selector
+from server.domain.service.inference_service import ServiceKey
 from tests.loop_steps import LoopSteps
+from tests.memory_cluster.cluster import MemoryCluster
 
 from .test_viewing import SERVICE
 

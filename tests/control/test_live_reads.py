@@ -8,7 +8,7 @@ import pytest
 
 from server.control.live_reads import MOST_AT_ONCE, LiveReads
 from server.domain.errors import ClusterUnavailable
-from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.service.inference_service import InferenceService, ServiceKey
 
 
 class SlowCluster:

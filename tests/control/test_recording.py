@@ -8,20 +8,20 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from server.adapters.memory.cluster import MemoryCluster
-from server.control.viewing import ALL
-from server.domain.commands import Delete
-from server.domain.inference_service import ServiceKey
-from server.domain.model_deployment import (
+from server.control.watch_cache import ALL
+from server.domain.registry.deployment import (
     DeploymentFilter,
     DeploymentState,
     DesiredState,
     ModelDeployment,
 )
-from server.domain.recording import UNSEEN_FOR
-from server.domain.status import InferenceServiceStatus, State
+from server.domain.registry.deployment_progress import UNSEEN_FOR
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.commands import Delete
+from server.domain.service.inference_service import ServiceKey
 from server.ports import Registry
 from tests.control.followed import BRISK, FAILING, World, spec, world
+from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 
 __all__ = ["world"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from server.adapters.memory.cluster import MemoryCluster
 from server.domain.errors import ClusterUnavailable, KServeMissing, ServerLacksRights, ServiceError
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.model_deployment import DeploymentState
-from server.domain.recording import answered
-from server.domain.rollout import Rollout
+from server.domain.registry.deployment import DeploymentState
+from server.domain.registry.deployment_progress import answered
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import RegistryWriting
 from tests.control.followed import BRISK, FAILING, World, world
+from tests.memory_cluster.cluster import MemoryCluster
 
 __all__ = ["world"]
 

@@ -9,10 +9,9 @@ from datetime import timedelta
 import pytest
 
 from server.domain.errors import AlreadyExists, EtagMismatch, FieldInvalid, ServiceError
-from server.domain.inference_service import ModelFormat, Resources, Scaling, ServingOptions
-from server.domain.registry import VersionState
-from server.domain.registry_commands import Change, ModelContent, VersionContent
-from server.domain.registry_errors import (
+from server.domain.registry.registered import VersionState
+from server.domain.registry.registry_commands import Change, ModelContent, VersionContent
+from server.domain.registry.registry_errors import (
     EnvironmentNamespaceFixed,
     EnvironmentNotFound,
     ModelNotFound,
@@ -20,6 +19,7 @@ from server.domain.registry_errors import (
     VersionNotFound,
     VersionNotReady,
 )
+from server.domain.service.inference_service import ModelFormat, Resources, Scaling, ServingOptions
 from tests.control.registered import FILES, Registering
 
 PENDING, READY, ARCHIVED = VersionState.PENDING, VersionState.READY, VersionState.ARCHIVED

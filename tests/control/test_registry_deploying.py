@@ -11,8 +11,7 @@ import pytest
 
 from server.adapters.no_registry import NoRegistry
 from server.control.scope import Scope
-from server.control.viewing import View
-from server.domain.commands import Action
+from server.control.watch_cache import View
 from server.domain.errors import (
     AlreadyExists,
     ErrorReason,
@@ -23,19 +22,9 @@ from server.domain.errors import (
     ViewNotReady,
     WriteOutcomeUnknown,
 )
-from server.domain.inference_service import (
-    ContainerPredictor,
-    InferenceServiceSpec,
-    ModelPredictor,
-    RegisteredModelPredictor,
-    Resources,
-    Scaling,
-    ServiceKey,
-    ServingOptions,
-)
-from server.domain.model_deployment import DeploymentState, content_of
-from server.domain.registry import VersionState
-from server.domain.registry_errors import (
+from server.domain.registry.deployment import DeploymentState, content_of
+from server.domain.registry.registered import VersionState
+from server.domain.registry.registry_errors import (
     EnvironmentNamespaceFixed,
     EnvironmentNotFound,
     ModelNotFound,
@@ -45,6 +34,17 @@ from server.domain.registry_errors import (
     VersionArchived,
     VersionNotFound,
     VersionNotReady,
+)
+from server.domain.service.commands import Action
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ModelPredictor,
+    RegisteredModelPredictor,
+    Resources,
+    Scaling,
+    ServiceKey,
+    ServingOptions,
 )
 from tests.control.registered import SKLEARN, Registering
 from tests.control.registry_world import FailingRegistry, RegistryWorld

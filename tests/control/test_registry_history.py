@@ -19,11 +19,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from server.adapters.sql.opening import opened_registry
+from server.adapters.sql.factory import opened_registry
 from server.domain.errors import AlreadyExists, EtagMismatch, FieldInvalid, ServiceError
-from server.domain.model_deployment import ModelDeployment
-from server.domain.registry import Registered, VersionState
-from server.domain.registry_errors import (
+from server.domain.registry.deployment import ModelDeployment
+from server.domain.registry.registered import Registered, VersionState
+from server.domain.registry.registry_errors import (
     EnvironmentNotFound,
     InUse,
     ModelNotFound,

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.control.registering.pages import Listed, Listing
-from server.control.tokens import encode_token
+from server.control.opaque_tokens import encode_token
+from server.control.registry.pages import Listed, Listing
 from server.domain.errors import FieldInvalid, PageTokenInvalid
-from server.domain.model_deployment import DeploymentFilter, DeploymentState, ModelDeployment
-from server.domain.registry_errors import DeploymentNotFound, InUse
+from server.domain.registry.deployment import DeploymentFilter, DeploymentState, ModelDeployment
+from server.domain.registry.registry_errors import DeploymentNotFound, InUse
 from server.ports import Page
 from tests.control.registered import Registering
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from server.adapters.sql.opening import opened_registry
+from server.adapters.sql.factory import opened_registry
 from server.domain.errors import EtagMismatch, ServiceError
-from server.domain.model_deployment import ModelDeployment
-from server.domain.registry import ModelVersion, RegisteredModel, VersionState
-from server.domain.registry_errors import (
+from server.domain.registry.deployment import ModelDeployment
+from server.domain.registry.registered import ModelVersion, RegisteredModel, VersionState
+from server.domain.registry.registry_errors import (
     InUse,
     ModelNotFound,
     RegistryUnavailable,

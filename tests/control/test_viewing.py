@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from server.control import viewing
-from server.control.viewing import View
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.service_size import size_in_memory
-from server.domain.status import InferenceServiceStatus, State
+from server.control import watch_cache
+from server.control.watch_cache import View
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.inference_service import InferenceService, ServiceKey
+from server.domain.service.memory_size import size_in_memory
 
 KEY = ServiceKey("models", "iris")
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,7 +47,7 @@ def test_the_memory_of_a_service_is_counted_anew_only_where_its_texts_changed(
         counted.append(size_in_memory(*texts))
         return counted[-1]
 
-    monkeypatch.setattr(viewing, "size_in_memory", counting)
+    monkeypatch.setattr(watch_cache, "size_in_memory", counting)
     view = View()
     view.put(SERVICE)
     ready = replace(SERVICE, status=InferenceServiceStatus(State.READY))

@@ -15,12 +15,12 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.control.reading import Reading
-from server.control.viewing import ALL, View
-from server.control.watching import EventType, Watch, WatchEvent, Watching
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.selectors import Selector
-from server.domain.status import InferenceServiceStatus, State
+from server.control.read import Reading
+from server.control.watch import EventType, Watch, WatchEvent, Watching
+from server.control.watch_cache import ALL, View
+from server.domain.kubernetes.selectors import Selector
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.inference_service import InferenceService, ServiceKey
 
 NAMES = ("a", "b", "c")
 EVERYTHING = ServiceKey(ALL, "")

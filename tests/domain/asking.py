@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from server.domain.checks import check_deploy, check_platform_keys
-from server.domain.commands import Deploy
 from server.domain.errors import FieldInvalid
-from server.domain.inference_service import (
+from server.domain.service.commands import Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -19,6 +18,7 @@ from server.domain.inference_service import (
     ServiceKey,
     Toleration,
 )
+from server.domain.service.validation import check_deploy, check_platform_keys
 
 KEY = ServiceKey("model-serving", "iris")
 CONTAINER = InferenceServiceSpec(ContainerPredictor("kserve/sklearnserver:latest"))

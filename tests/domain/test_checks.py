@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.domain.canonical import canonical_deploy
-from server.domain.checks import check_delete, check_deploy, check_key, check_namespace
-from server.domain.commands import Delete, Deploy
 from server.domain.errors import FieldInvalid
-from server.domain.inference_service import (
+from server.domain.service.canonical_spec import canonical_deploy
+from server.domain.service.commands import Delete, Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -23,6 +22,7 @@ from server.domain.inference_service import (
     ServiceKey,
     Toleration,
 )
+from server.domain.service.validation import check_delete, check_deploy, check_key, check_namespace
 from tests import strategies
 from tests.domain.asking import container, deploy, resources, violations
 

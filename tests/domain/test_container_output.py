@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.container_output import (
+from server.domain.registry.storable_text import storable_text
+from server.domain.rollout.container_output import (
     MOST_KEPT_CHARACTERS,
     WITHHELD,
     OutputGate,
     OutputGates,
     gate_for,
 )
-from server.domain.storable import storable_text
 
 OPEN = OutputGate()
 

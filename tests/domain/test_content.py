@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from hypothesis import given
 
-from server.domain.inference_service import (
+from server.domain.registry.deployment import content_of
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     RegisteredModelPredictor,
     Scaling,
 )
-from server.domain.model_deployment import content_of
 from tests import strategies
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from server.domain.decision import Decision, decide
-from server.domain.facts import ComponentFacts, Facts, Problem, Remains
-from server.domain.failures import failure_of
-from server.domain.rollout import Rollout
-from server.domain.status import Component, ComponentStatus, FailureReason, State
+from server.domain.rollout.facts import ComponentFacts, Facts, Problem, Remains
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.state_table import Decision, decide
+from server.domain.rollout.status import Component, ComponentStatus, FailureReason, State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

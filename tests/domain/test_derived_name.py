@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.checks import check_deploy
-from server.domain.commands import Deploy
 from server.domain.errors import FieldInvalid
-from server.domain.inference_service import ServiceKey
-from server.domain.resolving import derived_name
+from server.domain.registry.resolution import derived_name
+from server.domain.service.commands import Deploy
+from server.domain.service.inference_service import ServiceKey
+from server.domain.service.validation import check_deploy
 from tests.domain.asking import MODEL
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)

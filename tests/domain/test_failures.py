@@ -6,8 +6,8 @@ import pytest
 from modelservice.v1 import inference_service_pb2 as pb
 
 from server.api.statuses import failure_message
-from server.domain.failures import FAILURES, failure_of, rank_of
-from server.domain.status import FailureReason
+from server.domain.rollout.failures import FAILURES, failure_of, rank_of
+from server.domain.rollout.status import FailureReason
 
 IN_THE_PROTOS = {name.removeprefix("REASON_") for name in pb.Failure.Reason.keys()}  # noqa: SIM118
 
@@ -18,7 +18,7 @@ def test_the_domain_and_the_protos_have_the_same_reasons() -> None:
 
 @pytest.mark.parametrize("reason", FailureReason)
 def test_every_reason_has_a_row_with_a_remedy(reason: FailureReason) -> None:
-    assert reason in FAILURES, f"give {reason} a row in server/domain/failures.py"
+    assert reason in FAILURES, f"give {reason} a row in server/domain/rollout/failures.py"
     assert FAILURES[reason].remedy
     assert [r for r in FAILURES if rank_of(r) == rank_of(reason)] == [reason]
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from hypothesis import given
 
-from server.domain.inference_service import (
+from server.domain.registry.environment_defaults import with_defaults
+from server.domain.service.inference_service import (
     InferenceServiceSpec,
     Resources,
     Scaling,
@@ -15,8 +16,7 @@ from server.domain.inference_service import (
     ServingOptions,
     Toleration,
 )
-from server.domain.merging import with_defaults
-from server.domain.spec_checks import spec_violations
+from server.domain.service.spec_validation import spec_violations
 from tests import strategies
 from tests.domain.asking import MODEL
 

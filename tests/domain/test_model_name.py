@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.domain.model_name import model_name
+from server.domain.service.model_name import model_name
 
 
 @pytest.mark.parametrize(

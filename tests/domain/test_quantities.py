@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.quantities import canonical, value
+from server.domain.kubernetes.quantities import canonical, value
 from tests import strategies
 
 

@@ -12,22 +12,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from server.domain.errors import ErrorReason, PolicyRefused
-from server.domain.failures import failure_of
-from server.domain.inference_service import (
+from server.domain.registry.deployment import (
+    DeploymentState,
+    DesiredState,
+    ModelDeployment,
+    content_of,
+)
+from server.domain.registry.deployment_progress import (
+    UNSEEN_FOR,
+    answered,
+    followed,
+    in_doubt,
+    lost,
+    refused,
+)
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceService,
     InferenceServiceSpec,
     Scaling,
     ServiceKey,
 )
-from server.domain.model_deployment import (
-    DeploymentState,
-    DesiredState,
-    ModelDeployment,
-    content_of,
-)
-from server.domain.recording import UNSEEN_FOR, answered, followed, in_doubt, lost, refused
-from server.domain.status import FailureReason, InferenceServiceStatus, State
 
 KEY = ServiceKey("staging", "fraud-staging")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

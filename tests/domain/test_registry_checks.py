@@ -11,17 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.errors import FieldInvalid
-from server.domain.inference_service import (
-    ModelFormat,
-    Resources,
-    Scaling,
-    SecretKeyRef,
-    ServingOptions,
-    Toleration,
+from server.domain.registry.deployment import DeploymentFilter
+from server.domain.registry.registered import EnvironmentKey, ModelKey, VersionKey, VersionState
+from server.domain.registry.registry_commands import (
+    Change,
+    EnvironmentContent,
+    ModelContent,
+    VersionContent,
 )
-from server.domain.model_deployment import DeploymentFilter
-from server.domain.registry import EnvironmentKey, ModelKey, VersionKey, VersionState
-from server.domain.registry_checks import (
+from server.domain.registry.registry_validation import (
     Key,
     check_change,
     check_deployment,
@@ -29,11 +27,13 @@ from server.domain.registry_checks import (
     check_key,
     check_new,
 )
-from server.domain.registry_commands import (
-    Change,
-    EnvironmentContent,
-    ModelContent,
-    VersionContent,
+from server.domain.service.inference_service import (
+    ModelFormat,
+    Resources,
+    Scaling,
+    SecretKeyRef,
+    ServingOptions,
+    Toleration,
 )
 from tests import strategies
 

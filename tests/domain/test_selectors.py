@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.domain.selectors import Requirement, Selector
+from server.domain.kubernetes.selectors import Requirement, Selector
 from tests import strategies
 
 VISION = {"team": "vision", "tier": "a", "cores": "8", "empty": ""}

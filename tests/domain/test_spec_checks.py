@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 
-from server.domain.checks import check_deploy
 from server.domain.errors import FieldInvalid
-from server.domain.inference_service import (
+from server.domain.kubernetes.quantities import value
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -18,8 +18,8 @@ from server.domain.inference_service import (
     Scaling,
     SecretKeyRef,
 )
-from server.domain.quantities import value
-from server.domain.spec_checks import MOST_REPLICAS
+from server.domain.service.spec_validation import MOST_REPLICAS
+from server.domain.service.validation import check_deploy
 from tests import strategies
 from tests.domain.asking import (
     MODEL,

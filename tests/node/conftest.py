@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from lab import NodeLab, booted_node_lab, build_node_lab, check_node_lab
 from tests.cluster.fixtures import lab_for_tests, namespace, replica, replicas, server, stub
-from tests.cluster.lab import NodeLab, booted_node_lab, build_node_lab, check_node_lab
 from tests.cluster.requirements import (
     OTHER_CLUSTER,
     build_before,

@@ -19,17 +19,10 @@ sys.path.append(str(Path(__file__).parents[2] / "generated"))
 
 from modelservice.v1.inference_service_pb2 import ContainerPredictor, Resources, SecretKeyRef
 
+from lab import BuildFailed, ComponentFailed, Mode, NodeLab, booted_node_lab, images
 from tests.cluster.asking import Spec, model
 from tests.cluster.failure_table import table
 from tests.cluster.failures import Case, deployed, faults, follow
-from tests.cluster.lab import (
-    BuildFailed,
-    ComponentFailed,
-    Mode,
-    NodeLab,
-    booted_node_lab,
-    images,
-)
 from tests.cluster.serving import install, serving
 from tests.cluster.symptoms import pod_in_trouble, pod_initialises, warned_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, wait_until
 from tests.cluster.asking import delete, deploy
-from tests.cluster.lab import Cluster, wait_until
 from tests.cluster.recording import Recording, Until
 
 from .predicting import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.cluster.lab import booted_node_lab, images
+from lab import booted_node_lab, images
 from tests.cluster.lives import Life, model, record
 
 SECONDS = 480.0

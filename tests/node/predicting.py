@@ -14,9 +14,9 @@ from typing import Any
 
 from modelservice.v1.inference_service_pb2 import ContainerPredictor, Resources
 
+from lab import Cluster
+from lab.images import MODEL_SERVER
 from tests.cluster.asking import Spec, model
-from tests.cluster.lab import Cluster
-from tests.cluster.lab.images import MODEL_SERVER
 
 SMALL = Resources(requests={"cpu": "50m", "memory": "64Mi"}, limits={"cpu": "1", "memory": "1Gi"})
 ASKED_EVERY = 0.02

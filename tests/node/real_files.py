@@ -16,11 +16,11 @@ from pathlib import Path
 # In a checkout the stubs are not installed.
 sys.path.append(str(Path(__file__).parents[2] / "generated"))
 
+from demo.training import trained
+from lab import booted_node_lab
 from tests.cluster.asking import Reason, State, model
 from tests.cluster.failures import Case, Trial, deployed, follow
-from tests.cluster.lab import booted_node_lab
 from tests.cluster.serving import install, serving
-from tests.demo.training import trained
 from tests.node.failures import small
 from tests.real_models import NAME, REAL_MODELS, documented
 

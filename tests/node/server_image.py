@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.cluster.lab.images import base
+from lab.images import base
 from tests.cluster.serving import ROOT
 
 IMAGE = "modelservice:0.1.0"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from tests.cluster.lab import NodeLab
-from tests.cluster.lab.images import models
+from lab import NodeLab
+from lab.images import models
 
 from .lifecycle import Life
 from .predicting import own_container, sklearn_on_claim

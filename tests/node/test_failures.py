@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import NodeLab
 from tests.cluster.failure_table import table
 from tests.cluster.failures import Trial, deployed, faults, follow
-from tests.cluster.lab import NodeLab
 
 from .failures import CASES, HANGS, SECRET, put_models
 

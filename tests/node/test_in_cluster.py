@@ -17,9 +17,9 @@ import pytest
 from modelservice.v1 import model_service_pb2_grpc
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import NodeLab, wait_until
 from tests.cluster.asking import deploy
 from tests.cluster.kubectl import kubectl
-from tests.cluster.lab import NodeLab, wait_until
 from tests.cluster.namespace_watch import NamespaceWatch
 from tests.cluster.recording import Recording
 from tests.cluster.serving import NAMESPACE, ROOT

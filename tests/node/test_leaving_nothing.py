@@ -13,13 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab import (
-    Cluster,
-    ComponentFailed,
-    booted_node_lab,
-    images,
-    wait_until,
-)
+from lab import Cluster, ComponentFailed, booted_node_lab, images, wait_until
 
 from .traces import Traces, machine, traces
 
@@ -64,7 +58,7 @@ def test_nothing_is_left_of_a_lab_that_is_ended_by(
 @contextmanager
 def running(*flags: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A lab in a process of its own, with a pod on it, and its folder."""
-    command = [sys.executable, "-m", "tests.cluster.lab", *flags]
+    command = [sys.executable, "-m", "lab", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -8,9 +8,9 @@ import pytest
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import NodeLab
 from tests.cluster.asking import State
 from tests.cluster.failures import Case, Trial, deployed, faults, follow
-from tests.cluster.lab import NodeLab
 
 from .failures import CORRUPT, FLAPPING, LOADS_NOTHING, put_models, server
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from lab import NodeLab, images, wait_until
 from tests.cluster.kubectl import kubectl
-from tests.cluster.lab import NodeLab, images, wait_until
 
 
 def pod(name: str, namespace: str, *command: str, **container: Any) -> dict[str, Any]:

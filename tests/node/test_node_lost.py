@@ -6,8 +6,8 @@ import pytest
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import NodeLab, wait_until
 from tests.cluster.asking import Reason, State, deploy, wait_ready
-from tests.cluster.lab import NodeLab, wait_until
 from tests.cluster.recording import Recording
 
 from .failures import server

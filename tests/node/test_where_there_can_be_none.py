@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab.__main__ import main
-from tests.cluster.lab.node import cgroups, packages
+from lab.__main__ import main
+from lab.node import cgroups, packages
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.lab.node import cgroups
+from lab.node import cgroups
 
 # What programs of a node set on other machines; the machine's own counters are none of it.
 SYSCTLS = ("vm", "kernel", "net/ipv4", "net/core", "net/netfilter", "net/bridge")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.demo import SERVING_PYTHON
+from demo import SERVING_PYTHON
 
 KEPT = Path(__file__).parent
 DOCS = KEPT.parents[1] / "docs" / "local.md"

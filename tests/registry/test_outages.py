@@ -17,7 +17,7 @@ from modelservice.v1 import model_service_pb2 as calls
 from modelservice.v1 import registry_service_pb2 as registry
 from modelservice.v1.registry_pb2 import ModelDeployment, ModelVersion
 
-from server.adapters.sql.opening import migrate
+from server.adapters.sql.factory import migrate
 from tests.adapters.local.server_process import Server, server
 from tests.adapters.local.serving import model
 from tests.patience import PATIENCE_SECONDS

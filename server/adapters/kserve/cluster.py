@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
-from server.adapters.kserve.api_server import ApiServer, NoCredentials
-from server.adapters.kserve.following.feed import StatusFeed
-from server.adapters.kserve.writing.attempts import derived
-from server.adapters.kserve.writing.deleting import Deleting
-from server.adapters.kserve.writing.knative_presence import KnativePresence
-from server.adapters.kserve.writing.kserve_config import ConfigReader
-from server.adapters.kserve.writing.refusals import list_refused, unavailable
-from server.adapters.kserve.writing.runtime_reader import RuntimeReader
-from server.adapters.kserve.writing.service_objects import Allowance, ServiceObjects
-from server.adapters.kserve.writing.writing import Writing
-from server.domain.commands import Applied, Delete, Deploy
-from server.domain.container_output import UnnamedCaller
+from server.adapters.kserve.apply.api_server_errors import list_refused, unavailable
+from server.adapters.kserve.apply.apply import Writing
+from server.adapters.kserve.apply.delete import Deleting
+from server.adapters.kserve.apply.knative_discovery import KnativePresence
+from server.adapters.kserve.apply.kserve_config import ConfigReader
+from server.adapters.kserve.apply.retry import derived
+from server.adapters.kserve.apply.runtime_reader import RuntimeReader
+from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects
+from server.adapters.kserve.client import ApiServer, NoCredentials
+from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.domain.errors import ServiceError
-from server.domain.inference_service import InferenceService, ServiceKey
+from server.domain.rollout.container_output import UnnamedCaller
+from server.domain.service.commands import Applied, Delete, Deploy
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import FeedEvent
 
 READ_TIMEOUT = timedelta(seconds=5)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from server.adapters.kserve.names import MODE_ANNOTATION
 from server.adapters.kserve.objects import Object, annotations_of, part
-from server.domain.spec_checks import DEPLOYMENT_MODES
+from server.domain.service.spec_validation import DEPLOYMENT_MODES
 
 STANDARD = "Standard"
 KNATIVE = "Knative"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.domain.commands import MANAGED_BY_LABEL, OUR_PREFIX
+from server.domain.service.commands import MANAGED_BY_LABEL, OUR_PREFIX
 
 API_VERSION = "serving.kserve.io/v1beta1"
 KIND = "InferenceService"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from server.domain.rollout import Rollout
+from server.domain.rollout.rollout_id import Rollout
 
 Object = Mapping[str, Any]
 

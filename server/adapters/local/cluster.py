@@ -9,18 +9,18 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from server.adapters.local.generations.running import Means
-from server.adapters.local.records import Record
-from server.adapters.local.refusing import refuse_unsupported
-from server.adapters.local.storing import StateDir
-from server.adapters.local.supervising import Supervisor
+from server.adapters.local.rollouts.model_server_run import Means
+from server.adapters.local.state_dir import StateDir
+from server.adapters.local.stored_service import Record
+from server.adapters.local.supervisor import Supervisor
+from server.adapters.local.unsupported import refuse_unsupported
 from server.adapters.telling import Telling
-from server.domain.admission import Stored, admit_delete, admit_deploy
-from server.domain.commands import Action, Applied, Delete, Deploy
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.planning import planned
-from server.domain.rollout import Rollout
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.commands import Action, Applied, Delete, Deploy
+from server.domain.service.deploy_plan import planned
+from server.domain.service.inference_service import InferenceService, ServiceKey
+from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
 from server.ports import FeedEvent, Synced
 
 

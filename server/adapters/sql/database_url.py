@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote_to_bytes, urlencode
 
-from server.adapters.sql.troubles import Refused
+from server.adapters.sql.database_errors import Refused
 
 _PORTS = range(1, 65536)
 _HOST = re.compile(r"[\w.:%-]+|/.*", re.DOTALL)

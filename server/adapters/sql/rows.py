@@ -10,9 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import RowMapping, Table
 
 from server.adapters.sql import tables
-from server.domain.inference_service import ModelFormat, ServiceKey, ServingOptions
-from server.domain.model_deployment import DeploymentState, DesiredState, ModelDeployment
-from server.domain.registry import (
+from server.domain.registry.deployment import DeploymentState, DesiredState, ModelDeployment
+from server.domain.registry.registered import (
     EnvironmentKey,
     ModelKey,
     ModelVersion,
@@ -22,9 +21,10 @@ from server.domain.registry import (
     VersionKey,
     VersionState,
 )
-from server.domain.rollout import Rollout
-from server.domain.status import Failure
-from server.domain.storable import storable
+from server.domain.registry.storable_text import storable
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import Failure
+from server.domain.service.inference_service import ModelFormat, ServiceKey, ServingOptions
 
 Thing = TypeVar("Thing")
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 
-from server.domain.storable import storable_text
+from server.domain.registry.storable_text import storable_text
 
 METADATA = MetaData()
 

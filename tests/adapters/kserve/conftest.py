@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.client import ApiServer
 from tests.adapters.kserve.scripted_server import ScriptedServer, scripted_server
 
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.following.reflector import Reflector
-from server.adapters.kserve.following.resources import Resource
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers.collections import Resource
+from server.adapters.kserve.informers.reflector import Reflector
 
 
 @asynccontextmanager

@@ -14,15 +14,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from server.adapters.kserve.observing.account_rights import AccountRights
-from server.adapters.kserve.observing.container_gates import ContainerGates
-from server.adapters.kserve.observing.evidence import Evidence
-from server.adapters.kserve.observing.latch import Latch
-from server.adapters.kserve.observing.observed import Observed
-from server.adapters.kserve.observing.observing import facts_of, status_of
-from server.domain.decision import Decision, decide
-from server.domain.facts import Facts
-from server.domain.status import FailureReason, InferenceServiceStatus, State
+from server.adapters.kserve.status.knative.sticky_failures import Latch
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.pods.account_rights import AccountRights
+from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.service_status import facts_of, status_of
+from server.adapters.kserve.status.staleness import Evidence
+from server.domain.rollout.facts import Facts
+from server.domain.rollout.state_table import Decision, decide
+from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
 
 RECORDED = Path(__file__).with_name("recorded")
 NAMES = sorted(path.stem for path in RECORDED.glob("*.json"))

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from server.adapters.kserve.objects import name_of, uid_of
-from server.adapters.kserve.observing.evidence import Evidence
-from server.adapters.kserve.observing.observed import Observed
-from server.adapters.kserve.observing.observing import facts_of
-from server.domain.decision import Decision, decide
-from server.domain.facts import Facts
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.service_status import facts_of
+from server.adapters.kserve.status.staleness import Evidence
+from server.domain.rollout.facts import Facts
+from server.domain.rollout.state_table import Decision, decide
 from tests.adapters.kserve.replaying import merged, recording
 
 Object = dict[str, Any]

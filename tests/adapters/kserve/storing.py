@@ -10,7 +10,7 @@ from typing import Any
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.names import FIELD_MANAGER
-from server.domain.inference_service import Resources
+from server.domain.service.inference_service import Resources
 
 UID = "8b686dd3-998b-4abb-a666-2dd874ed3939"
 _ATOMIC = {"containers", "tolerations", "nodeSelector", "args", "command", "secretKeyRef"}

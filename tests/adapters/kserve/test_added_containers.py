@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.observing.observed import Observed
-from server.domain.status import Failure, FailureReason, State
+from server.adapters.kserve.status.observed_objects import Observed
+from server.domain.rollout.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
     ended,
     running,

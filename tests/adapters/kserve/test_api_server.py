@@ -9,13 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.kserve import api_server
-from server.adapters.kserve.api_server import (
-    ApiServer,
-    Unanswered,
-    Unreachable,
-)
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
+from server.adapters.kserve import client
+from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 from tests.adapters.kserve.scripted_server import (
     ScriptedServer,
     cut_in_a_line,
@@ -84,7 +80,7 @@ async def test_an_answer_that_is_cut_is_unanswered(server: ScriptedServer, api: 
 async def test_an_answer_without_an_end_is_unanswered_and_not_kept(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_server, "MOST_OF_ANSWER", 2**20)
+    monkeypatch.setattr(client, "MOST_OF_ANSWER", 2**20)
     server.list_faults.append(without_end)
     with pytest.raises(Unanswered):
         await api.send("GET", PATH, timeout=60)

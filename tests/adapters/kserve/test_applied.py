@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.observing.applied import is_applied
-from server.adapters.kserve.observing.components import parts_of
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.status.applied_template import is_applied
+from server.adapters.kserve.status.components import parts_of
+from server.adapters.kserve.status.observed_objects import Observed
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import serving, serving_model, with_service
 

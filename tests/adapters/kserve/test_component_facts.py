@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from server.adapters.kserve.objects import holds
-from server.adapters.kserve.observing.components import parts_of, workloads_of
-from server.adapters.kserve.observing.observed import Observed
-from server.domain.status import Component, FailureReason, State
+from server.adapters.kserve.status.components import parts_of, workloads_of
+from server.adapters.kserve.status.observed_objects import Observed
+from server.domain.rollout.status import Component, FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
     end,

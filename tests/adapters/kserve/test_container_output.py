@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.observing.account_rights import AccountRights
-from server.adapters.kserve.observing.container_gates import ContainerGates
-from server.adapters.kserve.observing.logs import excerpt, log_wanted
-from server.adapters.kserve.observing.observed import Observed
-from server.adapters.kserve.observing.observing import status_of
-from server.domain.container_output import UnnamedCaller
-from server.domain.decision import decide
-from server.domain.status import FailureReason, InferenceServiceStatus
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.pods.account_rights import AccountRights
+from server.adapters.kserve.status.pods.failure_log import excerpt, log_wanted
+from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.service_status import status_of
+from server.domain.rollout.container_output import UnnamedCaller
+from server.domain.rollout.state_table import decide
+from server.domain.rollout.status import FailureReason, InferenceServiceStatus
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
     end,

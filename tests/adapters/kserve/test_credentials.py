@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from server.adapters.kserve.api_server import ApiServer, NoCredentials, Unanswered, Unreachable
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
+from server.adapters.kserve.client import ApiServer, NoCredentials, Unanswered, Unreachable
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 from tests.adapters.kserve.waiting import eventually
 from tests.api_recorders import Authority, Recorder, recording
 
@@ -85,7 +85,7 @@ def retried_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{CREDENTIALS}.FIRST_PAUSE", 0.01)
     monkeypatch.setattr(f"{CREDENTIALS}.LONGEST_PAUSE", 0.05)
     # Of a machine that does much else.
-    monkeypatch.setattr("server.adapters.kserve.api_server.CONNECT_TIMEOUT", 30.0)
+    monkeypatch.setattr("server.adapters.kserve.client.CONNECT_TIMEOUT", 30.0)
 
 
 @pytest.fixture

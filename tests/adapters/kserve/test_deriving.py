@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from datetime import UTC, datetime, timedelta
 
-from server.adapters.kserve.following.deriving import Derived, Deriving
-from server.adapters.kserve.following.mirror import Mirror
-from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.observing.logs import excerpt
-from server.adapters.kserve.observing.observed import Observed
-from server.domain.inference_service import ServiceKey
-from server.domain.status import Failure, FailureReason, State
+from server.adapters.kserve.informers.collections import Kind, Resource
+from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.service_views import Derived, Deriving
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.pods.failure_log import excerpt
+from server.domain.rollout.status import Failure, FailureReason, State
+from server.domain.service.inference_service import ServiceKey
 from tests.adapters.kserve.shown import (
     deadline_passed,
     end,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.observing.evidence import Evidence, written_at
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.staleness import Evidence, written_at
 from tests.adapters.kserve.shown import end, stamp, warning, with_service
 
 SECOND = timedelta(seconds=1)

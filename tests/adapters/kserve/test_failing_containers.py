@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from server.adapters.kserve.objects import moment
-from server.adapters.kserve.observing.observed import Observed
-from server.domain.status import FailureReason, State
+from server.adapters.kserve.status.observed_objects import Observed
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.shown import (
     ended,
     facts,

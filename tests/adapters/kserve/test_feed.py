@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.following.feed import StatusFeed
-from server.adapters.kserve.following.mirror import Mirror
-from server.adapters.kserve.observing.logs import LogWanted
-from server.control.viewing import View, follow
+from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.status_feed import StatusFeed
+from server.adapters.kserve.status.pods.failure_log import LogWanted
+from server.control.watch_cache import View, follow
 from server.domain.errors import ServiceError, ViewNotReady
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.status import FailureReason, State
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone, Synced
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
 
-REFLECTOR = "server.adapters.kserve.following.reflector"
+REFLECTOR = "server.adapters.kserve.informers.reflector"
 SERVICES = "/apis/serving.kserve.io/v1beta1/inferenceservices"
 DEPLOYMENTS = "/apis/apps/v1/deployments"
 PODS = "/api/v1/pods"
@@ -266,7 +266,9 @@ def _age(told: Told) -> float:
 async def test_time_alone_changes_a_state_when_it_is_due(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.domain.decision.NO_CONTROLLER_AFTER", timedelta(seconds=3))
+    monkeypatch.setattr(
+        "server.domain.rollout.state_table.NO_CONTROLLER_AFTER", timedelta(seconds=3)
+    )
     async with followed(api) as told:
         await eventually(lambda: told.synced, PATIENCE_SECONDS)
         await server.put(SERVICES, service())
@@ -286,8 +288,12 @@ async def test_a_failures_log_is_fetched_once_and_told_with_it(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
-    monkeypatch.setattr("server.domain.decision.NO_CONTROLLER_AFTER", timedelta(seconds=0))
-    monkeypatch.setattr("server.adapters.kserve.following.deriving.log_wanted", lambda *_: wanted)
+    monkeypatch.setattr(
+        "server.domain.rollout.state_table.NO_CONTROLLER_AFTER", timedelta(seconds=0)
+    )
+    monkeypatch.setattr(
+        "server.adapters.kserve.informers.service_views.log_wanted", lambda *_: wanted
+    )
     server.texts["/api/v1/namespaces/team-a/pods/pod-1/log"] = "loading\nout of luck\n"
     await server.put(PODS, labelled("pod-1", spec={"containers": [{"name": "main"}]}))
     await server.put(SERVICES, service())

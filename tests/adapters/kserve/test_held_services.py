@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.following.held_services import HeldServices
+from server.adapters.kserve.informers.service_cache import HeldServices
 from server.adapters.kserve.objects import generation_of, uid_of
-from server.domain.inference_service import ServiceKey
+from server.domain.service.inference_service import ServiceKey
 
 KEY = ServiceKey("team-a", "iris")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.observing.observed import Observed
-from server.domain.decision import Decision
-from server.domain.status import FailureReason, State
+from server.adapters.kserve.status.observed_objects import Observed
+from server.domain.rollout.state_table import Decision
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged, recording
 from tests.adapters.kserve.replaying import told as told_of
 from tests.adapters.kserve.shown import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from server.adapters.kserve.objects import Object, condition, holds, items, part
-from server.domain.rollout import End, Sight, outcome
-from server.domain.status import FailureReason, State, TrafficShare
+from server.domain.rollout.rollout_id import End, Sight, outcome
+from server.domain.rollout.status import FailureReason, State, TrafficShare
 from tests.adapters.kserve.replaying import (
     KNATIVE_NAMES,
     Step,

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.apply.kserve_config import ConfigReader, KServeConfig, config_of
+from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.writing.kserve_config import ConfigReader, KServeConfig, config_of
 from server.domain.errors import ClusterUnavailable
-from server.domain.inference_service import Resources
+from server.domain.service.inference_service import Resources
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 
 PATH = "/api/v1/namespaces/kserve/configmaps/inferenceservice-config"

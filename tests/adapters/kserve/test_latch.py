@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from server.adapters.kserve.observing.latch import Latch
-from server.domain.decision import decide
-from server.domain.facts import ComponentFacts, Facts, Problem
-from server.domain.failures import failure_of
-from server.domain.rollout import Rollout
-from server.domain.status import Component, ComponentStatus, FailureReason, State
+from server.adapters.kserve.status.knative.sticky_failures import Latch
+from server.domain.rollout.facts import ComponentFacts, Facts, Problem
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.state_table import decide
+from server.domain.rollout.status import Component, ComponentStatus, FailureReason, State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PREDICTOR = ComponentFacts(

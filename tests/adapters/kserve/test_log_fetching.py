@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer, Unanswered
-from server.adapters.kserve.following.log_fetching import LogFetching
-from server.adapters.kserve.observing.logs import LogWanted
-from server.adapters.kserve.observing.observed import LogExcerpt
-from server.domain.inference_service import ServiceKey
+from server.adapters.kserve.client import ApiServer, Unanswered
+from server.adapters.kserve.informers.log_fetcher import LogFetching
+from server.adapters.kserve.status.observed_objects import LogExcerpt
+from server.adapters.kserve.status.pods.failure_log import LogWanted
+from server.domain.service.inference_service import ServiceKey
 from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
 
@@ -48,7 +48,7 @@ class Fetches:
 async def fetching(
     fetches: Fetches, api: ApiServer, patch: pytest.MonkeyPatch
 ) -> AsyncIterator[LogFetching]:
-    patch.setattr("server.adapters.kserve.following.log_fetching.fetch_log", fetches.fetch)
+    patch.setattr("server.adapters.kserve.informers.log_fetcher.fetch_log", fetches.fetch)
     logs = LogFetching(api, fetches.keep)
     running = asyncio.create_task(logs.run())
     try:

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.objects import name_of
-from server.adapters.kserve.observing.logs import LogWanted, excerpt
-from server.adapters.kserve.observing.observed import LogExcerpt, Observed
-from server.domain.log_reading import (
+from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
+from server.adapters.kserve.status.pods.failure_log import LogWanted, excerpt
+from server.domain.rollout.log_excerpt import (
     MOST_BYTES,
     MOST_LINES,
     plain_lines,
     telling,
     tells_failed_load,
 )
-from server.domain.status import FailureReason, State
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.shown import (
     ended,
     serving_model,

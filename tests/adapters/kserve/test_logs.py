@@ -7,17 +7,17 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.observing.logs import (
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.pods.failure_log import (
     READ_BYTES,
     LogWanted,
     excerpt,
     fetch_log,
     log_wanted,
 )
-from server.adapters.kserve.observing.observed import Observed
-from server.domain.container_output import OutputGate
-from server.domain.decision import decide
+from server.domain.rollout.container_output import OutputGate
+from server.domain.rollout.state_table import decide
 from tests.adapters.kserve.replaying import told
 from tests.adapters.kserve.scripted_server import ScriptedServer
 from tests.adapters.kserve.shown import (

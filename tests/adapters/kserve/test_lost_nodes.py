@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from server.adapters.kserve.objects import name_of
-from server.domain.status import FailureReason, State
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.shown import (
     end,
     serving,

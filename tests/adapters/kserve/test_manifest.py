@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.adapters.kserve.manifests.annotations import marker_of
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of, without_scaling
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.manifests.riders import marker_of
-from server.domain.admission import PastRequest
-from server.domain.canonical import canonical_options
-from server.domain.commands import Action
-from server.domain.inference_service import (
+from server.domain.service.canonical_spec import canonical_options
+from server.domain.service.commands import Action
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -25,6 +24,7 @@ from server.domain.inference_service import (
     ServiceKey,
     Toleration,
 )
+from server.domain.service.preconditions import PastRequest
 from tests import strategies
 
 KEY = ServiceKey("model-serving", "iris")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.following.mirror import Mirror
-from server.adapters.kserve.following.resources import BINDINGS, Kind, Resource, followed
-from server.adapters.kserve.following.watch_stream import WatchEvent
-from server.domain.inference_service import ServiceKey
+from server.adapters.kserve.informers.collections import BINDINGS, Kind, Resource, followed
+from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.watch_stream import WatchEvent
+from server.domain.service.inference_service import ServiceKey
 
 IRIS = ServiceKey("team-a", "iris")
 SERVICES = Resource(Kind.SERVICES)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from server.adapters.kserve.observing.name_conflicts import conflict_in
+from server.adapters.kserve.status.name_conflicts import conflict_in
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 
 from server.adapters.kserve.manifests.field_managers import last_spec_writer
 from server.adapters.kserve.objects import name_of
-from server.adapters.kserve.observing.evidence import Evidence
-from server.adapters.kserve.observing.observed import Observed
-from server.adapters.kserve.observing.observing import facts_of, status_of
 from server.adapters.kserve.releases import KSERVE_0_15
-from server.domain.decision import Decision, decide
-from server.domain.status import FailureReason, State
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.service_status import facts_of, status_of
+from server.adapters.kserve.status.staleness import Evidence
+from server.domain.rollout.state_table import Decision, decide
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
     beginning,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from server.adapters.kserve.objects import Object, holds, items, part
-from server.domain.rollout import End, Sight, outcome
-from server.domain.status import FailureReason, State
+from server.domain.rollout.rollout_id import End, Sight, outcome
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import NAMES, Step, Told, Watcher, recording, steps, told
 
 PENDING, PROGRESSING, READY = State.PENDING, State.PROGRESSING, State.READY

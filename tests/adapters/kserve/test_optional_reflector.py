@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.following import reflector as reflecting_module
-from server.adapters.kserve.following.reflector import Reflector
-from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.following.watch_stream import WatchEvent
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers import reflector as reflecting_module
+from server.adapters.kserve.informers.collections import Kind, Resource
+from server.adapters.kserve.informers.reflector import Reflector
+from server.adapters.kserve.informers.watch_stream import WatchEvent
 from tests.adapters.kserve.reflecting import running_reflector
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually

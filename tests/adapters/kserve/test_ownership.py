@@ -6,7 +6,7 @@ import gc
 import json
 import tracemalloc
 
-from server.adapters.kserve.manifests.ownership import items_by_key
+from server.adapters.kserve.manifests.field_ownership import items_by_key
 
 
 def test_long_keys_of_items_are_not_kept() -> None:

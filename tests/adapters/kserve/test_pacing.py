@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.adapters.kserve.following import pacing
-from server.adapters.kserve.following.pacing import Pacing
-from server.domain.failures import failure_of
-from server.domain.inference_service import InferenceService, ServiceKey
-from server.domain.status import Condition, FailureReason, InferenceServiceStatus, State
+from server.adapters.kserve.informers import emit_rate
+from server.adapters.kserve.informers.emit_rate import Pacing
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus, State
+from server.domain.service.inference_service import InferenceService, ServiceKey
 
 KEY = ServiceKey("team-a", "iris")
 READY = InferenceService(
@@ -28,7 +28,7 @@ READY = InferenceService(
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(pacing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(emit_rate.time, "monotonic", lambda: now[0])
     return now
 
 

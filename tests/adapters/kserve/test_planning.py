@@ -8,20 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from server.adapters.kserve.apply.adoption import predictor_taken_over
+from server.adapters.kserve.apply.kserve_config import KServeConfig
+from server.adapters.kserve.apply.write_plan import Plan, plan_of, with_filled_in
+from server.adapters.kserve.manifests.annotations import (
+    FilledIn,
+    filled_in_of,
+    marker_of,
+    restart_of,
+)
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of
-from server.adapters.kserve.manifests.reading_back import UNJUDGED, requests_of, service_of
+from server.adapters.kserve.manifests.object_parser import UNJUDGED, requests_of, service_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.manifests.riders import FilledIn, filled_in_of, marker_of, restart_of
 from server.adapters.kserve.modes import FORMER_NAMES, PRESENT_NAMES
 from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, Release
-from server.adapters.kserve.writing.kserve_config import KServeConfig
-from server.adapters.kserve.writing.planning import Plan, plan_of, with_filled_in
-from server.adapters.kserve.writing.taking_over import predictor_taken_over
-from server.domain.admission import PastRequest
-from server.domain.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
-from server.domain.inference_service import InferenceServiceSpec, Resources, Scaling
+from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
+from server.domain.service.inference_service import InferenceServiceSpec, Resources, Scaling
+from server.domain.service.preconditions import PastRequest
 from tests.adapters.kserve.storing import applied, edited, stored
 from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
 

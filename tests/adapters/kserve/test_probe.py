@@ -10,8 +10,8 @@ from email.utils import format_datetime
 import pytest
 from aiohttp import web
 
-from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.following.probe import Probe
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers.api_server_probe import Probe
 from tests.adapters.kserve.scripted_server import Fault, ScriptedServer, html_500, never
 from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
@@ -31,8 +31,8 @@ class Probing:
 
 @pytest.fixture
 async def probing(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Probing]:
-    monkeypatch.setattr("server.adapters.kserve.following.probe.PROBE_EVERY", 0.1)
-    monkeypatch.setattr("server.adapters.kserve.following.probe.PROBE_AGAIN_AFTER", 0.1)
+    monkeypatch.setattr("server.adapters.kserve.informers.api_server_probe.PROBE_EVERY", 0.1)
+    monkeypatch.setattr("server.adapters.kserve.informers.api_server_probe.PROBE_AGAIN_AFTER", 0.1)
     probing = Probing(api)
     running = asyncio.create_task(probing.probe.run())
     yield probing

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from server.adapters.kserve.connection.kubeconfig import Cluster
 from server.adapters.kserve.connection.proxies import proxy_for
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 
 PROXY = "http://proxy.test:3128"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from server.adapters.kserve.manifests.readiness_probe import TIMING, probe_for
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
-from server.domain.inference_service import (
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -17,13 +17,7 @@ from server.domain.inference_service import (
     SecretKeyRef,
 )
 from tests import strategies
-from tests.adapters.kserve.runtimes import (
-    MLSERVER,
-    SKLEARN,
-    STOCK,
-    clusters,
-    runtime,
-)
+from tests.adapters.kserve.runtimes import MLSERVER, SKLEARN, STOCK, clusters, runtime
 
 V1 = "/v1/models/iris"
 V2 = "/v2/models/iris/ready"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from server.adapters.kserve.manifests.manifest import Wish
-from server.adapters.kserve.manifests.reading_back import (
+from server.adapters.kserve.manifests.object_parser import (
     dropped_by,
     requests_of,
     service_of,
@@ -18,9 +18,9 @@ from server.adapters.kserve.manifests.reading_back import (
 )
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.modes import FORMER_NAMES
-from server.domain.admission import PastRequest
-from server.domain.commands import Action
-from server.domain.inference_service import (
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.commands import Action
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceService,
     InferenceServiceSpec,
@@ -30,7 +30,7 @@ from server.domain.inference_service import (
     Scaling,
     SecretKeyRef,
 )
-from server.domain.status import InferenceServiceStatus, State
+from server.domain.service.preconditions import PastRequest
 from tests.adapters.kserve.storing import applied, edited, stored
 from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.following.reflector import Reflector
-from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.following.watch_stream import WatchEvent
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers.collections import Kind, Resource
+from server.adapters.kserve.informers.reflector import Reflector
+from server.adapters.kserve.informers.watch_stream import WatchEvent
 from tests.adapters.kserve.reflecting import running_reflector
 from tests.adapters.kserve.scripted_server import (
     Fault,
@@ -81,7 +81,7 @@ async def caught_up(server: ScriptedServer, copy: Copy) -> float:
 async def test_it_lists_by_pages_and_then_follows_changes(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.adapters.kserve.following.reflector.PAGE_SIZE", "3")
+    monkeypatch.setattr("server.adapters.kserve.informers.reflector.PAGE_SIZE", "3")
     for n in range(8):
         await server.put(PATH, pod(f"u{n}"))
     async with reflecting(api) as (copy, reflector):
@@ -240,7 +240,7 @@ async def test_a_black_hole_is_left_as_soon_as_it_is_told_to_reconnect(
 async def test_a_silent_watch_is_given_up(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.adapters.kserve.following.reflector.IDLE_TIMEOUT", 0.5)
+    monkeypatch.setattr("server.adapters.kserve.informers.reflector.IDLE_TIMEOUT", 0.5)
     server.watch_faults.append(never)
     async with reflecting(api) as (copy, _):
         await server.put(PATH, pod("u1"))

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.adapters.kserve.observing.observed import Observed
-from server.adapters.kserve.observing.refusal_reading import _MEANINGS, refusal_in_event
+from server.adapters.kserve.status.kserve_errors import _MEANINGS, refusal_in_event
+from server.adapters.kserve.status.observed_objects import Observed
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.api_server import Answer
-from server.adapters.kserve.writing.refusals import (
+from server.adapters.kserve.apply.api_server_errors import (
     has_two_predictors,
     is_absent,
     is_field_conflict,
     is_stale,
     refusal,
 )
+from server.adapters.kserve.client import Answer
 from server.domain.errors import ErrorReason, ServiceError
-from server.domain.inference_service import ServiceKey
+from server.domain.service.inference_service import ServiceKey
 
 ANSWERS = json.loads((Path(__file__).parent / "answers.json").read_text())
 KEY = ServiceKey("model-serving", "iris")

@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from server.adapters.kserve.apply.adoption import tried
+from server.adapters.kserve.apply.kserve_config import KServeConfig
+from server.adapters.kserve.apply.write_plan import Plan, plan_of
+from server.adapters.kserve.manifests.annotations import marker_of
 from server.adapters.kserve.manifests.manifest import Wish, manifest_of
-from server.adapters.kserve.manifests.reading_back import service_of
+from server.adapters.kserve.manifests.object_parser import service_of
 from server.adapters.kserve.manifests.resource_defaults import SHIPPED
-from server.adapters.kserve.manifests.riders import marker_of
 from server.adapters.kserve.names import FIELD_MANAGER
-from server.adapters.kserve.writing.kserve_config import KServeConfig
-from server.adapters.kserve.writing.planning import Plan, plan_of
-from server.adapters.kserve.writing.taking_over import tried
-from server.domain.commands import Action, Deploy, Provenance
-from server.domain.inference_service import (
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.commands import Action, Deploy, Provenance
+from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     RegisteredModelPredictor,
     Scaling,
 )
-from server.domain.status import InferenceServiceStatus, State
 from tests.adapters.kserve.storing import applied, edited, stored
 from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, wishes
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import pytest
 from structlog.testing import capture_logs
 
-from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.following import release_reader
-from server.adapters.kserve.following.release_reader import KServeTooOld, ReleaseReader
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers import kserve_release
+from server.adapters.kserve.informers.kserve_release import KServeTooOld, ReleaseReader
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, NEWEST, Release
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.test_feed import SERVICES, followed, service
@@ -95,7 +95,7 @@ async def test_a_release_that_was_told_stays_while_the_api_server_refuses(
     monkeypatch: pytest.MonkeyPatch,
     status: int,
 ) -> None:
-    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(kserve_release, "READ_AGAIN_AFTER", 0.0)
     publish(server, IN_0_15)
     assert await reader.read(5) == KSERVE_0_15
     server.schema_faults.append(answering(status))
@@ -108,7 +108,7 @@ async def test_a_release_that_was_told_stays_while_the_api_server_refuses(
 async def test_a_schema_that_cannot_be_read_is_one_line_and_its_return_another(
     server: ScriptedServer, reader: ReleaseReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(kserve_release, "READ_AGAIN_AFTER", 0.0)
     publish(server, IN_0_15)
     with capture_logs() as logged:
         await reader.read(5)
@@ -127,7 +127,7 @@ async def test_a_schema_that_cannot_be_read_is_one_line_and_its_return_another(
 async def test_a_schema_that_tells_no_release_stays_one_line_through_an_outage(
     server: ScriptedServer, reader: ReleaseReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(kserve_release, "READ_AGAIN_AFTER", 0.0)
     publish(server, IN_0_15)
     server.schemas[SCHEMA] = {}
     with capture_logs() as logged:
@@ -176,7 +176,7 @@ async def test_the_schema_is_read_again_only_when_it_has_changed(
     publish(server, IN_0_15)
     assert [await reader.read(5) for _ in range(3)] == [KSERVE_0_15] * 3
     assert asked(server) == [INDEX, SCHEMA]
-    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(kserve_release, "READ_AGAIN_AFTER", 0.0)
     await reader.read(5)
     assert asked(server) == [INDEX, SCHEMA, INDEX]
     publish(server, IN_0_16, "upgraded")
@@ -187,7 +187,7 @@ async def test_the_schema_is_read_again_only_when_it_has_changed(
 async def test_nothing_is_told_of_a_cluster_whose_kserve_is_too_old_until_it_is_upgraded(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release_reader, "LOOK_AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(kserve_release, "LOOK_AGAIN_AFTER", 0.01)
     publish(server, IN_0_14)
     await server.put(SERVICES, service())
     async with followed(api) as told:
@@ -201,7 +201,7 @@ async def test_nothing_is_told_of_a_cluster_whose_kserve_is_too_old_until_it_is_
 async def test_a_service_is_told_anew_by_the_release_that_the_cluster_got(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(release_reader, "READ_AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(kserve_release, "READ_AGAIN_AFTER", 0.01)
     publish(server, IN_0_15)
     spec = {"predictor": {"model": {"modelFormat": {"name": "sklearn"}, "runtime": "theirs"}}}
     await server.put(SERVICES, service() | {"spec": spec})

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.apply import runtime_reader
+from server.adapters.kserve.apply.runtime_reader import RuntimeReader
+from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
-from server.adapters.kserve.writing import runtime_reader
-from server.adapters.kserve.writing.runtime_reader import RuntimeReader
 from server.domain.errors import ClusterUnavailable
-from server.domain.inference_service import ModelFormat, ModelPredictor
+from server.domain.service.inference_service import ModelFormat, ModelPredictor
 from tests.adapters.kserve.runtimes import MLSERVER, SKLEARN
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering, never
 

@@ -8,13 +8,9 @@ import pytest
 from hypothesis import given
 
 from server.adapters.kserve.manifests.resource_defaults import beside_model
-from server.adapters.kserve.manifests.serving_runtimes import (
-    Runtimes,
-    candidates,
-    resources_of,
-)
-from server.domain.inference_service import ModelFormat, ModelPredictor, Resources
-from server.domain.resource_checks import fits, resource_violations
+from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates, resources_of
+from server.domain.service.inference_service import ModelFormat, ModelPredictor, Resources
+from server.domain.service.resource_validation import fits, resource_violations
 from tests import strategies
 from tests.adapters.kserve.runtimes import runtime
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.api_server import ApiServer
-from server.adapters.kserve.following.deriving import Derived, Deriving
-from server.adapters.kserve.following.mirror import Mirror
-from server.adapters.kserve.following.resources import Kind, Resource
-from server.adapters.kserve.observing.logs import LogWanted, fetch_log
-from server.adapters.kserve.observing.observed import LogExcerpt, Observed
-from server.domain.container_output import OutputGate
-from server.domain.inference_service import ServiceKey
-from server.domain.status import Failure, FailureReason, State
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers.collections import Kind, Resource
+from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.service_views import Derived, Deriving
+from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
+from server.adapters.kserve.status.pods.failure_log import LogWanted, fetch_log
+from server.domain.rollout.container_output import OutputGate
+from server.domain.rollout.status import Failure, FailureReason, State
+from server.domain.service.inference_service import ServiceKey
 from tests.adapters.kserve.scripted_server import ScriptedServer
 from tests.adapters.kserve.shown import (
     deadline_passed,

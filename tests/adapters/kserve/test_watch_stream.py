@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.following import watch_stream
-from server.adapters.kserve.following.watch_stream import (
+from server.adapters.kserve.informers import watch_stream
+from server.adapters.kserve.informers.watch_stream import (
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
     Backoff,

@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from server.adapters.local.addresses.allotting import Ports, listen
-from server.adapters.local.addresses.proxying import Proxy, Upstream
-from tests.port_blocks import own_block
+from lab.port_blocks import own_block
+from server.adapters.local.proxy.port_allocator import Ports, listen
+from server.adapters.local.proxy.reverse_proxy import Proxy, Upstream
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SECOND = timedelta(seconds=1)

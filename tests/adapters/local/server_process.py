@@ -14,10 +14,10 @@ from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab.port_blocks import own_block
 from tests.adapters.local.serving import model, runtimes_file
 from tests.alone import Alone, alone
 from tests.patience import PATIENCE_SECONDS
-from tests.port_blocks import own_block
 
 
 class Server:

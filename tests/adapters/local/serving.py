@@ -11,17 +11,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from server.adapters.local.addresses.allotting import Ports
+from lab.port_blocks import own_block
 from server.adapters.local.cluster import LocalCluster, local_cluster
-from server.adapters.local.generations.running import Means
-from server.adapters.local.generations.turns import Turns
-from server.adapters.local.models.fetching import fetch
-from server.adapters.local.patience import Patience
-from server.adapters.local.processes.sweeping import sweep
+from server.adapters.local.model_files.fetcher import fetch
+from server.adapters.local.processes.orphans import sweep
+from server.adapters.local.proxy.port_allocator import Ports
+from server.adapters.local.rollouts.load_limiter import Turns
+from server.adapters.local.rollouts.model_server_run import Means
 from server.adapters.local.runtimes.runtimes import Runtimes
-from server.adapters.local.storing import open_state_dir
-from server.domain.inference_service import InferenceServiceSpec, ModelFormat, ModelPredictor
-from tests.port_blocks import own_block
+from server.adapters.local.state_dir import open_state_dir
+from server.adapters.local.timeouts import Patience
+from server.domain.service.inference_service import (
+    InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+)
 
 MODEL_SERVER = Path(__file__).with_name("model_server.py")
 RUNTIME = """

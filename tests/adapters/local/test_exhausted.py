@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.local.addresses.addressing import Address
-from server.adapters.local.addresses.allotting import Ports
+from lab.port_blocks import own_block
+from server.adapters.local.proxy.port_allocator import Ports
+from server.adapters.local.proxy.service_address import Address
 from server.domain.errors import ClusterUnavailable
-from server.domain.status import FailureReason, State
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.local.server_process import server
 from tests.adapters.local.world import IRIS, World, servers_of
 from tests.patience import PATIENCE_SECONDS
-from tests.port_blocks import own_block
 
 
 @contextmanager

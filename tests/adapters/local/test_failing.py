@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from server.adapters.local import supervising
-from server.adapters.local.addresses.allotting import Ports
-from server.domain.inference_service import (
+from lab.port_blocks import own_block
+from server.adapters.local import supervisor
+from server.adapters.local.proxy.port_allocator import Ports
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     ModelFormat,
     ModelPredictor,
 )
-from server.domain.status import FailureReason, State
 from tests.adapters.local.serving import BRISK
 from tests.adapters.local.world import (
     IRIS,
@@ -34,7 +35,6 @@ from tests.adapters.local.world import (
     servers_of,
     world_of,
 )
-from tests.port_blocks import own_block
 
 
 @pytest.mark.parametrize("code", [0, 1, 3])
@@ -253,6 +253,6 @@ async def test_a_bug_takes_the_cluster_down_and_leaves_no_process(
 async def _meet_a_bug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with world_of(folder) as world:
         service = await world.ready(world.model())
-        monkeypatch.setattr(supervising, "Seen", lambda *_: 1 / 0)
+        monkeypatch.setattr(supervisor, "Seen", lambda *_: 1 / 0)
         await die(world, service.status.url)
         await eventually("the end", lambda: not children_of(folder / "state"))

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from server.adapters.local.models import downloading
-from server.adapters.local.models.fetching import FetchFailed, Progress, SizeLimits, fetch
-from server.adapters.local.models.size_limits import AS_SHIPPED
-from server.domain.status import FailureReason
+from server.adapters.local.model_files import download
+from server.adapters.local.model_files.fetcher import FetchFailed, Progress, SizeLimits, fetch
+from server.adapters.local.model_files.size_limits import AS_SHIPPED
+from server.domain.rollout.status import FailureReason
 from tests.adapters.local.file_server import FileServer, file_server
 from tests.patience import PATIENCE_SECONDS
 
@@ -52,7 +52,7 @@ async def refused(uri: str, into: Path, limits: SizeLimits = AS_SHIPPED) -> Fetc
     with pytest.raises(FetchFailed) as caught:
         await fetch(uri, into, limits=limits)
     assert not into.exists(), "a partial result"
-    assert not list(into.parent.glob(f".*{downloading.PARTIAL_SUFFIX}")), "it leaves a rest"
+    assert not list(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")), "it leaves a rest"
     return caught.value
 
 
@@ -174,7 +174,7 @@ async def test_a_cancelled_fetch_is_over_at_once_and_leaves_nothing(
     http.files["/model"] = bytes(3_000_000)
     http.stuck.add("/model")
     fetching = asyncio.create_task(fetch(http.url("/model"), into))
-    await eventually(lambda: any(into.parent.glob(f".*{downloading.PARTIAL_SUFFIX}")))
+    await eventually(lambda: any(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")))
     fetching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(fetching, PATIENCE_SECONDS)
@@ -208,7 +208,7 @@ async def test_a_file_that_is_written_meanwhile_is_no_model(
             file.write(b"new")
 
     with pytest.raises(FetchFailed, match="changed while it was read"):
-        await asyncio.to_thread(downloading.download, str(source), into, write_on)
+        await asyncio.to_thread(download.download, str(source), into, write_on)
     assert not into.exists()
 
 

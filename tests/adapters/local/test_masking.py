@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.domain.status import State
+from server.domain.rollout.status import State
 from tests.adapters.local.world import World
 
 

@@ -14,21 +14,21 @@ from typing import Any
 import psutil
 import pytest
 
+from demo import SERVING_PYTHON
+from demo.training import broken, trained
 from server.adapters.local.runtimes import runtime_table
-from server.domain.inference_service import (
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     ModelFormat,
     ModelPredictor,
 )
-from server.domain.status import FailureReason, State
 from tests.adapters.local import serving
 from tests.adapters.local.load import load
 from tests.adapters.local.serving import BRISK
 from tests.adapters.local.test_failing import RiggedPorts, stranger
 from tests.adapters.local.world import IRIS, World, eventually, servers_of, world_of
-from tests.demo import SERVING_PYTHON
-from tests.demo.training import broken, trained
 
 pytestmark = [
     pytest.mark.skipif(not SERVING_PYTHON.exists(), reason="no .venv-serving: make serving"),

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from server.adapters.local.addresses import proxying
+from server.adapters.local.proxy import reverse_proxy
 from tests.adapters.local.proxies import proxied, upstream_of
 
 HEAD = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -21,7 +21,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @pytest.fixture
 def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxying, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(reverse_proxy, "IDLE_SECONDS", 0.5)
 
 
 @asynccontextmanager
@@ -139,7 +139,7 @@ async def test_headers_have_a_bound_and_what_passes_it_fills_no_log(
 async def test_connections_have_a_bound_and_those_that_are_there_are_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(proxying, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(reverse_proxy, "MOST_CONNECTIONS", 2)
     ask = HEAD + b"Content-Length: 2\r\n\r\nhi"
     async with address() as url, connected(url) as (reader, writer):
         async with connected(url) as (_, other), connected(url) as (refused, _):

@@ -9,15 +9,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from server.adapters.local.addresses import proxying
-from server.adapters.local.addresses.proxying import Upstream
+from server.adapters.local.proxy import reverse_proxy
+from server.adapters.local.proxy.reverse_proxy import Upstream
 from tests.adapters.local.proxies import proxied, upstream_of
 
 
 async def test_a_server_that_takes_no_connection_is_503_since_nothing_was_sent(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxying, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(reverse_proxy, "CONNECT_SECONDS", 0.2)
     with socket.socket() as full, ExitStack() as waiting:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

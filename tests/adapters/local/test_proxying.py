@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from server.adapters.local.addresses.proxying import Answer, Upstream
+from server.adapters.local.proxy.reverse_proxy import Answer, Upstream
 from tests.adapters.local.proxies import SECOND, proxied, raw_upstream, upstream_of
 
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import pytest
 
-from server.adapters.local.addresses.proxying import Answer, Upstream
-from server.domain.inference_service import InferenceService
-from server.domain.status import FailureReason, State
+from server.adapters.local.proxy.reverse_proxy import Answer, Upstream
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.inference_service import InferenceService
 from tests.adapters.local.load import load
 from tests.adapters.local.world import IRIS, World, servers_of
 

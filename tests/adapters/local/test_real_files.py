@@ -11,16 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from demo import SERVING_PYTHON
+from demo.training import trained
 from server.adapters.local.runtimes import runtime_table
 from server.adapters.local.runtimes.serving_environment import has_package
-from server.domain.failures import FAILURES
-from server.domain.inference_service import InferenceServiceSpec, ModelFormat, ModelPredictor
-from server.domain.model_name import VARIABLE
-from server.domain.status import FailureReason, State
+from server.domain.rollout.failures import FAILURES
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.inference_service import (
+    InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+)
+from server.domain.service.model_name import VARIABLE
 from tests.adapters.local.serving import BRISK
 from tests.adapters.local.world import World, world_of
-from tests.demo import SERVING_PYTHON
-from tests.demo.training import trained
 from tests.real_models import ANSWER, NAME, REAL_MODELS, Row, documented
 
 # One that has mlserver-xgboost, mlserver-lightgbm and mlserver-mlflow shows all of the table.

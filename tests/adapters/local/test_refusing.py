@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from server.domain.commands import Action
 from server.domain.errors import UnsupportedByCluster
-from server.domain.inference_service import (
+from server.domain.service.commands import Action
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     Resources,

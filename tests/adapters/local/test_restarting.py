@@ -15,8 +15,8 @@ import pytest
 from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
 
-from server.domain.commands import STOP_ANNOTATION
-from server.domain.status import State
+from server.domain.rollout.status import State
+from server.domain.service.commands import STOP_ANNOTATION
 from server.ports import Changed
 from tests.adapters.local.server_process import kill, server, settings
 from tests.adapters.local.serving import model

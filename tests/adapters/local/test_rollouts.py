@@ -7,10 +7,10 @@ import asyncio
 import aiohttp
 import pytest
 
-from server.domain.commands import STOP_ANNOTATION, Action
 from server.domain.errors import ServiceDeleting
-from server.domain.inference_service import InferenceService
-from server.domain.status import FailureReason, State
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.commands import STOP_ANNOTATION, Action
+from server.domain.service.inference_service import InferenceService
 from tests.adapters.local.load import load
 from tests.adapters.local.world import IRIS, World, children_of, eventually, servers_of
 

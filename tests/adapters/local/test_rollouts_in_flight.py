@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from server.adapters.local.patience import Patience
+from server.adapters.local.timeouts import Patience
 from tests.adapters.local.load import Load, load
 from tests.adapters.local.world import World, eventually, servers_of
 

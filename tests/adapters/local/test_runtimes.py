@@ -10,7 +10,7 @@ import pytest
 
 from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
 from server.adapters.local.runtimes.runtimes import NoRuntime, Place, Runtimes
-from server.domain.inference_service import ModelFormat, ModelPredictor
+from server.domain.service.inference_service import ModelFormat, ModelPredictor
 
 # A stand-in for the serving environment: this Python has pytest, and no MLServer.
 PYTHON = Path(sys.executable)

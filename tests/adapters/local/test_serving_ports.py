@@ -9,11 +9,11 @@ import grpc
 import psutil
 import pytest
 
-from server.adapters.local.addresses.allotting import Ports
-from server.domain.status import FailureReason, State
+from lab.port_blocks import own_block
+from server.adapters.local.proxy.port_allocator import Ports
+from server.domain.rollout.status import FailureReason, State
 from tests.adapters.local.server_process import Server, server
 from tests.adapters.local.world import children_of, world_of
-from tests.port_blocks import own_block
 
 
 def test_a_service_and_its_model_server_have_the_two_ports_and_nothing_is_left_for_another(

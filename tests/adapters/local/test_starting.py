@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.local.generations.failing import unwritable
-from server.adapters.local.storing import StateDir
-from server.domain.commands import Delete
+from server.adapters.local.rollouts.failure_messages import unwritable
+from server.adapters.local.state_dir import StateDir
 from server.domain.errors import ClusterUnavailable
-from server.domain.inference_service import ModelFormat, ModelPredictor, ServiceKey
-from server.domain.status import FailureReason, State
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.commands import Delete
+from server.domain.service.inference_service import ModelFormat, ModelPredictor, ServiceKey
 from tests.adapters.local.world import IRIS, World, failure_of, world_of
 from tests.small_disk import fill
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from server.adapters.local.storing import StateDir
-from server.domain.commands import Delete
+from server.adapters.local.state_dir import StateDir
 from server.domain.errors import ClusterUnavailable
-from server.domain.inference_service import ServiceKey
-from server.domain.status import State
+from server.domain.rollout.status import State
+from server.domain.service.commands import Delete
+from server.domain.service.inference_service import ServiceKey
 from tests.adapters.local.server_process import server
 from tests.adapters.local.world import IRIS, children_of, eventually, world_of
 from tests.patience import PATIENCE_SECONDS

@@ -13,11 +13,12 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 
 from server.adapters.local import cluster
-from server.adapters.local.records import Record, from_json, to_json
-from server.adapters.local.storing import StateDirUnusable, open_state_dir
-from server.domain.canonical import canonical_deploy
-from server.domain.commands import Deploy, Provenance
-from server.domain.inference_service import (
+from server.adapters.local.state_dir import StateDirUnusable, open_state_dir
+from server.adapters.local.stored_service import Record, from_json, to_json
+from server.domain.service.canonical_spec import canonical_deploy
+from server.domain.service.commands import Deploy, Provenance
+from server.domain.service.deploy_plan import planned
+from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ModelFormat,
     ModelPredictor,
@@ -26,7 +27,6 @@ from server.domain.inference_service import (
     Scaling,
     ServiceKey,
 )
-from server.domain.planning import planned
 from tests import strategies
 from tests.adapters.local.world import eventually, world_of
 from tests.patience import PATIENCE_SECONDS

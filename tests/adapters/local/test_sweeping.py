@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.adapters.local.processes import exec_wrapper, sweeping
+from server.adapters.local.processes import exec_wrapper, orphans
 from server.adapters.local.processes.exec_wrapper import MARKER, WRAPPER_MARKER
 from server.adapters.local.processes.model_process import ModelProcess
-from server.adapters.local.storing import StateDirUnusable
+from server.adapters.local.state_dir import StateDirUnusable
 from tests.adapters.local.world import eventually
 from tests.patience import PATIENCE_SECONDS
 
@@ -28,16 +28,16 @@ def test_what_is_forked_while_others_are_ended_is_ended_too(
 ) -> None:
     owner = uuid.uuid4().hex
     started = [_marked(owner)]
-    kill = sweeping._kill
+    kill = orphans._kill
 
     def late(process: psutil.Process) -> None:
         if len(started) < 3:
             started.append(_marked(owner))
         kill(process)
 
-    monkeypatch.setattr(sweeping, "_kill", late)
+    monkeypatch.setattr(orphans, "_kill", late)
     try:
-        assert sweeping.sweep(owner) == 3
+        assert orphans.sweep(owner) == 3
         for process in started:
             process.wait(10)
     finally:
@@ -57,7 +57,7 @@ def test_a_process_that_may_not_be_ended_is_named(monkeypatch: pytest.MonkeyPatc
         with monkeypatch.context() as patched:
             patched.setattr(psutil.Process, "kill", denied)
             with pytest.raises(StateDirUnusable, match=str(process.pid)):
-                sweeping.sweep(owner)
+                orphans.sweep(owner)
     finally:
         process.kill()
         process.wait()
@@ -86,7 +86,7 @@ def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(
         daemon = int((tmp_path / "pid").read_text())
         if state == "stopped":
             wrapper.send_signal(signal.SIGSTOP)
-        assert sweeping.sweep(owner)
+        assert orphans.sweep(owner)
         assert _has_ended(daemon)
         wrapper.wait(10)
     finally:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from server.domain.commands import Action
-from server.domain.inference_service import InferenceServiceSpec
-from server.domain.status import FailureReason, State
+from server.domain.rollout.status import FailureReason, State
+from server.domain.service.commands import Action
+from server.domain.service.inference_service import InferenceServiceSpec
 from tests.adapters.local.serving import BRISK
 from tests.adapters.local.world import World, servers_of, world_of
 

@@ -9,7 +9,7 @@ from typing import Any
 from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
 
-from server.adapters.local.generations.turns import cores
+from server.adapters.local.rollouts.load_limiter import cores
 from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.world import children_of
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from server.adapters.local import storing
-from server.adapters.local.records import Record, from_json
-from server.adapters.local.storing import StateDir
-from server.domain.commands import Delete
+from server.adapters.local import state_dir
+from server.adapters.local.state_dir import StateDir
+from server.adapters.local.stored_service import Record, from_json
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
-from server.domain.status import State
+from server.domain.rollout.status import State
+from server.domain.service.commands import Delete
 from tests.adapters.local.world import IRIS, World, eventually
 
 
@@ -28,7 +28,7 @@ async def test_what_may_be_stored_is_served_updated_and_deleted_as_if_it_were(
 ) -> None:
     first, second = world.model("1"), world.model("2")
     with monkeypatch.context() as patched:
-        patched.setattr(storing, "sync", _fails)
+        patched.setattr(state_dir, "sync", _fails)
         for _ in range(2):
             with pytest.raises(WriteOutcomeUnknown):
                 await world.deploy(first, request_id="job-1")
@@ -37,13 +37,13 @@ async def test_what_may_be_stored_is_served_updated_and_deleted_as_if_it_were(
     assert retried.service.generation == 1
     await world.until(State.READY)
     with monkeypatch.context() as patched:
-        patched.setattr(storing, "sync", _fails)
+        patched.setattr(state_dir, "sync", _fails)
         with pytest.raises(WriteOutcomeUnknown):
             await world.deploy(second)
     updated = await world.until(State.READY, generation=2)
     assert await world.generation_of(updated) == 2
     with monkeypatch.context() as patched:
-        patched.setattr(storing, "sync", _fails)
+        patched.setattr(state_dir, "sync", _fails)
         for _ in range(2):
             with pytest.raises(WriteOutcomeUnknown):
                 await world.cluster.delete(Delete(IRIS))

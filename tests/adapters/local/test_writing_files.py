@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from server.adapters.local.generations import running
+from server.adapters.local.rollouts import model_server_run
 from server.adapters.local.runtimes.runtimes import Launch
 
 LAUNCH = Launch(command=(), files={}, links={}, env={}, ready_path="", loaded="")
@@ -26,10 +26,10 @@ async def test_an_error_after_its_caller_has_given_up_is_no_noise_in_the_log(
         go_on.wait(60)
         raise OSError("no space left")
 
-    monkeypatch.setattr(running, "_write", fail)
+    monkeypatch.setattr(model_server_run, "_write", fail)
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
-    writing = asyncio.create_task(running._written(LAUNCH, tmp_path))
+    writing = asyncio.create_task(model_server_run._written(LAUNCH, tmp_path))
     await asyncio.to_thread(begun.wait, 60)
     writing.cancel()
     await asyncio.sleep(0)

@@ -12,13 +12,17 @@ from typing import Any
 import aiohttp
 import psutil
 
-from server.adapters.local.addresses.allotting import Ports
 from server.adapters.local.cluster import LocalCluster
-from server.adapters.local.patience import Patience
 from server.adapters.local.processes.exec_wrapper import MARKER, WRAPPER_MARKER
-from server.domain.commands import Applied, Delete, Deploy
-from server.domain.inference_service import InferenceService, InferenceServiceSpec, ServiceKey
-from server.domain.status import Failure, State
+from server.adapters.local.proxy.port_allocator import Ports
+from server.adapters.local.timeouts import Patience
+from server.domain.rollout.status import Failure, State
+from server.domain.service.commands import Applied, Delete, Deploy
+from server.domain.service.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    ServiceKey,
+)
 from tests.adapters.local.serving import BRISK, model, opened
 from tests.contracts.world import Follower, following
 from tests.patience import PATIENCE_SECONDS

@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.memory.cluster import MemoryCluster
-from server.domain.commands import Delete, Deploy
 from server.domain.errors import ServiceError
-from server.domain.inference_service import (
+from server.domain.service.commands import Delete, Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceService,
     InferenceServiceSpec,
@@ -19,6 +18,7 @@ from server.domain.inference_service import (
 )
 from server.ports import Changed, Gone, Synced
 from tests.contracts.world import Follower, following
+from tests.memory_cluster.cluster import MemoryCluster
 
 KEYS = [ServiceKey("a", "x"), ServiceKey("b", "y")]
 Step = Callable[[MemoryCluster, MemoryCluster, ServiceKey, int], Awaitable[object]]

@@ -9,19 +9,19 @@ from datetime import timedelta
 
 import pytest
 
-from server.adapters.memory.cluster import MemoryCluster
-from server.domain.commands import STOP_ANNOTATION, Action, Delete, Deploy
 from server.domain.errors import ClusterUnavailable, NamespaceNotFound, QuotaExceeded
-from server.domain.failures import failure_of
-from server.domain.inference_service import (
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
+from server.domain.service.commands import STOP_ANNOTATION, Action, Delete, Deploy
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     Scaling,
     ServiceKey,
 )
-from server.domain.status import FailureReason, InferenceServiceStatus, State
 from server.ports import Changed, Gone, Synced
 from tests.contracts.world import Follower, following
+from tests.memory_cluster.cluster import MemoryCluster
 
 KEY = ServiceKey("model-serving", "iris")
 SPEC = InferenceServiceSpec(ContainerPredictor("registry.example/iris:1"))

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import sys
 
-from server.adapters.sql.opening import opened_registry
+from server.adapters.sql.factory import opened_registry
 from tests.contracts.registry_things import model, stored
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from server.domain.registry import RegisteredModel
-from server.domain.registry_errors import RegistryUnavailable
+from server.domain.registry.registered import RegisteredModel
+from server.domain.registry.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests.contracts.registry_things import model, new_project, stored
 

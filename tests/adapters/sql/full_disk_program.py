@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from server.adapters.sql.opening import opened_registry
+from server.adapters.sql.factory import opened_registry
 from tests.adapters.sql.asking import add, add_until_refused, has, healed, refused
 from tests.small_disk import fill, make_room
 

@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from server.domain.inference_service import (
-    ModelFormat,
-    Resources,
-    Scaling,
-    SecretKeyRef,
-    ServiceKey,
-    ServingOptions,
-    Toleration,
-)
-from server.domain.model_deployment import DeploymentState, DesiredState, ModelDeployment
-from server.domain.registry import (
+from server.domain.registry.deployment import DeploymentState, DesiredState, ModelDeployment
+from server.domain.registry.registered import (
     EnvironmentKey,
     ModelKey,
     ModelVersion,
@@ -23,8 +14,17 @@ from server.domain.registry import (
     VersionKey,
     VersionState,
 )
-from server.domain.rollout import Rollout
-from server.domain.status import Component, Failure, FailureReason
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import Component, Failure, FailureReason
+from server.domain.service.inference_service import (
+    ModelFormat,
+    Resources,
+    Scaling,
+    SecretKeyRef,
+    ServiceKey,
+    ServingOptions,
+    Toleration,
+)
 
 _THEN = datetime(2026, 11, 22, 21, 30, 0, 123456, tzinfo=UTC)
 _LATER = _THEN + timedelta(minutes=5)

@@ -21,18 +21,18 @@ from grpc_health.v1 import health_pb2_grpc
 from modelservice.v1 import registry_service_pb2 as pb
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
+from lab.credentials import write_loopback_certificate
+from lab.port_blocks import own_block
 from server import __main__, logs
-from server.adapters.sql import presence
+from server.adapters.sql import database_health
 from server.adapters.sql.database_url import UrlInvalid
-from server.adapters.sql.databases import postgresql
-from server.adapters.sql.opening import RegistryUnusable, migrate, opened_registry
+from server.adapters.sql.engines import postgresql
+from server.adapters.sql.factory import RegistryUnusable, migrate, opened_registry
 from tests import serving
 from tests.adapters.sql.asking import healed, refused, until
 from tests.alone import clean_environment
 from tests.api.asking import eventually
 from tests.api.test_health import NOT_SERVING, SERVING, status
-from tests.cluster.lab.credentials import write_loopback_certificate
-from tests.port_blocks import own_block
 from tests.postgresql import PostgreSQL, execute, started_postgresql
 from tests.refusals import refused as refused_call
 from tests.registry_store import leave_out_without_postgresql
@@ -269,7 +269,7 @@ async def test_a_name_that_nobody_has_is_told() -> None:
 async def test_a_server_logs_at_once_what_is_refused_and_heals_when_that_ends(
     without_tls: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "REFUSED_SECONDS", 0.1)
+    monkeypatch.setattr(database_health, "REFUSED_SECONDS", 0.1)
     owner = f"{without_tls.server.url}&port={without_tls.port}"
     await migrate(without_tls.url())
     await execute(owner, "ALTER ROLE ours PASSWORD 'other'")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.sql.opening import migrate, opened_registry
+from server.adapters.sql.factory import migrate, opened_registry
 from tests import postgresql
 from tests.adapters.sql.asking import add, add_until_refused, has, healed, refused
 from tests.alone import clean_environment

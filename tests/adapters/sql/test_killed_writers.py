@@ -8,7 +8,7 @@ import sys
 from asyncio.subprocess import PIPE
 from typing import Any
 
-from server.adapters.sql.opening import opened_registry
+from server.adapters.sql.factory import opened_registry
 from tests.adapters.sql.asking import healed
 from tests.alone import ROOT, clean_environment
 from tests.contracts.registry_things import new_project

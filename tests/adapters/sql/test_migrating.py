@@ -15,11 +15,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, select
 
-from server.adapters.sql import migrating, schema, tables
-from server.adapters.sql.asking import SILENCE_SECONDS, Statements, transaction
-from server.adapters.sql.databases import postgresql, sqlite
-from server.adapters.sql.opening import RegistryUnusable, migrate, opened_registry
-from server.domain.model_deployment import DeploymentFilter
+from server.adapters.sql import schema, schema_upgrade, tables
+from server.adapters.sql.engines import postgresql, sqlite
+from server.adapters.sql.factory import RegistryUnusable, migrate, opened_registry
+from server.adapters.sql.transaction import SILENCE_SECONDS, Statements, transaction
+from server.domain.registry.deployment import DeploymentFilter
 from server.ports import Registry, RegistryReading
 from tests.adapters.sql import released_rows as rows
 from tests.adapters.sql.asking import healed
@@ -64,13 +64,13 @@ async def test_migrating_twice_changes_nothing(postgresql_url: str) -> None:
 async def test_a_migration_may_take_longer_than_a_statement(
     postgresql_server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = migrating.migrate
+    whole = schema_upgrade.migrate
 
     def slow(connection: Connection) -> None:
         connection.execute(select(func.pg_sleep(SILENCE_SECONDS + 0.5)))
         whole(connection)
 
-    monkeypatch.setattr(migrating, "migrate", slow)
+    monkeypatch.setattr(schema_upgrade, "migrate", slow)
     async with fresh_database(postgresql_server_url) as url:
         assert await migrate(url) == schema.SCHEMA
 

@@ -14,8 +14,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from server.adapters.sql.opening import RegistryUnusable, migrate, opened_registry
-from server.domain.registry_errors import RegistryUnavailable
+from server.adapters.sql.factory import RegistryUnusable, migrate, opened_registry
+from server.domain.registry.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests import postgresql
 from tests.adapters.sql.asking import AT_MOST_SECONDS, add, answer, has, healed, refused, until

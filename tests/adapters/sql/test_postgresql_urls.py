@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.sql.opening import UrlInvalid, migrate, opened_registry
+from lab.credentials import write_loopback_certificate
+from server.adapters.sql.factory import UrlInvalid, migrate, opened_registry
 from tests.adapters.sql.asking import add, healed, refused
-from tests.cluster.lab.credentials import write_loopback_certificate
 from tests.postgresql import END_OTHERS, execute
 
 AWAY = "does not answer, nothing was stored"

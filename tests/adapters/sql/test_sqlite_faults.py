@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.sql.opening import RegistryUnusable, opened_registry
-from server.domain.registry_errors import RegistryUnavailable
+from server.adapters.sql.factory import RegistryUnusable, opened_registry
+from server.domain.registry.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests.adapters.sql.asking import add, answer, has, healed, refused, until
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.cluster.lab import booted_lab, wait_until
+from lab import booted_lab, wait_until
 from tests.cluster.lives import AT_ONCE, ISVC, Life, Object, container, record
 
 # So that Knative gives up on a Revision, and on its pods, while the recording lasts.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from modelservice.v1.inference_service_pb2 import Resources
 
+from lab import Cluster
 from tests.cluster.asking import container, model
 from tests.cluster.failures import Case
-from tests.cluster.lab import Cluster
 from tests.cluster.simulated_failures import CASES as OF_STANDARD_MODE
 
 TOO_MUCH = Resources(requests={"cpu": "1000"}, limits={"cpu": "1000"})

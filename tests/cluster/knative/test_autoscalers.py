@@ -11,8 +11,8 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import Scaling
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, wait_until
 from tests.cluster.asking import MODEL, container, deploy, model, outcome
-from tests.cluster.lab import Cluster, wait_until
 from tests.cluster.objects import unmanaged
 from tests.refusals import refused
 

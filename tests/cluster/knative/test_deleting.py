@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab
 from tests.cluster.held_deletions import assert_named
-from tests.cluster.lab import Lab
 
 
 @pytest.mark.soak  # What differs from Standard mode are names, which the unit tests have.

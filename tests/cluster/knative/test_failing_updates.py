@@ -12,8 +12,8 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab, wait_until
 from tests.cluster.asking import Reason, Spec, State, container, deploy, scaling, wait_ready
-from tests.cluster.lab import Lab, wait_until
 from tests.cluster.recording import Recording, Until
 from tests.cluster.test_rollouts import UNDER_WAY, Watching, watching
 

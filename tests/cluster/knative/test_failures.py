@@ -6,9 +6,9 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab
 from tests.cluster.failure_table import table
 from tests.cluster.failures import Trial, deployed, faults, follow
-from tests.cluster.lab import Lab
 from tests.cluster.test_failures import LIMIT, MARGIN
 
 from .simulated_failures import CASES, put_unbound_claim

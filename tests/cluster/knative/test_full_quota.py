@@ -12,8 +12,8 @@ import pytest
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab, wait_until
 from tests.cluster.asking import State, container, deploy, wait_ready
-from tests.cluster.lab import Lab, wait_until
 from tests.cluster.namespace_watch import WATCHED, NamespaceWatch
 from tests.cluster.test_rollouts import Watching, watching
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.cluster.lab import Lab, wait_until
-from tests.cluster.test_grpcurl import (
-    DEPLOY,
-    WATCH,
-    Grpcurl,
-    container,
-    grpcurl,
-    until_ready,
-)
+from lab import Lab, wait_until
+from tests.cluster.test_grpcurl import DEPLOY, WATCH, Grpcurl, container, grpcurl, until_ready
 
 from .test_knative_lab import PODS
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.lab import Lab, wait_until
+from lab import Lab, wait_until
 from tests.cluster.test_lab import container, inference_service, model, pod_status, ready
 
 SERVING = "/apis/serving.knative.dev/v1/namespaces/{}/{}/{}"

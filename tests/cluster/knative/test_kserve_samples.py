@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from tests.cluster.lab import Cluster
-from tests.cluster.test_kserve_samples import (
-    EXPLAINERS,
-    SEVERAL_MODELS,
-    TRANSFORMERS,
-    expect_ready,
-)
+from lab import Cluster
+from tests.cluster.test_kserve_samples import EXPLAINERS, SEVERAL_MODELS, TRANSFORMERS, expect_ready
 
 
 def test_a_sample_to_whose_arguments_kserve_adds_is_ready(

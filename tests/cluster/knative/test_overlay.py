@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from lab import Lab, wait_until
 from tests.cluster.kubectl import kubectl
-from tests.cluster.lab import Lab, wait_until
 from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
 
 from .test_knative_lab import condition

@@ -5,10 +5,10 @@ from __future__ import annotations
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.domain.inference_service import ServiceKey
+from lab import Lab
+from server.domain.service.inference_service import ServiceKey
 from tests.cluster.asking import Action, Reason, State, container, deploy, get, wait_ready
 from tests.cluster.direct import edit
-from tests.cluster.lab import Lab
 from tests.cluster.recording import Until
 from tests.cluster.test_rollouts import UNDER_WAY, Watching, watching
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab
 from tests.cluster.asking import Spec, container, deploy, model, wait_ready
-from tests.cluster.lab import Lab
 
 
 def probe_of_sidecar(lab: Lab, namespace: str) -> dict[str, Any]:

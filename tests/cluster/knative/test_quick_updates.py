@@ -10,15 +10,9 @@ import pytest
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab
 from tests.cluster.asking import State, container, deploy, wait_ready
-from tests.cluster.lab import Lab
-from tests.cluster.namespace_watch import (
-    WATCHED,
-    WATCHED_OF_KNATIVE,
-    NamespaceWatch,
-    Object,
-    Sight,
-)
+from tests.cluster.namespace_watch import WATCHED, WATCHED_OF_KNATIVE, NamespaceWatch, Object, Sight
 from tests.cluster.test_rollouts import UNDER_WAY, Watching, watching
 
 __all__ = ["watching"]

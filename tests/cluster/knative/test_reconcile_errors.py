@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Cluster, Lab, wait_until
 from tests.cluster.asking import Reason, State, container, deploy, wait_ready
-from tests.cluster.lab import Cluster, Lab, wait_until
 from tests.cluster.objects import OBJECT, stored
 from tests.cluster.test_rollouts import Watching, watching
 

@@ -10,9 +10,9 @@ from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab, wait_until
 from tests.cluster.asking import container, deploy, wait_ready
 from tests.cluster.fixtures import StartReplica
-from tests.cluster.lab import Lab, wait_until
 from tests.cluster.serving import SERVER_USER, Server
 from tests.refusals import refused
 

@@ -13,11 +13,11 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceServiceSpec
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab, booted_lab, wait_until
+from lab.knative import KnativeServing
+from lab.knative.manifests import Source
 from tests.cluster.asking import container, deploy, wait_ready
 from tests.cluster.fixtures import lab_for_tests
-from tests.cluster.lab import Lab, booted_lab, wait_until
-from tests.cluster.lab.knative import KnativeServing
-from tests.cluster.lab.knative.manifests import Source
 from tests.cluster.serving import install, serving
 from tests.refusals import refused
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lab import Lab, booted_lab, build_lab, builds
 from tests.cluster.fixtures import lab_for_tests, namespace, replica, replicas, server, stub
-from tests.cluster.lab import Lab, booted_lab, build_lab, builds
 from tests.cluster.requirements import (
     OTHER_CLUSTER,
     build_before,

@@ -16,6 +16,7 @@ from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import Lab, wait_until
 from tests.cluster import kubectl
 from tests.cluster.asking import (
     Action,
@@ -30,7 +31,6 @@ from tests.cluster.asking import (
     wait_gone,
     wait_ready,
 )
-from tests.cluster.lab import Lab, wait_until
 from tests.cluster.objects import stored
 from tests.cluster.recording import Recording
 from tests.cluster.serving import ROOT

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lab import NodeLab, booted_node_lab, build_node_lab
 from tests.cluster.fixtures import lab_for_tests, namespace, replica, replicas, server, stub
-from tests.cluster.lab import NodeLab, booted_node_lab, build_node_lab
 from tests.cluster.requirements import build_before
 
 __all__ = ["namespace", "replica", "replicas", "server", "stub"]

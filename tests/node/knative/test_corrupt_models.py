@@ -9,8 +9,8 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import NodeLab, images, wait_until
 from tests.cluster.asking import Reason, State, deploy, get
-from tests.cluster.lab import NodeLab, images, wait_until
 from tests.cluster.namespace_watch import WATCHED_OF_KNATIVE, NamespaceWatch, Sight
 from tests.cluster.recording import Recording, Until
 from tests.node.failures import sklearn

@@ -14,9 +14,9 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1 import model_service_pb2_grpc
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from lab import NodeLab, wait_until
 from tests.cluster.asking import container, deploy
 from tests.cluster.kubectl import kubectl
-from tests.cluster.lab import NodeLab, wait_until
 from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
 
 # The first test waits for the image: its packages come over the network.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.cluster.lab import NodeLab, images, wait_until
+from lab import NodeLab, images, wait_until
 from tests.cluster.test_lab import inference_service, ready
 from tests.node.predicting import sklearn_on_claim
 

@@ -19,7 +19,6 @@ from urllib.parse import SplitResult
 import structlog
 
 from server.adapters.kserve.connection.credentials import Credentials, Identity, identity_of
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from server.adapters.kserve.connection.kubeconfig import (
     Cluster,
     Impersonation,
@@ -31,6 +30,7 @@ from server.adapters.kserve.connection.kubeconfig import (
 )
 from server.adapters.kserve.connection.proxies import proxy_for
 from server.adapters.kserve.connection.tls import tls_context
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import structlog
 
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from server.adapters.kserve.connection.exec_plugin import ExecCredential
 from server.adapters.kserve.connection.kubeconfig import User, read
 from server.adapters.kserve.connection.tls import CertificateUnusable
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 
 # As client-go reads token files again: the kubelet renews them well before they end.
 READ_FILES_EVERY = 50.0

@@ -15,12 +15,12 @@ from datetime import datetime
 from itertools import pairwise
 from typing import IO, Any
 
-from server.adapters.kserve.connection.documents import (
+from server.adapters.kserve.connection.yaml_document import (
     ConfigurationUnusable,
     Fields,
     parse_printed,
 )
-from server.domain.container_output import OutputGate, gate_for
+from server.domain.rollout.container_output import OutputGate, gate_for
 
 RUN_TIMEOUT = 30.0
 LARGEST_OUTPUT = 2**20

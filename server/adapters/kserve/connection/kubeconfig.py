@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from server.adapters.kserve.connection.documents import (
+from server.adapters.kserve.connection.exec_plugin import ExecPlugin
+from server.adapters.kserve.connection.yaml_document import (
     ConfigurationUnusable,
     Fields,
     FileMissing,
     parse,
     read_file,
 )
-from server.adapters.kserve.connection.exec_plugin import ExecPlugin
 
 LARGEST_KUBECONFIG = 2**23
 LARGEST_FILE = 2**20  # of a certificate, key or token

@@ -6,8 +6,8 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
 from server.adapters.kserve.connection.kubeconfig import Cluster
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 
 _PORTS = {"http": 80, "https": 443}
 _NAMES = {"http": ("HTTP_PROXY", "http_proxy"), "https": ("HTTPS_PROXY", "https_proxy")}

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from server.adapters.kserve.connection.documents import ConfigurationUnusable
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 
 _CERTIFICATE = re.compile(b"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEY = re.compile(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from server.adapters.kserve.manifests.ownership import Entry, entries, ours
+from server.adapters.kserve.manifests.field_ownership import Entry, entries, ours
 from server.adapters.kserve.objects import Object, moment, part
 
 MOST_OF_A_NAME = 64

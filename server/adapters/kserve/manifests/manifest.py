@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from server.adapters.kserve.manifests.registry_riders import registry_riders_of
+from server.adapters.kserve.manifests.annotations import FilledIn, riders_of
+from server.adapters.kserve.manifests.registry_annotations import registry_riders_of
 from server.adapters.kserve.manifests.resource_defaults import beside_container
-from server.adapters.kserve.manifests.riders import FilledIn, riders_of
 from server.adapters.kserve.modes import PRESENT_NAMES
 from server.adapters.kserve.names import (
     API_VERSION,
@@ -19,9 +19,8 @@ from server.adapters.kserve.names import (
     MODE_ANNOTATION,
     SCALING_FIELDS,
 )
-from server.domain.admission import PastRequest
-from server.domain.commands import fingerprint
-from server.domain.inference_service import (
+from server.domain.service.commands import fingerprint
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelPredictor,
@@ -31,6 +30,7 @@ from server.domain.inference_service import (
     ServiceKey,
     Toleration,
 )
+from server.domain.service.preconditions import PastRequest
 
 
 @dataclass(frozen=True, slots=True)

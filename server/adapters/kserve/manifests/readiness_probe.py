@@ -22,8 +22,8 @@ from server.adapters.kserve.manifests.serving_runtimes import (
     serving_container,
 )
 from server.adapters.kserve.objects import Object, items, named
-from server.domain import model_name
-from server.domain.inference_service import (
+from server.domain.service import model_name
+from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
     ModelPredictor,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from server.domain.inference_service import Resources
-from server.domain.quantities import value
-from server.domain.resource_checks import fits
+from server.domain.kubernetes.quantities import value
+from server.domain.service.inference_service import Resources
+from server.domain.service.resource_validation import fits
 
 SHIPPED = Resources({"cpu": "1", "memory": "2Gi"}, {"cpu": "1", "memory": "2Gi"})
 """As KServe ships them in its ConfigMap."""

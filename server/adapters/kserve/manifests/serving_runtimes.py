@@ -8,8 +8,8 @@ from math import inf
 
 from server.adapters.kserve.names import CONTAINER
 from server.adapters.kserve.objects import Object, annotations_of, items, name_of, named, part
-from server.domain.inference_service import ModelFormat, ModelPredictor, Resources
-from server.domain.quantities import quantities
+from server.domain.kubernetes.quantities import quantities
+from server.domain.service.inference_service import ModelFormat, ModelPredictor, Resources
 
 MLSERVER = "mlserver"
 OPENVINO = "ovms"

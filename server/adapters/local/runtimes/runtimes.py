@@ -12,8 +12,8 @@ from server.adapters.local.runtimes import runtime_table
 from server.adapters.local.runtimes.model_folder import check_folder
 from server.adapters.local.runtimes.runtime_table import FormatRow, RuntimeRow, filled
 from server.adapters.local.runtimes.serving_environment import has_package, install_command
-from server.domain import model_name
-from server.domain.inference_service import ModelPredictor
+from server.domain.service import model_name
+from server.domain.service.inference_service import ModelPredictor
 
 _NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 

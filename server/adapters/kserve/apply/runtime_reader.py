@@ -1,0 +1,105 @@
+"""Which serving runtimes there are, asked when a Deploy of a model replaces pods.
+
+They are not followed, since what is known of them is wanted only then. An answer may be from the
+API server's cache, and half a second old; that there is no runtime is asked of the API server
+itself, so that one that was installed a moment before its service has the probe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+import structlog
+
+from server.adapters.kserve.apply.api_server_errors import unavailable
+from server.adapters.kserve.client import Answer, ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates
+from server.adapters.kserve.objects import Object, items
+from server.domain.service.inference_service import ModelPredictor
+
+READ_TIMEOUT = 5.0
+PAUSE = 0.2
+SHARED_FOR = 0.5
+LEAST_TIME = 0.1
+# Callers name the namespaces.
+MOST_REFUSALS_LOGGED = 100
+
+_GROUP = "/apis/serving.kserve.io/v1alpha1"
+_FROM_CACHE = {"resourceVersion": "0"}
+_PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+
+log = structlog.get_logger(__name__)
+
+
+class RuntimeReader:
+    """Lists serving runtimes; Deploys in quick succession share a list."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._api = api
+        self._held: dict[str, tuple[float, Sequence[Object] | None]] = {}
+        self._refused: set[str] = set()
+
+    async def read(self, model: ModelPredictor, namespace: str, seconds: float) -> Runtimes:
+        """Those that a model in a namespace may be served by, asked for at most `seconds`.
+
+        There are none of a kind that the cluster does not have, and one that may not be listed is
+        not known. Raises ClusterUnavailable where the API server does not answer: a Deploy that
+        went on without the probe would keep the service without it until its next change.
+        """
+        ends = time.monotonic() + min(seconds, READ_TIMEOUT)
+        runtimes = await self._look(namespace, ends)
+        if candidates(model, runtimes) or None in (runtimes.namespaced, runtimes.cluster):
+            return runtimes
+        self._held.clear()
+        return await self._look(namespace, ends, query={})
+
+    async def _look(
+        self, namespace: str, ends: float, query: Mapping[str, str] = _FROM_CACHE
+    ) -> Runtimes:
+        namespaced, cluster = await asyncio.gather(
+            self._list(f"{_GROUP}/namespaces/{namespace}/servingruntimes", ends, query),
+            self._list(f"{_GROUP}/clusterservingruntimes", ends, query),
+        )
+        return Runtimes(namespaced, cluster)
+
+    async def _list(
+        self, path: str, ends: float, query: Mapping[str, str]
+    ) -> Sequence[Object] | None:
+        asked_at = time.monotonic()
+        # Of a namespace that is done with, nothing stays.
+        self._held = {p: h for p, h in self._held.items() if asked_at - h[0] < SHARED_FOR}
+        if path in self._held:
+            return self._held[path][1]
+        runtimes = self._listed(path, await self._answer(path, ends, query))
+        self._held[path] = asked_at, runtimes
+        return runtimes
+
+    async def _answer(self, path: str, ends: float, query: Mapping[str, str]) -> Answer:
+        answer = await self._ask(path, ends, query)
+        # An API server that has just started says so of a resource for its first moments.
+        while answer.status in _PASSING and time.monotonic() + PAUSE < ends:
+            await asyncio.sleep(PAUSE)
+            answer = await self._ask(path, ends, query)
+        return answer
+
+    async def _ask(self, path: str, ends: float, query: Mapping[str, str]) -> Answer:
+        seconds = max(LEAST_TIME, ends - time.monotonic())
+        try:
+            return await self._api.send("GET", path, query=query, timeout=seconds)
+        except (Unreachable, Unanswered) as e:
+            raise unavailable(e) from e
+
+    def _listed(self, path: str, answer: Answer) -> Sequence[Object] | None:
+        if answer.ok:
+            return items(answer.body, "items")
+        if answer.status == HTTPStatus.NOT_FOUND:
+            return ()
+        if answer.status != HTTPStatus.FORBIDDEN:
+            raise unavailable()
+        if path not in self._refused and len(self._refused) < MOST_REFUSALS_LOGGED:
+            self._refused.add(path)
+            log.warning("serving runtimes may not be listed", path=path)
+        return None

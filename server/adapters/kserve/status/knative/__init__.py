@@ -1,0 +1,1 @@
+"""The status of services that KServe runs with Knative."""

@@ -1,0 +1,172 @@
+"""What the cluster shows of one component, as the state table wants it (Knative mode).
+
+The Knative Service tells whether the rollout is complete; of what keeps it from that Knative tells
+only at its deadline, ten minutes late, so that is taken from the pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from server.adapters.kserve.objects import condition, holds, moment, part
+from server.adapters.kserve.status.components import Part, Workload, count, replicas_of
+from server.adapters.kserve.status.diagnosis import looks_different_at, pod_sights, problems_of
+from server.adapters.kserve.status.grace_periods import Patience
+from server.adapters.kserve.status.knative.pinned_traffic import pinned_traffic
+from server.adapters.kserve.status.knative.revision_problems import (
+    activation_problem,
+    activation_waits_since,
+    revision_problems,
+    route_problem,
+)
+from server.adapters.kserve.status.knative.revisions import (
+    KnativeService,
+    Revision,
+    is_asked,
+    knative_service_of,
+    traffic_of,
+)
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.pods.availability import (
+    ready_pods,
+    steady_at,
+    trusted_pods,
+    unavailable_since,
+)
+from server.adapters.kserve.status.pods.containers import is_live
+from server.adapters.kserve.status.pods.pod_start import starting
+from server.adapters.kserve.status.runtime_changes import attributed, edited_runtime, replacement
+from server.domain.rollout.facts import ComponentFacts, Problem
+from server.domain.rollout.status import ComponentStatus
+
+
+def knative_facts(
+    which: Part, observed: Observed, now: datetime, patience: Patience
+) -> ComponentFacts:
+    """The facts of one component that the spec names."""
+    found = knative_service_of(which, observed)
+    if found is None:
+        return ComponentFacts(ComponentStatus(which.component, which.min_scale))
+    applied = is_asked(observed.service, which, found.obj)
+    new = [found.latest.workload] if found.latest and found.latest.workload else []
+    routed = [r.workload for r in found.routed if r.workload]
+    available = sum(len(trusted_pods(w, now, patience)) for w in routed)
+    unproven = sum(len(ready_pods(w)) for w in routed) - available
+    hindered = [_hindered_at(r, which, observed, now, patience) for r in found.routed]
+    # Requests are held until a pod is there.
+    on_demand = any(
+        r.ready and not (at and at <= now) for r, at in zip(found.routed, hindered, strict=True)
+    )
+    answers = available or unproven or on_demand
+    judged = _judged(found)
+    sights = [s for w in judged for s in pod_sights(w, which, observed, now, patience)]
+    looks = [*looks_different_at(sights), *hindered, _unrouted_at(found, patience)]
+    if found.latest and (waits := activation_waits_since(found.latest)):
+        looks.append(waits + patience.activation)
+    edited = "" if found.complete else _edited_runtime(which, observed, found)
+    problems = tuple(
+        attributed(p, observed.service, which, edited)
+        for p in _problems(found, judged, which, observed, now, patience)
+    )
+    # Of pods that are short Knative says nothing, once there were enough.
+    complete = applied and found.complete and (_enough(which, judged) or not problems)
+    completed_at = _completed_at(found) if applied and found.complete else None
+    return ComponentFacts(
+        _shown(which, found, new),
+        present=True,
+        applied=applied,
+        scaled=applied and all(replicas_of(w.deployment) >= which.min_scale for w in new),
+        complete=complete,
+        completed_at=completed_at,
+        available=available,
+        unproven=unproven,
+        unavailable_since=None if answers else unavailable_since(routed, now),
+        on_demand=on_demand,
+        attempt=found.attempt,
+        steady_at=steady_at(new, now, patience),
+        starting=starting(sights),
+        replaced_by=replacement(edited),
+        problems=problems,
+        pinned=pinned_traffic(which, observed, found, completed_at) if completed_at else None,
+        looks_different_at=min((t for t in looks if t and t > now), default=None),
+    )
+
+
+def _edited_runtime(which: Part, observed: Observed, found: KnativeService) -> str:
+    newest = part(found.obj, "spec", "template")
+    return edited_runtime(observed.service, which, newest, (r.obj for r in found.revisions))
+
+
+def _shown(which: Part, found: KnativeService, new: Sequence[Workload]) -> ComponentStatus:
+    workloads = [r.workload for r in found.revisions if r.workload]
+    return ComponentStatus(
+        which.component,
+        desired_replicas=sum(replicas_of(w.deployment) for w in new),
+        updated_replicas=sum(count(w.deployment, "updatedReplicas") for w in new),
+        ready_replicas=sum(count(w.deployment, "readyReplicas") for w in workloads),
+        latest_revision=found.latest_name,
+        traffic=traffic_of(found.obj),
+    )
+
+
+def _judged(found: KnativeService) -> list[Workload]:
+    """What the rollout stands and falls with: the newest Revision, and where that is to share the
+    traffic, the others."""
+    newest = [found.latest] if found.latest else []
+    others = [r for r in found.routed if found.complete and r is not found.latest]
+    return [r.workload for r in (*newest, *others) if r.workload]
+
+
+def _hindered_at(
+    revision: Revision, which: Part, observed: Observed, now: datetime, patience: Patience
+) -> datetime | None:
+    """When a Revision's pods are given up; None: nothing keeps one from coming. One that takes its
+    time to start does not, nor what is left of those that are gone."""
+    workload = revision.workload
+    problems = problems_of(workload, which, observed, now, patience) if workload else ()
+    return min((p.fails_at for p in problems if p.fails_at), default=None)
+
+
+def _enough(which: Part, new: Sequence[Workload]) -> bool:
+    return all(count(w.deployment, "availableReplicas") >= which.min_scale for w in new)
+
+
+def _completed_at(found: KnativeService) -> datetime | None:
+    """When all was as asked first, or later: of the turns that Knative tells, the last."""
+    told_by = [found.obj, *([found.latest.obj] if found.latest else [])]
+    turned = [moment(condition(o, "Ready").get("lastTransitionTime")) for o in told_by]
+    return max((t for t in turned if t), default=None)
+
+
+def _problems(
+    found: KnativeService,
+    judged: Sequence[Workload],
+    which: Part,
+    observed: Observed,
+    now: datetime,
+    patience: Patience,
+) -> tuple[Problem, ...]:
+    """What is wrong with the pods; where there are none, what Knative says of the Revision.
+
+    Knative counts a first exit for a failure, and takes none back before a pod is ready.
+    """
+    if found.latest is None:
+        return ()
+    of_pods = [p for w in judged for p in problems_of(w, which, observed, now, patience)]
+    if of_pods:
+        return tuple(of_pods)
+    workload = found.latest.workload
+    tells = workload is not None and any(map(is_live, workload.new_pods))
+    of_revision = () if tells else revision_problems(found.latest.obj, which, observed.gates)
+    unrouted = _unrouted_at(found, patience)
+    inactive = activation_problem(found.latest, which, now, patience)
+    of_route = [route_problem(found.obj, which)] if unrouted and unrouted <= now else []
+    return (*of_revision, *([inactive] if inactive else ()), *of_route)
+
+
+def _unrouted_at(found: KnativeService, patience: Patience) -> datetime | None:
+    """When it will be said that nothing leads to a Revision that is ready; None where it does."""
+    since = moment(condition(found.obj, "RoutesReady").get("lastTransitionTime"))
+    waits = found.latest and found.latest.ready and not holds(found.obj, "RoutesReady")
+    return since + patience.admission if waits and since else None

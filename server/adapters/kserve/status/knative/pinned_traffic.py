@@ -1,0 +1,55 @@
+"""Traffic that a canaryTrafficPercent of somebody else keeps from our newest Revision (Knative).
+
+A percent that somebody set stays through our applies, which do not name it. KServe then gives the
+newest Revision that share alone, and calls the service Ready.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from server.adapters.kserve.manifests.field_managers import (
+    manager_names,
+    newest_time,
+    other_owners,
+    owned_by_us,
+)
+from server.adapters.kserve.manifests.field_ownership import PREDICTOR
+from server.adapters.kserve.status.components import Part
+from server.adapters.kserve.status.knative.revisions import KnativeService, traffic_of
+from server.adapters.kserve.status.observed_objects import Observed
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.status import Component, Failure, FailureReason
+
+_FIELD = "canaryTrafficPercent"
+_PATH = (*PREDICTOR, f"f:{_FIELD}")
+_ALL = 100
+MOST_SHARES = 5
+
+
+def pinned_traffic(
+    which: Part, observed: Observed, found: KnativeService, completed_at: datetime
+) -> Failure | None:
+    """Report who keeps requests from the newest Revision, which is complete since `completed_at`.
+
+    None where all go there, or as asked. A service that is not ours asks for what stands on it.
+    """
+    service, percent = observed.service, which.spec.get(_FIELD)
+    if which.component is not Component.PREDICTOR or percent is None:
+        return None
+    if owned_by_us(service, *_PATH) or not owned_by_us(service, *PREDICTOR):
+        return None
+    shares = {share.revision: share.percent for share in traffic_of(found.obj)}
+    own = shares.pop(found.latest_name, 0)
+    if own >= _ALL:
+        return None
+    owners = other_owners(service, *_PATH)
+    who = f"the field manager {manager_names(owners)}" if owners else "an unknown field manager"
+    others = [f" and {share} % to {name}" for name, share in shares.items() if share]
+    return failure_of(
+        FailureReason.TRAFFIC_PINNED,
+        f"{own} % of the requests go to this rollout's revision {found.latest_name}"
+        f"{''.join(others[:MOST_SHARES])}: {who} set spec.predictor.{_FIELD} to {percent}",
+        component=which.component,
+        first_seen_time=max(completed_at, newest_time(owners) or completed_at),
+    )

@@ -1,0 +1,46 @@
+"""Which pods of a workload answer, and which of them are to be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from server.adapters.kserve.objects import Object, condition, created_at, moment
+from server.adapters.kserve.status.components import Workload
+from server.adapters.kserve.status.grace_periods import Patience
+from server.adapters.kserve.status.pods.containers import is_live, is_ready, unsteady
+
+
+def ready_pods(workload: Workload) -> list[Object]:
+    """The pods that seem to answer, of whatever rollout."""
+    return [p for p in workload.pods if is_ready(p)]
+
+
+def trusted_pods(workload: Workload, now: datetime, patience: Patience) -> list[Object]:
+    """The pods that answer, without those that ended lately.
+
+    A probe may find a port open before the model is loaded, again after each end.
+    """
+    return [p for p in ready_pods(workload) if not [*unsteady(p, now, patience)]]
+
+
+def steady_at(workloads: Sequence[Workload], now: datetime, patience: Patience) -> datetime | None:
+    """When the new pods will have survived their last container exit; None if none exited."""
+    pods = [p for w in workloads for p in w.new_pods if is_live(p)]
+    return max((s for p in pods for s in unsteady(p, now, patience)), default=None)
+
+
+def unavailable_since(workloads: Sequence[Workload], now: datetime) -> datetime:
+    """Since when no pod answers, as far as the cluster tells."""
+    times = [
+        moment(condition(p, "Ready").get("lastTransitionTime")) or created_at(p)
+        for w in workloads
+        for p in w.pods
+    ]
+    times += [
+        since
+        for w in workloads
+        if condition(w.deployment, "Available").get("status") == "False"
+        and (since := moment(condition(w.deployment, "Available").get("lastTransitionTime")))
+    ]
+    return min(now, max(times, default=now))

@@ -1,0 +1,220 @@
+"""From what the cluster shows of a service to its facts, and from a verdict to its status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from server.adapters.kserve.modes import (
+    KNATIVE,
+    MODEL_MESH,
+    STANDARD,
+    mode_of,
+    present_name,
+    settled_mode_of,
+)
+from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
+from server.adapters.kserve.objects import (
+    Object,
+    annotations_of,
+    condition,
+    created_at,
+    holds,
+    items,
+    moment,
+    part,
+    rollout_of,
+)
+from server.adapters.kserve.status.components import parts_of
+from server.adapters.kserve.status.grace_periods import PATIENCE, Patience
+from server.adapters.kserve.status.knative.knative_facts import knative_facts
+from server.adapters.kserve.status.knative.reconcile_warnings import complaint, unexplained_unready
+from server.adapters.kserve.status.name_conflicts import foreign_knative_service
+from server.adapters.kserve.status.namespace_deletion import is_namespace_deleting
+from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.pods.redaction import with_shown_conditions
+from server.adapters.kserve.status.remaining_objects import remains_of_deletion, remains_of_stop
+from server.adapters.kserve.status.runtime_changes import serving_runtime_of
+from server.adapters.kserve.status.staleness import Evidence, written_at
+from server.adapters.kserve.status.standard_facts import component_facts
+from server.domain.rollout.facts import Facts, Problem
+from server.domain.rollout.failures import failure_of
+from server.domain.rollout.state_table import Decision
+from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus
+from server.domain.service.commands import asks_stop
+
+# Of a condition, as Kubernetes bounds its own; the InferenceService's schema does not.
+_LONGEST_TYPE, _LONGEST_REASON, _LONGEST_MESSAGE = 316, 1024, 32_768
+
+
+def facts_of(
+    observed: Observed, evidence: Evidence, now: datetime, patience: Patience = PATIENCE
+) -> Facts:
+    """Read the facts. `evidence` has been updated with this very `observed`."""
+    service = observed.service
+    annotations = annotations_of(service)
+    facts_of_component = knative_facts if mode_of(service) == KNATIVE else component_facts
+    parts = list(parts_of(service))
+    components = tuple(facts_of_component(p, observed, now, patience) for p in parts)
+    shown = with_shown_conditions(observed)
+    complaints = [complaint(shown, p, c) for p, c in zip(parts, components, strict=True)]
+    explained = list(zip(parts, complaints, strict=True))
+    components_ready = all(holds(service, p.ready_condition) or c for p, c in explained)
+    errors = [
+        problem
+        for p, c in explained
+        if c is None
+        and (problem := evidence.reconcile_problem(observed, p.ready_condition, now, patience))
+    ]
+    ready = components_ready and holds(service, "IngressReady")
+    warnings = [c.warning for c in complaints if c and c.warning]
+    if ready and not any(complaints) and (denied := unexplained_unready(shown)):
+        warnings.append(denied)
+    ingress_at = _ingress_missed_at(service, patience, components_ready=components_ready)
+    written = written_at(service)
+    foreign = _foreign_object(observed, written + patience.unreconciled)
+    looks = [written + patience.unproven, *(e.since + patience.reconciling for e in errors)]
+    if ingress_at:
+        looks.append(ingress_at)
+    return Facts(
+        rollout=rollout_of(service),
+        now=now,
+        written_at=written,
+        components=components,
+        deleting=bool(part(service, "metadata").get("deletionTimestamp")),
+        namespace_deleting=is_namespace_deleting(observed),
+        stop_asked=asks_stop(annotations) and _can_stop(observed),
+        stopped=holds(service, "Stopped") and not observed.pods,
+        judged=bool(condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
+        ready=ready,
+        routed=_routed(service, components_ready=components_ready) and not errors,
+        # KServe obeys it only while the service is Ready.
+        updates_disabled=observed.release.disables_updates
+        and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
+        and holds(service, "Ready"),
+        refusal=evidence.problem(observed, now, patience) or foreign,
+        warning="; ".join(warnings),
+        problems=(
+            *(e for e in errors if e.since + patience.reconciling <= now),
+            *_ingress_problems(shown, ingress_at, now),
+        ),
+        unfollowed_mode=_unfollowed_mode(observed),
+        looks_different_at=min((at for at in looks if at > now), default=None),
+        unheard=evidence.is_unheard(observed),
+        remains=remains_of_deletion(observed) or remains_of_stop(observed),
+    )
+
+
+def status_of(
+    observed: Observed, facts: Facts, decision: Decision, latest_ready_generation: int | None
+) -> InferenceServiceStatus:
+    """The status as callers see it."""
+    service = with_shown_conditions(observed)
+    status = part(service, "status")
+    return InferenceServiceStatus(
+        decision.state,
+        decision.message,
+        serving=facts.serving,
+        latest_ready_generation=latest_ready_generation,
+        failure=decision.failure,
+        url=str(status.get("url") or ""),
+        cluster_url=str(part(status, "address").get("url") or ""),
+        serving_runtime=_serving_runtime(observed),
+        deployment_mode=present_name(settled_mode_of(service)),
+        components=tuple(c.shown for c in facts.components),
+        conditions=tuple(_condition(c) for c in items(status, "conditions")),
+        last_transition_time=_changed_at(observed, decision),
+    )
+
+
+def _foreign_object(observed: Observed, since: datetime) -> Problem | None:
+    conflict = foreign_knative_service(observed)
+    return Problem(conflict.failure(since), since) if conflict else None
+
+
+def _unfollowed_mode(observed: Observed) -> str:
+    mode = mode_of(observed.service)
+    followed = observed.knative_followed if mode == KNATIVE else mode in ("", STANDARD)
+    return "" if followed else mode
+
+
+def _can_stop(observed: Observed) -> bool:
+    """Whether KServe acts on the annotation: it then says of each service whether it is stopped."""
+    mode = mode_of(observed.service)
+    says = bool(condition(observed.service, "Stopped"))
+    return observed.release.stops_deployments or mode == KNATIVE or says
+
+
+def _routed(service: Object, *, components_ready: bool) -> bool:
+    """Whether the way in stands.
+
+    While a component is not ready KServe may call the ingress so too, for that reason alone; it
+    publishes an address only once the ingress was ready.
+    """
+    once = bool(part(service, "status", "address"))
+    return holds(service, "IngressReady") or (once and not components_ready)
+
+
+def _ingress_missed_at(
+    service: Object, patience: Patience, *, components_ready: bool
+) -> datetime | None:
+    """When a route that is not there will be reported as missing; None where it is there.
+
+    Of a route that KServe fails to make it says nothing: the condition stays Unknown.
+    """
+    ingress = condition(service, "IngressReady")
+    since = moment(ingress.get("lastTransitionTime"))
+    if not components_ready or since is None or ingress.get("status") == "True":
+        return None
+    if ingress.get("status") == "False":
+        return since
+    turned = (moment(c.get("lastTransitionTime")) for c in items(service, "status", "conditions"))
+    return max((at for at in turned if at), default=since) + patience.admission
+
+
+def _ingress_problems(
+    service: Object, missed_at: datetime | None, now: datetime
+) -> Iterator[Problem]:
+    if missed_at and missed_at <= now:
+        ingress = condition(service, "IngressReady")
+        since = moment(ingress.get("lastTransitionTime")) or missed_at
+        words = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
+        words = words or "KServe has not made it, and does not say why; see its controller's log"
+        failure = failure_of(
+            FailureReason.INGRESS,
+            f"the model serves, but its route from outside is not ready: {words}",
+            first_seen_time=since,
+        )
+        yield Problem(failure, since, tolerated=None)
+
+
+def _serving_runtime(observed: Observed) -> str:
+    """Name the serving runtime: where KServe does not report it, the one that the spec names."""
+    named = part(observed.service, "spec", "predictor", "model").get("runtime")
+    fallback = "" if observed.release.reports_runtime else str(named or "")
+    return serving_runtime_of(observed.service) or fallback
+
+
+def _condition(raw: Object) -> Condition:
+    return Condition(
+        str(raw.get("type", ""))[:_LONGEST_TYPE],
+        str(raw.get("status", ""))[:_LONGEST_TYPE],
+        str(raw.get("reason") or "")[:_LONGEST_REASON],
+        str(raw.get("message") or "")[:_LONGEST_MESSAGE],
+        moment(raw.get("lastTransitionTime")),
+    )
+
+
+def _changed_at(observed: Observed, decision: Decision) -> datetime:
+    """When the state last changed, as far as the cluster's own times tell."""
+    if deleted_at := moment(part(observed.service, "metadata").get("deletionTimestamp")):
+        return deleted_at
+    if decision.failure and decision.failure.first_seen_time:
+        return decision.failure.first_seen_time
+    objects = (observed.service, *observed.deployments, *observed.revisions)
+    times = [
+        moment(c.get("lastTransitionTime"))
+        for o in objects
+        for c in items(o, "status", "conditions")
+    ]
+    return max((t for t in times if t), default=created_at(observed.service))

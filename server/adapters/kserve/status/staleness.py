@@ -1,0 +1,202 @@
+"""Whether KServe refuses what was asked, by evidence that is newer than the write.
+
+Right after a fixing write the object still carries the refusal of the one before, and a busy
+controller may go on saying so. So a status counts when it was seen to move after this process first
+held the generation, or when the cluster's own times put it after the write; an event when KServe
+looked at an object of this generation, or long after the write. A generation of 1 has no write
+before it.
+
+Where nothing tells, a refusal that has stood for a while counts too: a second write that is refused
+for the same cause may leave the status as it was, its event is counted with the first one's, and
+Kubernetes drops an object's events after some 25.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from server.adapters.kserve.objects import (
+    Object,
+    created_at,
+    items,
+    moment,
+    part,
+    rollout_of,
+    uid_of,
+)
+from server.adapters.kserve.status.grace_periods import PATIENCE, Patience
+from server.adapters.kserve.status.kserve_errors import (
+    READY_CONDITIONS,
+    Refusal,
+    is_reconcile_error,
+    reconcile_error,
+    refusal_in_event,
+    refusal_in_status,
+)
+from server.adapters.kserve.status.observed_objects import Observed
+from server.domain.rollout.facts import Problem
+from server.domain.rollout.rollout_id import Rollout
+
+# Events carry the clock of KServe's controller, not the API server's.
+CLOCKS_DIFFER_BY = timedelta(seconds=1)
+# How long after a write a controller may still act on the object before it.
+CONTROLLER_LAGS_BY = timedelta(seconds=5)
+# Of a service whose status never rests; the first ones matter.
+MOST_VERSIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a process remembers of one rollout: the status when it first held it, and every
+    resourceVersion that the object has had since.
+
+    `refused_since`: when a refusal newer than the write was first seen to stand. `failing_since`:
+    when KServe was first seen to fail at reconciling a component, which it has not got over since.
+    """
+
+    rollout: Rollout | None = None
+    status: Object = field(default_factory=dict)
+    versions: frozenset[str] = frozenset()
+    refused_since: datetime | None = None
+    failing_since: datetime | None = None
+
+    def updated(self, observed: Observed, now: datetime) -> Evidence:
+        """Take in what is seen now; to be called at each change."""
+        rollout = rollout_of(observed.service)
+        held = self if rollout == self.rollout else _first_held(rollout, observed)
+        held = replace(
+            held,
+            versions=_with_version(held.versions, observed.service),
+            failing_since=held.failing_since_by(observed.service, now),
+        )
+        if held.refusal(observed, now) is None:
+            return replace(held, refused_since=None)
+        return replace(held, refused_since=held.refused_since or now)
+
+    def problem(self, observed: Observed, now: datetime, patience: Patience) -> Problem | None:
+        """The refusal that stands, if any."""
+        refusal = self.refusal(observed, now, patience)
+        if refusal is None:
+            return None
+        since = self.refused_since or now
+        return Problem(refusal.failure(since, observed), since)
+
+    def is_unheard(self, observed: Observed) -> bool:
+        """Whether KServe has said nothing since the write, in the status or by an event."""
+        service, written = observed.service, written_at(observed.service)
+        return (
+            not self._first_generation()
+            and part(service, "status") == self.status
+            and (_status_written_at(service) or written) <= written
+            and not any(self._new_events(observed, written, PATIENCE))
+        )
+
+    def failing_since_by(self, service: Object, now: datetime) -> datetime | None:
+        """Since when reconciles fail; a race that KServe lost neither begins nor ends that."""
+        if not any(is_reconcile_error(service, kind) for kind in READY_CONDITIONS):
+            return None
+        fails = any(reconcile_error(service, kind) for kind in READY_CONDITIONS)
+        return self.failing_since or (now if fails else None)
+
+    def reconcile_problem(
+        self, observed: Observed, ready_condition: str, now: datetime, patience: Patience
+    ) -> Problem | None:
+        """What keeps KServe from making all of a component whose pods are of this rollout.
+
+        Of an error that may be the one of the write before, nothing is said until it has stood for
+        long: where Knative has reported nothing yet, a reconcile that succeeds leaves it there.
+        """
+        service = observed.service
+        error = reconcile_error(service, ready_condition)
+        if error is None:
+            return None
+        written = written_at(service)
+        since = self.failing_since or now
+        if (
+            error.at < written
+            and not self._first_generation()
+            and not any(map(refusal_in_event, self._new_events(observed, now, patience)))
+        ):
+            since = max(since, written + patience.unproven)
+        return Problem(error.failure(since, observed), since, patience.unreconciled)
+
+    def refusal(
+        self, observed: Observed, now: datetime, patience: Patience = PATIENCE
+    ) -> Refusal | None:
+        """The newest refusal that is newer than the write. An event tells more than the status."""
+        events = self._new_events(observed, now, patience)
+        told = [r for e in events if (r := refusal_in_event(e))]
+        if told:
+            return max(told, key=lambda r: r.at)
+        if self._status_is_new(observed.service, now, patience):
+            return refusal_in_status(observed.service)
+        return None
+
+    def _new_events(
+        self, observed: Observed, now: datetime, patience: Patience
+    ) -> Iterator[Object]:
+        written = written_at(observed.service)
+        for event in _events_of(observed):
+            last = moment(event.get("lastTimestamp")) or written
+            about_then = written - CLOCKS_DIFFER_BY <= last
+            if (
+                self._is_about_this(event)
+                or last > written + CONTROLLER_LAGS_BY
+                or (about_then and now >= written + patience.unproven)
+            ):
+                yield event
+
+    def _is_about_this(self, event: Object) -> bool:
+        """Whether KServe had the write when it first said so."""
+        seen = part(event, "involvedObject").get("resourceVersion")
+        return self._first_generation() or seen in self.versions
+
+    def _first_generation(self) -> bool:
+        return self.rollout is not None and self.rollout.generation == 1
+
+    def _status_is_new(self, service: Object, now: datetime, patience: Patience) -> bool:
+        written = written_at(service)
+        # KServe's writes carry the resourceVersion that they rest on, so that a status written
+        # after the spec is about that spec.
+        return (
+            part(service, "status") != self.status
+            or (_status_written_at(service) or written) > written
+            or now >= written + patience.unproven
+        )
+
+
+def written_at(service: Object) -> datetime:
+    """When the spec was last written, by the API server's clock, in whole seconds."""
+    times = [
+        moment(entry.get("time"))
+        for entry in items(service, "metadata", "managedFields")
+        if not entry.get("subresource") and "f:spec" in part(entry, "fieldsV1")
+    ]
+    return max((t for t in times if t), default=created_at(service))
+
+
+def _first_held(rollout: Rollout, observed: Observed) -> Evidence:
+    if rollout.generation == 1:
+        return Evidence(rollout)
+    return Evidence(rollout, part(observed.service, "status"))
+
+
+def _status_written_at(service: Object) -> datetime | None:
+    times = [
+        moment(entry.get("time"))
+        for entry in items(service, "metadata", "managedFields")
+        if entry.get("subresource") == "status"
+    ]
+    return max((t for t in times if t), default=None)
+
+
+def _events_of(observed: Observed) -> Iterator[Object]:
+    uid = uid_of(observed.service)
+    return (e for e in observed.events if part(e, "involvedObject").get("uid") == uid)
+
+
+def _with_version(versions: frozenset[str], service: Object) -> frozenset[str]:
+    version = str(part(service, "metadata").get("resourceVersion", ""))
+    return versions if len(versions) >= MOST_VERSIONS else versions | {version}

@@ -1,0 +1,208 @@
+"""Where model files come from: any filesystem that fsspec reaches."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, NamedTuple, cast
+from urllib.parse import unquote
+
+import aiohttp
+import fsspec
+
+from server.adapters.local.model_files.file_names import name_of_answer, path_name, query_name
+from server.domain.rollout.status import FailureReason
+
+# The schemes that KServe reads too and that name files to download, with the package of fsspec's
+# filesystem for each.
+_PACKAGES = {
+    "file": "fsspec",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "hf": "huggingface_hub",
+}
+_SILENT_AFTER = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+
+
+CHECK_URI = "check spec.model.storage_uri"
+
+
+class FetchFailed(Exception):
+    """The model's files cannot be had; `remedy` says what to do."""
+
+    def __init__(
+        self, message: str, remedy: str, reason: FailureReason = FailureReason.STORAGE_DOWNLOAD
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.remedy = remedy
+
+
+class SourceFile(NamedTuple):
+    """A file of a model: where it goes below the model's folder, and what it looked like."""
+
+    relative: PurePosixPath
+    entry: dict[str, Any]
+
+    @property
+    def size(self) -> int | None:
+        """In bytes; None where the source does not say."""
+        return cast("int | None", self.entry.get("size"))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file or folder on some filesystem. Each method blocks, and raises whatever that raises."""
+
+    filesystem: Any
+    path: str
+    name: str
+    shown: str
+
+    def files(self, enter: Callable[[int], None] = lambda depth: None) -> list[SourceFile]:
+        """Every file of it, symbolic links followed; `relative` is empty where it is one itself.
+
+        `enter` is called for each file and folder with how deep it lies, and ends the walk by what
+        it raises. Raises FetchFailed where there is no file, or something that is none.
+        """
+        entry = self.filesystem.info(self.path)
+        found = list(self._below(PurePosixPath(), entry, enter))
+        if not found:
+            raise FetchFailed(f"{self.shown} has no files", CHECK_URI)
+        return found
+
+    def _below(
+        self, at: PurePosixPath, entry: dict[str, Any], enter: Callable[[int], None]
+    ) -> Iterator[SourceFile]:
+        enter(len(at.parts))
+        if entry["type"] == "file":
+            yield SourceFile(at, entry)
+        elif entry["type"] == "directory":
+            for child in self.filesystem.ls(entry["name"], detail=True):
+                # Object stores list a folder's own marker among what is in it.
+                if child["name"].rstrip("/") != entry["name"].rstrip("/"):
+                    below = at / _safe_name(child)
+                    yield from self._below(below, self._followed(child), enter)
+        else:
+            raise FetchFailed(f"{self.shown}: {at} is neither a file nor a folder", CHECK_URI)
+
+    def _followed(self, entry: dict[str, Any]) -> dict[str, Any]:
+        return self.filesystem.info(entry["name"]) if entry.get("islink") else entry
+
+    def open(self, file: SourceFile) -> BinaryIO:
+        """Read it from its beginning."""
+        # Over HTTP one request for all of it: blocks could be of different versions.
+        options = {"block_size": 0} if "http" in self.filesystem.protocol else {}
+        return cast(BinaryIO, self.filesystem.open(file.entry["name"], "rb", **options))
+
+    def name_given(self, reading: BinaryIO) -> str:
+        """What a lone file is called, once it is open: over HTTP as its server says."""
+        answer = getattr(reading, "r", None)
+        if not isinstance(answer, aiohttp.ClientResponse):
+            return self.name
+        said = answer.content_disposition
+        name = name_of_answer(self.path, str(answer.url), said.filename if said else None)
+        return name or self.name
+
+    def has_changed(self, file: SourceFile) -> bool:
+        """Whether a file on a disk was written since it was listed; elsewhere a read is of one
+        version."""
+        if "mtime" not in file.entry:
+            return False
+        now = self.filesystem.info(file.entry["name"])
+        return any(now[key] != file.entry[key] for key in ("size", "mtime", "ino"))
+
+
+def source_of(uri: str) -> Source:
+    """Find the filesystem of a URI or an absolute path. Raises FetchFailed; asks no network."""
+    scheme, has_scheme, rest = uri.partition("://")
+    if not has_scheme:
+        scheme, path = "file", uri
+    elif scheme == "file":
+        path = unquote(rest.removeprefix("localhost"))
+    elif scheme in ("http", "https"):
+        path = uri
+    else:
+        path = rest.rstrip("/")
+    if scheme == "hf":
+        path = _pinned(path)
+    return Source(_filesystem(scheme), path, _name(scheme, path, uri), shown(uri))
+
+
+def _name(scheme: str, path: str, uri: str) -> str:
+    """The name of the file or folder itself."""
+    if scheme == "file" and not path.startswith("/"):
+        raise FetchFailed(f"{shown(uri)} is neither a URI nor an absolute path", CHECK_URI)
+    if scheme in ("http", "https"):
+        name = path_name(path) or query_name(path)
+    else:
+        name = PurePosixPath(path).name
+    if scheme == "hf":
+        name = name.partition("@")[0]
+    if name in ("", ".."):
+        raise FetchFailed(f"{shown(uri)} names no file or folder", CHECK_URI)
+    return name
+
+
+def _pinned(path: str) -> str:
+    """`owner/model:revision`, as KServe has it, in the form of fsspec: `owner/model@revision`."""
+    owner, slash, rest = path.partition("/")
+    model, below_slash, below = rest.partition("/")
+    name, _, revision = model.partition(":")
+    pinned = f"{name}@{revision}" if revision else name
+    return f"{owner}{slash}{pinned}{below_slash}{below}"
+
+
+def _filesystem(scheme: str) -> Any:
+    package = _PACKAGES.get(scheme)
+    if package is None:
+        raise FetchFailed(
+            f"nothing on this server reads {scheme}://",
+            f"use an absolute path, or one of {', '.join(_PACKAGES)} as {scheme}",
+            FailureReason.STORAGE_SCHEME,
+        )
+    options = {}
+    if package == "aiohttp":
+        options["client_kwargs"] = {"timeout": _SILENT_AFTER, "trust_env": True}
+    importlib.invalidate_caches()  # it may have been installed since the server started
+    try:
+        # A filesystem that is kept would answer listings of long ago.
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)  # type: ignore[no-untyped-call]
+    except ImportError as e:
+        raise FetchFailed(
+            f"{scheme}:// takes the package {package}, which the server's Python does not have",
+            f"{sys.executable} -m pip install {package}; then deploy again",
+            FailureReason.STORAGE_SCHEME,
+        ) from e
+
+
+def _safe_name(entry: dict[str, Any]) -> str:
+    name = PurePosixPath(entry["name"]).name
+    if name in ("", "..") or "\0" in name:
+        raise FetchFailed(f"{entry['name']!r} is no name for a file on this machine", CHECK_URI)
+    return name
+
+
+# With nothing in it that a password could be a part of.
+_HOST = re.compile(r"(\[[\w.:%]*\]|[^:@\[\]]*)(:\d*)?")
+
+
+def shown(uri: str) -> str:
+    """A URI without what may be secret in it: user, password, query. Where it is not clear which
+    part of it is the host, none is shown."""
+    plain = re.split(r"[?#]", uri, maxsplit=1)[0]
+    scheme, separator, rest = plain.partition("://")
+    if not separator:
+        return plain if plain.startswith("/") or "@" not in plain else "***"
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    if not _HOST.fullmatch(host):
+        return f"{scheme}://***"
+    return f"{scheme}://{host}{slash}{path}"

@@ -1,0 +1,287 @@
+"""The address of a service: a reverse proxy in this process, which outlives its model servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from datetime import timedelta
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import TypeVar
+
+import aiohttp
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict
+from yarl import URL
+
+from server.adapters.bounded_read import read_at_most
+from server.adapters.local.proxy.port_allocator import HOST
+
+# Less than the model servers' own (uvicorn: 5 s), so that they never close a connection just as a
+# request is sent on it.
+KEEPALIVE_SECONDS = 2.0
+CONNECT_SECONDS = 5.0
+# Of a caller: how long the next request's headers, the next bytes of a body, or room for the next
+# bytes of an answer may take.
+IDLE_SECONDS = 60.0
+MOST_CONNECTIONS = 1000
+MOST_HEADERS = 64
+LONGEST_HEADER = 8 * 1024
+# Of what a model server says of itself.
+MOST_OF_ANSWER = 2**16
+PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+_T = TypeVar("_T")
+
+
+def _is_for_the_log(record: logging.LogRecord) -> bool:
+    """A request that is no HTTP is its caller's fault and gets a 400: it must not fill the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_log = logging.getLogger(__name__)
+_log.addFilter(_is_for_the_log)
+
+# Without a name, it is no browser.
+_OUR_NAMES = frozenset({"", HOST, "localhost"})
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class Answer(Enum):
+    """What is to be heard on the port of a model server."""
+
+    NOTHING = auto()
+    LOADING = auto()
+    READY = auto()
+
+
+class Upstream:
+    """One run of a model server, as the proxy sees it. `close` it, once it is `drained`."""
+
+    def __init__(self, port: int, request_timeout: timedelta | None = None) -> None:
+        self._origin = f"http://{HOST}:{port}"
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+            timeout=aiohttp.ClientTimeout(
+                total=request_timeout.total_seconds() if request_timeout else None,
+                sock_connect=CONNECT_SECONDS,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        )
+
+    async def answers(self, server_name: str, ready_path: str) -> Answer:
+        """Ask who is there and whether its model is ready; a stranger counts as NOTHING."""
+        try:
+            async with self._asked("/v2") as who:
+                said = json.loads(await read_at_most(who, MOST_OF_ANSWER))
+            if not isinstance(said, Mapping) or said.get("name") != server_name:
+                return Answer.NOTHING
+            async with self._asked(ready_path) as response:
+                return Answer.READY if response.status == HTTPStatus.OK else Answer.LOADING
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
+            return Answer.NOTHING
+
+    def _asked(self, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        origin = self._origin
+        return self._session.get(f"{origin}{path}", timeout=PROBE_TIMEOUT, allow_redirects=False)
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request for the length of a block."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def send(self, request: web.BaseRequest) -> aiohttp.ClientResponse:
+        """Pass a request on, its body as it comes.
+
+        Raises aiohttp.ClientConnectorError or ConnectionTimeoutError where nothing was sent, and
+        other aiohttp.ClientError or TimeoutError later.
+        """
+        return await self._session.request(
+            request.method,
+            URL(f"{self._origin}{request.rel_url.raw_path_qs}", encoded=True),
+            headers=_end_to_end(request.headers),
+            data=_body_of(request) if request.body_exists else None,
+            allow_redirects=False,
+        )
+
+    async def drained(self, patience: timedelta) -> None:
+        """Wait until no request is in flight, at most `patience`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience.total_seconds()):
+                await self._idle.wait()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+class Proxy:
+    """Answers on a listening socket by the upstream of the moment.
+
+    While `upstream` is None, it is 503 with what `excuse` says, as it is for a caller that comes
+    when MOST_CONNECTIONS are open. A caller that keeps it waiting for IDLE_SECONDS is cut.
+    """
+
+    def __init__(self, excuse: Callable[[], str]) -> None:
+        self.upstream: Upstream | None = None
+        self._excuse = excuse
+        self._server: asyncio.Server | None = None
+        self._connections = web.Server(
+            self._answer,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            # Also the time that the headers of a request may take.
+            keepalive_timeout=IDLE_SECONDS,
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
+            max_headers=MOST_HEADERS,
+            logger=_log,
+        )
+
+    async def start(self, listening: socket.socket) -> None:
+        """Answer from now on."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connected, sock=listening)
+
+    async def close(self, patience: timedelta) -> None:
+        """Listen no more, and let what is in flight end within `patience`."""
+        if self._server:
+            self._server.close()
+        self._connections.pre_shutdown()
+        await self._connections.shutdown(patience.total_seconds())
+
+    def _connected(self) -> asyncio.Protocol:
+        full = len(self._connections.connections) >= MOST_CONNECTIONS
+        return _Full() if full else self._connections()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if not request.rel_url.raw_path.startswith("/"):
+            return web.Response(status=HTTPStatus.BAD_REQUEST)
+        if not _is_meant(request.headers.get("Host", "")):
+            return _refusal(HTTPStatus.MISDIRECTED_REQUEST, "ask for 127.0.0.1 or localhost")
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(CONTINUE)
+        # Where nobody listens any more nothing was sent, and another may have come up by now.
+        for _ in range(2):
+            upstream = self.upstream
+            if upstream is None:
+                break
+            with upstream.in_flight():
+                answer = await self._relayed(request, upstream)
+            if answer is not None:
+                return answer
+        return self._unavailable()
+
+    async def _relayed(
+        self, request: web.BaseRequest, upstream: Upstream
+    ) -> web.StreamResponse | None:
+        """The upstream's answer, sent; None where it never got the request."""
+        try:
+            answer = await upstream.send(request)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            return None
+        except TimeoutError:
+            return _refusal(HTTPStatus.GATEWAY_TIMEOUT, "no answer within spec.request_timeout")
+        except aiohttp.ClientError:
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the model server broke off")
+        async with answer:
+            return await _relay(request, answer)
+
+    def _unavailable(self) -> web.Response:
+        return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, self._excuse())
+
+
+class _Full(asyncio.Protocol):
+    """A connection too many: refused before it asks for anything."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        transport.write(TOO_MANY)
+        transport.close()
+
+
+async def _body_of(request: web.BaseRequest) -> AsyncIterator[bytes]:
+    """A request's body as it comes."""
+    while chunk := await _in_time(request, request.content.readany()):
+        yield chunk
+
+
+async def _in_time(request: web.BaseRequest, step: Awaitable[_T]) -> _T:
+    """The step's result, or the end of the connection, and of the call with it, where the caller
+    keeps it waiting."""
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await step
+    except TimeoutError:
+        if request.transport:
+            request.transport.abort()
+        raise
+
+
+def _is_meant(host: str) -> bool:
+    """Whether the caller knows whom it asks; a web page may have its own name lead here."""
+    name = host.rpartition(":")[0] or host
+    return name.lower() in _OUR_NAMES
+
+
+async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    relayed = web.StreamResponse(
+        status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers)
+    )
+    await relayed.prepare(request)
+    try:
+        async for chunk in answer.content.iter_any():
+            await _in_time(request, relayed.write(chunk))
+    except (aiohttp.ClientError, TimeoutError):
+        # The status is sent: only a broken connection can still tell that there should be more.
+        if request.transport:
+            request.transport.abort()
+    return relayed
+
+
+def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """Without the headers that are for one connection only."""
+    listed = headers.get("Connection", "").lower()
+    dropped = _HOP_BY_HOP | {name.strip() for name in listed.split(",")}
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in dropped)
+
+
+def _refusal(status: HTTPStatus, why: str) -> web.Response:
+    return web.json_response({"error": why}, status=status, headers={"Retry-After": "1"})

@@ -1,0 +1,173 @@
+"""Get and List: answered from the view; the cluster itself is asked only to confirm an absence."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from server.control.live_reads import LiveReads
+from server.control.opaque_tokens import decode_token, encode_token
+from server.control.watch_cache import View
+from server.domain.errors import (
+    ClusterUnavailable,
+    PageTokenInvalid,
+    RolloutGone,
+    ServerCredentialsRefused,
+    ServiceNotFound,
+    ViewBehind,
+)
+from server.domain.kubernetes.selectors import Selector
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import State
+from server.domain.service.commands import fingerprint
+from server.domain.service.inference_service import InferenceService, ServiceKey
+from server.ports import Cluster
+
+CATCH_UP_SECONDS = 2.0
+# With the longest selector some 10 ms.
+MATCHED_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a List asks for: `page_size` services from where `page_token` says, which belongs to
+    the same target, selector and states."""
+
+    target: ServiceKey
+    selector: Selector
+    page_size: int
+    states: frozenset[State] = frozenset()
+    page_token: str = ""
+
+    @property
+    def binding(self) -> str:
+        """What a page token is bound to."""
+        return fingerprint([*self.target, str(self.selector), sorted(self.states)])
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The page's `services`, one moment's; whether there are `more`; the `total` of all pages."""
+
+    services: Sequence[InferenceService]
+    more: bool
+    total: int
+    token_after: Callable[[InferenceService], str]
+
+
+class Reading:
+    """Reads never touch the cluster, but for one before an awaited rollout is denied."""
+
+    def __init__(self, cluster: Cluster, view: View) -> None:
+        self._live_reads = LiveReads(cluster)
+        self._view = view
+
+    async def get(self, key: ServiceKey, rollout: Rollout | None = None) -> InferenceService:
+        """The service as it is, no older than `rollout` where one is named.
+
+        Raises ServiceNotFound, RolloutGone, ViewNotReady, ViewBehind.
+        """
+        self._view.require_synced()
+        if rollout:
+            await self.catch_up(key, rollout)
+        service = self._view.get(key)
+        if service is None:
+            raise ServiceNotFound(key)
+        return service
+
+    async def list(self, listing: Listing) -> Listed:
+        """Services by namespace and name. Raises ViewNotReady, PageTokenInvalid."""
+        self._view.require_synced()
+        after = _page_start(listing)
+        if not listing.selector and not listing.states:
+            total = self._view.count(listing.target)
+            rest = self._view.services(listing.target, after)
+            page: Sequence[InferenceService] = list(islice(rest, listing.page_size + 1))
+        else:
+            found = await self._matching(listing)
+            total = len(found)
+            start = bisect_right(found, after, key=lambda s: s.key) if after else 0
+            page = found[start : start + listing.page_size + 1]
+        return Listed(
+            services=page[: listing.page_size],
+            more=len(page) > listing.page_size,
+            total=total,
+            token_after=lambda s: _page_token(listing, s.key),
+        )
+
+    async def catch_up(self, key: ServiceKey, rollout: Rollout) -> None:
+        """Wait until the view has the rollout or a newer one of the same service.
+
+        A view that lacks it after 2 s is checked against the cluster once: RolloutGone if it is
+        not there either, ViewBehind if it is.
+        """
+        if await self._seen_within(CATCH_UP_SECONDS, key, rollout):
+            return
+        try:
+            live = await self._live_reads.read(key)
+        except ServerCredentialsRefused:
+            raise
+        except ClusterUnavailable as e:
+            raise _behind(key) from e
+        if self._has(key, rollout):
+            return
+        if live is None or live.uid != rollout.uid or live.generation < rollout.generation:
+            raise RolloutGone(f"the awaited rollout of {key} is gone: deleted, or made anew")
+        raise _behind(key)
+
+    async def _seen_within(self, seconds: float, key: ServiceKey, rollout: Rollout) -> bool:
+        with self._view.subscribe(key) as subscription:
+            try:
+                async with asyncio.timeout(seconds):
+                    while not self._has(key, rollout):
+                        await subscription.changes(seconds)
+            except TimeoutError:
+                return False
+        return True
+
+    def _has(self, key: ServiceKey, rollout: Rollout) -> bool:
+        self._view.require_running()
+        if self._view.has_departed(rollout.uid):
+            raise RolloutGone(f"the awaited rollout of {key} is gone: the service was deleted")
+        service = self._view.get(key)
+        return (
+            service is not None
+            and service.uid == rollout.uid
+            and service.generation >= rollout.generation
+        )
+
+    async def _matching(self, listing: Listing) -> Sequence[InferenceService]:
+        """All that fit, of one moment; between parts of the work others have the loop."""
+        found = []
+        for nth, service in enumerate(list(self._view.services(listing.target)), start=1):
+            if _matches(listing, service):
+                found.append(service)
+            if nth % MATCHED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
+
+
+def _matches(listing: Listing, service: InferenceService) -> bool:
+    return listing.selector.matches(service.selectable_labels) and (
+        not listing.states or service.status.state in listing.states
+    )
+
+
+def _behind(key: ServiceKey) -> ViewBehind:
+    return ViewBehind(f"this replica has not yet seen the awaited rollout of {key}; try again")
+
+
+def _page_token(listing: Listing, last: ServiceKey) -> str:
+    return encode_token([listing.binding, *last])
+
+
+def _page_start(listing: Listing) -> ServiceKey | None:
+    if not listing.page_token:
+        return None
+    match decode_token(listing.page_token):
+        case [listing.binding, str(namespace), str(name)]:
+            return ServiceKey(namespace, name)
+    raise PageTokenInvalid("page_token is not from an earlier page of this same List")

@@ -1,0 +1,92 @@
+"""Serving environments: made, read, changed and deleted by name."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from server.control.registry.lookup import environment_of
+from server.control.registry.pages import Listed, Listing
+from server.control.registry.usage import require_current, require_unused
+from server.control.watch_cache import View
+from server.domain.registry.changes import changed_environment, new_environment
+from server.domain.registry.registered import EnvironmentKey, ServingEnvironment
+from server.domain.registry.registry_commands import Change, EnvironmentContent
+from server.domain.registry.registry_errors import EnvironmentNotFound
+from server.domain.registry.registry_validation import (
+    check_change,
+    check_key,
+    check_new,
+    check_project,
+)
+from server.ports import Page, Registry, RegistryReading, RegistryWriting
+
+
+class Environments:
+    """What an environment is changed to holds from the next Deploy on."""
+
+    def __init__(self, registry: Registry, view: View) -> None:
+        self._registry = registry
+        self._view = view
+
+    async def create(self, key: EnvironmentKey, content: EnvironmentContent) -> ServingEnvironment:
+        """Make an environment. Raises FieldInvalid, AlreadyExists."""
+        check_new(key, content, "environment")
+        environment_id = str(uuid4())
+
+        async def work(tx: RegistryWriting) -> ServingEnvironment:
+            environment = new_environment(key, environment_id, content, await tx.now())
+            await tx.add(environment)
+            return environment
+
+        return await self._registry.write(work)
+
+    async def get(self, key: EnvironmentKey) -> ServingEnvironment:
+        """The environment. Raises FieldInvalid, EnvironmentNotFound."""
+        check_key(key)
+        return await self._registry.read(lambda tx: environment_of(tx, key))
+
+    async def list(self, project: str, size: int, page_token: str) -> Listed[ServingEnvironment]:
+        """A page of a project's environments, newest first. Raises FieldInvalid,
+        PageTokenInvalid."""
+        check_project(project)
+        listing = Listing("environments", project)
+        start = listing.start(page_token)
+
+        async def work(tx: RegistryReading) -> Page[ServingEnvironment]:
+            return await tx.environments(project, size, start)
+
+        return listing.listed(await self._registry.read(work))
+
+    async def update(
+        self, key: EnvironmentKey, change: Change[EnvironmentContent]
+    ) -> ServingEnvironment:
+        """Change an environment. Raises FieldInvalid, EnvironmentNotFound, EtagMismatch,
+        EnvironmentNamespaceFixed."""
+        check_change(key, change, "environment")
+
+        async def work(tx: RegistryWriting) -> ServingEnvironment:
+            environment = await environment_of(tx, key)
+            require_current(environment, change.etag)
+            after = changed_environment(environment, change, await tx.now())
+            if after is not environment:
+                await tx.replace(after)
+            return after
+
+        return await self._registry.write(work)
+
+    async def delete(self, key: EnvironmentKey, *, etag: str, allow_missing: bool) -> None:
+        """Delete an environment; its namespace stays. Raises FieldInvalid, EnvironmentNotFound,
+        EtagMismatch, InUse."""
+        check_key(key)
+
+        async def work(tx: RegistryWriting) -> None:
+            environment = await environment_of(tx, key)
+            require_current(environment, etag)
+            await require_unused(tx, self._view, environment)
+            await tx.remove(environment)
+
+        try:
+            await self._registry.write(work)
+        except EnvironmentNotFound:
+            if not allow_missing:
+                raise

@@ -1,0 +1,92 @@
+"""Registered models: made, read, changed and deleted by name."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from server.control.registry.lookup import model_of, version_of
+from server.control.registry.pages import Listed, Listing
+from server.control.registry.usage import require_current, require_ready, require_unused
+from server.control.watch_cache import View
+from server.domain.registry.changes import changed_model, new_model
+from server.domain.registry.registered import ModelKey, RegisteredModel, VersionKey
+from server.domain.registry.registry_commands import Change, ModelContent
+from server.domain.registry.registry_errors import ModelNotFound
+from server.domain.registry.registry_validation import (
+    check_change,
+    check_key,
+    check_new,
+    check_project,
+)
+from server.ports import Page, Registry, RegistryReading, RegistryWriting
+
+
+class Models:
+    """A default version is READY, or there is none: also when others write at the same time."""
+
+    def __init__(self, registry: Registry, view: View) -> None:
+        self._registry = registry
+        self._view = view
+
+    async def create(self, key: ModelKey, content: ModelContent) -> RegisteredModel:
+        """Register a model. Raises FieldInvalid, AlreadyExists."""
+        check_new(key, content, "model")
+        model_id = str(uuid4())
+
+        async def work(tx: RegistryWriting) -> RegisteredModel:
+            model = new_model(key, model_id, content, await tx.now())
+            await tx.add(model)
+            return model
+
+        return await self._registry.write(work)
+
+    async def get(self, key: ModelKey) -> RegisteredModel:
+        """The model. Raises FieldInvalid, ModelNotFound."""
+        check_key(key)
+        return await self._registry.read(lambda tx: model_of(tx, key))
+
+    async def list(self, project: str, size: int, page_token: str) -> Listed[RegisteredModel]:
+        """A page of a project's models, newest first. Raises FieldInvalid, PageTokenInvalid."""
+        check_project(project)
+        listing = Listing("models", project)
+        start = listing.start(page_token)
+
+        async def work(tx: RegistryReading) -> Page[RegisteredModel]:
+            return await tx.models(project, size, start)
+
+        return listing.listed(await self._registry.read(work))
+
+    async def update(self, key: ModelKey, change: Change[ModelContent]) -> RegisteredModel:
+        """Change a model. Raises FieldInvalid, ModelNotFound, EtagMismatch, and of a new default
+        version VersionNotFound, VersionNotReady, VersionArchived."""
+        check_change(key, change, "model")
+
+        async def work(tx: RegistryWriting) -> RegisteredModel:
+            model = await model_of(tx, key)
+            require_current(model, change.etag)
+            after = changed_model(model, change, await tx.now())
+            if after.default_version not in ("", model.default_version):
+                default = VersionKey(key.project, key.name, after.default_version)
+                require_ready(await version_of(tx, default))
+            if after is not model:
+                await tx.replace(after)
+            return after
+
+        return await self._registry.write(work)
+
+    async def delete(self, key: ModelKey, *, etag: str, allow_missing: bool) -> None:
+        """Delete a model with its versions. Raises FieldInvalid, ModelNotFound, EtagMismatch,
+        InUse."""
+        check_key(key)
+
+        async def work(tx: RegistryWriting) -> None:
+            model = await model_of(tx, key)
+            require_current(model, etag)
+            await require_unused(tx, self._view, model)
+            await tx.remove(model)
+
+        try:
+            await self._registry.write(work)
+        except ModelNotFound:
+            if not allow_missing:
+                raise

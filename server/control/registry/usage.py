@@ -1,0 +1,42 @@
+"""What a change of something registered must not overrun."""
+
+from __future__ import annotations
+
+from server.control.watch_cache import ALL, View
+from server.domain.errors import EtagMismatch
+from server.domain.registry.registered import ModelVersion, Registered, VersionState
+from server.domain.registry.registry_errors import InUse, VersionArchived, VersionNotReady
+from server.domain.registry.resolution import uses
+from server.domain.service.inference_service import ServiceKey
+from server.ports import RegistryReading
+
+MOST_NAMED = 5
+
+
+def require_current(thing: Registered, etag: str) -> None:
+    """Raise EtagMismatch where the caller has read another state of it."""
+    if etag and etag != thing.etag:
+        raise EtagMismatch(thing.key)
+
+
+def require_ready(version: ModelVersion) -> None:
+    """Raise VersionNotReady or VersionArchived where it cannot be deployed."""
+    if version.state is VersionState.PENDING:
+        raise VersionNotReady(f"{version.key} is PENDING: set its state to READY first")
+    if version.state is VersionState.ARCHIVED:
+        raise VersionArchived(f"{version.key} is ARCHIVED: set its state to READY first")
+
+
+async def require_unused(registry: RegistryReading, view: View, thing: Registered) -> None:
+    """Raise InUse where a service is deployed from it, on record or as it is seen."""
+    users = {record.service for record in await registry.users(thing, MOST_NAMED + 1)}
+    # Somebody else's edit ends the record of a service, which runs on all the same.
+    everywhere = view.services(ServiceKey(ALL, ""))
+    users |= {service.key for service in everywhere if uses(service, thing)}
+    if not users:
+        return
+    named = ", ".join(map(str, sorted(users)[:MOST_NAMED]))
+    more = " and others" if len(users) > MOST_NAMED else ""
+    raise InUse(
+        f"{thing.key} is in use by {named}{more}: delete these services first", used_by=named
+    )

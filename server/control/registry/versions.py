@@ -1,0 +1,110 @@
+"""Versions of registered models: added, read, changed and deleted by name."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from server.control.registry.lookup import model_of, version_of
+from server.control.registry.pages import Listed, Listing
+from server.control.registry.usage import require_current, require_unused
+from server.control.watch_cache import View
+from server.domain.registry.changes import changed_version, new_version, without_default
+from server.domain.registry.registered import (
+    ModelKey,
+    ModelVersion,
+    RegisteredModel,
+    VersionKey,
+    VersionState,
+)
+from server.domain.registry.registry_commands import Change, VersionContent
+from server.domain.registry.registry_errors import ModelNotFound, VersionNotFound
+from server.domain.registry.registry_validation import check_change, check_key, check_new
+from server.ports import Page, Registry, RegistryReading, RegistryWriting
+
+
+class Versions:
+    """What writes a version reads its model first: it stays, and so does its default."""
+
+    def __init__(self, registry: Registry, view: View) -> None:
+        self._registry = registry
+        self._view = view
+
+    async def create(self, key: VersionKey, content: VersionContent) -> ModelVersion:
+        """Add a version to a model. Raises FieldInvalid, ModelNotFound, AlreadyExists."""
+        check_new(key, content, "version")
+        version_id = str(uuid4())
+
+        async def work(tx: RegistryWriting) -> ModelVersion:
+            await model_of(tx, key.of)
+            version = new_version(key, version_id, content, await tx.now())
+            await tx.add(version)
+            return version
+
+        return await self._registry.write(work)
+
+    async def get(self, key: VersionKey) -> ModelVersion:
+        """The version. Raises FieldInvalid, ModelNotFound, VersionNotFound."""
+        check_key(key)
+
+        async def work(tx: RegistryReading) -> ModelVersion:
+            await model_of(tx, key.of)
+            return await version_of(tx, key)
+
+        return await self._registry.read(work)
+
+    async def list(self, model: ModelKey, size: int, page_token: str) -> Listed[ModelVersion]:
+        """A page of a model's versions, newest first. Raises FieldInvalid, PageTokenInvalid,
+        ModelNotFound."""
+        check_key(model)
+        listing = Listing("versions", *model)
+        start = listing.start(page_token)
+
+        async def work(tx: RegistryReading) -> Page[ModelVersion]:
+            await model_of(tx, model)
+            return await tx.versions(model, size, start)
+
+        return listing.listed(await self._registry.read(work))
+
+    async def update(self, key: VersionKey, change: Change[VersionContent]) -> ModelVersion:
+        """Change a version; one that is archived is no longer its model's default. Raises
+        FieldInvalid, ModelNotFound, VersionNotFound, EtagMismatch."""
+        check_change(key, change, "version")
+
+        async def work(tx: RegistryWriting) -> ModelVersion:
+            model = await model_of(tx, key.of)
+            version = await version_of(tx, key)
+            require_current(version, change.etag)
+            after = changed_version(version, change, await tx.now())
+            if after is not version:
+                await tx.replace(after)
+            if after.state is not VersionState.READY:
+                await _clear_default(tx, model, version)
+            return after
+
+        return await self._registry.write(work)
+
+    async def delete(self, key: VersionKey, *, etag: str, allow_missing: bool) -> None:
+        """Delete a version, which then is no default either. Raises FieldInvalid, ModelNotFound,
+        VersionNotFound, EtagMismatch, InUse."""
+        check_key(key)
+
+        async def work(tx: RegistryWriting) -> None:
+            model = await model_of(tx, key.of)
+            version = await version_of(tx, key)
+            require_current(version, etag)
+            await require_unused(tx, self._view, version)
+            await _clear_default(tx, model, version)
+            await tx.remove(version)
+
+        try:
+            await self._registry.write(work)
+        except (ModelNotFound, VersionNotFound):
+            if not allow_missing:
+                raise
+
+
+async def _clear_default(
+    tx: RegistryWriting, model: RegisteredModel, version: ModelVersion
+) -> None:
+    if model.default_version == version.key.version:
+        await tx.replace(without_default(model, await tx.now()))

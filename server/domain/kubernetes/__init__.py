@@ -1,0 +1,1 @@
+"""The rules of Kubernetes for names, quantities and selectors."""

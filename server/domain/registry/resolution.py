@@ -1,0 +1,193 @@
+"""From a Deploy that names a registered model to one that a cluster can carry out: pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from server.domain.errors import FieldInvalid, FieldViolation
+from server.domain.registry.deployment import ModelDeployment, content_of
+from server.domain.registry.environment_defaults import with_defaults
+from server.domain.registry.registered import (
+    ModelVersion,
+    Registered,
+    RegisteredModel,
+    ServingEnvironment,
+)
+from server.domain.registry.registry_errors import EnvironmentNamespaceFixed
+from server.domain.service.canonical_spec import canonical_deploy
+from server.domain.service.commands import (
+    ENVIRONMENT_ID_LABEL,
+    MODEL_ID_LABEL,
+    SERVICE_ID_LABEL,
+    VERSION_ID_LABEL,
+    Deploy,
+    Provenance,
+    fingerprint,
+)
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceService,
+    InferenceServiceSpec,
+    ModelPredictor,
+    RegisteredModelPredictor,
+    ServiceKey,
+    ServingPredictor,
+)
+from server.domain.service.spec_validation import spec_violations
+from server.domain.service.validation import check_deploy, room_for_name
+
+_HASH_LENGTH = 8
+_ID_LABELS: Mapping[type[Registered], str] = {
+    RegisteredModel: MODEL_ID_LABEL,
+    ModelVersion: VERSION_ID_LABEL,
+    ServingEnvironment: ENVIRONMENT_ID_LABEL,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the names of a registered model's Deploy stand for."""
+
+    model: RegisteredModel
+    version: ModelVersion
+    environment: ServingEnvironment
+
+    @property
+    def names(self) -> RegisteredModelPredictor:
+        """As the service will be read."""
+        return RegisteredModelPredictor(
+            self.model.key.project,
+            self.model.key.name,
+            self.environment.key.name,
+            self.version.key.version,
+            _serving(self.version),
+        )
+
+
+def resolved(deploy: Deploy, found: Found, deployment_id: str) -> Deploy:
+    """The Deploy of what was found, under the environment's defaults, as a cluster takes it.
+
+    Raises EnvironmentNamespaceFixed, and FieldInvalid with everything wrong with it.
+    """
+    assert deploy.spec, "it names a registered model"
+    key = _key(deploy.key, found)
+    named = replace(deploy.spec, predictor=found.names)
+    whole = replace(deploy, key=key, spec=with_defaults(named, found.environment.defaults))
+    _check(whole, named, found.environment)
+    provenance = Provenance(
+        model_id=found.model.id,
+        version_id=found.version.id,
+        environment_id=found.environment.id,
+        service_id=fingerprint([found.model.key.project, *key]),
+        deployment_id=deployment_id,
+    )
+    asked = canonical_deploy(deploy).body_hash
+    return replace(canonical_deploy(whole), provenance=provenance, asked=asked)
+
+
+def begun(deploy: Deploy, found: Found, now: datetime) -> ModelDeployment:
+    """The record of a resolved Deploy that no cluster knows yet."""
+    assert deploy.spec, "it is resolved"
+    return ModelDeployment(
+        id=deploy.deployment_id,
+        project=found.model.key.project,
+        model=found.model.key.name,
+        version=found.version.key.version,
+        environment=found.environment.key.name,
+        model_id=found.model.id,
+        version_id=found.version.id,
+        environment_id=found.environment.id,
+        service=deploy.key,
+        content=content_of(deploy.spec),
+        create_time=now,
+        update_time=now,
+    )
+
+
+def is_of(service: InferenceService, found: Found) -> bool:
+    """Whether a service was deployed from the same model to the same environment."""
+    # Somebody may have changed what runs, so that its names are no longer told; and in a registry
+    # that was made anew the same names have other ids.
+    ids = tuple(map(service.selectable_labels.get, (MODEL_ID_LABEL, ENVIRONMENT_ID_LABEL)))
+    predictor = service.spec.predictor if service.spec else None
+    return ids == (found.model.id, found.environment.id) or (
+        isinstance(predictor, RegisteredModelPredictor) and _place(predictor) == _place(found.names)
+    )
+
+
+def uses(service: InferenceService, thing: Registered) -> bool:
+    """Whether a service was deployed from it, whatever somebody else has changed since."""
+    return service.selectable_labels.get(_ID_LABELS[type(thing)]) == thing.id
+
+
+def is_of_another_project(service: InferenceService, wish: Deploy) -> bool:
+    """Whether another project than a resolved Deploy's has deployed the service of its name."""
+    own = wish.origin[SERVICE_ID_LABEL]
+    # One that is not managed may be a copy, whose labels tell of another service.
+    return not service.unmanaged and service.selectable_labels.get(SERVICE_ID_LABEL, own) != own
+
+
+def is_record_of(record: ModelDeployment, found: Found) -> bool:
+    """Whether a record is of the same model in the same environment."""
+    of = (record.model_id, record.environment_id)
+    return of == (found.model.id, found.environment.id)
+
+
+def derived_name(model: str, environment: str, namespace: str) -> str:
+    """The name of a model's service in an environment, the same at each Deploy.
+
+    One that a cluster cannot carry is cut, and ends with a hash of the whole; where there is no
+    room for that either, it is too long.
+    """
+    whole = f"{model}-{environment}"
+    room = room_for_name(namespace)
+    kept = whole[: max(room - _HASH_LENGTH - 1, 0)].rstrip("-")
+    if len(whole) <= room or not kept:
+        return whole
+    return f"{kept}-{hashlib.sha256(whole.encode()).hexdigest()[:_HASH_LENGTH]}"
+
+
+def _key(asked: ServiceKey, found: Found) -> ServiceKey:
+    environment = found.environment
+    if asked.namespace not in ("", environment.namespace):
+        raise EnvironmentNamespaceFixed(
+            f"{environment.key} is the namespace {environment.namespace!r}: leave the namespace"
+            " out, or name an environment of the other one",
+            namespace=environment.namespace,
+        )
+    name = derived_name(found.model.key.name, environment.key.name, environment.namespace)
+    return ServiceKey(environment.namespace, asked.name or name)
+
+
+def _serving(version: ModelVersion) -> ServingPredictor:
+    if version.image:
+        return ContainerPredictor(version.image)
+    assert version.format, "it stands with a storage_uri"
+    return ModelPredictor(version.format, version.storage_uri)
+
+
+def _check(whole: Deploy, named: InferenceServiceSpec, environment: ServingEnvironment) -> None:
+    """Refuse what can never work; of what only the defaults make wrong it is said so."""
+    try:
+        check_deploy(whole)
+    except FieldInvalid as invalid:
+        own = set(spec_violations(named, whole.annotations))
+        raise FieldInvalid(
+            [
+                violation
+                if violation in own or not violation.path.startswith("spec")
+                else _with_defaults(violation, environment)
+                for violation in invalid.violations
+            ]
+        ) from None
+
+
+def _with_defaults(violation: FieldViolation, environment: ServingEnvironment) -> FieldViolation:
+    return violation._replace(why=f"{violation.why}, with the defaults of {environment.key}")
+
+
+def _place(predictor: RegisteredModelPredictor) -> tuple[str, str, str]:
+    return predictor.project, predictor.model, predictor.environment

@@ -1,0 +1,1 @@
+"""A rollout: the facts of it, its state, and the reasons of its failure."""

@@ -1,0 +1,1 @@
+"""The InferenceService: its spec, its validation, and the commands that change it."""

@@ -1,0 +1,65 @@
+"""How much memory a service takes: what its texts count, in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ModelPredictor,
+    Predictor,
+    RegisteredModelPredictor,
+)
+
+# On KServe a variable stands in an object of its own in the InferenceService, its Deployment, its
+# ReplicaSet and its pod: some 1 KiB for its two texts, beside their characters.
+TEXT_BYTES = 512
+# Of one that cannot be encoded in ASCII, Python may keep every character so wide.
+WIDE = 4
+# What there is of any service: its status, its objects in the cluster, its place in every index.
+SERVICE_BYTES = 16 * 1024
+
+
+def size_in_memory(
+    spec: InferenceServiceSpec | None, labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> int:
+    """Count a service of this spec with these labels and annotations, in bytes.
+
+    The same texts always count the same. It is about what the process takes for a service of one
+    pod on KServe, and more than it takes on the local cluster.
+    """
+    texts = chain(_of_maps(labels, annotations), _of_spec(spec) if spec else ())
+    return SERVICE_BYTES + sum(map(_text_bytes, texts))
+
+
+def _text_bytes(text: str) -> int:
+    return TEXT_BYTES + len(text) * (1 if text.isascii() else WIDE)
+
+
+def _of_maps(*maps: Mapping[str, str]) -> Iterator[str]:
+    for texts in maps:
+        for key, value in texts.items():
+            yield key
+            yield value
+
+
+def _of_spec(spec: InferenceServiceSpec) -> Iterator[str]:
+    resources = spec.resources
+    yield from _of_maps(spec.env, spec.node_selector, resources.requests, resources.limits)
+    for name, reference in spec.secret_env.items():
+        yield from (name, reference.secret, reference.key)
+    for toleration in spec.tolerations:
+        yield from (toleration.key, toleration.value)
+    yield from _of_predictor(spec.predictor)
+
+
+def _of_predictor(predictor: Predictor | None) -> Iterator[str]:
+    match predictor:
+        case ContainerPredictor(image=image, command=command, args=args):
+            yield from (image, *command, *args)
+        case ModelPredictor(format=model_format, storage_uri=uri, runtime=runtime, args=args):
+            yield from (model_format.name, model_format.version, uri, runtime, *args)
+        case RegisteredModelPredictor(resolved=resolved):
+            yield from _of_predictor(resolved)

@@ -1,0 +1,125 @@
+"""Whether a command may go ahead on what is stored: one rule for every cluster.
+
+A refusal here may rest on a stale copy, so an adapter with a cache reads live once before it lets
+one out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from server.domain.errors import (
+    AlreadyExists,
+    EtagMismatch,
+    FieldInvalid,
+    FieldViolation,
+    NotManaged,
+    RequestIdReused,
+    ServiceDeleting,
+    ServiceNotFound,
+)
+from server.domain.service.commands import Action, Delete, Deploy
+from server.domain.service.inference_service import InferenceService, InferenceServiceSpec
+from server.domain.service.validation import check_platform_keys
+
+REMEMBERED_REQUESTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PastRequest:
+    """A write that carried a request_id: what it asked, and which generation it made."""
+
+    request_id: str
+    body_hash: str
+    action: Action
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a cluster holds under a key, with the request_ids that ride on it, oldest first."""
+
+    service: InferenceService
+    requests: tuple[PastRequest, ...] = ()
+
+
+def admit_deploy(deploy: Deploy, stored: Stored | None) -> PastRequest | None:
+    """Let a Deploy through (None), or answer the first write of its request_id.
+
+    Raises the refusal that fits. A replay is looked for before the etag is compared, since the
+    first write itself made the caller's etag stale.
+    """
+    if stored is None:
+        _admit_creation(deploy)
+        check_platform_keys(deploy, {}, {})
+        return None
+    if stored.service.delete_time is not None:
+        raise ServiceDeleting(deploy.key)
+    replayed = _replayed(deploy, stored.requests)
+    if replayed is None:
+        _admit_update(deploy, stored.service)
+        check_platform_keys(deploy, stored.service.labels, stored.service.annotations)
+    return replayed
+
+
+def admit_delete(delete: Delete, service: InferenceService | None) -> InferenceService:
+    """Let a Delete through, or raise the refusal that fits."""
+    if service is None:
+        raise ServiceNotFound(delete.key)
+    if delete.etag and delete.etag != service.etag:
+        raise EtagMismatch(delete.key)
+    if service.unmanaged and not delete.force:
+        raise NotManaged(delete.key)
+    return service
+
+
+def wished_spec(deploy: Deploy, stored: Stored | None) -> InferenceServiceSpec:
+    """The spec to write: the one given, or for a plain restart the one that is there.
+
+    A mode that was named stays: no service can change it, and KServe takes one that is left out
+    for the cluster's default.
+    """
+    held = stored.service.spec if stored else None
+    spec = deploy.spec or held
+    if spec is None:
+        raise FieldInvalid([FieldViolation("spec", "must be the whole spec")])
+    if stored and held and not spec.deployment_mode and not stored.service.unmanaged:
+        return replace(spec, deployment_mode=held.deployment_mode)
+    return spec
+
+
+def remembered(
+    past: Sequence[PastRequest], deploy: Deploy, action: Action, generation: int
+) -> tuple[PastRequest, ...]:
+    """The last few request_ids, this write's included if it has one."""
+    if not deploy.request_id:
+        return tuple(past)
+    new = PastRequest(deploy.request_id, deploy.body_hash, action, generation)
+    return (*past, new)[-REMEMBERED_REQUESTS:]
+
+
+def _admit_creation(deploy: Deploy) -> None:
+    if deploy.etag or deploy.spec is None:
+        raise ServiceNotFound(deploy.key)
+
+
+def _admit_update(deploy: Deploy, service: InferenceService) -> None:
+    if deploy.create_only:
+        raise AlreadyExists(f"{deploy.key} is already there", uid=service.uid)
+    if deploy.etag and deploy.etag != service.etag:
+        raise EtagMismatch(deploy.key)
+    if service.unmanaged and not deploy.force:
+        raise NotManaged(deploy.key)
+
+
+def _replayed(deploy: Deploy, past: Sequence[PastRequest]) -> PastRequest | None:
+    if not deploy.request_id or deploy.validate_only:
+        return None
+    first = next((p for p in past if p.request_id == deploy.request_id), None)
+    if first and first.body_hash != deploy.body_hash:
+        raise RequestIdReused(
+            f"request_id {deploy.request_id!r} was used for another Deploy of {deploy.key};"
+            " take a new one"
+        )
+    return first

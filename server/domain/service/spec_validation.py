@@ -1,0 +1,325 @@
+"""What is wrong with a spec: predictor, environment, scaling and scheduling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from itertools import chain
+
+from server.domain.errors import FieldViolation
+from server.domain.kubernetes.names import (
+    at,
+    count_problem,
+    data_key_problem,
+    dns_subdomain_problem,
+    escaped,
+    label_value_problem,
+    problem_at,
+    qualified_name_problem,
+    size,
+    variable_name_problem,
+    word_problem,
+)
+from server.domain.registry.resource_names import name_problem, project_problem, version_problem
+from server.domain.service.inference_service import (
+    ContainerPredictor,
+    InferenceServiceSpec,
+    ModelPredictor,
+    Predictor,
+    RegisteredModelPredictor,
+    Scaling,
+    SecretKeyRef,
+    ServingOptions,
+    Toleration,
+)
+from server.domain.service.resource_validation import resource_violations
+
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
+CONTAINER_PROTOCOLS = ("v1", "v2")
+# The present name of each mode, by every name that KServe takes.
+DEPLOYMENT_MODES = {
+    "Standard": "Standard",
+    "RawDeployment": "Standard",
+    "Knative": "Knative",
+    "Serverless": "Knative",
+}
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "Standard": ("cpu", "memory"),
+    "Knative": ("concurrency", "rps"),
+}
+_ALL_METRICS = tuple(metric for metrics in METRICS.values() for metric in metrics)
+# With this annotation Knative leaves scaling to Kubernetes' own autoscaler, as Standard mode does.
+KNATIVE_AUTOSCALER = "autoscaling.knative.dev/class"
+KUBERNETES_OWN = "hpa.autoscaling.knative.dev"
+# What Knative's own webhook refuses in every cluster; what a cluster can allow is left to it.
+_KNATIVE_VARIABLES = ("PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION")
+_KNATIVE_PORTS = (8008, 8012, 8013, 8022, 9090, 9091)
+
+MOST_VARIABLES = 1000
+MOST_ARGUMENTS = 1000
+MOST_NODE_LABELS = 128
+MOST_TOLERATIONS = 128
+# Of one service. Kubernetes supports 150,000 pods in a whole cluster, so that more is a slip, of
+# which a cluster without quotas would make what it can.
+MOST_REPLICAS = 10_000
+# Linux hands no longer string to a process (MAX_ARG_STRLEN).
+LONGEST_STRING = 128 * 1024 - 1
+LONGEST_IMAGE = 8 * 1024
+LONGEST_FORMAT = 100
+# An object of more than about 1.5 MiB does not fit into etcd, and KServe copies it to its children.
+MOST_SPEC_BYTES = 512 * 1024
+
+
+def spec_violations(
+    spec: InferenceServiceSpec, annotations: Mapping[str, str]
+) -> Iterator[FieldViolation]:
+    """Everything that keeps a spec from ever working beside a service's annotations."""
+    yield from predictor_violations(spec.predictor)
+    yield from _option_violations(spec)
+    yield from mode_violations(spec, DEPLOYMENT_MODES.get(spec.deployment_mode, ""), annotations)
+    if isinstance(_served_by(spec.predictor), ContainerPredictor):
+        yield from _container_variable_violations(spec)
+    yield from _size_violations(
+        chain(_option_texts(spec), _predictor_texts(_served_by(spec.predictor)))
+    )
+
+
+def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    """Everything that keeps options from ever working, whatever they are to serve."""
+    yield from _option_violations(options)
+    mode = DEPLOYMENT_MODES.get(options.deployment_mode, "")
+    # A Deploy's annotations may ask for either of Knative's autoscalers.
+    metrics = METRICS["Standard"] if mode == "Standard" else _ALL_METRICS
+    yield from _metric_violations(options.scaling.metric, metrics)
+    yield from _variable_violations(options, mode)
+    yield from _size_violations(_option_texts(options))
+
+
+def mode_violations(
+    spec: InferenceServiceSpec, mode: str, annotations: Mapping[str, str]
+) -> Iterator[FieldViolation]:
+    """What can never work in a deployment mode; empty: in none that the cluster may choose."""
+    if annotations.get(KNATIVE_AUTOSCALER) == KUBERNETES_OWN:
+        where, metrics = f" with {KNATIVE_AUTOSCALER}: {KUBERNETES_OWN}", METRICS["Standard"]
+    else:
+        where, metrics = f" in {mode} mode" if mode else "", METRICS.get(mode, _ALL_METRICS)
+    yield from _metric_violations(spec.scaling.metric, metrics, where)
+    yield from _variable_violations(spec, mode)
+    served_by = _served_by(spec.predictor)
+    port = served_by.port if isinstance(served_by, ContainerPredictor) else 0
+    if mode == "Knative" and port in _KNATIVE_PORTS:
+        yield FieldViolation(
+            "spec.container.port", f"must not be {port}: Knative's queue-proxy has it"
+        )
+
+
+def _metric_violations(
+    metric: str, metrics: tuple[str, ...], where: str = ""
+) -> Iterator[FieldViolation]:
+    if metric and metric not in metrics:
+        why = f"must be one of {', '.join(metrics)}{where}, got {escaped(metric)}"
+        yield FieldViolation("spec.scaling.metric", why)
+
+
+def _variable_violations(options: ServingOptions, mode: str) -> Iterator[FieldViolation]:
+    for name in _KNATIVE_VARIABLES if mode == "Knative" else ():
+        for path, names in (("spec.env", options.env), ("spec.secret_env", options.secret_env)):
+            if name in names:
+                yield FieldViolation(at(path, name), "must not be set: Knative sets it")
+
+
+def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
+    """Everything that keeps a predictor from ever working."""
+    match predictor:
+        case ContainerPredictor() as container:
+            yield from _container_violations(container)
+        case ModelPredictor() as model:
+            yield from _model_violations(model)
+        case RegisteredModelPredictor() as registered:
+            yield from _registered_violations(registered)
+
+
+def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    yield from _environment_violations(options)
+    yield from resource_violations(options.resources)
+    yield from _scaling_violations(options.scaling)
+    yield from _word_violations(options)
+    yield from _node_selector_violations(options.node_selector)
+    yield from _toleration_violations(options.tolerations)
+
+
+def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
+    if sum(map(size, texts)) > MOST_SPEC_BYTES:
+        yield FieldViolation(
+            "spec", f"must have at most {MOST_SPEC_BYTES >> 10} KiB of text in all"
+        )
+
+
+def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
+    yield from problem_at("spec.container.image", word_problem(container.image, LONGEST_IMAGE))
+    yield from _argument_violations("spec.container.command", container.command)
+    yield from _argument_violations("spec.container.args", container.args)
+    if not 0 <= container.port <= 65535:
+        why = f"must be from 1 to 65535, or 0 for KServe's default, got {container.port}"
+        yield FieldViolation("spec.container.port", why)
+
+
+def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
+    name, version = model.format.name, model.format.version
+    yield from problem_at("spec.model.format.name", word_problem(name, LONGEST_FORMAT))
+    if version:
+        yield from problem_at("spec.model.format.version", word_problem(version, LONGEST_FORMAT))
+    yield from problem_at("spec.model.storage_uri", _string_problem(model.storage_uri))
+    if model.runtime and dns_subdomain_problem(model.runtime):
+        why = "must be the name of a serving runtime of the cluster, not an image, got"
+        yield FieldViolation("spec.model.runtime", f"{why} {escaped(model.runtime)}")
+    yield from _one_of("spec.model.protocol_version", model.protocol_version, PROTOCOLS)
+    yield from _argument_violations("spec.model.args", model.args)
+
+
+def _registered_violations(registered: RegisteredModelPredictor) -> Iterator[FieldViolation]:
+    """Only the names: what they stand for was checked when it was registered."""
+    path = "spec.registered_model"
+    yield from problem_at(f"{path}.project", project_problem(registered.project))
+    yield from problem_at(f"{path}.model", name_problem(registered.model))
+    yield from problem_at(f"{path}.environment", name_problem(registered.environment))
+    if registered.version:
+        yield from problem_at(f"{path}.version", version_problem(registered.version))
+
+
+def _served_by(predictor: Predictor) -> Predictor | None:
+    """What runs; None where that is not known yet."""
+    return predictor.resolved if isinstance(predictor, RegisteredModelPredictor) else predictor
+
+
+def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
+    yield from problem_at(path, count_problem(len(arguments), MOST_ARGUMENTS))
+    for index, argument in enumerate(arguments):
+        yield from problem_at(f"{path}[{index}]", _string_problem(argument))
+
+
+def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    count = len(options.env) + len(options.secret_env)
+    problem = count_problem(count, MOST_VARIABLES, " with those of secret_env")
+    yield from problem_at("spec.env", problem)
+    for name, value in options.env.items():
+        path = at("spec.env", name)
+        yield from problem_at(path, _variable_problem(name))
+        yield from problem_at(path, _string_problem(f"{name}={value}"))
+        if name in options.secret_env:
+            yield FieldViolation(path, "must not be in secret_env as well")
+    for name, reference in options.secret_env.items():
+        yield from problem_at(at("spec.secret_env", name), _variable_problem(name))
+        yield from _reference_violations(at("spec.secret_env", name), reference)
+
+
+def _variable_problem(name: str) -> str | None:
+    if name == "PYTHONPATH":
+        return (
+            "must not be set: KServe refuses it, since it could replace the model server's own code"
+        )
+    return variable_name_problem(name)
+
+
+def _reference_violations(path: str, reference: SecretKeyRef) -> Iterator[FieldViolation]:
+    yield from problem_at(f"{path}.secret", dns_subdomain_problem(reference.secret))
+    yield from problem_at(f"{path}.key", data_key_problem(reference.key))
+
+
+def _container_variable_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
+    """Variables that KServe itself reads from the spec, which never holds a secret's value."""
+    if spec.env.get("PROTOCOL", "v1") not in CONTAINER_PROTOCOLS:
+        yield FieldViolation(at("spec.env", "PROTOCOL"), "must be v1 or v2 for KServe")
+    for name in ("PROTOCOL", "STORAGE_URI"):
+        if name in spec.secret_env:
+            path = at("spec.secret_env", name)
+            yield FieldViolation(path, "must be given in env: KServe reads it from the spec")
+
+
+def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
+    low, high = scaling.min_replicas, scaling.max_replicas
+    for name, given, least in (("min_replicas", low, 0), ("max_replicas", high, 1)):
+        if given is not None and not least <= given <= MOST_REPLICAS:
+            why = f"must be from {least} to {MOST_REPLICAS}, got {given}"
+            yield FieldViolation(f"spec.scaling.{name}", why)
+    if low is not None and high is not None and low > high:
+        why = f"must not be above max_replicas, which is {high}, got {low}"
+        yield FieldViolation("spec.scaling.min_replicas", why)
+    if scaling.target is not None and scaling.target < 1:
+        yield FieldViolation("spec.scaling.target", f"must be at least 1, got {scaling.target}")
+
+
+def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    if options.service_account:
+        problem = dns_subdomain_problem(options.service_account)
+        yield from problem_at("spec.service_account", problem)
+    yield from _one_of("spec.image_pull_policy", options.image_pull_policy, PULL_POLICIES)
+    yield from _one_of("spec.deployment_mode", options.deployment_mode, DEPLOYMENT_MODES)
+    timeout = options.request_timeout
+    if timeout is not None and (timeout < timedelta(seconds=1) or timeout.microseconds):
+        why = f"must be a whole number of seconds, at least 1, got {timeout.total_seconds():g}"
+        yield FieldViolation("spec.request_timeout", why)
+
+
+def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:
+    yield from problem_at("spec.node_selector", count_problem(len(node_selector), MOST_NODE_LABELS))
+    for key, value in node_selector.items():
+        path = at("spec.node_selector", key)
+        yield from problem_at(path, qualified_name_problem(key))
+        yield from problem_at(path, label_value_problem(value))
+
+
+def _toleration_violations(tolerations: tuple[Toleration, ...]) -> Iterator[FieldViolation]:
+    yield from problem_at("spec.tolerations", count_problem(len(tolerations), MOST_TOLERATIONS))
+    for index, toleration in enumerate(tolerations):
+        yield from _one_toleration_violations(f"spec.tolerations[{index}]", toleration)
+
+
+def _one_toleration_violations(path: str, toleration: Toleration) -> Iterator[FieldViolation]:
+    exists = toleration.operator == "Exists"
+    yield from _one_of(f"{path}.operator", toleration.operator, ("Equal", "Exists"))
+    effects = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+    yield from _one_of(f"{path}.effect", toleration.effect, effects)
+    if toleration.key:
+        yield from problem_at(f"{path}.key", qualified_name_problem(toleration.key))
+    elif not exists:
+        yield FieldViolation(f"{path}.key", "must be set, but for the operator Exists")
+    if exists and toleration.value:
+        yield FieldViolation(
+            f"{path}.value",
+            f"must be empty with the operator Exists, got {escaped(toleration.value)}",
+        )
+    else:
+        yield from problem_at(f"{path}.value", label_value_problem(toleration.value))
+    if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
+        yield FieldViolation(
+            f"{path}.toleration_seconds", "must not be set, but for the effect NoExecute"
+        )
+
+
+def _one_of(path: str, word: str, words: Iterable[str]) -> Iterator[FieldViolation]:
+    if word and word not in words:
+        yield FieldViolation(path, f"must be one of {', '.join(words)}, got {escaped(word)}")
+
+
+def _string_problem(text: str) -> str | None:
+    """What keeps a string from being handed to a process."""
+    if "\0" in text:
+        return "must have no NUL character"
+    if (length := size(text)) > LONGEST_STRING:
+        return f"must have at most {LONGEST_STRING} bytes, which Linux takes, got {length}"
+    return None
+
+
+def _option_texts(options: ServingOptions) -> Iterator[str]:
+    for name, value in options.env.items():
+        yield from (name, value)
+
+
+def _predictor_texts(predictor: Predictor | None) -> Iterator[str]:
+    match predictor:
+        case ContainerPredictor(image=image, command=command, args=args):
+            yield from chain((image,), command, args)
+        case ModelPredictor(format=model_format, storage_uri=storage_uri, args=args):
+            yield from chain((model_format.name, model_format.version, storage_uri), args)

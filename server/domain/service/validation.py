@@ -1,0 +1,212 @@
+"""The door: requests that can never work are refused here, before the cluster is asked.
+
+Kubernetes and KServe accept much that then fails for ever, also in a dry run. A check tells all
+that is wrong at once, each with the field's path in the request. What may become right by itself
+(a runtime, a storage scheme, a namespace) is left to the cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from server.domain.errors import FieldViolation, refuse_violations
+from server.domain.kubernetes.names import (
+    at,
+    count_problem,
+    dns_label_problem,
+    escaped,
+    label_value_problem,
+    name_problem,
+    problem_at,
+    qualified_name_problem,
+    size,
+)
+from server.domain.service.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
+from server.domain.service.inference_service import RegisteredModelPredictor, ServiceKey
+from server.domain.service.spec_validation import predictor_violations, spec_violations
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# KServe accepts longer names, and then no pod ever comes up: it derives names of DNS labels.
+LONGEST_NAME = 48
+LONGEST_HOST = 63
+# What Kubernetes takes, so that somebody else may have made it.
+LONGEST_NAME_THERE = 253
+
+MOST_LABELS = 128
+MOST_ANNOTATIONS = 512
+# Kubernetes takes 256 KiB in all. The rest is for what KServe and this server add on the pods.
+MOST_ANNOTATION_BYTES = 240 * 1024
+
+_PLATFORM_DOMAINS = ("kubernetes.io", "k8s.io", "serving.kserve.io")
+_OUR_DOMAIN = "modelservice.dev"
+_FREE_DOMAIN = "app.kubernetes.io"
+_FREE_ANNOTATIONS = frozenset(
+    {
+        STOP_ANNOTATION,
+        "serving.kserve.io/autoscalerClass",
+        "serving.kserve.io/storageSecretName",
+        "serving.kserve.io/enable-prometheus-scraping",
+        "serving.kserve.io/enable-metric-aggregation",
+    }
+)
+
+
+def check_deploy(deploy: Deploy) -> None:
+    """Refuse a Deploy that can never work. Raises FieldInvalid with everything wrong with it."""
+    refuse_violations(_deploy_violations(deploy))
+
+
+def check_platform_keys(
+    deploy: Deploy, labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> None:
+    """Refuse keys of Kubernetes and KServe that a Deploy may not set. Raises FieldInvalid.
+
+    `labels` and `annotations` are those that the service has: these may be given back as they are.
+    """
+    free = {key: deploy.annotations.get(key) for key in _FREE_ANNOTATIONS}
+    refuse_violations(
+        [
+            *_platform_violations("labels", deploy.labels, labels),
+            *_platform_violations("annotations", deploy.annotations, {**annotations, **free}),
+        ]
+    )
+
+
+def check_registered(predictor: RegisteredModelPredictor) -> None:
+    """Refuse names that nothing registered can have. Raises FieldInvalid."""
+    refuse_violations(predictor_violations(predictor))
+
+
+def check_delete(delete: Delete) -> None:
+    """Refuse a Delete of what can never exist. Raises FieldInvalid."""
+    check_key(delete.key)
+
+
+# Asked at every Get, mostly of the same keys; what raises is not remembered.
+@lru_cache(maxsize=20_000)
+def check_key(key: ServiceKey) -> None:
+    """Refuse a key that no service can have. Raises FieldInvalid.
+
+    Longer names than a Deploy's pass: somebody else may have made such a service.
+    """
+    refuse_violations([*_name_violations(key.name), *_namespace_violations(key.namespace)])
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse a name that no namespace can have. Raises FieldInvalid."""
+    refuse_violations(_namespace_violations(namespace))
+
+
+def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
+    yield from _name_violations(deploy.key.name)
+    yield from _namespace_violations(deploy.key.namespace)
+    yield from _length_violations(deploy.key)
+    if deploy.request_id and not _REQUEST_ID.fullmatch(deploy.request_id):
+        given = escaped(deploy.request_id)
+        why = f"must have 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', got {given}"
+        yield FieldViolation("request_id", why)
+    yield from _label_violations(deploy.labels)
+    yield from _annotation_violations(deploy.annotations)
+    if deploy.spec is not None:
+        yield from spec_violations(deploy.spec, deploy.annotations)
+    else:
+        yield from _bare_restart_violations(deploy)
+
+
+def _name_violations(name: str) -> Iterator[FieldViolation]:
+    yield from problem_at("name", name_problem(name, LONGEST_NAME_THERE))
+
+
+def _namespace_violations(namespace: str) -> Iterator[FieldViolation]:
+    yield from problem_at("namespace", dns_label_problem(namespace))
+
+
+def room_for_name(namespace: str) -> int:
+    """How many characters the name of a service there may have; may be negative."""
+    return min(LONGEST_NAME, LONGEST_HOST - len(_host("", namespace)))
+
+
+def _length_violations(key: ServiceKey) -> Iterator[FieldViolation]:
+    host = _host(key.name, key.namespace)
+    if len(key.name) > LONGEST_NAME:
+        yield FieldViolation(
+            "name", f"must have at most {LONGEST_NAME} characters, got {len(key.name)}"
+        )
+    elif len(host) > LONGEST_HOST:
+        yield FieldViolation(
+            "name",
+            f"<name>-predictor-<namespace> must have at most {LONGEST_HOST} characters, got"
+            f" {len(host)}",
+        )
+
+
+def _host(name: str, namespace: str) -> str:
+    return f"{name}-predictor-{namespace}"
+
+
+def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
+    if not deploy.restart:
+        yield FieldViolation("spec", "must be set, but for a restart")
+    for path, given in (("labels", deploy.labels), ("annotations", deploy.annotations)):
+        if given:
+            yield FieldViolation(
+                path, "must be empty without a spec, since they stay as they are: give the spec too"
+            )
+
+
+def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
+    yield from problem_at("labels", count_problem(len(labels), MOST_LABELS))
+    for key, value in labels.items():
+        path = at("labels", key)
+        yield from problem_at(path, qualified_name_problem(key) or _our_key_problem(key))
+        yield from problem_at(path, label_value_problem(value))
+
+
+def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViolation]:
+    yield from problem_at("annotations", count_problem(len(annotations), MOST_ANNOTATIONS))
+    if sum(size(k) + size(v) for k, v in annotations.items()) > MOST_ANNOTATION_BYTES:
+        yield FieldViolation(
+            "annotations", f"must have at most {MOST_ANNOTATION_BYTES >> 10} KiB in all"
+        )
+    for key in annotations:
+        # Kubernetes reads the domain of an annotation's key in any case.
+        problem = qualified_name_problem(key.lower()) or _our_key_problem(key.lower())
+        yield from problem_at(at("annotations", key), problem)
+    asked = annotations.get(STOP_ANNOTATION, "true")
+    if asked.lower() not in ("true", "false"):
+        why = f"must be 'true' or 'false', got {escaped(asked)}"
+        yield FieldViolation(at("annotations", STOP_ANNOTATION), why)
+
+
+def _platform_violations(
+    kind: str, asked: Mapping[str, str], free: Mapping[str, str | None]
+) -> Iterator[FieldViolation]:
+    for key, value in asked.items():
+        if free.get(key) != value:
+            yield from problem_at(at(kind, key), _platform_key_problem(key.lower()))
+
+
+def _our_key_problem(key: str) -> str | None:
+    if key == MANAGED_BY_LABEL[0] or _is_under(_OUR_DOMAIN, key):
+        return "must not be set: this server sets it"
+    return None
+
+
+def _platform_key_problem(key: str) -> str | None:
+    if key.rpartition("/")[0] == _FREE_DOMAIN:
+        return None
+    for domain in _PLATFORM_DOMAINS:
+        if _is_under(domain, key):
+            return (
+                f"must not be set: {domain}/ belongs to the platform; only what the service"
+                " already has may be given, with the same value"
+            )
+    return None
+
+
+def _is_under(domain: str, key: str) -> bool:
+    """Whether a key's domain is this one or one below it."""
+    return f".{key.rpartition('/')[0]}".endswith(f".{domain}")

@@ -1,0 +1,222 @@
+"""A cluster in memory: the rules of a real one without its pods, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from server.adapters.telling import Telling
+from server.domain.errors import (
+    ClusterUnavailable,
+    NamespaceNotFound,
+    ServiceError,
+    UnsupportedByCluster,
+)
+from server.domain.listeners import Listeners
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.commands import Action, Applied, Delete, Deploy
+from server.domain.service.deploy_plan import Content, created, planned
+from server.domain.service.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    ServiceKey,
+)
+from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
+from server.ports import FeedEvent, Synced
+from tests.memory_cluster import statuses
+from tests.memory_cluster.store import Store
+
+
+@dataclass
+class MemoryCluster:
+    """One replica's access to a Store; replicas that share one see each other's writes.
+
+    A rollout becomes READY (or STOPPED, as asked) `ready_after` its write, None: never by itself.
+    A deleted service stays until `finish_delete`. Everything runs in one event loop.
+    """
+
+    store: Store = field(default_factory=Store)
+    ready_after: timedelta | None = timedelta(0)
+    _away: bool = field(default=False, init=False)
+    _reachability: Listeners = field(default_factory=Listeners, init=False)
+    _held: bool = field(default=False, init=False)
+    _synced: bool = field(default=False, init=False)
+    _blind_since: float = field(default=0.0, init=False)
+    _next_failure: ServiceError | None = field(default=None, init=False)
+    _telling: Telling = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._telling = self._new_telling()
+
+    async def apply(self, deploy: Deploy) -> Applied:
+        """See `server.ports.Cluster`."""
+        self._admit_write()
+        if deploy.spec and deploy.spec.deployment_mode not in ("", "Standard"):
+            raise UnsupportedByCluster("this cluster runs the deployment mode Standard only")
+        stored = self.store.get(deploy.key)
+        replayed = admit_deploy(deploy, stored)
+        if stored and replayed:
+            first = Rollout(stored.service.uid, replayed.generation)
+            return Applied(stored.service, replayed.action, first)
+        if deploy.key.namespace in self.store.missing_namespaces:
+            raise _no_namespace(deploy.key.namespace)
+        action, wanted = planned(deploy, stored)
+        if not deploy.validate_only and action is not Action.UNCHANGED:
+            self.store.put(wanted)
+            self._settle_later(wanted.service)
+        rollout = None if deploy.validate_only else wanted.service.rollout
+        return Applied(wanted.service, action, rollout)
+
+    async def delete(self, delete: Delete) -> InferenceService:
+        """See `server.ports.Cluster`."""
+        self._admit_write()
+        service = admit_delete(delete, self.store.service(delete.key))
+        if delete.validate_only or service.delete_time is not None:
+            return service
+        dying = replace(
+            service,
+            delete_time=datetime.now(UTC),
+            status=statuses.deleting(service),
+        )
+        self.store.change(dying)
+        return dying
+
+    async def read(self, key: ServiceKey) -> InferenceService | None:
+        """See `server.ports.Cluster`."""
+        self._reach()
+        return self.store.service(key)
+
+    async def feed(self) -> AsyncIterator[FeedEvent]:
+        """See `server.ports.Cluster`."""
+        telling = self._telling = self._new_telling()
+        # Listen before listing: changes between the two would be lost.
+        self.store.listeners.append(telling.mark)
+        try:
+            await self._sighted()
+            for there in telling.first(self.store):
+                yield there
+            self._synced = True
+            yield Synced()
+            while True:
+                await self._sighted()
+                if event := telling.next():
+                    yield event
+                else:
+                    await telling.woken()
+        finally:
+            self.store.listeners.remove(telling.mark)
+
+    def age(self) -> timedelta | None:
+        """See `server.ports.Cluster`."""
+        if not self._synced:
+            return None
+        blind = time.monotonic() - self._blind_since if self._blind else 0.0
+        return timedelta(seconds=blind)
+
+    def refusal(self) -> None:
+        """See `server.ports.Cluster`."""
+
+    def on_reachable_change(self, changed: Callable[[], None]) -> None:
+        """See `server.ports.Cluster`."""
+        self._reachability.add(changed)
+
+    def reachable(self) -> bool:
+        """See `server.ports.Cluster`."""
+        return not self._away
+
+    def away(self) -> None:
+        """Cut this replica off: writes and reads fail, and the feed is silent."""
+        self._go_blind()
+        self._away = True
+        self._reachability.notify()
+
+    def back(self) -> None:
+        """End `away`: the feed tells the latest state of what changed meanwhile."""
+        self._away = False
+        self._reachability.notify()
+        self._telling.wake()
+
+    def hold_feed(self) -> None:
+        """Hold this replica's feed back; writes and reads go on."""
+        self._go_blind()
+        self._held = True
+
+    def release_feed(self) -> None:
+        """End `hold_feed`."""
+        self._held = False
+        self._telling.wake()
+
+    def fail_next_write(self, error: ServiceError) -> None:
+        """Refuse the next Deploy or Delete with an error that a real cluster may give."""
+        self._next_failure = error
+
+    def set_status(self, key: ServiceKey, status: InferenceServiceStatus) -> None:
+        """Show this status until the next write, whatever would have become of the rollout."""
+        service = self.store.service(key)
+        assert service, f"there is no {key}"
+        if status.state is State.READY and status.latest_ready_generation is None:
+            status = replace(status, latest_ready_generation=service.generation)
+        self.store.change(replace(service, status=status))
+
+    def finish_delete(self, key: ServiceKey) -> None:
+        """Let a service go, as KServe does once its pods are gone."""
+        self.store.remove(key)
+
+    def put_unmanaged(
+        self,
+        key: ServiceKey,
+        spec: InferenceServiceSpec | None,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> InferenceService:
+        """Make a READY service as somebody else's kubectl would."""
+        labels = labels or {}
+        made = created(key, Content(spec, labels, annotations or {}, origin={}))
+        made = replace(made, unmanaged=True, selectable_labels=labels)
+        made = replace(made, status=statuses.settled(made))
+        self.store.put(Stored(made))
+        return made
+
+    @property
+    def _blind(self) -> bool:
+        return self._away or self._held
+
+    def _go_blind(self) -> None:
+        if not self._blind:
+            self._blind_since = time.monotonic()
+
+    def _reach(self) -> None:
+        if self._away:
+            raise ClusterUnavailable("the cluster cannot be reached; nothing was written")
+
+    def _admit_write(self) -> None:
+        self._reach()
+        if self._next_failure:
+            failure, self._next_failure = self._next_failure, None
+            raise failure
+
+    def _settle_later(self, service: InferenceService) -> None:
+        if self.ready_after is not None:
+            delay = self.ready_after.total_seconds()
+            asyncio.get_running_loop().call_later(delay, self._settle, service)
+
+    def _settle(self, written: InferenceService) -> None:
+        """End the rollout well, unless something else has become of the service."""
+        current = self.store.service(written.key)
+        if current is written:
+            self.store.change(replace(current, status=statuses.settled(current)))
+
+    def _new_telling(self) -> Telling:
+        return Telling(lambda key: self.store.service(key))
+
+    async def _sighted(self) -> None:
+        while self._blind:
+            await self._telling.woken()
+
+
+def _no_namespace(namespace: str) -> NamespaceNotFound:
+    return NamespaceNotFound(f"there is no namespace {namespace!r}", namespace=namespace)

@@ -26,6 +26,8 @@ hypothesis.settings.register_profile("soak", deadline=None, max_examples=1000, p
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 pytest_plugins = ["tests.registry_store"]
+if os.environ.get("TRANSCRIPTS"):
+    pytest_plugins.append("tests.transcripts.recording")
 
 _numbers = itertools.count(1)
 

@@ -23,6 +23,7 @@ from server.domain.service.inference_service import (
 from server.domain.service.validation import check_deploy
 from server.ports import Changed, Cluster, FeedEvent, Gone, Synced
 from tests.patience import PATIENCE_SECONDS
+from tests.transcripts.recording import record_port
 
 _OF_KUBERNETES: dict[str, Any] = {
     "secret_env": {},
@@ -139,6 +140,7 @@ class World(Protocol):
 @asynccontextmanager
 async def following(cluster: Cluster) -> AsyncIterator[Follower]:
     """Follow a cluster's feed, from Synced on."""
+    record_port(cluster)
     follower = Follower()
     feed = asyncio.create_task(follower.follow(cluster), name="follow the feed")
     try:

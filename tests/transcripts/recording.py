@@ -191,9 +191,10 @@ def _recorded_port(
 
 def _shown(thing: Any) -> Any:
     """A command, an outcome or an event of the port; its spec and its service as messages."""
+    from server.domain.inference_service import InferenceService, InferenceServiceSpec
+
     from server.api.services import service_message
     from server.api.specs import spec_message
-    from server.domain.inference_service import InferenceService, InferenceServiceSpec
 
     if isinstance(thing, InferenceService):
         return as_json(service_message(thing))

@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     written.
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 303
-    """INVALID_ARGUMENT: this request_id came before with another body. Take a new id for a new
+    """INVALID_ARGUMENT: this request_id was used before with another body. Use a new id for a new
     request.
     """
     ERROR_REASON_PAGE_TOKEN_INVALID: _ErrorReason.ValueType  # 304
@@ -47,12 +47,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SERVICE_NOT_FOUND: _ErrorReason.ValueType  # 501
     """NOT_FOUND: no such service. Also the answer when an etag or a restart names an absent service."""
     ERROR_REASON_NAMESPACE_NOT_FOUND: _ErrorReason.ValueType  # 502
-    """NOT_FOUND: a Deploy into a namespace that does not exist; it is not made for you. Reads of such
-    a namespace find nothing.
+    """NOT_FOUND: a Deploy into a namespace that does not exist; it is not created for you. Reads of
+    such a namespace find nothing.
     """
     ERROR_REASON_ROLLOUT_GONE: _ErrorReason.ValueType  # 503
     """NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
-    deleted and made anew under its name.
+    deleted and created again under its name.
     """
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 504
     """NOT_FOUND: the project has no registered model of that name."""
@@ -65,11 +65,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 601
     """ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
     environment of that name is registered already; or a Deploy of a registered model gives no
-    name, and the one that stands in for it belongs to another model or environment: give a name.
+    name, and the derived name is taken by another model or environment: set a name.
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
-    """PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
-    it does not tell whether the service is there. Not given yet, since callers have no identity.
+    """PERMISSION_DENIED: the caller may not do this in this namespace. It is checked before
+    existence, so it does not reveal whether the service exists. Not used yet, since callers have
+    no identity.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 801
     """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -77,16 +78,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Failure.REASON_QUOTA.)
     """
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 802
-    """RESOURCE_EXHAUSTED, with RetryInfo: this server has as many watches open as it is set to serve."""
+    """RESOURCE_EXHAUSTED, with RetryInfo: this server has reached its limit of open watches."""
     ERROR_REASON_TOO_MANY_REQUESTS: _ErrorReason.ValueType  # 803
-    """RESOURCE_EXHAUSTED, with RetryInfo: this server has as many calls open as it is set to serve, or
-    the Kubernetes API server asks to slow down. Nothing was written.
+    """RESOURCE_EXHAUSTED, with RetryInfo: this server has reached its limit of open calls, or the
+    Kubernetes API server asks clients to slow down. Nothing was written.
     """
     ERROR_REASON_MEMORY_EXCEEDED: _ErrorReason.ValueType  # 804
-    """RESOURCE_EXHAUSTED: the specs, labels and annotations of the services that this server follows,
-    whoever made these, have all the memory that they may, and the Deploy would add some. Nothing
-    was written. Reads, deletes and Deploys that add nothing are never refused for it. Metadata, in
-    bytes: held, added, most. It passes once services are deleted or smaller.
+    """RESOURCE_EXHAUSTED: the specs, labels and annotations of all services that this server follows
+    have reached their memory limit, and this Deploy would add to them. Nothing was written. Reads,
+    Deletes and Deploys that add nothing are never refused for this reason. Metadata, in bytes:
+    held, added, most. It passes once services are deleted or made smaller.
     """
     ERROR_REASON_ROLLOUT_FAILED: _ErrorReason.ValueType  # 901
     """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
@@ -97,38 +98,40 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     deploy.
     """
     ERROR_REASON_NOT_MANAGED: _ErrorReason.ValueType  # 904
-    """FAILED_PRECONDITION: somebody else made this service. `force` takes it over, or deletes it."""
+    """FAILED_PRECONDITION: another client created this service. Set `force` to take it over, or to
+    delete it.
+    """
     ERROR_REASON_FIELD_CONFLICT: _ErrorReason.ValueType  # 905
-    """FAILED_PRECONDITION: somebody else set fields that this Deploy would change; the metadata names
-    the fields and their owner. `force` takes them over.
+    """FAILED_PRECONDITION: another client set fields that this Deploy would change; the metadata
+    names the fields and their owner. Set `force` to take them over.
     """
     ERROR_REASON_MODE_IMMUTABLE: _ErrorReason.ValueType  # 906
     """FAILED_PRECONDITION: KServe does not let a service change its deployment mode. Delete it first."""
     ERROR_REASON_POLICY_REFUSED: _ErrorReason.ValueType  # 907
     """FAILED_PRECONDITION: an admission webhook of the cluster, KServe's or a policy's, refuses the
-    write; the metadata names it and the message has its words.
+    write; the metadata names the webhook and the message quotes it.
     """
     ERROR_REASON_NAMESPACE_TERMINATING: _ErrorReason.ValueType  # 908
     """FAILED_PRECONDITION: the namespace is being deleted."""
     ERROR_REASON_NAMESPACE_NOT_SERVED: _ErrorReason.ValueType  # 909
-    """FAILED_PRECONDITION: this server serves certain namespaces only, and this is none of them.
-    Reads are refused as well. Who runs the server can add it.
+    """FAILED_PRECONDITION: this server serves certain namespaces only, and this is not one of them.
+    Reads are refused as well. The operator of the server can add it.
     """
     ERROR_REASON_UNSUPPORTED_BY_CLUSTER: _ErrorReason.ValueType  # 910
-    """FAILED_PRECONDITION: the Deploy asks for what this cluster or server cannot do, such as a
-    deployment mode that is not installed, or KServe is older than what this server works with.
+    """FAILED_PRECONDITION: this cluster or server does not support a setting of the Deploy, such as a
+    deployment mode that is not installed; or KServe is older than this server supports.
     """
     ERROR_REASON_UPDATES_DISABLED: _ErrorReason.ValueType  # 911
     """FAILED_PRECONDITION: the annotation `serving.kserve.io/disable-auto-update` is "true", so
     KServe would not act on the change. Remove it first.
     """
     ERROR_REASON_KSERVE_MISSING: _ErrorReason.ValueType  # 912
-    """FAILED_PRECONDITION: KServe is not installed in the cluster, or its InferenceService resource is
-    being removed.
+    """FAILED_PRECONDITION: KServe is not installed in the cluster, or its InferenceService resource
+    is being removed.
     """
     ERROR_REASON_SERVER_LACKS_RIGHTS: _ErrorReason.ValueType  # 913
     """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
-    and `resource`. The caller can do nothing; who installed the server can.
+    and `resource`. Ask the operator of the server to grant it.
     """
     ERROR_REASON_VERSION_NOT_READY: _ErrorReason.ValueType  # 914
     """FAILED_PRECONDITION: the version is not READY, as a deployed or a default version must be."""
@@ -149,32 +152,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     it; the metadata's `used_by` names up to 5 of their services. Delete those first.
     """
     ERROR_REASON_REGISTRY_DISABLED: _ErrorReason.ValueType  # 919
-    """FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
-    database.
+    """FAILED_PRECONDITION: this server has no registry: it runs on a cluster and no database is
+    configured.
     """
     ERROR_REASON_RESERVED_NAMESPACE: _ErrorReason.ValueType  # 920
     """FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
-    server's own. Nothing is deployed there unless who runs the server permits it by name.
+    server's own. Nothing is deployed there unless the operator of the server permits it by name.
     """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
-    """ABORTED: the service, or what is registered, has changed since the etag was read. Read it
-    again, decide again.
+    """ABORTED: the service or the registered resource has changed since the etag was read. Read it
+    again and decide again.
     """
     ERROR_REASON_CONCURRENT_WRITE: _ErrorReason.ValueType  # 1002
-    """ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
+    """ABORTED, with RetryInfo: other clients kept writing this service at the same time. Nothing was
     written.
     """
     ERROR_REASON_ROLLOUT_SUPERSEDED: _ErrorReason.ValueType  # 1003
-    """ABORTED: a newer rollout of the same service has taken the awaited one's place. Metadata, on
-    KServe: field_manager, which wrote the spec last by the object's managedFields (a write that
-    only removes fields leaves no trace there); `modelservice` is this API.
+    """ABORTED: a newer rollout of the same service has replaced the awaited one. Metadata, on KServe:
+    field_manager, which wrote the spec last by the object's managedFields (a write that only
+    removes fields leaves no trace there); `modelservice` is this API.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 1301
-    """INTERNAL: a bug of the server. Nothing else gives this code."""
+    """INTERNAL: a bug in the server. Nothing else returns this code."""
     ERROR_REASON_CLUSTER_UNAVAILABLE: _ErrorReason.ValueType  # 1401
     """UNAVAILABLE, with RetryInfo: the Kubernetes API server cannot be reached. Nothing was written."""
     ERROR_REASON_WRITE_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 1402
-    """UNAVAILABLE, with RetryInfo: the write was sent and not answered, so it may have been done.
+    """UNAVAILABLE, with RetryInfo: the write was sent and not answered, so it may have taken effect.
     Retry a Deploy with the same request_id, which cannot start a second rollout.
     """
     ERROR_REASON_WEBHOOK_UNAVAILABLE: _ErrorReason.ValueType  # 1403
@@ -191,35 +194,35 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_REGISTRY_UNAVAILABLE: _ErrorReason.ValueType  # 1407
     """UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
-    another release. The message says whether something may have been stored. Without RetryInfo: the
-    database refuses the server (a wrong password, no such database, TLS), which only the server's
-    operator can change. Calls that need no registry go on.
+    another release. The message says whether something may have been stored. Without RetryInfo:
+    the database refuses the server (a wrong password, no such database, TLS); only the operator of
+    the server can mend that. Calls that need no registry still work.
     """
     ERROR_REASON_SERVER_CREDENTIALS_REFUSED: _ErrorReason.ValueType  # 1408
     """UNAVAILABLE, with RetryInfo: the Kubernetes API server does not take the server's own
-    credentials: they have ended, or it refuses them. Nothing was written. The caller can do nothing;
-    who runs the server can renew them, and it goes on without a restart.
+    credentials: they have ended, or it refuses them. Nothing was written. Ask the operator of the
+    server to renew them; it continues without a restart.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
-    """UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
+    """UNAUTHENTICATED: the call carried no valid credentials. Not used yet, since callers have no
     identity.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed, more finely than its gRPC status code can say.
+    """The cause of a failed call, in more detail than its gRPC status code.
 
     An error status carries details. The first is a `google.rpc.ErrorInfo` whose `domain` is
     `modelservice` and whose `reason` is the name of one of these values without `ERROR_REASON_`, for
-    example `ETAG_MISMATCH`; its `metadata` names what is concerned. Others follow where they help:
+    example `ETAG_MISMATCH`; its `metadata` names the things concerned. Others follow if they help:
 
     - `google.rpc.BadRequest`: the paths of the refused fields, as `spec.resources.limits["memory"]`
-    - `google.rpc.RetryInfo`: the error passes by itself; wait so long, then send the same request.
-      The trailing metadata then has the same delay as `grpc-retry-pushback-ms`, in milliseconds, for
-      clients whose service config has gRPC retry
+    - `google.rpc.RetryInfo`: the error passes by itself; wait for this delay, then send the same
+      request. The trailing metadata then has the same delay as `grpc-retry-pushback-ms`, in
+      milliseconds, for clients with gRPC retry in their service config
     - `modelservice.v1.Failure`: the cause of a failed rollout
 
     A value's number is its gRPC code times 100 plus a count: 501 belongs to code 5, NOT_FOUND. Act
-    on the reason where you know it and on the code where you do not, since reasons are added.
+    on a reason that you know, and on the code otherwise, since new reasons are added.
 
     gRPC itself can end a call without a reason: CANCELLED, DEADLINE_EXCEEDED, UNIMPLEMENTED (an RPC
     that this server does not have), UNAVAILABLE (no connection) and RESOURCE_EXHAUSTED (a message
@@ -237,7 +240,7 @@ ERROR_REASON_SPEC_INVALID: ErrorReason.ValueType  # 302
 written.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 303
-"""INVALID_ARGUMENT: this request_id came before with another body. Take a new id for a new
+"""INVALID_ARGUMENT: this request_id was used before with another body. Use a new id for a new
 request.
 """
 ERROR_REASON_PAGE_TOKEN_INVALID: ErrorReason.ValueType  # 304
@@ -251,12 +254,12 @@ selector. (One that is merely too old is no error: the stream begins with RESET.
 ERROR_REASON_SERVICE_NOT_FOUND: ErrorReason.ValueType  # 501
 """NOT_FOUND: no such service. Also the answer when an etag or a restart names an absent service."""
 ERROR_REASON_NAMESPACE_NOT_FOUND: ErrorReason.ValueType  # 502
-"""NOT_FOUND: a Deploy into a namespace that does not exist; it is not made for you. Reads of such
-a namespace find nothing.
+"""NOT_FOUND: a Deploy into a namespace that does not exist; it is not created for you. Reads of
+such a namespace find nothing.
 """
 ERROR_REASON_ROLLOUT_GONE: ErrorReason.ValueType  # 503
 """NOT_FOUND: the service that the awaited rollout belongs to is gone, is being deleted, or was
-deleted and made anew under its name.
+deleted and created again under its name.
 """
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 504
 """NOT_FOUND: the project has no registered model of that name."""
@@ -269,11 +272,12 @@ ERROR_REASON_DEPLOYMENT_NOT_FOUND: ErrorReason.ValueType  # 507
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 601
 """ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
 environment of that name is registered already; or a Deploy of a registered model gives no
-name, and the one that stands in for it belongs to another model or environment: give a name.
+name, and the derived name is taken by another model or environment: set a name.
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
-"""PERMISSION_DENIED: the caller may not do this in this namespace. Checked before existence, so
-it does not tell whether the service is there. Not given yet, since callers have no identity.
+"""PERMISSION_DENIED: the caller may not do this in this namespace. It is checked before
+existence, so it does not reveal whether the service exists. Not used yet, since callers have
+no identity.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 801
 """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -281,16 +285,16 @@ that has no room for its pods lets the Deploy pass and fails the rollout:
 Failure.REASON_QUOTA.)
 """
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 802
-"""RESOURCE_EXHAUSTED, with RetryInfo: this server has as many watches open as it is set to serve."""
+"""RESOURCE_EXHAUSTED, with RetryInfo: this server has reached its limit of open watches."""
 ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason.ValueType  # 803
-"""RESOURCE_EXHAUSTED, with RetryInfo: this server has as many calls open as it is set to serve, or
-the Kubernetes API server asks to slow down. Nothing was written.
+"""RESOURCE_EXHAUSTED, with RetryInfo: this server has reached its limit of open calls, or the
+Kubernetes API server asks clients to slow down. Nothing was written.
 """
 ERROR_REASON_MEMORY_EXCEEDED: ErrorReason.ValueType  # 804
-"""RESOURCE_EXHAUSTED: the specs, labels and annotations of the services that this server follows,
-whoever made these, have all the memory that they may, and the Deploy would add some. Nothing
-was written. Reads, deletes and Deploys that add nothing are never refused for it. Metadata, in
-bytes: held, added, most. It passes once services are deleted or smaller.
+"""RESOURCE_EXHAUSTED: the specs, labels and annotations of all services that this server follows
+have reached their memory limit, and this Deploy would add to them. Nothing was written. Reads,
+Deletes and Deploys that add nothing are never refused for this reason. Metadata, in bytes:
+held, added, most. It passes once services are deleted or made smaller.
 """
 ERROR_REASON_ROLLOUT_FAILED: ErrorReason.ValueType  # 901
 """FAILED_PRECONDITION: the awaited rollout has failed; a `Failure` in the details says why."""
@@ -301,38 +305,40 @@ ERROR_REASON_SERVICE_DELETING: ErrorReason.ValueType  # 903
 deploy.
 """
 ERROR_REASON_NOT_MANAGED: ErrorReason.ValueType  # 904
-"""FAILED_PRECONDITION: somebody else made this service. `force` takes it over, or deletes it."""
+"""FAILED_PRECONDITION: another client created this service. Set `force` to take it over, or to
+delete it.
+"""
 ERROR_REASON_FIELD_CONFLICT: ErrorReason.ValueType  # 905
-"""FAILED_PRECONDITION: somebody else set fields that this Deploy would change; the metadata names
-the fields and their owner. `force` takes them over.
+"""FAILED_PRECONDITION: another client set fields that this Deploy would change; the metadata
+names the fields and their owner. Set `force` to take them over.
 """
 ERROR_REASON_MODE_IMMUTABLE: ErrorReason.ValueType  # 906
 """FAILED_PRECONDITION: KServe does not let a service change its deployment mode. Delete it first."""
 ERROR_REASON_POLICY_REFUSED: ErrorReason.ValueType  # 907
 """FAILED_PRECONDITION: an admission webhook of the cluster, KServe's or a policy's, refuses the
-write; the metadata names it and the message has its words.
+write; the metadata names the webhook and the message quotes it.
 """
 ERROR_REASON_NAMESPACE_TERMINATING: ErrorReason.ValueType  # 908
 """FAILED_PRECONDITION: the namespace is being deleted."""
 ERROR_REASON_NAMESPACE_NOT_SERVED: ErrorReason.ValueType  # 909
-"""FAILED_PRECONDITION: this server serves certain namespaces only, and this is none of them.
-Reads are refused as well. Who runs the server can add it.
+"""FAILED_PRECONDITION: this server serves certain namespaces only, and this is not one of them.
+Reads are refused as well. The operator of the server can add it.
 """
 ERROR_REASON_UNSUPPORTED_BY_CLUSTER: ErrorReason.ValueType  # 910
-"""FAILED_PRECONDITION: the Deploy asks for what this cluster or server cannot do, such as a
-deployment mode that is not installed, or KServe is older than what this server works with.
+"""FAILED_PRECONDITION: this cluster or server does not support a setting of the Deploy, such as a
+deployment mode that is not installed; or KServe is older than this server supports.
 """
 ERROR_REASON_UPDATES_DISABLED: ErrorReason.ValueType  # 911
 """FAILED_PRECONDITION: the annotation `serving.kserve.io/disable-auto-update` is "true", so
 KServe would not act on the change. Remove it first.
 """
 ERROR_REASON_KSERVE_MISSING: ErrorReason.ValueType  # 912
-"""FAILED_PRECONDITION: KServe is not installed in the cluster, or its InferenceService resource is
-being removed.
+"""FAILED_PRECONDITION: KServe is not installed in the cluster, or its InferenceService resource
+is being removed.
 """
 ERROR_REASON_SERVER_LACKS_RIGHTS: ErrorReason.ValueType  # 913
 """FAILED_PRECONDITION: the server's own ServiceAccount lacks a right; the metadata names `verb`
-and `resource`. The caller can do nothing; who installed the server can.
+and `resource`. Ask the operator of the server to grant it.
 """
 ERROR_REASON_VERSION_NOT_READY: ErrorReason.ValueType  # 914
 """FAILED_PRECONDITION: the version is not READY, as a deployed or a default version must be."""
@@ -353,32 +359,32 @@ ERROR_REASON_IN_USE: ErrorReason.ValueType  # 918
 it; the metadata's `used_by` names up to 5 of their services. Delete those first.
 """
 ERROR_REASON_REGISTRY_DISABLED: ErrorReason.ValueType  # 919
-"""FAILED_PRECONDITION: this server has no registry, because it runs on a cluster and was given no
-database.
+"""FAILED_PRECONDITION: this server has no registry: it runs on a cluster and no database is
+configured.
 """
 ERROR_REASON_RESERVED_NAMESPACE: ErrorReason.ValueType  # 920
 """FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
-server's own. Nothing is deployed there unless who runs the server permits it by name.
+server's own. Nothing is deployed there unless the operator of the server permits it by name.
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
-"""ABORTED: the service, or what is registered, has changed since the etag was read. Read it
-again, decide again.
+"""ABORTED: the service or the registered resource has changed since the etag was read. Read it
+again and decide again.
 """
 ERROR_REASON_CONCURRENT_WRITE: ErrorReason.ValueType  # 1002
-"""ABORTED, with RetryInfo: others kept writing this service at the same time. Nothing was
+"""ABORTED, with RetryInfo: other clients kept writing this service at the same time. Nothing was
 written.
 """
 ERROR_REASON_ROLLOUT_SUPERSEDED: ErrorReason.ValueType  # 1003
-"""ABORTED: a newer rollout of the same service has taken the awaited one's place. Metadata, on
-KServe: field_manager, which wrote the spec last by the object's managedFields (a write that
-only removes fields leaves no trace there); `modelservice` is this API.
+"""ABORTED: a newer rollout of the same service has replaced the awaited one. Metadata, on KServe:
+field_manager, which wrote the spec last by the object's managedFields (a write that only
+removes fields leaves no trace there); `modelservice` is this API.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 1301
-"""INTERNAL: a bug of the server. Nothing else gives this code."""
+"""INTERNAL: a bug in the server. Nothing else returns this code."""
 ERROR_REASON_CLUSTER_UNAVAILABLE: ErrorReason.ValueType  # 1401
 """UNAVAILABLE, with RetryInfo: the Kubernetes API server cannot be reached. Nothing was written."""
 ERROR_REASON_WRITE_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 1402
-"""UNAVAILABLE, with RetryInfo: the write was sent and not answered, so it may have been done.
+"""UNAVAILABLE, with RetryInfo: the write was sent and not answered, so it may have taken effect.
 Retry a Deploy with the same request_id, which cannot start a second rollout.
 """
 ERROR_REASON_WEBHOOK_UNAVAILABLE: ErrorReason.ValueType  # 1403
@@ -395,17 +401,17 @@ answers.
 """
 ERROR_REASON_REGISTRY_UNAVAILABLE: ErrorReason.ValueType  # 1407
 """UNAVAILABLE, with RetryInfo: the registry's database does not answer, or has a schema of
-another release. The message says whether something may have been stored. Without RetryInfo: the
-database refuses the server (a wrong password, no such database, TLS), which only the server's
-operator can change. Calls that need no registry go on.
+another release. The message says whether something may have been stored. Without RetryInfo:
+the database refuses the server (a wrong password, no such database, TLS); only the operator of
+the server can mend that. Calls that need no registry still work.
 """
 ERROR_REASON_SERVER_CREDENTIALS_REFUSED: ErrorReason.ValueType  # 1408
 """UNAVAILABLE, with RetryInfo: the Kubernetes API server does not take the server's own
-credentials: they have ended, or it refuses them. Nothing was written. The caller can do nothing;
-who runs the server can renew them, and it goes on without a restart.
+credentials: they have ended, or it refuses them. Nothing was written. Ask the operator of the
+server to renew them; it continues without a restart.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
-"""UNAUTHENTICATED: no valid credentials came with the call. Not given yet, since callers have no
+"""UNAUTHENTICATED: the call carried no valid credentials. Not used yet, since callers have no
 identity.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class InferenceService(_message.Message):
-    """A model that is served: one KServe InferenceService, what was asked of it and how it is.
+    """A served model: one KServe InferenceService, its spec and its status.
 
     JSON: an int64, such as `generation`, prints as a string.
     """
@@ -91,41 +91,41 @@ class InferenceService(_message.Message):
     uid: _builtins.str
     """3 is planned: cluster.
 
-    The cluster's id of this very object. A service that is deleted and made anew has another one.
+    The cluster's unique id of this object. A service that is deleted and created again has another
+    uid.
     """
     generation: _builtins.int
     """Kubernetes' count of the changes to this object's spec, from 1, without its deletion, which
-    Kubernetes counts too. It starts again when the service is made anew: to wait for a rollout use
-    `rollout_id`.
+    Kubernetes counts too. It restarts at 1 when the service is created again: use `rollout_id` to
+    wait for a rollout.
     """
     rollout_id: _builtins.str
-    """The name of its newest rollout, to give to Get and WatchStatus; it stays while the service is
+    """The id of the newest rollout, for Get and WatchStatus. It stays set while the service is being
     deleted, and in the TYPE_DELETED of a watch. Opaque: compare for equality.
     """
     etag: _builtins.str
-    """A fingerprint of uid, spec, labels and annotations, not of the status. Give it to Deploy or
+    """A fingerprint of uid, spec, labels and annotations, not of the status. Pass it to Deploy or
     Delete to write only if nobody else has written since. Opaque.
     """
     unmanaged: _builtins.bool
-    """True if it was not made by this API (by kubectl, for example). It is followed like any other,
-    but Deploy and Delete touch it only with `force`.
+    """True if this API did not create it (but kubectl did, for example). It is followed like any
+    other, but Deploy and Delete change it only with `force`.
     """
     deployment_id: _builtins.str
-    """The record of the deployment from the registry that it runs: ModelDeployment.id. Empty where it
-    was not deployed from a registered model.
+    """The id of its deployment record in the registry: ModelDeployment.id. Empty if it was not
+    deployed from a registered model.
     """
     @_builtins.property
     def spec(self) -> Global___InferenceServiceSpec:
-        """What was asked for, without the defaults that KServe or this server add, so that it can be
-        given back to Deploy, which then answers ACTION_UNCHANGED, also after others have edited fields
-        of it. For an unmanaged service it is read from the object. What others set in the object and
-        this API has no field for is named in `status.message`: a Deploy with `force` takes away what
-        of that is in the predictor.
+        """The spec as deployed, without the defaults that KServe or this server add. Sending it back to
+        Deploy returns ACTION_UNCHANGED, even after others have edited fields of the object. The spec
+        of an unmanaged service is read from the object. `status.message` names settings of others that
+        this API has no field for; a Deploy with `force` removes those in the predictor.
         """
 
     @_builtins.property
     def status(self) -> Global___InferenceServiceStatus:
-        """How it is."""
+        """The status."""
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -137,11 +137,11 @@ class InferenceService(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made."""
+        """The time of its creation."""
 
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
-        """When its deletion was asked for; unset unless it is being deleted."""
+        """The time at which its deletion was requested; unset unless it is being deleted."""
 
     def __init__(
         self,
@@ -171,13 +171,13 @@ Global___InferenceService: _TypeAlias = InferenceService  # noqa: Y015
 
 @_typing.final
 class InferenceServiceSpec(_message.Message):
-    """What to serve and how. Deploy replaces the whole of it: what is left out is removed. Its texts
-    may have 512 KiB in all.
+    """The model to serve and its settings. Deploy replaces all of it: anything left out is removed. Its
+    texts may have 512 KiB in total.
 
     A server without KServe runs model servers as processes of its own machine, the local cluster.
     There every namespace exists, and these are FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER, with
     what to do instead: container, secret_env, service_account, deployment_mode, node_selector,
-    tolerations, more than one replica, and a model's name that no path can hold.
+    tolerations, more than one replica, and a model name that cannot be part of a URL path.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -265,14 +265,15 @@ class InferenceServiceSpec(_message.Message):
     the tag `latest` or none, else IfNotPresent. The local cluster keeps it and pulls nothing.
     """
     deployment_mode: _builtins.str
-    """How KServe runs it: Standard (Deployments) or Knative. Empty: the mode that the service was
-    given, else the cluster's default. It cannot change while the service exists. A mode that this
-    cluster or server does not offer is FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
+    """How KServe runs it: Standard (Deployments) or Knative. Empty: the service's present mode, else
+    the cluster's default. It cannot change while the service exists. A mode that this cluster or
+    server does not offer is FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
 
     In Knative mode the variables PORT, K_SERVICE, K_CONFIGURATION and K_REVISION, and the ports of
-    Knative's sidecar, 8008, 8012, 8013, 8022, 9090 and 9091, are refused. What a cluster's Knative
-    is set to refuse (as shipped node_selector, tolerations and a request_timeout beyond 600 s), and
-    an image whose name cannot be read, fails with REASON_INVALID_SPEC.
+    Knative's sidecar, 8008, 8012, 8013, 8022, 9090 and 9091, are refused. A field that the
+    cluster's Knative is configured to refuse (as shipped: node_selector, tolerations and a
+    request_timeout beyond 600 s) fails the rollout with REASON_INVALID_SPEC; so does an image name
+    that cannot be parsed.
     """
     @_builtins.property
     def container(self) -> Global___ContainerPredictor:
@@ -310,9 +311,7 @@ class InferenceServiceSpec(_message.Message):
 
     @_builtins.property
     def scaling(self) -> Global___Scaling:
-        """How many replicas there are. The local cluster runs one, whatever the bounds are, and refuses a
-        min_replicas above 1.
-        """
+        """The number of replicas. The local cluster always runs one, and refuses a min_replicas above 1."""
 
     @_builtins.property
     def node_selector(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -324,8 +323,8 @@ class InferenceServiceSpec(_message.Message):
 
     @_builtins.property
     def request_timeout(self) -> _duration_pb2.Duration:
-        """How long one inference request may take, in whole seconds; at least 1 s. KServe keeps to it in
-        Knative mode, and in Standard mode where its ingress is the Gateway API. Unset: the default of
+        """The longest time for one inference request, in whole seconds; at least 1 s. KServe enforces it
+        in Knative mode, and in Standard mode with the Gateway API as ingress. Unset: the default of
         either. JSON: "300s".
         """
 
@@ -360,10 +359,10 @@ Global___InferenceServiceSpec: _TypeAlias = InferenceServiceSpec  # noqa: Y015
 class ContainerPredictor(_message.Message):
     """A container image that serves the model by itself.
 
-    A replica is ready as soon as its port is open, unless PROTOCOL in the spec's `env` says what it
-    speaks. Then it is asked every 5 s: by v2 for /v2/health/ready, or for /v2/models/NAME/ready
-    where `--model_name` in `args` or MLSERVER_MODEL_NAME in `env` names the model; by v1 for
-    /v1/models/NAME, if the model is so named.
+    A replica is ready as soon as its port is open, unless PROTOCOL in the spec's `env` names its
+    inference protocol. Then its readiness is probed every 5 s: with v2 at /v2/health/ready, or for
+    /v2/models/NAME/ready where `--model_name` in `args` or MLSERVER_MODEL_NAME in `env` names the
+    model; with v1 at /v1/models/NAME, if the model is named.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -380,13 +379,13 @@ class ContainerPredictor(_message.Message):
     """The HTTP port that it listens on, 1 to 65535. 0: KServe's default, 8080."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What to run instead of the image's entrypoint, a word an item; no shell is involved. At
-        most 1000 words.
+        """The command to run instead of the image's entrypoint, one word an item; no shell is involved.
+        At most 1000 words.
         """
 
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The arguments, a word an item, instead of the image's own. At most 1000."""
+        """The arguments, one word an item, instead of the image's own. At most 1000."""
 
     def __init__(
         self,
@@ -408,23 +407,25 @@ Global___ContainerPredictor: _TypeAlias = ContainerPredictor  # noqa: Y015
 class ModelPredictor(_message.Message):
     """Model files, and a serving runtime of the cluster to load them.
 
-    A replica is ready once its model is: it is asked for every 5 s, at /v2/models/NAME/ready by
-    protocol v2, at /v1/models/NAME by v1. NAME is the service's, unless `--model_name` in the
-    runtime's arguments or in `args` says otherwise, or MLSERVER_MODEL_NAME in the spec's `env`. Under
-    another name a model is never found, and the rollout never READY: one whose own
-    model-settings.json names it needs that variable, and of several models that KServe's servers
-    load from folders below `storage_uri`, `--model_name` must give one folder's name.
+    A replica is ready once its model is. The model is probed every 5 s, at /v2/models/NAME/ready
+    with protocol v2, at /v1/models/NAME with v1. NAME is the service's name, unless `--model_name`
+    in the runtime's arguments or in `args`, or MLSERVER_MODEL_NAME in the spec's `env`, gives
+    another. A model that is loaded under a different name is never found, and the rollout never
+    becomes READY. So a model that its own model-settings.json names needs that variable, and if
+    KServe's servers load several models from folders below `storage_uri`, `--model_name` must be the
+    name of one folder.
 
-    Where this cannot be known, a replica is ready as soon as its port is open, perhaps before the
-    model is loaded: with a gRPC protocol; without a `storage_uri`, but for huggingface; where the
-    runtime does not name the model, as KServe's own for Triton and TorchServe; for a name such as
-    `meta/llama`, which no path can hold; where the runtime is not installed yet, or KServe selects
-    among several that would be asked differently; where this server may not list them. A runtime
-    that has a readiness probe keeps it.
+    If the probe cannot be derived, a replica is ready as soon as its port is open, perhaps before
+    the model is loaded. This is so with a gRPC protocol; without a `storage_uri`, except for
+    huggingface; if the runtime does not name the model, as KServe's own for Triton and TorchServe;
+    for a name such as `meta/llama`, which cannot be part of a URL path; if the runtime is not
+    installed yet, or KServe selects among several that need different probes; and if this server may
+    not list runtimes. A runtime that has a readiness probe keeps it.
 
-    It is settled with each rollout. A runtime that is installed or changed later counts from the
-    next one, which `restart` begins. One that is given a readiness probe of another kind needs that:
-    until then its older services go on serving, and KServe carries out no change of their scaling.
+    The probe is fixed at each rollout. A runtime that is installed or changed later takes effect at
+    the next one, which `restart` starts. A runtime whose readiness probe changes its kind needs
+    that: until then its older services go on serving, and KServe carries out no change of their
+    scaling.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -436,28 +437,26 @@ class ModelPredictor(_message.Message):
     ARGS_FIELD_NUMBER: _builtins.int
     storage_uri: _builtins.str
     """Where the files are: gs://, s3://, pvc://, file://, http(s)://, hdfs://, webhdfs://, oci://,
-    hf://, or another scheme that a ClusterStorageContainer of the cluster handles. One that
+    hf://, or another scheme that a ClusterStorageContainer of the cluster handles. A scheme that
     nothing handles is accepted here, and the rollout then fails with REASON_STORAGE_SCHEME. Empty:
     nothing is downloaded, for runtimes that fetch the model themselves.
     """
     runtime: _builtins.str
     """The name of a ServingRuntime of the namespace or of a ClusterServingRuntime; never an image.
-    Empty: KServe selects one that is made for the format. Where there is none the request is
-    accepted, since one may be installed a moment later, and the rollout fails with
-    REASON_NO_RUNTIME.
+    Empty: KServe selects a runtime for the format. If there is none the request is accepted, since
+    one may be installed a moment later, and the rollout fails with REASON_NO_RUNTIME.
     """
     protocol_version: _builtins.str
-    """The inference protocol that the runtime is to speak: v1, v2, grpc-v1 or grpc-v2. It tells how a
-    replica is asked whether its model is ready, too. Empty: KServe's choice, for which the runtime
-    is looked up.
+    """The inference protocol of the runtime: v1, v2, grpc-v1 or grpc-v2. It also decides how a
+    replica's readiness is probed. Empty: KServe's choice, which depends on the runtime.
     """
     @_builtins.property
     def format(self) -> Global___ModelFormat:
-        """What the files are. Required."""
+        """The format of the files. Required."""
 
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Arguments that are appended to the runtime's own, a word an item. At most 1000."""
+        """Arguments that are appended to the runtime's own, one word an item. At most 1000."""
 
     def __init__(
         self,
@@ -480,16 +479,16 @@ Global___ModelPredictor: _TypeAlias = ModelPredictor  # noqa: Y015
 class RegisteredModelPredictor(_message.Message):
     """A version of a registered model, in a serving environment of the same project, all by name.
 
-    The service then is what the version says: a `model` predictor for its files, or a `container`
-    predictor for its image. Fields of the spec that the Deploy leaves out are the environment's
-    defaults (ServingEnvironment.defaults); Get shows the whole as it was merged.
-    DeployRequest.namespace is empty or the environment's. DeployRequest.name may be empty: then it
-    is `<model>-<environment>`, cut short where that is too long, and the same each time, so that
-    another version of the same model in the same environment is a rollout of the same service. Where
-    that name belongs to another model, environment or project, or a given name to another project,
-    it is ALREADY_EXISTS; `force` takes over under a given name.
+    The version decides the predictor: `model` for its files, or `container` for its image. Fields of
+    the spec that the Deploy leaves out are the environment's defaults (ServingEnvironment.defaults);
+    Get shows the whole as it was merged. DeployRequest.namespace is empty or the environment's.
+    DeployRequest.name may be empty: then it is `<model>-<environment>`, cut short where that is too
+    long, and the same each time, so that another version of the same model in the same environment
+    is a rollout of the same service. If that name is taken by another model, environment or project,
+    or a given name by another project, the Deploy is ALREADY_EXISTS; with a given name `force` takes
+    the service over.
 
-    Every Deploy that starts a rollout of another content makes a ModelDeployment.
+    Every Deploy that starts a rollout of a changed spec creates a ModelDeployment.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -505,18 +504,18 @@ class RegisteredModelPredictor(_message.Message):
     model: _builtins.str
     """The model's name. Required."""
     version: _builtins.str
-    """The version, which must be READY. Empty: the model's default version; where it has none, the
-    newest READY one. Answers have it filled in.
+    """The version, which must be READY. Empty: the model's default version, or without one the newest
+    READY version. Set in answers.
     """
     environment: _builtins.str
     """The environment's name. Required."""
     @_builtins.property
     def resolved_container(self) -> Global___ContainerPredictor:
-        """What the version's image came to."""
+        """The predictor for the version's image."""
 
     @_builtins.property
     def resolved_model(self) -> Global___ModelPredictor:
-        """What the version's files came to."""
+        """The predictor for the version's files."""
 
     def __init__(
         self,
@@ -540,7 +539,7 @@ Global___RegisteredModelPredictor: _TypeAlias = RegisteredModelPredictor  # noqa
 
 @_typing.final
 class ModelFormat(_message.Message):
-    """What a model's files are."""
+    """The format of a model's files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -551,7 +550,7 @@ class ModelFormat(_message.Message):
     100 visible ASCII characters, no spaces. Required.
     """
     version: _builtins.str
-    """The format's version, for runtimes that tell versions apart ("1"): at most 100 visible ASCII
+    """The format's version, for runtimes that distinguish versions ("1"): at most 100 visible ASCII
     characters, no spaces. Empty: any.
     """
     def __init__(
@@ -579,7 +578,7 @@ class SecretKeyRef(_message.Message):
     secret: _builtins.str
     """The Secret's name. Required."""
     key: _builtins.str
-    """The key in its data. Required. Where Secret or key is missing the rollout fails with
+    """The key in its data. Required. If the Secret or the key is missing the rollout fails with
     REASON_CONTAINER_CONFIG.
     """
     def __init__(
@@ -598,17 +597,17 @@ Global___SecretKeyRef: _TypeAlias = SecretKeyRef  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
-    """What each replica is given. The keys are Kubernetes resource names: cpu, memory, nvidia.com/gpu.
-    The values are Kubernetes quantities. JSON: strings, "2" or "500m" for cpu, "4Gi" for memory.
-    At most 32 of each.
+    """The resources of each replica. The keys are Kubernetes resource names: cpu, memory,
+    nvidia.com/gpu. The values are Kubernetes quantities. JSON: strings, "2" or "500m" for cpu, "4Gi"
+    for memory. At most 32 of each.
 
-    What is left out is, for a `model`, what its serving runtime has, and nothing where the runtime has
-    none; for a `container` it is KServe's default (as shipped cpu 1 and memory 2Gi, of both). Where
-    that would not fit what is asked, it gives way: the limit becomes the request that is above it, or
-    the request the limit that is below it. Get shows what was asked. What was added to it stands in
-    the annotation `modelservice.dev/defaults` in spec.predictor of the InferenceService; it is settled
-    anew whenever a Deploy replaces the pods. Where this server may not list serving runtimes, nothing
-    is added to a `model`.
+    Defaults fill in what is left out: for a `model` the values of its serving runtime, if it has
+    any; for a `container` those of KServe (as shipped cpu 1 and memory 2Gi, for requests and
+    limits). A default gives way if it conflicts with a given value: a default limit is raised to the
+    given request, and a default request is lowered to the given limit. Get shows the given values
+    only. The defaults that were added stand in the annotation `modelservice.dev/defaults` in
+    spec.predictor of the InferenceService, and are decided again whenever a Deploy replaces the
+    pods. If this server may not list serving runtimes, nothing is added to a `model`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -657,13 +656,13 @@ class Resources(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What a node must have free to run a replica; never above the limit, and for devices and huge
-        pages the same as the limit, which they need.
+        """The resources that a node must have free to run a replica: never above the limit. Devices and
+        huge pages need a limit, and the request must equal it.
         """
 
     @_builtins.property
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """What a replica may use at most; a container beyond its memory limit is killed."""
+        """The most that a replica may use. A container above its memory limit is killed."""
 
     def __init__(
         self,
@@ -681,8 +680,8 @@ Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class Scaling(_message.Message):
-    """How many replicas there are. A change of these alone replaces no pods in Standard mode; in Knative
-    mode each makes a new revision.
+    """The number of replicas. In Standard mode a change of these fields alone replaces no pods; in
+    Knative mode it creates a new revision.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -692,25 +691,24 @@ class Scaling(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     METRIC_FIELD_NUMBER: _builtins.int
     min_replicas: _builtins.int
-    """The fewest replicas, at most 10000. Unset: 1. 0 is scale-to-zero in Knative mode, where the service goes on
-    being READY and serves its next request from a pod made for it; in Standard mode there is always
-    one.
+    """The fewest replicas, at most 10000. Unset: 1. 0 is scale-to-zero in Knative mode: the service
+    stays READY, and its next request starts a pod. In Standard mode there is always one replica.
     """
     max_replicas: _builtins.int
-    """The most replicas, not below min_replicas, at most 10000. Unset: no more than min_replicas in Standard mode,
-    no bound in Knative mode.
+    """The most replicas, not below min_replicas, at most 10000. Unset: no more than min_replicas in
+    Standard mode, no bound in Knative mode.
     """
     target: _builtins.int
-    """The value of `metric` per replica that the autoscaler aims at: a percentage of the request for
-    cpu and memory, requests at once for concurrency, requests a second for rps; of these two
-    Knative aims at a part, as shipped 70 %. Unset: 80 for cpu, and what Knative is set to, as
+    """The autoscaler's target value of `metric` per replica: a percentage of the request for cpu and
+    memory, concurrent requests for concurrency, requests per second for rps. Knative scales at a
+    part of the latter two, as shipped 70 %. Unset: 80 for cpu, and Knative's own configuration, as
     shipped 100 for concurrency and 200 for rps.
     """
     metric: _builtins.str
-    """What is measured: cpu or memory in Standard mode, concurrency or rps in Knative mode; one of
-    the other mode's is INVALID_ARGUMENT. In Knative mode, too, it is cpu or memory where the
-    annotation `autoscaling.knative.dev/class` of the service is `hpa.autoscaling.knative.dev`.
-    Empty: cpu, or concurrency.
+    """The metric: cpu or memory in Standard mode, concurrency or rps in Knative mode; a metric of the
+    other mode is INVALID_ARGUMENT. In Knative mode, too, it is cpu or memory where the annotation
+    `autoscaling.knative.dev/class` of the service is `hpa.autoscaling.knative.dev`. Empty: cpu, or
+    concurrency.
     """
     def __init__(
         self,
@@ -783,8 +781,8 @@ Global___Toleration: _TypeAlias = Toleration  # noqa: Y015
 
 @_typing.final
 class InferenceServiceStatus(_message.Message):
-    """How a service is. All of it is about the newest rollout unless a field says otherwise: READY is
-    never carried over from an older one.
+    """The status of a service. All of it is about the newest rollout unless a field says otherwise:
+    READY is never carried over from an older rollout.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -798,78 +796,82 @@ class InferenceServiceStatus(_message.Message):
         STATE_UNSPECIFIED: InferenceServiceStatus._State.ValueType  # 0
         """Never sent."""
         STATE_PENDING: InferenceServiceStatus._State.ValueType  # 1
-        """Stored, and nothing of it runs yet. `failure` is set with REASON_NO_CONTROLLER where KServe's
+        """Stored, and nothing runs yet. `failure` is set with REASON_NO_CONTROLLER if KServe's
         controller does not act for 15 s.
         """
         STATE_PROGRESSING: InferenceServiceStatus._State.ValueType  # 2
         """Being rolled out, or on its way to being stopped. An older rollout may go on serving
-        meanwhile: `serving`. `failure` names what may yet fail. After 15 s `message` says which
-        container the model server waits for, for how long that has run, and its last log line.
+        meanwhile: see `serving`. `failure` names a problem that may yet fail the rollout. After 15 s
+        `message` names the container that the model server waits for, how long that container has
+        run, and its last log line.
         """
         STATE_READY: InferenceServiceStatus._State.ValueType  # 3
         """The newest rollout serves: every component is available in the replicas asked for, its
         containers have not exited, and the traffic goes as it asked. KServe's own conditions of the
-        components and of the route decide; a condition that another controller put there and that
-        turns KServe's Ready is named in `message`. See ModelPredictor and ContainerPredictor for when
-        that means that the model itself has answered.
+        components and of the route decide. `message` names a condition of another controller that
+        turns KServe's Ready to false. ModelPredictor and ContainerPredictor say when READY means
+        that the model itself has answered.
         """
         STATE_DEGRADED: InferenceServiceStatus._State.ValueType  # 4
-        """It serves, but not as asked: by an older rollout while the newest one fails, by some of its
-        replicas while others fail, or with its traffic held elsewhere (REASON_TRAFFIC_PINNED).
-        `failure` says why, and `failure.rollout_id` whose it is. A rollout of Knative mode that has
-        failed stays failed until it completes, though Knative deletes its pods and makes new ones.
+        """It serves, but not as specified: an older rollout serves while the newest fails, some
+        replicas serve while others fail, or traffic is pinned elsewhere (REASON_TRAFFIC_PINNED).
+        `failure` has the cause and `failure.rollout_id` the rollout. In Knative mode a failed
+        rollout stays failed until it completes, even while Knative deletes its pods and creates new
+        ones.
         """
         STATE_FAILED: InferenceServiceStatus._State.ValueType  # 5
-        """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
+        """Nothing serves; `failure` has the cause. If `failure.retrying`, it may recover by itself."""
         STATE_STOPPED: InferenceServiceStatus._State.ValueType  # 6
         """Stopped on purpose, by the annotation `serving.kserve.io/stop` or by scaling it to zero by
         hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
         """
         STATE_DELETING: InferenceServiceStatus._State.ValueType  # 7
         """Being deleted, or in a namespace that is: pods and children still go away. After 15 s
-        `message` names what is left: finalizers, the children that the server follows, by kind and
-        name, and pods with the time by which they are to end. `failure` is set with
-        REASON_NO_CONTROLLER where a controller has not done its part.
+        `message` names what remains: finalizers, the children that the server follows, by kind and
+        name, and pods with the time by which they must end. `failure` is set with
+        REASON_NO_CONTROLLER if a controller has not done its part.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """What a service is doing."""
+        """The states of a service."""
 
     STATE_UNSPECIFIED: InferenceServiceStatus.State.ValueType  # 0
     """Never sent."""
     STATE_PENDING: InferenceServiceStatus.State.ValueType  # 1
-    """Stored, and nothing of it runs yet. `failure` is set with REASON_NO_CONTROLLER where KServe's
+    """Stored, and nothing runs yet. `failure` is set with REASON_NO_CONTROLLER if KServe's
     controller does not act for 15 s.
     """
     STATE_PROGRESSING: InferenceServiceStatus.State.ValueType  # 2
     """Being rolled out, or on its way to being stopped. An older rollout may go on serving
-    meanwhile: `serving`. `failure` names what may yet fail. After 15 s `message` says which
-    container the model server waits for, for how long that has run, and its last log line.
+    meanwhile: see `serving`. `failure` names a problem that may yet fail the rollout. After 15 s
+    `message` names the container that the model server waits for, how long that container has
+    run, and its last log line.
     """
     STATE_READY: InferenceServiceStatus.State.ValueType  # 3
     """The newest rollout serves: every component is available in the replicas asked for, its
     containers have not exited, and the traffic goes as it asked. KServe's own conditions of the
-    components and of the route decide; a condition that another controller put there and that
-    turns KServe's Ready is named in `message`. See ModelPredictor and ContainerPredictor for when
-    that means that the model itself has answered.
+    components and of the route decide. `message` names a condition of another controller that
+    turns KServe's Ready to false. ModelPredictor and ContainerPredictor say when READY means
+    that the model itself has answered.
     """
     STATE_DEGRADED: InferenceServiceStatus.State.ValueType  # 4
-    """It serves, but not as asked: by an older rollout while the newest one fails, by some of its
-    replicas while others fail, or with its traffic held elsewhere (REASON_TRAFFIC_PINNED).
-    `failure` says why, and `failure.rollout_id` whose it is. A rollout of Knative mode that has
-    failed stays failed until it completes, though Knative deletes its pods and makes new ones.
+    """It serves, but not as specified: an older rollout serves while the newest fails, some
+    replicas serve while others fail, or traffic is pinned elsewhere (REASON_TRAFFIC_PINNED).
+    `failure` has the cause and `failure.rollout_id` the rollout. In Knative mode a failed
+    rollout stays failed until it completes, even while Knative deletes its pods and creates new
+    ones.
     """
     STATE_FAILED: InferenceServiceStatus.State.ValueType  # 5
-    """Nothing serves; `failure` says why. Where `failure.retrying` it may recover by itself."""
+    """Nothing serves; `failure` has the cause. If `failure.retrying`, it may recover by itself."""
     STATE_STOPPED: InferenceServiceStatus.State.ValueType  # 6
     """Stopped on purpose, by the annotation `serving.kserve.io/stop` or by scaling it to zero by
     hand (`failure` is then REASON_SCALED_TO_ZERO). Nothing serves.
     """
     STATE_DELETING: InferenceServiceStatus.State.ValueType  # 7
     """Being deleted, or in a namespace that is: pods and children still go away. After 15 s
-    `message` names what is left: finalizers, the children that the server follows, by kind and
-    name, and pods with the time by which they are to end. `failure` is set with
-    REASON_NO_CONTROLLER where a controller has not done its part.
+    `message` names what remains: finalizers, the children that the server follows, by kind and
+    name, and pods with the time by which they must end. `failure` is set with
+    REASON_NO_CONTROLLER if a controller has not done its part.
     """
 
     STATE_FIELD_NUMBER: _builtins.int
@@ -885,33 +887,33 @@ class InferenceServiceStatus(_message.Message):
     CONDITIONS_FIELD_NUMBER: _builtins.int
     LAST_TRANSITION_TIME_FIELD_NUMBER: _builtins.int
     state: Global___InferenceServiceStatus.State.ValueType
-    """The state in one word."""
+    """The state."""
     message: _builtins.str
-    """One sentence for people that says what is awaited or what is wrong, or what READY is beset by,
-    such as a full quota. Its wording may change.
+    """One sentence for people: what the service waits for, what is wrong, or what endangers a READY
+    service, such as a full quota. Its wording may change.
     """
     serving: _builtins.bool
     """Whether anything, of the newest rollout or an older one, can answer inference requests now."""
     latest_ready_generation: _builtins.int
     """The newest `generation` that this server knows to have been READY. A watcher that was too slow
-    to see READY itself learns of it here. Unset: none is known.
+    to see READY itself finds it here. Unset: none is known.
     """
     url: _builtins.str
-    """The address that KServe publishes, through the cluster's ingress. Empty where the cluster has
+    """The address that KServe publishes, through the cluster's ingress. Empty if the cluster has
     none, and until it is known.
     """
     cluster_url: _builtins.str
     """The address that answers inside the cluster. Empty until it is known."""
     serving_runtime: _builtins.str
     """The serving runtime that KServe selected for a `model`; empty for a `container` and until then.
-    KServe 0.15 does not report it: there it is the one that the spec names.
+    KServe 0.15 does not report it: there it is the runtime that the spec names.
     """
     deployment_mode: _builtins.str
     """The deployment mode that KServe reports, by its present name; empty until then."""
     @_builtins.property
     def failure(self) -> Global___Failure:
-        """What is wrong. Set in DEGRADED and FAILED, and in other states for what may yet fail; unset
-        when nothing is known to be wrong.
+        """The problem. Set in DEGRADED and FAILED, and in other states for a problem that may yet fail
+        the rollout; unset if none is known.
         """
 
     @_builtins.property
@@ -920,15 +922,15 @@ class InferenceServiceStatus(_message.Message):
 
     @_builtins.property
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Condition]:
-        """KServe's own conditions, as they are, but for secrets: where a message repeats what a container
-        wrote, it is masked or held back as `log_lines` are. They speak of older rollouts too and seldom name a
-        cause: decide by `state` and `failure`.
+        """KServe's own conditions, unchanged except for secrets: text of a container in a message is
+        masked or held back like `log_lines`. They can be about older rollouts and seldom name a cause:
+        decide by `state` and `failure`.
         """
 
     @_builtins.property
     def last_transition_time(self) -> _timestamp_pb2.Timestamp:
-        """When `state` last changed. A server that started later may only know the time at which it first
-        saw the state.
+        """The time at which `state` last changed. A server that started later may only know the time at
+        which it first saw the state.
         """
 
     def __init__(
@@ -959,8 +961,8 @@ Global___InferenceServiceStatus: _TypeAlias = InferenceServiceStatus  # noqa: Y0
 
 @_typing.final
 class ComponentStatus(_message.Message):
-    """How one component of a service is. A transformer or an explainer is set by other tools than this
-    API, but counts towards the state.
+    """The status of one component. Transformers and explainers are set by other tools than this API,
+    but count towards the state.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -972,7 +974,7 @@ class ComponentStatus(_message.Message):
     class _ComponentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ComponentStatus._Component.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         COMPONENT_UNSPECIFIED: ComponentStatus._Component.ValueType  # 0
-        """None: what is said is about the service as a whole."""
+        """None: the service as a whole."""
         COMPONENT_PREDICTOR: ComponentStatus._Component.ValueType  # 1
         """Runs the model."""
         COMPONENT_TRANSFORMER: ComponentStatus._Component.ValueType  # 2
@@ -981,10 +983,10 @@ class ComponentStatus(_message.Message):
         """Explains predictions."""
 
     class Component(_Component, metaclass=_ComponentEnumTypeWrapper):
-        """The parts that KServe makes a service of."""
+        """The components of a service."""
 
     COMPONENT_UNSPECIFIED: ComponentStatus.Component.ValueType  # 0
-    """None: what is said is about the service as a whole."""
+    """None: the service as a whole."""
     COMPONENT_PREDICTOR: ComponentStatus.Component.ValueType  # 1
     """Runs the model."""
     COMPONENT_TRANSFORMER: ComponentStatus.Component.ValueType  # 2
@@ -999,7 +1001,7 @@ class ComponentStatus(_message.Message):
     LATEST_REVISION_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     component: Global___ComponentStatus.Component.ValueType
-    """Which one."""
+    """The component."""
     desired_replicas: _builtins.int
     """The replicas wanted now, as the autoscaler last decided."""
     updated_replicas: _builtins.int
@@ -1007,13 +1009,13 @@ class ComponentStatus(_message.Message):
     ready_replicas: _builtins.int
     """The replicas that are ready, of any revision."""
     latest_revision: _builtins.str
-    """The newest revision, as the cluster names it: of a Deployment, or a Knative Revision. Empty
-    until there is one.
+    """The newest revision by the cluster's name for it: a Deployment's revision, or a Knative
+    Revision. Empty until there is one.
     """
     @_builtins.property
     def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficShare]:
-        """How requests are divided among revisions, as it is by now. Empty where nothing divides them, as
-        in Standard mode: every ready replica then gets its part.
+        """The present split of requests among revisions. Empty if nothing splits them, as in Standard
+        mode: every ready replica then gets its share.
         """
 
     def __init__(
@@ -1036,7 +1038,7 @@ Global___ComponentStatus: _TypeAlias = ComponentStatus  # noqa: Y015
 
 @_typing.final
 class TrafficShare(_message.Message):
-    """The part of the requests that goes to one revision."""
+    """The share of requests that goes to one revision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1045,7 +1047,7 @@ class TrafficShare(_message.Message):
     revision: _builtins.str
     """The revision's name."""
     percent: _builtins.int
-    """Its part in percent, 0 to 100."""
+    """Its share in percent, 0 to 100."""
     def __init__(
         self,
         *,
@@ -1062,7 +1064,7 @@ Global___TrafficShare: _TypeAlias = TrafficShare  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):
-    """One of KServe's conditions, as it stands on the object."""
+    """One of KServe's conditions, as on the object."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1072,13 +1074,13 @@ class Condition(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     LAST_TRANSITION_TIME_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """What it is about: Ready, PredictorReady, IngressReady, ..."""
+    """The condition's type: Ready, PredictorReady, IngressReady, ..."""
     status: _builtins.str
     """"True", "False" or "Unknown"."""
     reason: _builtins.str
-    """KServe's word for why; often empty."""
+    """KServe's reason, one word; often empty."""
     message: _builtins.str
-    """KServe's sentence for why; often empty."""
+    """KServe's explanation; often empty."""
     @_builtins.property
     def last_transition_time(self) -> _timestamp_pb2.Timestamp:
         """When `status` last changed."""
@@ -1102,7 +1104,7 @@ Global___Condition: _TypeAlias = Condition  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
-    """What is wrong with a rollout, found where it shows: in pods, events, replica sets and logs."""
+    """A problem of a rollout, found in its pods, events, replica sets and logs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1113,7 +1115,7 @@ class Failure(_message.Message):
     class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Failure._Reason.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         REASON_UNSPECIFIED: Failure._Reason.ValueType  # 0
-        """Wrong, but of none of the kinds below: see `message`."""
+        """None of the kinds below: see `message`."""
         REASON_IMAGE_PULL: Failure._Reason.ValueType  # 1
         """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
         REASON_STORAGE_DOWNLOAD: Failure._Reason.ValueType  # 2
@@ -1136,7 +1138,7 @@ class Failure(_message.Message):
         is no such command in the image, for example.
         """
         REASON_VOLUME: Failure._Reason.ValueType  # 9
-        """A volume cannot be mounted: a claim that is missing or not bound, for example."""
+        """A volume cannot be mounted: its claim is missing or not bound, for example."""
         REASON_UNSCHEDULABLE: Failure._Reason.ValueType  # 10
         """No node can take the pod: too little CPU, memory or devices free, or selectors and taints."""
         REASON_QUOTA: Failure._Reason.ValueType  # 11
@@ -1164,28 +1166,28 @@ class Failure(_message.Message):
         change.
         """
         REASON_SCALED_TO_ZERO: Failure._Reason.ValueType  # 20
-        """Somebody scaled the service to zero by hand."""
+        """The service was scaled to zero by hand."""
         REASON_EVICTED: Failure._Reason.ValueType  # 21
-        """The node has put the pod out: it used more disk space than its limit, or the node ran short
-        of disk space or memory.
+        """The node evicted the pod: it used more disk space than its limit, or the node ran short of
+        disk space or memory.
         """
         REASON_TRAFFIC_PINNED: Failure._Reason.ValueType  # 22
-        """Knative mode: all else is done, and a `canaryTrafficPercent` that another field manager set
-        keeps requests from this rollout's revision. `message` has the share and the field manager. A
+        """Knative mode: the rollout is complete except that a `canaryTrafficPercent` of another field
+        manager keeps requests from its revision. `message` has the share and the field manager. A
         Deploy with `force` removes the field, which replaces no pods unless others changed the spec
         as well.
         """
         REASON_RECONCILE_FAILED: Failure._Reason.ValueType  # 23
-        """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler
-        whose API the cluster lacks, or an object of somebody else has a name that it needs: see
-        `message`, which has the cluster's own words and names that object.
+        """KServe has accepted the spec and cannot create all of its objects. For example, the cluster
+        lacks the autoscaler's API, or another owner's object has a name that the service needs.
+        `message` quotes the cluster and names that object.
         """
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """The kind of cause."""
 
     REASON_UNSPECIFIED: Failure.Reason.ValueType  # 0
-    """Wrong, but of none of the kinds below: see `message`."""
+    """None of the kinds below: see `message`."""
     REASON_IMAGE_PULL: Failure.Reason.ValueType  # 1
     """The image cannot be pulled: missing, no credentials, an invalid name, or no registry."""
     REASON_STORAGE_DOWNLOAD: Failure.Reason.ValueType  # 2
@@ -1208,7 +1210,7 @@ class Failure(_message.Message):
     is no such command in the image, for example.
     """
     REASON_VOLUME: Failure.Reason.ValueType  # 9
-    """A volume cannot be mounted: a claim that is missing or not bound, for example."""
+    """A volume cannot be mounted: its claim is missing or not bound, for example."""
     REASON_UNSCHEDULABLE: Failure.Reason.ValueType  # 10
     """No node can take the pod: too little CPU, memory or devices free, or selectors and taints."""
     REASON_QUOTA: Failure.Reason.ValueType  # 11
@@ -1236,21 +1238,21 @@ class Failure(_message.Message):
     change.
     """
     REASON_SCALED_TO_ZERO: Failure.Reason.ValueType  # 20
-    """Somebody scaled the service to zero by hand."""
+    """The service was scaled to zero by hand."""
     REASON_EVICTED: Failure.Reason.ValueType  # 21
-    """The node has put the pod out: it used more disk space than its limit, or the node ran short
-    of disk space or memory.
+    """The node evicted the pod: it used more disk space than its limit, or the node ran short of
+    disk space or memory.
     """
     REASON_TRAFFIC_PINNED: Failure.Reason.ValueType  # 22
-    """Knative mode: all else is done, and a `canaryTrafficPercent` that another field manager set
-    keeps requests from this rollout's revision. `message` has the share and the field manager. A
+    """Knative mode: the rollout is complete except that a `canaryTrafficPercent` of another field
+    manager keeps requests from its revision. `message` has the share and the field manager. A
     Deploy with `force` removes the field, which replaces no pods unless others changed the spec
     as well.
     """
     REASON_RECONCILE_FAILED: Failure.Reason.ValueType  # 23
-    """KServe has taken the spec up and cannot make all that belongs to it, such as an autoscaler
-    whose API the cluster lacks, or an object of somebody else has a name that it needs: see
-    `message`, which has the cluster's own words and names that object.
+    """KServe has accepted the spec and cannot create all of its objects. For example, the cluster
+    lacks the autoscaler's API, or another owner's object has a name that the service needs.
+    `message` quotes the cluster and names that object.
     """
 
     REASON_FIELD_NUMBER: _builtins.int
@@ -1268,47 +1270,47 @@ class Failure(_message.Message):
     reason: Global___Failure.Reason.ValueType
     """The kind of cause, for programs."""
     message: _builtins.str
-    """What happened, mostly in the words of whoever reported it. Its wording may change. What a
-    container wrote is held back where `log_lines` would be.
+    """A description, mostly quoted from the component that reported it. Its wording may change. Text
+    of a container is held back under the conditions of `log_lines`.
     """
     remedy: _builtins.str
-    """What to do about it, for people. Empty where nothing general can be said."""
+    """The remedy, for people. Empty if there is no general one."""
     rollout_id: _builtins.str
-    """The rollout that has this failure. Empty where no rollout is to blame."""
+    """The rollout that has this failure. Empty if no rollout is to blame."""
     component: Global___ComponentStatus.Component.ValueType
-    """The component that has it; COMPONENT_UNSPECIFIED where it is the service as a whole."""
+    """The component that has it; COMPONENT_UNSPECIFIED for the service as a whole."""
     pod: _builtins.str
-    """A pod that shows it, one of possibly many. Empty where no pod was made."""
+    """A pod that shows it, one of possibly many. Empty if no pod was created."""
     container: _builtins.str
     """The container in that pod: `kserve-container`, or for the download `storage-initializer` or
-    (`oci://`) `modelcar-init`. Empty where no container is concerned.
+    (`oci://`) `modelcar-init`. Empty if no container is concerned.
     """
     exit_code: _builtins.int
-    """The exit code of its last end. Unset: it has not ended."""
+    """The exit code of its last exit. Unset: it has not exited."""
     restart_count: _builtins.int
-    """How often that container was restarted."""
+    """The number of restarts of that container."""
     retrying: _builtins.bool
-    """Whether the cluster goes on trying, so that it may recover without a new Deploy."""
+    """Whether the cluster retries, so that it may recover without a new Deploy."""
     @_builtins.property
     def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of that container's log, the oldest line first: what led to the line that names the cause, that
-        line and the end, or just the end; an excerpt of bounded length, with the innermost frame of
-        each traceback. Left out of List and of watches without a name. The values of variables in
-        `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked here, and wherever a
-        message repeats what a container wrote. Control sequences are left out. What else the model
-        server prints is shown as it is.
+        """An excerpt of that container's log, of bounded length, oldest line first: the line that names
+        the cause with the lines before it, and the end of the log; or just the end. It has the
+        innermost frame of each traceback. Left out of List and of watches without a name. The values
+        of variables in `env` whose names look like KEY, TOKEN, PASSWORD or SECRET are masked here, and
+        wherever a message quotes a container. Control sequences are left out. Everything else that the
+        model server prints is shown unchanged.
 
-        On KServe one line that begins with "(not shown: " and says why stands in place of these, and
-        of what else the container wrote, where the container can read what callers may not: where it
-        has `secret_env` or an `envFrom`, a Secret's files, a ServiceAccount that is not `default`, or
-        a token of its ServiceAccount for other systems, or one that is bound to a role. Exit code,
-        reason and remedy stay. The server's setting MODELSERVICE_SHOW_CONTAINER_TEXT names namespaces
-        in which it is shown all the same.
+        On KServe one line replaces this excerpt, and any other text of the container, if the container
+        can read what callers may not. The line begins with "(not shown: " and gives the reason. This
+        applies if the container has `secret_env` or an `envFrom`, a Secret's files, a ServiceAccount
+        that is not `default`, or a token of its ServiceAccount for other systems, or one that is bound
+        to a role. Exit code, reason and remedy stay. The server's setting
+        MODELSERVICE_SHOW_CONTAINER_TEXT names namespaces in which the text is shown nevertheless.
         """
 
     @_builtins.property
     def first_seen_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server first saw this failure."""
+        """The time at which the server first saw this failure."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class DeployRequest(_message.Message):
-    """What to deploy."""
+    """The service to deploy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,29 +91,30 @@ class DeployRequest(_message.Message):
     RegisteredModelPredictor.
     """
     etag: _builtins.str
-    """Write only if this is still the service's etag. Empty: whatever it is."""
+    """Write only if this is still the service's etag. Empty: write without this check."""
     request_id: _builtins.str
-    """Makes a retry safe: a second Deploy with the same id and body answers the first one's
-    rollout_id and action, with the service as it is now. 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and
-    `-`; a CI job's id fits. The last few ids of a service are remembered, and only of Deploys that
+    """Makes a retry safe: a second Deploy with the same id and body returns the rollout_id and action
+    of the first, and the present service. 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`; a CI job's
+    id fits. The server remembers the last few ids of a service, and only those of Deploys that
     replaced its pods: the retry of a change of scaling alone is ACTION_UNCHANGED. Empty: a retry
-    is ACTION_UNCHANGED when nobody wrote in between, and overwrites them when somebody did; `etag`
+    is ACTION_UNCHANGED if nobody wrote in between, and overwrites a write made in between; `etag`
     guards against that.
     """
     validate_only: _builtins.bool
-    """Check and answer what would happen, and write nothing. The same checks are made as for a real
-    Deploy, here and by the API server; an unknown runtime, format or storage scheme, and what
-    Knative refuses, shows only in a rollout.
+    """Check the request, return what would happen, and write nothing. This server and the API server
+    make the same checks as for a real Deploy. An unknown runtime, format or storage scheme shows
+    only in a rollout, and so does a spec that Knative refuses.
     """
     restart: _builtins.bool
     """Replace the pods even if nothing else changes. Without `spec` the service's spec, labels and
     annotations stay as they are. Give a request_id, so that a retry does not restart twice.
     """
     force: _builtins.bool
-    """Take over a service that somebody else made, or fields of it that somebody else set. A
-    `canaryTrafficPercent` that somebody set is removed (REASON_TRAFFIC_PINNED).
-    What they have in the predictor and this API has no field for goes away: `status.message` names
-    it in Get, and in the answer, also with validate_only, what no longer is part of the service.
+    """Take over a service that another client created, or fields that another client set. A
+    `canaryTrafficPercent` set by another client is removed (REASON_TRAFFIC_PINNED). Settings in
+    the predictor that this API has no field for are removed: before the Deploy, Get lists them in
+    `status.message`; the answer's `status.message` lists those that were removed, or with
+    validate_only would be.
     """
     create_only: _builtins.bool
     """Refuse with ALREADY_EXISTS if the service exists."""
@@ -128,21 +129,21 @@ class DeployRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the service; they replace those set by an earlier Deploy. KServe hands them down to
         the pods, so that changing them replaces the pods. Keys and values follow Kubernetes' rules. At
-        most 128. Refused are keys under kubernetes.io/, k8s.io/, serving.kserve.io/, modelservice.dev/
-        and the domains below them, but for app.kubernetes.io/, of which only managed-by is refused.
-        What Get shows of the service may always be given back: a key of Kubernetes or KServe that the
-        service has already is accepted with the value that it has.
+        most 128. Keys under kubernetes.io/, k8s.io/, serving.kserve.io/, modelservice.dev/ and their
+        subdomains are refused; under app.kubernetes.io/ only managed-by is. The labels that Get shows
+        can always be sent back: a reserved key that the service already has is accepted with its
+        present value.
         """
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Annotations of the service, as `labels` in everything, except that values are free, that there
-        may be 512 of them with 240 KiB in all, and that some under serving.kserve.io/ are accepted:
-        stop, autoscalerClass, storageSecretName, enable-prometheus-scraping and
-        enable-metric-aggregation. `serving.kserve.io/stop` "true" stops the service and "false" starts
-        it; a Deploy that does not name it leaves it as it is, so that a stopped service is not started
-        by chance. KServe 0.15 stops services of Knative mode only; in Standard mode "true" is then
-        FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
+        """Annotations of the service. The rules of `labels` apply, with three differences: values are
+        free text, there may be 512 annotations with 240 KiB in total, and these keys under
+        serving.kserve.io/ are accepted: stop, autoscalerClass, storageSecretName,
+        enable-prometheus-scraping and enable-metric-aggregation. `serving.kserve.io/stop` "true" stops
+        the service and "false" starts it; a Deploy that does not name it leaves it unchanged, so that
+        no Deploy starts a stopped service by accident. KServe 0.15 stops services of Knative mode
+        only; in Standard mode "true" is then FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
         """
 
     def __init__(
@@ -170,7 +171,7 @@ Global___DeployRequest: _TypeAlias = DeployRequest  # noqa: Y015
 
 @_typing.final
 class DeployResponse(_message.Message):
-    """What a Deploy did."""
+    """The outcome of a Deploy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -183,25 +184,25 @@ class DeployResponse(_message.Message):
         ACTION_UNSPECIFIED: DeployResponse._Action.ValueType  # 0
         """Never sent."""
         ACTION_CREATED: DeployResponse._Action.ValueType  # 1
-        """The service was made."""
+        """The service was created."""
         ACTION_UPDATED: DeployResponse._Action.ValueType  # 2
         """The service was changed."""
         ACTION_UNCHANGED: DeployResponse._Action.ValueType  # 3
-        """Everything was already as asked; nothing was written."""
+        """The service already matched the request; nothing was written."""
         ACTION_RESTARTED: DeployResponse._Action.ValueType  # 4
         """The pods are being replaced, and nothing else was changed."""
 
     class Action(_Action, metaclass=_ActionEnumTypeWrapper):
-        """What a Deploy did, or with validate_only would do."""
+        """The effect of a Deploy, or with validate_only the effect it would have."""
 
     ACTION_UNSPECIFIED: DeployResponse.Action.ValueType  # 0
     """Never sent."""
     ACTION_CREATED: DeployResponse.Action.ValueType  # 1
-    """The service was made."""
+    """The service was created."""
     ACTION_UPDATED: DeployResponse.Action.ValueType  # 2
     """The service was changed."""
     ACTION_UNCHANGED: DeployResponse.Action.ValueType  # 3
-    """Everything was already as asked; nothing was written."""
+    """The service already matched the request; nothing was written."""
     ACTION_RESTARTED: DeployResponse.Action.ValueType  # 4
     """The pods are being replaced, and nothing else was changed."""
 
@@ -210,7 +211,7 @@ class DeployResponse(_message.Message):
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     action: Global___DeployResponse.Action.ValueType
-    """What was done."""
+    """The effect of this Deploy."""
     rollout_id: _builtins.str
     """The rollout to wait for with WatchStatus: a new one, or with ACTION_UNCHANGED the present one.
     Empty with validate_only.
@@ -223,7 +224,7 @@ class DeployResponse(_message.Message):
 
     @_builtins.property
     def view_age(self) -> _duration_pb2.Duration:
-        """How long ago the server's view last heard from the cluster. JSON: "0.250s"."""
+        """The time since the server's view last heard from the cluster. JSON: "0.250s"."""
 
     def __init__(
         self,
@@ -257,9 +258,9 @@ class GetRequest(_message.Message):
     rollout_id: _builtins.str
     """3 is planned: cluster.
 
-    Answer from a view that knows this rollout, or a newer one of the same service, and not from
-    before it. Needed only where another replica than the Deploy's may answer. Empty: what this
-    replica knows.
+    Answer from a view that includes this rollout or a newer one of the same service. Needed only
+    if a replica other than the Deploy's may answer. Empty: the newest state that this replica
+    knows.
     """
     def __init__(
         self,
@@ -290,7 +291,9 @@ class GetResponse(_message.Message):
 
     @_builtins.property
     def view_age(self) -> _duration_pb2.Duration:
-        """How long ago the server's view last heard from the cluster. It grows while the cluster is away."""
+        """The time since the server's view last heard from the cluster. It grows while the cluster is
+        away.
+        """
 
     def __init__(
         self,
@@ -322,17 +325,18 @@ class ListRequest(_message.Message):
     page_size: _builtins.int
     """3 is planned: cluster.
 
-    How many services a page may have. 0: 100. More than 1000 is taken as 1000; a negative number
-    is refused. A page may have fewer, since it is also kept under 2 MiB: only an empty
-    next_page_token says that it was the last.
+    The most services on a page. 0: 100. More than 1000 counts as 1000; a negative number is
+    refused. A page can have fewer, since it is also kept under 2 MiB: only an empty
+    next_page_token marks the last page.
     """
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields (but page_size) as they were.
     Empty: the first page.
     """
     label_selector: _builtins.str
-    """Only services whose labels fit, in Kubernetes' syntax: "team=vision,tier in (a,b),!canary", at
-    most 50 requirements. It sees every label on the object, those of this server too. Empty: all.
+    """Only services whose labels match this selector, in Kubernetes' syntax: "team=vision,tier in
+    (a,b),!canary", at most 50 requirements. It matches every label on the object, including those
+    of this server. Empty: all.
     """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_inference_service_pb2.InferenceServiceStatus.State.ValueType]:
@@ -366,16 +370,18 @@ class ListResponse(_message.Message):
     TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Gives the next page. Empty: this was the last."""
+    """Token of the next page. Empty: this is the last page."""
     total_size: _builtins.int
-    """How many services fit the request now, on all pages together."""
+    """The number of services that match the request now, over all pages."""
     @_builtins.property
     def services(self) -> _containers.RepeatedCompositeFieldContainer[_inference_service_pb2.InferenceService]:
         """The services, without `failure.log_lines`."""
 
     @_builtins.property
     def view_age(self) -> _duration_pb2.Duration:
-        """How long ago the server's view last heard from the cluster. It grows while the cluster is away."""
+        """The time since the server's view last heard from the cluster. It grows while the cluster is
+        away.
+        """
 
     def __init__(
         self,
@@ -412,14 +418,14 @@ class DeleteRequest(_message.Message):
     etag: _builtins.str
     """3 is planned: cluster.
 
-    Delete only if this is still the service's etag. Empty: whatever it is.
+    Delete only if this is still the service's etag. Empty: delete without this check.
     """
     allow_missing: _builtins.bool
-    """Answer OK, without a service, if there is none."""
+    """Return OK, without a service, if it does not exist."""
     force: _builtins.bool
-    """Delete it even if somebody else made it."""
+    """Delete the service even if another client created it."""
     validate_only: _builtins.bool
-    """Check and answer what would be deleted, and delete nothing."""
+    """Check the request, return the service that would be deleted, and delete nothing."""
     def __init__(
         self,
         *,
@@ -440,7 +446,7 @@ Global___DeleteRequest: _TypeAlias = DeleteRequest  # noqa: Y015
 
 @_typing.final
 class DeleteResponse(_message.Message):
-    """What a Delete did."""
+    """The outcome of a Delete."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -448,11 +454,13 @@ class DeleteResponse(_message.Message):
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def service(self) -> _inference_service_pb2.InferenceService:
-        """The service in STATE_DELETING, or with validate_only as it is. Unset if there was none."""
+        """The service in STATE_DELETING, or with validate_only its present state. Unset if it did not
+        exist.
+        """
 
     @_builtins.property
     def view_age(self) -> _duration_pb2.Duration:
-        """How long ago the server's view last heard from the cluster."""
+        """The time since the server's view last heard from the cluster."""
 
     def __init__(
         self,
@@ -470,7 +478,7 @@ Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
 
 @_typing.final
 class WatchStatusRequest(_message.Message):
-    """What to follow, and until when."""
+    """The services to follow, and when to stop."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -483,19 +491,19 @@ class WatchStatusRequest(_message.Message):
         UNTIL_UNSPECIFIED: WatchStatusRequest._Until.ValueType  # 0
         """Never."""
         UNTIL_READY: WatchStatusRequest._Until.ValueType  # 1
-        """When the awaited rollout is ready, or cannot be: see WatchStatus. Needs `name`."""
+        """The awaited rollout is ready, or can no longer become ready: see WatchStatus. Needs `name`."""
         UNTIL_GONE: WatchStatusRequest._Until.ValueType  # 2
-        """When the service is gone. Needs `name`."""
+        """The service is gone. Needs `name`."""
 
     class Until(_Until, metaclass=_UntilEnumTypeWrapper):
-        """When the stream ends by itself."""
+        """The event that ends the stream."""
 
     UNTIL_UNSPECIFIED: WatchStatusRequest.Until.ValueType  # 0
     """Never."""
     UNTIL_READY: WatchStatusRequest.Until.ValueType  # 1
-    """When the awaited rollout is ready, or cannot be: see WatchStatus. Needs `name`."""
+    """The awaited rollout is ready, or can no longer become ready: see WatchStatus. Needs `name`."""
     UNTIL_GONE: WatchStatusRequest.Until.ValueType  # 2
-    """When the service is gone. Needs `name`."""
+    """The service is gone. Needs `name`."""
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -513,24 +521,26 @@ class WatchStatusRequest(_message.Message):
     label_selector: _builtins.str
     """3 is planned: cluster.
 
-    Only services whose labels fit, as in ListRequest. Empty: all.
+    Only services whose labels match, as in ListRequest. Empty: all.
     """
     resume_token: _builtins.str
-    """The last resume_token received, to go on from there, with the other fields as they were. If it
-    is too old, or this replica cannot use it, the stream begins with RESET. Empty: begin anew.
+    """The last resume_token received, to continue from there, with the other fields unchanged. If it
+    is too old, or this replica cannot use it, the stream begins with RESET. Empty: start from the
+    beginning.
     """
     until: Global___WatchStatusRequest.Until.ValueType
-    """When the stream ends by itself."""
+    """The event that ends the stream."""
     rollout_id: _builtins.str
-    """The rollout to await, as Deploy answered it. With UNTIL_READY, empty is the newest one when the
-    stream opens; then a watch that is opened again may await another, so name it wherever you can;
-    a service must exist. With UNTIL_GONE it is the rollout's very service that must go, even if
-    another has its name by now; empty is the one that stands when the stream opens.
+    """The rollout to await, as Deploy returned it. With UNTIL_READY, empty means the newest rollout
+    when the stream opens, and the service must exist; a watch that is opened again can then await
+    another rollout, so set it if you can. With UNTIL_GONE the stream waits for the service of this
+    rollout, even if another service has its name by now; empty means the service that exists when
+    the stream opens.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """The longest time without a message; a HEARTBEAT fills in. 1 s to 30 s; longer is taken as 30 s,
-        shorter is refused. Unset: 30 s. JSON: "10s".
+        """The longest time without a message, after which a HEARTBEAT is sent. 1 s to 30 s; longer counts
+        as 30 s, shorter is refused. Unset: 30 s. JSON: "10s".
         """
 
     def __init__(
@@ -567,45 +577,41 @@ class WatchStatusResponse(_message.Message):
         TYPE_UNSPECIFIED: WatchStatusResponse._Type.ValueType  # 0
         """Never sent."""
         TYPE_SNAPSHOT: WatchStatusResponse._Type.ValueType  # 1
-        """How a service is as the stream opens, or after RESET."""
+        """The status of a service when the stream opens, or after RESET."""
         TYPE_SYNCED: WatchStatusResponse._Type.ValueType  # 2
-        """You now know every service that there is; `service` is unset."""
+        """Every existing service has been sent. `service` is unset."""
         TYPE_CHANGED: WatchStatusResponse._Type.ValueType  # 3
         """A service is new or has changed."""
         TYPE_DELETED: WatchStatusResponse._Type.ValueType  # 4
-        """A service is gone. `service` has namespace, name, uid and the rollout_id that was its last,
-        and nothing else.
-        """
+        """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
         TYPE_LEFT: WatchStatusResponse._Type.ValueType  # 5
-        """A service exists, but the label selector or the caller's rights no longer cover it.
-        `service` has the same fields as in TYPE_DELETED.
+        """A service exists, but the label selector or the caller's rights no longer cover it. `service`
+        has the same fields as in TYPE_DELETED.
         """
         TYPE_HEARTBEAT: WatchStatusResponse._Type.ValueType  # 6
-        """Nothing happened; the view is as fresh as view_age says. `service` is unset."""
+        """No change; view_age is current. `service` is unset."""
         TYPE_RESET: WatchStatusResponse._Type.ValueType  # 7
         """Forget everything: SNAPSHOTs and SYNCED follow. `service` is unset."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
-        """What a message says."""
+        """The kinds of messages."""
 
     TYPE_UNSPECIFIED: WatchStatusResponse.Type.ValueType  # 0
     """Never sent."""
     TYPE_SNAPSHOT: WatchStatusResponse.Type.ValueType  # 1
-    """How a service is as the stream opens, or after RESET."""
+    """The status of a service when the stream opens, or after RESET."""
     TYPE_SYNCED: WatchStatusResponse.Type.ValueType  # 2
-    """You now know every service that there is; `service` is unset."""
+    """Every existing service has been sent. `service` is unset."""
     TYPE_CHANGED: WatchStatusResponse.Type.ValueType  # 3
     """A service is new or has changed."""
     TYPE_DELETED: WatchStatusResponse.Type.ValueType  # 4
-    """A service is gone. `service` has namespace, name, uid and the rollout_id that was its last,
-    and nothing else.
-    """
+    """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
     TYPE_LEFT: WatchStatusResponse.Type.ValueType  # 5
-    """A service exists, but the label selector or the caller's rights no longer cover it.
-    `service` has the same fields as in TYPE_DELETED.
+    """A service exists, but the label selector or the caller's rights no longer cover it. `service`
+    has the same fields as in TYPE_DELETED.
     """
     TYPE_HEARTBEAT: WatchStatusResponse.Type.ValueType  # 6
-    """Nothing happened; the view is as fresh as view_age says. `service` is unset."""
+    """No change; view_age is current. `service` is unset."""
     TYPE_RESET: WatchStatusResponse.Type.ValueType  # 7
     """Forget everything: SNAPSHOTs and SYNCED follow. `service` is unset."""
 
@@ -615,23 +621,25 @@ class WatchStatusResponse(_message.Message):
     OBSERVE_TIME_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
     type: Global___WatchStatusResponse.Type.ValueType
-    """What the message says."""
+    """The kind of message."""
     resume_token: _builtins.str
-    """Give it to a new watch to go on after this message. Until SYNCED it is the token that the
-    stream was opened with, so that an interrupted beginning is repeated whole. Opaque; it belongs
-    to this target and selector.
+    """Pass it to a new watch to continue after this message. Until SYNCED it is the token that the
+    stream was opened with, so that an interrupted start is repeated from its beginning. Opaque; it
+    is valid for this target and selector only.
     """
     @_builtins.property
     def service(self) -> _inference_service_pb2.InferenceService:
-        """The service that it is about. Without `failure.log_lines` where the watch has no name."""
+        """The service concerned. Without `failure.log_lines` if the watch has no name."""
 
     @_builtins.property
     def observe_time(self) -> _timestamp_pb2.Timestamp:
-        """When the server learnt what the message says, by its clock."""
+        """The time at which the server learned of this, by its clock."""
 
     @_builtins.property
     def view_age(self) -> _duration_pb2.Duration:
-        """How long ago the server's view last heard from the cluster. It grows while the cluster is away."""
+        """The time since the server's view last heard from the cluster. It grows while the cluster is
+        away.
+        """
 
     def __init__(
         self,

@@ -27,13 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Deploys models on KServe and tells how their rollouts go.
+    """Deploys models on KServe and reports their rollouts.
 
     A service is named by `namespace` and `name`. What a Deploy acknowledges is stored in the
     cluster. Everything that is read comes from this server's view of the cluster, which follows it
-    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` says
-    how long ago the view last heard from the cluster. Who writes and then reads on the same replica
-    sees what was written; on any replica, whoever passes the rollout_id does.
+    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` is the
+    time since the view last heard from the cluster. A read after a write on the same replica
+    includes that write. A read on any replica does if it passes the rollout_id.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -53,20 +53,20 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     Deploy: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeployRequest, _model_service_pb2.DeployResponse]
-    """Creates a service or replaces what is asked of it, and starts a rollout where that changes
-    anything. Answers once the cluster has stored it, without waiting for the rollout: pass the
-    answer's rollout_id to WatchStatus for that.
+    """Creates a service or replaces its spec, and starts a rollout if that changes anything. Answers
+    once the cluster has stored it, without waiting for the rollout: pass the answer's rollout_id
+    to WatchStatus for that.
 
-    The whole spec, the labels and the annotations are replaced; what is left out is removed (but
-    for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
-    is ACTION_UNCHANGED and writes nothing; so is one that asks for what others have set already,
-    and no pod is replaced for that.
+    The whole spec, the labels and the annotations are replaced. Anything left out is removed,
+    except the annotation that stops a service (see DeployRequest.annotations). Repeating the same
+    Deploy is ACTION_UNCHANGED and writes nothing. A Deploy of values that others have already set
+    is ACTION_UNCHANGED too, and replaces no pod.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
       an absent service)
-    - ALREADY_EXISTS: ALREADY_EXISTS (with create_only; or the name that stands in for an empty one
-      belongs to another model or environment)
+    - ALREADY_EXISTS: ALREADY_EXISTS (with create_only; or the name derived for an empty one is
+      taken by another model or environment)
     - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
     - FAILED_PRECONDITION: SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT, MODE_IMMUTABLE,
       POLICY_REFUSED, NAMESPACE_TERMINATING, RESERVED_NAMESPACE, UNSUPPORTED_BY_CLUSTER,
@@ -104,35 +104,35 @@ class ModelServiceStub:
       WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
     """
     WatchStatus: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchStatusRequest, _model_service_pb2.WatchStatusResponse]
-    """Follows one service, the services of a namespace, or all: first how they are now, then each
-    change.
+    """Follows one service, the services of a namespace, or all services: first their present status,
+    then each change.
 
     The order of messages: a SNAPSHOT of each service, SYNCED once, then CHANGED, DELETED, LEFT and
-    HEARTBEAT as they come. RESET may come at any time and starts over: forget everything, take the
-    SNAPSHOTs that follow; what is absent at the next SYNCED is gone. A stream that resumes sends
-    the changes since its token, then SYNCED. Ignore types that you do not know.
+    HEARTBEAT as they come. RESET may come at any time and starts over: forget everything and take
+    the SNAPSHOTs that follow. A service that is absent at the next SYNCED is gone. A stream that
+    resumes sends the changes since its token, then SYNCED. Ignore types that you do not know.
 
     About each service, messages never go back in time. A reader that is too slow for every state
-    gets the newest; the last state is never skipped, nor the deletion of a service it had seen.
-    What changes only KServe's words and conditions comes once a second at most, since with a full
-    quota KServe changes them some twenty times. A service that is deleted and made anew is DELETED,
-    then comes as a new one. A watch of a name that does not exist is SYNCED and waits, unless
-    `until` ends it.
+    gets the newest; the last state is never skipped, nor the deletion of a service it had seen. A
+    change of KServe's messages and conditions alone is sent at most once a second, since KServe
+    changes them some twenty times a second under a full quota. A service that is deleted and
+    created again is sent as DELETED, then as a new service. A watch of a name that does not exist
+    is SYNCED and waits, unless `until` ends it.
 
     Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
     rollout and the present state alone, so that a second watch for the same rollout, on any
     replica, ends the same way. The message before the end is about the service that decided it.
-    What becomes of the awaited rollout, and how the stream then ends (in brackets the exit code of
-    grpcurl):
+    The outcomes of the awaited rollout and the status that ends the stream (grpcurl's exit code in
+    brackets):
 
-    - OK (0): it is ready
+    - OK (0): the rollout is ready
     - FAILED_PRECONDITION (73): ROLLOUT_FAILED, with a `Failure` in the details: it has failed,
       whether nothing serves or something still does (STATE_DEGRADED)
     - FAILED_PRECONDITION (73): SERVICE_STOPPED: its service is stopped
-    - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service took its place
-    - NOT_FOUND (69): ROLLOUT_GONE: its service is absent, is being deleted, or was deleted and
-      made anew under its name
-    - DEADLINE_EXCEEDED (68): not decided at the caller's deadline; the last state was sent
+    - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service has replaced it
+    - NOT_FOUND (69): ROLLOUT_GONE: its service does not exist, is being deleted, or was deleted and
+      created again under its name
+    - DEADLINE_EXCEEDED (68): undecided at the caller's deadline; the last state was sent
     - UNAVAILABLE (78): not decided, and the server stops, the connection ages or is cut: watch
       again for the same rollout_id
 
@@ -148,13 +148,13 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Deploys models on KServe and tells how their rollouts go.
+    """Deploys models on KServe and reports their rollouts.
 
     A service is named by `namespace` and `name`. What a Deploy acknowledges is stored in the
     cluster. Everything that is read comes from this server's view of the cluster, which follows it
-    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` says
-    how long ago the view last heard from the cluster. Who writes and then reads on the same replica
-    sees what was written; on any replica, whoever passes the rollout_id does.
+    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` is the
+    time since the view last heard from the cluster. A read after a write on the same replica
+    includes that write. A read on any replica does if it passes the rollout_id.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -171,20 +171,20 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Deploy: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeployRequest, _model_service_pb2.DeployResponse]  # type: ignore[assignment]
-    """Creates a service or replaces what is asked of it, and starts a rollout where that changes
-    anything. Answers once the cluster has stored it, without waiting for the rollout: pass the
-    answer's rollout_id to WatchStatus for that.
+    """Creates a service or replaces its spec, and starts a rollout if that changes anything. Answers
+    once the cluster has stored it, without waiting for the rollout: pass the answer's rollout_id
+    to WatchStatus for that.
 
-    The whole spec, the labels and the annotations are replaced; what is left out is removed (but
-    for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
-    is ACTION_UNCHANGED and writes nothing; so is one that asks for what others have set already,
-    and no pod is replaced for that.
+    The whole spec, the labels and the annotations are replaced. Anything left out is removed,
+    except the annotation that stops a service (see DeployRequest.annotations). Repeating the same
+    Deploy is ACTION_UNCHANGED and writes nothing. A Deploy of values that others have already set
+    is ACTION_UNCHANGED too, and replaces no pod.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
       an absent service)
-    - ALREADY_EXISTS: ALREADY_EXISTS (with create_only; or the name that stands in for an empty one
-      belongs to another model or environment)
+    - ALREADY_EXISTS: ALREADY_EXISTS (with create_only; or the name derived for an empty one is
+      taken by another model or environment)
     - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
     - FAILED_PRECONDITION: SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT, MODE_IMMUTABLE,
       POLICY_REFUSED, NAMESPACE_TERMINATING, RESERVED_NAMESPACE, UNSUPPORTED_BY_CLUSTER,
@@ -222,35 +222,35 @@ class ModelServiceAsyncStub(ModelServiceStub):
       WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
     """
     WatchStatus: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchStatusRequest, _model_service_pb2.WatchStatusResponse]  # type: ignore[assignment]
-    """Follows one service, the services of a namespace, or all: first how they are now, then each
-    change.
+    """Follows one service, the services of a namespace, or all services: first their present status,
+    then each change.
 
     The order of messages: a SNAPSHOT of each service, SYNCED once, then CHANGED, DELETED, LEFT and
-    HEARTBEAT as they come. RESET may come at any time and starts over: forget everything, take the
-    SNAPSHOTs that follow; what is absent at the next SYNCED is gone. A stream that resumes sends
-    the changes since its token, then SYNCED. Ignore types that you do not know.
+    HEARTBEAT as they come. RESET may come at any time and starts over: forget everything and take
+    the SNAPSHOTs that follow. A service that is absent at the next SYNCED is gone. A stream that
+    resumes sends the changes since its token, then SYNCED. Ignore types that you do not know.
 
     About each service, messages never go back in time. A reader that is too slow for every state
-    gets the newest; the last state is never skipped, nor the deletion of a service it had seen.
-    What changes only KServe's words and conditions comes once a second at most, since with a full
-    quota KServe changes them some twenty times. A service that is deleted and made anew is DELETED,
-    then comes as a new one. A watch of a name that does not exist is SYNCED and waits, unless
-    `until` ends it.
+    gets the newest; the last state is never skipped, nor the deletion of a service it had seen. A
+    change of KServe's messages and conditions alone is sent at most once a second, since KServe
+    changes them some twenty times a second under a full quota. A service that is deleted and
+    created again is sent as DELETED, then as a new service. A watch of a name that does not exist
+    is SYNCED and waits, unless `until` ends it.
 
     Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
     rollout and the present state alone, so that a second watch for the same rollout, on any
     replica, ends the same way. The message before the end is about the service that decided it.
-    What becomes of the awaited rollout, and how the stream then ends (in brackets the exit code of
-    grpcurl):
+    The outcomes of the awaited rollout and the status that ends the stream (grpcurl's exit code in
+    brackets):
 
-    - OK (0): it is ready
+    - OK (0): the rollout is ready
     - FAILED_PRECONDITION (73): ROLLOUT_FAILED, with a `Failure` in the details: it has failed,
       whether nothing serves or something still does (STATE_DEGRADED)
     - FAILED_PRECONDITION (73): SERVICE_STOPPED: its service is stopped
-    - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service took its place
-    - NOT_FOUND (69): ROLLOUT_GONE: its service is absent, is being deleted, or was deleted and
-      made anew under its name
-    - DEADLINE_EXCEEDED (68): not decided at the caller's deadline; the last state was sent
+    - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service has replaced it
+    - NOT_FOUND (69): ROLLOUT_GONE: its service does not exist, is being deleted, or was deleted and
+      created again under its name
+    - DEADLINE_EXCEEDED (68): undecided at the caller's deadline; the last state was sent
     - UNAVAILABLE (78): not decided, and the server stops, the connection ages or is cut: watch
       again for the same rollout_id
 
@@ -265,13 +265,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Deploys models on KServe and tells how their rollouts go.
+    """Deploys models on KServe and reports their rollouts.
 
     A service is named by `namespace` and `name`. What a Deploy acknowledges is stored in the
     cluster. Everything that is read comes from this server's view of the cluster, which follows it
-    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` says
-    how long ago the view last heard from the cluster. Who writes and then reads on the same replica
-    sees what was written; on any replica, whoever passes the rollout_id does.
+    by watches, so that reads cost the cluster nothing and go on while it is away; `view_age` is the
+    time since the view last heard from the cluster. A read after a write on the same replica
+    includes that write. A read on any replica does if it passes the rollout_id.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -292,20 +292,20 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.DeployRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.DeployResponse, _abc.Awaitable[_model_service_pb2.DeployResponse]]:
-        """Creates a service or replaces what is asked of it, and starts a rollout where that changes
-        anything. Answers once the cluster has stored it, without waiting for the rollout: pass the
-        answer's rollout_id to WatchStatus for that.
+        """Creates a service or replaces its spec, and starts a rollout if that changes anything. Answers
+        once the cluster has stored it, without waiting for the rollout: pass the answer's rollout_id
+        to WatchStatus for that.
 
-        The whole spec, the labels and the annotations are replaced; what is left out is removed (but
-        for the annotation that stops a service, see DeployRequest.annotations). The same Deploy again
-        is ACTION_UNCHANGED and writes nothing; so is one that asks for what others have set already,
-        and no pod is replaced for that.
+        The whole spec, the labels and the annotations are replaced. Anything left out is removed,
+        except the annotation that stops a service (see DeployRequest.annotations). Repeating the same
+        Deploy is ACTION_UNCHANGED and writes nothing. A Deploy of values that others have already set
+        is ACTION_UNCHANGED too, and replaces no pod.
 
         - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
         - NOT_FOUND: NAMESPACE_NOT_FOUND; SERVICE_NOT_FOUND (an etag, or a restart without a spec, of
           an absent service)
-        - ALREADY_EXISTS: ALREADY_EXISTS (with create_only; or the name that stands in for an empty one
-          belongs to another model or environment)
+        - ALREADY_EXISTS: ALREADY_EXISTS (with create_only; or the name derived for an empty one is
+          taken by another model or environment)
         - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
         - FAILED_PRECONDITION: SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT, MODE_IMMUTABLE,
           POLICY_REFUSED, NAMESPACE_TERMINATING, RESERVED_NAMESPACE, UNSUPPORTED_BY_CLUSTER,
@@ -367,35 +367,35 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.WatchStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.WatchStatusResponse], _abc.AsyncIterator[_model_service_pb2.WatchStatusResponse]]:
-        """Follows one service, the services of a namespace, or all: first how they are now, then each
-        change.
+        """Follows one service, the services of a namespace, or all services: first their present status,
+        then each change.
 
         The order of messages: a SNAPSHOT of each service, SYNCED once, then CHANGED, DELETED, LEFT and
-        HEARTBEAT as they come. RESET may come at any time and starts over: forget everything, take the
-        SNAPSHOTs that follow; what is absent at the next SYNCED is gone. A stream that resumes sends
-        the changes since its token, then SYNCED. Ignore types that you do not know.
+        HEARTBEAT as they come. RESET may come at any time and starts over: forget everything and take
+        the SNAPSHOTs that follow. A service that is absent at the next SYNCED is gone. A stream that
+        resumes sends the changes since its token, then SYNCED. Ignore types that you do not know.
 
         About each service, messages never go back in time. A reader that is too slow for every state
-        gets the newest; the last state is never skipped, nor the deletion of a service it had seen.
-        What changes only KServe's words and conditions comes once a second at most, since with a full
-        quota KServe changes them some twenty times. A service that is deleted and made anew is DELETED,
-        then comes as a new one. A watch of a name that does not exist is SYNCED and waits, unless
-        `until` ends it.
+        gets the newest; the last state is never skipped, nor the deletion of a service it had seen. A
+        change of KServe's messages and conditions alone is sent at most once a second, since KServe
+        changes them some twenty times a second under a full quota. A service that is deleted and
+        created again is sent as DELETED, then as a new service. A watch of a name that does not exist
+        is SYNCED and waits, unless `until` ends it.
 
         Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
         rollout and the present state alone, so that a second watch for the same rollout, on any
         replica, ends the same way. The message before the end is about the service that decided it.
-        What becomes of the awaited rollout, and how the stream then ends (in brackets the exit code of
-        grpcurl):
+        The outcomes of the awaited rollout and the status that ends the stream (grpcurl's exit code in
+        brackets):
 
-        - OK (0): it is ready
+        - OK (0): the rollout is ready
         - FAILED_PRECONDITION (73): ROLLOUT_FAILED, with a `Failure` in the details: it has failed,
           whether nothing serves or something still does (STATE_DEGRADED)
         - FAILED_PRECONDITION (73): SERVICE_STOPPED: its service is stopped
-        - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service took its place
-        - NOT_FOUND (69): ROLLOUT_GONE: its service is absent, is being deleted, or was deleted and
-          made anew under its name
-        - DEADLINE_EXCEEDED (68): not decided at the caller's deadline; the last state was sent
+        - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service has replaced it
+        - NOT_FOUND (69): ROLLOUT_GONE: its service does not exist, is being deleted, or was deleted and
+          created again under its name
+        - DEADLINE_EXCEEDED (68): undecided at the caller's deadline; the last state was sent
         - UNAVAILABLE (78): not decided, and the server stops, the connection ages or is cut: watch
           again for the same rollout_id
 

@@ -26,8 +26,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class RegisteredModel(_message.Message):
     """A model that a team registers once and deploys by name.
 
-    A project is a name that models and environments are grouped under; it need not be made before.
-    Nothing crosses projects: a model is deployed to environments of its own project.
+    A project is a name that groups models and environments; it is not created first. Nothing crosses
+    projects: a model is deployed to environments of its own project.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -62,43 +62,43 @@ class RegisteredModel(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     project: _builtins.str
-    """The project, by the rules of `name`. Required. Models and environments of projects that earlier
-    releases let have other names are still read, listed, changed, deployed and deleted under them,
-    and models there get new versions; new models and environments are refused there.
+    """The project, by the rules of `name`. Required. Earlier releases allowed other names of
+    projects. Models and environments of such projects are still read, listed, changed, deployed
+    and deleted, and models there get new versions; new models and environments are refused there.
     """
     name: _builtins.str
     """The model's name, unique in its project: lower-case letters a-z, digits and `-`, beginning with
     a letter and ending with a letter or digit, at most 63 characters. Required. It never changes:
-    to rename a model, make a new one.
+    to rename a model, create a new one.
     """
     id: _builtins.str
-    """The model's id, never used again after it is deleted; services that are deployed from it have
-    it as the label `modelservice.dev/registered-model-id`. Output only.
+    """The model's id, never used again after it is deleted; services deployed from the model carry it
+    as the label `modelservice.dev/registered-model-id`. Output only.
     """
     description: _builtins.str
-    """What it is, for people. At most 16 KiB."""
+    """A description for people. At most 16 KiB."""
     default_version: _builtins.str
-    """The version that a Deploy takes which names none; it must be READY. Empty: such a Deploy takes
-    the newest READY one. Refused in a create, when there are no versions yet. It is cleared when
-    that version is archived or deleted.
+    """The version that is deployed if a Deploy names none; it must be READY. Empty: such a Deploy
+    takes the newest READY version. Refused in a create, when there are no versions yet. It is
+    cleared when that version is archived or deleted.
     """
     etag: _builtins.str
-    """Changes with every change of the model. Give it to an update or delete to write only if nobody
+    """Changes with every change of the model. Pass it to an update or delete to write only if nobody
     else has written since. Opaque. Ignored in a create.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels by Kubernetes' rules for keys and values, at most 128. They stay in the registry:
-        services that are deployed from it do not get them.
+        services deployed from the model do not get them.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made, by the database's clock. Output only."""
+        """The time of its creation, by the database's clock. Output only."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last changed, by the database's clock. Output only."""
+        """The time of its last change, by the database's clock. Output only."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ Global___RegisteredModel: _TypeAlias = RegisteredModel  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
-    """One version of a registered model: what is deployed."""
+    """One version of a registered model: the unit of deployment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -134,7 +134,7 @@ class ModelVersion(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ModelVersion._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: ModelVersion._State.ValueType  # 0
-        """In a create: READY. In an update: as it is. Never sent."""
+        """In a create: READY. In an update: unchanged. Never sent."""
         STATE_PENDING: ModelVersion._State.ValueType  # 1
         """Its files are still being written. It cannot be deployed, and its artifact and format can
         still change. It becomes READY by an update.
@@ -142,15 +142,15 @@ class ModelVersion(_message.Message):
         STATE_READY: ModelVersion._State.ValueType  # 2
         """It can be deployed. Its artifact and format are fixed."""
         STATE_ARCHIVED: ModelVersion._State.ValueType  # 3
-        """Put away: it cannot be deployed until an update makes it READY again. Archiving the model's
+        """Archived: it cannot be deployed until an update makes it READY again. Archiving the model's
         default version leaves the model without a default.
         """
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """Whether a version can be deployed. A change of it does nothing to services that run already."""
+        """The states of a version. A change has no effect on services that already run."""
 
     STATE_UNSPECIFIED: ModelVersion.State.ValueType  # 0
-    """In a create: READY. In an update: as it is. Never sent."""
+    """In a create: READY. In an update: unchanged. Never sent."""
     STATE_PENDING: ModelVersion.State.ValueType  # 1
     """Its files are still being written. It cannot be deployed, and its artifact and format can
     still change. It becomes READY by an update.
@@ -158,7 +158,7 @@ class ModelVersion(_message.Message):
     STATE_READY: ModelVersion.State.ValueType  # 2
     """It can be deployed. Its artifact and format are fixed."""
     STATE_ARCHIVED: ModelVersion.State.ValueType  # 3
-    """Put away: it cannot be deployed until an update makes it READY again. Archiving the model's
+    """Archived: it cannot be deployed until an update makes it READY again. Archiving the model's
     default version leaves the model without a default.
     """
 
@@ -199,37 +199,37 @@ class ModelVersion(_message.Message):
     project: _builtins.str
     """The model's project. Required."""
     model: _builtins.str
-    """The name of the model that it is a version of, which must exist. Required."""
+    """The name of its model, which must exist. Required."""
     version: _builtins.str
     """The version's name, unique within its model: 1 to 63 of A-Z, a-z, 0-9, `.`, `_` and `-`,
     beginning with a letter or digit, such as 2 or v1.4.0-rc1. Required. It never changes.
     """
     id: _builtins.str
-    """The version's id, never used again after it is deleted; services that are deployed from it have
-    it as the label `modelservice.dev/model-version-id`. Output only.
+    """The version's id, never used again after it is deleted; services deployed from the version
+    carry it as the label `modelservice.dev/model-version-id`. Output only.
     """
     storage_uri: _builtins.str
     """Where the model's files are, as in ModelPredictor.storage_uri, in at most 8 KiB; it needs a
-    `format`. It is deployed as a `model` predictor.
+    `format` and is deployed as a `model` predictor.
     """
     image: _builtins.str
     """A container image that serves the model by itself on the port 8080, as in
-    ContainerPredictor.image; it has no `format`. It is deployed as a `container` predictor.
+    ContainerPredictor.image; it has no `format` and is deployed as a `container` predictor.
     """
     state: Global___ModelVersion.State.ValueType
     """Whether it can be deployed. From PENDING it becomes READY or ARCHIVED, from READY ARCHIVED,
     from ARCHIVED READY; nothing becomes PENDING again.
     """
     description: _builtins.str
-    """What it is, for people. At most 16 KiB."""
+    """A description for people. At most 16 KiB."""
     etag: _builtins.str
-    """Changes with every change of the version. Give it to an update or delete to write only if
+    """Changes with every change of the version. Pass it to an update or delete to write only if
     nobody else has written since. Opaque. Ignored in a create.
     """
     @_builtins.property
     def format(self) -> _inference_service_pb2.ModelFormat:
-        """What the files at `storage_uri` are; a serving runtime for it is selected at the Deploy. It
-        changes while the version is PENDING only.
+        """The format of the files at `storage_uri`; a Deploy selects a serving runtime for it. It can
+        change while the version is PENDING only.
         """
 
     @_builtins.property
@@ -238,18 +238,18 @@ class ModelVersion(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Whatever else is to be kept with it, such as metrics of its training or the commit that it
-        comes from; it is not interpreted. At most 64 KiB, as JSON and on the wire, and 32 levels
-        deep. Its numbers are doubles, and neither NaN nor an infinity.
+        """Further data to keep with it, such as training metrics or the source commit; it is not
+        interpreted. At most 64 KiB, as JSON and on the wire, and 32 levels deep. Its numbers are
+        doubles, and neither NaN nor an infinity.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made, by the database's clock. Output only."""
+        """The time of its creation, by the database's clock. Output only."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last changed, by the database's clock. Output only."""
+        """The time of its last change, by the database's clock. Output only."""
 
     def __init__(
         self,
@@ -281,8 +281,8 @@ Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 
 @_typing.final
 class ServingEnvironment(_message.Message):
-    """A place to deploy registered models to, such as staging: a namespace, and how predictors are run
-    there.
+    """A place to deploy registered models to, such as staging: a namespace, and default settings of
+    predictors there.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -324,28 +324,28 @@ class ServingEnvironment(_message.Message):
     It never changes.
     """
     id: _builtins.str
-    """The environment's id, never used again after it is deleted; services that are deployed to it
-    have it as the label `modelservice.dev/environment-id`. Output only.
+    """The environment's id, never used again after it is deleted; services deployed to the
+    environment carry it as the label `modelservice.dev/environment-id`. Output only.
     """
     namespace: _builtins.str
-    """The namespace that it deploys to. It never changes; another one in an update is
-    ENVIRONMENT_NAMESPACE_FIXED. It is not looked for before the first Deploy, nor made for you.
-    Empty in a create: the environment's own name.
+    """The namespace of its deployments. It never changes; another one in an update is
+    ENVIRONMENT_NAMESPACE_FIXED. It is not checked before the first Deploy, and not created for
+    you. Empty in a create: the environment's own name.
     """
     description: _builtins.str
-    """What it is, for people. At most 16 KiB."""
+    """A description for people. At most 16 KiB."""
     etag: _builtins.str
-    """Changes with every change of the environment. Give it to an update or delete to write only if
+    """Changes with every change of the environment. Pass it to an update or delete to write only if
     nobody else has written since. Opaque. Ignored in a create.
     """
     @_builtins.property
     def defaults(self) -> _inference_service_pb2.InferenceServiceSpec:
         """5 is planned: cluster.
 
-        How predictors are run here unless a Deploy says otherwise; without a predictor. A Deploy's own
-        fields come before these. Of maps, and of the two in `resources`, the entries are merged by
-        key; `scaling` is merged field by field; of all else the whole field is the Deploy's where that
-        sets it. A change of the defaults reaches services at their next Deploy.
+        Default settings of deployments here, without a predictor. A Deploy's own fields take
+        precedence. Maps, including both in `resources`, are merged by key; `scaling` is merged field
+        by field; any other field that the Deploy sets replaces the default as a whole. A change of the
+        defaults reaches services at their next Deploy.
         """
 
     @_builtins.property
@@ -354,11 +354,11 @@ class ServingEnvironment(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made, by the database's clock. Output only."""
+        """The time of its creation, by the database's clock. Output only."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last changed, by the database's clock. Output only."""
+        """The time of its last change, by the database's clock. Output only."""
 
     def __init__(
         self,
@@ -384,13 +384,14 @@ Global___ServingEnvironment: _TypeAlias = ServingEnvironment  # noqa: Y015
 
 @_typing.final
 class ModelDeployment(_message.Message):
-    """The record of one Deploy of a registered model: what was wanted, and what became of it.
+    """The record of one Deploy of a registered model: the request and its outcome.
 
-    It is written before the cluster is touched, then follows the cluster, by whomever the service is
-    changed. It is kept for good, also when the service, or what it was deployed from, is gone. A
-    Deploy that is ACTION_UNCHANGED or only restarts a service makes none; one that changes scaling
-    alone belongs to the record that stands. While the registry's database or the cluster is away a
-    record is behind, and catches up: ModelService says how a service is now.
+    It is written before the cluster is changed, then follows the service in the cluster, including
+    changes by other clients. It is kept forever, even after the service, the version or the
+    environment is deleted. A Deploy that is ACTION_UNCHANGED or only restarts a service creates no
+    record; a Deploy that changes scaling alone belongs to the present record. While the registry's
+    database or the cluster is unavailable a record lags, and then catches up: use ModelService for a
+    service's present status.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -406,17 +407,17 @@ class ModelDeployment(_message.Message):
         DESIRED_STATE_DEPLOYED: ModelDeployment._DesiredState.ValueType  # 1
         """To run."""
         DESIRED_STATE_UNDEPLOYED: ModelDeployment._DesiredState.ValueType  # 2
-        """To be gone: the service is deleted, or being deleted."""
+        """To be deleted: the service is deleted, or being deleted."""
 
     class DesiredState(_DesiredState, metaclass=_DesiredStateEnumTypeWrapper):
-        """What was asked for last."""
+        """The state that was requested last."""
 
     DESIRED_STATE_UNSPECIFIED: ModelDeployment.DesiredState.ValueType  # 0
     """Never sent."""
     DESIRED_STATE_DEPLOYED: ModelDeployment.DesiredState.ValueType  # 1
     """To run."""
     DESIRED_STATE_UNDEPLOYED: ModelDeployment.DesiredState.ValueType  # 2
-    """To be gone: the service is deleted, or being deleted."""
+    """To be deleted: the service is deleted, or being deleted."""
 
     class _State:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -429,39 +430,35 @@ class ModelDeployment(_message.Message):
         STATE_PENDING: ModelDeployment._State.ValueType  # 1
         """Its rollout is not READY yet, or the cluster has not answered yet."""
         STATE_DEPLOYED: ModelDeployment._State.ValueType  # 2
-        """Its rollout was READY once. Later trouble shows in `failure` and leaves the state."""
+        """Its rollout was READY once. Later problems show in `failure` and do not change the state."""
         STATE_FAILED: ModelDeployment._State.ValueType  # 3
-        """With an `end_time`: the cluster refused the Deploy, or never got it; `error_reason` and
-        `error_message` say why. Without one: the rollout fails for the reason in `failure`, and may
-        still become DEPLOYED.
+        """With an `end_time`: the cluster refused the Deploy, or never received it; `error_reason` and
+        `error_message` have the cause. Without one: the rollout fails for the reason in `failure`,
+        and may still become DEPLOYED.
         """
         STATE_SUPERSEDED: ModelDeployment._State.ValueType  # 4
-        """Something else took its place under the service's name: a later Deploy, or an edit by
-        somebody else.
-        """
+        """Replaced under the service's name by a later Deploy or another client's edit."""
         STATE_UNDEPLOYED: ModelDeployment._State.ValueType  # 5
-        """Its service is gone, by whomever it was deleted."""
+        """Its service was deleted, by this API or another client."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
-        """What became of it. A record with an `end_time` never changes again."""
+        """The outcome. A record with an `end_time` never changes again."""
 
     STATE_UNSPECIFIED: ModelDeployment.State.ValueType  # 0
     """Never sent."""
     STATE_PENDING: ModelDeployment.State.ValueType  # 1
     """Its rollout is not READY yet, or the cluster has not answered yet."""
     STATE_DEPLOYED: ModelDeployment.State.ValueType  # 2
-    """Its rollout was READY once. Later trouble shows in `failure` and leaves the state."""
+    """Its rollout was READY once. Later problems show in `failure` and do not change the state."""
     STATE_FAILED: ModelDeployment.State.ValueType  # 3
-    """With an `end_time`: the cluster refused the Deploy, or never got it; `error_reason` and
-    `error_message` say why. Without one: the rollout fails for the reason in `failure`, and may
-    still become DEPLOYED.
+    """With an `end_time`: the cluster refused the Deploy, or never received it; `error_reason` and
+    `error_message` have the cause. Without one: the rollout fails for the reason in `failure`,
+    and may still become DEPLOYED.
     """
     STATE_SUPERSEDED: ModelDeployment.State.ValueType  # 4
-    """Something else took its place under the service's name: a later Deploy, or an edit by
-    somebody else.
-    """
+    """Replaced under the service's name by a later Deploy or another client's edit."""
     STATE_UNDEPLOYED: ModelDeployment.State.ValueType  # 5
-    """Its service is gone, by whomever it was deleted."""
+    """Its service was deleted, by this API or another client."""
 
     PROJECT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
@@ -492,7 +489,7 @@ class ModelDeployment(_message.Message):
     model: _builtins.str
     """The name of the model."""
     version: _builtins.str
-    """The version that was deployed, also where the Deploy named none."""
+    """The deployed version, also if the Deploy named none."""
     environment: _builtins.str
     """The name of the environment that it was deployed to."""
     namespace: _builtins.str
@@ -502,48 +499,50 @@ class ModelDeployment(_message.Message):
     service_uid: _builtins.str
     """8 is planned: cluster.
 
-    The service's uid, which tells it from a later one of the same name. Empty until the cluster
-    has answered.
+    The service's uid, which differs from that of a later service of the same name. Empty until the
+    cluster has answered.
     """
     rollout_id: _builtins.str
-    """The newest rollout of this deployment, to give to Get and WatchStatus. Empty until the cluster
-    has answered.
+    """The newest rollout of this deployment, for Get and WatchStatus. Empty until the cluster has
+    answered.
     """
     desired_state: Global___ModelDeployment.DesiredState.ValueType
-    """What was asked for last."""
+    """The state that was requested last."""
     state: Global___ModelDeployment.State.ValueType
-    """What became of it."""
+    """The outcome."""
     url: _builtins.str
     """The address that KServe published for it, as InferenceServiceStatus.url; the last one known."""
     error_reason: _builtins.str
-    """Of a Deploy that the cluster refused or never got: the name of its ErrorReason, without
-    `ERROR_REASON_`.
+    """The ErrorReason, without `ERROR_REASON_`, of a Deploy that the cluster refused or never
+    received. Else empty.
     """
     error_message: _builtins.str
-    """Of such a Deploy: what its caller was told."""
+    """The message that the caller of such a Deploy got. Else empty."""
     caller: _builtins.str
-    """Who deployed. Empty, since callers have no identity yet."""
+    """The caller of the Deploy. Empty, since callers have no identity yet."""
     @_builtins.property
     def failure(self) -> _inference_service_pb2.Failure:
-        """What is wrong with it now, or was when it ended. Unset where nothing is known to be.
-        ListModelDeployments leaves out its log_lines.
+        """Its present problem, or its problem when it ended. Unset if none is known. ListModelDeployments
+        leaves out its log_lines.
         """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the Deploy was recorded. All times are by the database's clock and never move back."""
+        """The time at which the Deploy was recorded. All times are by the database's clock and never move
+        back.
+        """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When this record last changed."""
+        """The time of this record's last change."""
 
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was first seen READY. Unset: it was not."""
+        """The time at which it was first seen READY. Unset: never."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended. Unset: it stands."""
+        """The time at which it ended. Unset: it has not ended."""
 
     def __init__(
         self,

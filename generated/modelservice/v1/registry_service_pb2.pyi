@@ -131,9 +131,9 @@ class ListRegisteredModelsRequest(_message.Message):
     project: _builtins.str
     """The project. Required."""
     page_size: _builtins.int
-    """How many models a page may have. 0: 100. More than 1000 is taken as 1000; a negative number is
-    refused. A page may have fewer, since it is also kept under 2 MiB: only an empty
-    next_page_token says that it was the last.
+    """The most models on a page. 0: 100. More than 1000 counts as 1000; a negative number is refused.
+    A page can have fewer, since it is also kept under 2 MiB: only an empty next_page_token marks
+    the last page.
     """
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields (but page_size) as they were.
@@ -163,7 +163,7 @@ class ListRegisteredModelsResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Gives the next page. Empty: this was the last."""
+    """Token of the next page. Empty: this is the last page."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.RegisteredModel]:
         """The models."""
@@ -184,7 +184,7 @@ Global___ListRegisteredModelsResponse: _TypeAlias = ListRegisteredModelsResponse
 
 @_typing.final
 class UpdateRegisteredModelRequest(_message.Message):
-    """What to change of a model."""
+    """The changes of a model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -192,8 +192,8 @@ class UpdateRegisteredModelRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _registry_pb2.RegisteredModel:
-        """The model: `project` and `name` say which, the fields of the mask what they become. With an
-        etag it is written only if that is still the model's.
+        """The model: `project` and `name` identify it, the fields of the mask have their new values. With
+        an etag it is written only if that is still the model's.
         """
 
     @_builtins.property
@@ -255,9 +255,9 @@ class DeleteRegisteredModelRequest(_message.Message):
     name: _builtins.str
     """The model's name. Required."""
     etag: _builtins.str
-    """Delete only if this is still the model's etag. Empty: whatever it is."""
+    """Delete only if this is still the model's etag. Empty: delete without this check."""
     allow_missing: _builtins.bool
-    """Answer OK if there is none."""
+    """Return OK if it does not exist."""
     def __init__(
         self,
         *,
@@ -406,7 +406,7 @@ class ListModelVersionsRequest(_message.Message):
     project: _builtins.str
     """The project. Required."""
     page_size: _builtins.int
-    """How many versions a page may have, as in ListRegisteredModelsRequest."""
+    """The most versions on a page, as in ListRegisteredModelsRequest."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields (but page_size) as they were.
     Empty: the first page.
@@ -438,7 +438,7 @@ class ListModelVersionsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Gives the next page. Empty: this was the last."""
+    """Token of the next page. Empty: this is the last page."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.ModelVersion]:
         """The versions."""
@@ -459,7 +459,7 @@ Global___ListModelVersionsResponse: _TypeAlias = ListModelVersionsResponse  # no
 
 @_typing.final
 class UpdateModelVersionRequest(_message.Message):
-    """What to change of a version."""
+    """The changes of a version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -467,16 +467,16 @@ class UpdateModelVersionRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def version(self) -> _registry_pb2.ModelVersion:
-        """The version: `project`, `model` and `version` say which, the fields of the mask what they
-        become. With an etag it is written only if that is still the version's.
+        """The version: `project`, `model` and `version` identify it, the fields of the mask have their
+        new values. With an etag it is written only if that is still the version's.
         """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
         """The fields to replace, of state, description, labels and metadata, and while it is PENDING of
-        storage_uri, image and format; `*` for all of them. Of storage_uri and image the one clears the
-        other. A state that is unset stays as it is. Unset: the fields that are set in `version`. JSON:
-        one string, "state,labels".
+        storage_uri, image and format; `*` for all of them. Setting one of storage_uri and image clears
+        the other. An unset state is unchanged. Unset: the fields that are set in `version`. JSON: one
+        string, "state,labels".
         """
 
     def __init__(
@@ -535,9 +535,9 @@ class DeleteModelVersionRequest(_message.Message):
     version: _builtins.str
     """The version's name. Required."""
     etag: _builtins.str
-    """Delete only if this is still the version's etag. Empty: whatever it is."""
+    """Delete only if this is still the version's etag. Empty: delete without this check."""
     allow_missing: _builtins.bool
-    """Answer OK if there is none, or no such model."""
+    """Return OK if the version or its model does not exist."""
     def __init__(
         self,
         *,
@@ -574,7 +574,7 @@ Global___DeleteModelVersionResponse: _TypeAlias = DeleteModelVersionResponse  # 
 
 @_typing.final
 class CreateServingEnvironmentRequest(_message.Message):
-    """The environment to make."""
+    """The environment to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -598,7 +598,7 @@ Global___CreateServingEnvironmentRequest: _TypeAlias = CreateServingEnvironmentR
 
 @_typing.final
 class CreateServingEnvironmentResponse(_message.Message):
-    """The environment that was made."""
+    """The environment that was created."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -682,7 +682,7 @@ class ListServingEnvironmentsRequest(_message.Message):
     project: _builtins.str
     """The project. Required."""
     page_size: _builtins.int
-    """How many environments a page may have, as in ListRegisteredModelsRequest."""
+    """The most environments on a page, as in ListRegisteredModelsRequest."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields (but page_size) as they were.
     Empty: the first page.
@@ -711,7 +711,7 @@ class ListServingEnvironmentsResponse(_message.Message):
     ENVIRONMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Gives the next page. Empty: this was the last."""
+    """Token of the next page. Empty: this is the last page."""
     @_builtins.property
     def environments(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.ServingEnvironment]:
         """The environments."""
@@ -732,7 +732,7 @@ Global___ListServingEnvironmentsResponse: _TypeAlias = ListServingEnvironmentsRe
 
 @_typing.final
 class UpdateServingEnvironmentRequest(_message.Message):
-    """What to change of an environment."""
+    """The changes of an environment."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -740,15 +740,15 @@ class UpdateServingEnvironmentRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def environment(self) -> _registry_pb2.ServingEnvironment:
-        """The environment: `project` and `name` say which, the fields of the mask what they become. With
-        an etag it is written only if that is still the environment's.
+        """The environment: `project` and `name` identify it, the fields of the mask have their new
+        values. With an etag it is written only if that is still the environment's.
         """
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to replace, of defaults, description and labels; `*` for all of them. `namespace`
-        may stand here, and then may not differ. Unset: the fields that are set in `environment`. JSON:
-        one string, "defaults,labels".
+        """The fields to replace, of defaults, description and labels; `*` for all of them. `namespace` is
+        allowed here if it does not differ. Unset: the fields that are set in `environment`. JSON: one
+        string, "defaults,labels".
         """
 
     def __init__(
@@ -804,9 +804,9 @@ class DeleteServingEnvironmentRequest(_message.Message):
     name: _builtins.str
     """The environment's name. Required."""
     etag: _builtins.str
-    """Delete only if this is still the environment's etag. Empty: whatever it is."""
+    """Delete only if this is still the environment's etag. Empty: delete without this check."""
     allow_missing: _builtins.bool
-    """Answer OK if there is none."""
+    """Return OK if it does not exist."""
     def __init__(
         self,
         *,
@@ -851,7 +851,7 @@ class GetModelDeploymentRequest(_message.Message):
     project: _builtins.str
     """The project. Required."""
     id: _builtins.str
-    """The record's id, as InferenceService.deployment_id and ListModelDeployments have it. Required."""
+    """The record's id, from InferenceService.deployment_id or ListModelDeployments. Required."""
     def __init__(
         self,
         *,
@@ -910,7 +910,7 @@ class ListModelDeploymentsRequest(_message.Message):
     project: _builtins.str
     """The project. Required."""
     page_size: _builtins.int
-    """How many records a page may have, as in ListRegisteredModelsRequest."""
+    """The most records on a page, as in ListRegisteredModelsRequest."""
     page_token: _builtins.str
     """The next_page_token of the page before, with the other fields (but page_size) as they were.
     Empty: the first page.
@@ -969,7 +969,7 @@ class ListModelDeploymentsResponse(_message.Message):
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Gives the next page. Empty: this was the last."""
+    """Token of the next page. Empty: this is the last page."""
     @_builtins.property
     def deployments(self) -> _containers.RepeatedCompositeFieldContainer[_registry_pb2.ModelDeployment]:
         """The records, without `failure.log_lines`."""

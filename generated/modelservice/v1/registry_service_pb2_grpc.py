@@ -26,21 +26,20 @@ if _version_not_supported:
 
 
 class RegistryServiceStub:
-    """Keeps registered models, their versions, the environments that they are deployed to, and the
-    record of every such deployment. ModelService deploys them: see
-    InferenceServiceSpec.registered_model.
+    """Keeps registered models, their versions, serving environments, and a record of every deployment.
+    ModelService deploys them: see InferenceServiceSpec.registered_model.
 
-    What is written here is stored in the registry's database when the call answers OK, and read by
-    every replica from then on. Lists come newest first, in pages; what is made or deleted between
-    two pages neither shifts nor repeats what the others hold.
+    A write is in the registry's database when the call returns OK, and every replica reads it from
+    then on. Lists come newest first, in pages; an item that is created or deleted between two pages
+    neither shifts nor repeats the others.
 
-    An update replaces the fields that its mask names, whole: a map, `defaults` or `metadata` is
+    An update replaces each field that its mask names as a whole: a map, `defaults` or `metadata` is
     replaced, not merged. Paths are the names of the resource's own fields; deeper ones are refused,
-    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all that can
-    change. Without a mask it is those that the resource sets: then nothing can be emptied. Fields
-    that are output only, and the names, are left alone where no mask names them, so that what a Get
-    answered can be changed and given back. An update that changes nothing leaves etag and
-    update_time.
+    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all fields
+    that can change. Without a mask the fields that are set in the resource are replaced: then no
+    field can be emptied. Output only fields and names are ignored unless the mask names them, so
+    that the answer of a Get can be changed and sent back. An update that changes nothing keeps etag
+    and update_time.
 
     No text has a NUL character, which a database cannot keep.
 
@@ -149,21 +148,20 @@ class RegistryServiceStub:
 
 
 class RegistryServiceServicer:
-    """Keeps registered models, their versions, the environments that they are deployed to, and the
-    record of every such deployment. ModelService deploys them: see
-    InferenceServiceSpec.registered_model.
+    """Keeps registered models, their versions, serving environments, and a record of every deployment.
+    ModelService deploys them: see InferenceServiceSpec.registered_model.
 
-    What is written here is stored in the registry's database when the call answers OK, and read by
-    every replica from then on. Lists come newest first, in pages; what is made or deleted between
-    two pages neither shifts nor repeats what the others hold.
+    A write is in the registry's database when the call returns OK, and every replica reads it from
+    then on. Lists come newest first, in pages; an item that is created or deleted between two pages
+    neither shifts nor repeats the others.
 
-    An update replaces the fields that its mask names, whole: a map, `defaults` or `metadata` is
+    An update replaces each field that its mask names as a whole: a map, `defaults` or `metadata` is
     replaced, not merged. Paths are the names of the resource's own fields; deeper ones are refused,
-    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all that can
-    change. Without a mask it is those that the resource sets: then nothing can be emptied. Fields
-    that are output only, and the names, are left alone where no mask names them, so that what a Get
-    answered can be changed and given back. An update that changes nothing leaves etag and
-    update_time.
+    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all fields
+    that can change. Without a mask the fields that are set in the resource are replaced: then no
+    field can be emptied. Output only fields and names are ignored unless the mask names them, so
+    that the answer of a Get can be changed and sent back. An update that changes nothing keeps etag
+    and update_time.
 
     No text has a NUL character, which a database cannot keep.
 
@@ -197,7 +195,7 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRegisteredModels(self, request, context):
-        """Reads a project's models, newest first. A project that nothing was ever made in has none.
+        """Reads a project's models, newest first. A project without any has an empty list.
 
         - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
         """
@@ -271,7 +269,7 @@ class RegistryServiceServicer:
 
     def DeleteModelVersion(self, request, context):
         """Deletes a version, while no service is deployed from it. The records of its deployments are
-        kept. Where it is the model's default, that is cleared.
+        kept. If it is the model's default, the default is cleared.
 
         - NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (not with allow_missing)
         - ABORTED: ETAG_MISMATCH
@@ -282,7 +280,7 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateServingEnvironment(self, request, context):
-        """Makes an environment.
+        """Creates an environment.
 
         - ALREADY_EXISTS: ALREADY_EXISTS (the project has an environment of that name)
         """
@@ -300,7 +298,7 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListServingEnvironments(self, request, context):
-        """Reads a project's environments, newest first. A project that nothing was ever made in has none.
+        """Reads a project's environments, newest first. A project without any has an empty list.
 
         - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
         """
@@ -341,9 +339,9 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModelDeployments(self, request, context):
-        """Reads the records of a project's deployments, newest first, all or those that fit every filter.
-        "Which services run version 2?": model, version, and states DEPLOYED. "What was deployed to
-        staging in June?": environment, created_after and created_before.
+        """Reads the records of a project's deployments, newest first: those that match every given
+        filter. "Which services run version 2?": model, version, and states DEPLOYED. "What was
+        deployed to staging in June?": environment, created_after and created_before.
 
         - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
         """
@@ -448,21 +446,20 @@ def add_RegistryServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RegistryService:
-    """Keeps registered models, their versions, the environments that they are deployed to, and the
-    record of every such deployment. ModelService deploys them: see
-    InferenceServiceSpec.registered_model.
+    """Keeps registered models, their versions, serving environments, and a record of every deployment.
+    ModelService deploys them: see InferenceServiceSpec.registered_model.
 
-    What is written here is stored in the registry's database when the call answers OK, and read by
-    every replica from then on. Lists come newest first, in pages; what is made or deleted between
-    two pages neither shifts nor repeats what the others hold.
+    A write is in the registry's database when the call returns OK, and every replica reads it from
+    then on. Lists come newest first, in pages; an item that is created or deleted between two pages
+    neither shifts nor repeats the others.
 
-    An update replaces the fields that its mask names, whole: a map, `defaults` or `metadata` is
+    An update replaces each field that its mask names as a whole: a map, `defaults` or `metadata` is
     replaced, not merged. Paths are the names of the resource's own fields; deeper ones are refused,
-    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all that can
-    change. Without a mask it is those that the resource sets: then nothing can be emptied. Fields
-    that are output only, and the names, are left alone where no mask names them, so that what a Get
-    answered can be changed and given back. An update that changes nothing leaves etag and
-    update_time.
+    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all fields
+    that can change. Without a mask the fields that are set in the resource are replaced: then no
+    field can be emptied. Output only fields and names are ignored unless the mask names them, so
+    that the answer of a Get can be changed and sent back. An update that changes nothing keeps etag
+    and update_time.
 
     No text has a NUL character, which a database cannot keep.
 

@@ -27,21 +27,20 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryServiceStub:
-    """Keeps registered models, their versions, the environments that they are deployed to, and the
-    record of every such deployment. ModelService deploys them: see
-    InferenceServiceSpec.registered_model.
+    """Keeps registered models, their versions, serving environments, and a record of every deployment.
+    ModelService deploys them: see InferenceServiceSpec.registered_model.
 
-    What is written here is stored in the registry's database when the call answers OK, and read by
-    every replica from then on. Lists come newest first, in pages; what is made or deleted between
-    two pages neither shifts nor repeats what the others hold.
+    A write is in the registry's database when the call returns OK, and every replica reads it from
+    then on. Lists come newest first, in pages; an item that is created or deleted between two pages
+    neither shifts nor repeats the others.
 
-    An update replaces the fields that its mask names, whole: a map, `defaults` or `metadata` is
+    An update replaces each field that its mask names as a whole: a map, `defaults` or `metadata` is
     replaced, not merged. Paths are the names of the resource's own fields; deeper ones are refused,
-    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all that can
-    change. Without a mask it is those that the resource sets: then nothing can be emptied. Fields
-    that are output only, and the names, are left alone where no mask names them, so that what a Get
-    answered can be changed and given back. An update that changes nothing leaves etag and
-    update_time.
+    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all fields
+    that can change. Without a mask the fields that are set in the resource are replaced: then no
+    field can be emptied. Output only fields and names are ignored unless the mask names them, so
+    that the answer of a Get can be changed and sent back. An update that changes nothing keeps etag
+    and update_time.
 
     No text has a NUL character, which a database cannot keep.
 
@@ -71,7 +70,7 @@ class RegistryServiceStub:
     - NOT_FOUND: MODEL_NOT_FOUND
     """
     ListRegisteredModels: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListRegisteredModelsRequest, _registry_service_pb2.ListRegisteredModelsResponse]
-    """Reads a project's models, newest first. A project that nothing was ever made in has none.
+    """Reads a project's models, newest first. A project without any has an empty list.
 
     - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
     """
@@ -117,14 +116,14 @@ class RegistryServiceStub:
     """
     DeleteModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelVersionRequest, _registry_service_pb2.DeleteModelVersionResponse]
     """Deletes a version, while no service is deployed from it. The records of its deployments are
-    kept. Where it is the model's default, that is cleared.
+    kept. If it is the model's default, the default is cleared.
 
     - NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (not with allow_missing)
     - ABORTED: ETAG_MISMATCH
     - FAILED_PRECONDITION: IN_USE
     """
     CreateServingEnvironment: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CreateServingEnvironmentRequest, _registry_service_pb2.CreateServingEnvironmentResponse]
-    """Makes an environment.
+    """Creates an environment.
 
     - ALREADY_EXISTS: ALREADY_EXISTS (the project has an environment of that name)
     """
@@ -134,7 +133,7 @@ class RegistryServiceStub:
     - NOT_FOUND: ENVIRONMENT_NOT_FOUND
     """
     ListServingEnvironments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListServingEnvironmentsRequest, _registry_service_pb2.ListServingEnvironmentsResponse]
-    """Reads a project's environments, newest first. A project that nothing was ever made in has none.
+    """Reads a project's environments, newest first. A project without any has an empty list.
 
     - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
     """
@@ -159,30 +158,29 @@ class RegistryServiceStub:
     - NOT_FOUND: DEPLOYMENT_NOT_FOUND
     """
     ListModelDeployments: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelDeploymentsRequest, _registry_service_pb2.ListModelDeploymentsResponse]
-    """Reads the records of a project's deployments, newest first, all or those that fit every filter.
-    "Which services run version 2?": model, version, and states DEPLOYED. "What was deployed to
-    staging in June?": environment, created_after and created_before.
+    """Reads the records of a project's deployments, newest first: those that match every given
+    filter. "Which services run version 2?": model, version, and states DEPLOYED. "What was
+    deployed to staging in June?": environment, created_after and created_before.
 
     - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
     """
 
 @_typing.type_check_only
 class RegistryServiceAsyncStub(RegistryServiceStub):
-    """Keeps registered models, their versions, the environments that they are deployed to, and the
-    record of every such deployment. ModelService deploys them: see
-    InferenceServiceSpec.registered_model.
+    """Keeps registered models, their versions, serving environments, and a record of every deployment.
+    ModelService deploys them: see InferenceServiceSpec.registered_model.
 
-    What is written here is stored in the registry's database when the call answers OK, and read by
-    every replica from then on. Lists come newest first, in pages; what is made or deleted between
-    two pages neither shifts nor repeats what the others hold.
+    A write is in the registry's database when the call returns OK, and every replica reads it from
+    then on. Lists come newest first, in pages; an item that is created or deleted between two pages
+    neither shifts nor repeats the others.
 
-    An update replaces the fields that its mask names, whole: a map, `defaults` or `metadata` is
+    An update replaces each field that its mask names as a whole: a map, `defaults` or `metadata` is
     replaced, not merged. Paths are the names of the resource's own fields; deeper ones are refused,
-    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all that can
-    change. Without a mask it is those that the resource sets: then nothing can be emptied. Fields
-    that are output only, and the names, are left alone where no mask names them, so that what a Get
-    answered can be changed and given back. An update that changes nothing leaves etag and
-    update_time.
+    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all fields
+    that can change. Without a mask the fields that are set in the resource are replaced: then no
+    field can be emptied. Output only fields and names are ignored unless the mask names them, so
+    that the answer of a Get can be changed and sent back. An update that changes nothing keeps etag
+    and update_time.
 
     No text has a NUL character, which a database cannot keep.
 
@@ -209,7 +207,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     - NOT_FOUND: MODEL_NOT_FOUND
     """
     ListRegisteredModels: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListRegisteredModelsRequest, _registry_service_pb2.ListRegisteredModelsResponse]  # type: ignore[assignment]
-    """Reads a project's models, newest first. A project that nothing was ever made in has none.
+    """Reads a project's models, newest first. A project without any has an empty list.
 
     - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
     """
@@ -255,14 +253,14 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     DeleteModelVersion: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.DeleteModelVersionRequest, _registry_service_pb2.DeleteModelVersionResponse]  # type: ignore[assignment]
     """Deletes a version, while no service is deployed from it. The records of its deployments are
-    kept. Where it is the model's default, that is cleared.
+    kept. If it is the model's default, the default is cleared.
 
     - NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (not with allow_missing)
     - ABORTED: ETAG_MISMATCH
     - FAILED_PRECONDITION: IN_USE
     """
     CreateServingEnvironment: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CreateServingEnvironmentRequest, _registry_service_pb2.CreateServingEnvironmentResponse]  # type: ignore[assignment]
-    """Makes an environment.
+    """Creates an environment.
 
     - ALREADY_EXISTS: ALREADY_EXISTS (the project has an environment of that name)
     """
@@ -272,7 +270,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     - NOT_FOUND: ENVIRONMENT_NOT_FOUND
     """
     ListServingEnvironments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListServingEnvironmentsRequest, _registry_service_pb2.ListServingEnvironmentsResponse]  # type: ignore[assignment]
-    """Reads a project's environments, newest first. A project that nothing was ever made in has none.
+    """Reads a project's environments, newest first. A project without any has an empty list.
 
     - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
     """
@@ -297,29 +295,28 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     - NOT_FOUND: DEPLOYMENT_NOT_FOUND
     """
     ListModelDeployments: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListModelDeploymentsRequest, _registry_service_pb2.ListModelDeploymentsResponse]  # type: ignore[assignment]
-    """Reads the records of a project's deployments, newest first, all or those that fit every filter.
-    "Which services run version 2?": model, version, and states DEPLOYED. "What was deployed to
-    staging in June?": environment, created_after and created_before.
+    """Reads the records of a project's deployments, newest first: those that match every given
+    filter. "Which services run version 2?": model, version, and states DEPLOYED. "What was
+    deployed to staging in June?": environment, created_after and created_before.
 
     - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps registered models, their versions, the environments that they are deployed to, and the
-    record of every such deployment. ModelService deploys them: see
-    InferenceServiceSpec.registered_model.
+    """Keeps registered models, their versions, serving environments, and a record of every deployment.
+    ModelService deploys them: see InferenceServiceSpec.registered_model.
 
-    What is written here is stored in the registry's database when the call answers OK, and read by
-    every replica from then on. Lists come newest first, in pages; what is made or deleted between
-    two pages neither shifts nor repeats what the others hold.
+    A write is in the registry's database when the call returns OK, and every replica reads it from
+    then on. Lists come newest first, in pages; an item that is created or deleted between two pages
+    neither shifts nor repeats the others.
 
-    An update replaces the fields that its mask names, whole: a map, `defaults` or `metadata` is
+    An update replaces each field that its mask names as a whole: a map, `defaults` or `metadata` is
     replaced, not merged. Paths are the names of the resource's own fields; deeper ones are refused,
-    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all that can
-    change. Without a mask it is those that the resource sets: then nothing can be emptied. Fields
-    that are output only, and the names, are left alone where no mask names them, so that what a Get
-    answered can be changed and given back. An update that changes nothing leaves etag and
-    update_time.
+    as are those of fields that cannot change, each with FIELD_INVALID. `*` stands for all fields
+    that can change. Without a mask the fields that are set in the resource are replaced: then no
+    field can be emptied. Output only fields and names are ignored unless the mask names them, so
+    that the answer of a Get can be changed and sent back. An update that changes nothing keeps etag
+    and update_time.
 
     No text has a NUL character, which a database cannot keep.
 
@@ -362,7 +359,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListRegisteredModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListRegisteredModelsResponse, _abc.Awaitable[_registry_service_pb2.ListRegisteredModelsResponse]]:
-        """Reads a project's models, newest first. A project that nothing was ever made in has none.
+        """Reads a project's models, newest first. A project without any has an empty list.
 
         - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
         """
@@ -450,7 +447,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.DeleteModelVersionResponse, _abc.Awaitable[_registry_service_pb2.DeleteModelVersionResponse]]:
         """Deletes a version, while no service is deployed from it. The records of its deployments are
-        kept. Where it is the model's default, that is cleared.
+        kept. If it is the model's default, the default is cleared.
 
         - NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (not with allow_missing)
         - ABORTED: ETAG_MISMATCH
@@ -463,7 +460,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.CreateServingEnvironmentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CreateServingEnvironmentResponse, _abc.Awaitable[_registry_service_pb2.CreateServingEnvironmentResponse]]:
-        """Makes an environment.
+        """Creates an environment.
 
         - ALREADY_EXISTS: ALREADY_EXISTS (the project has an environment of that name)
         """
@@ -485,7 +482,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListServingEnvironmentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListServingEnvironmentsResponse, _abc.Awaitable[_registry_service_pb2.ListServingEnvironmentsResponse]]:
-        """Reads a project's environments, newest first. A project that nothing was ever made in has none.
+        """Reads a project's environments, newest first. A project without any has an empty list.
 
         - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
         """
@@ -534,9 +531,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_service_pb2.ListModelDeploymentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListModelDeploymentsResponse, _abc.Awaitable[_registry_service_pb2.ListModelDeploymentsResponse]]:
-        """Reads the records of a project's deployments, newest first, all or those that fit every filter.
-        "Which services run version 2?": model, version, and states DEPLOYED. "What was deployed to
-        staging in June?": environment, created_after and created_before.
+        """Reads the records of a project's deployments, newest first: those that match every given
+        filter. "Which services run version 2?": model, version, and states DEPLOYED. "What was
+        deployed to staging in June?": environment, created_after and created_before.
 
         - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
         """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,6 +17,7 @@ from typing import NamedTuple, NoReturn
 
 import structlog
 
+from server import failpoints
 from server.adapters.no_registry import NoRegistry
 from server.api.grpc_server import grpc_server, listen
 from server.api.health import Health, keep_told, present
@@ -44,8 +44,6 @@ from server.settings import Settings, SettingsInvalid
 
 log = structlog.get_logger(__name__)
 
-At = Callable[[str], None]
-
 # For the check at the start; an API server that is slower is followed all the same.
 RELEASE_TIMEOUT = timedelta(seconds=2)
 
@@ -69,7 +67,6 @@ class Application:
         cluster: Cluster,
         settings: Settings,
         registry: Registry | None = None,
-        at: At = lambda point: None,
         tasks: Sequence[Task] = (),
         listeners: Sequence[AbstractAsyncContextManager[object]] = (),
     ) -> None:
@@ -97,12 +94,11 @@ class Application:
                 self._view,
                 scope,
                 memory,
-                RegistryDeploying(registered, cluster, self._view, scope, memory, at),
+                RegistryDeploying(registered, cluster, self._view, scope, memory),
             ),
             reading=reading,
             watching=Watching(self._view, reading),
             answers=Answers(cluster),
-            at=at,
         )
         registering = _registry_service(registered, self._view)
         self._server = grpc_server(models, registering, self._health, self._calls)
@@ -188,12 +184,13 @@ class RegistryUnusable(Exception):
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP. Raises SettingsInvalid, AddressUnusable,
     ClusterUnusable and RegistryUnusable."""
-    at = _dying_at(settings.testing.crash_at)
+    if settings.testing.crash_at:
+        failpoints.arm(settings.testing.crash_at)
     grace = Grace(settings.stop.grace)
-    opened = _kserve(settings, at) if settings.kserve.enabled else _local(settings, at, grace)
+    opened = _kserve(settings) if settings.kserve.enabled else _local(settings, grace)
     # A state directory is held before the registry in it is opened.
     async with opened as cluster, opened_registry(settings) as registry:
-        await serve(Application(cluster, settings, registry, at), grace.begin)
+        await serve(Application(cluster, settings, registry), grace.begin)
 
 
 class Grace:
@@ -235,7 +232,7 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
 
 
 @asynccontextmanager
-async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
+async def _kserve(settings: Settings) -> AsyncIterator[Cluster]:
     # Its libraries take a tenth of a second, which other clusters do without.
     from server.adapters.kserve.client import ApiServer  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
@@ -257,7 +254,6 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
             namespaces=sorted(serving.namespaces),
             kserve_namespace=serving.kserve_namespace,
             caller=UnnamedCaller(serving.show_container_text),
-            at=at,
         )
         await cluster.check_release(RELEASE_TIMEOUT)
         yield cluster
@@ -268,7 +264,7 @@ async def _kserve(settings: Settings, at: At) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Cluster]:
+async def _local(settings: Settings, grace: Grace) -> AsyncIterator[Cluster]:
     # Its libraries take a tenth of a second, which other clusters do without.
     from server.adapters.local import factory  # noqa: PLC0415
 
@@ -276,7 +272,6 @@ async def _local(settings: Settings, at: At, grace: Grace) -> AsyncIterator[Clus
     try:
         async with factory.opened_cluster(
             local.state_path(),
-            at,
             grace.left,
             python=local.serving_python_path(),
             runtimes=local.serving_runtimes_path(),
@@ -309,13 +304,3 @@ async def opened_registry(settings: Settings) -> AsyncIterator[Registry | None]:
         raise SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
     except factory.RegistryUnusable as e:
         raise RegistryUnusable(str(e)) from e
-
-
-def _dying_at(point: str | None) -> At:
-    """End this process as kill -9 would when the point is reached; None: never."""
-
-    def at(reached: str) -> None:
-        if reached == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return at

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server import failpoints
 from server.domain.kubernetes import quantities
 from server.domain.kubernetes.names import dns_label_problem, escaped
 from server.domain.rollout.container_output import ALL_NAMESPACES
@@ -368,18 +369,7 @@ class Testing(BaseSettings):
 
     model_config = _group(f"{_OURS}TEST_")
 
-    crash_at: (
-        Literal[
-            "before-record",
-            "after-record",
-            "before-write",
-            "before-rename",
-            "after-write",
-            "before-outcome",
-            "before-answer",
-        ]
-        | None
-    ) = None
+    crash_at: failpoints.Name | None = None
 
 
 @dataclass(frozen=True, slots=True)

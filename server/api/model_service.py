@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any
 
 from modelservice.v1 import model_service_pb2 as pb
 
+from server import failpoints
 from server.api.requests import delete_of, deploy_of, key_of, listing_of, rollout_of, watch_of
 from server.api.responses import Answers
 from server.control.deploy import Deploying
@@ -22,8 +23,7 @@ ANSWER_MARGIN = timedelta(milliseconds=300)
 
 
 class ModelService:
-    """The contract's servicer, which answers in bytes. `at` is called at named points; tests end
-    the process there."""
+    """The contract's servicer, which answers in bytes."""
 
     def __init__(
         self,
@@ -33,20 +33,18 @@ class ModelService:
         reading: Reading,
         watching: Watching,
         answers: Answers,
-        at: Callable[[str], None],
     ) -> None:
         self._scope = scope
         self._deploying = deploying
         self._reading = reading
         self._watching = watching
         self._answers = answers
-        self._at = at
 
     async def Deploy(self, request: pb.DeployRequest, context: Any) -> bytes:  # noqa: N802
         """See the contract."""
         deploy = deploy_of(request, self._scope, _cluster_timeout(context))
         applied = await self._deploying.deploy(deploy)
-        self._at("before-answer")
+        failpoints.reached("before-answer")
         return self._answers.deployed(applied)
 
     async def Get(self, request: pb.GetRequest, context: Any) -> bytes:  # noqa: N802

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import structlog
 
+from server import failpoints
 from server.control.registry.lookup import environment_of, model_of, version_of
 from server.control.registry.usage import require_ready
 from server.control.scope import Scope
@@ -51,8 +52,7 @@ log = structlog.get_logger(__name__)
 
 
 class RegistryDeploying:
-    """Carries out Deploys of registered models. `at` is told "before-record", "after-record" and
-    "before-outcome"."""
+    """Carries out Deploys of registered models."""
 
     def __init__(
         self,
@@ -61,14 +61,12 @@ class RegistryDeploying:
         view: View,
         scope: Scope,
         memory: ServiceMemory,
-        at: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._registry = registry
         self._cluster = cluster
         self._view = view
         self._scope = scope
         self._memory = memory
-        self._at = at
 
     async def deploy(self, deploy: Deploy, registered: RegisteredModelPredictor) -> Applied:
         """Carry out a Deploy of what the names stand for now; answered only when the cluster has
@@ -80,13 +78,13 @@ class RegistryDeploying:
                 return await self._cluster.apply(tried)
         ends = asyncio.get_running_loop().time() + deploy.timeout.total_seconds()
         with ExitStack() as room:
-            self._at("before-record")
+            failpoints.reached("before-record")
             wish = await self._registry.write(
                 partial(self._begun, deploy, registered, str(uuid4()), room)
             )
-            self._at("after-record")
+            failpoints.reached("after-record")
             applied = await self._applied(wish, ends)
-        self._at("before-outcome")
+        failpoints.reached("before-outcome")
         await self._tell(wish, partial(_settle, wish.deployment_id, applied), ends)
         return applied
 

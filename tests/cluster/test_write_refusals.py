@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from server.domain.errors import (
 from server.domain.service.commands import Action, Delete, Deploy
 from server.domain.service.inference_service import Resources, Scaling, ServiceKey
 from tests.contracts.world import following
+from tests.failpoints import NAMES, armed
 
 from .direct import stored
 from .test_kserve_conformance import followed
@@ -188,7 +190,7 @@ async def test_what_does_not_fit_the_schema(
     manifest["spec"]["predictor"]["model"] |= spoilt
     terms = Terms(False, Allowance(timedelta(seconds=10)))
     async with connected(cluster.kubeconfig) as api:
-        objects = ServiceObjects(api, lambda point: None)
+        objects = ServiceObjects(api)
         answer = await objects.apply(key, manifest, terms, force=False)
     error = refusal(answer, key, writes=True)
     assert error.reason is ErrorReason.SPEC_INVALID
@@ -264,15 +266,16 @@ async def test_an_unanswered_write_is_unknown_and_its_retry_is_one_rollout(
     assert retried.rollout == retried.service.rollout
 
 
-async def test_the_points_around_a_write_are_told(cluster: Cluster, key: ServiceKey) -> None:
-    points: list[str] = []
-    async with connected(cluster.kubeconfig) as api:
-        kserve = KServeCluster(api, at=points.append)
-        async with following(kserve):
+async def test_a_write_reaches_the_failpoints_around_it(cluster: Cluster, key: ServiceKey) -> None:
+    reached: list[str] = []
+    async with connected(cluster.kubeconfig) as api, following(kserve := KServeCluster(api)):
+        with ExitStack() as stack:
+            for name in NAMES:
+                stack.enter_context(armed(name, partial(reached.append, name)))
             await kserve.apply(Deploy(key, MODEL, validate_only=True))
-            assert points == []
+            assert reached == []
             await kserve.apply(Deploy(key, MODEL))
-            assert points == ["before-write", "after-write"]
+            assert reached == ["before-write", "after-write"]
 
 
 @asynccontextmanager

@@ -32,14 +32,13 @@ _places = itertools.count(1)
 
 @dataclass
 class RegistryWorld:
-    """A server's deploying; `at` is told its named points."""
+    """A server's deploying."""
 
     registering: Registering
     namespace: str = field(default_factory=lambda: f"place-{next(_places)}")
     memory: MemoryCluster = field(default_factory=MemoryCluster)
     registry: Registry | None = None
     scope: Scope = field(default_factory=lambda: Scope("elsewhere"))
-    at: Callable[[str], None] = lambda point: None
 
     def __post_init__(self) -> None:
         self.view = View()
@@ -67,9 +66,7 @@ class RegistryWorld:
 
     async def carry_out(self, deploy: Deploy) -> Applied:
         registry = self.registry or self.registering.registry
-        from_registry = RegistryDeploying(
-            registry, self.memory, self.view, self.scope, self.room, self.at
-        )
+        from_registry = RegistryDeploying(registry, self.memory, self.view, self.scope, self.room)
         deploying = Deploying(self.memory, self.view, self.scope, self.room, from_registry)
         return await deploying.deploy(deploy)
 

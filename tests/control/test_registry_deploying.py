@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from server import failpoints
 from server.adapters.no_registry import NoRegistry
 from server.control.scope import Scope
 from server.control.watch_cache import View
@@ -48,20 +48,17 @@ from server.domain.service.inference_service import (
 )
 from tests.control.registered import SKLEARN, Registering
 from tests.control.registry_world import FailingRegistry, RegistryWorld
+from tests.failpoints import armed
 
 PLAIN = InferenceServiceSpec(ContainerPredictor("registry.example/theirs:1"))
 
 
 class Died(BaseException):
-    """The end of a server, at a named point."""
+    """The end of a server, at a failpoint."""
 
 
-def dying_at(point: str) -> Callable[[str], None]:
-    def die(reached: str) -> None:
-        if reached == point:
-            raise Died
-
-    return die
+def die() -> None:
+    raise Died
 
 
 @pytest.fixture
@@ -403,11 +400,10 @@ async def test_what_no_answer_came_to_stays_pending(world: RegistryWorld) -> Non
     [("before-record", 0, False), ("after-record", 1, False), ("before-outcome", 1, True)],
 )
 async def test_the_record_is_there_before_the_cluster_is_touched(
-    world: RegistryWorld, point: str, recorded: int, stored: bool
+    world: RegistryWorld, point: failpoints.Name, recorded: int, stored: bool
 ) -> None:
     await world.prepare("1")
-    world.at = dying_at(point)
-    with pytest.raises(Died):
+    with armed(point, die), pytest.raises(Died):
         await world.deploy()
     records = await world.records()
     assert len(records) == recorded
@@ -419,10 +415,8 @@ async def test_a_retry_tells_the_first_record_what_its_own_server_died_before(
     world: RegistryWorld,
 ) -> None:
     await world.prepare("1")
-    world.at = dying_at("before-outcome")
-    with pytest.raises(Died):
+    with armed("before-outcome", die), pytest.raises(Died):
         await world.deploy(request_id="job-1")
-    world.at = lambda point: None
     again = await world.deploy(request_id="job-1")
     [record] = await world.records()
     assert (record.id, record.rollout) == (again.service.deployment_id, again.rollout)

@@ -28,8 +28,7 @@ class KServeCluster:
     """The services of `namespaces` (empty: of all); implements `server.ports.Cluster`.
 
     `kserve_namespace` is where KServe itself is installed, `caller` who is shown what containers
-    write. `at` is told the points of a write that
-    a test may want to stop at.
+    write.
     """
 
     def __init__(
@@ -39,10 +38,9 @@ class KServeCluster:
         namespaces: Sequence[str] = (),
         kserve_namespace: str = "kserve",
         caller: UnnamedCaller | None = None,
-        at: Callable[[str], None] = lambda point: None,
     ) -> None:
         self._feed = StatusFeed(api, namespaces, caller)
-        self._objects = ServiceObjects(api, at)
+        self._objects = ServiceObjects(api)
         config, runtimes = ConfigReader(api, kserve_namespace), RuntimeReader(api)
         knative = KnativePresence(api, self._feed)
         self._writing = Writing(self._objects, config, runtimes, knative, self._feed)

@@ -17,7 +17,7 @@ from server.adapters.local.rollouts.load_limiter import Turns, cores
 from server.adapters.local.rollouts.model_server_run import Means
 from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
 from server.adapters.local.runtimes.runtimes import Runtimes
-from server.adapters.local.state_dir import At, StateDirUnusable, open_state_dir
+from server.adapters.local.state_dir import StateDirUnusable, open_state_dir
 from server.adapters.local.timeouts import Patience
 
 __all__ = ["RuntimesInvalid", "StateDirUnusable", "opened_cluster"]
@@ -26,7 +26,6 @@ __all__ = ["RuntimesInvalid", "StateDirUnusable", "opened_cluster"]
 @asynccontextmanager
 async def opened_cluster(
     state_dir: Path,
-    at: At,
     left: Callable[[], timedelta],
     *,
     python: Path,
@@ -45,7 +44,7 @@ async def opened_cluster(
     """
     _allow_all_descriptors()
     patience = Patience(progress_deadline=progress_deadline)
-    with open_state_dir(state_dir, at) as state:
+    with open_state_dir(state_dir) as state:
         sweep(state.owner)
         means = Means(
             runtimes=Runtimes.load(runtimes),

@@ -5,21 +5,20 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
+from server import failpoints
 from server.adapters.local.fsync import sync
 from server.adapters.local.stored_service import Record, from_json, to_json
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.service.inference_service import ServiceKey
 
 log = structlog.get_logger(__name__)
-
-At = Callable[[str], None]
 
 # How the files end of services that are there, and of those that are being deleted.
 _KEPT = ".json"
@@ -35,16 +34,14 @@ class StateDirUnusable(Exception):
 class StateDir:
     """What survives this process. Everything here blocks, for as long as the disk takes.
 
-    `owner` names the directory, wherever it is moved. `at` is told the points of a write that a
-    test may want to stop at.
+    `owner` names the directory, wherever it is moved.
     """
 
-    def __init__(self, path: Path, owner: str, at: At = lambda point: None) -> None:
+    def __init__(self, path: Path, owner: str) -> None:
         self.path = path
         self.owner = owner
         self._services = path / "services"
         self._work = path / "work"
-        self._at = at
         self._settled = True
 
     def records(self) -> list[Record]:
@@ -61,22 +58,22 @@ class StateDir:
         place, though a crash of the machine may undo that until `settle`.
         """
         file = self._file(record.service.key)
-        self._at("before-write")
+        failpoints.reached("before-write")
         with _nothing_written_on_error():
-            _replace(file, to_json(record), self._at)
+            _replace(file, to_json(record))
         self._keep_names()
-        self._at("after-write")
+        failpoints.reached("after-write")
 
     def mark_deleted(self, key: ServiceKey) -> None:
         """Store that a service is to be deleted, without taking space: by the name of its file, so
         that a full disk can be freed. Raises as `write` does.
         """
-        self._at("before-write")
+        failpoints.reached("before-write")
         with _nothing_written_on_error():
-            self._at("before-rename")
+            failpoints.reached("before-rename")
             self._file(key).rename(self._file(key, _DELETED))
         self._keep_names()
-        self._at("after-write")
+        failpoints.reached("after-write")
 
     def remove(self, key: ServiceKey) -> None:
         """Forget a service. Raises ClusterUnavailable where that failed."""
@@ -154,7 +151,7 @@ class StateDir:
 
 
 @contextmanager
-def open_state_dir(path: Path, at: At = lambda point: None) -> Iterator[StateDir]:
+def open_state_dir(path: Path) -> Iterator[StateDir]:
     """Hold the directory, made if need be, for the length of a block.
 
     Raises StateDirUnusable, which says who holds it where another server does.
@@ -174,28 +171,28 @@ def open_state_dir(path: Path, at: At = lambda point: None) -> Iterator[StateDir
                 f"MODELSERVICE_STATE_DIR: {path} is in use by {holder}; stop that server, or give"
                 " this one another directory"
             ) from None
-        yield _held(path, lock.fileno(), at)
+        yield _held(path, lock.fileno())
 
 
-def _held(path: Path, lock: int, at: At) -> StateDir:
+def _held(path: Path, lock: int) -> StateDir:
     try:
         os.truncate(lock, 0)
         os.pwrite(lock, f"the server with process id {os.getpid()}\n".encode(), 0)
         for leftover in (path / "services").glob("*.new"):
             leftover.unlink()
-        return StateDir(path, _owner(path / "id"), at)
+        return StateDir(path, _owner(path / "id"))
     except OSError as e:
         raise StateDirUnusable(_unusable(path, e)) from e
 
 
 def _owner(file: Path) -> str:
     if not file.exists():
-        _replace(file, secrets.token_hex(16).encode(), lambda point: None)
+        _replace(file, secrets.token_hex(16).encode())
         sync(file.parent)
     return file.read_text()
 
 
-def _replace(file: Path, content: bytes, at: At) -> None:
+def _replace(file: Path, content: bytes) -> None:
     """Put the content in place whole, or not at all."""
     new = file.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
@@ -204,7 +201,7 @@ def _replace(file: Path, content: bytes, at: At) -> None:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        at("before-rename")
+        failpoints.reached("before-rename")
         new.replace(file)
     except OSError:
         new.unlink(missing_ok=True)

@@ -6,11 +6,12 @@ What keeps an answer from coming is raised as the domain's errors; answers that 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from server import failpoints
 from server.adapters.kserve.apply.api_server_errors import (
     is_absent,
     outcome_unknown,
@@ -52,14 +53,10 @@ class Terms:
 
 
 class ServiceObjects:
-    """Reads and writes InferenceServices; `queue` has the turns of those who write.
+    """Reads and writes InferenceServices; `queue` has the turns of those who write."""
 
-    `at` is told "before-write" and "after-write" around each request that may change one.
-    """
-
-    def __init__(self, api: ApiServer, at: Callable[[str], None]) -> None:
+    def __init__(self, api: ApiServer) -> None:
         self._api = api
-        self._at = at
         self.queue = WriteQueue()
 
     async def get(self, key: ServiceKey, allowance: Allowance) -> RawObject | None:
@@ -107,7 +104,7 @@ class ServiceObjects:
         query: Mapping[str, str],
     ) -> Answer:
         if not terms.dry_run:
-            self._at("before-write")
+            failpoints.reached("before-write")
         try:
             answer = await self._api.send(
                 method,
@@ -122,7 +119,7 @@ class ServiceObjects:
         except Unanswered as e:
             raise (unavailable(e) if terms.dry_run else outcome_unknown(key)) from e
         if not terms.dry_run:
-            self._at("after-write")
+            failpoints.reached("after-write")
         return answer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.adapters.kserve.names import MODE_ANNOTATION
-from server.adapters.kserve.objects import Object, annotations_of, part
+from server.adapters.kserve.objects import Object, annotations_of, get_map
 from server.domain.service.spec_validation import DEPLOYMENT_MODES
 
 STANDARD = "Standard"
@@ -34,4 +34,4 @@ def mode_of(service: Object) -> str:
 
 def settled_mode_of(service: Object) -> str:
     """The mode that KServe has settled on, by the name that it wrote; empty until then."""
-    return str(part(service, "status").get("deploymentMode") or "")
+    return str(get_map(service, "status").get("deploymentMode") or "")

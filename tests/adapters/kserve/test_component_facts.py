@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from server.adapters.kserve.objects import holds
+from server.adapters.kserve.objects import is_condition_true
 from server.adapters.kserve.status.components import parts_of, workloads_of
 from server.adapters.kserve.status.observed_objects import Observed
 from server.domain.rollout.status import Component, FailureReason, State
@@ -159,6 +159,6 @@ def test_of_many_replicas_one_failing_degrades_and_the_others_serve() -> None:
 
 
 def _both_ready(observed: Observed) -> bool:
-    ready = [holds(observed.service, f"{c}Ready") for c in ("Predictor", "Transformer")]
-    pods_ready = [holds(p, "Ready") for p in observed.pods]
+    ready = [is_condition_true(observed.service, f"{c}Ready") for c in ("Predictor", "Transformer")]
+    pods_ready = [is_condition_true(p, "Ready") for p in observed.pods]
     return all(ready) and len(pods_ready) == 2 and all(pods_ready)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from server.adapters.kserve.objects import moment
+from server.adapters.kserve.objects import parse_time
 from server.adapters.kserve.status.observed_objects import Observed
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.shown import (
@@ -38,7 +38,7 @@ def test_a_pod_that_runs_and_never_gets_ready_is_said_not_to_answer() -> None:
     observed, now = starting()
     quiet = verdict(observed, now)
     assert quiet.failure is None
-    since = moment(
+    since = parse_time(
         observed.pods[0]["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
     )
     assert since

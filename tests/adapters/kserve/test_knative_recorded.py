@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from server.adapters.kserve.objects import Object, condition, holds, items, part
+from server.adapters.kserve.objects import (
+    Object,
+    get_condition,
+    get_list,
+    get_map,
+    is_condition_true,
+)
 from server.domain.rollout.rollout_id import End, Sight, outcome
 from server.domain.rollout.status import FailureReason, State, TrafficShare
 from tests.adapters.kserve.replaying import (
@@ -93,9 +99,9 @@ def test_ready_is_told_only_where_the_traffic_is_at_a_ready_revision_of_this_ver
 ) -> None:
     for one in life(name):
         if one.decision.state is READY:
-            asked = images(part(one.observed.service, "spec", "predictor"))
-            ready = [r for r in one.observed.revisions if holds(r, "Ready")]
-            newest = {r["metadata"]["name"]: images(part(r, "spec")) for r in ready}
+            asked = images(get_map(one.observed.service, "spec", "predictor"))
+            ready = [r for r in one.observed.revisions if is_condition_true(r, "Ready")]
+            newest = {r["metadata"]["name"]: images(get_map(r, "spec")) for r in ready}
             predictor = one.status.components[0]
             assert newest.get(predictor.latest_revision) == asked, f"at {one.at} s"
             assert predictor.latest_revision in {s.revision for s in predictor.traffic}
@@ -108,7 +114,7 @@ def test_ready_is_told_of_no_knative_service_that_is_stale(name: str) -> None:
             for service in one.observed.knative_services:
                 seen = service["status"]["observedGeneration"]
                 assert seen == service["metadata"]["generation"], f"at {one.at} s"
-                assert holds(service, "Ready"), f"at {one.at} s"
+                assert is_condition_true(service, "Ready"), f"at {one.at} s"
 
 
 @pytest.mark.parametrize("name", sorted(set(KNATIVE_NAMES) - {"delete"}))
@@ -204,7 +210,7 @@ def test_what_is_asked_of_scaling_is_ready_only_with_a_revision_of_its_own() -> 
 
 
 def images(spec: Object) -> list[str]:
-    return [c["image"] for c in items(spec, "containers")]
+    return [c["image"] for c in get_list(spec, "containers")]
 
 
 def is_new(pod: Object) -> bool:
@@ -212,17 +218,17 @@ def is_new(pod: Object) -> bool:
 
 
 def marker(obj: Object) -> str:
-    return str(part(obj, "metadata", "annotations")["modelservice.dev/rollout"])
+    return str(get_map(obj, "metadata", "annotations")["modelservice.dev/rollout"])
 
 
 def knative_tells(one: Told) -> bool:
-    return any(condition(r, "Ready").get("status") == "False" for r in one.observed.revisions)
+    return any(get_condition(r, "Ready").get("status") == "False" for r in one.observed.revisions)
 
 
 def was_ready(one: Told) -> bool:
-    return any(holds(r, "Ready") for r in one.observed.revisions)
+    return any(is_condition_true(r, "Ready") for r in one.observed.revisions)
 
 
 def kserve_complains(one: Told) -> bool:
-    told_of = condition(one.observed.service, "PredictorReady")
+    told_of = get_condition(one.observed.service, "PredictorReady")
     return told_of.get("reason") == "ReconcileFailed"

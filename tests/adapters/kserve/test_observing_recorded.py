@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.adapters.kserve.objects import Object, holds, items, part
+from server.adapters.kserve.objects import Object, get_list, get_map, is_condition_true
 from server.domain.rollout.rollout_id import End, Sight, outcome
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import NAMES, Step, Told, Watcher, recording, steps, told
@@ -117,7 +117,10 @@ def test_ready_first_comes_after_kserve_says_so(name: str) -> None:
     ready = [one for one in told(name) if one.decision.state is READY]
     for generation in {one.generation for one in ready}:
         first = next(one for one in ready if one.generation == generation)
-        assert holds(first.observed.service, "Ready") or name in ("scale_up_fails", "scaling_alone")
+        assert is_condition_true(first.observed.service, "Ready") or name in (
+            "scale_up_fails",
+            "scaling_alone",
+        )
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"delete"}))
@@ -187,7 +190,7 @@ def test_a_scale_up_of_a_ready_service_stays_ready_though_kserve_is_not() -> Non
     first = next(i for i, one in enumerate(scaled) if one.decision.state is READY)
     after = scaled[first:]
     assert {one.decision.state for one in after} == {READY}
-    assert any(not holds(one.observed.service, "Ready") for one in after)
+    assert any(not is_condition_true(one.observed.service, "Ready") for one in after)
     assert [c.desired_replicas for c in after[0].status.components] == [3]
 
 
@@ -235,32 +238,34 @@ def test_a_failure_names_pod_container_code_and_restarts() -> None:
 
 
 def asked_images(service: Object) -> set[str]:
-    spec = part(service, "spec")
-    return {c["image"] for kind in spec for c in items(spec, kind, "containers")}
+    spec = get_map(service, "spec")
+    return {c["image"] for kind in spec for c in get_list(spec, kind, "containers")}
 
 
 def answering_images(one: Told) -> set[str]:
     return {
         container["image"]
         for pod in one.observed.pods
-        if holds(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]
+        if is_condition_true(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]
         for container in pod["spec"]["containers"]
     }
 
 
 def restarts(one: Told) -> int:
-    statuses = [s for pod in one.observed.pods for s in items(pod, "status", "containerStatuses")]
+    statuses = [
+        s for pod in one.observed.pods for s in get_list(pod, "status", "containerStatuses")
+    ]
     return max((s["restartCount"] for s in statuses), default=0)
 
 
 def called_ready_and_loaded(one: Told) -> bool:
     service = one.observed.service
-    states = part(service, "status", "modelStatus", "states")
-    return holds(service, "Ready") and states.get("activeModelState") == "Loaded"
+    states = get_map(service, "status", "modelStatus", "states")
+    return is_condition_true(service, "Ready") and states.get("activeModelState") == "Loaded"
 
 
 def invalid(service: Object) -> bool:
-    return part(service, "status", "modelStatus").get("transitionStatus") == "InvalidSpec"
+    return get_map(service, "status", "modelStatus").get("transitionStatus") == "InvalidSpec"
 
 
 def kubernetes_calls_it_complete(one: Told) -> bool:

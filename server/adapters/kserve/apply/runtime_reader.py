@@ -17,7 +17,7 @@ import structlog
 from server.adapters.kserve.apply.api_server_errors import unavailable
 from server.adapters.kserve.client import Answer, ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates
-from server.adapters.kserve.objects import Object, items
+from server.adapters.kserve.objects import Object, get_list
 from server.domain.service.inference_service import ModelPredictor
 
 READ_TIMEOUT = 5.0
@@ -94,7 +94,7 @@ class RuntimeReader:
 
     def _listed(self, path: str, answer: Answer) -> Sequence[Object] | None:
         if answer.ok:
-            return items(answer.body, "items")
+            return get_list(answer.body, "items")
         if answer.status == HTTPStatus.NOT_FOUND:
             return ()
         if answer.status != HTTPStatus.FORBIDDEN:

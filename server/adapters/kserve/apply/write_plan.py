@@ -44,7 +44,7 @@ from server.adapters.kserve.modes import (
     settled_mode_of,
 )
 from server.adapters.kserve.names import SCALING_FIELDS, UPDATES_DISABLED_ANNOTATION
-from server.adapters.kserve.objects import condition
+from server.adapters.kserve.objects import get_condition
 from server.adapters.kserve.releases import Release
 from server.domain.errors import FieldInvalid, FieldViolation, ModeImmutable, UnsupportedByCluster
 from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy, asks_stop
@@ -255,7 +255,7 @@ def _mode_names(current: RawObject | None, release: Release) -> Mapping[str, str
 
 def _admit_stop(deploy: Deploy, current: RawObject | None, mode: str, release: Release) -> None:
     """Refuse to stop what would go on serving. A KServe that stops a service says so of each."""
-    stops = release.stops_deployments or mode != STANDARD or condition(current or {}, "Stopped")
+    stops = release.stops_deployments or mode != STANDARD or get_condition(current or {}, "Stopped")
     if asks_stop(deploy.annotations) and not stops:
         raise UnsupportedByCluster(
             f"annotations[{STOP_ANNOTATION}]: KServe {release.name}, which the cluster has, stops"

@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.watch_stream import admit_answer
-from server.adapters.kserve.objects import items
+from server.adapters.kserve.objects import get_list
 
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 
@@ -91,4 +91,4 @@ def serves(answer: Answer, kind: Kind) -> bool:
     if answer.status == HTTPStatus.NOT_FOUND:
         return False
     admit_answer(answer.status, answer.headers)
-    return any(r.get("name") == kind.value[1] for r in items(answer.body, "resources"))
+    return any(r.get("name") == kind.value[1] for r in get_list(answer.body, "resources"))

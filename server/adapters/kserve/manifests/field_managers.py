@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from server.adapters.kserve.manifests.field_ownership import Entry, entries, ours
-from server.adapters.kserve.objects import Object, moment, part
+from server.adapters.kserve.objects import Object, get_map, parse_time
 
 MOST_OF_A_NAME = 64
 MOST_NAMES = 3
@@ -23,7 +23,7 @@ def last_spec_writer(service: Object) -> str:
     wrote = [
         (at, entry)
         for entry in entries(service)
-        if (at := moment(entry.get("time"))) and "f:spec" in part(entry, "fieldsV1")
+        if (at := parse_time(entry.get("time"))) and "f:spec" in get_map(entry, "fieldsV1")
     ]
     newest = max((at for at, _ in wrote), default=None)
     return manager_names(entry for at, entry in wrote if at == newest)
@@ -48,11 +48,11 @@ def manager_names(found: Iterable[Entry]) -> str:
 
 def newest_time(found: Iterable[Entry]) -> datetime | None:
     """When the last of these entries was written."""
-    return max((at for e in found if (at := moment(e.get("time")))), default=None)
+    return max((at for e in found if (at := parse_time(e.get("time")))), default=None)
 
 
 def _owns(entry: Entry, path: tuple[str, ...]) -> bool:
-    node: Object = part(entry, "fieldsV1")
+    node: Object = get_map(entry, "fieldsV1")
     for name in path:
         if name not in node:
             return False

@@ -22,7 +22,7 @@ from server.adapters.kserve.manifests.field_ownership import (
     project,
 )
 from server.adapters.kserve.names import REQUESTS_ANNOTATION, ROLLOUT_ANNOTATION, SCALING_FIELDS
-from server.adapters.kserve.objects import part
+from server.adapters.kserve.objects import get_map
 
 # They are about a rollout, not about what is asked.
 _UNCOMPARED_RIDERS = {ROLLOUT_ANNOTATION, REQUESTS_ANNOTATION}
@@ -36,7 +36,7 @@ def stands(manifest: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     mine = owned(current, ours)
     return (
         all(_has_entries(held["metadata"][kind], wished["metadata"][kind]) for kind in _METADATA)
-        and _has(part(held, "spec", "predictor"), part(wished, "spec", "predictor"), fields)
+        and _has(get_map(held, "spec", "predictor"), get_map(wished, "spec", "predictor"), fields)
         and not any(beyond(project(held, mine) if mine else {}, wished, ""))
     )
 
@@ -44,7 +44,9 @@ def stands(manifest: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
 def loses(manifest: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
     """Whether applying the manifest would take anything of the predictor away: what is ours and
     missing in the manifest, or what stands in a list or map that the manifest writes whole."""
-    wished, held = (part(_reaching_pods(obj), "spec", "predictor") for obj in (manifest, current))
+    wished, held = (
+        get_map(_reaching_pods(obj), "spec", "predictor") for obj in (manifest, current)
+    )
     mine = owned(current, ours, *PREDICTOR)
     left = _after_apply(held, wished, owned(current, anyones, *PREDICTOR))
     return any(beyond(held, left, "")) or any(
@@ -56,12 +58,12 @@ _METADATA = ("labels", "annotations")
 
 
 def _reaching_pods(obj: Mapping[str, Any]) -> dict[str, Any]:
-    predictor = part(obj, "spec", "predictor")
-    riders = part(predictor, "annotations")
+    predictor = get_map(obj, "spec", "predictor")
+    riders = get_map(predictor, "annotations")
     compared = {key: text for key, text in riders.items() if key not in _UNCOMPARED_RIDERS}
     rest = {name: value for name, value in predictor.items() if name not in SCALING_FIELDS}
     return {
-        "metadata": {kind: part(obj, "metadata", kind) for kind in _METADATA},
+        "metadata": {kind: get_map(obj, "metadata", kind) for kind in _METADATA},
         "spec": {"predictor": {**rest, "annotations": compared}},
     }
 

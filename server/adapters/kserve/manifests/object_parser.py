@@ -29,7 +29,7 @@ from server.adapters.kserve.names import (
     MODE_ANNOTATION,
     REQUESTS_ANNOTATION,
 )
-from server.adapters.kserve.objects import part, rollout_of
+from server.adapters.kserve.objects import get_map, rollout_of
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import OUR_PREFIX, fingerprint
 from server.domain.service.inference_service import (
@@ -111,7 +111,7 @@ def unfit_of(obj: Mapping[str, Any]) -> list[str]:
         return unfit(_asked_spec(obj), asked_of(obj).spec, filled_in_of(obj))
     spec = without_additions(obj.get("spec", {}), owned(obj, anyones, "f:spec"))
     paths = unfit(spec, asked_of(obj).spec, filled_in_of(obj))
-    manager = part(obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
+    manager = get_map(obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
     return paths if manager == MANAGED_BY_VALUE else [f"metadata.labels.{MANAGED_BY_KEY}", *paths]
 
 
@@ -123,8 +123,8 @@ def dropped_by(written: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
 
 def _content(obj: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "metadata": {"labels": part(obj, "metadata", "labels")},
-        "spec": {"predictor": part(obj, "spec", "predictor")},
+        "metadata": {"labels": get_map(obj, "metadata", "labels")},
+        "spec": {"predictor": get_map(obj, "spec", "predictor")},
     }
 
 

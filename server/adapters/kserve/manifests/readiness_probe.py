@@ -21,7 +21,7 @@ from server.adapters.kserve.manifests.serving_runtimes import (
     server_type,
     serving_container,
 )
-from server.adapters.kserve.objects import Object, items, named
+from server.adapters.kserve.objects import Object, find_by_name, get_list
 from server.domain.service import model_name
 from server.domain.service.inference_service import (
     ContainerPredictor,
@@ -67,14 +67,14 @@ def _for_model(
     # KServe would merge two probes into one, and of two kinds no pod can be made.
     if container.get("readinessProbe") or _loads_later(model):
         return []
-    arguments = [*items(container, "args"), *model.args]
+    arguments = [*get_list(container, "args"), *model.args]
     names = [
         *_by_runtime(name, model, runtime),
         *_in_variables(spec),
         *model_name.names_in_arguments(arguments),
     ]
     served = _served([_OBJECTS_NAME.sub(name, given) for given in names])
-    port = _http_port(items(container, "ports"))
+    port = _http_port(get_list(container, "ports"))
     if not (served and port):
         return []
     paths = [_PATHS[p] for p in _asked_by(runtime, model) if p in _PATHS]
@@ -110,7 +110,7 @@ def _served(names: Sequence[str]) -> str:
 
 
 def _by_runtime(name: str, model: ModelPredictor, runtime: Object) -> Iterator[str]:
-    variable = named(items(serving_container(runtime), "env"), model_name.VARIABLE)
+    variable = find_by_name(get_list(serving_container(runtime), "env"), model_name.VARIABLE)
     if variable:
         yield str(variable.get("value", ""))
     # KServe tells its MLServers the object's name, if there is something to load.

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from math import inf
 
 from server.adapters.kserve.names import CONTAINER
-from server.adapters.kserve.objects import Object, annotations_of, items, name_of, named, part
+from server.adapters.kserve.objects import (
+    Object,
+    annotations_of,
+    find_by_name,
+    get_list,
+    get_map,
+    name_of,
+)
 from server.domain.kubernetes.quantities import quantities
 from server.domain.service.inference_service import ModelFormat, ModelPredictor, Resources
 
@@ -52,7 +59,7 @@ def candidates(model: ModelPredictor, runtimes: Runtimes) -> list[Object]:
 
 def protocol_of(runtime: Object, model: ModelPredictor) -> str:
     """The protocol that KServe has the model served by on this runtime; empty: none is known."""
-    spoken = items(runtime, "spec", "protocolVersions")
+    spoken = get_list(runtime, "spec", "protocolVersions")
     return (
         model.protocol_version
         or _PROTOCOL_OF_FORMAT.get(model.format.name)
@@ -69,13 +76,13 @@ def server_type(runtime: Object) -> str:
 
 def serving_container(runtime: Object) -> Object:
     """The container that KServe merges a model's own fields into."""
-    return named(items(runtime, "spec", "containers"), CONTAINER)
+    return find_by_name(get_list(runtime, "spec", "containers"), CONTAINER)
 
 
 def resources_of(runtime: Object) -> Resources:
     """What the serving container has by the runtime; what is no quantity is left out."""
     container = serving_container(runtime)
-    requests, limits = (part(container, "resources", kind) for kind in ("requests", "limits"))
+    requests, limits = (get_map(container, "resources", kind) for kind in ("requests", "limits"))
     return Resources(quantities(requests), quantities(limits))
 
 
@@ -83,27 +90,27 @@ def _selectable(runtimes: Iterable[Object], model: ModelPredictor) -> list[Objec
     """Those for the model: by priority for its format, then by protocol, the newest first."""
     found = [r for r in runtimes if _is_selectable(r, model)]
     found.sort(key=name_of)
-    found.sort(key=lambda r: str(part(r, "metadata").get("creationTimestamp")), reverse=True)
+    found.sort(key=lambda r: str(get_map(r, "metadata").get("creationTimestamp")), reverse=True)
     found.sort(key=_first_protocol)
     found.sort(key=lambda r: -_priority(r, model.format))
     return found
 
 
 def _first_protocol(runtime: Object) -> int:
-    spoken = items(runtime, "spec", "protocolVersions")
+    spoken = get_list(runtime, "spec", "protocolVersions")
     return next((place for place, p in enumerate(_PROTOCOLS) if p in spoken), len(_PROTOCOLS))
 
 
 def _priority(runtime: Object, asked: ModelFormat) -> float:
     """Of several the highest counts; none is below any."""
-    known = named(items(runtime, "spec", "supportedModelFormats"), asked.name)
+    known = find_by_name(get_list(runtime, "spec", "supportedModelFormats"), asked.name)
     priority = known.get("priority")
     return -inf if priority is None else float(priority)
 
 
 def _is_selectable(runtime: Object, model: ModelPredictor) -> bool:
-    spec = part(runtime, "spec")
-    spoken = items(spec, "protocolVersions")
+    spec = get_map(runtime, "spec")
+    spoken = get_list(spec, "protocolVersions")
     # Among runtimes a model that names no protocol is one of v1.
     asked = model.protocol_version or _PROTOCOL_OF_FORMAT.get(model.format.name, "v1")
     return (
@@ -114,7 +121,7 @@ def _is_selectable(runtime: Object, model: ModelPredictor) -> bool:
 
 
 def _selected_by(spec: Object) -> Iterator[Object]:
-    return (known for known in items(spec, "supportedModelFormats") if known.get("autoSelect"))
+    return (known for known in get_list(spec, "supportedModelFormats") if known.get("autoSelect"))
 
 
 def _is_for(asked: ModelFormat, known: Object) -> bool:

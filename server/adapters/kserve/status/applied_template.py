@@ -12,7 +12,7 @@ from typing import Any
 
 from server.adapters.kserve.manifests.field_ownership import predictor_owners
 from server.adapters.kserve.names import CONTAINER, ROLLOUT_ANNOTATION
-from server.adapters.kserve.objects import Object, annotations_of, items, named, part
+from server.adapters.kserve.objects import Object, annotations_of, find_by_name, get_list, get_map
 from server.adapters.kserve.status.components import Part
 from server.domain.kubernetes.quantities import value
 from server.domain.rollout.status import Component
@@ -27,7 +27,7 @@ _MOST_ARGUMENTS_BEFORE = 200
 
 def is_applied(service: Object, which: Part, template: Object) -> bool:
     """Whether the template is made from the component's present spec."""
-    marker = part(which.spec, "annotations").get(ROLLOUT_ANNOTATION)
+    marker = get_map(which.spec, "annotations").get(ROLLOUT_ANNOTATION)
     if annotations_of(template).get(ROLLOUT_ANNOTATION) != marker:
         return False
     if marker and which.component is Component.PREDICTOR and not predictor_owners(service):
@@ -37,33 +37,33 @@ def is_applied(service: Object, which: Part, template: Object) -> bool:
 
 def _fits(service: Object, which: Part, template: Object) -> bool:
     """Whether the template has everything that the spec names, whatever else it has."""
-    pod = part(template, "spec")
-    containers = items(pod, "containers")
+    pod = get_map(template, "spec")
+    containers = get_list(pod, "containers")
     return (
         contains(pod, _named_in(which.spec, _POD_FIELDS))
         and _storage_uri(which.spec) in (None, annotations_of(template).get(STORAGE_URI_ANNOTATION))
-        and all(_container_fits(c, containers) for c in items(which.spec, "containers"))
-        and _model_fits(service, part(which.spec, "model"), containers)
+        and all(_container_fits(c, containers) for c in get_list(which.spec, "containers"))
+        and _model_fits(service, get_map(which.spec, "model"), containers)
     )
 
 
 def _model_fits(service: Object, model: Object, containers: list[Object]) -> bool:
     if not model:
         return True
-    status = part(service, "status")
+    status = get_map(service, "status")
     selected = (status.get("clusterServingRuntimeName"), status.get("servingRuntimeName"))
     runtime_fits = not model.get("runtime") or model["runtime"] in selected
     return runtime_fits and _container_fits({**model, "name": CONTAINER}, containers)
 
 
 def _container_fits(asked: Object, containers: list[Object]) -> bool:
-    actual = named(containers, asked.get("name", CONTAINER))
+    actual = find_by_name(containers, asked.get("name", CONTAINER))
     return (
         bool(actual)
         and contains(actual, _named_in(asked, _CONTAINER_FIELDS))
-        and _arguments_fit(items(asked, "args"), items(actual, "args"))
+        and _arguments_fit(get_list(asked, "args"), get_list(actual, "args"))
         and all(
-            _quantities_fit(part(asked, "resources", kind), part(actual, "resources", kind))
+            _quantities_fit(get_map(asked, "resources", kind), get_map(actual, "resources", kind))
             for kind in ("requests", "limits")
         )
     )
@@ -72,10 +72,10 @@ def _container_fits(asked: Object, containers: list[Object]) -> bool:
 def _storage_uri(spec: Object) -> object:
     """Where the model comes from; in a container it is an environment variable."""
     if "model" in spec:
-        return part(spec, "model").get("storageUri")
-    containers = items(spec, "containers")
-    container = named(containers, CONTAINER) or (containers[0] if containers else {})
-    return named(items(container, "env"), "STORAGE_URI").get("value")
+        return get_map(spec, "model").get("storageUri")
+    containers = get_list(spec, "containers")
+    container = find_by_name(containers, CONTAINER) or (containers[0] if containers else {})
+    return find_by_name(get_list(container, "env"), "STORAGE_URI").get("value")
 
 
 def _named_in(spec: Object, fields: tuple[str, ...]) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from datetime import datetime
 
 from server.adapters.kserve.objects import (
     Object,
-    condition,
     controller_of,
-    moment,
+    get_condition,
+    get_map,
     name_of,
-    part,
+    parse_time,
     uid_of,
 )
 from server.adapters.kserve.status.observed_objects import Observed
@@ -66,15 +66,15 @@ class Workload:
 
 def parts_of(service: Object) -> Iterator[Part]:
     """The components that the spec names, the predictor first."""
-    name, spec = name_of(service), part(service, "spec")
-    predictor = part(spec, "predictor")
+    name, spec = name_of(service), get_map(service, "spec")
+    predictor = get_map(spec, "predictor")
     middle = f"-{predictor['name']}" if predictor.get("name") else ""
     workers = (f"{name}-predictor-worker",) if "workerSpec" in predictor else ()
     yield Part(Component.PREDICTOR, predictor, (f"{name}{middle}-predictor", *workers))
     for component in (Component.TRANSFORMER, Component.EXPLAINER):
         kind = component.lower()
         if kind in spec:
-            yield Part(component, part(spec, kind), (f"{name}-{kind}",))
+            yield Part(component, get_map(spec, kind), (f"{name}-{kind}",))
 
 
 def workloads_of(which: Part, observed: Observed) -> list[Workload]:
@@ -114,25 +114,25 @@ def workload_of(deployment: Object, observed: Observed) -> Workload:
 
 
 def _same_template(replica_set: Object, deployment: Object) -> bool:
-    of_set, of_deployment = (part(o, "spec", "template") for o in (replica_set, deployment))
-    labels = {k: v for k, v in part(of_set, "metadata", "labels").items() if k != HASH_LABEL}
+    of_set, of_deployment = (get_map(o, "spec", "template") for o in (replica_set, deployment))
+    labels = {k: v for k, v in get_map(of_set, "metadata", "labels").items() if k != HASH_LABEL}
     return (
-        labels == part(of_deployment, "metadata", "labels")
-        and part(of_set, "metadata", "annotations")
-        == part(of_deployment, "metadata", "annotations")
+        labels == get_map(of_deployment, "metadata", "labels")
+        and get_map(of_set, "metadata", "annotations")
+        == get_map(of_deployment, "metadata", "annotations")
         and of_set.get("spec") == of_deployment.get("spec")
     )
 
 
 def replicas_of(workload: Object) -> int:
     """The replicas that a Deployment or ReplicaSet is asked for; Kubernetes' default is 1."""
-    replicas = part(workload, "spec").get("replicas")
+    replicas = get_map(workload, "spec").get("replicas")
     return 1 if replicas is None else int(replicas)
 
 
 def count(workload: Object, name: str) -> int:
     """One of the counts in a Deployment's or ReplicaSet's status."""
-    return int(part(workload, "status").get(name) or 0)
+    return int(get_map(workload, "status").get(name) or 0)
 
 
 def generation_seen(deployment: Object) -> bool:
@@ -146,7 +146,7 @@ def progress_of(workload: Workload) -> Object:
     It keeps the word on an earlier template until it has looked at the present one; each names the
     ReplicaSet that it is about.
     """
-    progressing = condition(workload.deployment, "Progressing")
+    progressing = get_condition(workload.deployment, "Progressing")
     name = name_of(workload.current)
     return progressing if name and f'"{name}"' in str(progressing.get("message")) else {}
 
@@ -160,4 +160,4 @@ def completed_at(workload: Workload) -> datetime | None:
     completed = (
         progress.get("status") == "True" and progress.get("reason") == "NewReplicaSetAvailable"
     )
-    return moment(progress.get("lastUpdateTime")) if completed else None
+    return parse_time(progress.get("lastUpdateTime")) if completed else None

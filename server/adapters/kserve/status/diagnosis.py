@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.objects import Object, condition, created_at, moment, name_of, part
+from server.adapters.kserve.objects import (
+    Object,
+    created_at,
+    get_condition,
+    get_map,
+    name_of,
+    parse_time,
+)
 from server.adapters.kserve.status.components import Part, Workload, completed_at, progress_of
 from server.adapters.kserve.status.grace_periods import Patience
 from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
@@ -81,20 +88,20 @@ def looks_different_at(sights: list[PodSight]) -> Iterator[datetime]:
 def _load_failed(service: Object) -> bool:
     """KServe says so for any exit of a model's container, also where it is not the model's fault,
     but never for a container of the caller's own."""
-    model = part(service, "status", "modelStatus")
+    model = get_map(service, "status", "modelStatus")
     return (
-        "model" in part(service, "spec", "predictor")
+        "model" in get_map(service, "spec", "predictor")
         and model.get("transitionStatus") == "BlockedByFailedLoad"
-        and part(model, "lastFailureInfo").get("reason") == "ModelLoadFailed"
+        and get_map(model, "lastFailureInfo").get("reason") == "ModelLoadFailed"
     )
 
 
 def _creation_problems(workload: Workload, which: Part, patience: Patience) -> Iterator[Problem]:
     """The API server refuses to make the pods."""
-    failure = condition(workload.current, "ReplicaFailure")
+    failure = get_condition(workload.current, "ReplicaFailure")
     if failure.get("status") != "True":
         return
-    since = moment(failure.get("lastTransitionTime"))
+    since = parse_time(failure.get("lastTransitionTime"))
     if since:
         told = _refused_pods(str(failure.get("message", "")), which, since)
         yield Problem(told, since, patience.admission)
@@ -117,7 +124,7 @@ def _past_deadline(workload: Workload, which: Part) -> Problem | None:
     progress = progress_of(workload)
     if progress.get("reason") != "ProgressDeadlineExceeded":
         return None
-    since = moment(progress.get("lastTransitionTime"))
+    since = parse_time(progress.get("lastTransitionTime"))
     if since is None:
         return None
     words = f"the rollout takes longer than its deadline: {progress.get('message', '')}"

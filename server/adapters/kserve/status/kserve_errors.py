@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from server.adapters.kserve.objects import Object, condition, moment, part
+from server.adapters.kserve.objects import Object, get_condition, get_map, parse_time
 from server.adapters.kserve.status.name_conflicts import (
     NOT_OWNED,
     NameConflict,
@@ -86,15 +86,15 @@ def refusal_in_event(event: Object) -> Refusal | None:
     words = str(event.get("message", ""))
     if event.get("reason") not in _REFUSING_EVENTS or is_lost_race(words):
         return None
-    at = moment(event.get("lastTimestamp")) or moment(event.get("eventTime"))
+    at = parse_time(event.get("lastTimestamp")) or parse_time(event.get("eventTime"))
     rejected = event["reason"] == "ServerlessModeRejected"
     return _refusal(words, at, final=rejected)
 
 
 def refusal_in_status(service: Object) -> Refusal | None:
     """The refusal that the status tells, or None."""
-    model = part(service, "status", "modelStatus")
-    info = part(model, "lastFailureInfo")
+    model = get_map(service, "status", "modelStatus")
+    info = get_map(model, "lastFailureInfo")
     if model.get("transitionStatus") == "InvalidSpec":
         known = info.get("reason") in _RUNTIME_REASONS
         reason = FailureReason.NO_RUNTIME if known else FailureReason.INVALID_SPEC
@@ -108,18 +108,18 @@ def reconcile_error(service: Object, ready_condition: str) -> Refusal | None:
 
     KServe takes it back as soon as a reconcile gets as far as the component's own state.
     """
-    given = condition(service, ready_condition)
+    given = get_condition(service, ready_condition)
     words = str(given.get("message") or given.get("reason"))
     if not is_reconcile_error(service, ready_condition) or is_lost_race(words):
         return None
     failed = given.get("reason") == _RECONCILE_FAILED
     otherwise = FailureReason.RECONCILE_FAILED if failed else FailureReason.INVALID_SPEC
-    return _refusal(words, moment(given.get("lastTransitionTime")), otherwise=otherwise)
+    return _refusal(words, parse_time(given.get("lastTransitionTime")), otherwise=otherwise)
 
 
 def is_reconcile_error(service: Object, ready_condition: str) -> bool:
     """Whether KServe's last reconcile of a component failed, were it by a race that it lost."""
-    return condition(service, ready_condition).get("reason") in _REFUSING_CONDITIONS
+    return get_condition(service, ready_condition).get("reason") in _REFUSING_CONDITIONS
 
 
 def _refusal_in_conditions(service: Object) -> Refusal | None:

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from server.adapters.kserve.modes import KNATIVE, mode_of
 from server.adapters.kserve.names import KIND
-from server.adapters.kserve.objects import Object, controller_of, items, name_of, part, uid_of
+from server.adapters.kserve.objects import Object, controller_of, get_list, get_map, name_of, uid_of
 from server.adapters.kserve.status.components import child_of, parts_of
 from server.adapters.kserve.status.observed_objects import Observed
 from server.domain.rollout.failures import failure_of
@@ -144,7 +144,7 @@ def foreign_knative_service(observed: Observed) -> NameConflict | None:
         found = child_of(observed.knative_services, which.deployments[0])
         owner = _controller_name(found)
         # That of a service of this name that is gone goes too.
-        going = owner.startswith(f"{KIND}/") or "deletionTimestamp" in part(found, "metadata")
+        going = owner.startswith(f"{KIND}/") or "deletionTimestamp" in get_map(found, "metadata")
         if found and controller_of(found) != uid and not going:
             return NameConflict("Knative Service", name_of(found), owner)
     return None
@@ -159,5 +159,5 @@ def is_own(conflict: NameConflict, observed: Observed) -> bool:
 
 
 def _controller_name(obj: Object) -> str:
-    owners = items(obj, "metadata", "ownerReferences")
+    owners = get_list(obj, "metadata", "ownerReferences")
     return next((f"{o.get('kind')}/{o.get('name')}" for o in owners if o.get("controller")), "")

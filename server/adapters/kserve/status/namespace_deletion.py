@@ -6,13 +6,13 @@ keeps the API server's refusal in its status. (Events are refused there too.)
 
 from __future__ import annotations
 
-from server.adapters.kserve.objects import items, part
+from server.adapters.kserve.objects import get_list, get_map
 from server.adapters.kserve.status.observed_objects import Observed
 
 
 def is_namespace_deleting(observed: Observed) -> bool:
     """Whether something was refused because the service's namespace is being deleted."""
-    namespace = part(observed.service, "metadata").get("namespace")
+    namespace = get_map(observed.service, "metadata").get("namespace")
     words = f"in namespace {namespace} because it is being terminated"
     objects = (
         observed.service,
@@ -24,5 +24,5 @@ def is_namespace_deleting(observed: Observed) -> bool:
     return any(
         words in str(condition.get("message") or "")
         for obj in objects
-        for condition in items(obj, "status", "conditions")
+        for condition in get_list(obj, "status", "conditions")
     )

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.objects import Object, holds, items, moment, name_of, part, uid_of
+from server.adapters.kserve.objects import (
+    Object,
+    get_list,
+    get_map,
+    is_condition_true,
+    name_of,
+    parse_time,
+    uid_of,
+)
 from server.adapters.kserve.status.observed_objects import Observed
 from server.domain.rollout.facts import Remains
 from server.domain.service.commands import STOP_ANNOTATION
@@ -25,10 +33,10 @@ _COLLECTOR_AFTER = timedelta(seconds=60)
 
 def remains_of_deletion(observed: Observed) -> Remains | None:
     """Name what is left of a service that is being deleted; None if it is not."""
-    since = moment(part(observed.service, "metadata").get("deletionTimestamp"))
+    since = parse_time(get_map(observed.service, "metadata").get("deletionTimestamp"))
     if since is None:
         return None
-    finalizers = items(observed.service, "metadata", "finalizers")
+    finalizers = get_list(observed.service, "metadata", "finalizers")
     others = [f"finalizer {f}" for f in finalizers if f not in _COLLECTORS]
     children = list(_children(observed))
     left = list(filter(None, (listed(others), listed(children))))
@@ -45,16 +53,16 @@ def remains_of_stop(observed: Observed) -> Remains | None:
     since = _stop_asked_at(observed.service)
     if since is None:
         return None
-    stopped = holds(observed.service, "Stopped")
+    stopped = is_condition_true(observed.service, "Stopped")
     return Remains(since, listed(list(_children(observed))), "" if stopped else _KSERVE)
 
 
 def _stop_asked_at(service: Object) -> datetime | None:
     """When the annotation was last written, by its manager's entry in managedFields."""
     written = (
-        moment(entry.get("time"))
-        for entry in items(service, "metadata", "managedFields")
-        if f"f:{STOP_ANNOTATION}" in part(entry, "fieldsV1", "f:metadata", "f:annotations")
+        parse_time(entry.get("time"))
+        for entry in get_list(service, "metadata", "managedFields")
+        if f"f:{STOP_ANNOTATION}" in get_map(entry, "fieldsV1", "f:metadata", "f:annotations")
     )
     return max((at for at in written if at), default=None)
 
@@ -103,19 +111,19 @@ def _described(kind: str, obj: Object) -> str:
 
 
 def _end_of(pod: Object) -> str:
-    ends = part(pod, "metadata").get("deletionTimestamp")
-    node = part(pod, "spec").get("nodeName")
+    ends = get_map(pod, "metadata").get("deletionTimestamp")
+    node = get_map(pod, "spec").get("nodeName")
     where = f" on node {node}" if node else ""
     return f"to end by {ends}{where}" if ends else f"not being deleted{where}"
 
 
 def _foreign_finalizers(obj: Object) -> list[str]:
-    return [str(f) for f in items(obj, "metadata", "finalizers") if f not in _COLLECTORS]
+    return [str(f) for f in get_list(obj, "metadata", "finalizers") if f not in _COLLECTORS]
 
 
 def _is_owned(obj: Object, uid: str) -> bool:
-    return any(o.get("uid") == uid for o in items(obj, "metadata", "ownerReferences"))
+    return any(o.get("uid") == uid for o in get_list(obj, "metadata", "ownerReferences"))
 
 
 def _is_marked(obj: Object) -> bool:
-    return bool(part(obj, "metadata").get("deletionTimestamp"))
+    return bool(get_map(obj, "metadata").get("deletionTimestamp"))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from server.adapters.kserve.names import CONTAINER, ROLLOUT_ANNOTATION
-from server.adapters.kserve.objects import Object, annotations_of, items, part
+from server.adapters.kserve.objects import Object, annotations_of, get_list, get_map
 from server.adapters.kserve.status.components import Part
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.status import Component, FailureReason
@@ -24,9 +24,9 @@ def serving_runtime_of(service: Object) -> str:
 
     The status keeps a former model's runtime, so the spec is asked first.
     """
-    if "model" not in part(service, "spec", "predictor"):
+    if "model" not in get_map(service, "spec", "predictor"):
         return ""
-    status = part(service, "status")
+    status = get_map(service, "status")
     return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")
 
 
@@ -39,10 +39,10 @@ def edited_runtime(service: Object, which: Part, newest: Object, others: Iterabl
     marker = annotations_of(newest).get(ROLLOUT_ANNOTATION)
     if not runtime or not marker:
         return ""
-    containers = items(newest, "spec", "containers")
+    containers = get_list(newest, "spec", "containers")
     changed = any(
         annotations_of(other).get(ROLLOUT_ANNOTATION) == marker
-        and items(other, "spec", "containers") != containers
+        and get_list(other, "spec", "containers") != containers
         for other in others
     )
     return runtime if changed else ""

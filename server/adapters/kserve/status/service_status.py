@@ -17,12 +17,12 @@ from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import (
     Object,
     annotations_of,
-    condition,
     created_at,
-    holds,
-    items,
-    moment,
-    part,
+    get_condition,
+    get_list,
+    get_map,
+    is_condition_true,
+    parse_time,
     rollout_of,
 )
 from server.adapters.kserve.status.components import parts_of
@@ -59,14 +59,14 @@ def facts_of(
     shown = with_shown_conditions(observed)
     complaints = [complaint(shown, p, c) for p, c in zip(parts, components, strict=True)]
     explained = list(zip(parts, complaints, strict=True))
-    components_ready = all(holds(service, p.ready_condition) or c for p, c in explained)
+    components_ready = all(is_condition_true(service, p.ready_condition) or c for p, c in explained)
     errors = [
         problem
         for p, c in explained
         if c is None
         and (problem := evidence.reconcile_problem(observed, p.ready_condition, now, patience))
     ]
-    ready = components_ready and holds(service, "IngressReady")
+    ready = components_ready and is_condition_true(service, "IngressReady")
     warnings = [c.warning for c in complaints if c and c.warning]
     if ready and not any(complaints) and (denied := unexplained_unready(shown)):
         warnings.append(denied)
@@ -81,17 +81,17 @@ def facts_of(
         now=now,
         written_at=written,
         components=components,
-        deleting=bool(part(service, "metadata").get("deletionTimestamp")),
+        deleting=bool(get_map(service, "metadata").get("deletionTimestamp")),
         namespace_deleting=is_namespace_deleting(observed),
         stop_asked=asks_stop(annotations) and _can_stop(observed),
-        stopped=holds(service, "Stopped") and not observed.pods,
-        judged=bool(condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
+        stopped=is_condition_true(service, "Stopped") and not observed.pods,
+        judged=bool(get_condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
         ready=ready,
         routed=_routed(service, components_ready=components_ready) and not errors,
         # KServe obeys it only while the service is Ready.
         updates_disabled=observed.release.disables_updates
         and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
-        and holds(service, "Ready"),
+        and is_condition_true(service, "Ready"),
         refusal=evidence.problem(observed, now, patience) or foreign,
         warning="; ".join(warnings),
         problems=(
@@ -110,7 +110,7 @@ def status_of(
 ) -> InferenceServiceStatus:
     """The status as callers see it."""
     service = with_shown_conditions(observed)
-    status = part(service, "status")
+    status = get_map(service, "status")
     return InferenceServiceStatus(
         decision.state,
         decision.message,
@@ -118,11 +118,11 @@ def status_of(
         latest_ready_generation=latest_ready_generation,
         failure=decision.failure,
         url=str(status.get("url") or ""),
-        cluster_url=str(part(status, "address").get("url") or ""),
+        cluster_url=str(get_map(status, "address").get("url") or ""),
         serving_runtime=_serving_runtime(observed),
         deployment_mode=present_name(settled_mode_of(service)),
         components=tuple(c.shown for c in facts.components),
-        conditions=tuple(_condition(c) for c in items(status, "conditions")),
+        conditions=tuple(_condition(c) for c in get_list(status, "conditions")),
         last_transition_time=_changed_at(observed, decision),
     )
 
@@ -141,7 +141,7 @@ def _unfollowed_mode(observed: Observed) -> str:
 def _can_stop(observed: Observed) -> bool:
     """Whether KServe acts on the annotation: it then says of each service whether it is stopped."""
     mode = mode_of(observed.service)
-    says = bool(condition(observed.service, "Stopped"))
+    says = bool(get_condition(observed.service, "Stopped"))
     return observed.release.stops_deployments or mode == KNATIVE or says
 
 
@@ -151,8 +151,8 @@ def _routed(service: Object, *, components_ready: bool) -> bool:
     While a component is not ready KServe may call the ingress so too, for that reason alone; it
     publishes an address only once the ingress was ready.
     """
-    once = bool(part(service, "status", "address"))
-    return holds(service, "IngressReady") or (once and not components_ready)
+    once = bool(get_map(service, "status", "address"))
+    return is_condition_true(service, "IngressReady") or (once and not components_ready)
 
 
 def _ingress_missed_at(
@@ -162,13 +162,15 @@ def _ingress_missed_at(
 
     Of a route that KServe fails to make it says nothing: the condition stays Unknown.
     """
-    ingress = condition(service, "IngressReady")
-    since = moment(ingress.get("lastTransitionTime"))
+    ingress = get_condition(service, "IngressReady")
+    since = parse_time(ingress.get("lastTransitionTime"))
     if not components_ready or since is None or ingress.get("status") == "True":
         return None
     if ingress.get("status") == "False":
         return since
-    turned = (moment(c.get("lastTransitionTime")) for c in items(service, "status", "conditions"))
+    turned = (
+        parse_time(c.get("lastTransitionTime")) for c in get_list(service, "status", "conditions")
+    )
     return max((at for at in turned if at), default=since) + patience.admission
 
 
@@ -176,8 +178,8 @@ def _ingress_problems(
     service: Object, missed_at: datetime | None, now: datetime
 ) -> Iterator[Problem]:
     if missed_at and missed_at <= now:
-        ingress = condition(service, "IngressReady")
-        since = moment(ingress.get("lastTransitionTime")) or missed_at
+        ingress = get_condition(service, "IngressReady")
+        since = parse_time(ingress.get("lastTransitionTime")) or missed_at
         words = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
         words = words or "KServe has not made it, and does not say why; see its controller's log"
         failure = failure_of(
@@ -190,7 +192,7 @@ def _ingress_problems(
 
 def _serving_runtime(observed: Observed) -> str:
     """Name the serving runtime: where KServe does not report it, the one that the spec names."""
-    named = part(observed.service, "spec", "predictor", "model").get("runtime")
+    named = get_map(observed.service, "spec", "predictor", "model").get("runtime")
     fallback = "" if observed.release.reports_runtime else str(named or "")
     return serving_runtime_of(observed.service) or fallback
 
@@ -201,20 +203,20 @@ def _condition(raw: Object) -> Condition:
         str(raw.get("status", ""))[:_LONGEST_TYPE],
         str(raw.get("reason") or "")[:_LONGEST_REASON],
         str(raw.get("message") or "")[:_LONGEST_MESSAGE],
-        moment(raw.get("lastTransitionTime")),
+        parse_time(raw.get("lastTransitionTime")),
     )
 
 
 def _changed_at(observed: Observed, decision: Decision) -> datetime:
     """When the state last changed, as far as the cluster's own times tell."""
-    if deleted_at := moment(part(observed.service, "metadata").get("deletionTimestamp")):
+    if deleted_at := parse_time(get_map(observed.service, "metadata").get("deletionTimestamp")):
         return deleted_at
     if decision.failure and decision.failure.first_seen_time:
         return decision.failure.first_seen_time
     objects = (observed.service, *observed.deployments, *observed.revisions)
     times = [
-        moment(c.get("lastTransitionTime"))
+        parse_time(c.get("lastTransitionTime"))
         for o in objects
-        for c in items(o, "status", "conditions")
+        for c in get_list(o, "status", "conditions")
     ]
     return max((t for t in times if t), default=created_at(observed.service))

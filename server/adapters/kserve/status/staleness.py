@@ -20,9 +20,9 @@ from datetime import datetime, timedelta
 from server.adapters.kserve.objects import (
     Object,
     created_at,
-    items,
-    moment,
-    part,
+    get_list,
+    get_map,
+    parse_time,
     rollout_of,
     uid_of,
 )
@@ -88,7 +88,7 @@ class Evidence:
         service, written = observed.service, written_at(observed.service)
         return (
             not self._first_generation()
-            and part(service, "status") == self.status
+            and get_map(service, "status") == self.status
             and (_status_written_at(service) or written) <= written
             and not any(self._new_events(observed, written, PATIENCE))
         )
@@ -139,7 +139,7 @@ class Evidence:
     ) -> Iterator[Object]:
         written = written_at(observed.service)
         for event in _events_of(observed):
-            last = moment(event.get("lastTimestamp")) or written
+            last = parse_time(event.get("lastTimestamp")) or written
             about_then = written - CLOCKS_DIFFER_BY <= last
             if (
                 self._is_about_this(event)
@@ -150,7 +150,7 @@ class Evidence:
 
     def _is_about_this(self, event: Object) -> bool:
         """Whether KServe had the write when it first said so."""
-        seen = part(event, "involvedObject").get("resourceVersion")
+        seen = get_map(event, "involvedObject").get("resourceVersion")
         return self._first_generation() or seen in self.versions
 
     def _first_generation(self) -> bool:
@@ -161,7 +161,7 @@ class Evidence:
         # KServe's writes carry the resourceVersion that they rest on, so that a status written
         # after the spec is about that spec.
         return (
-            part(service, "status") != self.status
+            get_map(service, "status") != self.status
             or (_status_written_at(service) or written) > written
             or now >= written + patience.unproven
         )
@@ -170,9 +170,9 @@ class Evidence:
 def written_at(service: Object) -> datetime:
     """When the spec was last written, by the API server's clock, in whole seconds."""
     times = [
-        moment(entry.get("time"))
-        for entry in items(service, "metadata", "managedFields")
-        if not entry.get("subresource") and "f:spec" in part(entry, "fieldsV1")
+        parse_time(entry.get("time"))
+        for entry in get_list(service, "metadata", "managedFields")
+        if not entry.get("subresource") and "f:spec" in get_map(entry, "fieldsV1")
     ]
     return max((t for t in times if t), default=created_at(service))
 
@@ -180,13 +180,13 @@ def written_at(service: Object) -> datetime:
 def _first_held(rollout: Rollout, observed: Observed) -> Evidence:
     if rollout.generation == 1:
         return Evidence(rollout)
-    return Evidence(rollout, part(observed.service, "status"))
+    return Evidence(rollout, get_map(observed.service, "status"))
 
 
 def _status_written_at(service: Object) -> datetime | None:
     times = [
-        moment(entry.get("time"))
-        for entry in items(service, "metadata", "managedFields")
+        parse_time(entry.get("time"))
+        for entry in get_list(service, "metadata", "managedFields")
         if entry.get("subresource") == "status"
     ]
     return max((t for t in times if t), default=None)
@@ -194,9 +194,9 @@ def _status_written_at(service: Object) -> datetime | None:
 
 def _events_of(observed: Observed) -> Iterator[Object]:
     uid = uid_of(observed.service)
-    return (e for e in observed.events if part(e, "involvedObject").get("uid") == uid)
+    return (e for e in observed.events if get_map(e, "involvedObject").get("uid") == uid)
 
 
 def _with_version(versions: frozenset[str], service: Object) -> frozenset[str]:
-    version = str(part(service, "metadata").get("resourceVersion", ""))
+    version = str(get_map(service, "metadata").get("resourceVersion", ""))
     return versions if len(versions) >= MOST_VERSIONS else versions | {version}

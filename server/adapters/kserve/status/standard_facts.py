@@ -8,10 +8,10 @@ from datetime import datetime
 from server.adapters.kserve.objects import (
     Object,
     annotations_of,
-    condition,
     controller_of,
-    items,
-    part,
+    get_condition,
+    get_list,
+    get_map,
     uid_of,
 )
 from server.adapters.kserve.status.applied_template import is_applied
@@ -51,7 +51,7 @@ def component_facts(
     workloads = workloads_of(which, observed)
     present = len(workloads) == len(which.deployments)
     applied = present and all(
-        is_applied(service, which, part(w.deployment, "spec", "template")) for w in workloads
+        is_applied(service, which, get_map(w.deployment, "spec", "template")) for w in workloads
     )
     if not workloads:
         return ComponentFacts(ComponentStatus(which.component, which.min_replicas))
@@ -88,7 +88,7 @@ def component_facts(
 def _edited_runtime(which: Part, observed: Observed, workload: Workload) -> str:
     deployment = workload.deployment
     sets = [r for r in observed.replica_sets if controller_of(r) == uid_of(deployment)]
-    newest, *others = (part(o, "spec", "template") for o in (deployment, *sets))
+    newest, *others = (get_map(o, "spec", "template") for o in (deployment, *sets))
     return edited_runtime(observed.service, which, newest, others)
 
 
@@ -119,7 +119,7 @@ def _complete(workload: Workload, which: Part, workloads: Sequence[Workload]) ->
         and updated >= replicas
         and count(deployment, "replicas") <= updated
         and count(deployment, "availableReplicas") >= enough
-        and condition(deployment, "Available").get("status") != "False"
+        and get_condition(deployment, "Available").get("status") != "False"
     )
 
 
@@ -133,7 +133,7 @@ def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:
     """The Deployment has the replicas asked for, and its autoscaler the bounds and the target."""
     replicas = replicas_of(workload.deployment)
     service = annotations_of(observed.service)
-    autoscaling = {**service, **part(which.spec, "annotations")}.get(AUTOSCALER_CLASS, "hpa")
+    autoscaling = {**service, **get_map(which.spec, "annotations")}.get(AUTOSCALER_CLASS, "hpa")
     if autoscaling == "none" and which.spec.get("minReplicas") is not None:
         return replicas == int(which.spec["minReplicas"])
     if replicas < which.min_replicas:
@@ -142,7 +142,7 @@ def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:
 
 
 def _autoscaler_fits(which: Part, autoscaler: Object) -> bool:
-    spec = part(autoscaler, "spec")
+    spec = get_map(autoscaler, "spec")
     most = max(int(which.spec.get("maxReplicas") or 0), which.min_replicas)
     bounds = (spec.get("minReplicas"), spec.get("maxReplicas"))
     return bounds == (which.min_replicas, most) and _target_fits(which.spec, spec)
@@ -156,8 +156,8 @@ def _target_fits(asked: Object, autoscaler: Object) -> bool:
     if metric not in ("cpu", "memory"):
         return True
     wanted = _DEFAULT_CPU_UTILIZATION if target is None else target
-    metrics = [part(m, "resource") for m in items(autoscaler, "metrics")]
+    metrics = [get_map(m, "resource") for m in get_list(autoscaler, "metrics")]
     return any(
-        m.get("name") == metric and part(m, "target").get("averageUtilization") == wanted
+        m.get("name") == metric and get_map(m, "target").get("averageUtilization") == wanted
         for m in metrics
     )

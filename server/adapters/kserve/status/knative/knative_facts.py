@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from server.adapters.kserve.objects import condition, holds, moment, part
+from server.adapters.kserve.objects import get_condition, get_map, is_condition_true, parse_time
 from server.adapters.kserve.status.components import Part, Workload, count, replicas_of
 from server.adapters.kserve.status.diagnosis import looks_different_at, pod_sights, problems_of
 from server.adapters.kserve.status.grace_periods import Patience
@@ -94,7 +94,7 @@ def knative_facts(
 
 
 def _edited_runtime(which: Part, observed: Observed, found: KnativeService) -> str:
-    newest = part(found.obj, "spec", "template")
+    newest = get_map(found.obj, "spec", "template")
     return edited_runtime(observed.service, which, newest, (r.obj for r in found.revisions))
 
 
@@ -135,7 +135,7 @@ def _enough(which: Part, new: Sequence[Workload]) -> bool:
 def _completed_at(found: KnativeService) -> datetime | None:
     """When all was as asked first, or later: of the turns that Knative tells, the last."""
     told_by = [found.obj, *([found.latest.obj] if found.latest else [])]
-    turned = [moment(condition(o, "Ready").get("lastTransitionTime")) for o in told_by]
+    turned = [parse_time(get_condition(o, "Ready").get("lastTransitionTime")) for o in told_by]
     return max((t for t in turned if t), default=None)
 
 
@@ -167,6 +167,6 @@ def _problems(
 
 def _unrouted_at(found: KnativeService, patience: Patience) -> datetime | None:
     """When it will be said that nothing leads to a Revision that is ready; None where it does."""
-    since = moment(condition(found.obj, "RoutesReady").get("lastTransitionTime"))
-    waits = found.latest and found.latest.ready and not holds(found.obj, "RoutesReady")
+    since = parse_time(get_condition(found.obj, "RoutesReady").get("lastTransitionTime"))
+    waits = found.latest and found.latest.ready and not is_condition_true(found.obj, "RoutesReady")
     return since + patience.admission if waits and since else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.adapters.kserve.objects import Object, condition, items
+from server.adapters.kserve.objects import Object, get_condition, get_list
 from server.adapters.kserve.status.components import Part
 from server.adapters.kserve.status.kserve_errors import is_lost_race, without_name_of_try
 from server.domain.rollout.facts import ComponentFacts
@@ -31,7 +31,7 @@ class Complaint:
 
 def complaint(service: Object, which: Part, facts: ComponentFacts) -> Complaint | None:
     """What KServe calls a component not ready for, though it is complete by Knative; else None."""
-    told = condition(service, which.ready_condition)
+    told = get_condition(service, which.ready_condition)
     if not (facts.complete and facts.attempt and told.get("reason") == "ReconcileFailed"):
         return None
     words = without_name_of_try(str(told.get("message") or ""))
@@ -50,12 +50,12 @@ def unexplained_unready(service: Object) -> str:
     Another controller's condition may be one whose False is the good state, so it is named and not
     judged. Empty where Ready is True.
     """
-    ready = condition(service, "Ready")
+    ready = get_condition(service, "Ready")
     if ready.get("status") in (None, "True"):
         return ""
     foreign = [
         c
-        for c in items(service, "status", "conditions")
+        for c in get_list(service, "status", "conditions")
         if c.get("type") not in _PARTS_OF_READY and not c.get("severity")
     ]
     same = [c for c in foreign if c.get("status") == ready["status"]]

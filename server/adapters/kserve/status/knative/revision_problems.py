@@ -11,11 +11,11 @@ from datetime import datetime
 from server.adapters.kserve.objects import (
     Object,
     annotations_of,
-    condition,
-    holds,
-    moment,
+    get_condition,
+    get_map,
+    is_condition_true,
     name_of,
-    part,
+    parse_time,
 )
 from server.adapters.kserve.status.components import Part, count
 from server.adapters.kserve.status.grace_periods import Patience
@@ -43,10 +43,10 @@ _EXIT_CODE = re.compile(r"ExitCode(\d+)")
 
 def revision_problems(revision: Object, which: Part, gates: ContainerGates) -> Iterator[Problem]:
     """What Knative says of a Revision that is not Ready, the cause before the deadline."""
-    output = gates.of_templates(revision, [part(revision, "spec")])
+    output = gates.of_templates(revision, [get_map(revision, "spec")])
     for kind in ("ContainerHealthy", "ResourcesAvailable"):
-        told = condition(revision, kind)
-        since = moment(told.get("lastTransitionTime"))
+        told = get_condition(revision, kind)
+        since = parse_time(told.get("lastTransitionTime"))
         reason = str(told.get("reason") or "")
         if told.get("status") == "False" and since and reason not in _PASSING:
             # Of all else Knative repeats what a container wrote when it ended, or why it cannot be
@@ -79,7 +79,7 @@ def activation_problem(
     since = activation_waits_since(revision)
     if since is None or since + patience.activation > now:
         return None
-    told = [condition(revision.obj, kind) for kind in ("Active", "ResourcesAvailable")]
+    told = [get_condition(revision.obj, kind) for kind in ("Active", "ResourcesAvailable")]
     # Other messages may repeat what a container wrote.
     of_platform = [c for c in told if c is told[0] or c.get("reason") == NOT_OWNED]
     conflicts = (conflict_in(str(c.get("message") or "")) for c in of_platform)
@@ -92,11 +92,15 @@ def activation_problem(
 def activation_waits_since(revision: Revision) -> datetime | None:
     """Since when a Revision has had its pods without being Ready; None where it does not wait."""
     workload = revision.workload
-    if revision.ready or workload is None or not holds(workload.deployment, "Available"):
+    if (
+        revision.ready
+        or workload is None
+        or not is_condition_true(workload.deployment, "Available")
+    ):
         return None
     if count(workload.deployment, "availableReplicas") < 1:
         return None
-    return moment(condition(workload.deployment, "Available").get("lastTransitionTime"))
+    return parse_time(get_condition(workload.deployment, "Available").get("lastTransitionTime"))
 
 
 def _unactivated(revision: Object, told: Object, since: datetime, component: Component) -> Failure:
@@ -125,7 +129,7 @@ def _unactivated(revision: Object, told: Object, since: datetime, component: Com
 
 def route_problem(knative_service: Object, which: Part) -> Problem:
     """A Revision is ready, and nothing brings it requests."""
-    told = condition(knative_service, "RoutesReady")
+    told = get_condition(knative_service, "RoutesReady")
     since = datetime.fromisoformat(told["lastTransitionTime"])
     if conflict := conflict_in(str(told.get("message") or "")):
         return Problem(conflict.failure(since, which.component), since, tolerated=None)

@@ -15,9 +15,9 @@ from server.adapters.kserve.objects import (
     Object,
     annotations_of,
     controller_of,
-    holds,
-    items,
-    part,
+    get_list,
+    get_map,
+    is_condition_true,
     uid_of,
 )
 from server.adapters.kserve.status.applied_template import contains, is_applied
@@ -49,7 +49,7 @@ class Revision:
     @property
     def ready(self) -> bool:
         """Knative says that it could take traffic, with or without pods."""
-        return holds(self.obj, "Ready")
+        return is_condition_true(self.obj, "Ready")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +73,18 @@ class KnativeService:
     @property
     def latest_name(self) -> str:
         """The name of the newest Revision; empty before there is one."""
-        return str(part(self.obj, "status").get("latestCreatedRevisionName") or "")
+        return str(get_map(self.obj, "status").get("latestCreatedRevisionName") or "")
 
     @property
     def complete(self) -> bool:
         """Whether Knative has all as it was asked: the newest Revision is made from the present
         template, and the traffic is where it should be."""
-        ready = part(self.obj, "status").get("latestReadyRevisionName")
+        ready = get_map(self.obj, "status").get("latestReadyRevisionName")
         return (
             self.latest is not None
             and generation_seen(self.obj)
             and ready == self.latest_name
-            and holds(self.obj, "Ready")
+            and is_condition_true(self.obj, "Ready")
             and _told_traffic(self.obj) == _asked_traffic(self.obj)
         )
 
@@ -97,8 +97,10 @@ def knative_service_of(which: Part, observed: Observed) -> KnativeService | None
     if not found:
         return None
     of_service = {r.obj["metadata"]["name"]: r for r in _revisions_of(found, observed)}
-    latest = of_service.get(str(part(found, "status").get("latestCreatedRevisionName")))
-    made = latest if latest and _is_made_from(part(found, "spec", "template"), latest.obj) else None
+    latest = of_service.get(str(get_map(found, "status").get("latestCreatedRevisionName")))
+    made = (
+        latest if latest and _is_made_from(get_map(found, "spec", "template"), latest.obj) else None
+    )
     shares = traffic_of(found) if _was_routed(observed.service, which) else ()
     routed = (of_service.get(share.revision) for share in shares if share.percent)
     return KnativeService(
@@ -111,14 +113,14 @@ def _was_routed(service: Object, which: Part) -> bool:
 
     KServe notes a component's address when its Knative Service is Ready first.
     """
-    status = part(service, "status", "components", which.component.lower())
+    status = get_map(service, "status", "components", which.component.lower())
     return bool(status.get("url"))
 
 
 def traffic_of(knative_service: Object) -> tuple[TrafficShare, ...]:
     """The percent of traffic that goes to each Revision by now, in the order of the Service."""
     shares: dict[str, int] = {}
-    for target in items(knative_service, "status", "traffic"):
+    for target in get_list(knative_service, "status", "traffic"):
         name = str(target.get("revisionName") or "")
         shares[name] = shares.get(name, 0) + int(target.get("percent") or 0)
     return tuple(TrafficShare(name, percent) for name, percent in shares.items())
@@ -129,11 +131,11 @@ def is_asked(service: Object, which: Part, knative_service: Object) -> bool:
 
     Scaling and traffic are not in the marker, and a Revision of its own comes of the former.
     """
-    template = part(knative_service, "spec", "template")
+    template = get_map(knative_service, "spec", "template")
     return (
         is_applied(service, which, template)
         and _scaling_of(template) == _asked_scaling(service, which)
-        and _timeouts_fit(which.spec, part(template, "spec"))
+        and _timeouts_fit(which.spec, get_map(template, "spec"))
         and _split_fits(service, which, knative_service)
     )
 
@@ -142,7 +144,7 @@ def _revisions_of(knative_service: Object, observed: Observed) -> Iterator[Revis
     uid = uid_of(knative_service)
     deployments = {controller_of(d): d for d in observed.deployments}
     for revision in observed.revisions:
-        if part(revision, "metadata", "labels").get(_SERVICE_UID_LABEL) == uid:
+        if get_map(revision, "metadata", "labels").get(_SERVICE_UID_LABEL) == uid:
             made = deployments.get(uid_of(revision))
             yield Revision(revision, workload_of(made, observed) if made else None)
 
@@ -153,7 +155,9 @@ def _is_made_from(template: Object, revision: Object) -> bool:
     return (
         told[0] == told[1]
         and _scaling_of(template) == _scaling_of(revision)
-        and contains(items(revision, "spec", "containers"), items(template, "spec", "containers"))
+        and contains(
+            get_list(revision, "spec", "containers"), get_list(template, "spec", "containers")
+        )
     )
 
 
@@ -168,7 +172,7 @@ def _asked_scaling(service: Object, which: Part) -> Mapping[str, str]:
     What the fields do not name it takes from annotations; bounds not from those of the object.
     """
     spec = which.spec
-    own = part(spec, "annotations")
+    own = get_map(spec, "annotations")
     inherited = {
         _MAX_SCALE: own.get(_MAX_SCALE),
         _TARGET: {**annotations_of(service), **own}.get(_TARGET),
@@ -199,14 +203,14 @@ def _split_fits(service: Object, which: Part, knative_service: Object) -> bool:
     As long as there was no other to share with, it gets all.
     """
     percent: Any = which.spec.get("canaryTrafficPercent")
-    status = part(service, "status", "components", which.component.lower())
+    status = get_map(service, "status", "components", which.component.lower())
     splits = percent is not None and bool(status.get("latestRolledoutRevision"))
     return _asked_traffic(knative_service)[True, int(percent) if splits else 100] > 0
 
 
 def _asked_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
     """How many targets have each percent, by Revision; that of the newest goes by True."""
-    targets = items(knative_service, "spec", "traffic")
+    targets = get_list(knative_service, "spec", "traffic")
     return Counter(
         (t.get("latestRevision") or t.get("revisionName"), int(t.get("percent") or 0))
         for t in targets
@@ -215,7 +219,7 @@ def _asked_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
 
 def _told_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
     """The same by now: what follows the newest Revision counts as its own once it is there."""
-    latest = part(knative_service, "status").get("latestCreatedRevisionName")
+    latest = get_map(knative_service, "status").get("latestCreatedRevisionName")
     return Counter(
         (
             True
@@ -223,5 +227,5 @@ def _told_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
             else t.get("revisionName"),
             int(t.get("percent") or 0),
         )
-        for t in items(knative_service, "status", "traffic")
+        for t in get_list(knative_service, "status", "traffic")
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 
-from server.adapters.kserve.objects import Object, items, part
+from server.adapters.kserve.objects import Object, get_list, get_map
 
 _EVERY_ACCOUNT = "system:serviceaccounts"
 _EVERYBODY = "system:authenticated"
@@ -75,11 +75,11 @@ def namespace_of_subject(subject: str) -> str:
 
 def _subjects(binding: Object) -> Iterator[str]:
     """The subjects of a binding that stand for accounts, as the authorizer names them."""
-    role = part(binding, "roleRef")
+    role = get_map(binding, "roleRef")
     # A namespace's own Role may have any of these names.
     if role.get("kind") == "ClusterRole" and role.get("name") in _FOR_EVERYBODY:
         return
-    for subject in items(binding, "subjects"):
+    for subject in get_list(binding, "subjects"):
         name = str(subject.get("name") or "")
         if subject.get("kind") == "ServiceAccount":
             yield f"system:serviceaccount:{subject.get('namespace') or ''}:{name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from server.adapters.kserve.objects import Object, condition, created_at, moment
+from server.adapters.kserve.objects import Object, created_at, get_condition, parse_time
 from server.adapters.kserve.status.components import Workload
 from server.adapters.kserve.status.grace_periods import Patience
 from server.adapters.kserve.status.pods.containers import is_live, is_ready, unsteady
@@ -33,14 +33,16 @@ def steady_at(workloads: Sequence[Workload], now: datetime, patience: Patience) 
 def unavailable_since(workloads: Sequence[Workload], now: datetime) -> datetime:
     """Since when no pod answers, as far as the cluster tells."""
     times = [
-        moment(condition(p, "Ready").get("lastTransitionTime")) or created_at(p)
+        parse_time(get_condition(p, "Ready").get("lastTransitionTime")) or created_at(p)
         for w in workloads
         for p in w.pods
     ]
     times += [
         since
         for w in workloads
-        if condition(w.deployment, "Available").get("status") == "False"
-        and (since := moment(condition(w.deployment, "Available").get("lastTransitionTime")))
+        if get_condition(w.deployment, "Available").get("status") == "False"
+        and (
+            since := parse_time(get_condition(w.deployment, "Available").get("lastTransitionTime"))
+        )
     ]
     return min(now, max(times, default=now))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from server.adapters.kserve.names import CONTAINER
-from server.adapters.kserve.objects import Object, items, named, part
+from server.adapters.kserve.objects import Object, find_by_name, get_list, get_map
 from server.adapters.kserve.status.pods.containers import (
     Exit,
     all_running_since,
@@ -86,14 +86,14 @@ def init_container_problems(sight: PodSight, status: Object) -> Iterator[Problem
 
     One that is restarted always stays up beside the others instead.
     """
-    spec = named(items(sight.pod, "spec", "initContainers"), str(status.get("name", "")))
+    spec = find_by_name(get_list(sight.pod, "spec", "initContainers"), str(status.get("name", "")))
     if spec.get("restartPolicy") == "Always":
         yield from container_problems(sight, status)
         return
     if problem := _waiting_problem(sight, status):
         yield problem
     ended = last_exit(status, sight.patience)
-    succeeded = part(status, "state", "terminated").get("exitCode") == 0
+    succeeded = get_map(status, "state", "terminated").get("exitCode") == 0
     if ended and not succeeded:
         yield _exit_problem(sight, status, ended, FailureReason.CRASH_LOOP, _INIT_EXIT)
 
@@ -139,7 +139,7 @@ def _probed(sight: PodSight, status: Object) -> Object:
     """The container that is really asked."""
     if not relays_requests(str(status.get("name", ""))):
         return status
-    return named(main_statuses(sight.pod), CONTAINER) or status
+    return find_by_name(main_statuses(sight.pod), CONTAINER) or status
 
 
 def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> FailureReason:
@@ -166,7 +166,7 @@ def _after_colon(words: str) -> str:
 
 
 def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
-    waiting = part(status, "state", "waiting")
+    waiting = get_map(status, "state", "waiting")
     reason = str(waiting.get("reason", ""))
     told, output = str(waiting.get("message") or ""), sight.output(status)
     if reason in _PULL_REASONS:
@@ -211,7 +211,7 @@ def _exit_problem(
     sight: PodSight, status: Object, ended: Exit, reason: FailureReason, what: str
 ) -> Problem:
     name = str(status.get("name", ""))
-    backing_off = part(status, "state", "waiting").get("reason") == "CrashLoopBackOff"
+    backing_off = get_map(status, "state", "waiting").get("reason") == "CrashLoopBackOff"
     if ended.never_started:
         reason, what = _named(FailureReason.CONTAINER_CONFIG)
     if fetches_model(name):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.adapters.kserve.objects import Object, condition, items, moment, part
+from server.adapters.kserve.objects import Object, get_condition, get_list, get_map, parse_time
 from server.adapters.kserve.status.grace_periods import Patience
 
 
@@ -35,23 +35,23 @@ class Exit:
 
 def init_statuses(pod: Object) -> list[Object]:
     """The pod's init containers as its status has them, in the order in which they run."""
-    return items(pod, "status", "initContainerStatuses")
+    return get_list(pod, "status", "initContainerStatuses")
 
 
 def main_statuses(pod: Object) -> list[Object]:
     """The pod's main containers as its status has them."""
-    return items(pod, "status", "containerStatuses")
+    return get_list(pod, "status", "containerStatuses")
 
 
 def last_exit(status: Object, patience: Patience) -> Exit | None:
     """The container's last end, or None if it never ended."""
-    ended_now = part(status, "state", "terminated")
-    ended = ended_now or part(status, "lastState", "terminated")
+    ended_now = get_map(status, "state", "terminated")
+    ended = ended_now or get_map(status, "lastState", "terminated")
     if not ended:
         return None
-    started, finished = _started_at(ended), moment(ended.get("finishedAt"))
+    started, finished = _started_at(ended), parse_time(ended.get("finishedAt"))
     ran_for = (finished - started).total_seconds() if started and finished else None
-    waits_again = bool(part(status, "state", "waiting"))
+    waits_again = bool(get_map(status, "state", "waiting"))
     exits = int(status.get("restartCount") or 0) + bool(ended_now or waits_again)
     soon = ran_for is None or ran_for < patience.recovered.total_seconds()
     return Exit(
@@ -67,7 +67,7 @@ def last_exit(status: Object, patience: Patience) -> Exit | None:
 
 def _started_at(ended: Object) -> datetime | None:
     """Of a container that never started containerd tells the beginning of time."""
-    started = moment(ended.get("startedAt"))
+    started = parse_time(ended.get("startedAt"))
     return started if started and started.timestamp() > 0 else None
 
 
@@ -87,7 +87,7 @@ def steady_at(status: Object, now: datetime, patience: Patience) -> datetime | N
 
 def running_since(status: Object) -> datetime | None:
     """Since when the container's present run lasts; None if it does not run."""
-    return moment(part(status, "state", "running").get("startedAt"))
+    return parse_time(get_map(status, "state", "running").get("startedAt"))
 
 
 def all_running_since(pod: Object) -> datetime | None:
@@ -100,7 +100,7 @@ def all_running_since(pod: Object) -> datetime | None:
 def unready_since(pod: Object) -> datetime | None:
     """Since when all of the pod's main containers run without its being ready, if they do."""
     started = all_running_since(pod)
-    turned = moment(condition(pod, "Ready").get("lastTransitionTime"))
+    turned = parse_time(get_condition(pod, "Ready").get("lastTransitionTime"))
     return max(started, turned or started) if started and not is_ready(pod) else None
 
 
@@ -119,13 +119,13 @@ def unsteady(pod: Object, now: datetime, patience: Patience) -> Iterator[datetim
 
 def is_ready(pod: Object) -> bool:
     """Whether the pod takes part in answering: Ready, and not on its way out."""
-    if part(pod, "metadata").get("deletionTimestamp"):
+    if get_map(pod, "metadata").get("deletionTimestamp"):
         return False
-    conditions = items(pod, "status", "conditions")
+    conditions = get_list(pod, "status", "conditions")
     return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
 
 
 def is_live(pod: Object) -> bool:
     """Whether the pod is meant to run: neither on its way out nor ended for good."""
-    ended = part(pod, "status").get("phase") in ("Failed", "Succeeded")
-    return not ended and not part(pod, "metadata").get("deletionTimestamp")
+    ended = get_map(pod, "status").get("phase") in ("Failed", "Succeeded")
+    return not ended and not get_map(pod, "metadata").get("deletionTimestamp")

@@ -7,7 +7,7 @@ from datetime import datetime
 from http import HTTPStatus
 
 from server.adapters.kserve.client import ApiServer, Unanswered
-from server.adapters.kserve.objects import Object, items, name_of, named, part
+from server.adapters.kserve.objects import Object, find_by_name, get_list, get_map, name_of
 from server.adapters.kserve.status.grace_periods import PATIENCE
 from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
 from server.adapters.kserve.status.pods.containers import (
@@ -81,7 +81,7 @@ def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWant
     pod = next((p for p in observed.pods if name_of(p) == failure.pod), None)
     if pod is None:
         return None
-    status = named([*init_statuses(pod), *main_statuses(pod)], failure.container)
+    status = find_by_name([*init_statuses(pod), *main_statuses(pod)], failure.container)
     if failure.exit_code is None and status in init_statuses(pod):
         return None
     # Once its log has said what is wrong, a run is not looked at again.
@@ -105,7 +105,7 @@ def log_of_start(observed: Observed, facts: Facts) -> LogWanted | None:
     if starting is None:
         return None
     pod = next(p for p in observed.pods if name_of(p) == starting.pod)
-    status = named(init_statuses(pod), starting.container)
+    status = find_by_name(init_statuses(pod), starting.container)
     return LogWanted(
         starting.pod,
         str(pod["metadata"]["namespace"]),
@@ -174,7 +174,7 @@ def _telling(text: str, wanted: LogWanted) -> tuple[str, ...]:
 
 
 def _probe_marks(pod: Object, container: str) -> tuple[str, ...]:
-    spec = named(items(pod, "spec", "containers"), container)
+    spec = find_by_name(get_list(pod, "spec", "containers"), container)
     probes = ("readinessProbe", "livenessProbe", "startupProbe")
-    paths = {str(part(spec, probe, "httpGet").get("path", "")) for probe in probes}
+    paths = {str(get_map(spec, probe, "httpGet").get("path", "")) for probe in probes}
     return ("kube-probe", *(f" {path} " for path in sorted(paths - {"", "/"})))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from server.adapters.kserve.objects import Object, items, named, part
+from server.adapters.kserve.objects import Object, find_by_name, get_list, get_map
 from server.adapters.kserve.status.pods.account_rights import AccountRights, Rights
 from server.domain.rollout.container_output import OutputGate, OutputGates, UnnamedCaller
 
@@ -31,7 +31,7 @@ class ContainerGates:
         Each has its own environment and files; where the containers of a pod share their processes,
         each can read those of all that run beside it.
         """
-        spec = part(pod, "spec")
+        spec = get_map(pod, "spec")
         holdings = (
             self._holding(c, spec, pod, has_token=_mounts_token(c, spec))
             for c in _read_by(container, spec)
@@ -62,9 +62,9 @@ class ContainerGates:
     def _holding(self, container: Object, spec: Object, owner: Object, *, has_token: bool) -> str:
         """What the container can read that callers may not, in words; empty where nothing."""
         account = str(spec.get("serviceAccountName") or spec.get("serviceAccount") or "")
-        if any("secretKeyRef" in part(v, "valueFrom") for v in items(container, "env")):
+        if any("secretKeyRef" in get_map(v, "valueFrom") for v in get_list(container, "env")):
             return "the container has values of Secrets in its environment"
-        if items(container, "envFrom"):
+        if get_list(container, "envFrom"):
             return "the container takes its environment from whole Secrets or ConfigMaps"
         if any(map(_has_secret, _mounted(container, spec))):
             return "the container has the files of a Secret"
@@ -73,7 +73,7 @@ class ContainerGates:
             return "the container has files of its node"
         if spec.get("hostPID"):
             return "the container sees the processes of its node"
-        if part(container, "securityContext").get("privileged"):
+        if get_map(container, "securityContext").get("privileged"):
             return "the container is privileged, and reads the disks of its node"
         if account not in ("", _DEFAULT_ACCOUNT):
             return f"the pod has the ServiceAccount {account}"
@@ -93,21 +93,21 @@ class ContainerGates:
 
 
 def _namespace(of: Object) -> str:
-    return str(part(of, "metadata").get("namespace", ""))
+    return str(get_map(of, "metadata").get("namespace", ""))
 
 
 def _containers(pod_spec: Object) -> Iterator[Object]:
-    yield from items(pod_spec, "initContainers")
-    yield from items(pod_spec, "containers")
+    yield from get_list(pod_spec, "initContainers")
+    yield from get_list(pod_spec, "containers")
 
 
 def _read_by(container: str, pod_spec: Object) -> list[Object]:
     """The containers whose environment and files this one can read."""
     lasting = [
-        *(c for c in items(pod_spec, "initContainers") if c.get("restartPolicy") == "Always"),
-        *items(pod_spec, "containers"),
+        *(c for c in get_list(pod_spec, "initContainers") if c.get("restartPolicy") == "Always"),
+        *get_list(pod_spec, "containers"),
     ]
-    if pod_spec.get("shareProcessNamespace") and named(lasting, container):
+    if pod_spec.get("shareProcessNamespace") and find_by_name(lasting, container):
         return lasting
     itself = [c for c in _containers(pod_spec) if c.get("name") == container]
     return itself or list(_containers(pod_spec))
@@ -115,26 +115,26 @@ def _read_by(container: str, pod_spec: Object) -> list[Object]:
 
 def _variables(containers: Iterable[Object]) -> Iterator[tuple[str, str]]:
     for container in containers:
-        for variable in items(container, "env"):
+        for variable in get_list(container, "env"):
             yield str(variable.get("name", "")), str(variable.get("value") or "")
 
 
 def _mounted(container: Object, pod_spec: Object) -> Iterator[Object]:
     """The volumes that the container can read."""
-    names = {m.get("name") for m in items(container, "volumeMounts")}
-    return (v for v in items(pod_spec, "volumes") if v.get("name") in names)
+    names = {m.get("name") for m in get_list(container, "volumeMounts")}
+    return (v for v in get_list(pod_spec, "volumes") if v.get("name") in names)
 
 
 def _has_secret(volume: Object) -> bool:
-    projected = items(volume, "projected", "sources")
-    by_csi = part(volume, "csi").get("driver") == _SECRETS_BY_CSI
+    projected = get_list(volume, "projected", "sources")
+    by_csi = get_map(volume, "csi").get("driver") == _SECRETS_BY_CSI
     return "secret" in volume or by_csi or any("secret" in source for source in projected)
 
 
 def _tokens(volume: Object) -> Iterator[Object]:
-    for source in items(volume, "projected", "sources"):
+    for source in get_list(volume, "projected", "sources"):
         if "serviceAccountToken" in source:
-            yield part(source, "serviceAccountToken")
+            yield get_map(source, "serviceAccountToken")
 
 
 def _mounts_token(container: Object, pod_spec: Object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from server.adapters.kserve.names import CONTAINER
-from server.adapters.kserve.objects import Object, created_at, moment, name_of, part, uid_of
+from server.adapters.kserve.objects import Object, created_at, get_map, name_of, parse_time, uid_of
 from server.adapters.kserve.status.grace_periods import Patience
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.containers import Exit
@@ -99,17 +99,17 @@ class PodSight:
 def warnings_about(pod: Object, events: Iterable[Object]) -> tuple[Object, ...]:
     """The warnings whose subject is this pod."""
     uid = uid_of(pod)
-    return tuple(e for e in events if part(e, "involvedObject").get("uid") == uid)
+    return tuple(e for e in events if get_map(e, "involvedObject").get("uid") == uid)
 
 
 def container_of(warning: Object) -> str:
     """The container that a warning is about; empty where it names none."""
     field = _FIELD_OF_CONTAINER.fullmatch(
-        str(part(warning, "involvedObject").get("fieldPath") or "")
+        str(get_map(warning, "involvedObject").get("fieldPath") or "")
     )
     return field[1] if field else ""
 
 
 def first_told(warning: Object) -> datetime | None:
     """When a warning was first given; None where there is no warning."""
-    return moment(warning.get("firstTimestamp")) or moment(warning.get("eventTime"))
+    return parse_time(warning.get("firstTimestamp")) or parse_time(warning.get("eventTime"))

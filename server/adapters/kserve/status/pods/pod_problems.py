@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from server.adapters.kserve.objects import condition, moment, named, part
+from server.adapters.kserve.objects import find_by_name, get_condition, get_map, parse_time
 from server.adapters.kserve.status.pods.container_problems import (
     container_problems,
     init_container_problems,
@@ -55,7 +55,7 @@ def _silent(sight: PodSight) -> Problem | None:
     if fetches_model(start.container):
         silent += ": the source does not answer, or the model is large"
         reason = FailureReason.STORAGE_DOWNLOAD
-    status = named(init_statuses(sight.pod), start.container)
+    status = find_by_name(init_statuses(sight.pod), start.container)
     message = f"{silent}; {start.words}"
     since, written = start.silent_since, start.last_line
     return sight.problem(reason, message, since, None, container=status, written=written)
@@ -63,9 +63,9 @@ def _silent(sight: PodSight) -> Problem | None:
 
 def _node_lost(sight: PodSight) -> Problem | None:
     """The control plane marks the pods of a node that no longer answers, or that is emptied."""
-    ready, containers = (condition(sight.pod, kind) for kind in ("Ready", "ContainersReady"))
-    status = part(sight.pod, "status")
-    disrupted = condition(sight.pod, "DisruptionTarget")
+    ready, containers = (get_condition(sight.pod, kind) for kind in ("Ready", "ContainersReady"))
+    status = get_map(sight.pod, "status")
+    disrupted = get_condition(sight.pod, "DisruptionTarget")
     # The kubelet would have turned both conditions; the node's controller turns Ready alone.
     unheard = (
         ready.get("status") == "False"
@@ -73,44 +73,44 @@ def _node_lost(sight: PodSight) -> Problem | None:
         and not ready.get("reason")
     )
     lost = status.get("phase") == "Unknown" or status.get("reason") == "NodeLost"
-    node = part(sight.pod, "spec").get("nodeName") or "unknown"
+    node = get_map(sight.pod, "spec").get("nodeName") or "unknown"
     if lost or unheard:
         message = f"the node of the pod does not answer: {node}"
-        since = moment(ready.get("lastTransitionTime"))
+        since = parse_time(ready.get("lastTransitionTime"))
         # The control plane has waited for the node already.
         return sight.problem(FailureReason.NODE_LOST, message, since, AT_ONCE)
     if disrupted.get("reason") == "DeletionByTaintManager":
         # So too where a node that answers is emptied for maintenance: the pod moves.
         message = f"the pod is taken off its node {node}: {disrupted.get('message', '')}"
-        since = moment(disrupted.get("lastTransitionTime"))
+        since = parse_time(disrupted.get("lastTransitionTime"))
         return sight.problem(FailureReason.NODE_LOST, message, since, None)
     return None
 
 
 def _ended(sight: PodSight) -> Iterator[Problem]:
     """A pod that its node refused or evicted; Kubernetes makes another one."""
-    status = part(sight.pod, "status")
+    status = get_map(sight.pod, "status")
     if status.get("phase") != "Failed":
         return
     words = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
     message = f"a node did not keep the pod: {words or 'no reason given'}"
     if status.get("reason") == "Evicted":
-        since = first_told(sight.last_warning("Evicted")) or moment(status.get("startTime"))
+        since = first_told(sight.last_warning("Evicted")) or parse_time(status.get("startTime"))
         # One that served for long may go on so after it.
         hopeless = not sight.completed and any(text in words for text in _OWN_LIMIT)
         tolerated = AT_ONCE if hopeless else None
         yield sight.problem(FailureReason.EVICTED, message, since, tolerated)
     else:
-        since = moment(status.get("startTime"))
+        since = parse_time(status.get("startTime"))
         yield sight.problem(FailureReason.POD_REJECTED, message, since, None)
 
 
 def _unscheduled(sight: PodSight) -> Problem | None:
-    scheduled = condition(sight.pod, "PodScheduled")
+    scheduled = get_condition(sight.pod, "PodScheduled")
     if scheduled.get("status") != "False":
         return None
     words = str(scheduled.get("message") or scheduled.get("reason"))
-    since = moment(scheduled.get("lastTransitionTime"))
+    since = parse_time(scheduled.get("lastTransitionTime"))
     if "persistentvolumeclaim" in words.lower():
         missing = all(text in words for text in _CLAIM_MISSING)
         tolerated = sight.patience.volume if missing else sight.patience.unschedulable
@@ -124,7 +124,7 @@ def _unscheduled(sight: PodSight) -> Problem | None:
 def _is_being_made(sight: PodSight) -> bool:
     """No container has come so far as to have a story of its own."""
     statuses = [*init_statuses(sight.pod), *main_statuses(sight.pod)]
-    waiting = [part(s, "state", "waiting").get("reason") for s in statuses]
+    waiting = [get_map(s, "state", "waiting").get("reason") for s in statuses]
     return bool(waiting) and all(reason in _CREATING for reason in waiting)
 
 

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.objects import Object, items, moment, name_of, named, part
+from server.adapters.kserve.objects import (
+    Object,
+    find_by_name,
+    get_list,
+    get_map,
+    name_of,
+    parse_time,
+)
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.containers import (
     init_statuses,
@@ -102,12 +109,12 @@ def start_of(sight: PodSight) -> Start | None:
     pod = sight.pod
     if not is_live(pod):
         return None
-    began = moment(part(pod, "status").get("startTime"))
+    began = parse_time(get_map(pod, "status").get("startTime"))
     for status in _initialising(pod):
-        if ended := part(status, "state", "terminated"):
+        if ended := get_map(status, "state", "terminated"):
             if ended.get("exitCode"):
                 return None
-            began = moment(ended.get("finishedAt")) or began
+            began = parse_time(ended.get("finishedAt")) or began
         elif since := running_since(status):
             return _start(sight, status, since, runs=True)
         else:
@@ -122,7 +129,7 @@ def _start(sight: PodSight, status: Object, since: datetime, *, runs: bool) -> S
 
 
 def _waits(status: Object) -> bool:
-    return part(status, "state", "waiting").get("reason") in _MAKING
+    return get_map(status, "state", "waiting").get("reason") in _MAKING
 
 
 def starting(sights: Sequence[PodSight]) -> Starting | None:
@@ -138,7 +145,7 @@ def starting(sights: Sequence[PodSight]) -> Starting | None:
 def _initialising(pod: Object) -> Iterator[Object]:
     """Of its init containers those that must end; the others stay up beside the main ones."""
     for status in init_statuses(pod):
-        spec = named(items(pod, "spec", "initContainers"), str(status.get("name", "")))
+        spec = find_by_name(get_list(pod, "spec", "initContainers"), str(status.get("name", "")))
         if spec.get("restartPolicy") != "Always":
             yield status
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from server.adapters.kserve.objects import Object, items, part
+from server.adapters.kserve.objects import Object, get_list, get_map
 from server.adapters.kserve.status.observed_objects import Observed
 from server.domain.rollout.container_output import OutputGate
 
@@ -19,10 +19,10 @@ def gate_of_service(observed: Observed) -> OutputGate:
 
     Read from what pods are made from: of these there may be thousands.
     """
-    spec = part(observed.service, "spec")
-    asked = [_pod_spec(part(spec, kind)) for kind in _COMPONENTS]
-    made = [part(revision, "spec") for revision in observed.revisions]
-    made += [part(d, "spec", "template", "spec") for d in observed.deployments]
+    spec = get_map(observed.service, "spec")
+    asked = [_pod_spec(get_map(spec, kind)) for kind in _COMPONENTS]
+    made = [get_map(revision, "spec") for revision in observed.revisions]
+    made += [get_map(d, "spec", "template", "spec") for d in observed.deployments]
     return observed.gates.of_templates(observed.service, [*asked, *made])
 
 
@@ -37,8 +37,8 @@ def shown_report(output: OutputGate, text: str) -> str:
 
 def with_shown_conditions(observed: Observed) -> Object:
     """Return the InferenceService with the messages of its conditions as they may be shown."""
-    status = part(observed.service, "status")
-    conditions = items(status, "conditions")
+    status = get_map(observed.service, "status")
+    conditions = get_list(status, "conditions")
     if not any(condition.get("message") for condition in conditions):
         return observed.service
     output = gate_of_service(observed)
@@ -51,8 +51,8 @@ def with_shown_conditions(observed: Observed) -> Object:
 
 def _pod_spec(component: Object) -> Object:
     """What the spec of a component says of its pods: a model is one container more."""
-    model = part(component, "model")
+    model = get_map(component, "model")
     return {
         **component,
-        "containers": [*([model] if model else []), *items(component, "containers")],
+        "containers": [*([model] if model else []), *get_list(component, "containers")],
     }

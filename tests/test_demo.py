@@ -71,9 +71,9 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def readme_block(language: str) -> str:
-    """The first block of code in the README in this language."""
-    return (ROOT / "README.md").read_text().split(f"```{language}\n")[1].partition("```\n")[0]
+def first_block(document: str, language: str) -> str:
+    """The first block of code in a document in this language."""
+    return (ROOT / document).read_text().split(f"```{language}\n")[1].partition("```\n")[0]
 
 
 def essence(said: str) -> list[str]:
@@ -110,7 +110,8 @@ def test_the_demo_deploys_predicts_fails_and_ends_clean() -> None:
     assert "| ValueError: EOF: reading array data" in said
     assert "\x1b" not in said, "colours in a pipe"
     assert gone(folder_of(said))
-    assert essence(said) == essence(readme_block("console")), "the README shows another demo"
+    shown = first_block("README.md", "console")
+    assert essence(said) == essence(shown), "the README shows another demo"
 
 
 @pytest.mark.parametrize("at", ["listens on", "loading the model", "-> setosa"])
@@ -134,10 +135,12 @@ def test_a_signal_to_the_demo_alone_ends_everything_too(number: signal.Signals) 
     assert gone(folder_of(said))
 
 
-def test_the_readme_shows_how_python_calls_it(tmp_path: Path) -> None:
+def test_the_document_shows_how_python_calls_it(tmp_path: Path) -> None:
     model = tmp_path / "iris.joblib"
     trained(model)
-    code = readme_block("python").replace('f"{os.getcwd()}/build/demo/iris.joblib"', f'"{model}"')
+    code = first_block("docs/api.md", "python").replace(
+        'f"{os.getcwd()}/build/demo/iris.joblib"', f'"{model}"'
+    )
     with server_process(tmp_path) as server:
         calling = subprocess.run(
             [sys.executable, "-c", code.replace("localhost:50051", server.address())],

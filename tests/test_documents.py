@@ -143,11 +143,53 @@ def test_the_shell_of_a_document_can_be_read_by_bash(document: str) -> None:
         assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.startswith("docs/")])
-def test_a_document_that_shows_code_or_a_terminal_is_read_by_a_test(document: str) -> None:
-    shown = re.search(r"^```(python|bash|sh|console)$", (ROOT / document).read_text(), re.MULTILINE)
-    reading = [f for f in FILES if f.suffix == ".py" and f'"{document}"' in f.read_text()]
-    assert reading or not shown, f"run what {document} shows, as the README's is"
+# Shell that CI cannot run, and why.
+NOT_RUN = {
+    "until Ctrl-C": "the program stays until it is interrupted; tests start the same one by itself",
+    "image": "it pushes an image to a registry; tests/node builds the image for real",
+    "CI": "a target that CI itself runs, or one of the long runs by hand",
+}
+
+
+def shown_code(document: str) -> Iterator[tuple[str, str, str]]:
+    """Each block of code for a shell or Python: the line above it, the language, the code."""
+    text = (ROOT / document).read_text()
+    pattern = r"^([^\n]*)\n```(bash|sh|console|python)\n(.*?)^```"
+    yield from re.findall(pattern, text, re.DOTALL | re.MULTILINE)
+
+
+def missing_test(test_id: str) -> str:
+    """Why there is no test of this id; empty where there is one."""
+    file, _, name = test_id.partition("::")
+    if not (ROOT / file).is_file():
+        return f"{test_id}: there is no such file"
+    names = name.partition("[")[0].split("::")
+    text = (ROOT / file).read_text()
+    found = all(re.search(rf"^ *(?:async )?(?:def|class) {n}\b", text, re.M) for n in names)
+    return "" if found else f"{test_id}: there is no such test"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_code_that_a_document_shows_names_the_test_that_runs_it_or_why_none_can(
+    document: str,
+) -> None:
+    for above, _language, code in shown_code(document):
+        by = re.fullmatch(r"<!-- (?:run by (\S+)|not run: (.+)) -->", above)
+        assert by, f"{document}: nothing above this names a test that runs it:\n{code}"
+        test_id, reason = by.groups()
+        if reason:
+            assert reason in NOT_RUN, f"{document}: {reason!r} is no reason"
+            continue
+        assert missing_test(test_id) == ""
+        # It reads the document, so that what it runs is what is shown.
+        test = (ROOT / test_id.partition("::")[0]).read_text()
+        assert f'"{document}"' in test or f"/ {document!r}" in test, (document, test_id)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_test_that_a_document_names_is_there(document: str) -> None:
+    named = re.findall(r"tests/[\w/]+\.py::\w+", (ROOT / document).read_text())
+    assert [missing for test_id in named if (missing := missing_test(test_id))] == []
 
 
 def blocks(document: str, language: str) -> list[str]:

@@ -86,7 +86,7 @@ def test_the_account_can_do_what_the_table_says() -> None:
     given = {r for m in manifests if "rules" in m for r in rights_of(m)}
     told = {
         (where, group, resource, verb)
-        for where, group, resources, verbs in rows_of("What the server's account can do")
+        for where, group, resources, verbs in rows_of("Rights of the server's account")
         for resource in re.findall(r"[^ ]+(?: \([^)]*\))?", resources)
         for verb in verbs.split()
     }
@@ -96,7 +96,7 @@ def test_the_account_can_do_what_the_table_says() -> None:
 def test_the_limits_are_what_the_table_says() -> None:
     told = {what: limit for what, limit, *_ in rows_of("Limits")}
     assert told.pop("health checks") == "none"
-    assert told.pop("what services take of memory") == "a quarter of the memory limit"
+    assert told.pop("memory of services") == "a quarter of the memory limit"
     assert settings.MEMORY_SHARE == 4
     assert told == {what: str(limit) for what, limit in LIMITS.items()}
 

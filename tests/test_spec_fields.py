@@ -56,7 +56,7 @@ from server.domain.service.inference_service import (
 from server.domain.service.spec_validation import option_violations, spec_violations
 from tests.adapters.kserve.storing import applied
 
-README = Path("README.md")
+LOCAL = Path("docs/local.md")
 PATIENCE = Patience()
 LARGE = "x" * 2**20
 KEY = ServiceKey("model-serving", "iris")
@@ -291,7 +291,7 @@ versions = ["2"]
 [[runtime.formats]]
 name = "other"
 """
-# What the local cluster takes and does not enforce, as the README says.
+# What the local cluster takes and does not enforce, as docs/local.md says.
 NOT_ENFORCED = (
     "spec.resources.requests",
     "spec.resources.limits",
@@ -363,7 +363,7 @@ async def refusal_of(cluster: LocalCluster, deploy: Deploy) -> str:
 async def test_the_local_cluster_enforces_a_field_or_refuses_it_by_name_or_is_documented_not_to(
     local: LocalCluster, started: StartedProcesses
 ) -> None:
-    [documented] = re.findall(r"Accepted and not enforced: ([^:]+):", README.read_text())
+    [documented] = re.findall(r"\*\*Accepted and not enforced\*\*: ([^:]+):", LOCAL.read_text())
     await local.apply(Deploy(KEY, MODEL))
     without = await started.found.get()
     for number, path in enumerate(OF_THE_CLUSTER):

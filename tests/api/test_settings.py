@@ -293,8 +293,9 @@ def test_help_lists_every_setting_with_its_default() -> None:
     assert "MODELSERVICE_TEST" not in said.stdout
 
 
-def test_the_readme_lists_the_settings_as_help_does() -> None:
-    table = (ROOT / "README.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+def test_the_operations_document_lists_the_settings_as_help_does() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    table = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (?:`(.+)`)? \|$", table, re.MULTILINE)
     told = [
         (variable, f"{what[0].lower()}{what[1:]} [{default or 'unset'}]")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import split
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -14,6 +15,7 @@ from modelservice.v1 import model_service_pb2_grpc
 from lab import Component, Lab
 from lab.port_blocks import PortBlock
 from lab.processes import Sweeper
+from tests.transcript import transcript
 
 from .kubectl import kubectl
 
@@ -39,9 +41,10 @@ def install(lab: Lab) -> Path:
 
 
 def make_room_for_knative(lab: Lab) -> None:
-    """What k8s/overlays/standard has under the name that k8s/overlays/knative takes; see README."""
-    named = ("deployment,service", "modelservice")
-    kubectl(lab, "delete", "-n", NAMESPACE, *named, "--cascade=foreground", "--ignore-not-found")
+    """Delete what k8s/overlays/standard has under the name that k8s/overlays/knative takes, as
+    docs/operations.md shows it."""
+    delete, _apply = transcript("docs/operations.md", "As a Knative Service")
+    kubectl(lab, *split(delete.command)[1:], "--cascade=foreground", "--ignore-not-found")
 
 
 class Server(Component):

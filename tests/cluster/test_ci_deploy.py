@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.adapters.local.server_process import kill, server
 from tests.api.asking import NAMESPACE, deploy, eventually, failed, get, key
 from tests.api.test_errors import error_of
 from tests.serving import Served, serving, settings
+from tests.transcript import blocks
 
 from .cutting_proxy import cutting_proxy
 from .deploy_script import SCRIPT, SHELLS, Run, Script, deploy_script
@@ -303,14 +305,33 @@ def test_what_grpcurl_is_given_is_not_printed(script: Script, served: Served) ->
         assert SECRET not in f"{run.out} {run.err}"
 
 
-def test_help_has_examples_and_the_exit_codes_of_the_readme() -> None:
+def test_help_has_examples_and_the_exit_codes_of_the_document() -> None:
     for flags in SHELLS.values():
         done = subprocess.run([*flags, SCRIPT, "--help"], capture_output=True, text=True)
         assert done.returncode == 0
         assert "ci/deploy.sh modelservice.example:443 deploy.json" in done.stdout
-    section = (ROOT / "README.md").read_text().partition("\n## From CI\n")[2]
-    table = section.partition("\n## ")[0]
+    table = (ROOT / "docs/ci.md").read_text()
     documented = {row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ")}
     helped = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
     assert documented - {"exit"} <= helped
     assert os.access(SCRIPT, os.X_OK)
+
+
+def test_the_line_of_the_document(served: Served, tmp_path: Path, built_grpcurl: Path) -> None:
+    [line] = blocks("docs/ci.md", "From a CI job", "bash")
+    (tmp_path / "deploy.json").write_text(json.dumps(request("as-documented")))
+    done = subprocess.run(
+        [
+            "sh",
+            "-euc",
+            line.replace("modelservice.modelservice:50051", served.address)
+            .replace("ci/deploy.sh", str(SCRIPT))
+            .replace(" deploy.json", f" {tmp_path}/deploy.json"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": f"{built_grpcurl.parent}:{os.environ['PATH']}", "CI_JOB_ID": "8"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("READY")

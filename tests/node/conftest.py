@@ -40,7 +40,7 @@ def cluster(node_lab: NodeLab) -> NodeLab:
 
 @pytest.fixture(scope="session")
 def server_archive() -> Iterator[Path]:
-    """An archive of our own image, built as the README says."""
+    """An archive of our own image, built as docs/operations.md says."""
     with TemporaryDirectory() as folder:
         yield server_image.build(Path(folder))
 

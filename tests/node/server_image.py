@@ -1,4 +1,4 @@
-"""Our own image, built as the README says, and what runs of it."""
+"""Our own image, built as docs/operations.md says, and what runs of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python of docs/clients.md and the READMEs passes mypy --strict, runs, and retries."""
+"""The Python of docs/clients.md, docs/api.md and the stubs' README passes mypy --strict and runs."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def written(folder: Path) -> dict[str, Path]:
     files["stubs"].write_text(why)
     files["call"] = folder / "call.py"
     files["call"].write_text(call)
-    files["readme"] = folder / "readme.py"
-    files["readme"].write_text("\n\n".join(blocks(ROOT / "README.md", "python")))
+    files["api"] = folder / "api.py"
+    files["api"].write_text("\n\n".join(blocks(ROOT / "docs/api.md", "python")))
     return files
 
 

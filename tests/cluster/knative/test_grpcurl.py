@@ -1,73 +1,45 @@
-"""The life of a service of Knative mode by grpcurl, as the README leads it."""
+"""The life of a service in Knative mode by grpcurl, as docs/knative.md shows it."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import os
+import shutil
+from pathlib import Path
 
-from lab import Lab, wait_until
-from tests.cluster.test_grpcurl import DEPLOY, WATCH, Grpcurl, container, grpcurl, until_ready
+from lab import Lab, debian
+from tests.cluster.serving import Server
+from tests.transcript import Shell, blocks, transcript
 
 from .test_knative_lab import PODS
 
-__all__ = ["grpcurl"]
-
-DELETE = "modelservice.v1.ModelService/Delete"
-
-
-def roll_out(
-    grpcurl: Grpcurl, namespace: str, image: str, minimum: int, action: str
-) -> dict[str, Any]:
-    """Deploy iris and watch it until it is READY; its status then."""
-    scaling = {"min_replicas": minimum, "max_replicas": 2, "metric": "rps", "target": 7}
-    spec = {**container(image), "deployment_mode": "Knative", "scaling": scaling}
-    done = grpcurl(DEPLOY, data={"namespace": namespace, "name": "iris", "spec": spec})
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["action"] == action
-    watched = grpcurl(WATCH, data=until_ready(namespace, "iris", answer["rollout_id"]))
-    assert watched.returncode == 0, watched.stderr
-    status: dict[str, Any] = messages(watched.stdout)[-1]["service"]["status"]
-    assert (status["state"], status["serving"]) == ("STATE_READY", True)
-    assert status["deployment_mode"] == "Knative"
-    return status
+HEADING = "The life of a service"
+# As the document says: after this time nobody has called the service for long enough.
+PAUSE = "sleep 12"
+UNTIL_NO_POD = 'until [ -z "$(kubectl get pods -o name)" ]; do :; done'
 
 
-def messages(told: str) -> list[dict[str, Any]]:
-    """What grpcurl printed, one JSON object after the other."""
-    decoder, found = json.JSONDecoder(), []
-    while told := told.lstrip():
-        message, end = decoder.raw_decode(told)
-        found.append(message)
-        told = told[end:]
-    return found
-
-
-def traffic(status: dict[str, Any]) -> list[dict[str, Any]]:
-    [component] = status["components"]
-    return list(component["traffic"])
-
-
-def test_a_service_is_deployed_updated_scaled_to_zero_and_back_and_deleted(
-    lab: Lab, grpcurl: Grpcurl, namespace: str
+def test_the_life_of_a_service_as_the_document_shows_it(
+    lab: Lab, server: Server, namespace: str, tmp_path: Path
 ) -> None:
-    def pods() -> list[dict[str, Any]]:
-        return list(lab.get(PODS.format(namespace))["items"])
-
-    first = roll_out(grpcurl, namespace, "iris:1", 1, "ACTION_CREATED")
-    assert traffic(first) == [{"revision": "iris-predictor-00001", "percent": 100}]
-    second = roll_out(grpcurl, namespace, "iris:2", 1, "ACTION_UPDATED")
-    assert traffic(second) == [{"revision": "iris-predictor-00002", "percent": 100}]
-
-    roll_out(grpcurl, namespace, "iris:2", 0, "ACTION_UPDATED")
-    wait_until(lambda: not pods(), "it is at zero")
-    key = {"namespace": namespace, "name": "iris"}
-    asleep = json.loads(grpcurl("modelservice.v1.ModelService/Get", data=key).stdout)["service"]
-    assert (asleep["status"]["state"], asleep["status"]["serving"]) == ("STATE_READY", True)
-    roll_out(grpcurl, namespace, "iris:2", 1, "ACTION_UPDATED")
-    assert pods()
-
-    assert grpcurl(DELETE, data=key).returncode == 0
-    gone = grpcurl(WATCH, data={**key, "until": "UNTIL_GONE"})
-    assert gone.returncode == 0, gone.stderr
-    assert [p for p in pods() if "deletionTimestamp" not in p["metadata"]] == []
+    if not shutil.which("jq"):
+        debian.install(["jq"], print)
+    programs = {str(lab.programs[name].parent) for name in ("grpcurl", "kubectl")}
+    shell = Shell(":".join([*programs, os.environ["PATH"]]), tmp_path)
+    replaced = {
+        PAUSE: UNTIL_NO_POD,
+        "kubectl ": f"kubectl --kubeconfig {lab.kubeconfig} -n {namespace} ",
+    }
+    try:
+        [functions] = blocks("docs/knative.md", HEADING, "bash")
+        functions = functions.replace("localhost:50051", server.address)
+        shell.run(functions.replace('"namespace": "default"', f'"namespace": "{namespace}"'))
+        for step in transcript("docs/knative.md", HEADING):
+            printed = shell.play(step, replaced).shown.replace(namespace, "default").splitlines()
+            shown = step.shown.splitlines()
+            # The first line and the last are the same each time, not the states on the way.
+            assert (printed[0], printed[-1]) == (shown[0], shown[-1]), (step.command, printed)
+            assert [line for line in printed if "READY" in line][:-1] == []
+    finally:
+        shell.close()
+    pods = lab.get(PODS.format(namespace))["items"]
+    assert [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import split
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lab import Lab, wait_until
 from tests.cluster.kubectl import kubectl
 from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
+from tests.transcript import transcript
 
 from .test_knative_lab import condition
 
@@ -33,6 +35,15 @@ def service(lab: Lab) -> Iterator[dict[str, Any]]:
 def test_it_is_ready_and_has_no_address_outside_the_cluster(service: dict[str, Any]) -> None:
     url = service["status"]["url"]
     assert url == f"http://modelservice.{NAMESPACE}.svc.cluster.local"
+
+
+def test_the_commands_of_the_document_make_room_and_install(
+    lab: Lab, service: dict[str, Any]
+) -> None:
+    """The first one made room for the service; the second one is tried on the same objects."""
+    _delete, apply = transcript("docs/operations.md", "As a Knative Service")
+    command = apply.command.replace("k8s/overlays", str(ROOT / "k8s/overlays"))
+    assert "modelservice" in kubectl(lab, *split(command)[1:], "--dry-run=server")
 
 
 def test_one_pod_runs_where_nobody_calls(lab: Lab, service: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows of the registry is what grpcurl says, line by line."""
+"""What docs/registry.md shows is what grpcurl prints, line by line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from demo import SERVING_PYTHON
 from demo.server_process import server_process
 from demo.training import trained
-from demo.transcript import Step, played, transcript
 from lab import Lab, debian
+from tests.transcript import Step, played, transcript
 
 from .asking import MODEL
 from .fixtures import StartReplica
@@ -23,12 +23,12 @@ NAMESPACE = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stag
 
 @pytest.fixture
 def steps() -> list[Step]:
-    return transcript("Models by name: the registry")
+    return transcript("docs/registry.md", "Models by name")
 
 
 @pytest.fixture
 def path(lab: Lab) -> str:
-    """The programs that the README's lines need, the lab's grpcurl among them."""
+    """The programs that the document's lines need, the lab's grpcurl among them."""
     if not shutil.which("jq"):
         debian.install(["jq"], print)
     return f"{lab.programs['grpcurl'].parent}:{os.environ['PATH']}"
@@ -36,7 +36,7 @@ def path(lab: Lab) -> str:
 
 @pytest.fixture
 def staging(lab: Lab) -> Iterator[None]:
-    """The namespace of the README's environment."""
+    """The namespace of the document's environment."""
     lab.apply(NAMESPACE)
     yield
     lab.delete(NAMESPACE)

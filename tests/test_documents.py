@@ -87,7 +87,7 @@ def test_every_path_that_a_document_names_is_there(document: str) -> None:
     named = {
         path.rstrip("/.:,")
         for text in code(ROOT / document)
-        for path in re.findall(r"(?<![\w./:@$-])\.?\w[\w.-]*/[\w./-]*", text)
+        for path in re.findall(r"(?<![\w./:@$-])\.?\w[\w.-]*/[\w./-]*(?![\w./-]|:\w)", text)
     }
     ours = [path for path in named if path.split("/")[0] in FOLDERS]
     beside = (ROOT / document).parent
@@ -100,7 +100,7 @@ def test_every_make_target_and_module_that_a_document_runs_is_there(document: st
     lines = code(ROOT / document)
     made = {t for line in lines for t in re.findall(r"\bmake ([a-z][a-z-]*)", line)}
     assert made - targets == set()
-    run = {m for line in lines for m in re.findall(r"-m ((?:server|tests)[\w.]*)", line)}
+    run = {m for line in lines for m in re.findall(r"-m ((?:server|tests|lab|demo)\b[\w.]*)", line)}
     parts = [ROOT.joinpath(*module.split(".")) for module in run]
     assert [p for p in parts if not (p.is_dir() or p.with_suffix(".py").exists())] == []
 

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-<<<<<<<< HEAD:demo/transcript.py
-from demo import ROOT
-
-========
 ROOT = Path(__file__).parents[1]
->>>>>>>> fa0ebb2 (The README is one screen; docs/ has one home for each kind of knowledge, and shown code names its test):tests/transcript.py
 _PROMPT = "$ "
 # Timestamps differ from run to run, and nothing else does.
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")

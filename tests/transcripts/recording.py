@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
+
+from server.api.errors import status_of
+from server.api.services import service_message
+from server.api.specs import spec_message
+from server.domain.errors import ServiceError
+from server.domain.service.inference_service import InferenceService, InferenceServiceSpec
 
 VARIABLE = "TRANSCRIPTS"
 _LARGEST_BYTES = 256 * 2**10
@@ -37,7 +44,7 @@ class Call:
         self.responses: list[Any] = []
         self.status: dict[str, Any] = {"code": "OPEN"}
 
-    def fail(self, error: Any) -> None:
+    def end(self, error: Any) -> None:
         """Take the status from a grpc.RpcError or a finished call."""
         trailing = dict(error.trailing_metadata() or ())
         self.status = {"code": error.code().name, "message": error.details() or ""}
@@ -48,6 +55,7 @@ class Call:
 
 
 _calls: list[Call] = []
+_failed: list[str] = []
 _real_insecure_channel = grpc.insecure_channel
 
 
@@ -114,27 +122,21 @@ class _Method:
         call, method = self._begin()
         if self._streamed:
             responses = method(*arguments, **named)
-            responses.add_done_callback(call.fail)
+            responses.add_done_callback(call.end)
             return responses
-        return self._blocking(call, method, arguments, named)[0]
-
-    def with_call(self, *arguments: Any, **named: Any) -> Any:
-        return self._blocking(*self._begin(), arguments, named)
+        try:
+            response, finished = method.with_call(*arguments, **named)
+        except grpc.RpcError as error:
+            call.end(error)
+            raise
+        call.end(finished)
+        return response
 
     def future(self, *arguments: Any, **named: Any) -> Any:
         call, method = self._begin()
         future = method.future(*arguments, **named)
-        future.add_done_callback(call.fail)
+        future.add_done_callback(call.end)
         return future
-
-    def _blocking(self, call: Call, method: Any, arguments: Any, named: Any) -> Any:
-        try:
-            response, finished = method.with_call(*arguments, **named)
-        except grpc.RpcError as error:
-            call.fail(error)
-            raise
-        call.fail(finished)
-        return response, finished
 
 
 def _insecure_channel(*arguments: Any, **named: Any) -> grpc.Channel:
@@ -160,7 +162,7 @@ def record_port(cluster: Any) -> None:
         call = Call("port/feed")
         _calls.append(call)
         async for event in feed():
-            call.responses.append({type(event).__name__: _shown(event)})
+            call.responses.append(_shown(event))
             yield event
 
     cluster.feed = recorded_feed
@@ -169,15 +171,12 @@ def record_port(cluster: Any) -> None:
 def _recorded_port(
     name: str, method: Callable[..., Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
-    from server.api.errors import status_of
-    from server.domain.errors import ServiceError
-
-    async def recorded(request: Any) -> Any:
+    async def recorded(request: Any, *more: Any) -> Any:
         call = Call(f"port/{name}")
         _calls.append(call)
         call.requests.append(_shown(request))
         try:
-            result = await method(request)
+            result = await method(request, *more)
         except ServiceError as error:
             status = as_json(status_of(error))
             call.status = {**status, "code": str(status["code"])}
@@ -190,18 +189,15 @@ def _recorded_port(
 
 
 def _shown(thing: Any) -> Any:
-    """A command, an outcome or an event of the port; its spec and its service as messages."""
-    from server.domain.inference_service import InferenceService, InferenceServiceSpec
-
-    from server.api.services import service_message
-    from server.api.specs import spec_message
-
+    """A command, an outcome or an event of the port: its values that are
+    set, specs and services as messages."""
     if isinstance(thing, InferenceService):
         return as_json(service_message(thing))
     if isinstance(thing, InferenceServiceSpec):
         return as_json(spec_message(thing))
     if hasattr(thing, "__dataclass_fields__"):
-        return {name: _shown(getattr(thing, name)) for name in thing.__dataclass_fields__}
+        values = (getattr(thing, name) for name in thing.__dataclass_fields__)
+        return [_shown(value) for value in values if value and not isinstance(value, timedelta)]
     return str(thing)
 
 
@@ -209,15 +205,23 @@ def _shown(thing: Any) -> Any:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Write the calls of each test once it is over, teardown included."""
     _calls.clear()
+    _failed.clear()
     result = yield
     if _calls:
         _write(Path(os.environ[VARIABLE]), item)
     return result
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember a test that did not see all that it wants to."""
+    if report.failed:
+        _failed.append(report.nodeid)
+
+
 def _write(folder: Path, item: pytest.Item) -> None:
     drawn = hasattr(getattr(item, "obj", None), "hypothesis")
-    lines = [{"test": item.nodeid, "drawn": drawn}, *(vars(call) for call in list(_calls))]
+    head = {"test": item.nodeid, "drawn": drawn, "failed": bool(_failed)}
+    lines = [head, *(vars(call) for call in list(_calls))]
     name = re.sub(r"\W+", "_", item.nodeid)[-100:]
     key = hashlib.sha1(item.nodeid.encode()).hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,24 +14,25 @@ from tests.transcripts.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 TEST = "tests/api/test_deploying.py::test_a_restart_alone_of_an_absent_service_is_not_found"
+PORT_TEST = (
+    "tests/contracts/test_memory_cluster.py::TestMemoryCluster"
+    "::test_deleting_an_absent_service_is_not_found"
+)
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("transcripts")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", TEST]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", TEST, PORT_TEST]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"TRANSCRIPTS": str(folder)}, check=True)
     return folder
 
 
 def compared_with(recorded: Path, folder: Path, old: str, new: str) -> int:
-    """Compare with what was recorded, but for one change."""
+    """Compare with what was recorded, but for one change in each test."""
     shutil.copytree(recorded, folder, dirs_exist_ok=True)
-    [file] = folder.iterdir()
-    was = file.read_text()
-    changed = was.replace(old, new)
-    assert changed != was
-    file.write_text(changed)
+    for file in folder.iterdir():
+        file.write_text(file.read_text().replace(old, new))
     return main(str(recorded), str(folder))
 
 
@@ -52,8 +53,13 @@ def test_another_code_is_found(
     assert f"OTHERWISE {TEST}\n  new: /modelservice.v1.ModelService/Deploy" in printed
 
 
-def test_another_reason_is_found(recorded: Path, tmp_path: Path) -> None:
+def test_another_reason_is_found_over_grpc_and_at_a_clusters_port(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compared_with(recorded, tmp_path, "SERVICE_NOT_FOUND", "SERVICE_GONE") == 1
+    printed = capsys.readouterr().out
+    assert f"OTHERWISE {TEST}\n" in printed
+    assert f"OTHERWISE {PORT_TEST}\n" in printed
 
 
 def test_another_message_is_listed_and_is_no_failure(
@@ -63,4 +69,4 @@ def test_another_message_is_listed_and_is_no_failure(
     printed = capsys.readouterr().out
     assert f"text, first in {TEST}\n- " in printed
     assert "\n+ sorry: " in printed
-    assert "pairs whose texts differ: 1\npairs that differ otherwise: 0 in 0 tests" in printed
+    assert "pairs that differ otherwise: 0 in 0 tests" in printed

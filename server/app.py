@@ -25,6 +25,7 @@ from server.api.interceptor import CallLimits, Calls
 from server.api.model_service import ModelService
 from server.api.registry_service import RegistryService
 from server.api.responses import Answers
+from server.control.authorizer import Authorizer, ReservedNamespaces
 from server.control.deploy import Deploying
 from server.control.deployment_recorder import Recording
 from server.control.read import Reading
@@ -33,11 +34,10 @@ from server.control.registry.environments import Environments
 from server.control.registry.models import Models
 from server.control.registry.versions import Versions
 from server.control.registry_deploy import RegistryDeploying
-from server.control.scope import Reserved, Scope
 from server.control.service_memory import ServiceMemory
 from server.control.watch import Watching
 from server.control.watch_cache import View, follow
-from server.domain.rollout.container_output import UnnamedCaller
+from server.domain.caller import Caller
 from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Registry
 from server.settings import Settings, SettingsInvalid
@@ -71,8 +71,10 @@ class Application:
         listeners: Sequence[AbstractAsyncContextManager[object]] = (),
     ) -> None:
         serving = settings.serving
-        reserved = Reserved(settings.platform_namespaces(), serving.permit_reserved_namespaces)
-        scope = Scope(
+        reserved = ReservedNamespaces(
+            settings.platform_namespaces(), serving.permit_reserved_namespaces
+        )
+        authorizer = Authorizer(
             settings.kubernetes.default_namespace,
             serving.namespaces,
             reserved if settings.kserve.enabled else None,
@@ -83,21 +85,22 @@ class Application:
         self._view = View(cluster.refusal)
         self._health = Health()
         limits = CallLimits(serving.max_calls, serving.max_streams)
-        self._calls = Calls(scope.default, limits)
-        reading = Reading(cluster, self._view)
+        self._calls = Calls(
+            anonymous_caller(settings), settings.kubernetes.default_namespace, limits
+        )
+        reading = Reading(cluster, self._view, authorizer)
         registered = registry or NoRegistry()
         memory = ServiceMemory(self._view, serving.services_memory_bytes())
         models = ModelService(
-            scope=scope,
             deploying=Deploying(
                 cluster,
                 self._view,
-                scope,
+                authorizer,
                 memory,
-                RegistryDeploying(registered, cluster, self._view, scope, memory),
+                RegistryDeploying(registered, cluster, self._view, authorizer, memory),
             ),
             reading=reading,
-            watching=Watching(self._view, reading),
+            watching=Watching(self._view, reading, authorizer),
             answers=Answers(cluster),
         )
         registering = _registry_service(registered, self._view)
@@ -171,6 +174,11 @@ def _registry_service(registry: Registry, view: View) -> RegistryService:
         environments=Environments(registry, view),
         deployments=Deployments(registry),
     )
+
+
+def anonymous_caller(settings: Settings) -> Caller:
+    """Return the caller of every call, as long as callers have no identity."""
+    return Caller(reads_output_in=settings.serving.show_container_text)
 
 
 class ClusterUnusable(Exception):
@@ -253,7 +261,7 @@ async def _kserve(settings: Settings) -> AsyncIterator[Cluster]:
             api,
             namespaces=sorted(serving.namespaces),
             kserve_namespace=serving.kserve_namespace,
-            caller=UnnamedCaller(serving.show_container_text),
+            caller=anonymous_caller(settings),
         )
         await cluster.check_release(RELEASE_TIMEOUT)
         yield cluster

@@ -25,9 +25,9 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server import failpoints
+from server.domain.caller import ALL_NAMESPACES
 from server.domain.kubernetes import quantities
 from server.domain.kubernetes.names import dns_label_problem, escaped
-from server.domain.rollout.container_output import ALL_NAMESPACES
 from server.memory_limit import memory_limit
 
 _OURS = "MODELSERVICE_"

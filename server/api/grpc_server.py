@@ -75,9 +75,9 @@ def grpc_server(
 ) -> grpc.aio.Server:
     """A server with every service registered, that does not listen yet."""
     server = grpc.aio.server(interceptors=[calls], options=_OPTIONS)
-    # The stubs know of no servicer that answers in bytes; `calls` does.
+    # The interceptor passes them a Call in place of gRPC's context, and takes responses in bytes.
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)  # type: ignore[arg-type]
-    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)  # type: ignore[arg-type]
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     Reflection(GRPC_SERVICES, _PUBLIC_FILES).add_to(server)
     return server

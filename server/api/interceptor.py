@@ -20,6 +20,8 @@ from google.protobuf.message import DecodeError, Message
 from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.limits import check_limits
 from server.api.targets import names_in, targets_of
+from server.control.call import Call
+from server.domain.caller import Caller
 from server.domain.errors import (
     ErrorReason,
     FieldInvalid,
@@ -49,7 +51,7 @@ _REFLECTION_SECONDS = 1.0
 _REFUSED_SECONDS = 1.0
 
 Context = Any
-Behaviour = Callable[[Any, Context], Any]
+Behaviour = Callable[[Any, Any], Any]
 
 
 class CallLimits(NamedTuple):
@@ -101,10 +103,12 @@ class Calls(grpc.aio.ServerInterceptor):
     """The outermost interceptor.
 
     It wraps a method's handler once, not once a call, as general interceptor libraries do: the
-    wrapping is half of their cost, and they leave the reading of the request outside.
+    wrapping is half of their cost, and they leave the reading of the request outside. Methods of
+    this API get a Call in place of gRPC's context, those of standard services the context.
     """
 
-    def __init__(self, default_namespace: str, limits: CallLimits) -> None:
+    def __init__(self, caller: Caller, default_namespace: str, limits: CallLimits) -> None:
+        self._caller = caller
         self._default_namespace = default_namespace
         self._limits = limits
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -162,14 +166,16 @@ class Calls(grpc.aio.ServerInterceptor):
     async def _call(
         self, method: str, kind: _Kind, behaviour: Behaviour, request: Any, context: Context
     ) -> Any:
-        line = _Line(method, request, self._default_namespace)
+        call = Call(self._caller, _deadline(context), secrets.token_hex(4))
+        line = _Line(method, request, self._default_namespace, call.trace)
         if refusal := self._refusal(kind):
             line.quiet = True
             self._refused.add(refusal.reason)
         counted_as = _Kind.REFUSED if refusal else kind
         self._open[counted_as] += 1
         try:
-            outcome = await _outcome(refusal, behaviour, request, context, line)
+            argument = call if kind in (_Kind.CALL, _Kind.STREAM) else context
+            outcome = await _outcome(refusal, behaviour, request, argument, context, line)
             # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
             # 1 MiB, which takes 30 MiB as a message, would stay until a garbage collection.
             del request
@@ -237,6 +243,7 @@ async def _outcome(
     refusal: ServiceError | None,
     behaviour: Behaviour,
     request: Any,
+    argument: Call | Context,
     context: Context,
     line: _Line,
 ) -> Any:
@@ -244,7 +251,7 @@ async def _outcome(
     try:
         if refusal:
             raise refusal
-        answer = await _answered(behaviour, request, context)
+        answer = await _answered(behaviour, request, argument, context)
         line.write(grpc.StatusCode.OK)
         return answer
     except grpc.aio.AbortError as aborted:
@@ -267,12 +274,14 @@ async def _outcome(
         return _abort(e, line)
 
 
-async def _answered(behaviour: Behaviour, request: Any, context: Context) -> Any:
+async def _answered(
+    behaviour: Behaviour, request: Any, argument: Call | Context, context: Context
+) -> Any:
     if isinstance(request, ServiceError):
         raise request
     if isinstance(request, Message):
         check_limits(request)
-    answering = behaviour(request, context)
+    answering = behaviour(request, argument)
     if not inspect.isasyncgen(answering):
         return await answering
     async with aclosing(answering) as responses:
@@ -290,9 +299,13 @@ def _abort(error: BaseException, line: _Line) -> _Abort:
 
 def _bug(error: BaseException, line: _Line) -> ServiceError:
     """What a caller is told of a bug: an id under which the log has it."""
-    error_id = secrets.token_hex(4)
-    line.fields.update(error_id=error_id, exc_info=error)
-    return ServiceError(f"a bug of the server; its log has it under {error_id}", id=error_id)
+    line.fields.update(error_id=line.trace, exc_info=error)
+    return ServiceError(f"a bug of the server; its log has it under {line.trace}", id=line.trace)
+
+
+def _deadline(context: Context) -> float | None:
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
 
 
 def _code_of_leaving(context: Context) -> grpc.StatusCode:
@@ -305,8 +318,9 @@ class _Line:
     """A call's line in the log. Of the request it shows who is meant, and nothing of the spec.
     `quiet`: at debug level."""
 
-    def __init__(self, method: str, request: Any, default_namespace: str) -> None:
+    def __init__(self, method: str, request: Any, default_namespace: str, trace: str) -> None:
         self._began = time.perf_counter()
+        self.trace = trace
         self.quiet = method.startswith(_QUIET)
         self.fields: dict[str, Any] = {"method": method[1:]}
         for field, target in targets_of(request, default_namespace).items():

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from modelservice.v1 import registry_service_pb2 as pb
-from modelservice.v1 import registry_service_pb2_grpc
 
 from server.api.registry_requests import (
     deployment_filter_of,
@@ -29,6 +27,7 @@ from server.api.registry_responses import (
     version_message,
 )
 from server.api.requests import page_size_of
+from server.control.call import Call
 from server.control.registry.deployments import Deployments
 from server.control.registry.environments import Environments
 from server.control.registry.models import Models
@@ -38,8 +37,8 @@ from server.domain.registry.registered import EnvironmentKey, ModelKey, VersionK
 # ruff: noqa: N802  (RPCs' names are the contract's)
 
 
-class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
-    """The contract's servicer."""
+class RegistryService:
+    """Serves the contract's RegistryService. Each RPC gets its Call in place of gRPC's context."""
 
     def __init__(
         self,
@@ -55,138 +54,147 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         self._deployments = deployments
 
     async def CreateRegisteredModel(
-        self, request: pb.CreateRegisteredModelRequest, context: Any
+        self, request: pb.CreateRegisteredModelRequest, call: Call
     ) -> pb.CreateRegisteredModelResponse:
         """See the contract."""
         key, content = model_key_of(request.model), model_content_of(request.model)
-        model = await self._models.create(key, content)
+        model = await self._models.create(call, key, content)
         return pb.CreateRegisteredModelResponse(model=model_message(model))
 
     async def GetRegisteredModel(
-        self, request: pb.GetRegisteredModelRequest, context: Any
+        self, request: pb.GetRegisteredModelRequest, call: Call
     ) -> pb.GetRegisteredModelResponse:
         """See the contract."""
-        model = await self._models.get(ModelKey(request.project, request.name))
+        model = await self._models.get(call, ModelKey(request.project, request.name))
         return pb.GetRegisteredModelResponse(model=model_message(model))
 
     async def ListRegisteredModels(
-        self, request: pb.ListRegisteredModelsRequest, context: Any
+        self, request: pb.ListRegisteredModelsRequest, call: Call
     ) -> pb.ListRegisteredModelsResponse:
         """See the contract."""
-        read, size = partial(self._models.list, request.project), page_size_of(request.page_size)
+        read, size = (
+            partial(self._models.list, call, request.project),
+            page_size_of(request.page_size),
+        )
         models, token = await page_of(read, model_message, size, request.page_token)
         return pb.ListRegisteredModelsResponse(models=models, next_page_token=token)
 
     async def UpdateRegisteredModel(
-        self, request: pb.UpdateRegisteredModelRequest, context: Any
+        self, request: pb.UpdateRegisteredModelRequest, call: Call
     ) -> pb.UpdateRegisteredModelResponse:
         """See the contract."""
         key, change = model_key_of(request.model), model_change_of(request)
-        model = await self._models.update(key, change)
+        model = await self._models.update(call, key, change)
         return pb.UpdateRegisteredModelResponse(model=model_message(model))
 
     async def DeleteRegisteredModel(
-        self, request: pb.DeleteRegisteredModelRequest, context: Any
+        self, request: pb.DeleteRegisteredModelRequest, call: Call
     ) -> pb.DeleteRegisteredModelResponse:
         """See the contract."""
         key = ModelKey(request.project, request.name)
-        await self._models.delete(key, etag=request.etag, allow_missing=request.allow_missing)
+        await self._models.delete(call, key, etag=request.etag, allow_missing=request.allow_missing)
         return pb.DeleteRegisteredModelResponse()
 
     async def CreateModelVersion(
-        self, request: pb.CreateModelVersionRequest, context: Any
+        self, request: pb.CreateModelVersionRequest, call: Call
     ) -> pb.CreateModelVersionResponse:
         """See the contract."""
         key, content = version_key_of(request.version), version_content_of(request.version)
-        version = await self._versions.create(key, content)
+        version = await self._versions.create(call, key, content)
         return pb.CreateModelVersionResponse(version=version_message(version))
 
     async def GetModelVersion(
-        self, request: pb.GetModelVersionRequest, context: Any
+        self, request: pb.GetModelVersionRequest, call: Call
     ) -> pb.GetModelVersionResponse:
         """See the contract."""
         key = VersionKey(request.project, request.model, request.version)
-        version = await self._versions.get(key)
+        version = await self._versions.get(call, key)
         return pb.GetModelVersionResponse(version=version_message(version))
 
     async def ListModelVersions(
-        self, request: pb.ListModelVersionsRequest, context: Any
+        self, request: pb.ListModelVersionsRequest, call: Call
     ) -> pb.ListModelVersionsResponse:
         """See the contract."""
-        read = partial(self._versions.list, ModelKey(request.project, request.model))
+        read = partial(self._versions.list, call, ModelKey(request.project, request.model))
         size = page_size_of(request.page_size)
         versions, token = await page_of(read, version_message, size, request.page_token)
         return pb.ListModelVersionsResponse(versions=versions, next_page_token=token)
 
     async def UpdateModelVersion(
-        self, request: pb.UpdateModelVersionRequest, context: Any
+        self, request: pb.UpdateModelVersionRequest, call: Call
     ) -> pb.UpdateModelVersionResponse:
         """See the contract."""
         key, change = version_key_of(request.version), version_change_of(request)
-        version = await self._versions.update(key, change)
+        version = await self._versions.update(call, key, change)
         return pb.UpdateModelVersionResponse(version=version_message(version))
 
     async def DeleteModelVersion(
-        self, request: pb.DeleteModelVersionRequest, context: Any
+        self, request: pb.DeleteModelVersionRequest, call: Call
     ) -> pb.DeleteModelVersionResponse:
         """See the contract."""
         key = VersionKey(request.project, request.model, request.version)
-        await self._versions.delete(key, etag=request.etag, allow_missing=request.allow_missing)
+        await self._versions.delete(
+            call, key, etag=request.etag, allow_missing=request.allow_missing
+        )
         return pb.DeleteModelVersionResponse()
 
     async def CreateServingEnvironment(
-        self, request: pb.CreateServingEnvironmentRequest, context: Any
+        self, request: pb.CreateServingEnvironmentRequest, call: Call
     ) -> pb.CreateServingEnvironmentResponse:
         """See the contract."""
         key = environment_key_of(request.environment)
         content = environment_content_of(request.environment)
-        environment = await self._environments.create(key, content)
+        environment = await self._environments.create(call, key, content)
         return pb.CreateServingEnvironmentResponse(environment=environment_message(environment))
 
     async def GetServingEnvironment(
-        self, request: pb.GetServingEnvironmentRequest, context: Any
+        self, request: pb.GetServingEnvironmentRequest, call: Call
     ) -> pb.GetServingEnvironmentResponse:
         """See the contract."""
-        environment = await self._environments.get(EnvironmentKey(request.project, request.name))
+        environment = await self._environments.get(
+            call, EnvironmentKey(request.project, request.name)
+        )
         return pb.GetServingEnvironmentResponse(environment=environment_message(environment))
 
     async def ListServingEnvironments(
-        self, request: pb.ListServingEnvironmentsRequest, context: Any
+        self, request: pb.ListServingEnvironmentsRequest, call: Call
     ) -> pb.ListServingEnvironmentsResponse:
         """See the contract."""
-        read = partial(self._environments.list, request.project)
+        read = partial(self._environments.list, call, request.project)
         size = page_size_of(request.page_size)
         environments, token = await page_of(read, environment_message, size, request.page_token)
         return pb.ListServingEnvironmentsResponse(environments=environments, next_page_token=token)
 
     async def UpdateServingEnvironment(
-        self, request: pb.UpdateServingEnvironmentRequest, context: Any
+        self, request: pb.UpdateServingEnvironmentRequest, call: Call
     ) -> pb.UpdateServingEnvironmentResponse:
         """See the contract."""
         key, change = environment_key_of(request.environment), environment_change_of(request)
-        environment = await self._environments.update(key, change)
+        environment = await self._environments.update(call, key, change)
         return pb.UpdateServingEnvironmentResponse(environment=environment_message(environment))
 
     async def DeleteServingEnvironment(
-        self, request: pb.DeleteServingEnvironmentRequest, context: Any
+        self, request: pb.DeleteServingEnvironmentRequest, call: Call
     ) -> pb.DeleteServingEnvironmentResponse:
         """See the contract."""
         key = EnvironmentKey(request.project, request.name)
-        await self._environments.delete(key, etag=request.etag, allow_missing=request.allow_missing)
+        await self._environments.delete(
+            call, key, etag=request.etag, allow_missing=request.allow_missing
+        )
         return pb.DeleteServingEnvironmentResponse()
 
     async def GetModelDeployment(
-        self, request: pb.GetModelDeploymentRequest, context: Any
+        self, request: pb.GetModelDeploymentRequest, call: Call
     ) -> pb.GetModelDeploymentResponse:
         """See the contract."""
-        deployment = await self._deployments.get(request.project, request.id)
+        deployment = await self._deployments.get(call, request.project, request.id)
         return pb.GetModelDeploymentResponse(deployment=deployment_message(deployment))
 
     async def ListModelDeployments(
-        self, request: pb.ListModelDeploymentsRequest, context: Any
+        self, request: pb.ListModelDeploymentsRequest, call: Call
     ) -> pb.ListModelDeploymentsResponse:
         """See the contract."""
-        read = partial(self._deployments.list, deployment_filter_of(request))
+        read = partial(self._deployments.list, call, deployment_filter_of(request))
         size, token = page_size_of(request.page_size), request.page_token
         deployments, token = await page_of(read, listed_deployment_message, size, token)
         return pb.ListModelDeploymentsResponse(deployments=deployments, next_page_token=token)

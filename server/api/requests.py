@@ -1,4 +1,8 @@
-"""Requests, as the domain has them. Whatever is wrong in form raises FieldInvalid."""
+"""Convert requests to commands of the domain.
+
+Each function is pure: it reads the message alone, and raises FieldInvalid for what no command can
+express. Namespaces stay as given; control fills in the default and authorizes.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,14 @@ from modelservice.v1 import model_service_pb2 as pb
 
 from server.api.specs import duration_of, spec_of
 from server.control.read import Listing
-from server.control.scope import Scope
 from server.control.watch import Until, Watch
-from server.control.watch_cache import ALL
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.kubernetes.names import escaped
 from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import State
 from server.domain.service.commands import Delete, Deploy
-from server.domain.service.inference_service import (
-    InferenceServiceSpec,
-    RegisteredModelPredictor,
-    ServiceKey,
-)
-from server.domain.service.validation import check_key, check_namespace
+from server.domain.service.inference_service import ServiceKey
 
 HEARTBEAT_MIN = timedelta(seconds=1)
 HEARTBEAT_MAX = timedelta(seconds=30)
@@ -40,12 +37,11 @@ _UNTIL = {
 }
 
 
-def deploy_of(request: pb.DeployRequest, scope: Scope, timeout: timedelta) -> Deploy:
-    """The wish in a DeployRequest; whether it can work is checked where it is carried out."""
-    spec = spec_of(request.spec) if request.HasField("spec") else None
+def deploy_of(request: pb.DeployRequest) -> Deploy:
+    """Convert a DeployRequest."""
     return Deploy(
-        key=_deployed_key(request, spec, scope),
-        spec=spec,
+        key=ServiceKey(request.namespace, request.name),
+        spec=spec_of(request.spec) if request.HasField("spec") else None,
         labels=dict(request.labels),
         annotations=dict(request.annotations),
         etag=request.etag,
@@ -54,35 +50,17 @@ def deploy_of(request: pb.DeployRequest, scope: Scope, timeout: timedelta) -> De
         restart=request.restart,
         force=request.force,
         create_only=request.create_only,
-        timeout=timeout,
     )
 
 
-def _deployed_key(
-    request: pb.DeployRequest, spec: InferenceServiceSpec | None, scope: Scope
-) -> ServiceKey:
-    if spec and isinstance(spec.predictor, RegisteredModelPredictor):
-        # What is left empty is the registry's to fill in.
-        return ServiceKey(request.namespace, request.name)
-    return scope.key(request.namespace, request.name)
-
-
-def delete_of(request: pb.DeleteRequest, scope: Scope, timeout: timedelta) -> Delete:
-    """The wish in a DeleteRequest."""
+def delete_of(request: pb.DeleteRequest) -> Delete:
+    """Convert a DeleteRequest."""
     return Delete(
-        key=scope.key(request.namespace, request.name),
+        key=ServiceKey(request.namespace, request.name),
         etag=request.etag,
         force=request.force,
         validate_only=request.validate_only,
-        timeout=timeout,
     )
-
-
-def key_of(request: pb.GetRequest, scope: Scope) -> ServiceKey:
-    """The service that a GetRequest names."""
-    key = scope.key(request.namespace, request.name)
-    check_key(key)
-    return key
 
 
 def rollout_of(text: str) -> Rollout | None:
@@ -96,10 +74,10 @@ def rollout_of(text: str) -> Rollout | None:
         raise _invalid("rollout_id", why) from None
 
 
-def listing_of(request: pb.ListRequest, scope: Scope) -> Listing:
-    """What a ListRequest asks for."""
+def listing_of(request: pb.ListRequest) -> Listing:
+    """Convert a ListRequest."""
     return Listing(
-        target=_target_of(scope, request.namespace, ""),
+        target=ServiceKey(request.namespace, ""),
         selector=_selector_of(request.label_selector),
         page_size=page_size_of(request.page_size),
         states=frozenset(map(State, states_of(request.states, _STATES))),
@@ -123,11 +101,11 @@ def states_of(numbers: Iterable[int], states: EnumDescriptor) -> Iterator[str]:
         yield states.values_by_number[number].name.removeprefix("STATE_")
 
 
-def watch_of(request: pb.WatchStatusRequest, scope: Scope) -> Watch:
-    """What a WatchStatusRequest asks for."""
+def watch_of(request: pb.WatchStatusRequest) -> Watch:
+    """Convert a WatchStatusRequest."""
     _check_watch(request)
     return Watch(
-        target=_target_of(scope, request.namespace, request.name),
+        target=ServiceKey(request.namespace, request.name),
         selector=_selector_of(request.label_selector),
         until=_UNTIL[request.until],
         rollout=rollout_of(request.rollout_id),
@@ -143,15 +121,6 @@ def _check_watch(request: pb.WatchStatusRequest) -> None:
         raise _invalid("name", "must be set with until")
     if request.label_selector and request.name:
         raise _invalid("label_selector", "must not be set beside a name")
-
-
-def _target_of(scope: Scope, namespace: str, name: str) -> ServiceKey:
-    target = scope.target(namespace, name)
-    if target.name:
-        check_key(target)
-    elif target.namespace != ALL:
-        check_namespace(target.namespace)
-    return target
 
 
 def _heartbeat_of(request: pb.WatchStatusRequest) -> timedelta:

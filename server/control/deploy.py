@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from server.control.authorizer import Authorizer, Verb
+from server.control.call import Call
 from server.control.registry_deploy import RegistryDeploying
-from server.control.scope import Scope
 from server.control.service_memory import ServiceMemory
 from server.control.watch_cache import View
 from server.domain.errors import ServiceNotFound
@@ -22,23 +25,25 @@ class Deploying:
         self,
         cluster: Cluster,
         view: View,
-        scope: Scope,
+        authorizer: Authorizer,
         memory: ServiceMemory,
         from_registry: RegistryDeploying,
     ) -> None:
         self._cluster = cluster
         self._view = view
-        self._scope = scope
+        self._authorizer = authorizer
         self._memory = memory
         self._from_registry = from_registry
 
-    async def deploy(self, deploy: Deploy) -> Applied:
-        """Carry out a Deploy; answered only when the cluster has stored it."""
+    async def deploy(self, call: Call, deploy: Deploy) -> Applied:
+        """Carry out a Deploy, and return once the cluster has stored it."""
+        deploy = replace(deploy, timeout=call.cluster_timeout())
         predictor = deploy.spec.predictor if deploy.spec else None
         if isinstance(predictor, RegisteredModelPredictor):
-            return await self._from_registry.deploy(deploy, predictor)
+            return await self._from_registry.deploy(call, deploy, predictor)
+        key = self._authorizer.authorize(call, Verb.DEPLOY, deploy.key)
+        deploy = replace(deploy, key=key)
         check_deploy(deploy)
-        self._scope.require_deployable(deploy.key.namespace)
         wish = canonical_deploy(deploy)
         with self._memory.room_for(wish):
             applied = await self._cluster.apply(wish)
@@ -46,8 +51,12 @@ class Deploying:
                 self._view.put(applied.service)
         return applied
 
-    async def delete(self, delete: Delete, *, allow_missing: bool) -> InferenceService | None:
-        """Begin a deletion and answer the service as it then is; None where it was missing."""
+    async def delete(
+        self, call: Call, delete: Delete, *, allow_missing: bool
+    ) -> InferenceService | None:
+        """Begin a deletion and return the service as it then is; None where it was missing."""
+        key = self._authorizer.authorize(call, Verb.DELETE, delete.key)
+        delete = replace(delete, key=key, timeout=call.cluster_timeout())
         check_delete(delete)
         try:
             service = await self._cluster.delete(delete)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
+from server.control.authorizer import Authorizer, Verb
+from server.control.call import Call
 from server.control.live_reads import LiveReads
 from server.control.opaque_tokens import decode_token, encode_token
-from server.control.watch_cache import View
+from server.control.watch_cache import ALL, View
 from server.domain.errors import (
     ClusterUnavailable,
     PageTokenInvalid,
@@ -24,6 +26,7 @@ from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import State
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import InferenceService, ServiceKey
+from server.domain.service.validation import check_key, check_namespace
 from server.ports import Cluster
 
 CATCH_UP_SECONDS = 2.0
@@ -61,25 +64,38 @@ class Listed:
 class Reading:
     """Reads never touch the cluster, but for one before an awaited rollout is denied."""
 
-    def __init__(self, cluster: Cluster, view: View) -> None:
+    def __init__(self, cluster: Cluster, view: View, authorizer: Authorizer) -> None:
         self._live_reads = LiveReads(cluster)
         self._view = view
+        self._authorizer = authorizer
 
-    async def get(self, key: ServiceKey, rollout: Rollout | None = None) -> InferenceService:
-        """The service as it is, no older than `rollout` where one is named.
+    async def get(
+        self, call: Call, key: ServiceKey, rollout: Rollout | None = None
+    ) -> InferenceService:
+        """Return the service, no older than `rollout` where one is named.
 
-        Raises ServiceNotFound, RolloutGone, ViewNotReady, ViewBehind.
+        Raises NamespaceNotServed, FieldInvalid, ServiceNotFound, RolloutGone, ViewNotReady,
+        ViewBehind.
         """
+        key = self._authorizer.authorize(call, Verb.GET, key)
+        check_key(key)
         self._view.require_synced()
         if rollout:
-            await self.catch_up(key, rollout)
+            await self.catch_up(call, key, rollout)
         service = self._view.get(key)
         if service is None:
             raise ServiceNotFound(key)
         return service
 
-    async def list(self, listing: Listing) -> Listed:
-        """Services by namespace and name. Raises ViewNotReady, PageTokenInvalid."""
+    async def list(self, call: Call, listing: Listing) -> Listed:
+        """Return a page of services by namespace and name.
+
+        Raises NamespaceNotServed, FieldInvalid, ViewNotReady, PageTokenInvalid.
+        """
+        target = self._authorizer.authorize(call, Verb.LIST, listing.target)
+        if target.namespace != ALL:
+            check_namespace(target.namespace)
+        listing = replace(listing, target=target)
         self._view.require_synced()
         after = _page_start(listing)
         if not listing.selector and not listing.states:
@@ -98,7 +114,7 @@ class Reading:
             token_after=lambda s: _page_token(listing, s.key),
         )
 
-    async def catch_up(self, key: ServiceKey, rollout: Rollout) -> None:
+    async def catch_up(self, call: Call, key: ServiceKey, rollout: Rollout) -> None:
         """Wait until the view has the rollout or a newer one of the same service.
 
         A view that lacks it after 2 s is checked against the cluster once: RolloutGone if it is

@@ -17,12 +17,18 @@ from uuid import uuid4
 import structlog
 
 from server import failpoints
+from server.control.authorizer import Authorizer, Verb
+from server.control.call import Call
 from server.control.registry.lookup import environment_of, model_of, version_of
 from server.control.registry.usage import require_ready
-from server.control.scope import Scope
 from server.control.service_memory import ServiceMemory
 from server.control.watch_cache import View
-from server.domain.errors import AlreadyExists, ServiceError, WriteOutcomeUnknown
+from server.domain.errors import (
+    AlreadyExists,
+    ConcurrentWrite,
+    ServiceError,
+    WriteOutcomeUnknown,
+)
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.registry.deployment_progress import answered, followed, refused
 from server.domain.registry.registered import (
@@ -59,28 +65,36 @@ class RegistryDeploying:
         registry: Registry,
         cluster: Cluster,
         view: View,
-        scope: Scope,
+        authorizer: Authorizer,
         memory: ServiceMemory,
     ) -> None:
         self._registry = registry
         self._cluster = cluster
         self._view = view
-        self._scope = scope
+        self._authorizer = authorizer
         self._memory = memory
 
-    async def deploy(self, deploy: Deploy, registered: RegisteredModelPredictor) -> Applied:
-        """Carry out a Deploy of what the names stand for now; answered only when the cluster has
-        stored it, whatever then becomes of its record."""
+    async def deploy(
+        self, call: Call, deploy: Deploy, registered: RegisteredModelPredictor
+    ) -> Applied:
+        """Carry out a Deploy of what the names stand for now, and return once the cluster has
+        stored it, whatever then becomes of its record.
+
+        The names are resolved in a read, so that nothing is written before the call is authorized;
+        the write resolves them again, under its locks.
+        """
         check_registered(registered)
-        if deploy.validate_only:
-            tried, _ = await self._registry.read(partial(self._resolved, deploy, registered, ""))
-            with self._memory.room_for(tried):
-                return await self._cluster.apply(tried)
         ends = asyncio.get_running_loop().time() + deploy.timeout.total_seconds()
+        planned, found = await self._registry.read(partial(_resolve, deploy, registered, ""))
+        self._authorizer.authorize(call, Verb.DEPLOY, planned.key)
+        if deploy.validate_only:
+            await self._registry.read(partial(self._require_name, deploy, planned, found))
+            with self._memory.room_for(planned):
+                return await self._cluster.apply(planned)
         with ExitStack() as room:
             failpoints.reached("before-record")
             wish = await self._registry.write(
-                partial(self._begun, deploy, registered, str(uuid4()), room)
+                partial(self._begun, call, deploy, registered, planned.key, str(uuid4()), room)
             )
             failpoints.reached("after-record")
             applied = await self._applied(wish, ends)
@@ -102,18 +116,26 @@ class RegistryDeploying:
 
     async def _begun(
         self,
+        call: Call,
         deploy: Deploy,
         registered: RegisteredModelPredictor,
+        authorized: ServiceKey,
         deployment_id: str,
         room: ExitStack,
         tx: RegistryWriting,
     ) -> Deploy:
-        wish, found = await self._resolved(deploy, registered, deployment_id, tx)
+        wish, found = await _resolve(deploy, registered, deployment_id, tx)
+        if wish.key != authorized:
+            raise ConcurrentWrite(
+                f"{found.environment.key} was made anew with another namespace meanwhile; nothing"
+                " was written, try again"
+            )
+        await self._require_name(deploy, wish, found, tx)
         # The work may be done again, and what is refused for memory has no record.
         room.close()
         room.enter_context(self._memory.room_for(wish))
         await self._catch_up(wish.key, tx)
-        await tx.add(begun(wish, found, await tx.now()))
+        await tx.add(begun(wish, found, call.caller.name, await tx.now()))
         return wish
 
     async def _catch_up(self, key: ServiceKey, tx: RegistryWriting) -> None:
@@ -123,22 +145,14 @@ class RegistryDeploying:
         for record in await tx.open_deployments(key):
             await _replace(record, followed(record, seen, await tx.now()), tx)
 
-    async def _resolved(
-        self,
-        deploy: Deploy,
-        registered: RegisteredModelPredictor,
-        deployment_id: str,
-        tx: RegistryReading,
-    ) -> tuple[Deploy, Found]:
-        found = await _found(registered, tx)
-        wish = resolved(deploy, found, deployment_id)
-        self._scope.key(*wish.key)
-        self._scope.require_deployable(wish.key.namespace)
+    async def _require_name(
+        self, deploy: Deploy, wish: Deploy, found: Found, tx: RegistryReading
+    ) -> None:
+        """Raise AlreadyExists where the name of the resolved Deploy is taken."""
         if not deploy.key.name:
             await self._require_own(wish, found, tx)
         elif not deploy.force:
             await self._require_same_project(wish, found, tx)
-        return wish, found
 
     async def _require_own(self, wish: Deploy, found: Found, tx: RegistryReading) -> None:
         """Raise AlreadyExists where the derived name is another's, and ViewNotReady while that
@@ -171,7 +185,10 @@ class RegistryDeploying:
             )
 
     async def _tell(
-        self, wish: Deploy, work: Callable[[RegistryWriting], Awaitable[None]], ends: float
+        self,
+        wish: Deploy,
+        work: Callable[[RegistryWriting], Awaitable[None]],
+        ends: float,
     ) -> None:
         """Put on record what came of it, if the registry takes it in time."""
         seconds = min(OUTCOME_SECONDS, _left(ends).total_seconds())
@@ -182,6 +199,16 @@ class RegistryDeploying:
             log.warning(
                 "outcome not recorded", deployment=wish.deployment_id, why=str(e) or "too late"
             )
+
+
+async def _resolve(
+    deploy: Deploy,
+    registered: RegisteredModelPredictor,
+    deployment_id: str,
+    tx: RegistryReading,
+) -> tuple[Deploy, Found]:
+    found = await _found(registered, tx)
+    return resolved(deploy, found, deployment_id), found
 
 
 async def _found(registered: RegisteredModelPredictor, tx: RegistryReading) -> Found:

@@ -10,9 +10,11 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from server.control.authorizer import Authorizer, Verb
+from server.control.call import Call
 from server.control.opaque_tokens import decode_token, encode_token
 from server.control.read import Reading
-from server.control.watch_cache import Identity, Subscription, View
+from server.control.watch_cache import ALL, Identity, Subscription, View
 from server.domain.errors import (
     ResumeTokenInvalid,
     RolloutFailed,
@@ -26,6 +28,7 @@ from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.rollout_id import End, Outcome, Rollout, Sight, outcome
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import InferenceService, ServiceKey
+from server.domain.service.validation import check_key, check_namespace
 
 
 class EventType(StrEnum):
@@ -78,21 +81,28 @@ class WatchEvent:
 class Watching:
     """Streams over the view: the current state first, then the latest of every change."""
 
-    def __init__(self, view: View, reading: Reading) -> None:
+    def __init__(self, view: View, reading: Reading, authorizer: Authorizer) -> None:
         self._view = view
         self._reading = reading
+        self._authorizer = authorizer
 
-    async def watch(self, watch: Watch) -> AsyncGenerator[WatchEvent, None]:
+    async def watch(self, call: Call, watch: Watch) -> AsyncGenerator[WatchEvent, None]:
         """Tell until the wait is over, the caller leaves, or the server stops.
 
         Ends normally only when what was waited for came true. A wait that cannot come true raises
         RolloutFailed, RolloutSuperseded, RolloutGone or ServiceStopped, right after the service
         that decided it was told.
         """
+        target = self._authorizer.authorize(call, Verb.WATCH, watch.target)
+        if target.name:
+            check_key(target)
+        elif target.namespace != ALL:
+            check_namespace(target.namespace)
+        watch = replace(watch, target=target)
         self._view.require_synced()
         # Subscribe before reading: changes between the two would be lost.
         with self._view.subscribe(watch.target) as subscription:
-            wait = await self._wait(watch)
+            wait = await self._wait(call, watch)
             stream = _Stream(self._view, watch)
             for event in stream.opening():
                 yield event
@@ -114,28 +124,28 @@ class Watching:
             return [stream.heartbeat()]
         return events
 
-    async def _wait(self, watch: Watch) -> _Wait:
+    async def _wait(self, call: Call, watch: Watch) -> _Wait:
         match watch.until:
             case Until.FOREVER:
                 return _Forever()
             case Until.GONE:
-                return await self._until_gone(watch)
+                return await self._until_gone(call, watch)
             case Until.READY:
-                return await self._until_ready(watch)
+                return await self._until_ready(call, watch)
 
-    async def _until_ready(self, watch: Watch) -> _Wait:
+    async def _until_ready(self, call: Call, watch: Watch) -> _Wait:
         if watch.rollout:
-            await self._reading.catch_up(watch.target, watch.rollout)
+            await self._reading.catch_up(call, watch.target, watch.rollout)
             return _UntilReady(watch.target, watch.rollout)
         service = self._view.get(watch.target)
         if service is None:
             raise ServiceNotFound(watch.target)
         return _UntilReady(watch.target, service.rollout)
 
-    async def _until_gone(self, watch: Watch) -> _Wait:
+    async def _until_gone(self, call: Call, watch: Watch) -> _Wait:
         if watch.rollout:
             with suppress(RolloutGone):
-                await self._reading.catch_up(watch.target, watch.rollout)
+                await self._reading.catch_up(call, watch.target, watch.rollout)
             return _UntilGone(watch.rollout.uid)
         service = self._view.get(watch.target)
         return _UntilGone(service.uid if service else "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,6 +17,9 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from server.api.interceptor import CallLimits, Calls
+from server.control.call import Call
+from server.domain.caller import Caller
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of, refused
 from tests.serving import serving, settings
@@ -158,3 +163,27 @@ def test_a_namespace_that_is_not_served_is_refused_for_reads_and_writes(name) ->
             refusal = refused(StatusCode.FAILED_PRECONDITION, "NAMESPACE_NOT_SERVED", call, request)
             assert "ask who runs this server to add it (MODELSERVICE_NAMESPACES)" in refusal.message
         assert len(stub.List(ListRequest(namespace="-")).services) == 1
+
+
+async def test_a_method_gets_its_caller_deadline_and_trace_and_health_gets_grpcs_context() -> None:
+    class Context:
+        def time_remaining(self) -> float:
+            return 60.0
+
+    async def argument(_: Any, argument: Any) -> Any:
+        return argument
+
+    async def handler(_: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(argument)
+
+    async def argument_of(method: str) -> Any:
+        calls = Calls(Caller("trainer"), "default", CallLimits(9, 9))
+        guarded = await calls.intercept_service(handler, SimpleNamespace(method=method))
+        assert guarded is not None
+        return await guarded.unary_unary(GetRequest(), Context())
+
+    calls = [await argument_of(f"{SERVICE}/Get") for _ in range(2)]
+    assert all(isinstance(call, Call) and call.caller.name == "trainer" for call in calls)
+    assert 0 < calls[0].deadline - time.monotonic() <= 60
+    assert len({call.trace for call in calls}) == 2
+    assert isinstance(await argument_of("/grpc.health.v1.Health/Check"), Context)

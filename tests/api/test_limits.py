@@ -19,6 +19,7 @@ from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, WatchS
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server.api.interceptor import CallLimits, Calls
+from server.domain.caller import Caller
 from tests.alone import Alone, alone
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
@@ -113,6 +114,9 @@ async def test_a_refusal_that_its_caller_has_not_taken_yet_uses_no_room() -> Non
             await taken.wait()
             raise grpc.aio.AbortError(code)
 
+        def time_remaining(self) -> None:
+            return None
+
         def code(self) -> StatusCode:
             return StatusCode.RESOURCE_EXHAUSTED
 
@@ -124,7 +128,7 @@ async def test_a_refusal_that_its_caller_has_not_taken_yet_uses_no_room() -> Non
         return grpc.unary_unary_rpc_method_handler(behaviour)
 
     method = SimpleNamespace(method="/modelservice.v1.ModelService/Get")
-    guarded = await Calls("default", CallLimits(1, 1)).intercept_service(handler, method)
+    guarded = await Calls(Caller(), "default", CallLimits(1, 1)).intercept_service(handler, method)
     assert guarded is not None
     call = partial(guarded.unary_unary, GetRequest(name="a"), Context())
     first, second = asyncio.create_task(call()), asyncio.create_task(call())

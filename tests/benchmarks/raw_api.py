@@ -6,7 +6,6 @@ import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from lab import Lab
 from server.adapters.kserve.apply.kserve_config import KServeConfig
 from server.adapters.kserve.apply.write_plan import Plan, plan_of
 from server.api.requests import deploy_of
-from server.control.scope import Scope
 from server.domain.service.canonical_spec import canonical_deploy
 
 
@@ -69,7 +67,7 @@ async def raw_api(lab: Lab, kubeconfig: Path) -> AsyncIterator[RawApi]:
 
 def manifest_for(request: pb.DeployRequest) -> dict[str, Any]:
     """What the server itself would apply for a Deploy of a new service."""
-    deploy = canonical_deploy(deploy_of(request, Scope(""), timedelta(seconds=30)))
+    deploy = canonical_deploy(deploy_of(request))
     plan = plan_of(deploy, None, KServeConfig(), "")
     assert isinstance(plan, Plan)
     return dict(plan.manifest)

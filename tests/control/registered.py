@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
+from server.control.call import Call
 from server.control.registry.deployments import Deployments
 from server.control.registry.environments import Environments
 from server.control.registry.lookup import environment_of, model_of, version_of
@@ -62,22 +63,24 @@ class Registering:
         return EnvironmentKey(self.project, name)
 
     async def new_model(self, name: str = "fraud", **content: Any) -> RegisteredModel:
-        return await self.models.create(self.model(name), ModelContent(**content))
+        return await self.models.create(Call(), self.model(name), ModelContent(**content))
 
     async def new_version(
         self, version: str = "1", model: str = "fraud", **content: Any
     ) -> ModelVersion:
         key = self.version(version, model)
-        return await self.versions.create(key, replace(FILES, **content))
+        return await self.versions.create(Call(), key, replace(FILES, **content))
 
     async def new_environment(self, name: str = "staging", **content: Any) -> ServingEnvironment:
-        return await self.environments.create(self.environment(name), EnvironmentContent(**content))
+        return await self.environments.create(
+            Call(), self.environment(name), EnvironmentContent(**content)
+        )
 
     async def change_model(
         self, *mask: str, model: str = "fraud", etag: str = "", **content: Any
     ) -> RegisteredModel:
         change = Change(ModelContent(**content), mask, etag)
-        return await self.models.update(self.model(model), change)
+        return await self.models.update(Call(), self.model(model), change)
 
     async def change_version(
         self,
@@ -88,13 +91,13 @@ class Registering:
         **content: Any,
     ) -> ModelVersion:
         change = Change(VersionContent(**content), mask, etag)
-        return await self.versions.update(self.version(version, model), change)
+        return await self.versions.update(Call(), self.version(version, model), change)
 
     async def change_environment(
         self, *mask: str, environment: str = "staging", etag: str = "", **content: Any
     ) -> ServingEnvironment:
         change = Change(EnvironmentContent(**content), mask, etag)
-        return await self.environments.update(self.environment(environment), change)
+        return await self.environments.update(Call(), self.environment(environment), change)
 
     async def archive(self, version: str = "1") -> ModelVersion:
         return await self.change_version(version=version, state=VersionState.ARCHIVED)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from server.control.authorizer import Authorizer
+from server.control.call import Call
 from server.control.deploy import Deploying
 from server.control.registry_deploy import RegistryDeploying
-from server.control.scope import Scope
 from server.control.service_memory import ServiceMemory
 from server.control.watch_cache import View
 from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
@@ -38,7 +39,9 @@ class RegistryWorld:
     namespace: str = field(default_factory=lambda: f"place-{next(_places)}")
     memory: MemoryCluster = field(default_factory=MemoryCluster)
     registry: Registry | None = None
-    scope: Scope = field(default_factory=lambda: Scope("elsewhere"))
+    authorizer: Authorizer = field(default_factory=lambda: Authorizer("elsewhere"))
+
+    call: Call = field(default_factory=Call)
 
     def __post_init__(self) -> None:
         self.view = View()
@@ -66,9 +69,11 @@ class RegistryWorld:
 
     async def carry_out(self, deploy: Deploy) -> Applied:
         registry = self.registry or self.registering.registry
-        from_registry = RegistryDeploying(registry, self.memory, self.view, self.scope, self.room)
-        deploying = Deploying(self.memory, self.view, self.scope, self.room, from_registry)
-        return await deploying.deploy(deploy)
+        from_registry = RegistryDeploying(
+            registry, self.memory, self.view, self.authorizer, self.room
+        )
+        deploying = Deploying(self.memory, self.view, self.authorizer, self.room, from_registry)
+        return await deploying.deploy(self.call, deploy)
 
     async def plain(self, spec: InferenceServiceSpec | None, name: str, **asked: Any) -> Applied:
         """A Deploy that names nothing of the registry."""
@@ -79,7 +84,7 @@ class RegistryWorld:
     async def records(self) -> list[ModelDeployment]:
         """All of the project, newest first."""
         wanted = DeploymentFilter(self.registering.project)
-        return list((await self.registering.deployments.list(wanted, 100, "")).items)
+        return list((await self.registering.deployments.list(Call(), wanted, 100, "")).items)
 
     def service(self, name: str = "fraud-staging") -> InferenceService | None:
         return self.memory.store.service(ServiceKey(self.namespace, name))

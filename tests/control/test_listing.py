@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from server.control.authorizer import Authorizer
+from server.control.call import Call
 from server.control.read import Listing, Reading
 from server.control.watch_cache import ALL, View
 from server.domain.kubernetes.selectors import MOST_REQUIREMENTS, Selector
@@ -31,7 +33,7 @@ def test_the_longest_selector_over_ten_thousand_services_keeps_nobody_waiting(
     )
     listing = Listing(ServiceKey(ALL, ""), selector, page_size=10)
     loop_steps.reset()
-    listed = asyncio.run(Reading(MemoryCluster(), view).list(listing))
+    listed = asyncio.run(Reading(MemoryCluster(), view, Authorizer("models")).list(Call(), listing))
     assert listed.total == SERVICES
     assert [s.key.name for s in listed.services] == [f"s{n:05}" for n in range(10)]
     assert listed.more
@@ -45,10 +47,10 @@ def test_pages_with_a_selector_are_those_of_the_whole_list() -> None:
         team = "even" if nth % 2 == 0 else "odd"
         view.put(replace(SERVICE, key=key, uid=key.name, selectable_labels={"team": team}))
     view.sync()
-    reading, names, token = Reading(MemoryCluster(), view), [], ""
+    reading, names, token = Reading(MemoryCluster(), view, Authorizer("models")), [], ""
     for _ in range(5):
         listing = Listing(ServiceKey(ALL, ""), Selector.parse("team=even"), 3, page_token=token)
-        listed = asyncio.run(reading.list(listing))
+        listed = asyncio.run(reading.list(Call(), listing))
         assert listed.total == 13
         names += [s.key.name for s in listed.services]
         token = listed.token_after(listed.services[-1])

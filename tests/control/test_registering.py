@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from server.control.call import Call
 from server.domain.errors import AlreadyExists, EtagMismatch, FieldInvalid, ServiceError
 from server.domain.registry.registered import VersionState
 from server.domain.registry.registry_commands import Change, ModelContent, VersionContent
@@ -37,9 +38,9 @@ async def test_what_is_registered_is_read_back_as_it_was_answered(registering: R
     version = await registering.new_version(metadata={"auc": 0.97, "of": [{"commit": None}]})
     options = ServingOptions(scaling=Scaling(min_replicas=0), request_timeout=timedelta(seconds=5))
     environment = await registering.new_environment(defaults=options)
-    assert await registering.models.get(registering.model()) == model
-    assert await registering.versions.get(registering.version()) == version
-    assert await registering.environments.get(registering.environment()) == environment
+    assert await registering.models.get(Call(), registering.model()) == model
+    assert await registering.versions.get(Call(), registering.version()) == version
+    assert await registering.environments.get(Call(), registering.environment()) == environment
     assert environment.defaults == options
 
 
@@ -60,31 +61,31 @@ async def test_a_name_is_taken_once_in_a_project(registering: Registering) -> No
 
 async def test_what_nobody_registered_is_not_found(registering: Registering) -> None:
     with pytest.raises(ModelNotFound, match="there is no model 'fraud' of project"):
-        await registering.models.get(registering.model())
+        await registering.models.get(Call(), registering.model())
     with pytest.raises(ModelNotFound):
         await registering.new_version()
     with pytest.raises(ModelNotFound):
-        await registering.versions.get(registering.version())
+        await registering.versions.get(Call(), registering.version())
     with pytest.raises(ModelNotFound):
-        await registering.versions.list(registering.model(), 10, "")
+        await registering.versions.list(Call(), registering.model(), 10, "")
     with pytest.raises(EnvironmentNotFound):
-        await registering.environments.get(registering.environment())
+        await registering.environments.get(Call(), registering.environment())
     await registering.new_model()
     with pytest.raises(VersionNotFound):
-        await registering.versions.get(registering.version())
+        await registering.versions.get(Call(), registering.version())
 
 
 async def test_nothing_is_read_across_projects(registering: Registering) -> None:
     other = Registering(registering.registry)
     await other.new_model()
     with pytest.raises(ModelNotFound):
-        await registering.models.get(registering.model())
-    assert not (await registering.models.list(registering.project, 10, "")).items
+        await registering.models.get(Call(), registering.model())
+    assert not (await registering.models.list(Call(), registering.project, 10, "")).items
 
 
 async def test_an_id_is_never_used_again(registering: Registering) -> None:
     first = await registering.new_model()
-    await registering.models.delete(registering.model(), etag="", allow_missing=False)
+    await registering.models.delete(Call(), registering.model(), etag="", allow_missing=False)
     assert (await registering.new_model()).id != first.id
 
 
@@ -108,7 +109,7 @@ async def test_a_default_version_is_one_that_is_ready(registering: Registering) 
     await registering.archive("2")
     with pytest.raises(VersionArchived):
         await registering.change_model(default_version="2")
-    kept = await registering.models.get(registering.model())
+    kept = await registering.models.get(Call(), registering.model())
     assert kept.default_version == "1"
 
 
@@ -125,10 +126,10 @@ async def test_a_default_version_that_goes_leaves_the_model_without_one(
             await registering.archive(version)
         else:
             key = registering.version(version)
-            await registering.versions.delete(key, etag="", allow_missing=False)
-        default = (await registering.models.get(registering.model())).default_version
+            await registering.versions.delete(Call(), key, etag="", allow_missing=False)
+        default = (await registering.models.get(Call(), registering.model())).default_version
         assert default == ("1" if version == "2" else "")
-    after = await registering.models.get(registering.model())
+    after = await registering.models.get(Call(), registering.model())
     assert after.etag != before.etag
     assert after.update_time >= before.update_time
     with pytest.raises(EtagMismatch):
@@ -166,7 +167,7 @@ async def test_an_unset_state_stays_under_a_mask_of_everything(registering: Regi
     await registering.new_model()
     await registering.new_version(state=PENDING)
     change = Change(replace(FILES, description="x"), ("*",))
-    after = await registering.versions.update(registering.version(), change)
+    after = await registering.versions.update(Call(), registering.version(), change)
     assert (after.state, after.description) == (PENDING, "x")
 
 
@@ -193,7 +194,7 @@ async def test_an_artifact_changes_while_its_version_is_pending_only(
         "version.format"
     ]
     assert await registering.change_version("*") == ready
-    assert await registering.versions.get(registering.version()) == ready
+    assert await registering.versions.get(Call(), registering.version()) == ready
 
 
 async def test_an_environment_keeps_its_namespace(registering: Registering) -> None:
@@ -251,8 +252,8 @@ async def test_only_the_last_etag_writes(registering: Registering) -> None:
     with pytest.raises(EtagMismatch, match="has changed since its etag was read"):
         await registering.change_model(description="y", etag=stale)
     with pytest.raises(EtagMismatch):
-        await registering.models.delete(registering.model(), etag=stale, allow_missing=True)
-    await registering.models.delete(registering.model(), etag=fresh, allow_missing=False)
+        await registering.models.delete(Call(), registering.model(), etag=stale, allow_missing=True)
+    await registering.models.delete(Call(), registering.model(), etag=fresh, allow_missing=False)
 
 
 async def test_a_refused_change_stores_nothing(registering: Registering) -> None:
@@ -260,11 +261,11 @@ async def test_a_refused_change_stores_nothing(registering: Registering) -> None
     version = await registering.new_version()
     bad = VersionContent(description="fine", labels={"a b": ""})
     with pytest.raises(FieldInvalid):
-        await registering.versions.update(registering.version(), Change(bad))
+        await registering.versions.update(Call(), registering.version(), Change(bad))
     with pytest.raises(ServiceError):
         await registering.change_model(description="fine", default_version="none")
-    assert await registering.models.get(registering.model()) == model
-    assert await registering.versions.get(registering.version()) == version
+    assert await registering.models.get(Call(), registering.model()) == model
+    assert await registering.versions.get(Call(), registering.version()) == version
 
 
 async def test_what_is_missing_is_deleted_by_those_who_allow_it(registering: Registering) -> None:
@@ -274,18 +275,20 @@ async def test_what_is_missing_is_deleted_by_those_who_allow_it(registering: Reg
         (registering.environments, registering.environment(), EnvironmentNotFound),
     ):
         with pytest.raises(missing):
-            await parts.delete(key, etag="", allow_missing=False)
-        await parts.delete(key, etag="", allow_missing=True)
+            await parts.delete(Call(), key, etag="", allow_missing=False)
+        await parts.delete(Call(), key, etag="", allow_missing=True)
     await registering.new_model()
-    await registering.versions.delete(registering.version(), etag="", allow_missing=True)
+    await registering.versions.delete(Call(), registering.version(), etag="", allow_missing=True)
     with pytest.raises(VersionNotFound):
-        await registering.versions.delete(registering.version(), etag="", allow_missing=False)
+        await registering.versions.delete(
+            Call(), registering.version(), etag="", allow_missing=False
+        )
 
 
 async def test_a_deleted_model_takes_its_versions_along(registering: Registering) -> None:
     await registering.new_model()
     await registering.new_version()
-    await registering.models.delete(registering.model(), etag="", allow_missing=False)
-    await registering.models.create(registering.model(), ModelContent())
+    await registering.models.delete(Call(), registering.model(), etag="", allow_missing=False)
+    await registering.models.create(Call(), registering.model(), ModelContent())
     with pytest.raises(VersionNotFound):
-        await registering.versions.get(registering.version())
+        await registering.versions.get(Call(), registering.version())

@@ -10,7 +10,8 @@ import pytest
 
 from server import failpoints
 from server.adapters.no_registry import NoRegistry
-from server.control.scope import Scope
+from server.control.authorizer import Authorizer
+from server.control.call import Call
 from server.control.watch_cache import View
 from server.domain.errors import (
     AlreadyExists,
@@ -175,7 +176,7 @@ async def test_a_model_without_a_version_to_deploy_is_told(world: RegistryWorld)
 
 async def test_a_namespace_that_is_not_served_is_refused(world: RegistryWorld) -> None:
     await world.prepare("1")
-    world.scope = Scope("elsewhere", frozenset({"elsewhere"}))
+    world.authorizer = Authorizer("elsewhere", frozenset({"elsewhere"}))
     with pytest.raises(NamespaceNotServed):
         await world.deploy()
     assert await world.records() == []
@@ -365,7 +366,9 @@ async def test_in_a_registry_that_was_made_anew_the_name_is_still_its_own(
     first = await world.deploy()
     for record in await world.records():
         await world.registering.undeployed(record)
-    await world.registering.models.delete(world.registering.model(), etag="", allow_missing=False)
+    await world.registering.models.delete(
+        Call(), world.registering.model(), etag="", allow_missing=False
+    )
     await world.registering.new_model()
     await world.registering.new_version("1")
     again = await world.deploy()

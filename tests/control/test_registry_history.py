@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from server.adapters.sql.factory import opened_registry
+from server.control.call import Call
 from server.domain.errors import AlreadyExists, EtagMismatch, FieldInvalid, ServiceError
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.registry.registered import Registered, VersionState
@@ -193,7 +194,9 @@ class History(RuleBasedStateMachine):
     def delete_model(self, name: str) -> None:
         used = any(record.model == name for record in self.open)
         refusal = InUse if used else None
-        call = self.control.models.delete(self.control.model(name), etag="", allow_missing=False)
+        call = self.control.models.delete(
+            Call(), self.control.model(name), etag="", allow_missing=False
+        )
         if self.expect(call, refusal if name in self.models else ModelNotFound):
             del self.models[name]
 
@@ -209,7 +212,7 @@ class History(RuleBasedStateMachine):
             refusal = VersionNotFound
         elif etag == "stale":
             refusal = EtagMismatch
-        call = self.control.versions.delete(key, etag=etag, allow_missing=False)
+        call = self.control.versions.delete(Call(), key, etag=etag, allow_missing=False)
         if self.expect(call, refusal):
             assert known
             del known.versions[version]
@@ -221,7 +224,7 @@ class History(RuleBasedStateMachine):
         used = any(record.environment == name for record in self.open)
         refusal = InUse if used else None
         key = self.control.environment(name)
-        call = self.control.environments.delete(key, etag="", allow_missing=False)
+        call = self.control.environments.delete(Call(), key, etag="", allow_missing=False)
         if self.expect(call, refusal if name in self.environments else EnvironmentNotFound):
             del self.environments[name]
 
@@ -232,13 +235,13 @@ class History(RuleBasedStateMachine):
     async def _compare(self) -> None:
         control, project = self.control, self.control.project
         expected = [(name, m.description, m.default) for name, m in self.models.items()]
-        listed = self.told((await control.models.list(project, 100, "")).items)
+        listed = self.told((await control.models.list(Call(), project, 100, "")).items)
         assert [(m.key.name, m.description, m.default_version) for m in listed] == expected
         for model in listed:
             states = list(self.models[model.key.name].versions.items())
-            found = self.told((await control.versions.list(model.key, 100, "")).items)
+            found = self.told((await control.versions.list(Call(), model.key, 100, "")).items)
             assert [(v.key.version, v.state) for v in found] == states
-        places = self.told((await control.environments.list(project, 100, "")).items)
+        places = self.told((await control.environments.list(Call(), project, 100, "")).items)
         assert [(p.key.name, p.description) for p in places] == list(self.environments.items())
 
     def told(self, listed: Sequence[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.control.call import Call
 from server.control.opaque_tokens import encode_token
 from server.control.registry.pages import Listed, Listing
 from server.domain.errors import FieldInvalid, PageTokenInvalid
@@ -46,11 +47,15 @@ async def all_of(read: Read, size: int = 1000, cut: int = 1000) -> list[Any]:
 def listings(registering: Registering) -> dict[str, Read]:
     project = registering.project
     return {
-        "models": lambda size, token: registering.models.list(project, size, token),
-        "versions": lambda size, token: registering.versions.list(registering.model(), size, token),
-        "environments": lambda size, token: registering.environments.list(project, size, token),
+        "models": lambda size, token: registering.models.list(Call(), project, size, token),
+        "versions": lambda size, token: registering.versions.list(
+            Call(), registering.model(), size, token
+        ),
+        "environments": lambda size, token: registering.environments.list(
+            Call(), project, size, token
+        ),
         "deployments": lambda size, token: registering.deployments.list(
-            DeploymentFilter(project), size, token
+            Call(), DeploymentFilter(project), size, token
         ),
     }
 
@@ -85,11 +90,13 @@ async def test_what_comes_and_goes_between_two_pages_neither_shifts_nor_repeats_
 ) -> None:
     for number in range(6):
         await registering.new_model(f"m{number}")
-    first = await registering.models.list(registering.project, 2, "")
+    first = await registering.models.list(Call(), registering.project, 2, "")
     await registering.new_model("newer")
     for gone in ("m3", "m5"):
-        await registering.models.delete(registering.model(gone), etag="", allow_missing=False)
-    second = await registering.models.list(registering.project, 9, first.token_after(2))
+        await registering.models.delete(
+            Call(), registering.model(gone), etag="", allow_missing=False
+        )
+    second = await registering.models.list(Call(), registering.project, 9, first.token_after(2))
     assert [m.key.name for m in first.items] == ["m5", "m4"]
     assert [m.key.name for m in second.items] == ["m2", "m1", "m0"]
 
@@ -99,9 +106,11 @@ async def test_a_page_token_is_for_its_own_listing_only(registering: Registering
     reads = listings(registering)
     other = DeploymentFilter(registering.project, states=frozenset({DEPLOYED}))
     reads["other deployments"] = lambda size, token: registering.deployments.list(
-        other, size, token
+        Call(), other, size, token
     )
-    reads["another project's"] = lambda size, token: registering.models.list("other", size, token)
+    reads["another project's"] = lambda size, token: registering.models.list(
+        Call(), "other", size, token
+    )
     for kind in ("models", "versions", "environments", "deployments"):
         token = (await reads[kind](2, "")).token_after(2)
         for another in reads.keys() - {kind}:
@@ -116,7 +125,7 @@ async def test_a_token_with_a_position_that_cannot_be_is_refused(
     listing = Listing("models", registering.project)
     token = listing.listed(Page([1], [1, position])).token_after(1)
     with pytest.raises(PageTokenInvalid):
-        await registering.models.list(registering.project, 10, token)
+        await registering.models.list(Call(), registering.project, 10, token)
 
 
 @given(st.text(max_size=30) | st.lists(st.integers() | st.text()).map(encode_token))
@@ -130,7 +139,7 @@ async def test_a_project_that_nobody_used_has_nothing(registering: Registering) 
     for read in (listings(registering)[kind] for kind in ("models", "environments", "deployments")):
         assert await all_of(read) == []
     with pytest.raises(FieldInvalid):
-        await registering.models.list("", 10, "")
+        await registering.models.list(Call(), "", 10, "")
 
 
 async def history(registering: Registering) -> Sequence[ModelDeployment]:
@@ -171,7 +180,9 @@ async def test_deployments_are_narrowed_by_each_filter(
 ) -> None:
     records = await history(registering)
     wanted = DeploymentFilter(registering.project, **narrowed)
-    found = await all_of(lambda size, token: registering.deployments.list(wanted, size, token), 1)
+    found = await all_of(
+        lambda size, token: registering.deployments.list(Call(), wanted, size, token), 1
+    )
     assert found == [records[number] for number in expected]
 
 
@@ -189,7 +200,9 @@ async def test_what_was_deployed_between_two_times_leaves_out_both(
             created_after=None if after is None else times[after],
             created_before=None if before is None else times[before],
         )
-        return await all_of(lambda size, token: registering.deployments.list(wanted, size, token))
+        return await all_of(
+            lambda size, token: registering.deployments.list(Call(), wanted, size, token)
+        )
 
     assert await between(0, 3) == records[2:0:-1]
     assert await between(1, None) == records[:1:-1]
@@ -197,15 +210,15 @@ async def test_what_was_deployed_between_two_times_leaves_out_both(
     assert await between(2, 2) == []
     day = timedelta(days=1)
     later = DeploymentFilter(registering.project, created_after=times[3] + day)
-    assert not (await registering.deployments.list(later, 10, "")).items
+    assert not (await registering.deployments.list(Call(), later, 10, "")).items
 
 
 async def test_a_record_is_read_in_its_own_project_only(registering: Registering) -> None:
     record = (await history(registering))[0]
-    assert await registering.deployments.get(registering.project, record.id) == record
+    assert await registering.deployments.get(Call(), registering.project, record.id) == record
     for project, named in (("other", record.id), (registering.project, str(uuid4()))):
         with pytest.raises(DeploymentNotFound):
-            await registering.deployments.get(project, named)
+            await registering.deployments.get(Call(), project, named)
 
 
 async def delete(registering: Registering, kind: str) -> None:
@@ -215,7 +228,7 @@ async def delete(registering: Registering, kind: str) -> None:
         "environment": (registering.environments, registering.environment()),
     }
     part, key = parts[kind]
-    await part.delete(key, etag="", allow_missing=True)
+    await part.delete(Call(), key, etag="", allow_missing=True)
 
 
 @pytest.mark.parametrize("kind", ["model", "version", "environment"])
@@ -231,7 +244,7 @@ async def test_what_a_service_runs_is_not_deleted_until_its_record_ends(
     await registering.archive()
     await registering.undeployed(record)
     await delete(registering, kind)
-    assert (await registering.deployments.get(registering.project, record.id)).end_time
+    assert (await registering.deployments.get(Call(), registering.project, record.id)).end_time
 
 
 async def test_of_many_users_five_are_named(registering: Registering) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from server.adapters.sql.factory import opened_registry
+from server.control.call import Call
 from server.domain.errors import EtagMismatch, ServiceError
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.registry.registered import ModelVersion, RegisteredModel, VersionState
@@ -59,7 +60,7 @@ async def test_a_default_that_is_archived_or_deleted_as_it_is_set_is_cleared_or_
         ending: Awaitable[Any] = (
             other.archive(version)
             if number % 2
-            else other.versions.delete(key, etag="", allow_missing=False)
+            else other.versions.delete(Call(), key, etag="", allow_missing=False)
         )
         calls = (one.change_model(default_version=version), ending)
         outcomes |= set(await together(*(calls if number % 3 else calls[::-1])))
@@ -75,9 +76,9 @@ async def test_a_default_that_is_archived_or_deleted_as_it_is_set_is_cleared_or_
 
 
 async def require_ready_default(registering: Registering) -> None:
-    default = (await registering.models.get(registering.model())).default_version
+    default = (await registering.models.get(Call(), registering.model())).default_version
     if default:
-        version = await registering.versions.get(registering.version(default))
+        version = await registering.versions.get(Call(), registering.version(default))
         assert version.state is VersionState.READY
 
 
@@ -87,14 +88,14 @@ async def test_a_version_that_is_added_as_its_model_is_deleted_goes_with_it(serv
         await one.new_model()
         adding, deleting = (
             other.new_version(),
-            one.models.delete(one.model(), etag="", allow_missing=False),
+            one.models.delete(Call(), one.model(), etag="", allow_missing=False),
         )
         await together(*((adding, deleting) if number % 2 else (deleting, adding)))
-        await one.models.delete(one.model(), etag="", allow_missing=True)
+        await one.models.delete(Call(), one.model(), etag="", allow_missing=True)
         # A version that was left would be in the new model's way.
         await one.new_model()
         await one.new_version()
-        await one.models.delete(one.model(), etag="", allow_missing=False)
+        await one.models.delete(Call(), one.model(), etag="", allow_missing=False)
 
 
 async def test_of_many_changes_with_one_etag_one_is_written(servers: Pair) -> None:
@@ -109,7 +110,7 @@ async def test_of_many_changes_with_one_etag_one_is_written(servers: Pair) -> No
         outcomes = await together(*changes)
         assert outcomes.count(type(model)) == 1
         assert set(outcomes) <= {type(model), EtagMismatch, RegistryUnavailable}
-        model = await one.models.get(one.model())
+        model = await one.models.get(Call(), one.model())
         model = await one.change_model("description", description="", etag=model.etag)
 
 
@@ -123,17 +124,17 @@ async def test_what_is_deleted_as_it_is_deployed_is_in_use_or_not_found(servers:
 
         deploying = other.deployed(version.key, environment.key)
         deleting: Awaitable[None] = (
-            one.versions.delete(version.key, etag="", allow_missing=False)
+            one.versions.delete(Call(), version.key, etag="", allow_missing=False)
             if number % 2
-            else one.models.delete(one.model(), etag="", allow_missing=False)
+            else one.models.delete(Call(), one.model(), etag="", allow_missing=False)
         )
         calls = (deploying, deleting) if number % 3 else (deleting, deploying)
         outcomes |= set(await together(*calls))
         for record in await open_records(one):
             # What it runs is still there.
-            assert (await one.versions.get(version.key)).id == record.version_id
+            assert (await one.versions.get(Call(), version.key)).id == record.version_id
             await one.undeployed(record)
-        await one.models.delete(one.model(), etag="", allow_missing=True)
+        await one.models.delete(Call(), one.model(), etag="", allow_missing=True)
     assert outcomes <= {
         ModelDeployment,
         type(None),

@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.control.authorizer import Authorizer
+from server.control.call import Call
 from server.control.read import Reading
 from server.control.watch import EventType, Watch, WatchEvent, Watching
 from server.control.watch_cache import ALL, View
@@ -23,6 +25,7 @@ from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
 
 NAMES = ("a", "b", "c")
+AUTHORIZER = Authorizer("models")
 EVERYTHING = ServiceKey(ALL, "")
 
 
@@ -73,8 +76,8 @@ class Reader:
 
     def open(self) -> None:
         watch = Watch(EVERYTHING, Selector(), resume_token=self.token, heartbeat=timedelta(hours=1))
-        reading = Reading(None, self.view)  # type: ignore[arg-type]  # no cluster is asked here
-        self.stream = Watching(self.view, reading).watch(watch)
+        reading = Reading(None, self.view, AUTHORIZER)  # type: ignore[arg-type]  # no cluster is asked
+        self.stream = Watching(self.view, reading, AUTHORIZER).watch(Call(), watch)
         self.opening = None if self.token else set()
 
     async def read(self, most: int) -> None:

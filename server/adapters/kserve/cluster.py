@@ -15,8 +15,8 @@ from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects
 from server.adapters.kserve.client import ApiServer, NoCredentials
 from server.adapters.kserve.informers.status_feed import StatusFeed
+from server.domain.caller import Caller
 from server.domain.errors import ServiceError
-from server.domain.rollout.container_output import UnnamedCaller
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import FeedEvent
@@ -37,7 +37,7 @@ class KServeCluster:
         *,
         namespaces: Sequence[str] = (),
         kserve_namespace: str = "kserve",
-        caller: UnnamedCaller | None = None,
+        caller: Caller | None = None,
     ) -> None:
         self._feed = StatusFeed(api, namespaces, caller)
         self._objects = ServiceObjects(api)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, replace
 
+from server.control.call import Call
 from server.control.registry.pages import Listed, Listing
 from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
 from server.domain.registry.registry_errors import DeploymentNotFound
@@ -17,7 +18,7 @@ class Deployments:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def get(self, project: str, deployment_id: str) -> ModelDeployment:
+    async def get(self, call: Call, project: str, deployment_id: str) -> ModelDeployment:
         """The record. Raises FieldInvalid, DeploymentNotFound."""
         check_deployment(project, deployment_id)
 
@@ -32,7 +33,7 @@ class Deployments:
         return record
 
     async def list(
-        self, wanted: DeploymentFilter, size: int, page_token: str
+        self, call: Call, wanted: DeploymentFilter, size: int, page_token: str
     ) -> Listed[ModelDeployment]:
         """A page of the records that are wanted, newest first. Raises FieldInvalid,
         PageTokenInvalid."""

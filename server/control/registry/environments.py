@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from server.control.call import Call
 from server.control.registry.lookup import environment_of
 from server.control.registry.pages import Listed, Listing
 from server.control.registry.usage import require_current, require_unused
@@ -28,7 +29,9 @@ class Environments:
         self._registry = registry
         self._view = view
 
-    async def create(self, key: EnvironmentKey, content: EnvironmentContent) -> ServingEnvironment:
+    async def create(
+        self, call: Call, key: EnvironmentKey, content: EnvironmentContent
+    ) -> ServingEnvironment:
         """Make an environment. Raises FieldInvalid, AlreadyExists."""
         check_new(key, content, "environment")
         environment_id = str(uuid4())
@@ -40,12 +43,14 @@ class Environments:
 
         return await self._registry.write(work)
 
-    async def get(self, key: EnvironmentKey) -> ServingEnvironment:
+    async def get(self, call: Call, key: EnvironmentKey) -> ServingEnvironment:
         """The environment. Raises FieldInvalid, EnvironmentNotFound."""
         check_key(key)
         return await self._registry.read(lambda tx: environment_of(tx, key))
 
-    async def list(self, project: str, size: int, page_token: str) -> Listed[ServingEnvironment]:
+    async def list(
+        self, call: Call, project: str, size: int, page_token: str
+    ) -> Listed[ServingEnvironment]:
         """A page of a project's environments, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_project(project)
@@ -58,7 +63,7 @@ class Environments:
         return listing.listed(await self._registry.read(work))
 
     async def update(
-        self, key: EnvironmentKey, change: Change[EnvironmentContent]
+        self, call: Call, key: EnvironmentKey, change: Change[EnvironmentContent]
     ) -> ServingEnvironment:
         """Change an environment. Raises FieldInvalid, EnvironmentNotFound, EtagMismatch,
         EnvironmentNamespaceFixed."""
@@ -74,7 +79,9 @@ class Environments:
 
         return await self._registry.write(work)
 
-    async def delete(self, key: EnvironmentKey, *, etag: str, allow_missing: bool) -> None:
+    async def delete(
+        self, call: Call, key: EnvironmentKey, *, etag: str, allow_missing: bool
+    ) -> None:
         """Delete an environment; its namespace stays. Raises FieldInvalid, EnvironmentNotFound,
         EtagMismatch, InUse."""
         check_key(key)

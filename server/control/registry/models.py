@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
 from server.control.registry.pages import Listed, Listing
 from server.control.registry.usage import require_current, require_ready, require_unused
@@ -28,7 +29,7 @@ class Models:
         self._registry = registry
         self._view = view
 
-    async def create(self, key: ModelKey, content: ModelContent) -> RegisteredModel:
+    async def create(self, call: Call, key: ModelKey, content: ModelContent) -> RegisteredModel:
         """Register a model. Raises FieldInvalid, AlreadyExists."""
         check_new(key, content, "model")
         model_id = str(uuid4())
@@ -40,12 +41,14 @@ class Models:
 
         return await self._registry.write(work)
 
-    async def get(self, key: ModelKey) -> RegisteredModel:
+    async def get(self, call: Call, key: ModelKey) -> RegisteredModel:
         """The model. Raises FieldInvalid, ModelNotFound."""
         check_key(key)
         return await self._registry.read(lambda tx: model_of(tx, key))
 
-    async def list(self, project: str, size: int, page_token: str) -> Listed[RegisteredModel]:
+    async def list(
+        self, call: Call, project: str, size: int, page_token: str
+    ) -> Listed[RegisteredModel]:
         """A page of a project's models, newest first. Raises FieldInvalid, PageTokenInvalid."""
         check_project(project)
         listing = Listing("models", project)
@@ -56,7 +59,9 @@ class Models:
 
         return listing.listed(await self._registry.read(work))
 
-    async def update(self, key: ModelKey, change: Change[ModelContent]) -> RegisteredModel:
+    async def update(
+        self, call: Call, key: ModelKey, change: Change[ModelContent]
+    ) -> RegisteredModel:
         """Change a model. Raises FieldInvalid, ModelNotFound, EtagMismatch, and of a new default
         version VersionNotFound, VersionNotReady, VersionArchived."""
         check_change(key, change, "model")
@@ -74,7 +79,7 @@ class Models:
 
         return await self._registry.write(work)
 
-    async def delete(self, key: ModelKey, *, etag: str, allow_missing: bool) -> None:
+    async def delete(self, call: Call, key: ModelKey, *, etag: str, allow_missing: bool) -> None:
         """Delete a model with its versions. Raises FieldInvalid, ModelNotFound, EtagMismatch,
         InUse."""
         check_key(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
 from server.control.registry.pages import Listed, Listing
 from server.control.registry.usage import require_current, require_unused
@@ -29,7 +30,7 @@ class Versions:
         self._registry = registry
         self._view = view
 
-    async def create(self, key: VersionKey, content: VersionContent) -> ModelVersion:
+    async def create(self, call: Call, key: VersionKey, content: VersionContent) -> ModelVersion:
         """Add a version to a model. Raises FieldInvalid, ModelNotFound, AlreadyExists."""
         check_new(key, content, "version")
         version_id = str(uuid4())
@@ -42,7 +43,7 @@ class Versions:
 
         return await self._registry.write(work)
 
-    async def get(self, key: VersionKey) -> ModelVersion:
+    async def get(self, call: Call, key: VersionKey) -> ModelVersion:
         """The version. Raises FieldInvalid, ModelNotFound, VersionNotFound."""
         check_key(key)
 
@@ -52,7 +53,9 @@ class Versions:
 
         return await self._registry.read(work)
 
-    async def list(self, model: ModelKey, size: int, page_token: str) -> Listed[ModelVersion]:
+    async def list(
+        self, call: Call, model: ModelKey, size: int, page_token: str
+    ) -> Listed[ModelVersion]:
         """A page of a model's versions, newest first. Raises FieldInvalid, PageTokenInvalid,
         ModelNotFound."""
         check_key(model)
@@ -65,7 +68,9 @@ class Versions:
 
         return listing.listed(await self._registry.read(work))
 
-    async def update(self, key: VersionKey, change: Change[VersionContent]) -> ModelVersion:
+    async def update(
+        self, call: Call, key: VersionKey, change: Change[VersionContent]
+    ) -> ModelVersion:
         """Change a version; one that is archived is no longer its model's default. Raises
         FieldInvalid, ModelNotFound, VersionNotFound, EtagMismatch."""
         check_change(key, change, "version")
@@ -83,7 +88,7 @@ class Versions:
 
         return await self._registry.write(work)
 
-    async def delete(self, key: VersionKey, *, etag: str, allow_missing: bool) -> None:
+    async def delete(self, call: Call, key: VersionKey, *, etag: str, allow_missing: bool) -> None:
         """Delete a version, which then is no default either. Raises FieldInvalid, ModelNotFound,
         VersionNotFound, EtagMismatch, InUse."""
         check_key(key)

@@ -88,8 +88,8 @@ def resolved(deploy: Deploy, found: Found, deployment_id: str) -> Deploy:
     return replace(canonical_deploy(whole), provenance=provenance, asked=asked)
 
 
-def begun(deploy: Deploy, found: Found, now: datetime) -> ModelDeployment:
-    """The record of a resolved Deploy that no cluster knows yet."""
+def begun(deploy: Deploy, found: Found, caller: str, now: datetime) -> ModelDeployment:
+    """The record of a caller's resolved Deploy that no cluster knows yet."""
     assert deploy.spec, "it is resolved"
     return ModelDeployment(
         id=deploy.deployment_id,
@@ -102,6 +102,7 @@ def begun(deploy: Deploy, found: Found, now: datetime) -> ModelDeployment:
         environment_id=found.environment.id,
         service=deploy.key,
         content=content_of(deploy.spec),
+        caller=caller,
         create_time=now,
         update_time=now,
     )

@@ -2,7 +2,7 @@
 
 The maker of the image decides what such text says. So it reaches a failure, a status message, a
 condition, an error detail or a record only through an `OutputGate`; what is to be held back is
-decided here, by `UnnamedCaller.may_see`, and nowhere else.
+decided by `server.domain.caller.Caller.may_read_output`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -39,25 +39,6 @@ _SHORTEST_ENCODED = 6
 WITHHELD = "(not shown: the environment has more secret values than can be masked)"
 # The secrets of the gates that are kept, in characters.
 MOST_KEPT_CHARACTERS = 8 * MOST_SECRET_CHARACTERS
-ALL_NAMESPACES = "*"
-
-
-@dataclass(frozen=True, slots=True)
-class UnnamedCaller:
-    """A caller of whom nothing is known, as all are until callers have an identity.
-
-    `shown_in`: the namespaces in which the operator lets everybody read what containers write.
-    """
-
-    shown_in: frozenset[str] = frozenset()
-
-    def may_see(self, namespace: str, holding: str) -> bool:
-        """Return whether the caller may see what a container wrote.
-
-        `holding`: what the container can read, and write out, that the caller may not read, in
-        words; empty where there is nothing such.
-        """
-        return not holding or namespace in self.shown_in or ALL_NAMESPACES in self.shown_in
 
 
 @dataclass(frozen=True, slots=True)

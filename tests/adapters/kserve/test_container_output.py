@@ -13,7 +13,7 @@ from server.adapters.kserve.status.pods.account_rights import AccountRights
 from server.adapters.kserve.status.pods.failure_log import excerpt, log_wanted
 from server.adapters.kserve.status.pods.output_policy import ContainerGates
 from server.adapters.kserve.status.service_status import status_of
-from server.domain.rollout.container_output import UnnamedCaller
+from server.domain.caller import Caller
 from server.domain.rollout.state_table import decide
 from server.domain.rollout.status import FailureReason, InferenceServiceStatus
 from tests.adapters.kserve.replaying import merged
@@ -160,7 +160,7 @@ HOLDINGS = {
 }
 
 
-def asked(observed: Observed, caller: UnnamedCaller, *, bound: bool) -> Observed:
+def asked(observed: Observed, caller: Caller, *, bound: bool) -> Observed:
     """Where this caller asks, and the namespace's default account may be `bound` to a role."""
     rights = AccountRights()
     namespace = observed.service["metadata"]["namespace"]
@@ -198,16 +198,16 @@ def test_text_of_a_container_that_reads_what_callers_may_not_is_held_back_wherev
     observed, now = shown_where(place)
     made, bound = holding(observed, made_from), what == "a token with rights"
 
-    def shown_to(caller: UnnamedCaller) -> str:
+    def shown_to(caller: Caller) -> str:
         return repr(status(asked(made, caller, bound=bound), now))
 
-    told = shown_to(UnnamedCaller())
+    told = shown_to(Caller())
     assert "cannot log in" not in told
     assert why in told
     assert "kubectl logs" in told
     assert "MODELSERVICE_SHOW_CONTAINER_TEXT" in told
-    assert "cannot log in" in shown_to(UnnamedCaller(frozenset({"*"})))
-    assert "cannot log in" not in shown_to(UnnamedCaller(frozenset({"elsewhere"})))
+    assert "cannot log in" in shown_to(Caller(reads_output_in=frozenset({"*"})))
+    assert "cannot log in" not in shown_to(Caller(reads_output_in=frozenset({"elsewhere"})))
 
 
 @pytest.mark.parametrize("place", PLACES)

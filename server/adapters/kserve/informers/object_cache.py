@@ -21,7 +21,7 @@ from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import Observed
 from server.adapters.kserve.status.pods.account_rights import AccountRights, namespace_of_subject
 from server.adapters.kserve.status.pods.output_policy import ContainerGates
-from server.domain.rollout.container_output import UnnamedCaller
+from server.domain.caller import Caller
 from server.domain.service.inference_service import ServiceKey
 
 # The watch shows a write within milliseconds; after so many seconds it never will.
@@ -39,7 +39,7 @@ class Mirror:
     def __init__(
         self,
         touched: Callable[[Iterable[ServiceKey]], None],
-        caller: UnnamedCaller | None = None,
+        caller: Caller | None = None,
     ) -> None:
         self._touched = touched
         self._services = HeldServices()

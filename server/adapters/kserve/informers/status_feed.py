@@ -20,7 +20,7 @@ from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.service_views import Deriving
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.failure_log import LogWanted
-from server.domain.rollout.container_output import UnnamedCaller
+from server.domain.caller import Caller
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone, Synced
 
@@ -38,7 +38,7 @@ class StatusFeed:
     """
 
     def __init__(
-        self, api: ApiServer, namespaces: Sequence[str], caller: UnnamedCaller | None = None
+        self, api: ApiServer, namespaces: Sequence[str], caller: Caller | None = None
     ) -> None:
         self.mirror = Mirror(self._touch, caller)
         self._api = api

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from server.adapters.kserve.objects import Object, find_by_name, get_list, get_map
 from server.adapters.kserve.status.pods.account_rights import AccountRights, Rights
-from server.domain.rollout.container_output import OutputGate, OutputGates, UnnamedCaller
+from server.domain.caller import Caller
+from server.domain.rollout.container_output import OutputGate, OutputGates
 
 _DEFAULT_ACCOUNT = "default"
 _SECRETS_BY_CSI = "secrets-store.csi.k8s.io"
@@ -18,10 +19,8 @@ class ContainerGates:
     `caller` is who asks, and `rights` what the accounts of pods may do; None: that is not known.
     """
 
-    def __init__(
-        self, caller: UnnamedCaller | None = None, rights: AccountRights | None = None
-    ) -> None:
-        self._caller = caller or UnnamedCaller()
+    def __init__(self, caller: Caller | None = None, rights: AccountRights | None = None) -> None:
+        self._caller = caller or Caller()
         self.rights = rights
         self._gates = OutputGates()
 
@@ -57,7 +56,9 @@ class ContainerGates:
     ) -> OutputGate:
         gate = self._gates.masking(_variables(c for spec in pod_specs for c in _containers(spec)))
         namespace, holding = _namespace(owner), next(filter(None, holdings), "")
-        return gate if self._caller.may_see(namespace, holding) else gate.holding_back(holding)
+        return (
+            gate if self._caller.may_read_output(namespace, holding) else gate.holding_back(holding)
+        )
 
     def _holding(self, container: Object, spec: Object, owner: Object, *, has_token: bool) -> str:
         """What the container can read that callers may not, in words; empty where nothing."""

@@ -18,7 +18,7 @@ LAB = $(BIN)/python -m lab --mode $(MODE) $(if $(KSERVE),--kserve $(KSERVE))
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
 
-.PHONY: help demo serve setup serving test unit check lab node-lab image bench attack failures soak stubs check-stubs lock format
+.PHONY: help demo serve setup serving test unit check lab node-lab image bench sizes walks attack failures soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,12 @@ failures: $(READY) ## How rollouts fail on a real node, and how soon it is repor
 
 bench: $(READY) ## Measure the server beside what it stands on, and print ratios
 	$(BIN)/python -m tests.benchmarks
+
+sizes: $(READY) ## How large files, functions and folders are: FOLDER= is another than server/
+	@$(BIN)/python -m tests.measures.sizes $(FOLDER)
+
+walks: $(READY) ## How many calls a Deploy, a pod event and a Get take; SEQUENCE=1 prints their files in order
+	@$(BIN)/python -m tests.measures.walks $(if $(SEQUENCE),--sequence)
 
 attack: $(READY) ## A caller's worst, and what becomes of the others: 3 minutes, an hour by make soak
 	$(BIN)/python -m tests.attacks

@@ -10,9 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
-from server.adapters.kserve.manifests.riders import marker_of
+from server.adapters.kserve.manifests.annotations import marker_of
 from server.adapters.kserve.names import FIELD_MANAGER
-from server.adapters.kserve.observing.observed import Observed
+from server.adapters.kserve.status.observed_objects import Observed
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.runtimes import STOCK
 from tests.adapters.kserve.scripted_server import (

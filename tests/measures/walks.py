@@ -38,11 +38,11 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server import logs
-from server.adapters.kserve.api_server import ApiServer
+from server.adapters.kserve.apply.write_plan import plan_of
+from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.manifest import manifest_of
-from server.adapters.kserve.manifests.reading_back import asked_of
-from server.adapters.kserve.writing.planning import plan_of
+from server.adapters.kserve.manifests.object_parser import asked_of
 from server.app import Application
 from server.settings import Log
 from tests.adapters.kserve.replaying import recording

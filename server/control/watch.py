@@ -25,7 +25,7 @@ from server.domain.errors import (
     ServiceStopped,
 )
 from server.domain.kubernetes.selectors import Selector
-from server.domain.rollout.rollout_id import End, Outcome, Rollout, Sight, outcome
+from server.domain.rollout.rollout_id import End, Outcome, Rollout, RolloutStatus, outcome
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.validation import check_key, check_namespace
@@ -176,8 +176,8 @@ class _UntilReady:
     awaited: Rollout
 
     def is_over(self, told: InferenceService | None) -> bool:
-        sight = Sight(told.rollout, told.status) if told else None
-        decided = outcome(self.awaited, sight)
+        current = RolloutStatus(told.rollout, told.status) if told else None
+        decided = outcome(self.awaited, current)
         if decided is None:
             return False
         if decided.end is End.READY:

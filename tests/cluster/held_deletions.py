@@ -55,7 +55,7 @@ def assert_named(lab: Lab, stub: ModelServiceStub, namespace: str) -> None:
         wait_gone(stub, namespace, name)
 
     held, child_held, unattended = (told[name].status for name in names)
-    assert f"still there: finalizer {FINALIZER}" in held.message
+    assert f"remaining: finalizer {FINALIZER}" in held.message
     assert f"{kind} child-held-predictor (finalizer {FINALIZER})" in child_held.message
     for status in (held, child_held):
         assert not status.HasField("failure")
@@ -67,7 +67,7 @@ def told_late(stub: ModelServiceStub, namespace: str, name: str) -> InferenceSer
     """The service once it is told what is left of it."""
     recording = Recording(stub, namespace, name)
     try:
-        told = recording.wait(lambda s: "still there" in s.status.message, f"{name} is late")
+        told = recording.wait(lambda s: "remaining" in s.status.message, f"{name} is late")
     finally:
         recording.close()
     assert told.status.state == State.STATE_DELETING

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
-from server.domain.rollout.facts import ComponentFacts, Facts, Problem, Remains
+from server.domain.rollout.facts import ComponentFacts, Facts, Problem, RemainingObjects
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.state_table import Decision, decide
@@ -29,7 +29,9 @@ READY_COMPONENT = ComponentFacts(
     completed_at=AGO,
     available=1,
 )
-READY_FACTS = Facts(ROLLOUT, NOW, AGO, (READY_COMPONENT,), judged=True, ready=True, routed=True)
+READY_FACTS = Facts(
+    ROLLOUT, NOW, AGO, (READY_COMPONENT,), reconciled=True, ready=True, ingress_ready=True
+)
 
 
 def problem(
@@ -65,7 +67,7 @@ def test_rows_are_tried_in_order() -> None:
         "deleting": True,
         "stop_asked": True,
         "stopped": True,
-        "judged": False,
+        "reconciled": False,
         "applied": False,
     }
     assert state(**everything) is State.DELETING
@@ -74,7 +76,7 @@ def test_rows_are_tried_in_order() -> None:
 
 
 def test_a_service_in_a_namespace_that_is_being_deleted_is_deleting_and_says_so() -> None:
-    for seen in ({}, {"judged": False, "applied": False}, {"complete": False, "available": 0}):
+    for seen in ({}, {"reconciled": False, "applied": False}, {"complete": False, "available": 0}):
         decision = decide(facts(**seen, namespace_deleting=True))
         assert decision.state is State.DELETING
         assert "namespace is being deleted" in decision.message
@@ -100,7 +102,7 @@ def test_a_refusal_counts_only_two_seconds_later_and_only_while_it_is_not_applie
 def test_a_refusal_is_told_where_kserve_has_given_no_verdict_yet() -> None:
     stands = problem(FailureReason.INVALID_SPEC)
     decision = decide(
-        facts(judged=False, applied=False, present=False, available=0, refusal=stands)
+        facts(reconciled=False, applied=False, present=False, available=0, refusal=stands)
     )
     assert (decision.state, reason(decision)) == (State.FAILED, FailureReason.INVALID_SPEC)
 
@@ -126,7 +128,7 @@ def test_updates_that_are_disabled_degrade_only_what_is_not_applied() -> None:
 
 
 def test_zero_replicas_wanted_is_stopped_and_says_so() -> None:
-    decision = decide(facts(zero_wanted=True, available=0))
+    decision = decide(facts(scaled_to_zero=True, available=0))
     assert (decision.state, reason(decision)) == (State.STOPPED, FailureReason.SCALED_TO_ZERO)
 
 
@@ -135,8 +137,8 @@ def test_a_first_rollout_waits_for_kserve_and_for_every_part_of_row_nine() -> No
         {"scaled": False},
         {"complete": False},
         {"ready": False},
-        {"steady_at": NOW + SECOND},
-        {"available": 0, "unproven": 1},
+        {"stable_at": NOW + SECOND},
+        {"available": 0, "recently_restarted": 1},
     ):
         assert state(completed_at=None, **short) is State.PROGRESSING, short
 
@@ -144,7 +146,7 @@ def test_a_first_rollout_waits_for_kserve_and_for_every_part_of_row_nine() -> No
 def test_complete_once_a_scale_up_leaves_it_ready_whatever_kserve_says() -> None:
     assert state(ready=False, complete=False) is State.READY
     assert state(ready=False, complete=False, scaled=False) is State.PROGRESSING
-    assert state(ready=False, complete=False, routed=False) is State.PROGRESSING
+    assert state(ready=False, complete=False, ingress_ready=False) is State.PROGRESSING
 
 
 def test_complete_just_now_it_waits_five_seconds_for_kserve_to_agree() -> None:
@@ -158,7 +160,7 @@ def test_once_told_ready_it_stays_so_while_kserve_lags_behind_a_scale_up() -> No
     up_again = {"ready": False, "completed_at": NOW - SECOND}
     assert state(**up_again) is State.PROGRESSING
     assert state(**up_again, was_ready=True) is State.READY
-    assert state(**up_again, was_ready=True, routed=False) is State.PROGRESSING
+    assert state(**up_again, was_ready=True, ingress_ready=False) is State.PROGRESSING
     assert state(**up_again, was_ready=True, complete=False, scaled=False) is State.PROGRESSING
 
 
@@ -235,31 +237,31 @@ component_fields = {
     "scaled": st.booleans(),
     "complete": st.booleans(),
     "completed_at": st.none() | past,
-    "zero_wanted": st.booleans(),
+    "scaled_to_zero": st.booleans(),
     "available": counts,
-    "unproven": counts,
+    "recently_restarted": counts,
     "unavailable_since": st.none() | past,
-    "steady_at": st.none() | moments,
+    "stable_at": st.none() | moments,
     "problems": st.lists(problems, max_size=2).map(tuple),
     "pinned": st.none() | st.just(failure_of(FailureReason.TRAFFIC_PINNED, "pinned")),
-    "looks_different_at": st.none() | moments,
+    "recheck_at": st.none() | moments,
 }
 service_fields = {
     "written_at": past,
     "deleting": st.booleans(),
     "stop_asked": st.booleans(),
     "stopped": st.booleans(),
-    "judged": st.booleans(),
+    "reconciled": st.booleans(),
     "ready": st.booleans(),
-    "routed": st.booleans(),
+    "ingress_ready": st.booleans(),
     "was_ready": st.booleans(),
     "namespace_deleting": st.booleans(),
     "updates_disabled": st.booleans(),
     "refusal": st.none() | problems,
-    "looks_different_at": st.none() | moments,
-    "remains": st.none()
+    "recheck_at": st.none() | moments,
+    "remaining": st.none()
     | st.builds(
-        Remains,
+        RemainingObjects,
         past,
         st.just("left"),
         st.sampled_from(["", "x"]),
@@ -274,7 +276,7 @@ any_facts = st.builds(
     lambda components, changes: replace(READY_FACTS, components=components, **changes),
     st.lists(any_component, min_size=1, max_size=3).map(tuple),
     st.fixed_dictionaries({}, optional=service_fields)
-    | st.fixed_dictionaries({}, optional={"ready": st.booleans(), "routed": st.booleans()}),
+    | st.fixed_dictionaries({}, optional={"ready": st.booleans(), "ingress_ready": st.booleans()}),
 )
 
 
@@ -296,7 +298,7 @@ def test_ready_is_told_only_of_this_rollout_and_only_where_it_serves(seen: Facts
         assert seen.scaled
         assert seen.serving
         assert not seen.pinned
-        confirmed = seen.ready and seen.steady and seen.finished
+        confirmed = seen.ready and seen.stable and seen.finished
         assert confirmed or seen.completed_at
 
 

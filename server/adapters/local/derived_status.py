@@ -81,11 +81,11 @@ def facts_of(record: Record, seen: Seen, now: datetime) -> Facts:
         deleting=record.deleting,
         stop_asked=record.stop_asked,
         stopped=seen.left == 0,
-        judged=True,
+        reconciled=True,
         ready=current.ready and listening,
-        routed=listening,
+        ingress_ready=listening,
         problems=_problems(record, seen),
-        doing=_doing(record, current),
+        activity=_doing(record, current),
     )
 
 
@@ -100,7 +100,7 @@ def _predictor(record: Record, seen: Seen, current: Sight) -> ComponentFacts:
         completed_at=current.completed_at,
         available=int(serving is not None and seen.lost is None),
         unavailable_since=current.unavailable_since,
-        steady_at=current.steady_at,
+        stable_at=current.stable_at,
         problems=(current.problem,) if current.problem else (),
     )
 
@@ -128,7 +128,7 @@ def _runtime(seen: Seen) -> str:
 def _doing(record: Record, current: Sight) -> str:
     if record.deleting or record.stop_asked:
         return "waiting for its model server to end"
-    return current.doing
+    return current.activity
 
 
 def _problems(record: Record, seen: Seen) -> tuple[Problem, ...]:

@@ -12,7 +12,7 @@ class Patience:
 
     A model may take `progress_deadline` to load; a server that has ended the load, but says that
     its model is not ready, fails after `unready`. A server that is ready is asked again every
-    `probe`, as a kubelet does. Who crashed counts as steady after `steady` without another
+    `probe`, as a kubelet does. Who crashed counts as stable after `stable` without another
     crash, and begins with a clean slate after `forgiven`. Between attempts the wait doubles from
     `first_retry` up to `longest_retry`, as a kubelet's does. A start that has not ended after
     `longest_turn` lets the next one begin. Requests in flight have `drain`, and a process that is
@@ -22,7 +22,7 @@ class Patience:
     progress_deadline: timedelta = timedelta(minutes=10)
     unready: timedelta = timedelta(seconds=10)
     probe: timedelta = timedelta(seconds=10)
-    steady: timedelta = timedelta(seconds=10)
+    stable: timedelta = timedelta(seconds=10)
     forgiven: timedelta = timedelta(minutes=10)
     first_retry: timedelta = timedelta(seconds=10)
     longest_retry: timedelta = timedelta(minutes=5)

@@ -18,7 +18,7 @@ from server.domain.registry.deployment import (
     content_of,
 )
 from server.domain.registry.storable_text import storable
-from server.domain.rollout.rollout_id import End, Outcome, Rollout, Sight, outcome
+from server.domain.rollout.rollout_id import End, Outcome, Rollout, RolloutStatus, outcome
 from server.domain.rollout.status import State
 from server.domain.service.inference_service import InferenceService
 
@@ -105,7 +105,7 @@ def _content(seen: InferenceService) -> str:
 
 
 def _verdict(seen: InferenceService) -> Outcome | None:
-    return outcome(seen.rollout, Sight(seen.rollout, seen.status))
+    return outcome(seen.rollout, RolloutStatus(seen.rollout, seen.status))
 
 
 def _ready_time(

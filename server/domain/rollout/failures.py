@@ -1,7 +1,7 @@
-"""Every failure reason in one table: what explains more comes first, with what to do about it.
+"""Every failure reason in one table, with its rank and remedy.
 
-KServe's diagnosis, the local cluster and the state table make their failures here, so that a reason
-has a remedy and a rank wherever it is found.
+KServe's diagnosis, the local cluster and the state table create their failures here, so that every
+failure has a rank and a remedy.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from server.domain.rollout.status import Component, Failure, FailureReason
 
 
 class FailureKind(NamedTuple):
-    """What holds for every failure of a reason.
+    """The properties of a reason.
 
-    `remedy`: what to do, where nothing more exact is known. `retrying`: the cluster goes on trying
-    by itself.
+    `remedy`: used unless a failure has a more exact one. `retrying`: the cluster retries by itself.
     """
 
     remedy: str
@@ -25,7 +24,7 @@ class FailureKind(NamedTuple):
 
 
 # Ordered by rank: of several failures the first in this order is reported, since it explains the
-# others. Those after PROGRESS_DEADLINE are about the service as a whole, never one of several.
+# others. Reasons after PROGRESS_DEADLINE concern the service as a whole and never compete.
 FAILURES: Mapping[FailureReason, FailureKind] = {
     FailureReason.OUT_OF_MEMORY: FailureKind("raise the memory limit, or use a smaller model"),
     FailureReason.MODEL_LOAD: FailureKind(
@@ -43,7 +42,7 @@ FAILURES: Mapping[FailureReason, FailureKind] = {
         " registry"
     ),
     FailureReason.CONTAINER_CONFIG: FailureKind(
-        "make the Secret or ConfigMap that the container names, with that key, or correct its"
+        "create the Secret or ConfigMap that the container names, with that key, or correct its"
         " command or image: see the message"
     ),
     FailureReason.EVICTED: FailureKind(
@@ -53,15 +52,15 @@ FAILURES: Mapping[FailureReason, FailureKind] = {
     FailureReason.VOLUME: FailureKind(
         "check that the volume, claim, Secret or ConfigMap exists and is bound"
     ),
-    FailureReason.QUOTA: FailureKind("ask for less, free some of the quota, or have it raised"),
+    FailureReason.QUOTA: FailureKind("request less, free some of the quota, or have it raised"),
     FailureReason.POD_REJECTED: FailureKind(
         "change the spec so that the cluster's policies accept its pods"
     ),
     FailureReason.NODE_LOST: FailureKind(
-        "nothing, if the node comes back or other nodes have room"
+        "none is needed if the node comes back or other nodes have room"
     ),
     FailureReason.UNSCHEDULABLE: FailureKind(
-        "ask for less, change the node selector or tolerations, or add a node that fits"
+        "request less, change the node selector or tolerations, or add a matching node"
     ),
     FailureReason.NOT_ANSWERING: FailureKind(
         "see the container's log, and check the port and path on which it is probed"
@@ -79,8 +78,8 @@ FAILURES: Mapping[FailureReason, FailureKind] = {
         "correct the spec as the message says, then deploy again"
     ),
     FailureReason.RECONCILE_FAILED: FailureKind(
-        "see the message: install in the cluster what KServe misses there, or deploy without what"
-        " asks for it"
+        "see the message: install the API or object that KServe misses in the cluster, or deploy"
+        " without the setting that needs it"
     ),
     FailureReason.INGRESS: FailureKind("check the cluster's ingress controller and gateway"),
     FailureReason.TRAFFIC_PINNED: FailureKind(

@@ -1,4 +1,4 @@
-"""A rollout's name, and when a wait for one is over."""
+"""Rollout ids, and the outcome of a wait for a rollout."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from server.domain.rollout.status import Failure, InferenceServiceStatus, State
 
 
 class Rollout(NamedTuple):
-    """One write that the cluster was asked to carry out.
+    """One write of a service's spec.
 
-    The uid is part of the name because a generation alone starts at 1 again when a service is
-    recreated, so that a wait by generation could end well on somebody else's service.
+    It includes the uid because the generation restarts at 1 when a service is created again: a wait
+    by generation alone could succeed on another service.
     """
 
     uid: str
@@ -23,14 +23,14 @@ class Rollout(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The opaque text that callers hold."""
+        """Return the opaque id that callers pass back."""
         return (
             base64.urlsafe_b64encode(f"{self.uid}/{self.generation}".encode()).decode().rstrip("=")
         )
 
     @classmethod
     def parse(cls, text: str) -> Rollout:
-        """Read an id. Raises ValueError for a text that was never one."""
+        """Parse an id. Raises ValueError if the text is not one."""
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
         except (binascii.Error, UnicodeDecodeError) as e:
@@ -42,7 +42,7 @@ class Rollout(NamedTuple):
 
 
 class End(Enum):
-    """How a wait for a rollout can end; only READY is what was waited for."""
+    """The ends of a wait for a rollout; only READY is success."""
 
     READY = auto()
     FAILED = auto()
@@ -52,36 +52,40 @@ class End(Enum):
 
 
 class Outcome(NamedTuple):
-    """How a wait ended, with what went wrong where that is known."""
+    """The end of a wait, with its failure if one is known."""
 
     end: End
     failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What a wait for a rollout can see of a service: its current rollout and status."""
+class RolloutStatus:
+    """A service's present rollout and status."""
 
     rollout: Rollout
     status: InferenceServiceStatus
 
 
-def outcome(awaited: Rollout, sight: Sight | None) -> Outcome | None:
-    """Decide a wait for READY from the current state alone, or None while it is open.
+def outcome(awaited: Rollout, current: RolloutStatus | None) -> Outcome | None:
+    """Decide a wait for READY from the present state alone; None while it is undecided.
 
-    It never depends on what a stream happened to see before, so that a reconnect on any replica
-    gets the same answer.
+    It never depends on earlier messages of a stream, so that a reconnect to any replica gets the
+    same answer.
     """
-    if sight is None or sight.rollout.uid != awaited.uid or sight.status.state is State.DELETING:
+    if (
+        current is None
+        or current.rollout.uid != awaited.uid
+        or current.status.state is State.DELETING
+    ):
         return Outcome(End.GONE)
-    if sight.rollout.generation > awaited.generation:
+    if current.rollout.generation > awaited.generation:
         return Outcome(End.SUPERSEDED)
-    if sight.rollout.generation < awaited.generation:
+    if current.rollout.generation < awaited.generation:
         return None  # this view has not caught up with the write
-    return _verdict(awaited, sight.status)
+    return _outcome_of(awaited, current.status)
 
 
-def _verdict(awaited: Rollout, status: InferenceServiceStatus) -> Outcome | None:
+def _outcome_of(awaited: Rollout, status: InferenceServiceStatus) -> Outcome | None:
     match status.state:
         case State.READY:
             return Outcome(End.READY)

@@ -1,4 +1,4 @@
-"""How a service is: the state, what is wrong, and what each component shows."""
+"""The status of a service: its state, failure and components."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a service stands; the values are the contract's names."""
+    """The states of a service, by the API's names."""
 
     PENDING = "PENDING"
     PROGRESSING = "PROGRESSING"
@@ -20,7 +20,7 @@ class State(StrEnum):
 
 
 class FailureReason(StrEnum):
-    """Why a rollout fails, or may yet fail; the values are the contract's names."""
+    """The reasons of failure, by the API's names."""
 
     IMAGE_PULL = "IMAGE_PULL"
     STORAGE_DOWNLOAD = "STORAGE_DOWNLOAD"
@@ -48,7 +48,7 @@ class FailureReason(StrEnum):
 
 
 class Component(StrEnum):
-    """The parts that KServe runs for a service."""
+    """The components of a service."""
 
     PREDICTOR = "PREDICTOR"
     TRANSFORMER = "TRANSFORMER"
@@ -57,10 +57,10 @@ class Component(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is wrong, where, and what to do about it: made by `failures.failure_of`.
+    """A problem, its place and its remedy: made by `failures.failure_of`.
 
-    `rollout_id` names the rollout it is about, empty where no rollout can be blamed. `exit_code`
-    is None where no container exited. `retrying`: the cluster goes on trying by itself.
+    `rollout_id` is empty if no rollout is to blame. `exit_code` is None if no container exited.
+    `retrying`: the cluster retries by itself.
     """
 
     reason: FailureReason
@@ -79,7 +79,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TrafficShare:
-    """The percent of traffic that goes to a revision."""
+    """The percentage of traffic that goes to a revision."""
 
     revision: str
     percent: int
@@ -87,7 +87,7 @@ class TrafficShare:
 
 @dataclass(frozen=True, slots=True)
 class ComponentStatus:
-    """Replica counts of one component, and where its requests go.
+    """Replica counts of one component, and the split of its traffic.
 
     `latest_revision` names the newest ReplicaSet's revision, or the newest Knative Revision.
     """
@@ -102,7 +102,7 @@ class ComponentStatus:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One of the cluster's own conditions, unchanged: evidence, not a verdict."""
+    """One of the cluster's own conditions, unchanged; the state does not follow from it alone."""
 
     type: str
     status: str
@@ -113,9 +113,9 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class InferenceServiceStatus:
-    """The verdict on a service, with its evidence.
+    """The state of a service, with its details.
 
-    `serving`: some revision, perhaps an older one, answers. `latest_ready_generation`: the newest
+    `serving`: a revision answers, perhaps an older one. `latest_ready_generation`: the newest
     generation that this process saw READY.
     """
 

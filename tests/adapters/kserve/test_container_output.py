@@ -107,7 +107,7 @@ def test_a_secret_is_masked_wherever_the_cluster_repeats_what_a_container_wrote(
 def test_what_a_container_wrote_can_be_taken_out_of_a_problem_later(place: str) -> None:
     problems = facts(*shown_where(place)).all_problems
     assert "cannot log in" in repr(problems)
-    later = [p.with_written("(not shown)") if p.written else p for p in problems]
+    later = [p.with_container_text("(not shown)") if p.container_text else p for p in problems]
     assert "(not shown)" in repr(later)
     assert "cannot log in" not in repr(later)
 

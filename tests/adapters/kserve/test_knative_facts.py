@@ -319,15 +319,15 @@ def test_a_revision_that_nothing_leads_to_is_told_as_that_after_a_while() -> Non
 
 def at_zero() -> tuple[Observed, datetime, Any]:
     """A service that nobody calls, some minutes later, with the pod that it last had."""
-    up, _ = when("knative/scale_to_zero", routed)
+    up, _ = when("knative/scale_to_zero", ingress_ready)
     idle, now = when(
         "knative/scale_to_zero",
-        lambda o: routed(o) and not o.deployments[0]["status"].get("availableReplicas"),
+        lambda o: ingress_ready(o) and not o.deployments[0]["status"].get("availableReplicas"),
     )
     return idle, now + timedelta(minutes=5), up.pods[0]
 
 
-def routed(observed: Observed) -> bool:
+def ingress_ready(observed: Observed) -> bool:
     return bool(traffic(observed))
 
 

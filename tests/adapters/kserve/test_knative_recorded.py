@@ -11,7 +11,7 @@ from server.adapters.kserve.objects import (
     get_map,
     is_condition_true,
 )
-from server.domain.rollout.rollout_id import End, Sight, outcome
+from server.domain.rollout.rollout_id import End, RolloutStatus, outcome
 from server.domain.rollout.status import FailureReason, State, TrafficShare
 from tests.adapters.kserve.replaying import (
     KNATIVE_NAMES,
@@ -160,7 +160,7 @@ def test_of_a_failure_whose_pods_are_gone_the_last_pod_goes_on_being_told() -> N
     assert not any(map(is_new, last.observed.pods))
     assert last.status.failure.pod.startswith("iris-predictor-00002-")
     assert last.status.failure.exit_code == 1
-    ended = outcome(last.facts.rollout, Sight(last.facts.rollout, last.status))
+    ended = outcome(last.facts.rollout, RolloutStatus(last.facts.rollout, last.status))
     assert ended
     assert ended.end is End.FAILED
 

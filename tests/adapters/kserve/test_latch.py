@@ -46,7 +46,7 @@ class Told:
     def look(self, *problems: Problem, at: int = 0, **changed: object) -> tuple[State, str]:
         component = replace(PREDICTOR, problems=problems, **changed)  # type: ignore[arg-type]
         now = NOW + timedelta(seconds=at)
-        facts = Facts(Rollout("s1", 2), now, NOW, (component,), judged=True)
+        facts = Facts(Rollout("s1", 2), now, NOW, (component,), reconciled=True)
         self.latch = self.latch.updated(facts)
         decision = decide(self.latch.upheld(facts))
         failure = decision.failure

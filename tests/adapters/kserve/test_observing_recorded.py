@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from server.adapters.kserve.objects import Object, get_list, get_map, is_condition_true
-from server.domain.rollout.rollout_id import End, Sight, outcome
+from server.domain.rollout.rollout_id import End, RolloutStatus, outcome
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import NAMES, Step, Told, Watcher, recording, steps, told
 
@@ -146,7 +146,7 @@ def test_a_moment_to_look_again_is_always_in_the_future(name: str) -> None:
 
 def test_a_wait_for_a_failing_rollout_ends_by_its_own_failure() -> None:
     last = told("rollout_fails")[-1]
-    ended = outcome(last.facts.rollout, Sight(last.facts.rollout, last.status))
+    ended = outcome(last.facts.rollout, RolloutStatus(last.facts.rollout, last.status))
     assert ended
     assert ended.end is End.FAILED
     assert ended.failure

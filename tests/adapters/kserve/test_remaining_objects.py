@@ -66,7 +66,7 @@ def test_a_foreign_finalizer_is_named_once_15_seconds_have_passed(mode: str) -> 
     assert FOREIGN not in first.message
     late = verdict(held, now + LATE)
     assert (late.state, late.failure) == (State.DELETING, None)
-    assert f"still there: finalizer {FOREIGN}" in late.message
+    assert f"remaining: finalizer {FOREIGN}" in late.message
 
 
 @pytest.mark.parametrize("mode", ["standard", "knative"])
@@ -159,4 +159,4 @@ def test_a_stop_that_takes_long_names_the_pods_and_a_controller_that_does_not_ac
     assert f"Pod {observed.pods[0]['metadata']['name']}" in idle.message
     slow = verdict(with_condition(stopping, "Stopped", status="True"), now + LATE)
     assert slow.failure is None
-    assert "still there: Pod" in slow.message
+    assert "remaining: Pod" in slow.message

@@ -124,7 +124,7 @@ async def test_a_server_that_dies_once_is_started_again_and_trusted_when_it_stay
 
 
 async def test_a_server_that_keeps_dying_is_a_crash_loop(tmp_path: Path) -> None:
-    patience = replace(BRISK, steady=timedelta(seconds=60), longest_retry=timedelta(seconds=0.5))
+    patience = replace(BRISK, stable=timedelta(seconds=60), longest_retry=timedelta(seconds=0.5))
     async with world_of(tmp_path, patience) as world:
         service = await world.ready(world.model())
         await die(world, service.status.url)

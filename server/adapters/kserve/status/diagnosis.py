@@ -76,13 +76,13 @@ def _is_replaced(ended: Object, workload: Workload) -> bool:
     return any(is_ready(p) and created_at(p) > created_at(ended) for p in workload.new_pods)
 
 
-def looks_different_at(sights: list[PodSight]) -> Iterator[datetime]:
+def recheck_at(sights: list[PodSight]) -> Iterator[datetime]:
     """When time alone will show more of these pods."""
     for sight in sights:
         if at := unanswering_looks_different_at(sight):
             yield at
         if start := start_of(sight):
-            yield from (at for at in start.looks_different_at() if at > sight.now)
+            yield from (at for at in start.recheck_at() if at > sight.now)
 
 
 def _load_failed(service: Object) -> bool:

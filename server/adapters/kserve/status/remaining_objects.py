@@ -16,7 +16,7 @@ from server.adapters.kserve.objects import (
     uid_of,
 )
 from server.adapters.kserve.status.observed_objects import Observed
-from server.domain.rollout.facts import Remains
+from server.domain.rollout.facts import RemainingObjects
 from server.domain.service.commands import STOP_ANNOTATION
 from server.domain.wording import listed
 
@@ -31,7 +31,7 @@ _COLLECTOR = "garbage collector (kube-controller-manager)"
 _COLLECTOR_AFTER = timedelta(seconds=60)
 
 
-def remains_of_deletion(observed: Observed) -> Remains | None:
+def remains_of_deletion(observed: Observed) -> RemainingObjects | None:
     """Name what is left of a service that is being deleted; None if it is not."""
     since = parse_time(get_map(observed.service, "metadata").get("deletionTimestamp"))
     if since is None:
@@ -44,17 +44,17 @@ def remains_of_deletion(observed: Observed) -> Remains | None:
     # Without KServe's webhook the garbage collector cannot take its own finalizer away.
     if FOREGROUND in finalizers and not children and not idle:
         left.append("children of kinds that ModelService does not follow, such as Services")
-    remains = Remains(since, "; ".join(left), idle)
-    return replace(remains, idle_after=_COLLECTOR_AFTER) if idle == _COLLECTOR else remains
+    remaining = RemainingObjects(since, "; ".join(left), idle)
+    return replace(remaining, idle_after=_COLLECTOR_AFTER) if idle == _COLLECTOR else remaining
 
 
-def remains_of_stop(observed: Observed) -> Remains | None:
+def remains_of_stop(observed: Observed) -> RemainingObjects | None:
     """Name what is left of a service that is being stopped; None if nobody asked for that."""
     since = _stop_asked_at(observed.service)
     if since is None:
         return None
     stopped = is_condition_true(observed.service, "Stopped")
-    return Remains(since, listed(list(_children(observed))), "" if stopped else _KSERVE)
+    return RemainingObjects(since, listed(list(_children(observed))), "" if stopped else _KSERVE)
 
 
 def _stop_asked_at(service: Object) -> datetime | None:

@@ -73,7 +73,10 @@ def facts_of(
     ingress_at = _ingress_missed_at(service, patience, components_ready=components_ready)
     written = written_at(service)
     foreign = _foreign_object(observed, written + patience.unreconciled)
-    looks = [written + patience.unproven, *(e.since + patience.reconciling for e in errors)]
+    looks = [
+        written + patience.refusal_in_doubt,
+        *(e.since + patience.reconciling for e in errors),
+    ]
     if ingress_at:
         looks.append(ingress_at)
     return Facts(
@@ -85,9 +88,9 @@ def facts_of(
         namespace_deleting=is_namespace_deleting(observed),
         stop_asked=asks_stop(annotations) and _can_stop(observed),
         stopped=is_condition_true(service, "Stopped") and not observed.pods,
-        judged=bool(get_condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
+        reconciled=bool(get_condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
         ready=ready,
-        routed=_routed(service, components_ready=components_ready) and not errors,
+        ingress_ready=_routed(service, components_ready=components_ready) and not errors,
         # KServe obeys it only while the service is Ready.
         updates_disabled=observed.release.disables_updates
         and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
@@ -98,10 +101,10 @@ def facts_of(
             *(e for e in errors if e.since + patience.reconciling <= now),
             *_ingress_problems(shown, ingress_at, now),
         ),
-        unfollowed_mode=_unfollowed_mode(observed),
-        looks_different_at=min((at for at in looks if at > now), default=None),
-        unheard=evidence.is_unheard(observed),
-        remains=remains_of_deletion(observed) or remains_of_stop(observed),
+        unsupported_mode=_unfollowed_mode(observed),
+        recheck_at=min((at for at in looks if at > now), default=None),
+        controller_silent=evidence.is_unheard(observed),
+        remaining=remains_of_deletion(observed) or remains_of_stop(observed),
     )
 
 

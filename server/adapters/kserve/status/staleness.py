@@ -119,7 +119,7 @@ class Evidence:
             and not self._first_generation()
             and not any(map(refusal_in_event, self._new_events(observed, now, patience)))
         ):
-            since = max(since, written + patience.unproven)
+            since = max(since, written + patience.refusal_in_doubt)
         return Problem(error.failure(since, observed), since, patience.unreconciled)
 
     def refusal(
@@ -144,7 +144,7 @@ class Evidence:
             if (
                 self._is_about_this(event)
                 or last > written + CONTROLLER_LAGS_BY
-                or (about_then and now >= written + patience.unproven)
+                or (about_then and now >= written + patience.refusal_in_doubt)
             ):
                 yield event
 
@@ -163,7 +163,7 @@ class Evidence:
         return (
             get_map(service, "status") != self.status
             or (_status_written_at(service) or written) > written
-            or now >= written + patience.unproven
+            or now >= written + patience.refusal_in_doubt
         )
 
 

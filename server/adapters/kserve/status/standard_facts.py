@@ -25,12 +25,12 @@ from server.adapters.kserve.status.components import (
     replicas_of,
     workloads_of,
 )
-from server.adapters.kserve.status.diagnosis import looks_different_at, pod_sights, problems_of
+from server.adapters.kserve.status.diagnosis import pod_sights, problems_of, recheck_at
 from server.adapters.kserve.status.grace_periods import Patience
 from server.adapters.kserve.status.observed_objects import Observed
 from server.adapters.kserve.status.pods.availability import (
     ready_pods,
-    steady_at,
+    stable_at,
     trusted_pods,
     unavailable_since,
 )
@@ -58,7 +58,7 @@ def component_facts(
     wanted = [w for w in workloads if w is workloads[0] or replicas_of(w.deployment)]
     trusted = [len(trusted_pods(w, now, patience)) for w in wanted]
     available = min(trusted)
-    unproven = sum(len(ready_pods(w)) for w in wanted) - sum(trusted)
+    recently_restarted = sum(len(ready_pods(w)) for w in wanted) - sum(trusted)
     sights = [s for w in workloads for s in pod_sights(w, which, observed, now, patience)]
     first_completed_at = _completed_at(workloads) if applied else None
     edited = "" if first_completed_at else _edited_runtime(which, observed, workloads[0])
@@ -69,11 +69,13 @@ def component_facts(
         scaled=_scaled(which, observed, workloads[0]),
         complete=present and all(_complete(w, which, workloads) for w in workloads),
         completed_at=first_completed_at,
-        zero_wanted=applied and replicas_of(workloads[0].deployment) == 0,
+        scaled_to_zero=applied and replicas_of(workloads[0].deployment) == 0,
         available=available,
-        unproven=unproven,
-        unavailable_since=None if available or unproven else unavailable_since(workloads, now),
-        steady_at=steady_at(workloads, now, patience),
+        recently_restarted=recently_restarted,
+        unavailable_since=None
+        if available or recently_restarted
+        else unavailable_since(workloads, now),
+        stable_at=stable_at(workloads, now, patience),
         starting=starting(sights),
         replaced_by=replacement(edited),
         problems=tuple(
@@ -81,7 +83,7 @@ def component_facts(
             for w in workloads
             for p in problems_of(w, which, observed, now, patience)
         ),
-        looks_different_at=min((t for t in looks_different_at(sights) if t > now), default=None),
+        recheck_at=min((t for t in recheck_at(sights) if t > now), default=None),
     )
 
 

@@ -88,7 +88,7 @@ class Generation:
             self._fetch_anew = fetch_anew
             self._failures = 0
             # By now: whoever asked for it follows a rollout that has not failed.
-            self._see(problem=None, doing="starting again")
+            self._see(problem=None, activity="starting again")
 
     async def forget(self) -> None:
         """Remove what it has on disk."""
@@ -112,14 +112,14 @@ class Generation:
 
     async def _serve(self) -> NoReturn:
         """One attempt, until it ends. Raises Failed or PortLost."""
-        self._see(begun=True, doing="choosing a serving runtime")
+        self._see(begun=True, activity="choosing a serving runtime")
         runtime = await self._runtime()
         self._see(runtime=runtime.name)
         model = await self._fetched()
-        self._see(doing="waiting for its turn to load the model")
+        self._see(activity="waiting for its turn to load the model")
         folder = self._folder / "run"
         async with self._means.turns.turn() as turn:
-            self._see(doing="loading the model")
+            self._see(activity="loading the model")
             async with running(self.wish, runtime, model, folder, self._means) as run:
                 await self._until_ready(run, turn)
                 await self._until_exit(run)
@@ -136,14 +136,14 @@ class Generation:
         uri = self.wish.model.storage_uri
         if not uri:
             return None
-        self._see(doing="downloading the model")
+        self._see(activity="downloading the model")
         try:
             return await self._means.fetch(uri, self._folder / "model", self._tell_progress)
         except FetchFailed as e:
             raise Failed(failure(e.reason, e.message, e.remedy)) from e
 
     def _tell_progress(self, progress: Progress) -> None:
-        self._see(doing=f"downloading the model: {progress}")
+        self._see(activity=f"downloading the model: {progress}")
 
     async def _until_ready(self, run: Run, turn: Turn) -> None:
         deadline = self._means.patience.progress_deadline
@@ -183,10 +183,10 @@ class Generation:
         self.upstream = run.upstream
         self._see(
             ready=True,
-            doing="serving",
+            activity="serving",
             completed_at=self.sight.completed_at or now,
             unavailable_since=None,
-            steady_at=now + self._means.patience.steady if again else None,
+            stable_at=now + self._means.patience.stable if again else None,
             problem=self.sight.problem if again else None,
         )
 
@@ -197,16 +197,16 @@ class Generation:
             # Before anything else, so that no request is sent where nobody listens any more.
             self.upstream = None
             probing.cancel()
-            self._see(ready=False, doing="starting again", unavailable_since=_now())
+            self._see(ready=False, activity="starting again", unavailable_since=_now())
         raise Crashed(crashed(code, await run.words()))
 
     async def _outlived(self, run: Run) -> int:
         """Forgive what went wrong before with time; the code of the exit, once it comes."""
-        steady, forgiven = self._means.patience.steady, self._means.patience.forgiven
-        code = await run.process.exited_within(steady.total_seconds())
+        stable, forgiven = self._means.patience.stable, self._means.patience.forgiven
+        code = await run.process.exited_within(stable.total_seconds())
         if code is None:
-            self._see(steady_at=None, problem=None if self.sight.ready else self.sight.problem)
-            code = await run.process.exited_within((forgiven - steady).total_seconds())
+            self._see(stable_at=None, problem=None if self.sight.ready else self.sight.problem)
+            code = await run.process.exited_within((forgiven - stable).total_seconds())
         if code is None:
             self._failures = 0
             code = await run.process.exited()
@@ -229,14 +229,14 @@ class Generation:
         self.upstream = None
         self._see(
             ready=False,
-            doing=found.message,
+            activity=found.message,
             unavailable_since=_now(),
             problem=Problem(found, _now(), None),
         )
 
     def _put_back(self, run: Run) -> None:
         self.upstream = run.upstream
-        self._see(ready=True, doing="serving", unavailable_since=None, problem=None)
+        self._see(ready=True, activity="serving", unavailable_since=None, problem=None)
 
     def _take(self, failed: Failed) -> timedelta:
         """Show what went wrong, and answer how long to wait."""
@@ -247,7 +247,7 @@ class Generation:
         wait = timedelta(0) if once else patience.before_retry(self._failures)
         found = self._about(failed.failure)
         self._see(
-            doing=f"trying again in {wait.total_seconds():.0f} s" if wait else "starting again",
+            activity=f"trying again in {wait.total_seconds():.0f} s" if wait else "starting again",
             problem=Problem(found, _now(), None if once else timedelta(0)),
         )
         log.warning(

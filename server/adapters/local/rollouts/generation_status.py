@@ -12,18 +12,18 @@ from server.domain.rollout.facts import Problem
 class Sight:
     """How one generation stands.
 
-    `doing`: in words for people. `begun`: something is done for it. `ready`: its own server says
-    that its model is. `completed_at`: when it first was, whatever became of it. `steady_at`: when
+    `activity`: in words for people. `begun`: something is done for it. `ready`: its own server says
+    that its model is. `completed_at`: when it first was, whatever became of it. `stable_at`: when
     it will have survived its last crash; None if it has. `problem`: what went wrong last, until
     that is over.
     """
 
     generation: int
-    doing: str = "waiting to start"
+    activity: str = "waiting to start"
     begun: bool = False
     runtime: str = ""
     ready: bool = False
     completed_at: datetime | None = None
     unavailable_since: datetime | None = None
-    steady_at: datetime | None = None
+    stable_at: datetime | None = None
     problem: Problem | None = None

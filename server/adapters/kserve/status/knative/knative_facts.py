@@ -11,7 +11,7 @@ from datetime import datetime
 
 from server.adapters.kserve.objects import get_condition, get_map, is_condition_true, parse_time
 from server.adapters.kserve.status.components import Part, Workload, count, replicas_of
-from server.adapters.kserve.status.diagnosis import looks_different_at, pod_sights, problems_of
+from server.adapters.kserve.status.diagnosis import pod_sights, problems_of, recheck_at
 from server.adapters.kserve.status.grace_periods import Patience
 from server.adapters.kserve.status.knative.pinned_traffic import pinned_traffic
 from server.adapters.kserve.status.knative.revision_problems import (
@@ -30,7 +30,7 @@ from server.adapters.kserve.status.knative.revisions import (
 from server.adapters.kserve.status.observed_objects import Observed
 from server.adapters.kserve.status.pods.availability import (
     ready_pods,
-    steady_at,
+    stable_at,
     trusted_pods,
     unavailable_since,
 )
@@ -50,27 +50,28 @@ def knative_facts(
         return ComponentFacts(ComponentStatus(which.component, which.min_scale))
     applied = is_asked(observed.service, which, found.obj)
     new = [found.latest.workload] if found.latest and found.latest.workload else []
-    routed = [r.workload for r in found.routed if r.workload]
-    available = sum(len(trusted_pods(w, now, patience)) for w in routed)
-    unproven = sum(len(ready_pods(w)) for w in routed) - available
-    hindered = [_hindered_at(r, which, observed, now, patience) for r in found.routed]
+    ingress_ready = [r.workload for r in found.ingress_ready if r.workload]
+    available = sum(len(trusted_pods(w, now, patience)) for w in ingress_ready)
+    recently_restarted = sum(len(ready_pods(w)) for w in ingress_ready) - available
+    hindered = [_hindered_at(r, which, observed, now, patience) for r in found.ingress_ready]
     # Requests are held until a pod is there.
     on_demand = any(
-        r.ready and not (at and at <= now) for r, at in zip(found.routed, hindered, strict=True)
+        r.ready and not (at and at <= now)
+        for r, at in zip(found.ingress_ready, hindered, strict=True)
     )
-    answers = available or unproven or on_demand
-    judged = _judged(found)
-    sights = [s for w in judged for s in pod_sights(w, which, observed, now, patience)]
-    looks = [*looks_different_at(sights), *hindered, _unrouted_at(found, patience)]
+    answers = available or recently_restarted or on_demand
+    examined = _examined(found)
+    sights = [s for w in examined for s in pod_sights(w, which, observed, now, patience)]
+    looks = [*recheck_at(sights), *hindered, _unrouted_at(found, patience)]
     if found.latest and (waits := activation_waits_since(found.latest)):
         looks.append(waits + patience.activation)
     edited = "" if found.complete else _edited_runtime(which, observed, found)
     problems = tuple(
         attributed(p, observed.service, which, edited)
-        for p in _problems(found, judged, which, observed, now, patience)
+        for p in _problems(found, examined, which, observed, now, patience)
     )
     # Of pods that are short Knative says nothing, once there were enough.
-    complete = applied and found.complete and (_enough(which, judged) or not problems)
+    complete = applied and found.complete and (_enough(which, examined) or not problems)
     completed_at = _completed_at(found) if applied and found.complete else None
     return ComponentFacts(
         _shown(which, found, new),
@@ -80,16 +81,16 @@ def knative_facts(
         complete=complete,
         completed_at=completed_at,
         available=available,
-        unproven=unproven,
-        unavailable_since=None if answers else unavailable_since(routed, now),
+        recently_restarted=recently_restarted,
+        unavailable_since=None if answers else unavailable_since(ingress_ready, now),
         on_demand=on_demand,
         attempt=found.attempt,
-        steady_at=steady_at(new, now, patience),
+        stable_at=stable_at(new, now, patience),
         starting=starting(sights),
         replaced_by=replacement(edited),
         problems=problems,
         pinned=pinned_traffic(which, observed, found, completed_at) if completed_at else None,
-        looks_different_at=min((t for t in looks if t and t > now), default=None),
+        recheck_at=min((t for t in looks if t and t > now), default=None),
     )
 
 
@@ -110,11 +111,11 @@ def _shown(which: Part, found: KnativeService, new: Sequence[Workload]) -> Compo
     )
 
 
-def _judged(found: KnativeService) -> list[Workload]:
+def _examined(found: KnativeService) -> list[Workload]:
     """What the rollout stands and falls with: the newest Revision, and where that is to share the
     traffic, the others."""
     newest = [found.latest] if found.latest else []
-    others = [r for r in found.routed if found.complete and r is not found.latest]
+    others = [r for r in found.ingress_ready if found.complete and r is not found.latest]
     return [r.workload for r in (*newest, *others) if r.workload]
 
 
@@ -141,7 +142,7 @@ def _completed_at(found: KnativeService) -> datetime | None:
 
 def _problems(
     found: KnativeService,
-    judged: Sequence[Workload],
+    examined: Sequence[Workload],
     which: Part,
     observed: Observed,
     now: datetime,
@@ -153,7 +154,7 @@ def _problems(
     """
     if found.latest is None:
         return ()
-    of_pods = [p for w in judged for p in problems_of(w, which, observed, now, patience)]
+    of_pods = [p for w in examined for p in problems_of(w, which, observed, now, patience)]
     if of_pods:
         return tuple(of_pods)
     workload = found.latest.workload

@@ -48,7 +48,7 @@ def unexplained_unready(service: Object) -> str:
     """Name the conditions for which Ready is not True although KServe's own parts of it are.
 
     Another controller's condition may be one whose False is the good state, so it is named and not
-    judged. Empty where Ready is True.
+    reconciled. Empty where Ready is True.
     """
     ready = get_condition(service, "Ready")
     if ready.get("status") in (None, "True"):

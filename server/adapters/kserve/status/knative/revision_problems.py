@@ -65,7 +65,7 @@ def revision_problems(revision: Object, which: Part, gates: ContainerGates) -> I
                 exit_code=int(ended[1]) if ended else None,
                 first_seen_time=since,
             )
-            yield Problem(failure, since, written="" if of_platform else words)
+            yield Problem(failure, since, container_text="" if of_platform else words)
 
 
 def activation_problem(

@@ -57,13 +57,13 @@ class KnativeService:
     """A Knative Service as it is, with what it made.
 
     `latest`: the newest Revision, if it is made from the present template. `revisions`: all that
-    are there. `routed`: those that traffic goes to.
+    are there. `ingress_ready`: those that traffic goes to.
     """
 
     obj: Object
     latest: Revision | None
     revisions: tuple[Revision, ...]
-    routed: tuple[Revision, ...]
+    ingress_ready: tuple[Revision, ...]
 
     @property
     def attempt(self) -> str:
@@ -102,9 +102,9 @@ def knative_service_of(which: Part, observed: Observed) -> KnativeService | None
         latest if latest and _is_made_from(get_map(found, "spec", "template"), latest.obj) else None
     )
     shares = traffic_of(found) if _was_routed(observed.service, which) else ()
-    routed = (of_service.get(share.revision) for share in shares if share.percent)
+    ingress_ready = (of_service.get(share.revision) for share in shares if share.percent)
     return KnativeService(
-        found, made, tuple(of_service.values()), tuple(r for r in routed if r is not None)
+        found, made, tuple(of_service.values()), tuple(r for r in ingress_ready if r is not None)
     )
 
 

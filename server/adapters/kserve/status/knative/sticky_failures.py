@@ -58,8 +58,8 @@ class Latch:
 
 def _withheld(held: _Held, gate_of: Callable[[Failure], OutputGate]) -> _Held:
     problem = held.problem
-    held_back = gate_of(problem.failure).held_back if problem.written else ""
-    return replace(held, problem=problem.with_written(held_back)) if held_back else held
+    held_back = gate_of(problem.failure).held_back if problem.container_text else ""
+    return replace(held, problem=problem.with_container_text(held_back)) if held_back else held
 
 
 def _joined(before: Problem | None, now: Problem | None) -> Problem | None:

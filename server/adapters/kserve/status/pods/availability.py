@@ -24,7 +24,7 @@ def trusted_pods(workload: Workload, now: datetime, patience: Patience) -> list[
     return [p for p in ready_pods(workload) if not [*unsteady(p, now, patience)]]
 
 
-def steady_at(workloads: Sequence[Workload], now: datetime, patience: Patience) -> datetime | None:
+def stable_at(workloads: Sequence[Workload], now: datetime, patience: Patience) -> datetime | None:
     """When the new pods will have survived their last container exit; None if none exited."""
     pods = [p for w in workloads for p in w.new_pods if is_live(p)]
     return max((s for p in pods for s in unsteady(p, now, patience)), default=None)

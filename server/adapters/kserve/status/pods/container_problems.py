@@ -19,7 +19,7 @@ from server.adapters.kserve.status.pods.containers import (
     is_ready,
     last_exit,
     main_statuses,
-    steady_at,
+    stable_at,
     unready_since,
 )
 from server.adapters.kserve.status.pods.pod_context import AT_ONCE, PodSight, container_of
@@ -103,8 +103,8 @@ def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
     if problem := _waiting_problem(sight, status):
         yield problem
     ended = last_exit(status, sight.patience)
-    steady = steady_at(status, sight.now, sight.patience)
-    if ended and steady and steady > sight.now:
+    stable = stable_at(status, sight.now, sight.patience)
+    if ended and stable and stable > sight.now:
         reason = _or_load(sight, status, FailureReason.CRASH_LOOP)
         yield _exit_problem(sight, status, ended, reason, _EXITS[reason])
     unanswering = unanswering_at(sight)

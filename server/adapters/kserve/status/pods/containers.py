@@ -71,7 +71,7 @@ def _started_at(ended: Object) -> datetime | None:
     return started if started and started.timestamp() > 0 else None
 
 
-def steady_at(status: Object, now: datetime, patience: Patience) -> datetime | None:
+def stable_at(status: Object, now: datetime, patience: Patience) -> datetime | None:
     """When the container will have stayed up long enough since its last end.
 
     None: it never ended, or it came back after a run long enough to be believed at once.
@@ -82,7 +82,7 @@ def steady_at(status: Object, now: datetime, patience: Patience) -> datetime | N
     up_since = running_since(status)
     if up_since and not ended.soon:
         return None
-    return (up_since or now) + patience.steady
+    return (up_since or now) + patience.stable
 
 
 def running_since(status: Object) -> datetime | None:
@@ -112,9 +112,9 @@ def doublings(since: datetime, now: datetime, patience: Patience) -> int:
 def unsteady(pod: Object, now: datetime, patience: Patience) -> Iterator[datetime]:
     """When each main container that ended lately will be believed again."""
     for status in main_statuses(pod):
-        steady = steady_at(status, now, patience)
-        if steady and steady > now:
-            yield steady
+        stable = stable_at(status, now, patience)
+        if stable and stable > now:
+            yield stable
 
 
 def is_ready(pod: Object) -> bool:

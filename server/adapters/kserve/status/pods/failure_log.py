@@ -101,7 +101,9 @@ def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWant
 
 def log_of_start(observed: Observed, facts: Facts) -> LogWanted | None:
     """The log of the container that a new pod's start waits for, or None where none runs long."""
-    starting = next((c.starting for c in facts.components if c.starting and c.starting.look), None)
+    starting = next(
+        (c.starting for c in facts.components if c.starting and c.starting.log_read), None
+    )
     if starting is None:
         return None
     pod = next(p for p in observed.pods if name_of(p) == starting.pod)
@@ -112,7 +114,7 @@ def log_of_start(observed: Observed, facts: Facts) -> LogWanted | None:
         starting.container,
         previous=False,
         restart_count=int(status.get("restartCount") or 0),
-        look=starting.look,
+        look=starting.log_read,
         output=observed.gates.of_container(pod, starting.container),
     )
 

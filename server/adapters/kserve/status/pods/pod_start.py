@@ -85,7 +85,7 @@ class Start:
         log, due = self.log, self._next_look
         return (log.look if log else 0) + int(due <= self.sight.now)
 
-    def looks_different_at(self) -> Iterator[datetime]:
+    def recheck_at(self) -> Iterator[datetime]:
         """When time alone will show more of it."""
         yield from (self.since + step for step in _STEPS)
         if self.runs:

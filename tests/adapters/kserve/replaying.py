@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from server.adapters.kserve.status.knative.sticky_failures import Latch
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.account_rights import AccountRights
-from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.adapters.kserve.status.service_status import facts_of, status_of
-from server.adapters.kserve.status.staleness import Evidence
+from server.adapters.kserve.status.staleness import StalenessCheck
 from server.domain.rollout.facts import Facts
 from server.domain.rollout.state_table import Decision, decide
 from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
@@ -45,7 +45,7 @@ class Told:
     """What a watcher was told at a moment (seconds after the recording began), and on what."""
 
     at: float
-    observed: Observed
+    observed: ObservedObjects
     facts: Facts
     decision: Decision
 
@@ -68,16 +68,16 @@ class Watcher:
     """One process of ours: it derives at each change, and when a decision asks to look again."""
 
     started: datetime
-    evidence: Evidence = field(default_factory=Evidence)
-    latch: Latch = field(default_factory=Latch)
+    staleness: StalenessCheck = field(default_factory=StalenessCheck)
+    sticky_failures: StickyFailures = field(default_factory=StickyFailures)
     recheck_at: datetime | None = None
     ready_generation: int | None = None
 
-    def look(self, observed: Observed, now: datetime) -> Told:
-        self.evidence = self.evidence.updated(observed, now)
-        facts = facts_of(observed, self.evidence, now)
-        self.latch = self.latch.updated(facts)
-        facts = self.latch.upheld(facts)
+    def look(self, observed: ObservedObjects, now: datetime) -> Told:
+        self.staleness = self.staleness.updated(observed, now)
+        facts = facts_of(observed, self.staleness, now)
+        self.sticky_failures = self.sticky_failures.updated(facts)
+        facts = self.sticky_failures.added_to(facts)
         was_ready = self.ready_generation == facts.rollout.generation
         facts = replace(facts, was_ready=was_ready)
         decision = decide(facts)
@@ -86,7 +86,7 @@ class Watcher:
         self.recheck_at = decision.recheck_at
         return Told((now - self.started).total_seconds(), observed, facts, decision)
 
-    def recheck_until(self, observed: Observed, now: datetime) -> Iterator[Told]:
+    def recheck_until(self, observed: ObservedObjects, now: datetime) -> Iterator[Told]:
         while self.recheck_at and self.recheck_at <= now:
             yield self.look(observed, self.recheck_at)
 
@@ -102,7 +102,7 @@ class Recording:
     def at(self, seconds: float) -> datetime:
         return self.started + timedelta(seconds=seconds)
 
-    def states(self) -> Iterator[tuple[float, Observed | None]]:
+    def states(self) -> Iterator[tuple[float, ObservedObjects | None]]:
         """What there was after each change."""
         objects: dict[str, tuple[str, dict[str, Any]]] = {}
         for change in self.changes:
@@ -124,7 +124,7 @@ def told(name: str) -> list[Told]:
     played = recording(name)
     watcher = Watcher(played.started)
     found: list[Told] = []
-    observed: Observed | None = None
+    observed: ObservedObjects | None = None
     for at, after in played.states():
         if observed:
             found += watcher.recheck_until(observed, played.at(at))
@@ -158,7 +158,7 @@ def merged(target: Any, patch: Any) -> Any:
     return result
 
 
-def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> Observed | None:
+def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> ObservedObjects | None:
     service = next((o for kind, o in objects.values() if kind == "service"), None)
     if service is None:
         return None
@@ -167,5 +167,5 @@ def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> Observed | None
         for held, name in _HELD_IN.items()
     }
     # No account of these clusters was bound to any role.
-    gates = ContainerGates(rights=AccountRights())
-    return Observed(service=service, knative_followed=True, gates=gates, **parts)
+    gates = OutputPolicy(rights=AccountRights())
+    return ObservedObjects(service=service, knative_followed=True, output_policy=gates, **parts)

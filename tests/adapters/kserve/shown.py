@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from server.adapters.kserve.objects import name_of, uid_of
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.service_status import facts_of
-from server.adapters.kserve.status.staleness import Evidence
+from server.adapters.kserve.status.staleness import StalenessCheck
 from server.domain.rollout.facts import Facts
 from server.domain.rollout.state_table import Decision, decide
 from tests.adapters.kserve.replaying import merged, recording
@@ -18,18 +18,18 @@ from tests.adapters.kserve.replaying import merged, recording
 Object = dict[str, Any]
 
 
-def when(name: str, holds: Callable[[Observed], object]) -> tuple[Observed, datetime]:
+def when(name: str, holds: Callable[[ObservedObjects], object]) -> tuple[ObservedObjects, datetime]:
     """What a recording first had of which this holds, and when that was."""
     played = recording(name)
     return next((o, played.at(at)) for at, o in played.states() if o and holds(o))
 
 
-def beginning(name: str) -> tuple[Observed, datetime]:
+def beginning(name: str) -> tuple[ObservedObjects, datetime]:
     """What a recording began with."""
     return when(name, bool)
 
 
-def end(name: str) -> tuple[Observed, datetime]:
+def end(name: str) -> tuple[ObservedObjects, datetime]:
     """What there was at the end of a recording."""
     played = recording(name)
     *_, (_, observed) = played.states()
@@ -37,74 +37,76 @@ def end(name: str) -> tuple[Observed, datetime]:
     return observed, played.at(played.lasted)
 
 
-def starting() -> tuple[Observed, datetime]:
+def starting() -> tuple[ObservedObjects, datetime]:
     """A first rollout whose only pod runs, and is not ready yet, as everybody knows."""
     return when("slow", lambda o: _runs(o) and _counted(o))
 
 
-def serving() -> tuple[Observed, datetime]:
+def serving() -> tuple[ObservedObjects, datetime]:
     """A rollout of a container that has been READY for a while."""
     observed, now = end("ready")
     return observed, now + timedelta(seconds=60)
 
 
-def serving_model() -> tuple[Observed, datetime]:
+def serving_model() -> tuple[ObservedObjects, datetime]:
     """The same of a model predictor."""
     observed, now = end("ready_model")
     return observed, now + timedelta(seconds=60)
 
 
-def _runs(observed: Observed) -> bool:
+def _runs(observed: ObservedObjects) -> bool:
     return any(p["status"]["phase"] == "Running" for p in observed.pods)
 
 
-def _counted(observed: Observed) -> bool:
+def _counted(observed: ObservedObjects) -> bool:
     return any(d["status"].get("updatedReplicas") for d in observed.deployments)
 
 
-def facts(observed: Observed, now: datetime, *, told_before: int = 0) -> Facts:
+def facts(observed: ObservedObjects, now: datetime, *, told_before: int = 0) -> Facts:
     """The facts of a service that has shown itself so for `told_before` seconds."""
-    evidence = Evidence().updated(observed, now - timedelta(seconds=told_before))
-    return facts_of(observed, evidence.updated(observed, now), now)
+    staleness = StalenessCheck().updated(observed, now - timedelta(seconds=told_before))
+    return facts_of(observed, staleness.updated(observed, now), now)
 
 
-def verdict(observed: Observed, now: datetime, *, told_before: int = 0) -> Decision:
+def verdict(observed: ObservedObjects, now: datetime, *, told_before: int = 0) -> Decision:
     """The decision on it."""
     return decide(facts(observed, now, told_before=told_before))
 
 
-def with_service(observed: Observed, patch: Object) -> Observed:
+def with_service(observed: ObservedObjects, patch: Object) -> ObservedObjects:
     """With a merge patch of the InferenceService."""
     return replace(observed, service=merged(observed.service, patch))
 
 
-def with_pods(observed: Observed, patch: Object) -> Observed:
+def with_pods(observed: ObservedObjects, patch: Object) -> ObservedObjects:
     """With a merge patch of every pod."""
     return replace(observed, pods=tuple(merged(p, patch) for p in observed.pods))
 
 
-def with_deployment(observed: Observed, patch: Object) -> Observed:
+def with_deployment(observed: ObservedObjects, patch: Object) -> ObservedObjects:
     """With a merge patch of every Deployment."""
     return replace(observed, deployments=tuple(merged(d, patch) for d in observed.deployments))
 
 
-def with_pod_condition(observed: Observed, kind: str, **fields: object) -> Observed:
+def with_pod_condition(observed: ObservedObjects, kind: str, **fields: object) -> ObservedObjects:
     """With a condition of every pod changed, or added."""
     return replace(observed, pods=tuple(_conditioned(p, kind, fields) for p in observed.pods))
 
 
-def with_condition(observed: Observed, kind: str, **fields: object) -> Observed:
+def with_condition(observed: ObservedObjects, kind: str, **fields: object) -> ObservedObjects:
     """With a condition of the InferenceService changed, or added."""
     return replace(observed, service=_conditioned(observed.service, kind, fields))
 
 
-def with_deployment_condition(observed: Observed, kind: str, **fields: object) -> Observed:
+def with_deployment_condition(
+    observed: ObservedObjects, kind: str, **fields: object
+) -> ObservedObjects:
     """With a condition of every Deployment changed, or added."""
     changed = tuple(_conditioned(d, kind, fields) for d in observed.deployments)
     return replace(observed, deployments=changed)
 
 
-def deadline_passed(observed: Observed, at: datetime, *, of: str = "") -> Observed:
+def deadline_passed(observed: ObservedObjects, at: datetime, *, of: str = "") -> ObservedObjects:
     """With the ReplicaSet named `of`, else its own, past the Deployment's progress deadline."""
     replica_set = of or name_of(observed.replica_sets[0])
     return with_deployment_condition(
@@ -117,7 +119,9 @@ def deadline_passed(observed: Observed, at: datetime, *, of: str = "") -> Observ
     )
 
 
-def with_container(observed: Observed, *, ready: bool = False, **status: object) -> Observed:
+def with_container(
+    observed: ObservedObjects, *, ready: bool = False, **status: object
+) -> ObservedObjects:
     """With the state of every pod's only container as given, and the pod's readiness with it."""
 
     def changed(pod: Object) -> Object:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from server.adapters.kserve.informers.collections import Kind, Resource
 from server.adapters.kserve.informers.object_cache import Mirror
 from server.adapters.kserve.informers.service_views import Derived, Deriving
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.failure_log import excerpt
 from server.domain.rollout.status import Failure, FailureReason, State
 from server.domain.service.inference_service import ServiceKey
@@ -41,7 +41,7 @@ class Following:
         self._deriving = Deriving(self._mirror)
         self._now = datetime.min.replace(tzinfo=UTC)
 
-    def see(self, observed: Observed, now: datetime) -> Derived:
+    def see(self, observed: ObservedObjects, now: datetime) -> Derived:
         lists = {
             Kind.SERVICES: [observed.service],
             Kind.DEPLOYMENTS: observed.deployments,
@@ -196,7 +196,7 @@ def test_lines_that_were_read_before_their_account_had_rights_are_held_back_once
     assert failure_of(following.see(crashing, now)).log_lines == (CAUSE,)
 
 
-def _crashed_again(observed: Observed) -> bool:
+def _crashed_again(observed: ObservedObjects) -> bool:
     statuses = [s for p in observed.pods for s in p["status"].get("containerStatuses", ())]
     return any(s["restartCount"] > 1 and s["lastState"] for s in statuses)
 

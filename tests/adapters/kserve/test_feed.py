@@ -15,7 +15,7 @@ from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.informers.object_cache import Mirror
 from server.adapters.kserve.informers.status_feed import StatusFeed
-from server.adapters.kserve.status.pods.failure_log import LogWanted
+from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.control.watch_cache import View, follow
 from server.domain.errors import ServiceError, ViewNotReady
 from server.domain.rollout.status import FailureReason, State
@@ -287,12 +287,12 @@ def _reason(told: Told) -> FailureReason | None:
 async def test_a_failures_log_is_fetched_once_and_told_with_it(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
+    wanted = LogRequest("pod-1", "team-a", "main", previous=True, restart_count=1)
     monkeypatch.setattr(
         "server.domain.rollout.state_table.NO_CONTROLLER_AFTER", timedelta(seconds=0)
     )
     monkeypatch.setattr(
-        "server.adapters.kserve.informers.service_views.log_wanted", lambda *_: wanted
+        "server.adapters.kserve.informers.service_views.failure_log_request", lambda *_: wanted
     )
     server.texts["/api/v1/namespaces/team-a/pods/pod-1/log"] = "loading\nout of luck\n"
     await server.put(PODS, labelled("pod-1", spec={"containers": [{"name": "main"}]}))

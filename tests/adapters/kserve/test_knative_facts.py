@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.state_table import Decision
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged, recording
@@ -27,10 +27,10 @@ from tests.adapters.kserve.shown import (
 
 MODIFIED = "the object has been modified; please apply your changes to the latest version"
 TRIED = 'dry run failed with pods "dry-run-validationx7k2p" is forbidden: exceeded quota: q'
-Change = Callable[[Observed], Observed]
+Change = Callable[[ObservedObjects], ObservedObjects]
 
 
-def serving() -> tuple[Observed, datetime]:
+def serving() -> tuple[ObservedObjects, datetime]:
     """A rollout that has been READY for a while."""
     observed, now = end("knative/ready")
     return observed, now + timedelta(seconds=60)
@@ -39,7 +39,7 @@ def serving() -> tuple[Observed, datetime]:
 def changed(kind: str, patch: dict[str, Any]) -> Change:
     """With a merge patch of every object of the kind."""
 
-    def change(observed: Observed) -> Observed:
+    def change(observed: ObservedObjects) -> ObservedObjects:
         objects = tuple(merged(o, patch) for o in getattr(observed, kind))
         return replace(observed, **{kind: objects})
 
@@ -49,7 +49,7 @@ def changed(kind: str, patch: dict[str, Any]) -> Change:
 def conditioned(kind: str, type_: str, **fields: object) -> Change:
     """With a condition of every object of the kind changed, or added."""
 
-    def change(observed: Observed) -> Observed:
+    def change(observed: ObservedObjects) -> ObservedObjects:
         def one(obj: Any) -> Any:
             others = [c for c in obj["status"]["conditions"] if c["type"] != type_]
             told = {"type": type_, "lastTransitionTime": "2026-01-01T00:00:00Z", **fields}
@@ -152,7 +152,7 @@ def waiting_for_activation(**active: object) -> list[Change]:
 
 
 def available_since(seconds: int) -> Change:
-    def change(observed: Observed) -> Observed:
+    def change(observed: ObservedObjects) -> ObservedObjects:
         since = stamp(serving()[1] - timedelta(seconds=seconds))
         return conditioned("deployments", "Available", status="True", lastTransitionTime=since)(
             observed
@@ -317,7 +317,7 @@ def test_a_revision_that_nothing_leads_to_is_told_as_that_after_a_while() -> Non
     assert "Uninitialized" in later.message
 
 
-def at_zero() -> tuple[Observed, datetime, Any]:
+def at_zero() -> tuple[ObservedObjects, datetime, Any]:
     """A service that nobody calls, some minutes later, with the pod that it last had."""
     up, _ = when("knative/scale_to_zero", ingress_ready)
     idle, now = when(
@@ -327,11 +327,11 @@ def at_zero() -> tuple[Observed, datetime, Any]:
     return idle, now + timedelta(minutes=5), up.pods[0]
 
 
-def ingress_ready(observed: Observed) -> bool:
+def ingress_ready(observed: ObservedObjects) -> bool:
     return bool(traffic(observed))
 
 
-def traffic(observed: Observed) -> list[dict[str, Any]]:
+def traffic(observed: ObservedObjects) -> list[dict[str, Any]]:
     services = observed.knative_services
     return services[0].get("status", {}).get("traffic", []) if services else []
 
@@ -433,7 +433,9 @@ def test_of_revisions_that_share_the_traffic_each_has_to_serve() -> None:
     assert decision.failure.reason is FailureReason.CRASH_LOOP
 
 
-def split(percent: int, manager: str, operation: str = "Update") -> tuple[Observed, datetime]:
+def split(
+    percent: int, manager: str, operation: str = "Update"
+) -> tuple[ObservedObjects, datetime]:
     """A complete rollout that gets a percent of the requests, by a field of `manager`."""
     generation = {20: 2, 0: 3, 100: 4}[percent]
     history = [one for one in told_of("knative/canary") if one.generation == generation]

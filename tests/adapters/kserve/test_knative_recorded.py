@@ -22,7 +22,7 @@ from tests.adapters.kserve.replaying import (
     steps,
     told,
 )
-from tests.adapters.kserve.test_observing_recorded import UP, failing, failing_over, rolled_out
+from tests.adapters.kserve.test_service_status_recorded import UP, failing, failing_over, rolled_out
 
 PENDING, PROGRESSING, READY = State.PENDING, State.PROGRESSING, State.READY
 DEGRADED, FAILED, STOPPED, DELETING = State.DEGRADED, State.FAILED, State.STOPPED, State.DELETING

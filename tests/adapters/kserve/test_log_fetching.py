@@ -12,13 +12,13 @@ import pytest
 from server.adapters.kserve.client import ApiServer, Unanswered
 from server.adapters.kserve.informers.log_fetcher import LogFetching
 from server.adapters.kserve.status.observed_objects import LogExcerpt
-from server.adapters.kserve.status.pods.failure_log import LogWanted
+from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.domain.service.inference_service import ServiceKey
 from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
 
 IRIS = ServiceKey("team-a", "iris")
-WANTED = LogWanted("pod-1", "team-a", "main", previous=True, restart_count=1)
+WANTED = LogRequest("pod-1", "team-a", "main", previous=True, restart_count=1)
 THE_LINE = LogExcerpt(("the line",))
 
 
@@ -28,10 +28,10 @@ class Fetches:
     def __init__(self, *outcomes: LogExcerpt | Exception) -> None:
         self.outcomes = list(outcomes)
         self.asked = 0
-        self.wanted: list[LogWanted] = []
+        self.wanted: list[LogRequest] = []
         self.fetched: list[LogExcerpt] = []
 
-    async def fetch(self, api: ApiServer, wanted: LogWanted) -> LogExcerpt:
+    async def fetch(self, api: ApiServer, wanted: LogRequest) -> LogExcerpt:
         self.asked += 1
         self.wanted.append(wanted)
         await asyncio.sleep(0)
@@ -40,7 +40,7 @@ class Fetches:
             raise outcome
         return outcome
 
-    def keep(self, key: ServiceKey, wanted: LogWanted, log: LogExcerpt) -> None:
+    def keep(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt) -> None:
         self.fetched.append(log)
 
 

@@ -274,7 +274,7 @@ def text_shown(mirror: Mirror) -> bool:
     """Whether what a container writes that has its account's token is shown."""
     observed = mirror.observed(IRIS)
     assert observed
-    gate = observed.gates.of_container(pod_with_token(), "kserve-container")
+    gate = observed.output_policy.gate_for_container(pod_with_token(), "kserve-container")
     return gate.shown("said") == "said"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
@@ -28,7 +28,7 @@ FOREIGN = "example.com/keep"
 LATE = 15 * SECOND
 
 
-def deleted(*finalizers: str, mode: str = "standard") -> tuple[Observed, datetime]:
+def deleted(*finalizers: str, mode: str = "standard") -> tuple[ObservedObjects, datetime]:
     """A service that has served, at the moment at which its deletion is asked for."""
     observed, now = serving() if mode == "standard" else end("knative/ready")
     now = (now + timedelta(minutes=5)).replace(microsecond=0)
@@ -36,11 +36,11 @@ def deleted(*finalizers: str, mode: str = "standard") -> tuple[Observed, datetim
     return with_service(observed, {"metadata": mark}), now
 
 
-def without_children(observed: Observed) -> Observed:
-    return Observed(observed.service)
+def without_children(observed: ObservedObjects) -> ObservedObjects:
+    return ObservedObjects(observed.service)
 
 
-def with_children_marked(observed: Observed, at: datetime) -> Observed:
+def with_children_marked(observed: ObservedObjects, at: datetime) -> ObservedObjects:
     """With every child on its way out, as the garbage collector leaves them."""
     mark = {"metadata": {"deletionTimestamp": stamp(at), "finalizers": [FOREGROUND]}}
 

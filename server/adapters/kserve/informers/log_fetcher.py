@@ -9,7 +9,7 @@ import structlog
 
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.status.observed_objects import LogExcerpt
-from server.adapters.kserve.status.pods.failure_log import LogWanted, fetch_log
+from server.adapters.kserve.status.pods.failure_log import LogRequest, fetch_log
 from server.domain.service.inference_service import ServiceKey
 
 log = structlog.get_logger(__name__)
@@ -20,15 +20,15 @@ class LogFetching:
     before. Each `run` works it off, one log at a time."""
 
     def __init__(
-        self, api: ApiServer, fetched: Callable[[ServiceKey, LogWanted, LogExcerpt], None]
+        self, api: ApiServer, fetched: Callable[[ServiceKey, LogRequest, LogExcerpt], None]
     ) -> None:
         self._api = api
         self._fetched = fetched
-        self._waiting: dict[ServiceKey, LogWanted] = {}
+        self._waiting: dict[ServiceKey, LogRequest] = {}
         self._queue: asyncio.Queue[ServiceKey] = asyncio.Queue()  # the keys of those that wait
-        self._under_way: set[LogWanted] = set()
+        self._under_way: set[LogRequest] = set()
 
-    def want(self, key: ServiceKey, wanted: LogWanted) -> None:
+    def want(self, key: ServiceKey, wanted: LogRequest) -> None:
         """Have a log fetched, unless that is under way already."""
         if wanted in self._under_way:
             return

@@ -18,9 +18,9 @@ from server.adapters.kserve.informers.text_interning import long_texts, share_te
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.objects import Object, uid_of
 from server.adapters.kserve.releases import NEWEST, Release
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.account_rights import AccountRights, namespace_of_subject
-from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.domain.caller import Caller
 from server.domain.service.inference_service import ServiceKey
 
@@ -48,7 +48,7 @@ class Mirror:
         self._listed: dict[Resource, set[str]] = {}
         self._absent: set[Resource] = set()
         self._rights = AccountRights()
-        self._gates = ContainerGates(caller)
+        self._output_policy = OutputPolicy(caller)
         self._release = NEWEST
         # Of services as they are, by the time that the first of their parts comes.
         self._texts: dict[ServiceKey, dict[str, str]] = {}
@@ -57,13 +57,13 @@ class Mirror:
         """Every service there is."""
         return self._services.keys()
 
-    def observed(self, key: ServiceKey) -> Observed | None:
+    def observed(self, key: ServiceKey) -> ObservedObjects | None:
         """A service with all that belongs to it, as last known."""
         service = self._services.get(key)
         if service is None:
             return None
         pods = self._parts[Kind.PODS].of(key)
-        return Observed(
+        return ObservedObjects(
             service=service,
             deployments=self._parts[Kind.DEPLOYMENTS].of(key),
             replica_sets=self._parts[Kind.REPLICA_SETS].of(key),
@@ -74,7 +74,7 @@ class Mirror:
             events=tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o))),
             knative_followed=self.follows_knative(key.namespace),
             release=self._release,
-            gates=self._gates,
+            output_policy=self._output_policy,
         )
 
     def follows_knative(self, namespace: str) -> bool:
@@ -86,7 +86,7 @@ class Mirror:
         """The uids that went from under a key since this was last asked, oldest first."""
         departed = self._services.pop_departures(key)
         if departed:
-            self._gates.clear()
+            self._output_policy.clear()
         return departed
 
     def put_written(self, written: Object) -> None:
@@ -182,7 +182,7 @@ class Mirror:
     def _know_rights(self) -> None:
         """Rights are known once both kinds of bindings are held."""
         kinds = {r.kind for r in self._listed if r not in self._absent}
-        self._gates.rights = self._rights if kinds.issuperset(BINDINGS) else None
+        self._output_policy.rights = self._rights if kinds.issuperset(BINDINGS) else None
 
     def _touch_subjects(self, subjects: Iterable[str]) -> None:
         namespaces = {namespace_of_subject(subject) for subject in subjects}

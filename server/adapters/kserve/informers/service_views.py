@@ -11,17 +11,17 @@ import structlog
 from server.adapters.kserve.informers.object_cache import Mirror
 from server.adapters.kserve.manifests.object_parser import service_of
 from server.adapters.kserve.objects import Object, name_of, rollout_of, uid_of
-from server.adapters.kserve.status.knative.sticky_failures import Latch
-from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
+from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
+from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
 from server.adapters.kserve.status.pods.failure_log import (
-    LogWanted,
-    explaining,
-    log_of_start,
-    log_wanted,
+    LogRequest,
+    failed_container,
+    failure_log_request,
+    startup_log_request,
 )
-from server.adapters.kserve.status.pods.redaction import gate_of_service
+from server.adapters.kserve.status.pods.redaction import gate_for_service
 from server.adapters.kserve.status.service_status import facts_of, status_of
-from server.adapters.kserve.status.staleness import Evidence
+from server.adapters.kserve.status.staleness import StalenessCheck
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.facts import Facts
 from server.domain.rollout.state_table import Decision, decide
@@ -37,7 +37,7 @@ class Derived:
 
     service: InferenceService
     recheck_at: datetime | None = None
-    log_wanted: LogWanted | None = None
+    log_wanted: LogRequest | None = None
 
 
 @dataclass(slots=True)
@@ -48,14 +48,14 @@ class _Memory:
     """
 
     uid: str
-    evidence: Evidence = field(default_factory=Evidence)
-    latch: Latch = field(default_factory=Latch)
+    staleness: StalenessCheck = field(default_factory=StalenessCheck)
+    sticky_failures: StickyFailures = field(default_factory=StickyFailures)
     pods: dict[str, Object] = field(default_factory=dict)
     ready_generation: int | None = None
-    log_kept: LogWanted | None = None
+    log_kept: LogRequest | None = None
     logs: dict[tuple[str, str], LogExcerpt] = field(default_factory=dict)
 
-    def keep_log(self, wanted: LogWanted, log: LogExcerpt) -> None:
+    def keep_log(self, wanted: LogRequest, log: LogExcerpt) -> None:
         """Keep the last log only, and of a run that said nothing the lines of the one before."""
         before = self.logs.get(wanted.source, LogExcerpt())
         said = log if log.lines else before
@@ -64,16 +64,20 @@ class _Memory:
 
     def hold(self, facts: Facts, pods: Iterable[Object]) -> None:
         """Take in what fails now, with the pods that it is about."""
-        self.latch = self.latch.updated(facts)
-        named = {held.problem.failure.pod for held in self.latch.held.values()}
+        self.sticky_failures = self.sticky_failures.updated(facts)
+        named = {held.problem.failure.pod for held in self.sticky_failures.by_component.values()}
         pods = (*self.pods.values(), *pods)
         self.pods = {name: pod for pod in pods if (name := name_of(pod)) in named}
 
-    def gate(self, observed: Observed, pod: str, container: str) -> OutputGate:
+    def gate(self, observed: ObservedObjects, pod: str, container: str) -> OutputGate:
         """The gate, as it is now, for what was read of a container: of its pod if that is known,
         else that of the whole service."""
         found = next((p for p in observed.pods if name_of(p) == pod), self.pods.get(pod))
-        return observed.gates.of_container(found, container) if found else gate_of_service(observed)
+        return (
+            observed.output_policy.gate_for_container(found, container)
+            if found
+            else gate_for_service(observed)
+        )
 
 
 class Deriving:
@@ -95,7 +99,7 @@ class Deriving:
         except Exception:
             log.exception("evidence could not be taken", service=str(key))
 
-    def keep_log(self, key: ServiceKey, wanted: LogWanted, log: LogExcerpt, now: datetime) -> None:
+    def keep_log(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt, now: datetime) -> None:
         """Let the last lines of a log, read `now`, go with the failure that they explain."""
         if key in self._memories:
             read = replace(log, read_at=now, restart_count=wanted.restart_count, look=wanted.look)
@@ -113,24 +117,24 @@ class Deriving:
             log.exception("a status could not be derived", service=str(key))
             return _without_status(key, observed)
 
-    def _derive(self, key: ServiceKey, observed: Observed, now: datetime) -> Derived:
+    def _derive(self, key: ServiceKey, observed: ObservedObjects, now: datetime) -> Derived:
         memory = self._remember(key, observed, now)
         observed = replace(observed, logs=memory.logs)
-        facts = facts_of(observed, memory.evidence, now)
+        facts = facts_of(observed, memory.staleness, now)
         memory.hold(facts, observed.pods)
         # Whether what containers wrote may be shown can have changed since it was read.
-        held = memory.latch.withholding(lambda f: memory.gate(observed, f.pod, f.container))
-        facts = held.upheld(facts)
+        held = memory.sticky_failures.redacted(lambda f: memory.gate(observed, f.pod, f.container))
+        facts = held.added_to(facts)
         generation = rollout_of(observed.service).generation
         facts = replace(facts, was_ready=memory.ready_generation == generation)
         decision = decide(facts)
         if decision.state is State.READY:
             memory.ready_generation = generation
-        explains = log_wanted(observed, decision, now)
-        wanted = explains or log_of_start(observed, facts)
+        explains = failure_log_request(observed, decision, now)
+        wanted = explains or startup_log_request(observed, facts)
         # Those of an earlier run of the same container too, until the newer ones are there, and
         # those of a pod that is gone.
-        source = explains.source if explains else explaining(decision.failure)
+        source = explains.source if explains else failed_container(decision.failure)
         log = memory.logs.get(source) if source else None
         lines = log.lines if log else ()
         if lines and source and (held_back := memory.gate(observed, *source).held_back):
@@ -140,12 +144,12 @@ class Deriving:
         missing = None if memory.log_kept == wanted else wanted
         return Derived(service_of(observed.service, status), decision.recheck_at, missing)
 
-    def _remember(self, key: ServiceKey, observed: Observed, now: datetime) -> _Memory:
+    def _remember(self, key: ServiceKey, observed: ObservedObjects, now: datetime) -> _Memory:
         uid = uid_of(observed.service)
         memory = self._memories.get(key)
         if memory is None or memory.uid != uid:
             memory = self._memories[key] = _Memory(uid)
-        memory.evidence = memory.evidence.updated(observed, now)
+        memory.staleness = memory.staleness.updated(observed, now)
         return memory
 
 
@@ -155,7 +159,7 @@ def _with_log(decision: Decision, lines: Sequence[str]) -> Decision:
     return replace(decision, failure=replace(decision.failure, log_lines=tuple(lines)))
 
 
-def _without_status(key: ServiceKey, observed: Observed) -> Derived | None:
+def _without_status(key: ServiceKey, observed: ObservedObjects) -> Derived | None:
     status = InferenceServiceStatus(
         State.PENDING, "its state cannot be told: what the cluster says of it is not understood"
     )

@@ -19,7 +19,7 @@ from server.adapters.kserve.informers.object_cache import Mirror
 from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.service_views import Deriving
 from server.adapters.kserve.status.observed_objects import LogExcerpt
-from server.adapters.kserve.status.pods.failure_log import LogWanted
+from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.domain.caller import Caller
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone, Synced
@@ -171,7 +171,7 @@ class StatusFeed:
         loop = asyncio.get_running_loop()
         self._rechecks[key] = loop.call_later(max(seconds, 0), self._touch, (key,))
 
-    def _keep_log(self, key: ServiceKey, wanted: LogWanted, log: LogExcerpt) -> None:
+    def _keep_log(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt) -> None:
         self._deriving.keep_log(key, wanted, log, self._probe.now())
         self._touch((key,))
 

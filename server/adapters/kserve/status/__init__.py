@@ -1,1 +1,1 @@
-"""What the cluster shows of a service: facts, causes, evidence."""
+"""What the cluster shows of a service: facts, causes, staleness."""

@@ -13,7 +13,7 @@ from typing import Any
 from server.adapters.kserve.manifests.field_ownership import predictor_owners
 from server.adapters.kserve.names import CONTAINER, ROLLOUT_ANNOTATION
 from server.adapters.kserve.objects import Object, annotations_of, find_by_name, get_list, get_map
-from server.adapters.kserve.status.components import Part
+from server.adapters.kserve.status.components import ComponentSpec
 from server.domain.kubernetes.quantities import value
 from server.domain.rollout.status import Component
 
@@ -25,7 +25,7 @@ _MOST_ARGUMENTS = 1000
 _MOST_ARGUMENTS_BEFORE = 200
 
 
-def is_applied(service: Object, which: Part, template: Object) -> bool:
+def is_applied(service: Object, which: ComponentSpec, template: Object) -> bool:
     """Whether the template is made from the component's present spec."""
     marker = get_map(which.spec, "annotations").get(ROLLOUT_ANNOTATION)
     if annotations_of(template).get(ROLLOUT_ANNOTATION) != marker:
@@ -35,7 +35,7 @@ def is_applied(service: Object, which: Part, template: Object) -> bool:
     return _fits(service, which, template)
 
 
-def _fits(service: Object, which: Part, template: Object) -> bool:
+def _fits(service: Object, which: ComponentSpec, template: Object) -> bool:
     """Whether the template has everything that the spec names, whatever else it has."""
     pod = get_map(template, "spec")
     containers = get_list(pod, "containers")

@@ -19,7 +19,7 @@ from server.adapters.kserve.objects import (
     parse_time,
     uid_of,
 )
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import Component
 
 HASH_LABEL = "pod-template-hash"
@@ -27,7 +27,7 @@ FORMER_SUFFIX = "-default"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComponentSpec:
     """One component as the spec names it: its Deployments, the one with the scale first."""
 
     component: Component
@@ -64,26 +64,26 @@ class Workload:
     pods: tuple[Object, ...]
 
 
-def parts_of(service: Object) -> Iterator[Part]:
+def component_specs(service: Object) -> Iterator[ComponentSpec]:
     """The components that the spec names, the predictor first."""
     name, spec = name_of(service), get_map(service, "spec")
     predictor = get_map(spec, "predictor")
     middle = f"-{predictor['name']}" if predictor.get("name") else ""
     workers = (f"{name}-predictor-worker",) if "workerSpec" in predictor else ()
-    yield Part(Component.PREDICTOR, predictor, (f"{name}{middle}-predictor", *workers))
+    yield ComponentSpec(Component.PREDICTOR, predictor, (f"{name}{middle}-predictor", *workers))
     for component in (Component.TRANSFORMER, Component.EXPLAINER):
         kind = component.lower()
         if kind in spec:
-            yield Part(component, get_map(spec, kind), (f"{name}-{kind}",))
+            yield ComponentSpec(component, get_map(spec, kind), (f"{name}-{kind}",))
 
 
-def workloads_of(which: Part, observed: Observed) -> list[Workload]:
+def workloads_of(which: ComponentSpec, observed: ObservedObjects) -> list[Workload]:
     """Those of the component's Deployments that are there."""
     found = (child_of(observed.deployments, name) for name in which.deployments)
     return [workload_of(deployment, observed) for deployment in found if deployment]
 
 
-def autoscaler_of(which: Part, observed: Observed) -> Object:
+def autoscaler_of(which: ComponentSpec, observed: ObservedObjects) -> Object:
     """The component's HorizontalPodAutoscaler, or an empty object."""
     return child_of(observed.autoscalers, which.deployments[0])
 
@@ -97,7 +97,7 @@ def child_of(objects: Iterable[Object], name: str) -> Object:
     return found.get(name) or found.get(f"{name}{FORMER_SUFFIX}") or {}
 
 
-def workload_of(deployment: Object, observed: Observed) -> Workload:
+def workload_of(deployment: Object, observed: ObservedObjects) -> Workload:
     """A Deployment with its ReplicaSet of the present template and its pods."""
     uid = uid_of(deployment)
     sets = [r for r in observed.replica_sets if controller_of(r) == uid]

@@ -17,12 +17,17 @@ from server.adapters.kserve.objects import (
     name_of,
     parse_time,
 )
-from server.adapters.kserve.status.components import Part, Workload, completed_at, progress_of
-from server.adapters.kserve.status.grace_periods import Patience
-from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
+from server.adapters.kserve.status.components import (
+    ComponentSpec,
+    Workload,
+    completed_at,
+    progress_of,
+)
+from server.adapters.kserve.status.grace_periods import GracePeriods
+from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
 from server.adapters.kserve.status.pods.container_problems import unanswering_looks_different_at
 from server.adapters.kserve.status.pods.containers import is_live, is_ready
-from server.adapters.kserve.status.pods.pod_context import PodSight, warnings_about
+from server.adapters.kserve.status.pods.pod_context import PodContext, warnings_about
 from server.adapters.kserve.status.pods.pod_problems import pod_problems
 from server.adapters.kserve.status.pods.pod_start import start_of
 from server.domain.rollout.facts import Problem
@@ -31,12 +36,16 @@ from server.domain.rollout.status import Component, Failure, FailureReason
 
 
 def problems_of(
-    workload: Workload, which: Part, observed: Observed, now: datetime, patience: Patience
+    workload: Workload,
+    which: ComponentSpec,
+    observed: ObservedObjects,
+    now: datetime,
+    grace: GracePeriods,
 ) -> tuple[Problem, ...]:
     """Everything wrong with the workload's new pods, or with making them."""
-    sights = pod_sights(workload, which, observed, now, patience)
-    found = [p for sight in sights for p in pod_problems(sight)]
-    found += _creation_problems(workload, which, patience)
+    contexts = pod_contexts(workload, which, observed, now, grace)
+    found = [p for context in contexts for p in pod_problems(context)]
+    found += _creation_problems(workload, which, grace)
     if late := _past_deadline(workload, which):
         # The deadline is not a cause: whatever was tolerated until then is.
         since = late.since
@@ -45,13 +54,17 @@ def problems_of(
     return tuple(sorted(found, key=_order))
 
 
-def pod_sights(
-    workload: Workload, which: Part, observed: Observed, now: datetime, patience: Patience
-) -> list[PodSight]:
+def pod_contexts(
+    workload: Workload,
+    which: ComponentSpec,
+    observed: ObservedObjects,
+    now: datetime,
+    grace: GracePeriods,
+) -> list[PodContext]:
     """The new pods with what is needed to judge them."""
     failed = which.component is Component.PREDICTOR and _load_failed(observed.service)
     return [
-        PodSight(
+        PodContext(
             p,
             which.component,
             warnings_about(p, observed.events),
@@ -59,15 +72,15 @@ def pod_sights(
             failed,
             completed_at(workload) is not None,
             now,
-            patience,
-            observed.gates,
+            grace,
+            observed.output_policy,
         )
         for p in workload.new_pods
         if is_live(p) or not _is_replaced(p, workload)
     ]
 
 
-def _logs_of(pod: Object, observed: Observed) -> dict[str, LogExcerpt]:
+def _logs_of(pod: Object, observed: ObservedObjects) -> dict[str, LogExcerpt]:
     return {c: log for (p, c), log in observed.logs.items() if p == name_of(pod)}
 
 
@@ -76,13 +89,13 @@ def _is_replaced(ended: Object, workload: Workload) -> bool:
     return any(is_ready(p) and created_at(p) > created_at(ended) for p in workload.new_pods)
 
 
-def recheck_at(sights: list[PodSight]) -> Iterator[datetime]:
+def recheck_at(contexts: list[PodContext]) -> Iterator[datetime]:
     """When time alone will show more of these pods."""
-    for sight in sights:
-        if at := unanswering_looks_different_at(sight):
+    for context in contexts:
+        if at := unanswering_looks_different_at(context):
             yield at
-        if start := start_of(sight):
-            yield from (at for at in start.recheck_at() if at > sight.now)
+        if start := start_of(context):
+            yield from (at for at in start.recheck_at() if at > context.now)
 
 
 def _load_failed(service: Object) -> bool:
@@ -96,7 +109,9 @@ def _load_failed(service: Object) -> bool:
     )
 
 
-def _creation_problems(workload: Workload, which: Part, patience: Patience) -> Iterator[Problem]:
+def _creation_problems(
+    workload: Workload, which: ComponentSpec, grace: GracePeriods
+) -> Iterator[Problem]:
     """The API server refuses to make the pods."""
     failure = get_condition(workload.current, "ReplicaFailure")
     if failure.get("status") != "True":
@@ -104,10 +119,10 @@ def _creation_problems(workload: Workload, which: Part, patience: Patience) -> I
     since = parse_time(failure.get("lastTransitionTime"))
     if since:
         told = _refused_pods(str(failure.get("message", "")), which, since)
-        yield Problem(told, since, patience.admission)
+        yield Problem(told, since, grace.admission)
 
 
-def _refused_pods(words: str, which: Part, since: datetime) -> Failure:
+def _refused_pods(words: str, which: ComponentSpec, since: datetime) -> Failure:
     if "exceeded quota" in words:
         cause = f"the namespace's quota has no room: {words}"
         return _failure(FailureReason.QUOTA, cause, which, since)
@@ -120,7 +135,7 @@ def _refused_pods(words: str, which: Part, since: datetime) -> Failure:
     return _failure(FailureReason.POD_REJECTED, cause, which, since)
 
 
-def _past_deadline(workload: Workload, which: Part) -> Problem | None:
+def _past_deadline(workload: Workload, which: ComponentSpec) -> Problem | None:
     progress = progress_of(workload)
     if progress.get("reason") != "ProgressDeadlineExceeded":
         return None
@@ -131,7 +146,7 @@ def _past_deadline(workload: Workload, which: Part) -> Problem | None:
     return Problem(_failure(FailureReason.PROGRESS_DEADLINE, words, which, since), since)
 
 
-def _failure(reason: FailureReason, message: str, which: Part, since: datetime) -> Failure:
+def _failure(reason: FailureReason, message: str, which: ComponentSpec, since: datetime) -> Failure:
     return failure_of(reason, message, component=which.component, first_seen_time=since)
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class GracePeriods:
     """Each is counted from the moment at which the cluster first showed it.
 
     `stable`: how long a container must have stayed up since its last exit to be believed.
@@ -33,4 +33,4 @@ class Patience:
     unreconciled: timedelta = timedelta(seconds=5)
 
 
-PATIENCE = Patience()
+GRACE_PERIODS = GracePeriods()

@@ -13,7 +13,7 @@ from server.adapters.kserve.status.name_conflicts import (
     conflict_in,
     is_own,
 )
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Failure, FailureReason
 
@@ -51,11 +51,11 @@ _CAUSES = {
     FailureReason.RECONCILE_FAILED: "KServe cannot make all that belongs to the service",
 }
 # KServe's words may quote whole objects.
-MOST_OF_WORDS = 1000
+LONGEST_MESSAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class KServeError:
     """What KServe said, and when; `conflict`: the object in the way, where that is the cause."""
 
     reason: FailureReason
@@ -64,7 +64,7 @@ class Refusal:
     final: bool
     conflict: NameConflict | None
 
-    def failure(self, since: datetime, observed: Observed) -> Failure:
+    def failure(self, since: datetime, observed: ObservedObjects) -> Failure:
         """The refusal as callers are told it."""
         remedy = ""
         if self.conflict:
@@ -74,24 +74,24 @@ class Refusal:
             remedy = f"delete the {kind} {name}: KServe makes it anew"
         return failure_of(
             self.reason,
-            f"{_CAUSES[self.reason]}: {self.words[:MOST_OF_WORDS]}",
+            f"{_CAUSES[self.reason]}: {self.words[:LONGEST_MESSAGE]}",
             remedy=remedy,
             retrying=False if self.final else None,
             first_seen_time=since,
         )
 
 
-def refusal_in_event(event: Object) -> Refusal | None:
+def error_in_event(event: Object) -> KServeError | None:
     """The refusal that a warning about an InferenceService tells, or None."""
     words = str(event.get("message", ""))
     if event.get("reason") not in _REFUSING_EVENTS or is_lost_race(words):
         return None
     at = parse_time(event.get("lastTimestamp")) or parse_time(event.get("eventTime"))
     rejected = event["reason"] == "ServerlessModeRejected"
-    return _refusal(words, at, final=rejected)
+    return _error(words, at, final=rejected)
 
 
-def refusal_in_status(service: Object) -> Refusal | None:
+def error_in_status(service: Object) -> KServeError | None:
     """The refusal that the status tells, or None."""
     model = get_map(service, "status", "modelStatus")
     info = get_map(model, "lastFailureInfo")
@@ -99,11 +99,11 @@ def refusal_in_status(service: Object) -> Refusal | None:
         known = info.get("reason") in _RUNTIME_REASONS
         reason = FailureReason.NO_RUNTIME if known else FailureReason.INVALID_SPEC
         words = f"{info.get('reason', '')}, {info.get('message', '')}"
-        return _refusal(words, None, reason=reason)
-    return _refusal_in_conditions(service)
+        return _error(words, None, reason=reason)
+    return _error_in_conditions(service)
 
 
-def reconcile_error(service: Object, ready_condition: str) -> Refusal | None:
+def reconcile_error(service: Object, ready_condition: str) -> KServeError | None:
     """Read why KServe gave up on a component in its last reconcile, or None.
 
     KServe takes it back as soon as a reconcile gets as far as the component's own state.
@@ -114,7 +114,7 @@ def reconcile_error(service: Object, ready_condition: str) -> Refusal | None:
         return None
     failed = given.get("reason") == _RECONCILE_FAILED
     otherwise = FailureReason.RECONCILE_FAILED if failed else FailureReason.INVALID_SPEC
-    return _refusal(words, parse_time(given.get("lastTransitionTime")), otherwise=otherwise)
+    return _error(words, parse_time(given.get("lastTransitionTime")), otherwise=otherwise)
 
 
 def is_reconcile_error(service: Object, ready_condition: str) -> bool:
@@ -122,19 +122,19 @@ def is_reconcile_error(service: Object, ready_condition: str) -> bool:
     return get_condition(service, ready_condition).get("reason") in _REFUSING_CONDITIONS
 
 
-def _refusal_in_conditions(service: Object) -> Refusal | None:
+def _error_in_conditions(service: Object) -> KServeError | None:
     errors = (reconcile_error(service, kind) for kind in READY_CONDITIONS)
     return next((error for error in errors if error), None)
 
 
-def _refusal(
+def _error(
     words: str,
     at: datetime | None,
     *,
     reason: FailureReason | None = None,
     otherwise: FailureReason = FailureReason.INVALID_SPEC,
     final: bool = False,
-) -> Refusal:
+) -> KServeError:
     """Read words of KServe; without a `reason` it is what they mean, or `otherwise`."""
     words = without_name_of_try(words)
     conflict = conflict_in(words)
@@ -143,7 +143,7 @@ def _refusal(
     # The API server's own validation says this; KServe retries, which cannot help.
     invalid = reason is FailureReason.INVALID_SPEC and " is invalid: " in words
     at = at or datetime.min.replace(tzinfo=UTC)
-    return Refusal(reason, words, at, final or invalid, conflict)
+    return KServeError(reason, words, at, final or invalid, conflict)
 
 
 def without_name_of_try(words: str) -> str:

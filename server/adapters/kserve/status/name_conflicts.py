@@ -14,8 +14,8 @@ from datetime import datetime
 from server.adapters.kserve.modes import KNATIVE, mode_of
 from server.adapters.kserve.names import KIND
 from server.adapters.kserve.objects import Object, controller_of, get_list, get_map, name_of, uid_of
-from server.adapters.kserve.status.components import child_of, parts_of
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.components import child_of, component_specs
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, Failure, FailureReason
 
@@ -132,7 +132,7 @@ def _invalid_by_conflict(words: str) -> re.Match[str] | None:
     return None
 
 
-def foreign_knative_service(observed: Observed) -> NameConflict | None:
+def foreign_knative_service(observed: ObservedObjects) -> NameConflict | None:
     """Find a Knative Service that KServe writes a component into although another made it.
 
     KServe does not make itself its controller, so that it neither follows nor deletes it.
@@ -140,7 +140,7 @@ def foreign_knative_service(observed: Observed) -> NameConflict | None:
     if mode_of(observed.service) != KNATIVE:
         return None
     uid = uid_of(observed.service)
-    for which in parts_of(observed.service):
+    for which in component_specs(observed.service):
         found = child_of(observed.knative_services, which.deployments[0])
         owner = _controller_name(found)
         # That of a service of this name that is gone goes too.
@@ -150,7 +150,7 @@ def foreign_knative_service(observed: Observed) -> NameConflict | None:
     return None
 
 
-def is_own(conflict: NameConflict, observed: Observed) -> bool:
+def is_own(conflict: NameConflict, observed: ObservedObjects) -> bool:
     """Whether KServe itself made the Deployment that it cannot change, for this very service."""
     if conflict.kind != "Deployment":
         return False

@@ -7,10 +7,10 @@ keeps the API server's refusal in its status. (Events are refused there too.)
 from __future__ import annotations
 
 from server.adapters.kserve.objects import get_list, get_map
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 
 
-def is_namespace_deleting(observed: Observed) -> bool:
+def is_namespace_deleting(observed: ObservedObjects) -> bool:
     """Whether something was refused because the service's namespace is being deleted."""
     namespace = get_map(observed.service, "metadata").get("namespace")
     words = f"in namespace {namespace} because it is being terminated"

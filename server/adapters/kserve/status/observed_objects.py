@@ -8,7 +8,7 @@ from datetime import datetime
 
 from server.adapters.kserve.objects import Object
 from server.adapters.kserve.releases import NEWEST, Release
-from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class LogExcerpt:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedObjects:
     """An InferenceService with everything that KServe and Kubernetes made of it.
 
     `events`: warnings about the InferenceService or one of its pods. `logs`: by pod and container,
     what was read of their logs. `knative_followed`: Knative's objects are among what is looked at.
-    `release`: KServe's. `gates`: those that text of containers passes.
+    `release`: KServe's. `output_policy`: those that text of containers passes.
     """
 
     service: Object
@@ -51,4 +51,4 @@ class Observed:
     logs: Mapping[tuple[str, str], LogExcerpt] = field(default_factory=dict)
     knative_followed: bool = False
     release: Release = NEWEST
-    gates: ContainerGates = field(default_factory=ContainerGates)
+    output_policy: OutputPolicy = field(default_factory=OutputPolicy)

@@ -15,7 +15,7 @@ from server.adapters.kserve.objects import (
     parse_time,
     uid_of,
 )
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.facts import RemainingObjects
 from server.domain.service.commands import STOP_ANNOTATION
 from server.domain.wording import listed
@@ -31,7 +31,7 @@ _COLLECTOR = "garbage collector (kube-controller-manager)"
 _COLLECTOR_AFTER = timedelta(seconds=60)
 
 
-def remains_of_deletion(observed: Observed) -> RemainingObjects | None:
+def remains_of_deletion(observed: ObservedObjects) -> RemainingObjects | None:
     """Name what is left of a service that is being deleted; None if it is not."""
     since = parse_time(get_map(observed.service, "metadata").get("deletionTimestamp"))
     if since is None:
@@ -48,7 +48,7 @@ def remains_of_deletion(observed: Observed) -> RemainingObjects | None:
     return replace(remaining, idle_after=_COLLECTOR_AFTER) if idle == _COLLECTOR else remaining
 
 
-def remains_of_stop(observed: Observed) -> RemainingObjects | None:
+def remains_of_stop(observed: ObservedObjects) -> RemainingObjects | None:
     """Name what is left of a service that is being stopped; None if nobody asked for that."""
     since = _stop_asked_at(observed.service)
     if since is None:
@@ -67,7 +67,7 @@ def _stop_asked_at(service: Object) -> datetime | None:
     return max((at for at in written if at), default=None)
 
 
-def _idle_while_deleting(observed: Observed, finalizers: Sequence[str]) -> str:
+def _idle_while_deleting(observed: ObservedObjects, finalizers: Sequence[str]) -> str:
     """Name the controller that has not done its part of a deletion; empty if each has."""
     if KSERVE_FINALIZER in finalizers:
         return _KSERVE
@@ -78,7 +78,7 @@ def _idle_while_deleting(observed: Observed, finalizers: Sequence[str]) -> str:
     return ""
 
 
-def _children(observed: Observed) -> Iterator[str]:
+def _children(observed: ObservedObjects) -> Iterator[str]:
     """Those that a foreign finalizer holds come first: the others wait for them."""
     made = list(_made(observed))
     held = [(kind, o) for kind, o in made if _foreign_finalizers(o)]
@@ -86,7 +86,7 @@ def _children(observed: Observed) -> Iterator[str]:
     yield from (_described(kind, o) for kind, o in made if not _foreign_finalizers(o))
 
 
-def _made(observed: Observed) -> Iterator[tuple[str, Object]]:
+def _made(observed: ObservedObjects) -> Iterator[tuple[str, Object]]:
     """Pods first, since they take time by right."""
     for kind, objects in (
         ("Pod", observed.pods),

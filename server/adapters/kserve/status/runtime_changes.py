@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from server.adapters.kserve.names import CONTAINER, ROLLOUT_ANNOTATION
 from server.adapters.kserve.objects import Object, annotations_of, get_list, get_map
-from server.adapters.kserve.status.components import Part
+from server.adapters.kserve.status.components import ComponentSpec
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.status import Component, FailureReason
 
@@ -30,7 +30,9 @@ def serving_runtime_of(service: Object) -> str:
     return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")
 
 
-def edited_runtime(service: Object, which: Part, newest: Object, others: Iterable[Object]) -> str:
+def edited_runtime(
+    service: Object, which: ComponentSpec, newest: Object, others: Iterable[Object]
+) -> str:
     """Name the serving runtime whose edit made the `newest` pod template; empty where none did.
 
     `others` are the templates that the same component had before.
@@ -53,7 +55,7 @@ def replacement(edited: str) -> str:
     return f"the serving runtime {edited} was changed, which replaces the pods" if edited else ""
 
 
-def attributed(problem: Problem, service: Object, which: Part, edited: str) -> Problem:
+def attributed(problem: Problem, service: Object, which: ComponentSpec, edited: str) -> Problem:
     """The problem, with a remedy for the serving runtime where that is what is wrong.
 
     `edited`: the runtime whose edit made the pods; empty where a Deploy did.

@@ -25,18 +25,21 @@ from server.adapters.kserve.objects import (
     parse_time,
     rollout_of,
 )
-from server.adapters.kserve.status.components import parts_of
-from server.adapters.kserve.status.grace_periods import PATIENCE, Patience
+from server.adapters.kserve.status.components import component_specs
+from server.adapters.kserve.status.grace_periods import GRACE_PERIODS, GracePeriods
 from server.adapters.kserve.status.knative.knative_facts import knative_facts
-from server.adapters.kserve.status.knative.reconcile_warnings import complaint, unexplained_unready
+from server.adapters.kserve.status.knative.reconcile_warnings import (
+    reconcile_warning,
+    unexplained_unready,
+)
 from server.adapters.kserve.status.name_conflicts import foreign_knative_service
 from server.adapters.kserve.status.namespace_deletion import is_namespace_deleting
-from server.adapters.kserve.status.observed_objects import Observed
-from server.adapters.kserve.status.pods.redaction import with_shown_conditions
+from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.pods.redaction import with_redacted_conditions
 from server.adapters.kserve.status.remaining_objects import remains_of_deletion, remains_of_stop
 from server.adapters.kserve.status.runtime_changes import serving_runtime_of
-from server.adapters.kserve.status.staleness import Evidence, written_at
-from server.adapters.kserve.status.standard_facts import component_facts
+from server.adapters.kserve.status.staleness import StalenessCheck, written_at
+from server.adapters.kserve.status.standard_facts import standard_facts
 from server.domain.rollout.facts import Facts, Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.state_table import Decision
@@ -48,34 +51,37 @@ _LONGEST_TYPE, _LONGEST_REASON, _LONGEST_MESSAGE = 316, 1024, 32_768
 
 
 def facts_of(
-    observed: Observed, evidence: Evidence, now: datetime, patience: Patience = PATIENCE
+    observed: ObservedObjects,
+    staleness: StalenessCheck,
+    now: datetime,
+    grace: GracePeriods = GRACE_PERIODS,
 ) -> Facts:
-    """Read the facts. `evidence` has been updated with this very `observed`."""
+    """Read the facts. `staleness` has been updated with this very `observed`."""
     service = observed.service
     annotations = annotations_of(service)
-    facts_of_component = knative_facts if mode_of(service) == KNATIVE else component_facts
-    parts = list(parts_of(service))
-    components = tuple(facts_of_component(p, observed, now, patience) for p in parts)
-    shown = with_shown_conditions(observed)
-    complaints = [complaint(shown, p, c) for p, c in zip(parts, components, strict=True)]
+    facts_of_component = knative_facts if mode_of(service) == KNATIVE else standard_facts
+    parts = list(component_specs(service))
+    components = tuple(facts_of_component(p, observed, now, grace) for p in parts)
+    shown = with_redacted_conditions(observed)
+    complaints = [reconcile_warning(shown, p, c) for p, c in zip(parts, components, strict=True)]
     explained = list(zip(parts, complaints, strict=True))
     components_ready = all(is_condition_true(service, p.ready_condition) or c for p, c in explained)
     errors = [
         problem
         for p, c in explained
         if c is None
-        and (problem := evidence.reconcile_problem(observed, p.ready_condition, now, patience))
+        and (problem := staleness.reconcile_problem(observed, p.ready_condition, now, grace))
     ]
     ready = components_ready and is_condition_true(service, "IngressReady")
     warnings = [c.warning for c in complaints if c and c.warning]
     if ready and not any(complaints) and (denied := unexplained_unready(shown)):
         warnings.append(denied)
-    ingress_at = _ingress_missed_at(service, patience, components_ready=components_ready)
+    ingress_at = _ingress_missed_at(service, grace, components_ready=components_ready)
     written = written_at(service)
-    foreign = _foreign_object(observed, written + patience.unreconciled)
+    foreign = _foreign_object(observed, written + grace.unreconciled)
     looks = [
-        written + patience.refusal_in_doubt,
-        *(e.since + patience.reconciling for e in errors),
+        written + grace.refusal_in_doubt,
+        *(e.since + grace.reconciling for e in errors),
     ]
     if ingress_at:
         looks.append(ingress_at)
@@ -95,24 +101,24 @@ def facts_of(
         updates_disabled=observed.release.disables_updates
         and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
         and is_condition_true(service, "Ready"),
-        refusal=evidence.problem(observed, now, patience) or foreign,
+        refusal=staleness.problem(observed, now, grace) or foreign,
         warning="; ".join(warnings),
         problems=(
-            *(e for e in errors if e.since + patience.reconciling <= now),
+            *(e for e in errors if e.since + grace.reconciling <= now),
             *_ingress_problems(shown, ingress_at, now),
         ),
         unsupported_mode=_unfollowed_mode(observed),
         recheck_at=min((at for at in looks if at > now), default=None),
-        controller_silent=evidence.is_unheard(observed),
+        controller_silent=staleness.is_unheard(observed),
         remaining=remains_of_deletion(observed) or remains_of_stop(observed),
     )
 
 
 def status_of(
-    observed: Observed, facts: Facts, decision: Decision, latest_ready_generation: int | None
+    observed: ObservedObjects, facts: Facts, decision: Decision, latest_ready_generation: int | None
 ) -> InferenceServiceStatus:
     """The status as callers see it."""
-    service = with_shown_conditions(observed)
+    service = with_redacted_conditions(observed)
     status = get_map(service, "status")
     return InferenceServiceStatus(
         decision.state,
@@ -130,18 +136,18 @@ def status_of(
     )
 
 
-def _foreign_object(observed: Observed, since: datetime) -> Problem | None:
+def _foreign_object(observed: ObservedObjects, since: datetime) -> Problem | None:
     conflict = foreign_knative_service(observed)
     return Problem(conflict.failure(since), since) if conflict else None
 
 
-def _unfollowed_mode(observed: Observed) -> str:
+def _unfollowed_mode(observed: ObservedObjects) -> str:
     mode = mode_of(observed.service)
     followed = observed.knative_followed if mode == KNATIVE else mode in ("", STANDARD)
     return "" if followed else mode
 
 
-def _can_stop(observed: Observed) -> bool:
+def _can_stop(observed: ObservedObjects) -> bool:
     """Whether KServe acts on the annotation: it then says of each service whether it is stopped."""
     mode = mode_of(observed.service)
     says = bool(get_condition(observed.service, "Stopped"))
@@ -159,7 +165,7 @@ def _routed(service: Object, *, components_ready: bool) -> bool:
 
 
 def _ingress_missed_at(
-    service: Object, patience: Patience, *, components_ready: bool
+    service: Object, grace: GracePeriods, *, components_ready: bool
 ) -> datetime | None:
     """When a route that is not there will be reported as missing; None where it is there.
 
@@ -174,7 +180,7 @@ def _ingress_missed_at(
     turned = (
         parse_time(c.get("lastTransitionTime")) for c in get_list(service, "status", "conditions")
     )
-    return max((at for at in turned if at), default=since) + patience.admission
+    return max((at for at in turned if at), default=since) + grace.admission
 
 
 def _ingress_problems(
@@ -193,7 +199,7 @@ def _ingress_problems(
         yield Problem(failure, since, tolerated=None)
 
 
-def _serving_runtime(observed: Observed) -> str:
+def _serving_runtime(observed: ObservedObjects) -> str:
     """Name the serving runtime: where KServe does not report it, the one that the spec names."""
     named = get_map(observed.service, "spec", "predictor", "model").get("runtime")
     fallback = "" if observed.release.reports_runtime else str(named or "")
@@ -210,7 +216,7 @@ def _condition(raw: Object) -> Condition:
     )
 
 
-def _changed_at(observed: Observed, decision: Decision) -> datetime:
+def _changed_at(observed: ObservedObjects, decision: Decision) -> datetime:
     """When the state last changed, as far as the cluster's own times tell."""
     if deleted_at := parse_time(get_map(observed.service, "metadata").get("deletionTimestamp")):
         return deleted_at

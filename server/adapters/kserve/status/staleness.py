@@ -1,4 +1,4 @@
-"""Whether KServe refuses what was asked, by evidence that is newer than the write.
+"""Whether KServe refuses what was asked, by staleness that is newer than the write.
 
 Right after a fixing write the object still carries the refusal of the one before, and a busy
 controller may go on saying so. So a status counts when it was seen to move after this process first
@@ -26,16 +26,16 @@ from server.adapters.kserve.objects import (
     rollout_of,
     uid_of,
 )
-from server.adapters.kserve.status.grace_periods import PATIENCE, Patience
+from server.adapters.kserve.status.grace_periods import GRACE_PERIODS, GracePeriods
 from server.adapters.kserve.status.kserve_errors import (
     READY_CONDITIONS,
-    Refusal,
+    KServeError,
+    error_in_event,
+    error_in_status,
     is_reconcile_error,
     reconcile_error,
-    refusal_in_event,
-    refusal_in_status,
 )
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.rollout_id import Rollout
 
@@ -48,21 +48,21 @@ MOST_VERSIONS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class StalenessCheck:
     """What a process remembers of one rollout: the status when it first held it, and every
     resourceVersion that the object has had since.
 
-    `refused_since`: when a refusal newer than the write was first seen to stand. `failing_since`:
+    `error_since`: when a refusal newer than the write was first seen to stand. `failing_since`:
     when KServe was first seen to fail at reconciling a component, which it has not got over since.
     """
 
     rollout: Rollout | None = None
     status: Object = field(default_factory=dict)
     versions: frozenset[str] = frozenset()
-    refused_since: datetime | None = None
+    error_since: datetime | None = None
     failing_since: datetime | None = None
 
-    def updated(self, observed: Observed, now: datetime) -> Evidence:
+    def updated(self, observed: ObservedObjects, now: datetime) -> StalenessCheck:
         """Take in what is seen now; to be called at each change."""
         rollout = rollout_of(observed.service)
         held = self if rollout == self.rollout else _first_held(rollout, observed)
@@ -71,26 +71,28 @@ class Evidence:
             versions=_with_version(held.versions, observed.service),
             failing_since=held.failing_since_by(observed.service, now),
         )
-        if held.refusal(observed, now) is None:
-            return replace(held, refused_since=None)
-        return replace(held, refused_since=held.refused_since or now)
+        if held.error(observed, now) is None:
+            return replace(held, error_since=None)
+        return replace(held, error_since=held.error_since or now)
 
-    def problem(self, observed: Observed, now: datetime, patience: Patience) -> Problem | None:
+    def problem(
+        self, observed: ObservedObjects, now: datetime, grace: GracePeriods
+    ) -> Problem | None:
         """The refusal that stands, if any."""
-        refusal = self.refusal(observed, now, patience)
-        if refusal is None:
+        error = self.error(observed, now, grace)
+        if error is None:
             return None
-        since = self.refused_since or now
-        return Problem(refusal.failure(since, observed), since)
+        since = self.error_since or now
+        return Problem(error.failure(since, observed), since)
 
-    def is_unheard(self, observed: Observed) -> bool:
+    def is_unheard(self, observed: ObservedObjects) -> bool:
         """Whether KServe has said nothing since the write, in the status or by an event."""
         service, written = observed.service, written_at(observed.service)
         return (
             not self._first_generation()
             and get_map(service, "status") == self.status
             and (_status_written_at(service) or written) <= written
-            and not any(self._new_events(observed, written, PATIENCE))
+            and not any(self._new_events(observed, written, GRACE_PERIODS))
         )
 
     def failing_since_by(self, service: Object, now: datetime) -> datetime | None:
@@ -101,7 +103,7 @@ class Evidence:
         return self.failing_since or (now if fails else None)
 
     def reconcile_problem(
-        self, observed: Observed, ready_condition: str, now: datetime, patience: Patience
+        self, observed: ObservedObjects, ready_condition: str, now: datetime, grace: GracePeriods
     ) -> Problem | None:
         """What keeps KServe from making all of a component whose pods are of this rollout.
 
@@ -117,25 +119,25 @@ class Evidence:
         if (
             error.at < written
             and not self._first_generation()
-            and not any(map(refusal_in_event, self._new_events(observed, now, patience)))
+            and not any(map(error_in_event, self._new_events(observed, now, grace)))
         ):
-            since = max(since, written + patience.refusal_in_doubt)
-        return Problem(error.failure(since, observed), since, patience.unreconciled)
+            since = max(since, written + grace.refusal_in_doubt)
+        return Problem(error.failure(since, observed), since, grace.unreconciled)
 
-    def refusal(
-        self, observed: Observed, now: datetime, patience: Patience = PATIENCE
-    ) -> Refusal | None:
+    def error(
+        self, observed: ObservedObjects, now: datetime, grace: GracePeriods = GRACE_PERIODS
+    ) -> KServeError | None:
         """The newest refusal that is newer than the write. An event tells more than the status."""
-        events = self._new_events(observed, now, patience)
-        told = [r for e in events if (r := refusal_in_event(e))]
+        events = self._new_events(observed, now, grace)
+        told = [r for e in events if (r := error_in_event(e))]
         if told:
             return max(told, key=lambda r: r.at)
-        if self._status_is_new(observed.service, now, patience):
-            return refusal_in_status(observed.service)
+        if self._status_is_new(observed.service, now, grace):
+            return error_in_status(observed.service)
         return None
 
     def _new_events(
-        self, observed: Observed, now: datetime, patience: Patience
+        self, observed: ObservedObjects, now: datetime, grace: GracePeriods
     ) -> Iterator[Object]:
         written = written_at(observed.service)
         for event in _events_of(observed):
@@ -144,7 +146,7 @@ class Evidence:
             if (
                 self._is_about_this(event)
                 or last > written + CONTROLLER_LAGS_BY
-                or (about_then and now >= written + patience.refusal_in_doubt)
+                or (about_then and now >= written + grace.refusal_in_doubt)
             ):
                 yield event
 
@@ -156,14 +158,14 @@ class Evidence:
     def _first_generation(self) -> bool:
         return self.rollout is not None and self.rollout.generation == 1
 
-    def _status_is_new(self, service: Object, now: datetime, patience: Patience) -> bool:
+    def _status_is_new(self, service: Object, now: datetime, grace: GracePeriods) -> bool:
         written = written_at(service)
         # KServe's writes carry the resourceVersion that they rest on, so that a status written
         # after the spec is about that spec.
         return (
             get_map(service, "status") != self.status
             or (_status_written_at(service) or written) > written
-            or now >= written + patience.refusal_in_doubt
+            or now >= written + grace.refusal_in_doubt
         )
 
 
@@ -177,10 +179,10 @@ def written_at(service: Object) -> datetime:
     return max((t for t in times if t), default=created_at(service))
 
 
-def _first_held(rollout: Rollout, observed: Observed) -> Evidence:
+def _first_held(rollout: Rollout, observed: ObservedObjects) -> StalenessCheck:
     if rollout.generation == 1:
-        return Evidence(rollout)
-    return Evidence(rollout, get_map(observed.service, "status"))
+        return StalenessCheck(rollout)
+    return StalenessCheck(rollout, get_map(observed.service, "status"))
 
 
 def _status_written_at(service: Object) -> datetime | None:
@@ -192,7 +194,7 @@ def _status_written_at(service: Object) -> datetime | None:
     return max((t for t in times if t), default=None)
 
 
-def _events_of(observed: Observed) -> Iterator[Object]:
+def _events_of(observed: ObservedObjects) -> Iterator[Object]:
     uid = uid_of(observed.service)
     return (e for e in observed.events if get_map(e, "involvedObject").get("uid") == uid)
 

@@ -16,7 +16,7 @@ from server.adapters.kserve.objects import (
 )
 from server.adapters.kserve.status.applied_template import is_applied
 from server.adapters.kserve.status.components import (
-    Part,
+    ComponentSpec,
     Workload,
     autoscaler_of,
     completed_at,
@@ -25,9 +25,9 @@ from server.adapters.kserve.status.components import (
     replicas_of,
     workloads_of,
 )
-from server.adapters.kserve.status.diagnosis import pod_sights, problems_of, recheck_at
-from server.adapters.kserve.status.grace_periods import Patience
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.diagnosis import pod_contexts, problems_of, recheck_at
+from server.adapters.kserve.status.grace_periods import GracePeriods
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.availability import (
     ready_pods,
     stable_at,
@@ -43,8 +43,8 @@ AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
 _DEFAULT_CPU_UTILIZATION = 80
 
 
-def component_facts(
-    which: Part, observed: Observed, now: datetime, patience: Patience
+def standard_facts(
+    which: ComponentSpec, observed: ObservedObjects, now: datetime, grace: GracePeriods
 ) -> ComponentFacts:
     """The facts of one component that the spec names."""
     service = observed.service
@@ -56,10 +56,10 @@ def component_facts(
     if not workloads:
         return ComponentFacts(ComponentStatus(which.component, which.min_replicas))
     wanted = [w for w in workloads if w is workloads[0] or replicas_of(w.deployment)]
-    trusted = [len(trusted_pods(w, now, patience)) for w in wanted]
+    trusted = [len(trusted_pods(w, now, grace)) for w in wanted]
     available = min(trusted)
     recently_restarted = sum(len(ready_pods(w)) for w in wanted) - sum(trusted)
-    sights = [s for w in workloads for s in pod_sights(w, which, observed, now, patience)]
+    contexts = [s for w in workloads for s in pod_contexts(w, which, observed, now, grace)]
     first_completed_at = _completed_at(workloads) if applied else None
     edited = "" if first_completed_at else _edited_runtime(which, observed, workloads[0])
     return ComponentFacts(
@@ -75,26 +75,26 @@ def component_facts(
         unavailable_since=None
         if available or recently_restarted
         else unavailable_since(workloads, now),
-        stable_at=stable_at(workloads, now, patience),
-        starting=starting(sights),
+        stable_at=stable_at(workloads, now, grace),
+        starting=starting(contexts),
         replaced_by=replacement(edited),
         problems=tuple(
             attributed(p, service, which, edited)
             for w in workloads
-            for p in problems_of(w, which, observed, now, patience)
+            for p in problems_of(w, which, observed, now, grace)
         ),
-        recheck_at=min((t for t in recheck_at(sights) if t > now), default=None),
+        recheck_at=min((t for t in recheck_at(contexts) if t > now), default=None),
     )
 
 
-def _edited_runtime(which: Part, observed: Observed, workload: Workload) -> str:
+def _edited_runtime(which: ComponentSpec, observed: ObservedObjects, workload: Workload) -> str:
     deployment = workload.deployment
     sets = [r for r in observed.replica_sets if controller_of(r) == uid_of(deployment)]
     newest, *others = (get_map(o, "spec", "template") for o in (deployment, *sets))
     return edited_runtime(observed.service, which, newest, others)
 
 
-def _shown(which: Part, workload: Workload, *, applied: bool) -> ComponentStatus:
+def _shown(which: ComponentSpec, workload: Workload, *, applied: bool) -> ComponentStatus:
     deployment = workload.deployment
     current = applied and generation_seen(deployment)
     return ComponentStatus(
@@ -108,7 +108,7 @@ def _shown(which: Part, workload: Workload, *, applied: bool) -> ComponentStatus
     )
 
 
-def _complete(workload: Workload, which: Part, workloads: Sequence[Workload]) -> bool:
+def _complete(workload: Workload, which: ComponentSpec, workloads: Sequence[Workload]) -> bool:
     """All pods are new, and enough are available, for Kubernetes' own taste too.
 
     While it scales up Kubernetes says otherwise, and KServe repeats that.
@@ -131,7 +131,7 @@ def _completed_at(workloads: Sequence[Workload]) -> datetime | None:
     return max(t for t in times if t) if all(times) else None
 
 
-def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:
+def _scaled(which: ComponentSpec, observed: ObservedObjects, workload: Workload) -> bool:
     """The Deployment has the replicas asked for, and its autoscaler the bounds and the target."""
     replicas = replicas_of(workload.deployment)
     service = annotations_of(observed.service)
@@ -143,7 +143,7 @@ def _scaled(which: Part, observed: Observed, workload: Workload) -> bool:
     return autoscaling != "hpa" or _autoscaler_fits(which, autoscaler_of(which, observed))
 
 
-def _autoscaler_fits(which: Part, autoscaler: Object) -> bool:
+def _autoscaler_fits(which: ComponentSpec, autoscaler: Object) -> bool:
     spec = get_map(autoscaler, "spec")
     most = max(int(which.spec.get("maxReplicas") or 0), which.min_replicas)
     bounds = (spec.get("minReplicas"), spec.get("maxReplicas"))

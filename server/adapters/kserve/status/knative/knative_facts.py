@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from server.adapters.kserve.objects import get_condition, get_map, is_condition_true, parse_time
-from server.adapters.kserve.status.components import Part, Workload, count, replicas_of
-from server.adapters.kserve.status.diagnosis import pod_sights, problems_of, recheck_at
-from server.adapters.kserve.status.grace_periods import Patience
+from server.adapters.kserve.status.components import ComponentSpec, Workload, count, replicas_of
+from server.adapters.kserve.status.diagnosis import pod_contexts, problems_of, recheck_at
+from server.adapters.kserve.status.grace_periods import GracePeriods
 from server.adapters.kserve.status.knative.pinned_traffic import pinned_traffic
 from server.adapters.kserve.status.knative.revision_problems import (
     activation_problem,
@@ -27,7 +27,7 @@ from server.adapters.kserve.status.knative.revisions import (
     knative_service_of,
     traffic_of,
 )
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.availability import (
     ready_pods,
     stable_at,
@@ -42,7 +42,7 @@ from server.domain.rollout.status import ComponentStatus
 
 
 def knative_facts(
-    which: Part, observed: Observed, now: datetime, patience: Patience
+    which: ComponentSpec, observed: ObservedObjects, now: datetime, grace: GracePeriods
 ) -> ComponentFacts:
     """The facts of one component that the spec names."""
     found = knative_service_of(which, observed)
@@ -51,9 +51,9 @@ def knative_facts(
     applied = is_asked(observed.service, which, found.obj)
     new = [found.latest.workload] if found.latest and found.latest.workload else []
     ingress_ready = [r.workload for r in found.ingress_ready if r.workload]
-    available = sum(len(trusted_pods(w, now, patience)) for w in ingress_ready)
+    available = sum(len(trusted_pods(w, now, grace)) for w in ingress_ready)
     recently_restarted = sum(len(ready_pods(w)) for w in ingress_ready) - available
-    hindered = [_hindered_at(r, which, observed, now, patience) for r in found.ingress_ready]
+    hindered = [_hindered_at(r, which, observed, now, grace) for r in found.ingress_ready]
     # Requests are held until a pod is there.
     on_demand = any(
         r.ready and not (at and at <= now)
@@ -61,14 +61,14 @@ def knative_facts(
     )
     answers = available or recently_restarted or on_demand
     examined = _examined(found)
-    sights = [s for w in examined for s in pod_sights(w, which, observed, now, patience)]
-    looks = [*recheck_at(sights), *hindered, _unrouted_at(found, patience)]
+    contexts = [s for w in examined for s in pod_contexts(w, which, observed, now, grace)]
+    looks = [*recheck_at(contexts), *hindered, _unrouted_at(found, grace)]
     if found.latest and (waits := activation_waits_since(found.latest)):
-        looks.append(waits + patience.activation)
+        looks.append(waits + grace.activation)
     edited = "" if found.complete else _edited_runtime(which, observed, found)
     problems = tuple(
         attributed(p, observed.service, which, edited)
-        for p in _problems(found, examined, which, observed, now, patience)
+        for p in _problems(found, examined, which, observed, now, grace)
     )
     # Of pods that are short Knative says nothing, once there were enough.
     complete = applied and found.complete and (_enough(which, examined) or not problems)
@@ -85,8 +85,8 @@ def knative_facts(
         unavailable_since=None if answers else unavailable_since(ingress_ready, now),
         on_demand=on_demand,
         attempt=found.attempt,
-        stable_at=stable_at(new, now, patience),
-        starting=starting(sights),
+        stable_at=stable_at(new, now, grace),
+        starting=starting(contexts),
         replaced_by=replacement(edited),
         problems=problems,
         pinned=pinned_traffic(which, observed, found, completed_at) if completed_at else None,
@@ -94,12 +94,12 @@ def knative_facts(
     )
 
 
-def _edited_runtime(which: Part, observed: Observed, found: KnativeService) -> str:
+def _edited_runtime(which: ComponentSpec, observed: ObservedObjects, found: KnativeService) -> str:
     newest = get_map(found.obj, "spec", "template")
     return edited_runtime(observed.service, which, newest, (r.obj for r in found.revisions))
 
 
-def _shown(which: Part, found: KnativeService, new: Sequence[Workload]) -> ComponentStatus:
+def _shown(which: ComponentSpec, found: KnativeService, new: Sequence[Workload]) -> ComponentStatus:
     workloads = [r.workload for r in found.revisions if r.workload]
     return ComponentStatus(
         which.component,
@@ -120,16 +120,20 @@ def _examined(found: KnativeService) -> list[Workload]:
 
 
 def _hindered_at(
-    revision: Revision, which: Part, observed: Observed, now: datetime, patience: Patience
+    revision: Revision,
+    which: ComponentSpec,
+    observed: ObservedObjects,
+    now: datetime,
+    grace: GracePeriods,
 ) -> datetime | None:
     """When a Revision's pods are given up; None: nothing keeps one from coming. One that takes its
     time to start does not, nor what is left of those that are gone."""
     workload = revision.workload
-    problems = problems_of(workload, which, observed, now, patience) if workload else ()
+    problems = problems_of(workload, which, observed, now, grace) if workload else ()
     return min((p.fails_at for p in problems if p.fails_at), default=None)
 
 
-def _enough(which: Part, new: Sequence[Workload]) -> bool:
+def _enough(which: ComponentSpec, new: Sequence[Workload]) -> bool:
     return all(count(w.deployment, "availableReplicas") >= which.min_scale for w in new)
 
 
@@ -143,10 +147,10 @@ def _completed_at(found: KnativeService) -> datetime | None:
 def _problems(
     found: KnativeService,
     examined: Sequence[Workload],
-    which: Part,
-    observed: Observed,
+    which: ComponentSpec,
+    observed: ObservedObjects,
     now: datetime,
-    patience: Patience,
+    grace: GracePeriods,
 ) -> tuple[Problem, ...]:
     """What is wrong with the pods; where there are none, what Knative says of the Revision.
 
@@ -154,20 +158,22 @@ def _problems(
     """
     if found.latest is None:
         return ()
-    of_pods = [p for w in examined for p in problems_of(w, which, observed, now, patience)]
+    of_pods = [p for w in examined for p in problems_of(w, which, observed, now, grace)]
     if of_pods:
         return tuple(of_pods)
     workload = found.latest.workload
     tells = workload is not None and any(map(is_live, workload.new_pods))
-    of_revision = () if tells else revision_problems(found.latest.obj, which, observed.gates)
-    unrouted = _unrouted_at(found, patience)
-    inactive = activation_problem(found.latest, which, now, patience)
+    of_revision = (
+        () if tells else revision_problems(found.latest.obj, which, observed.output_policy)
+    )
+    unrouted = _unrouted_at(found, grace)
+    inactive = activation_problem(found.latest, which, now, grace)
     of_route = [route_problem(found.obj, which)] if unrouted and unrouted <= now else []
     return (*of_revision, *([inactive] if inactive else ()), *of_route)
 
 
-def _unrouted_at(found: KnativeService, patience: Patience) -> datetime | None:
+def _unrouted_at(found: KnativeService, grace: GracePeriods) -> datetime | None:
     """When it will be said that nothing leads to a Revision that is ready; None where it does."""
     since = parse_time(get_condition(found.obj, "RoutesReady").get("lastTransitionTime"))
     waits = found.latest and found.latest.ready and not is_condition_true(found.obj, "RoutesReady")
-    return since + patience.admission if waits and since else None
+    return since + grace.admission if waits and since else None

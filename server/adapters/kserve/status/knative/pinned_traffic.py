@@ -15,9 +15,9 @@ from server.adapters.kserve.manifests.field_managers import (
     owned_by_us,
 )
 from server.adapters.kserve.manifests.field_ownership import PREDICTOR
-from server.adapters.kserve.status.components import Part
+from server.adapters.kserve.status.components import ComponentSpec
 from server.adapters.kserve.status.knative.revisions import KnativeService, traffic_of
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, Failure, FailureReason
 
@@ -28,7 +28,7 @@ MOST_SHARES = 5
 
 
 def pinned_traffic(
-    which: Part, observed: Observed, found: KnativeService, completed_at: datetime
+    which: ComponentSpec, observed: ObservedObjects, found: KnativeService, completed_at: datetime
 ) -> Failure | None:
     """Report who keeps requests from the newest Revision, which is complete since `completed_at`.
 

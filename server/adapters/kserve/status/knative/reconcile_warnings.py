@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.adapters.kserve.objects import Object, get_condition, get_list
-from server.adapters.kserve.status.components import Part
+from server.adapters.kserve.status.components import ComponentSpec
 from server.adapters.kserve.status.kserve_errors import is_lost_race, without_name_of_try
 from server.domain.rollout.facts import ComponentFacts
 
@@ -19,26 +19,28 @@ from server.domain.rollout.facts import ComponentFacts
 _PARTS_OF_READY = ("Ready", "PredictorReady", "IngressReady")
 MOST_FOREIGN = 3
 MOST_OF_NAME = 64
-MOST_OF_WORDS = 300
+LONGEST_MESSAGE = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class ReconcileWarning:
     """`warning`: what callers are told of it; empty where it passes at once."""
 
     warning: str = ""
 
 
-def complaint(service: Object, which: Part, facts: ComponentFacts) -> Complaint | None:
+def reconcile_warning(
+    service: Object, which: ComponentSpec, facts: ComponentFacts
+) -> ReconcileWarning | None:
     """What KServe calls a component not ready for, though it is complete by Knative; else None."""
     told = get_condition(service, which.ready_condition)
     if not (facts.complete and facts.attempt and told.get("reason") == "ReconcileFailed"):
         return None
     words = without_name_of_try(str(told.get("message") or ""))
     if is_lost_race(words):
-        return Complaint()
+        return ReconcileWarning()
     if "dry run failed" in words and "exceeded quota" in words:
-        return Complaint(
+        return ReconcileWarning(
             f"it serves; no pod more can be made, since the namespace's quota is full: {words}"
         )
     return None
@@ -72,4 +74,4 @@ def _cut_name(name: str) -> str:
 def _words(of: Object) -> str:
     """The reason and the message of a condition, cut."""
     words = ": ".join(str(of[name]) for name in ("reason", "message") if of.get(name))
-    return words[:MOST_OF_WORDS]
+    return words[:LONGEST_MESSAGE]

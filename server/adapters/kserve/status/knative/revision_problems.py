@@ -17,11 +17,11 @@ from server.adapters.kserve.objects import (
     name_of,
     parse_time,
 )
-from server.adapters.kserve.status.components import Part, count
-from server.adapters.kserve.status.grace_periods import Patience
+from server.adapters.kserve.status.components import ComponentSpec, count
+from server.adapters.kserve.status.grace_periods import GracePeriods
 from server.adapters.kserve.status.knative.revisions import Revision
 from server.adapters.kserve.status.name_conflicts import NOT_OWNED, conflict_in
-from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, Failure, FailureReason
@@ -41,9 +41,11 @@ _CLASS = "autoscaling.knative.dev/class"
 _EXIT_CODE = re.compile(r"ExitCode(\d+)")
 
 
-def revision_problems(revision: Object, which: Part, gates: ContainerGates) -> Iterator[Problem]:
+def revision_problems(
+    revision: Object, which: ComponentSpec, output_policy: OutputPolicy
+) -> Iterator[Problem]:
     """What Knative says of a Revision that is not Ready, the cause before the deadline."""
-    output = gates.of_templates(revision, [get_map(revision, "spec")])
+    output = output_policy.gate_for_templates(revision, [get_map(revision, "spec")])
     for kind in ("ContainerHealthy", "ResourcesAvailable"):
         told = get_condition(revision, kind)
         since = parse_time(told.get("lastTransitionTime"))
@@ -69,7 +71,7 @@ def revision_problems(revision: Object, which: Part, gates: ContainerGates) -> I
 
 
 def activation_problem(
-    revision: Revision, which: Part, now: datetime, patience: Patience
+    revision: Revision, which: ComponentSpec, now: datetime, grace: GracePeriods
 ) -> Problem | None:
     """Say why a Revision whose pods are ready gets no traffic, once that has lasted a while.
 
@@ -77,14 +79,14 @@ def activation_problem(
     class without a controller it stays as it was made.
     """
     since = activation_waits_since(revision)
-    if since is None or since + patience.activation > now:
+    if since is None or since + grace.activation > now:
         return None
     told = [get_condition(revision.obj, kind) for kind in ("Active", "ResourcesAvailable")]
     # Other messages may repeat what a container wrote.
     of_platform = [c for c in told if c is told[0] or c.get("reason") == NOT_OWNED]
     conflicts = (conflict_in(str(c.get("message") or "")) for c in of_platform)
     if conflict := next(filter(None, conflicts), None):
-        return Problem(conflict.failure(since, which.component), since, patience.activation)
+        return Problem(conflict.failure(since, which.component), since, grace.activation)
     failure = _unactivated(revision.obj, told[0], since, which.component)
     return Problem(failure, since, tolerated=None)
 
@@ -127,7 +129,7 @@ def _unactivated(revision: Object, told: Object, since: datetime, component: Com
     )
 
 
-def route_problem(knative_service: Object, which: Part) -> Problem:
+def route_problem(knative_service: Object, which: ComponentSpec) -> Problem:
     """A Revision is ready, and nothing brings it requests."""
     told = get_condition(knative_service, "RoutesReady")
     since = datetime.fromisoformat(told["lastTransitionTime"])

@@ -22,13 +22,13 @@ from server.adapters.kserve.objects import (
 )
 from server.adapters.kserve.status.applied_template import contains, is_applied
 from server.adapters.kserve.status.components import (
-    Part,
+    ComponentSpec,
     Workload,
     child_of,
     generation_seen,
     workload_of,
 )
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import TrafficShare
 
 _SERVICE_UID_LABEL = "serving.knative.dev/serviceUID"
@@ -89,7 +89,7 @@ class KnativeService:
         )
 
 
-def knative_service_of(which: Part, observed: Observed) -> KnativeService | None:
+def knative_service_of(which: ComponentSpec, observed: ObservedObjects) -> KnativeService | None:
     """The component's Knative Service; None where it is not there."""
     owner = uid_of(observed.service)
     ours = (s for s in observed.knative_services if controller_of(s) == owner)
@@ -108,7 +108,7 @@ def knative_service_of(which: Part, observed: Observed) -> KnativeService | None
     )
 
 
-def _was_routed(service: Object, which: Part) -> bool:
+def _was_routed(service: Object, which: ComponentSpec) -> bool:
     """Whether traffic has come in once: before that Knative only says where it is to go.
 
     KServe notes a component's address when its Knative Service is Ready first.
@@ -126,7 +126,7 @@ def traffic_of(knative_service: Object) -> tuple[TrafficShare, ...]:
     return tuple(TrafficShare(name, percent) for name, percent in shares.items())
 
 
-def is_asked(service: Object, which: Part, knative_service: Object) -> bool:
+def is_asked(service: Object, which: ComponentSpec, knative_service: Object) -> bool:
     """Whether the Knative Service asks for what the component's present spec does.
 
     Scaling and traffic are not in the marker, and a Revision of its own comes of the former.
@@ -140,7 +140,7 @@ def is_asked(service: Object, which: Part, knative_service: Object) -> bool:
     )
 
 
-def _revisions_of(knative_service: Object, observed: Observed) -> Iterator[Revision]:
+def _revisions_of(knative_service: Object, observed: ObservedObjects) -> Iterator[Revision]:
     uid = uid_of(knative_service)
     deployments = {controller_of(d): d for d in observed.deployments}
     for revision in observed.revisions:
@@ -166,7 +166,7 @@ def _scaling_of(template: Object) -> Mapping[str, str]:
     return {key: str(annotations[key]) for key in _SCALING if key in annotations}
 
 
-def _asked_scaling(service: Object, which: Part) -> Mapping[str, str]:
+def _asked_scaling(service: Object, which: ComponentSpec) -> Mapping[str, str]:
     """The annotations that KServe makes of the scaling fields.
 
     What the fields do not name it takes from annotations; bounds not from those of the object.
@@ -197,7 +197,7 @@ def _timeouts_fit(spec: Object, revision_spec: Object) -> bool:
     )
 
 
-def _split_fits(service: Object, which: Part, knative_service: Object) -> bool:
+def _split_fits(service: Object, which: ComponentSpec, knative_service: Object) -> bool:
     """Whether the newest Revision is to get the percent that the spec names.
 
     As long as there was no other to share with, it gets all.

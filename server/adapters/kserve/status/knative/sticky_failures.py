@@ -22,35 +22,37 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Latch:
+class StickyFailures:
     """What has failed of a service so far, by component."""
 
-    held: Mapping[Component, _Held] = field(default_factory=dict)
+    by_component: Mapping[Component, _Held] = field(default_factory=dict)
 
-    def updated(self, facts: Facts) -> Latch:
+    def updated(self, facts: Facts) -> StickyFailures:
         """Take in what fails now, and let go what has completed or was begun anew."""
         now = {c.shown.component: self._next(c, facts) for c in facts.components}
-        return Latch({component: held for component, held in now.items() if held})
+        return StickyFailures({component: held for component, held in now.items() if held})
 
-    def withholding(self, gate_of: Callable[[Failure], OutputGate]) -> Latch:
+    def redacted(self, gate_of: Callable[[Failure], OutputGate]) -> StickyFailures:
         """The same, without what a container wrote that its gate holds back by now."""
-        return Latch({kind: _withheld(held, gate_of) for kind, held in self.held.items()})
+        return StickyFailures(
+            {kind: _withheld(held, gate_of) for kind, held in self.by_component.items()}
+        )
 
-    def upheld(self, facts: Facts) -> Facts:
+    def added_to(self, facts: Facts) -> Facts:
         """The facts, with what is held among them. To be asked after `updated` with them."""
         return replace(facts, components=tuple(map(self._with_held, facts.components)))
 
     def _next(self, component: ComponentFacts, facts: Facts) -> _Held | None:
         if not component.attempt or not component.applied or component.completed_at:
             return None
-        held = self.held.get(component.shown.component)
+        held = self.by_component.get(component.shown.component)
         before = held.problem if held and held.attempt == component.attempt else None
         fails = (p for p in component.problems if p.fails_at and p.fails_at <= facts.now)
         problem = _joined(before, next(fails, None))
         return _Held(component.attempt, problem) if problem else None
 
     def _with_held(self, component: ComponentFacts) -> ComponentFacts:
-        held = self.held.get(component.shown.component)
+        held = self.by_component.get(component.shown.component)
         if held is None:
             return component
         return replace(component, problems=(held.problem, *component.problems))

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from server.adapters.kserve.objects import Object, created_at, get_condition, parse_time
 from server.adapters.kserve.status.components import Workload
-from server.adapters.kserve.status.grace_periods import Patience
+from server.adapters.kserve.status.grace_periods import GracePeriods
 from server.adapters.kserve.status.pods.containers import is_live, is_ready, unsteady
 
 
@@ -16,18 +16,18 @@ def ready_pods(workload: Workload) -> list[Object]:
     return [p for p in workload.pods if is_ready(p)]
 
 
-def trusted_pods(workload: Workload, now: datetime, patience: Patience) -> list[Object]:
+def trusted_pods(workload: Workload, now: datetime, grace: GracePeriods) -> list[Object]:
     """The pods that answer, without those that ended lately.
 
     A probe may find a port open before the model is loaded, again after each end.
     """
-    return [p for p in ready_pods(workload) if not [*unsteady(p, now, patience)]]
+    return [p for p in ready_pods(workload) if not [*unsteady(p, now, grace)]]
 
 
-def stable_at(workloads: Sequence[Workload], now: datetime, patience: Patience) -> datetime | None:
+def stable_at(workloads: Sequence[Workload], now: datetime, grace: GracePeriods) -> datetime | None:
     """When the new pods will have survived their last container exit; None if none exited."""
     pods = [p for w in workloads for p in w.new_pods if is_live(p)]
-    return max((s for p in pods for s in unsteady(p, now, patience)), default=None)
+    return max((s for p in pods for s in unsteady(p, now, grace)), default=None)
 
 
 def unavailable_since(workloads: Sequence[Workload], now: datetime) -> datetime:

@@ -22,7 +22,7 @@ from server.adapters.kserve.status.pods.containers import (
     stable_at,
     unready_since,
 )
-from server.adapters.kserve.status.pods.pod_context import AT_ONCE, PodSight, container_of
+from server.adapters.kserve.status.pods.pod_context import AT_ONCE, PodContext, container_of
 from server.adapters.kserve.status.pods.sidecars import (
     fetches_model,
     is_added,
@@ -81,82 +81,86 @@ _EXITS = {
 _INIT_EXIT = "a container that must end well before the model server starts has failed"
 
 
-def init_container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
+def init_container_problems(context: PodContext, status: Object) -> Iterator[Problem]:
     """What is wrong with a container that must end well before the others start.
 
     One that is restarted always stays up beside the others instead.
     """
-    spec = find_by_name(get_list(sight.pod, "spec", "initContainers"), str(status.get("name", "")))
+    spec = find_by_name(
+        get_list(context.pod, "spec", "initContainers"), str(status.get("name", ""))
+    )
     if spec.get("restartPolicy") == "Always":
-        yield from container_problems(sight, status)
+        yield from container_problems(context, status)
         return
-    if problem := _waiting_problem(sight, status):
+    if problem := _waiting_problem(context, status):
         yield problem
-    ended = last_exit(status, sight.patience)
+    ended = last_exit(status, context.grace)
     succeeded = get_map(status, "state", "terminated").get("exitCode") == 0
     if ended and not succeeded:
-        yield _exit_problem(sight, status, ended, FailureReason.CRASH_LOOP, _INIT_EXIT)
+        yield _exit_problem(context, status, ended, FailureReason.CRASH_LOOP, _INIT_EXIT)
 
 
-def container_problems(sight: PodSight, status: Object) -> Iterator[Problem]:
+def container_problems(context: PodContext, status: Object) -> Iterator[Problem]:
     """What is wrong with a container that should stay up."""
-    if problem := _waiting_problem(sight, status):
+    if problem := _waiting_problem(context, status):
         yield problem
-    ended = last_exit(status, sight.patience)
-    stable = stable_at(status, sight.now, sight.patience)
-    if ended and stable and stable > sight.now:
-        reason = _or_load(sight, status, FailureReason.CRASH_LOOP)
-        yield _exit_problem(sight, status, ended, reason, _EXITS[reason])
-    unanswering = unanswering_at(sight)
-    if unanswering and unanswering <= sight.now and not status.get("ready"):
-        asked = _probed(sight, status)
-        words = _probe_words(sight, status, asked)
+    ended = last_exit(status, context.grace)
+    stable = stable_at(status, context.now, context.grace)
+    if ended and stable and stable > context.now:
+        reason = _or_load(context, status, FailureReason.CRASH_LOOP)
+        yield _exit_problem(context, status, ended, reason, _EXITS[reason])
+    unanswering = unanswering_at(context)
+    if unanswering and unanswering <= context.now and not status.get("ready"):
+        asked = _probed(context, status)
+        words = _probe_words(context, status, asked)
         message = f"the container {asked['name']} runs, but is not ready{_after_colon(words)}"
-        since = unanswering - sight.patience.unanswering
-        reason = _or_load(sight, asked, FailureReason.NOT_ANSWERING)
+        since = unanswering - context.grace.unanswering
+        reason = _or_load(context, asked, FailureReason.NOT_ANSWERING)
         written = "" if _PROBED.fullmatch(words) else words
-        yield sight.problem(reason, message, since, None, container=asked, written=written)
+        yield context.problem(reason, message, since, None, container=asked, written=written)
 
 
-def unanswering_at(sight: PodSight) -> datetime | None:
+def unanswering_at(context: PodContext) -> datetime | None:
     """When a pod that runs unready will be said not to answer; None if it does not run so."""
     started = (
-        None if is_ready(sight.pod) or not is_live(sight.pod) else all_running_since(sight.pod)
+        None
+        if is_ready(context.pod) or not is_live(context.pod)
+        else all_running_since(context.pod)
     )
-    return started + sight.patience.unanswering if started else None
+    return started + context.grace.unanswering if started else None
 
 
-def unanswering_looks_different_at(sight: PodSight) -> datetime | None:
+def unanswering_looks_different_at(context: PodContext) -> datetime | None:
     """When that will be said, or more is to be known of it by its log; None if it does not so."""
-    at, since = unanswering_at(sight), unready_since(sight.pod)
-    if at is None or since is None or sight.now < at:
+    at, since = unanswering_at(context), unready_since(context.pod)
+    if at is None or since is None or context.now < at:
         return at
-    times = 2 << doublings(since, sight.now, sight.patience)
-    return since + sight.patience.unanswering * times
+    times = 2 << doublings(since, context.now, context.grace)
+    return since + context.grace.unanswering * times
 
 
-def _probed(sight: PodSight, status: Object) -> Object:
+def _probed(context: PodContext, status: Object) -> Object:
     """The container that is really asked."""
     if not relays_requests(str(status.get("name", ""))):
         return status
-    return find_by_name(main_statuses(sight.pod), CONTAINER) or status
+    return find_by_name(main_statuses(context.pod), CONTAINER) or status
 
 
-def _or_load(sight: PodSight, status: Object, otherwise: FailureReason) -> FailureReason:
-    failed = sight.says_load_failed(str(status.get("name", "")))
+def _or_load(context: PodContext, status: Object, otherwise: FailureReason) -> FailureReason:
+    failed = context.says_load_failed(str(status.get("name", "")))
     return FailureReason.MODEL_LOAD if failed else otherwise
 
 
-def _probe_words(sight: PodSight, status: Object, asked: Object) -> str:
+def _probe_words(context: PodContext, status: Object, asked: Object) -> str:
     """What the probe of an unready container said, which may be that of the one behind it."""
     names = [str(c.get("name", "")) for c in (status, asked)]
-    warning = sight.last_warning("Unhealthy", containers=names)
+    warning = context.last_warning("Unhealthy", containers=names)
     words = str(warning.get("message") or "")
     # Of a command that probes, the message holds the output; of an address, what a redirect said.
     of_kubelet = _PROBED.fullmatch(words)
     # A warning that names no container passes the gate of them all.
     for writer in dict.fromkeys([container_of(warning), names[1]]):
-        output = sight.gates.of_container(sight.pod, writer)
+        output = context.output_policy.gate_for_container(context.pod, writer)
         words = output.masked(words) if of_kubelet else output.shown(words)
     return words
 
@@ -165,13 +169,13 @@ def _after_colon(words: str) -> str:
     return f": {words}" if words else ""
 
 
-def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
+def _waiting_problem(context: PodContext, status: Object) -> Problem | None:
     waiting = get_map(status, "state", "waiting")
     reason = str(waiting.get("reason", ""))
-    told, output = str(waiting.get("message") or ""), sight.output(status)
+    told, output = str(waiting.get("message") or ""), context.output(status)
     if reason in _PULL_REASONS:
-        return _pull_problem(sight, status, reason, output.masked(told))
-    ended = last_exit(status, sight.patience)
+        return _pull_problem(context, status, reason, output.masked(told))
+    ended = last_exit(status, context.grace)
     if reason in _NO_FAULT or (ended and ended.never_started):
         return None
     unmade = reason == "CreateContainerConfigError"
@@ -182,7 +186,7 @@ def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
     # The others may pass: a runtime that is busy, a name still taken.
     final = unmade or _can_never_start(told)
     tolerated = AT_ONCE if final else None
-    return sight.problem(
+    return context.problem(
         FailureReason.CONTAINER_CONFIG,
         message,
         None,
@@ -192,12 +196,12 @@ def _waiting_problem(sight: PodSight, status: Object) -> Problem | None:
     )
 
 
-def _pull_problem(sight: PodSight, status: Object, reason: str, words: str) -> Problem:
+def _pull_problem(context: PodContext, status: Object, reason: str, words: str) -> Problem:
     refused = any(text in words.lower() for text in _PULL_REFUSED)
     # Later tries show ErrImagePull again for a moment.
-    backed_off = any("ImagePullBackOff" in str(w.get("message")) for w in sight.warnings)
+    backed_off = any("ImagePullBackOff" in str(w.get("message")) for w in context.warnings)
     final = reason in _PULL_FINAL or refused or backed_off
-    return sight.problem(
+    return context.problem(
         FailureReason.IMAGE_PULL,
         f"the image {status.get('image', '')} cannot be pulled: {words or reason}",
         None,
@@ -208,7 +212,7 @@ def _pull_problem(sight: PodSight, status: Object, reason: str, words: str) -> P
 
 
 def _exit_problem(
-    sight: PodSight, status: Object, ended: Exit, reason: FailureReason, what: str
+    context: PodContext, status: Object, ended: Exit, reason: FailureReason, what: str
 ) -> Problem:
     name = str(status.get("name", ""))
     backing_off = get_map(status, "state", "waiting").get("reason") == "CrashLoopBackOff"
@@ -220,8 +224,8 @@ def _exit_problem(
         reason, what = _named(FailureReason.OUT_OF_MEMORY)
     hopeless = ended.never_started and _can_never_start(ended.message)
     final = backing_off or ended.repeated or hopeless
-    written = _last_words(sight, status, ended)
-    return sight.problem(
+    written = _last_words(context, status, ended)
+    return context.problem(
         reason,
         f"{what}: {_told(status, ended)}{_after_colon(written)}",
         ended.at,
@@ -265,9 +269,9 @@ def _told(status: Object, ended: Exit) -> str:
     return f"{name} ended with exit code {ended.code} ({ended.reason}){after}{times}"
 
 
-def _last_words(sight: PodSight, status: Object, ended: Exit) -> str:
+def _last_words(context: PodContext, status: Object, ended: Exit) -> str:
     """What its termination message, which may be the tail of its log, names as the cause, or else
     its end."""
-    lines = plain_lines(sight.output(status).shown(ended.message))
+    lines = plain_lines(context.output(status).shown(ended.message))
     last = (cause(lines) or "".join(lines[-1:])).strip()
     return last[:MOST_OF_LAST_WORDS]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from server.adapters.kserve.objects import Object, get_condition, get_list, get_map, parse_time
-from server.adapters.kserve.status.grace_periods import Patience
+from server.adapters.kserve.status.grace_periods import GracePeriods
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def main_statuses(pod: Object) -> list[Object]:
     return get_list(pod, "status", "containerStatuses")
 
 
-def last_exit(status: Object, patience: Patience) -> Exit | None:
+def last_exit(status: Object, grace: GracePeriods) -> Exit | None:
     """The container's last end, or None if it never ended."""
     ended_now = get_map(status, "state", "terminated")
     ended = ended_now or get_map(status, "lastState", "terminated")
@@ -53,7 +53,7 @@ def last_exit(status: Object, patience: Patience) -> Exit | None:
     ran_for = (finished - started).total_seconds() if started and finished else None
     waits_again = bool(get_map(status, "state", "waiting"))
     exits = int(status.get("restartCount") or 0) + bool(ended_now or waits_again)
-    soon = ran_for is None or ran_for < patience.recovered.total_seconds()
+    soon = ran_for is None or ran_for < grace.recovered.total_seconds()
     return Exit(
         int(ended.get("exitCode") or 0),
         str(ended.get("reason") or ""),
@@ -71,18 +71,18 @@ def _started_at(ended: Object) -> datetime | None:
     return started if started and started.timestamp() > 0 else None
 
 
-def stable_at(status: Object, now: datetime, patience: Patience) -> datetime | None:
+def stable_at(status: Object, now: datetime, grace: GracePeriods) -> datetime | None:
     """When the container will have stayed up long enough since its last end.
 
     None: it never ended, or it came back after a run long enough to be believed at once.
     """
-    ended = last_exit(status, patience)
+    ended = last_exit(status, grace)
     if ended is None:
         return None
     up_since = running_since(status)
     if up_since and not ended.soon:
         return None
-    return (up_since or now) + patience.stable
+    return (up_since or now) + grace.stable
 
 
 def running_since(status: Object) -> datetime | None:
@@ -104,15 +104,15 @@ def unready_since(pod: Object) -> datetime | None:
     return max(started, turned or started) if started and not is_ready(pod) else None
 
 
-def doublings(since: datetime, now: datetime, patience: Patience) -> int:
+def doublings(since: datetime, now: datetime, grace: GracePeriods) -> int:
     """How often the time after which a pod is said not to answer has doubled since then."""
-    return max((now - since) // patience.unanswering, 1).bit_length() - 1
+    return max((now - since) // grace.unanswering, 1).bit_length() - 1
 
 
-def unsteady(pod: Object, now: datetime, patience: Patience) -> Iterator[datetime]:
+def unsteady(pod: Object, now: datetime, grace: GracePeriods) -> Iterator[datetime]:
     """When each main container that ended lately will be believed again."""
     for status in main_statuses(pod):
-        stable = stable_at(status, now, patience)
+        stable = stable_at(status, now, grace)
         if stable and stable > now:
             yield stable
 

@@ -8,8 +8,8 @@ from http import HTTPStatus
 
 from server.adapters.kserve.client import ApiServer, Unanswered
 from server.adapters.kserve.objects import Object, find_by_name, get_list, get_map, name_of
-from server.adapters.kserve.status.grace_periods import PATIENCE
-from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
+from server.adapters.kserve.status.grace_periods import GRACE_PERIODS
+from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
 from server.adapters.kserve.status.pods.containers import (
     doublings,
     init_statuses,
@@ -39,7 +39,7 @@ _EXPLAINED = (
 
 
 @dataclass(frozen=True, slots=True)
-class LogWanted:
+class LogRequest:
     """One run of one container. `previous`: the run before the one that is under way.
 
     `age` and `failed` tell apart the looks at a run that goes on without getting ready: the first,
@@ -66,17 +66,19 @@ class LogWanted:
         return self.pod, self.container
 
 
-def explaining(failure: Failure | None) -> tuple[str, str] | None:
+def failed_container(failure: Failure | None) -> tuple[str, str] | None:
     """The pod and container whose log explains a failure, or None where none can."""
     if failure is None or not failure.container or failure.reason not in _EXPLAINED:
         return None
     return failure.pod, failure.container
 
 
-def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWanted | None:
+def failure_log_request(
+    observed: ObservedObjects, decision: Decision, now: datetime
+) -> LogRequest | None:
     """The log that explains the decision's failure, or None where there is none."""
     failure = decision.failure
-    if failure is None or explaining(failure) is None:
+    if failure is None or failed_container(failure) is None:
         return None
     pod = next((p for p in observed.pods if name_of(p) == failure.pod), None)
     if pod is None:
@@ -86,20 +88,20 @@ def log_wanted(observed: Observed, decision: Decision, now: datetime) -> LogWant
         return None
     # Once its log has said what is wrong, a run is not looked at again.
     since = unready_since(pod) if failure.reason is FailureReason.NOT_ANSWERING else None
-    return LogWanted(
+    return LogRequest(
         failure.pod,
         str(pod["metadata"]["namespace"]),
         failure.container,
         previous=running_since(status) is not None and failure.exit_code is not None,
         restart_count=failure.restart_count,
-        age=doublings(since, now, PATIENCE) if since else 0,
+        age=doublings(since, now, GRACE_PERIODS) if since else 0,
         failed=since is not None and decision.state in (State.FAILED, State.DEGRADED),
         noise=_probe_marks(pod, failure.container),
-        output=observed.gates.of_container(pod, failure.container),
+        output=observed.output_policy.gate_for_container(pod, failure.container),
     )
 
 
-def log_of_start(observed: Observed, facts: Facts) -> LogWanted | None:
+def startup_log_request(observed: ObservedObjects, facts: Facts) -> LogRequest | None:
     """The log of the container that a new pod's start waits for, or None where none runs long."""
     starting = next(
         (c.starting for c in facts.components if c.starting and c.starting.log_read), None
@@ -108,18 +110,18 @@ def log_of_start(observed: Observed, facts: Facts) -> LogWanted | None:
         return None
     pod = next(p for p in observed.pods if name_of(p) == starting.pod)
     status = find_by_name(init_statuses(pod), starting.container)
-    return LogWanted(
+    return LogRequest(
         starting.pod,
         str(pod["metadata"]["namespace"]),
         starting.container,
         previous=False,
         restart_count=int(status.get("restartCount") or 0),
         look=starting.log_read,
-        output=observed.gates.of_container(pod, starting.container),
+        output=observed.output_policy.gate_for_container(pod, starting.container),
     )
 
 
-async def fetch_log(api: ApiServer, wanted: LogWanted) -> LogExcerpt:
+async def fetch_log(api: ApiServer, wanted: LogRequest) -> LogExcerpt:
     """An excerpt of the log, the oldest line first; empty where there is no log.
 
     Raises Unreachable, and Unanswered where the node could not be asked.
@@ -147,7 +149,7 @@ async def fetch_log(api: ApiServer, wanted: LogWanted) -> LogExcerpt:
     return timed_excerpt(text, wanted) if wanted.look else excerpt(text, wanted)
 
 
-def timed_excerpt(text: str, wanted: LogWanted) -> LogExcerpt:
+def timed_excerpt(text: str, wanted: LogRequest) -> LogExcerpt:
     """The excerpt of a text whose lines begin with the times at which they were written."""
     split = [line.partition(" ") for line in text.split("\n") if line]
     plain = "\n".join(line for _, _, line in split)
@@ -163,14 +165,14 @@ def _written_at(stamp: str) -> datetime | None:
         return None
 
 
-def excerpt(text: str, wanted: LogWanted) -> LogExcerpt:
+def excerpt(text: str, wanted: LogRequest) -> LogExcerpt:
     """The last lines that are worth showing, at most MOST_LINES and MOST_BYTES, or why they are
     held back; what they say of the model's load is known all the same."""
     load_failed = tells_failed_load(_telling(without_controls(text), wanted))
     return LogExcerpt(_telling(wanted.output.shown(text), wanted), load_failed=load_failed)
 
 
-def _telling(text: str, wanted: LogWanted) -> tuple[str, ...]:
+def _telling(text: str, wanted: LogRequest) -> tuple[str, ...]:
     lines = plain_lines(text)
     return telling([line for line in lines if not any(mark in line for mark in wanted.noise)])
 

@@ -13,8 +13,8 @@ _DEFAULT_ACCOUNT = "default"
 _SECRETS_BY_CSI = "secrets-store.csi.k8s.io"
 
 
-class ContainerGates:
-    """The gates for the containers of one cluster.
+class OutputPolicy:
+    """The output_policy for the containers of one cluster.
 
     `caller` is who asks, and `rights` what the accounts of pods may do; None: that is not known.
     """
@@ -24,7 +24,7 @@ class ContainerGates:
         self.rights = rights
         self._gates = OutputGates()
 
-    def of_container(self, pod: Object, container: str) -> OutputGate:
+    def gate_for_container(self, pod: Object, container: str) -> OutputGate:
         """Return the gate for what one container of a pod wrote.
 
         Each has its own environment and files; where the containers of a pod share their processes,
@@ -37,7 +37,7 @@ class ContainerGates:
         )
         return self._gate(pod, [spec], holdings)
 
-    def of_templates(self, owner: Object, pod_specs: Sequence[Object]) -> OutputGate:
+    def gate_for_templates(self, owner: Object, pod_specs: Sequence[Object]) -> OutputGate:
         """Return the gate for what some container wrote of pods that are made, in the namespace of
         `owner`, from these specs. Kubernetes mounts a token where a spec does not refuse it."""
         holdings = (

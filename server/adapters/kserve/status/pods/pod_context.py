@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 from server.adapters.kserve.names import CONTAINER
 from server.adapters.kserve.objects import Object, created_at, get_map, name_of, parse_time, uid_of
-from server.adapters.kserve.status.grace_periods import Patience
+from server.adapters.kserve.status.grace_periods import GracePeriods
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.containers import Exit
-from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.failures import failure_of
@@ -23,12 +23,11 @@ _FIELD_OF_CONTAINER = re.compile(r"spec\.\w+\{(.+)\}")
 
 
 @dataclass(frozen=True, slots=True)
-class PodSight:
-    """A pod with what is needed to judge it.
+class PodContext:
+    """Hold a pod with everything that diagnosis reads about it.
 
-    `logs`: by container, what was read of them. `load_failed`: KServe says that the model
-    could not be loaded. `completed`: all pods of this rollout were there once. `gates`: those that
-    text of its containers passes.
+    `logs` maps a container to its log excerpt. `load_failed`: KServe reports ModelLoadFailed.
+    `completed`: all pods of this rollout have been available once.
     """
 
     pod: Object
@@ -38,12 +37,12 @@ class PodSight:
     load_failed: bool
     completed: bool
     now: datetime
-    patience: Patience
-    gates: ContainerGates
+    grace: GracePeriods
+    output_policy: OutputPolicy
 
     def output(self, container: Object) -> OutputGate:
         """The gate for what a container of it wrote, named by its status."""
-        return self.gates.of_container(self.pod, str(container.get("name", "")))
+        return self.output_policy.gate_for_container(self.pod, str(container.get("name", "")))
 
     def problem(
         self,

@@ -10,7 +10,7 @@ from server.adapters.kserve.status.pods.container_problems import (
     init_container_problems,
 )
 from server.adapters.kserve.status.pods.containers import init_statuses, is_live, main_statuses
-from server.adapters.kserve.status.pods.pod_context import AT_ONCE, PodSight, first_told
+from server.adapters.kserve.status.pods.pod_context import AT_ONCE, PodContext, first_told
 from server.adapters.kserve.status.pods.pod_start import start_of
 from server.adapters.kserve.status.pods.sidecars import fetches_model
 from server.domain.rollout.facts import Problem
@@ -25,47 +25,47 @@ _CLAIM_MISSING = ('persistentvolumeclaim "', "not found")
 _OWN_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeded its local ephemeral")
 
 
-def pod_problems(sight: PodSight) -> Iterator[Problem]:
+def pod_problems(context: PodContext) -> Iterator[Problem]:
     """What is wrong with the pod, in the order in which a pod comes up."""
-    if lost := _node_lost(sight):
+    if lost := _node_lost(context):
         yield lost
-    if not is_live(sight.pod):
-        yield from _ended(sight)
+    if not is_live(context.pod):
+        yield from _ended(context)
         return
-    if unscheduled := _unscheduled(sight):
+    if unscheduled := _unscheduled(context):
         yield unscheduled
-    for status in init_statuses(sight.pod):
-        yield from init_container_problems(sight, status)
-    if silent := _silent(sight):
+    for status in init_statuses(context.pod):
+        yield from init_container_problems(context, status)
+    if silent := _silent(context):
         yield silent
-    for status in main_statuses(sight.pod):
-        yield from container_problems(sight, status)
-    if _is_being_made(sight):
-        yield from _making_problems(sight)
+    for status in main_statuses(context.pod):
+        yield from container_problems(context, status)
+    if _is_being_made(context):
+        yield from _making_problems(context)
 
 
-def _silent(sight: PodSight) -> Problem | None:
+def _silent(context: PodContext) -> Problem | None:
     """A container that others wait for writes nothing to its log, though perhaps at work."""
-    start = start_of(sight)
+    start = start_of(context)
     if start is None or start.silent_since is None:
         return None
-    minutes = int(sight.patience.silent.total_seconds()) // 60
+    minutes = int(context.grace.silent.total_seconds()) // 60
     silent = f"the log of {start.container} has not changed for {minutes} min"
     reason = FailureReason.NOT_ANSWERING
     if fetches_model(start.container):
         silent += ": the source does not answer, or the model is large"
         reason = FailureReason.STORAGE_DOWNLOAD
-    status = find_by_name(init_statuses(sight.pod), start.container)
+    status = find_by_name(init_statuses(context.pod), start.container)
     message = f"{silent}; {start.words}"
     since, written = start.silent_since, start.last_line
-    return sight.problem(reason, message, since, None, container=status, written=written)
+    return context.problem(reason, message, since, None, container=status, written=written)
 
 
-def _node_lost(sight: PodSight) -> Problem | None:
+def _node_lost(context: PodContext) -> Problem | None:
     """The control plane marks the pods of a node that no longer answers, or that is emptied."""
-    ready, containers = (get_condition(sight.pod, kind) for kind in ("Ready", "ContainersReady"))
-    status = get_map(sight.pod, "status")
-    disrupted = get_condition(sight.pod, "DisruptionTarget")
+    ready, containers = (get_condition(context.pod, kind) for kind in ("Ready", "ContainersReady"))
+    status = get_map(context.pod, "status")
+    disrupted = get_condition(context.pod, "DisruptionTarget")
     # The kubelet would have turned both conditions; the node's controller turns Ready alone.
     unheard = (
         ready.get("status") == "False"
@@ -73,67 +73,67 @@ def _node_lost(sight: PodSight) -> Problem | None:
         and not ready.get("reason")
     )
     lost = status.get("phase") == "Unknown" or status.get("reason") == "NodeLost"
-    node = get_map(sight.pod, "spec").get("nodeName") or "unknown"
+    node = get_map(context.pod, "spec").get("nodeName") or "unknown"
     if lost or unheard:
         message = f"the node of the pod does not answer: {node}"
         since = parse_time(ready.get("lastTransitionTime"))
         # The control plane has waited for the node already.
-        return sight.problem(FailureReason.NODE_LOST, message, since, AT_ONCE)
+        return context.problem(FailureReason.NODE_LOST, message, since, AT_ONCE)
     if disrupted.get("reason") == "DeletionByTaintManager":
         # So too where a node that answers is emptied for maintenance: the pod moves.
         message = f"the pod is taken off its node {node}: {disrupted.get('message', '')}"
         since = parse_time(disrupted.get("lastTransitionTime"))
-        return sight.problem(FailureReason.NODE_LOST, message, since, None)
+        return context.problem(FailureReason.NODE_LOST, message, since, None)
     return None
 
 
-def _ended(sight: PodSight) -> Iterator[Problem]:
+def _ended(context: PodContext) -> Iterator[Problem]:
     """A pod that its node refused or evicted; Kubernetes makes another one."""
-    status = get_map(sight.pod, "status")
+    status = get_map(context.pod, "status")
     if status.get("phase") != "Failed":
         return
     words = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
     message = f"a node did not keep the pod: {words or 'no reason given'}"
     if status.get("reason") == "Evicted":
-        since = first_told(sight.last_warning("Evicted")) or parse_time(status.get("startTime"))
+        since = first_told(context.last_warning("Evicted")) or parse_time(status.get("startTime"))
         # One that served for long may go on so after it.
-        hopeless = not sight.completed and any(text in words for text in _OWN_LIMIT)
+        hopeless = not context.completed and any(text in words for text in _OWN_LIMIT)
         tolerated = AT_ONCE if hopeless else None
-        yield sight.problem(FailureReason.EVICTED, message, since, tolerated)
+        yield context.problem(FailureReason.EVICTED, message, since, tolerated)
     else:
         since = parse_time(status.get("startTime"))
-        yield sight.problem(FailureReason.POD_REJECTED, message, since, None)
+        yield context.problem(FailureReason.POD_REJECTED, message, since, None)
 
 
-def _unscheduled(sight: PodSight) -> Problem | None:
-    scheduled = get_condition(sight.pod, "PodScheduled")
+def _unscheduled(context: PodContext) -> Problem | None:
+    scheduled = get_condition(context.pod, "PodScheduled")
     if scheduled.get("status") != "False":
         return None
     words = str(scheduled.get("message") or scheduled.get("reason"))
     since = parse_time(scheduled.get("lastTransitionTime"))
     if "persistentvolumeclaim" in words.lower():
         missing = all(text in words for text in _CLAIM_MISSING)
-        tolerated = sight.patience.volume if missing else sight.patience.unschedulable
+        tolerated = context.grace.volume if missing else context.grace.unschedulable
         message = f"the pod waits for its volume: {words}"
-        return sight.problem(FailureReason.VOLUME, message, since, tolerated)
+        return context.problem(FailureReason.VOLUME, message, since, tolerated)
     message = f"no node can take the pod: {words}"
-    tolerated = sight.patience.unschedulable
-    return sight.problem(FailureReason.UNSCHEDULABLE, message, since, tolerated)
+    tolerated = context.grace.unschedulable
+    return context.problem(FailureReason.UNSCHEDULABLE, message, since, tolerated)
 
 
-def _is_being_made(sight: PodSight) -> bool:
+def _is_being_made(context: PodContext) -> bool:
     """No container has come so far as to have a story of its own."""
-    statuses = [*init_statuses(sight.pod), *main_statuses(sight.pod)]
+    statuses = [*init_statuses(context.pod), *main_statuses(context.pod)]
     waiting = [get_map(s, "state", "waiting").get("reason") for s in statuses]
     return bool(waiting) and all(reason in _CREATING for reason in waiting)
 
 
-def _making_problems(sight: PodSight) -> Iterator[Problem]:
-    if warning := sight.last_warning(*_VOLUME_WARNINGS):
+def _making_problems(context: PodContext) -> Iterator[Problem]:
+    if warning := context.last_warning(*_VOLUME_WARNINGS):
         message = f"a volume of the pod cannot be used: {warning.get('message', '')}"
-        since, tolerated = first_told(warning), sight.patience.volume
-        yield sight.problem(FailureReason.VOLUME, message, since, tolerated)
-    if warning := sight.last_warning(*_SANDBOX_WARNINGS):
+        since, tolerated = first_told(warning), context.grace.volume
+        yield context.problem(FailureReason.VOLUME, message, since, tolerated)
+    if warning := context.last_warning(*_SANDBOX_WARNINGS):
         # The node's fault, which may pass.
         message = f"the node cannot make room for the pod: {warning.get('message', '')}"
-        yield sight.problem(FailureReason.POD_REJECTED, message, first_told(warning), None)
+        yield context.problem(FailureReason.POD_REJECTED, message, first_told(warning), None)

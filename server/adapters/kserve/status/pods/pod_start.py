@@ -25,7 +25,7 @@ from server.adapters.kserve.status.pods.containers import (
     main_statuses,
     running_since,
 )
-from server.adapters.kserve.status.pods.pod_context import PodSight
+from server.adapters.kserve.status.pods.pod_context import PodContext
 from server.domain.rollout.facts import Starting
 
 # What is said of a time that passes, so that it is not said anew each second.
@@ -39,7 +39,7 @@ _MAKING = ("ContainerCreating", "PodInitializing")
 class Start:
     """What a pod's start waits for: a container that runs or (`runs` is False) is being made."""
 
-    sight: PodSight
+    context: PodContext
     container: str
     since: datetime
     restart_count: int
@@ -48,7 +48,7 @@ class Start:
     @property
     def log(self) -> LogExcerpt | None:
         """What was last read of the log of this very run."""
-        log = self.sight.logs.get(self.container) if self.runs else None
+        log = self.context.logs.get(self.container) if self.runs else None
         return log if log and log.restart_count == self.restart_count else None
 
     @property
@@ -58,12 +58,12 @@ class Start:
         if log is None or log.read_at is None or not log.readable:
             return None
         last = min(log.written_at or self.since, log.read_at)
-        return last if log.read_at - last >= self.sight.patience.silent else None
+        return last if log.read_at - last >= self.context.grace.silent else None
 
     @property
     def words(self) -> str:
         """Say for how long it has gone on; empty while that is not worth a word."""
-        passed = [step for step in _STEPS if self.since + step <= self.sight.now]
+        passed = [step for step in _STEPS if self.since + step <= self.context.now]
         if not passed:
             return ""
         long = f"for more than {_duration(passed[-1])}"
@@ -76,26 +76,26 @@ class Start:
     def last_line(self) -> str:
         """The last line of that log, with which `words` ends, as it may be shown."""
         # Whether it may be can have changed since it was read.
-        output = self.sight.gates.of_container(self.sight.pod, self.container)
+        output = self.context.output_policy.gate_for_container(self.context.pod, self.container)
         return output.shown(self.log.last_line) if self.log else ""
 
     @property
     def look(self) -> int:
         """The number of the look at its log that is due, or was the last."""
         log, due = self.log, self._next_look
-        return (log.look if log else 0) + int(due <= self.sight.now)
+        return (log.look if log else 0) + int(due <= self.context.now)
 
     def recheck_at(self) -> Iterator[datetime]:
         """When time alone will show more of it."""
         yield from (self.since + step for step in _STEPS)
         if self.runs:
-            due, now = self._next_look, self.sight.now
+            due, now = self._next_look, self.context.now
             yield due if due > now else now + _ASK_AGAIN - (now - self.since) % _ASK_AGAIN
 
     @property
     def _next_look(self) -> datetime:
         """At each step, and as soon as its log may have been silent for long."""
-        log, silent = self.log, self.sight.patience.silent
+        log, silent = self.log, self.context.grace.silent
         if log is None or log.read_at is None:
             return self.since + _STEPS[0]
         last = min(log.written_at or self.since, log.read_at)
@@ -104,9 +104,9 @@ class Start:
         return min([quiet, *steps])
 
 
-def start_of(sight: PodSight) -> Start | None:
+def start_of(context: PodContext) -> Start | None:
     """Return what the start of a pod waits for; None once its main containers run."""
-    pod = sight.pod
+    pod = context.pod
     if not is_live(pod):
         return None
     began = parse_time(get_map(pod, "status").get("startTime"))
@@ -116,29 +116,29 @@ def start_of(sight: PodSight) -> Start | None:
                 return None
             began = parse_time(ended.get("finishedAt")) or began
         elif since := running_since(status):
-            return _start(sight, status, since, runs=True)
+            return _start(context, status, since, runs=True)
         else:
-            return _start(sight, status, began, runs=False) if began and _waits(status) else None
+            return _start(context, status, began, runs=False) if began and _waits(status) else None
     waiting = next(filter(_waits, main_statuses(pod)), None)
-    return _start(sight, waiting, began, runs=False) if began and waiting else None
+    return _start(context, waiting, began, runs=False) if began and waiting else None
 
 
-def _start(sight: PodSight, status: Object, since: datetime, *, runs: bool) -> Start:
+def _start(context: PodContext, status: Object, since: datetime, *, runs: bool) -> Start:
     restarts = int(status.get("restartCount") or 0)
-    return Start(sight, str(status.get("name", "")), since, restarts, runs)
+    return Start(context, str(status.get("name", "")), since, restarts, runs)
 
 
 def _waits(status: Object) -> bool:
     return get_map(status, "state", "waiting").get("reason") in _MAKING
 
 
-def starting(sights: Sequence[PodSight]) -> Starting | None:
+def starting(contexts: Sequence[PodContext]) -> Starting | None:
     """Return what the pod waits for whose start takes longest; None where none takes long."""
-    starts = [s for sight in sights if (s := start_of(sight)) and s.words]
+    starts = [s for context in contexts if (s := start_of(context)) and s.words]
     if not starts:
         return None
-    longest = min(starts, key=lambda s: (not s.runs, s.since, name_of(s.sight.pod)))
-    pod, look = name_of(longest.sight.pod), longest.look if longest.runs else 0
+    longest = min(starts, key=lambda s: (not s.runs, s.since, name_of(s.context.pod)))
+    pod, look = name_of(longest.context.pod), longest.look if longest.runs else 0
     return Starting(longest.words, pod, longest.container, look)
 
 

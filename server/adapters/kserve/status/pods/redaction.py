@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from server.adapters.kserve.objects import Object, get_list, get_map
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.container_output import OutputGate
 
 _COMPONENTS = ("predictor", "transformer", "explainer")
@@ -14,7 +14,7 @@ _COMPONENTS = ("predictor", "transformer", "explainer")
 _REPEATED = re.compile("Container failed with: | failed with message: ")
 
 
-def gate_of_service(observed: Observed) -> OutputGate:
+def gate_for_service(observed: ObservedObjects) -> OutputGate:
     """Return the gate for text that repeats what some container of the service wrote.
 
     Read from what pods are made from: of these there may be thousands.
@@ -23,10 +23,10 @@ def gate_of_service(observed: Observed) -> OutputGate:
     asked = [_pod_spec(get_map(spec, kind)) for kind in _COMPONENTS]
     made = [get_map(revision, "spec") for revision in observed.revisions]
     made += [get_map(d, "spec", "template", "spec") for d in observed.deployments]
-    return observed.gates.of_templates(observed.service, [*asked, *made])
+    return observed.output_policy.gate_for_templates(observed.service, [*asked, *made])
 
 
-def shown_report(output: OutputGate, text: str) -> str:
+def redacted_message(output: OutputGate, text: str) -> str:
     """Return what KServe or Knative says, with what it repeats of a container as that may be
     shown."""
     repeated = _REPEATED.search(text)
@@ -35,15 +35,15 @@ def shown_report(output: OutputGate, text: str) -> str:
     return output.masked(text[: repeated.end()]) + output.shown(text[repeated.end() :])
 
 
-def with_shown_conditions(observed: Observed) -> Object:
+def with_redacted_conditions(observed: ObservedObjects) -> Object:
     """Return the InferenceService with the messages of its conditions as they may be shown."""
     status = get_map(observed.service, "status")
     conditions = get_list(status, "conditions")
     if not any(condition.get("message") for condition in conditions):
         return observed.service
-    output = gate_of_service(observed)
+    output = gate_for_service(observed)
     shown = [
-        {**condition, "message": shown_report(output, str(condition.get("message") or ""))}
+        {**condition, "message": redacted_message(output, str(condition.get("message") or ""))}
         for condition in conditions
     ]
     return {**observed.service, "status": {**status, "conditions": shown}}

@@ -1,19 +1,19 @@
-"""When a refusal is newer than the write that it may be about."""
+"""When a error is newer than the write that it may be about."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.status.observed_objects import Observed
-from server.adapters.kserve.status.staleness import Evidence, written_at
+from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.staleness import StalenessCheck, written_at
 from tests.adapters.kserve.shown import end, stamp, warning, with_service
 
 SECOND = timedelta(seconds=1)
 WORDS = "StorageURI not supported: x"
 
 
-def fixed_by_a_second_write() -> tuple[Observed, datetime]:
+def fixed_by_a_second_write() -> tuple[ObservedObjects, datetime]:
     """The object as the fixing write's answer has it: a new generation, the old refusal."""
     observed, now = end("unknown_runtime")
     [ours, *others] = observed.service["metadata"]["managedFields"]
@@ -24,74 +24,74 @@ def fixed_by_a_second_write() -> tuple[Observed, datetime]:
 
 def test_the_refusal_of_the_write_before_does_not_count_after_a_fixing_write() -> None:
     observed, now = fixed_by_a_second_write()
-    evidence = Evidence().updated(observed, now)
-    assert evidence.refusal(observed, now) is None
-    assert evidence.refusal(observed, now + 20 * SECOND) is None
+    staleness = StalenessCheck().updated(observed, now)
+    assert staleness.error(observed, now) is None
+    assert staleness.error(observed, now + 20 * SECOND) is None
 
 
 def test_an_event_about_an_object_of_this_rollout_counts() -> None:
     observed, now = fixed_by_a_second_write()
-    evidence = Evidence().updated(observed, now)
+    staleness = StalenessCheck().updated(observed, now)
     told = warning(observed.service, "InternalError", WORDS, now)
     told["involvedObject"]["resourceVersion"] = "900"
     refused = replace(observed, events=(*observed.events, told))
-    assert evidence.refusal(refused, now)
-    assert evidence.updated(refused, now).refused_since == now
+    assert staleness.error(refused, now)
+    assert staleness.updated(refused, now).error_since == now
 
 
 def test_what_a_busy_controller_says_late_of_the_object_before_does_not_count() -> None:
     observed, now = fixed_by_a_second_write()
-    evidence = Evidence().updated(observed, now)
+    staleness = StalenessCheck().updated(observed, now)
     [event] = observed.events
     late = {**event, "count": event["count"] + 1, "lastTimestamp": stamp(now + 2 * SECOND)}
-    assert evidence.refusal(replace(observed, events=(late,)), now + 20 * SECOND) is None
+    assert staleness.error(replace(observed, events=(late,)), now + 20 * SECOND) is None
 
 
 def test_an_event_that_goes_on_long_after_the_write_counts() -> None:
     observed, now = fixed_by_a_second_write()
-    evidence = Evidence().updated(observed, now)
+    staleness = StalenessCheck().updated(observed, now)
     [event] = observed.events
     again = {**event, "count": event["count"] + 1, "lastTimestamp": stamp(now + 6 * SECOND)}
-    assert evidence.refusal(replace(observed, events=(again,)), now + 7 * SECOND)
+    assert staleness.error(replace(observed, events=(again,)), now + 7 * SECOND)
 
 
 def test_a_status_that_is_seen_to_move_counts() -> None:
     observed, now = fixed_by_a_second_write()
-    evidence = Evidence().updated(observed, now)
+    staleness = StalenessCheck().updated(observed, now)
     moved = with_service(observed, {"status": {"modelStatus": {"states": {"x": "y"}}}})
-    assert evidence.refusal(moved, now)
+    assert staleness.error(moved, now)
 
 
 def test_a_status_that_stopped_refusing_ends_it() -> None:
     observed, now = end("unknown_runtime")
-    evidence = Evidence().updated(observed, now)
-    assert evidence.refused_since
+    staleness = StalenessCheck().updated(observed, now)
+    assert staleness.error_since
     accepted = with_service(observed, {"status": {"modelStatus": {"transitionStatus": "x"}}})
-    assert evidence.updated(replace(accepted, events=()), now).refused_since is None
+    assert staleness.updated(replace(accepted, events=()), now).error_since is None
 
 
 def test_since_when_a_refusal_stands_is_kept_through_later_looks() -> None:
     observed, now = end("unknown_runtime")
-    evidence = Evidence().updated(observed, now).updated(observed, now + SECOND)
-    assert evidence.refused_since == now
+    staleness = StalenessCheck().updated(observed, now).updated(observed, now + SECOND)
+    assert staleness.error_since == now
 
 
 def test_a_process_that_missed_the_write_goes_by_the_clusters_own_times() -> None:
     observed, now = fixed_by_a_second_write()
     told = warning(observed.service, "InternalError", WORDS, now)
     same_second = replace(observed, events=(told,))
-    evidence = Evidence().updated(same_second, now)
-    assert evidence.refusal(same_second, now) is None
+    staleness = StalenessCheck().updated(same_second, now)
+    assert staleness.error(same_second, now) is None
     later = replace(observed, events=({**told, "lastTimestamp": stamp(now + 6 * SECOND)},))
-    refusal = Evidence().updated(later, now + 6 * SECOND).refusal(later, now + 6 * SECOND)
-    assert refusal
-    assert refusal.words == WORDS
+    error = StalenessCheck().updated(later, now + 6 * SECOND).error(later, now + 6 * SECOND)
+    assert error
+    assert error.words == WORDS
 
 
 def test_where_nothing_tells_a_refusal_counts_after_it_has_stood_for_half_a_minute() -> None:
     observed, now = fixed_by_a_second_write()
-    evidence = Evidence().updated(observed, now)
-    assert evidence.refusal(observed, written_at(observed.service) + 30 * SECOND)
+    staleness = StalenessCheck().updated(observed, now)
+    assert staleness.error(observed, written_at(observed.service) + 30 * SECOND)
 
 
 def test_a_hint_from_an_earlier_hour_is_never_about_this_write() -> None:
@@ -99,15 +99,15 @@ def test_a_hint_from_an_earlier_hour_is_never_about_this_write() -> None:
     old = warning(observed.service, "InternalError", WORDS, now - timedelta(hours=1))
     accepted = with_service(observed, {"status": {"modelStatus": {"transitionStatus": "x"}}})
     hinted = replace(accepted, events=(old,))
-    evidence = Evidence().updated(hinted, now)
-    assert evidence.refusal(hinted, now + timedelta(hours=2)) is None
+    staleness = StalenessCheck().updated(hinted, now)
+    assert staleness.error(hinted, now + timedelta(hours=2)) is None
 
 
 def test_a_recreated_service_starts_anew() -> None:
     observed, now = end("unknown_runtime")
-    evidence = Evidence().updated(observed, now)
+    staleness = StalenessCheck().updated(observed, now)
     other = with_service(observed, {"metadata": {"uid": "other"}, "status": None})
-    assert evidence.updated(other, now).refused_since is None
+    assert staleness.updated(other, now).error_since is None
 
 
 def test_the_write_is_dated_by_who_wrote_the_spec_and_not_by_the_status() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.account_rights import AccountRights
-from server.adapters.kserve.status.pods.failure_log import excerpt, log_wanted
-from server.adapters.kserve.status.pods.output_policy import ContainerGates
+from server.adapters.kserve.status.pods.failure_log import excerpt, failure_log_request
+from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.adapters.kserve.status.service_status import status_of
 from server.domain.caller import Caller
 from server.domain.rollout.state_table import decide
@@ -39,18 +39,18 @@ ENV = [{"name": "API_TOKEN", "value": SECRET}]
 CONTAINERS = [{"name": "kserve-container", "env": ENV}]
 
 
-def status(observed: Observed, now: datetime) -> InferenceServiceStatus:
+def status(observed: ObservedObjects, now: datetime) -> InferenceServiceStatus:
     seen = facts(observed, now)
     return status_of(observed, seen, decide(seen), None)
 
 
-def with_secret() -> tuple[Observed, datetime]:
+def with_secret() -> tuple[ObservedObjects, datetime]:
     """A first rollout that is starting, whose pod holds the secret."""
     observed, now = starting()
     return with_pods(observed, {"spec": {"containers": CONTAINERS}}), now
 
 
-def failed_revision(said: str = SAID) -> tuple[Observed, datetime]:
+def failed_revision(said: str = SAID) -> tuple[ObservedObjects, datetime]:
     """A rollout of Knative mode that Knative has given up, its pods gone."""
     observed, now = end("knative/image_missing")
     told = {
@@ -74,7 +74,7 @@ def failed_revision(said: str = SAID) -> tuple[Observed, datetime]:
 PLACES = ["termination message", "hook", "start", "probe", "condition", "revision"]
 
 
-def shown_where(place: str) -> tuple[Observed, datetime]:
+def shown_where(place: str) -> tuple[ObservedObjects, datetime]:
     observed, now = with_secret()
     if place == "condition":
         template = {"spec": {"template": {"spec": {"containers": CONTAINERS}}}}
@@ -160,17 +160,17 @@ HOLDINGS = {
 }
 
 
-def asked(observed: Observed, caller: Caller, *, bound: bool) -> Observed:
+def asked(observed: ObservedObjects, caller: Caller, *, bound: bool) -> ObservedObjects:
     """Where this caller asks, and the namespace's default account may be `bound` to a role."""
     rights = AccountRights()
     namespace = observed.service["metadata"]["namespace"]
     subject = {"kind": "ServiceAccount", "name": "default", "namespace": namespace}
     if bound:
         rights.put("b1", {"roleRef": {"name": "edit"}, "subjects": [subject]})
-    return replace(observed, gates=ContainerGates(caller, rights))
+    return replace(observed, output_policy=OutputPolicy(caller, rights))
 
 
-def holding(observed: Observed, made_from: dict[str, Any]) -> Observed:
+def holding(observed: ObservedObjects, made_from: dict[str, Any]) -> ObservedObjects:
     """With pods and Revisions made from this as well, and where KServe's word is all there is, with
     Deployments."""
 
@@ -266,7 +266,7 @@ def test_what_a_log_says_of_the_load_is_known_though_it_is_held_back() -> None:
     holds = holding(observed, FROM_SECRET)
     loading = with_container(holds, state=ended(1, now), restartCount=2)
     decision = decide(facts(loading, now))
-    wanted = log_wanted(loading, decision, now)
+    wanted = failure_log_request(loading, decision, now)
     assert wanted
     read = excerpt(f"ERROR: could not load model iris: {SECRET}", wanted)
     assert SECRET not in repr(read)
@@ -331,21 +331,23 @@ def pod_of(*init: dict[str, Any], shares: bool = False, **main: Any) -> dict[str
 def test_what_fetches_a_model_is_read_though_the_model_server_holds_a_secret() -> None:
     env = [{"name": "LOGIN", "valueFrom": REFERENCE}]
     pod = pod_of({"name": "storage-initializer"}, env=env)
-    gates = ContainerGates()
-    assert gates.of_container(pod, "storage-initializer").shown("404: no such model") == (
+    policy = OutputPolicy()
+    assert policy.gate_for_container(pod, "storage-initializer").shown("404: no such model") == (
         "404: no such model"
     )
-    assert gates.of_container(pod, "kserve-container").shown("said") != "said"
+    assert policy.gate_for_container(pod, "kserve-container").shown("said") != "said"
     login = pod_of({"name": "storage-initializer", "env": env})
-    assert gates.of_container(login, "storage-initializer").shown("said") != "said"
-    assert gates.of_container(login, "kserve-container").shown("said") == "said"
+    assert policy.gate_for_container(login, "storage-initializer").shown("said") != "said"
+    assert policy.gate_for_container(login, "kserve-container").shown("said") == "said"
 
 
 def test_containers_that_share_their_processes_are_held_back_together() -> None:
     env = [{"name": "LOGIN", "valueFrom": REFERENCE}]
     modelcar = {"name": "modelcar", "restartPolicy": "Always"}
     pod = pod_of({"name": "modelcar-init"}, modelcar, shares=True, env=env)
-    gates = ContainerGates()
-    assert gates.of_container(pod, "modelcar").shown("said") != "said"
-    assert gates.of_container(pod, "modelcar-init").shown("NOK") == "NOK", "it has ended by then"
-    assert gates.of_container(pod, "no such container").shown("said") != "said"
+    policy = OutputPolicy()
+    assert policy.gate_for_container(pod, "modelcar").shown("said") != "said"
+    assert policy.gate_for_container(pod, "modelcar-init").shown("NOK") == "NOK", (
+        "it has ended by then"
+    )
+    assert policy.gate_for_container(pod, "no such container").shown("said") != "said"

@@ -12,8 +12,8 @@ from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.informers.collections import Kind, Resource
 from server.adapters.kserve.informers.object_cache import Mirror
 from server.adapters.kserve.informers.service_views import Derived, Deriving
-from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
-from server.adapters.kserve.status.pods.failure_log import LogWanted, fetch_log
+from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
+from server.adapters.kserve.status.pods.failure_log import LogRequest, fetch_log
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.status import Failure, FailureReason, State
 from server.domain.service.inference_service import ServiceKey
@@ -35,7 +35,7 @@ COPYING = "Copying contents of gs://models/iris to local"
 LOG_PATH = "/api/v1/namespaces/models/pods/iris-1/log"
 
 
-def initialising(name: str = "storage-initializer") -> tuple[Observed, datetime]:
+def initialising(name: str = "storage-initializer") -> tuple[ObservedObjects, datetime]:
     """A first rollout whose init container has just begun to run."""
     observed, now = starting()
     now = now.replace(microsecond=0)
@@ -47,14 +47,14 @@ def initialising(name: str = "storage-initializer") -> tuple[Observed, datetime]
 class Life:
     """One service as it stands still, told as time passes; `logs` answers each look at its log."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: ObservedObjects) -> None:
         self._mirror = Mirror(lambda _: None)
         self._deriving = Deriving(self._mirror)
         self.looks: list[datetime] = []
         self.log = LogExcerpt()
         self.show(observed)
 
-    def show(self, observed: Observed) -> None:
+    def show(self, observed: ObservedObjects) -> None:
         lists = {
             Kind.SERVICES: [observed.service],
             Kind.DEPLOYMENTS: observed.deployments,
@@ -236,7 +236,7 @@ def test_an_image_that_takes_long_to_come_is_said_to_be_waited_for() -> None:
 async def test_of_a_run_that_goes_on_the_last_line_and_its_time_are_read(
     server: ScriptedServer, api: ApiServer
 ) -> None:
-    wanted = LogWanted(
+    wanted = LogRequest(
         *("iris-1", "models", "storage-initializer"),
         previous=False,
         restart_count=0,
@@ -259,6 +259,6 @@ async def test_of_a_run_that_goes_on_the_last_line_and_its_time_are_read(
 async def test_a_log_without_times_is_no_trouble(
     server: ScriptedServer, api: ApiServer, text: str
 ) -> None:
-    wanted = LogWanted("iris-1", "models", "c", previous=False, restart_count=0, look=1)
+    wanted = LogRequest("iris-1", "models", "c", previous=False, restart_count=0, look=1)
     server.texts[LOG_PATH] = text
     assert (await fetch_log(api, wanted)).written_at is None

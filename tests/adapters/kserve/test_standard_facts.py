@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from server.adapters.kserve.objects import is_condition_true
-from server.adapters.kserve.status.components import parts_of, workloads_of
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.components import component_specs, workloads_of
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import Component, FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
@@ -97,7 +97,7 @@ def test_a_deployment_whose_replica_set_is_not_known_yet_was_never_complete() ->
 def test_new_pods_are_those_of_the_present_template_also_without_a_marker() -> None:
     observed, _ = when("unmanaged_container", lambda o: len(o.pods) == 2)
     assert len(observed.replica_sets) == 2
-    [workload] = workloads_of(next(parts_of(observed.service)), observed)
+    [workload] = workloads_of(next(component_specs(observed.service)), observed)
     [pod] = workload.new_pods
     assert pod["spec"]["containers"][0]["image"] == "lab/slow:3s"
     assert len(workload.pods) == 2
@@ -158,7 +158,7 @@ def test_of_many_replicas_one_failing_degrades_and_the_others_serve() -> None:
     assert decision.failure.pod == crashed["metadata"]["name"]
 
 
-def _both_ready(observed: Observed) -> bool:
+def _both_ready(observed: ObservedObjects) -> bool:
     ready = [is_condition_true(observed.service, f"{c}Ready") for c in ("Predictor", "Transformer")]
     pods_ready = [is_condition_true(p, "Ready") for p in observed.pods]
     return all(ready) and len(pods_ready) == 2 and all(pods_ready)

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from server.adapters.kserve.client import ApiServer
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.failure_log import (
     READ_BYTES,
-    LogWanted,
+    LogRequest,
     excerpt,
+    failure_log_request,
     fetch_log,
-    log_wanted,
 )
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.state_table import decide
@@ -31,12 +31,12 @@ from tests.adapters.kserve.shown import (
     with_pods,
 )
 
-WANTED = LogWanted("iris-1", "models", "kserve-container", previous=False, restart_count=0)
+WANTED = LogRequest("iris-1", "models", "kserve-container", previous=False, restart_count=0)
 LOG_PATH = "/api/v1/namespaces/models/pods/iris-1/log"
 
 
-def wanted_of(observed: Observed, now: datetime) -> LogWanted | None:
-    return log_wanted(observed, decide(facts(observed, now)), now)
+def wanted_of(observed: ObservedObjects, now: datetime) -> LogRequest | None:
+    return failure_log_request(observed, decide(facts(observed, now)), now)
 
 
 def test_of_a_container_that_waits_the_last_run_is_its_log() -> None:
@@ -61,7 +61,7 @@ def test_of_a_container_that_runs_again_the_run_before_is_wanted() -> None:
 
 def test_of_a_failed_download_the_initializers_log_is_wanted() -> None:
     last = told("init_fails")[-1]
-    wanted = log_wanted(last.observed, last.decision, last.facts.now)
+    wanted = failure_log_request(last.observed, last.decision, last.facts.now)
     assert wanted
     assert wanted.container == "storage-initializer"
 
@@ -69,7 +69,7 @@ def test_of_a_failed_download_the_initializers_log_is_wanted() -> None:
 @pytest.mark.parametrize("name", ["ready", "image_missing", "quota", "never_scheduled"])
 def test_where_no_log_can_explain_none_is_wanted(name: str) -> None:
     last = told(name)[-1]
-    assert log_wanted(last.observed, last.decision, last.facts.now) is None
+    assert failure_log_request(last.observed, last.decision, last.facts.now) is None
 
 
 async def test_the_last_lines_of_a_log_are_fetched(server: ScriptedServer, api: ApiServer) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from server.adapters.kserve.status.knative.sticky_failures import Latch
+from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
 from server.domain.rollout.facts import ComponentFacts, Facts, Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.rollout_id import Rollout
@@ -41,14 +41,14 @@ class Told:
     """What one process tells of a rollout, look after look."""
 
     def __init__(self) -> None:
-        self.latch = Latch()
+        self.sticky_failures = StickyFailures()
 
     def look(self, *problems: Problem, at: int = 0, **changed: object) -> tuple[State, str]:
         component = replace(PREDICTOR, problems=problems, **changed)  # type: ignore[arg-type]
         now = NOW + timedelta(seconds=at)
         facts = Facts(Rollout("s1", 2), now, NOW, (component,), reconciled=True)
-        self.latch = self.latch.updated(facts)
-        decision = decide(self.latch.upheld(facts))
+        self.sticky_failures = self.sticky_failures.updated(facts)
+        decision = decide(self.sticky_failures.added_to(facts))
         failure = decision.failure
         return decision.state, f"{failure.reason} {failure.pod}" if failure else ""
 
@@ -70,7 +70,7 @@ def test_it_began_when_it_failed_first() -> None:
     told = Told()
     told.look(problem(CRASH))
     told.look(problem(CRASH, "p2", 30), at=30)
-    [held] = told.latch.held.values()
+    [held] = told.sticky_failures.by_component.values()
     assert held.problem.failure.first_seen_time == NOW
 
 
@@ -101,7 +101,7 @@ def test_what_is_begun_anew_or_has_completed_is_free_of_it() -> None:
     assert told.look(attempt="k1/3") == (State.PROGRESSING, "")
     told.look(problem(CRASH))
     told.look(completed_at=NOW)
-    assert not told.latch.held
+    assert not told.sticky_failures.by_component
 
 
 def test_in_standard_mode_nothing_is_held() -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from server.adapters.kserve.objects import parse_time
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.shown import (
     ended,
@@ -29,7 +29,7 @@ from tests.adapters.kserve.shown import (
     with_pods,
     with_service,
 )
-from tests.adapters.kserve.test_log_reading import LEGACY_MODEL
+from tests.adapters.kserve.test_log_excerpt import LEGACY_MODEL
 
 SECOND = timedelta(seconds=1)
 
@@ -264,7 +264,7 @@ def test_an_init_container_fails_at_its_second_end_and_names_the_download(
 ) -> None:
     observed, now = starting()
 
-    def ends(restarts: int) -> Observed:
+    def ends(restarts: int) -> ObservedObjects:
         status = {"name": name, "restartCount": restarts, "state": ended(1, now)}
         waits = with_container(observed, state=waiting("PodInitializing"))
         return with_pods(waits, {"status": {"initContainerStatuses": [status]}})

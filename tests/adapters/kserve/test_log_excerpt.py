@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.objects import name_of
-from server.adapters.kserve.status.observed_objects import LogExcerpt, Observed
-from server.adapters.kserve.status.pods.failure_log import LogWanted, excerpt
+from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
+from server.adapters.kserve.status.pods.failure_log import LogRequest, excerpt
 from server.domain.rollout.log_excerpt import (
     MOST_BYTES,
     MOST_LINES,
@@ -48,7 +48,7 @@ asyncio.exceptions.CancelledError
 
 def read_of(*lines: str) -> LogExcerpt:
     """What is kept of a log with these lines."""
-    wanted = LogWanted("iris-1", "models", "kserve-container", previous=False, restart_count=0)
+    wanted = LogRequest("iris-1", "models", "kserve-container", previous=False, restart_count=0)
     return excerpt("\n".join(lines), wanted)
 
 
@@ -152,7 +152,7 @@ def test_other_words_are_not_taken_for_that(line: str) -> None:
 
 @pytest.mark.parametrize("predictor", [starting, serving_model])
 def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
-    predictor: Callable[[], tuple[Observed, datetime]],
+    predictor: Callable[[], tuple[ObservedObjects, datetime]],
 ) -> None:
     observed, now = predictor()
     crashing = with_container(

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
@@ -197,7 +197,7 @@ def test_a_container_that_cannot_be_made_is_named_and_fails_where_no_try_will_he
     assert words in decision.failure.message
 
 
-def evicted(observed: Observed, words: str) -> Observed:
+def evicted(observed: ObservedObjects, words: str) -> ObservedObjects:
     """As the kubelet leaves a pod that it has put out; a ReplicaSet makes another one."""
     status = {"phase": "Failed", "reason": "Evicted", "message": words}
     gone = with_container(

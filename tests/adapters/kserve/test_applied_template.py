@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from server.adapters.kserve.status.applied_template import is_applied
-from server.adapters.kserve.status.components import parts_of
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.components import component_specs
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import serving, serving_model, with_service
 
@@ -21,24 +21,24 @@ KUBECTL = {
 }
 
 
-def predictor_applied(observed: Observed) -> bool:
-    predictor = next(parts_of(observed.service))
+def predictor_applied(observed: ObservedObjects) -> bool:
+    predictor = next(component_specs(observed.service))
     return is_applied(observed.service, predictor, observed.deployments[0]["spec"]["template"])
 
 
-def edited(observed: Observed, spec: Object) -> Observed:
+def edited(observed: ObservedObjects, spec: Object) -> ObservedObjects:
     """As after somebody else's edit of the spec, which leaves our marker as it was."""
     fields = [*observed.service["metadata"]["managedFields"], KUBECTL]
     return with_service(observed, {"spec": spec, "metadata": {"managedFields": fields}})
 
 
-def unmanaged(observed: Observed) -> Observed:
+def unmanaged(observed: ObservedObjects) -> ObservedObjects:
     """As if it had never been ours: without a marker on object and template."""
     bare = {"annotations": {"modelservice.dev/rollout": None}}
     observed = edited(observed, {"predictor": bare})
     template = {"spec": {"template": {"metadata": bare}}}
     [deployment] = observed.deployments
-    return Observed(observed.service, deployments=(merged(deployment, template),))
+    return ObservedObjects(observed.service, deployments=(merged(deployment, template),))
 
 
 def test_on_what_is_ours_alone_the_marker_tells() -> None:
@@ -142,7 +142,7 @@ def test_the_asked_arguments_stand_in_one_piece_among_those_that_kserve_adds(
     observed, _ = serving()
     asked = {"image": "ready:1", "args": USERS}
     service = with_service(observed, {"spec": {component: {"containers": [asked]}}}).service
-    [_, part] = parts_of(service)
+    [_, part] = component_specs(service)
     template = {"spec": {"containers": [{**CONTAINER, "args": actual}]}}
     assert is_applied(service, part, template) is is_made_from_it
 
@@ -151,7 +151,7 @@ def test_many_arguments_of_somebody_else_are_compared_in_a_moment() -> None:
     observed, _ = serving()
     asked = {"image": "ready:1", "args": ["-v"] * 50_000 + ["last"]}
     service = with_service(observed, {"spec": {"transformer": {"containers": [asked]}}}).service
-    [_, part] = parts_of(service)
+    [_, part] = component_specs(service)
     template = {"spec": {"containers": [{**CONTAINER, "args": ["-v"] * 60_000 + ["-x"] * 60_000}]}}
     started = time.thread_time()
     is_applied(service, part, template)
@@ -163,7 +163,7 @@ def test_a_thousand_variables_are_compared_in_a_moment() -> None:
     variables = [{"name": f"V{number}", "value": "x"} for number in range(1000)]
     asked = {"image": "ready:1", "env": variables}
     service = with_service(observed, {"spec": {"transformer": {"containers": [asked]}}}).service
-    [_, part] = parts_of(service)
+    [_, part] = component_specs(service)
     added = [{"name": "V0", "value": "of KServe"}, *reversed(variables)]
     template = {"spec": {"containers": [{**CONTAINER, "env": added}]}}
     started = time.thread_time()

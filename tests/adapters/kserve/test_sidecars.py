@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import Failure, FailureReason, State
 from tests.adapters.kserve.shown import (
     ended,
@@ -29,7 +29,9 @@ NO_SHELL = (
 )
 
 
-def with_init_container(observed: Observed, name: str, spec: Any = None, **status: Any) -> Observed:
+def with_init_container(
+    observed: ObservedObjects, name: str, spec: Any = None, **status: Any
+) -> ObservedObjects:
     """With one init container, for which the others wait."""
     waits = with_container(observed, state=waiting("PodInitializing"))
     patch = {"initContainerStatuses": [{"name": name, "restartCount": 1, **status}]}
@@ -37,7 +39,7 @@ def with_init_container(observed: Observed, name: str, spec: Any = None, **statu
     return with_pods(waits, {"spec": of_spec, "status": patch})
 
 
-def with_sidecar(observed: Observed, name: str, **status: Any) -> Observed:
+def with_sidecar(observed: ObservedObjects, name: str, **status: Any) -> ObservedObjects:
     """With one container beside the model server's, sorted by name as the kubelet does."""
     [pod] = observed.pods
     both = [*pod["status"]["containerStatuses"], {"name": name, "restartCount": 0, **status}]
@@ -45,7 +47,7 @@ def with_sidecar(observed: Observed, name: str, **status: Any) -> Observed:
     return with_pods(observed, {"status": {"containerStatuses": both}})
 
 
-def failure_of(observed: Observed, now: datetime) -> Failure:
+def failure_of(observed: ObservedObjects, now: datetime) -> Failure:
     failure = verdict(observed, now).failure
     assert failure
     return failure

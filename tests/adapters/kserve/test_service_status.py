@@ -11,9 +11,9 @@ import pytest
 from server.adapters.kserve.manifests.field_managers import last_spec_writer
 from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.releases import KSERVE_0_15
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.service_status import facts_of, status_of
-from server.adapters.kserve.status.staleness import Evidence
+from server.adapters.kserve.status.staleness import StalenessCheck
 from server.domain.rollout.state_table import Decision, decide
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
@@ -86,9 +86,9 @@ def test_an_update_that_kserve_does_not_look_at_blames_the_controller_after_15_s
     written = {"generation": 2, "managedFields": [{**ours, "time": stamp(now)}, *others]}
     predictor = {"predictor": {"annotations": {"modelservice.dev/rollout": "m2"}}}
     updated = with_service(observed, {"metadata": written, "spec": predictor})
-    held = Evidence().updated(updated, now)
+    held = StalenessCheck().updated(updated, now)
 
-    def told(shown: Observed, seconds: int) -> Decision:
+    def told(shown: ObservedObjects, seconds: int) -> Decision:
         later = now + seconds * SECOND
         return decide(facts_of(shown, held.updated(shown, later), later))
 
@@ -243,7 +243,7 @@ def test_a_foreign_conditions_own_words_are_cut() -> None:
     assert (len(shown.type), len(shown.reason), len(shown.message)) == (316, 1024, 32_768)
 
 
-def failing_to_reconcile(words: str) -> tuple[Observed, datetime]:
+def failing_to_reconcile(words: str) -> tuple[ObservedObjects, datetime]:
     """A rollout whose pods all answer, and of which KServe says that it cannot make the rest."""
     observed, now = serving()
     told = {"status": "False", "reason": "ReconcileFailed", "message": words}
@@ -342,7 +342,7 @@ def test_a_reconcile_error_that_only_lost_a_race_is_none() -> None:
 def test_a_race_lost_meanwhile_does_not_make_a_reconcile_error_young_again() -> None:
     observed, now = failing_to_reconcile("no matches for kind")
     race, _ = failing_to_reconcile("the object has been modified")
-    evidence = Evidence()
+    evidence = StalenessCheck()
     for seconds, seen in ((0, observed), (3, race), (6, observed)):
         evidence = evidence.updated(seen, now + seconds * SECOND)
     told = decide(facts_of(observed, evidence, now + 6 * SECOND))
@@ -373,7 +373,7 @@ def test_a_namespace_that_is_being_deleted_is_told_by_what_may_not_be_made_in_it
         told = {"type": "x", "status": "True", "message": words.format(namespace)}
         return {**obj, "status": {**obj["status"], "conditions": [told]}}
 
-    def seen(namespace: str) -> Observed:
+    def seen(namespace: str) -> ObservedObjects:
         if kind == "service":
             return replace(observed, service=refused(observed.service, namespace))
         objects = tuple(refused(o, namespace) for o in getattr(observed, kind))
@@ -383,7 +383,7 @@ def test_a_namespace_that_is_being_deleted_is_told_by_what_may_not_be_made_in_it
     assert verdict(seen("another"), now).state is not State.DELETING
 
 
-def edited(image: str) -> tuple[Observed, datetime]:
+def edited(image: str) -> tuple[ObservedObjects, datetime]:
     """A model's rollout whose pods are being replaced, by others with this image."""
     observed, now = serving_model()
     [old] = observed.replica_sets

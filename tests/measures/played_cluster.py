@@ -12,7 +12,7 @@ from aiohttp import web
 
 from server.adapters.kserve.manifests.annotations import marker_of
 from server.adapters.kserve.names import FIELD_MANAGER
-from server.adapters.kserve.status.observed_objects import Observed
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.runtimes import STOCK
 from tests.adapters.kserve.scripted_server import (
@@ -77,7 +77,7 @@ class PlayedCluster(ScriptedServer):
             async with self._changed:
                 await self._changed.wait()
 
-    async def play(self, recorded: Observed) -> None:
+    async def play(self, recorded: ObservedObjects) -> None:
         """Let KServe's part of the service be as it was recorded, with the times of today."""
         service = self._service()
         theirs, ours = recorded.service, service

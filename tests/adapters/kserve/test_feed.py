@@ -181,6 +181,24 @@ async def test_a_writes_answer_is_told_before_the_watch_shows_it_and_never_taken
         assert generations == sorted(generations)
 
 
+async def test_what_was_answered_is_reported_as_it_is_while_nothing_changes(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service(generation=1))
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        told.feed.mirror.put_written(service(generation=2))
+        answered = told.feed.derive(IRIS)
+        await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS)
+        assert told.last() is answered
+
+        told.feed.mirror.put_written(service(generation=3))
+        answered = told.feed.derive(IRIS)
+        told.feed.mirror.put_written(service(generation=4))
+        await eventually(lambda: told.generation() == 4, PATIENCE_SECONDS)
+        assert answered not in told.changes()
+
+
 @pytest.mark.parametrize(
     "broken", [{"spec": 5}, {"status": {"conditions": "none"}}, {"spec": {"template": []}}]
 )

@@ -86,10 +86,13 @@ class Deriving:
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
         self._memories: dict[ServiceKey, _Memory] = {}
+        # Of each change that is not reported yet: the objects, of which evidence has been taken,
+        # or what was derived from them for an answer.
+        self._unreported: dict[ServiceKey, ObservedObjects | Derived] = {}
 
     def note(self, key: ServiceKey, now: datetime) -> None:
-        """Take evidence of a change, each change being worth it: later it may be covered by the
-        next one."""
+        """Take evidence of a change. Each change needs it: the next one may cover it."""
+        self._unreported.pop(key, None)
         observed = self._mirror.observed(key)
         if observed is None:
             self._memories.pop(key, None)
@@ -98,6 +101,12 @@ class Deriving:
             self._remember(key, observed, now)
         except Exception:
             log.exception("evidence could not be taken", service=str(key))
+        else:
+            self._unreported[key] = observed
+
+    def stop_noting(self) -> None:
+        """Read all objects anew: later changes may not be noted."""
+        self._unreported.clear()
 
     def keep_log(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt, now: datetime) -> None:
         """Let the last lines of a log, read `now`, go with the failure that they explain."""
@@ -106,19 +115,35 @@ class Deriving:
             self._memories[key].keep_log(wanted, read)
 
     def derive(self, key: ServiceKey, now: datetime) -> Derived | None:
-        """The service as it is now; None where there is none, or nothing of it is understood."""
-        observed = self._mirror.observed(key)
+        """Derive the service for an answer; None where there is none, or nothing of it is
+        understood. `report` gives the same while nothing changes."""
+        unreported = self._unreported.get(key)
+        derived = self._derived(key, unreported, now)
+        if unreported and derived:
+            self._unreported[key] = derived
+        return derived
+
+    def report(self, key: ServiceKey, now: datetime) -> Derived | None:
+        """Derive the service for the feed, once for each change; None as `derive`."""
+        return self._derived(key, self._unreported.pop(key, None), now)
+
+    def _derived(
+        self, key: ServiceKey, unreported: ObservedObjects | Derived | None, now: datetime
+    ) -> Derived | None:
+        if isinstance(unreported, Derived):
+            return unreported
+        observed = unreported or self._mirror.observed(key)
         if observed is None:
             return None
         try:
-            return self._derive(key, observed, now)
+            memory = self._memories[key] if unreported else self._remember(key, observed, now)
+            return self._derive(memory, observed, now)
         # One object that we cannot read must not keep the others from being told.
         except Exception:
             log.exception("a status could not be derived", service=str(key))
             return _without_status(key, observed)
 
-    def _derive(self, key: ServiceKey, observed: ObservedObjects, now: datetime) -> Derived:
-        memory = self._remember(key, observed, now)
+    def _derive(self, memory: _Memory, observed: ObservedObjects, now: datetime) -> Derived:
         observed = replace(observed, logs=memory.logs)
         facts = facts_of(observed, memory.staleness, now)
         memory.hold(facts, observed.pods)

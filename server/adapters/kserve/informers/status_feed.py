@@ -143,6 +143,7 @@ class StatusFeed:
         following.cancel()
         await asyncio.wait([following])
         self._synced = False
+        self._deriving.stop_noting()
         for timer in self._rechecks.values():
             timer.cancel()
         self._rechecks.clear()
@@ -152,7 +153,7 @@ class StatusFeed:
         self._dirty.pop(key, None)
         for uid in self.mirror.pop_departures(key):
             yield Gone(key, uid)
-        derived = self._deriving.derive(key, self._probe.now())
+        derived = self._deriving.report(key, self._probe.now())
         if planned := self._rechecks.pop(key, None):
             planned.cancel()
         if derived is None:

@@ -34,7 +34,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The service of this uid is no longer there."""
+    """The service of this uid is no longer there; it may have come and gone unreported."""
 
     key: ServiceKey
     uid: str

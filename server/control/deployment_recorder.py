@@ -19,7 +19,8 @@ from functools import partial
 
 import structlog
 
-from server.control.watch_cache import ALL, Subscription, View
+from server.change_queue import ChangeQueue
+from server.control.watch_cache import ALL, View
 from server.domain.errors import KServeMissing, ServerLacksRights, ServiceError
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.registry.deployment_progress import followed, in_doubt, lost
@@ -63,22 +64,22 @@ class Recording:
 
     async def run(self) -> None:
         """Follow whenever no other replica does, until cancelled; then another may at once."""
-        with self._view.subscribe(ServiceKey(ALL, "")) as subscription:
+        with self._view.subscribe(ServiceKey(ALL, "")) as changes:
             try:
                 while True:
                     while not self._sees():
-                        await subscription.changes(self._pace.pause)
-                    await asyncio.sleep(await self._followed(subscription))
-                    # Who does not follow has no use for what changed, which would add up.
-                    await subscription.changes(0)
+                        await changes.wait(self._pace.pause)
+                    await asyncio.sleep(await self._followed(changes))
+                    # A replica that does not lead has no use for them.
+                    changes.clear()
             finally:
                 await self._lease.give_up()
 
-    async def _followed(self, subscription: Subscription) -> float:
+    async def _followed(self, changes: ChangeQueue[ServiceKey]) -> float:
         """Follow for as long as that goes well; answers the seconds to rest. What a bug keeps from
         it, such as a record that cannot be read, keeps nobody from the server."""
         try:
-            await self._follow(subscription)
+            await self._follow(changes)
         except RegistryUnavailable:
             pass
         except Exception as e:
@@ -86,23 +87,24 @@ class Recording:
             return self._pace.after_bug
         return self._pace.pause
 
-    async def _follow(self, subscription: Subscription) -> None:
+    async def _follow(self, changes: ChangeQueue[ServiceKey]) -> None:
         """Follow for as long as this replica leads; one that is cut off leaves it to another."""
         # What a predecessor left, or was missed meanwhile, is looked at first.
         self._sweep_at = 0.0
         while self._sees() and await self._lease.held():
-            await self._catch_up(subscription)
+            await self._catch_up(changes)
 
     def _sees(self) -> bool:
         return self._view.synced and self._cluster.reachable()
 
-    async def _catch_up(self, subscription: Subscription) -> None:
+    async def _catch_up(self, changes: ChangeQueue[ServiceKey]) -> None:
         if time.monotonic() >= self._sweep_at:
             # The sweep covers them, and what changes from here on is told again.
-            await subscription.changes(0)
+            changes.clear()
             await self._look_at(None)
             self._sweep_at = time.monotonic() + self._pace.sweep
-        for key in await subscription.changes(min(self._pace.sweep, self._pace.term / 3)):
+        await changes.wait(min(self._pace.sweep, self._pace.term / 3))
+        for key in changes.pull():
             await self._look_at(key)
 
     async def _look_at(self, key: ServiceKey | None) -> None:

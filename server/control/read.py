@@ -135,11 +135,11 @@ class Reading:
         raise _behind(key)
 
     async def _seen_within(self, seconds: float, key: ServiceKey, rollout: Rollout) -> bool:
-        with self._view.subscribe(key) as subscription:
+        with self._view.subscribe(key) as changes:
             try:
                 async with asyncio.timeout(seconds):
                     while not self._has(key, rollout):
-                        await subscription.changes(seconds)
+                        await changes.wait()
             except TimeoutError:
                 return False
         return True

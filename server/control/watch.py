@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from server.change_queue import ChangeQueue
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
 from server.control.opaque_tokens import decode_token, encode_token
 from server.control.read import Reading
-from server.control.watch_cache import ALL, Identity, Subscription, View
+from server.control.watch_cache import ALL, Identity, View
 from server.domain.errors import (
     ResumeTokenInvalid,
     RolloutFailed,
@@ -101,24 +102,24 @@ class Watching:
         watch = replace(watch, target=target)
         self._view.require_synced()
         # Subscribe before reading: changes between the two would be lost.
-        with self._view.subscribe(watch.target) as subscription:
+        with self._view.subscribe(watch.target) as changes:
             wait = await self._wait(call, watch)
             stream = _Stream(self._view, watch)
             for event in stream.opening():
                 yield event
             while not wait.is_over(stream.told.get(watch.target)):
                 if stream.synced:
-                    events = await self._next(stream, subscription)
+                    events = await self._next(stream, changes)
                 else:
                     events = [stream.sync()]
                 for event in events:
                     yield event
 
-    async def _next(self, stream: _Stream, subscription: Subscription) -> list[WatchEvent]:
+    async def _next(self, stream: _Stream, changes: ChangeQueue[ServiceKey]) -> list[WatchEvent]:
         self._view.require_running()
-        keys = await subscription.changes(stream.silence_left())
+        await changes.wait(stream.silence_left())
         self._view.require_running()
-        events = stream.owed(keys)
+        events = stream.owed(changes.pull())
         # Changes may concern this stream's target and still owe its reader nothing.
         if not events and not stream.silence_left():
             return [stream.heartbeat()]
@@ -243,7 +244,7 @@ class _Stream:
         heard_by = self._spoke_at + self._watch.heartbeat.total_seconds()
         return max(0.0, heard_by - time.monotonic())
 
-    def owed(self, keys: Sequence[ServiceKey]) -> list[WatchEvent]:
+    def owed(self, keys: Iterable[ServiceKey]) -> list[WatchEvent]:
         """Bring the reader from what it was told of these keys to what is.
 
         Only the last message moves the token: who resumes from an earlier one hears the rest again.

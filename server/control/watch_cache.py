@@ -6,15 +6,15 @@ in, so that a caller reads its own writes. Nothing here awaits: a reader always 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from server.change_queue import ChangeQueue
 from server.domain.errors import ServerStopping, ServiceError, ViewNotReady
 from server.domain.listeners import Listeners
 from server.domain.rollout.rollout_id import Rollout
@@ -45,34 +45,6 @@ class Departure(NamedTuple):
     service: Identity
 
 
-class Subscription:
-    """The keys that changed since its owner last looked: a slot each, whatever happens."""
-
-    def __init__(self) -> None:
-        self._dirty: dict[ServiceKey, None] = {}
-        self._wake = asyncio.Event()
-
-    def mark(self, key: ServiceKey) -> None:
-        """Note a change."""
-        self._dirty[key] = None
-        self._wake.set()
-
-    def wake(self) -> None:
-        """Let the owner look although nothing changed."""
-        self._wake.set()
-
-    async def changes(self, timeout: float) -> Sequence[ServiceKey]:  # noqa: ASYNC109
-        """The keys that changed, in order of their first change; empty after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-        except TimeoutError:
-            return ()
-        self._wake.clear()
-        keys, self._dirty = tuple(self._dirty), {}
-        return keys
-
-
 @dataclass(slots=True)
 class _Entry:
     service: InferenceService
@@ -101,7 +73,7 @@ class View:
         self._journal: deque[Departure] = deque()
         self._departed: set[str] = set()
         self._forgotten_version = 0
-        self._subscriptions: dict[ServiceKey, set[Subscription]] = {}
+        self._subscriptions: dict[ServiceKey, set[ChangeQueue[ServiceKey]]] = {}
         self.stages = Listeners()
 
     def put(self, service: InferenceService) -> None:
@@ -173,16 +145,16 @@ class View:
         return uid in self._departed
 
     @contextmanager
-    def subscribe(self, target: ServiceKey) -> Iterator[Subscription]:
-        """Hear of every change that the target covers, until left."""
-        subscription = Subscription()
-        self._subscriptions.setdefault(target, set()).add(subscription)
+    def subscribe(self, target: ServiceKey) -> Iterator[ChangeQueue[ServiceKey]]:
+        """Queue every change that the target covers, for the length of a block."""
+        changes = ChangeQueue[ServiceKey]()
+        self._subscriptions.setdefault(target, set()).add(changes)
         try:
-            yield subscription
+            yield changes
         finally:
-            listeners = self._subscriptions[target]
-            listeners.discard(subscription)
-            if not listeners:
+            subscribed = self._subscriptions[target]
+            subscribed.discard(changes)
+            if not subscribed:
                 del self._subscriptions[target]
 
     def sync(self) -> None:
@@ -210,9 +182,9 @@ class View:
         self.stages.notify()
 
     def _wake_all(self) -> None:
-        for listeners in self._subscriptions.values():
-            for subscription in listeners:
-                subscription.wake()
+        for subscribed in self._subscriptions.values():
+            for changes in subscribed:
+                changes.wake()
 
     def _covered(self, target: ServiceKey) -> list[ServiceKey]:
         namespace, name = target
@@ -236,8 +208,8 @@ class View:
 
     def _tell(self, key: ServiceKey) -> None:
         for target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, "")):
-            for subscription in self._subscriptions.get(target, ()):
-                subscription.mark(key)
+            for changes in self._subscriptions.get(target, ()):
+                changes.add(key)
 
 
 def _size(service: InferenceService, entry: _Entry | None) -> int:

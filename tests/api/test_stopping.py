@@ -173,7 +173,7 @@ def test_a_part_that_dies_takes_the_server_down_and_is_told(name) -> None:
 
 def _break_feed(memory) -> None:
     memory.store.service = lambda key: 1 / 0
-    memory._telling.mark(key("any"))
+    memory._changes.add((key("any"), "any"))
 
 
 def _write_more_than_a_connection_holds(served, name: str) -> None:

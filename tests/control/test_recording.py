@@ -154,7 +154,7 @@ async def test_who_does_not_follow_keeps_no_list_of_what_changed(world: World) -
         await world.deploy("fraud")
         [listening] = view._subscriptions[ServiceKey(ALL, "")]
         ends = time.monotonic() + PATIENCE_SECONDS
-        while view.get(ServiceKey("staging", "fraud")) is None or listening._dirty:
+        while view.get(ServiceKey("staging", "fraud")) is None or listening._keys:
             assert time.monotonic() < ends
             await asyncio.sleep(0.02)
 

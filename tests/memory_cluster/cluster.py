@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from server.adapters.telling import Telling
+from server.change_queue import ChangeQueue
 from server.domain.errors import (
     ClusterUnavailable,
     NamespaceNotFound,
@@ -26,7 +26,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
-from server.ports import FeedEvent, Synced
+from server.ports import Changed, FeedEvent, Gone, Synced
 from tests.memory_cluster import statuses
 from tests.memory_cluster.store import Store
 
@@ -46,11 +46,12 @@ class MemoryCluster:
     _held: bool = field(default=False, init=False)
     _synced: bool = field(default=False, init=False)
     _blind_since: float = field(default=0.0, init=False)
+    _sighted: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _next_failure: ServiceError | None = field(default=None, init=False)
-    _telling: Telling = field(init=False)
+    _changes: ChangeQueue[tuple[ServiceKey, str]] = field(default_factory=ChangeQueue, init=False)
 
     def __post_init__(self) -> None:
-        self._telling = self._new_telling()
+        self._sighted.set()
 
     async def apply(self, deploy: Deploy) -> Applied:
         """See `server.ports.Cluster`."""
@@ -92,23 +93,22 @@ class MemoryCluster:
 
     async def feed(self) -> AsyncIterator[FeedEvent]:
         """See `server.ports.Cluster`."""
-        telling = self._telling = self._new_telling()
-        # Listen before listing: changes between the two would be lost.
-        self.store.listeners.append(telling.mark)
+        changes = self._changes = ChangeQueue(self.store)
+        self.store.feeds.append(changes)
         try:
-            await self._sighted()
-            for there in telling.first(self.store):
-                yield there
+            await self._sighted.wait()
+            for key, uid in changes.pull():
+                yield self._event(key, uid)
             self._synced = True
             yield Synced()
             while True:
-                await self._sighted()
-                if event := telling.next():
-                    yield event
-                else:
-                    await telling.woken()
+                await changes.wait()
+                await self._sighted.wait()
+                for key, uid in changes.pull():
+                    yield self._event(key, uid)
+                    await self._sighted.wait()
         finally:
-            self.store.listeners.remove(telling.mark)
+            self.store.feeds.remove(changes)
 
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
@@ -138,7 +138,7 @@ class MemoryCluster:
         """End `away`: the feed tells the latest state of what changed meanwhile."""
         self._away = False
         self._reachability.notify()
-        self._telling.wake()
+        self._see_again()
 
     def hold_feed(self) -> None:
         """Hold this replica's feed back; writes and reads go on."""
@@ -148,7 +148,7 @@ class MemoryCluster:
     def release_feed(self) -> None:
         """End `hold_feed`."""
         self._held = False
-        self._telling.wake()
+        self._see_again()
 
     def fail_next_write(self, error: ServiceError) -> None:
         """Refuse the next Deploy or Delete with an error that a real cluster may give."""
@@ -188,6 +188,11 @@ class MemoryCluster:
     def _go_blind(self) -> None:
         if not self._blind:
             self._blind_since = time.monotonic()
+            self._sighted.clear()
+
+    def _see_again(self) -> None:
+        if not self._blind:
+            self._sighted.set()
 
     def _reach(self) -> None:
         if self._away:
@@ -210,12 +215,9 @@ class MemoryCluster:
         if current is written:
             self.store.change(replace(current, status=statuses.settled(current)))
 
-    def _new_telling(self) -> Telling:
-        return Telling(lambda key: self.store.service(key))
-
-    async def _sighted(self) -> None:
-        while self._blind:
-            await self._telling.woken()
+    def _event(self, key: ServiceKey, uid: str) -> FeedEvent:
+        service = self.store.service(key)
+        return Changed(service) if service and service.uid == uid else Gone(key, uid)
 
 
 def _no_namespace(namespace: str) -> NamespaceNotFound:

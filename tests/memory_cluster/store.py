@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
+from server.change_queue import ChangeQueue
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.preconditions import Stored
 
 
 class Store:
-    """Services by key, and who is told of changes.
+    """Services by key, and the feeds to queue changes for.
 
     Every namespace exists but those in `missing_namespaces`.
     """
 
     def __init__(self) -> None:
         self.missing_namespaces: set[str] = set()
-        self.listeners: list[Callable[[ServiceKey], None]] = []
+        self.feeds: list[ChangeQueue[tuple[ServiceKey, str]]] = []
         self._services: dict[ServiceKey, Stored] = {}
 
-    def __iter__(self) -> Iterator[ServiceKey]:
-        return iter(tuple(self._services))
+    def __iter__(self) -> Iterator[tuple[ServiceKey, str]]:
+        return iter([(key, stored.service.uid) for key, stored in self._services.items()])
 
     def get(self, key: ServiceKey) -> Stored | None:
         """What is stored under the key."""
@@ -33,19 +34,21 @@ class Store:
         return stored.service if stored else None
 
     def put(self, stored: Stored) -> None:
-        """Store, and tell everybody."""
-        self._services[stored.service.key] = stored
-        self._tell(stored.service.key)
+        """Store, and queue the change for every feed."""
+        key = stored.service.key
+        if replaced := self.service(key):
+            self._changed(replaced)
+        self._services[key] = stored
+        self._changed(stored.service)
 
     def change(self, service: InferenceService) -> None:
         """Replace a service and keep what rides on it."""
         self.put(replace(self._services[service.key], service=service))
 
     def remove(self, key: ServiceKey) -> None:
-        """Forget a service, and tell everybody."""
-        del self._services[key]
-        self._tell(key)
+        """Remove a service, and queue the change for every feed."""
+        self._changed(self._services.pop(key).service)
 
-    def _tell(self, key: ServiceKey) -> None:
-        for listener in self.listeners:
-            listener(key)
+    def _changed(self, service: InferenceService) -> None:
+        for changes in self.feeds:
+            changes.add((service.key, service.uid))

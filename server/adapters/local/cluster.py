@@ -14,14 +14,14 @@ from server.adapters.local.state_dir import StateDir
 from server.adapters.local.stored_service import Record
 from server.adapters.local.supervisor import Supervisor
 from server.adapters.local.unsupported import refuse_unsupported
-from server.adapters.telling import Telling
+from server.change_queue import ChangeQueue
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import Action, Applied, Delete, Deploy
 from server.domain.service.deploy_plan import planned
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
-from server.ports import FeedEvent, Synced
+from server.ports import Changed, FeedEvent, Gone, Synced
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ class LocalCluster:
         self._state = state
         self._means = means
         self._supervisors: dict[ServiceKey, Supervisor] = {}
-        self._tellings: set[Telling] = set()
+        self._feeds: set[ChangeQueue[tuple[ServiceKey, str]]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._within = timedelta(0)
@@ -78,8 +78,8 @@ class LocalCluster:
             self._broken = e
             raise
         finally:
-            for telling in self._tellings:
-                telling.wake()
+            for changes in self._feeds:
+                changes.wake()
 
     def stop(self, within: timedelta) -> None:
         """Let `run` end, and cut after this time whatever is then under way."""
@@ -123,26 +123,25 @@ class LocalCluster:
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
         """See `server.ports.Cluster`."""
-        return self._look(key)
+        supervisor = self._supervisors.get(key)
+        return supervisor.service() if supervisor else None
 
     async def feed(self) -> AsyncIterator[FeedEvent]:
         """See `server.ports.Cluster`. Any number may run."""
-        telling = Telling(self._look)
-        # Listen before listing: changes between the two would be lost.
-        self._tellings.add(telling)
+        services = ((key, s.record.service.uid) for key, s in self._supervisors.items())
+        changes = ChangeQueue(services)
+        self._feeds.add(changes)
         try:
-            for event in telling.first(list(self._supervisors)):
-                yield event
+            for key, uid in changes.pull():
+                yield self._event(key, uid)
             yield Synced()
-            while True:
-                if found := telling.next():
-                    yield found
-                elif self._broken:
-                    raise RuntimeError("the local cluster has failed") from self._broken
-                else:
-                    await telling.woken()
+            while not self._broken:
+                await changes.wait()
+                for key, uid in changes.pull():
+                    yield self._event(key, uid)
+            raise RuntimeError("the local cluster has failed") from self._broken
         finally:
-            self._tellings.discard(telling)
+            self._feeds.discard(changes)
 
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
@@ -158,9 +157,10 @@ class LocalCluster:
         """See `server.ports.Cluster`."""
         return True
 
-    def _look(self, key: ServiceKey) -> InferenceService | None:
+    def _event(self, key: ServiceKey, uid: str) -> FeedEvent:
         supervisor = self._supervisors.get(key)
-        return supervisor.service() if supervisor else None
+        service = supervisor.service() if supervisor else None
+        return Changed(service) if service and service.uid == uid else Gone(key, uid)
 
     def _working(self) -> dict[str, list[int]]:
         """The generations that need a working directory, by the uids of all services that stay."""
@@ -208,24 +208,24 @@ class LocalCluster:
         return record
 
     def _supervise(self, record: Record) -> Supervisor:
-        key = record.service.key
-        supervisor = Supervisor(record, self._state, self._means, lambda: self._mark(key))
+        key, uid = record.service.key, record.service.uid
+        supervisor = Supervisor(record, self._state, self._means, lambda: self._changed(key, uid))
         self._supervisors[key] = supervisor
         if self._tasks:
             self._tasks.create_task(self._live(supervisor))
-        self._mark(key)
+        self._changed(key, uid)
         return supervisor
 
     async def _live(self, supervisor: Supervisor) -> None:
         if await supervisor.run():
-            key = supervisor.record.service.key
-            del self._supervisors[key]
+            service = supervisor.record.service
+            del self._supervisors[service.key]
             self._means.ports.release(supervisor.record.port)
-            self._mark(key)
+            self._changed(service.key, service.uid)
 
-    def _mark(self, key: ServiceKey) -> None:
-        for telling in self._tellings:
-            telling.mark(key)
+    def _changed(self, key: ServiceKey, uid: str) -> None:
+        for changes in self._feeds:
+            changes.add((key, uid))
 
 
 def remove(folders: list[Path]) -> None:

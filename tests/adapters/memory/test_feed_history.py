@@ -101,8 +101,7 @@ def _check_history(told: Follower, key: ServiceKey) -> None:
     gone: set[str] = set()
     for change in told.history(key):
         if isinstance(change, Gone):
-            assert present is not None
-            assert change.uid == present.uid
+            assert present is None or change.uid == present.uid
             gone.add(change.uid)
             present = None
             continue

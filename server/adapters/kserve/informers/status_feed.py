@@ -20,6 +20,7 @@ from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.service_views import Deriving
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.failure_log import LogRequest
+from server.change_queue import ChangeQueue
 from server.domain.caller import Caller
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Changed, FeedEvent, Gone, Synced
@@ -49,8 +50,7 @@ class StatusFeed:
         self._log_fetching = LogFetching(api, self._keep_log)
         self._reflectors: list[Reflector] = []
         self._synced = False
-        self._dirty: dict[ServiceKey, None] = {}
-        self._wake = asyncio.Event()
+        self._changes = ChangeQueue[ServiceKey]()
         self._rechecks: dict[ServiceKey, asyncio.TimerHandle] = {}
         self._pacing = Pacing()
 
@@ -99,13 +99,13 @@ class StatusFeed:
         self._pacing = Pacing()  # whoever consumes has been told nothing yet
         self._touch(self.mirror.keys())
         following = asyncio.create_task(self._follow(), name="following the cluster")
-        following.add_done_callback(lambda _: self._wake.set())
+        following.add_done_callback(lambda _: self._changes.wake())
         try:
             while not self._synced:
                 await self._woken(following)
             told_sync = False
             while True:
-                for key in list(self._dirty):
+                for key in self._changes.pull():
                     for event in self._events(key):
                         yield event
                     await asyncio.sleep(0)  # a thousand services must not hold up the calls
@@ -130,11 +130,10 @@ class StatusFeed:
             await self._probe.met.wait()
             await self.releases.admitted.wait()
             self._synced = True
-            self._wake.set()
+            self._changes.wake()
 
     async def _woken(self, following: asyncio.Task[None]) -> None:
-        await self._wake.wait()
-        self._wake.clear()
+        await self._changes.wait()
         if following.done():
             log.error("following the cluster ended", exc_info=following.exception())
             following.result()
@@ -150,7 +149,6 @@ class StatusFeed:
 
     def _events(self, key: ServiceKey) -> Iterator[FeedEvent]:
         """What there is to tell of a key, as it is now."""
-        self._dirty.pop(key, None)
         for uid in self.mirror.pop_departures(key):
             yield Gone(key, uid)
         derived = self._deriving.report(key, self._probe.now())
@@ -178,10 +176,9 @@ class StatusFeed:
 
     def _touch(self, keys: Iterable[ServiceKey]) -> None:
         for key in keys:
-            self._dirty[key] = None
+            self._changes.add(key)
             if self._synced:
                 self._deriving.note(key, self._probe.now())
-        self._wake.set()
 
     def _vouch(self, asked_at: float) -> None:
         for reflector in self._reflectors:

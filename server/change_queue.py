@@ -1,0 +1,53 @@
+"""A queue of the keys that changed, for one reader that looks each key's state up itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class ChangeQueue(Generic[Key]):
+    """Keys in the order of their first change, each once until it is pulled.
+
+    It grows with the number of keys and never with the number of changes, so a slow reader skips
+    states and misses no key.
+    """
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self._keys: OrderedDict[Key, None] = OrderedDict()
+        self._wake = asyncio.Event()
+        for key in keys:
+            self.add(key)
+
+    def add(self, key: Key) -> None:
+        """Queue a key, and wake the reader."""
+        self._keys[key] = None
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Wake the reader although no key changed."""
+        self._wake.set()
+
+    def pull(self) -> Iterator[Key]:
+        """Take what is queued now, oldest first. A key leaves the queue as it is yielded."""
+        for _ in range(len(self._keys)):
+            yield self._keys.popitem(last=False)[0]
+
+    def clear(self) -> None:
+        """Drop what is queued."""
+        self._keys.clear()
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait for an `add` or a `wake` since the last wait, for so many seconds at most.
+
+        Pull after it: the same key does not end the next wait.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+                self._wake.clear()

@@ -68,13 +68,14 @@ class Walk(NamedTuple):
 
 @contextmanager
 def recorded_calls() -> Iterator[list[Call]]:
-    """The calls in this thread's event loop until the block ends.
+    """The calls in this thread's event loop until the block ends, but those of this very task.
 
     A call is one entry into a function or method of server/, a lambda included. Going on after an
     await or a yield is none, nor is a comprehension or a generator expression, which are read in
     their place, nor a method that dataclasses or NamedTuple have made.
     """
     calls: list[Call] = []
+    recorder = asyncio.current_task()
 
     def note(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
@@ -86,7 +87,7 @@ def recorded_calls() -> Iterator[list[Call]]:
             return
         task = asyncio.current_task()
         name = task.get_name() if task else "callbacks of the event loop"
-        if name not in BY_THE_CLOCK:
+        if task is not recorder and name not in BY_THE_CLOCK:
             file = str(Path(code.co_filename).relative_to(SERVER))
             calls.append(Call(name, file, code.co_qualname, code))
 

@@ -18,13 +18,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, redirect_stderr
+from itertools import pairwise
 from pathlib import Path
 from types import FunctionType
 from typing import Any
+
+# gRPC's own core writes to the terminal when a server ends.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -43,6 +48,8 @@ from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.manifest import manifest_of
 from server.adapters.kserve.manifests.object_parser import asked_of
+from server.adapters.kserve.objects import is_condition_true
+from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.app import Application
 from server.settings import Log
 from tests.adapters.kserve.replaying import recording
@@ -53,8 +60,6 @@ from .calls import Walk, recorded_calls
 from .played_cluster import PlayedCluster
 
 KEY = {"namespace": "models", "name": "iris"}
-# The change of the recording with which the containers of the pod are ready.
-POD_READY = 11
 # The file and the task that are shown apart.
 FIELD_READS = "adapters/kserve/objects.py"
 FEED = "status feed"
@@ -73,12 +78,13 @@ APART_SECONDS = 1.2
 async def measured() -> dict[str, Walk]:
     """The walks, by their names."""
     states = [observed for _, observed in recording("ready").states() if observed]
+    before, after = next((a, b) for a, b in pairwise(states) if _pod_is_ready(b))
     async with _running() as (cluster, stub):
         await _deploy(stub, "1.0")
         deploy, report = await _deploy_walk(cluster, stub, "2.0")
 
-        await cluster.play(states[POD_READY - 1])
-        pod_event = await _walk(cluster.play(states[POD_READY]))
+        await cluster.play(before)
+        pod_event = await _walk(cluster.play(after))
 
         await cluster.play(states[-1])
         await _ready(stub)
@@ -180,6 +186,10 @@ async def _deploy_walk(cluster: PlayedCluster, stub: Any, version: str) -> tuple
     walk = await _walk(_deploy(stub, version))
     cluster.watches.set()
     return walk.split(FEED)
+
+
+def _pod_is_ready(observed: ObservedObjects) -> bool:
+    return any(is_condition_true(pod, "Ready") for pod in observed.pods)
 
 
 async def _deploy(stub: Any, version: str) -> None:

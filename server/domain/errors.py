@@ -1,7 +1,7 @@
-"""What can go wrong, by meaning. `api/` maps each reason to a gRPC status, once.
+"""The errors that callers get. `api/` maps each reason to a gRPC status.
 
-Messages are written for the caller: what happened and what to do. They never carry exception
-text, host names or tokens.
+Messages are for the caller: what happened and what to do. They never contain exception texts, host
+names or tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ErrorReason(StrEnum):
-    """The contract's error reasons, without their enum's prefix."""
+    """The API's error reasons, without the prefix of their enum."""
 
     FIELD_INVALID = "FIELD_INVALID"
     SPEC_INVALID = "SPEC_INVALID"
@@ -70,29 +70,29 @@ class ErrorReason(StrEnum):
     INTERNAL = "INTERNAL"
 
 
-# As many as a person reads; what finds them stops there.
+# More than this nobody reads, so validation stops there.
 MOST_VIOLATIONS = 50
 
 
 class FieldViolation(NamedTuple):
-    """A field's path in the request, such as `spec.env[A=B]`, and what is wrong with it."""
+    """A field's path in the request, such as `spec.env["A=B"]`, and what it must be."""
 
     path: str
     why: str
 
 
 def refuse_violations(found: Iterable[FieldViolation]) -> None:
-    """Refuse a request that has violations. Raises FieldInvalid with the first 50; what would find
-    further ones is not run."""
+    """Refuse a request that has violations. Raises FieldInvalid with the first 50, without looking
+    for more."""
     if violations := list(islice(found, MOST_VIOLATIONS)):
         raise FieldInvalid(violations)
 
 
 class ServiceError(Exception):
-    """Anything that a caller is told as a status.
+    """An error that a caller gets as a status.
 
-    `metadata` is for programs (ErrorInfo), the message for people. `passes`: whether trying again
-    may help, where the reason is one that comes with RetryInfo.
+    `metadata` is for programs (ErrorInfo), the message for people. `passes`: a retry may help, if
+    the reason comes with RetryInfo.
     """
 
     reason: ClassVar[ErrorReason] = ErrorReason.INTERNAL
@@ -105,7 +105,7 @@ class ServiceError(Exception):
 
 
 class FieldInvalid(ServiceError):
-    """Some fields of the request can never be right; `violations` has each with its path."""
+    """Fields of the request are invalid; `violations` has each with its path."""
 
     reason = ErrorReason.FIELD_INVALID
 
@@ -127,13 +127,13 @@ class RequestIdReused(ServiceError):
 
 
 class PageTokenInvalid(ServiceError):
-    """The page_token is not ours, or belongs to another List."""
+    """The page_token is not one of this server, or belongs to another List."""
 
     reason = ErrorReason.PAGE_TOKEN_INVALID
 
 
 class ResumeTokenInvalid(ServiceError):
-    """The resume_token is not ours, or belongs to another watch."""
+    """The resume_token is not one of this server, or belongs to another watch."""
 
     reason = ErrorReason.RESUME_TOKEN_INVALID
 
@@ -154,30 +154,30 @@ class NamespaceNotFound(ServiceError):
 
 
 class RolloutGone(ServiceError):
-    """The awaited rollout's service was deleted, is being deleted, or was made anew."""
+    """The awaited rollout's service was deleted, is being deleted, or was created again."""
 
     reason = ErrorReason.ROLLOUT_GONE
 
 
 class AlreadyExists(ServiceError):
-    """`create_only`, and the service is there."""
+    """The service exists, and `create_only` is set; or a name is taken."""
 
     reason = ErrorReason.ALREADY_EXISTS
 
 
 class EtagMismatch(ServiceError):
-    """It is no longer what the caller's etag was read from; nothing was written."""
+    """The resource has changed since its etag was read; nothing was written."""
 
     reason = ErrorReason.ETAG_MISMATCH
 
     def __init__(self, key: object) -> None:
         super().__init__(
-            f"{key} has changed since its etag was read; read it again and decide anew"
+            f"{key} has changed since its etag was read; read it again and decide again"
         )
 
 
 class ConcurrentWrite(ServiceError):
-    """Others kept writing the service between our read and our write; nothing was written."""
+    """Other clients kept writing the service between read and write; nothing was written."""
 
     reason = ErrorReason.CONCURRENT_WRITE
 
@@ -189,7 +189,7 @@ class RolloutSuperseded(ServiceError):
 
 
 class RolloutFailed(ServiceError):
-    """The awaited rollout failed; `failure` says why."""
+    """The awaited rollout failed; `failure` has the cause."""
 
     reason = ErrorReason.ROLLOUT_FAILED
 
@@ -216,12 +216,12 @@ class ServiceDeleting(ServiceError):
 
 
 class NotManaged(ServiceError):
-    """The service was not made by ModelService; `force` would take it over."""
+    """ModelService did not create the service; `force` would take it over."""
 
     reason = ErrorReason.NOT_MANAGED
 
     def __init__(self, key: ServiceKey) -> None:
-        super().__init__(f"{key} was not made by ModelService; set force to act on it all the same")
+        super().__init__(f"ModelService did not create {key}; set force to change it nevertheless")
 
 
 class FieldConflict(ServiceError):
@@ -231,7 +231,7 @@ class FieldConflict(ServiceError):
 
 
 class ModeImmutable(ServiceError):
-    """KServe fixes the deployment mode once a service has one."""
+    """The deployment mode of a service cannot change."""
 
     reason = ErrorReason.MODE_IMMUTABLE
 
@@ -249,51 +249,51 @@ class NamespaceTerminating(ServiceError):
 
 
 class NamespaceNotServed(ServiceError):
-    """The namespace is outside of those that this server follows."""
+    """This server does not serve the namespace."""
 
     reason = ErrorReason.NAMESPACE_NOT_SERVED
 
     def __init__(self, namespace: str) -> None:
         super().__init__(
             f"this server does not serve the namespace {namespace!r}: use another one, or ask"
-            " who runs this server to add it (MODELSERVICE_NAMESPACES)",
+            " the operator of this server to add it (MODELSERVICE_NAMESPACES)",
             namespace=namespace,
         )
 
 
 class ReservedNamespace(ServiceError):
-    """The namespace belongs to the platform, where no model is deployed."""
+    """The namespace belongs to the platform; no model is deployed there."""
 
     reason = ErrorReason.RESERVED_NAMESPACE
 
     def __init__(self, namespace: str) -> None:
         super().__init__(
             f"the namespace {namespace!r} belongs to the platform: deploy to another one, or ask"
-            " who runs this server to permit it (MODELSERVICE_PERMIT_RESERVED_NAMESPACES)",
+            " the operator of this server to permit it (MODELSERVICE_PERMIT_RESERVED_NAMESPACES)",
             namespace=namespace,
         )
 
 
 class UnsupportedByCluster(ServiceError):
-    """The cluster behind this server cannot do what was asked; the message says what instead."""
+    """The cluster does not support the request; the message says what to do instead."""
 
     reason = ErrorReason.UNSUPPORTED_BY_CLUSTER
 
 
 class UpdatesDisabled(ServiceError):
-    """The service carries serving.kserve.io/disable-auto-update."""
+    """The service has the annotation serving.kserve.io/disable-auto-update."""
 
     reason = ErrorReason.UPDATES_DISABLED
 
 
 class KServeMissing(ServiceError):
-    """The cluster has no InferenceService resource, or is about to have none."""
+    """The cluster has no InferenceService resource, or it is being removed."""
 
     reason = ErrorReason.KSERVE_MISSING
 
 
 class ServerLacksRights(ServiceError):
-    """ModelService itself may not do this; metadata: verb, resource."""
+    """ModelService's own account lacks a right; metadata: verb, resource."""
 
     reason = ErrorReason.SERVER_LACKS_RIGHTS
 
@@ -305,37 +305,37 @@ class ClusterUnavailable(ServiceError):
 
 
 class ServerCredentialsRefused(ClusterUnavailable):
-    """The API server does not take ModelService's own credentials; nothing was written."""
+    """The API server does not accept ModelService's own credentials; nothing was written."""
 
     reason = ErrorReason.SERVER_CREDENTIALS_REFUSED
 
 
 class WriteOutcomeUnknown(ServiceError):
-    """The write was sent and not answered: it may or may not be stored."""
+    """The write was sent and not answered: it may have taken effect."""
 
     reason = ErrorReason.WRITE_OUTCOME_UNKNOWN
 
 
 class WebhookUnavailable(ServiceError):
-    """An admission webhook of the cluster does not answer, so that nothing can be written."""
+    """An admission webhook of the cluster does not answer; nothing was written."""
 
     reason = ErrorReason.WEBHOOK_UNAVAILABLE
 
 
 class ViewNotReady(ServiceError):
-    """The first listing of the cluster has not finished."""
+    """The first list of the cluster's services is not complete."""
 
     reason = ErrorReason.VIEW_NOT_READY
 
 
 class ViewBehind(ServiceError):
-    """This replica has not yet seen the named rollout, though it is in the cluster."""
+    """This replica has not seen the given rollout yet, though the cluster has it."""
 
     reason = ErrorReason.VIEW_BEHIND
 
 
 class ServerStopping(ServiceError):
-    """This server is going down; another one, or this one again, will answer."""
+    """This server is stopping; another replica will answer, or this one after its restart."""
 
     reason = ErrorReason.SERVER_STOPPING
 
@@ -347,16 +347,16 @@ class QuotaExceeded(ServiceError):
 
 
 class MemoryExceeded(ServiceError):
-    """The services that this server follows have all the memory that they may; nothing was
+    """The services that this server follows have reached their memory limit; nothing was
     written."""
 
     reason = ErrorReason.MEMORY_EXCEEDED
 
     def __init__(self, held: int, added: int, most: int) -> None:
         super().__init__(
-            f"the services that this server follows must have at most {most} bytes of memory, have"
+            f"the services that this server follows must take at most {most} bytes of memory, take"
             f" {held}, and this Deploy would add {added}: delete services or make them smaller, or"
-            " ask who runs the server for more (MODELSERVICE_SERVICES_MEMORY)",
+            " ask the operator of this server for more (MODELSERVICE_SERVICES_MEMORY)",
             held=str(held),
             added=str(added),
             most=str(most),
@@ -364,13 +364,13 @@ class MemoryExceeded(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """The API server asks to slow down, or this server has too many calls open; nothing was
+    """The API server asks clients to slow down, or this server has too many open calls; nothing was
     written."""
 
     reason = ErrorReason.TOO_MANY_REQUESTS
 
 
 class TooManyStreams(ServiceError):
-    """This server has too many streams open."""
+    """This server has too many open streams."""
 
     reason = ErrorReason.TOO_MANY_STREAMS

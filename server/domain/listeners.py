@@ -1,4 +1,4 @@
-"""Callbacks for those who want to know of a change at once, instead of asking again and again."""
+"""Callbacks that are called at every change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wording of messages for people."""
+"""Helpers for messages to people."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ MOST_LISTED = 5
 
 
 def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
-    """Join the first names with commas, and say how many more there are."""
+    """Join the first names with commas, and append the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

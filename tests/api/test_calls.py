@@ -161,7 +161,10 @@ def test_a_namespace_that_is_not_served_is_refused_for_reads_and_writes(name) ->
             (stub.List, ListRequest(namespace="team-b")),
         ):
             refusal = refused(StatusCode.FAILED_PRECONDITION, "NAMESPACE_NOT_SERVED", call, request)
-            assert "ask who runs this server to add it (MODELSERVICE_NAMESPACES)" in refusal.message
+            assert (
+                "ask the operator of this server to add it (MODELSERVICE_NAMESPACES)"
+                in refusal.message
+            )
         assert len(stub.List(ListRequest(namespace="-")).services) == 1
 
 

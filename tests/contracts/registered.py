@@ -134,10 +134,10 @@ class RegisteredConformance:
         assert (applied.action, applied.service.deployment_id) == (Action.UPDATED, "deployment-1")
 
     async def test_a_retry_is_known_by_what_the_caller_asked(self, world: World) -> None:
-        asked = replace(registered(world), request_id="job-1", asked="as the caller has it")
+        asked = replace(registered(world), request_id="job-1", sent_hash="as the caller has it")
         first = await world.cluster.apply(asked)
         moved = registered(world, "2", SECOND_VERSION)
-        moved = replace(moved, request_id="job-1", asked="as the caller has it")
+        moved = replace(moved, request_id="job-1", sent_hash="as the caller has it")
         again = await world.cluster.apply(moved)
         assert (again.action, again.rollout) == (Action.CREATED, first.rollout)
         assert again.service.deployment_id == "deployment-1"

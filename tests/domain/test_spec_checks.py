@@ -177,7 +177,7 @@ def test_replicas_that_cannot_be_are_told_with_their_bounds(scaling: Scaling, wh
         (env(SECRET_TOKEN="hush\0"), "must have no NUL character"),
         (
             env(SECRET_TOKEN="h" * 140_000),
-            "must have at most 131071 bytes, which Linux takes, got 140013",
+            "must have at most 131071 bytes, Linux' limit, got 140013",
         ),
         (
             dataclasses.replace(container(), env={"PROTOCOL": "hush"}),

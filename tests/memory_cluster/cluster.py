@@ -19,7 +19,7 @@ from server.domain.listeners import Listeners
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Action, Applied, Delete, Deploy
-from server.domain.service.deploy_plan import Content, created, planned
+from server.domain.service.deploy_plan import Content, created, plan_deploy
 from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
@@ -65,7 +65,7 @@ class MemoryCluster:
             return Applied(stored.service, replayed.action, first)
         if deploy.key.namespace in self.store.missing_namespaces:
             raise _no_namespace(deploy.key.namespace)
-        action, wanted = planned(deploy, stored)
+        action, wanted = plan_deploy(deploy, stored)
         if not deploy.validate_only and action is not Action.UNCHANGED:
             self.store.put(wanted)
             self._settle_later(wanted.service)

@@ -6,13 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from server.domain.rollout.status import Component, ComponentStatus, InferenceServiceStatus, State
-from server.domain.service.commands import STOP_ANNOTATION, asks_stop
+from server.domain.service.commands import STOP_ANNOTATION, is_stop_requested
 from server.domain.service.inference_service import InferenceService, ModelPredictor
 
 
 def settled(service: InferenceService) -> InferenceServiceStatus:
     """The end of a good rollout: READY, or STOPPED where the annotation asks for that."""
-    if asks_stop(service.annotations):
+    if is_stop_requested(service.annotations):
         message = f"stopped by the annotation {STOP_ANNOTATION}"
         status = replace(service.status, state=State.STOPPED, message=message, serving=False)
     else:

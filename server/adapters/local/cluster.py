@@ -18,7 +18,7 @@ from server.change_queue import ChangeQueue
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import Action, Applied, Delete, Deploy
-from server.domain.service.deploy_plan import planned
+from server.domain.service.deploy_plan import plan_deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
 from server.ports import Changed, FeedEvent, Gone, Synced
@@ -98,7 +98,7 @@ class LocalCluster:
             self._state.settle()
             service = supervisor.service()
             return Applied(service, replayed.action, Rollout(service.uid, replayed.generation))
-        action, wanted = planned(deploy, stored)
+        action, wanted = plan_deploy(deploy, stored)
         if deploy.validate_only:
             return Applied(wanted.service, action, None)
         if action is not Action.UNCHANGED or not supervisor:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import TypeAdapter
 
-from server.domain.service.commands import asks_stop
+from server.domain.service.commands import is_stop_requested
 from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
@@ -74,7 +74,7 @@ class Record:
     @property
     def stop_asked(self) -> bool:
         """Nothing is to run."""
-        return asks_stop(self.service.annotations)
+        return is_stop_requested(self.service.annotations)
 
     def rewritten(self, stored: Stored, now: datetime) -> Record:
         """The record once something else is asked for."""

@@ -1,7 +1,7 @@
 """Kubernetes' rules for names and labels.
 
-Each `..._problem` says what a text must be and what it is, or None. They permit ASCII only, so that
-no two names look the same, and show the rest escaped.
+Each `..._problem` returns None for a valid text, else what it must be and what was given. Only
+ASCII is valid, so that no two names look the same; other characters are shown escaped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QUALIFIED_RULE = (
 
 
 def name_problem(text: str, longest: int) -> str | None:
-    """The name of a service, as KServe takes it, or of something like it."""
+    """Check the name of a service or of a similar resource, by KServe's rule."""
     if not text:
         return "must be set"
     if len(text) > longest:
@@ -40,17 +40,17 @@ def name_problem(text: str, longest: int) -> str | None:
 
 
 def qualified_name_problem(text: str) -> str | None:
-    """A label's or annotation's key: a name, or a DNS domain, a slash and a name."""
+    """Check a label's or annotation's key: a name, or a DNS domain, a slash and a name."""
     prefix, slash, name = text.rpartition("/")
     if slash and (problem := dns_subdomain_problem(prefix)):
-        return f"its part before the slash {problem}"
+        return f"the part before the slash {problem}"
     if not 1 <= len(name) <= 63:
-        return f"its name must have 1 to 63 characters, got {len(name)}"
+        return f"the name must have 1 to 63 characters, got {len(name)}"
     return None if _QUALIFIED.fullmatch(name) else f"{_QUALIFIED_RULE}, got {escaped(name)}"
 
 
 def label_value_problem(text: str) -> str | None:
-    """A label's value, which may be empty."""
+    """Check a label's value, which may be empty."""
     if len(text) > 63:
         return f"must have at most 63 characters, got {len(text)}"
     if text and not _QUALIFIED.fullmatch(text):
@@ -59,7 +59,7 @@ def label_value_problem(text: str) -> str | None:
 
 
 def dns_label_problem(text: str) -> str | None:
-    """A namespace's name."""
+    """Check a namespace's name."""
     if not 1 <= len(text) <= 63:
         return f"must have 1 to 63 characters, got {len(text)}"
     if not _DNS_LABEL.fullmatch(text):
@@ -71,7 +71,7 @@ def dns_label_problem(text: str) -> str | None:
 
 
 def dns_subdomain_problem(text: str) -> str | None:
-    """The name of most Kubernetes objects."""
+    """Check the name of most Kubernetes objects."""
     if not 1 <= len(text) <= 253:
         return f"must have 1 to 253 characters, got {len(text)}"
     if not _DNS_SUBDOMAIN.fullmatch(text):
@@ -83,7 +83,7 @@ def dns_subdomain_problem(text: str) -> str | None:
 
 
 def variable_name_problem(text: str) -> str | None:
-    """An environment variable's name, by the rule that every Kubernetes release has."""
+    """Check an environment variable's name, by the rule of every Kubernetes release."""
     if not _VARIABLE.fullmatch(text) or text == "." or text.startswith(".."):
         return (
             "an environment variable's name must have letters, digits, '_', '-' and '.' only, and"
@@ -93,7 +93,7 @@ def variable_name_problem(text: str) -> str | None:
 
 
 def data_key_problem(text: str) -> str | None:
-    """A key in a Secret's data."""
+    """Check a key in a Secret's data."""
     if not 1 <= len(text) <= 253:
         return f"must have 1 to 253 characters, got {len(text)}"
     if not _DATA_KEY.fullmatch(text) or text == "." or text.startswith(".."):
@@ -105,7 +105,7 @@ def data_key_problem(text: str) -> str | None:
 
 
 def word_problem(text: str, longest: int) -> str | None:
-    """A name that others choose by rules of their own, such as an image's or a model format's."""
+    """Check a name with rules of its own, such as an image's or a model format's."""
     if not text:
         return "must be set"
     if len(text) > longest:
@@ -116,27 +116,27 @@ def word_problem(text: str, longest: int) -> str | None:
 
 
 def count_problem(count: int, most: int, what: str = "") -> str | None:
-    """The entries of a list or a map; `what` says what is counted, where that is not plain."""
+    """Check the number of entries of a list or map; `what` names what is counted, if needed."""
     return f"must have at most {most}{what}, got {count}" if count > most else None
 
 
-def problem_at(path: str, problem: str | None) -> Iterator[FieldViolation]:
-    """The problem, if there is one, as a violation of the field at `path`."""
+def violation_at(path: str, problem: str | None) -> Iterator[FieldViolation]:
+    """Yield the problem, if there is one, as a violation of the field at `path`."""
     if problem:
         yield FieldViolation(path, problem)
 
 
-def at(path: str, key: str) -> str:
-    """The path of a map's entry, `spec.env["A=B"]`; a key of more than 80 characters is cut."""
+def field_path(path: str, key: str) -> str:
+    """Return the path of a map's entry, `spec.env["A=B"]`; keys are cut at 80 characters."""
     shown = key if len(key) <= 80 else f"{key[:80]}..."
     return f"{path}[{json.dumps(shown)}]"
 
 
 def escaped(text: str) -> str:
-    """The text in quotes for a message: ASCII, at most 64 characters of it."""
+    """Quote a text for a message: in ASCII, cut at 64 characters."""
     return ascii(text) if len(text) <= 64 else f"{text[:64]!a}..."
 
 
 def size(text: str) -> int:
-    """Bytes in UTF-8."""
+    """Return the size in bytes, in UTF-8."""
     return len(text.encode("utf-8", "surrogatepass"))

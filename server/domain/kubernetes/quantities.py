@@ -1,7 +1,7 @@
 """Kubernetes quantities: one canonical text for each value, and the value to compare by.
 
-The grammar and the rounding are those of Kubernetes' resource.Quantity. A canonical text is one
-that Kubernetes gives back as it is.
+The grammar and the rounding are those of Kubernetes' resource.Quantity. Kubernetes returns a
+canonical text unchanged.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 
 
 def canonical(text: str) -> str:
-    """The text as Kubernetes writes it: `1000m` is `1`, `0.5` is `500m`, `1024Mi` is `1Gi`.
+    """Return the text that Kubernetes writes: `1000m` is `1`, `0.5` is `500m`, `1024Mi` is `1Gi`.
 
-    The family of its suffix is kept where that loses no precision. Raises ValueError.
+    The family of its suffix is kept if that loses no precision. Raises ValueError.
     """
     nano, suffix = _parsed(text)
     if suffix in _BINARY and abs(nano) >= 1024 * _NANO and nano % (1024 * _NANO) == 0:
@@ -40,7 +40,7 @@ def canonical(text: str) -> str:
 
 
 def quantities(texts: Mapping[str, object]) -> dict[str, str]:
-    """Those of the texts that are quantities, canonical."""
+    """Return the texts that are quantities, in canonical form."""
     found: dict[str, str] = {}
     for name, text in texts.items():
         with suppress(ValueError):
@@ -49,15 +49,15 @@ def quantities(texts: Mapping[str, object]) -> dict[str, str]:
 
 
 def value(text: str) -> Decimal:
-    """The number meant, rounded up to whole billionths as Kubernetes does. Raises ValueError."""
+    """Return the number, rounded up to whole billionths like Kubernetes. Raises ValueError."""
     nano, _ = _parsed(text)
     return Decimal(nano).scaleb(-9)
 
 
-# The same few texts come with every service and every reading of it.
+# The same few texts occur in every service.
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> tuple[int, str]:
-    """The value in billionths, and the suffix."""
+    """Return the value in billionths, and the suffix."""
     match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise ValueError("must be a Kubernetes quantity, such as 500m, 2 or 4Gi")
@@ -70,7 +70,7 @@ def _parsed(text: str) -> tuple[int, str]:
 
 
 def _digits(number: str) -> str:
-    """The number in a form that Fraction reads: digits on both sides of the point."""
+    """Write the number for Fraction: digits on both sides of the point."""
     sign = number[0] if number[0] in "+-" else ""
     whole, _, part = number[len(sign) :].partition(".")
     return f"{sign}{whole or 0}.{part or 0}"
@@ -84,7 +84,7 @@ def _factor(suffix: str) -> Fraction:
 
 
 def _normalised(nano: int) -> tuple[int, int]:
-    """A whole mantissa with the largest exponent that is a multiple of 3."""
+    """Return a whole mantissa with the largest exponent that is a multiple of 3."""
     if nano == 0:
         return 0, 0
     exponent = -9

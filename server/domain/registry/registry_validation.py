@@ -13,14 +13,14 @@ from typing import Any
 
 from server.domain.errors import FieldViolation, refuse_violations
 from server.domain.kubernetes.names import (
-    at,
     count_problem,
     dns_label_problem,
     escaped,
+    field_path,
     label_value_problem,
-    problem_at,
     qualified_name_problem,
     size,
+    violation_at,
 )
 from server.domain.registry.deployment import DeploymentFilter
 from server.domain.registry.registered import EnvironmentKey, ModelKey, VersionKey
@@ -62,7 +62,7 @@ def check_key(key: Key) -> None:
 
 def check_project(project: str) -> None:
     """Refuse what no project is called. Raises FieldInvalid."""
-    refuse_violations(problem_at("project", project_problem(project)))
+    refuse_violations(violation_at("project", project_problem(project)))
 
 
 def check_new(
@@ -99,19 +99,19 @@ def check_deployment(project: str, deployment_id: str) -> None:
     """Refuse what no record is called. Raises FieldInvalid."""
     problem = label_value_problem(deployment_id) if deployment_id else "must be set"
     refuse_violations(
-        [*problem_at("project", project_problem(project)), *problem_at("id", problem)]
+        [*violation_at("project", project_problem(project)), *violation_at("id", problem)]
     )
 
 
 def check_filter(wanted: DeploymentFilter) -> None:
     """Refuse a filter that nothing can ever fit. Raises FieldInvalid."""
-    violations = [*problem_at("project", project_problem(wanted.project))]
+    violations = [*violation_at("project", project_problem(wanted.project))]
     for path in ("model", "version", "environment"):
         if text := getattr(wanted, path):
-            violations += problem_at(path, _RULES[path](text))
+            violations += violation_at(path, _RULES[path](text))
     for path, text in (("namespace", wanted.namespace), ("service", wanted.service)):
         if text:
-            violations += problem_at(path, dns_label_problem(text))
+            violations += violation_at(path, dns_label_problem(text))
     refuse_violations(violations)
 
 
@@ -129,7 +129,7 @@ def _key_violations(
     key: Key, prefix: str, rules: Mapping[str, Callable[[str], str | None]] = _RULES
 ) -> Iterator[FieldViolation]:
     for field, text in key._asdict().items():
-        yield from problem_at(f"{prefix}{field}", rules[field](text))
+        yield from violation_at(f"{prefix}{field}", rules[field](text))
 
 
 def _mask_violations(change: Change[Content]) -> Iterator[FieldViolation]:
@@ -173,7 +173,7 @@ def _model_violations(content: ModelContent) -> _ByField:
     default = content.default_version
     return {
         "description": _description_violations(content.description),
-        "default_version": problem_at("default_version", default and version_problem(default)),
+        "default_version": violation_at("default_version", default and version_problem(default)),
         "labels": _label_violations(content.labels),
     }
 
@@ -192,7 +192,7 @@ def _version_violations(content: VersionContent) -> _ByField:
 def _environment_violations(content: EnvironmentContent) -> _ByField:
     namespace = content.namespace
     return {
-        "namespace": problem_at("namespace", namespace and dns_label_problem(namespace)),
+        "namespace": violation_at("namespace", namespace and dns_label_problem(namespace)),
         "defaults": _defaults_violations(content.defaults),
         "description": _description_violations(content.description),
         "labels": _label_violations(content.labels),
@@ -200,18 +200,18 @@ def _environment_violations(content: EnvironmentContent) -> _ByField:
 
 
 def _description_violations(text: str) -> Iterator[FieldViolation]:
-    yield from problem_at("description", _text_problem(text, MOST_DESCRIPTION_BYTES))
+    yield from violation_at("description", _text_problem(text, MOST_DESCRIPTION_BYTES))
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from problem_at("labels", count_problem(len(labels), MOST_LABELS))
+    yield from violation_at("labels", count_problem(len(labels), MOST_LABELS))
     for key, value in labels.items():
-        yield from problem_at(at("labels", key), qualified_name_problem(key))
-        yield from problem_at(at("labels", key), label_value_problem(value))
+        yield from violation_at(field_path("labels", key), qualified_name_problem(key))
+        yield from violation_at(field_path("labels", key), label_value_problem(value))
 
 
 def _storage_uri_violations(uri: str) -> Iterator[FieldViolation]:
-    yield from problem_at("storage_uri", _text_problem(uri, LONGEST_ARTIFACT))
+    yield from violation_at("storage_uri", _text_problem(uri, LONGEST_ARTIFACT))
 
 
 def _image_violations(image: str) -> Iterator[FieldViolation]:
@@ -234,7 +234,7 @@ def _defaults_violations(defaults: ServingOptions) -> Iterator[FieldViolation]:
 
 def _metadata_violations(metadata: Mapping[str, Any]) -> Iterator[FieldViolation]:
     for key, value in metadata.items():
-        yield from problem_at(at("metadata", key), _json_problem({key: value}))
+        yield from violation_at(field_path("metadata", key), _json_problem({key: value}))
     # Kept as JSON, so that is what is measured.
     if size(json.dumps(metadata, ensure_ascii=False)) > MOST_METADATA_BYTES:
         why = f"must have at most {MOST_METADATA_BYTES >> 10} KiB as JSON"

@@ -84,8 +84,8 @@ def resolved(deploy: Deploy, found: Found, deployment_id: str) -> Deploy:
         service_id=fingerprint([found.model.key.project, *key]),
         deployment_id=deployment_id,
     )
-    asked = canonical_deploy(deploy).body_hash
-    return replace(canonical_deploy(whole), provenance=provenance, asked=asked)
+    sent_hash = canonical_deploy(deploy).body_hash
+    return replace(canonical_deploy(whole), provenance=provenance, sent_hash=sent_hash)
 
 
 def begun(deploy: Deploy, found: Found, caller: str, now: datetime) -> ModelDeployment:
@@ -151,16 +151,16 @@ def derived_name(model: str, environment: str, namespace: str) -> str:
     return f"{kept}-{hashlib.sha256(whole.encode()).hexdigest()[:_HASH_LENGTH]}"
 
 
-def _key(asked: ServiceKey, found: Found) -> ServiceKey:
+def _key(requested: ServiceKey, found: Found) -> ServiceKey:
     environment = found.environment
-    if asked.namespace not in ("", environment.namespace):
+    if requested.namespace not in ("", environment.namespace):
         raise EnvironmentNamespaceFixed(
             f"{environment.key} is the namespace {environment.namespace!r}: leave the namespace"
             " out, or name an environment of the other one",
             namespace=environment.namespace,
         )
     name = derived_name(found.model.key.name, environment.key.name, environment.namespace)
-    return ServiceKey(environment.namespace, asked.name or name)
+    return ServiceKey(environment.namespace, requested.name or name)
 
 
 def _serving(version: ModelVersion) -> ServingPredictor:

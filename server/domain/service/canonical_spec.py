@@ -1,4 +1,4 @@
-"""One form for each wish, so that the same wish written differently changes nothing."""
+"""One canonical form of a spec, so that different spellings of one spec change nothing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Options = TypeVar("Options", bound=ServingOptions)
 
 
 def canonical_deploy(deploy: Deploy) -> Deploy:
-    """The Deploy, which has passed its check, with a canonical spec."""
+    """Return a validated Deploy with a canonical spec."""
     return replace(deploy, spec=canonical_options(deploy.spec)) if deploy.spec else deploy
 
 
 def canonical_options(options: Options) -> Options:
-    """Quantities as Kubernetes writes them, and the deployment mode by its present name."""
+    """Write quantities like Kubernetes, and the deployment mode by its present name."""
     return replace(
         options,
         resources=Resources(

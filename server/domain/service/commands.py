@@ -1,4 +1,4 @@
-"""What callers ask the cluster to do, and what they are answered."""
+"""The commands of callers, Deploy and Delete, and their results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SERVICE_ID_LABEL = f"{OUR_PREFIX}service-id"
 
 
 class Action(StrEnum):
-    """What a Deploy did; the values are the contract's names."""
+    """The effects of a Deploy, by the API's names."""
 
     CREATED = "CREATED"
     UPDATED = "UPDATED"
@@ -37,13 +37,13 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where in the registry a Deploy comes from, by ids, which become labels of the object.
+    """The registry resources that a Deploy comes from, by ids, which become labels of the object.
 
-    `service_id` is the same for everything that was ever deployed under one name for one project.
-    `deployment_id` names the record of this deployment; empty in a dry run. It rides on the object
-    beside the rollout's marker, so it changes only in writes that make a new rollout with other
-    pods: a restart, a change of scaling alone and an unchanged Deploy leave the one that is there.
-    """
+    `service_id` is the same for everything that was deployed under one name for one project.
+    `deployment_id` names the record of this deployment; empty in a dry run. It is an annotation of
+    the pods beside the rollout hash, so it changes only in writes that replace the pods: a restart,
+    a
+    change of scaling alone and an unchanged Deploy keep the present one."""
 
     model_id: str
     version_id: str
@@ -53,7 +53,7 @@ class Provenance:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The labels that the object carries for it."""
+        """Return the labels of the object."""
         return {
             MODEL_ID_LABEL: self.model_id,
             VERSION_ID_LABEL: self.version_id,
@@ -64,12 +64,12 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Deploy:
-    """Replace the whole spec of a service, or make it.
+    """Replace the whole spec of a service, or create the service.
 
-    `spec` None keeps spec, labels and annotations; only `restart` may ask for that. `timeout` is
-    how long an answer of the cluster is waited for. `provenance` stands with a registered model,
-    and then `asked` is the body_hash of what the caller sent, before it was resolved.
-    """
+    `spec` None keeps spec, labels and annotations; only `restart` allows that. `timeout` bounds the
+    wait for the cluster's answer. `provenance` is set for a registered model; `sent_hash` is then
+    the
+    body_hash of the request before its model was resolved."""
 
     key: ServiceKey
     spec: InferenceServiceSpec | None
@@ -82,36 +82,36 @@ class Deploy:
     force: bool = False
     create_only: bool = False
     provenance: Provenance | None = None
-    asked: str = ""
+    sent_hash: str = ""
     timeout: timedelta = timedelta(seconds=30)
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """The labels that tell where in the registry it comes from; none where it does not."""
+        """Return the labels of its provenance; empty without one."""
         return self.provenance.labels if self.provenance else {}
 
     @property
     def deployment_id(self) -> str:
-        """The record of this deployment; empty where there is none."""
+        """Return the id of the deployment record; empty without one."""
         return self.provenance.deployment_id if self.provenance else ""
 
     @property
     def body_hash(self) -> str:
-        """The same for the same wish: what a request_id may not be reused across."""
-        return self.asked or fingerprint(
+        """Hash the request; a request_id must not be reused with another hash."""
+        return self.sent_hash or fingerprint(
             [
                 asdict(self.spec) if self.spec else None,
                 dict(self.labels),
                 dict(self.annotations),
                 self.restart,
-                type_name(self.spec),
+                predictor_type(self.spec),
             ]
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a service with everything that KServe made for it."""
+    """Delete a service and everything that KServe created for it."""
 
     key: ServiceKey
     etag: str = ""
@@ -122,9 +122,9 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a Deploy came to.
+    """The result of a Deploy.
 
-    `rollout` is None for a dry run; for a replayed request_id it is the first write's.
+    `rollout` is None for a dry run; for a replayed request_id it is that of the first write.
     """
 
     service: InferenceService
@@ -132,17 +132,17 @@ class Applied:
     rollout: Rollout | None
 
 
-def asks_stop(annotations: Mapping[str, Any]) -> bool:
-    """Whether STOP_ANNOTATION asks that nothing runs; KServe ignores the case of its value."""
+def is_stop_requested(annotations: Mapping[str, Any]) -> bool:
+    """Report whether STOP_ANNOTATION is "true"; KServe ignores the case of its value."""
     return str(annotations.get(STOP_ANNOTATION, "")).lower() == "true"
 
 
-def type_name(spec: InferenceServiceSpec | None) -> str:
-    """The kind of predictor, which the fields alone do not tell."""
+def predictor_type(spec: InferenceServiceSpec | None) -> str:
+    """Name the type of the predictor, which its fields alone do not show."""
     return type(spec.predictor).__name__ if spec else ""
 
 
 def fingerprint(content: Any) -> str:
-    """A short hash that does not depend on the order of keys."""
+    """Hash content, independent of the order of keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""What an admitted Deploy comes to: an action, and what is then stored.
+"""Plan an admitted Deploy: its action, and the service to store.
 
-For clusters that store services as the domain has them. Nothing of a cluster is known here, so the
-status is that of a service that was just written.
+For clusters that store services in the form of the domain. The status is that of a service that was
+just written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.domain.service.commands import (
     Action,
     Deploy,
     fingerprint,
-    type_name,
+    predictor_type,
 )
 from server.domain.service.inference_service import (
     InferenceService,
@@ -28,12 +28,11 @@ from server.domain.service.inference_service import (
     Scaling,
     ServiceKey,
 )
-from server.domain.service.preconditions import Stored, remembered, wished_spec
+from server.domain.service.preconditions import Stored, desired_spec, with_request
 
 
 class Content(NamedTuple):
-    """All that can be asked of a service; `origin` are the labels that tell where in the registry
-    it comes from."""
+    """The content that a Deploy sets; `origin` are the labels of its provenance."""
 
     spec: InferenceServiceSpec | None
     labels: Mapping[str, str]
@@ -41,28 +40,28 @@ class Content(NamedTuple):
     origin: Mapping[str, str]
 
 
-def planned(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
-    """What an admitted Deploy does, and what is stored afterwards."""
-    wished = _wished(deploy, stored)
+def plan_deploy(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
+    """Return the action of an admitted Deploy, and the service to store."""
+    desired = _desired_content(deploy, stored)
     if stored is None:
-        made = replace(created(deploy.key, wished), deployment_id=deploy.deployment_id)
-        return Action.CREATED, _carrying(Stored(made), deploy, Action.CREATED)
+        made = replace(created(deploy.key, desired), deployment_id=deploy.deployment_id)
+        return Action.CREATED, _with_request(Stored(made), deploy, Action.CREATED)
     old = stored.service
-    held = _held(old)
-    same_pods = _without_scaling(wished) == _without_scaling(held) and not old.unmanaged
-    action = _action(same_pods and wished == held, deploy.restart)
+    present = _content_of(old)
+    same_pods = _without_scaling(desired) == _without_scaling(present) and not old.unmanaged
+    action = _action(same_pods and desired == present, deploy.restart)
     if action is Action.UNCHANGED:
         return action, stored
-    new = replace(stored, service=_updated(old, wished))
+    new = replace(stored, service=_updated(old, desired))
     if not same_pods:
         new = replace(new, service=replace(new.service, deployment_id=deploy.deployment_id))
-    # A change of scaling alone rolls no pod, and only what rolls the pods can carry request_ids.
+    # A change of scaling alone replaces no pod, and only a write that does can carry request_ids.
     rolls = deploy.restart or not same_pods
-    return action, _carrying(new, deploy, action) if rolls else new
+    return action, _with_request(new, deploy, action) if rolls else new
 
 
-def waiting(before: InferenceServiceStatus | None) -> InferenceServiceStatus:
-    """Right after a write: PENDING, or PROGRESSING while an older rollout serves."""
+def initial_status(before: InferenceServiceStatus | None) -> InferenceServiceStatus:
+    """Return the status right after a write: PENDING, or PROGRESSING if an older rollout serves."""
     if before is None or not before.serving:
         state = InferenceServiceStatus(State.PENDING, "waiting for the rollout to begin")
     else:
@@ -77,22 +76,24 @@ def _action(unchanged: bool, restart: bool) -> Action:
     return Action.RESTARTED if restart else Action.UNCHANGED
 
 
-def _carrying(stored: Stored, deploy: Deploy, action: Action) -> Stored:
+def _with_request(stored: Stored, deploy: Deploy, action: Action) -> Stored:
     generation = stored.service.generation
-    return replace(stored, requests=remembered(stored.requests, deploy, action, generation))
+    return replace(stored, requests=with_request(stored.requests, deploy, action, generation))
 
 
-def _wished(deploy: Deploy, stored: Stored | None) -> Content:
-    spec = wished_spec(deploy, stored)
-    held = _held(stored.service) if stored else None
-    if deploy.spec is None and held:
-        return held._replace(spec=spec)
-    kept = {k: v for k, v in (held.annotations if held else {}).items() if k == STOP_ANNOTATION}
+def _desired_content(deploy: Deploy, stored: Stored | None) -> Content:
+    spec = desired_spec(deploy, stored)
+    present = _content_of(stored.service) if stored else None
+    if deploy.spec is None and present:
+        return present._replace(spec=spec)
+    kept = {
+        k: v for k, v in (present.annotations if present else {}).items() if k == STOP_ANNOTATION
+    }
     annotations = kept | dict(deploy.annotations)
     return Content(spec, dict(deploy.labels), annotations, deploy.origin)
 
 
-def _held(service: InferenceService) -> Content:
+def _content_of(service: InferenceService) -> Content:
     origin = {k: v for k, v in service.selectable_labels.items() if k.startswith(OUR_PREFIX)}
     return Content(service.spec, service.labels, service.annotations, origin)
 
@@ -103,13 +104,13 @@ def _without_scaling(content: Content) -> Content:
 
 
 def created(key: ServiceKey, content: Content) -> InferenceService:
-    """A service's first generation, under a uid of its own."""
+    """Create the first generation of a service, with a new uid."""
     new = InferenceService(
         key=key,
         uid=str(uuid.uuid4()),
         generation=1,
         spec=content.spec,
-        status=waiting(None),
+        status=initial_status(None),
         etag="",
         create_time=datetime.now(UTC),
     )
@@ -121,7 +122,7 @@ def _updated(old: InferenceService, content: Content) -> InferenceService:
         old,
         generation=old.generation + 1,
         unmanaged=False,
-        status=waiting(old.status),
+        status=initial_status(old.status),
     )
     return _with_content(new, content)
 
@@ -136,6 +137,13 @@ def _with_content(service: InferenceService, content: Content) -> InferenceServi
         annotations=dict(annotations),
         selectable_labels={**labels, **dict([MANAGED_BY_LABEL]), **origin},
         etag=fingerprint(
-            [service.uid, type_name(spec), shape, dict(labels), dict(annotations), dict(origin)],
+            [
+                service.uid,
+                predictor_type(spec),
+                shape,
+                dict(labels),
+                dict(annotations),
+                dict(origin),
+            ],
         ),
     )

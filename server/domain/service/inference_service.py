@@ -1,6 +1,6 @@
-"""The InferenceService: what was asked for, and how it is.
+"""The InferenceService: its spec and its status.
 
-Everything here is frozen: a change is a new object, so that a reader can keep what it was given.
+Everything here is frozen: a change is a new object, so that readers can keep references.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.domain.rollout.status import InferenceServiceStatus
 
 
 class ServiceKey(NamedTuple):
-    """The name a service goes by: unique in a cluster at a time, reused after a delete."""
+    """A service's namespace and name: unique in a cluster, and free again after a delete."""
 
     namespace: str
     name: str
@@ -26,7 +26,7 @@ class ServiceKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SecretKeyRef:
-    """One key of a Secret in the service's namespace. The value itself never passes through."""
+    """One key of a Secret in the service's namespace. Its value is never read."""
 
     secret: str
     key: str
@@ -34,7 +34,7 @@ class SecretKeyRef:
 
 @dataclass(frozen=True, slots=True)
 class ContainerPredictor:
-    """A container image of the caller's own that answers on `port` (0: KServe's default, 8080)."""
+    """A container image that serves on `port` (0: KServe's default, 8080)."""
 
     image: str
     command: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class ModelFormat:
 
 @dataclass(frozen=True, slots=True)
 class ModelPredictor:
-    """A stored model, served by a runtime: the named one, or one that KServe selects by format."""
+    """Model files, served by the named runtime, or by one that KServe selects for the format."""
 
     format: ModelFormat
     storage_uri: str = ""
@@ -68,8 +68,8 @@ ServingPredictor = ContainerPredictor | ModelPredictor
 class RegisteredModelPredictor:
     """A version of a registered model, in a serving environment, all by name.
 
-    `version` empty: the model's default, else its newest READY one. `resolved` is what that comes
-    to; a cluster is only ever asked for a predictor that has both.
+    `version` empty: the model's default, else its newest READY version. `resolved` is the predictor
+    of that version; clusters only get predictors that have both.
     """
 
     project: str
@@ -94,7 +94,7 @@ class Resources:
 class Scaling:
     """Bounds and target of the autoscaler; None: KServe's default.
 
-    A change of these alone leaves the pods that are there, except in Knative mode, where it makes a
+    A change of these alone keeps the present pods, except in Knative mode, where it creates a
     Revision.
     """
 
@@ -106,7 +106,7 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Toleration:
-    """A Kubernetes toleration, its words as Kubernetes spells them."""
+    """A Kubernetes toleration, in Kubernetes' own words."""
 
     key: str = ""
     operator: str = ""
@@ -117,7 +117,7 @@ class Toleration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingOptions:
-    """How a predictor is run. Empty strings, maps and None mean: not asked."""
+    """The settings of a predictor. Empty strings, empty maps and None mean: not set."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, SecretKeyRef] = field(default_factory=dict)
@@ -133,35 +133,34 @@ class ServingOptions:
 
 @dataclass(frozen=True, slots=True)
 class InferenceServiceSpec(ServingOptions):
-    """What a caller asks for: what to run, and how."""
+    """The spec of a service: a predictor and its settings."""
 
     predictor: Predictor
 
     @property
     def serving(self) -> ServingPredictor:
-        """What really runs: for a registered model, what it was resolved to."""
+        """Return the predictor that runs: for a registered model the resolved one."""
         if not isinstance(self.predictor, RegisteredModelPredictor):
             return self.predictor
-        assert self.predictor.resolved, "a cluster is asked for what is resolved only"
+        assert self.predictor.resolved, "clusters get resolved predictors only"
         return self.predictor.resolved
 
 
-# The range that the JSON mapping of a protobuf Duration has; timedelta holds it.
+# The range of a protobuf Duration in JSON; timedelta holds it.
 LONGEST_DURATION_SECONDS = 315_576_000_000
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class InferenceService:
-    """One service as the cluster has it.
+    """A service in the cluster.
 
-    `spec` is None only where an unmanaged object has nothing that fits the contract.
-    `labels` and `annotations` are the user's own; `selectable_labels` are all of the object's,
-    which label selectors see. `etag` changes with uid, spec, labels and annotations, never with
-    status. `generation` is that of the newest rollout; a mark of deletion makes none.
-    `deployment_id` names the record of the deployment from the registry that it comes from; empty
-    where it does not. `spec_writer` names who wrote the spec last; empty where the cluster does not
-    say.
-    """
+    `spec` is None only if an unmanaged object has nothing that fits the API. `labels` and
+    `annotations` are the user's; `selectable_labels` are all labels of the object, which label
+    selectors match. `etag` changes with uid, spec, labels and annotations, never with status.
+    `generation` is that of the newest rollout; a deletion adds none. `deployment_id` names the
+    deployment record in the registry, if there is one. `spec_writer` names the last writer of the
+    spec, if the cluster reports
+    one."""
 
     key: ServiceKey
     uid: str
@@ -180,5 +179,5 @@ class InferenceService:
 
     @property
     def rollout(self) -> Rollout:
-        """The rollout that the cluster is asked for now."""
+        """Return the newest rollout."""
         return Rollout(self.uid, self.generation)

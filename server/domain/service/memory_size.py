@@ -1,4 +1,4 @@
-"""How much memory a service takes: what its texts count, in bytes."""
+"""Estimate the memory that a service takes, from its texts."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from server.domain.service.inference_service import (
     RegisteredModelPredictor,
 )
 
-# On KServe a variable stands in an object of its own in the InferenceService, its Deployment, its
-# ReplicaSet and its pod: some 1 KiB for its two texts, beside their characters.
+# On KServe the InferenceService, its Deployment, its ReplicaSet and its pod each hold an object for
+# every variable: some 1 KiB for its two texts, besides their characters.
 TEXT_BYTES = 512
-# Of one that cannot be encoded in ASCII, Python may keep every character so wide.
+# Bytes per character of a text that is not ASCII.
 WIDE = 4
-# What there is of any service: its status, its objects in the cluster, its place in every index.
+# Any service: its status, its objects in the cluster, and its index entries.
 SERVICE_BYTES = 16 * 1024
 
 
 def size_in_memory(
     spec: InferenceServiceSpec | None, labels: Mapping[str, str], annotations: Mapping[str, str]
 ) -> int:
-    """Count a service of this spec with these labels and annotations, in bytes.
+    """Estimate the bytes of a service with this spec, these labels and these annotations.
 
-    The same texts always count the same. It is about what the process takes for a service of one
-    pod on KServe, and more than it takes on the local cluster.
+    The same texts always count the same. The estimate is close for a service of one pod on KServe,
+    and high for the local cluster.
     """
     texts = chain(_of_maps(labels, annotations), _of_spec(spec) if spec else ())
     return SERVICE_BYTES + sum(map(_text_bytes, texts))

@@ -1,4 +1,4 @@
-"""The name under which a model server has its model, where a spec gives one."""
+"""The name of the model inside its model server, if the spec sets one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ VARIABLE = "MLSERVER_MODEL_NAME"
 
 
 def names_in_arguments(arguments: Sequence[str]) -> Iterator[str]:
-    """The names that arguments give, in their order; servers take the last."""
+    """Yield the names set by arguments, in order; servers use the last."""
     for argument, following in pairwise([*arguments, ""]):
         flag, equals, value = argument.partition("=")
         if flag == ARGUMENT:
@@ -18,5 +18,5 @@ def names_in_arguments(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def model_name(service: str, env: Mapping[str, str], arguments: Sequence[str]) -> str:
-    """The model's name in a service: of its arguments, else of its variables, else its own."""
+    """Return the model's name: from the arguments, else the variables, else the service's name."""
     return [env.get(VARIABLE, service), *names_in_arguments(arguments)][-1]

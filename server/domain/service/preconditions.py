@@ -1,7 +1,7 @@
-"""Whether a command may go ahead on what is stored: one rule for every cluster.
+"""Check the preconditions of a command against the stored service: one rule for every cluster.
 
-A refusal here may rest on a stale copy, so an adapter with a cache reads live once before it lets
-one out.
+The stored service may be a stale copy, so an adapter with a cache reads it again before it reports
+a refusal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REMEMBERED_REQUESTS = 8
 
 @dataclass(frozen=True, slots=True)
 class PastRequest:
-    """A write that carried a request_id: what it asked, and which generation it made."""
+    """A past write with a request_id: its body hash, and the generation that it made."""
 
     request_id: str
     body_hash: str
@@ -38,17 +38,17 @@ class PastRequest:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a cluster holds under a key, with the request_ids that ride on it, oldest first."""
+    """A stored service, with its remembered requests, oldest first."""
 
     service: InferenceService
     requests: tuple[PastRequest, ...] = ()
 
 
 def admit_deploy(deploy: Deploy, stored: Stored | None) -> PastRequest | None:
-    """Let a Deploy through (None), or answer the first write of its request_id.
+    """Admit a Deploy (None), or return the first write of its request_id.
 
-    Raises the refusal that fits. A replay is looked for before the etag is compared, since the
-    first write itself made the caller's etag stale.
+    Raises the refusal. A replay is checked before the etag, since the first write itself made the
+    caller's etag stale.
     """
     if stored is None:
         _admit_creation(deploy)
@@ -64,7 +64,7 @@ def admit_deploy(deploy: Deploy, stored: Stored | None) -> PastRequest | None:
 
 
 def admit_delete(delete: Delete, service: InferenceService | None) -> InferenceService:
-    """Let a Delete through, or raise the refusal that fits."""
+    """Admit a Delete, or raise the refusal."""
     if service is None:
         raise ServiceNotFound(delete.key)
     if delete.etag and delete.etag != service.etag:
@@ -74,25 +74,25 @@ def admit_delete(delete: Delete, service: InferenceService | None) -> InferenceS
     return service
 
 
-def wished_spec(deploy: Deploy, stored: Stored | None) -> InferenceServiceSpec:
-    """The spec to write: the one given, or for a plain restart the one that is there.
+def desired_spec(deploy: Deploy, stored: Stored | None) -> InferenceServiceSpec:
+    """Return the spec to write: the given one, or the stored one for a plain restart.
 
-    A mode that was named stays: no service can change it, and KServe takes one that is left out
-    for the cluster's default.
+    The stored deployment mode stays if the given spec has none: it cannot change, and KServe reads
+    a missing one as the cluster's default.
     """
-    held = stored.service.spec if stored else None
-    spec = deploy.spec or held
+    present = stored.service.spec if stored else None
+    spec = deploy.spec or present
     if spec is None:
         raise FieldInvalid([FieldViolation("spec", "must be the whole spec")])
-    if stored and held and not spec.deployment_mode and not stored.service.unmanaged:
-        return replace(spec, deployment_mode=held.deployment_mode)
+    if stored and present and not spec.deployment_mode and not stored.service.unmanaged:
+        return replace(spec, deployment_mode=present.deployment_mode)
     return spec
 
 
-def remembered(
+def with_request(
     past: Sequence[PastRequest], deploy: Deploy, action: Action, generation: int
 ) -> tuple[PastRequest, ...]:
-    """The last few request_ids, this write's included if it has one."""
+    """Return the last few requests, including this write if it has a request_id."""
     if not deploy.request_id:
         return tuple(past)
     new = PastRequest(deploy.request_id, deploy.body_hash, action, generation)
@@ -106,7 +106,7 @@ def _admit_creation(deploy: Deploy) -> None:
 
 def _admit_update(deploy: Deploy, service: InferenceService) -> None:
     if deploy.create_only:
-        raise AlreadyExists(f"{deploy.key} is already there", uid=service.uid)
+        raise AlreadyExists(f"{deploy.key} exists already", uid=service.uid)
     if deploy.etag and deploy.etag != service.etag:
         raise EtagMismatch(deploy.key)
     if service.unmanaged and not deploy.force:
@@ -120,6 +120,6 @@ def _replayed(deploy: Deploy, past: Sequence[PastRequest]) -> PastRequest | None
     if first and first.body_hash != deploy.body_hash:
         raise RequestIdReused(
             f"request_id {deploy.request_id!r} was used for another Deploy of {deploy.key};"
-            " take a new one"
+            " use a new one"
         )
     return first

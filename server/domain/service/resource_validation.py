@@ -1,4 +1,4 @@
-"""What is wrong with resources: names, quantities, and requests against limits."""
+"""Validate resources: names, quantities, and requests against limits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from decimal import Decimal
 
 from server.domain.errors import FieldViolation
 from server.domain.kubernetes.names import (
-    at,
     count_problem,
     escaped,
-    problem_at,
+    field_path,
     qualified_name_problem,
+    violation_at,
 )
 from server.domain.kubernetes.quantities import value
 from server.domain.service.inference_service import Resources
@@ -22,18 +22,20 @@ _HUGE_PAGES = "hugepages-"
 
 
 def resource_violations(resources: Resources) -> Iterator[FieldViolation]:
-    """What Kubernetes would refuse of each pod, long after it was stored in the spec."""
+    """Find violations that Kubernetes would only refuse when it creates the pods."""
     yield from _amount_violations("spec.resources.requests", resources.requests)
     yield from _amount_violations("spec.resources.limits", resources.limits)
     for name, text in resources.requests.items():
         problem = _request_problem(name, _amount(text), _amount(resources.limits.get(name)))
-        yield from problem_at(at("spec.resources.requests", name), problem)
+        yield from violation_at(field_path("spec.resources.requests", name), problem)
 
 
 def _amount_violations(path: str, quantities: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from problem_at(path, count_problem(len(quantities), MOST_RESOURCES))
+    yield from violation_at(path, count_problem(len(quantities), MOST_RESOURCES))
     for name, text in quantities.items():
-        yield from problem_at(at(path, name), _name_problem(name) or _amount_problem(name, text))
+        yield from violation_at(
+            field_path(path, name), _name_problem(name) or _amount_problem(name, text)
+        )
 
 
 def _name_problem(name: str) -> str | None:
@@ -58,12 +60,12 @@ def _request_problem(name: str, request: Decimal | None, limit: Decimal | None) 
     if request is None:
         return None
     if (_is_device(name) or name.startswith(_HUGE_PAGES)) and request != limit:
-        return "must be as its limit: devices and huge pages are not shared"
+        return "must be equal to its limit: devices and huge pages are not shared"
     return "must not be above its limit" if limit is not None and request > limit else None
 
 
 def fits(name: str, request: str | None, limit: str | None) -> bool:
-    """Whether a container may have this request and this limit of a resource; None: it has none."""
+    """Report whether a container may have this request and limit of a resource; None: not set."""
     if request is None or limit is None:
         return True
     return _request_problem(name, _amount(request), _amount(limit)) is None
@@ -74,7 +76,7 @@ def _is_device(name: str) -> bool:
 
 
 def _amount(text: str | None) -> Decimal | None:
-    """The value, or None where there is none to compare."""
+    """Return the value, or None if there is none to compare."""
     try:
         return value(text) if text is not None else None
     except ValueError:

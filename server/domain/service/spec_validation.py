@@ -1,4 +1,4 @@
-"""What is wrong with a spec: predictor, environment, scaling and scheduling."""
+"""Validate a spec: predictor, environment, scaling and scheduling."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from itertools import chain
 
 from server.domain.errors import FieldViolation
 from server.domain.kubernetes.names import (
-    at,
     count_problem,
     data_key_problem,
     dns_subdomain_problem,
     escaped,
+    field_path,
     label_value_problem,
-    problem_at,
     qualified_name_problem,
     size,
     variable_name_problem,
+    violation_at,
     word_problem,
 )
 from server.domain.registry.resource_names import name_problem, project_problem, version_problem
@@ -37,7 +37,7 @@ from server.domain.service.resource_validation import resource_violations
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
 CONTAINER_PROTOCOLS = ("v1", "v2")
-# The present name of each mode, by every name that KServe takes.
+# Each mode's present name, by every name that KServe accepts.
 DEPLOYMENT_MODES = {
     "Standard": "Standard",
     "RawDeployment": "Standard",
@@ -49,10 +49,10 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "Knative": ("concurrency", "rps"),
 }
 _ALL_METRICS = tuple(metric for metrics in METRICS.values() for metric in metrics)
-# With this annotation Knative leaves scaling to Kubernetes' own autoscaler, as Standard mode does.
+# With this annotation Knative leaves scaling to Kubernetes' own autoscaler, like Standard mode.
 KNATIVE_AUTOSCALER = "autoscaling.knative.dev/class"
 KUBERNETES_OWN = "hpa.autoscaling.knative.dev"
-# What Knative's own webhook refuses in every cluster; what a cluster can allow is left to it.
+# Refused by Knative's webhook in every cluster. Settings that a cluster can allow are left to it.
 _KNATIVE_VARIABLES = ("PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION")
 _KNATIVE_PORTS = (8008, 8012, 8013, 8022, 9090, 9091)
 
@@ -60,10 +60,10 @@ MOST_VARIABLES = 1000
 MOST_ARGUMENTS = 1000
 MOST_NODE_LABELS = 128
 MOST_TOLERATIONS = 128
-# Of one service. Kubernetes supports 150,000 pods in a whole cluster, so that more is a slip, of
-# which a cluster without quotas would make what it can.
+# Of one service. Kubernetes supports 150,000 pods in a whole cluster, so more is a slip, and a
+# cluster without quotas would start as many as it can.
 MOST_REPLICAS = 10_000
-# Linux hands no longer string to a process (MAX_ARG_STRLEN).
+# Linux passes no longer string to a process (MAX_ARG_STRLEN).
 LONGEST_STRING = 128 * 1024 - 1
 LONGEST_IMAGE = 8 * 1024
 LONGEST_FORMAT = 100
@@ -74,7 +74,7 @@ MOST_SPEC_BYTES = 512 * 1024
 def spec_violations(
     spec: InferenceServiceSpec, annotations: Mapping[str, str]
 ) -> Iterator[FieldViolation]:
-    """Everything that keeps a spec from ever working beside a service's annotations."""
+    """Find everything that keeps a spec with these annotations from ever working."""
     yield from predictor_violations(spec.predictor)
     yield from _option_violations(spec)
     yield from mode_violations(spec, DEPLOYMENT_MODES.get(spec.deployment_mode, ""), annotations)
@@ -86,7 +86,7 @@ def spec_violations(
 
 
 def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
-    """Everything that keeps options from ever working, whatever they are to serve."""
+    """Find everything that keeps options from ever working with any predictor."""
     yield from _option_violations(options)
     mode = DEPLOYMENT_MODES.get(options.deployment_mode, "")
     # A Deploy's annotations may ask for either of Knative's autoscalers.
@@ -99,7 +99,7 @@ def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
 def mode_violations(
     spec: InferenceServiceSpec, mode: str, annotations: Mapping[str, str]
 ) -> Iterator[FieldViolation]:
-    """What can never work in a deployment mode; empty: in none that the cluster may choose."""
+    """Find settings that can never work in a deployment mode; empty: in any mode."""
     if annotations.get(KNATIVE_AUTOSCALER) == KUBERNETES_OWN:
         where, metrics = f" with {KNATIVE_AUTOSCALER}: {KUBERNETES_OWN}", METRICS["Standard"]
     else:
@@ -110,7 +110,7 @@ def mode_violations(
     port = served_by.port if isinstance(served_by, ContainerPredictor) else 0
     if mode == "Knative" and port in _KNATIVE_PORTS:
         yield FieldViolation(
-            "spec.container.port", f"must not be {port}: Knative's queue-proxy has it"
+            "spec.container.port", f"must not be {port}: Knative's queue-proxy uses it"
         )
 
 
@@ -126,11 +126,11 @@ def _variable_violations(options: ServingOptions, mode: str) -> Iterator[FieldVi
     for name in _KNATIVE_VARIABLES if mode == "Knative" else ():
         for path, names in (("spec.env", options.env), ("spec.secret_env", options.secret_env)):
             if name in names:
-                yield FieldViolation(at(path, name), "must not be set: Knative sets it")
+                yield FieldViolation(field_path(path, name), "must not be set: Knative sets it")
 
 
 def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
-    """Everything that keeps a predictor from ever working."""
+    """Find everything that keeps a predictor from ever working."""
     match predictor:
         case ContainerPredictor() as container:
             yield from _container_violations(container)
@@ -152,12 +152,12 @@ def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
 def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
     if sum(map(size, texts)) > MOST_SPEC_BYTES:
         yield FieldViolation(
-            "spec", f"must have at most {MOST_SPEC_BYTES >> 10} KiB of text in all"
+            "spec", f"must have at most {MOST_SPEC_BYTES >> 10} KiB of text in total"
         )
 
 
 def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
-    yield from problem_at("spec.container.image", word_problem(container.image, LONGEST_IMAGE))
+    yield from violation_at("spec.container.image", word_problem(container.image, LONGEST_IMAGE))
     yield from _argument_violations("spec.container.command", container.command)
     yield from _argument_violations("spec.container.args", container.args)
     if not 0 <= container.port <= 65535:
@@ -167,10 +167,10 @@ def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolat
 
 def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
     name, version = model.format.name, model.format.version
-    yield from problem_at("spec.model.format.name", word_problem(name, LONGEST_FORMAT))
+    yield from violation_at("spec.model.format.name", word_problem(name, LONGEST_FORMAT))
     if version:
-        yield from problem_at("spec.model.format.version", word_problem(version, LONGEST_FORMAT))
-    yield from problem_at("spec.model.storage_uri", _string_problem(model.storage_uri))
+        yield from violation_at("spec.model.format.version", word_problem(version, LONGEST_FORMAT))
+    yield from violation_at("spec.model.storage_uri", _string_problem(model.storage_uri))
     if model.runtime and dns_subdomain_problem(model.runtime):
         why = "must be the name of a serving runtime of the cluster, not an image, got"
         yield FieldViolation("spec.model.runtime", f"{why} {escaped(model.runtime)}")
@@ -179,39 +179,39 @@ def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
 
 
 def _registered_violations(registered: RegisteredModelPredictor) -> Iterator[FieldViolation]:
-    """Only the names: what they stand for was checked when it was registered."""
+    """Check the names only: the resources were checked when they were registered."""
     path = "spec.registered_model"
-    yield from problem_at(f"{path}.project", project_problem(registered.project))
-    yield from problem_at(f"{path}.model", name_problem(registered.model))
-    yield from problem_at(f"{path}.environment", name_problem(registered.environment))
+    yield from violation_at(f"{path}.project", project_problem(registered.project))
+    yield from violation_at(f"{path}.model", name_problem(registered.model))
+    yield from violation_at(f"{path}.environment", name_problem(registered.environment))
     if registered.version:
-        yield from problem_at(f"{path}.version", version_problem(registered.version))
+        yield from violation_at(f"{path}.version", version_problem(registered.version))
 
 
 def _served_by(predictor: Predictor) -> Predictor | None:
-    """What runs; None where that is not known yet."""
+    """Return the predictor that runs; None if it is not resolved yet."""
     return predictor.resolved if isinstance(predictor, RegisteredModelPredictor) else predictor
 
 
 def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
-    yield from problem_at(path, count_problem(len(arguments), MOST_ARGUMENTS))
+    yield from violation_at(path, count_problem(len(arguments), MOST_ARGUMENTS))
     for index, argument in enumerate(arguments):
-        yield from problem_at(f"{path}[{index}]", _string_problem(argument))
+        yield from violation_at(f"{path}[{index}]", _string_problem(argument))
 
 
 def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     count = len(options.env) + len(options.secret_env)
     problem = count_problem(count, MOST_VARIABLES, " with those of secret_env")
-    yield from problem_at("spec.env", problem)
+    yield from violation_at("spec.env", problem)
     for name, value in options.env.items():
-        path = at("spec.env", name)
-        yield from problem_at(path, _variable_problem(name))
-        yield from problem_at(path, _string_problem(f"{name}={value}"))
+        path = field_path("spec.env", name)
+        yield from violation_at(path, _variable_problem(name))
+        yield from violation_at(path, _string_problem(f"{name}={value}"))
         if name in options.secret_env:
             yield FieldViolation(path, "must not be in secret_env as well")
     for name, reference in options.secret_env.items():
-        yield from problem_at(at("spec.secret_env", name), _variable_problem(name))
-        yield from _reference_violations(at("spec.secret_env", name), reference)
+        yield from violation_at(field_path("spec.secret_env", name), _variable_problem(name))
+        yield from _reference_violations(field_path("spec.secret_env", name), reference)
 
 
 def _variable_problem(name: str) -> str | None:
@@ -223,17 +223,17 @@ def _variable_problem(name: str) -> str | None:
 
 
 def _reference_violations(path: str, reference: SecretKeyRef) -> Iterator[FieldViolation]:
-    yield from problem_at(f"{path}.secret", dns_subdomain_problem(reference.secret))
-    yield from problem_at(f"{path}.key", data_key_problem(reference.key))
+    yield from violation_at(f"{path}.secret", dns_subdomain_problem(reference.secret))
+    yield from violation_at(f"{path}.key", data_key_problem(reference.key))
 
 
 def _container_variable_violations(spec: InferenceServiceSpec) -> Iterator[FieldViolation]:
-    """Variables that KServe itself reads from the spec, which never holds a secret's value."""
+    """Check variables that KServe itself reads from the spec, which has no values of Secrets."""
     if spec.env.get("PROTOCOL", "v1") not in CONTAINER_PROTOCOLS:
-        yield FieldViolation(at("spec.env", "PROTOCOL"), "must be v1 or v2 for KServe")
+        yield FieldViolation(field_path("spec.env", "PROTOCOL"), "must be v1 or v2 for KServe")
     for name in ("PROTOCOL", "STORAGE_URI"):
         if name in spec.secret_env:
-            path = at("spec.secret_env", name)
+            path = field_path("spec.secret_env", name)
             yield FieldViolation(path, "must be given in env: KServe reads it from the spec")
 
 
@@ -253,7 +253,7 @@ def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
 def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     if options.service_account:
         problem = dns_subdomain_problem(options.service_account)
-        yield from problem_at("spec.service_account", problem)
+        yield from violation_at("spec.service_account", problem)
     yield from _one_of("spec.image_pull_policy", options.image_pull_policy, PULL_POLICIES)
     yield from _one_of("spec.deployment_mode", options.deployment_mode, DEPLOYMENT_MODES)
     timeout = options.request_timeout
@@ -263,15 +263,17 @@ def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
 
 
 def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from problem_at("spec.node_selector", count_problem(len(node_selector), MOST_NODE_LABELS))
+    yield from violation_at(
+        "spec.node_selector", count_problem(len(node_selector), MOST_NODE_LABELS)
+    )
     for key, value in node_selector.items():
-        path = at("spec.node_selector", key)
-        yield from problem_at(path, qualified_name_problem(key))
-        yield from problem_at(path, label_value_problem(value))
+        path = field_path("spec.node_selector", key)
+        yield from violation_at(path, qualified_name_problem(key))
+        yield from violation_at(path, label_value_problem(value))
 
 
 def _toleration_violations(tolerations: tuple[Toleration, ...]) -> Iterator[FieldViolation]:
-    yield from problem_at("spec.tolerations", count_problem(len(tolerations), MOST_TOLERATIONS))
+    yield from violation_at("spec.tolerations", count_problem(len(tolerations), MOST_TOLERATIONS))
     for index, toleration in enumerate(tolerations):
         yield from _one_toleration_violations(f"spec.tolerations[{index}]", toleration)
 
@@ -282,19 +284,19 @@ def _one_toleration_violations(path: str, toleration: Toleration) -> Iterator[Fi
     effects = ("NoSchedule", "PreferNoSchedule", "NoExecute")
     yield from _one_of(f"{path}.effect", toleration.effect, effects)
     if toleration.key:
-        yield from problem_at(f"{path}.key", qualified_name_problem(toleration.key))
+        yield from violation_at(f"{path}.key", qualified_name_problem(toleration.key))
     elif not exists:
-        yield FieldViolation(f"{path}.key", "must be set, but for the operator Exists")
+        yield FieldViolation(f"{path}.key", "must be set, except with the operator Exists")
     if exists and toleration.value:
         yield FieldViolation(
             f"{path}.value",
             f"must be empty with the operator Exists, got {escaped(toleration.value)}",
         )
     else:
-        yield from problem_at(f"{path}.value", label_value_problem(toleration.value))
+        yield from violation_at(f"{path}.value", label_value_problem(toleration.value))
     if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
         yield FieldViolation(
-            f"{path}.toleration_seconds", "must not be set, but for the effect NoExecute"
+            f"{path}.toleration_seconds", "must be set only with the effect NoExecute"
         )
 
 
@@ -304,11 +306,11 @@ def _one_of(path: str, word: str, words: Iterable[str]) -> Iterator[FieldViolati
 
 
 def _string_problem(text: str) -> str | None:
-    """What keeps a string from being handed to a process."""
+    """Check that a string can be passed to a process."""
     if "\0" in text:
         return "must have no NUL character"
     if (length := size(text)) > LONGEST_STRING:
-        return f"must have at most {LONGEST_STRING} bytes, which Linux takes, got {length}"
+        return f"must have at most {LONGEST_STRING} bytes, Linux' limit, got {length}"
     return None
 
 

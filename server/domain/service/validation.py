@@ -1,8 +1,8 @@
-"""The door: requests that can never work are refused here, before the cluster is asked.
+"""Validate requests before the cluster is asked: refuse those that can never work.
 
-Kubernetes and KServe accept much that then fails for ever, also in a dry run. A check tells all
-that is wrong at once, each with the field's path in the request. What may become right by itself
-(a runtime, a storage scheme, a namespace) is left to the cluster.
+Kubernetes and KServe accept much that then never works, even in a dry run. A check reports all
+violations at once, each with its field's path in the request. Whatever may come to exist later (a
+runtime, a storage scheme, a namespace) is left to the cluster.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from functools import lru_cache
 
 from server.domain.errors import FieldViolation, refuse_violations
 from server.domain.kubernetes.names import (
-    at,
     count_problem,
     dns_label_problem,
     escaped,
+    field_path,
     label_value_problem,
     name_problem,
-    problem_at,
     qualified_name_problem,
     size,
+    violation_at,
 )
 from server.domain.service.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
 from server.domain.service.inference_service import RegisteredModelPredictor, ServiceKey
@@ -32,12 +32,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # KServe accepts longer names, and then no pod ever comes up: it derives names of DNS labels.
 LONGEST_NAME = 48
 LONGEST_HOST = 63
-# What Kubernetes takes, so that somebody else may have made it.
+# Kubernetes accepts such names, so another client may have created one.
 LONGEST_NAME_THERE = 253
 
 MOST_LABELS = 128
 MOST_ANNOTATIONS = 512
-# Kubernetes takes 256 KiB in all. The rest is for what KServe and this server add on the pods.
+# Kubernetes accepts 256 KiB in total. The rest is for annotations that KServe and this server add.
 MOST_ANNOTATION_BYTES = 240 * 1024
 
 _PLATFORM_DOMAINS = ("kubernetes.io", "k8s.io", "serving.kserve.io")
@@ -55,7 +55,7 @@ _FREE_ANNOTATIONS = frozenset(
 
 
 def check_deploy(deploy: Deploy) -> None:
-    """Refuse a Deploy that can never work. Raises FieldInvalid with everything wrong with it."""
+    """Refuse a Deploy that can never work. Raises FieldInvalid with all violations."""
     refuse_violations(_deploy_violations(deploy))
 
 
@@ -64,7 +64,7 @@ def check_platform_keys(
 ) -> None:
     """Refuse keys of Kubernetes and KServe that a Deploy may not set. Raises FieldInvalid.
 
-    `labels` and `annotations` are those that the service has: these may be given back as they are.
+    `labels` and `annotations` are those of the service: they may be sent back unchanged.
     """
     free = {key: deploy.annotations.get(key) for key in _FREE_ANNOTATIONS}
     refuse_violations(
@@ -76,27 +76,27 @@ def check_platform_keys(
 
 
 def check_registered(predictor: RegisteredModelPredictor) -> None:
-    """Refuse names that nothing registered can have. Raises FieldInvalid."""
+    """Refuse invalid names of registered resources. Raises FieldInvalid."""
     refuse_violations(predictor_violations(predictor))
 
 
 def check_delete(delete: Delete) -> None:
-    """Refuse a Delete of what can never exist. Raises FieldInvalid."""
+    """Refuse a Delete of a service that cannot exist. Raises FieldInvalid."""
     check_key(delete.key)
 
 
-# Asked at every Get, mostly of the same keys; what raises is not remembered.
+# Asked at every Get, mostly of the same keys; what raises is not with_request.
 @lru_cache(maxsize=20_000)
 def check_key(key: ServiceKey) -> None:
     """Refuse a key that no service can have. Raises FieldInvalid.
 
-    Longer names than a Deploy's pass: somebody else may have made such a service.
+    Names that are too long for a Deploy pass: another client may have created such a service.
     """
     refuse_violations([*_name_violations(key.name), *_namespace_violations(key.namespace)])
 
 
 def check_namespace(namespace: str) -> None:
-    """Refuse a name that no namespace can have. Raises FieldInvalid."""
+    """Refuse an invalid name of a namespace. Raises FieldInvalid."""
     refuse_violations(_namespace_violations(namespace))
 
 
@@ -117,15 +117,15 @@ def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
 
 
 def _name_violations(name: str) -> Iterator[FieldViolation]:
-    yield from problem_at("name", name_problem(name, LONGEST_NAME_THERE))
+    yield from violation_at("name", name_problem(name, LONGEST_NAME_THERE))
 
 
 def _namespace_violations(namespace: str) -> Iterator[FieldViolation]:
-    yield from problem_at("namespace", dns_label_problem(namespace))
+    yield from violation_at("namespace", dns_label_problem(namespace))
 
 
 def room_for_name(namespace: str) -> int:
-    """How many characters the name of a service there may have; may be negative."""
+    """Return the most characters of a service's name in the namespace; may be negative."""
     return min(LONGEST_NAME, LONGEST_HOST - len(_host("", namespace)))
 
 
@@ -149,36 +149,37 @@ def _host(name: str, namespace: str) -> str:
 
 def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
     if not deploy.restart:
-        yield FieldViolation("spec", "must be set, but for a restart")
+        yield FieldViolation("spec", "must be set, except for a restart")
     for path, given in (("labels", deploy.labels), ("annotations", deploy.annotations)):
         if given:
             yield FieldViolation(
-                path, "must be empty without a spec, since they stay as they are: give the spec too"
+                path,
+                "must be empty without a spec: a restart keeps them as they are",
             )
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from problem_at("labels", count_problem(len(labels), MOST_LABELS))
+    yield from violation_at("labels", count_problem(len(labels), MOST_LABELS))
     for key, value in labels.items():
-        path = at("labels", key)
-        yield from problem_at(path, qualified_name_problem(key) or _our_key_problem(key))
-        yield from problem_at(path, label_value_problem(value))
+        path = field_path("labels", key)
+        yield from violation_at(path, qualified_name_problem(key) or _our_key_problem(key))
+        yield from violation_at(path, label_value_problem(value))
 
 
 def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from problem_at("annotations", count_problem(len(annotations), MOST_ANNOTATIONS))
+    yield from violation_at("annotations", count_problem(len(annotations), MOST_ANNOTATIONS))
     if sum(size(k) + size(v) for k, v in annotations.items()) > MOST_ANNOTATION_BYTES:
         yield FieldViolation(
-            "annotations", f"must have at most {MOST_ANNOTATION_BYTES >> 10} KiB in all"
+            "annotations", f"must have at most {MOST_ANNOTATION_BYTES >> 10} KiB in total"
         )
     for key in annotations:
         # Kubernetes reads the domain of an annotation's key in any case.
         problem = qualified_name_problem(key.lower()) or _our_key_problem(key.lower())
-        yield from problem_at(at("annotations", key), problem)
+        yield from violation_at(field_path("annotations", key), problem)
     asked = annotations.get(STOP_ANNOTATION, "true")
     if asked.lower() not in ("true", "false"):
         why = f"must be 'true' or 'false', got {escaped(asked)}"
-        yield FieldViolation(at("annotations", STOP_ANNOTATION), why)
+        yield FieldViolation(field_path("annotations", STOP_ANNOTATION), why)
 
 
 def _platform_violations(
@@ -186,7 +187,7 @@ def _platform_violations(
 ) -> Iterator[FieldViolation]:
     for key, value in asked.items():
         if free.get(key) != value:
-            yield from problem_at(at(kind, key), _platform_key_problem(key.lower()))
+            yield from violation_at(field_path(kind, key), _platform_key_problem(key.lower()))
 
 
 def _our_key_problem(key: str) -> str | None:
@@ -201,12 +202,12 @@ def _platform_key_problem(key: str) -> str | None:
     for domain in _PLATFORM_DOMAINS:
         if _is_under(domain, key):
             return (
-                f"must not be set: {domain}/ belongs to the platform; only what the service"
-                " already has may be given, with the same value"
+                f"must not be set: {domain}/ belongs to the platform; only a key that the"
+                " service already has may be sent, with the same value"
             )
     return None
 
 
 def _is_under(domain: str, key: str) -> bool:
-    """Whether a key's domain is this one or one below it."""
+    """Report whether a key's domain is this one or a subdomain."""
     return f".{key.rpartition('/')[0]}".endswith(f".{domain}")

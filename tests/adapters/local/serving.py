@@ -52,7 +52,7 @@ BRISK = Patience(
     progress_deadline=timedelta(seconds=30),
     unready=timedelta(seconds=1),
     probe=timedelta(seconds=0.2),
-    steady=timedelta(seconds=1),
+    stable=timedelta(seconds=1),
     first_retry=timedelta(seconds=0.5),
     longest_retry=timedelta(seconds=2),
     stop=timedelta(seconds=20),

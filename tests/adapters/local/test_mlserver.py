@@ -222,7 +222,7 @@ async def test_a_port_that_a_stranger_has_is_given_up_for_another(
 async def test_a_server_that_is_killed_comes_back_once_and_is_a_crash_loop_after_that(
     tmp_path: Path, models: Path
 ) -> None:
-    patience = replace(BRISK, steady=timedelta(minutes=10))
+    patience = replace(BRISK, stable=timedelta(minutes=10))
     async with world_of(tmp_path, patience, python=SERVING_PYTHON) as world:
         service = await world.ready(sklearn(models / "iris.joblib"))
         _kill_the_server(world)

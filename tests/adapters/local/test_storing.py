@@ -17,7 +17,7 @@ from server.adapters.local.state_dir import StateDirUnusable, open_state_dir
 from server.adapters.local.stored_service import Record, from_json, to_json
 from server.domain.service.canonical_spec import canonical_deploy
 from server.domain.service.commands import Deploy, Provenance
-from server.domain.service.deploy_plan import planned
+from server.domain.service.deploy_plan import plan_deploy
 from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ModelFormat,
@@ -34,7 +34,7 @@ from tests.patience import PATIENCE_SECONDS
 
 def record_of(deploy: Deploy) -> Record:
     deploy = dataclasses.replace(canonical_deploy(deploy), etag="", restart=False)
-    _, wanted = planned(deploy, None)
+    _, wanted = plan_deploy(deploy, None)
     return Record(wanted, 20_000, datetime.now(UTC))
 
 

@@ -43,7 +43,7 @@ from server.domain.errors import (
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import InferenceServiceStatus
 from server.domain.service.commands import Action, Applied, Deploy
-from server.domain.service.deploy_plan import waiting
+from server.domain.service.deploy_plan import initial_status
 from server.domain.service.inference_service import ModelPredictor, Resources, ServiceKey
 from server.domain.service.preconditions import PastRequest
 
@@ -194,7 +194,7 @@ class Writing:
         present = self._feed.derive(key)
         if present and action is Action.UNCHANGED:
             return present.status
-        return waiting(present.status if present else None)
+        return initial_status(present.status if present else None)
 
 
 def _action(plan: Plan, written: RawObject) -> Action:

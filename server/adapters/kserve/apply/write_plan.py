@@ -47,7 +47,7 @@ from server.adapters.kserve.names import SCALING_FIELDS, UPDATES_DISABLED_ANNOTA
 from server.adapters.kserve.objects import get_condition
 from server.adapters.kserve.releases import Release
 from server.domain.errors import FieldInvalid, FieldViolation, ModeImmutable, UnsupportedByCluster
-from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy, asks_stop
+from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy, is_stop_requested
 from server.domain.service.inference_service import (
     InferenceServiceSpec,
     RegisteredModelPredictor,
@@ -57,8 +57,8 @@ from server.domain.service.preconditions import (
     PastRequest,
     Stored,
     admit_deploy,
-    remembered,
-    wished_spec,
+    desired_spec,
+    with_request,
 )
 from server.domain.service.spec_validation import mode_violations
 
@@ -124,7 +124,7 @@ def with_filled_in(plan: Plan, filled_in: FilledIn, config: KServeConfig) -> Pla
 
 def _creation(deploy: Deploy, wish: Wish, config: KServeConfig, fresh_stamp: str) -> Plan:
     stamp = (deploy.request_id or fresh_stamp) if deploy.restart else ""
-    requests = remembered((), deploy, Action.CREATED, 1)
+    requests = with_request((), deploy, Action.CREATED, 1)
     wish = replace(wish, restart=stamp, requests=requests, deployment_id=deploy.deployment_id)
     manifest = _conditional(manifest_of(wish, config.resources), None)
     return Plan(None, wish, manifest, Action.CREATED, replaces_pods=True, wants_probe=True)
@@ -192,11 +192,11 @@ def _update(
 
 def _remembering(deploy: Deploy, wish: Wish, current: RawObject, action: Action) -> Wish:
     generation = int(current["metadata"]["generation"]) + 1
-    return replace(wish, requests=remembered(wish.requests, deploy, action, generation))
+    return replace(wish, requests=with_request(wish.requests, deploy, action, generation))
 
 
 def _wish(deploy: Deploy, current: RawObject | None, stored: Stored | None) -> Wish:
-    spec = wished_spec(deploy, stored)
+    spec = desired_spec(deploy, stored)
     held = stored.service if stored else None
     if deploy.spec is None and held and current:
         registered = isinstance(spec.predictor, RegisteredModelPredictor)
@@ -256,7 +256,7 @@ def _mode_names(current: RawObject | None, release: Release) -> Mapping[str, str
 def _admit_stop(deploy: Deploy, current: RawObject | None, mode: str, release: Release) -> None:
     """Refuse to stop what would go on serving. A KServe that stops a service says so of each."""
     stops = release.stops_deployments or mode != STANDARD or get_condition(current or {}, "Stopped")
-    if asks_stop(deploy.annotations) and not stops:
+    if is_stop_requested(deploy.annotations) and not stops:
         raise UnsupportedByCluster(
             f"annotations[{STOP_ANNOTATION}]: KServe {release.name}, which the cluster has, stops"
             " services of Knative mode only; delete the service, or upgrade KServe to 0.16"

@@ -44,7 +44,7 @@ from server.domain.rollout.facts import Facts, Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.state_table import Decision
 from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus
-from server.domain.service.commands import asks_stop
+from server.domain.service.commands import is_stop_requested
 
 # Of a condition, as Kubernetes bounds its own; the InferenceService's schema does not.
 _LONGEST_TYPE, _LONGEST_REASON, _LONGEST_MESSAGE = 316, 1024, 32_768
@@ -92,7 +92,7 @@ def facts_of(
         components=components,
         deleting=bool(get_map(service, "metadata").get("deletionTimestamp")),
         namespace_deleting=is_namespace_deleting(observed),
-        stop_asked=asks_stop(annotations) and _can_stop(observed),
+        stop_asked=is_stop_requested(annotations) and _can_stop(observed),
         stopped=is_condition_true(service, "Stopped") and not observed.pods,
         reconciled=bool(get_condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
         ready=ready,

@@ -20,11 +20,11 @@ import structlog
 from server import failpoints
 from server.adapters.no_registry import NoRegistry
 from server.api.grpc_server import grpc_server, listen
-from server.api.health import Health, keep_told, present
-from server.api.interceptor import CallLimits, Calls
+from server.api.health import Health, follow_health, health_statuses
+from server.api.interceptor import CallInterceptor, CallLimits
 from server.api.model_service import ModelService
 from server.api.registry_service import RegistryService
-from server.api.responses import Answers
+from server.api.responses import Responses
 from server.control.authorizer import Authorizer, ReservedNamespaces
 from server.control.deploy import Deploying
 from server.control.deployment_recorder import Recording
@@ -85,7 +85,7 @@ class Application:
         self._view = View(cluster.refusal)
         self._health = Health()
         limits = CallLimits(serving.max_calls, serving.max_streams)
-        self._calls = Calls(
+        self._interceptor = CallInterceptor(
             anonymous_caller(settings), settings.kubernetes.default_namespace, limits
         )
         reading = Reading(cluster, self._view, authorizer)
@@ -101,15 +101,15 @@ class Application:
             ),
             reading=reading,
             watching=Watching(self._view, reading, authorizer),
-            answers=Answers(cluster),
+            responses=Responses(cluster),
         )
         registering = _registry_service(registered, self._view)
-        self._server = grpc_server(models, registering, self._health, self._calls)
+        self._server = grpc_server(models, registering, self._health, self._interceptor)
         self._listeners = listeners
         self._listening = AsyncExitStack()
         self._tasks = [
             Task("status feed", lambda: follow(self._view, cluster)),
-            Task("health", lambda: keep_told(self._health, self._view, cluster, registry)),
+            Task("health", lambda: follow_health(self._health, self._view, cluster, registry)),
             Task("freed memory", lambda: keep_freeing(self._view)),
             *tasks,
         ]
@@ -118,7 +118,7 @@ class Application:
 
     async def start(self) -> int:
         """Listen, and answer the port. Raises AddressUnusable, and what a listener raises."""
-        self._health.tell(present(self._view, self._cluster, self._registry))
+        self._health.set(health_statuses(self._view, self._cluster, self._registry))
         address = self._settings.serving.listen
         async with AsyncExitStack() as entered:
             for listener in self._listeners:
@@ -156,7 +156,7 @@ class Application:
         refusing = asyncio.create_task(self._server.stop(seconds), name="refusing new calls")
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._calls.drained()
+                await self._interceptor.drained()
         # No call is open, or none may be any longer.
         await self._server.stop(None)
         await refusing

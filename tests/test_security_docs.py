@@ -13,7 +13,7 @@ from server.adapters.kserve import client
 from server.adapters.kserve.informers import status_feed
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
-from server.api import grpc_server, requests, responses, services
+from server.api import grpc_server, requests, responses
 from server.control import live_reads, watch_cache
 from server.domain.kubernetes import selectors
 from server.domain.rollout import container_output, log_excerpt
@@ -49,7 +49,7 @@ LIMITS = {
     "last lines of a log, in bytes": log_excerpt.MOST_BYTES,
     "logs read at once; of a service the last one that is wanted waits": status_feed.LOGS_AT_ONCE,
     "an answer of the API server, in bytes": client.MOST_OF_ANSWER,
-    "cache of rendered services, in bytes": services.KEPT_BYTES,
+    "cache of rendered services, in bytes": responses.CACHE_BYTES,
     "deleted services that are remembered: key, uid, rollout": watch_cache.JOURNAL_LENGTH,
     "secrets of kept gates, in characters": container_output.MOST_KEPT_CHARACTERS,
     "a model's files on this machine": settings.Local.model_fields["model_size_limit"].default,

@@ -1,1 +1,1 @@
-"""The gRPC face: servicers, conversion between proto and domain, the one error table."""
+"""gRPC: the servicers, the conversion of messages, and the mapping of errors to statuses."""

@@ -1,4 +1,4 @@
-"""From what went wrong to the status that a caller gets."""
+"""Map errors to the statuses that callers get."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from grpc import StatusCode
 from modelservice.v1.errors_pb2 import ErrorReason as Contract
 from modelservice.v1.inference_service_pb2 import Failure
 
-from server.api.statuses import failure_message
+from server.api.services import failure_message
 from server.domain.errors import ErrorReason, FieldInvalid, RolloutFailed, ServiceError
 from server.domain.rollout.container_output import without_controls
 
 DOMAIN = "modelservice"
 _DETAILS_KEY = "grpc-status-details-bin"
-# The delay of RetryInfo for gRPC's own retries, which do not read details (gRPC proposal A6).
+# RetryInfo's delay for gRPC's own retries, which do not read details (gRPC proposal A6).
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
-# Many clients refuse more than 8 KiB of trailing metadata, and binary details travel in base64,
-# with the message once more beside them, percent-encoded.
+# Many clients refuse more than 8 KiB of trailing metadata. The details travel in base64, and the
+# message once more beside them, percent-encoded.
 _MESSAGE_BYTES = 512
 _STATUS_BYTES = 4096
 _DETAIL_BYTES = 2560
 
 
-# How long callers wait before they send the same request again, for what may pass by itself.
+# How long callers wait before they send the same request again.
 _RETRY_DELAYS: Mapping[ErrorReason, timedelta] = {
     ErrorReason.TOO_MANY_STREAMS: timedelta(seconds=2),
     ErrorReason.TOO_MANY_REQUESTS: timedelta(seconds=2),
@@ -54,12 +54,12 @@ def code_of(error: ServiceError) -> StatusCode:
 
 
 def message_of(error: ServiceError) -> str:
-    """The status' message: the error's own, cut to what any client's metadata has room for."""
+    """Return the message of the status, cut to fit into any client's metadata."""
     return cut(error.message, _MESSAGE_BYTES)
 
 
 def status_of(error: ServiceError) -> Status:
-    """The status with its details, ErrorInfo first; small enough for any client's metadata."""
+    """Return the status with its details, ErrorInfo first, within any client's metadata limit."""
     code_number: int = code_of(error).value[0]
     status = Status(code=code_number, message=message_of(error))
     for detail in _details(error):
@@ -71,8 +71,8 @@ def status_of(error: ServiceError) -> Status:
 
 
 def trailing_metadata(error: ServiceError) -> tuple[tuple[str, str | bytes], ...]:
-    """What comes with the status: its details and, where they have RetryInfo, the same delay in
-    milliseconds for clients whose gRPC retries by itself."""
+    """Return the status' details, and RetryInfo's delay in milliseconds for clients whose gRPC
+    retries by itself."""
     details = (_DETAILS_KEY, status_of(error).SerializeToString())
     if delay := _retry_delay(error):
         return details, (_PUSHBACK_KEY, str(delay // timedelta(milliseconds=1)))
@@ -116,9 +116,9 @@ def _shortened(failure: Failure) -> Failure:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text within `limit` bytes of UTF-8, what that cannot express replaced, and without what
-    a terminal would take for commands."""
-    # Of a long text only what may be shown is looked at.
+    """Cut a text to `limit` bytes of UTF-8, without a terminal's control sequences. Characters that
+    UTF-8 cannot express are replaced."""
+    # No more of a long text than can be shown is worked on.
     plain = without_controls(text[: 4 * limit])
     encoded = plain.encode(errors="replace")
     if len(encoded) <= limit:

@@ -1,4 +1,4 @@
-"""The gRPC server itself: its limits, and the services on it."""
+"""The gRPC server: its channel options, its services, and the addresses that it listens on."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from modelservice.v1 import (
 )
 
 from server.api.health import GRPC_SERVICES, Health
-from server.api.interceptor import Calls
+from server.api.interceptor import CallInterceptor
 from server.api.model_service import ModelService
 from server.api.reflection import Reflection
 from server.api.registry_service import RegistryService
 
 _MINUTE_MS = 60_000
-_RESOLVING_SECONDS = 10
-# To find one port that is free at several addresses.
+_RESOLVE_SECONDS = 10
+# Attempts to find one port that is free at all addresses.
 _ATTEMPTS = 20
-# Of a connection; further calls wait at their client, as HTTP/2 has it.
+# For each connection; HTTP/2 lets further calls wait at their client.
 _STREAMS = 1000
 _OPTIONS = (
     # By default a second server on the port would get every other connection, silently.
@@ -39,23 +39,23 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", 2**20),
     ("grpc.max_metadata_size", 8 * 2**10),
     ("grpc.max_concurrent_streams", _STREAMS),
-    # A stream that its client has seen end is still being freed here. By default it counts, and a
-    # client that puts another in its place is refused by a RST_STREAM, without a status.
+    # By default an ended stream counts until it is freed here, and a client that opens the next one
+    # at once gets a RST_STREAM without a status.
     ("grpc.http2.max_deallocating_streams", _STREAMS),
     # By default a storm of reconnecting watches is dropped.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
-    # A dead client is noticed; without the ping timeout that takes a minute.
+    # Detects dead clients; without the ping timeout that takes a minute.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Connections are made anew, so that callers spread over replicas that came later.
+    # Clients reconnect, and so spread over replicas that started later.
     ("grpc.max_connection_age_ms", 30 * _MINUTE_MS),
     ("grpc.max_connection_age_grace_ms", 30_000),
 )
-# What callers without protos can look up: the services, and the details of their errors.
+# Served by reflection: the services, and the details of their errors.
 _PUBLIC_FILES = (
     model_service_pb2.DESCRIPTOR,
     registry_service_pb2.DESCRIPTOR,
@@ -67,14 +67,14 @@ _PUBLIC_FILES = (
 
 
 class AddressUnusable(Exception):
-    """The address cannot be listened on; the message is for operators."""
+    """The server cannot listen on the address; the message is for operators."""
 
 
 def grpc_server(
-    models: ModelService, registry: RegistryService, health: Health, calls: Calls
+    models: ModelService, registry: RegistryService, health: Health, interceptor: CallInterceptor
 ) -> grpc.aio.Server:
-    """A server with every service registered, that does not listen yet."""
-    server = grpc.aio.server(interceptors=[calls], options=_OPTIONS)
+    """Return a server with every service registered, which does not listen yet."""
+    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
     # The interceptor passes them a Call in place of gRPC's context, and takes responses in bytes.
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)  # type: ignore[arg-type]
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)  # type: ignore[arg-type]
@@ -84,23 +84,25 @@ def grpc_server(
 
 
 async def listen(server: grpc.aio.Server, address: str) -> int:
-    """Take calls at every address that a name stands for; the port, chosen where 0 is asked for.
-    Raises AddressUnusable where one of them cannot be listened on, and then listens on none."""
+    """Listen on every address of a name, and return the port, which port 0 lets the system choose.
+
+    Raises AddressUnusable, and listens on none, if one of them cannot be used.
+    """
     host, _, port = address.rpartition(":")
     try:
         found = await _addresses(host.strip("[]"), int(port))
         with ExitStack() as held:
             chosen = _bind_all(found, held)
     except OSError as e:
-        raise AddressUnusable(f"MODELSERVICE_LISTEN: {address} cannot be listened on: {e}") from e
+        raise AddressUnusable(f"MODELSERVICE_LISTEN: {address} cannot be used: {e}") from e
     for sockaddr in found:
         literal = _literal(sockaddr, chosen)
         try:
-            # Of a name with several addresses gRPC would be content with one.
+            # For a name with several addresses gRPC succeeds with one of them.
             server.add_insecure_port(literal)
         except RuntimeError as e:
             raise AddressUnusable(
-                f"MODELSERVICE_LISTEN: {address} cannot be listened on: {literal} is taken"
+                f"MODELSERVICE_LISTEN: {address} cannot be used: {literal} is taken"
             ) from e
     await server.start()
     return chosen
@@ -111,11 +113,11 @@ _Sockaddr = tuple[Any, ...]
 
 async def _addresses(host: str, port: int) -> Sequence[_Sockaddr]:
     if host == "localhost":
-        # /etc/hosts is not asked: gRPC's clients try both, and neither is beyond loopback.
+        # Not from /etc/hosts: gRPC's clients try both, and neither is beyond loopback.
         return [("127.0.0.1", port), *([("::1", port, 0, 0)] if _has_ipv6() else [])]
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(_RESOLVING_SECONDS):
+        async with asyncio.timeout(_RESOLVE_SECONDS):
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (TimeoutError, UnicodeError, socket.gaierror) as e:
         raise OSError("the name has no address") from e
@@ -123,8 +125,10 @@ async def _addresses(host: str, port: int) -> Sequence[_Sockaddr]:
 
 
 def _bind_all(addresses: Sequence[_Sockaddr], held: ExitStack) -> int:
-    """Hold every address at one port until the stack is closed; the port. gRPC says neither which
-    address it could not have nor why, and takes 0.0.0.0 where it cannot have [::]."""
+    """Bind every address to one port until the stack is closed, and return the port.
+
+    gRPC reports neither the address that failed nor why, and falls back from [::] to 0.0.0.0.
+    """
     port = int(addresses[0][1])
     attempts = 1 if port else _ATTEMPTS
     for attempt in range(1, attempts + 1):
@@ -146,7 +150,7 @@ def _bound(sockaddr: _Sockaddr, port: int, held: ExitStack) -> int:
     bound = held.enter_context(socket.socket(_family(sockaddr), socket.SOCK_STREAM))
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if bound.family == socket.AF_INET6:
-        # As gRPC does: [::] is IPv4 too.
+        # As gRPC does: [::] covers IPv4 too.
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     bound.bind((sockaddr[0], port, *sockaddr[2:]))
     chosen: int = bound.getsockname()[1]
@@ -156,9 +160,9 @@ def _bound(sockaddr: _Sockaddr, port: int, held: ExitStack) -> int:
 def _why(error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return "is taken; is another server there?"
+            return "is taken: stop the other server, or choose another port"
         case errno.EADDRNOTAVAIL:
-            return "is no address of this machine"
+            return "is not an address of this machine"
     return f"is refused by the system: {os.strerror(error.errno or 0)}"
 
 

@@ -1,4 +1,4 @@
-"""Standard health: whether this server answers, and whether what it stands on does."""
+"""grpc.health.v1: the health of this server, of its cluster and of its registry."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 
 
 class Health(health_pb2_grpc.HealthServicer):
-    """grpc.health.v1, with the statuses that `tell` was given last.
+    """Serves the statuses that `set` was given last.
 
-    grpcio-health-checking's own servicer keeps a lock while it writes to a watcher: one watcher
-    that does not read would keep everybody from hearing of NOT_SERVING. Here nobody waits for a
-    watcher, and `end_watches` lets them go, which otherwise use up a stop's whole grace.
+    grpcio-health-checking's own servicer holds a lock while it writes to a watcher, so that one
+    watcher that does not read keeps NOT_SERVING from all others. Here no watcher waits for another,
+    and `end_watches` ends them all, so that they do not use up the grace of a stop.
     """
 
     def __init__(self) -> None:
@@ -42,32 +42,35 @@ class Health(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
         self._ended = False
 
-    def tell(self, statuses: Mapping[str, pb.HealthCheckResponse.ServingStatus]) -> None:
-        """Answer these from now on, and let watchers know of what changes."""
+    def set(self, statuses: Mapping[str, pb.HealthCheckResponse.ServingStatus]) -> None:
+        """Serve these statuses, and send their changes to watchers."""
         statuses = {**statuses, **self._stopped}
         if not statuses.items() <= self._statuses.items():
             self._statuses |= statuses
             self._wake()
 
     def stop_admitting(self) -> None:
-        """Let load balancers send callers elsewhere, whatever `tell` is given from now on."""
+        """Serve NOT_SERVING from now on, so that load balancers send callers elsewhere."""
         self._stopped = dict.fromkeys(("", SERVICE, REGISTRY_SERVICE), NOT_SERVING)
-        self.tell({})
+        self.set({})
 
     def end_watches(self) -> None:
-        """Let every watch end."""
+        """End every watch."""
         self._ended = True
         self._wake()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:  # noqa: N802
-        """The status now; NOT_FOUND for a service that is none."""
+        """Return the current status; NOT_FOUND for an unknown service."""
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such health service")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                "unknown service: List has the services that health knows",
+            )
         return pb.HealthCheckResponse(status=status)
 
     async def List(self, request: pb.HealthListRequest, context: Any) -> pb.HealthListResponse:  # noqa: N802
-        """The status now of every service that Check knows."""
+        """Return the current status of every service that Check knows."""
         return pb.HealthListResponse(
             statuses={
                 service: pb.HealthCheckResponse(status=status)
@@ -76,30 +79,33 @@ class Health(health_pb2_grpc.HealthServicer):
         )
 
     async def Watch(self, request: pb.HealthCheckRequest, context: Any) -> None:  # noqa: N802
-        """The status now, then each change; a slow reader gets the latest."""
-        told = None
+        """Stream the current status, then each change; a slow reader gets the latest."""
+        sent = None
         while not self._ended:
             changed = self._changed
             status = self._statuses.get(request.service, pb.HealthCheckResponse.SERVICE_UNKNOWN)
-            if status != told:
+            if status != sent:
                 await context.write(pb.HealthCheckResponse(status=status))
-                told = status
+                sent = status
             else:
                 await changed.wait()
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "this server is going down")
+        await context.abort(
+            grpc.StatusCode.UNAVAILABLE, "this server is stopping: watch again at another one"
+        )
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
 
-async def keep_told(
+async def follow_health(
     health: Health, view: View, cluster: Cluster, registry: Registry | None
 ) -> None:
-    """Keep health at what holds, from one change to the next, until cancelled.
+    """Update health at each change, until cancelled.
 
-    Ready means synced once: while the cluster is away reads go on and say their age, so that only
-    the service "cluster" follows it; and all but the registry goes on without its database.
+    The server is ready once it has synced. While the cluster does not answer, reads go on and carry
+    their age, so only the service "cluster" is NOT_SERVING then; without its database only the
+    registry is.
     """
     changed = asyncio.Event()
     view.stages.add(changed.set)
@@ -108,16 +114,15 @@ async def keep_told(
         registry.on_reachable_change(changed.set)
     while True:
         changed.clear()
-        health.tell(present(view, cluster, registry))
+        health.set(health_statuses(view, cluster, registry))
         await changed.wait()
 
 
-def present(
+def health_statuses(
     view: View, cluster: Cluster, registry: Registry | None
 ) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
-    """The status of every health service now. They are the gRPC services by their full names, ""
-    for the server as a whole, and "live", "cluster" and "registry", of which a server without a
-    registry has no last one."""
+    """Return the current status of every health service: the gRPC services by their full names, ""
+    for the whole server, "live", "cluster", and "registry" if there is one."""
     ready = view.synced and not view.stopping
     statuses = dict.fromkeys((LIVE, HEALTH_SERVICE, *REFLECTION_SERVICES), SERVING)
     statuses |= dict.fromkeys(("", SERVICE), _serving(ready))

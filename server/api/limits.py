@@ -1,8 +1,7 @@
-"""How much a request may carry: counted on the message, before anything of it is converted.
+"""Limits of a request's repeated fields and maps, checked before the request is converted.
 
-Parsing a request of 1 MiB takes gRPC some 30 ms; a loop of ours over all that it may carry would
-keep every other caller waiting for a second. So each repeated field and map has a limit here, and
-what is converted and validated after it is small.
+gRPC parses a request of 1 MiB in some 30 ms, but a loop over all its entries in Python would block
+every other caller for a second.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from server.domain.kubernetes.names import count_problem, violation_at
 from server.domain.registry import registry_validation
 from server.domain.service import resource_validation, spec_validation, validation
 
-# Every state, and a few named twice.
+# Room for every state, and a few duplicates.
 MOST_STATES = 32
-# Every field that an update can change, and a few named twice.
+# Room for every field that an update can change, and a few duplicates.
 MOST_MASK_PATHS = 32
 
-# Of each repeated field and map that a request can have, by its full name.
+# By the full name of each repeated field and map of the requests.
 MOST_ENTRIES = {
     "modelservice.v1.DeployRequest.labels": validation.MOST_LABELS,
     "modelservice.v1.DeployRequest.annotations": validation.MOST_ANNOTATIONS,
@@ -44,17 +43,17 @@ MOST_ENTRIES = {
     "modelservice.v1.ListModelDeploymentsRequest.states": MOST_STATES,
     "google.protobuf.FieldMask.paths": MOST_MASK_PATHS,
 }
-# Of messages whose own entries nest, in bytes.
+# Messages whose entries nest are limited in bytes.
 MOST_BYTES = {"google.protobuf.Struct": registry_validation.MOST_METADATA_BYTES}
 
 
 def check_limits(request: Message) -> None:
-    """Refuse a request that carries too much. Raises FieldInvalid with each field's path."""
+    """Check the limits of a request. Raises FieldInvalid with each field's path."""
     refuse_violations(_violations(request, ""))
 
 
 class _Limited(NamedTuple):
-    """What of a message type has to be looked at: `counted` has the limit of each field."""
+    """The fields of a message type that have limits: `counted` with their own, `nested` inside."""
 
     counted: tuple[tuple[str, int], ...]
     nested: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""ModelService: each method reads its request, has it done, and renders the answer."""
+"""ModelService: each method converts its request, calls control, and encodes the response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modelservice.v1 import model_service_pb2 as pb
 
 from server import failpoints
 from server.api.requests import delete_of, deploy_of, listing_of, rollout_of, watch_of
-from server.api.responses import Answers
+from server.api.responses import Responses
 from server.control.call import Call
 from server.control.deploy import Deploying
 from server.control.read import Reading
@@ -27,36 +27,36 @@ class ModelService:
         deploying: Deploying,
         reading: Reading,
         watching: Watching,
-        answers: Answers,
+        responses: Responses,
     ) -> None:
         self._deploying = deploying
         self._reading = reading
         self._watching = watching
-        self._answers = answers
+        self._responses = responses
 
     async def Deploy(self, request: pb.DeployRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
         applied = await self._deploying.deploy(call, deploy_of(request))
         failpoints.reached("before-answer")
-        return self._answers.deployed(applied)
+        return self._responses.deploy(applied)
 
     async def Get(self, request: pb.GetRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
         key, rollout = ServiceKey(request.namespace, request.name), rollout_of(request.rollout_id)
         service = await self._reading.get(call, key, rollout)
-        return self._answers.got(service)
+        return self._responses.get(service)
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
         listed = await self._reading.list(call, listing_of(request))
-        return await self._answers.listed(listed)
+        return await self._responses.list(listed)
 
     async def Delete(self, request: pb.DeleteRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
         service = await self._deploying.delete(
             call, delete_of(request), allow_missing=request.allow_missing
         )
-        return self._answers.deleted(service)
+        return self._responses.delete(service)
 
     async def WatchStatus(  # noqa: N802
         self, request: pb.WatchStatusRequest, call: Call
@@ -65,4 +65,4 @@ class ModelService:
         watch = watch_of(request)
         async with aclosing(self._watching.watch(call, watch)) as events:
             async for event in events:
-                yield self._answers.watched(watch, event)
+                yield self._responses.watch(watch, event)

@@ -1,4 +1,4 @@
-"""gRPC server reflection, v1 and v1alpha: the protos for callers that have none."""
+"""gRPC server reflection, v1 and v1alpha, for callers that have no protos."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _V1ALPHA = "grpc.reflection.v1alpha"
 # Its messages are those of v1alpha under another package; grpcio-reflection has v1alpha only.
 _V1 = "grpc.reflection.v1"
 REFLECTION_SERVICES = (f"{_V1}.ServerReflection", f"{_V1ALPHA}.ServerReflection")
-# Symbols and file names are shorter. The answer repeats the request.
+# Symbols and file names are shorter. The response repeats the request.
 LARGEST_REQUEST_BYTES = 2048
 
-_Answer = bytes
+_Response = bytes
 
 
 class Reflection:
-    """Answers reflection requests from an index of every symbol in `files`, in the files they
-    import and in reflection's own.
+    """Serves reflection from an index of every symbol in `files`, in the files they import and in
+    reflection's own.
 
     grpcio-reflection's servicer does not find methods, and collects and serialises the files anew
-    for each request. Here every answer is serialised once, at the start.
+    for each request. Here every response is serialised once, at the start.
     """
 
     def __init__(self, services: Iterable[str], files: Iterable[FileDescriptor]) -> None:
@@ -48,7 +48,7 @@ class Reflection:
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the service of each version."""
         handler: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
-            self._answers, pb.ServerReflectionRequest.FromString, None
+            self._serve, pb.ServerReflectionRequest.FromString, None
         )
         server.add_generic_rpc_handlers(
             [
@@ -57,15 +57,15 @@ class Reflection:
             ]
         )
 
-    async def _answers(
+    async def _serve(
         self, requests: AsyncIterator[pb.ServerReflectionRequest], _: Any
     ) -> AsyncIterator[bytes]:
         async for request in requests:
-            yield self.answer(request)
+            yield self.response(request)
 
-    def answer(self, request: pb.ServerReflectionRequest) -> bytes:
-        """The serialised ServerReflectionResponse. Whatever cannot be answered is an
-        error_response in it: the stream goes on."""
+    def response(self, request: pb.ServerReflectionRequest) -> bytes:
+        """Return the serialised ServerReflectionResponse. Errors are an error_response in it: the
+        stream goes on."""
         if request.ByteSize() > LARGEST_REQUEST_BYTES:
             return _error(
                 grpc.StatusCode.INVALID_ARGUMENT,
@@ -75,7 +75,7 @@ class Reflection:
         # Concatenated messages are one message.
         return _serialised(original_request=request) + self._found(request)
 
-    def _found(self, request: pb.ServerReflectionRequest) -> _Answer:
+    def _found(self, request: pb.ServerReflectionRequest) -> _Response:
         match request.WhichOneof("message_request"):
             case "list_services":
                 return self._services
@@ -92,28 +92,31 @@ class Reflection:
             case "all_extension_numbers_of_type":
                 name = request.all_extension_numbers_of_type
                 return self._extension_numbers.get(name) or _not_found(f"message {name}")
-        return _error(grpc.StatusCode.INVALID_ARGUMENT, "the request asks for nothing known")
+        return _error(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "the request must set one of the fields of message_request",
+        )
 
 
 class _Index:
-    """The answers: of each file by its name and by each symbol and extension that it declares."""
+    """The responses: each file by its name, and by each symbol and extension that it declares."""
 
     def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
         protos = {file.name: file for file in files}
-        self.files: dict[str, _Answer] = {}
-        self.symbols: dict[str, _Answer] = {}
-        self.extensions: dict[tuple[str, int], _Answer] = {}
+        self.files: dict[str, _Response] = {}
+        self.symbols: dict[str, _Response] = {}
+        self.extensions: dict[tuple[str, int], _Response] = {}
         numbers: dict[str, list[int]] = {}
         for name, file in protos.items():
-            answer = self.files[name] = _answer_with_imports(file, protos)
+            response = self.files[name] = _with_dependencies(file, protos)
             for symbol in _symbols(file):
-                self.symbols[symbol.name] = answer
+                self.symbols[symbol.name] = response
                 if symbol.is_message:
                     numbers.setdefault(symbol.name, [])
             for extended, number in _extensions(file):
-                self.extensions[extended, number] = answer
+                self.extensions[extended, number] = response
                 numbers.setdefault(extended, []).append(number)
-        self.extension_numbers: Mapping[str, _Answer] = {
+        self.extension_numbers: Mapping[str, _Response] = {
             name: _serialised(
                 all_extension_numbers_response=pb.ExtensionNumberResponse(
                     base_type_name=name, extension_number=sorted(found)
@@ -158,7 +161,7 @@ def _declared(
 ) -> Iterator[_Symbol]:
     for enum in enums:
         yield _Symbol(f"{scope}{enum.name}")
-        # Protobuf names an enum's values beside the enum, grpcurl prints them as inside of it.
+        # Protobuf names an enum's values beside the enum; grpcurl prints them as inside it.
         for value in enum.value:
             yield _Symbol(f"{scope}{value.name}")
             yield _Symbol(f"{scope}{enum.name}.{value.name}")
@@ -184,17 +187,17 @@ def _with_imports(files: Iterable[FileDescriptor]) -> list[FileDescriptorProto]:
     while waiting:
         file = waiting.pop()
         if file.name not in found:
-            # It leaves out the JSON names, so that grpcurl prints fields by their own names.
+            # CopyToProto leaves out JSON names, so that grpcurl prints the fields' own names.
             found[file.name] = FileDescriptorProto()
             file.CopyToProto(found[file.name])
             waiting += file.dependencies
     return list(found.values())
 
 
-def _answer_with_imports(
+def _with_dependencies(
     file: FileDescriptorProto, protos: Mapping[str, FileDescriptorProto]
-) -> _Answer:
-    """The file first, then what it imports."""
+) -> _Response:
+    """Return a file, followed by its imports."""
     names = [file.name]
     for name in names:
         names += [imported for imported in protos[name].dependency if imported not in names]
@@ -215,15 +218,15 @@ def _v1_file() -> FileDescriptorProto:
     return v1
 
 
-def _not_found(what: str) -> _Answer:
+def _not_found(what: str) -> _Response:
     return _error(grpc.StatusCode.NOT_FOUND, f"there is no {what}")
 
 
-def _error(code: grpc.StatusCode, message: str) -> _Answer:
+def _error(code: grpc.StatusCode, message: str) -> _Response:
     number: int = code.value[0]
     return _serialised(error_response=pb.ErrorResponse(error_code=number, error_message=message))
 
 
-def _serialised(**field: Any) -> _Answer:
-    answer: bytes = pb.ServerReflectionResponse(**field).SerializeToString()
-    return answer
+def _serialised(**field: Any) -> _Response:
+    response: bytes = pb.ServerReflectionResponse(**field).SerializeToString()
+    return response

@@ -1,4 +1,4 @@
-"""Requests to the registry, as the domain has them; what is wrong in form raises FieldInvalid."""
+"""Convert requests of the registry. Each function is pure, and raises FieldInvalid."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import registry_pb2 as resources_pb
 from modelservice.v1 import registry_service_pb2 as pb
 
-from server.api.predictors import format_of
 from server.api.requests import states_of
-from server.api.specs import options_of
+from server.api.specs import format_of, options_of
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.registry.deployment import DeploymentFilter, DeploymentState
 from server.domain.registry.registered import EnvironmentKey, ModelKey, VersionKey, VersionState
@@ -27,12 +26,12 @@ from server.domain.registry.registry_commands import (
 
 
 def model_key_of(message: resources_pb.RegisteredModel) -> ModelKey:
-    """The name of a model that a request brings."""
+    """Return the key of a model."""
     return ModelKey(message.project, message.name)
 
 
 def model_content_of(message: resources_pb.RegisteredModel) -> ModelContent:
-    """What a request says of a model."""
+    """Convert the content of a model."""
     return ModelContent(
         description=message.description,
         default_version=message.default_version,
@@ -41,18 +40,18 @@ def model_content_of(message: resources_pb.RegisteredModel) -> ModelContent:
 
 
 def model_change_of(request: pb.UpdateRegisteredModelRequest) -> Change[ModelContent]:
-    """What an update makes of a model."""
+    """Convert an update of a model."""
     content = model_content_of(request.model)
     return Change(content, tuple(request.update_mask.paths), request.model.etag)
 
 
 def version_key_of(message: resources_pb.ModelVersion) -> VersionKey:
-    """The name of a version that a request brings."""
+    """Return the key of a version."""
     return VersionKey(message.project, message.model, message.version)
 
 
 def version_content_of(message: resources_pb.ModelVersion) -> VersionContent:
-    """What a request says of a version."""
+    """Convert the content of a version."""
     return VersionContent(
         storage_uri=message.storage_uri,
         image=message.image,
@@ -65,18 +64,18 @@ def version_content_of(message: resources_pb.ModelVersion) -> VersionContent:
 
 
 def version_change_of(request: pb.UpdateModelVersionRequest) -> Change[VersionContent]:
-    """What an update makes of a version."""
+    """Convert an update of a version."""
     content = version_content_of(request.version)
     return Change(content, tuple(request.update_mask.paths), request.version.etag)
 
 
 def environment_key_of(message: resources_pb.ServingEnvironment) -> EnvironmentKey:
-    """The name of an environment that a request brings."""
+    """Return the key of an environment."""
     return EnvironmentKey(message.project, message.name)
 
 
 def environment_content_of(message: resources_pb.ServingEnvironment) -> EnvironmentContent:
-    """What a request says of an environment."""
+    """Convert the content of an environment."""
     return EnvironmentContent(
         namespace=message.namespace,
         defaults=options_of(message.defaults, "environment.defaults"),
@@ -88,13 +87,13 @@ def environment_content_of(message: resources_pb.ServingEnvironment) -> Environm
 def environment_change_of(
     request: pb.UpdateServingEnvironmentRequest,
 ) -> Change[EnvironmentContent]:
-    """What an update makes of an environment."""
+    """Convert an update of an environment."""
     content = environment_content_of(request.environment)
     return Change(content, tuple(request.update_mask.paths), request.environment.etag)
 
 
 def deployment_filter_of(request: pb.ListModelDeploymentsRequest) -> DeploymentFilter:
-    """Which records a request asks for."""
+    """Convert the filter of a list of deployments."""
     states = states_of(request.states, resources_pb.ModelDeployment.State.DESCRIPTOR)
     return DeploymentFilter(
         project=request.project,
@@ -124,7 +123,7 @@ def _metadata_of(message: Struct) -> Mapping[str, Any]:
     try:
         metadata: Mapping[str, Any] = MessageToDict(message)
     except ValueError:
-        raise _invalid("version.metadata", "must have finite numbers only, as JSON has") from None
+        raise _invalid("version.metadata", "must have finite numbers only") from None
     return metadata
 
 

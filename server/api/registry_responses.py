@@ -1,4 +1,4 @@
-"""What is registered, and the records of deployments, as callers see them."""
+"""Convert registered models, versions, environments and deployments to messages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from modelservice.v1 import registry_pb2 as pb
 
-from server.api.predictors import format_message
 from server.api.requests import PAGE_SIZE_DEFAULT
 from server.api.responses import PAGE_BYTES
-from server.api.specs import options_message
-from server.api.statuses import failure_message, time_message
+from server.api.services import failure_message, time_message
+from server.api.specs import format_message, options_message
 from server.control.registry.pages import Listed
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.registry.registered import ModelVersion, RegisteredModel, ServingEnvironment
@@ -29,26 +28,29 @@ async def page_of(
     size: int,
     token: str,
 ) -> tuple[list[M], str]:
-    """The messages of a page of at most `size` and PAGE_BYTES, but one at least, and the token that
-    leads on from them. `read` answers so many items at most from a token on."""
+    """Return the messages of a page and the token of the next one. A page has at most `size`
+    messages and PAGE_BYTES, but one message at least.
+
+    `read` returns at most a number of items from a token on.
+    """
     messages: list[M] = []
     room = PAGE_BYTES
     while True:
-        # A thousand at once could be hundreds of MiB, of which two are answered.
+        # A thousand at once could be hundreds of MiB, for a response of two.
         listed = await read(min(size - len(messages), PAGE_SIZE_DEFAULT), token)
-        for taken, item in enumerate(listed.items):
-            made = message(item)
-            room -= made.ByteSize()
+        for count, item in enumerate(listed.items):
+            converted = message(item)
+            room -= converted.ByteSize()
             if messages and room < 0:
-                return messages, listed.token_after(taken)
-            messages.append(made)
+                return messages, listed.token_after(count)
+            messages.append(converted)
         token = listed.token_after(len(listed.items))
         if not token or len(messages) == size:
             return messages, token
 
 
 def model_message(model: RegisteredModel) -> pb.RegisteredModel:
-    """A registered model."""
+    """Convert a registered model."""
     return pb.RegisteredModel(
         project=model.key.project,
         name=model.key.name,
@@ -63,7 +65,7 @@ def model_message(model: RegisteredModel) -> pb.RegisteredModel:
 
 
 def version_message(version: ModelVersion) -> pb.ModelVersion:
-    """A version of a model."""
+    """Convert a version of a model."""
     message = pb.ModelVersion(
         project=version.key.project,
         model=version.key.model,
@@ -86,7 +88,7 @@ def version_message(version: ModelVersion) -> pb.ModelVersion:
 
 
 def environment_message(environment: ServingEnvironment) -> pb.ServingEnvironment:
-    """A serving environment."""
+    """Convert a serving environment."""
     defaults = environment.defaults
     return pb.ServingEnvironment(
         project=environment.key.project,
@@ -103,7 +105,7 @@ def environment_message(environment: ServingEnvironment) -> pb.ServingEnvironmen
 
 
 def deployment_message(deployment: ModelDeployment) -> pb.ModelDeployment:
-    """The record of a deployment, its failure with log lines."""
+    """Convert the record of a deployment, its failure with log lines."""
     rollout, failure = deployment.rollout, deployment.failure
     return pb.ModelDeployment(
         project=deployment.project,
@@ -132,7 +134,7 @@ def deployment_message(deployment: ModelDeployment) -> pb.ModelDeployment:
 
 
 def listed_deployment_message(deployment: ModelDeployment) -> pb.ModelDeployment:
-    """The record as one of many: without log lines."""
+    """Convert a record in a list: without log lines."""
     message = deployment_message(deployment)
     # Touching the failure of a record that has none would give it an empty one.
     if message.HasField("failure"):

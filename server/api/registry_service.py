@@ -1,4 +1,4 @@
-"""RegistryService: each method reads its request, has it done, and renders the answer."""
+"""RegistryService: each method converts its request, calls control, and makes the response."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from server.control.registry.models import Models
 from server.control.registry.versions import Versions
 from server.domain.registry.registered import EnvironmentKey, ModelKey, VersionKey
 
-# ruff: noqa: N802  (RPCs' names are the contract's)
+# ruff: noqa: N802  (the contract names the RPCs)
 
 
 class RegistryService:

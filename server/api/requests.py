@@ -64,13 +64,13 @@ def delete_of(request: pb.DeleteRequest) -> Delete:
 
 
 def rollout_of(text: str) -> Rollout | None:
-    """The rollout that a request names; None where it names none."""
+    """Parse a rollout_id; None where it is empty."""
     if not text:
         return None
     try:
         return Rollout.parse(text)
     except ValueError:
-        why = f"must be a rollout_id that Deploy or Get answered, got {escaped(text)}"
+        why = f"must be a rollout_id from a response, got {escaped(text)}"
         raise _invalid("rollout_id", why) from None
 
 
@@ -85,15 +85,15 @@ def listing_of(request: pb.ListRequest) -> Listing:
     )
 
 
-def page_size_of(asked: int) -> int:
-    """How many items a page may have, where a request asks for so many."""
-    if asked < 0:
-        raise _invalid("page_size", f"must not be negative, got {asked}")
-    return min(asked or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
+def page_size_of(requested: int) -> int:
+    """Return the page size for a request's `page_size`."""
+    if requested < 0:
+        raise _invalid("page_size", f"must not be negative, got {requested}")
+    return min(requested or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)
 
 
 def states_of(numbers: Iterable[int], states: EnumDescriptor) -> Iterator[str]:
-    """The states that a request's `states` name, without the enum's prefix."""
+    """Return the names of a request's `states`, without the enum's prefix."""
     for index, number in enumerate(numbers):
         if not number or number not in states.values_by_number:
             why = f"must be a state of this contract, got {number}"

@@ -1,52 +1,59 @@
-"""What callers are answered."""
+"""Responses of ModelService, in the bytes that are sent."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
+from weakref import ref
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
-from server.api.services import PartCache, ServiceParts, identity_message, service_message
+from server.api.services import identity_message, service_message
 from server.control.read import Listed
 from server.control.watch import Watch, WatchEvent
 from server.control.watch_cache import Identity
 from server.domain.service.commands import Applied
-from server.domain.service.inference_service import InferenceService
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Cluster
 
 _DAY_SECONDS = 86_400
 PAGE_BYTES = 2 * 2**20
-# Some 5 ms, where none of them was rendered before.
-_RENDERED_AT_ONCE = 50
+CACHE_BYTES = 64 * 2**20
+# Some 5 ms, where none of them is in the cache.
+_ENCODED_AT_ONCE = 50
 
 
-class Answers:
-    """Responses, each with the age of the view that it comes from, in the bytes that are sent.
+class Responses:
+    """Makes each response, with the age of the watch cache that it comes from.
 
-    Nine parts in ten of the bytes that readers get are services, which change seldom: those parts
-    are kept, and only what stands around them is made for each answer. By protobuf's encoding the
-    bytes of a message's parts, one after the other, are the bytes of the whole.
+    Nine tenths of the bytes that readers get are services, which change seldom. So a service's
+    bytes are cached, and only the other fields are encoded for each response: the encoding of a
+    protobuf message is that of its fields, one after the other.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        cache = PartCache()
-        watched = partial(ServiceParts, lambda m: pb.WatchStatusResponse(service=m), cache)
-        self._got = ServiceParts(lambda m: pb.GetResponse(service=m), cache, log_lines=True)
-        self._listed = ServiceParts(lambda m: pb.ListResponse(services=[m]), cache, log_lines=False)
-        self._watched = watched(log_lines=True)
-        self._watched_among = watched(log_lines=False)
+        cache = EncodingCache()
+        watch = partial(ServiceEncoder, lambda m: pb.WatchStatusResponse(service=m), cache)
+        self._get = ServiceEncoder(lambda m: pb.GetResponse(service=m), cache, log_lines=True)
+        self._list = ServiceEncoder(lambda m: pb.ListResponse(services=[m]), cache, log_lines=False)
+        self._watch_one = watch(log_lines=True)
+        self._watch_many = watch(log_lines=False)
 
-    def deployed(self, applied: Applied) -> bytes:
-        """The answer to a Deploy."""
+    def deploy(self, applied: Applied) -> bytes:
+        """Encode a DeployResponse."""
         rollout_id = applied.rollout.id if applied.rollout else ""
         service = service_message(applied.service)
         if not rollout_id:
-            # That of a dry run would be the name of whatever rollout comes next.
+            # A dry run makes no rollout; the next one would get this id.
             service.ClearField("rollout_id")
         return pb.DeployResponse(
             service=service,
@@ -55,59 +62,59 @@ class Answers:
             view_age=self._view_age(),
         ).SerializeToString()
 
-    def got(self, service: InferenceService) -> bytes:
-        """The answer to a Get."""
-        around = pb.GetResponse(view_age=self._view_age())
-        return self._got.of(service) + around.SerializeToString()
+    def get(self, service: InferenceService) -> bytes:
+        """Encode a GetResponse."""
+        rest = pb.GetResponse(view_age=self._view_age())
+        return self._get.encode(service) + rest.SerializeToString()
 
-    def deleted(self, service: InferenceService | None) -> bytes:
-        """The answer to a Delete; None: there was nothing."""
+    def delete(self, service: InferenceService | None) -> bytes:
+        """Encode a DeleteResponse; None: the service was missing."""
         return pb.DeleteResponse(
             service=service_message(service) if service else None, view_age=self._view_age()
         ).SerializeToString()
 
-    async def listed(self, listed: Listed) -> bytes:
-        """One page, within PAGE_BYTES but of one service at least; between parts of the work
-        others have the loop."""
-        parts: list[bytes] = []
+    async def list(self, listed: Listed) -> bytes:
+        """Encode a ListResponse of at most PAGE_BYTES, but one service at least. Other calls have
+        the event loop in between."""
+        services: list[bytes] = []
         room = PAGE_BYTES
         for service in listed.services:
-            part = self._listed.of(service)
-            room -= len(part)
-            if parts and room < 0:
+            encoded = self._list.encode(service)
+            room -= len(encoded)
+            if services and room < 0:
                 break
-            parts.append(part)
-            if len(parts) % _RENDERED_AT_ONCE == 0:
+            services.append(encoded)
+            if len(services) % _ENCODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        more = listed.more or len(parts) < len(listed.services)
-        around = pb.ListResponse(
-            next_page_token=listed.token_after(listed.services[len(parts) - 1]) if more else "",
+        more = listed.more or len(services) < len(listed.services)
+        rest = pb.ListResponse(
+            next_page_token=listed.token_after(listed.services[len(services) - 1]) if more else "",
             total_size=listed.total,
             view_age=self._view_age(),
         )
-        return b"".join(parts) + around.SerializeToString()
+        return b"".join(services) + rest.SerializeToString()
 
-    def watched(self, watch: Watch, event: WatchEvent) -> bytes:
-        """One message of a watch; log lines only where it is for one service."""
-        around = pb.WatchStatusResponse(
+    def watch(self, watch: Watch, event: WatchEvent) -> bytes:
+        """Encode a WatchStatusResponse; log lines are only in a watch of one service."""
+        rest = pb.WatchStatusResponse(
             type=pb.WatchStatusResponse.Type.Value(f"TYPE_{event.type.value}"),
             resume_token=event.resume_token,
             observe_time=_now(),
             view_age=self._view_age(),
         ).SerializeToString()
         if event.service is None:
-            return around
+            return rest
         if isinstance(event.service, Identity):
-            gone = pb.WatchStatusResponse(service=identity_message(event.service))
-            return gone.SerializeToString() + around
-        parts = self._watched if watch.target.name else self._watched_among
-        return parts.of(event.service) + around
+            deleted = pb.WatchStatusResponse(service=identity_message(event.service))
+            return deleted.SerializeToString() + rest
+        encoder = self._watch_one if watch.target.name else self._watch_many
+        return encoder.encode(event.service) + rest
 
     def _view_age(self) -> Duration | None:
         age = self._cluster.age()
         if age is None:
             return None
-        # FromTimedelta would take a tenth of the time that a whole Get has.
+        # FromTimedelta would take a tenth of the time of a whole Get.
         return Duration(
             seconds=age.days * _DAY_SECONDS + age.seconds, nanos=age.microseconds * 1000
         )
@@ -116,3 +123,77 @@ class Answers:
 def _now() -> Timestamp:
     seconds, nanos = divmod(time.time_ns(), 10**9)
     return Timestamp(seconds=seconds, nanos=nanos)
+
+
+class ServiceEncoder:
+    """Encodes the services of one kind of response, once for each state of a service.
+
+    `response` puts a service into an otherwise empty response.
+    """
+
+    def __init__(
+        self,
+        response: Callable[[services_pb.InferenceService], Message],
+        cache: EncodingCache,
+        *,
+        log_lines: bool,
+    ) -> None:
+        self._response = response
+        self._cache = cache
+        self._log_lines = log_lines
+
+    def encode(self, service: InferenceService) -> bytes:
+        """Return the bytes of a response with this service alone."""
+        encoded = self._cache.get(self, service)
+        if encoded is None:
+            message = service_message(service)
+            # Touching the failure of a service that has none would give it an empty one.
+            if not self._log_lines and message.status.HasField("failure"):
+                message.status.failure.ClearField("log_lines")
+            encoded = self._response(message).SerializeToString()
+            self._cache.put(self, service, encoded)
+        return encoded
+
+
+class _Entry(NamedTuple):
+    service: ref[InferenceService]
+    encoded: bytes
+
+
+class EncodingCache:
+    """Caches bytes for as long as their service objects live, up to CACHE_BYTES, by last use.
+
+    Service objects are frozen and the watch cache keeps one for each state, so the identity of the
+    object tells whether the bytes are current.
+    """
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[object, ServiceKey], _Entry] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, owner: object, service: InferenceService) -> bytes | None:
+        """Return the owner's bytes of this state of the service, if they are cached."""
+        place = (owner, service.key)
+        entry = self._entries.get(place)
+        if entry is None or entry.service() is not service:
+            return None
+        self._entries.move_to_end(place)
+        return entry.encoded
+
+    def put(self, owner: object, service: InferenceService, encoded: bytes) -> None:
+        """Cache the owner's bytes in place of earlier ones."""
+        place = (owner, service.key)
+        self._drop(place)
+        self._entries[place] = _Entry(ref(service, partial(self._forget, place)), encoded)
+        self._bytes += len(encoded)
+        while self._bytes > CACHE_BYTES:
+            self._drop(next(iter(self._entries)))
+
+    def _forget(self, place: tuple[object, ServiceKey], gone: ref[InferenceService]) -> None:
+        entry = self._entries.get(place)
+        if entry and entry.service is gone:
+            self._drop(place)
+
+    def _drop(self, place: tuple[object, ServiceKey]) -> None:
+        if entry := self._entries.pop(place, None):
+            self._bytes -= len(entry.encoded)

@@ -1,103 +1,28 @@
-"""A service as callers see it."""
+"""Convert services, their statuses and failures to messages."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
-from weakref import ref
+from datetime import datetime
 
-from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import inference_service_pb2 as pb
 
 from server.api.specs import spec_message
-from server.api.statuses import status_message, time_message
 from server.control.watch_cache import Identity
-from server.domain.service.inference_service import InferenceService, ServiceKey
-
-KEPT_BYTES = 64 * 2**20
-
-
-class PartCache:
-    """Bytes that were made of service objects, kept as long as these are, up to KEPT_BYTES in all;
-    those used longest ago go first.
-
-    A service object is frozen and the view keeps one per state, so that identity says whether the
-    bytes still hold.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[object, ServiceKey], _Kept] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, owner: object, service: InferenceService) -> bytes | None:
-        """What the owner keeps of the service as it is."""
-        kept = self._kept.get((owner, service.key))
-        if kept is None or kept.service() is not service:
-            return None
-        self._kept.move_to_end((owner, service.key))
-        return kept.part
-
-    def keep(self, owner: object, service: InferenceService, part: bytes) -> None:
-        """Keep the owner's part in the place of an earlier one."""
-        place = (owner, service.key)
-        self._drop(place)
-        self._kept[place] = _Kept(ref(service, partial(self._forget, place)), part)
-        self._bytes += len(part)
-        while self._bytes > KEPT_BYTES:
-            self._drop(next(iter(self._kept)))
-
-    def _forget(self, place: tuple[object, ServiceKey], gone: ref[InferenceService]) -> None:
-        kept = self._kept.get(place)
-        if kept and kept.service is gone:
-            self._drop(place)
-
-    def _drop(self, place: tuple[object, ServiceKey]) -> None:
-        if kept := self._kept.pop(place, None):
-            self._bytes -= len(kept.part)
-
-
-class _Kept(NamedTuple):
-    service: ref[InferenceService]
-    part: bytes
-
-
-class ServiceParts:
-    """Each service's part of one kind of response, in bytes, made once for each of its states.
-
-    `response` puts a service into an otherwise empty response.
-    """
-
-    def __init__(
-        self,
-        response: Callable[[pb.InferenceService], Message],
-        cache: PartCache,
-        *,
-        log_lines: bool,
-    ) -> None:
-        self._response = response
-        self._cache = cache
-        self._log_lines = log_lines
-
-    def of(self, service: InferenceService) -> bytes:
-        """The part for a service as it is."""
-        part = self._cache.get(self, service)
-        if part is None:
-            part = self._made(service)
-            self._cache.keep(self, service, part)
-        return part
-
-    def _made(self, service: InferenceService) -> bytes:
-        message = service_message(service)
-        # Touching the failure of a service that has none would give it an empty one.
-        if not self._log_lines and message.status.HasField("failure"):
-            message.status.failure.ClearField("log_lines")
-        return self._response(message).SerializeToString()
+from server.domain.rollout.container_output import without_controls
+from server.domain.rollout.status import (
+    Component,
+    ComponentStatus,
+    Condition,
+    Failure,
+    InferenceServiceStatus,
+    State,
+)
+from server.domain.service.inference_service import InferenceService
 
 
 def identity_message(identity: Identity) -> pb.InferenceService:
-    """What is said of a service that its reader no longer sees: which it is, and its rollout."""
+    """Convert the identity of a service that was deleted or left a watch's selection."""
     return pb.InferenceService(
         namespace=identity.key.namespace,
         name=identity.key.name,
@@ -107,7 +32,7 @@ def identity_message(identity: Identity) -> pb.InferenceService:
 
 
 def service_message(service: InferenceService) -> pb.InferenceService:
-    """The service with its spec and status."""
+    """Convert a service with its spec and status."""
     return pb.InferenceService(
         namespace=service.key.namespace,
         name=service.key.name,
@@ -123,4 +48,82 @@ def service_message(service: InferenceService) -> pb.InferenceService:
         delete_time=time_message(service.delete_time),
         unmanaged=service.unmanaged,
         deployment_id=service.deployment_id,
+    )
+
+
+def status_message(status: InferenceServiceStatus) -> pb.InferenceServiceStatus:
+    """Convert a status, its failure with log lines."""
+    return pb.InferenceServiceStatus(
+        state=_state_number(status.state),
+        message=without_controls(status.message),
+        serving=status.serving,
+        latest_ready_generation=status.latest_ready_generation,
+        failure=failure_message(status.failure) if status.failure else None,
+        url=status.url,
+        cluster_url=status.cluster_url,
+        serving_runtime=status.serving_runtime,
+        deployment_mode=status.deployment_mode,
+        components=map(_component_message, status.components),
+        conditions=map(_condition_message, status.conditions),
+        last_transition_time=time_message(status.last_transition_time),
+    )
+
+
+def failure_message(failure: Failure) -> pb.Failure:
+    """Convert a failure."""
+    return pb.Failure(
+        reason=pb.Failure.Reason.Value(f"REASON_{failure.reason.value}"),
+        message=without_controls(failure.message),
+        remedy=without_controls(failure.remedy),
+        rollout_id=failure.rollout_id,
+        component=_component_number(failure.component),
+        pod=failure.pod,
+        container=failure.container,
+        exit_code=failure.exit_code,
+        restart_count=failure.restart_count,
+        log_lines=failure.log_lines,
+        retrying=failure.retrying,
+        first_seen_time=time_message(failure.first_seen_time),
+    )
+
+
+def time_message(time: datetime | None) -> Timestamp | None:
+    """Convert a time; None where it is not known."""
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def _state_number(state: State) -> pb.InferenceServiceStatus.State.ValueType:
+    return pb.InferenceServiceStatus.State.Value(f"STATE_{state.value}")
+
+
+def _component_number(component: Component | None) -> pb.ComponentStatus.Component.ValueType:
+    name = component.value if component else "UNSPECIFIED"
+    return pb.ComponentStatus.Component.Value(f"COMPONENT_{name}")
+
+
+def _component_message(component: ComponentStatus) -> pb.ComponentStatus:
+    return pb.ComponentStatus(
+        component=_component_number(component.component),
+        desired_replicas=component.desired_replicas,
+        updated_replicas=component.updated_replicas,
+        ready_replicas=component.ready_replicas,
+        latest_revision=component.latest_revision,
+        traffic=[
+            pb.TrafficShare(revision=share.revision, percent=share.percent)
+            for share in component.traffic
+        ],
+    )
+
+
+def _condition_message(condition: Condition) -> pb.Condition:
+    return pb.Condition(
+        type=condition.type,
+        status=condition.status,
+        reason=without_controls(condition.reason),
+        message=without_controls(condition.message),
+        last_transition_time=time_message(condition.last_transition_time),
     )

@@ -1,4 +1,4 @@
-"""The spec, from a request and back."""
+"""Convert specs and predictors, in both directions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from modelservice.v1 import inference_service_pb2 as pb
 
-from server.api.predictors import fill_predictor, predictor_of
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.service.inference_service import (
     LONGEST_DURATION_SECONDS,
+    ContainerPredictor,
     InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
+    Predictor,
+    RegisteredModelPredictor,
     Resources,
     Scaling,
     SecretKeyRef,
@@ -22,27 +26,27 @@ from server.domain.service.inference_service import (
 
 
 def spec_of(message: pb.InferenceServiceSpec) -> InferenceServiceSpec:
-    """The spec as the domain has it. Raises FieldInvalid for what the domain cannot express."""
+    """Convert a spec from its message. Raises FieldInvalid for what the domain cannot express."""
     return InferenceServiceSpec(predictor=predictor_of(message), **_options_in(message, "spec"))
 
 
 def options_of(message: pb.InferenceServiceSpec, path: str) -> ServingOptions:
-    """How a predictor is run, of a spec at `path` that has none. Raises FieldInvalid as spec_of,
-    and for a predictor."""
+    """Convert a spec at `path` without a predictor. Raises FieldInvalid as spec_of does, and for a
+    predictor."""
     if message.WhichOneof("predictor"):
         raise FieldInvalid([FieldViolation(f"{path}.predictor", "must not be set here")])
     return ServingOptions(**_options_in(message, path))
 
 
 def spec_message(spec: InferenceServiceSpec) -> pb.InferenceServiceSpec:
-    """The spec as callers see it."""
+    """Convert a spec to its message."""
     message = options_message(spec)
     fill_predictor(message, spec.predictor)
     return message
 
 
 def options_message(options: ServingOptions) -> pb.InferenceServiceSpec:
-    """How a predictor is run, as a spec without one."""
+    """Convert serving options to a spec without a predictor."""
     message = pb.InferenceServiceSpec(
         env=options.env,
         secret_env={
@@ -66,7 +70,7 @@ def options_message(options: ServingOptions) -> pb.InferenceServiceSpec:
 
 
 def duration_of(message: Duration, path: str) -> timedelta:
-    """The duration, a part of a microsecond rounded away from zero. Raises FieldInvalid."""
+    """Convert a duration, rounded to microseconds away from zero. Raises FieldInvalid."""
     seconds, nanos = message.seconds, message.nanos
     if abs(seconds) > LONGEST_DURATION_SECONDS or abs(nanos) >= 10**9 or seconds * nanos < 0:
         raise FieldInvalid(
@@ -77,7 +81,7 @@ def duration_of(message: Duration, path: str) -> timedelta:
 
 
 def _options_in(message: pb.InferenceServiceSpec, path: str) -> dict[str, Any]:
-    """The fields of ServingOptions, which a whole spec has as well."""
+    """Return the fields of ServingOptions, which a whole spec has as well."""
     timed = message.HasField("request_timeout")
     return {
         "env": dict(message.env),
@@ -132,3 +136,84 @@ def _toleration_message(toleration: Toleration) -> pb.Toleration:
         effect=toleration.effect,
         toleration_seconds=toleration.toleration_seconds,
     )
+
+
+def predictor_of(message: pb.InferenceServiceSpec) -> Predictor:
+    """Convert the predictor of a spec. The resolution of a registered model is output only, and not
+    read. Raises FieldInvalid where there is no predictor."""
+    match message.WhichOneof("predictor"):
+        case "container":
+            c = message.container
+            return ContainerPredictor(c.image, tuple(c.command), tuple(c.args), c.port)
+        case "model":
+            m = message.model
+            return ModelPredictor(
+                format=format_of(m.format),
+                storage_uri=m.storage_uri,
+                runtime=m.runtime,
+                protocol_version=m.protocol_version,
+                args=tuple(m.args),
+            )
+        case "registered_model":
+            r = message.registered_model
+            return RegisteredModelPredictor(r.project, r.model, r.environment, r.version)
+    raise FieldInvalid(
+        [FieldViolation("spec.predictor", "must be set: container, model or registered_model")]
+    )
+
+
+def fill_predictor(message: pb.InferenceServiceSpec, predictor: Predictor) -> None:
+    """Set the predictor of a spec's message."""
+    match predictor:
+        case ContainerPredictor():
+            message.container.CopyFrom(_container_message(predictor))
+        case ModelPredictor():
+            message.model.CopyFrom(_model_message(predictor))
+        case RegisteredModelPredictor():
+            message.registered_model.CopyFrom(_registered_model_message(predictor))
+
+
+def format_of(message: pb.ModelFormat) -> ModelFormat:
+    """Convert a model format from its message."""
+    return ModelFormat(message.name, message.version)
+
+
+def format_message(model_format: ModelFormat) -> pb.ModelFormat:
+    """Convert a model format to its message."""
+    return pb.ModelFormat(name=model_format.name, version=model_format.version)
+
+
+def _container_message(container: ContainerPredictor) -> pb.ContainerPredictor:
+    return pb.ContainerPredictor(
+        image=container.image,
+        command=container.command,
+        args=container.args,
+        port=container.port,
+    )
+
+
+def _model_message(model: ModelPredictor) -> pb.ModelPredictor:
+    return pb.ModelPredictor(
+        format=format_message(model.format),
+        storage_uri=model.storage_uri,
+        runtime=model.runtime,
+        protocol_version=model.protocol_version,
+        args=model.args,
+    )
+
+
+def _registered_model_message(
+    registered: RegisteredModelPredictor,
+) -> pb.RegisteredModelPredictor:
+    message = pb.RegisteredModelPredictor(
+        project=registered.project,
+        model=registered.model,
+        version=registered.version,
+        environment=registered.environment,
+    )
+    match registered.resolved:
+        case ContainerPredictor() as container:
+            message.resolved_container.CopyFrom(_container_message(container))
+        case ModelPredictor() as model:
+            message.resolved_model.CopyFrom(_model_message(model))
+    return message

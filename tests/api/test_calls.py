@@ -17,7 +17,7 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.api.interceptor import CallLimits, Calls
+from server.api.interceptor import CallInterceptor, CallLimits
 from server.control.call import Call
 from server.domain.caller import Caller
 from tests.patience import PATIENCE_SECONDS
@@ -180,7 +180,7 @@ async def test_a_method_gets_its_caller_deadline_and_trace_and_health_gets_grpcs
         return grpc.unary_unary_rpc_method_handler(argument)
 
     async def argument_of(method: str) -> Any:
-        calls = Calls(Caller("trainer"), "default", CallLimits(9, 9))
+        calls = CallInterceptor(Caller("trainer"), "default", CallLimits(9, 9))
         guarded = await calls.intercept_service(handler, SimpleNamespace(method=method))
         assert guarded is not None
         return await guarded.unary_unary(GetRequest(), Context())

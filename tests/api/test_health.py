@@ -16,7 +16,7 @@ from grpc_health.v1.health_pb2 import (
     HealthListRequest,
 )
 
-from server.api.health import Health, keep_told
+from server.api.health import Health, follow_health
 from server.control.watch_cache import View
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
@@ -121,7 +121,7 @@ def test_the_registry_service_serves_as_long_as_the_database_is_usable(tmp_path:
 
 async def test_health_follows_each_change_in_the_next_turns_of_the_loop() -> None:
     view, cluster, health = View(), MemoryCluster(), Health()
-    following = asyncio.create_task(keep_told(health, view, cluster, None))
+    following = asyncio.create_task(follow_health(health, view, cluster, None))
 
     async def now(service: str) -> int:
         for _ in range(3):

@@ -38,7 +38,7 @@ def taken(host: str, port: int) -> Iterator[None]:
 async def bare() -> Any:
     """A gRPC server as ours, with nothing but health on it."""
     health = Health()
-    health.tell({LIVE: SERVING})
+    health.set({LIVE: SERVING})
     made = grpc.aio.server(options=grpc_server._OPTIONS)
     health_pb2_grpc.add_HealthServicer_to_server(health, made)
     yield made

@@ -22,8 +22,7 @@ from server.api.registry_responses import (
     model_message,
     version_message,
 )
-from server.api.services import service_message
-from server.api.statuses import failure_message, status_message
+from server.api.services import failure_message, service_message, status_message
 from server.control.watch import EventType
 from server.domain.registry.deployment import DeploymentState, DesiredState, ModelDeployment
 from server.domain.registry.registered import (

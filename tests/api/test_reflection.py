@@ -219,7 +219,7 @@ def test_extensions_are_found_by_name_by_number_and_by_what_they_extend() -> Non
     reflection = Reflection([], [pool.FindFileByName("e.proto")])
 
     def answered(**request) -> ServerReflectionResponse:
-        answer = reflection.answer(ServerReflectionRequest(**request))
+        answer = reflection.response(ServerReflectionRequest(**request))
         return ServerReflectionResponse.FromString(answer)
 
     for symbol in ("e.outer", "e.Base.inner"):

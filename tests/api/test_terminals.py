@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from server.api.errors import cut
-from server.api.statuses import status_message
+from server.api.services import status_message
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus, State
 from tests.alone import ROOT, clean_environment

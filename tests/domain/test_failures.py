@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from modelservice.v1 import inference_service_pb2 as pb
 
-from server.api.statuses import failure_message
+from server.api.services import failure_message
 from server.domain.rollout.failures import FAILURES, failure_of, rank_of
 from server.domain.rollout.status import FailureReason
 

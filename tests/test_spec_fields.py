@@ -20,8 +20,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from modelservice.v1 import inference_service_pb2 as pb
 
 from lab.port_blocks import own_block
-from server.adapters.kserve.manifests.manifest import Wish
-from server.adapters.kserve.manifests.object_parser import service_of, unfit_of
+from server.adapters.kserve.manifests.manifest import DesiredObject
+from server.adapters.kserve.manifests.object_parser import parse_object, service_of
 from server.adapters.local.cluster import LocalCluster, local_cluster
 from server.adapters.local.proxy.port_allocator import Ports
 from server.adapters.local.proxy.reverse_proxy import Upstream
@@ -252,9 +252,9 @@ def test_a_field_belongs_to_what_a_request_id_may_not_be_reused_across(path: str
 
 @pytest.mark.parametrize("path", SAMPLES)
 def test_a_field_is_written_to_the_inference_service_and_read_back(path: str) -> None:
-    obj = applied(Wish(KEY, SAMPLES[path], deployment_id="deployment-1"))
+    obj = applied(DesiredObject(KEY, SAMPLES[path], deployment_id="deployment-1"))
     assert service_of(obj, InferenceServiceStatus(State.READY)).spec == SAMPLES[path]
-    assert unfit_of(obj) == []
+    assert parse_object(obj).unsupported == []
 
 
 @pytest.mark.parametrize("path", OPTIONS)

@@ -14,7 +14,7 @@ from modelservice.v1 import model_service_pb2 as pb
 
 from lab import Lab
 from server.adapters.kserve.apply.kserve_config import KServeConfig
-from server.adapters.kserve.apply.write_plan import Plan, plan_of
+from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.api.requests import deploy_of
 from server.domain.service.canonical_spec import canonical_deploy
 
@@ -68,6 +68,6 @@ async def raw_api(lab: Lab, kubeconfig: Path) -> AsyncIterator[RawApi]:
 def manifest_for(request: pb.DeployRequest) -> dict[str, Any]:
     """What the server itself would apply for a Deploy of a new service."""
     deploy = canonical_deploy(deploy_of(request))
-    plan = plan_of(deploy, None, KServeConfig(), "")
+    plan = plan_deploy(deploy, None, KServeConfig(), "")
     assert isinstance(plan, Plan)
     return dict(plan.manifest)

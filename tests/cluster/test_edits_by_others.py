@@ -20,7 +20,7 @@ from kubernetes.client.exceptions import ApiException
 
 from lab import Cluster
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.manifests.annotations import FilledIn
+from server.adapters.kserve.manifests.annotations import AddedFields
 from server.adapters.kserve.manifests.manifest import predictor_of
 from server.adapters.kserve.manifests.object_parser import etag_of
 from server.domain.errors import FieldConflict
@@ -69,7 +69,7 @@ def edited_services(draw: st.DrawFn) -> tuple[Deploy, list[Edit]]:
 def _edits(
     draw: st.DrawFn, kind: Kind, labels: Mapping[str, str], annotations: Mapping[str, str]
 ) -> Edit:
-    predictor = predictor_of(draw(strategies.specs(kind)), FilledIn())
+    predictor = predictor_of(draw(strategies.specs(kind)), AddedFields())
     serving = predictor.pop("model", None) or predictor.pop("containers")[0]
     serving.pop("name", None)
     metadata = {
@@ -222,7 +222,7 @@ async def test_what_stands_by_others_is_asked_for_and_only_the_ownership_moves(
     assert (await kserve.apply(theirs)).action is Action.UNCHANGED
     assert await asyncio.to_thread(_asked, cluster, key) == before
     assert (await _read(cluster, kserve, key)).labels == {"team": "zz"}
-    # What our marker was made for comes back as a rollout of its own.
+    # What our rollout_hash was made for comes back as a rollout of its own.
     forced = await kserve.apply(replace(LABELLED, key=key, force=True))
     assert forced.action is Action.UPDATED
     now = await asyncio.to_thread(_asked, cluster, key)

@@ -19,8 +19,7 @@ from server.adapters.kserve.apply.api_server_errors import refusal
 from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects, Terms
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.manifests.manifest import Wish, manifest_of
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.manifest import DesiredObject, manifest_of
 from server.domain.errors import (
     ClusterUnavailable,
     ErrorReason,
@@ -143,22 +142,22 @@ def no_bad_labels(namespace: str) -> tuple[Manifest, Manifest]:
 async def test_a_policy_of_the_cluster_refuses(
     cluster: Cluster, kserve: KServeCluster, key: ServiceKey
 ) -> None:
-    tried = Deploy(key, MODEL, {"bad": "yes"}, validate_only=True)
+    as_owned = Deploy(key, MODEL, {"bad": "yes"}, validate_only=True)
     with standing(cluster, *no_bad_labels(key.namespace)):
-        await refused_at_last(kserve, tried, PolicyRefused)
+        await refused_at_last(kserve, as_owned, PolicyRefused)
         with pytest.raises(PolicyRefused, match="no bad labels") as refused:
             await kserve.apply(Deploy(key, MODEL, {"bad": "yes"}))
         assert refused.value.metadata == {"webhook": f"labels-{key.namespace}"}
 
 
 async def refused_at_last(
-    kserve: KServeCluster, tried: Deploy, refusal: type[ServiceError]
+    kserve: KServeCluster, as_owned: Deploy, refusal: type[ServiceError]
 ) -> None:
     """The API server takes up quotas and policies some moments after they are stored."""
     async with asyncio.timeout(60):
         while True:
             try:
-                await kserve.apply(tried)
+                await kserve.apply(as_owned)
             except refusal:
                 return
             await asyncio.sleep(0.2)
@@ -186,7 +185,7 @@ async def test_a_metric_that_no_mode_has(kserve: KServeCluster, key: ServiceKey)
 async def test_what_does_not_fit_the_schema(
     cluster: Cluster, key: ServiceKey, spoilt: dict[str, Any], told: str
 ) -> None:
-    manifest = manifest_of(Wish(key, MODEL), SHIPPED)
+    manifest = manifest_of(DesiredObject(key, MODEL))
     manifest["spec"]["predictor"]["model"] |= spoilt
     terms = Terms(False, Allowance(timedelta(seconds=10)))
     async with connected(cluster.kubeconfig) as api:

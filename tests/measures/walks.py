@@ -43,11 +43,11 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server import logs
-from server.adapters.kserve.apply.write_plan import plan_of
+from server.adapters.kserve.apply.write_plan import plan_deploy
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.manifests.manifest import manifest_of
-from server.adapters.kserve.manifests.object_parser import asked_of
+from server.adapters.kserve.manifests.manifest import body_of
+from server.adapters.kserve.manifests.object_parser import parse_object
 from server.adapters.kserve.objects import is_condition_true
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.app import Application
@@ -65,9 +65,9 @@ FIELD_READS = "adapters/kserve/objects.py"
 FEED = "status feed"
 # What one Deploy is to do once.
 ONCE: dict[str, FunctionType] = {
-    "parse the object": asked_of,
-    "plan the write": plan_of,
-    "render the manifest": manifest_of,
+    "parse the object": parse_object,
+    "plan the write": plan_deploy,
+    "render the manifest": body_of,
 }
 # An idle server calls nothing of ours for so long.
 IDLE_SECONDS = 0.2

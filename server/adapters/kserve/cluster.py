@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
 from server.adapters.kserve.apply.api_server_errors import list_refused, unavailable
-from server.adapters.kserve.apply.apply import Writing
-from server.adapters.kserve.apply.delete import Deleting
+from server.adapters.kserve.apply.apply import ServiceApplier
+from server.adapters.kserve.apply.delete import ServiceDeleter
 from server.adapters.kserve.apply.knative_discovery import KnativePresence
 from server.adapters.kserve.apply.kserve_config import ConfigReader
-from server.adapters.kserve.apply.retry import derived
+from server.adapters.kserve.apply.retry import service_after_write
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects
 from server.adapters.kserve.client import ApiServer, NoCredentials
@@ -43,8 +43,8 @@ class KServeCluster:
         self._objects = ServiceObjects(api)
         config, runtimes = ConfigReader(api, kserve_namespace), RuntimeReader(api)
         knative = KnativePresence(api, self._feed)
-        self._writing = Writing(self._objects, config, runtimes, knative, self._feed)
-        self._deleting = Deleting(self._objects, self._feed)
+        self._applier = ServiceApplier(self._objects, config, runtimes, knative, self._feed)
+        self._deleter = ServiceDeleter(self._objects, self._feed)
 
     async def check_release(self, allowed: timedelta) -> None:
         """Read KServe's release. Raises KServeTooOld.
@@ -56,19 +56,18 @@ class KServeCluster:
 
     async def apply(self, deploy: Deploy) -> Applied:
         """See `server.ports.Cluster`."""
-        return await self._writing.apply(deploy)
+        return await self._applier.apply(deploy)
 
     async def delete(self, delete: Delete) -> InferenceService:
         """See `server.ports.Cluster`."""
-        return await self._deleting.delete(delete)
+        return await self._deleter.delete(delete)
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
         """See `server.ports.Cluster`."""
         current = await self._objects.get(key, Allowance(READ_TIMEOUT))
         if current is None:
             return None
-        self._feed.mirror.put_written(current)
-        return derived(self._feed, current)
+        return service_after_write(self._feed, current)
 
     def feed(self) -> AsyncIterator[FeedEvent]:
         """See `server.ports.Cluster`."""

@@ -1,4 +1,4 @@
-"""Reading raw Kubernetes objects: what is absent reads as empty."""
+"""Read fields of raw Kubernetes objects. A field that is absent or null reads as empty."""
 
 from __future__ import annotations
 
@@ -12,71 +12,79 @@ Object = Mapping[str, Any]
 
 
 def get_map(obj: Object, *path: str) -> Object:
-    """The map at `path`; empty where it, or anything on the way, is absent or null."""
+    """Return the map at `path`, or an empty one."""
     for name in path:
         obj = obj.get(name) or {}
     return obj
 
 
 def get_list(obj: Object, *path: str) -> list[Any]:
-    """The list at `path`; empty where it is absent or null."""
-    return get_map(obj, *path[:-1]).get(path[-1]) or []
+    """Return the list at `path`, or an empty one."""
+    found: Any = obj
+    for name in path:
+        found = found.get(name) or {}
+    return found or []
 
 
 def find_by_name(objects: Iterable[Object], name: str) -> Object:
-    """The first of `objects` with this `name`, or an empty one."""
+    """Return the first of `objects` with this `name`, or an empty one."""
     return next((o for o in objects if o.get("name") == name), {})
 
 
 def uid_of(obj: Object) -> str:
-    """The object's identity."""
-    return str(get_map(obj, "metadata").get("uid", ""))
+    """Return metadata.uid."""
+    return str((obj.get("metadata") or {}).get("uid", ""))
 
 
 def generation_of(obj: Object) -> int:
-    """Kubernetes' count of the changes to the object's spec, its mark of deletion among them."""
-    return int(get_map(obj, "metadata").get("generation") or 0)
+    """Return metadata.generation: Kubernetes raises it with each change of the spec, and once more
+    when it marks the object as deleted."""
+    return int((obj.get("metadata") or {}).get("generation") or 0)
 
 
 def rollout_of(service: Object) -> Rollout:
-    """The rollout that an InferenceService asks for.
+    """Return the rollout that an InferenceService asks for: its uid and generation.
 
-    Kubernetes raises the generation once more where it marks an object as deleted, which nobody
-    deployed: the last rollout's name stays.
+    The generation that Kubernetes adds with the deletionTimestamp is no rollout, so the last one
+    keeps its number.
     """
-    marked = "deletionTimestamp" in get_map(service, "metadata")
-    return Rollout(uid_of(service), generation_of(service) - marked)
+    metadata = service.get("metadata") or {}
+    generation = int(metadata.get("generation") or 0)
+    return Rollout(str(metadata.get("uid", "")), generation - ("deletionTimestamp" in metadata))
 
 
 def name_of(obj: Object) -> str:
-    """The object's name."""
-    return str(get_map(obj, "metadata").get("name", ""))
+    """Return metadata.name."""
+    return str((obj.get("metadata") or {}).get("name", ""))
 
 
 def annotations_of(obj: Object) -> Object:
-    """The object's annotations, or those of a pod template."""
-    return get_map(obj, "metadata", "annotations")
+    """Return metadata.annotations of an object or a pod template."""
+    return (obj.get("metadata") or {}).get("annotations") or {}
 
 
 def controller_of(obj: Object) -> str:
-    """The uid of the object that controls this one; empty if none does."""
+    """Return the uid of the object that controls this one, or an empty text."""
     owners = get_list(obj, "metadata", "ownerReferences")
     return next((str(o.get("uid", "")) for o in owners if o.get("controller")), "")
 
 
 def get_condition(obj: Object, kind: str) -> Object:
-    """The condition of this type, or an empty one."""
-    return next((c for c in get_list(obj, "status", "conditions") if c.get("type") == kind), {})
+    """Return the status condition of this type, or an empty one."""
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == kind), {})
 
 
 def is_condition_true(obj: Object, kind: str) -> bool:
-    """Whether the condition of this type is True."""
+    """Return whether the status condition of this type is True."""
     return get_condition(obj, kind).get("status") == "True"
 
 
 def parse_time(text: object) -> datetime | None:
-    """A Kubernetes timestamp; None where there is none, or a text that is none: the schema lets
-    others write any text as the time of a condition."""
+    """Parse a Kubernetes timestamp, or return None.
+
+    A condition's time can be any text: the schema of the InferenceService does not check it.
+    """
     if not isinstance(text, str):
         return None
     try:
@@ -87,5 +95,5 @@ def parse_time(text: object) -> datetime | None:
 
 
 def created_at(obj: Object) -> datetime:
-    """When the API server first stored the object."""
+    """Return metadata.creationTimestamp."""
     return datetime.fromisoformat(obj["metadata"]["creationTimestamp"])

@@ -5,21 +5,33 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from server.adapters.kserve.manifests.manifest import Wish, manifest_of
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.manifest import DesiredObject, manifest_of
+from server.adapters.kserve.manifests.resource_defaults import (
+    KSERVE_DEFAULTS,
+    container_additions,
+)
 from server.adapters.kserve.names import FIELD_MANAGER
-from server.domain.service.inference_service import Resources
+from server.domain.service.inference_service import ContainerPredictor, Resources
 
 UID = "8b686dd3-998b-4abb-a666-2dd874ed3939"
 _ATOMIC = {"containers", "tolerations", "nodeSelector", "args", "command", "secretKeyRef"}
 
 
-def applied(wish: Wish, defaults: Resources = SHIPPED) -> dict[str, Any]:
+def applied(desired: DesiredObject, defaults: Resources = KSERVE_DEFAULTS) -> dict[str, Any]:
     """The stored object after our apply."""
-    manifest = manifest_of(wish, defaults)
+    manifest = rendered(desired, defaults)
     return stored(manifest, manager=FIELD_MANAGER, operation="Apply")
+
+
+def rendered(desired: DesiredObject, defaults: Resources = KSERVE_DEFAULTS) -> dict[str, Any]:
+    """The manifest, for a container with KServe's defaults, as a plan adds them."""
+    if isinstance(desired.spec.serving, ContainerPredictor):
+        resources = container_additions(desired.spec.resources, defaults)
+        desired = replace(desired, added=replace(desired.added, resources=resources))
+    return manifest_of(desired)
 
 
 def stored(

@@ -6,7 +6,7 @@ import pytest
 
 from server.adapters.kserve.apply.kserve_config import ConfigReader, KServeConfig, config_of
 from server.adapters.kserve.client import ApiServer
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.resource_defaults import KSERVE_DEFAULTS
 from server.domain.errors import ClusterUnavailable
 from server.domain.service.inference_service import Resources
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
@@ -85,4 +85,4 @@ async def test_nothing_is_deployed_by_settings_that_were_never_learnt(
 
 async def test_without_a_configmap_it_is_as_shipped(server: ScriptedServer, api: ApiServer) -> None:
     server.absent.add(PATH)
-    assert await ConfigReader(api, "kserve").read(5) == KServeConfig(SHIPPED, "Standard")
+    assert await ConfigReader(api, "kserve").read(5) == KServeConfig(KSERVE_DEFAULTS, "Standard")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.manifests.annotations import marker_of
-from server.adapters.kserve.manifests.manifest import Wish, manifest_of, without_scaling
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.annotations import AddedFields, rollout_hash_of
+from server.adapters.kserve.manifests.manifest import DesiredObject, without_scaling
+from server.adapters.kserve.manifests.resource_defaults import KSERVE_DEFAULTS
 from server.domain.service.canonical_spec import canonical_options
 from server.domain.service.commands import Action
 from server.domain.service.inference_service import (
@@ -26,35 +26,36 @@ from server.domain.service.inference_service import (
 )
 from server.domain.service.preconditions import PastRequest
 from tests import strategies
+from tests.adapters.kserve.storing import rendered
 
 KEY = ServiceKey("model-serving", "iris")
 MODEL = InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), "gs://bucket/model"))
 CONTAINER = InferenceServiceSpec(ContainerPredictor("kserve/sklearnserver:latest"))
 PROBE = {"httpGet": {"path": "/v2/models/iris/ready", "port": 8080}, "periodSeconds": 5}
 
-wishes = st.builds(
-    Wish,
+desired_objects = st.builds(
+    DesiredObject,
     strategies.keys,
     strategies.specs().map(canonical_options),
     strategies.labels,
     strategies.annotations,
-    probe=st.sampled_from([None, PROBE]),
+    added=st.builds(AddedFields, probe=st.sampled_from([None, PROBE])),
 )
 
 
-def predictor(spec: InferenceServiceSpec, defaults: Resources = SHIPPED) -> dict[str, Any]:
-    written: dict[str, Any] = manifest_of(Wish(KEY, spec), defaults)["spec"]["predictor"]
+def predictor(spec: InferenceServiceSpec, defaults: Resources = KSERVE_DEFAULTS) -> dict[str, Any]:
+    written: dict[str, Any] = rendered(DesiredObject(KEY, spec), defaults)["spec"]["predictor"]
     return written
 
 
-def serving(spec: InferenceServiceSpec, defaults: Resources = SHIPPED) -> dict[str, Any]:
+def serving(spec: InferenceServiceSpec, defaults: Resources = KSERVE_DEFAULTS) -> dict[str, Any]:
     written = predictor(spec, defaults)
     container: dict[str, Any] = written.get("model") or written["containers"][0]
     return container
 
 
-def marker(spec: InferenceServiceSpec, **wish: Any) -> str:
-    return marker_of(manifest_of(Wish(KEY, spec, **wish), SHIPPED))
+def rollout_hash(spec: InferenceServiceSpec, **desired: Any) -> str:
+    return rollout_hash_of(rendered(DesiredObject(KEY, spec, **desired)))
 
 
 def test_a_model_is_written_under_model() -> None:
@@ -128,13 +129,13 @@ def test_scaling_and_placement_stand_beside_the_predictor() -> None:
 
 
 def test_the_users_labels_stand_beside_ours_and_never_above_them() -> None:
-    wish = Wish(
+    desired = DesiredObject(
         KEY,
         replace(MODEL, deployment_mode="Standard"),
         {"team": "a", "app.kubernetes.io/managed-by": "helm"},
         {"note": "x"},
     )
-    assert manifest_of(wish, SHIPPED)["metadata"] == {
+    assert rendered(desired)["metadata"] == {
         "namespace": "model-serving",
         "name": "iris",
         "labels": {"team": "a", "app.kubernetes.io/managed-by": "modelservice"},
@@ -161,17 +162,17 @@ def test_a_model_leaves_the_runtimes_own_resources_alone() -> None:
 def test_what_a_runtime_makes_necessary_is_written_beside_what_is_asked() -> None:
     asked = replace(MODEL, resources=Resources({"memory": "10Gi"}))
     beside = Resources({}, {"memory": "10Gi"})
-    written = manifest_of(Wish(KEY, asked, beside=beside), SHIPPED)["spec"]["predictor"]
+    written = rendered(DesiredObject(KEY, asked, added=AddedFields(beside)))["spec"]["predictor"]
     assert written["model"]["resources"]["limits"] == {"memory": "10Gi"}
-    assert marker(asked, beside=beside) != marker(asked)
+    assert rollout_hash(asked, added=AddedFields(beside)) != rollout_hash(asked)
 
 
 def test_where_kserve_adds_no_resources_none_are_written() -> None:
     assert "resources" not in serving(CONTAINER, Resources())
 
 
-@given(wishes)
-def test_nothing_empty_is_written(wish: Wish) -> None:
+@given(desired_objects)
+def test_nothing_empty_is_written(desired: DesiredObject) -> None:
     def empty(value: Any, name: str = "") -> list[str]:
         if isinstance(value, dict):
             return [p for n, v in value.items() for p in empty(v, f"{name}.{n}")]
@@ -179,22 +180,22 @@ def test_nothing_empty_is_written(wish: Wish) -> None:
             return [p for v in value if not isinstance(v, str) for p in empty(v, name)]
         return [name] if value in (None, "", [], {}) else []
 
-    written = manifest_of(wish, SHIPPED)
+    written = rendered(desired)
     users = {
         f".metadata.{kind}.{key}"
         for kind in ("labels", "annotations")
-        for key in getattr(wish, kind)
+        for key in getattr(desired, kind)
     }
-    users |= {f".spec.predictor.nodeSelector.{key}" for key in wish.spec.node_selector}
+    users |= {f".spec.predictor.nodeSelector.{key}" for key in desired.spec.node_selector}
     assert set(empty(written)) <= users
 
 
-@given(wishes, strategies.scalings())
+@given(desired_objects, strategies.scalings())
 def test_a_change_of_scaling_alone_changes_nothing_that_reaches_the_pods(
-    wish: Wish, scaling: Scaling
+    desired: DesiredObject, scaling: Scaling
 ) -> None:
-    one = manifest_of(wish, SHIPPED)
-    other = manifest_of(replace(wish, spec=replace(wish.spec, scaling=scaling)), SHIPPED)
+    one = rendered(desired)
+    other = rendered(replace(desired, spec=replace(desired.spec, scaling=scaling)))
     assert one["metadata"] == other["metadata"]
     assert without_scaling(one["spec"]["predictor"]) == without_scaling(other["spec"]["predictor"])
 
@@ -215,31 +216,35 @@ def test_a_change_of_scaling_alone_changes_nothing_that_reaches_the_pods(
         {"spec": MODEL, "labels": {"team": "a"}},
         {"spec": MODEL, "annotations": {"note": "x"}},
         {"spec": MODEL, "restart": "again"},
-        {"spec": MODEL, "probe": PROBE},
+        {"spec": MODEL, "added": AddedFields(probe=PROBE)},
     ],
     ids=lambda changed: ",".join(changed),
 )
 def test_the_marker_is_new_for(changed: dict[str, Any]) -> None:
-    assert marker(**changed) != marker(MODEL)
+    assert rollout_hash(**changed) != rollout_hash(MODEL)
 
 
 def test_the_marker_does_not_know_of_scaling_and_remembered_requests() -> None:
     requests = (PastRequest("ci-1", "hash", Action.CREATED, 1),)
-    assert marker(replace(MODEL, scaling=Scaling(3, 5)), requests=requests) == marker(MODEL)
+    assert rollout_hash(replace(MODEL, scaling=Scaling(3, 5)), requests=requests) == rollout_hash(
+        MODEL
+    )
 
 
 @pytest.mark.parametrize("spec", [MODEL, CONTAINER], ids=["model", "container"])
 def test_a_probe_is_written_into_the_serving_container(spec: InferenceServiceSpec) -> None:
-    written = manifest_of(Wish(KEY, spec, probe=PROBE), SHIPPED)["spec"]["predictor"]
+    written = rendered(DesiredObject(KEY, spec, added=AddedFields(probe=PROBE)))["spec"][
+        "predictor"
+    ]
     container = written.get("model") or written["containers"][0]
     assert container["readinessProbe"] == PROBE
 
 
 def test_without_a_probe_of_ours_the_marker_is_that_of_the_servers_before_it() -> None:
-    assert marker(MODEL) == "23a56686aa57bd88"
+    assert rollout_hash(MODEL) == "23a56686aa57bd88"
 
 
 def test_a_default_that_is_asked_for_is_a_wish_of_its_own() -> None:
     asked = replace(CONTAINER, resources=Resources({"cpu": "1"}))
     assert serving(asked)["resources"] == serving(CONTAINER)["resources"]
-    assert marker(asked) != marker(CONTAINER)
+    assert rollout_hash(asked) != rollout_hash(CONTAINER)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.manifests.resource_defaults import beside_model
+from server.adapters.kserve.manifests.resource_defaults import model_additions
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates, resources_of
 from server.domain.service.inference_service import ModelFormat, ModelPredictor, Resources
 from server.domain.service.resource_validation import fits, resource_violations
@@ -68,14 +68,14 @@ STOCK = Resources({"cpu": "1", "memory": "2Gi"}, {"cpu": "1", "memory": "2Gi"})
 def test_only_that_is_added_without_which_both_would_be_invalid_together(
     own: Resources, asked: Resources, added: Resources
 ) -> None:
-    assert beside_model(asked, own) == added
+    assert model_additions(asked, own) == added
 
 
 @given(strategies.resources(), strategies.resources())
 def test_what_is_added_makes_any_two_valid_together_and_replaces_nothing(
     own: Resources, asked: Resources
 ) -> None:
-    added = beside_model(asked, own)
+    added = model_additions(asked, own)
     assert not added.requests.keys() & asked.requests.keys()
     assert not added.limits.keys() & asked.limits.keys()
     requests = {**own.requests, **asked.requests, **added.requests}

@@ -1,7 +1,7 @@
-"""How the parts of a predictor that others own become ours, so that ours replaces all of it.
+"""Adopt a predictor: our apply becomes the owner of all of its fields, then replaces them.
 
-A forced apply overwrites others' values and leaves what it does not name, since that is theirs:
-of two kinds of predictor both would then stand.
+A forced apply overwrites others' values and leaves the fields that it does not name, since others
+own them: two kinds of predictor would then stand side by side.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from server.adapters.kserve.manifests.field_ownership import (
     PREDICTOR,
     Entry,
     Fields,
-    anyones,
-    entries,
+    is_ours,
+    managers_of,
     merged,
-    ours,
-    owned,
+    owned_fields,
     project,
 )
 from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER
+from server.adapters.kserve.objects import Object
 
 _NEW_ENTRY: Entry = {
     "manager": FIELD_MANAGER,
@@ -31,36 +31,51 @@ _NEW_ENTRY: Entry = {
 }
 
 
-def predictor_taken_over(obj: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """managedFields as they are once everything in spec.predictor is ours; no content changes.
+def ownership_patch(obj: Object) -> dict[str, Any]:
+    """Return a merge patch that makes everything in spec.predictor ours; no content changes.
 
-    Parts that nobody owns, such as a kind of predictor that KServe's webhook rewrote, become ours
-    too: the next apply can then remove whatever it does not name.
+    Fields without an owner become ours too, such as a predictor that KServe's webhook moved to
+    another name: the next apply can then remove them.
     """
+    metadata = obj["metadata"]
+    return {
+        "metadata": {
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+            "managedFields": adopted_managed_fields(obj),
+        }
+    }
+
+
+def adopted_managed_fields(obj: Object) -> list[dict[str, Any]]:
+    """Return the managedFields in which everything in spec.predictor is ours."""
+    managers = managers_of(obj)
     present: Fields = {f"f:{name}": {".": {}} for name in obj["spec"]["predictor"]}
-    everything = merged(owned(obj, anyones, *PREDICTOR) or {}, present)
-    mine = next((e for e in entries(obj) if ours(e)), _NEW_ENTRY)
-    fields = merged(mine["fieldsV1"], {"f:spec": {"f:predictor": everything}})
-    listed = obj["metadata"].get("managedFields") or ()
-    others = [_without_predictor(e) for e in listed if not ours(e)]
-    return [*(e for e in others if e["fieldsV1"]), {**mine, "fieldsV1": fields}]
+    everything = merged(owned_fields(managers.all, *PREDICTOR) or {}, present)
+    ours = managers.ours[0] if managers.ours else _NEW_ENTRY
+    fields = merged(ours["fieldsV1"], {"f:spec": {"f:predictor": everything}})
+    entries = obj["metadata"].get("managedFields") or ()
+    others = [_without_predictor(e) for e in entries if not is_ours(e)]
+    return [*(e for e in others if e["fieldsV1"]), {**ours, "fieldsV1": fields}]
 
 
-def replacement(current: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A merge patch that comes to the same as taking over and applying the manifest.
+def adoption_patch(current: Object, manifest: Object) -> dict[str, Any]:
+    """Return a merge patch with the same result as the adoption and the apply of the manifest.
 
-    For trying it out: of the two real writes a dry run could show the first only.
+    It serves dry runs: of two writes in a row, a dry run can show the first only.
     """
+    ours = managers_of(current).ours
     metadata = dict(manifest["metadata"])
     for kind in ("labels", "annotations"):
-        held = _ours_of(current, kind)
+        fields = owned_fields(ours, "f:metadata", f"f:{kind}")
+        held = project(current["metadata"].get(kind) or {}, fields) if fields else {}
         metadata[kind] = {**dict.fromkeys(held), **metadata.get(kind, {})}
-    predictor = _patch(current["spec"]["predictor"], manifest["spec"]["predictor"])
+    predictor = _merge_patch(current["spec"]["predictor"], manifest["spec"]["predictor"])
     return {"metadata": metadata, "spec": {"predictor": predictor}}
 
 
-def tried(answer: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a replacement's dry run answered, with what the manifest names as ours."""
+def as_owned(answer: Object, manifest: Object) -> dict[str, Any]:
+    """Return the answer to a dry run of `adoption_patch`, with us as the manifest's owner."""
     metadata, predictor = manifest["metadata"], manifest["spec"]["predictor"]
     named: Fields = {
         "f:metadata": {
@@ -78,18 +93,12 @@ def tried(answer: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, A
     return {**answer, "metadata": {**answer["metadata"], "managedFields": [entry]}}
 
 
-def _ours_of(current: Mapping[str, Any], kind: str) -> Mapping[str, str]:
-    fields = owned(current, ours, "f:metadata", f"f:{kind}")
-    content = current["metadata"].get(kind) or {}
-    return project(content, fields) if fields else {}
-
-
-def _patch(held: Mapping[str, Any], wished: Mapping[str, Any]) -> dict[str, Any]:
-    """From one object to another: null removes, maps are merged, all else replaces."""
-    patch = dict.fromkeys(held.keys() - wished.keys())
-    for name, value in wished.items():
+def _merge_patch(held: Mapping[str, Any], desired: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the merge patch from one map to another: null removes a field."""
+    patch = dict.fromkeys(held.keys() - desired.keys())
+    for name, value in desired.items():
         both = isinstance(value, Mapping) and isinstance(held.get(name), Mapping)
-        patch[name] = _patch(held[name], value) if both else value
+        patch[name] = _merge_patch(held[name], value) if both else value
     return patch
 
 

@@ -1,13 +1,11 @@
-"""Deploy on the API server: planned on what is there, applied only onto exactly that."""
+"""Carry out a Deploy: plan it on the object that is there, and apply it only onto that object."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from server.adapters.kserve.apply.adoption import predictor_taken_over, replacement, tried
+from server.adapters.kserve.apply.adoption import adoption_patch, as_owned, ownership_patch
 from server.adapters.kserve.apply.api_server_errors import (
     has_two_predictors,
     is_field_conflict,
@@ -18,22 +16,27 @@ from server.adapters.kserve.apply.api_server_errors import (
 )
 from server.adapters.kserve.apply.knative_discovery import KnativePresence
 from server.adapters.kserve.apply.kserve_config import ConfigReader, KServeConfig
-from server.adapters.kserve.apply.retry import Present, Stale, attempted, derived
+from server.adapters.kserve.apply.retry import (
+    CurrentObject,
+    StaleObject,
+    retry_on_conflict,
+    service_after_write,
+)
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects, Terms
-from server.adapters.kserve.apply.write_plan import Plan, plan_of, with_filled_in
+from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.kserve_release import KServeTooOld
 from server.adapters.kserve.informers.status_feed import StatusFeed
-from server.adapters.kserve.manifests.annotations import FilledIn
-from server.adapters.kserve.manifests.field_ownership import predictor_owners
-from server.adapters.kserve.manifests.object_parser import dropped_by, naming, service_of
+from server.adapters.kserve.manifests.annotations import AddedFields
+from server.adapters.kserve.manifests.field_ownership import PREDICTOR, manager_names_at
+from server.adapters.kserve.manifests.object_parser import removed_paths, service_of, with_paths
 from server.adapters.kserve.manifests.readiness_probe import probe_for
-from server.adapters.kserve.manifests.resource_defaults import beside_model
+from server.adapters.kserve.manifests.resource_defaults import model_additions
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates, resources_of
 from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
-from server.adapters.kserve.objects import rollout_of
+from server.adapters.kserve.objects import Object, rollout_of
 from server.domain.errors import (
     ServiceDeleting,
     ServiceError,
@@ -41,18 +44,15 @@ from server.domain.errors import (
     UpdatesDisabled,
 )
 from server.domain.rollout.rollout_id import Rollout
-from server.domain.rollout.status import InferenceServiceStatus
 from server.domain.service.commands import Action, Applied, Deploy
 from server.domain.service.deploy_plan import initial_status
-from server.domain.service.inference_service import ModelPredictor, Resources, ServiceKey
+from server.domain.service.inference_service import ModelPredictor
 from server.domain.service.preconditions import PastRequest
 
-RawObject = Mapping[str, Any]
-
-DROPPED = "no longer part of it"
+REMOVED = "no longer part of it"
 
 
-class Writing:
+class ServiceApplier:
     """Carries out Deploys."""
 
     def __init__(
@@ -70,41 +70,41 @@ class Writing:
         self._feed = feed
 
     async def apply(self, deploy: Deploy) -> Applied:
-        """Store the wish; see `server.ports.Cluster.apply`."""
+        """Store the desired spec; see `server.ports.Cluster.apply`."""
         terms = Terms(deploy.validate_only, Allowance(deploy.timeout))
 
-        async def attempt(present: Present) -> Applied:
-            return await self._attempt(deploy, present, terms)
+        async def attempt(current: CurrentObject) -> Applied:
+            return await self._attempt(deploy, current, terms)
 
-        return await attempted(attempt, deploy.key, self._feed, self._objects, terms.allowance)
+        return await retry_on_conflict(
+            attempt, deploy.key, self._feed, self._objects, terms.allowance
+        )
 
-    async def _attempt(self, deploy: Deploy, present: Present, terms: Terms) -> Applied:
-        """Plan and write once. Raises Stale instead of a refusal that rests on a held object."""
-        config = await self._settings(terms)
+    async def _attempt(self, deploy: Deploy, current: CurrentObject, terms: Terms) -> Applied:
+        """Plan and write once. Raises StaleObject instead of an error that rests on the cache."""
+        config = await self._kserve_config(terms)
         try:
-            plan = plan_of(deploy, present.obj, config, secrets.token_hex(8))
+            plan = plan_deploy(deploy, current.obj, config, secrets.token_hex(8))
             if isinstance(plan, Plan) and plan.mode == KNATIVE:
                 await self._knative.require(
                     deploy.key, terms.allowance.seconds(), by_default=plan.default_mode
                 )
-        except ServiceError as refused:
-            if present.live:
+        except ServiceError as error:
+            if current.live:
                 raise
-            raise Stale from refused
-        if isinstance(plan, PastRequest):
-            return self._replayed(plan, present)
-        if plan.reads_the_same:
-            return self._unchanged(deploy, present)
+            raise StaleObject from error
+        if isinstance(plan, PastRequest) or plan.unchanged:
+            return self._already_applied(deploy, plan, current)
         if plan.replaces_pods:
-            plan = with_filled_in(plan, await self._filled_in(plan, terms), config)
+            plan = plan.with_added(await self._fields_to_add(plan, terms))
         if plan.frozen:
-            await self._admit_no_change(deploy, plan, terms)
+            await self._refuse_change(deploy, plan, terms)
         answer = await self._write(deploy, plan, terms)
         if not answer.ok:
-            raise _refused(deploy, plan, answer, present.live)
+            raise _write_error(deploy, plan, answer, current.live)
         return self._applied(deploy, plan, answer.body)
 
-    async def _settings(self, terms: Terms) -> KServeConfig:
+    async def _kserve_config(self, terms: Terms) -> KServeConfig:
         try:
             release = await self._feed.releases.read(terms.allowance.seconds())
         except KServeTooOld as e:
@@ -114,44 +114,34 @@ class Writing:
         config = await self._config.read(terms.allowance.seconds())
         return replace(config, release=release)
 
-    async def _filled_in(self, plan: Plan, terms: Terms) -> FilledIn:
-        key, spec = plan.wish.key, plan.wish.spec
-        runtimes, resources = Runtimes(), Resources()
+    def _already_applied(
+        self, deploy: Deploy, plan: Plan | PastRequest, current: CurrentObject
+    ) -> Applied:
+        """Answer without a write. Only for a live object: no precondition checks a cached one."""
+        if current.obj is None or not current.live:
+            raise StaleObject
+        service = service_after_write(self._feed, current.obj)
+        rollout: Rollout | None
+        if isinstance(plan, PastRequest):
+            rollout = Rollout(service.uid, plan.generation)
+        else:
+            rollout = None if deploy.validate_only else rollout_of(current.obj)
+        return Applied(service, plan.action, rollout)
+
+    async def _fields_to_add(self, plan: Plan, terms: Terms) -> AddedFields:
+        """Settle the fields to add for new pods; for a model they depend on its runtime."""
+        key, spec = plan.desired.key, plan.desired.spec
+        runtimes, resources = Runtimes(), plan.desired.added.resources
         if isinstance(spec.serving, ModelPredictor):
             seconds = terms.allowance.seconds()
             runtimes = await self._runtimes.read(spec.serving, key.namespace, seconds)
             for runtime in candidates(spec.serving, runtimes)[:1]:
-                resources = beside_model(spec.resources, resources_of(runtime))
+                resources = model_additions(spec.resources, resources_of(runtime))
         probe = probe_for(key.name, spec, runtimes) if plan.wants_probe else None
-        return FilledIn(resources, probe)
+        return AddedFields(resources, probe)
 
-    async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:
-        if plan.current is None or not plan.takes_over:
-            return await self._apply(deploy, plan.manifest, terms)
-        if terms.dry_run:
-            return await self._objects.merge(
-                deploy.key, replacement(plan.current, plan.manifest), terms
-            )
-        taken = await self._take_over(deploy.key, plan.current, terms)
-        if not taken.ok:
-            return taken
-        version = {"resourceVersion": taken.body["metadata"]["resourceVersion"]}
-        manifest = {**plan.manifest, "metadata": {**plan.manifest["metadata"], **version}}
-        return await self._apply(deploy, manifest, terms)
-
-    async def _apply(self, deploy: Deploy, manifest: RawObject, terms: Terms) -> Answer:
-        return await self._objects.apply(deploy.key, manifest, terms, force=deploy.force)
-
-    async def _take_over(self, key: ServiceKey, current: RawObject, terms: Terms) -> Answer:
-        metadata = {
-            "uid": current["metadata"]["uid"],
-            "resourceVersion": current["metadata"]["resourceVersion"],
-            "managedFields": predictor_taken_over(current),
-        }
-        return await self._objects.merge(key, {"metadata": metadata}, terms)
-
-    async def _admit_no_change(self, deploy: Deploy, plan: Plan, terms: Terms) -> None:
-        """Refuse what KServe would not carry out; what changes nothing passes."""
+    async def _refuse_change(self, deploy: Deploy, plan: Plan, terms: Terms) -> None:
+        """Refuse a change that KServe would not act on; a write that changes nothing passes."""
         answer = await self._write(deploy, plan, Terms(True, terms.allowance))
         if answer.ok and _action(plan, answer.body) is not Action.UNCHANGED:
             raise UpdatesDisabled(
@@ -159,56 +149,51 @@ class Writing:
                 " not act on the change; remove it first"
             )
 
-    def _applied(self, deploy: Deploy, plan: Plan, written: RawObject) -> Applied:
+    async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:
+        key, manifest = deploy.key, plan.manifest
+        if plan.current and plan.adopts:
+            obj = plan.current.obj
+            if terms.dry_run:
+                return await self._objects.merge(key, adoption_patch(obj, manifest), terms)
+            adopted = await self._objects.merge(key, ownership_patch(obj), terms)
+            if not adopted.ok:
+                return adopted
+            version = {"resourceVersion": adopted.body["metadata"]["resourceVersion"]}
+            manifest = {**manifest, "metadata": {**manifest["metadata"], **version}}
+        return await self._objects.apply(key, manifest, terms, force=deploy.force)
+
+    def _applied(self, deploy: Deploy, plan: Plan, written: Object) -> Applied:
         action = _action(plan, written)
-        dropped = dropped_by(written, plan.current) if plan.current and deploy.force else []
+        removed = removed_paths(plan.current, written) if plan.current and deploy.force else []
         if deploy.validate_only:
-            if plan.takes_over:
-                written = tried(written, plan.manifest)
-            status = naming(self._status_then(deploy.key, action), DROPPED, dropped)
-            return Applied(service_of(written, status), action, None)
-        self._feed.mirror.put_written(written)
+            if plan.adopts:
+                written = as_owned(written, plan.manifest)
+            held = self._feed.derive(deploy.key)
+            # Never the status of an older rollout.
+            status = initial_status(held.status if held else None)
+            if held and action is Action.UNCHANGED:
+                status = held.status
+            return Applied(service_of(written, with_paths(status, REMOVED, removed)), action, None)
+        service = service_after_write(self._feed, written)
         if "deletionTimestamp" in written["metadata"]:
             raise ServiceDeleting(deploy.key)
-        service = derived(self._feed, written)
-        service = replace(service, status=naming(service.status, DROPPED, dropped))
-        return Applied(service, action, rollout_of(written))
-
-    def _unchanged(self, deploy: Deploy, present: Present) -> Applied:
-        """Answer without a write. Raises Stale for a held object, which no precondition checks."""
-        if present.obj is None or not present.live:
-            raise Stale
-        self._feed.mirror.put_written(present.obj)
-        rollout = None if deploy.validate_only else rollout_of(present.obj)
-        return Applied(derived(self._feed, present.obj), Action.UNCHANGED, rollout)
-
-    def _replayed(self, first: PastRequest, present: Present) -> Applied:
-        if present.obj is None or not present.live:
-            raise Stale
-        self._feed.mirror.put_written(present.obj)
-        rollout = Rollout(present.obj["metadata"]["uid"], first.generation)
-        return Applied(derived(self._feed, present.obj), first.action, rollout)
-
-    def _status_then(self, key: ServiceKey, action: Action) -> InferenceServiceStatus:
-        """What a Deploy that was only tried would answer: never what an older rollout came to."""
-        present = self._feed.derive(key)
-        if present and action is Action.UNCHANGED:
-            return present.status
-        return initial_status(present.status if present else None)
+        status = with_paths(service.status, REMOVED, removed)
+        return Applied(replace(service, status=status), action, rollout_of(written))
 
 
-def _action(plan: Plan, written: RawObject) -> Action:
-    """What a write did: whatever changes anything of ours has a new generation."""
-    if plan.current is None or rollout_of(written) != rollout_of(plan.current):
+def _action(plan: Plan, written: Object) -> Action:
+    """Return what a write did: a change of any of our fields has a new generation."""
+    if plan.current is None or rollout_of(written) != rollout_of(plan.current.obj):
         return plan.action
     return Action.UNCHANGED
 
 
-def _refused(deploy: Deploy, plan: Plan, answer: Answer, live: bool) -> Exception:
-    # The fields of others are told before a stale precondition is.
+def _write_error(deploy: Deploy, plan: Plan, answer: Answer, live: bool) -> Exception:
+    # The API server reports conflicting fields before it compares the preconditions.
     if is_stale(answer) or (is_field_conflict(answer) and not live):
-        return Stale()
-    owners = predictor_owners(plan.current) if plan.current else []
-    if has_two_predictors(answer) and owners:
-        return owned_by_others(deploy.key, ["spec.predictor"], owners)
+        return StaleObject()
+    if plan.current and has_two_predictors(answer):
+        owners = manager_names_at(plan.current.managers.others, *PREDICTOR)
+        if owners:
+            return owned_by_others(deploy.key, ["spec.predictor"], owners)
     return refusal(answer, deploy.key, writes=not deploy.validate_only)

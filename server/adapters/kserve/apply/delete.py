@@ -6,11 +6,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from server.adapters.kserve.apply.api_server_errors import is_stale, refusal
-from server.adapters.kserve.apply.retry import Present, Stale, attempted, derived
+from server.adapters.kserve.apply.retry import (
+    CurrentObject,
+    StaleObject,
+    retry_on_conflict,
+    service_after_write,
+)
 from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects, Terms
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.status_feed import StatusFeed
-from server.adapters.kserve.manifests.object_parser import UNJUDGED, service_of
+from server.adapters.kserve.manifests.object_parser import PENDING_STATUS, service_of
 from server.adapters.kserve.names import KIND
 from server.domain.errors import ServiceError
 from server.domain.rollout.status import InferenceServiceStatus, State
@@ -21,7 +26,7 @@ from server.domain.service.preconditions import admit_delete
 _DELETING = InferenceServiceStatus(State.DELETING)
 
 
-class Deleting:
+class ServiceDeleter:
     """Carries out Deletes."""
 
     def __init__(self, objects: ServiceObjects, feed: StatusFeed) -> None:
@@ -32,26 +37,30 @@ class Deleting:
         """Begin the deletion; see `server.ports.Cluster.delete`."""
         terms = Terms(delete.validate_only, Allowance(delete.timeout))
 
-        async def attempt(present: Present) -> InferenceService:
-            return await self._attempt(delete, present, terms)
+        async def attempt(current: CurrentObject) -> InferenceService:
+            return await self._attempt(delete, current, terms)
 
-        return await attempted(attempt, delete.key, self._feed, self._objects, terms.allowance)
+        return await retry_on_conflict(
+            attempt, delete.key, self._feed, self._objects, terms.allowance
+        )
 
-    async def _attempt(self, delete: Delete, present: Present, terms: Terms) -> InferenceService:
-        """Delete once. Raises Stale instead of a refusal that rests on a held object."""
-        obj = present.obj
+    async def _attempt(
+        self, delete: Delete, current: CurrentObject, terms: Terms
+    ) -> InferenceService:
+        """Delete once. Raises StaleObject instead of a refusal that rests on a held object."""
+        obj = current.obj
         try:
-            admitted = admit_delete(delete, service_of(obj, UNJUDGED) if obj else None)
+            admitted = admit_delete(delete, service_of(obj, PENDING_STATUS) if obj else None)
         except ServiceError as refused:
-            if present.live:
+            if current.live:
                 raise
-            raise Stale from refused
+            raise StaleObject from refused
         preconditions = {"uid": admitted.uid}
         if delete.etag and obj:
             preconditions["resourceVersion"] = obj["metadata"]["resourceVersion"]
         answer = await self._objects.delete(delete.key, preconditions, terms)
         if is_stale(answer):
-            raise Stale
+            raise StaleObject
         if not answer.ok:
             raise refusal(answer, delete.key, writes=not delete.validate_only)
         if delete.validate_only:
@@ -60,7 +69,6 @@ class Deleting:
 
     def _deleted(self, admitted: InferenceService, answer: Answer) -> InferenceService:
         if answer.body.get("kind") == KIND:
-            self._feed.mirror.put_written(answer.body)
-            return derived(self._feed, answer.body, _DELETING)
+            return service_after_write(self._feed, answer.body, _DELETING)
         # Nothing held it up: it is gone already.
         return replace(admitted, delete_time=datetime.now(UTC), status=_DELETING)

@@ -13,7 +13,7 @@ import structlog
 
 from server.adapters.kserve.apply.api_server_errors import unavailable
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.resource_defaults import KSERVE_DEFAULTS
 from server.adapters.kserve.modes import STANDARD, present_name
 from server.adapters.kserve.releases import NEWEST, Release
 from server.domain.kubernetes.quantities import quantities
@@ -30,7 +30,7 @@ class KServeConfig:
     """`resources`: what is added where nothing is asked; `default_mode`: by its present name;
     `release`: not part of the ConfigMap, and just as much the same for all services."""
 
-    resources: Resources = SHIPPED
+    resources: Resources = KSERVE_DEFAULTS
     default_mode: str = STANDARD
     release: Release = NEWEST
 

@@ -1,6 +1,8 @@
-"""What rides on an InferenceService beside the spec: the rollout's marker and our notes.
+"""Our annotations in spec.predictor.annotations: the rollout hash, and what later writes need.
 
-They stand in spec.predictor.annotations, which KServe hands down to the pods.
+KServe copies them to the pods. The keys and their texts are read by later releases too. Where the
+origin of a value matters, only an annotation that our own apply owns is believed: a copy of a
+service has the same annotations.
 """
 
 from __future__ import annotations
@@ -10,108 +12,164 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.adapters.kserve.manifests.field_ownership import (
+    PREDICTOR,
+    Managers,
+    owned_fields,
+    project,
+)
 from server.adapters.kserve.names import (
     DEFAULTS_ANNOTATION,
+    DEPLOYMENT_ANNOTATION,
     PROBE_ANNOTATION,
+    REGISTERED_ANNOTATION,
     REQUESTS_ANNOTATION,
     RESTART_ANNOTATION,
     ROLLOUT_ANNOTATION,
 )
-from server.domain.service.commands import Action
-from server.domain.service.inference_service import Resources
+from server.adapters.kserve.objects import Object, get_map
+from server.domain.registry.deployment import content_of
+from server.domain.service.commands import OUR_PREFIX, Action
+from server.domain.service.inference_service import (
+    InferenceServiceSpec,
+    Predictor,
+    RegisteredModelPredictor,
+    Resources,
+    ServingPredictor,
+)
 from server.domain.service.preconditions import PastRequest
 
 
 @dataclass(frozen=True, slots=True)
-class FilledIn:
-    """What we write beside what was asked, and leave out again where it is read."""
+class AddedFields:
+    """What we write into the serving container beside the spec. Readers do not see it."""
 
     resources: Resources = field(default_factory=Resources)
     probe: Mapping[str, Any] | None = None
 
 
-def riders_of(
-    marker: str, restart: str, filled_in: FilledIn, requests: tuple[PastRequest, ...]
+def rollout_annotations(
+    rollout_hash: str, restart: str, added: AddedFields, requests: tuple[PastRequest, ...]
 ) -> dict[str, str]:
-    """The annotations to write; what is empty is left out."""
-    notes = {
-        ROLLOUT_ANNOTATION: marker,
+    """Return the annotations that every rollout has; empty ones are left out."""
+    kinds = {"requests": dict(added.resources.requests), "limits": dict(added.resources.limits)}
+    quantities = {kind: values for kind, values in kinds.items() if values}
+    rows = [[r.request_id, r.body_hash, r.action.value, r.generation] for r in requests]
+    texts = {
+        ROLLOUT_ANNOTATION: rollout_hash,
         RESTART_ANNOTATION: restart,
-        DEFAULTS_ANNOTATION: _quantities_text(filled_in.resources),
-        PROBE_ANNOTATION: _compact(filled_in.probe) if filled_in.probe else "",
-        REQUESTS_ANNOTATION: _requests_text(requests),
+        DEFAULTS_ANNOTATION: _json(quantities) if quantities else "",
+        PROBE_ANNOTATION: _json(added.probe) if added.probe else "",
+        REQUESTS_ANNOTATION: _json(rows) if rows else "",
     }
-    return {key: text for key, text in notes.items() if text}
+    return {key: text for key, text in texts.items() if text}
 
 
-def marker_of(obj: Mapping[str, Any]) -> str:
-    """The marker of the rollout that the object asks for; empty where it is not from us."""
-    return _rider(obj, ROLLOUT_ANNOTATION)
+def registry_annotations(predictor: Predictor, deployment_id: str) -> dict[str, str]:
+    """Return the annotations of a service that is deployed from the registry."""
+    if not isinstance(predictor, RegisteredModelPredictor):
+        return {}
+    assert predictor.resolved, "the registry resolves a model before the cluster sees it"
+    names = {
+        "project": predictor.project,
+        "model": predictor.model,
+        "environment": predictor.environment,
+        "version": predictor.version,
+        "runs": content_of(InferenceServiceSpec(predictor.resolved)),
+    }
+    record = {DEPLOYMENT_ANNOTATION: deployment_id} if deployment_id else {}
+    return {REGISTERED_ANNOTATION: _json(names), **record}
 
 
-def with_marker(manifest: Mapping[str, Any], marker: str) -> dict[str, Any]:
-    """The manifest with this marker instead of its own; without one where it is empty."""
+def with_rollout_hash(manifest: Mapping[str, Any], rollout_hash: str) -> dict[str, Any]:
+    """Return the manifest with this rollout hash instead of its own; without one where empty."""
     predictor = manifest["spec"]["predictor"]
-    riders = {k: v for k, v in predictor["annotations"].items() if k != ROLLOUT_ANNOTATION}
-    if marker:
-        riders[ROLLOUT_ANNOTATION] = marker
-    return {**manifest, "spec": {"predictor": {**predictor, "annotations": riders}}}
+    annotations = {k: v for k, v in predictor["annotations"].items() if k != ROLLOUT_ANNOTATION}
+    if rollout_hash:
+        annotations[ROLLOUT_ANNOTATION] = rollout_hash
+    return {**manifest, "spec": {"predictor": {**predictor, "annotations": annotations}}}
 
 
-def restart_of(obj: Mapping[str, Any]) -> str:
-    """The stamp of the last restart, which later writes carry over."""
-    return _rider(obj, RESTART_ANNOTATION)
+def rollout_hash_of(obj: Object) -> str:
+    """Return the hash of the rollout that the object asks for, or an empty text."""
+    return _text(obj, ROLLOUT_ANNOTATION)
 
 
-def noted_requests(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
-    """The remembered request_ids, oldest first; none where somebody has spoilt the note."""
+def restart_of(obj: Object) -> str:
+    """Return the stamp of the last restart, which later writes carry over."""
+    return _text(obj, RESTART_ANNOTATION)
+
+
+def added_fields_of(obj: Object) -> AddedFields:
+    """Return the fields that we added; none of those whose annotation cannot be read."""
+    resources = _load(_text(obj, DEFAULTS_ANNOTATION))
+    probe = _load(_text(obj, PROBE_ANNOTATION))
     try:
-        rows = json.loads(_rider(obj, REQUESTS_ANNOTATION) or "[]")
+        added = Resources(dict(resources.get("requests", {})), dict(resources.get("limits", {})))
+    except (ValueError, TypeError, AttributeError):
+        added = Resources()
+    return AddedFields(added, probe if isinstance(probe, dict) and probe else None)
+
+
+def requests_of(obj: Object, managers: Managers) -> tuple[PastRequest, ...]:
+    """Return the last request_ids, oldest first; none if the annotation is not ours or spoilt."""
+    try:
         return tuple(
             PastRequest(str(request_id), str(body), Action(action), int(generation))
-            for request_id, body, action, generation in rows
+            for request_id, body, action, generation in _load(
+                _own_text(obj, managers, REQUESTS_ANNOTATION)
+            )
         )
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError):
         return ()
 
 
-def filled_in_of(obj: Mapping[str, Any]) -> FilledIn:
-    """What we added to what the caller asked; nothing where somebody has spoilt the note."""
-    return FilledIn(_noted_quantities(obj), noted_probe(obj))
+def registered_predictor(obj: Object, managers: Managers, predictor: ServingPredictor) -> Predictor:
+    """Return the predictor with the registry's names that it was deployed by.
 
-
-def noted_probe(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The readiness probe that we wrote; None where we wrote none."""
+    Without those names if there are none, or if the object now runs something else.
+    """
+    text = _own_text(obj, managers, REGISTERED_ANNOTATION)
+    if not text:
+        return predictor
     try:
-        probe = json.loads(_rider(obj, PROBE_ANNOTATION) or "null")
+        names = _load(text)
+        if names.pop("runs", "") == content_of(InferenceServiceSpec(predictor)):
+            return RegisteredModelPredictor(**names, resolved=predictor)
+    except (ValueError, TypeError, AttributeError):
+        pass
+    return predictor
+
+
+def deployment_id_of(obj: Object, managers: Managers) -> str:
+    """Return the id of the deployment's record in the registry, or an empty text."""
+    return _own_text(obj, managers, DEPLOYMENT_ANNOTATION)
+
+
+def origin_of(obj: Object, managers: Managers) -> dict[str, str]:
+    """Return the labels with the registry's ids."""
+    fields = owned_fields(managers.ours, "f:metadata", "f:labels")
+    labels = project(get_map(obj, "metadata", "labels"), fields) if fields else {}
+    return {key: text for key, text in labels.items() if key.startswith(OUR_PREFIX)}
+
+
+def _text(obj: Object, key: str) -> str:
+    return str(get_map(obj, "spec", "predictor", "annotations").get(key, ""))
+
+
+def _own_text(obj: Object, managers: Managers, key: str) -> str:
+    text = _text(obj, key)
+    path = (*PREDICTOR, "f:annotations", f"f:{key}")
+    return text if text and owned_fields(managers.ours, *path) is not None else ""
+
+
+def _load(text: str) -> Any:
+    """Parse an annotation that others can overwrite; empty where it is no JSON."""
+    try:
+        return json.loads(text) if text else {}
     except (ValueError, RecursionError):
-        return None
-    return probe if isinstance(probe, dict) else None
+        return {}
 
 
-def _noted_quantities(obj: Mapping[str, Any]) -> Resources:
-    try:
-        note = json.loads(_rider(obj, DEFAULTS_ANNOTATION) or "{}")
-        return Resources(dict(note.get("requests", {})), dict(note.get("limits", {})))
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return Resources()
-
-
-def _rider(obj: Mapping[str, Any], key: str) -> str:
-    predictor = obj.get("spec", {}).get("predictor", {})
-    return str(predictor.get("annotations", {}).get(key, ""))
-
-
-def _quantities_text(resources: Resources) -> str:
-    note = {"requests": dict(resources.requests), "limits": dict(resources.limits)}
-    note = {name: quantities for name, quantities in note.items() if quantities}
-    return _compact(note) if note else ""
-
-
-def _requests_text(requests: tuple[PastRequest, ...]) -> str:
-    rows = [[r.request_id, r.body_hash, r.action.value, r.generation] for r in requests]
-    return _compact(rows) if rows else ""
-
-
-def _compact(content: Any) -> str:
+def _json(content: Any) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""What an object has beyond another."""
+"""Compare two objects: which fields does one have beyond the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from server.domain.kubernetes.quantities import value as quantity
 
-# What Kubernetes takes for a field that is left out: to name it asks for nothing.
+# Kubernetes' own defaults: writing one explicitly changes nothing.
 _DEFAULTS = {
     "optional": False,
     "hostNetwork": False,
@@ -20,42 +20,43 @@ _DEFAULTS = {
 }
 
 
-def beyond(whole: Any, shown: Any, path: str) -> Iterator[str]:
-    """The paths of what `whole` has and `shown` lacks, or has otherwise; what is empty in `whole`
-    says nothing, and quantities are the same however they are written."""
+def extra_fields(whole: Any, shown: Any, path: str) -> Iterator[str]:
+    """Yield the paths of the fields that `whole` has and `shown` lacks, or has with another value.
+
+    Empty fields of `whole` and Kubernetes' own defaults do not count. Quantities are compared by
+    value.
+    """
     if isinstance(whole, Mapping) and isinstance(shown, Mapping):
         for name, value in whole.items():
             if value in ("", None, {}, []) or (name in _DEFAULTS and _DEFAULTS[name] == value):
                 continue
             if name in shown:
-                yield from beyond(value, shown[name], f"{path}.{name}")
+                yield from extra_fields(value, shown[name], f"{path}.{name}")
             else:
                 yield f"{path}.{name}"
     elif isinstance(whole, list) and isinstance(shown, list):
-        yield from _items_beyond(whole, shown, path)
-    elif not _same(whole, shown):
+        yield from _extra_items(whole, shown, path)
+    elif whole != shown and not _same_quantity(whole, shown):
         yield path
 
 
-def _items_beyond(whole: list[Any], shown: list[Any], path: str) -> Iterator[str]:
-    """The items of a list: each found again by its name where it has one, else by its place."""
-    # The first of a name counts, so it is put in last.
-    twins = {_name(s): s for s in reversed(shown)} | dict(enumerate(shown))
-    for place, value in enumerate(whole):
-        known_by = _name(value) or place
-        if known_by in twins:
-            yield from beyond(value, twins[known_by], f"{path}[{known_by}]")
+def _extra_items(whole: list[Any], shown: list[Any], path: str) -> Iterator[str]:
+    """Compare items of one name, or without a name the items of one index."""
+    # Reversed, so that the first item of a name is the one that is compared.
+    twins = {_name(item): item for item in reversed(shown)} | dict(enumerate(shown))
+    for index, value in enumerate(whole):
+        key = _name(value) or index
+        if key in twins:
+            yield from extra_fields(value, twins[key], f"{path}[{key}]")
         else:
-            yield f"{path}[{known_by}]"
+            yield f"{path}[{key}]"
 
 
 def _name(item: Any) -> str | None:
     return item.get("name") if isinstance(item, dict) else None
 
 
-def _same(one: object, other: object) -> bool:
-    if one == other:
-        return True
+def _same_quantity(one: object, other: object) -> bool:
     try:
         return quantity(str(one)) == quantity(str(other))
     except ValueError:

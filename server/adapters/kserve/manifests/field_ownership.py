@@ -1,23 +1,22 @@
-"""Who owns which field of an object: `metadata.managedFields`, read.
+"""Read `metadata.managedFields`: which field manager owns which field of an object.
 
-Fields that admission webhooks set are owned by nobody, which tells what was asked from what was
-added.
+Admission webhooks own no fields, which tells the fields that a user asked for from the added ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from server.adapters.kserve.names import FIELD_MANAGER
 
 Fields = Mapping[str, Any]
-"""FieldsV1: `f:NAME` a field, `k:{...}` a list's item by its key, `.` the node itself."""
+"""FieldsV1: `f:NAME` is a field, `k:{...}` a list's item by its key, `.` the node itself."""
 
 ItemKey = tuple[tuple[str, Any], ...]
-"""What identifies an item of a list: its fields of these names have these values."""
+"""Identifies an item of a list by the names and values of its key fields."""
 
 Entry = Mapping[str, Any]
 
@@ -26,31 +25,60 @@ LONGEST_KEPT_KEY = 256
 _ITSELF = {"."}
 
 
-def ours(entry: Entry) -> bool:
-    """Our own server-side applies."""
+class Managers(NamedTuple):
+    """The managedFields entries of an object itself, without those of its subresources (status)."""
+
+    ours: tuple[Entry, ...]
+    others: tuple[Entry, ...]
+
+    @property
+    def all(self) -> tuple[Entry, ...]:
+        """The entries of every field manager."""
+        return self.ours + self.others
+
+
+def managers_of(obj: Mapping[str, Any]) -> Managers:
+    """Split an object's managedFields into ours and those of others."""
+    ours: list[Entry] = []
+    others: list[Entry] = []
+    for entry in managed_entries(obj):
+        (ours if is_ours(entry) else others).append(entry)
+    return Managers(tuple(ours), tuple(others))
+
+
+def managed_entries(obj: Mapping[str, Any]) -> list[Entry]:
+    """Return the managedFields entries of the object itself."""
+    entries = obj.get("metadata", {}).get("managedFields") or ()
+    return [e for e in entries if not e.get("subresource")]
+
+
+def is_ours(entry: Entry) -> bool:
+    """Return whether an entry is that of our server-side applies."""
     return entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
 
 
-def anyones(entry: Entry) -> bool:
-    """Everybody's, whatever the way of writing."""
-    return True
-
-
-def owned(obj: Mapping[str, Any], whose: Callable[[Entry], bool], *path: str) -> Fields | None:
-    """The fields under `path` that the managers named by `whose` own; None if there are none.
-
-    Fields of subresources (status) are never among them.
-    """
+def owned_fields(entries: Iterable[Entry], *path: str) -> Fields | None:
+    """Merge the fields under `path` of these entries; None if none of them owns a field there."""
     found: Fields | None = None
-    for entry in entries(obj):
-        node = _descend(entry.get("fieldsV1", {}), path) if whose(entry) else None
+    for entry in entries:
+        node = _descend(entry, path)
         if node is not None:
             found = node if found is None else merged(found, node)
     return found
 
 
+def manager_names_at(entries: Iterable[Entry], *path: str) -> list[str]:
+    """Return the sorted names of the managers that own a field below `path`."""
+    return sorted({str(e.get("manager", "")) for e in entries if _descend(e, path)})
+
+
+def predictor_owners(obj: Mapping[str, Any]) -> list[str]:
+    """Return the names of the other managers that own a field of spec.predictor."""
+    return manager_names_at(managers_of(obj).others, *PREDICTOR)
+
+
 def project(value: Any, fields: Fields | None) -> Any:
-    """What of `value` is in `fields`; a node without children there is taken whole."""
+    """Return the part of `value` that is in `fields`; a node without children is taken whole."""
     if not fields or holds_whole(fields):
         return value
     if isinstance(value, dict):
@@ -59,16 +87,18 @@ def project(value: Any, fields: Fields | None) -> Any:
             for name, item in value.items()
             if (field := f"f:{name}") in fields
         }
-    if isinstance(value, list):
-        return _items(value, fields)
+    if isinstance(value, list) and (nodes := items_by_key(fields)):
+        keyed = ((item_key(item, nodes), item) for item in value)
+        return [project(item, nodes[key]) for key, item in keyed if key is not None]
     return value
 
 
 def without_additions(value: Any, fields: Fields | None) -> Any:
-    """What of `value` was asked, where admission webhooks may have rewritten whole parts of it.
+    """Return `value` without the single values that admission webhooks added.
 
-    A single value that nobody owns among others that somebody does was put in by a webhook, which
-    does so again. A map or list that nobody owns may be what somebody asked, under another name.
+    A single value without an owner, beside fields that have one, was added by a webhook, which
+    will add it again. A map or list without an owner may be what a user asked for: KServe's
+    webhook moves whole predictors to another name.
     """
     if not fields or holds_whole(fields) or not isinstance(value, dict):
         return value
@@ -80,17 +110,21 @@ def without_additions(value: Any, fields: Fields | None) -> Any:
 
 
 def holds_whole(fields: Fields) -> bool:
-    """Whether the node has one owner as a whole: a single value, or an atomic map or list."""
+    """Return whether the node has one owner as a whole: a value, or an atomic map or list."""
     return not fields or fields.keys() == _ITSELF
 
 
 def items_by_key(fields: Fields) -> Mapping[ItemKey, Fields]:
-    """The nodes of a list's items by their keys; empty where the list is atomic."""
-    return {_parsed_key(name): node for name, node in fields.items() if name[:2] == "k:"}
+    """Return the nodes of a list's items by their keys; empty where the list is atomic."""
+    return {
+        _kept_key(name) if len(name) <= LONGEST_KEPT_KEY else _read_key(name): node
+        for name, node in fields.items()
+        if name[:2] == "k:"
+    }
 
 
 def item_key(item: Any, nodes: Mapping[ItemKey, Fields]) -> ItemKey | None:
-    """The key among `nodes` by which an item goes; None where it goes by none of them."""
+    """Return the key among `nodes` that identifies the item, or None."""
     # One or two shapes for a list, such as (name) or (containerPort, protocol).
     for shape in {tuple(field for field, _ in key) for key in nodes}:
         key = tuple([(field, item.get(field)) for field in shape])
@@ -99,33 +133,14 @@ def item_key(item: Any, nodes: Mapping[ItemKey, Fields]) -> ItemKey | None:
     return None
 
 
-def owners(obj: Mapping[str, Any], *path: str) -> list[str]:
-    """The names of others who own a part of what is under `path`."""
-    others = [e for e in entries(obj) if not ours(e)]
-    return sorted(
-        {str(e.get("manager", "")) for e in others if _descend(e.get("fieldsV1", {}), path)}
-    )
-
-
-def predictor_owners(obj: Mapping[str, Any]) -> list[str]:
-    """The names of others who own a part of the predictor."""
-    return owners(obj, *PREDICTOR)
-
-
-def entries(obj: Mapping[str, Any]) -> list[Entry]:
-    """Who owns what of the object itself; what subresources (status) own is left out."""
-    listed = obj.get("metadata", {}).get("managedFields") or ()
-    return [e for e in listed if not e.get("subresource")]
-
-
 def merged(one: Fields, other: Fields) -> Fields:
-    """What is in either."""
+    """Return the fields that are in either."""
     shared = {name: merged(one[name], other[name]) for name in one.keys() & other.keys()}
     return {**one, **other, **shared}
 
 
-def _descend(fields: Fields, path: Iterable[str]) -> Fields | None:
-    node: Any = fields
+def _descend(entry: Entry, path: Iterable[str]) -> Fields | None:
+    node: Any = entry.get("fieldsV1", {})
     for step in path:
         if step not in node:
             return None
@@ -133,22 +148,10 @@ def _descend(fields: Fields, path: Iterable[str]) -> Fields | None:
     return node  # type: ignore[no-any-return]
 
 
-def _items(value: list[Any], fields: Fields) -> list[Any]:
-    nodes = items_by_key(fields)
-    if not nodes:
-        return value
-    keyed = ((item_key(item, nodes), item) for item in value)
-    return [project(item, nodes[key]) for key, item in keyed if key is not None]
-
-
-def _parsed_key(name: str) -> ItemKey:
-    """What identifies a list's item, from managedFields' `k:{"name":"main"}`."""
-    return _kept_key(name) if len(name) <= LONGEST_KEPT_KEY else _read_key(name)
-
-
 def _read_key(name: str) -> ItemKey:
+    """Parse the key in managedFields' `k:{"name":"main"}`."""
     return tuple(sorted(json.loads(name[2:]).items()))
 
 
-# The same few stand in every object; others may write long ones, which are not kept.
+# The same few keys stand in every object. Long ones, which others can write, are not kept.
 _kept_key = lru_cache(maxsize=4096)(_read_key)

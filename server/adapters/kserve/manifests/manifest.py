@@ -1,14 +1,16 @@
-"""From what was asked to the InferenceService that is applied: pure."""
+"""Render the InferenceService that a Deploy applies. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from server.adapters.kserve.manifests.annotations import FilledIn, riders_of
-from server.adapters.kserve.manifests.registry_annotations import registry_riders_of
-from server.adapters.kserve.manifests.resource_defaults import beside_container
+from server.adapters.kserve.manifests.annotations import (
+    AddedFields,
+    registry_annotations,
+    rollout_annotations,
+)
 from server.adapters.kserve.modes import PRESENT_NAMES
 from server.adapters.kserve.names import (
     API_VERSION,
@@ -21,27 +23,21 @@ from server.adapters.kserve.names import (
 )
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import (
-    ContainerPredictor,
     InferenceServiceSpec,
     ModelPredictor,
-    Resources,
-    Scaling,
     SecretKeyRef,
     ServiceKey,
-    Toleration,
 )
 from server.domain.service.preconditions import PastRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be written, whole: what is not in it goes away.
+class DesiredObject:
+    """The whole content of an InferenceService: a field that is not in it is removed.
 
-    `restart` is the stamp of the last restart, `requests` the request_ids to remember, `probe` the
-    serving container's readiness probe (None: KServe's own), `beside` the resources to write beside
-    those asked for of a model. `origin` are the labels that say where in the registry it comes
-    from, `deployment_id` names the deployment's record there. `mode_names`: KServe's names of the
-    deployment modes.
+    `restart` is the stamp of the last restart, `requests` the request_ids to remember. `origin`
+    holds the labels with the registry's ids, and `deployment_id` names the deployment's record
+    there. `mode_names` are the names of the deployment modes in the cluster's KServe.
     """
 
     key: ServiceKey
@@ -50,143 +46,140 @@ class Wish:
     annotations: Mapping[str, str] = field(default_factory=dict)
     restart: str = ""
     requests: tuple[PastRequest, ...] = ()
-    probe: Mapping[str, Any] | None = None
-    beside: Resources = field(default_factory=Resources)
+    added: AddedFields = field(default_factory=AddedFields)
     origin: Mapping[str, str] = field(default_factory=dict)
     deployment_id: str = ""
     mode_names: Mapping[str, str] = field(default_factory=lambda: PRESENT_NAMES)
 
 
-def manifest_of(wish: Wish, defaults: Resources) -> dict[str, Any]:
-    """The object to apply. `defaults` are the resources that this cluster's KServe adds to a
-    container.
+class Body(NamedTuple):
+    """The metadata and the spec.predictor that a user asked for: the same for every rollout of
+    them."""
 
-    The marker in it changes if and only if something changes that reaches the pods.
+    metadata: Mapping[str, Any]
+    predictor: Mapping[str, Any]
+
+
+def manifest_of(desired: DesiredObject) -> dict[str, Any]:
+    """Return the object to apply."""
+    return complete(body_of(desired), desired)
+
+
+def body_of(desired: DesiredObject) -> Body:
+    """Render the part that `restart`, `requests`, `added` and `deployment_id` do not change."""
+    asked = desired.spec.deployment_mode
+    mode = {MODE_ANNOTATION: desired.mode_names.get(asked, asked)} if asked else {}
+    metadata = {
+        "namespace": desired.key.namespace,
+        "name": desired.key.name,
+        "labels": {**desired.labels, **desired.origin, MANAGED_BY_KEY: MANAGED_BY_VALUE},
+        **_given(annotations={**desired.annotations, **mode}),
+    }
+    return Body(metadata, predictor_of(desired.spec))
+
+
+def complete(body: Body, desired: DesiredObject) -> dict[str, Any]:
+    """Return the object to apply, from its rendered body.
+
+    Its rollout hash changes if and only if a field changes that reaches the pods.
     """
-    spec = wish.spec
-    of_model = isinstance(spec.serving, ModelPredictor)
-    beside = wish.beside if of_model else beside_container(spec.resources, defaults)
-    filled_in = FilledIn(beside, wish.probe)
-    predictor = predictor_of(spec, filled_in)
-    metadata = _metadata(wish)
-    marker = fingerprint(
-        [without_scaling(predictor), metadata, wish.restart, asdict(filled_in.resources)],
-    )
-    riders = {
-        **riders_of(marker, wish.restart, filled_in, wish.requests),
-        **registry_riders_of(spec.predictor, wish.deployment_id),
+    predictor = with_added_fields(body.predictor, desired.added)
+    reaching_pods = without_scaling(predictor)
+    added = asdict(desired.added.resources)
+    rollout_hash = fingerprint([reaching_pods, body.metadata, desired.restart, added])
+    annotations = {
+        **rollout_annotations(rollout_hash, desired.restart, desired.added, desired.requests),
+        **registry_annotations(desired.spec.predictor, desired.deployment_id),
     }
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": metadata,
-        "spec": {"predictor": {**predictor, "annotations": riders}},
+        "metadata": body.metadata,
+        "spec": {"predictor": {**predictor, "annotations": annotations}},
     }
 
 
-def predictor_of(spec: InferenceServiceSpec, filled_in: FilledIn) -> dict[str, Any]:
-    """spec.predictor, without what rides on it."""
-    serving = _present(
-        env=_env(spec.env, spec.secret_env),
-        resources=_resources(spec.resources, filled_in.resources),
-        imagePullPolicy=spec.image_pull_policy,
-        readinessProbe=filled_in.probe,
-    )
-    return {
-        **_implementation(spec.serving, serving),
-        **_scaling(spec.scaling),
-        **_present(
-            serviceAccountName=spec.service_account,
-            nodeSelector=dict(spec.node_selector),
-            tolerations=[_toleration(t) for t in spec.tolerations],
-            timeout=int(spec.request_timeout.total_seconds()) if spec.request_timeout else None,
-        ),
+def predictor_of(spec: InferenceServiceSpec) -> dict[str, Any]:
+    """Render spec.predictor, without our annotations."""
+    serving, resources, scaling = spec.serving, spec.resources, spec.scaling
+    shared = {
+        "env": _env(spec.env, spec.secret_env),
+        "resources": _given(requests=dict(resources.requests), limits=dict(resources.limits)),
+        "imagePullPolicy": spec.image_pull_policy,
     }
-
-
-def without_scaling(predictor: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a predictor that reach the pod template."""
-    return {name: value for name, value in predictor.items() if name not in SCALING_FIELDS}
-
-
-def _metadata(wish: Wish) -> dict[str, Any]:
-    asked = wish.spec.deployment_mode
-    mode = _present(**{MODE_ANNOTATION: wish.mode_names.get(asked, asked)})
-    return {
-        "namespace": wish.key.namespace,
-        "name": wish.key.name,
-        "labels": {**wish.labels, **wish.origin, MANAGED_BY_KEY: MANAGED_BY_VALUE},
-        **_present(annotations={**wish.annotations, **mode}),
-    }
-
-
-def _implementation(
-    predictor: ContainerPredictor | ModelPredictor, serving: Mapping[str, Any]
-) -> dict[str, Any]:
-    if isinstance(predictor, ModelPredictor):
-        return {"model": {**_model(predictor), **serving}}
-    return {"containers": [{**_container(predictor), **serving}]}
-
-
-def _model(model: ModelPredictor) -> dict[str, Any]:
-    return _present(
-        modelFormat=_present(name=model.format.name, version=model.format.version),
-        storageUri=model.storage_uri,
-        runtime=model.runtime,
-        protocolVersion=model.protocol_version,
-        args=list(model.args),
-    )
-
-
-def _container(container: ContainerPredictor) -> dict[str, Any]:
-    port = {"containerPort": container.port, "protocol": "TCP"}
-    return _present(
-        name=CONTAINER,
-        image=container.image,
-        command=list(container.command),
-        args=list(container.args),
-        ports=[port] if container.port else [],
-    )
-
-
-def _env(plain: Mapping[str, str], secret: Mapping[str, SecretKeyRef]) -> list[dict[str, Any]]:
-    """Sorted by name, secrets first: `$(NAME)` in a value sees only what stands before it."""
-    return [
-        *(_secret_variable(name, ref) for name, ref in sorted(secret.items())),
-        *({"name": name, **_present(value=value)} for name, value in sorted(plain.items())),
+    implementation: dict[str, Any]
+    if isinstance(serving, ModelPredictor):
+        model = _given(
+            modelFormat=_given(name=serving.format.name, version=serving.format.version),
+            storageUri=serving.storage_uri,
+            runtime=serving.runtime,
+            protocolVersion=serving.protocol_version,
+            args=list(serving.args),
+            **shared,
+        )
+        implementation = {"model": model}
+    else:
+        port = {"containerPort": serving.port, "protocol": "TCP"}
+        container = _given(
+            name=CONTAINER,
+            image=serving.image,
+            command=list(serving.command),
+            args=list(serving.args),
+            ports=[port] if serving.port else [],
+            **shared,
+        )
+        implementation = {"containers": [container]}
+    tolerations = [
+        _given(
+            key=toleration.key,
+            operator=toleration.operator,
+            value=toleration.value,
+            effect=toleration.effect,
+            tolerationSeconds=toleration.toleration_seconds,
+        )
+        for toleration in spec.tolerations
     ]
-
-
-def _secret_variable(name: str, ref: SecretKeyRef) -> dict[str, Any]:
-    return {"name": name, "valueFrom": {"secretKeyRef": {"name": ref.secret, "key": ref.key}}}
-
-
-def _resources(asked: Resources, filled_in: Resources) -> dict[str, Any]:
-    return _present(
-        requests={**filled_in.requests, **asked.requests},
-        limits={**filled_in.limits, **asked.limits},
-    )
-
-
-def _scaling(scaling: Scaling) -> dict[str, Any]:
-    return _present(
+    return implementation | _given(
         minReplicas=scaling.min_replicas,
         maxReplicas=scaling.max_replicas,
         scaleTarget=scaling.target,
         scaleMetric=scaling.metric,
+        serviceAccountName=spec.service_account,
+        nodeSelector=dict(spec.node_selector),
+        tolerations=tolerations,
+        timeout=int(spec.request_timeout.total_seconds()) if spec.request_timeout else None,
     )
 
 
-def _toleration(toleration: Toleration) -> dict[str, Any]:
-    return _present(
-        key=toleration.key,
-        operator=toleration.operator,
-        value=toleration.value,
-        effect=toleration.effect,
-        tolerationSeconds=toleration.toleration_seconds,
+def with_added_fields(predictor: Mapping[str, Any], added: AddedFields) -> dict[str, Any]:
+    """Return the predictor with our additions in its serving container; asked values stay."""
+    model = predictor.get("model")
+    serving = model or predictor["containers"][0]
+    asked = serving.get("resources", {})
+    resources = _given(
+        requests={**added.resources.requests, **asked.get("requests", {})},
+        limits={**added.resources.limits, **asked.get("limits", {})},
     )
+    serving = {**serving, **_given(resources=resources, readinessProbe=added.probe)}
+    return {**predictor, **({"model": serving} if model else {"containers": [serving]})}
 
 
-def _present(**fields: Any) -> dict[str, Any]:
-    """The fields that were asked: None and what is empty were not, 0 was."""
+def without_scaling(predictor: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a predictor that reach the pod template."""
+    return {name: value for name, value in predictor.items() if name not in SCALING_FIELDS}
+
+
+def _env(plain: Mapping[str, str], secret: Mapping[str, SecretKeyRef]) -> list[dict[str, Any]]:
+    """Sort by name, secrets first: `$(NAME)` in a value sees only the variables before it."""
+    variables: list[dict[str, Any]] = []
+    for name, ref in sorted(secret.items()):
+        reference = {"name": ref.secret, "key": ref.key}
+        variables.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
+    for name, value in sorted(plain.items()):
+        variables.append({"name": name, "value": value} if value else {"name": name})
+    return variables
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that were asked for: None and empty values were not, 0 was."""
     return {name: value for name, value in fields.items() if value or value == 0}

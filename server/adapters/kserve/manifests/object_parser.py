@@ -1,4 +1,4 @@
-"""From an InferenceService as the API server has it to what was asked, by whom, and how it is."""
+"""Parse an InferenceService of the API server: what was asked, by which managers, and its etag."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
-from server.adapters.kserve.manifests.annotations import filled_in_of, noted_requests
-from server.adapters.kserve.manifests.extra_fields import beyond
+from server.adapters.kserve.manifests.annotations import (
+    AddedFields,
+    added_fields_of,
+    deployment_id_of,
+    registered_predictor,
+    requests_of,
+)
+from server.adapters.kserve.manifests.extra_fields import extra_fields
 from server.adapters.kserve.manifests.field_managers import last_spec_writer
 from server.adapters.kserve.manifests.field_ownership import (
-    anyones,
-    ours,
-    owned,
-    owners,
+    Entry,
+    Managers,
+    manager_names_at,
+    managers_of,
+    owned_fields,
     project,
     without_additions,
 )
-from server.adapters.kserve.manifests.predictor_parser import spec_of, unfit
-from server.adapters.kserve.manifests.registry_annotations import deployment_id_of, registered_as
+from server.adapters.kserve.manifests.predictor_parser import parse_spec, unsupported_paths
 from server.adapters.kserve.modes import present_name
 from server.adapters.kserve.names import (
     LAST_APPLIED_ANNOTATION,
     MANAGED_BY_KEY,
     MANAGED_BY_VALUE,
     MODE_ANNOTATION,
-    REQUESTS_ANNOTATION,
 )
-from server.adapters.kserve.objects import get_map, rollout_of
+from server.adapters.kserve.objects import Object, get_map, rollout_of
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import OUR_PREFIX, fingerprint
 from server.domain.service.inference_service import (
@@ -37,173 +43,145 @@ from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ServiceKey,
 )
-from server.domain.service.preconditions import PastRequest, Stored
+from server.domain.service.preconditions import PastRequest
 
-UNJUDGED = InferenceServiceStatus(State.PENDING)
-"""For an object of which only what it asks for is wanted, or known yet."""
+PENDING_STATUS = InferenceServiceStatus(State.PENDING)
+"""For a service whose status is not known, or does not matter."""
 
 NOT_SHOWN = "not part of `spec`"
 _LONGEST_NOTE = 4000
+_MANAGED_BY_PATH = f"metadata.labels.{MANAGED_BY_KEY}"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What an object asks for, in the contract's words."""
+@dataclass(frozen=True)
+class ParsedObject:
+    """An InferenceService in the API's terms.
 
+    `unmanaged`: ModelService has neither created nor adopted it. `asked_spec` holds the fields of
+    the object's spec that some manager asked for, `added` those that we wrote beside them. `spec`
+    is None where the API has no such kind of predictor.
+    """
+
+    obj: Object
+    managers: Managers
+    unmanaged: bool
+    asked_spec: Object
+    added: AddedFields
     spec: InferenceServiceSpec | None
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
 
+    @cached_property
+    def requests(self) -> tuple[PastRequest, ...]:
+        """The last request_ids, oldest first."""
+        return requests_of(self.obj, self.managers)
 
-def service_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> InferenceService:
-    """The service, with what does not fit the contract named in its status."""
-    meta = obj["metadata"]
-    asked = asked_of(obj)
-    unmanaged = is_unmanaged(obj)
-    # What we write has its field.
-    others_wrote = unmanaged or owners(obj, "f:spec")
-    return InferenceService(
-        key=key_of(obj),
-        uid=meta["uid"],
-        generation=rollout_of(obj).generation,
-        spec=asked.spec,
-        status=naming(status, NOT_SHOWN, unfit_of(obj)) if others_wrote else status,
-        etag=etag_of(obj),
-        create_time=datetime.fromisoformat(meta["creationTimestamp"]),
-        labels=asked.labels,
-        annotations=asked.annotations,
-        selectable_labels=dict(meta.get("labels", {})),
-        delete_time=_time(meta.get("deletionTimestamp")),
-        unmanaged=unmanaged,
-        deployment_id="" if unmanaged else deployment_id_of(obj),
-        spec_writer=last_spec_writer(obj),
-    )
+    @cached_property
+    def deployment_id(self) -> str:
+        """The id of the deployment's record in the registry, or an empty text."""
+        return deployment_id_of(self.obj, self.managers)
+
+    @cached_property
+    def unsupported(self) -> list[str]:
+        """The paths of the fields that were asked for and that the API does not have."""
+        if not self.unmanaged:
+            return unsupported_paths(self.asked_spec, self.spec, self.added)
+        everyones = owned_fields(self.managers.all, "f:spec")
+        spec = without_additions(self.asked_spec, everyones)
+        paths = unsupported_paths(spec, self.spec, self.added)
+        manager = get_map(self.obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
+        # An adoption replaces another manager's label.
+        return [*([] if manager == MANAGED_BY_VALUE else [_MANAGED_BY_PATH]), *paths]
+
+    def service(self, status: InferenceServiceStatus) -> InferenceService:
+        """Return the service; unsupported fields are named in the status message."""
+        metadata = self.obj["metadata"]
+        # Our own writes hold supported fields only.
+        others_wrote = self.unmanaged or manager_names_at(self.managers.others, "f:spec")
+        if others_wrote:
+            status = with_paths(status, NOT_SHOWN, self.unsupported)
+        delete_time = metadata.get("deletionTimestamp")
+        return InferenceService(
+            key=key_of(self.obj),
+            uid=metadata["uid"],
+            generation=rollout_of(self.obj).generation,
+            spec=self.spec,
+            status=status,
+            etag=etag_of(self.obj),
+            create_time=datetime.fromisoformat(metadata["creationTimestamp"]),
+            labels=self.labels,
+            annotations=self.annotations,
+            selectable_labels=dict(metadata.get("labels", {})),
+            delete_time=datetime.fromisoformat(delete_time) if delete_time else None,
+            unmanaged=self.unmanaged,
+            deployment_id="" if self.unmanaged else self.deployment_id,
+            spec_writer=last_spec_writer(self.obj),
+        )
 
 
-def stored_of(obj: Mapping[str, Any], status: InferenceServiceStatus) -> Stored:
-    """The service with the request_ids that ride on it."""
-    return Stored(service_of(obj, status), requests_of(obj))
+def service_of(obj: Object, status: InferenceServiceStatus) -> InferenceService:
+    """Return an object's service; unsupported fields are named in the status message."""
+    return parse_object(obj).service(status)
 
 
-def requests_of(obj: Mapping[str, Any]) -> tuple[PastRequest, ...]:
-    """The request_ids that ride on it, if we wrote them: a copy of another service has them too."""
-    note = ("f:spec", "f:predictor", "f:annotations", f"f:{REQUESTS_ANNOTATION}")
-    return noted_requests(obj) if owned(obj, ours, *note) is not None else ()
+def parse_object(obj: Object) -> ParsedObject:
+    """Parse an InferenceService.
 
-
-def asked_of(obj: Mapping[str, Any]) -> Asked:
-    """What managers asked for."""
-    annotations = _owned_metadata(obj, "annotations")
+    Of a service of ours, labels and annotations are those that we own, and of the spec the fields
+    that some manager owns: KServe's defaults have no owner. Of other services the whole spec is
+    taken, because KServe's webhook may have rewritten it.
+    """
+    metadata = obj["metadata"]
+    managers = managers_of(obj)
+    # A copy of our service that somebody else applied has the label too.
+    labelled = metadata.get("labels", {}).get(MANAGED_BY_KEY) == MANAGED_BY_VALUE
+    unmanaged = not (labelled and managers.ours)
+    askers = managers.all if unmanaged else managers.ours
+    labels, annotations = (_owned_texts(metadata, k, askers) for k in ("labels", "annotations"))
+    asked_spec: Object = obj.get("spec", {})
+    if not unmanaged:
+        asked_spec = project(asked_spec, owned_fields(managers.all, "f:spec"))
     mode = present_name(annotations.pop(MODE_ANNOTATION, ""))
-    spec = spec_of(_asked_spec(obj).get("predictor", {}), mode, filled_in_of(obj).resources)
-    if spec and not is_unmanaged(obj):
-        spec = replace(spec, predictor=registered_as(obj, spec.serving))
-    return Asked(
+    added = added_fields_of(obj)
+    spec = parse_spec(asked_spec.get("predictor", {}), mode, added.resources)
+    if spec and not unmanaged:
+        spec = replace(spec, predictor=registered_predictor(obj, managers, spec.serving))
+    labels.pop(MANAGED_BY_KEY, None)
+    annotations.pop(LAST_APPLIED_ANNOTATION, None)
+    return ParsedObject(
+        obj=obj,
+        managers=managers,
+        unmanaged=unmanaged,
+        asked_spec=asked_spec,
+        added=added,
         spec=spec,
-        labels=_users(_owned_metadata(obj, "labels"), MANAGED_BY_KEY),
-        annotations=_users(annotations, LAST_APPLIED_ANNOTATION),
+        labels={k: text for k, text in labels.items() if not k.startswith(OUR_PREFIX)},
+        annotations={k: text for k, text in annotations.items() if not k.startswith(OUR_PREFIX)},
     )
 
 
-def unfit_of(obj: Mapping[str, Any]) -> list[str]:
-    """The paths of what the object asks for and the contract has no field for."""
-    if not is_unmanaged(obj):
-        return unfit(_asked_spec(obj), asked_of(obj).spec, filled_in_of(obj))
-    spec = without_additions(obj.get("spec", {}), owned(obj, anyones, "f:spec"))
-    paths = unfit(spec, asked_of(obj).spec, filled_in_of(obj))
-    manager = get_map(obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
-    return paths if manager == MANAGED_BY_VALUE else [f"metadata.labels.{MANAGED_BY_KEY}", *paths]
+def removed_paths(before: ParsedObject, written: Object) -> list[str]:
+    """Return the paths of the unsupported fields that a write removed."""
+    removed = [path[1:] for path in extra_fields(_content(before.obj), _content(written), "")]
+    return _overlapping(before.unsupported, removed)
 
 
-def dropped_by(written: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """What of the object did not fit the contract, and is no longer in what was written of it."""
-    gone = [path[1:] for path in beyond(_content(current), _content(written), "")]
-    return _overlapping(unfit_of(current), gone)
+def etag_of(obj: Object) -> str:
+    """Hash uid, spec, labels and annotations: never the status or the resourceVersion."""
+    metadata = obj["metadata"]
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    return fingerprint([metadata["uid"], obj.get("spec"), labels, annotations])
 
 
-def _content(obj: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "metadata": {"labels": get_map(obj, "metadata", "labels")},
-        "spec": {"predictor": get_map(obj, "spec", "predictor")},
-    }
-
-
-def _overlapping(paths: list[str], others: list[str]) -> list[str]:
-    """Those of the paths that lead to one of the others, or the other way round."""
-    # There may be a thousand of each.
-    by_name, found = sorted(paths), set[str]()
-    for other in others:
-        found.update(_at_or_below(other, by_name))
-    others = sorted(others)
-    return [path for path in paths if path in found or any(_at_or_below(path, others))]
-
-
-def _at_or_below(path: str, ordered: list[str]) -> Iterator[str]:
-    """Those of the ordered paths that are this path or begin with it."""
-    first = bisect_left(ordered, path)
-    yield from ordered[first : bisect_right(ordered, path, first)]
-    for begin in (f"{path}.", f"{path}["):
-        for at in range(bisect_left(ordered, begin), len(ordered)):
-            if not ordered[at].startswith(begin):
-                break
-            yield ordered[at]
-
-
-def _asked_spec(obj: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a service of ours, only fields that somebody owns: the others are KServe's defaults.
-
-    Of other services all are taken, since KServe may have rewritten them as a whole.
-    """
-    spec: Mapping[str, Any] = obj.get("spec", {})
-    return spec if is_unmanaged(obj) else project(spec, owned(obj, anyones, "f:spec"))
-
-
-def is_unmanaged(obj: Mapping[str, Any]) -> bool:
-    """Not made by ModelService, nor taken over by it.
-
-    The label alone does not tell: a copy of a service of ours that somebody else applied has it.
-    """
-    meta = obj["metadata"]
-    labelled = meta.get("labels", {}).get(MANAGED_BY_KEY) == MANAGED_BY_VALUE
-    return not (labelled and any(map(ours, meta.get("managedFields", ()))))
-
-
-def etag_of(obj: Mapping[str, Any]) -> str:
-    """A fingerprint of uid, spec, labels and annotations: never of status or resourceVersion."""
-    meta = obj["metadata"]
-    return fingerprint(
-        [meta["uid"], obj.get("spec"), meta.get("labels") or {}, meta.get("annotations") or {}]
-    )
-
-
-def key_of(obj: Mapping[str, Any]) -> ServiceKey:
-    """The name it goes by."""
+def key_of(obj: Object) -> ServiceKey:
+    """Return the object's namespace and name."""
     return ServiceKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
-def _owned_metadata(obj: Mapping[str, Any], kind: str) -> dict[str, str]:
-    """Labels or annotations: of a service of ours those that we own, else anybody's.
-
-    What KServe's webhook adds is owned by nobody.
-    """
-    content = dict(obj["metadata"].get(kind) or {})
-    if not obj["metadata"].get("managedFields"):
-        return content
-    fields = owned(obj, anyones if is_unmanaged(obj) else ours, "f:metadata", f"f:{kind}")
-    return dict(project(content, fields)) if fields else {}
-
-
-def _users(content: Mapping[str, str], *besides: str) -> dict[str, str]:
-    return {
-        key: text
-        for key, text in content.items()
-        if not key.startswith(OUR_PREFIX) and key not in besides
-    }
-
-
-def naming(status: InferenceServiceStatus, what: str, paths: list[str]) -> InferenceServiceStatus:
-    """The status, with the paths in its message, once; they are cut only where they are longer than
-    a message may be."""
+def with_paths(
+    status: InferenceServiceStatus, what: str, paths: list[str]
+) -> InferenceServiceStatus:
+    """Return the status with the paths in its message, cut to the longest note, and only once."""
     if not paths:
         return status
     note = f"{what}: {', '.join(paths)}"
@@ -214,5 +192,38 @@ def naming(status: InferenceServiceStatus, what: str, paths: list[str]) -> Infer
     return replace(status, message=f"{status.message}; {note}" if status.message else note)
 
 
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+def _owned_texts(metadata: Object, kind: str, askers: tuple[Entry, ...]) -> dict[str, str]:
+    """Return the labels or annotations that these managers own."""
+    texts = dict(metadata.get(kind) or {})
+    if not metadata.get("managedFields"):
+        return texts
+    fields = owned_fields(askers, "f:metadata", f"f:{kind}")
+    return dict(project(texts, fields)) if fields else {}
+
+
+def _content(obj: Object) -> dict[str, Any]:
+    return {
+        "metadata": {"labels": get_map(obj, "metadata", "labels")},
+        "spec": {"predictor": get_map(obj, "spec", "predictor")},
+    }
+
+
+def _overlapping(paths: list[str], others: list[str]) -> list[str]:
+    """Return the paths that lead to one of the others, or to which one of the others leads."""
+    # There may be a thousand of each.
+    by_name, found = sorted(paths), set[str]()
+    for other in others:
+        found.update(_at_or_below(other, by_name))
+    others = sorted(others)
+    return [path for path in paths if path in found or any(_at_or_below(path, others))]
+
+
+def _at_or_below(path: str, ordered: list[str]) -> Iterator[str]:
+    """Yield the sorted paths that are this path or begin with it."""
+    first = bisect_left(ordered, path)
+    yield from ordered[first : bisect_right(ordered, path, first)]
+    for begin in (f"{path}.", f"{path}["):
+        for at in range(bisect_left(ordered, begin), len(ordered)):
+            if not ordered[at].startswith(begin):
+                break
+            yield ordered[at]

@@ -1,39 +1,47 @@
-"""What must be written beside the resources that were asked for.
+"""Compute the resources that are written beside those of the spec.
 
-A limit below the caller's request, or a request above the caller's limit, makes pods that
-Kubernetes refuses for ever. So KServe's defaults and those of a serving runtime give way.
+Kubernetes refuses pods whose limit is below their request. So KServe's defaults and those of a
+serving runtime give way to the values of the spec.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from server.domain.kubernetes.quantities import value
 from server.domain.service.inference_service import Resources
 from server.domain.service.resource_validation import fits
 
-SHIPPED = Resources({"cpu": "1", "memory": "2Gi"}, {"cpu": "1", "memory": "2Gi"})
+KSERVE_DEFAULTS = Resources({"cpu": "1", "memory": "2Gi"}, {"cpu": "1", "memory": "2Gi"})
 """As KServe ships them in its ConfigMap."""
 
 
-def beside_container(asked: Resources, defaults: Resources) -> Resources:
-    """What to write beside `asked` for a container of the caller's own: all defaults.
+def container_additions(asked: Resources, defaults: Resources) -> Resources:
+    """Return the resources to write beside `asked` in a custom container: KServe's defaults.
 
-    KServe's webhook would put them into the list of containers, which has one owner as a whole, so
-    that nothing could tell them from what was asked.
+    KServe's webhook would write them into the list of containers. That list has one owner as a
+    whole, so its managedFields could not tell them from the spec's.
     """
     return Resources(
-        _missing(asked.requests, defaults.requests, asked.limits, min),
-        _missing(asked.limits, defaults.limits, asked.requests, max),
+        {
+            name: _lower(default, asked.limits.get(name))
+            for name, default in sorted(defaults.requests.items())
+            if name not in asked.requests
+        },
+        {
+            name: _higher(default, asked.requests.get(name))
+            for name, default in sorted(defaults.limits.items())
+            if name not in asked.limits
+        },
     )
 
 
-def beside_model(asked: Resources, own: Resources) -> Resources:
-    """What to write beside `asked` for a container of a serving runtime, which has its `own`.
+def model_additions(asked: Resources, own: Resources) -> Resources:
+    """Return the resources to write beside `asked` for a model, whose runtime has its `own`.
 
-    KServe merges both by name and adds no default. So only that is added without which they would
-    be invalid together: where a request asked for does not fit the runtime's limit, that limit, and
-    where the runtime's request does not fit a limit asked for, that request.
+    KServe merges both by name and adds no default. So only those are added without which the merged
+    ones would be invalid: the request as the limit where it exceeds the runtime's limit, and the
+    limit as the request where the runtime's request exceeds it.
     """
     return Resources(
         {
@@ -49,22 +57,14 @@ def beside_model(asked: Resources, own: Resources) -> Resources:
     )
 
 
-def besides_still(noted: Resources, asked: Resources) -> Resources:
-    """What of the resources that were added before is still beside what is asked for."""
-    return Resources(
-        {name: text for name, text in noted.requests.items() if name not in asked.requests},
-        {name: text for name, text in noted.limits.items() if name not in asked.limits},
-    )
+def still_added(added: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, str]:
+    """Return the quantities that were added before and are not asked for now."""
+    return {name: text for name, text in added.items() if name not in asked}
 
 
-def _missing(
-    given: Mapping[str, str],
-    defaults: Mapping[str, str],
-    opposite: Mapping[str, str],
-    bounded: Callable[..., str],
-) -> dict[str, str]:
-    return {
-        name: bounded(default, opposite.get(name, default), key=value)
-        for name, default in sorted(defaults.items())
-        if name not in given
-    }
+def _lower(default: str, limit: str | None) -> str:
+    return min(default, limit, key=value) if limit else default
+
+
+def _higher(default: str, request: str | None) -> str:
+    return max(default, request, key=value) if request else default

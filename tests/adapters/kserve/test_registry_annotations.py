@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.apply.adoption import tried
+from server.adapters.kserve.apply.adoption import as_owned
 from server.adapters.kserve.apply.kserve_config import KServeConfig
-from server.adapters.kserve.apply.write_plan import Plan, plan_of
-from server.adapters.kserve.manifests.annotations import marker_of
-from server.adapters.kserve.manifests.manifest import Wish, manifest_of
+from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
+from server.adapters.kserve.manifests.annotations import AddedFields, rollout_hash_of
+from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import service_of
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
 from server.adapters.kserve.names import FIELD_MANAGER
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Action, Deploy, Provenance
@@ -26,13 +25,13 @@ from server.domain.service.inference_service import (
     RegisteredModelPredictor,
     Scaling,
 )
-from tests.adapters.kserve.storing import applied, edited, stored
-from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, wishes
+from tests.adapters.kserve.storing import applied, edited, rendered, stored
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, desired_objects
 
 PROVENANCE = Provenance("model-1", "version-1", "environment-1", "service-1", "deployment-1")
 LATER = replace(PROVENANCE, deployment_id="deployment-2")
-NAMES_RIDER = "modelservice.dev/registered-model"
-ID_RIDER = "modelservice.dev/deployment-id"
+NAMES_ANNOTATION = "modelservice.dev/registered-model"
+ID_ANNOTATION = "modelservice.dev/deployment-id"
 
 
 def named(spec: InferenceServiceSpec, version: str = "1") -> InferenceServiceSpec:
@@ -41,12 +40,12 @@ def named(spec: InferenceServiceSpec, version: str = "1") -> InferenceServiceSpe
     return replace(spec, predictor=predictor)
 
 
-def registered(wish: Wish) -> Wish:
+def registered(desired: DesiredObject) -> DesiredObject:
     origin, deployment_id = PROVENANCE.labels, PROVENANCE.deployment_id
-    return replace(wish, spec=named(wish.spec), origin=origin, deployment_id=deployment_id)
+    return replace(desired, spec=named(desired.spec), origin=origin, deployment_id=deployment_id)
 
 
-DEPLOYED = registered(Wish(KEY, MODEL, {"team": "a"}))
+DEPLOYED = registered(DesiredObject(KEY, MODEL, {"team": "a"}))
 ANOTHER_MODEL = {"spec": {"predictor": {"model": {"storageUri": "gs://bucket/another"}}}}
 
 
@@ -54,7 +53,7 @@ def read(obj: Mapping[str, Any]) -> InferenceService:
     return service_of(obj, InferenceServiceStatus(State.READY))
 
 
-def rider_changed(key: str, text: str | None) -> dict[str, Any]:
+def annotation_changed(key: str, text: str | None) -> dict[str, Any]:
     change = {"spec": {"predictor": {"annotations": {key: text}}}}
     return edited(applied(DEPLOYED), "kubectl-edit", change)
 
@@ -62,7 +61,7 @@ def rider_changed(key: str, text: str | None) -> dict[str, Any]:
 def planned(current: Mapping[str, Any], spec: InferenceServiceSpec | None, **asked: Any) -> Plan:
     labels = {"team": "a"} if spec else {}
     deploy = Deploy(KEY, spec, labels, **asked)
-    plan = plan_of(deploy, current, KServeConfig(), "never-used-before")
+    plan = plan_deploy(deploy, current, KServeConfig(), "never-used-before")
     assert isinstance(plan, Plan)
     return plan
 
@@ -77,28 +76,28 @@ def labels_of(plan: Plan) -> Mapping[str, str]:
     return found
 
 
-@given(wishes)
-def test_its_names_and_its_deployment_are_read_back(wish: Wish) -> None:
-    service = read(applied(registered(wish)))
-    assert service.spec == named(wish.spec)
+@given(desired_objects)
+def test_its_names_and_its_deployment_are_read_back(desired: DesiredObject) -> None:
+    service = read(applied(registered(desired)))
+    assert service.spec == named(desired.spec)
     assert service.deployment_id == "deployment-1"
-    assert service.labels == wish.labels
+    assert service.labels == desired.labels
     assert service.selectable_labels.items() >= PROVENANCE.labels.items()
 
 
 def test_a_plain_service_has_neither() -> None:
-    service = read(applied(Wish(KEY, MODEL)))
+    service = read(applied(DesiredObject(KEY, MODEL)))
     assert (service.spec, service.deployment_id) == (MODEL, "")
 
 
 def test_the_marker_knows_the_ids_and_not_the_deployment() -> None:
-    def marker(wish: Wish) -> str:
-        return marker_of(manifest_of(wish, SHIPPED))
+    def rollout_hash(desired: DesiredObject) -> str:
+        return rollout_hash_of(rendered(desired))
 
     other = replace(PROVENANCE, version_id="version-2").labels
-    assert marker(replace(DEPLOYED, deployment_id="deployment-2")) == marker(DEPLOYED)
-    assert marker(replace(DEPLOYED, origin=other)) != marker(DEPLOYED)
-    assert marker(replace(DEPLOYED, origin={})) != marker(DEPLOYED)
+    assert rollout_hash(replace(DEPLOYED, deployment_id="deployment-2")) == rollout_hash(DEPLOYED)
+    assert rollout_hash(replace(DEPLOYED, origin=other)) != rollout_hash(DEPLOYED)
+    assert rollout_hash(replace(DEPLOYED, origin={})) != rollout_hash(DEPLOYED)
 
 
 def test_a_copy_that_somebody_else_applied_is_not_from_the_registry() -> None:
@@ -108,21 +107,21 @@ def test_a_copy_that_somebody_else_applied_is_not_from_the_registry() -> None:
 
 
 def test_a_copy_of_what_rides_on_it_onto_a_service_of_ours_is_not_believed() -> None:
-    riders = applied(DEPLOYED)["spec"]["predictor"]["annotations"]
-    copied = {key: riders[key] for key in (NAMES_RIDER, ID_RIDER)}
+    annotations = applied(DEPLOYED)["spec"]["predictor"]["annotations"]
+    copied = {key: annotations[key] for key in (NAMES_ANNOTATION, ID_ANNOTATION)}
     change = {"spec": {"predictor": {"annotations": copied}}}
-    service = read(edited(applied(Wish(KEY, MODEL)), "kubectl-edit", change))
+    service = read(edited(applied(DesiredObject(KEY, MODEL)), "kubectl-edit", change))
     assert (service.spec, service.deployment_id) == (MODEL, "")
 
 
 def test_names_that_somebody_else_wrote_are_not_believed() -> None:
     other = applied(replace(DEPLOYED, spec=named(MODEL, "2")))
-    forged = other["spec"]["predictor"]["annotations"][NAMES_RIDER]
-    assert read(rider_changed(NAMES_RIDER, forged)).spec == MODEL
+    forged = other["spec"]["predictor"]["annotations"][NAMES_ANNOTATION]
+    assert read(annotation_changed(NAMES_ANNOTATION, forged)).spec == MODEL
 
 
 def test_a_deployment_that_somebody_else_named_is_not_believed() -> None:
-    assert read(rider_changed(ID_RIDER, "deployment-9")).deployment_id == ""
+    assert read(annotation_changed(ID_ANNOTATION, "deployment-9")).deployment_id == ""
 
 
 def test_of_a_model_that_somebody_changed_the_names_are_no_longer_told() -> None:
@@ -144,17 +143,21 @@ DEEP = pytest.param("[" * 100_000, id="deep")
 @pytest.mark.parametrize("text", ["[", "[1]", "7", '{"project": "fruit"}', "{}", DEEP])
 def test_spoilt_names_are_as_good_as_none(text: str) -> None:
     obj = applied(DEPLOYED)
-    obj["spec"]["predictor"]["annotations"][NAMES_RIDER] = text
+    obj["spec"]["predictor"]["annotations"][NAMES_ANNOTATION] = text
     assert read(obj).spec == MODEL
 
 
-@given(wishes)
-def test_deployed_again_nothing_is_written_and_the_deployment_stays(wish: Wish) -> None:
-    wish = registered(wish)
-    deploy = Deploy(wish.key, wish.spec, wish.labels, wish.annotations, provenance=LATER)
-    plan = plan_of(deploy, applied(replace(wish, probe=None)), KServeConfig(), "fresh")
+@given(desired_objects)
+def test_deployed_again_nothing_is_written_and_the_deployment_stays(desired: DesiredObject) -> None:
+    desired = registered(desired)
+    deploy = Deploy(
+        desired.key, desired.spec, desired.labels, desired.annotations, provenance=LATER
+    )
+    plan = plan_deploy(
+        deploy, applied(replace(desired, added=AddedFields())), KServeConfig(), "fresh"
+    )
     assert isinstance(plan, Plan)
-    again = manifest_of(replace(wish, probe=None), SHIPPED)
+    again = rendered(replace(desired, added=AddedFields()))
     assert plan.manifest["spec"] == again["spec"]
     assert labels_of(plan) == again["metadata"]["labels"]
 
@@ -164,7 +167,7 @@ def test_a_change_of_scaling_alone_keeps_the_deployment_and_rolls_no_pod() -> No
     scaled = replace(named(MODEL), scaling=Scaling(2, 4))
     plan = planned(current, scaled, provenance=LATER)
     assert (plan.action, after(plan).deployment_id) == (Action.UPDATED, "deployment-1")
-    assert marker_of(plan.manifest) == marker_of(current)
+    assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
     assert labels_of(plan) == current["metadata"]["labels"]
 
 
@@ -174,7 +177,7 @@ def test_a_restart_keeps_the_deployment(spec: InferenceServiceSpec | None) -> No
     provenance = LATER if spec else None
     plan = planned(current, spec, provenance=provenance, restart=True)
     assert plan.action is Action.RESTARTED
-    assert marker_of(plan.manifest) != marker_of(current)
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(current)
     assert (after(plan).spec, after(plan).deployment_id) == (named(MODEL), "deployment-1")
     assert labels_of(plan) == current["metadata"]["labels"]
 
@@ -189,30 +192,30 @@ def test_another_version_is_another_deployment() -> None:
 def test_a_plain_deploy_over_it_leaves_nothing_of_the_registry() -> None:
     plan = planned(applied(DEPLOYED), MODEL)
     assert (after(plan).spec, after(plan).deployment_id) == (MODEL, "")
-    assert marker_of(plan.manifest) != marker_of(applied(DEPLOYED))
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(applied(DEPLOYED))
     told = str(plan.manifest)
-    assert not [text for text in ("deployment-1", "version-1", NAMES_RIDER) if text in told]
+    assert not [text for text in ("deployment-1", "version-1", NAMES_ANNOTATION) if text in told]
 
 
 @pytest.mark.parametrize(
     "spoilt",
     [
         edited(applied(DEPLOYED), "kubectl-edit", ANOTHER_MODEL),
-        rider_changed(ID_RIDER, "deployment-9"),
+        annotation_changed(ID_ANNOTATION, "deployment-9"),
     ],
     ids=["edited", "another deployment"],
 )
 def test_deployed_again_over_an_edit_it_is_another_deployment(spoilt: dict[str, Any]) -> None:
     plan = planned(spoilt, named(MODEL), provenance=LATER)
     assert after(plan).deployment_id == "deployment-2"
-    assert marker_of(plan.manifest) != marker_of(spoilt)
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(spoilt)
 
 
 def test_a_deployment_that_was_removed_from_it_is_replaced() -> None:
     current = applied(replace(DEPLOYED, deployment_id=""))
     plan = planned(current, named(MODEL), provenance=LATER)
     assert (plan.action, after(plan).deployment_id) == (Action.UPDATED, "deployment-2")
-    assert marker_of(plan.manifest) != marker_of(current)
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(current)
 
 
 def test_a_bare_restart_of_a_model_that_somebody_changed_is_not_from_the_registry() -> None:
@@ -222,7 +225,7 @@ def test_a_bare_restart_of_a_model_that_somebody_changed_is_not_from_the_registr
 
 
 def test_a_dry_run_that_takes_over_tells_the_names() -> None:
-    wish = replace(DEPLOYED, deployment_id="")
-    manifest = manifest_of(wish, SHIPPED)
+    desired = replace(DEPLOYED, deployment_id="")
+    manifest = rendered(desired)
     answer = copy.deepcopy(stored(manifest))
-    assert read(tried(answer, manifest)).spec == named(MODEL)
+    assert read(as_owned(answer, manifest)).spec == named(MODEL)

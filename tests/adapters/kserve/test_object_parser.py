@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.manifests.manifest import Wish
+from server.adapters.kserve.manifests.annotations import AddedFields
+from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import (
-    dropped_by,
-    requests_of,
+    parse_object,
+    removed_paths,
     service_of,
-    unfit_of,
 )
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.resource_defaults import KSERVE_DEFAULTS
 from server.adapters.kserve.modes import FORMER_NAMES
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Action
@@ -32,7 +32,7 @@ from server.domain.service.inference_service import (
 )
 from server.domain.service.preconditions import PastRequest
 from tests.adapters.kserve.storing import applied, edited, stored
-from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, desired_objects
 
 UDP = {"containerPort": 8080, "protocol": "UDP"}
 REFERRED = {"name": "Z", "value": "1"}
@@ -49,32 +49,32 @@ def theirs(predictor: dict[str, Any], **beside: Any) -> dict[str, Any]:
     return stored({"metadata": metadata, "spec": {"predictor": predictor, **beside}})
 
 
-@given(wishes)
-def test_what_was_asked_is_read_back(wish: Wish) -> None:
-    service = read(applied(wish))
-    assert service.spec == wish.spec
-    assert service.labels == wish.labels
-    assert service.annotations == wish.annotations
+@given(desired_objects)
+def test_what_was_asked_is_read_back(desired: DesiredObject) -> None:
+    service = read(applied(desired))
+    assert service.spec == desired.spec
+    assert service.labels == desired.labels
+    assert service.annotations == desired.annotations
     assert service.status == STATUS
     assert not service.unmanaged
 
 
-@given(wishes)
-def test_a_mode_by_its_former_name_is_read_back_by_the_present_one(wish: Wish) -> None:
-    assert read(applied(replace(wish, mode_names=FORMER_NAMES))).spec == wish.spec
+@given(desired_objects)
+def test_a_mode_by_its_former_name_is_read_back_by_the_present_one(desired: DesiredObject) -> None:
+    assert read(applied(replace(desired, mode_names=FORMER_NAMES))).spec == desired.spec
 
 
-@given(wishes)
-def test_it_is_read_back_without_managed_fields_too(wish: Wish) -> None:
-    obj = applied(wish)
+@given(desired_objects)
+def test_it_is_read_back_without_managed_fields_too(desired: DesiredObject) -> None:
+    obj = applied(desired)
     del obj["metadata"]["managedFields"]
     obj["metadata"]["annotations"].pop("modelFormat", None)
-    mode = wish.spec.deployment_mode or "Standard"
-    assert read(obj).spec == replace(wish.spec, deployment_mode=mode)
+    mode = desired.spec.deployment_mode or "Standard"
+    assert read(obj).spec == replace(desired.spec, deployment_mode=mode)
 
 
 def test_selectors_see_all_labels_and_readers_the_users() -> None:
-    service = read(applied(Wish(KEY, MODEL, {"team": "a"})))
+    service = read(applied(DesiredObject(KEY, MODEL, {"team": "a"})))
     assert service.labels == {"team": "a"}
     assert service.selectable_labels == {
         "team": "a",
@@ -84,7 +84,9 @@ def test_selectors_see_all_labels_and_readers_the_users() -> None:
 
 def test_labels_of_others_on_our_service_are_selectable_and_not_shown() -> None:
     obj = edited(
-        applied(Wish(KEY, MODEL, {"team": "a"})), "kubectl", {"metadata": {"labels": {"x": "y"}}}
+        applied(DesiredObject(KEY, MODEL, {"team": "a"})),
+        "kubectl",
+        {"metadata": {"labels": {"x": "y"}}},
     )
     service = read(obj)
     assert service.labels == {"team": "a"}
@@ -93,13 +95,15 @@ def test_labels_of_others_on_our_service_are_selectable_and_not_shown() -> None:
 
 def test_an_edit_by_others_is_read_as_it_is() -> None:
     obj = edited(
-        applied(Wish(KEY, MODEL)), "kubectl-edit", {"spec": {"predictor": {"minReplicas": 2}}}
+        applied(DesiredObject(KEY, MODEL)),
+        "kubectl-edit",
+        {"spec": {"predictor": {"minReplicas": 2}}},
     )
     assert read(obj).spec == replace(MODEL, scaling=Scaling(min_replicas=2))
 
 
 def test_resources_that_we_filled_in_are_shown_once_somebody_changes_them() -> None:
-    obj = applied(Wish(KEY, CONTAINER))
+    obj = applied(DesiredObject(KEY, CONTAINER))
     assert read(obj).spec == CONTAINER
     obj["spec"]["predictor"]["containers"][0]["resources"]["limits"]["cpu"] = "3"
     assert read(obj).spec == replace(CONTAINER, resources=Resources({}, {"cpu": "3"}))
@@ -257,14 +261,14 @@ def test_another_managers_label_is_named_since_ours_takes_its_place() -> None:
 
 def test_what_others_have_in_a_service_of_ours_is_named_too() -> None:
     logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
-    service = read(edited(applied(Wish(KEY, MODEL)), "kubectl-edit", logger))
+    service = read(edited(applied(DesiredObject(KEY, MODEL)), "kubectl-edit", logger))
     assert not service.unmanaged
     assert service.status.message == "it serves; not part of `spec`: spec.predictor.logger"
 
 
 def test_what_a_status_names_already_is_not_named_again() -> None:
     logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
-    obj = edited(applied(Wish(KEY, MODEL)), "kubectl-edit", logger)
+    obj = edited(applied(DesiredObject(KEY, MODEL)), "kubectl-edit", logger)
     status = read(obj).status
     assert service_of(obj, status).status == status
 
@@ -278,11 +282,11 @@ def test_what_an_adoption_dropped_is_told_of_what_was_written() -> None:
         }
     )
     after = theirs({"containers": [], "logger": {"mode": "all"}})
-    assert dropped_by(after, before) == [
+    assert removed_paths(parse_object(before), after) == [
         "spec.predictor.automountServiceAccountToken",
         "spec.predictor.model.workingDir",
     ]
-    assert dropped_by(before, before) == []
+    assert removed_paths(parse_object(before), before) == []
 
 
 def test_of_a_thousand_variables_those_that_an_adoption_dropped_are_found_in_milliseconds() -> None:
@@ -293,9 +297,9 @@ def test_of_a_thousand_variables_those_that_an_adoption_dropped_are_found_in_mil
         return theirs({"model": {"modelFormat": {"name": "m"}, "env": [plain, *env]}})
 
     before, after = variables("a"), variables("b")
-    assert len(unfit_of(before)) == 1000
+    assert len(parse_object(before).unsupported) == 1000
     began = time.thread_time()
-    assert len(dropped_by(after, before)) == 1000
+    assert len(removed_paths(parse_object(before), after)) == 1000
     assert time.thread_time() - began < 0.1
 
 
@@ -310,7 +314,7 @@ def test_of_several_containers_the_serving_one_is_read() -> None:
 
 
 def test_the_etag_knows_nothing_of_status_and_versions() -> None:
-    obj = applied(Wish(KEY, MODEL))
+    obj = applied(DesiredObject(KEY, MODEL))
     later = copy.deepcopy(obj)
     later["metadata"] |= {"resourceVersion": "99", "generation": 5, "managedFields": []}
     later["status"] = {"url": "http://iris"}
@@ -328,22 +332,22 @@ def test_the_etag_knows_nothing_of_status_and_versions() -> None:
     ids=["uid", "labels", "annotations", "spec"],
 )
 def test_the_etag_changes_with(change: dict[str, Any]) -> None:
-    obj = applied(Wish(KEY, MODEL))
+    obj = applied(DesiredObject(KEY, MODEL))
     assert read(obj).etag != read(edited(obj, "kubectl", change)).etag
 
 
 def test_remembered_requests_are_believed_only_where_we_wrote_them() -> None:
     first = PastRequest("ci-1", "hash", Action.CREATED, 1)
-    obj = applied(Wish(KEY, MODEL, requests=(first,)))
-    assert requests_of(obj) == (first,)
-    assert requests_of(stored(obj)) == ()
+    obj = applied(DesiredObject(KEY, MODEL, requests=(first,)))
+    assert parse_object(obj).requests == (first,)
+    assert parse_object(stored(obj)).requests == ()
 
 
 @pytest.mark.parametrize("note", ['["nonsense"', pytest.param("[" * 100_000, id="deep")])
 def test_spoilt_notes_are_as_good_as_none(note: str) -> None:
     requests = (PastRequest("a", "b", Action.CREATED, 1),)
-    obj = applied(Wish(KEY, CONTAINER, requests=requests, probe=PROBE))
+    obj = applied(DesiredObject(KEY, CONTAINER, requests=requests, added=AddedFields(probe=PROBE)))
     for key in ("requests", "defaults", "probe"):
         obj["spec"]["predictor"]["annotations"][f"modelservice.dev/{key}"] = note
-    assert requests_of(obj) == ()
-    assert read(obj).spec == replace(CONTAINER, resources=SHIPPED)
+    assert parse_object(obj).requests == ()
+    assert read(obj).spec == replace(CONTAINER, resources=KSERVE_DEFAULTS)

@@ -8,18 +8,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.apply.adoption import predictor_taken_over
+from server.adapters.kserve.apply.adoption import adopted_managed_fields
 from server.adapters.kserve.apply.kserve_config import KServeConfig
-from server.adapters.kserve.apply.write_plan import Plan, plan_of, with_filled_in
+from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.adapters.kserve.manifests.annotations import (
-    FilledIn,
-    filled_in_of,
-    marker_of,
+    AddedFields,
+    added_fields_of,
     restart_of,
+    rollout_hash_of,
 )
-from server.adapters.kserve.manifests.manifest import Wish, manifest_of
-from server.adapters.kserve.manifests.object_parser import UNJUDGED, requests_of, service_of
-from server.adapters.kserve.manifests.resource_defaults import SHIPPED
+from server.adapters.kserve.manifests.manifest import DesiredObject
+from server.adapters.kserve.manifests.object_parser import (
+    PENDING_STATUS,
+    parse_object,
+    service_of,
+)
 from server.adapters.kserve.modes import FORMER_NAMES, PRESENT_NAMES
 from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, Release
@@ -27,8 +30,8 @@ from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByClust
 from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.service.inference_service import InferenceServiceSpec, Resources, Scaling
 from server.domain.service.preconditions import PastRequest
-from tests.adapters.kserve.storing import applied, edited, stored
-from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, wishes
+from tests.adapters.kserve.storing import applied, edited, rendered, stored
+from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, desired_objects
 
 FRESH = "never-used-before"
 OTHER_PROBE = {"httpGet": {"path": "/v1/models/iris", "port": 8080}, "periodSeconds": 5}
@@ -36,7 +39,7 @@ SCALED = replace(MODEL, scaling=Scaling(2, 4))
 
 
 def planned(deploy: Deploy, current: Mapping[str, Any] | None, **config: Any) -> Plan:
-    plan = plan_of(deploy, current, KServeConfig(**config), FRESH)
+    plan = plan_deploy(deploy, current, KServeConfig(**config), FRESH)
     assert isinstance(plan, Plan)
     return plan
 
@@ -48,7 +51,7 @@ def after(plan: Plan) -> dict[str, Any]:
 
 
 def noted(plan: Plan) -> list[tuple[str, Action, int]]:
-    return [(r.request_id, r.action, r.generation) for r in requests_of(after(plan))]
+    return [(r.request_id, r.action, r.generation) for r in parse_object(after(plan)).requests]
 
 
 def test_a_creation_demands_that_there_is_none() -> None:
@@ -59,79 +62,83 @@ def test_a_creation_demands_that_there_is_none() -> None:
 
 
 def test_an_update_demands_the_very_object_that_it_was_planned_on() -> None:
-    current = applied(Wish(KEY, MODEL))
+    current = applied(DesiredObject(KEY, MODEL))
     metadata = planned(Deploy(KEY, CONTAINER), current).manifest["metadata"]
     assert metadata["uid"] == current["metadata"]["uid"]
     assert metadata["resourceVersion"] == current["metadata"]["resourceVersion"]
 
 
-@given(wishes)
-def test_the_same_wish_again_is_the_same_manifest(wish: Wish) -> None:
-    wish = replace(wish, requests=(PastRequest("ci-1", "x", Action.CREATED, 1),), restart="once")
-    deploy = Deploy(wish.key, wish.spec, wish.labels, wish.annotations, request_id="ci-2")
-    plan = planned(deploy, applied(wish))
+@given(desired_objects)
+def test_the_same_wish_again_is_the_same_manifest(desired: DesiredObject) -> None:
+    desired = replace(
+        desired, requests=(PastRequest("ci-1", "x", Action.CREATED, 1),), restart="once"
+    )
+    deploy = Deploy(
+        desired.key, desired.spec, desired.labels, desired.annotations, request_id="ci-2"
+    )
+    plan = planned(deploy, applied(desired))
     again = {
         k: v for k, v in plan.manifest["metadata"].items() if k not in ("uid", "resourceVersion")
     }
-    assert {**plan.manifest, "metadata": again} == manifest_of(wish, SHIPPED)
+    assert {**plan.manifest, "metadata": again} == rendered(desired)
 
 
 def test_a_write_that_replaces_the_pods_remembers_its_request() -> None:
-    current = applied(Wish(KEY, MODEL))
+    current = applied(DesiredObject(KEY, MODEL))
     plan = planned(Deploy(KEY, CONTAINER, request_id="ci-1"), current)
     assert noted(plan) == [("ci-1", Action.UPDATED, 2)]
 
 
 def test_a_change_of_scaling_alone_touches_no_pod_and_remembers_nothing() -> None:
-    current = applied(Wish(KEY, MODEL))
+    current = applied(DesiredObject(KEY, MODEL))
     plan = planned(Deploy(KEY, SCALED, request_id="ci-1"), current)
     assert plan.action is Action.UPDATED
-    assert marker_of(plan.manifest) == marker_of(current)
+    assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
     assert noted(plan) == []
 
 
 def test_a_restart_stamps_its_request_id_so_that_a_retry_changes_nothing() -> None:
-    current = applied(Wish(KEY, MODEL))
+    current = applied(DesiredObject(KEY, MODEL))
     restart = Deploy(KEY, None, restart=True, request_id="ci-1")
     plan = planned(restart, current)
     assert plan.action is Action.RESTARTED
-    assert marker_of(plan.manifest) != marker_of(current)
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(current)
     assert noted(plan) == [("ci-1", Action.RESTARTED, 2)]
-    forgotten = applied(Wish(KEY, MODEL, restart="ci-1"))
-    assert marker_of(planned(restart, forgotten).manifest) == marker_of(forgotten)
+    forgotten = applied(DesiredObject(KEY, MODEL, restart="ci-1"))
+    assert rollout_hash_of(planned(restart, forgotten).manifest) == rollout_hash_of(forgotten)
 
 
 def test_a_restart_without_a_request_id_always_restarts() -> None:
-    current = applied(Wish(KEY, MODEL))
+    current = applied(DesiredObject(KEY, MODEL))
     plan = planned(Deploy(KEY, None, restart=True), current)
     assert restart_of(plan.manifest) == FRESH
 
 
 @pytest.mark.parametrize("spec", [CONTAINER, SCALED], ids=["pods", "scaling"])
 def test_a_restart_that_changes_something_else_too_is_an_update(spec: Any) -> None:
-    plan = planned(Deploy(KEY, spec, restart=True), applied(Wish(KEY, MODEL)))
+    plan = planned(Deploy(KEY, spec, restart=True), applied(DesiredObject(KEY, MODEL)))
     assert plan.action is Action.UPDATED
 
 
 def test_a_bare_restart_keeps_spec_labels_and_annotations() -> None:
-    current = applied(Wish(KEY, SCALED, {"team": "a"}, {"note": "x"}))
+    current = applied(DesiredObject(KEY, SCALED, {"team": "a"}, {"note": "x"}))
     plan = planned(Deploy(KEY, None, restart=True), current)
-    wish = Wish(KEY, SCALED, {"team": "a"}, {"note": "x"}, restart=FRESH)
-    assert plan.manifest["spec"] == manifest_of(wish, SHIPPED)["spec"]
+    desired = DesiredObject(KEY, SCALED, {"team": "a"}, {"note": "x"}, restart=FRESH)
+    assert plan.manifest["spec"] == rendered(desired)["spec"]
     assert plan.manifest["metadata"]["labels"] == current["metadata"]["labels"]
     assert plan.manifest["metadata"]["annotations"] == {"note": "x"}
 
 
 def test_later_writes_carry_the_restart_over() -> None:
-    current = applied(Wish(KEY, MODEL, restart="ci-1"))
+    current = applied(DesiredObject(KEY, MODEL, restart="ci-1"))
     assert restart_of(planned(Deploy(KEY, CONTAINER), current).manifest) == "ci-1"
 
 
 def test_what_somebody_else_removed_comes_back_as_a_rollout_of_its_own() -> None:
-    current = applied(Wish(KEY, MODEL, {"team": "a"}))
+    current = applied(DesiredObject(KEY, MODEL, {"team": "a"}))
     relabelled = edited(current, "kubectl", {"metadata": {"labels": {"team": "b"}}})
     plan = planned(Deploy(KEY, MODEL, {"team": "a"}), relabelled)
-    assert marker_of(plan.manifest) != marker_of(current)
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(current)
     assert plan.action is Action.UPDATED
 
 
@@ -155,13 +162,15 @@ def test_what_is_read_after_an_edit_by_others_moves_no_pod_when_given_back(
     change: dict[str, Any], force: bool
 ) -> None:
     spec = replace(MODEL, env={"A": "1", "B": "2"})
-    current = applied(Wish(KEY, spec, {"team": "a"}, {"note": "x"}, probe=PROBE))
+    current = applied(
+        DesiredObject(KEY, spec, {"team": "a"}, {"note": "x"}, added=AddedFields(probe=PROBE))
+    )
     now = edited(current, "kubectl", change)
-    got = service_of(now, UNJUDGED)
+    got = service_of(now, PENDING_STATUS)
     plan = planned(Deploy(KEY, got.spec, got.labels, got.annotations, force=force), now)
-    assert plan.reads_the_same or marker_of(plan.manifest) == marker_of(current)
+    assert plan.unchanged or rollout_hash_of(plan.manifest) == rollout_hash_of(current)
     assert not plan.wants_probe
-    assert not plan.takes_over
+    assert not plan.adopts
 
 
 BESIDE = [
@@ -177,60 +186,66 @@ def test_what_others_added_beside_an_edit_of_theirs_moves_no_pod_while_it_stays(
     beside: dict[str, Any],
 ) -> None:
     spec = replace(MODEL, env={"A": "1", "B": "2"})
-    current = applied(Wish(KEY, spec, probe=PROBE))
+    current = applied(DesiredObject(KEY, spec, added=AddedFields(probe=PROBE)))
     theirs = [*THEIR_ENV, *beside.get("model", {}).get("env", [])]
     now = edited(current, "kubectl", {"spec": {"predictor": beside}})
     now = edited(now, "kubectl", {"spec": {"predictor": {"model": {"env": theirs}}}})
-    got = service_of(now, UNJUDGED)
-    assert planned(Deploy(KEY, got.spec), now).reads_the_same
-    assert not planned(Deploy(KEY, got.spec, force=True), now).reads_the_same
+    got = service_of(now, PENDING_STATUS)
+    assert planned(Deploy(KEY, got.spec), now).unchanged
+    assert not planned(Deploy(KEY, got.spec, force=True), now).unchanged
 
 
 def test_what_would_be_lost_from_a_list_that_is_written_whole_is_no_reading_of_the_same() -> None:
-    [container] = applied(Wish(KEY, CONTAINER))["spec"]["predictor"]["containers"]
+    [container] = applied(DesiredObject(KEY, CONTAINER))["spec"]["predictor"]["containers"]
     mounted = {**container, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}
     change = {"spec": {"predictor": {"containers": [mounted]}}}
-    now = edited(applied(Wish(KEY, CONTAINER)), "kubectl", change)
-    got = service_of(now, UNJUDGED)
-    assert not planned(Deploy(KEY, got.spec), now).reads_the_same
+    now = edited(applied(DesiredObject(KEY, CONTAINER)), "kubectl", change)
+    got = service_of(now, PENDING_STATUS)
+    assert not planned(Deploy(KEY, got.spec), now).unchanged
 
 
 def test_what_stood_before_an_edit_that_was_given_back_is_a_rollout_of_its_own() -> None:
-    current = applied(Wish(KEY, MODEL))
+    current = applied(DesiredObject(KEY, MODEL))
     moved = edited(
         current, "kubectl", {"spec": {"predictor": {"model": {"storageUri": "gs://theirs/model"}}}}
     )
     # Given back, it is ours and theirs.
     moved["metadata"]["managedFields"].append(current["metadata"]["managedFields"][0])
     plan = planned(Deploy(KEY, MODEL, force=True), moved)
-    assert marker_of(plan.manifest) != marker_of(current)
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(current)
     assert plan.action is Action.UPDATED
 
 
 def test_what_force_takes_away_is_a_rollout_of_its_own() -> None:
     logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
-    current = edited(applied(Wish(KEY, MODEL)), "kubectl", logger)
+    current = edited(applied(DesiredObject(KEY, MODEL)), "kubectl", logger)
     kept, forced = (planned(Deploy(KEY, MODEL, force=force), current) for force in (False, True))
-    assert marker_of(kept.manifest) == marker_of(current) != marker_of(forced.manifest)
-    assert (kept.takes_over, forced.takes_over) == (False, True)
+    assert (
+        rollout_hash_of(kept.manifest)
+        == rollout_hash_of(current)
+        != rollout_hash_of(forced.manifest)
+    )
+    assert (kept.adopts, forced.adopts) == (False, True)
 
 
 def test_a_share_of_the_requests_that_others_pinned_is_taken_back_without_touching_pods() -> None:
     pin = {"spec": {"predictor": {"canaryTrafficPercent": 0}}}
-    current = edited(applied(Wish(KEY, MODEL)), "kubectl", pin)
+    current = edited(applied(DesiredObject(KEY, MODEL)), "kubectl", pin)
     plan = planned(Deploy(KEY, MODEL, force=True), current)
-    assert plan.takes_over
-    assert marker_of(plan.manifest) == marker_of(current)
+    assert plan.adopts
+    assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
     moved = edited(current, "kubectl", {"spec": {"predictor": {"model": {"storageUri": "x://y"}}}})
-    spec = service_of(moved, UNJUDGED).spec
-    assert marker_of(planned(Deploy(KEY, spec, force=True), moved).manifest) != marker_of(current)
+    spec = service_of(moved, PENDING_STATUS).spec
+    assert rollout_hash_of(
+        planned(Deploy(KEY, spec, force=True), moved).manifest
+    ) != rollout_hash_of(current)
 
 
 def test_the_scaling_that_somebody_else_set_comes_back_without_touching_pods() -> None:
-    current = applied(Wish(KEY, SCALED))
+    current = applied(DesiredObject(KEY, SCALED))
     scaled = edited(current, "kubectl", {"spec": {"predictor": {"minReplicas": 3}}})
     plan = planned(Deploy(KEY, SCALED, force=True), scaled)
-    assert marker_of(plan.manifest) == marker_of(current)
+    assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
 
 
 def with_readiness(
@@ -243,16 +258,20 @@ def probe_in(plan: Plan) -> Any:
     return plan.manifest["spec"]["predictor"]["model"].get("readinessProbe")
 
 
-@given(wishes)
-def test_while_nothing_else_changes_the_probe_stays_and_no_runtime_is_asked(wish: Wish) -> None:
-    current = applied(wish)
-    plan = planned(Deploy(wish.key, wish.spec, wish.labels, wish.annotations), current)
-    assert marker_of(plan.manifest) == marker_of(current)
+@given(desired_objects)
+def test_while_nothing_else_changes_the_probe_stays_and_no_runtime_is_asked(
+    desired: DesiredObject,
+) -> None:
+    current = applied(desired)
+    plan = planned(Deploy(desired.key, desired.spec, desired.labels, desired.annotations), current)
+    assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
     assert not plan.wants_probe
 
 
 def test_a_change_of_scaling_alone_keeps_the_probe() -> None:
-    plan = planned(Deploy(KEY, SCALED), applied(Wish(KEY, MODEL, probe=PROBE)))
+    plan = planned(
+        Deploy(KEY, SCALED), applied(DesiredObject(KEY, MODEL, added=AddedFields(probe=PROBE)))
+    )
     assert not plan.wants_probe
     assert probe_in(plan) == PROBE
 
@@ -269,13 +288,13 @@ def test_a_change_of_scaling_alone_keeps_the_probe() -> None:
     ids=["spec", "labels", "restart", "kind"],
 )
 def test_what_replaces_the_pods_has_the_probe_told_anew(deploy: Deploy, held: Any) -> None:
-    plan = planned(deploy, applied(Wish(KEY, MODEL, probe=held)))
+    plan = planned(deploy, applied(DesiredObject(KEY, MODEL, added=AddedFields(probe=held))))
     assert plan.wants_probe
     assert "readinessProbe" not in str(plan.manifest)
-    probed = with_filled_in(plan, FilledIn(probe=OTHER_PROBE), KServeConfig())
+    probed = plan.with_added(AddedFields(probe=OTHER_PROBE))
     assert str(OTHER_PROBE) in str(probed.manifest)
     assert probed.manifest["metadata"] == plan.manifest["metadata"]
-    assert filled_in_of(after(probed)).probe == OTHER_PROBE
+    assert added_fields_of(after(probed)).probe == OTHER_PROBE
 
 
 LARGE = replace(MODEL, resources=Resources({"memory": "10Gi"}))
@@ -283,10 +302,10 @@ LIMIT = Resources({}, {"memory": "10Gi"})
 
 
 def test_while_the_pods_stay_so_do_the_resources_that_were_added() -> None:
-    current = applied(Wish(KEY, LARGE, beside=LIMIT))
+    current = applied(DesiredObject(KEY, LARGE, added=AddedFields(LIMIT)))
     for again in (LARGE, replace(LARGE, scaling=Scaling(2, 3))):
         plan = planned(Deploy(KEY, again), current)
-        assert marker_of(plan.manifest) == marker_of(current)
+        assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
         assert not plan.replaces_pods
         assert plan.manifest["spec"]["predictor"]["model"]["resources"] == {
             "requests": {"memory": "10Gi"},
@@ -295,26 +314,28 @@ def test_while_the_pods_stay_so_do_the_resources_that_were_added() -> None:
 
 
 def test_resources_that_were_added_are_settled_anew_with_new_pods() -> None:
-    current = applied(Wish(KEY, LARGE, beside=LIMIT))
+    current = applied(DesiredObject(KEY, LARGE, added=AddedFields(LIMIT)))
     asked = replace(LARGE, resources=Resources({"memory": "10Gi"}, {"memory": "10Gi"}))
     for deploy in (Deploy(KEY, replace(LARGE, env={"A": "1"})), Deploy(KEY, asked)):
         plan = planned(deploy, current)
         assert plan.replaces_pods
-        assert filled_in_of(after(plan)).resources == Resources()
-    added = with_filled_in(planned(Deploy(KEY, LARGE), None), FilledIn(LIMIT), KServeConfig())
-    assert filled_in_of(after(added)).resources == LIMIT
+        assert added_fields_of(after(plan)).resources == Resources()
+    added = planned(Deploy(KEY, LARGE), None).with_added(AddedFields(LIMIT))
+    assert added_fields_of(after(added)).resources == LIMIT
 
 
 def test_a_new_service_has_its_probe_told() -> None:
     plan = planned(Deploy(KEY, MODEL), None)
     assert plan.wants_probe
-    probed = with_filled_in(plan, FilledIn(probe=PROBE), KServeConfig())
+    probed = plan.with_added(AddedFields(probe=PROBE))
     assert probed.manifest["metadata"]["resourceVersion"] == "0"
     assert probe_in(probed) == PROBE
 
 
 def test_a_probe_of_somebody_elses_is_left_alone() -> None:
-    current = with_readiness(applied(Wish(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}})
+    current = with_readiness(
+        applied(DesiredObject(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}}
+    )
     changed = replace(MODEL, env={"A": "1"})
     assert not planned(Deploy(KEY, changed), current).wants_probe
     assert planned(Deploy(KEY, changed, force=True), current).wants_probe
@@ -322,7 +343,7 @@ def test_a_probe_of_somebody_elses_is_left_alone() -> None:
 
 def test_a_probe_that_was_taken_over_before_the_rest_could_be_written_is_nobody_elses() -> None:
     current = theirs({"model": {"modelFormat": {"name": "m"}, "readinessProbe": {"exec": {}}}})
-    current["metadata"]["managedFields"] = predictor_taken_over(current)
+    current["metadata"]["managedFields"] = adopted_managed_fields(current)
     assert planned(Deploy(KEY, MODEL, force=True), current).wants_probe
 
 
@@ -332,7 +353,9 @@ def test_a_bare_restart_adds_no_probe_to_what_others_made() -> None:
 
 
 def test_a_probe_of_ours_that_somebody_else_replaced_is_not_mixed_with_theirs() -> None:
-    current = with_readiness(applied(Wish(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}})
+    current = with_readiness(
+        applied(DesiredObject(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}}
+    )
     note = {"modelservice.dev/probe": json.dumps(PROBE)}
     current["spec"]["predictor"]["annotations"] |= note
     plan = planned(Deploy(KEY, MODEL), current)
@@ -341,16 +364,16 @@ def test_a_probe_of_ours_that_somebody_else_replaced_is_not_mixed_with_theirs() 
 
 
 def test_a_probe_of_ours_that_somebody_edited_comes_back_as_a_rollout_of_its_own() -> None:
-    current = applied(Wish(KEY, MODEL, probe=PROBE))
+    current = applied(DesiredObject(KEY, MODEL, added=AddedFields(probe=PROBE)))
     slower = with_readiness(current, "kubectl", {"periodSeconds": 60})
     plan = planned(Deploy(KEY, MODEL), slower)
-    plan = with_filled_in(plan, FilledIn(probe=PROBE), KServeConfig())
-    assert marker_of(plan.manifest) != marker_of(current)
+    plan = plan.with_added(AddedFields(probe=PROBE))
+    assert rollout_hash_of(plan.manifest) != rollout_hash_of(current)
     assert plan.action is Action.UPDATED
 
 
 def test_a_bare_restart_knows_the_probe_in_a_container_for_ours() -> None:
-    current = applied(Wish(KEY, CONTAINER, probe=PROBE))
+    current = applied(DesiredObject(KEY, CONTAINER, added=AddedFields(probe=PROBE)))
     assert planned(Deploy(KEY, None, restart=True), current).action is Action.RESTARTED
     current["spec"]["predictor"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 1}}
     with pytest.raises(FieldInvalid, match=r"readinessProbe"):
@@ -358,13 +381,13 @@ def test_a_bare_restart_knows_the_probe_in_a_container_for_ours() -> None:
 
 
 def test_a_stopped_service_stays_stopped() -> None:
-    current = applied(Wish(KEY, MODEL, {}, {STOP_ANNOTATION: "true", "note": "x"}))
+    current = applied(DesiredObject(KEY, MODEL, {}, {STOP_ANNOTATION: "true", "note": "x"}))
     annotations = planned(Deploy(KEY, CONTAINER), current).manifest["metadata"]["annotations"]
     assert annotations == {STOP_ANNOTATION: "true"}
 
 
 def test_a_deploy_that_names_the_stop_annotation_decides_it() -> None:
-    current = applied(Wish(KEY, MODEL, {}, {STOP_ANNOTATION: "true"}))
+    current = applied(DesiredObject(KEY, MODEL, {}, {STOP_ANNOTATION: "true"}))
     deploy = Deploy(KEY, MODEL, annotations={STOP_ANNOTATION: "false"})
     annotations = planned(deploy, current).manifest["metadata"]["annotations"]
     assert annotations == {STOP_ANNOTATION: "false"}
@@ -377,9 +400,11 @@ def theirs(predictor: dict[str, Any]) -> dict[str, Any]:
 
 def test_adopting_a_service_takes_over_its_predictor() -> None:
     current = theirs({"model": {"modelFormat": {"name": "sklearn"}}})
-    assert planned(Deploy(KEY, CONTAINER, force=True), current).takes_over
-    assert not planned(Deploy(KEY, None, restart=True, force=True), current).takes_over
-    assert not planned(Deploy(KEY, CONTAINER, force=True), applied(Wish(KEY, MODEL))).takes_over
+    assert planned(Deploy(KEY, CONTAINER, force=True), current).adopts
+    assert not planned(Deploy(KEY, None, restart=True, force=True), current).adopts
+    assert not planned(
+        Deploy(KEY, CONTAINER, force=True), applied(DesiredObject(KEY, MODEL))
+    ).adopts
 
 
 def test_a_bare_restart_loses_no_container_that_the_contract_cannot_say() -> None:
@@ -392,7 +417,7 @@ KNATIVE = replace(MODEL, deployment_mode="Knative")
 
 
 def test_a_service_runs_in_the_mode_that_it_has_then_is_asked_then_is_the_clusters() -> None:
-    running = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
+    running = applied(DesiredObject(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
     assert planned(Deploy(KEY, CONTAINER), running, default_mode="Knative").mode == "Standard"
     assert planned(Deploy(KEY, MODEL), None, default_mode="Knative").mode == "Knative"
     assert planned(Deploy(KEY, KNATIVE), None, default_mode="Standard").mode == "Knative"
@@ -415,8 +440,8 @@ def test_a_cluster_whose_default_is_not_supported_wants_the_mode_named() -> None
 
 
 def test_the_mode_of_a_service_stays() -> None:
-    standard = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
-    knative = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": "Knative"}}
+    standard = applied(DesiredObject(KEY, MODEL)) | {"status": {"deploymentMode": "Standard"}}
+    knative = applied(DesiredObject(KEY, MODEL)) | {"status": {"deploymentMode": "Knative"}}
     with pytest.raises(ModeImmutable, match="is Knative and cannot become Standard"):
         planned(Deploy(KEY, replace(MODEL, deployment_mode="Standard")), knative)
     with pytest.raises(ModeImmutable, match="is Standard and cannot become Knative"):
@@ -425,7 +450,7 @@ def test_the_mode_of_a_service_stays() -> None:
 
 
 def test_the_mode_of_a_service_that_kserve_has_not_looked_at_is_the_clusters() -> None:
-    new = applied(Wish(KEY, MODEL))
+    new = applied(DesiredObject(KEY, MODEL))
     del new["metadata"]["annotations"][MODE_ANNOTATION]  # as where Knative is the default
     refused = "is Knative, the cluster's default mode, and cannot become Standard"
     with pytest.raises(ModeImmutable, match=refused):
@@ -436,10 +461,10 @@ def test_the_mode_of_a_service_that_kserve_has_not_looked_at_is_the_clusters() -
 
 
 def test_a_mode_that_was_named_is_written_again_where_it_is_left_out() -> None:
-    current = applied(Wish(KEY, KNATIVE))
+    current = applied(DesiredObject(KEY, KNATIVE))
     plan = planned(Deploy(KEY, MODEL), current, default_mode="Standard")
     assert plan.mode == "Knative"
-    assert marker_of(plan.manifest) == marker_of(current)
+    assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("rps", "Standard"), ("cpu", "Knative")])
@@ -448,7 +473,7 @@ def test_a_metric_of_another_mode_than_the_clusters_is_refused(metric: str, mode
     refused = rf"scaling\.metric: must be .* got '{metric}'; {mode} is the cluster's default"
     with pytest.raises(FieldInvalid, match=refused):
         planned(Deploy(KEY, scaled), None, default_mode=mode)
-    running = applied(Wish(KEY, MODEL)) | {"status": {"deploymentMode": mode}}
+    running = applied(DesiredObject(KEY, MODEL)) | {"status": {"deploymentMode": mode}}
     for current, asked in ((None, replace(scaled, deployment_mode=mode)), (running, scaled)):
         with pytest.raises(FieldInvalid) as told:
             planned(Deploy(KEY, asked), current, default_mode=mode)
@@ -467,7 +492,7 @@ def test_knative_scales_by_cpu_where_the_annotations_ask_for_kubernetes_own_auto
 
 def test_only_a_ready_service_can_be_frozen() -> None:
     off = {"metadata": {"annotations": {"serving.kserve.io/disable-auto-update": "true"}}}
-    current = edited(applied(Wish(KEY, MODEL)), "kubectl", off)
+    current = edited(applied(DesiredObject(KEY, MODEL)), "kubectl", off)
     ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     for spec in (CONTAINER, SCALED):
         assert planned(Deploy(KEY, spec), current | ready).frozen
@@ -503,10 +528,10 @@ def test_on_kserve_0_15_the_same_deploy_again_is_the_same_manifest(
     spec: InferenceServiceSpec,
 ) -> None:
     settled = {"status": {"deploymentMode": FORMER_NAMES[spec.deployment_mode]}}
-    current = applied(Wish(KEY, spec, mode_names=FORMER_NAMES)) | settled
+    current = applied(DesiredObject(KEY, spec, mode_names=FORMER_NAMES)) | settled
     plan = planned(Deploy(KEY, spec), current, release=KSERVE_0_15)
     assert plan.mode == spec.deployment_mode
-    assert marker_of(plan.manifest) == marker_of(current)
+    assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
     assert written_mode(plan) == FORMER_NAMES[spec.deployment_mode]
 
 
@@ -516,7 +541,7 @@ def test_a_mode_that_kserve_has_settled_on_is_written_as_it_is_in_the_status(
     names: Mapping[str, str], release: Release
 ) -> None:
     status = {"status": {"deploymentMode": names["Standard"]}}
-    current = applied(Wish(KEY, STANDARD, mode_names=names)) | status
+    current = applied(DesiredObject(KEY, STANDARD, mode_names=names)) | status
     assert (
         written_mode(planned(Deploy(KEY, STANDARD), current, release=release))
         == (names["Standard"])
@@ -533,5 +558,5 @@ def test_a_stop_that_kserve_0_15_would_not_carry_out_is_refused() -> None:
     assert planned(Deploy(KEY, MODEL, annotations=start), None, release=KSERVE_0_15)
     # A vendor's 0.15 that stops services says of each whether it is stopped.
     says = {"status": {"conditions": [{"type": "Stopped", "status": "False"}]}}
-    current = applied(Wish(KEY, MODEL)) | says
+    current = applied(DesiredObject(KEY, MODEL)) | says
     assert planned(Deploy(KEY, MODEL, annotations=stop), current, release=KSERVE_0_15)

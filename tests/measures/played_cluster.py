@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from server.adapters.kserve.manifests.annotations import marker_of
+from server.adapters.kserve.manifests.annotations import rollout_hash_of
 from server.adapters.kserve.names import FIELD_MANAGER
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from tests.adapters.kserve.replaying import merged
@@ -81,7 +81,7 @@ class PlayedCluster(ScriptedServer):
         """Let KServe's part of the service be as it was recorded, with the times of today."""
         service = self._service()
         theirs, ours = recorded.service, service
-        names = [(marker_of(o), o["metadata"]["uid"]) for o in (theirs, ours)]
+        names = [(rollout_hash_of(o), o["metadata"]["uid"]) for o in (theirs, ours)]
 
         def of_today(found: Any) -> Any:
             text = _TIME.sub(self._today, json.dumps(found))

@@ -59,8 +59,8 @@ from server.domain.service.preconditions import (
     PastRequest,
     Stored,
     admit_deploy,
-    with_request,
     desired_spec,
+    with_request,
 )
 from server.domain.service.spec_validation import mode_violations
 

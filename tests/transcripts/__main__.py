@@ -103,7 +103,9 @@ def _level_text(text: str) -> str:
     return text
 
 
-def _reasons(outcome: Mapping[str, Any]) -> str:
+def _reasons(outcome: Any) -> str:
+    if not isinstance(outcome, dict):
+        return "a response"
     details = outcome.get("details", [])
     reasons = [detail.get("reason") or detail.get("@type") for detail in details]
     return json.dumps([outcome.get("code", "a response"), *reasons])

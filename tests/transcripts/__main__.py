@@ -4,7 +4,8 @@ Each is a folder of tests/transcripts/recording.py. What differs from run to run
 ports, paths) is levelled. Of a test every pair of request and response, and of request and status,
 is compared, however often it came and in whichever order: polls and watches depend on timing. Of
 several folders BEFORE one pair is missed where all have it, and new where none has. A test that
-was renamed is compared with all those that have no counterpart.
+was renamed is compared with all those that have no counterpart. Of random examples, which are
+others when a test is edited, each code and reason must be one that its method had before.
 
 Where only texts for people differ, they are listed; any other difference is a failure: exit code 1.
 """
@@ -46,6 +47,7 @@ class Test:
     drawn: bool = False
     calls: int = 0
     pairs: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    ends: set[str] = field(default_factory=set)
 
     def add(self, call: Mapping[str, Any]) -> None:
         """Take a call's pairs."""
@@ -56,14 +58,13 @@ class Test:
         for outcome in (status, *call["responses"]):
             texts: list[str] = []
             shape = json.dumps(level(outcome, texts), sort_keys=True)
-            if self.drawn:  # of random examples only codes and reasons
-                request, shape = "", _reasons(outcome)
+            self.ends.add(f"{call['method']}: {_reasons(outcome)}")
             self.pairs[f"{call['method']} {request}\n  -> {shape}"].add(" | ".join(texts))
 
     def join(self, other: Test) -> None:
         """Take another's pairs."""
         self.calls += other.calls
-        self.drawn |= other.drawn
+        self.ends |= other.ends
         for pair, texts in other.pairs.items():
             self.pairs[pair] |= texts
 
@@ -132,9 +133,13 @@ def differences(
 ) -> Iterator[Difference]:
     """Every test that saw something else."""
     known = set().union(*before)
+    ends = set().union(*(test.ends for run in before for test in run.values()))
     for test in sorted(known & after.keys()):
-        runs = [run[test] for run in before if test in run]
-        yield from _compared(test, runs, after[test])
+        if after[test].drawn:
+            if new := after[test].ends - ends:
+                yield Difference(test, set(), new, {})
+        else:
+            yield from _compared(test, [run[test] for run in before if test in run], after[test])
     if alone := after.keys() - known:
         gone = [_together(run, run.keys() - after.keys()) for run in before]
         yield from _compared("renamed tests", gone, _together(after, alone))
@@ -143,7 +148,8 @@ def differences(
 def _together(tests: Mapping[str, Test], names: Iterable[str]) -> Test:
     joined = Test()
     for name in names:
-        joined.join(tests[name])
+        if not tests[name].drawn:
+            joined.join(tests[name])
     return joined
 
 

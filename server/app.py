@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -37,6 +36,7 @@ from server.control.registry_deploy import RegistryDeploying
 from server.control.service_memory import ServiceMemory
 from server.control.watch import Watching
 from server.control.watch_cache import View, follow
+from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Registry
@@ -140,26 +140,23 @@ class Application:
                     task.cancel()
 
     async def _stop(self) -> None:
-        """End every call: new ones go elsewhere first, then streams are told, then none is left."""
+        """Report NOT_SERVING, then end streams, then wait for the calls that are open."""
         delay, grace = self._settings.stop.delay, self._settings.stop.grace
+        deadline = Deadline.after(grace)
         log.info("stopping", grace=grace.total_seconds())
         self._health.stop_admitting()
         await asyncio.sleep(delay.total_seconds())
         # An open stream would use up the whole grace.
         self._view.stop()
         self._health.end_watches()
-        await self._drain(grace - delay)
-        log.info("stopped")
-
-    async def _drain(self, grace: timedelta) -> None:
-        seconds = grace.total_seconds()
-        refusing = asyncio.create_task(self._server.stop(seconds), name="refusing new calls")
+        refusing = asyncio.create_task(self._server.stop(deadline.left()), name="refusing calls")
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(deadline.at):
                 await self._interceptor.drained()
-        # No call is open, or none may be any longer.
+        # Now no call is open, or none may be any longer.
         await self._server.stop(None)
         await refusing
+        log.info("stopped")
 
 
 async def _endless(task: Task) -> NoReturn:
@@ -202,23 +199,19 @@ async def run(settings: Settings) -> None:
 
 
 class Grace:
-    """The time that the whole stop may take, from the signal on."""
+    """The time that the whole stop may take, from the first signal on."""
 
-    def __init__(self, whole: timedelta) -> None:
-        self._whole = whole
-        self._began: float | None = None
+    def __init__(self, grace: timedelta) -> None:
+        self._grace = grace
+        self._deadline: Deadline | None = None
 
     def begin(self) -> None:
-        """Let it run; again is nothing."""
-        if self._began is None:
-            self._began = time.monotonic()
+        """Start the clock; a second signal does not start it again."""
+        self._deadline = self._deadline or Deadline.after(self._grace)
 
-    def left(self) -> timedelta:
-        """What is left of it, if anything."""
-        if self._began is None:
-            return self._whole
-        taken = timedelta(seconds=time.monotonic() - self._began)
-        return max(self._whole - taken, timedelta(0))
+    def deadline(self) -> Deadline:
+        """Return the end of the stop; it begins now where no signal came."""
+        return self._deadline or Deadline.after(self._grace)
 
 
 async def serve(application: Application, stopping: Callable[[], None] = lambda: None) -> None:
@@ -280,7 +273,7 @@ async def _local(settings: Settings, grace: Grace) -> AsyncIterator[Cluster]:
     try:
         async with factory.opened_cluster(
             local.state_path(),
-            grace.left,
+            grace.deadline,
             python=local.serving_python_path(),
             runtimes=local.serving_runtimes_path(),
             ports=local.serving_port_range(),

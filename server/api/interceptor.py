@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -20,6 +19,7 @@ from server.api.call_log import CallLog, logger
 from server.api.errors import code_of, message_of, trailing_metadata
 from server.api.limits import check_limits
 from server.control.call import Call
+from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.domain.errors import (
     ErrorReason,
@@ -153,7 +153,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _call(
         self, method: str, kind: _Kind, handler: Handler, request: Any, context: Context
     ) -> Any:
-        call = Call(self._caller, _deadline(context), secrets.token_hex(4))
+        call = Call(self._caller, Deadline.after(context.time_remaining()), secrets.token_hex(4))
         refusal = self._over_limit(kind)
         quiet = refusal is not None or method.startswith(_QUIET)
         line = CallLog(method, request, self._default_namespace, call.trace, quiet=quiet)
@@ -287,11 +287,6 @@ def _abort(error: BaseException, line: CallLog) -> _Abort:
     line.fields["reason"] = error.reason.value
     line.write(code_of(error))
     return _Abort(code_of(error), message_of(error), trailing_metadata(error))
-
-
-def _deadline(context: Context) -> float | None:
-    left = context.time_remaining()
-    return None if left is None else time.monotonic() + left
 
 
 def _code_of_cancellation(context: Context) -> grpc.StatusCode:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import timedelta
 
+from server.deadline import NEVER, Deadline
 from server.domain.caller import ANONYMOUS, Caller
 
 CLUSTER_TIMEOUT = timedelta(seconds=30)
@@ -17,17 +17,15 @@ RESPONSE_MARGIN = timedelta(milliseconds=300)
 class Call:
     """One RPC. The interceptor makes it, and every method of control that serves RPCs takes it.
 
-    `deadline` is a time of the monotonic clock, None where the caller set none. `trace` names the
-    call in the log.
+    `trace` names the call in the log.
     """
 
     caller: Caller = ANONYMOUS
-    deadline: float | None = None
+    deadline: Deadline = NEVER
     trace: str = ""
 
-    def cluster_timeout(self) -> timedelta:
-        """Return how long the cluster has to answer a write: until shortly before the deadline."""
-        if self.deadline is None:
-            return CLUSTER_TIMEOUT
-        left = timedelta(seconds=self.deadline - time.monotonic())
-        return min(CLUSTER_TIMEOUT, max(left - RESPONSE_MARGIN, left / 2))
+    def write_deadline(self) -> Deadline:
+        """Return until when the cluster has to answer a write: shortly before the deadline."""
+        left = self.deadline.left()
+        within = max(left - RESPONSE_MARGIN.total_seconds(), left / 2)
+        return Deadline.after(min(CLUSTER_TIMEOUT.total_seconds(), within))

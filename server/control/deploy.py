@@ -37,7 +37,7 @@ class Deploying:
 
     async def deploy(self, call: Call, deploy: Deploy) -> Applied:
         """Carry out a Deploy, and return once the cluster has stored it."""
-        deploy = replace(deploy, timeout=call.cluster_timeout())
+        deploy = replace(deploy, deadline=call.write_deadline())
         predictor = deploy.spec.predictor if deploy.spec else None
         if isinstance(predictor, RegisteredModelPredictor):
             return await self._from_registry.deploy(call, deploy, predictor)
@@ -56,7 +56,7 @@ class Deploying:
     ) -> InferenceService | None:
         """Begin a deletion and return the service as it then is; None where it was missing."""
         key = self._authorizer.authorize(call, Verb.DELETE, delete.key)
-        delete = replace(delete, key=key, timeout=call.cluster_timeout())
+        delete = replace(delete, key=key, deadline=call.write_deadline())
         check_delete(delete)
         try:
             service = await self._cluster.delete(delete)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
@@ -23,6 +21,7 @@ from server.control.registry.lookup import environment_of, model_of, version_of
 from server.control.registry.usage import require_ready
 from server.control.service_memory import ServiceMemory
 from server.control.watch_cache import View
+from server.deadline import Deadline
 from server.domain.errors import (
     AlreadyExists,
     ConcurrentWrite,
@@ -84,7 +83,6 @@ class RegistryDeploying:
         the write resolves them again, under its locks.
         """
         check_registered(registered)
-        ends = asyncio.get_running_loop().time() + deploy.timeout.total_seconds()
         planned, found = await self._registry.read(partial(_resolve, deploy, registered, ""))
         self._authorizer.authorize(call, Verb.DEPLOY, planned.key)
         if deploy.validate_only:
@@ -97,21 +95,21 @@ class RegistryDeploying:
                 partial(self._begun, call, deploy, registered, planned.key, str(uuid4()), room)
             )
             failpoints.reached("after-record")
-            applied = await self._applied(wish, ends)
+            applied = await self._applied(wish)
         failpoints.reached("before-outcome")
-        await self._tell(wish, partial(_settle, wish.deployment_id, applied), ends)
+        await self._tell(wish, partial(_settle, wish.deployment_id, applied))
         return applied
 
-    async def _applied(self, wish: Deploy, ends: float) -> Applied:
+    async def _applied(self, wish: Deploy) -> Applied:
         try:
-            applied = await self._cluster.apply(replace(wish, timeout=_left(ends)))
+            applied = await self._cluster.apply(wish)
             # Before the outcome is told: what the feed tells meanwhile is newer.
             self._view.put(applied.service)
             return applied
         except WriteOutcomeUnknown:
             raise
         except ServiceError as error:
-            await self._tell(wish, partial(_refuse, wish.deployment_id, error), ends)
+            await self._tell(wish, partial(_refuse, wish.deployment_id, error))
             raise
 
     async def _begun(
@@ -188,12 +186,11 @@ class RegistryDeploying:
         self,
         wish: Deploy,
         work: Callable[[RegistryWriting], Awaitable[None]],
-        ends: float,
     ) -> None:
         """Put on record what came of it, if the registry takes it in time."""
-        seconds = min(OUTCOME_SECONDS, _left(ends).total_seconds())
+        deadline = wish.deadline.sooner(Deadline.after(OUTCOME_SECONDS))
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(deadline.at):
                 await self._registry.write(work)
         except (ServiceError, TimeoutError) as e:
             log.warning(
@@ -253,7 +250,3 @@ async def _replace(record: ModelDeployment, after: ModelDeployment, tx: Registry
     # Whoever follows the cluster may have been first.
     if after != record:
         await tx.replace(after)
-
-
-def _left(ends: float) -> timedelta:
-    return timedelta(seconds=ends - asyncio.get_running_loop().time())

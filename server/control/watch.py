@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from server.control.call import Call
 from server.control.opaque_tokens import decode_token, encode_token
 from server.control.read import Reading
 from server.control.watch_cache import ALL, Identity, View
+from server.deadline import Deadline
 from server.domain.errors import (
     ResumeTokenInvalid,
     RolloutFailed,
@@ -219,7 +219,7 @@ class _Stream:
         self._token = watch.resume_token
         self._binding = watch.binding
         self._opened_at = self._new_token()
-        self._spoke_at = time.monotonic()
+        self._heartbeat_due = Deadline.after(watch.heartbeat)
 
     def opening(self) -> list[WatchEvent]:
         """The current state: a snapshot, or for a resumed stream what changed meanwhile."""
@@ -241,8 +241,7 @@ class _Stream:
 
     def silence_left(self) -> float:
         """Seconds until the reader has to hear something; 0 when it has to now."""
-        heard_by = self._spoke_at + self._watch.heartbeat.total_seconds()
-        return max(0.0, heard_by - time.monotonic())
+        return self._heartbeat_due.left()
 
     def owed(self, keys: Iterable[ServiceKey]) -> list[WatchEvent]:
         """Bring the reader from what it was told of these keys to what is.
@@ -293,7 +292,7 @@ class _Stream:
     def _event(
         self, kind: EventType, service: InferenceService | Identity | None = None
     ) -> WatchEvent:
-        self._spoke_at = time.monotonic()
+        self._heartbeat_due = Deadline.after(self._watch.heartbeat)
         return WatchEvent(kind, service, self._token)
 
     def _new_token(self) -> str:

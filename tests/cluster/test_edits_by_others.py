@@ -23,6 +23,7 @@ from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.annotations import AddedFields
 from server.adapters.kserve.manifests.manifest import predictor_of
 from server.adapters.kserve.manifests.object_parser import etag_of
+from server.deadline import Deadline
 from server.domain.errors import FieldConflict
 from server.domain.service.canonical_spec import canonical_deploy, canonical_options
 from server.domain.service.commands import Action, Delete, Deploy
@@ -212,7 +213,7 @@ async def test_what_stands_by_others_is_asked_for_and_only_the_ownership_moves(
     cluster: Cluster, kserve: KServeCluster, namespace: str
 ) -> None:
     key = ServiceKey(namespace, "iris")
-    await kserve.apply(replace(LABELLED, key=key))
+    await kserve.apply(replace(LABELLED, key=key, deadline=Deadline.after(30)))
     await asyncio.to_thread(
         _write, cluster, key, ("merge", {"labels": {"team": "zz"}}, {}, ELSEWHERE)
     )
@@ -223,7 +224,7 @@ async def test_what_stands_by_others_is_asked_for_and_only_the_ownership_moves(
     assert await asyncio.to_thread(_asked, cluster, key) == before
     assert (await _read(cluster, kserve, key)).labels == {"team": "zz"}
     # What our rollout_hash was made for comes back as a rollout of its own.
-    forced = await kserve.apply(replace(LABELLED, key=key, force=True))
+    forced = await kserve.apply(replace(LABELLED, key=key, force=True, deadline=Deadline.after(30)))
     assert forced.action is Action.UPDATED
     now = await asyncio.to_thread(_asked, cluster, key)
     rollout = "modelservice.dev/rollout"

@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ import pytest
 
 from lab import Cluster, Lab, wait_until
 from server.adapters.kserve.apply.api_server_errors import refusal
-from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.apply.service_objects import ServiceObjects, Terms
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.manifest import DesiredObject, manifest_of
+from server.deadline import Deadline
 from server.domain.errors import (
     ClusterUnavailable,
     ErrorReason,
@@ -187,7 +187,7 @@ async def test_what_does_not_fit_the_schema(
 ) -> None:
     manifest = manifest_of(DesiredObject(key, MODEL))
     manifest["spec"]["predictor"]["model"] |= spoilt
-    terms = Terms(False, Allowance(timedelta(seconds=10)))
+    terms = Terms(False, Deadline.after(10))
     async with connected(cluster.kubeconfig) as api:
         objects = ServiceObjects(api)
         answer = await objects.apply(key, manifest, terms, force=False)
@@ -249,7 +249,7 @@ async def test_an_unanswered_write_is_unknown_and_its_retry_is_one_rollout(
     lab: Lab, kserve: KServeCluster, key: ServiceKey
 ) -> None:
     # A model's Deploy would ask for serving runtimes first, and come no further.
-    deploy = Deploy(key, CONTAINER, request_id="ci-1", timeout=timedelta(seconds=1))
+    deploy = Deploy(key, CONTAINER, request_id="ci-1", deadline=Deadline.after(1))
     await kserve.apply(dataclasses.replace(deploy, validate_only=True))
     lab.apiserver.freeze()
     try:
@@ -258,7 +258,7 @@ async def test_an_unanswered_write_is_unknown_and_its_retry_is_one_rollout(
     finally:
         lab.apiserver.thaw()
     await asyncio.to_thread(wait_until, kserve.reachable, "the cluster is back")
-    retried = await kserve.apply(dataclasses.replace(deploy, timeout=timedelta(seconds=30)))
+    retried = await kserve.apply(dataclasses.replace(deploy, deadline=Deadline.after(30)))
     assert retried.action is Action.CREATED
     now = await asyncio.to_thread(stored, lab, key)
     assert now["metadata"]["generation"] == 1

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 
 import pytest
 
@@ -19,6 +17,7 @@ from server.control.registry.models import Models
 from server.control.registry.versions import Versions
 from server.control.registry_deploy import RegistryDeploying
 from server.control.watch import Watching
+from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.domain.errors import ConcurrentWrite, NamespaceNotServed, ReservedNamespace
 from server.ports import RegistryReading
@@ -126,7 +125,6 @@ async def test_the_record_of_a_deploy_has_the_callers_name(world: RegistryWorld)
 def test_the_cluster_may_take_until_shortly_before_the_deadline(
     left: float | None, expected: float
 ) -> None:
-    call = Call(deadline=None if left is None else time.monotonic() + left)
-    timeout = call.cluster_timeout()
-    assert timeout <= CLUSTER_TIMEOUT
-    assert timeout == pytest.approx(timedelta(seconds=expected), abs=timedelta(seconds=1))
+    seconds = Call(deadline=Deadline.after(left)).write_deadline().left()
+    assert seconds <= CLUSTER_TIMEOUT.total_seconds()
+    assert seconds == pytest.approx(expected, abs=1)

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import aiohttp
 from server.adapters.bounded_read import TooLarge, read_at_most
 from server.adapters.kserve.connection.connection import Connection, open_kubeconfig, open_pod
 from server.adapters.kserve.connection.credentials import Access
+from server.deadline import Deadline
 
 CONNECT_TIMEOUT = 1.5
 # How long a watch waits for credentials to be renewed; a request does so within its own timeout.
@@ -128,17 +128,17 @@ class ApiServer:
         Raises Unreachable (NoCredentials is one, also for a 401) or Unanswered; every other answer
         is returned, also those that refuse.
         """
-        ends_at = time.monotonic() + timeout
+        deadline = Deadline.after(timeout)
 
         def limits() -> aiohttp.ClientTimeout:
             # For aiohttp 0 is no limit at all.
-            left = max(_LEAST_TIME, ends_at - time.monotonic())
+            left = deadline.left(_LEAST_TIME)
             return aiohttp.ClientTimeout(total=left, connect=min(CONNECT_TIMEOUT, left))
 
         data = None if body is None else _encoded(body)
         headers = {} if body is None else {"Content-Type": content_type}
         request = {"params": query, "data": data, "headers": headers}
-        async with self._request(method, path, request, limits, ends_at) as response:
+        async with self._request(method, path, request, limits, deadline) as response:
             content = await read_at_most(response, MOST_OF_ANSWER)
             return Answer(response.status, response.headers, _json(content))
 
@@ -152,7 +152,7 @@ class ApiServer:
         also out of the block that reads it.
         """
         limits = aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT, sock_read=idle_timeout)
-        renewed_by = time.monotonic() + RENEWAL_PATIENCE
+        renewed_by = Deadline.after(RENEWAL_PATIENCE)
         request = {"params": query}
         async with self._request("GET", path, request, lambda: limits, renewed_by) as response:
             yield response
@@ -164,12 +164,11 @@ class ApiServer:
         path: str,
         request: dict[str, Any],
         limits: Callable[[], aiohttp.ClientTimeout],
-        renewed_by: float,
+        renewed_by: Deadline,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request, and once more with other credentials where it is refused with a 401.
 
-        `limits` are asked for each time; `renewed_by` is the (monotonic) end of waiting for
-        credentials.
+        `limits` are asked for each time; `renewed_by` is until when credentials are waited for.
         """
         with _foreign_errors_translated():
             access = await self._usable(renewed_by)
@@ -178,8 +177,8 @@ class ApiServer:
                     yield response
                     return
             # A 401 was not acted upon, so that asking again is safe, a write too.
-            others = await self._connection.credentials.renewed(access, _left(renewed_by))
-            if not (others and _left(renewed_by)):
+            others = await self._connection.credentials.renewed(access, renewed_by.left())
+            if not others or renewed_by.expired:
                 raise _refused()
             access = await self._usable(renewed_by)
             async with await self._start(access, method, path, request, limits()) as response:
@@ -187,10 +186,10 @@ class ApiServer:
                     raise _refused()
                 yield response
 
-    async def _usable(self, renewed_by: float) -> Access:
-        access = await self._connection.credentials.current(_left(renewed_by))
+    async def _usable(self, renewed_by: Deadline) -> Access:
+        access = await self._connection.credentials.current(renewed_by.left())
         # With no time left its answer could not be waited for.
-        if access is None or not _left(renewed_by):
+        if access is None or renewed_by.expired:
             raise NoCredentials("the credentials for the API server have ended", refused=False)
         return access
 
@@ -223,10 +222,6 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "modelservice",
 }
-
-
-def _left(moment: float) -> float:
-    return max(0.0, moment - time.monotonic())
 
 
 def _refused() -> NoCredentials:

@@ -12,9 +12,10 @@ from server.adapters.kserve.apply.knative_discovery import KnativePresence
 from server.adapters.kserve.apply.kserve_config import ConfigReader
 from server.adapters.kserve.apply.retry import service_after_write
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
-from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects
+from server.adapters.kserve.apply.service_objects import ServiceObjects
 from server.adapters.kserve.client import ApiServer, NoCredentials
 from server.adapters.kserve.informers.status_feed import StatusFeed
+from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.domain.errors import ServiceError
 from server.domain.service.commands import Applied, Delete, Deploy
@@ -64,7 +65,7 @@ class KServeCluster:
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
         """See `server.ports.Cluster`."""
-        current = await self._objects.get(key, Allowance(READ_TIMEOUT))
+        current = await self._objects.get(key, Deadline.after(READ_TIMEOUT))
         if current is None:
             return None
         return service_after_write(self._feed, current)

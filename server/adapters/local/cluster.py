@@ -15,6 +15,7 @@ from server.adapters.local.stored_service import Record
 from server.adapters.local.supervisor import Supervisor
 from server.adapters.local.unsupported import refuse_unsupported
 from server.change_queue import ChangeQueue
+from server.deadline import NEVER, Deadline
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import Action, Applied, Delete, Deploy
@@ -26,11 +27,12 @@ from server.ports import Changed, FeedEvent, Gone, Synced
 
 @asynccontextmanager
 async def local_cluster(
-    state: StateDir, means: Means, left: Callable[[], timedelta] | None = None
+    state: StateDir, means: Means, deadline: Callable[[], Deadline] | None = None
 ) -> AsyncIterator[LocalCluster]:
     """Serve what is stored, for the length of a block; nothing runs afterwards.
 
-    `left` says at its end how long all may take to end; else that has the patience of `means`.
+    `deadline` returns, as the block ends, until when everything may take to end; without it, that
+    has the timeouts of `means`.
     Raises StateDirUnusable where a stored service cannot be read.
     """
     cluster = LocalCluster(state, means)
@@ -38,7 +40,8 @@ async def local_cluster(
     try:
         yield cluster
     finally:
-        cluster.stop(left() if left else means.patience.drain + means.patience.stop)
+        usual = means.patience.drain + means.patience.stop
+        cluster.stop(deadline() if deadline else Deadline.after(usual))
         await running
 
 
@@ -56,7 +59,7 @@ class LocalCluster:
         self._feeds: set[ChangeQueue[tuple[ServiceKey, str]]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
-        self._within = timedelta(0)
+        self._deadline = NEVER
         self._broken: BaseException | None = None
         for record in state.records():
             means.ports.claim(record.port)
@@ -73,7 +76,7 @@ class LocalCluster:
                 self._tasks.create_task(asyncio.to_thread(remove, self._leftovers))
                 await self._stopping.wait()
                 for supervisor in self._supervisors.values():
-                    supervisor.close(self._within)
+                    supervisor.close(self._deadline)
         except BaseException as e:
             self._broken = e
             raise
@@ -81,9 +84,9 @@ class LocalCluster:
             for changes in self._feeds:
                 changes.wake()
 
-    def stop(self, within: timedelta) -> None:
-        """Let `run` end, and cut after this time whatever is then under way."""
-        self._within = within
+    def stop(self, deadline: Deadline) -> None:
+        """Let `run` end, and cut at the deadline whatever is then under way."""
+        self._deadline = deadline
         self._stopping.set()
 
     async def apply(self, deploy: Deploy) -> Applied:

@@ -19,6 +19,7 @@ from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
 from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.state_dir import StateDirUnusable, open_state_dir
 from server.adapters.local.timeouts import Patience
+from server.deadline import Deadline
 
 __all__ = ["RuntimesInvalid", "StateDirUnusable", "opened_cluster"]
 
@@ -26,7 +27,7 @@ __all__ = ["RuntimesInvalid", "StateDirUnusable", "opened_cluster"]
 @asynccontextmanager
 async def opened_cluster(
     state_dir: Path,
-    left: Callable[[], timedelta],
+    deadline: Callable[[], Deadline],
     *,
     python: Path,
     runtimes: Path | None,
@@ -39,8 +40,8 @@ async def opened_cluster(
 
     `python` is the serving environment's, `runtimes` the operator's own table, `ports` what new
     services and model servers may have, `model_size_limit` the most bytes of one model,
-    `environment` what model servers inherit a little of; for `left` see `local_cluster`. What an
-    earlier server left running is ended first. Raises StateDirUnusable or RuntimesInvalid.
+    `environment` what model servers inherit a little of; for `deadline` see `local_cluster`.
+    What an earlier server left running is ended first. Raises StateDirUnusable or RuntimesInvalid.
     """
     _allow_all_descriptors()
     patience = Patience(progress_deadline=progress_deadline)
@@ -56,7 +57,7 @@ async def opened_cluster(
             environment=environment,
             owner=state.owner,
         )
-        async with local_cluster(state, means, left) as cluster:
+        async with local_cluster(state, means, deadline) as cluster:
             yield cluster
 
 

@@ -16,6 +16,7 @@ from server.adapters.local.rollouts.generation import Generation
 from server.adapters.local.rollouts.model_server_run import Means
 from server.adapters.local.state_dir import StateDir
 from server.adapters.local.stored_service import Record, Wish
+from server.deadline import Deadline
 from server.domain.errors import ServiceError
 from server.domain.rollout.status import State
 from server.domain.service.inference_service import InferenceService
@@ -49,7 +50,7 @@ class Supervisor:
         self._state_since = (State.PENDING, record.written_at)
         self._recheck: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
-        self._ends_at: float | None = None
+        self._deadline: Deadline | None = None
         self._stored_readiness = True
         self._over = asyncio.Event()
 
@@ -69,7 +70,8 @@ class Supervisor:
                     self._tasks = None
                 holding.cancel()
         finally:
-            await self._address.close(self._left())
+            deadline = self._deadline or Deadline.after(self._means.patience.drain)
+            await self._address.close(deadline)
         return self.record.deleting and await self._forget()
 
     def take(self, record: Record) -> None:
@@ -85,18 +87,18 @@ class Supervisor:
             # What was ready has a model that is whole, whose source may be gone by now.
             generation.try_again(fetch_anew=wish != self.record.ready)
 
-    def close(self, within: timedelta) -> None:
+    def close(self, deadline: Deadline) -> None:
         """End everything, and keep what is stored.
 
-        `within` has the time for requests in flight and, at its end, for servers that are slow to
-        end; what is left then is killed.
+        Requests in flight have until shortly before the deadline, so that slow servers have time
+        to end; what runs at the deadline is killed.
         """
         loop = asyncio.get_running_loop()
-        self._ends_at = loop.time() + within.total_seconds()
+        self._deadline = deadline
         self._closing.set()
         self._arrange()
-        loop.call_at(self._ends_at - self._means.patience.stop.total_seconds(), self._end_all)
-        loop.call_at(self._ends_at, self._kill_all)
+        loop.call_at(deadline.at - self._means.patience.stop.total_seconds(), self._end_all)
+        loop.call_at(deadline.at, self._kill_all)
 
     def stored(self) -> Stored:
         """What is stored, with the service as it is now."""
@@ -155,7 +157,8 @@ class Supervisor:
         task = self._running[generation]
         if generation.upstream:
             draining = asyncio.create_task(
-                generation.upstream.drained(self._means.patience.drain), name="draining"
+                generation.upstream.drained(Deadline.after(self._means.patience.drain)),
+                name="draining",
             )
             try:
                 await asyncio.wait({draining, task}, return_when=asyncio.FIRST_COMPLETED)
@@ -180,12 +183,6 @@ class Supervisor:
         for task in self._running.values():
             # Cancelled while it waits for its server's end, it kills that.
             task.cancel()
-
-    def _left(self) -> timedelta:
-        """How long requests in flight may take yet."""
-        if self._ends_at is None:
-            return self._means.patience.drain
-        return timedelta(seconds=max(self._ends_at - asyncio.get_running_loop().time(), 0))
 
     async def _forget(self) -> bool:
         """Remove the record; a disk that cannot be written is waited for, until `close`."""

@@ -18,6 +18,7 @@ from server.adapters.sql.engines import Database
 from server.adapters.sql.reader import SqlReading
 from server.adapters.sql.transaction import Statements, transaction
 from server.adapters.sql.writer import SqlWriting
+from server.deadline import Deadline
 from server.domain.registry.registry_errors import RegistryUnavailable
 from server.ports import RegistryReading, RegistryWriting
 
@@ -125,13 +126,12 @@ class SqlRegistry:
 async def patiently(attempt: Callable[[], Awaitable[Result]]) -> Result:
     """What comes of an attempt, made again for PATIENCE_SECONDS while others are in its way; then
     it raises RegistryUnavailable."""
-    loop = asyncio.get_running_loop()
-    ends: float | None = None
+    deadline: Deadline | None = None
     while True:
         try:
             return await attempt()
         except InTheWay as e:
-            ends = ends or loop.time() + PATIENCE_SECONDS
-            if loop.time() > ends:
+            deadline = deadline or Deadline.after(PATIENCE_SECONDS)
+            if deadline.expired:
                 raise RegistryUnavailable(_BUSY) from e
         await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311

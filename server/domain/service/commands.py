@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
+from server.deadline import Deadline
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.inference_service import (
     InferenceService,
@@ -62,14 +62,18 @@ class Provenance:
         }
 
 
+def _soon() -> Deadline:
+    return Deadline.after(30)
+
+
 @dataclass(frozen=True, slots=True)
 class Deploy:
     """Replace the whole spec of a service, or create the service.
 
-    `spec` None keeps spec, labels and annotations; only `restart` allows that. `timeout` bounds the
-    wait for the cluster's answer. `provenance` is set for a registered model; `sent_hash` is then
-    the
-    body_hash of the request before its model was resolved."""
+    `spec` None keeps spec, labels and annotations; only `restart` allows that. The cluster has to
+    answer before `deadline`. `provenance` is set for a registered model; `sent_hash` is then the
+    body_hash of the request before its model was resolved.
+    """
 
     key: ServiceKey
     spec: InferenceServiceSpec | None
@@ -83,7 +87,7 @@ class Deploy:
     create_only: bool = False
     provenance: Provenance | None = None
     sent_hash: str = ""
-    timeout: timedelta = timedelta(seconds=30)
+    deadline: Deadline = field(default_factory=_soon, compare=False)
 
     @property
     def origin(self) -> Mapping[str, str]:
@@ -117,7 +121,7 @@ class Delete:
     etag: str = ""
     force: bool = False
     validate_only: bool = False
-    timeout: timedelta = timedelta(seconds=30)
+    deadline: Deadline = field(default_factory=_soon, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from aiohttp import web
 from lab.port_blocks import own_block
 from server.adapters.local.proxy.port_allocator import Ports, listen
 from server.adapters.local.proxy.reverse_proxy import Proxy, Upstream
+from server.deadline import Deadline
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SECOND = timedelta(seconds=1)
@@ -63,4 +64,4 @@ async def proxied(upstream: Upstream | None) -> AsyncIterator[tuple[str, Proxy]]
     try:
         yield f"http://127.0.0.1:{port}", proxy
     finally:
-        await proxy.close(SECOND)
+        await proxy.close(Deadline.after(SECOND))

@@ -8,7 +8,6 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from lab.port_blocks import own_block
 from server.adapters.local.proxy.port_allocator import Ports
 from server.adapters.local.proxy.service_address import Address
+from server.deadline import Deadline
 from server.domain.errors import ClusterUnavailable
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.local.server_process import server
@@ -62,7 +62,7 @@ async def test_without_descriptors_an_address_is_waited_for_and_told_as_lost() -
         assert address.lost.why.strerror == "Too many open files"
     await asyncio.wait_for(holding, PATIENCE_SECONDS)
     assert address.lost is None
-    await address.close(timedelta(0))
+    await address.close(Deadline.after(0))
 
 
 def test_the_server_takes_all_the_descriptors_that_it_may_have(tmp_path: Path) -> None:

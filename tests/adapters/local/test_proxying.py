@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from server.adapters.local.proxy.reverse_proxy import Answer, Upstream
+from server.deadline import Deadline
 from tests.adapters.local.proxies import SECOND, proxied, raw_upstream, upstream_of
 
 
@@ -213,7 +214,7 @@ async def test_a_caller_that_leaves_is_not_waited_for(session: aiohttp.ClientSes
         call.cancel()
         async with asyncio.timeout(10):
             await left.wait()
-            await upstream.drained(10 * SECOND)
+            await upstream.drained(Deadline.after(10 * SECOND))
     await upstream.close()
     await runner.cleanup()
 

@@ -8,13 +8,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from server.adapters.local.state_dir import StateDir
+from server.deadline import Deadline
 from server.domain.errors import ClusterUnavailable
 from server.domain.rollout.status import State
 from server.domain.service.commands import Delete
@@ -67,7 +67,7 @@ async def test_what_is_answered_in_time_is_waited_for(tmp_path: Path) -> None:
         url = f"{service.status.url}/v2/models/iris/infer"
         call = asyncio.create_task(_answered(world.session, url))
         await eventually("a request in flight", arrived.exists)
-        world.cluster.stop(timedelta(seconds=40))
+        world.cluster.stop(Deadline.after(40))
         assert await call == 200
 
 

@@ -23,7 +23,7 @@ from server.adapters.kserve.apply.retry import (
     service_after_write,
 )
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
-from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.apply.service_objects import LEAST_TIME, ServiceObjects, Terms
 from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.kserve_release import KServeTooOld
@@ -71,13 +71,13 @@ class ServiceApplier:
 
     async def apply(self, deploy: Deploy) -> Applied:
         """Store the desired spec; see `server.ports.Cluster.apply`."""
-        terms = Terms(deploy.validate_only, Allowance(deploy.timeout))
+        terms = Terms(deploy.validate_only, deploy.deadline)
 
         async def attempt(current: CurrentObject) -> Applied:
             return await self._attempt(deploy, current, terms)
 
         return await retry_on_conflict(
-            attempt, deploy.key, self._feed, self._objects, terms.allowance
+            attempt, deploy.key, self._feed, self._objects, terms.deadline
         )
 
     async def _attempt(self, deploy: Deploy, current: CurrentObject, terms: Terms) -> Applied:
@@ -87,7 +87,7 @@ class ServiceApplier:
             plan = plan_deploy(deploy, current.obj, config, secrets.token_hex(8))
             if isinstance(plan, Plan) and plan.mode == KNATIVE:
                 await self._knative.require(
-                    deploy.key, terms.allowance.seconds(), by_default=plan.default_mode
+                    deploy.key, terms.deadline.left(LEAST_TIME), by_default=plan.default_mode
                 )
         except ServiceError as error:
             if current.live:
@@ -106,12 +106,12 @@ class ServiceApplier:
 
     async def _kserve_config(self, terms: Terms) -> KServeConfig:
         try:
-            release = await self._feed.releases.read(terms.allowance.seconds())
+            release = await self._feed.releases.read(terms.deadline.left(LEAST_TIME))
         except KServeTooOld as e:
             raise UnsupportedByCluster(str(e)) from e
         if release is None:
             raise unavailable(self._feed.away())
-        config = await self._config.read(terms.allowance.seconds())
+        config = await self._config.read(terms.deadline.left(LEAST_TIME))
         return replace(config, release=release)
 
     def _already_applied(
@@ -133,7 +133,7 @@ class ServiceApplier:
         key, spec = plan.desired.key, plan.desired.spec
         runtimes, resources = Runtimes(), plan.desired.added.resources
         if isinstance(spec.serving, ModelPredictor):
-            seconds = terms.allowance.seconds()
+            seconds = terms.deadline.left(LEAST_TIME)
             runtimes = await self._runtimes.read(spec.serving, key.namespace, seconds)
             for runtime in candidates(spec.serving, runtimes)[:1]:
                 resources = model_additions(spec.resources, resources_of(runtime))
@@ -142,7 +142,7 @@ class ServiceApplier:
 
     async def _refuse_change(self, deploy: Deploy, plan: Plan, terms: Terms) -> None:
         """Refuse a change that KServe would not act on; a write that changes nothing passes."""
-        answer = await self._write(deploy, plan, Terms(True, terms.allowance))
+        answer = await self._write(deploy, plan, Terms(True, terms.deadline))
         if answer.ok and _action(plan, answer.body) is not Action.UNCHANGED:
             raise UpdatesDisabled(
                 f"{deploy.key} has the annotation {UPDATES_DISABLED_ANNOTATION}, so KServe would"

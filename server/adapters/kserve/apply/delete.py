@@ -12,7 +12,7 @@ from server.adapters.kserve.apply.retry import (
     retry_on_conflict,
     service_after_write,
 )
-from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects, Terms
+from server.adapters.kserve.apply.service_objects import ServiceObjects, Terms
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.manifests.object_parser import PENDING_STATUS, service_of
@@ -35,13 +35,13 @@ class ServiceDeleter:
 
     async def delete(self, delete: Delete) -> InferenceService:
         """Begin the deletion; see `server.ports.Cluster.delete`."""
-        terms = Terms(delete.validate_only, Allowance(delete.timeout))
+        terms = Terms(delete.validate_only, delete.deadline)
 
         async def attempt(current: CurrentObject) -> InferenceService:
             return await self._attempt(delete, current, terms)
 
         return await retry_on_conflict(
-            attempt, delete.key, self._feed, self._objects, terms.allowance
+            attempt, delete.key, self._feed, self._objects, terms.deadline
         )
 
     async def _attempt(

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from server.adapters.kserve.apply.api_server_errors import unavailable
-from server.adapters.kserve.apply.service_objects import Allowance, ServiceObjects
+from server.adapters.kserve.apply.service_objects import LEAST_TIME, ServiceObjects
 from server.adapters.kserve.apply.write_queue import others_write
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.manifests.object_parser import PENDING_STATUS, key_of, service_of
 from server.adapters.kserve.objects import Object, rollout_of
+from server.deadline import Deadline
 from server.domain.rollout.status import InferenceServiceStatus
 from server.domain.service.inference_service import InferenceService, ServiceKey
 
@@ -41,7 +42,7 @@ async def retry_on_conflict(
     key: ServiceKey,
     feed: StatusFeed,
     objects: ServiceObjects,
-    allowance: Allowance,
+    deadline: Deadline,
 ) -> Outcome:
     """Try on the cached object; while that raises StaleObject, up to TRIES times on the live one.
 
@@ -51,7 +52,7 @@ async def retry_on_conflict(
     """
     if not feed.reachable():
         raise unavailable(feed.away())
-    async with objects.queue.turn(key, allowance.seconds()):
+    async with objects.queue.turn(key, deadline.left(LEAST_TIME)):
         if not feed.reachable():
             raise unavailable(feed.away())
         observed = feed.mirror.observed(key)
@@ -59,7 +60,7 @@ async def retry_on_conflict(
             return await attempt(CurrentObject(observed.service if observed else None, live=False))
         for nth in range(TRIES):
             with suppress(StaleObject):
-                return await attempt(CurrentObject(await objects.get(key, allowance), live=True))
+                return await attempt(CurrentObject(await objects.get(key, deadline), live=True))
             # KServe writes the status of a young service many times in a moment.
             await asyncio.sleep(random.uniform(0, PAUSE * 2**nth))  # noqa: S311
     raise others_write(key)

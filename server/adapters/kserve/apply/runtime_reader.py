@@ -18,6 +18,7 @@ from server.adapters.kserve.apply.api_server_errors import unavailable
 from server.adapters.kserve.client import Answer, ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates
 from server.adapters.kserve.objects import Object, get_list
+from server.deadline import Deadline
 from server.domain.service.inference_service import ModelPredictor
 
 READ_TIMEOUT = 5.0
@@ -49,46 +50,45 @@ class RuntimeReader:
         not known. Raises ClusterUnavailable where the API server does not answer: a Deploy that
         went on without the probe would keep the service without it until its next change.
         """
-        ends = time.monotonic() + min(seconds, READ_TIMEOUT)
-        runtimes = await self._look(namespace, ends)
+        deadline = Deadline.after(min(seconds, READ_TIMEOUT))
+        runtimes = await self._look(namespace, deadline)
         if candidates(model, runtimes) or None in (runtimes.namespaced, runtimes.cluster):
             return runtimes
         self._held.clear()
-        return await self._look(namespace, ends, query={})
+        return await self._look(namespace, deadline, query={})
 
     async def _look(
-        self, namespace: str, ends: float, query: Mapping[str, str] = _FROM_CACHE
+        self, namespace: str, deadline: Deadline, query: Mapping[str, str] = _FROM_CACHE
     ) -> Runtimes:
         namespaced, cluster = await asyncio.gather(
-            self._list(f"{_GROUP}/namespaces/{namespace}/servingruntimes", ends, query),
-            self._list(f"{_GROUP}/clusterservingruntimes", ends, query),
+            self._list(f"{_GROUP}/namespaces/{namespace}/servingruntimes", deadline, query),
+            self._list(f"{_GROUP}/clusterservingruntimes", deadline, query),
         )
         return Runtimes(namespaced, cluster)
 
     async def _list(
-        self, path: str, ends: float, query: Mapping[str, str]
+        self, path: str, deadline: Deadline, query: Mapping[str, str]
     ) -> Sequence[Object] | None:
         asked_at = time.monotonic()
         # Of a namespace that is done with, nothing stays.
         self._held = {p: h for p, h in self._held.items() if asked_at - h[0] < SHARED_FOR}
         if path in self._held:
             return self._held[path][1]
-        runtimes = self._listed(path, await self._answer(path, ends, query))
+        runtimes = self._listed(path, await self._answer(path, deadline, query))
         self._held[path] = asked_at, runtimes
         return runtimes
 
-    async def _answer(self, path: str, ends: float, query: Mapping[str, str]) -> Answer:
-        answer = await self._ask(path, ends, query)
+    async def _answer(self, path: str, deadline: Deadline, query: Mapping[str, str]) -> Answer:
+        answer = await self._ask(path, deadline, query)
         # An API server that has just started says so of a resource for its first moments.
-        while answer.status in _PASSING and time.monotonic() + PAUSE < ends:
+        while answer.status in _PASSING and deadline.left() > PAUSE:
             await asyncio.sleep(PAUSE)
-            answer = await self._ask(path, ends, query)
+            answer = await self._ask(path, deadline, query)
         return answer
 
-    async def _ask(self, path: str, ends: float, query: Mapping[str, str]) -> Answer:
-        seconds = max(LEAST_TIME, ends - time.monotonic())
+    async def _ask(self, path: str, deadline: Deadline, query: Mapping[str, str]) -> Answer:
         try:
-            return await self._api.send("GET", path, query=query, timeout=seconds)
+            return await self._api.send("GET", path, query=query, timeout=deadline.left(LEAST_TIME))
         except (Unreachable, Unanswered) as e:
             raise unavailable(e) from e
 

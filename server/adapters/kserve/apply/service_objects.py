@@ -5,10 +5,8 @@ What keeps an answer from coming is raised as the domain's errors; answers that 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from server import failpoints
@@ -21,6 +19,7 @@ from server.adapters.kserve.apply.api_server_errors import (
 from server.adapters.kserve.apply.write_queue import WriteQueue
 from server.adapters.kserve.client import Answer, ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER, RESOURCE
+from server.deadline import Deadline
 from server.domain.service.inference_service import ServiceKey
 
 RawObject = Mapping[str, Any]
@@ -30,26 +29,15 @@ _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
 
 # Enough for an answer from nearby where a caller's time has all but run out.
-_LEAST_TIME = 0.2
-
-
-class Allowance:
-    """The time that a command's requests may still take."""
-
-    def __init__(self, allowed: timedelta) -> None:
-        self._ends = time.monotonic() + allowed.total_seconds()
-
-    def seconds(self) -> float:
-        """What is left; never nothing."""
-        return max(_LEAST_TIME, self._ends - time.monotonic())
+LEAST_TIME = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a write is sent: only tried (`dry_run`), and for how long its answer is waited for."""
+    """How a write is sent: only tried (`dry_run`), and until when its answer is waited for."""
 
     dry_run: bool
-    allowance: Allowance
+    deadline: Deadline
 
 
 class ServiceObjects:
@@ -59,10 +47,10 @@ class ServiceObjects:
         self._api = api
         self.queue = WriteQueue()
 
-    async def get(self, key: ServiceKey, allowance: Allowance) -> RawObject | None:
+    async def get(self, key: ServiceKey, deadline: Deadline) -> RawObject | None:
         """The object as it is now; None where there is none."""
         try:
-            answer = await self._api.send("GET", _path(key), timeout=allowance.seconds())
+            answer = await self._api.send("GET", _path(key), timeout=deadline.left(LEAST_TIME))
         except (Unreachable, Unanswered) as e:
             raise unavailable(e) from e
         if answer.ok:
@@ -112,7 +100,7 @@ class ServiceObjects:
                 query=query,
                 body=body,
                 content_type=content_type,
-                timeout=terms.allowance.seconds(),
+                timeout=terms.deadline.left(LEAST_TIME),
             )
         except Unreachable as e:
             raise unavailable(e) from e

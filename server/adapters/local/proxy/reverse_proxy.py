@@ -21,6 +21,7 @@ from yarl import URL
 
 from server.adapters.bounded_read import read_at_most
 from server.adapters.local.proxy.port_allocator import HOST
+from server.deadline import Deadline
 
 # Less than the model servers' own (uvicorn: 5 s), so that they never close a connection just as a
 # request is sent on it.
@@ -140,10 +141,10 @@ class Upstream:
             allow_redirects=False,
         )
 
-    async def drained(self, patience: timedelta) -> None:
-        """Wait until no request is in flight, at most `patience`."""
+    async def drained(self, deadline: Deadline) -> None:
+        """Wait until no request is in flight, or until the deadline."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience.total_seconds()):
+            async with asyncio.timeout_at(deadline.at):
                 await self._idle.wait()
 
     async def close(self) -> None:
@@ -180,12 +181,12 @@ class Proxy:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connected, sock=listening)
 
-    async def close(self, patience: timedelta) -> None:
-        """Listen no more, and let what is in flight end within `patience`."""
+    async def close(self, deadline: Deadline) -> None:
+        """Stop listening, and let the requests in flight end until the deadline."""
         if self._server:
             self._server.close()
         self._connections.pre_shutdown()
-        await self._connections.shutdown(patience.total_seconds())
+        await self._connections.shutdown(deadline.left())
 
     def _connected(self) -> asyncio.Protocol:
         full = len(self._connections.connections) >= MOST_CONNECTIONS

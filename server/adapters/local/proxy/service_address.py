@@ -6,10 +6,11 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from server.adapters.local.proxy.port_allocator import listen
 from server.adapters.local.proxy.reverse_proxy import Proxy, Upstream
+from server.deadline import Deadline
 
 RETRY_SECONDS = 1.0
 
@@ -44,9 +45,9 @@ class Address:
             self.lost = None
             changed()
 
-    async def close(self, patience: timedelta) -> None:
-        """Let go of the port, once what is in flight has ended or `patience` is over."""
-        await self._proxy.close(patience)
+    async def close(self, deadline: Deadline) -> None:
+        """Let go of the port once the requests in flight have ended, or at the deadline."""
+        await self._proxy.close(deadline)
 
     async def _listening(self, changed: Callable[[], None]) -> socket.socket:
         while True:

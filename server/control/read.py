@@ -11,7 +11,6 @@ from itertools import islice
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
 from server.control.live_reads import LiveReads
-from server.control.opaque_tokens import decode_token, encode_token
 from server.control.watch_cache import ALL, View
 from server.domain.errors import (
     ClusterUnavailable,
@@ -22,6 +21,7 @@ from server.domain.errors import (
     ViewBehind,
 )
 from server.domain.kubernetes.selectors import Selector
+from server.domain.opaque_tokens import decode_token, encode_token
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import State
 from server.domain.service.commands import fingerprint

@@ -12,7 +12,6 @@ from typing import Protocol
 from server.change_queue import ChangeQueue
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
-from server.control.opaque_tokens import decode_token, encode_token
 from server.control.read import Reading
 from server.control.watch_cache import ALL, Identity, View
 from server.deadline import Deadline
@@ -26,6 +25,7 @@ from server.domain.errors import (
     ServiceStopped,
 )
 from server.domain.kubernetes.selectors import Selector
+from server.domain.opaque_tokens import decode_token, encode_token
 from server.domain.rollout.rollout_id import End, Outcome, Rollout, RolloutStatus, outcome
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import InferenceService, ServiceKey

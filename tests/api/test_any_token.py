@@ -15,7 +15,7 @@ from modelservice.v1 import registry_service_pb2 as pb
 from modelservice.v1.model_service_pb2 import ListRequest, WatchStatusRequest
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
-from server.control.opaque_tokens import decode_token
+from server.domain.opaque_tokens import decode_token
 from tests.refusals import refusal_of
 
 from .asking import deploy

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.control.call import Call
-from server.control.opaque_tokens import encode_token
 from server.control.registry.pages import Listed, Listing
 from server.domain.errors import FieldInvalid, PageTokenInvalid
+from server.domain.opaque_tokens import encode_token
 from server.domain.registry.deployment import DeploymentFilter, DeploymentState, ModelDeployment
 from server.domain.registry.registry_errors import DeploymentNotFound, InUse
 from server.ports import Page

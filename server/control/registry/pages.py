@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from server.control.opaque_tokens import decode_token, encode_token
 from server.domain.errors import PageTokenInvalid
+from server.domain.opaque_tokens import decode_token, encode_token
 from server.domain.service.commands import fingerprint
 from server.ports import Page
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
 
+from server.domain.opaque_tokens import decode_text, encode_text
 from server.domain.rollout.status import Failure, InferenceServiceStatus, State
 
 
@@ -24,18 +23,12 @@ class Rollout(NamedTuple):
     @property
     def id(self) -> str:
         """Return the opaque id that callers pass back."""
-        return (
-            base64.urlsafe_b64encode(f"{self.uid}/{self.generation}".encode()).decode().rstrip("=")
-        )
+        return encode_text(f"{self.uid}/{self.generation}")
 
     @classmethod
     def parse(cls, text: str) -> Rollout:
         """Parse an id. Raises ValueError if the text is not one."""
-        try:
-            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-        except (binascii.Error, UnicodeDecodeError) as e:
-            raise ValueError("not a rollout id") from e
-        uid, slash, generation = raw.rpartition("/")
+        uid, slash, generation = (decode_text(text) or "").rpartition("/")
         if not uid or not slash or not generation.isdecimal():
             raise ValueError("not a rollout id")
         return cls(uid, int(generation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -61,6 +62,13 @@ _LIKELY = {
     "resume_token": ("",),
     "etag": ("",),
 }
+_LIKELY_TEXTS = {field: st.sampled_from(texts) for field, texts in _LIKELY.items()}
+# Made once, since Hypothesis looks at every new strategy anew.
+_OF_TEN = st.integers(0, 9)
+_OF_FIVE = st.integers(0, 4)
+_COUNTS = st.integers(0, 3)
+_BOOLEANS = st.booleans()
+_KEYS = st.lists(_TEXTS, max_size=3)
 _INTEGERS = {
     FieldDescriptor.TYPE_INT32: st.sampled_from([0, 1, 2, 100, 65536, -1, 2**31 - 1, -(2**31)]),
     FieldDescriptor.TYPE_INT64: st.sampled_from([0, 1, 30, -1, 2**63 - 1, -(2**63)]),
@@ -73,11 +81,13 @@ _JSON = st.recursive(
 )
 
 
-@st.composite
-def _structs(draw: st.DrawFn) -> Struct:
+def _struct(content: dict[str, Any]) -> Struct:
     made = Struct()
-    made.update(draw(st.dictionaries(_TEXTS, _JSON, max_size=3)))
+    made.update(content)
     return made
+
+
+_STRUCTS = st.dictionaries(_TEXTS, _JSON, max_size=3).map(_struct)
 
 
 @st.composite
@@ -85,9 +95,12 @@ def filled(draw: st.DrawFn, message: type[Message]) -> Message:
     """A message with anything in its fields."""
     made = message()
     for field in message.DESCRIPTOR.fields:
-        if draw(st.integers(0, 9)) < (9 if field.name in _NEEDED else 5):
+        if draw(_OF_TEN) < (9 if field.name in _NEEDED else 5):
             _fill(draw, made, field)
     return made
+
+
+_filled = cache(filled)
 
 
 def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
@@ -95,13 +108,13 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
     if is_map:
         value_field = field.message_type.fields_by_name["value"]
         target = getattr(message, field.name)
-        for key in draw(st.lists(_TEXTS, max_size=3)):
+        for key in draw(_KEYS):
             if value_field.message_type:
                 target[key].CopyFrom(_value(draw, value_field))
             else:
                 target[key] = _value(draw, value_field)
     elif field.is_repeated:
-        count = draw(st.integers(0, 3))
+        count = draw(_COUNTS)
         getattr(message, field.name).extend(_value(draw, field) for _ in range(count))
     elif field.message_type:
         getattr(message, field.name).CopyFrom(_value(draw, field))
@@ -112,13 +125,13 @@ def _fill(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
 def _value(draw: st.DrawFn, field: FieldDescriptor) -> Any:
     if field.message_type:
         kind = field.message_type._concrete_class
-        return draw(_structs() if kind is Struct else filled(kind))
+        return draw(_STRUCTS if kind is Struct else _filled(kind))
     if field.type == FieldDescriptor.TYPE_STRING:
-        likely = _LIKELY.get(field.name)
-        is_likely = likely and draw(st.integers(0, 4))
-        return draw(st.sampled_from(likely)) if is_likely else draw(_TEXTS)
+        likely = _LIKELY_TEXTS.get(field.name)
+        is_likely = likely is not None and draw(_OF_FIVE)
+        return draw(likely) if is_likely else draw(_TEXTS)
     if field.type == FieldDescriptor.TYPE_BOOL:
-        return draw(st.booleans())
+        return draw(_BOOLEANS)
     return draw(_INTEGERS[field.type])
 
 
@@ -137,10 +150,13 @@ def _right(deploy: Deploy) -> pb.DeployRequest:
     )
 
 
+_RIGHT = deploys().map(_right)
+
+
 @st.composite
 def _nearly_right(draw: st.DrawFn) -> pb.DeployRequest:
     """A right Deploy with one field of anything."""
-    request = draw(deploys().map(_right))
+    request = draw(_RIGHT)
     message = draw(st.sampled_from([request, request.spec, request.spec.resources]))
     field = draw(st.sampled_from(tuple(message.DESCRIPTOR.fields)))
     message.ClearField(field.name)
@@ -166,7 +182,7 @@ def _sent(messages: st.SearchStrategy[Any]) -> st.SearchStrategy[Request]:
 
 
 REQUESTS: dict[str, st.SearchStrategy[Request]] = {
-    "a right Deploy": _sent(deploys().map(_right)),
+    "a right Deploy": _sent(_RIGHT),
     "a nearly right Deploy": _sent(_nearly_right()),
     "a Deploy from the registry": _sent(
         st.builds(_from_registry, deploys(), st.sampled_from("ab"), st.sampled_from(["", "1"]))

@@ -14,11 +14,13 @@ MODE ?= standard
 # KServe's release in the labs; the newest where none is named.
 KSERVE ?=
 LAB = $(BIN)/python -m lab --mode $(MODE) $(if $(KSERVE),--kserve $(KSERVE))
+# Tests wait, too: more workers than cores.
+PYTEST = $(BIN)/python -m pytest -n 4 --dist worksteal $(addprefix --ignore tests/,registry cluster node attacks)
 # uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'
 
-.PHONY: help demo serve setup serving test unit check lab node-lab image bench sizes walks attack failures soak stubs check-stubs lock format
+.PHONY: help demo serve setup serving test unit processes check lab node-lab image bench sizes walks attack failures soak stubs check-stubs lock format
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,13 +54,16 @@ $(SERVING_READY): requirements-serving.lock | $(READY)
 	@$(INSTALL) --python $(SERVING)/bin/python --requirement $< $(WITHOUT_NAMES)
 	@touch $@
 
-test: unit ## Run every test that this machine can, and say what was left out
+test: unit processes ## Run every test that this machine can, and say what was left out
 	$(BIN)/python -m pytest tests/registry -n 3 --dist loadfile
 	$(BIN)/python -m pytest tests/attacks
 	$(BIN)/python -m pytest tests/cluster tests/node -n 3
 
-unit: $(READY) ## The tests that need neither Go nor a cluster; they mostly wait, so four at a time
-	$(BIN)/python -m pytest --ignore tests/registry --ignore tests/cluster --ignore tests/node --ignore tests/attacks -n 4 --dist worksteal
+unit: $(READY) ## The tests that need neither Go, nor a cluster, nor processes beside them
+	$(PYTEST) -m 'not processes and not soak'
+
+processes: $(READY) ## The tests of the server, PostgreSQL and model servers as processes
+	$(PYTEST) -m 'processes and not soak'
 
 check: $(READY) ## Lint, types, layers, protos and stubs
 	$(BIN)/ruff format --check .

@@ -13,6 +13,14 @@ from server.ports import Registry
 from tests import postgresql
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests on PostgreSQL, which is a process of its own."""
+    for item in items:
+        if "postgresql_server_url" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.processes)
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """A file that is not there yet."""

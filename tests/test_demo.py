@@ -21,9 +21,12 @@ from demo.training import trained
 
 PATIENCE_SECONDS = 120.0
 
-pytestmark = pytest.mark.skipif(
-    not SERVING_PYTHON.exists(), reason="no .venv-serving to run model servers in: make serving"
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        not SERVING_PYTHON.exists(), reason="no .venv-serving to run model servers in: make serving"
+    ),
+]
 
 
 @contextmanager

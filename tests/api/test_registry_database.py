@@ -21,6 +21,8 @@ from tests.alone import ROOT, alone, clean_environment
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
+pytestmark = pytest.mark.processes
+
 AWAY = "postgresql://modelservice:secret@127.0.0.1:1/registry"
 
 

@@ -27,6 +27,8 @@ from tests.serving import Served, serving, settings
 
 from .asking import deploy, key
 
+pytestmark = pytest.mark.processes
+
 
 def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace() -> None:
     with alone(MODELSERVICE_STOP_DELAY="1", MODELSERVICE_STOP_GRACE="200") as server:

@@ -15,6 +15,8 @@ from .load import LoadFailed, Served, load
 from .peers import ROOT, bare_server
 from .reading import measure_get, measure_list
 
+pytestmark = pytest.mark.processes
+
 METHOD = "/modelservice.v1.ModelService/Get"
 
 

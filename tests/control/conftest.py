@@ -13,7 +13,7 @@ def registering(registry: Registry) -> Registering:
     return Registering(registry)
 
 
-@pytest.fixture(params=["sqlite_url", "postgresql_url"])
+@pytest.fixture(params=["sqlite_url", pytest.param("postgresql_url", marks=pytest.mark.processes)])
 def patient_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of a database that is never taken for gone, however slow this machine is for a while."""
     for module in (transaction, engines):

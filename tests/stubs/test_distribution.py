@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from proto.generate import locked_python
 from tests.patience import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.processes
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 GENERATED = ROOT / "generated"

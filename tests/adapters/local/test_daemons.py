@@ -17,7 +17,10 @@ from tests.adapters.local.server_process import PATIENCE_SECONDS, Server, kill, 
 from tests.adapters.local.serving import BRISK
 from tests.adapters.local.world import eventually, world_of, wrappers_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it cannot be found")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it cannot be found"),
+]
 
 
 def deployed(running: Server, folder: Path, *, tag: str = "1", **orders: Any) -> psutil.Process:

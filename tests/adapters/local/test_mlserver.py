@@ -31,6 +31,7 @@ from tests.adapters.local.test_failing import RiggedPorts, stranger
 from tests.adapters.local.world import IRIS, World, eventually, servers_of, world_of
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.skipif(not SERVING_PYTHON.exists(), reason="no .venv-serving: make serving"),
     pytest.mark.timeout(600),
 ]

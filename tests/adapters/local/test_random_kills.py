@@ -21,6 +21,8 @@ from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.world import children_of
 from tests.patience import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.processes
+
 NAMES = ("a", "b", "c", "d")
 
 

@@ -31,6 +31,7 @@ from tests.real_models import ANSWER, NAME, REAL_MODELS, Row, documented
 PYTHON = Path(os.environ.get("MODELSERVICE_TEST_SERVING_PYTHON") or SERVING_PYTHON)
 
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.skipif(not SERVING_PYTHON.exists(), reason="no .venv-serving: make serving"),
     pytest.mark.timeout(300),
 ]

@@ -24,6 +24,8 @@ from tests.adapters.local.world import IRIS, children_of, servers_of, world_of, 
 from tests.alone import ROOT, clean_environment
 from tests.patience import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.processes
+
 
 async def test_after_a_restart_the_same_generation_serves_at_the_same_address(
     tmp_path: Path,

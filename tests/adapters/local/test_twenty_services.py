@@ -6,12 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
 
 from server.adapters.local.rollouts.load_limiter import cores
 from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.world import children_of
+
+pytestmark = pytest.mark.processes
 
 SERVICES = 20
 SERVING_SECONDS = 2

@@ -37,6 +37,8 @@ from tests.postgresql import PostgreSQL, execute, started_postgresql
 from tests.refusals import refused as refused_call
 from tests.registry_store import leave_out_without_postgresql
 
+pytestmark = pytest.mark.processes
+
 PASSWORD = "hunter2"
 RULES = """
 local     all         all         trust

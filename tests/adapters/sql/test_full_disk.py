@@ -17,6 +17,8 @@ from tests.alone import clean_environment
 from tests.registry_store import leave_out_without_postgresql
 from tests.small_disk import fill, make_room, small_disk
 
+pytestmark = pytest.mark.processes
+
 
 def test_sqlite_says_so_and_what_is_stored_is_read_on(tmp_path: Path) -> None:
     with small_disk(tmp_path, "4m") as disk:

@@ -8,10 +8,14 @@ import sys
 from asyncio.subprocess import PIPE
 from typing import Any
 
+import pytest
+
 from server.adapters.sql.factory import opened_registry
 from tests.adapters.sql.asking import healed
 from tests.alone import ROOT, clean_environment
 from tests.contracts.registry_things import new_project
+
+pytestmark = pytest.mark.processes
 
 TIMES = 3
 MOST = 200

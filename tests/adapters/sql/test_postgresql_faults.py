@@ -24,6 +24,8 @@ from tests.contracts.registry_things import model, new_project
 from tests.postgresql import END_OTHERS, PostgreSQL, execute
 from tests.registry_store import leave_out_without_postgresql
 
+pytestmark = pytest.mark.processes
+
 AWAY = "does not answer, nothing was stored"
 
 

@@ -16,6 +16,8 @@ KSERVE ?=
 LAB = $(BIN)/python -m lab --mode $(MODE) $(if $(KSERVE),--kserve $(KSERVE))
 # Tests wait, too: more workers than cores.
 PYTEST = $(BIN)/python -m pytest -n 4 --dist worksteal $(addprefix --ignore tests/,registry cluster node attacks)
+# Every worker and every server in a test would compile all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
 INSTALL = $(BIN)/uv pip install --require-hashes --compile-bytecode
 WITHOUT_NAMES = 2>&1 | awk '!/^ [+] / { print; fflush() }'

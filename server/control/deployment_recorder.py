@@ -23,7 +23,7 @@ from server.change_queue import ChangeQueue
 from server.control.watch_cache import ALL, View
 from server.domain.errors import KServeMissing, ServerLacksRights, ServiceError
 from server.domain.registry.deployment import ModelDeployment
-from server.domain.registry.deployment_progress import followed, in_doubt, lost
+from server.domain.registry.deployment_progress import needs_confirmation, with_loss, with_status
 from server.domain.registry.registry_errors import RegistryUnavailable
 from server.domain.service.inference_service import ServiceKey
 from server.ports import Cluster, Registry, RegistryReading, RegistryWriting
@@ -134,10 +134,10 @@ class Recording:
 
     async def _decision(self, record: ModelDeployment, now: datetime) -> Decision:
         seen = self._view.get(record.service)
-        if in_doubt(record, seen, now) and self._cluster.reachable():
+        if needs_confirmation(record, seen, now) and self._cluster.reachable():
             try:
                 seen = await self._cluster.read(record.service)
-                gone = in_doubt(record, seen, now)
+                gone = needs_confirmation(record, seen, now)
             except (ServerLacksRights, KServeMissing) as e:
                 gone = self._saw_go(record, e)
             except ServiceError:
@@ -146,8 +146,8 @@ class Recording:
             else:
                 self._unconfirmed.discard(record.id)
             if gone:
-                return lost
-        return lambda record, now: followed(record, seen, now)
+                return with_loss
+        return lambda record, now: with_status(record, seen, now)
 
     def _saw_go(self, record: ModelDeployment, refusal: ServiceError) -> bool:
         """Whether the feed told that the record's very service went, where the cluster does not let

@@ -29,7 +29,7 @@ from server.domain.errors import (
     WriteOutcomeUnknown,
 )
 from server.domain.registry.deployment import ModelDeployment
-from server.domain.registry.deployment_progress import answered, followed, refused
+from server.domain.registry.deployment_progress import with_answer, with_refusal, with_status
 from server.domain.registry.registered import (
     EnvironmentKey,
     ModelKey,
@@ -40,11 +40,11 @@ from server.domain.registry.registered import (
 from server.domain.registry.registry_errors import NoDeployableVersion
 from server.domain.registry.resolution import (
     Found,
-    begun,
-    is_of,
-    is_of_another_project,
+    belongs_to_another_project,
     is_record_of,
-    resolved,
+    new_deployment,
+    resolve_deploy,
+    runs_same_model,
 )
 from server.domain.service.commands import Applied, Deploy
 from server.domain.service.inference_service import RegisteredModelPredictor, ServiceKey
@@ -133,7 +133,7 @@ class RegistryDeploying:
         room.close()
         room.enter_context(self._memory.room_for(wish))
         await self._catch_up(wish.key, tx)
-        await tx.add(begun(wish, found, call.caller.name, await tx.now()))
+        await tx.add(new_deployment(wish, found, call.caller.name, await tx.now()))
         return wish
 
     async def _catch_up(self, key: ServiceKey, tx: RegistryWriting) -> None:
@@ -141,7 +141,7 @@ class RegistryDeploying:
         nobody who follows could tell that it was READY."""
         seen = self._view.get(key)
         for record in await tx.open_deployments(key):
-            await _replace(record, followed(record, seen, await tx.now()), tx)
+            await _replace(record, with_status(record, seen, await tx.now()), tx)
 
     async def _require_name(
         self, deploy: Deploy, wish: Deploy, found: Found, tx: RegistryReading
@@ -158,7 +158,7 @@ class RegistryDeploying:
         self._view.require_synced()
         service = self._view.get(wish.key)
         records = await tx.open_deployments(wish.key)
-        if (service and not is_of(service, found)) or any(
+        if (service and not runs_same_model(service, found)) or any(
             not is_record_of(record, found) for record in records
         ):
             raise AlreadyExists(
@@ -172,7 +172,7 @@ class RegistryDeploying:
         """Raise AlreadyExists where another project has deployed the service."""
         service = self._view.get(wish.key)
         records = await tx.open_deployments(wish.key)
-        if (service and is_of_another_project(service, wish)) or any(
+        if (service and belongs_to_another_project(service, wish)) or any(
             record.project != found.model.key.project for record in records
         ):
             raise AlreadyExists(
@@ -205,7 +205,7 @@ async def _resolve(
     tx: RegistryReading,
 ) -> tuple[Deploy, Found]:
     found = await _found(registered, tx)
-    return resolved(deploy, found, deployment_id), found
+    return resolve_deploy(deploy, found, deployment_id), found
 
 
 async def _found(registered: RegisteredModelPredictor, tx: RegistryReading) -> Found:
@@ -238,12 +238,12 @@ async def _settle(deployment_id: str, applied: Applied, tx: RegistryWriting) -> 
     if new and service.deployment_id != deployment_id and new.rollout is None:
         await tx.remove(new)
     if carried := await tx.deployment(service.deployment_id):
-        await _replace(carried, answered(carried, service.rollout, await tx.now()), tx)
+        await _replace(carried, with_answer(carried, service.rollout, await tx.now()), tx)
 
 
 async def _refuse(deployment_id: str, error: ServiceError, tx: RegistryWriting) -> None:
     if record := await tx.deployment(deployment_id):
-        await _replace(record, refused(record, error, await tx.now()), tx)
+        await _replace(record, with_refusal(record, error, await tx.now()), tx)
 
 
 async def _replace(record: ModelDeployment, after: ModelDeployment, tx: RegistryWriting) -> None:

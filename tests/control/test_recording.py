@@ -15,7 +15,7 @@ from server.domain.registry.deployment import (
     DesiredState,
     ModelDeployment,
 )
-from server.domain.registry.deployment_progress import UNSEEN_FOR
+from server.domain.registry.deployment_progress import GIVE_UP_AFTER
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Delete
 from server.domain.service.inference_service import ServiceKey
@@ -137,7 +137,7 @@ async def test_a_deploy_that_never_reached_the_cluster_is_given_up_and_no_sooner
     now = await world.registry.read(lambda tx: tx.now())
     young, old = [
         await world.record(name, create_time=now - age, update_time=now - age)
-        for name, age in (("young", timedelta(0)), ("old", UNSEEN_FOR))
+        for name, age in (("young", timedelta(0)), ("old", GIVE_UP_AFTER))
     ]
     async with world.replica():
         ended = await world.until(old, DeploymentState.FAILED, ended=True)

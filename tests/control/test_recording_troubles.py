@@ -9,7 +9,7 @@ import pytest
 
 from server.domain.errors import ClusterUnavailable, KServeMissing, ServerLacksRights, ServiceError
 from server.domain.registry.deployment import DeploymentState
-from server.domain.registry.deployment_progress import answered
+from server.domain.registry.deployment_progress import with_answer
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import RegistryWriting
@@ -126,7 +126,7 @@ async def test_a_view_that_is_behind_ends_nothing(world: World) -> None:
         rollout = (await world.apply(second, "fraud:2")).rollout
 
         async def outcome(tx: RegistryWriting) -> None:
-            await tx.replace(answered(await tx.deployment(second.id), rollout, await tx.now()))
+            await tx.replace(with_answer(await tx.deployment(second.id), rollout, await tx.now()))
 
         await world.registry.write(outcome)
         await world.stays(second)

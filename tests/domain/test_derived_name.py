@@ -13,7 +13,7 @@ from server.domain.registry.resolution import derived_name
 from server.domain.service.commands import Deploy
 from server.domain.service.inference_service import ServiceKey
 from server.domain.service.validation import check_deploy
-from tests.domain.asking import MODEL
+from tests.domain.samples import MODEL
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
 namespaces = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,40}[a-z0-9])?", fullmatch=True)

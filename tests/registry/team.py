@@ -133,7 +133,7 @@ def eventually(
 def _disagreements(record: ModelDeployment, service: InferenceService | None) -> Iterator[str]:
     if service is None:
         if not record.HasField("end_time"):
-            yield "it has not ended, and no service carries it"
+            yield "it has not ended, and no service has it"
         return
     if record.HasField("end_time"):
         yield "it has ended, and a service carries it"

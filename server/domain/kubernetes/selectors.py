@@ -32,7 +32,7 @@ class Requirement:
     values: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """An absent label fits `notin` and `!` only."""
+        """Report whether labels meet the condition; an absent label meets `notin` and `!` only."""
         label = labels.get(self.key)
         match self.operator:
             case "in":
@@ -63,16 +63,16 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Conditions that all hold; without any, everything fits and the selector is false.
+    """Conditions that must all hold; an empty selector matches everything and is false.
 
-    `str` gives the same text for the same conditions, however they were written.
+    `str` returns the same text for the same conditions in any spelling.
     """
 
     requirements: tuple[Requirement, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Selector:
-        """Read a selector. Raises ValueError with a message for who wrote it."""
+        """Parse a selector. Raises ValueError with a message for its author."""
         if len(text) > _LONGEST:
             raise ValueError(f"must have at most {_LONGEST} characters, got {len(text)}")
         requirements = tuple(sorted(set(_Parser(text).requirements())))
@@ -81,7 +81,7 @@ class Selector:
         return cls(requirements)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether every condition holds."""
+        """Report whether every condition holds."""
         return all(r.matches(labels) for r in self.requirements)
 
     def __bool__(self) -> bool:
@@ -129,7 +129,7 @@ class _Parser:
         return key
 
     def _value(self) -> str:
-        """One value, which may be empty: `a=` is a label without content."""
+        """Parse one value, which may be empty: `a=` is a label with an empty value."""
         if self._peek() in (",", ")", ""):
             return ""
         value = self._next()
@@ -156,7 +156,7 @@ class _Parser:
             raise _unexpected(found, f"{token!a}")
 
     def _take(self, more: str, end: str) -> bool:
-        """Whether another item follows; the list's end is taken too."""
+        """Consume a separator, and report whether another item follows."""
         found = self._next()
         if found not in (more, end):
             raise _unexpected(found, f"{more!r} or {repr(end) if end else 'the end'}")

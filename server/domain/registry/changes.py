@@ -1,4 +1,4 @@
-"""What becomes of what is registered: how it is made, and what a change comes to."""
+"""Create and change registered resources: pure functions."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ _ARTIFACT = ("storage_uri", "image", "format")
 
 
 def new_model(key: ModelKey, new_id: str, content: ModelContent, now: datetime) -> RegisteredModel:
-    """The model to store."""
-    return _sealed(RegisteredModel(key, new_id, now, now, **values_of(content)))
+    """Create the model to store."""
+    return _with_etag(RegisteredModel(key, new_id, now, now, **values_of(content)))
 
 
 def new_version(
     key: VersionKey, new_id: str, content: VersionContent, now: datetime
 ) -> ModelVersion:
-    """The version to store: READY, unless it was said to be otherwise."""
+    """Create the version to store: READY, unless its state is given."""
     given = replace(content, state=content.state or VersionState.READY)
-    return _sealed(ModelVersion(key, new_id, now, now, **values_of(given)))
+    return _with_etag(ModelVersion(key, new_id, now, now, **values_of(given)))
 
 
 def new_environment(
     key: EnvironmentKey, new_id: str, content: EnvironmentContent, now: datetime
 ) -> ServingEnvironment:
-    """The environment to store: its namespace is the one of its name, unless it was given."""
+    """Create the environment to store: its namespace has its name, unless one is given."""
     given = values_of(content) | {
         "namespace": content.namespace or key.name,
         "defaults": canonical_options(content.defaults),
     }
-    return _sealed(
+    return _with_etag(
         ServingEnvironment(key=key, id=new_id, create_time=now, update_time=now, **given)
     )
 
@@ -65,30 +65,30 @@ def new_environment(
 def changed_model(
     model: RegisteredModel, change: Change[ModelContent], now: datetime
 ) -> RegisteredModel:
-    """The model with the change; itself where that changes nothing."""
-    return _changed(model, _taken(change), now)
+    """Return the model with the change; the same object if nothing changes."""
+    return _changed(model, _changed_values(change), now)
 
 
 def without_default(model: RegisteredModel, now: datetime) -> RegisteredModel:
-    """The model once it has no default version."""
+    """Return the model without a default version."""
     return _changed(model, {"default_version": ""}, now)
 
 
 def changed_version(
     version: ModelVersion, change: Change[VersionContent], now: datetime
 ) -> ModelVersion:
-    """The version with the change; itself where that changes nothing. Raises FieldInvalid."""
-    taken = _taken(change)
-    # An unset state stays under a mask of everything: READY would publish what is still written.
+    """Return the version with the change, or the same object. Raises FieldInvalid."""
+    values = _changed_values(change)
+    # A mask of everything keeps an unset state: READY would publish files that are still written.
     if change.content.state is None:
-        taken.pop("state", None)
-    if _leaves_artifact(version, change):
-        taken = {name: value for name, value in taken.items() if name not in _ARTIFACT}
-    if change.content.image and "image" in taken:
-        taken = {"storage_uri": "", "format": None} | taken
-    elif change.content.storage_uri and "storage_uri" in taken:
-        taken = {"image": ""} | taken
-    after = _changed(version, taken, now)
+        values.pop("state", None)
+    if _excludes_artifact(version, change):
+        values = {name: value for name, value in values.items() if name not in _ARTIFACT}
+    if change.content.image and "image" in values:
+        values = {"storage_uri": "", "format": None} | values
+    elif change.content.storage_uri and "storage_uri" in values:
+        values = {"image": ""} | values
+    after = _changed(version, values, now)
     if violations := list(_version_violations(version, after, change.fields)):
         raise FieldInvalid(violations)
     return after
@@ -97,21 +97,21 @@ def changed_version(
 def changed_environment(
     environment: ServingEnvironment, change: Change[EnvironmentContent], now: datetime
 ) -> ServingEnvironment:
-    """The environment with the change; itself where that changes nothing. Raises
+    """Return the environment with the change; the same object if nothing changes. Raises
     EnvironmentNamespaceFixed."""
-    taken = _taken(change)
-    namespace = taken.pop("namespace", environment.namespace)
+    values = _changed_values(change)
+    namespace = values.pop("namespace", environment.namespace)
     if namespace != environment.namespace and (namespace or "namespace" in change.mask):
         raise EnvironmentNamespaceFixed(
             f"the namespace of {environment.key} is {environment.namespace!r} and never changes;"
-            " make another environment for another namespace"
+            " create another environment for another namespace"
         )
-    if "defaults" in taken:
-        taken["defaults"] = canonical_options(change.content.defaults)
-    return _changed(environment, taken, now)
+    if "defaults" in values:
+        values["defaults"] = canonical_options(change.content.defaults)
+    return _changed(environment, values, now)
 
 
-def _taken(change: Change[Content]) -> dict[str, Any]:
+def _changed_values(change: Change[Content]) -> dict[str, Any]:
     return {name: each for name, each in values_of(change.content).items() if name in change.fields}
 
 
@@ -119,17 +119,17 @@ def _changed(thing: Thing, values: dict[str, Any], now: datetime) -> Thing:
     after = replace(thing, **values)
     if after == thing:
         return thing
-    return _sealed(replace(after, update_time=max(thing.update_time, now)))
+    return _with_etag(replace(after, update_time=max(thing.update_time, now)))
 
 
-def _leaves_artifact(version: ModelVersion, change: Change[VersionContent]) -> bool:
-    """Whether a mask of everything means all but the artifact, which is fixed and not given."""
+def _excludes_artifact(version: ModelVersion, change: Change[VersionContent]) -> bool:
+    """Report whether a mask of everything excludes the artifact, which is fixed and not given."""
     given = any(getattr(change.content, name) for name in _ARTIFACT)
     return version.state is not VersionState.PENDING and EVERYTHING in change.mask and not given
 
 
-def _sealed(thing: Thing) -> Thing:
-    """With the etag of what it now is."""
+def _with_etag(thing: Thing) -> Thing:
+    """Return the resource with the etag of its content."""
     return replace(thing, etag=fingerprint(asdict(replace(thing, etag=""))))
 
 
@@ -147,5 +147,5 @@ def _version_violations(
         for name in filter(fields.__contains__, moved):
             yield FieldViolation(
                 f"version.{name}",
-                f"must stay as it is, since the version is {before.state}: add a new one",
+                f"must not change, since the version is {before.state}: add a new version",
             )

@@ -1,4 +1,4 @@
-"""The record of one deployment from the registry: what was wanted, and what became of it."""
+"""The record of one deployment from the registry: its request and its outcome."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from server.domain.service.inference_service import InferenceServiceSpec, Scalin
 
 
 class DesiredState(StrEnum):
-    """What was asked for last; the values are the contract's names."""
+    """The state that was requested last, by the API's names."""
 
     DEPLOYED = "DEPLOYED"
     UNDEPLOYED = "UNDEPLOYED"
 
 
 class DeploymentState(StrEnum):
-    """What became of it; the values are the contract's names.
+    """The outcome, by the API's names.
 
-    DEPLOYED: it was READY once. A record with an `end_time` is at its end and never changes again:
-    SUPERSEDED, UNDEPLOYED, or FAILED because the cluster refused the Deploy or never got it. FAILED
-    without one is a rollout that fails: the cluster may still bring it to DEPLOYED.
+    DEPLOYED: it was READY once. A record with an `end_time` has ended and never changes again:
+    SUPERSEDED, UNDEPLOYED, or FAILED because the cluster refused the Deploy or never received it.
+    FAILED without one is a failing rollout, which can still become DEPLOYED.
     """
 
     PENDING = "PENDING"
@@ -40,9 +40,9 @@ class DeploymentState(StrEnum):
 class ModelDeployment:
     """One Deploy of a version of a registered model to an environment, by their names at the time.
 
-    `content` is the `content_of` its spec, `rollout` the newest one known to carry it (None until
-    the cluster has answered). `failure` is what is wrong now, or was when it ended; `error_reason`
-    and `error_message` are of the refused Deploy. Times never move back.
+    `content` is the `content_of` its spec, `rollout` the newest rollout with it (None until the
+    cluster has answered). `failure` is the present problem, or the last one before its end;
+    `error_reason` and `error_message` are of a refused Deploy. Times never move back.
     """
 
     id: str
@@ -71,9 +71,9 @@ class ModelDeployment:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentFilter:
-    """Which deployments of a project; what is empty or None does not narrow.
+    """A filter of a project's deployments; empty fields and None match all.
 
-    `created_after` is exclusive as `created_before` is.
+    `created_after` and `created_before` are both exclusive.
     """
 
     project: str
@@ -88,22 +88,22 @@ class DeploymentFilter:
 
 
 def content_of(spec: InferenceServiceSpec) -> str:
-    """A fingerprint of what a spec runs, whatever its scaling, and its mode, which stays.
+    """Hash a spec without its scaling and deployment mode.
 
-    Fields that are as they are unless asked for are left out: those that a later release adds
-    change no fingerprint of before.
+    Fields with their default values are left out, so that fields of a later release do not change
+    earlier hashes.
     """
     unscaled = replace(spec, predictor=spec.serving, scaling=Scaling(), deployment_mode="")
-    return fingerprint([type(spec.serving).__name__, _asked(unscaled)])
+    return fingerprint([type(spec.serving).__name__, _set_fields(unscaled)])
 
 
-def _asked(value: Any) -> Any:
+def _set_fields(value: Any) -> Any:
     if is_dataclass(value):
-        asked = [f for f in fields(value) if getattr(value, f.name) != _default(f)]
-        return {f.name: _asked(getattr(value, f.name)) for f in asked}
+        given = [f for f in fields(value) if getattr(value, f.name) != _default(f)]
+        return {f.name: _set_fields(getattr(value, f.name)) for f in given}
     if isinstance(value, Mapping):
-        return {name: _asked(part) for name, part in value.items()}
-    return [_asked(part) for part in value] if isinstance(value, tuple) else value
+        return {name: _set_fields(part) for name, part in value.items()}
+    return [_set_fields(part) for part in value] if isinstance(value, tuple) else value
 
 
 def _default(of: Field[Any]) -> Any:

@@ -1,7 +1,7 @@
-"""What the record of a deployment comes to say: pure, from the record and what is seen of it now.
+"""Advance the record of a deployment: pure functions of the record and the present service.
 
-Nothing depends on what was seen before: states may be passed over, come twice or come late. A
-record at its end never changes again, and no time in it moves back, whatever the clock does.
+Nothing depends on earlier observations: states may be skipped, repeated or late. A record that has
+ended never changes again, and its times never move back, even if the clock does.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from server.domain.rollout.rollout_id import End, Outcome, Rollout, RolloutStatu
 from server.domain.rollout.status import State
 from server.domain.service.inference_service import InferenceService
 
-UNSEEN_FOR = timedelta(seconds=60)
-"""After so long a Deploy is given up that no service carries: twice what a cluster has to answer
-it."""
+GIVE_UP_AFTER = timedelta(seconds=60)
+"""A Deploy without an answer and without a service is given up after this: twice the time that a
+cluster has to answer it."""
 
 
-def answered(record: ModelDeployment, rollout: Rollout, now: datetime) -> ModelDeployment:
-    """The record once the cluster has answered that this rollout carries it."""
+def with_answer(record: ModelDeployment, rollout: Rollout, now: datetime) -> ModelDeployment:
+    """Return the record after the cluster has answered with this rollout."""
     if record.end_time or record.rollout:
         return record
     return _changed(record, now, rollout=rollout)
 
 
-def refused(record: ModelDeployment, error: ServiceError, now: datetime) -> ModelDeployment:
-    """The record once the cluster has refused the Deploy; one that was seen to carry it is right
-    all the same."""
+def with_refusal(record: ModelDeployment, error: ServiceError, now: datetime) -> ModelDeployment:
+    """Return the record after the cluster has refused the Deploy; a record that already has a
+    rollout
+    is unchanged."""
     if record.end_time or record.rollout:
         return record
     return _failed(record, error.reason, error.message, now)
 
 
-def followed(
+def with_status(
     record: ModelDeployment, seen: InferenceService | None, now: datetime
 ) -> ModelDeployment:
-    """The record after a look at the service of its name, by a view that may be behind.
+    """Return the record with the service of its name, as seen by a view that may be behind.
 
-    The very same object where there is nothing new. An absence is never believed: see `in_doubt`.
+    The same object if nothing changed. An absent service proves nothing: see `needs_confirmation`.
     """
     if record.end_time or seen is None or _is_another(record, seen) or _is_behind(record, seen):
         return record
@@ -68,29 +69,31 @@ def followed(
     )
 
 
-def in_doubt(record: ModelDeployment, seen: InferenceService | None, now: datetime) -> bool:
-    """Whether only the cluster itself can tell what became of the record: its service is not what
-    is `seen`. If the cluster, asked after the record was read, shows no other, it is `lost`."""
+def needs_confirmation(
+    record: ModelDeployment, seen: InferenceService | None, now: datetime
+) -> bool:
+    """Report whether only the cluster itself can decide about the record, since `seen` is not its
+    service. If the cluster, asked after the record was read, has no other, use `with_loss`."""
     if record.end_time or not (seen is None or _is_another(record, seen)):
         return False
-    return record.rollout is not None or now - record.create_time >= UNSEEN_FOR
+    return record.rollout is not None or now - record.create_time >= GIVE_UP_AFTER
 
 
-def lost(record: ModelDeployment, now: datetime) -> ModelDeployment:
-    """The record once the cluster itself has confirmed that its service is not there."""
+def with_loss(record: ModelDeployment, now: datetime) -> ModelDeployment:
+    """Return the record after the cluster itself has confirmed that its service is absent."""
     if record.rollout:
         return _ended(
             record, DeploymentState.UNDEPLOYED, now, desired_state=DesiredState.UNDEPLOYED
         )
     why = (
-        "the cluster never told what became of this Deploy, and no service carries it:"
-        " it was not stored, or another replaced it at once"
+        "the cluster never answered this Deploy, and no service has it: it was not stored, or"
+        " another write replaced it at once"
     )
     return _failed(record, ErrorReason.WRITE_OUTCOME_UNKNOWN, why, now)
 
 
 def _is_another(record: ModelDeployment, seen: InferenceService) -> bool:
-    """Whether this is not the record's service, but one that was there before or came after it."""
+    """Report whether this is an earlier or later service of the same name."""
     if record.rollout:
         return seen.uid != record.rollout.uid
     return seen.deployment_id != record.id
@@ -112,7 +115,7 @@ def _ready_time(
     record: ModelDeployment, seen: InferenceService, verdict: Outcome | None, now: datetime
 ) -> datetime | None:
     first = (record.rollout or seen.rollout).generation
-    # READY may have been passed while nobody followed.
+    # READY may have passed while no replica followed.
     passed = (seen.status.latest_ready_generation or 0) >= first
     ready = passed or (verdict is not None and verdict.end is End.READY)
     return record.ready_time or (_never_back(record, now) if ready else None)
@@ -153,7 +156,7 @@ def _ended(
 
 
 def _changed(record: ModelDeployment, now: datetime, **changes: Any) -> ModelDeployment:
-    # Of what cannot be stored, the record would differ from what is seen at every look.
+    # Unstorable text would make the record differ from the service at every look.
     changed = storable(replace(record, **changes))
     if changed == record:
         return record

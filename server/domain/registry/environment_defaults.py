@@ -1,4 +1,4 @@
-"""An environment's defaults under what a Deploy asks for."""
+"""Merge the defaults of an environment into a spec."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from server.domain.service.inference_service import (
 
 
 def with_defaults(spec: InferenceServiceSpec, defaults: ServingOptions) -> InferenceServiceSpec:
-    """The spec, with the defaults where it asks for nothing: maps (resources among them) by key,
-    scaling by field, anything else as a whole.
+    """Return the spec with defaults for unset fields: maps (including resources) by key, scaling by
+    field, other fields as a whole.
 
-    A variable that the spec has as a secret or not stays so, whatever the default is.
+    A variable of the spec is not replaced by a default in the other of env and secret_env.
     """
     options = {f.name: _merged(getattr(spec, f.name), getattr(defaults, f.name)) for f in _OPTIONS}
     merged = replace(spec, **options)
@@ -30,16 +30,16 @@ def with_defaults(spec: InferenceServiceSpec, defaults: ServingOptions) -> Infer
 
 
 _OPTIONS = fields(ServingOptions)
-_NOT_ASKED = ("", None, ())
+_UNSET = ("", None, ())
 
 
-def _merged(asked: Any, default: Any) -> Any:
-    if isinstance(asked, Mapping):
-        return {**default, **asked}
-    if isinstance(asked, Resources | Scaling):
-        parts = [f.name for f in fields(asked)]
-        return replace(asked, **{p: _merged(getattr(asked, p), getattr(default, p)) for p in parts})
-    return default if asked in _NOT_ASKED else asked
+def _merged(given: Any, default: Any) -> Any:
+    if isinstance(given, Mapping):
+        return {**default, **given}
+    if isinstance(given, Resources | Scaling):
+        names = [f.name for f in fields(given)]
+        return replace(given, **{p: _merged(getattr(given, p), getattr(default, p)) for p in names})
+    return default if given in _UNSET else given
 
 
 def _without(variables: Mapping[str, Any], names: Any) -> dict[str, Any]:

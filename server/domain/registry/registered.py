@@ -1,6 +1,6 @@
-"""What the registry holds: registered models, their versions, and serving environments.
+"""The resources of the registry: registered models, their versions, and serving environments.
 
-Names never change; an id is the same for as long as the thing is there, and never used again.
+Names never change. An id is never used again after its resource is deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.domain.service.inference_service import ModelFormat, ServingOptions
 
 
 class ModelKey(NamedTuple):
-    """The name a registered model goes by."""
+    """A registered model's project and name."""
 
     project: str
     name: str
@@ -25,7 +25,7 @@ class ModelKey(NamedTuple):
 
 
 class VersionKey(NamedTuple):
-    """The name a model's version goes by."""
+    """A version's project, model and name."""
 
     project: str
     model: str
@@ -36,12 +36,12 @@ class VersionKey(NamedTuple):
 
     @property
     def of(self) -> ModelKey:
-        """The model that it is a version of."""
+        """Return the key of its model."""
         return ModelKey(self.project, self.model)
 
 
 class EnvironmentKey(NamedTuple):
-    """The name a serving environment goes by."""
+    """A serving environment's project and name."""
 
     project: str
     name: str
@@ -51,7 +51,7 @@ class EnvironmentKey(NamedTuple):
 
 
 class VersionState(StrEnum):
-    """Whether a version can be deployed; the values are the contract's names."""
+    """The states of a version, by the API's names."""
 
     PENDING = "PENDING"
     READY = "READY"
@@ -60,7 +60,7 @@ class VersionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A model that a team deploys by name. `default_version` empty: it has none."""
+    """A model that is deployed by name. `default_version` empty: none."""
 
     key: ModelKey
     id: str
@@ -74,8 +74,9 @@ class RegisteredModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One version of a model: the files at `storage_uri` in `format`, or a container `image` that
-    serves it by itself. Exactly one of the two is set, and `format` with the first only."""
+    """One version of a model: files at `storage_uri` in `format`, or a container `image` that
+    serves
+    the model by itself. Exactly one of the two is set, and `format` with files only."""
 
     key: VersionKey
     id: str
@@ -93,8 +94,7 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class ServingEnvironment:
-    """A place to deploy to: a namespace, and how predictors are run there unless a Deploy says
-    otherwise."""
+    """A place to deploy to: a namespace, and default settings that a Deploy can override."""
 
     key: EnvironmentKey
     id: str

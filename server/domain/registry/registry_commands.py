@@ -1,6 +1,6 @@
-"""What callers ask of the registry: the content of a new thing, and changes of one.
+"""The commands of callers to the registry: the content of a new resource, and changes.
 
-Empty strings, maps and None mean: not given. The fields are named as those of what is registered.
+Empty strings, empty maps and None mean: not set. Fields have the names of the resources' fields.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EVERYTHING = "*"
 
 @dataclass(frozen=True, slots=True)
 class ModelContent:
-    """All of a registered model that may change."""
+    """The fields of a registered model that can change."""
 
     description: str = ""
     default_version: str = ""
@@ -26,7 +26,7 @@ class ModelContent:
 
 @dataclass(frozen=True, slots=True)
 class VersionContent:
-    """All of a version that may change: the artifact and its format while it is PENDING only."""
+    """The fields of a version that can change: artifact and format while it is PENDING only."""
 
     storage_uri: str = ""
     image: str = ""
@@ -39,7 +39,7 @@ class VersionContent:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentContent:
-    """An environment: the namespace is given once, the rest may change."""
+    """The fields of an environment: the namespace is set once, the others can change."""
 
     namespace: str = ""
     defaults: ServingOptions = field(default_factory=ServingOptions)
@@ -52,8 +52,9 @@ Content = TypeVar("Content", ModelContent, VersionContent, EnvironmentContent)
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[Content]):
-    """Take from `content` the fields that the mask names: `*` is every one, an empty mask those
-    that are given. `etag` empty: whatever it has become meanwhile."""
+    """Replace the fields that the mask names by those of `content`: `*` is every field, an empty
+    mask
+    the fields that are set. `etag` empty: without a check."""
 
     content: Content
     mask: tuple[str, ...] = ()
@@ -61,7 +62,7 @@ class Change(Generic[Content]):
 
     @property
     def fields(self) -> frozenset[str]:
-        """The names of the fields to take."""
+        """Return the names of the fields to replace."""
         given = values_of(self.content)
         if EVERYTHING in self.mask:
             return frozenset(given)
@@ -70,5 +71,5 @@ class Change(Generic[Content]):
 
 
 def values_of(content: ModelContent | VersionContent | EnvironmentContent) -> dict[str, Any]:
-    """Each field's value by its name."""
+    """Return the value of each field by its name."""
     return {each.name: getattr(content, each.name) for each in fields(content)}

@@ -1,4 +1,4 @@
-"""What can go wrong in the registry, by meaning; as `server.domain.errors`."""
+"""The errors of the registry; see `server.domain.errors`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class DeploymentNotFound(ServiceError):
 
 
 class VersionNotReady(ServiceError):
-    """The version is not READY, which a default or a deployed one has to be."""
+    """The version is not READY, as a default or deployed version must be."""
 
     reason = ErrorReason.VERSION_NOT_READY
 
 
 class VersionArchived(ServiceError):
-    """The version is archived, so that it cannot be deployed or be the default."""
+    """The version is archived: it cannot be deployed, or be the default."""
 
     reason = ErrorReason.VERSION_ARCHIVED
 
@@ -66,13 +66,13 @@ class RegistryDisabled(ServiceError):
 
 
 class RegistryUnavailable(ServiceError):
-    """The registry's database does not answer, or has another schema; the message says what became
-    of a write."""
+    """The registry's database does not answer, or has another schema. The message says whether a
+    write may have taken effect."""
 
     reason = ErrorReason.REGISTRY_UNAVAILABLE
 
 
 class RegistryRefused(RegistryUnavailable):
-    """The registry's database refuses this server until its operator changes something."""
+    """The registry's database refuses this server until its operator intervenes."""
 
     passes = False

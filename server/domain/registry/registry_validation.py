@@ -1,7 +1,7 @@
-"""The registry's door: what can never be stored, all of it at once, each with its field's path.
+"""Validate requests to the registry: all violations at once, each with its field's path.
 
-Texts are bounded so that a page of any listing can be answered, and have no NUL, which no database
-keeps. What depends on what is stored is decided in `server.domain.registry.changes`.
+Texts are bounded so that a page of any list fits a message, and have no NUL, which databases cannot
+store. Rules that depend on stored resources are in `server.domain.registry.changes`.
 """
 
 from __future__ import annotations
@@ -56,21 +56,20 @@ Key = ModelKey | VersionKey | EnvironmentKey
 
 
 def check_key(key: Key) -> None:
-    """Refuse a key that nothing can have. Raises FieldInvalid."""
+    """Validate a key. Raises FieldInvalid."""
     refuse_violations(_key_violations(key, ""))
 
 
 def check_project(project: str) -> None:
-    """Refuse what no project is called. Raises FieldInvalid."""
+    """Validate a project's name. Raises FieldInvalid."""
     refuse_violations(violation_at("project", project_problem(project)))
 
 
 def check_new(
     key: Key, content: ModelContent | VersionContent | EnvironmentContent, resource: str
 ) -> None:
-    """Refuse what cannot be made. `resource` is the request's field that holds it. Raises
-    FieldInvalid."""
-    # A version comes into a project that is there.
+    """Validate a new resource. `resource` is its field in the request. Raises FieldInvalid."""
+    # The project of a version exists already.
     rules = _RULES if isinstance(key, VersionKey) else _RULES_OF_NEW
     violations = [*_key_violations(key, f"{resource}.", rules)]
     violations += _violations(content, values_of(content))
@@ -87,7 +86,7 @@ def check_new(
 
 
 def check_change(key: Key, change: Change[Content], resource: str) -> None:
-    """Refuse a change that is wrong whatever is stored. Raises FieldInvalid."""
+    """Validate a change, independent of the stored resource. Raises FieldInvalid."""
     violations = [*_key_violations(key, f"{resource}."), *_mask_violations(change)]
     violations += _violations(change.content, change.fields)
     if isinstance(change.content, VersionContent):
@@ -96,7 +95,7 @@ def check_change(key: Key, change: Change[Content], resource: str) -> None:
 
 
 def check_deployment(project: str, deployment_id: str) -> None:
-    """Refuse what no record is called. Raises FieldInvalid."""
+    """Validate a deployment id. Raises FieldInvalid."""
     problem = label_value_problem(deployment_id) if deployment_id else "must be set"
     refuse_violations(
         [*violation_at("project", project_problem(project)), *violation_at("id", problem)]
@@ -104,7 +103,7 @@ def check_deployment(project: str, deployment_id: str) -> None:
 
 
 def check_filter(wanted: DeploymentFilter) -> None:
-    """Refuse a filter that nothing can ever fit. Raises FieldInvalid."""
+    """Validate a filter. Raises FieldInvalid."""
     violations = [*violation_at("project", project_problem(wanted.project))]
     for path in ("model", "version", "environment"):
         if text := getattr(wanted, path):
@@ -116,7 +115,7 @@ def check_filter(wanted: DeploymentFilter) -> None:
 
 
 def artifact_violations(content: VersionContent) -> Iterator[FieldViolation]:
-    """What is wrong with the artifact and its format as a whole."""
+    """Find violations of the artifact together with its format."""
     if bool(content.storage_uri) == bool(content.image):
         yield FieldViolation("version.artifact", "must be one of storage_uri and image")
     elif content.storage_uri and content.format is None:
@@ -147,13 +146,13 @@ def _named_state_violations(
     content: VersionContent, mask: Collection[str]
 ) -> Iterator[FieldViolation]:
     if content.state is None and "state" in mask:
-        yield FieldViolation("version.state", "must be set where the update_mask names it")
+        yield FieldViolation("version.state", "must be set if the update_mask names it")
 
 
 def _violations(
     content: ModelContent | VersionContent | EnvironmentContent, fields: Collection[str]
 ) -> Iterator[FieldViolation]:
-    """What is wrong with these fields, each by itself."""
+    """Find violations of these fields, each by itself."""
     match content:
         case ModelContent():
             resource, found = "model", _model_violations(content)
@@ -235,21 +234,21 @@ def _defaults_violations(defaults: ServingOptions) -> Iterator[FieldViolation]:
 def _metadata_violations(metadata: Mapping[str, Any]) -> Iterator[FieldViolation]:
     for key, value in metadata.items():
         yield from violation_at(field_path("metadata", key), _json_problem({key: value}))
-    # Kept as JSON, so that is what is measured.
+    # It is stored as JSON, so its size is measured as JSON.
     if size(json.dumps(metadata, ensure_ascii=False)) > MOST_METADATA_BYTES:
         why = f"must have at most {MOST_METADATA_BYTES >> 10} KiB as JSON"
         yield FieldViolation("metadata", why)
 
 
 def _json_problem(value: Any, levels: int = MOST_METADATA_LEVELS) -> str | None:
-    """What keeps a value from being kept as JSON."""
+    """Check that a value can be stored as JSON."""
     if not levels:
         return f"must be nested at most {MOST_METADATA_LEVELS} levels deep"
     match value:
         case str():
             return _nul_problem(value)
         case float() if not math.isfinite(value):
-            return "must have finite numbers only, as JSON has"
+            return "must have finite numbers only, like JSON"
         case dict():
             parts = [*value, *value.values()]
         case list():

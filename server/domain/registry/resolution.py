@@ -1,4 +1,4 @@
-"""From a Deploy that names a registered model to one that a cluster can carry out: pure."""
+"""Resolve a Deploy of a registered model to one for a cluster: pure functions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ID_LABELS: Mapping[type[Registered], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the names of a registered model's Deploy stand for."""
+    """The resources that a Deploy of a registered model names."""
 
     model: RegisteredModel
     version: ModelVersion
@@ -57,7 +57,7 @@ class Found:
 
     @property
     def names(self) -> RegisteredModelPredictor:
-        """As the service will be read."""
+        """Return the predictor as callers will read it."""
         return RegisteredModelPredictor(
             self.model.key.project,
             self.model.key.name,
@@ -67,10 +67,10 @@ class Found:
         )
 
 
-def resolved(deploy: Deploy, found: Found, deployment_id: str) -> Deploy:
-    """The Deploy of what was found, under the environment's defaults, as a cluster takes it.
+def resolve_deploy(deploy: Deploy, found: Found, deployment_id: str) -> Deploy:
+    """Return the Deploy for a cluster: of the found version, with the environment's defaults.
 
-    Raises EnvironmentNamespaceFixed, and FieldInvalid with everything wrong with it.
+    Raises EnvironmentNamespaceFixed, and FieldInvalid with all violations.
     """
     assert deploy.spec, "it names a registered model"
     key = _key(deploy.key, found)
@@ -88,8 +88,8 @@ def resolved(deploy: Deploy, found: Found, deployment_id: str) -> Deploy:
     return replace(canonical_deploy(whole), provenance=provenance, sent_hash=sent_hash)
 
 
-def begun(deploy: Deploy, found: Found, caller: str, now: datetime) -> ModelDeployment:
-    """The record of a caller's resolved Deploy that no cluster knows yet."""
+def new_deployment(deploy: Deploy, found: Found, caller: str, now: datetime) -> ModelDeployment:
+    """Create the record of a resolved Deploy, before it is sent to the cluster."""
     assert deploy.spec, "it is resolved"
     return ModelDeployment(
         id=deploy.deployment_id,
@@ -108,10 +108,10 @@ def begun(deploy: Deploy, found: Found, caller: str, now: datetime) -> ModelDepl
     )
 
 
-def is_of(service: InferenceService, found: Found) -> bool:
-    """Whether a service was deployed from the same model to the same environment."""
-    # Somebody may have changed what runs, so that its names are no longer told; and in a registry
-    # that was made anew the same names have other ids.
+def runs_same_model(service: InferenceService, found: Found) -> bool:
+    """Report whether a service was deployed from the same model to the same environment."""
+    # Another client's edit can remove the names; in a registry that was created again the same
+    # names have other ids. Either is enough.
     ids = tuple(map(service.selectable_labels.get, (MODEL_ID_LABEL, ENVIRONMENT_ID_LABEL)))
     predictor = service.spec.predictor if service.spec else None
     return ids == (found.model.id, found.environment.id) or (
@@ -120,28 +120,28 @@ def is_of(service: InferenceService, found: Found) -> bool:
 
 
 def uses(service: InferenceService, thing: Registered) -> bool:
-    """Whether a service was deployed from it, whatever somebody else has changed since."""
+    """Report whether a service was deployed from the resource, even if it was edited since."""
     return service.selectable_labels.get(_ID_LABELS[type(thing)]) == thing.id
 
 
-def is_of_another_project(service: InferenceService, wish: Deploy) -> bool:
-    """Whether another project than a resolved Deploy's has deployed the service of its name."""
-    own = wish.origin[SERVICE_ID_LABEL]
-    # One that is not managed may be a copy, whose labels tell of another service.
+def belongs_to_another_project(service: InferenceService, deploy: Deploy) -> bool:
+    """Report whether a project other than the resolved Deploy's has deployed the service."""
+    own = deploy.origin[SERVICE_ID_LABEL]
+    # An unmanaged service may be a copy, with the labels of its original.
     return not service.unmanaged and service.selectable_labels.get(SERVICE_ID_LABEL, own) != own
 
 
 def is_record_of(record: ModelDeployment, found: Found) -> bool:
-    """Whether a record is of the same model in the same environment."""
+    """Report whether a record is of the same model in the same environment."""
     of = (record.model_id, record.environment_id)
     return of == (found.model.id, found.environment.id)
 
 
 def derived_name(model: str, environment: str, namespace: str) -> str:
-    """The name of a model's service in an environment, the same at each Deploy.
+    """Derive the name of a model's service in an environment, the same at each Deploy.
 
-    One that a cluster cannot carry is cut, and ends with a hash of the whole; where there is no
-    room for that either, it is too long.
+    A name that is too long is cut and ends with a hash of the whole. If there is no room for the
+    hash either, the name stays too long.
     """
     whole = f"{model}-{environment}"
     room = room_for_name(namespace)
@@ -155,8 +155,8 @@ def _key(requested: ServiceKey, found: Found) -> ServiceKey:
     environment = found.environment
     if requested.namespace not in ("", environment.namespace):
         raise EnvironmentNamespaceFixed(
-            f"{environment.key} is the namespace {environment.namespace!r}: leave the namespace"
-            " out, or name an environment of the other one",
+            f"{environment.key} deploys to the namespace {environment.namespace!r}: leave the"
+            " namespace empty, or name an environment with the other namespace",
             namespace=environment.namespace,
         )
     name = derived_name(found.model.key.name, environment.key.name, environment.namespace)
@@ -171,7 +171,7 @@ def _serving(version: ModelVersion) -> ServingPredictor:
 
 
 def _check(whole: Deploy, named: InferenceServiceSpec, environment: ServingEnvironment) -> None:
-    """Refuse what can never work; of what only the defaults make wrong it is said so."""
+    """Refuse a Deploy that can never work; mark violations that only the defaults cause."""
     try:
         check_deploy(whole)
     except FieldInvalid as invalid:

@@ -1,6 +1,6 @@
 """The registry's rules for names.
 
-Each `..._problem` says what a text must be and what it is, or None.
+Each `..._problem` returns None for a valid text, else what it must be and what was given.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import unicodedata
 
 from server.domain.kubernetes import names
 
-# Of a project that was named before there was a rule.
+# Of a project from before names had a rule.
 LONGEST_PROJECT = 100
 LONGEST_NAME = 63
 
@@ -18,7 +18,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def project_problem(text: str) -> str | None:
-    """The name of a project that may be there: earlier releases took almost any text."""
+    """Check the name of an existing project: earlier releases accepted almost any text."""
     if not text:
         return "must be set"
     if len(text) > LONGEST_PROJECT:
@@ -29,12 +29,12 @@ def project_problem(text: str) -> str | None:
 
 
 def name_problem(text: str) -> str | None:
-    """The name of a registered model, of a serving environment, or of a new project."""
+    """Check the name of a registered model, a serving environment, or a new project."""
     return names.name_problem(text, LONGEST_NAME)
 
 
 def version_problem(text: str) -> str | None:
-    """The name of a model's version."""
+    """Check the name of a version."""
     if not text:
         return "must be set"
     if not _VERSION.fullmatch(text):

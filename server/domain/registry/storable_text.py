@@ -1,4 +1,4 @@
-"""What a record can keep of the texts of a cluster and of callers, which may hold anything."""
+"""Make texts of clusters and callers storable, since they can contain anything."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from server.domain.rollout.status import Failure
 
 
 def storable_text(text: str) -> str:
-    """The text without NUL, which PostgreSQL stores nowhere, and without halves of characters."""
+    """Return the text without NUL, which PostgreSQL cannot store, and without lone surrogates."""
     return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def storable(record: ModelDeployment) -> ModelDeployment:
-    """The record as it is read again once it is stored."""
+    """Return the record as the database will return it."""
     return replace(
         record,
         url=storable_text(record.url),

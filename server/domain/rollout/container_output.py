@@ -1,8 +1,8 @@
-"""Show text that a container wrote: its log, its termination message, the output of its probes.
+"""Mask or hold back text of a container: its log, its termination message, its probes' output.
 
-The maker of the image decides what such text says. So it reaches a failure, a status message, a
-condition, an error detail or a record only through an `OutputGate`; what is to be held back is
-decided by `server.domain.caller.Caller.may_read_output`, and nowhere else.
+The image decides the content of such text. So it reaches a failure, a status message, a condition,
+an error detail or a record only through an `OutputGate`. Whether it is held back is decided by
+`server.domain.caller.Caller.may_read_output`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, quote_plus
 
 _SECRET_NAME = re.compile("KEY|TOKEN|PASSWORD|SECRET", re.IGNORECASE)
-# Of terminals: what they take for commands, and characters that show as nothing.
+# Control sequences of terminals, and invisible characters.
 _CONTROLS = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
@@ -26,28 +26,27 @@ _CONTROLS = re.compile(
 
 
 def without_controls(text: str) -> str:
-    """Return the text without what a terminal would take for commands."""
+    """Return the text without control sequences of terminals."""
     return _CONTROLS.sub("", text)
 
 
-# What masking may cost: each secret is looked for in each text, between other callers' calls.
+# Bounds of the work: masking searches each text for each secret, on the event loop.
 MOST_SECRETS = 1000
 MOST_SECRET_CHARACTERS = 128 * 1024
-# A shorter text stands in much that has nothing to do with it, once it is encoded.
+# The encoding of a shorter text occurs in much unrelated text.
 _SHORTEST_ENCODED = 6
 
 WITHHELD = "(not shown: the environment has more secret values than can be masked)"
-# The secrets of the gates that are kept, in characters.
+# The size of the cache of gates, in characters of secrets.
 MOST_KEPT_CHARACTERS = 8 * MOST_SECRET_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)
 class OutputGate:
-    """Decide what is shown of the text that a container wrote, or that others say of it.
+    """Decide how text of a container, or text about it, is shown.
 
-    `secrets`: texts to mask, the longest first. `withholds`: they are too many, so that nothing is
-    shown at all. `held_back`: what stands in place of what the container wrote; empty where that is
-    shown.
+    `secrets`: texts to mask, the longest first. `withholds`: there are too many secrets to mask, so
+    nothing is shown. `held_back`: the replacement for text of the container; empty: it is shown.
     """
 
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -55,14 +54,15 @@ class OutputGate:
     held_back: str = ""
 
     def shown(self, written: str) -> str:
-        """Return what a container wrote as it may be shown: masked, or why it is held back."""
+        """Return text of the container in the form to show: masked, or the reason for holding it
+        back."""
         return self.held_back if self.held_back and written else self.masked(written)
 
     def masked(self, text: str) -> str:
         """Return the text without control sequences, NUL (which no database keeps) and secrets.
 
-        Of what the platform says of a container nothing else is taken. Text must be cut after this,
-        never before: half a secret would not be known for one.
+        Text of the platform about a container needs nothing else. Text must be cut after this,
+        never before: half a secret would not be recognized.
         """
         if self.withholds and text:
             return WITHHELD
@@ -72,7 +72,7 @@ class OutputGate:
         return plain
 
     def holding_back(self, holding: str) -> OutputGate:
-        """Return the gate that shows nothing of what a container wrote, for what it holds."""
+        """Return a gate that holds back text of the container, with `holding` as the reason."""
         sentence = (
             f"(not shown: {holding}; see kubectl logs, or have MODELSERVICE_SHOW_CONTAINER_TEXT"
             " name the namespace)"
@@ -81,14 +81,14 @@ class OutputGate:
 
 
 class OutputGates:
-    """Build each gate once for the secrets that it masks; those used last are kept."""
+    """Build each gate once for its secrets, and cache the gates that were used last."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[frozenset[str], OutputGate] = OrderedDict()
         self._characters = 0
 
     def masking(self, variables: Iterable[tuple[str, str]]) -> OutputGate:
-        """Return what `gate_for` does."""
+        """Return the gate of `gate_for`, from the cache if it is there."""
         values = _secret_values(variables)
         if not values:
             return _OPEN
@@ -102,16 +102,16 @@ class OutputGates:
         return gate
 
     def clear(self) -> None:
-        """Keep none: the secrets of what is gone must not stay."""
+        """Empty the cache: secrets of deleted services must not stay in memory."""
         self._kept.clear()
         self._characters = 0
 
 
 def gate_for(variables: Iterable[tuple[str, str]]) -> OutputGate:
-    """Return the gate that masks those values of environment variables whose names look secret, as
-    they are and as programs write them: escaped by Python and JSON, in URLs, in base64.
+    """Return a gate that masks the values of environment variables with secret names, also in the
+    forms in which programs write them: escaped by Python and JSON, in URLs, in base64.
 
-    Where these are too many to look for, the gate shows nothing.
+    If there are too many to search for, the gate shows nothing.
     """
     return _gate(_secret_values(variables))
 
@@ -134,7 +134,7 @@ def _gate(values: frozenset[str]) -> OutputGate:
     secrets = {form for value in plain for form in _forms(value)} - {""}
     if len(secrets) > MOST_SECRETS or sum(map(len, secrets)) > MOST_SECRET_CHARACTERS:
         return OutputGate(withholds=True)
-    # The longest first: one value may be a part of another.
+    # The longest first, since one value can be part of another.
     return OutputGate(tuple(sorted(secrets, key=lambda v: (-len(v), v))))
 
 
@@ -142,18 +142,18 @@ _OPEN = OutputGate()
 
 
 def _forms(value: str) -> Iterator[str]:
-    """The ways in which programs write a value."""
+    """Yield the forms in which programs write a value."""
     yield value
-    # As it reads once `shown` has taken out what a terminal would take for commands.
+    # As after the removal of control sequences in `masked`.
     yield without_controls(value)
     python = repr(value)[1:-1]
     yield python
-    # As repr does where a text has both kinds of quotes, and as shells and C do for either.
+    # As repr writes a text with both kinds of quotes, and shells and C with either.
     yield python.replace("\\'", "'").replace("'", "\\'")
     yield python.replace('"', '\\"')
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
-    # Base64 and URLs have bytes, which lone surrogates are none.
+    # Base64 and URLs encode bytes, and lone surrogates have none.
     encoded = value.encode(errors="replace")
     yield quote(encoded)
     yield quote(encoded, safe="")
@@ -163,9 +163,9 @@ def _forms(value: str) -> Iterator[str]:
 
 
 def _in_base64(value: bytes) -> Iterator[str]:
-    """What any base64 of a text with the value in it has, wherever the value begins."""
+    """Yield what the base64 of any text that contains the value has in it, at each alignment."""
     for before in range(3):
-        # The first and last characters depend on what stands around the value.
+        # The first and last characters depend on the text around the value.
         first = (before * 8 + 5) // 6
         whole = (before + len(value)) * 8 // 6
         padded = b"\0" * before + value

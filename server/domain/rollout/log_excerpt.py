@@ -1,6 +1,6 @@
-"""Reading the log of a container that failed: what of it is worth showing, and what it says.
+"""Excerpt the log of a failed container: find the line with the cause, and the lines to show.
 
-Model servers mostly write Python's tracebacks, and after the cause they log how they shut down.
+Model servers mostly write Python's tracebacks, and log their shutdown after the cause.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from itertools import accumulate, pairwise
 
 MOST_LINES = 20
 MOST_BYTES = 4096
-# Of a line that names the cause, and of what follows it, so that they leave room for others.
+# Bytes of the cause line, and of the lines after it, so that they leave room for others.
 MOST_OF_CAUSE = 1024
-# The lines right after the cause often go on with it, before a stack of the libraries below Python;
-# how a server shut down, at the end, says little.
+# The lines right after the cause often continue it, before a stack of native libraries; the
+# shutdown at the end says little.
 MOST_AFTER_CAUSE = 8
 MOST_OF_END = 2
 
-# The kubelet answers so, as if it were the log, where it has none.
+# The kubelet returns these in place of a log that it does not have.
 _NO_LOG = ("unable to retrieve container logs for ", "failed to try resolving symlinks in path ")
 _TRACEBACK = "Traceback (most recent call last):"
 _FRAME = '  File "'
 _RAISED = re.compile(r"([A-Za-z_][\w.]*)(:|$)")
-# How Python ends what was going on when a server stops.
+# Exceptions of a normal stop.
 _ENDINGS = ("CancelledError", "KeyboardInterrupt", "SystemExit")
-_COMPLAINT = re.compile(r"\b(ERROR|CRITICAL|FATAL|panic)\b|^[\w.]*(Error|Exception)\b")
+_ERROR_LINE = re.compile(r"\b(ERROR|CRITICAL|FATAL|panic)\b|^[\w.]*(Error|Exception)\b")
 _INFORMATION = re.compile(r"\b(INFO|DEBUG)\b")
 _MODEL = re.compile(r"\bmodels?\b(?! server)", re.IGNORECASE)
-# Words of one clause: "0 failed; loading the model" says nothing.
+# Words of one clause: "0 failed; loading the model" is no failure.
 _GAP = r"(?:(?![,;]|\.\s)\W)+"
 _LOAD_FAILED = re.compile(
     r"\b(could not|couldn't|cannot|can't|unable to"
@@ -38,22 +38,21 @@ _LOAD_FAILED = re.compile(
     r"(?=\s+(to|with|for|because|due|after)\b|\s*([^\w\s]|$))",
     re.IGNORECASE,
 )
-# A server that goes on without: a cache, say.
+# The server goes on, without a cache for example.
 _MILD = re.compile(r"\b(DEBUG|WARN|WARNING)\b", re.IGNORECASE)
 
 
 def plain_lines(text: str) -> list[str]:
-    """The lines that say something, without spaces at their ends."""
+    """Return the non-empty lines, without trailing spaces."""
     lines = (line.rstrip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith(_NO_LOG)]
 
 
-def telling(lines: Sequence[str]) -> tuple[str, ...]:
-    """At most MOST_LINES and MOST_BYTES: what led to the cause, the line that names it, what
-    follows that line, the end.
+def excerpt_of(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the lines to show: those before the cause, the cause line, those after it, the end.
 
-    Of a traceback only the innermost frame is shown. Where no line names a cause, these are the
-    last lines.
+    At most MOST_LINES and MOST_BYTES. A traceback is reduced to its innermost frame. Without a
+    cause line these are the last lines.
     """
     short = list(_without_outer_frames(lines))
     at = _cause_at(short)
@@ -62,22 +61,26 @@ def telling(lines: Sequence[str]) -> tuple[str, ...]:
     cause, after = _shortened(short[at]), short[at + 1 :]
     following = _first_that_fit(after[:MOST_AFTER_CAUSE], MOST_OF_CAUSE)
     end = after[len(following) :][-MOST_OF_END:]
-    shown = (cause, *following, *_last_that_fit(end, MOST_BYTES - _size((cause, *following))))
+    shown = (
+        cause,
+        *following,
+        *_last_that_fit(end, MOST_BYTES - _size((cause, *following))),
+    )
     before = short[:at][len(shown) - MOST_LINES :]
-    if not tells_failed_load((*before, *shown)):
-        told = [_shortened(line) for line in short[:at] if _is_failed_load(line)]
-        before = [*told[-1:], *before[len(told[-1:]) :]]
+    if not reports_failed_load((*before, *shown)):
+        failed = [_shortened(line) for line in short[:at] if _is_failed_load(line)][-1:]
+        before = [*failed, *before[len(failed) :]]
     return (*_last_that_fit(before, MOST_BYTES - _size(shown)), *shown)
 
 
-def cause(lines: Sequence[str]) -> str:
-    """The line that names the cause, shortened; empty where none does."""
+def cause_line(lines: Sequence[str]) -> str:
+    """Return the line with the cause, shortened; empty if there is none."""
     at = _cause_at(lines)
     return "" if at is None else _shortened(lines[at])
 
 
 def without_shutdown(lines: Sequence[str]) -> list[str]:
-    """The lines, but for what is only informed of after the cause."""
+    """Return the lines without mere information after the cause."""
     at = _cause_at(lines)
     if at is None:
         return list(lines)
@@ -85,8 +88,8 @@ def without_shutdown(lines: Sequence[str]) -> list[str]:
     return [*lines[: at + 1], *after]
 
 
-def tells_failed_load(lines: Iterable[str]) -> bool:
-    """Whether a line says that a model could not be loaded."""
+def reports_failed_load(lines: Iterable[str]) -> bool:
+    """Report whether a line says that a model could not be loaded."""
     return any(map(_is_failed_load, lines))
 
 
@@ -96,19 +99,19 @@ def _is_failed_load(line: str) -> bool:
 
 
 def _cause_at(lines: Sequence[str]) -> int | None:
-    """Where the last exception is named, or else the last complaint."""
+    """Return the index of the last exception, or else of the last error line."""
     numbered = list(enumerate(lines))
     raised = [n for (_, before), (n, line) in pairwise(numbered) if _ends_traceback(before, line)]
-    complaints = raised or [n for n, line in numbered if _COMPLAINT.search(line)]
-    return complaints[-1] if complaints else None
+    error_lines = raised or [n for n, line in numbered if _ERROR_LINE.search(line)]
+    return error_lines[-1] if error_lines else None
 
 
 def _size(lines: Iterable[str]) -> int:
     return sum(len(line.encode()) for line in lines)
 
 
-def _shortened(cause: str) -> str:
-    return cause.encode()[:MOST_OF_CAUSE].decode(errors="ignore")
+def _shortened(cause_line: str) -> str:
+    return cause_line.encode()[:MOST_OF_CAUSE].decode(errors="ignore")
 
 
 def _without_outer_frames(lines: Sequence[str]) -> Iterable[str]:
@@ -124,7 +127,7 @@ def _without_outer_frames(lines: Sequence[str]) -> Iterable[str]:
 
 
 def _unmarked(frames: Sequence[str]) -> list[str]:
-    """Without the marks below the code that point at a part of it."""
+    """Return the lines without the marks that point at a part of the code."""
     return [line for line in frames if line.strip(" ^~")]
 
 
@@ -143,7 +146,7 @@ def _last_that_fit(lines: Sequence[str], room: int) -> tuple[str, ...]:
     for line in reversed(lines):
         size = len(line.encode())
         if size > room:
-            # Of one endless line the beginning says most; where there are others, they do.
+            # A single endless line is cut; with other lines it is left out.
             kept += [] if kept else [line.encode()[:room].decode(errors="ignore")]
             break
         kept.append(line)

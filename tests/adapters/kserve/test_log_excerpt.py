@@ -17,9 +17,9 @@ from server.adapters.kserve.status.pods.failure_log import LogRequest, excerpt
 from server.domain.rollout.log_excerpt import (
     MOST_BYTES,
     MOST_LINES,
+    excerpt_of,
     plain_lines,
-    telling,
-    tells_failed_load,
+    reports_failed_load,
 )
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.shown import (
@@ -57,15 +57,15 @@ def read_of(*lines: str) -> LogExcerpt:
 )
 def test_of_a_corrupt_model_the_cause_is_shown_however_the_shutdown_talks(more: str) -> None:
     text = CORRUPT_MODEL.read_text() + more
-    shown = telling(plain_lines(text))
+    shown = excerpt_of(plain_lines(text))
     assert any(line.endswith(CAUSE) for line in shown)
     assert any("failed to load during startup" in line for line in shown)
     assert shown[-1] == text.splitlines()[-1]
-    assert tells_failed_load(shown)
+    assert reports_failed_load(shown)
 
 
 def test_of_a_cause_of_many_lines_before_a_long_stack_all_are_shown() -> None:
-    shown = telling(plain_lines(LEGACY_MODEL.read_text()))
+    shown = excerpt_of(plain_lines(LEGACY_MODEL.read_text()))
     [at] = [n for n, line in enumerate(shown) if "Failed to load model: `/mnt/models" in line]
     assert shown[at + 1 : at + 4] == (
         "The binary format has been deprecated in 1.6 and removed in 3.1, use UBJ or JSON",
@@ -73,12 +73,12 @@ def test_of_a_cause_of_many_lines_before_a_long_stack_all_are_shown() -> None:
         "3.0. See:",
     )
     assert any("failed to load during startup" in line for line in shown)
-    assert tells_failed_load(shown)
+    assert reports_failed_load(shown)
 
 
 def test_what_follows_a_cause_goes_before_a_long_line_at_the_end() -> None:
     after = ["binary format removed, re-save it", *(f"frame {n}" for n in range(99)), "x" * 9999]
-    shown = telling(["ValueError: no model", *after])
+    shown = excerpt_of(["ValueError: no model", *after])
     assert shown[:3] == ("ValueError: no model", after[0], after[1])
 
 
@@ -91,7 +91,7 @@ def test_of_a_traceback_the_innermost_frame_is_shown_without_marks() -> None:
     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 FileNotFoundError: [Errno 2] No such file or directory: '/mnt/models/model.bin'
 """
-    assert telling(plain_lines(text)) == (
+    assert excerpt_of(plain_lines(text)) == (
         "Traceback (most recent call last):",
         '  File "server.py", line 9, in main',
         '    open("/mnt/models/model.bin")',
@@ -101,12 +101,12 @@ FileNotFoundError: [Errno 2] No such file or directory: '/mnt/models/model.bin'
 
 def test_a_complaint_is_shown_where_nothing_was_raised() -> None:
     lines = ["starting", "FATAL the licence has expired", *(f"closing {n}" for n in range(30))]
-    assert telling(lines) == (*lines[:10], *lines[-2:])
+    assert excerpt_of(lines) == (*lines[:10], *lines[-2:])
 
 
 def test_where_a_model_was_not_loaded_long_before_the_end_that_line_is_kept() -> None:
     lines = ["Couldn't load model 'iris'", *(f"line {n}" for n in range(300)), "ERROR giving up"]
-    shown = telling(lines)
+    shown = excerpt_of(lines)
     assert len(shown) == MOST_LINES
     assert (shown[0], shown[-2:]) == (lines[0], tuple(lines[-2:]))
 
@@ -129,7 +129,7 @@ def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:
     ],
 )
 def test_model_servers_say_in_many_ways_that_a_model_was_not_loaded(line: str) -> None:
-    assert tells_failed_load([line])
+    assert reports_failed_load([line])
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_model_servers_say_in_many_ways_that_a_model_was_not_loaded(line: str) -
     ],
 )
 def test_other_words_are_not_taken_for_that(line: str) -> None:
-    assert not tells_failed_load([line])
+    assert not reports_failed_load([line])
 
 
 @pytest.mark.parametrize("predictor", [starting, serving_model])
@@ -183,13 +183,13 @@ def test_a_server_that_stays_up_without_its_model_is_told_by_its_log() -> None:
 
 
 def test_of_one_endless_line_the_beginning_is_shown() -> None:
-    assert telling(["é" * MOST_BYTES]) == ("é" * (MOST_BYTES // 2),)
+    assert excerpt_of(["é" * MOST_BYTES]) == ("é" * (MOST_BYTES // 2),)
 
 
 @given(st.lists(st.text(max_size=800), max_size=40))
 def test_an_excerpt_is_bounded_and_ends_with_the_last_line(lines: list[str]) -> None:
     text = "\n".join(lines)
-    shown = telling(plain_lines(text))
+    shown = excerpt_of(plain_lines(text))
     assert len(shown) <= MOST_LINES
     assert sum(len(line.encode()) for line in shown) <= MOST_BYTES
     told_lines = [line.rstrip() for line in text.splitlines() if line.rstrip()]

@@ -14,7 +14,7 @@ from server.adapters.local.proxy.port_allocator import NoPortFree
 from server.adapters.local.proxy.reverse_proxy import Answer
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.failures import failure_of
-from server.domain.rollout.log_excerpt import cause, plain_lines, telling, without_shutdown
+from server.domain.rollout.log_excerpt import cause_line, excerpt_of, plain_lines, without_shutdown
 from server.domain.rollout.status import Component, Failure, FailureReason
 
 _PORT_TAKEN = os.strerror(errno.EADDRINUSE).lower()
@@ -51,7 +51,7 @@ def not_loaded(code: int, words: Sequence[str]) -> Failure:
         remedy = "install what the runtime's command names, or correct its row; then deploy again"
         return _from_words(failure(FailureReason.NO_RUNTIME, words[-1], remedy), words, code)
     message = f"the model server {_ended(code)} before its model was ready"
-    if why := cause(words):
+    if why := cause_line(words):
         message += f": {why}"
     return _from_words(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), words, code)
 
@@ -114,7 +114,7 @@ def says_port_taken(words: Sequence[str]) -> bool:
 
 
 def _from_words(found: Failure, words: Sequence[str], code: int | None) -> Failure:
-    return replace(found, log_lines=telling(without_shutdown(words)), exit_code=code)
+    return replace(found, log_lines=excerpt_of(without_shutdown(words)), exit_code=code)
 
 
 def _ended(code: int) -> str:

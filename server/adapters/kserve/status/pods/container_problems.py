@@ -30,7 +30,7 @@ from server.adapters.kserve.status.pods.sidecars import (
     relays_requests,
 )
 from server.domain.rollout.facts import Problem
-from server.domain.rollout.log_excerpt import cause, plain_lines
+from server.domain.rollout.log_excerpt import cause_line, plain_lines
 from server.domain.rollout.status import FailureReason
 
 MOST_OF_LAST_WORDS = 300
@@ -273,5 +273,5 @@ def _last_words(context: PodContext, status: Object, ended: Exit) -> str:
     """What its termination message, which may be the tail of its log, names as the cause, or else
     its end."""
     lines = plain_lines(context.output(status).shown(ended.message))
-    last = (cause(lines) or "".join(lines[-1:])).strip()
+    last = (cause_line(lines) or "".join(lines[-1:])).strip()
     return last[:MOST_OF_LAST_WORDS]

@@ -19,7 +19,7 @@ from server.adapters.kserve.status.pods.containers import (
 )
 from server.domain.rollout.container_output import OutputGate, without_controls
 from server.domain.rollout.facts import Facts
-from server.domain.rollout.log_excerpt import plain_lines, telling, tells_failed_load
+from server.domain.rollout.log_excerpt import excerpt_of, plain_lines, reports_failed_load
 from server.domain.rollout.state_table import Decision
 from server.domain.rollout.status import Failure, FailureReason, State
 
@@ -168,13 +168,13 @@ def _written_at(stamp: str) -> datetime | None:
 def excerpt(text: str, wanted: LogRequest) -> LogExcerpt:
     """The last lines that are worth showing, at most MOST_LINES and MOST_BYTES, or why they are
     held back; what they say of the model's load is known all the same."""
-    load_failed = tells_failed_load(_telling(without_controls(text), wanted))
+    load_failed = reports_failed_load(_telling(without_controls(text), wanted))
     return LogExcerpt(_telling(wanted.output.shown(text), wanted), load_failed=load_failed)
 
 
 def _telling(text: str, wanted: LogRequest) -> tuple[str, ...]:
     lines = plain_lines(text)
-    return telling([line for line in lines if not any(mark in line for mark in wanted.noise)])
+    return excerpt_of([line for line in lines if not any(mark in line for mark in wanted.noise)])
 
 
 def _probe_marks(pod: Object, container: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from server.domain.service.inference_service import (
 )
 from server.domain.service.spec_validation import spec_violations
 from tests import strategies
-from tests.domain.asking import MODEL
+from tests.domain.samples import MODEL
 
 DEFAULTS = ServingOptions(
     env={"A": "default", "B": "default"},

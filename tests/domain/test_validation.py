@@ -24,7 +24,7 @@ from server.domain.service.inference_service import (
 )
 from server.domain.service.validation import check_delete, check_deploy, check_key, check_namespace
 from tests import strategies
-from tests.domain.asking import container, deploy, resources, violations
+from tests.domain.samples import container, deploy, resources, violations
 
 
 @settings(max_examples=200)

@@ -19,12 +19,12 @@ from server.domain.registry.deployment import (
     content_of,
 )
 from server.domain.registry.deployment_progress import (
-    UNSEEN_FOR,
-    answered,
-    followed,
-    in_doubt,
-    lost,
-    refused,
+    GIVE_UP_AFTER,
+    needs_confirmation,
+    with_answer,
+    with_loss,
+    with_refusal,
+    with_status,
 )
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
@@ -77,72 +77,72 @@ def failing(state: State, rollout_id: str = "") -> InferenceServiceStatus:
     return InferenceServiceStatus(state, failure=replace(TROUBLE, rollout_id=rollout_id))
 
 
-DEPLOYED = followed(record(), service(status=READY), BEGAN + SECOND)
+DEPLOYED = with_status(record(), service(status=READY), BEGAN + SECOND)
 
 
 def test_a_rollout_that_becomes_ready_is_deployed_from_that_moment_on() -> None:
-    pending = followed(record(), service(), BEGAN + SECOND)
+    pending = with_status(record(), service(), BEGAN + SECOND)
     assert (pending.state, pending.rollout) == (DeploymentState.PENDING, service().rollout)
-    deployed = followed(pending, service(status=READY), BEGAN + 2 * SECOND)
+    deployed = with_status(pending, service(status=READY), BEGAN + 2 * SECOND)
     assert deployed.state is DeploymentState.DEPLOYED
     assert deployed.ready_time == deployed.update_time == BEGAN + 2 * SECOND
     assert deployed.url == "http://fraud.test"
-    assert followed(deployed, service(status=READY), BEGAN + 3 * SECOND) is deployed
+    assert with_status(deployed, service(status=READY), BEGAN + 3 * SECOND) is deployed
 
 
 def test_later_trouble_is_told_and_does_not_undo_that_it_was_deployed() -> None:
-    troubled = followed(DEPLOYED, service(status=failing(State.FAILED)), BEGAN + 2 * SECOND)
+    troubled = with_status(DEPLOYED, service(status=failing(State.FAILED)), BEGAN + 2 * SECOND)
     assert (troubled.state, troubled.failure) == (DeploymentState.DEPLOYED, TROUBLE)
-    recovered = followed(troubled, service(status=READY), BEGAN + 3 * SECOND)
+    recovered = with_status(troubled, service(status=READY), BEGAN + 3 * SECOND)
     assert recovered.failure is None
     assert recovered.ready_time == DEPLOYED.ready_time
 
 
 def test_the_last_address_that_is_known_is_told() -> None:
     stopped = service(generation=2, status=InferenceServiceStatus(State.STOPPED))
-    assert followed(DEPLOYED, stopped, BEGAN + 2 * SECOND).url == "http://fraud.test"
+    assert with_status(DEPLOYED, stopped, BEGAN + 2 * SECOND).url == "http://fraud.test"
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.DEGRADED])
 def test_a_rollout_that_fails_may_still_be_deployed(state: State) -> None:
     shown = service(status=failing(state, service().rollout.id))
-    failed = followed(record(), shown, BEGAN)
+    failed = with_status(record(), shown, BEGAN)
     assert (failed.state, failed.end_time) == (DeploymentState.FAILED, None)
     assert failed.failure == shown.status.failure
-    assert followed(failed, service(status=READY), BEGAN).state is DeploymentState.DEPLOYED
+    assert with_status(failed, service(status=READY), BEGAN).state is DeploymentState.DEPLOYED
 
 
 def test_a_text_that_no_database_stores_is_told_once() -> None:
     failure = replace(TROUBLE, message="bad magic \0", log_lines=("\udcff", "fine"))
     seen = service(status=InferenceServiceStatus(State.FAILED, failure=failure, url="http://\0"))
-    failed = followed(record(), seen, BEGAN)
+    failed = with_status(record(), seen, BEGAN)
     assert failed.failure == replace(failure, message="bad magic \ufffd", log_lines=("?", "fine"))
-    assert followed(failed, seen, BEGAN + SECOND) is failed
-    assert refused(record(), PolicyRefused("\0"), BEGAN).error_message == "\ufffd"
+    assert with_status(failed, seen, BEGAN + SECOND) is failed
+    assert with_refusal(record(), PolicyRefused("\0"), BEGAN).error_message == "\ufffd"
 
 
 def test_a_service_degraded_by_something_else_does_not_fail_the_record() -> None:
-    degraded = followed(record(), service(status=failing(State.DEGRADED, "another")), BEGAN)
+    degraded = with_status(record(), service(status=failing(State.DEGRADED, "another")), BEGAN)
     assert degraded.state is DeploymentState.PENDING
     assert degraded.failure is not None
 
 
 def test_a_ready_that_nobody_followed_counts_once_it_is_told() -> None:
-    pending = followed(record(), service(), BEGAN)
+    pending = with_status(record(), service(), BEGAN)
     passed = InferenceServiceStatus(State.PROGRESSING, latest_ready_generation=1)
-    assert followed(pending, service(status=passed), BEGAN).state is DeploymentState.DEPLOYED
+    assert with_status(pending, service(status=passed), BEGAN).state is DeploymentState.DEPLOYED
     scaled = service(generation=2, status=replace(passed, latest_ready_generation=1))
-    assert followed(pending, scaled, BEGAN).state is DeploymentState.DEPLOYED
+    assert with_status(pending, scaled, BEGAN).state is DeploymentState.DEPLOYED
 
 
 def test_a_ready_of_an_older_deployment_is_not_this_ones() -> None:
     newer = service(generation=2, status=replace(PENDING, latest_ready_generation=1))
-    assert followed(record(), newer, BEGAN).state is DeploymentState.PENDING
+    assert with_status(record(), newer, BEGAN).state is DeploymentState.PENDING
 
 
 def test_scaling_and_restarts_go_on_with_the_same_record() -> None:
     scaled = service(generation=2, spec=spec(scaling=Scaling(min_replicas=2)), status=PENDING)
-    after = followed(DEPLOYED, scaled, BEGAN)
+    after = with_status(DEPLOYED, scaled, BEGAN)
     assert (after.state, after.rollout) == (DeploymentState.DEPLOYED, scaled.rollout)
 
 
@@ -157,7 +157,7 @@ def test_scaling_and_restarts_go_on_with_the_same_record() -> None:
     ids=["edited", "unreadable", "deployed anew", "deployed without a registry"],
 )
 def test_what_replaces_it_ends_it(seen: InferenceService) -> None:
-    ended = followed(DEPLOYED, seen, BEGAN + 5 * SECOND)
+    ended = with_status(DEPLOYED, seen, BEGAN + 5 * SECOND)
     assert ended.state is DeploymentState.SUPERSEDED
     assert ended.end_time == BEGAN + 5 * SECOND
     assert ended.rollout == DEPLOYED.rollout
@@ -166,48 +166,48 @@ def test_what_replaces_it_ends_it(seen: InferenceService) -> None:
 def test_a_view_that_is_behind_changes_nothing() -> None:
     ahead = replace(DEPLOYED, rollout=service(generation=3).rollout)
     for behind in (service(generation=2, deployment_id="d0"), service(uid="u0", generation=9)):
-        assert followed(ahead, behind, BEGAN) is ahead
-    assert followed(DEPLOYED, None, BEGAN) is DEPLOYED
+        assert with_status(ahead, behind, BEGAN) is ahead
+    assert with_status(DEPLOYED, None, BEGAN) is DEPLOYED
 
 
 def test_a_delete_is_wished_first_and_told_once_the_cluster_confirms_it() -> None:
     status = InferenceServiceStatus(State.DELETING)
-    deleting = followed(DEPLOYED, service(status=status), BEGAN)
+    deleting = with_status(DEPLOYED, service(status=status), BEGAN)
     assert deleting.desired_state is DesiredState.UNDEPLOYED
     assert (deleting.state, deleting.rollout) == (DEPLOYED.state, DEPLOYED.rollout)
     for seen in (None, service(uid="u2")):
-        assert in_doubt(deleting, seen, BEGAN)
-    gone = lost(deleting, BEGAN + 9 * SECOND)
+        assert needs_confirmation(deleting, seen, BEGAN)
+    gone = with_loss(deleting, BEGAN + 9 * SECOND)
     assert gone.state is DeploymentState.UNDEPLOYED
     assert gone.end_time == BEGAN + 9 * SECOND
 
 
 def test_what_nobody_carries_is_given_up_after_a_while() -> None:
     for seen in (None, service(deployment_id="d0")):
-        assert not in_doubt(record(), seen, BEGAN + UNSEEN_FOR - SECOND)
-        assert in_doubt(record(), seen, BEGAN + UNSEEN_FOR)
-    assert not in_doubt(record(), service(), BEGAN + UNSEEN_FOR)
-    given_up = lost(record(), BEGAN + UNSEEN_FOR)
+        assert not needs_confirmation(record(), seen, BEGAN + GIVE_UP_AFTER - SECOND)
+        assert needs_confirmation(record(), seen, BEGAN + GIVE_UP_AFTER)
+    assert not needs_confirmation(record(), service(), BEGAN + GIVE_UP_AFTER)
+    given_up = with_loss(record(), BEGAN + GIVE_UP_AFTER)
     assert given_up.state is DeploymentState.FAILED
     assert given_up.error_reason == ErrorReason.WRITE_OUTCOME_UNKNOWN
-    assert "no service carries it" in given_up.error_message
+    assert "no service has it" in given_up.error_message
     assert given_up.end_time
 
 
 def test_a_refusal_ends_it_with_its_error() -> None:
-    failed = refused(record(), PolicyRefused("the policy says no"), BEGAN + SECOND)
+    failed = with_refusal(record(), PolicyRefused("the policy says no"), BEGAN + SECOND)
     assert (failed.state, failed.end_time) == (DeploymentState.FAILED, BEGAN + SECOND)
     assert (failed.error_reason, failed.error_message) == ("POLICY_REFUSED", "the policy says no")
 
 
 def test_what_is_told_late_does_not_undo_what_was_seen() -> None:
     moved = replace(DEPLOYED, rollout=service(generation=2).rollout)
-    assert answered(moved, service().rollout, BEGAN) is moved
-    assert refused(DEPLOYED, PolicyRefused("no"), BEGAN) is DEPLOYED
+    assert with_answer(moved, service().rollout, BEGAN) is moved
+    assert with_refusal(DEPLOYED, PolicyRefused("no"), BEGAN) is DEPLOYED
 
 
 def test_a_clock_that_goes_back_takes_no_time_with_it() -> None:
-    gone = lost(DEPLOYED, BEGAN - timedelta(hours=1))
+    gone = with_loss(DEPLOYED, BEGAN - timedelta(hours=1))
     assert gone.end_time == gone.update_time == DEPLOYED.update_time
 
 
@@ -244,9 +244,9 @@ class World(RuleBasedStateMachine):
         if fate == "stored":
             self._write(spec=spec(image), deployment_id=name)
             rollout = self.present.rollout
-            self.unheard.append(lambda: self._take(name, answered, rollout))
+            self.unheard.append(lambda: self._take(name, with_answer, rollout))
         elif fate == "refused":
-            self.unheard.append(lambda: self._take(name, refused, PolicyRefused("no")))
+            self.unheard.append(lambda: self._take(name, with_refusal, PolicyRefused("no")))
 
     @rule()
     @precondition(lambda self: self.unheard)
@@ -306,14 +306,14 @@ class World(RuleBasedStateMachine):
         """Any follower, the one who was stopped past its lease too."""
         view = self.shown[max(0, len(self.shown) - 1 - behind)]
         for name, read in self.records.items():
-            if not in_doubt(read, view, self.clock):
-                self._take(name, followed, view)
-            elif in_doubt(read, self.present, self.clock):
-                self._take(name, lost)
+            if not needs_confirmation(read, view, self.clock):
+                self._take(name, with_status, view)
+            elif needs_confirmation(read, self.present, self.clock):
+                self._take(name, with_loss)
 
     def teardown(self) -> None:
         self.clock = max([self.clock, *(r.update_time for r in self.records.values())])
-        self.clock += UNSEEN_FOR
+        self.clock += GIVE_UP_AFTER
         self.follow(0)
         for found in self.records.values():
             self._assert_true(found)

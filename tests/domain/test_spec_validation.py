@@ -21,7 +21,7 @@ from server.domain.service.inference_service import (
 from server.domain.service.spec_validation import MOST_REPLICAS
 from server.domain.service.validation import check_deploy
 from tests import strategies
-from tests.domain.asking import (
+from tests.domain.samples import (
     MODEL,
     container,
     deploy,

@@ -15,7 +15,7 @@ from server.adapters.kserve.apply.kserve_config import KServeConfig
 from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.adapters.kserve.manifests.annotations import AddedFields, rollout_hash_of
 from server.adapters.kserve.manifests.manifest import DesiredObject
-from server.adapters.kserve.manifests.object_parser import service_of
+from server.adapters.kserve.manifests.object_parser import parse_object, service_of
 from server.adapters.kserve.names import FIELD_MANAGER
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Action, Deploy, Provenance
@@ -61,7 +61,7 @@ def annotation_changed(key: str, text: str | None) -> dict[str, Any]:
 def planned(current: Mapping[str, Any], spec: InferenceServiceSpec | None, **asked: Any) -> Plan:
     labels = {"team": "a"} if spec else {}
     deploy = Deploy(KEY, spec, labels, **asked)
-    plan = plan_deploy(deploy, current, KServeConfig(), "never-used-before")
+    plan = plan_deploy(deploy, parse_object(current), KServeConfig(), "never-used-before")
     assert isinstance(plan, Plan)
     return plan
 
@@ -153,9 +153,8 @@ def test_deployed_again_nothing_is_written_and_the_deployment_stays(desired: Des
     deploy = Deploy(
         desired.key, desired.spec, desired.labels, desired.annotations, provenance=LATER
     )
-    plan = plan_deploy(
-        deploy, applied(replace(desired, added=AddedFields())), KServeConfig(), "fresh"
-    )
+    current = parse_object(applied(replace(desired, added=AddedFields())))
+    plan = plan_deploy(deploy, current, KServeConfig(), "fresh")
     assert isinstance(plan, Plan)
     again = rendered(replace(desired, added=AddedFields()))
     assert plan.manifest["spec"] == again["spec"]

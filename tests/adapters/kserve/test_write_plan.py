@@ -39,7 +39,8 @@ SCALED = replace(MODEL, scaling=Scaling(2, 4))
 
 
 def planned(deploy: Deploy, current: Mapping[str, Any] | None, **config: Any) -> Plan:
-    plan = plan_deploy(deploy, current, KServeConfig(**config), FRESH)
+    parsed = parse_object(current) if current else None
+    plan = plan_deploy(deploy, parsed, KServeConfig(**config), FRESH)
     assert isinstance(plan, Plan)
     return plan
 

@@ -84,7 +84,7 @@ class ServiceApplier:
         """Plan and write once. Raises StaleObject instead of an error that rests on the cache."""
         config = await self._kserve_config(terms)
         try:
-            plan = plan_deploy(deploy, current.obj, config, secrets.token_hex(8))
+            plan = plan_deploy(deploy, current.parsed, config, secrets.token_hex(8))
             if isinstance(plan, Plan) and plan.mode == KNATIVE:
                 await self._knative.require(
                     deploy.key, terms.deadline.left(LEAST_TIME), by_default=plan.default_mode
@@ -118,14 +118,15 @@ class ServiceApplier:
         self, deploy: Deploy, plan: Plan | PastRequest, current: CurrentObject
     ) -> Applied:
         """Answer without a write. Only for a live object: no precondition checks a cached one."""
-        if current.obj is None or not current.live:
+        if current.parsed is None or not current.live:
             raise StaleObject
-        service = service_after_write(self._feed, current.obj)
+        obj = current.parsed.obj
+        service = service_after_write(self._feed, obj)
         rollout: Rollout | None
         if isinstance(plan, PastRequest):
             rollout = Rollout(service.uid, plan.generation)
         else:
-            rollout = None if deploy.validate_only else rollout_of(current.obj)
+            rollout = None if deploy.validate_only else rollout_of(obj)
         return Applied(service, plan.action, rollout)
 
     async def _fields_to_add(self, plan: Plan, terms: Terms) -> AddedFields:

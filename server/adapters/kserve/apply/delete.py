@@ -15,7 +15,7 @@ from server.adapters.kserve.apply.retry import (
 from server.adapters.kserve.apply.service_objects import ServiceObjects, Terms
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.status_feed import StatusFeed
-from server.adapters.kserve.manifests.object_parser import PENDING_STATUS, service_of
+from server.adapters.kserve.manifests.object_parser import PENDING_STATUS
 from server.adapters.kserve.names import KIND
 from server.domain.errors import ServiceError
 from server.domain.rollout.status import InferenceServiceStatus, State
@@ -48,16 +48,16 @@ class ServiceDeleter:
         self, delete: Delete, current: CurrentObject, terms: Terms
     ) -> InferenceService:
         """Delete once. Raises StaleObject instead of a refusal that rests on a held object."""
-        obj = current.obj
+        parsed = current.parsed
         try:
-            admitted = admit_delete(delete, service_of(obj, PENDING_STATUS) if obj else None)
+            admitted = admit_delete(delete, parsed.service(PENDING_STATUS) if parsed else None)
         except ServiceError as refused:
             if current.live:
                 raise
             raise StaleObject from refused
         preconditions = {"uid": admitted.uid}
-        if delete.etag and obj:
-            preconditions["resourceVersion"] = obj["metadata"]["resourceVersion"]
+        if delete.etag and parsed:
+            preconditions["resourceVersion"] = parsed.obj["metadata"]["resourceVersion"]
         answer = await self._objects.delete(delete.key, preconditions, terms)
         if is_stale(answer):
             raise StaleObject

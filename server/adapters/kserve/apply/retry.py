@@ -13,7 +13,13 @@ from server.adapters.kserve.apply.api_server_errors import unavailable
 from server.adapters.kserve.apply.service_objects import LEAST_TIME, ServiceObjects
 from server.adapters.kserve.apply.write_queue import others_write
 from server.adapters.kserve.informers.status_feed import StatusFeed
-from server.adapters.kserve.manifests.object_parser import PENDING_STATUS, key_of, service_of
+from server.adapters.kserve.manifests.object_parser import (
+    PENDING_STATUS,
+    ParsedObject,
+    key_of,
+    parse_object,
+    service_of,
+)
 from server.adapters.kserve.objects import Object, rollout_of
 from server.deadline import Deadline
 from server.domain.rollout.status import InferenceServiceStatus
@@ -29,7 +35,7 @@ PAUSE = 0.05
 class CurrentObject:
     """The object under a key, or None. `live`: it was just read, and is not from the cache."""
 
-    obj: Object | None
+    parsed: ParsedObject | None
     live: bool
 
 
@@ -55,12 +61,12 @@ async def retry_on_conflict(
     async with objects.queue.turn(key, deadline.left(LEAST_TIME)):
         if not feed.reachable():
             raise unavailable(feed.away())
-        observed = feed.mirror.observed(key)
         with suppress(StaleObject):
-            return await attempt(CurrentObject(observed.service if observed else None, live=False))
+            return await attempt(CurrentObject(feed.parsed(key), live=False))
         for nth in range(TRIES):
             with suppress(StaleObject):
-                return await attempt(CurrentObject(await objects.get(key, deadline), live=True))
+                obj = await objects.get(key, deadline)
+                return await attempt(CurrentObject(parse_object(obj) if obj else None, live=True))
             # KServe writes the status of a young service many times in a moment.
             await asyncio.sleep(random.uniform(0, PAUSE * 2**nth))  # noqa: S311
     raise others_write(key)

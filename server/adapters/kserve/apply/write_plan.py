@@ -28,7 +28,6 @@ from server.adapters.kserve.manifests.object_diff import asks_for_same_pods, rem
 from server.adapters.kserve.manifests.object_parser import (
     PENDING_STATUS,
     ParsedObject,
-    parse_object,
 )
 from server.adapters.kserve.manifests.resource_defaults import container_additions, still_added
 from server.adapters.kserve.modes import (
@@ -110,19 +109,19 @@ class Plan:
 
 
 def plan_deploy(
-    deploy: Deploy, obj: Object | None, config: KServeConfig, fresh_stamp: str
+    deploy: Deploy, current: ParsedObject | None, config: KServeConfig, fresh_stamp: str
 ) -> Plan | PastRequest:
-    """Plan the write on `obj`, or return the first write of the request_id.
+    """Plan the write on `current`, or return the first write of the request_id.
 
     Raises a ServiceError if the object does not allow the Deploy. `fresh_stamp` has never been
     used before.
     """
-    current = parse_object(obj) if obj else None
     stored = Stored(current.service(PENDING_STATUS), current.requests) if current else None
     replayed = admit_deploy(deploy, stored)
     if replayed:
         return replayed
     desired = _desired_object(deploy, current, stored, config)
+    obj = current.obj if current else None
     held_mode = mode_of(obj) if obj else ""
     mode = _admit_mode(desired, current, held_mode, config)
     _admit_stop(deploy, obj, mode, config.release)

@@ -57,6 +57,10 @@ class Mirror:
         """Every service there is."""
         return self._services.keys()
 
+    def service(self, key: ServiceKey) -> Object | None:
+        """Return the InferenceService, as last known."""
+        return self._services.get(key)
+
     def observed(self, key: ServiceKey) -> ObservedObjects | None:
         """A service with all that belongs to it, as last known."""
         service = self._services.get(key)

@@ -95,18 +95,24 @@ class ParsedObject:
 
     def service(self, status: InferenceServiceStatus) -> InferenceService:
         """Return the service; unsupported fields are named in the status message."""
-        metadata = self.obj["metadata"]
+        return replace(self._service, status=with_paths(status, NOT_SHOWN, self._not_shown))
+
+    @cached_property
+    def _not_shown(self) -> list[str]:
         # Our own writes hold supported fields only.
         others_wrote = self.unmanaged or manager_names_at(self.managers.others, "f:spec")
-        if others_wrote:
-            status = with_paths(status, NOT_SHOWN, self.unsupported)
+        return self.unsupported if others_wrote else []
+
+    @cached_property
+    def _service(self) -> InferenceService:
+        metadata = self.obj["metadata"]
         delete_time = metadata.get("deletionTimestamp")
         return InferenceService(
             key=key_of(self.obj),
             uid=metadata["uid"],
             generation=rollout_of(self.obj).generation,
             spec=self.spec,
-            status=status,
+            status=PENDING_STATUS,
             etag=etag_of(self.obj),
             create_time=datetime.fromisoformat(metadata["creationTimestamp"]),
             labels=self.labels,

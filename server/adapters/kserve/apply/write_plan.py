@@ -205,14 +205,13 @@ def _plan_update(
         manifest["spec"]["predictor"].get(name) != held_predictor.get(name)
         for name in SCALING_FIELDS
     )
-    unsupported = [path for path in current.unsupported if "spec.predictor" in path]
     contested = (
         deploy.force
         and deploy.spec is not None
         and bool(manager_names_at(managers.others, *PREDICTOR))
     )
     # An adoption removes the fields that others have beside ours.
-    removed = unsupported if contested else []
+    removed = _unsupported_in_predictor(current) if contested else []
     adopts = contested and (rescales or bool(removed))
     same_pods = (
         not current.unmanaged
@@ -229,7 +228,10 @@ def _plan_update(
     if (
         not deploy.restart
         and _reads_as(current, desired)
-        and not (unsupported and (deploy.force or removes_fields(manifest, obj, managers)))
+        and not (
+            _unsupported_in_predictor(current)
+            and (deploy.force or removes_fields(manifest, obj, managers))
+        )
     ):
         return replace(plan, action=Action.UNCHANGED, unchanged=True)
     if deploy.restart:
@@ -325,6 +327,11 @@ def _reads_as(current: ParsedObject, desired: DesiredObject) -> bool:
         and desired.deployment_id == current.deployment_id
         and (not desired.origin or desired.origin == origin_of(current.obj, current.managers))
     )
+
+
+def _unsupported_in_predictor(current: ParsedObject) -> list[str]:
+    # The other components are not written, and stay.
+    return [path for path in current.unsupported if "spec.predictor" in path]
 
 
 def _is_frozen(obj: Object, release: Release) -> bool:

@@ -102,8 +102,9 @@ def restart_of(obj: Object) -> str:
 
 def added_fields_of(obj: Object) -> AddedFields:
     """Return the fields that we added; none of those whose annotation cannot be read."""
-    resources = _load(_text(obj, DEFAULTS_ANNOTATION))
-    probe = _load(_text(obj, PROBE_ANNOTATION))
+    annotations = get_map(obj, "spec", "predictor", "annotations")
+    resources = _load(annotations.get(DEFAULTS_ANNOTATION))
+    probe = _load(annotations.get(PROBE_ANNOTATION))
     try:
         added = Resources(dict(resources.get("requests", {})), dict(resources.get("limits", {})))
     except (ValueError, TypeError, AttributeError):
@@ -163,8 +164,8 @@ def _own_text(obj: Object, managers: Managers, key: str) -> str:
     return text if text and owned_fields(managers.ours, *path) is not None else ""
 
 
-def _load(text: str) -> Any:
-    """Parse an annotation that others can overwrite; empty where it is no JSON."""
+def _load(text: str | None) -> Any:
+    """Parse an annotation, which others can overwrite; empty where it is no JSON."""
     try:
         return json.loads(text) if text else {}
     except (ValueError, RecursionError):

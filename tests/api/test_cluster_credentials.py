@@ -70,12 +70,12 @@ def kubeconfig(folder: Path, ca: Authority, port: int) -> str:
         (
             3600,
             "the API server refuses our credentials",
-            "the Kubernetes API server refuses this server's own credentials",
+            "the Kubernetes API server refuses the ModelService server's credentials",
         ),
         (
             12,
             "the credentials for the API server have ended",
-            "this server's own credentials for the Kubernetes API server have ended",
+            "the ModelService server's credentials for the Kubernetes API server have expired",
         ),
     ],
 )
@@ -152,7 +152,7 @@ def fail_to_deploy(server: Alone, message: str) -> None:
 
 
 def fail_to_read(server: Alone) -> None:
-    refuses = "the Kubernetes API server refuses this server's own credentials"
+    refuses = "the Kubernetes API server refuses the ModelService server's credentials"
     with grpc.insecure_channel(server.address) as channel:
         stub = ModelServiceStub(channel)
         told_of_credentials(stub.Get, pb.GetRequest(name="svc"), refuses)
@@ -162,7 +162,7 @@ def fail_to_read(server: Alone) -> None:
 def told_of_credentials(call: Any, request: Any, message: str) -> None:
     refusal = refused(StatusCode.UNAVAILABLE, "SERVER_CREDENTIALS_REFUSED", call, request)
     assert refusal.message == (
-        f"{message}; who runs this server can renew them; nothing was written"
+        f"{message}; ask the operator of the server to renew them; nothing was written"
     )
     assert refusal.retry_after == timedelta(seconds=30)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lab import Cluster, Lab, wait_until
-from server.adapters.kserve.apply.api_server_errors import refusal
+from server.adapters.kserve.apply.api_server_errors import error_of
 from server.adapters.kserve.apply.service_objects import ServiceObjects, Terms
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
@@ -191,7 +191,7 @@ async def test_what_does_not_fit_the_schema(
     async with connected(cluster.kubeconfig) as api:
         objects = ServiceObjects(api)
         answer = await objects.apply(key, manifest, terms, force=False)
-    error = refusal(answer, key, writes=True)
+    error = error_of(answer, key, writes=True)
     assert error.reason is ErrorReason.SPEC_INVALID
     assert told in error.message
 

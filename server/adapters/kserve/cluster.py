@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 
-from server.adapters.kserve.apply.api_server_errors import list_refused, unavailable
+from server.adapters.kserve.apply.api_server_errors import list_error, unavailable
 from server.adapters.kserve.apply.apply import ServiceApplier
 from server.adapters.kserve.apply.delete import ServiceDeleter
 from server.adapters.kserve.apply.knative_discovery import KnativePresence
@@ -91,4 +91,4 @@ class KServeCluster:
         if isinstance(away := self._feed.away(), NoCredentials):
             return unavailable(away)
         refused = self._feed.refused()
-        return list_refused(*refused) if refused else None
+        return list_error(*refused) if refused else None

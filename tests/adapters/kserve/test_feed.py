@@ -359,7 +359,7 @@ async def test_a_feed_can_be_opened_again(server: ScriptedServer, api: ApiServer
 @pytest.mark.parametrize(
     ("status", "reason", "words"),
     [
-        (403, "SERVER_LACKS_RIGHTS", "this server's own account may not list pods"),
+        (403, "SERVER_LACKS_RIGHTS", "the ModelService service account may not list pods"),
         (404, "KSERVE_MISSING", "KServe is not installed"),
     ],
 )

@@ -1,14 +1,13 @@
-"""What the API server's refusals mean: each answer becomes one of the domain's errors.
+"""Translate the API server's answers into the domain's errors.
 
-The API server says some things by code, some by reason and some only in its text. Texts of
-Kubernetes and of admission webhooks about the spec are passed on; those that hold addresses or
-account names are not.
+The meaning is in the code, the reason, or only in the text. Texts of Kubernetes and of admission
+webhooks about the spec are passed on; texts with addresses or account names are not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -52,12 +51,12 @@ _OWNER = re.compile(r'conflict with "(?P<owner>[^"]*)"')
 _RESOURCE_TERMINATING = "while custom resource definition is terminating"
 _NOT_READY = "not yet ready to handle request"
 
-_KSERVES = ".kserve-webhook-server."
+_KSERVE_WEBHOOK = ".kserve-webhook-server."
 _LONGEST_TEXT = 1000
 
 
 def is_absent(answer: Answer) -> bool:
-    """Whether there is no object of that name, where everything else is there."""
+    """Return whether only the object is missing: its namespace and its resource exist."""
     details = answer.body.get("details") or {}
     return (
         answer.status == HTTPStatus.NOT_FOUND
@@ -67,9 +66,9 @@ def is_absent(answer: Answer) -> bool:
 
 
 def is_stale(answer: Answer) -> bool:
-    """Whether a precondition failed: the object is not the one that the write was planned on."""
+    """Return whether a precondition failed: the write was planned on another object or version."""
     if answer.status == HTTPStatus.CONFLICT:
-        return not _conflicts(answer) and not _DENIED.search(_message(answer))
+        return not _field_conflicts(answer) and not _DENIED.search(_message(answer))
     fields = {cause.get("field") for cause in _causes(answer)}
     return answer.status == HTTPStatus.UNPROCESSABLE_ENTITY and bool(
         fields & {"metadata.uid", "metadata.resourceVersion"}
@@ -77,29 +76,31 @@ def is_stale(answer: Answer) -> bool:
 
 
 def is_field_conflict(answer: Answer) -> bool:
-    """Whether another field manager's values stand against it; told before a stale precondition."""
-    return answer.status == HTTPStatus.CONFLICT and bool(_conflicts(answer))
+    """Return whether another field manager owns a field with another value.
+
+    The API server reports this before it compares the preconditions.
+    """
+    return answer.status == HTTPStatus.CONFLICT and bool(_field_conflicts(answer))
 
 
 def has_two_predictors(answer: Answer) -> bool:
-    """Whether KServe refuses because another manager's kind of predictor stands beside ours."""
+    """Return whether KServe refuses another manager's kind of predictor beside ours."""
     return answer.status == HTTPStatus.FORBIDDEN and _TWO_PREDICTORS in _message(answer)
 
 
-def refusal(answer: Answer, key: ServiceKey, *, writes: bool) -> ServiceError:
-    """The error that an answer with an error status stands for.
+def error_of(answer: Answer, key: ServiceKey, *, writes: bool) -> ServiceError:
+    """Return the error of an answer that is not ok.
 
-    `writes` says whether it may have had an effect: only then can the outcome be unknown.
+    `writes`: the request may have had an effect. Only then can its outcome be unknown.
     """
-    read = _BY_STATUS.get(answer.status)
-    error = _denied(answer) or (read(answer, key) if read else None)
+    error = _admission_error(answer) or _error_by_status(answer, key)
     if error is not None:
         return error
     if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return outcome_unknown(key) if writes else unavailable()
-    if not _is_api_servers(answer):
+    if not _is_from_api_server(answer):
         return ClusterUnavailable(
-            f"the Kubernetes API server cannot be reached: what stands before it answers HTTP"
+            "the Kubernetes API server cannot be reached: a proxy in front of it answers HTTP"
             f" status {answer.status}; nothing was written"
         )
     return UnsupportedByCluster(
@@ -108,41 +109,41 @@ def refusal(answer: Answer, key: ServiceKey, *, writes: bool) -> ServiceError:
 
 
 def unavailable(cause: Exception | None = None) -> ClusterUnavailable:
-    """Nothing was written, since the API server cannot be asked; `cause` says why, where known."""
+    """Return the error for an API server that cannot be asked, of which `cause` may be the reason.
+
+    Nothing was written.
+    """
     if isinstance(cause, NoCredentials):
-        return _credentials_refused(ended=not cause.refused)
+        return _credentials_error(expired=not cause.refused)
     return ClusterUnavailable("the Kubernetes API server cannot be reached; nothing was written")
 
 
-def _credentials_refused(*, ended: bool) -> ServerCredentialsRefused:
-    what = (
-        "this server's own credentials for the Kubernetes API server have ended"
-        if ended
-        else "the Kubernetes API server refuses this server's own credentials"
-    )
-    return ServerCredentialsRefused(
-        f"{what}; who runs this server can renew them; nothing was written"
-    )
-
-
-def list_refused(status: int, resource: Resource) -> ServiceError:
-    """The error for a list without which no service can be reported, refused by 403 or 404."""
+def list_error(status: int, resource: Resource) -> ServiceError:
+    """Return the error for a list, refused by 403 or 404, without which no service is reported."""
     _, plural = resource.kind.value
-    if status == HTTPStatus.FORBIDDEN:
-        return _lacks_right("list", plural)
-    return _kserve_missing()
+    return _lacks_right("list", plural) if status == HTTPStatus.FORBIDDEN else _kserve_missing()
 
 
 def outcome_unknown(key: ServiceKey) -> WriteOutcomeUnknown:
-    """The request went out and its answer did not come back."""
+    """Return the error for a write that was sent, and whose answer did not arrive."""
     return WriteOutcomeUnknown(
         f"the Kubernetes API server did not answer the write of {key}, which may have been done;"
         " retry with the same request_id"
     )
 
 
-def _denied(answer: Answer) -> ServiceError | None:
-    """An admission webhook's or policy's own no, which comes with whatever code it chose."""
+def field_conflict(key: ServiceKey, fields: list[str], owners: list[str]) -> FieldConflict:
+    """Return the error for fields that other field managers own."""
+    owner = ", ".join(owners)
+    return FieldConflict(
+        f"{owner} set {', '.join(fields)} of {key}; set force to take them over",
+        fields=",".join(fields),
+        owner=owner,
+    )
+
+
+def _admission_error(answer: Answer) -> ServiceError | None:
+    """Return the error of an admission webhook or policy, which chooses its own status code."""
     message = _message(answer)
     if mode := _MODE_CHANGED.search(message):
         return ModeImmutable(
@@ -152,26 +153,48 @@ def _denied(answer: Answer) -> ServiceError | None:
     denied = _DENIED.search(message) or _POLICY.search(message)
     if denied is None:
         return None
-    if answer.status == HTTPStatus.BAD_REQUEST and _KSERVES in denied["who"]:
-        return SpecInvalid(f"KServe cannot read the spec: {_told(denied['why'])}")
+    if answer.status == HTTPStatus.BAD_REQUEST and _KSERVE_WEBHOOK in denied["who"]:
+        return SpecInvalid(f"KServe cannot read the spec: {_shortened(denied['why'])}")
     return PolicyRefused(
-        f"{denied['who']} refuses it: {_told(denied['why'])}", webhook=denied["who"]
+        f"{denied['who']} refuses it: {_shortened(denied['why'])}", webhook=denied["who"]
     )
 
 
-def _bad_request(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    return SpecInvalid(_told(_message(answer)))
+def _error_by_status(answer: Answer, key: ServiceKey) -> ServiceError | None:
+    match answer.status:
+        case HTTPStatus.BAD_REQUEST:
+            return SpecInvalid(_shortened(_message(answer)))
+        case HTTPStatus.UNAUTHORIZED:
+            return _credentials_error(expired=False)
+        case HTTPStatus.FORBIDDEN if _is_from_api_server(answer):
+            return _forbidden(answer, key)
+        case HTTPStatus.NOT_FOUND:
+            return _not_found(answer, key)
+        case HTTPStatus.CONFLICT if causes := _field_conflicts(answer):
+            texts = [str(cause.get("message")) for cause in causes]
+            owners = sorted({found["owner"] for text in texts if (found := _OWNER.search(text))})
+            fields = [str(cause.get("field", "")).lstrip(".") for cause in causes]
+            return field_conflict(key, fields, owners)
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return SpecInvalid(f"{key} is larger than the cluster stores")
+        case HTTPStatus.UNPROCESSABLE_ENTITY:
+            problems = [f"{c.get('field')}: {c.get('message')}" for c in _causes(answer)]
+            return SpecInvalid(_shortened("; ".join(dict.fromkeys(problems)) or _message(answer)))
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return TooManyRequests(
+                "the Kubernetes API server asks to slow down; nothing was written"
+            )
+        case HTTPStatus.INTERNAL_SERVER_ERROR:
+            return _internal(answer)
+        case HTTPStatus.SERVICE_UNAVAILABLE if _is_from_api_server(answer):
+            # The API server sends it before it acts. One from a proxy proves nothing.
+            return unavailable()
+    return None
 
 
-def _unauthorized(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    return _credentials_refused(ended=False)
-
-
-def _forbidden(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    """Kubernetes says 403 also where it is not ready, and where a resource is on its way out."""
+def _forbidden(answer: Answer, key: ServiceKey) -> ServiceError:
+    """Kubernetes also sends 403 while it starts, and for a resource that is being removed."""
     message = _message(answer)
-    if not _is_api_servers(answer):
-        return None
     if _NOT_READY in message:
         return unavailable()
     if _RESOURCE_TERMINATING in message:
@@ -184,60 +207,25 @@ def _forbidden(answer: Answer, key: ServiceKey) -> ServiceError | None:
             f"the namespace {key.namespace} is being deleted", namespace=key.namespace
         )
     if quota := _QUOTA.search(message):
-        return QuotaExceeded(f"the namespace's quota has no room: {_told(quota['what'])}")
+        return QuotaExceeded(f"the namespace's quota has no room: {_shortened(quota['what'])}")
     if lacking := _LACKING.search(message):
         return _lacks_right(lacking["verb"], lacking["resource"])
-    return PolicyRefused(f"the cluster refuses {key}: {_told(message)}")
+    return PolicyRefused(f"the cluster refuses {key}: {_shortened(message)}")
 
 
-def _not_found(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    details = answer.body.get("details") or {}
-    if details.get("kind") == "namespaces":
+def _not_found(answer: Answer, key: ServiceKey) -> ServiceError:
+    if (answer.body.get("details") or {}).get("kind") == "namespaces":
         return NamespaceNotFound(
             f"there is no namespace {key.namespace!r}", namespace=key.namespace
         )
-    if is_absent(answer):
-        return ServiceNotFound(key)
-    return _kserve_missing()
+    return ServiceNotFound(key) if is_absent(answer) else _kserve_missing()
 
 
-def _conflict(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    causes = _conflicts(answer)
-    if not causes:
-        return None
-    owners = sorted({m["owner"] for c in causes if (m := _OWNER.search(str(c.get("message"))))})
-    fields = [str(c.get("field", "")).lstrip(".") for c in causes]
-    return owned_by_others(key, fields, owners)
-
-
-def owned_by_others(key: ServiceKey, fields: list[str], owners: list[str]) -> FieldConflict:
-    """The refusal to overwrite what other field managers set."""
-    owner = ", ".join(owners)
-    return FieldConflict(
-        f"{owner} set {', '.join(fields)} of {key}; set force to take them over",
-        fields=",".join(fields),
-        owner=owner,
-    )
-
-
-def _invalid(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    told = [f"{c.get('field')}: {c.get('message')}" for c in _causes(answer)]
-    return SpecInvalid(_told("; ".join(dict.fromkeys(told)) or _message(answer)))
-
-
-def _too_large(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    return SpecInvalid(f"{key} is larger than the cluster stores")
-
-
-def _too_many(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    return TooManyRequests("the Kubernetes API server asks to slow down; nothing was written")
-
-
-def _internal(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    """Kubernetes says 500 also of mistakes in the spec, and of webhooks that are down."""
+def _internal(answer: Answer) -> ServiceError | None:
+    """Kubernetes sends 500 also for mistakes in the spec, and for webhooks that are down."""
     message = _message(answer)
     if typed := _TYPED.search(message):
-        return SpecInvalid(_told(typed["why"]))
+        return SpecInvalid(_shortened(typed["why"]))
     if webhook := _UNCALLABLE.search(message):
         return WebhookUnavailable(
             f"the admission webhook {webhook['who']} does not answer; nothing was written",
@@ -246,23 +234,15 @@ def _internal(answer: Answer, key: ServiceKey) -> ServiceError | None:
     return None
 
 
-def _busy(answer: Answer, key: ServiceKey) -> ServiceError | None:
-    """By the API server itself it is said before anything is done; a proxy's word is not."""
-    return unavailable() if _is_api_servers(answer) else None
-
-
-_BY_STATUS: Mapping[int, Callable[[Answer, ServiceKey], ServiceError | None]] = {
-    HTTPStatus.BAD_REQUEST: _bad_request,
-    HTTPStatus.UNAUTHORIZED: _unauthorized,
-    HTTPStatus.FORBIDDEN: _forbidden,
-    HTTPStatus.NOT_FOUND: _not_found,
-    HTTPStatus.CONFLICT: _conflict,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: _too_large,
-    HTTPStatus.UNPROCESSABLE_ENTITY: _invalid,
-    HTTPStatus.TOO_MANY_REQUESTS: _too_many,
-    HTTPStatus.INTERNAL_SERVER_ERROR: _internal,
-    HTTPStatus.SERVICE_UNAVAILABLE: _busy,
-}
+def _credentials_error(*, expired: bool) -> ServerCredentialsRefused:
+    problem = (
+        "the ModelService server's credentials for the Kubernetes API server have expired"
+        if expired
+        else "the Kubernetes API server refuses the ModelService server's credentials"
+    )
+    return ServerCredentialsRefused(
+        f"{problem}; ask the operator of the server to renew them; nothing was written"
+    )
 
 
 def _kserve_missing() -> KServeMissing:
@@ -270,16 +250,17 @@ def _kserve_missing() -> KServeMissing:
 
 
 def _lacks_right(verb: str, resource: str) -> ServerLacksRights:
-    where = resource if resource != RESOURCE else "InferenceServices"
+    what = resource if resource != RESOURCE else "InferenceServices"
     return ServerLacksRights(
-        f"this server's own account may not {verb} {where}; who installed it can grant that",
+        f"the ModelService service account may not {verb} {what}; ask the cluster administrator to"
+        " grant it",
         verb=verb,
         resource=resource,
     )
 
 
-def _is_api_servers(answer: Answer) -> bool:
-    """Whether it is the API server's own word, and not a proxy's."""
+def _is_from_api_server(answer: Answer) -> bool:
+    """Return whether the API server wrote the answer, and not a proxy."""
     return answer.body.get("kind") == "Status"
 
 
@@ -291,10 +272,10 @@ def _causes(answer: Answer) -> list[Mapping[str, Any]]:
     return (answer.body.get("details") or {}).get("causes") or []
 
 
-def _conflicts(answer: Answer) -> list[Mapping[str, Any]]:
+def _field_conflicts(answer: Answer) -> list[Mapping[str, Any]]:
     return [c for c in _causes(answer) if c.get("reason") == "FieldManagerConflict"]
 
 
-def _told(text: str) -> str:
+def _shortened(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from server.adapters.kserve.apply.adoption import adoption_patch, as_owned, ownership_patch
 from server.adapters.kserve.apply.api_server_errors import (
+    error_of,
+    field_conflict,
     has_two_predictors,
     is_field_conflict,
     is_stale,
-    owned_by_others,
-    refusal,
     unavailable,
 )
 from server.adapters.kserve.apply.knative_discovery import KnativePresence
@@ -196,5 +196,5 @@ def _write_error(deploy: Deploy, plan: Plan, answer: Answer, live: bool) -> Exce
     if plan.current and has_two_predictors(answer):
         owners = manager_names_at(plan.current.managers.others, *PREDICTOR)
         if owners:
-            return owned_by_others(deploy.key, ["spec.predictor"], owners)
-    return refusal(answer, deploy.key, writes=not deploy.validate_only)
+            return field_conflict(deploy.key, ["spec.predictor"], owners)
+    return error_of(answer, deploy.key, writes=not deploy.validate_only)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from server.adapters.kserve.apply.api_server_errors import is_stale, refusal
+from server.adapters.kserve.apply.api_server_errors import error_of, is_stale
 from server.adapters.kserve.apply.retry import (
     CurrentObject,
     StaleObject,
@@ -62,7 +62,7 @@ class ServiceDeleter:
         if is_stale(answer):
             raise StaleObject
         if not answer.ok:
-            raise refusal(answer, delete.key, writes=not delete.validate_only)
+            raise error_of(answer, delete.key, writes=not delete.validate_only)
         if delete.validate_only:
             return self._feed.derive(delete.key) or admitted
         return self._deleted(admitted, answer)

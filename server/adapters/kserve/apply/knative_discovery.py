@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.adapters.kserve.apply.api_server_errors import refusal, unavailable
+from server.adapters.kserve.apply.api_server_errors import error_of, unavailable
 from server.adapters.kserve.client import Answer, ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.collections import KNATIVE, Resource, serves
 from server.adapters.kserve.informers.status_feed import StatusFeed
@@ -39,7 +39,7 @@ class KnativePresence:
         try:
             there = serves(group, resource.kind)
         except Refused as e:
-            raise refusal(group, key, writes=False) from e
+            raise error_of(group, key, writes=False) from e
         if not there:
             default = ", the cluster's default" if by_default else ""
             raise UnsupportedByCluster(
@@ -48,7 +48,7 @@ class KnativePresence:
             )
         found = await self._ask(f"{resource.path}?limit=1", seconds)
         if not found.ok:
-            raise refusal(found, key, writes=False)
+            raise error_of(found, key, writes=False)
 
     async def _ask(self, path: str, seconds: float) -> Answer:
         try:

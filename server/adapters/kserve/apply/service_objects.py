@@ -11,9 +11,9 @@ from typing import Any
 
 from server import failpoints
 from server.adapters.kserve.apply.api_server_errors import (
+    error_of,
     is_absent,
     outcome_unknown,
-    refusal,
     unavailable,
 )
 from server.adapters.kserve.apply.write_queue import WriteQueue
@@ -57,7 +57,7 @@ class ServiceObjects:
             return answer.body
         if is_absent(answer):
             return None
-        raise refusal(answer, key, writes=False)
+        raise error_of(answer, key, writes=False)
 
     async def apply(
         self, key: ServiceKey, manifest: RawObject, terms: Terms, *, force: bool

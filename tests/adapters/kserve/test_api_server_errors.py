@@ -1,4 +1,4 @@
-"""Answers of a real API server (1.34, with KServe 0.20), and what callers are told of them."""
+"""Answers of a real API server (1.34, with KServe 0.20), and the errors that callers get."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from server.adapters.kserve.apply.api_server_errors import (
+    error_of,
     has_two_predictors,
     is_absent,
     is_field_conflict,
     is_stale,
-    refusal,
 )
 from server.adapters.kserve.client import Answer
 from server.domain.errors import ErrorReason, ServiceError
@@ -27,8 +27,8 @@ def answer(name: str) -> Answer:
     return Answer(ANSWERS[name]["status"], {}, ANSWERS[name]["body"])
 
 
-def told(name: str) -> ServiceError:
-    return refusal(answer(name), KEY, writes=True)
+def error_for(name: str) -> ServiceError:
+    return error_of(answer(name), KEY, writes=True)
 
 
 def status(code: int, message: str = "", **body: Any) -> Answer:
@@ -63,34 +63,37 @@ def status(code: int, message: str = "", **body: Any) -> Answer:
         ("KServe's webhook is down", "WEBHOOK_UNAVAILABLE", "nothing was written"),
     ],
 )
-def test_a_real_answer_is_told_as(name: str, reason: str, words: str) -> None:
-    error = told(name)
+def test_a_real_answer_becomes_the_error(name: str, reason: str, words: str) -> None:
+    error = error_for(name)
     assert error.reason is ErrorReason(reason)
     assert words in error.message
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_no_account_nor_address_is_told(name: str) -> None:
-    message = told(name).message
+def test_a_message_has_no_account_and_no_address(name: str) -> None:
+    message = error_for(name).message
     assert "alice" not in message
     assert "127.0.0.1" not in message
     assert "https://" not in message
 
 
 def test_a_conflict_names_fields_and_owner() -> None:
-    assert told("another field manager").metadata == {
+    assert error_for("another field manager").metadata == {
         "fields": "spec.predictor.maxReplicas,spec.predictor.minReplicas",
         "owner": "kubectl-edit",
     }
 
 
 def test_lacking_rights_name_verb_and_resource() -> None:
-    assert told("no right to patch").metadata == {"verb": "patch", "resource": "inferenceservices"}
+    assert error_for("no right to patch").metadata == {
+        "verb": "patch",
+        "resource": "inferenceservices",
+    }
 
 
 def test_a_refusing_webhook_is_named() -> None:
     webhook = "inferenceservice.kserve-webhook-server.validator"
-    assert told("KServe's validator refuses").metadata == {"webhook": webhook}
+    assert error_for("KServe's validator refuses").metadata == {"webhook": webhook}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_nothing_else_is_stale() -> None:
     assert len(stale) == 6
 
 
-def test_a_conflict_of_fields_hides_a_stale_precondition() -> None:
+def test_a_field_conflict_is_reported_before_a_stale_precondition() -> None:
     hidden = answer("another field manager and a stale resourceVersion")
     assert is_field_conflict(hidden)
     assert not is_stale(hidden)
@@ -130,9 +133,9 @@ def test_kserves_refusal_of_two_predictors_is_recognised() -> None:
     }
 
 
-def test_a_policy_that_denies_with_400_is_no_mistake_in_the_spec() -> None:
+def test_a_policy_that_denies_with_400_is_no_invalid_spec() -> None:
     text = 'admission webhook "validate.kyverno.svc-fail" denied the request: no latest tags'
-    error = refusal(status(400, text), KEY, writes=True)
+    error = error_of(status(400, text), KEY, writes=True)
     assert error.reason is ErrorReason.POLICY_REFUSED
     assert error.metadata == {"webhook": "validate.kyverno.svc-fail"}
 
@@ -140,12 +143,12 @@ def test_a_policy_that_denies_with_400_is_no_mistake_in_the_spec() -> None:
 def test_a_webhook_that_denies_with_409_is_no_failed_precondition() -> None:
     denied = status(409, 'admission webhook "a.b" denied the request: taken')
     assert not is_stale(denied)
-    assert refusal(denied, KEY, writes=True).reason is ErrorReason.POLICY_REFUSED
+    assert error_of(denied, KEY, writes=True).reason is ErrorReason.POLICY_REFUSED
 
 
-def test_a_path_that_our_account_may_not_read_is_a_right_that_it_lacks() -> None:
+def test_a_path_that_our_account_may_not_read_is_a_missing_right() -> None:
     path = "/apis/serving.knative.dev/v1"
-    error = refusal(
+    error = error_of(
         status(403, f'forbidden: User "system:bob" cannot get path "{path}"'), KEY, writes=False
     )
     assert error.reason is ErrorReason.SERVER_LACKS_RIGHTS
@@ -179,8 +182,8 @@ def test_a_path_that_our_account_may_not_read_is_a_right_that_it_lacks() -> None
     ],
     ids=lambda value: str(value.status) if isinstance(value, Answer) else value,
 )
-def test_an_answer_that_tells_little_is_told_as(
+def test_an_answer_without_a_reason_becomes_the_error(
     answered: Answer, of_a_write: str, of_a_dry_run: str
 ) -> None:
-    assert refusal(answered, KEY, writes=True).reason is ErrorReason(of_a_write)
-    assert refusal(answered, KEY, writes=False).reason is ErrorReason(of_a_dry_run)
+    assert error_of(answered, KEY, writes=True).reason is ErrorReason(of_a_write)
+    assert error_of(answered, KEY, writes=False).reason is ErrorReason(of_a_dry_run)

@@ -15,4 +15,4 @@ known, unknown, known_species, unknown_species = train_test_split(
 model = LogisticRegression(max_iter=1000).fit(known, known_species)
 joblib.dump(model, sys.argv[1])
 right = round(model.score(unknown, unknown_species) * len(unknown))
-print(f"{len(known)} irises learnt; of {len(unknown)} others {right} told right")
+print(f"trained on {len(known)} irises; {right} of {len(unknown)} others are classified correctly")

@@ -187,6 +187,16 @@ def test_code_that_a_document_shows_names_the_test_that_runs_it_or_why_none_can(
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_symbol_that_a_document_places_in_a_file_is_there(document: str) -> None:
+    """As in: `SCALING_FIELDS` in [names.py](...)."""
+    text = (ROOT / document).read_text()
+    placed = re.findall(r"`(\w+)` +(?:in|of)\s+\[[^]]*\]\(([^)#]+\.(?:py|proto))\)", text)
+    files = {file: read((ROOT / document).parent / file) for _, file in placed}
+    absent = [f"{n}: {file}" for n, file in placed if not re.search(rf"\b{n}\b", files[file])]
+    assert absent == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_test_that_a_document_names_is_there(document: str) -> None:
     named = re.findall(r"tests/[\w/]+\.py::\w+", (ROOT / document).read_text())
     assert [missing for test_id in named if (missing := missing_test(test_id))] == []

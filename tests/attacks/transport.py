@@ -336,7 +336,7 @@ ATTACKS = (
         sees={"open": 20_000},
     ),
     Attack(
-        "messages of which the end never comes",
+        "messages whose end never comes",
         unfinished_messages,
         ENDS,
         by_bytes=True,

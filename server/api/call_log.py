@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -44,12 +45,10 @@ class CallLog:
     def write(self, code: grpc.StatusCode) -> None:
         """Log the call's end."""
         ms = round((time.perf_counter() - self._began) * 1000, 2)
-        self._level(code)("call", **self.fields, code=code.name, ms=ms)
-
-    def _level(self, code: grpc.StatusCode) -> Callable[..., Any]:
+        level = logging.DEBUG if self.quiet else logging.INFO
         if code is grpc.StatusCode.INTERNAL:
-            return logger().error
-        return logger().debug if self.quiet else logger().info
+            level = logging.ERROR
+        logger().log(level, "call", **self.fields, code=code.name, ms=ms)
 
 
 def targets_of(request: Any, default_namespace: str) -> Mapping[str, str]:

@@ -49,7 +49,9 @@ MOST_BYTES = {"google.protobuf.Struct": registry_validation.MOST_METADATA_BYTES}
 
 def check_limits(request: Message) -> None:
     """Check the limits of a request. Raises FieldInvalid with each field's path."""
-    refuse_violations(_violations(request, ""))
+    # Requests that only read mostly have no such field.
+    if any(_limited(request.DESCRIPTOR)):
+        refuse_violations(_violations(request, ""))
 
 
 class _Limited(NamedTuple):

@@ -199,6 +199,27 @@ async def test_what_was_answered_is_reported_as_it_is_while_nothing_changes(
         assert answered not in told.changes()
 
 
+async def test_an_inference_service_is_not_parsed_again_where_only_its_pods_change(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service(generation=1))
+    async with followed(api) as told:
+        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        before = told.feed.parsed(IRIS)
+        await server.put(PODS, labelled("pod-1"))
+        await eventually(lambda: _has_pods(told.feed), PATIENCE_SECONDS)
+        assert told.feed.parsed(IRIS) is before
+
+        await server.put(SERVICES, service(generation=2))
+        await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS)
+        assert told.feed.parsed(IRIS) is not before
+
+
+def _has_pods(feed: StatusFeed) -> bool:
+    observed = feed.mirror.observed(IRIS)
+    return bool(observed and observed.pods)
+
+
 @pytest.mark.parametrize(
     "broken", [{"spec": 5}, {"status": {"conditions": "none"}}, {"spec": {"template": []}}]
 )

@@ -69,11 +69,11 @@ def test_without_growth_no_listed_object_is_looked_at_again_and_with_it_garbage_
 _WITH_MANY_SERVICES = """
 import asyncio, gc, json, weakref
 from pathlib import Path
-from server import freed_memory
+from server import memory_trimming
 from server.control.watch_cache import View
 
 SERVICES, ROUNDS = 2000, 20
-freed_memory.EVERY_SECONDS = 0.01
+memory_trimming.EVERY_SECONDS = 0.01
 collected = []
 
 def collecting(phase, info):
@@ -93,7 +93,7 @@ def trim(_):
 
 async def main():
     view = View()
-    task = asyncio.create_task(freed_memory.keep_freeing(view))
+    task = asyncio.create_task(memory_trimming.keep_freeing(view))
     text = Path("tests/adapters/kserve/recorded/ready.json").read_text()
     listed = [json.loads(text) for _ in range(SERVICES)]
     view.sync()
@@ -115,7 +115,7 @@ async def main():
     task.cancel()
 
 trimmed = [0]
-freed_memory._malloc_trim = lambda: trim
+memory_trimming._malloc_trim = lambda: trim
 asyncio.run(main())
 """
 

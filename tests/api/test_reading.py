@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -13,6 +14,7 @@ from modelservice.v1.model_service_pb2 import DeleteRequest, GetRequest, ListReq
 from server.api.specs import spec_of
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import Deploy
+from server.domain.service.inference_service import ServiceKey
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
@@ -147,9 +149,17 @@ def test_pages_have_every_service_once(stub, namespace) -> None:
     assert (seen, sizes) == (names, [10, 10, 5])
 
 
-def test_a_page_is_100_services_unless_asked_and_1000_at_most(stub, namespace) -> None:
-    for number in range(1010):
-        stub.Deploy(deploy(f"svc-{number}", namespace=namespace))
+def test_a_page_is_100_services_unless_asked_and_1000_at_most(stub, memory, namespace) -> None:
+    spec = spec_of(container())
+
+    async def deploy_many() -> None:
+        for number in range(1010):
+            await memory.target.apply(Deploy(ServiceKey(namespace, f"svc-{number}"), spec))
+            await asyncio.sleep(0)  # the feed's turn
+
+    memory.awaited(deploy_many())
+    everything = ListRequest(namespace=namespace)
+    eventually("all listed", lambda: stub.List(everything).total_size == 1010)
     assert len(listed(stub, namespace=namespace)) == 100
     assert len(listed(stub, namespace=namespace, page_size=5000)) == 1000
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpc
 import pytest
 from grpc import StatusCode
 from modelservice.v1 import registry_service_pb2 as pb
+from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from server.api.responses import PAGE_BYTES
 from tests.refusals import refused
+
+from .registering import Project
 
 INVALID = StatusCode.INVALID_ARGUMENT
 
@@ -85,14 +89,21 @@ def test_a_page_stays_under_2_mib_and_the_next_goes_on_from_there(project, regis
     assert [version.version for page in got for version in page.versions] == names[::-1]
 
 
+@pytest.fixture(scope="module")
+def project_of_250(grpc_channel: grpc.Channel) -> str:
+    """The name of a project with the models m0 to m249."""
+    project = Project(RegistryServiceStub(grpc_channel), "team-of-250")
+    for number in range(250):
+        project.model(f"m{number}")
+    return project.name
+
+
 @pytest.mark.parametrize("size", [100, 150, 249, 250, 1000])
-def test_a_page_has_as_many_as_are_asked_for(project, registry_stub, size) -> None:
-    names = [f"m{number}" for number in range(250)]
-    for name in names:
-        project.model(name)
-    request = pb.ListRegisteredModelsRequest(project=project.name, page_size=size)
+def test_a_page_has_as_many_as_are_asked_for(project_of_250, registry_stub, size) -> None:
+    request = pb.ListRegisteredModelsRequest(project=project_of_250, page_size=size)
     got = list(pages(registry_stub.ListRegisteredModels, request))
-    assert [model.name for page in got for model in page.models] == names[::-1]
+    names = [model.name for page in got for model in page.models]
+    assert names == [f"m{number}" for number in reversed(range(250))]
     assert [len(page.models) for page in got[:-1]] == [size] * ((250 - 1) // size)
 
 

@@ -8,9 +8,10 @@ answers to the writes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def recording(name: str) -> Recording:
     return Recording(datetime.fromtimestamp(raw["started"], UTC), raw["lasted"], raw["changes"])
 
 
-def told(name: str) -> list[Told]:
+@cache
+def told(name: str) -> tuple[Told, ...]:
     """Everything that a process which saw it all would have told, in order."""
     played = recording(name)
     watcher = Watcher(played.started)
@@ -133,10 +135,10 @@ def told(name: str) -> list[Told]:
             found.append(watcher.look(observed, played.at(at)))
     if observed:
         found += watcher.recheck_until(observed, played.at(played.lasted))
-    return found
+    return tuple(found)
 
 
-def steps(history: list[Told]) -> list[Step]:
+def steps(history: Iterable[Told]) -> list[Step]:
     """The states told, each once until it changed."""
     kept: list[Step] = []
     for one in history:

@@ -80,7 +80,7 @@ LIVES: dict[str, list[Step]] = {
 }
 
 
-def life(name: str) -> list[Told]:
+def life(name: str) -> tuple[Told, ...]:
     return told(f"knative/{name}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -100,6 +101,16 @@ def no_step_keeps_the_loop(loop_steps: LoopSteps) -> Iterator[None]:
     if longest.seconds > _longest_of_all.seconds:
         _longest_of_all = longest
     assert longest.seconds <= LONGEST_SECONDS, f"a step of the event loop took {longest}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect the tests without looking for garbage: nearly all that is made stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import pytest
@@ -17,6 +19,7 @@ from modelservice.v1.model_service_pb2 import GetRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.serving import serving, settings
+from tests.transcript import section
 
 ROOT = Path(__file__).parents[1]
 _LISTED = subprocess.run(
@@ -151,11 +154,26 @@ NOT_RUN = {
 }
 
 
-def shown_code(document: str) -> Iterator[tuple[str, str, str]]:
-    """Each block of code for a shell or Python: the line above it, the language, the code."""
-    text = (ROOT / document).read_text()
-    pattern = r"^([^\n]*)\n```(bash|sh|console|python)\n(.*?)^```"
-    yield from re.findall(pattern, text, re.DOTALL | re.MULTILINE)
+class Block(NamedTuple):
+    """A fenced block: the line above it, its language, its code."""
+
+    above: str
+    language: str
+    code: str
+
+
+def fenced(document: str) -> Iterator[Block]:
+    lines = iter(_text(document).splitlines())
+    above = ""
+    for line in lines:
+        if line.startswith("```"):
+            code = "\n".join(takewhile(lambda inner: not inner.startswith("```"), lines))
+            yield Block(above, line.removeprefix("```"), code)
+        above = line
+
+
+def _text(document: str) -> str:
+    return (ROOT / document).read_text()
 
 
 def missing_test(test_id: str) -> str:
@@ -173,17 +191,19 @@ def missing_test(test_id: str) -> str:
 def test_code_that_a_document_shows_names_the_test_that_runs_it_or_why_none_can(
     document: str,
 ) -> None:
-    for above, _language, code in shown_code(document):
-        by = re.fullmatch(r"<!-- (?:run by (\S+)|not run: (.+)) -->", above)
-        assert by, f"{document}: nothing above this names a test that runs it:\n{code}"
+    for block in fenced(document):
+        if block.language not in ("bash", "sh", "console", "python"):
+            assert not re.search(r"^\$ ", block.code, re.M), f"name its language:\n{block.code}"
+            continue
+        by = re.fullmatch(r"<!-- (?:run by (\S+)|not run: (.+)) -->", block.above)
+        assert by, f"{document}: nothing above this names a test that runs it:\n{block.code}"
         test_id, reason = by.groups()
         if reason:
             assert reason in NOT_RUN, f"{document}: {reason!r} is no reason"
             continue
         assert missing_test(test_id) == ""
         # It reads the document, so that what it runs is what is shown.
-        test = (ROOT / test_id.partition("::")[0]).read_text()
-        assert f'"{document}"' in test or f"/ {document!r}" in test, (document, test_id)
+        assert f'"{document}"' in _text(test_id.partition("::")[0]), (document, test_id)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -260,3 +280,11 @@ def test_the_code_that_the_stubs_document_shows_deploys_and_reads_a_reason(
     why = names["why"]
     assert callable(why)
     assert why(raised.value) == ("SERVICE_NOT_FOUND", None)
+
+
+def test_every_event_that_the_operations_document_lists_is_logged() -> None:
+    table = section("docs/operations.md", "Logs").partition("| event |")[2]
+    events = re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M)))
+    assert len(events) >= 7
+    code = "".join(read(file) for file in FILES if file.is_relative_to(ROOT / "server"))
+    assert [event for event in events if f'"{event}"' not in code] == []

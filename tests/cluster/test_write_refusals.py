@@ -15,7 +15,7 @@ import pytest
 
 from lab import Cluster, Lab, wait_until
 from server.adapters.kserve.apply.api_server_errors import error_of
-from server.adapters.kserve.apply.service_objects import ServiceObjects, Terms
+from server.adapters.kserve.apply.service_client import ServiceClient, WriteOptions
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.manifest import DesiredObject, manifest_of
@@ -187,10 +187,10 @@ async def test_what_does_not_fit_the_schema(
 ) -> None:
     manifest = manifest_of(DesiredObject(key, MODEL))
     manifest["spec"]["predictor"]["model"] |= spoilt
-    terms = Terms(False, Deadline.after(10))
+    options = WriteOptions(False, Deadline.after(10))
     async with connected(cluster.kubeconfig) as api:
-        objects = ServiceObjects(api)
-        answer = await objects.apply(key, manifest, terms, force=False)
+        client = ServiceClient(api)
+        answer = await client.apply(key, manifest, options, force=False)
     error = error_of(answer, key, writes=True)
     assert error.reason is ErrorReason.SPEC_INVALID
     assert told in error.message

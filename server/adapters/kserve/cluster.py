@@ -8,11 +8,11 @@ from datetime import timedelta
 from server.adapters.kserve.apply.api_server_errors import list_error, unavailable
 from server.adapters.kserve.apply.apply import ServiceApplier
 from server.adapters.kserve.apply.delete import ServiceDeleter
-from server.adapters.kserve.apply.knative_discovery import KnativePresence
+from server.adapters.kserve.apply.knative_discovery import KnativeDiscovery
 from server.adapters.kserve.apply.kserve_config import ConfigReader
-from server.adapters.kserve.apply.retry import service_after_write
+from server.adapters.kserve.apply.retry import ConflictRetry, service_after_write
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
-from server.adapters.kserve.apply.service_objects import ServiceObjects
+from server.adapters.kserve.apply.service_client import ServiceClient
 from server.adapters.kserve.client import ApiServer, NoCredentials
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.deadline import Deadline
@@ -28,8 +28,8 @@ READ_TIMEOUT = timedelta(seconds=5)
 class KServeCluster:
     """The services of `namespaces` (empty: of all); implements `server.ports.Cluster`.
 
-    `kserve_namespace` is where KServe itself is installed, `caller` who is shown what containers
-    write.
+    `kserve_namespace` is where KServe itself is installed. `caller` decides which containers'
+    output is shown.
     """
 
     def __init__(
@@ -41,16 +41,17 @@ class KServeCluster:
         caller: Caller | None = None,
     ) -> None:
         self._feed = StatusFeed(api, namespaces, caller)
-        self._objects = ServiceObjects(api)
+        self._client = ServiceClient(api)
+        retry = ConflictRetry(self._client, self._feed)
         config, runtimes = ConfigReader(api, kserve_namespace), RuntimeReader(api)
-        knative = KnativePresence(api, self._feed)
-        self._applier = ServiceApplier(self._objects, config, runtimes, knative, self._feed)
-        self._deleter = ServiceDeleter(self._objects, self._feed)
+        knative = KnativeDiscovery(api, self._feed)
+        self._applier = ServiceApplier(self._client, retry, config, runtimes, knative, self._feed)
+        self._deleter = ServiceDeleter(self._client, retry, self._feed)
 
     async def check_release(self, allowed: timedelta) -> None:
         """Read KServe's release. Raises KServeTooOld.
 
-        An API server that does not answer within `allowed` is not waited for: the feed reports no
+        Returns without it if the API server does not answer within `allowed`: the feed reports no
         service until the release is known.
         """
         await self._feed.releases.read(allowed.total_seconds())
@@ -65,7 +66,7 @@ class KServeCluster:
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
         """See `server.ports.Cluster`."""
-        current = await self._objects.get(key, Deadline.after(READ_TIMEOUT))
+        current = await self._client.get(key, Deadline.after(READ_TIMEOUT))
         if current is None:
             return None
         return service_after_write(self._feed, current)

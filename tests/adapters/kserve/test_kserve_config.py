@@ -7,6 +7,7 @@ import pytest
 from server.adapters.kserve.apply.kserve_config import ConfigReader, KServeConfig, config_of
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.manifests.resource_defaults import KSERVE_DEFAULTS
+from server.deadline import Deadline
 from server.domain.errors import ClusterUnavailable
 from server.domain.service.inference_service import Resources
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
@@ -68,7 +69,9 @@ async def test_the_configmap_is_read_once_for_many_deploys(
     data = {"deploy": section(defaultDeploymentMode="Knative")}
     server.texts[PATH] = json.dumps({"data": data})
     reader = ConfigReader(api, "kserve")
-    assert [(await reader.read(5)).default_mode for _ in range(3)] == ["Knative"] * 3
+    assert [(await reader.read(Deadline.after(5))).default_mode for _ in range(3)] == [
+        "Knative"
+    ] * 3
     assert server.count("text") == 1
 
 
@@ -78,11 +81,13 @@ async def test_nothing_is_deployed_by_settings_that_were_never_learnt(
     reader = ConfigReader(api, "kserve")
     server.list_faults.append(answering(500))
     with pytest.raises(ClusterUnavailable):
-        await reader.read(5)
+        await reader.read(Deadline.after(5))
     server.texts[PATH] = json.dumps({"data": {}})
-    assert await reader.read(5) == KServeConfig(Resources())
+    assert await reader.read(Deadline.after(5)) == KServeConfig(Resources())
 
 
 async def test_without_a_configmap_it_is_as_shipped(server: ScriptedServer, api: ApiServer) -> None:
     server.absent.add(PATH)
-    assert await ConfigReader(api, "kserve").read(5) == KServeConfig(KSERVE_DEFAULTS, "Standard")
+    assert await ConfigReader(api, "kserve").read(Deadline.after(5)) == KServeConfig(
+        KSERVE_DEFAULTS, "Standard"
+    )

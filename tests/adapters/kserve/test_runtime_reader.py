@@ -10,6 +10,7 @@ from server.adapters.kserve.apply import runtime_reader
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.manifests.serving_runtimes import Runtimes
+from server.deadline import Deadline
 from server.domain.errors import ClusterUnavailable
 from server.domain.service.inference_service import ModelFormat, ModelPredictor
 from tests.adapters.kserve.runtimes import MLSERVER, SKLEARN
@@ -29,7 +30,7 @@ async def test_it_reads_those_of_the_namespace_and_those_of_the_cluster(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.texts |= {NAMESPACED: holding(MLSERVER), CLUSTER: holding(SKLEARN)}
-    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes(
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
         [MLSERVER], [SKLEARN]
     )
 
@@ -39,9 +40,9 @@ async def test_a_runtime_counts_from_the_moment_that_it_is_there(
 ) -> None:
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding()}
     reader = RuntimeReader(api)
-    assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [])
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes([], [])
     server.texts[CLUSTER] = holding(SKLEARN)
-    assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [SKLEARN])
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes([], [SKLEARN])
 
 
 async def test_deploys_in_quick_succession_share_a_list(
@@ -50,7 +51,9 @@ async def test_deploys_in_quick_succession_share_a_list(
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
     reader = RuntimeReader(api)
     for _ in range(3):
-        assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [SKLEARN])
+        assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
+            [], [SKLEARN]
+        )
     assert server.count("text") == 2
 
 
@@ -60,22 +63,28 @@ async def test_a_later_deploy_sees_what_a_runtime_is_by_then(
     monkeypatch.setattr(runtime_reader, "SHARED_FOR", 0.0)
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
     reader = RuntimeReader(api)
-    await reader.read(MODEL, "model-serving", 5)
+    await reader.read(MODEL, "model-serving", Deadline.after(5))
     server.texts[CLUSTER] = holding(MLSERVER, SKLEARN)
-    assert await reader.read(MODEL, "model-serving", 5) == Runtimes([], [MLSERVER, SKLEARN])
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
+        [], [MLSERVER, SKLEARN]
+    )
 
 
 async def test_of_a_kind_that_the_cluster_does_not_have_there_are_none(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.absent |= {NAMESPACED, CLUSTER}
-    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes((), ())
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
+        (), ()
+    )
 
 
 async def test_what_may_not_be_listed_is_not_known(server: ScriptedServer, api: ApiServer) -> None:
     server.texts[NAMESPACED] = holding(MLSERVER)
     server.list_faults.append(answering(403))
-    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes([MLSERVER], None)
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
+        [MLSERVER], None
+    )
     assert len(server.requests) == 2
 
 
@@ -85,7 +94,9 @@ async def test_an_api_server_that_has_just_started_is_asked_again(
 ) -> None:
     server.texts[NAMESPACED] = holding()
     server.list_faults += [answering(status), answering(200, {"items": [SKLEARN]})]
-    assert await RuntimeReader(api).read(MODEL, "model-serving", 5) == Runtimes([], [SKLEARN])
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
+        [], [SKLEARN]
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +110,7 @@ async def test_nothing_is_deployed_without_knowing_the_runtimes(
     server.texts[NAMESPACED] = holding()
     server.list_faults += [fault] * 5
     with pytest.raises(ClusterUnavailable):
-        await RuntimeReader(api).read(MODEL, "model-serving", 0.5)
+        await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(0.5))
 
 
 async def test_refusals_in_ever_new_namespaces_fill_neither_the_log_nor_the_memory(
@@ -110,5 +121,5 @@ async def test_refusals_in_ever_new_namespaces_fill_neither_the_log_nor_the_memo
     with capture_logs() as logged:
         for n in range(10):
             server.list_faults.extend([answering(403)] * 2)
-            await reader.read(MODEL, f"n{n}", 5)
+            await reader.read(MODEL, f"n{n}", Deadline.after(5))
     assert len(logged) == 3

@@ -14,16 +14,16 @@ from server.adapters.kserve.apply.api_server_errors import (
     is_stale,
     unavailable,
 )
-from server.adapters.kserve.apply.knative_discovery import KnativePresence
+from server.adapters.kserve.apply.knative_discovery import KnativeDiscovery
 from server.adapters.kserve.apply.kserve_config import ConfigReader, KServeConfig
 from server.adapters.kserve.apply.retry import (
+    ConflictRetry,
     CurrentObject,
     StaleObject,
-    retry_on_conflict,
     service_after_write,
 )
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
-from server.adapters.kserve.apply.service_objects import LEAST_TIME, ServiceObjects, Terms
+from server.adapters.kserve.apply.service_client import LEAST_TIME, ServiceClient, WriteOptions
 from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.kserve_release import KServeTooOld
@@ -37,6 +37,7 @@ from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidat
 from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import Object, rollout_of
+from server.deadline import Deadline
 from server.domain.errors import (
     ServiceDeleting,
     ServiceError,
@@ -57,13 +58,15 @@ class ServiceApplier:
 
     def __init__(
         self,
-        objects: ServiceObjects,
+        client: ServiceClient,
+        retry: ConflictRetry,
         config: ConfigReader,
         runtimes: RuntimeReader,
-        knative: KnativePresence,
+        knative: KnativeDiscovery,
         feed: StatusFeed,
     ) -> None:
-        self._objects = objects
+        self._client = client
+        self._retry = retry
         self._config = config
         self._runtimes = runtimes
         self._knative = knative
@@ -71,23 +74,20 @@ class ServiceApplier:
 
     async def apply(self, deploy: Deploy) -> Applied:
         """Store the desired spec; see `server.ports.Cluster.apply`."""
-        terms = Terms(deploy.validate_only, deploy.deadline)
 
         async def attempt(current: CurrentObject) -> Applied:
-            return await self._attempt(deploy, current, terms)
+            return await self._attempt(deploy, current)
 
-        return await retry_on_conflict(
-            attempt, deploy.key, self._feed, self._objects, terms.deadline
-        )
+        return await self._retry.run(deploy.key, deploy.deadline, attempt)
 
-    async def _attempt(self, deploy: Deploy, current: CurrentObject, terms: Terms) -> Applied:
+    async def _attempt(self, deploy: Deploy, current: CurrentObject) -> Applied:
         """Plan and write once. Raises StaleObject instead of an error that rests on the cache."""
-        config = await self._kserve_config(terms)
+        config = await self._kserve_config(deploy.deadline)
         try:
             plan = plan_deploy(deploy, current.parsed, config, secrets.token_hex(8))
             if isinstance(plan, Plan) and plan.mode == KNATIVE:
                 await self._knative.require(
-                    deploy.key, terms.deadline.left(LEAST_TIME), by_default=plan.default_mode
+                    deploy.key, deploy.deadline, by_default=plan.default_mode
                 )
         except ServiceError as error:
             if current.live:
@@ -96,22 +96,22 @@ class ServiceApplier:
         if isinstance(plan, PastRequest) or plan.unchanged:
             return self._already_applied(deploy, plan, current)
         if plan.replaces_pods:
-            plan = plan.with_added(await self._fields_to_add(plan, terms))
+            plan = plan.with_added(await self._fields_to_add(plan, deploy.deadline))
         if plan.frozen:
-            await self._refuse_change(deploy, plan, terms)
-        answer = await self._write(deploy, plan, terms)
+            await self._refuse_change(deploy, plan)
+        answer = await self._write(deploy, plan, dry_run=deploy.validate_only)
         if not answer.ok:
             raise _write_error(deploy, plan, answer, current.live)
         return self._applied(deploy, plan, answer.body)
 
-    async def _kserve_config(self, terms: Terms) -> KServeConfig:
+    async def _kserve_config(self, deadline: Deadline) -> KServeConfig:
         try:
-            release = await self._feed.releases.read(terms.deadline.left(LEAST_TIME))
+            release = await self._feed.releases.read(deadline.left(LEAST_TIME))
         except KServeTooOld as e:
             raise UnsupportedByCluster(str(e)) from e
         if release is None:
             raise unavailable(self._feed.away())
-        config = await self._config.read(terms.deadline.left(LEAST_TIME))
+        config = await self._config.read(deadline)
         return replace(config, release=release)
 
     def _already_applied(
@@ -129,39 +129,39 @@ class ServiceApplier:
             rollout = None if deploy.validate_only else rollout_of(obj)
         return Applied(service, plan.action, rollout)
 
-    async def _fields_to_add(self, plan: Plan, terms: Terms) -> AddedFields:
+    async def _fields_to_add(self, plan: Plan, deadline: Deadline) -> AddedFields:
         """Settle the fields to add for new pods; for a model they depend on its runtime."""
         key, spec = plan.desired.key, plan.desired.spec
         runtimes, resources = Runtimes(), plan.desired.added.resources
         if isinstance(spec.serving, ModelPredictor):
-            seconds = terms.deadline.left(LEAST_TIME)
-            runtimes = await self._runtimes.read(spec.serving, key.namespace, seconds)
+            runtimes = await self._runtimes.read(spec.serving, key.namespace, deadline)
             for runtime in candidates(spec.serving, runtimes)[:1]:
                 resources = model_additions(spec.resources, resources_of(runtime))
         probe = probe_for(key.name, spec, runtimes) if plan.wants_probe else None
         return AddedFields(resources, probe)
 
-    async def _refuse_change(self, deploy: Deploy, plan: Plan, terms: Terms) -> None:
+    async def _refuse_change(self, deploy: Deploy, plan: Plan) -> None:
         """Refuse a change that KServe would not act on; a write that changes nothing passes."""
-        answer = await self._write(deploy, plan, Terms(True, terms.deadline))
+        answer = await self._write(deploy, plan, dry_run=True)
         if answer.ok and _action(plan, answer.body) is not Action.UNCHANGED:
             raise UpdatesDisabled(
                 f"{deploy.key} has the annotation {UPDATES_DISABLED_ANNOTATION}, so KServe would"
                 " not act on the change; remove it first"
             )
 
-    async def _write(self, deploy: Deploy, plan: Plan, terms: Terms) -> Answer:
+    async def _write(self, deploy: Deploy, plan: Plan, *, dry_run: bool) -> Answer:
         key, manifest = deploy.key, plan.manifest
+        options = WriteOptions(dry_run, deploy.deadline)
         if plan.current and plan.adopts:
             obj = plan.current.obj
-            if terms.dry_run:
-                return await self._objects.merge(key, adoption_patch(obj, manifest), terms)
-            adopted = await self._objects.merge(key, ownership_patch(obj), terms)
+            if dry_run:
+                return await self._client.merge(key, adoption_patch(obj, manifest), options)
+            adopted = await self._client.merge(key, ownership_patch(obj), options)
             if not adopted.ok:
                 return adopted
             version = {"resourceVersion": adopted.body["metadata"]["resourceVersion"]}
             manifest = {**manifest, "metadata": {**manifest["metadata"], **version}}
-        return await self._objects.apply(key, manifest, terms, force=deploy.force)
+        return await self._client.apply(key, manifest, options, force=deploy.force)
 
     def _applied(self, deploy: Deploy, plan: Plan, written: Object) -> Applied:
         action = _action(plan, written)

@@ -1,4 +1,4 @@
-"""Delete on the API server: of the very object that was admitted."""
+"""Carry out a Delete: delete only the object that passed the preconditions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 
 from server.adapters.kserve.apply.api_server_errors import error_of, is_stale
 from server.adapters.kserve.apply.retry import (
+    ConflictRetry,
     CurrentObject,
     StaleObject,
-    retry_on_conflict,
     service_after_write,
 )
-from server.adapters.kserve.apply.service_objects import ServiceObjects, Terms
-from server.adapters.kserve.client import Answer
+from server.adapters.kserve.apply.service_client import ServiceClient, WriteOptions
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.manifests.object_parser import PENDING_STATUS
 from server.adapters.kserve.names import KIND
@@ -29,46 +28,42 @@ _DELETING = InferenceServiceStatus(State.DELETING)
 class ServiceDeleter:
     """Carries out Deletes."""
 
-    def __init__(self, objects: ServiceObjects, feed: StatusFeed) -> None:
-        self._objects = objects
+    def __init__(self, client: ServiceClient, retry: ConflictRetry, feed: StatusFeed) -> None:
+        self._client = client
+        self._retry = retry
         self._feed = feed
 
     async def delete(self, delete: Delete) -> InferenceService:
         """Begin the deletion; see `server.ports.Cluster.delete`."""
-        terms = Terms(delete.validate_only, delete.deadline)
+        options = WriteOptions(delete.validate_only, delete.deadline)
 
         async def attempt(current: CurrentObject) -> InferenceService:
-            return await self._attempt(delete, current, terms)
+            return await self._attempt(delete, current, options)
 
-        return await retry_on_conflict(
-            attempt, delete.key, self._feed, self._objects, terms.deadline
-        )
+        return await self._retry.run(delete.key, delete.deadline, attempt)
 
     async def _attempt(
-        self, delete: Delete, current: CurrentObject, terms: Terms
+        self, delete: Delete, current: CurrentObject, options: WriteOptions
     ) -> InferenceService:
-        """Delete once. Raises StaleObject instead of a refusal that rests on a held object."""
+        """Delete once. Raises StaleObject instead of an error that rests on the cache."""
         parsed = current.parsed
         try:
             admitted = admit_delete(delete, parsed.service(PENDING_STATUS) if parsed else None)
-        except ServiceError as refused:
+        except ServiceError as error:
             if current.live:
                 raise
-            raise StaleObject from refused
+            raise StaleObject from error
         preconditions = {"uid": admitted.uid}
         if delete.etag and parsed:
             preconditions["resourceVersion"] = parsed.obj["metadata"]["resourceVersion"]
-        answer = await self._objects.delete(delete.key, preconditions, terms)
+        answer = await self._client.delete(delete.key, preconditions, options)
         if is_stale(answer):
             raise StaleObject
         if not answer.ok:
             raise error_of(answer, delete.key, writes=not delete.validate_only)
         if delete.validate_only:
             return self._feed.derive(delete.key) or admitted
-        return self._deleted(admitted, answer)
-
-    def _deleted(self, admitted: InferenceService, answer: Answer) -> InferenceService:
         if answer.body.get("kind") == KIND:
             return service_after_write(self._feed, answer.body, _DELETING)
-        # Nothing held it up: it is gone already.
+        # No finalizer held it: the object is gone already.
         return replace(admitted, delete_time=datetime.now(UTC), status=_DELETING)

@@ -1,4 +1,4 @@
-"""Whether the cluster has Knative, asked when a Deploy needs it and nothing of it is followed."""
+"""Ask whether the cluster has Knative, when a Deploy needs it and no informer watches it."""
 
 from __future__ import annotations
 
@@ -8,50 +8,49 @@ from server.adapters.kserve.informers.collections import KNATIVE, Resource, serv
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.informers.watch_stream import Refused
 from server.adapters.kserve.modes import STANDARD
+from server.deadline import Deadline
 from server.domain.errors import UnsupportedByCluster
 from server.domain.service.inference_service import ServiceKey
 
+LEAST_TIME = 0.2
 
-class KnativePresence:
-    """Knows whether services of Knative mode can run, and be told about."""
+
+class KnativeDiscovery:
+    """Tells whether services of Knative mode can run, and their status be read."""
 
     def __init__(self, api: ApiServer, feed: StatusFeed) -> None:
         self._api = api
         self._feed = feed
 
-    async def require(self, key: ServiceKey, seconds: float, *, by_default: bool) -> None:
-        """Let a Deploy in Knative mode through; `by_default`: nobody named that mode.
+    async def require(self, key: ServiceKey, deadline: Deadline, *, by_default: bool) -> None:
+        """Require Knative for a Deploy; `by_default`: Knative is the cluster's default mode.
 
-        Raises UnsupportedByCluster where the cluster has no Knative, ServerLacksRights where its
-        objects may not be read, and ClusterUnavailable.
+        Raises UnsupportedByCluster if the cluster has no Knative, ServerLacksRights if this server
+        may not list its objects, and ClusterUnavailable.
         """
         if self._feed.mirror.follows_knative(key.namespace):
             return
         for kind in KNATIVE:
-            await self._require(Resource(kind, key.namespace), key, seconds, by_default)
-        # It came a moment ago: whoever deploys wants to be told of it from now on.
+            resource = Resource(kind, key.namespace)
+            group = await self._get(resource.group_path, deadline)
+            try:
+                served = serves(group, kind)
+            except Refused as e:
+                raise error_of(group, key, writes=False) from e
+            if not served:
+                default = ", the cluster's default" if by_default else ""
+                raise UnsupportedByCluster(
+                    f"{key} would run in Knative mode{default}, and the cluster has no Knative"
+                    f" Serving: install it, or name deployment_mode {STANDARD}"
+                )
+            listed = await self._get(f"{resource.path}?limit=1", deadline)
+            if not listed.ok:
+                raise error_of(listed, key, writes=False)
+        # Knative was installed a moment ago: watch it now, so that this Deploy's status is read.
         self._feed.look_for_knative()
 
-    async def _require(
-        self, resource: Resource, key: ServiceKey, seconds: float, by_default: bool
-    ) -> None:
-        group = await self._ask(resource.group_path, seconds)
+    async def _get(self, path: str, deadline: Deadline) -> Answer:
         try:
-            there = serves(group, resource.kind)
-        except Refused as e:
-            raise error_of(group, key, writes=False) from e
-        if not there:
-            default = ", the cluster's default" if by_default else ""
-            raise UnsupportedByCluster(
-                f"{key} would run in Knative mode{default}, and the cluster has no Knative Serving:"
-                f" install it, or name deployment_mode {STANDARD}"
-            )
-        found = await self._ask(f"{resource.path}?limit=1", seconds)
-        if not found.ok:
-            raise error_of(found, key, writes=False)
-
-    async def _ask(self, path: str, seconds: float) -> Answer:
-        try:
-            return await self._api.send("GET", path, timeout=seconds)
+            return await self._api.send("GET", path, timeout=deadline.left(LEAST_TIME))
         except (Unreachable, Unanswered) as e:
             raise unavailable(e) from e

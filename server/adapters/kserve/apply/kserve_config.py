@@ -1,4 +1,4 @@
-"""What KServe is set to in this cluster: its ConfigMap `inferenceservice-config`."""
+"""Read KServe's settings in this cluster: its ConfigMap `inferenceservice-config`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.manifests.resource_defaults import KSERVE_DEFAULTS
 from server.adapters.kserve.modes import STANDARD, present_name
 from server.adapters.kserve.releases import NEWEST, Release
+from server.deadline import Deadline
 from server.domain.kubernetes.quantities import quantities
 from server.domain.service.inference_service import Resources
 
 READ_AGAIN_AFTER = 60.0
 READ_TIMEOUT = 5.0
+LEAST_TIME = 0.2
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class KServeConfig:
-    """`resources`: what is added where nothing is asked; `default_mode`: by its present name;
-    `release`: not part of the ConfigMap, and just as much the same for all services."""
+    """KServe's settings, the same for all services.
+
+    `resources` are added where the spec has none. `default_mode` has its present name. `release`
+    is not in the ConfigMap.
+    """
 
     resources: Resources = KSERVE_DEFAULTS
     default_mode: str = STANDARD
@@ -36,7 +41,7 @@ class KServeConfig:
 
 
 class ConfigReader:
-    """Reads the ConfigMap when it is wanted, and at most once a minute."""
+    """Reads the ConfigMap on demand, and at most once a minute."""
 
     def __init__(self, api: ApiServer, kserve_namespace: str) -> None:
         self._api = api
@@ -44,15 +49,15 @@ class ConfigReader:
         self._config = KServeConfig()
         self._read_at: float | None = None
 
-    async def read(self, seconds: float) -> KServeConfig:
-        """The settings, as they were at most a minute ago; asked for at most `seconds`.
+    async def read(self, deadline: Deadline) -> KServeConfig:
+        """Return the settings, at most a minute old.
 
-        Those that KServe ships stand in where there is no ConfigMap, or no right to read it. Raises
-        ClusterUnavailable where nothing could be sent, or nothing was ever learnt: a Deploy by
-        other settings than the last one's could replace pods that nobody wants replaced.
+        They are KServe's own defaults if there is no ConfigMap, or no right to read it. Raises
+        ClusterUnavailable if nothing could be sent, or nothing was ever read: a Deploy with other
+        settings than the one before could replace pods for nothing.
         """
         if self._read_at is None or time.monotonic() - self._read_at > READ_AGAIN_AFTER:
-            await self._refresh(min(seconds, READ_TIMEOUT))
+            await self._refresh(min(deadline.left(LEAST_TIME), READ_TIMEOUT))
         if self._read_at is None:
             raise unavailable()
         return self._config
@@ -61,7 +66,7 @@ class ConfigReader:
         try:
             answer = await self._api.send("GET", self._path, timeout=seconds)
         except Unreachable as e:
-            # Nor could the write that this is for, which would only wait as long once more.
+            # The write after it could not be sent either, and would only wait again.
             raise unavailable(e) from e
         except Unanswered:
             return
@@ -75,7 +80,7 @@ class ConfigReader:
 
 
 def config_of(data: Mapping[str, str]) -> KServeConfig:
-    """Read the ConfigMap's data. What it leaves out has no default: KServe then adds nothing."""
+    """Parse the ConfigMap's data. Resources that it leaves out have no default in KServe."""
     resources = _object(_section(data, "inferenceService").get("resource"))
     mode = str(_section(data, "deploy").get("defaultDeploymentMode") or STANDARD)
     return KServeConfig(
@@ -100,5 +105,5 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _given(**texts: Any) -> dict[str, str]:
-    """What can be read of them; of the rest KServe's own webhook complains."""
+    """Return the valid quantities; KServe's own webhook refuses the others."""
     return quantities({name: text for name, text in texts.items() if text})

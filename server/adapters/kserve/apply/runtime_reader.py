@@ -1,8 +1,8 @@
-"""Which serving runtimes there are, asked when a Deploy of a model replaces pods.
+"""List the serving runtimes, when a Deploy of a model replaces pods.
 
-They are not followed, since what is known of them is wanted only then. An answer may be from the
-API server's cache, and half a second old; that there is no runtime is asked of the API server
-itself, so that one that was installed a moment before its service has the probe.
+No informer watches them, because nothing else needs them. A list may come from the API server's
+cache, half a second old. Before a model counts as without a runtime, the list is read past the
+cache: a runtime that was installed just before its service gives it a readiness probe.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ READ_TIMEOUT = 5.0
 PAUSE = 0.2
 SHARED_FOR = 0.5
 LEAST_TIME = 0.1
-# Callers name the namespaces.
+# Callers choose the namespaces.
 MOST_REFUSALS_LOGGED = 100
 
 _GROUP = "/apis/serving.kserve.io/v1alpha1"
 _FROM_CACHE = {"resourceVersion": "0"}
-_PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_TRANSIENT = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 log = structlog.get_logger(__name__)
 
@@ -40,24 +40,24 @@ class RuntimeReader:
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
-        self._held: dict[str, tuple[float, Sequence[Object] | None]] = {}
+        self._shared: dict[str, tuple[float, Sequence[Object] | None]] = {}
         self._refused: set[str] = set()
 
-    async def read(self, model: ModelPredictor, namespace: str, seconds: float) -> Runtimes:
-        """Those that a model in a namespace may be served by, asked for at most `seconds`.
+    async def read(self, model: ModelPredictor, namespace: str, deadline: Deadline) -> Runtimes:
+        """Return the runtimes for models of a namespace.
 
-        There are none of a kind that the cluster does not have, and one that may not be listed is
-        not known. Raises ClusterUnavailable where the API server does not answer: a Deploy that
-        went on without the probe would keep the service without it until its next change.
+        A kind is empty if the cluster does not have it, and None if this server may not list it.
+        Raises ClusterUnavailable if the API server does not answer: a Deploy without the list would
+        leave its service without a readiness probe until the next change.
         """
-        deadline = Deadline.after(min(seconds, READ_TIMEOUT))
-        runtimes = await self._look(namespace, deadline)
+        deadline = deadline.sooner(Deadline.after(READ_TIMEOUT))
+        runtimes = await self._list_both(namespace, deadline)
         if candidates(model, runtimes) or None in (runtimes.namespaced, runtimes.cluster):
             return runtimes
-        self._held.clear()
-        return await self._look(namespace, deadline, query={})
+        self._shared.clear()
+        return await self._list_both(namespace, deadline, query={})
 
-    async def _look(
+    async def _list_both(
         self, namespace: str, deadline: Deadline, query: Mapping[str, str] = _FROM_CACHE
     ) -> Runtimes:
         namespaced, cluster = await asyncio.gather(
@@ -70,18 +70,18 @@ class RuntimeReader:
         self, path: str, deadline: Deadline, query: Mapping[str, str]
     ) -> Sequence[Object] | None:
         asked_at = time.monotonic()
-        # Of a namespace that is done with, nothing stays.
-        self._held = {p: h for p, h in self._held.items() if asked_at - h[0] < SHARED_FOR}
-        if path in self._held:
-            return self._held[path][1]
+        # Lists that nobody shares any more go away.
+        self._shared = {p: h for p, h in self._shared.items() if asked_at - h[0] < SHARED_FOR}
+        if path in self._shared:
+            return self._shared[path][1]
         runtimes = self._listed(path, await self._answer(path, deadline, query))
-        self._held[path] = asked_at, runtimes
+        self._shared[path] = asked_at, runtimes
         return runtimes
 
     async def _answer(self, path: str, deadline: Deadline, query: Mapping[str, str]) -> Answer:
         answer = await self._ask(path, deadline, query)
-        # An API server that has just started says so of a resource for its first moments.
-        while answer.status in _PASSING and deadline.left() > PAUSE:
+        # An API server that has just started refuses a resource for its first moments.
+        while answer.status in _TRANSIENT and deadline.left() > PAUSE:
             await asyncio.sleep(PAUSE)
             answer = await self._ask(path, deadline, query)
         return answer

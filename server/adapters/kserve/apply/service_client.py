@@ -1,6 +1,6 @@
-"""InferenceServices over HTTP: one request a method.
+"""Read and write InferenceServices over HTTP, one request a method.
 
-What keeps an answer from coming is raised as the domain's errors; answers that refuse are returned.
+A request without an answer raises a ServiceError; a refusing answer is returned.
 """
 
 from __future__ import annotations
@@ -16,39 +16,36 @@ from server.adapters.kserve.apply.api_server_errors import (
     outcome_unknown,
     unavailable,
 )
-from server.adapters.kserve.apply.write_queue import WriteQueue
 from server.adapters.kserve.client import Answer, ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER, RESOURCE
+from server.adapters.kserve.objects import Object
 from server.deadline import Deadline
 from server.domain.service.inference_service import ServiceKey
-
-RawObject = Mapping[str, Any]
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _JSON = "application/json"
 
-# Enough for an answer from nearby where a caller's time has all but run out.
+# Long enough for an answer from nearby when the caller's time has run out.
 LEAST_TIME = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """How a write is sent: only tried (`dry_run`), and until when its answer is waited for."""
+class WriteOptions:
+    """Whether a write is a dry run, and until when to wait for its answer."""
 
     dry_run: bool
     deadline: Deadline
 
 
-class ServiceObjects:
-    """Reads and writes InferenceServices; `queue` has the turns of those who write."""
+class ServiceClient:
+    """Reads and writes InferenceServices."""
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
-        self.queue = WriteQueue()
 
-    async def get(self, key: ServiceKey, deadline: Deadline) -> RawObject | None:
-        """The object as it is now; None where there is none."""
+    async def get(self, key: ServiceKey, deadline: Deadline) -> Object | None:
+        """Return the object as the API server has it now; None if there is none."""
         try:
             answer = await self._api.send("GET", _path(key), timeout=deadline.left(LEAST_TIME))
         except (Unreachable, Unanswered) as e:
@@ -60,38 +57,38 @@ class ServiceObjects:
         raise error_of(answer, key, writes=False)
 
     async def apply(
-        self, key: ServiceKey, manifest: RawObject, terms: Terms, *, force: bool
+        self, key: ServiceKey, manifest: Object, options: WriteOptions, *, force: bool
     ) -> Answer:
-        """Server-side apply; uid and resourceVersion in the manifest are preconditions."""
-        query = {**_patch_query(terms), "force": str(force).lower()}
-        return await self._write("PATCH", key, manifest, terms, _APPLY, query)
+        """Send a server-side apply; uid and resourceVersion in the manifest are preconditions."""
+        query = {**_patch_query(options), "force": str(force).lower()}
+        return await self._write("PATCH", key, manifest, options, _APPLY, query)
 
-    async def merge(self, key: ServiceKey, patch: RawObject, terms: Terms) -> Answer:
-        """A merge patch; uid and resourceVersion in it are preconditions."""
-        return await self._write("PATCH", key, patch, terms, _MERGE, _patch_query(terms))
+    async def merge(self, key: ServiceKey, patch: Object, options: WriteOptions) -> Answer:
+        """Send a merge patch; uid and resourceVersion in it are preconditions."""
+        return await self._write("PATCH", key, patch, options, _MERGE, _patch_query(options))
 
     async def delete(
-        self, key: ServiceKey, preconditions: Mapping[str, str], terms: Terms
+        self, key: ServiceKey, preconditions: Mapping[str, str], options: WriteOptions
     ) -> Answer:
-        """Foreground: the object stays until KServe's children and their pods are gone."""
-        options = {
+        """Delete in the foreground: the object stays until its children and pods are gone."""
+        body = {
             "propagationPolicy": "Foreground",
             "preconditions": dict(preconditions),
-            # With a body the query is not looked at.
-            "dryRun": ["All"] if terms.dry_run else [],
+            # The API server ignores the query of a DELETE with a body.
+            "dryRun": ["All"] if options.dry_run else [],
         }
-        return await self._write("DELETE", key, options, terms, _JSON, {})
+        return await self._write("DELETE", key, body, options, _JSON, {})
 
     async def _write(
         self,
         method: str,
         key: ServiceKey,
-        body: RawObject,
-        terms: Terms,
+        body: Mapping[str, Any],
+        options: WriteOptions,
         content_type: str,
         query: Mapping[str, str],
     ) -> Answer:
-        if not terms.dry_run:
+        if not options.dry_run:
             failpoints.reached("before-write")
         try:
             answer = await self._api.send(
@@ -100,19 +97,19 @@ class ServiceObjects:
                 query=query,
                 body=body,
                 content_type=content_type,
-                timeout=terms.deadline.left(LEAST_TIME),
+                timeout=options.deadline.left(LEAST_TIME),
             )
         except Unreachable as e:
             raise unavailable(e) from e
         except Unanswered as e:
-            raise (unavailable(e) if terms.dry_run else outcome_unknown(key)) from e
-        if not terms.dry_run:
+            raise (unavailable(e) if options.dry_run else outcome_unknown(key)) from e
+        if not options.dry_run:
             failpoints.reached("after-write")
         return answer
 
 
-def _patch_query(terms: Terms) -> dict[str, str]:
-    return {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if terms.dry_run else {})}
+def _patch_query(options: WriteOptions) -> dict[str, str]:
+    return {"fieldManager": FIELD_MANAGER, **({"dryRun": "All"} if options.dry_run else {})}
 
 
 def _path(key: ServiceKey) -> str:

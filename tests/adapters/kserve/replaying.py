@@ -17,6 +17,7 @@ from typing import Any
 
 from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
 from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.parse_cache import ParseCache
 from server.adapters.kserve.status.pods.account_rights import AccountRights
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.adapters.kserve.status.service_status import facts_of, status_of
@@ -106,13 +107,14 @@ class Recording:
     def states(self) -> Iterator[tuple[float, ObservedObjects | None]]:
         """What there was after each change."""
         objects: dict[str, tuple[str, dict[str, Any]]] = {}
+        cache = ParseCache()
         for change in self.changes:
             if change.get("gone"):
                 del objects[change["uid"]]
             else:
                 _, known = objects.get(change["uid"], ("", {}))
                 objects[change["uid"]] = change["kind"], merged(known, change["patch"])
-            yield change["at"], _observed(objects)
+            yield change["at"], _observed(objects, cache)
 
 
 def recording(name: str) -> Recording:
@@ -160,7 +162,9 @@ def merged(target: Any, patch: Any) -> Any:
     return result
 
 
-def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> ObservedObjects | None:
+def _observed(
+    objects: dict[str, tuple[str, dict[str, Any]]], cache: ParseCache
+) -> ObservedObjects | None:
     service = next((o for kind, o in objects.values() if kind == "service"), None)
     if service is None:
         return None
@@ -169,5 +173,7 @@ def _observed(objects: dict[str, tuple[str, dict[str, Any]]]) -> ObservedObjects
         for held, name in _HELD_IN.items()
     }
     # No account of these clusters was bound to any role.
-    gates = OutputPolicy(rights=AccountRights())
-    return ObservedObjects(service=service, knative_followed=True, output_policy=gates, **parts)
+    policy = OutputPolicy(rights=AccountRights())
+    return ObservedObjects(
+        service=service, knative_followed=True, output_policy=policy, cache=cache, **parts
+    )

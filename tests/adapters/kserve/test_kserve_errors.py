@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.adapters.kserve.status.kserve_errors import _MEANINGS, error_in_event
+from server.adapters.kserve.status.kserve_errors import _MEANINGS, event_error
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 
 THEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -14,7 +14,7 @@ THEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.mark.parametrize(("words", "reason"), [*_MEANINGS, ("something new", "INVALID_SPEC")])
 def test_each_of_kserves_words_comes_to_a_failure_with_a_remedy(words: str, reason: str) -> None:
-    refusal = error_in_event({"reason": "InternalError", "message": f"KServe says: {words} x"})
+    refusal = event_error({"reason": "InternalError", "message": f"KServe says: {words} x"})
     assert refusal
     failure = refusal.failure(THEN, ObservedObjects({}))
     assert failure.reason == reason

@@ -229,7 +229,7 @@ def test_an_image_that_takes_long_to_come_is_said_to_be_waited_for() -> None:
     making = with_container(observed, state=waiting("ContainerCreating"))
     making = with_pods(making, {"status": {"startTime": stamp(began)}})
     told = Life(making).told_until(began, began + 121 * SECOND)
-    assert "kserve-container has waited to be made for more than 2 min" in message_of(told)
+    assert "kserve-container has waited to be created for more than 2 min" in message_of(told)
     assert failure_of(told) is None
 
 
@@ -240,7 +240,7 @@ async def test_of_a_run_that_goes_on_the_last_line_and_its_time_are_read(
         *("iris-1", "models", "storage-initializer"),
         previous=False,
         restart_count=0,
-        look=1,
+        log_read=1,
         output=OutputGate(("sesame",)),
     )
     server.texts[LOG_PATH] = (
@@ -259,6 +259,6 @@ async def test_of_a_run_that_goes_on_the_last_line_and_its_time_are_read(
 async def test_a_log_without_times_is_no_trouble(
     server: ScriptedServer, api: ApiServer, text: str
 ) -> None:
-    wanted = LogRequest("iris-1", "models", "c", previous=False, restart_count=0, look=1)
+    wanted = LogRequest("iris-1", "models", "c", previous=False, restart_count=0, log_read=1)
     server.texts[LOG_PATH] = text
     assert (await fetch_log(api, wanted)).written_at is None

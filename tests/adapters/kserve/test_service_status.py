@@ -328,8 +328,8 @@ def test_a_deployment_that_kserve_made_for_this_service_is_not_said_to_be_of_oth
     )
     failure = verdict(observed, now, told_before=5).failure
     assert failure
-    assert "was not made for it" not in failure.message
-    assert failure.remedy == f"delete the Deployment {own}: KServe makes it anew"
+    assert "was not created for it" not in failure.message
+    assert failure.remedy == f"delete the Deployment {own}: KServe creates it again"
 
 
 def test_a_reconcile_error_that_only_lost_a_race_is_none() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.staleness import StalenessCheck, written_at
+from server.adapters.kserve.status.parsed_service import written_at
+from server.adapters.kserve.status.staleness import StalenessCheck
 from tests.adapters.kserve.shown import end, stamp, warning, with_service
 
 SECOND = timedelta(seconds=1)
@@ -85,7 +86,7 @@ def test_a_process_that_missed_the_write_goes_by_the_clusters_own_times() -> Non
     later = replace(observed, events=({**told, "lastTimestamp": stamp(now + 6 * SECOND)},))
     error = StalenessCheck().updated(later, now + 6 * SECOND).error(later, now + 6 * SECOND)
     assert error
-    assert error.words == WORDS
+    assert error.message == WORDS
 
 
 def test_where_nothing_tells_a_refusal_counts_after_it_has_stood_for_half_a_minute() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from server.adapters.kserve.objects import is_condition_true
-from server.adapters.kserve.status.components import component_specs, workloads_of
+from server.adapters.kserve.status.components import parsed_deployments, workload_of
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.status import Component, FailureReason, State
 from tests.adapters.kserve.replaying import merged
@@ -97,9 +97,10 @@ def test_a_deployment_whose_replica_set_is_not_known_yet_was_never_complete() ->
 def test_new_pods_are_those_of_the_present_template_also_without_a_marker() -> None:
     observed, _ = when("unmanaged_container", lambda o: len(o.pods) == 2)
     assert len(observed.replica_sets) == 2
-    [workload] = workloads_of(next(component_specs(observed.service)), observed)
+    [deployment] = parsed_deployments(observed)
+    workload = workload_of(deployment, observed)
     [pod] = workload.new_pods
-    assert pod["spec"]["containers"][0]["image"] == "lab/slow:3s"
+    assert pod.obj["spec"]["containers"][0]["image"] == "lab/slow:3s"
     assert len(workload.pods) == 2
 
 

@@ -19,6 +19,7 @@ from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.objects import Object, uid_of
 from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.parse_cache import ParseCache
 from server.adapters.kserve.status.pods.account_rights import AccountRights, namespace_of_subject
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.domain.caller import Caller
@@ -49,6 +50,7 @@ class Mirror:
         self._absent: set[Resource] = set()
         self._rights = AccountRights()
         self._output_policy = OutputPolicy(caller)
+        self._parse_caches: dict[ServiceKey, ParseCache] = {}
         self._release = NEWEST
         # Of services as they are, by the time that the first of their parts comes.
         self._texts: dict[ServiceKey, dict[str, str]] = {}
@@ -65,6 +67,7 @@ class Mirror:
         """A service with all that belongs to it, as last known."""
         service = self._services.get(key)
         if service is None:
+            self._parse_caches.pop(key, None)
             return None
         pods = self._parts[Kind.PODS].of(key)
         return ObservedObjects(
@@ -79,6 +82,7 @@ class Mirror:
             knative_followed=self.follows_knative(key.namespace),
             release=self._release,
             output_policy=self._output_policy,
+            cache=self._parse_caches.setdefault(key, ParseCache()),
         )
 
     def follows_knative(self, namespace: str) -> bool:

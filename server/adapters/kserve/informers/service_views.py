@@ -118,7 +118,12 @@ class Deriving:
     def keep_log(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt, now: datetime) -> None:
         """Let the last lines of a log, read `now`, go with the failure that they explain."""
         if key in self._memories:
-            read = replace(log, read_at=now, restart_count=wanted.restart_count, look=wanted.look)
+            read = replace(
+                log,
+                read_at=now,
+                restart_count=wanted.restart_count,
+                log_read=wanted.log_read,
+            )
             self._memories[key].keep_log(wanted, read)
 
     def parsed(self, key: ServiceKey) -> ParsedObject | None:

@@ -1,1 +1,1 @@
-"""What the cluster shows of a service: facts, causes, staleness."""
+"""Derive the status of a service from its objects on the cluster."""

@@ -1,7 +1,7 @@
-"""Whether a Deployment's pod template is made from what an InferenceService asks for now.
+"""Compare a pod template with the present spec of an InferenceService.
 
-Where all of the predictor is ours, our marker tells. Where others wrote any of it, the marker may
-be an old one, and of other components there is none: then what the spec names is compared too.
+If this server owns the whole predictor, the rollout hash decides. If others wrote a part of it, the
+hash may be out of date, and other components have none: then the fields of the spec are compared.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from server.domain.rollout.status import Component
 STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 _CONTAINER_FIELDS = ("image", "command", "env")
 _POD_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations")
-# Longer lists of arguments are compared in part, so that nobody's object can take long.
-_MOST_ARGUMENTS = 1000
-_MOST_ARGUMENTS_BEFORE = 200
+# Longer lists of arguments are compared in part, to bound the time.
+_MAX_ARGUMENTS = 1000
+_MAX_PREFIX = 200
 
 
-def is_applied(service: Object, which: ComponentSpec, template: Object) -> bool:
-    """Whether the template is made from the component's present spec."""
-    marker = get_map(which.spec, "annotations").get(ROLLOUT_ANNOTATION)
-    if annotations_of(template).get(ROLLOUT_ANNOTATION) != marker:
+def is_applied(service: Object, component: ComponentSpec, template: Object) -> bool:
+    """Return whether the template is made from the component's present spec."""
+    rollout_hash = get_map(component.spec, "annotations").get(ROLLOUT_ANNOTATION)
+    if annotations_of(template).get(ROLLOUT_ANNOTATION) != rollout_hash:
         return False
-    if marker and which.component is Component.PREDICTOR and not predictor_owners(service):
+    if rollout_hash and component.kind is Component.PREDICTOR and not predictor_owners(service):
         return True
-    return _fits(service, which, template)
+    return _fits(service, component, template)
 
 
-def _fits(service: Object, which: ComponentSpec, template: Object) -> bool:
-    """Whether the template has everything that the spec names, whatever else it has."""
+def _fits(service: Object, component: ComponentSpec, template: Object) -> bool:
+    """Return whether the template has every field that the spec sets."""
     pod = get_map(template, "spec")
     containers = get_list(pod, "containers")
     return (
-        contains(pod, _named_in(which.spec, _POD_FIELDS))
-        and _storage_uri(which.spec) in (None, annotations_of(template).get(STORAGE_URI_ANNOTATION))
-        and all(_container_fits(c, containers) for c in get_list(which.spec, "containers"))
-        and _model_fits(service, get_map(which.spec, "model"), containers)
+        contains(pod, _set_fields(component.spec, _POD_FIELDS))
+        and _storage_uri(component.spec)
+        in (None, annotations_of(template).get(STORAGE_URI_ANNOTATION))
+        and all(_container_fits(c, containers) for c in get_list(component.spec, "containers"))
+        and _model_fits(service, get_map(component.spec, "model"), containers)
     )
 
 
@@ -56,21 +57,21 @@ def _model_fits(service: Object, model: Object, containers: list[Object]) -> boo
     return runtime_fits and _container_fits({**model, "name": CONTAINER}, containers)
 
 
-def _container_fits(asked: Object, containers: list[Object]) -> bool:
-    actual = find_by_name(containers, asked.get("name", CONTAINER))
+def _container_fits(desired: Object, containers: list[Object]) -> bool:
+    actual = find_by_name(containers, desired.get("name", CONTAINER))
     return (
         bool(actual)
-        and contains(actual, _named_in(asked, _CONTAINER_FIELDS))
-        and _arguments_fit(get_list(asked, "args"), get_list(actual, "args"))
+        and contains(actual, _set_fields(desired, _CONTAINER_FIELDS))
+        and _arguments_fit(get_list(desired, "args"), get_list(actual, "args"))
         and all(
-            _quantities_fit(get_map(asked, "resources", kind), get_map(actual, "resources", kind))
+            _quantities_fit(get_map(desired, "resources", kind), get_map(actual, "resources", kind))
             for kind in ("requests", "limits")
         )
     )
 
 
 def _storage_uri(spec: Object) -> object:
-    """Where the model comes from; in a container it is an environment variable."""
+    """Return the model's storage URI; in a container it is an environment variable."""
     if "model" in spec:
         return get_map(spec, "model").get("storageUri")
     containers = get_list(spec, "containers")
@@ -78,55 +79,55 @@ def _storage_uri(spec: Object) -> object:
     return find_by_name(get_list(container, "env"), "STORAGE_URI").get("value")
 
 
-def _named_in(spec: Object, fields: tuple[str, ...]) -> dict[str, Any]:
+def _set_fields(spec: Object, fields: tuple[str, ...]) -> dict[str, Any]:
     return {name: spec[name] for name in fields if spec.get(name)}
 
 
-def contains(actual: Any, asked: Any) -> bool:
-    """Whether `actual` has all of `asked`; in lists, objects may stand anywhere among others."""
-    if isinstance(asked, Mapping):
+def contains(actual: Any, desired: Any) -> bool:
+    """Return whether `actual` has all of `desired`; in lists of objects, in any order."""
+    if isinstance(desired, Mapping):
         return isinstance(actual, Mapping) and all(
-            contains(actual.get(name), item) for name, item in asked.items()
+            contains(actual.get(name), item) for name, item in desired.items()
         )
-    if isinstance(asked, list):
-        return isinstance(actual, list) and _list_contains(actual, asked)
+    if isinstance(desired, list):
+        return isinstance(actual, list) and _list_contains(actual, desired)
     # KServe replaces placeholders such as {{.Name}}.
-    return bool(actual == asked) or (isinstance(asked, str) and "{{" in asked)
+    return bool(actual == desired) or (isinstance(desired, str) and "{{" in desired)
 
 
-def _list_contains(actual: list[Any], asked: list[Any]) -> bool:
-    if all(isinstance(item, Mapping) for item in [*actual, *asked]):
-        # There may be a thousand variables, and two of a name.
+def _list_contains(actual: list[Any], desired: list[Any]) -> bool:
+    if all(isinstance(item, Mapping) for item in [*actual, *desired]):
+        # There may be a thousand variables, and two of the same name.
         known: defaultdict[str | None, list[Object]] = defaultdict(list, {None: actual})
         for item in actual:
             if identity := _identity(item):
                 known[identity].append(item)
-        return all(any(contains(a, item) for a in known[_identity(item)]) for item in asked)
-    return len(actual) == len(asked) and all(map(contains, actual, asked))
+        return all(any(contains(a, item) for a in known[_identity(item)]) for item in desired)
+    return len(actual) == len(desired) and all(map(contains, actual, desired))
 
 
 def _identity(item: Object) -> str | None:
-    """What an object of a list is known by: its name, or a toleration's key; None: by nothing."""
+    """Return what identifies an object of a list: its name, or a toleration's key; else None."""
     return item.get("name") or item.get("key") or None
 
 
-def _arguments_fit(asked: list[Any], actual: list[Any]) -> bool:
-    """Whether the asked arguments stand in one piece among the actual ones.
+def _arguments_fit(desired: list[Any], actual: list[Any]) -> bool:
+    """Return whether the arguments of the spec stand in a row among the actual ones.
 
-    KServe puts those of a serving runtime before them, and its own behind them.
+    KServe puts those of a serving runtime before them, and its own after them.
     """
-    compared = asked[:_MOST_ARGUMENTS]
-    before = range(min(len(actual) - len(asked), _MOST_ARGUMENTS_BEFORE) + 1)
+    compared = desired[:_MAX_ARGUMENTS]
+    before = range(min(len(actual) - len(desired), _MAX_PREFIX) + 1)
     return any(contains(actual[i : i + len(compared)], compared) for i in before)
 
 
-def _quantities_fit(asked: Object, actual: Object) -> bool:
-    return all(_same(text, actual.get(name)) for name, text in asked.items())
+def _quantities_fit(desired: Object, actual: Object) -> bool:
+    return all(_same(text, actual.get(name)) for name, text in desired.items())
 
 
-def _same(asked: object, actual: object) -> bool:
-    """Whether two quantities are the same, however they are written."""
+def _same(desired: object, actual: object) -> bool:
+    """Return whether two quantities are equal, such as 1Gi and 1024Mi."""
     try:
-        return value(str(asked)) == value(str(actual))
+        return value(str(desired)) == value(str(actual))
     except ValueError:
-        return asked == actual
+        return desired == actual

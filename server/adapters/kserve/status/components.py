@@ -1,17 +1,18 @@
-"""The components of a service, and the Deployments that KServe makes of them (Standard mode).
+"""Parse the components of an InferenceService, and the Deployments that run them.
 
-Components come from the spec: the status goes on naming those that were removed. Deployments are
-found by KServe's names for them: a canary's carries the same labels.
+Components come from the spec, since the status keeps naming removed ones. Deployments are found by
+KServe's names for them, since a canary's Deployment has the same labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from server.adapters.kserve.objects import (
     Object,
+    annotations_of,
     controller_of,
     get_condition,
     get_map,
@@ -20,6 +21,7 @@ from server.adapters.kserve.objects import (
     uid_of,
 )
 from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.pods.pod import Pod, parse_pod
 from server.domain.rollout.status import Component
 
 HASH_LABEL = "pod-template-hash"
@@ -28,136 +30,156 @@ FORMER_SUFFIX = "-default"
 
 @dataclass(frozen=True, slots=True)
 class ComponentSpec:
-    """One component as the spec names it: its Deployments, the one with the scale first."""
+    """Hold one component of the spec.
 
-    component: Component
+    `deployments`: the names of its Deployments, the one with the scale first. `ready_condition`:
+    the type of KServe's condition for it. `min_scale`: the fewest replicas, 0 allowed.
+    `min_replicas`: the same in Standard mode, where KServe keeps at least one.
+    """
+
+    kind: Component
     spec: Object
     deployments: tuple[str, ...]
+    ready_condition: str
+    min_scale: int
+    min_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedDeployment:
+    """Hold a Deployment with the ReplicaSet of its present pod template.
+
+    `current` is empty until Kubernetes has created that ReplicaSet. `up_to_date`: the status is
+    about the present spec. `progress`: the condition Progressing, if it is about `current`.
+    `completed_at`: when all pods of the present template were first available; Kubernetes keeps it
+    through scaling and failing pods.
+    """
+
+    obj: Object
+    uid: str
+    template: Object
+    replica_sets: Mapping[str, Object]
+    current: Object
+    current_uid: str
+    replicas: int
+    total: int
+    updated: int
+    ready: int
+    available: int
+    up_to_date: bool
+    available_condition: Object
+    progress: Object
+    completed_at: datetime | None
 
     @property
-    def ready_condition(self) -> str:
-        """The type of KServe's condition for it."""
-        return f"{self.component.capitalize()}Ready"
-
-    @property
-    def min_replicas(self) -> int:
-        """The fewest replicas that the spec asks for, where KServe itself sees to it."""
-        return max(1, self.min_scale)
-
-    @property
-    def min_scale(self) -> int:
-        """The fewest replicas where there may be none."""
-        least = self.spec.get("minReplicas")
-        return 1 if least is None else int(least)
+    def revision(self) -> str:
+        """Return the revision number of the present template."""
+        return str(annotations_of(self.current).get("deployment.kubernetes.io/revision", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A Deployment with its pods; those made from its present template are the new ones.
+    """Hold a Deployment with its pods. `new_pods` are made from its present template."""
 
-    `current` is empty until Kubernetes has made the ReplicaSet of that template.
-    """
-
-    deployment: Object
-    current: Object
-    new_pods: tuple[Object, ...]
-    pods: tuple[Object, ...]
+    deployment: ParsedDeployment
+    pods: tuple[Pod, ...]
+    new_pods: tuple[Pod, ...]
 
 
 def component_specs(service: Object) -> Iterator[ComponentSpec]:
-    """The components that the spec names, the predictor first."""
+    """Yield the components of the spec, the predictor first."""
     name, spec = name_of(service), get_map(service, "spec")
     predictor = get_map(spec, "predictor")
-    middle = f"-{predictor['name']}" if predictor.get("name") else ""
+    infix = f"-{predictor['name']}" if predictor.get("name") else ""
     workers = (f"{name}-predictor-worker",) if "workerSpec" in predictor else ()
-    yield ComponentSpec(Component.PREDICTOR, predictor, (f"{name}{middle}-predictor", *workers))
-    for component in (Component.TRANSFORMER, Component.EXPLAINER):
-        kind = component.lower()
-        if kind in spec:
-            yield ComponentSpec(component, get_map(spec, kind), (f"{name}-{kind}",))
+    yield _component_spec(Component.PREDICTOR, predictor, f"{name}{infix}-predictor", *workers)
+    for kind in (Component.TRANSFORMER, Component.EXPLAINER):
+        if kind.lower() in spec:
+            yield _component_spec(kind, get_map(spec, kind.lower()), f"{name}-{kind.lower()}")
 
 
-def workloads_of(which: ComponentSpec, observed: ObservedObjects) -> list[Workload]:
-    """Those of the component's Deployments that are there."""
-    found = (child_of(observed.deployments, name) for name in which.deployments)
-    return [workload_of(deployment, observed) for deployment in found if deployment]
+def _component_spec(kind: Component, spec: Object, *deployments: str) -> ComponentSpec:
+    least = spec.get("minReplicas")
+    min_scale = 1 if least is None else int(least)
+    ready_condition = f"{kind.capitalize()}Ready"
+    return ComponentSpec(kind, spec, deployments, ready_condition, min_scale, max(1, min_scale))
 
 
-def autoscaler_of(which: ComponentSpec, observed: ObservedObjects) -> Object:
-    """The component's HorizontalPodAutoscaler, or an empty object."""
-    return child_of(observed.autoscalers, which.deployments[0])
+def find_child(objects: Iterable[Object], name: str) -> Object:
+    """Return the object that KServe created under this name, or an empty one.
 
-
-def child_of(objects: Iterable[Object], name: str) -> Object:
-    """The object that KServe made under this name, or an empty one.
-
-    KServe 0.15 keeps the name that a former release gave to the children of an old service.
+    KServe 0.15 keeps the name that an earlier release gave to the children of an old service.
     """
-    found = {name_of(o): o for o in objects}
-    return found.get(name) or found.get(f"{name}{FORMER_SUFFIX}") or {}
+    by_name = {name_of(o): o for o in objects}
+    return by_name.get(name) or by_name.get(f"{name}{FORMER_SUFFIX}") or {}
 
 
-def workload_of(deployment: Object, observed: ObservedObjects) -> Workload:
-    """A Deployment with its ReplicaSet of the present template and its pods."""
-    uid = uid_of(deployment)
-    sets = [r for r in observed.replica_sets if controller_of(r) == uid]
-    # Kubernetes, too, takes the set of the same template, and the oldest of several. A revision
-    # number lags, and an earlier spec that comes back takes its old set again.
-    same = [r for r in sets if _same_template(r, deployment)]
+def parsed_deployments(observed: ObservedObjects) -> tuple[ParsedDeployment, ...]:
+    """Return all Deployments of the service."""
+    return observed.cache.parse(_parse_deployments, observed.deployments, observed.replica_sets)
+
+
+def workload_of(deployment: ParsedDeployment, observed: ObservedObjects) -> Workload:
+    """Return a Deployment with its pods."""
+    parsed = observed.cache.parse_each(parse_pod, observed.pods)
+    pods = tuple(p for p in parsed if p.controller in deployment.replica_sets)
+    new = tuple(p for p in pods if p.controller == deployment.current_uid)
+    return Workload(deployment, pods, new)
+
+
+def _parse_deployments(
+    deployments: tuple[Object, ...], replica_sets: tuple[Object, ...]
+) -> tuple[ParsedDeployment, ...]:
+    owners = [(controller_of(r), r) for r in replica_sets]
+    return tuple(
+        _parse_deployment(d, {uid_of(r): r for owner, r in owners if owner == uid_of(d)})
+        for d in deployments
+    )
+
+
+def _parse_deployment(deployment: Object, replica_sets: Mapping[str, Object]) -> ParsedDeployment:
+    spec, status = get_map(deployment, "spec"), get_map(deployment, "status")
+    template = get_map(spec, "template")
+    # Kubernetes, too, takes the ReplicaSet of the same template, the oldest of several. A revision
+    # number lags, and an earlier spec that comes back gets its old ReplicaSet again.
+    same = [r for r in replica_sets.values() if _has_template(r, template)]
     current = min(
         same, key=lambda r: (str(r["metadata"]["creationTimestamp"]), name_of(r)), default={}
     )
-    uids = {uid_of(r) for r in sets}
-    pods = tuple(p for p in observed.pods if controller_of(p) in uids)
-    new = tuple(p for p in pods if current and controller_of(p) == uid_of(current))
-    return Workload(deployment, current, new, pods)
+    progress = get_condition(deployment, "Progressing")
+    # The condition stays on an earlier template until Kubernetes has looked at the present one; it
+    # names the ReplicaSet that it is about.
+    if not current or f'"{name_of(current)}"' not in str(progress.get("message")):
+        progress = {}
+    completed = (progress.get("status"), progress.get("reason")) == (
+        "True",
+        "NewReplicaSetAvailable",
+    )
+    replicas, generation = spec.get("replicas"), int(deployment["metadata"]["generation"])
+    return ParsedDeployment(
+        obj=deployment,
+        uid=uid_of(deployment),
+        template=template,
+        replica_sets=replica_sets,
+        current=current,
+        current_uid=uid_of(current) if current else "",
+        replicas=1 if replicas is None else int(replicas),
+        total=int(status.get("replicas") or 0),
+        updated=int(status.get("updatedReplicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
+        available=int(status.get("availableReplicas") or 0),
+        up_to_date=int(status.get("observedGeneration") or 0) >= generation,
+        available_condition=get_condition(deployment, "Available"),
+        progress=progress,
+        completed_at=parse_time(progress.get("lastUpdateTime")) if completed else None,
+    )
 
 
-def _same_template(replica_set: Object, deployment: Object) -> bool:
-    of_set, of_deployment = (get_map(o, "spec", "template") for o in (replica_set, deployment))
-    labels = {k: v for k, v in get_map(of_set, "metadata", "labels").items() if k != HASH_LABEL}
+def _has_template(replica_set: Object, template: Object) -> bool:
+    own = get_map(replica_set, "spec", "template")
+    labels = {k: v for k, v in get_map(own, "metadata", "labels").items() if k != HASH_LABEL}
     return (
-        labels == get_map(of_deployment, "metadata", "labels")
-        and get_map(of_set, "metadata", "annotations")
-        == get_map(of_deployment, "metadata", "annotations")
-        and of_set.get("spec") == of_deployment.get("spec")
+        labels == get_map(template, "metadata", "labels")
+        and get_map(own, "metadata", "annotations") == get_map(template, "metadata", "annotations")
+        and own.get("spec") == template.get("spec")
     )
-
-
-def replicas_of(workload: Object) -> int:
-    """The replicas that a Deployment or ReplicaSet is asked for; Kubernetes' default is 1."""
-    replicas = get_map(workload, "spec").get("replicas")
-    return 1 if replicas is None else int(replicas)
-
-
-def count(workload: Object, name: str) -> int:
-    """One of the counts in a Deployment's or ReplicaSet's status."""
-    return int(get_map(workload, "status").get(name) or 0)
-
-
-def generation_seen(deployment: Object) -> bool:
-    """Whether its status speaks of its present spec."""
-    return count(deployment, "observedGeneration") >= int(deployment["metadata"]["generation"])
-
-
-def progress_of(workload: Workload) -> Object:
-    """Kubernetes' word on how the pods of the present template come up, or an empty object.
-
-    It keeps the word on an earlier template until it has looked at the present one; each names the
-    ReplicaSet that it is about.
-    """
-    progressing = get_condition(workload.deployment, "Progressing")
-    name = name_of(workload.current)
-    return progressing if name and f'"{name}"' in str(progressing.get("message")) else {}
-
-
-def completed_at(workload: Workload) -> datetime | None:
-    """When the pods of the present template were all there first.
-
-    Kubernetes keeps this verdict through scaling and failing pods.
-    """
-    progress = progress_of(workload)
-    completed = (
-        progress.get("status") == "True" and progress.get("reason") == "NewReplicaSetAvailable"
-    )
-    return parse_time(progress.get("lastUpdateTime")) if completed else None

@@ -1,12 +1,13 @@
-"""KServe's own words for what it cannot carry out, in its status and its events."""
+"""Read KServe's error messages in the status and the events of an InferenceService."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from server.adapters.kserve.objects import Object, get_condition, get_map, parse_time
+from server.adapters.kserve.objects import Object, get_map, parse_time
 from server.adapters.kserve.status.name_conflicts import (
     NOT_OWNED,
     NameConflict,
@@ -17,26 +18,25 @@ from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Failure, FailureReason
 
-_REFUSING_EVENTS = ("InternalError", "ServerlessModeRejected")
-_RECONCILE_FAILED = "ReconcileFailed"
-_REFUSING_CONDITIONS = (
-    _RECONCILE_FAILED,
+_EVENT_REASONS = ("InternalError", "ServerlessModeRejected")
+RECONCILE_FAILED = "ReconcileFailed"
+_CONDITION_REASONS = (
+    RECONCILE_FAILED,
     "InvalidGPUAllocation",
     "InvalidWorkerSpecNotSet",
     NOT_OWNED,
 )
 _RUNTIME_REASONS = ("NoSupportingRuntime", "RuntimeNotRecognized", "RuntimeDisabled")
-READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 
-_TRIED = re.compile(r"dry-run-validation[a-z0-9]+")
-# What a text contains, in the order of trying, and what it then means.
+_DRY_RUN_POD = re.compile(r"dry-run-validation[a-z0-9]+")
+# The reason for each text that a message may contain; the first match counts.
 _MEANINGS = (
     ("ServingRuntimes or ClusterServingRuntimes with the name", FailureReason.NO_RUNTIME),
     ("no runtime found to support", FailureReason.NO_RUNTIME),
     ("specified runtime", FailureReason.NO_RUNTIME),
     ("StorageURI not supported", FailureReason.STORAGE_SCHEME),
     ("exceeded quota", FailureReason.QUOTA),
-    # The cluster lacks an API, cannot ask a webhook, or denies KServe itself the right.
+    # The cluster lacks an API, cannot call a webhook, or denies KServe itself the right.
     ("no matches for kind", FailureReason.RECONCILE_FAILED),
     ("failed calling webhook", FailureReason.RECONCILE_FAILED),
     ('is forbidden: User "', FailureReason.RECONCILE_FAILED),
@@ -46,116 +46,111 @@ _MEANINGS = (
 _CAUSES = {
     FailureReason.NO_RUNTIME: "KServe finds no serving runtime for the model",
     FailureReason.STORAGE_SCHEME: "nothing in the cluster handles the model's storage URI",
-    FailureReason.QUOTA: "the namespace's quota has no room for what KServe must make",
-    FailureReason.INVALID_SPEC: "KServe cannot carry out the spec",
-    FailureReason.RECONCILE_FAILED: "KServe cannot make all that belongs to the service",
+    FailureReason.QUOTA: "the namespace's quota has no room for what KServe must create",
+    FailureReason.INVALID_SPEC: "KServe cannot apply the spec",
+    FailureReason.RECONCILE_FAILED: "KServe cannot create all objects of the service",
 }
-# KServe's words may quote whole objects.
+# Messages may quote whole objects.
 LONGEST_MESSAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class KServeError:
-    """What KServe said, and when; `conflict`: the object in the way, where that is the cause."""
+    """Hold an error of KServe.
+
+    `final`: a retry cannot help. `conflict`: the object that has the name of one of the service's.
+    """
 
     reason: FailureReason
-    words: str
-    at: datetime
+    message: str
+    time: datetime
     final: bool
     conflict: NameConflict | None
 
     def failure(self, since: datetime, observed: ObservedObjects) -> Failure:
-        """The refusal as callers are told it."""
+        """Return the error as a failure that callers see."""
         remedy = ""
         if self.conflict:
             if not is_own(self.conflict, observed):
                 return self.conflict.failure(since)
             kind, name = self.conflict.kind, self.conflict.name
-            remedy = f"delete the {kind} {name}: KServe makes it anew"
+            remedy = f"delete the {kind} {name}: KServe creates it again"
         return failure_of(
             self.reason,
-            f"{_CAUSES[self.reason]}: {self.words[:LONGEST_MESSAGE]}",
+            f"{_CAUSES[self.reason]}: {self.message[:LONGEST_MESSAGE]}",
             remedy=remedy,
             retrying=False if self.final else None,
             first_seen_time=since,
         )
 
 
-def error_in_event(event: Object) -> KServeError | None:
-    """The refusal that a warning about an InferenceService tells, or None."""
-    words = str(event.get("message", ""))
-    if event.get("reason") not in _REFUSING_EVENTS or is_lost_race(words):
+def event_error(event: Object) -> KServeError | None:
+    """Return the error in a warning about an InferenceService, or None."""
+    message = str(event.get("message", ""))
+    if event.get("reason") not in _EVENT_REASONS or is_lost_race(message):
         return None
-    at = parse_time(event.get("lastTimestamp")) or parse_time(event.get("eventTime"))
-    rejected = event["reason"] == "ServerlessModeRejected"
-    return _error(words, at, final=rejected)
+    time = parse_time(event.get("lastTimestamp")) or parse_time(event.get("eventTime"))
+    return _error(message, time, final=event["reason"] == "ServerlessModeRejected")
 
 
-def error_in_status(service: Object) -> KServeError | None:
-    """The refusal that the status tells, or None."""
-    model = get_map(service, "status", "modelStatus")
-    info = get_map(model, "lastFailureInfo")
+def status_error(status: Object, ready_conditions: Sequence[Object]) -> KServeError | None:
+    """Return the error in the status, or None."""
+    model = get_map(status, "modelStatus")
     if model.get("transitionStatus") == "InvalidSpec":
+        info = get_map(model, "lastFailureInfo")
         known = info.get("reason") in _RUNTIME_REASONS
         reason = FailureReason.NO_RUNTIME if known else FailureReason.INVALID_SPEC
-        words = f"{info.get('reason', '')}, {info.get('message', '')}"
-        return _error(words, None, reason=reason)
-    return _error_in_conditions(service)
-
-
-def reconcile_error(service: Object, ready_condition: str) -> KServeError | None:
-    """Read why KServe gave up on a component in its last reconcile, or None.
-
-    KServe takes it back as soon as a reconcile gets as far as the component's own state.
-    """
-    given = get_condition(service, ready_condition)
-    words = str(given.get("message") or given.get("reason"))
-    if not is_reconcile_error(service, ready_condition) or is_lost_race(words):
-        return None
-    failed = given.get("reason") == _RECONCILE_FAILED
-    otherwise = FailureReason.RECONCILE_FAILED if failed else FailureReason.INVALID_SPEC
-    return _error(words, parse_time(given.get("lastTransitionTime")), otherwise=otherwise)
-
-
-def is_reconcile_error(service: Object, ready_condition: str) -> bool:
-    """Whether KServe's last reconcile of a component failed, were it by a race that it lost."""
-    return get_condition(service, ready_condition).get("reason") in _REFUSING_CONDITIONS
-
-
-def _error_in_conditions(service: Object) -> KServeError | None:
-    errors = (reconcile_error(service, kind) for kind in READY_CONDITIONS)
+        message = f"{info.get('reason', '')}, {info.get('message', '')}"
+        return _error(message, None, reason=reason)
+    errors = (reconcile_error(condition) for condition in ready_conditions)
     return next((error for error in errors if error), None)
 
 
+def reconcile_error(ready_condition: Object) -> KServeError | None:
+    """Return why KServe gave up on a component in its last reconcile, or None.
+
+    KServe clears it as soon as a reconcile gets as far as the component's own state.
+    """
+    message = str(ready_condition.get("message") or ready_condition.get("reason"))
+    if not is_reconcile_error(ready_condition) or is_lost_race(message):
+        return None
+    failed = ready_condition.get("reason") == RECONCILE_FAILED
+    default = FailureReason.RECONCILE_FAILED if failed else FailureReason.INVALID_SPEC
+    return _error(message, parse_time(ready_condition.get("lastTransitionTime")), default=default)
+
+
+def is_reconcile_error(ready_condition: Object) -> bool:
+    """Return whether the last reconcile of a component failed, even if it only lost a race."""
+    return ready_condition.get("reason") in _CONDITION_REASONS
+
+
+def is_lost_race(message: str) -> bool:
+    """Return whether KServe's own writes met, which it then repeats at once."""
+    lost = "the object has been modified" in message
+    return lost or message.startswith("fails to update InferenceService status")
+
+
+def without_dry_run_name(message: str) -> str:
+    """Return a message that stays the same: Knative's webhook names each dry-run pod anew."""
+    return _DRY_RUN_POD.sub("dry-run-validation", message)
+
+
 def _error(
-    words: str,
-    at: datetime | None,
+    message: str,
+    time: datetime | None,
     *,
     reason: FailureReason | None = None,
-    otherwise: FailureReason = FailureReason.INVALID_SPEC,
+    default: FailureReason = FailureReason.INVALID_SPEC,
     final: bool = False,
 ) -> KServeError:
-    """Read words of KServe; without a `reason` it is what they mean, or `otherwise`."""
-    words = without_name_of_try(words)
-    conflict = conflict_in(words)
-    if reason is None:
-        reason = FailureReason.RECONCILE_FAILED if conflict else _meaning(words, otherwise)
+    """Parse a message; without a `reason`, take that of the text, or `default`."""
+    message = without_dry_run_name(message)
+    conflict = conflict_in(message)
+    if reason is None and conflict:
+        reason = FailureReason.RECONCILE_FAILED
+    elif reason is None:
+        reason = next((r for text, r in _MEANINGS if text in message), default)
     # The API server's own validation says this; KServe retries, which cannot help.
-    invalid = reason is FailureReason.INVALID_SPEC and " is invalid: " in words
-    at = at or datetime.min.replace(tzinfo=UTC)
-    return KServeError(reason, words, at, final or invalid, conflict)
-
-
-def without_name_of_try(words: str) -> str:
-    """The same each time: Knative's webhook tries each update with a pod of another name."""
-    return _TRIED.sub("dry-run-validation", words)
-
-
-def _meaning(words: str, otherwise: FailureReason) -> FailureReason:
-    return next((r for text, r in _MEANINGS if text in words), otherwise)
-
-
-def is_lost_race(words: str) -> bool:
-    """Whether KServe's own writes met, which it then repeats at once."""
-    lost = "the object has been modified" in words
-    return lost or words.startswith("fails to update InferenceService status")
+    invalid = reason is FailureReason.INVALID_SPEC and " is invalid: " in message
+    time = time or datetime.min.replace(tzinfo=UTC)
+    return KServeError(reason, message, time, final or invalid, conflict)

@@ -1,4 +1,4 @@
-"""What the cluster shows of one service: raw objects, as the API server sent them."""
+"""Hold the raw objects of one service, as the API server sent them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from datetime import datetime
 
 from server.adapters.kserve.objects import Object
 from server.adapters.kserve.releases import NEWEST, Release
+from server.adapters.kserve.status.parse_cache import ParseCache
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class LogExcerpt:
-    """What was read of the log of one run of a container.
+    """Hold what was read of the log of one run of a container.
 
-    `lines`: those worth showing. `last_line`, and when it was `written_at`: only where a run that
-    goes on was looked at. `readable`: False where the log could not be had. `read_at`: by the API
-    server's clock. `look`: the number of the look at this run. `load_failed`: a line worth showing
-    says that the model could not be loaded, be it shown or not.
+    `lines`: the lines worth showing. `load_failed`: the log says that the model could not be
+    loaded, whether that line may be shown or not. `readable`: False if the log could not be read.
+    `read_at`: by the API server's clock. `log_read`: the number of the read of this run.
+    `last_line` and the time `written_at` are set only for a run that has not ended.
     """
 
     lines: tuple[str, ...] = ()
@@ -27,17 +28,17 @@ class LogExcerpt:
     readable: bool = True
     read_at: datetime | None = None
     restart_count: int = 0
-    look: int = 0
+    log_read: int = 0
     load_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedObjects:
-    """An InferenceService with everything that KServe and Kubernetes made of it.
+    """Hold an InferenceService with the objects that KServe and Kubernetes created for it.
 
-    `events`: warnings about the InferenceService or one of its pods. `logs`: by pod and container,
-    what was read of their logs. `knative_followed`: Knative's objects are among what is looked at.
-    `release`: KServe's. `output_policy`: those that text of containers passes.
+    `events`: warnings about the InferenceService or one of its pods. `logs`: excerpts by pod and
+    container. `knative_followed`: the informers follow Knative's objects. `release`: of KServe.
+    `output_policy`: decides which container text may be shown.
     """
 
     service: Object
@@ -52,3 +53,4 @@ class ObservedObjects:
     knative_followed: bool = False
     release: Release = NEWEST
     output_policy: OutputPolicy = field(default_factory=OutputPolicy)
+    cache: ParseCache = field(default_factory=ParseCache, repr=False, compare=False)

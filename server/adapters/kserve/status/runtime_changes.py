@@ -1,7 +1,7 @@
 """Detect pods that are replaced because their serving runtime was edited, not by a Deploy.
 
-KServe renders the pods of a `model` from its serving runtime and renders them anew when that is
-edited: within one rollout, whose marker then stands on two different pod templates.
+KServe renders the pods of a `model` from its serving runtime, and again when the runtime is edited:
+then one rollout hash is on two different pod templates.
 """
 
 from __future__ import annotations
@@ -10,69 +10,63 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from server.adapters.kserve.names import CONTAINER, ROLLOUT_ANNOTATION
-from server.adapters.kserve.objects import Object, annotations_of, get_list, get_map
+from server.adapters.kserve.objects import Object, annotations_of, get_list
 from server.adapters.kserve.status.components import ComponentSpec
+from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.status import Component, FailureReason
 
-# A node that fails is nobody's edit.
-_OF_NODES = (FailureReason.NODE_LOST, FailureReason.EVICTED)
-
-
-def serving_runtime_of(service: Object) -> str:
-    """Name the serving runtime of a `model`; empty for a container of the caller's own.
-
-    The status keeps a former model's runtime, so the spec is asked first.
-    """
-    if "model" not in get_map(service, "spec", "predictor"):
-        return ""
-    status = get_map(service, "status")
-    return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")
+_NODE_REASONS = (FailureReason.NODE_LOST, FailureReason.EVICTED)
 
 
 def edited_runtime(
-    service: Object, which: ComponentSpec, newest: Object, others: Iterable[Object]
+    component: ComponentSpec, service: ParsedService, newest: Object, others: Iterable[Object]
 ) -> str:
-    """Name the serving runtime whose edit made the `newest` pod template; empty where none did.
+    """Return the serving runtime whose edit made the `newest` pod template; empty if none did.
 
-    `others` are the templates that the same component had before.
+    `others` are the earlier templates of the component.
     """
-    runtime = serving_runtime_of(service) if which.component is Component.PREDICTOR else ""
-    marker = annotations_of(newest).get(ROLLOUT_ANNOTATION)
-    if not runtime or not marker:
+    runtime = service.serving_runtime if component.kind is Component.PREDICTOR else ""
+    rollout_hash = annotations_of(newest).get(ROLLOUT_ANNOTATION)
+    if not runtime or not rollout_hash:
         return ""
     containers = get_list(newest, "spec", "containers")
     changed = any(
-        annotations_of(other).get(ROLLOUT_ANNOTATION) == marker
+        annotations_of(other).get(ROLLOUT_ANNOTATION) == rollout_hash
         and get_list(other, "spec", "containers") != containers
         for other in others
     )
     return runtime if changed else ""
 
 
-def replacement(edited: str) -> str:
-    """Say why the pods are replaced; empty where no edit of a serving runtime does it."""
+def replacement_message(edited: str) -> str:
+    """Say why the pods are replaced; empty unless a serving runtime was edited."""
     return f"the serving runtime {edited} was changed, which replaces the pods" if edited else ""
 
 
-def attributed(problem: Problem, service: Object, which: ComponentSpec, edited: str) -> Problem:
-    """The problem, with a remedy for the serving runtime where that is what is wrong.
+def with_runtime_remedy(
+    problem: Problem, component: ComponentSpec, observed: ObservedObjects, edited: str
+) -> Problem:
+    """Return the problem with a remedy for the serving runtime, if that is the cause.
 
-    `edited`: the runtime whose edit made the pods; empty where a Deploy did.
+    `edited`: the runtime whose edit made the pods; empty if a Deploy did.
     """
     failure = problem.failure
-    runtime = serving_runtime_of(service) if which.component is Component.PREDICTOR else ""
-    if edited and failure.reason not in _OF_NODES:
-        message = f"{replacement(edited)}: {failure.message}"
+    if edited and failure.reason not in _NODE_REASONS:
+        message = f"{replacement_message(edited)}: {failure.message}"
         remedy = (
-            f"correct the serving runtime {edited}, or name another one; what this service asks for"
+            f"correct the serving runtime {edited}, or name another one; the spec of this service"
             " has not changed"
         )
         return replace(problem, failure=replace(failure, message=message, remedy=remedy))
-    if runtime and failure.reason is FailureReason.IMAGE_PULL and failure.container == CONTAINER:
-        remedy = (
-            f"the serving runtime {runtime} names the image: correct it there, or name another"
-            " runtime; check that the cluster's nodes can reach and may read its registry"
-        )
-        return replace(problem, failure=replace(failure, remedy=remedy))
+    if failure.reason is FailureReason.IMAGE_PULL and failure.container == CONTAINER:
+        is_predictor = component.kind is Component.PREDICTOR
+        runtime = parse_service(observed).serving_runtime if is_predictor else ""
+        if runtime:
+            remedy = (
+                f"the serving runtime {runtime} names the image: correct it there, or name another"
+                " runtime; check that the cluster's nodes can reach and may read its registry"
+            )
+            return replace(problem, failure=replace(failure, remedy=remedy))
     return problem

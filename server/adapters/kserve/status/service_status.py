@@ -1,44 +1,31 @@
-"""From what the cluster shows of a service to its facts, and from a verdict to its status."""
+"""Derive the facts of a service from its objects, and its status from a decision on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
-from server.adapters.kserve.modes import (
-    KNATIVE,
-    MODEL_MESH,
-    STANDARD,
-    mode_of,
-    present_name,
-    settled_mode_of,
-)
+from server.adapters.kserve.modes import KNATIVE, MODEL_MESH, STANDARD, present_name
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
-from server.adapters.kserve.objects import (
-    Object,
-    annotations_of,
-    created_at,
-    get_condition,
-    get_list,
-    get_map,
-    is_condition_true,
-    parse_time,
-    rollout_of,
+from server.adapters.kserve.objects import Object, created_at, get_list, get_map, parse_time
+from server.adapters.kserve.status.grace_periods import (
+    ADMISSION,
+    RECONCILE_ERROR,
+    RECONCILE_ERROR_REPORTED,
+    STALE_ERROR,
 )
-from server.adapters.kserve.status.components import component_specs
-from server.adapters.kserve.status.grace_periods import GRACE_PERIODS, GracePeriods
 from server.adapters.kserve.status.knative.knative_facts import knative_facts
 from server.adapters.kserve.status.knative.reconcile_warnings import (
+    foreign_condition_warning,
     reconcile_warning,
-    unexplained_unready,
 )
 from server.adapters.kserve.status.name_conflicts import foreign_knative_service
 from server.adapters.kserve.status.namespace_deletion import is_namespace_deleting
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.pods.redaction import with_redacted_conditions
-from server.adapters.kserve.status.remaining_objects import remains_of_deletion, remains_of_stop
-from server.adapters.kserve.status.runtime_changes import serving_runtime_of
-from server.adapters.kserve.status.staleness import StalenessCheck, written_at
+from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
+from server.adapters.kserve.status.pods.redaction import gate_for_service, redacted_message
+from server.adapters.kserve.status.remaining_objects import remaining_objects
+from server.adapters.kserve.status.staleness import StalenessCheck
 from server.adapters.kserve.status.standard_facts import standard_facts
 from server.domain.rollout.facts import Facts, Problem
 from server.domain.rollout.failures import failure_of
@@ -46,186 +33,185 @@ from server.domain.rollout.state_table import Decision
 from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus
 from server.domain.service.commands import is_stop_requested
 
-# Of a condition, as Kubernetes bounds its own; the InferenceService's schema does not.
+# Kubernetes bounds the conditions of its own kinds so; the InferenceService's schema does not.
 _LONGEST_TYPE, _LONGEST_REASON, _LONGEST_MESSAGE = 316, 1024, 32_768
 
 
-def facts_of(
-    observed: ObservedObjects,
-    staleness: StalenessCheck,
-    now: datetime,
-    grace: GracePeriods = GRACE_PERIODS,
-) -> Facts:
-    """Read the facts. `staleness` has been updated with this very `observed`."""
-    service = observed.service
-    annotations = annotations_of(service)
-    facts_of_component = knative_facts if mode_of(service) == KNATIVE else standard_facts
-    parts = list(component_specs(service))
-    components = tuple(facts_of_component(p, observed, now, grace) for p in parts)
-    shown = with_redacted_conditions(observed)
-    complaints = [reconcile_warning(shown, p, c) for p, c in zip(parts, components, strict=True)]
-    explained = list(zip(parts, complaints, strict=True))
-    components_ready = all(is_condition_true(service, p.ready_condition) or c for p, c in explained)
-    errors = [
-        problem
-        for p, c in explained
-        if c is None
-        and (problem := staleness.reconcile_problem(observed, p.ready_condition, now, grace))
+def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime) -> Facts:
+    """Derive the facts. `staleness` must have been updated with the same objects."""
+    service = parse_service(observed)
+    facts_of_component = knative_facts if service.mode == KNATIVE else standard_facts
+    components = [facts_of_component(c, observed, now) for c in service.components]
+
+    components_ready = True
+    warnings: list[str] = []
+    errors: list[Problem] = []
+    for component, facts in zip(service.components, components, strict=True):
+        warning = reconcile_warning(component, facts, observed)
+        error = service.reconcile_errors.get(component.ready_condition)
+        if warning is not None:
+            warnings.append(warning)
+            continue
+        components_ready &= service.is_true(component.ready_condition)
+        if error:
+            errors.append(staleness.reconcile_problem(error, observed, now))
+    ready = components_ready and service.is_true("IngressReady")
+    if ready and not warnings and not service.is_true("Ready"):
+        warnings.append(foreign_condition_warning(observed))
+    # While a component is not ready KServe may report the ingress as not ready for that reason
+    # alone; it publishes an address only once the ingress was ready.
+    had_address = bool(service.status.get("address"))
+    ingress_ready = service.is_true("IngressReady") or (had_address and not components_ready)
+
+    ingress_fails_at = _ingress_fails_at(service) if components_ready else None
+    problems = [e for e in errors if e.since + RECONCILE_ERROR_REPORTED <= now]
+    if ingress_fails_at and ingress_fails_at <= now:
+        problems.append(_ingress_problem(observed, ingress_fails_at))
+    recheck_times = [
+        service.written_at + STALE_ERROR,
+        *(e.since + RECONCILE_ERROR_REPORTED for e in errors),
+        *([ingress_fails_at] if ingress_fails_at else []),
     ]
-    ready = components_ready and is_condition_true(service, "IngressReady")
-    warnings = [c.warning for c in complaints if c and c.warning]
-    if ready and not any(complaints) and (denied := unexplained_unready(shown)):
-        warnings.append(denied)
-    ingress_at = _ingress_missed_at(service, grace, components_ready=components_ready)
-    written = written_at(service)
-    foreign = _foreign_object(observed, written + grace.unreconciled)
-    looks = [
-        written + grace.refusal_in_doubt,
-        *(e.since + grace.reconciling for e in errors),
-    ]
-    if ingress_at:
-        looks.append(ingress_at)
     return Facts(
-        rollout=rollout_of(service),
+        rollout=service.rollout,
         now=now,
-        written_at=written,
-        components=components,
-        deleting=bool(get_map(service, "metadata").get("deletionTimestamp")),
+        written_at=service.written_at,
+        components=tuple(components),
+        deleting=service.deleted_at is not None,
         namespace_deleting=is_namespace_deleting(observed),
-        stop_asked=is_stop_requested(annotations) and _can_stop(observed),
-        stopped=is_condition_true(service, "Stopped") and not observed.pods,
-        reconciled=bool(get_condition(service, "Ready")) or mode_of(service) == MODEL_MESH,
+        stop_asked=is_stop_requested(service.annotations) and _can_stop(observed),
+        stopped=service.is_true("Stopped") and not observed.pods,
+        reconciled="Ready" in service.conditions or service.mode == MODEL_MESH,
         ready=ready,
-        ingress_ready=_routed(service, components_ready=components_ready) and not errors,
-        # KServe obeys it only while the service is Ready.
+        ingress_ready=ingress_ready and not errors,
+        # KServe obeys the annotation only while the service is Ready.
         updates_disabled=observed.release.disables_updates
-        and annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
-        and is_condition_true(service, "Ready"),
-        refusal=staleness.problem(observed, now, grace) or foreign,
-        warning="; ".join(warnings),
-        problems=(
-            *(e for e in errors if e.since + grace.reconciling <= now),
-            *_ingress_problems(shown, ingress_at, now),
-        ),
-        unsupported_mode=_unfollowed_mode(observed),
-        recheck_at=min((at for at in looks if at > now), default=None),
-        controller_silent=staleness.is_unheard(observed),
-        remaining=remains_of_deletion(observed) or remains_of_stop(observed),
+        and service.annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
+        and service.is_true("Ready"),
+        refusal=staleness.problem(observed, now) or _foreign_object_problem(observed),
+        warning="; ".join(filter(None, warnings)),
+        problems=tuple(problems),
+        unsupported_mode=_unsupported_mode(observed),
+        recheck_at=min((at for at in recheck_times if at > now), default=None),
+        controller_silent=staleness.is_controller_silent(observed),
+        remaining=remaining_objects(observed),
     )
 
 
 def status_of(
     observed: ObservedObjects, facts: Facts, decision: Decision, latest_ready_generation: int | None
 ) -> InferenceServiceStatus:
-    """The status as callers see it."""
-    service = with_redacted_conditions(observed)
-    status = get_map(service, "status")
+    """Return the status that callers see."""
+    service = parse_service(observed)
+    conditions = observed.cache.parse(_parse_conditions, service)
+    if any(c.message for c in conditions):
+        gate = gate_for_service(observed)
+        conditions = [
+            # A message is cut after redaction: half a secret would not be recognised.
+            replace(c, message=redacted_message(gate, c.message)[:_LONGEST_MESSAGE])
+            for c in conditions
+        ]
+    # Where KServe does not report the serving runtime, show the one that the spec names.
+    named = get_map(service.obj, "spec", "predictor", "model").get("runtime")
+    fallback = "" if observed.release.reports_runtime else str(named or "")
     return InferenceServiceStatus(
         decision.state,
         decision.message,
         serving=facts.serving,
         latest_ready_generation=latest_ready_generation,
         failure=decision.failure,
-        url=str(status.get("url") or ""),
-        cluster_url=str(get_map(status, "address").get("url") or ""),
-        serving_runtime=_serving_runtime(observed),
-        deployment_mode=present_name(settled_mode_of(service)),
+        url=str(service.status.get("url") or ""),
+        cluster_url=str(get_map(service.status, "address").get("url") or ""),
+        serving_runtime=service.serving_runtime or fallback,
+        deployment_mode=present_name(str(service.status.get("deploymentMode") or "")),
         components=tuple(c.shown for c in facts.components),
-        conditions=tuple(_condition(c) for c in get_list(status, "conditions")),
-        last_transition_time=_changed_at(observed, decision),
+        conditions=tuple(conditions),
+        last_transition_time=_last_transition_time(observed, decision),
     )
 
 
-def _foreign_object(observed: ObservedObjects, since: datetime) -> Problem | None:
+def _foreign_object_problem(observed: ObservedObjects) -> Problem | None:
     conflict = foreign_knative_service(observed)
+    since = parse_service(observed).written_at + RECONCILE_ERROR
     return Problem(conflict.failure(since), since) if conflict else None
 
 
-def _unfollowed_mode(observed: ObservedObjects) -> str:
-    mode = mode_of(observed.service)
+def _unsupported_mode(observed: ObservedObjects) -> str:
+    mode = parse_service(observed).mode
     followed = observed.knative_followed if mode == KNATIVE else mode in ("", STANDARD)
     return "" if followed else mode
 
 
 def _can_stop(observed: ObservedObjects) -> bool:
-    """Whether KServe acts on the annotation: it then says of each service whether it is stopped."""
-    mode = mode_of(observed.service)
-    says = bool(get_condition(observed.service, "Stopped"))
-    return observed.release.stops_deployments or mode == KNATIVE or says
+    """Return whether KServe obeys the stop annotation; if so it reports the condition Stopped."""
+    service = parse_service(observed)
+    return (
+        observed.release.stops_deployments
+        or service.mode == KNATIVE
+        or "Stopped" in service.conditions
+    )
 
 
-def _routed(service: Object, *, components_ready: bool) -> bool:
-    """Whether the way in stands.
+def _ingress_fails_at(service: ParsedService) -> datetime | None:
+    """Return when a missing route counts as a problem; None if the route is ready.
 
-    While a component is not ready KServe may call the ingress so too, for that reason alone; it
-    publishes an address only once the ingress was ready.
+    KServe reports nothing about a route that it fails to create: the condition stays Unknown.
     """
-    once = bool(get_map(service, "status", "address"))
-    return is_condition_true(service, "IngressReady") or (once and not components_ready)
-
-
-def _ingress_missed_at(
-    service: Object, grace: GracePeriods, *, components_ready: bool
-) -> datetime | None:
-    """When a route that is not there will be reported as missing; None where it is there.
-
-    Of a route that KServe fails to make it says nothing: the condition stays Unknown.
-    """
-    ingress = get_condition(service, "IngressReady")
+    ingress = service.conditions.get("IngressReady", {})
     since = parse_time(ingress.get("lastTransitionTime"))
-    if not components_ready or since is None or ingress.get("status") == "True":
+    if since is None or ingress.get("status") == "True":
         return None
     if ingress.get("status") == "False":
         return since
-    turned = (
-        parse_time(c.get("lastTransitionTime")) for c in get_list(service, "status", "conditions")
+    conditions = get_list(service.status, "conditions")
+    times = (parse_time(c.get("lastTransitionTime")) for c in conditions)
+    return max((t for t in times if t), default=since) + ADMISSION
+
+
+def _ingress_problem(observed: ObservedObjects, fails_at: datetime) -> Problem:
+    ingress = parse_service(observed).conditions["IngressReady"]
+    since = parse_time(ingress.get("lastTransitionTime")) or fails_at
+    message = str(ingress.get("message") or "")
+    if message:
+        message = redacted_message(gate_for_service(observed), message)
+    reported = ": ".join(filter(None, (ingress.get("reason"), message)))
+    reported = reported or "KServe has not created it and gives no reason; see its controller's log"
+    failure = failure_of(
+        FailureReason.INGRESS,
+        f"the model serves, but its route from outside is not ready: {reported}",
+        first_seen_time=since,
     )
-    return max((at for at in turned if at), default=since) + grace.admission
+    return Problem(failure, since, tolerated=None)
 
 
-def _ingress_problems(
-    service: Object, missed_at: datetime | None, now: datetime
-) -> Iterator[Problem]:
-    if missed_at and missed_at <= now:
-        ingress = get_condition(service, "IngressReady")
-        since = parse_time(ingress.get("lastTransitionTime")) or missed_at
-        words = ": ".join(filter(None, (ingress.get("reason"), ingress.get("message"))))
-        words = words or "KServe has not made it, and does not say why; see its controller's log"
-        failure = failure_of(
-            FailureReason.INGRESS,
-            f"the model serves, but its route from outside is not ready: {words}",
-            first_seen_time=since,
+def _parse_conditions(service: ParsedService) -> list[Condition]:
+    return [
+        Condition(
+            str(raw.get("type", ""))[:_LONGEST_TYPE],
+            str(raw.get("status", ""))[:_LONGEST_TYPE],
+            str(raw.get("reason") or "")[:_LONGEST_REASON],
+            str(raw.get("message") or ""),
+            parse_time(raw.get("lastTransitionTime")),
         )
-        yield Problem(failure, since, tolerated=None)
+        for raw in get_list(service.status, "conditions")
+    ]
 
 
-def _serving_runtime(observed: ObservedObjects) -> str:
-    """Name the serving runtime: where KServe does not report it, the one that the spec names."""
-    named = get_map(observed.service, "spec", "predictor", "model").get("runtime")
-    fallback = "" if observed.release.reports_runtime else str(named or "")
-    return serving_runtime_of(observed.service) or fallback
-
-
-def _condition(raw: Object) -> Condition:
-    return Condition(
-        str(raw.get("type", ""))[:_LONGEST_TYPE],
-        str(raw.get("status", ""))[:_LONGEST_TYPE],
-        str(raw.get("reason") or "")[:_LONGEST_REASON],
-        str(raw.get("message") or "")[:_LONGEST_MESSAGE],
-        parse_time(raw.get("lastTransitionTime")),
-    )
-
-
-def _changed_at(observed: ObservedObjects, decision: Decision) -> datetime:
-    """When the state last changed, as far as the cluster's own times tell."""
-    if deleted_at := parse_time(get_map(observed.service, "metadata").get("deletionTimestamp")):
+def _last_transition_time(observed: ObservedObjects, decision: Decision) -> datetime:
+    """Return when the state last changed, as far as the cluster reports it."""
+    if deleted_at := parse_service(observed).deleted_at:
         return deleted_at
     if decision.failure and decision.failure.first_seen_time:
         return decision.failure.first_seen_time
-    objects = (observed.service, *observed.deployments, *observed.revisions)
-    times = [
-        parse_time(c.get("lastTransitionTime"))
-        for o in objects
-        for c in get_list(o, "status", "conditions")
-    ]
-    return max((t for t in times if t), default=created_at(observed.service))
+    return observed.cache.parse(
+        _newest_transition, observed.service, observed.deployments, observed.revisions
+    )
+
+
+def _newest_transition(
+    service: Object, deployments: tuple[Object, ...], revisions: tuple[Object, ...]
+) -> datetime:
+    objects = (service, *deployments, *revisions)
+    conditions = [c for o in objects for c in get_list(o, "status", "conditions")]
+    times = (parse_time(c.get("lastTransitionTime")) for c in conditions)
+    return max((t for t in times if t), default=created_at(service))

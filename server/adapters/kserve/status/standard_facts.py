@@ -1,159 +1,188 @@
-"""What the cluster shows of one component, as the state table wants it (Standard mode)."""
+"""Derive the facts of one component in Standard mode."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
-from server.adapters.kserve.objects import (
-    Object,
-    annotations_of,
-    controller_of,
-    get_condition,
-    get_list,
-    get_map,
-    uid_of,
-)
+from server.adapters.kserve.objects import Object, get_list, get_map
 from server.adapters.kserve.status.applied_template import is_applied
+from server.adapters.kserve.status.availability import count_ready, stable_at, unavailable_since
 from server.adapters.kserve.status.components import (
     ComponentSpec,
-    Workload,
-    autoscaler_of,
-    completed_at,
-    count,
-    generation_seen,
-    replicas_of,
-    workloads_of,
+    ParsedDeployment,
+    find_child,
+    parsed_deployments,
+    workload_of,
 )
 from server.adapters.kserve.status.diagnosis import pod_contexts, problems_of, recheck_at
-from server.adapters.kserve.status.grace_periods import GracePeriods
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.pods.availability import (
-    ready_pods,
-    stable_at,
-    trusted_pods,
-    unavailable_since,
-)
+from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
 from server.adapters.kserve.status.pods.pod_start import starting
-from server.adapters.kserve.status.runtime_changes import attributed, edited_runtime, replacement
+from server.adapters.kserve.status.runtime_changes import (
+    edited_runtime,
+    replacement_message,
+    with_runtime_remedy,
+)
 from server.domain.rollout.facts import ComponentFacts
-from server.domain.rollout.status import ComponentStatus
+from server.domain.rollout.status import Component, ComponentStatus
 
 AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
 _DEFAULT_CPU_UTILIZATION = 80
 
 
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """Hold what the Deployments of a component show without their pods.
+
+    The first Deployment has the scale; `deployments` has those that exist.
+    """
+
+    deployments: tuple[ParsedDeployment, ...]
+    applied: bool
+    complete: bool
+    completed_at: datetime | None
+    scaled: bool
+    edited_runtime: str
+
+
 def standard_facts(
-    which: ComponentSpec, observed: ObservedObjects, now: datetime, grace: GracePeriods
+    component: ComponentSpec, observed: ObservedObjects, now: datetime
 ) -> ComponentFacts:
-    """The facts of one component that the spec names."""
-    service = observed.service
-    workloads = workloads_of(which, observed)
-    present = len(workloads) == len(which.deployments)
-    applied = present and all(
-        is_applied(service, which, get_map(w.deployment, "spec", "template")) for w in workloads
-    )
-    if not workloads:
-        return ComponentFacts(ComponentStatus(which.component, which.min_replicas))
-    wanted = [w for w in workloads if w is workloads[0] or replicas_of(w.deployment)]
-    trusted = [len(trusted_pods(w, now, grace)) for w in wanted]
-    available = min(trusted)
-    recently_restarted = sum(len(ready_pods(w)) for w in wanted) - sum(trusted)
-    contexts = [s for w in workloads for s in pod_contexts(w, which, observed, now, grace)]
-    first_completed_at = _completed_at(workloads) if applied else None
-    edited = "" if first_completed_at else _edited_runtime(which, observed, workloads[0])
+    """Derive the facts of one component of the spec."""
+    progress = observed.cache.parse(
+        _parse_progress,
+        parse_service(observed),
+        parsed_deployments(observed),
+        observed.autoscalers,
+    )[component.kind]
+    if not progress.deployments:
+        return ComponentFacts(ComponentStatus(component.kind, component.min_replicas))
+    workloads = [workload_of(d, observed) for d in progress.deployments]
+    first = progress.deployments[0]
+    wanted = [w for w in workloads if w.deployment is first or w.deployment.replicas]
+    counts = [count_ready(w, now) for w in wanted]
+    available = min(stable for stable, _ in counts)
+    recently_restarted = sum(recent for _, recent in counts)
+    contexts = [pod_contexts(w, component, observed, now) for w in workloads]
+    all_contexts = [c for of_workload in contexts for c in of_workload]
+    problems = [
+        problem
+        for workload, of_workload in zip(workloads, contexts, strict=True)
+        for problem in problems_of(workload, component, of_workload)
+    ]
     return ComponentFacts(
-        _shown(which, workloads[0], applied=applied),
+        ComponentStatus(
+            component.kind,
+            desired_replicas=first.replicas,
+            updated_replicas=first.updated if progress.applied and first.up_to_date else 0,
+            ready_replicas=first.ready,
+            latest_revision=first.revision,
+        ),
         present=True,
-        applied=applied,
-        scaled=_scaled(which, observed, workloads[0]),
-        complete=present and all(_complete(w, which, workloads) for w in workloads),
-        completed_at=first_completed_at,
-        scaled_to_zero=applied and replicas_of(workloads[0].deployment) == 0,
+        applied=progress.applied,
+        scaled=progress.scaled,
+        complete=progress.complete,
+        completed_at=progress.completed_at,
+        scaled_to_zero=progress.applied and first.replicas == 0,
         available=available,
         recently_restarted=recently_restarted,
         unavailable_since=None
         if available or recently_restarted
         else unavailable_since(workloads, now),
-        stable_at=stable_at(workloads, now, grace),
-        starting=starting(contexts),
-        replaced_by=replacement(edited),
+        stable_at=stable_at(workloads, now),
+        starting=starting(all_contexts),
+        replaced_by=replacement_message(progress.edited_runtime),
         problems=tuple(
-            attributed(p, service, which, edited)
-            for w in workloads
-            for p in problems_of(w, which, observed, now, grace)
+            with_runtime_remedy(p, component, observed, progress.edited_runtime) for p in problems
         ),
-        recheck_at=min((t for t in recheck_at(contexts) if t > now), default=None),
+        recheck_at=min((t for t in recheck_at(all_contexts) if t > now), default=None),
     )
 
 
-def _edited_runtime(which: ComponentSpec, observed: ObservedObjects, workload: Workload) -> str:
-    deployment = workload.deployment
-    sets = [r for r in observed.replica_sets if controller_of(r) == uid_of(deployment)]
-    newest, *others = (get_map(o, "spec", "template") for o in (deployment, *sets))
-    return edited_runtime(observed.service, which, newest, others)
+def _parse_progress(
+    service: ParsedService,
+    deployments: tuple[ParsedDeployment, ...],
+    autoscalers: tuple[Object, ...],
+) -> Mapping[Component, _Progress]:
+    by_id = {id(d.obj): d for d in deployments}
+    objects = [d.obj for d in deployments]
+    progress: dict[Component, _Progress] = {}
+    for component in service.components:
+        children = (find_child(objects, name) for name in component.deployments)
+        found = tuple(by_id[id(child)] for child in children if child)
+        progress[component.kind] = _component_progress(service, component, found, autoscalers)
+    return progress
 
 
-def _shown(which: ComponentSpec, workload: Workload, *, applied: bool) -> ComponentStatus:
-    deployment = workload.deployment
-    current = applied and generation_seen(deployment)
-    return ComponentStatus(
-        which.component,
-        desired_replicas=replicas_of(deployment),
-        updated_replicas=count(deployment, "updatedReplicas") if current else 0,
-        ready_replicas=count(deployment, "readyReplicas"),
-        latest_revision=str(
-            annotations_of(workload.current).get("deployment.kubernetes.io/revision", "")
-        ),
+def _component_progress(
+    service: ParsedService,
+    component: ComponentSpec,
+    deployments: tuple[ParsedDeployment, ...],
+    autoscalers: tuple[Object, ...],
+) -> _Progress:
+    if not deployments:
+        return _Progress((), False, False, None, False, "")
+    first = deployments[0]
+    present = len(deployments) == len(component.deployments)
+    applied = present and all(is_applied(service.obj, component, d.template) for d in deployments)
+    # The rollout was complete once the last Deployment was.
+    times = [d.completed_at for d in deployments if d.completed_at]
+    completed_at = max(times) if applied and len(times) == len(deployments) else None
+    edited = ""
+    if completed_at is None:
+        templates = (get_map(r, "spec", "template") for r in first.replica_sets.values())
+        edited = edited_runtime(component, service, first.template, templates)
+    return _Progress(
+        deployments,
+        applied,
+        present and all(_is_complete(d, component, is_first=d is first) for d in deployments),
+        completed_at,
+        _is_scaled(service, component, first, autoscalers),
+        edited,
     )
 
 
-def _complete(workload: Workload, which: ComponentSpec, workloads: Sequence[Workload]) -> bool:
-    """All pods are new, and enough are available, for Kubernetes' own taste too.
+def _is_complete(deployment: ParsedDeployment, component: ComponentSpec, *, is_first: bool) -> bool:
+    """Return whether all pods are new and enough are available, as Kubernetes sees it too.
 
-    While it scales up Kubernetes says otherwise, and KServe repeats that.
+    During a scale-up Kubernetes reports Available=False, which KServe repeats.
     """
-    deployment = workload.deployment
-    replicas, updated = replicas_of(deployment), count(deployment, "updatedReplicas")
-    enough = which.min_replicas if workload is workloads[0] else replicas
     return (
-        generation_seen(deployment)
-        and updated >= replicas
-        and count(deployment, "replicas") <= updated
-        and count(deployment, "availableReplicas") >= enough
-        and get_condition(deployment, "Available").get("status") != "False"
+        deployment.up_to_date
+        and deployment.updated >= deployment.replicas
+        and deployment.total <= deployment.updated
+        and deployment.available >= (component.min_replicas if is_first else deployment.replicas)
+        and deployment.available_condition.get("status") != "False"
     )
 
 
-def _completed_at(workloads: Sequence[Workload]) -> datetime | None:
-    """When the last of the Deployments first had all its pods new and available."""
-    times = [completed_at(w) for w in workloads]
-    return max(t for t in times if t) if all(times) else None
-
-
-def _scaled(which: ComponentSpec, observed: ObservedObjects, workload: Workload) -> bool:
-    """The Deployment has the replicas asked for, and its autoscaler the bounds and the target."""
-    replicas = replicas_of(workload.deployment)
-    service = annotations_of(observed.service)
-    autoscaling = {**service, **get_map(which.spec, "annotations")}.get(AUTOSCALER_CLASS, "hpa")
-    if autoscaling == "none" and which.spec.get("minReplicas") is not None:
-        return replicas == int(which.spec["minReplicas"])
-    if replicas < which.min_replicas:
+def _is_scaled(
+    service: ParsedService,
+    component: ComponentSpec,
+    deployment: ParsedDeployment,
+    autoscalers: tuple[Object, ...],
+) -> bool:
+    """Return whether the replicas are those of the spec, and the autoscaler's bounds and target."""
+    annotations = {**service.annotations, **get_map(component.spec, "annotations")}
+    autoscaler_class = annotations.get(AUTOSCALER_CLASS, "hpa")
+    if autoscaler_class == "none" and component.spec.get("minReplicas") is not None:
+        return deployment.replicas == component.min_scale
+    if deployment.replicas < component.min_replicas:
         return False
-    return autoscaling != "hpa" or _autoscaler_fits(which, autoscaler_of(which, observed))
-
-
-def _autoscaler_fits(which: ComponentSpec, autoscaler: Object) -> bool:
-    spec = get_map(autoscaler, "spec")
-    most = max(int(which.spec.get("maxReplicas") or 0), which.min_replicas)
+    if autoscaler_class != "hpa":
+        return True
+    spec = get_map(find_child(autoscalers, component.deployments[0]), "spec")
+    most = max(int(component.spec.get("maxReplicas") or 0), component.min_replicas)
     bounds = (spec.get("minReplicas"), spec.get("maxReplicas"))
-    return bounds == (which.min_replicas, most) and _target_fits(which.spec, spec)
+    return bounds == (component.min_replicas, most) and _target_fits(component.spec, spec)
 
 
-def _target_fits(asked: Object, autoscaler: Object) -> bool:
-    metric, target = asked.get("scaleMetric") or "cpu", asked.get("scaleTarget")
-    # Of other metrics KServe makes something else, and of memory without a target nothing.
-    if "autoScaling" in asked or (metric, target) == ("memory", None):
+def _target_fits(spec: Object, autoscaler: Object) -> bool:
+    metric, target = spec.get("scaleMetric") or "cpu", spec.get("scaleTarget")
+    # KServe makes something else of other metrics, and nothing of memory without a target.
+    if "autoScaling" in spec or (metric, target) == ("memory", None):
         return True
     if metric not in ("cpu", "memory"):
         return True

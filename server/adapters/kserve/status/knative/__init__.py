@@ -1,1 +1,1 @@
-"""The status of services that KServe runs with Knative."""
+"""Derive the facts of services that KServe runs with Knative."""

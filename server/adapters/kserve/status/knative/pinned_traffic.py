@@ -1,7 +1,7 @@
-"""Traffic that a canaryTrafficPercent of somebody else keeps from our newest Revision (Knative).
+"""Detect a canaryTrafficPercent of another field manager that keeps traffic from our Revision.
 
-A percent that somebody set stays through our applies, which do not name it. KServe then gives the
-newest Revision that share alone, and calls the service Ready.
+Our server-side applies do not name the field, so another manager's value stays. KServe then gives
+the newest Revision that share alone, and reports the service as Ready.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from server.adapters.kserve.manifests.field_managers import (
 )
 from server.adapters.kserve.manifests.field_ownership import PREDICTOR
 from server.adapters.kserve.status.components import ComponentSpec
-from server.adapters.kserve.status.knative.revisions import KnativeService, traffic_of
+from server.adapters.kserve.status.knative.revisions import KnativeService
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, Failure, FailureReason
@@ -24,22 +24,26 @@ from server.domain.rollout.status import Component, Failure, FailureReason
 _FIELD = "canaryTrafficPercent"
 _PATH = (*PREDICTOR, f"f:{_FIELD}")
 _ALL = 100
-MOST_SHARES = 5
+MAX_SHARES = 5
 
 
 def pinned_traffic(
-    which: ComponentSpec, observed: ObservedObjects, found: KnativeService, completed_at: datetime
+    component: ComponentSpec,
+    observed: ObservedObjects,
+    found: KnativeService,
+    completed_at: datetime,
 ) -> Failure | None:
-    """Report who keeps requests from the newest Revision, which is complete since `completed_at`.
+    """Report who keeps requests from the newest Revision, complete since `completed_at`.
 
-    None where all go there, or as asked. A service that is not ours asks for what stands on it.
+    None if it gets all requests, or the share that we asked for. For a service that is not ours the
+    field is part of the spec.
     """
-    service, percent = observed.service, which.spec.get(_FIELD)
-    if which.component is not Component.PREDICTOR or percent is None:
+    service, percent = observed.service, component.spec.get(_FIELD)
+    if component.kind is not Component.PREDICTOR or percent is None:
         return None
     if owned_by_us(service, *_PATH) or not owned_by_us(service, *PREDICTOR):
         return None
-    shares = {share.revision: share.percent for share in traffic_of(found.obj)}
+    shares = {share.revision: share.percent for share in found.traffic}
     own = shares.pop(found.latest_name, 0)
     if own >= _ALL:
         return None
@@ -49,7 +53,7 @@ def pinned_traffic(
     return failure_of(
         FailureReason.TRAFFIC_PINNED,
         f"{own} % of the requests go to this rollout's revision {found.latest_name}"
-        f"{''.join(others[:MOST_SHARES])}: {who} set spec.predictor.{_FIELD} to {percent}",
-        component=which.component,
+        f"{''.join(others[:MAX_SHARES])}: {who} set spec.predictor.{_FIELD} to {percent}",
+        component=component.kind,
         first_seen_time=max(completed_at, newest_time(owners) or completed_at),
     )

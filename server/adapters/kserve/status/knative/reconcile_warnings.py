@@ -1,77 +1,73 @@
-"""What KServe complains of although Knative has all as it was asked.
+"""Explain why KServe reports a service as not ready although Knative has applied all of it.
 
-KServe tries each update of a Knative Service before it makes it, also one that changes nothing.
-That fails where two writes meet, and for as long as a quota is full; then it calls a service that
-serves not ready, some twenty times a second.
+KServe tries each update of a Knative Service in a dry run first, even one that changes nothing. The
+dry run fails where two writes meet, and for as long as a quota is full. KServe then reports a
+service that serves as not ready, some twenty times a second.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from server.adapters.kserve.objects import Object, get_condition, get_list
+from server.adapters.kserve.objects import get_list
 from server.adapters.kserve.status.components import ComponentSpec
-from server.adapters.kserve.status.kserve_errors import is_lost_race, without_name_of_try
+from server.adapters.kserve.status.kserve_errors import (
+    RECONCILE_FAILED,
+    is_lost_race,
+    without_dry_run_name,
+)
+from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.parsed_service import parse_service
+from server.adapters.kserve.status.pods.redaction import gate_for_service, redacted_message
 from server.domain.rollout.facts import ComponentFacts
 
-# What KServe makes Ready of. By the library that computes it, every other condition without a
-# severity counts too, as if its True were the good state; KServe marks its own others Info.
+# KServe computes Ready from these. The library behind it also counts every other condition without
+# a severity, as if True were its good state; KServe gives its own others the severity Info.
 _PARTS_OF_READY = ("Ready", "PredictorReady", "IngressReady")
-MOST_FOREIGN = 3
-MOST_OF_NAME = 64
+MAX_FOREIGN_CONDITIONS = 3
+LONGEST_NAME = 64
 LONGEST_MESSAGE = 300
 
 
-@dataclass(frozen=True, slots=True)
-class ReconcileWarning:
-    """`warning`: what callers are told of it; empty where it passes at once."""
-
-    warning: str = ""
-
-
 def reconcile_warning(
-    service: Object, which: ComponentSpec, facts: ComponentFacts
-) -> ReconcileWarning | None:
-    """What KServe calls a component not ready for, though it is complete by Knative; else None."""
-    told = get_condition(service, which.ready_condition)
-    if not (facts.complete and facts.attempt and told.get("reason") == "ReconcileFailed"):
+    component: ComponentSpec, facts: ComponentFacts, observed: ObservedObjects
+) -> str | None:
+    """Return the warning for a complete component that KServe reports as not ready.
+
+    Empty if the cause passes at once; None if there is no such cause.
+    """
+    ready = parse_service(observed).conditions.get(component.ready_condition, {})
+    if not (facts.complete and facts.attempt and ready.get("reason") == RECONCILE_FAILED):
         return None
-    words = without_name_of_try(str(told.get("message") or ""))
-    if is_lost_race(words):
-        return ReconcileWarning()
-    if "dry run failed" in words and "exceeded quota" in words:
-        return ReconcileWarning(
-            f"it serves; no pod more can be made, since the namespace's quota is full: {words}"
-        )
+    message = redacted_message(gate_for_service(observed), str(ready.get("message") or ""))
+    message = without_dry_run_name(message)
+    if is_lost_race(message):
+        return ""
+    if "dry run failed" in message and "exceeded quota" in message:
+        return f"it serves; no pod can be added, since the namespace's quota is full: {message}"
     return None
 
 
-def unexplained_unready(service: Object) -> str:
+def foreign_condition_warning(observed: ObservedObjects) -> str:
     """Name the conditions for which Ready is not True although KServe's own parts of it are.
 
-    Another controller's condition may be one whose False is the good state, so it is named and not
-    reconciled. Empty where Ready is True.
+    Another controller's condition may have False as its good state, so it is named and not
+    interpreted. Empty if Ready is True or missing.
     """
-    ready = get_condition(service, "Ready")
+    service = parse_service(observed)
+    ready = service.conditions.get("Ready", {})
     if ready.get("status") in (None, "True"):
         return ""
-    foreign = [
-        c
-        for c in get_list(service, "status", "conditions")
-        if c.get("type") not in _PARTS_OF_READY and not c.get("severity")
+    names = [
+        str(c.get("type"))
+        for c in get_list(service.status, "conditions")
+        if c.get("type") not in _PARTS_OF_READY
+        and not c.get("severity")
+        and c.get("status") == ready["status"]
     ]
-    same = [c for c in foreign if c.get("status") == ready["status"]]
-    names = ", ".join(_cut_name(str(c.get("type"))) for c in same[:MOST_FOREIGN])
-    by = f", for a condition that is not KServe's own: {names}"
-    words = f" ({_words(ready)})" if _words(ready) else ""
-    return f"it serves; KServe calls it Ready={ready['status']}{by if same else ''}{words}"
-
-
-def _cut_name(name: str) -> str:
-    return name if len(name) <= MOST_OF_NAME else f"{name[:MOST_OF_NAME]}..."
-
-
-def _words(of: Object) -> str:
-    """The reason and the message of a condition, cut."""
-    words = ": ".join(str(of[name]) for name in ("reason", "message") if of.get(name))
-    return words[:LONGEST_MESSAGE]
+    cut = [n if len(n) <= LONGEST_NAME else f"{n[:LONGEST_NAME]}..." for n in names]
+    cause = f", for a condition that is not KServe's own: {', '.join(cut[:MAX_FOREIGN_CONDITIONS])}"
+    message = redacted_message(gate_for_service(observed), str(ready.get("message") or ""))
+    reported = ": ".join(str(t) for t in (ready.get("reason"), message) if t)[:LONGEST_MESSAGE]
+    return (
+        f"it serves; KServe reports Ready={ready['status']}{cause if names else ''}"
+        f"{f' ({reported})' if reported else ''}"
+    )

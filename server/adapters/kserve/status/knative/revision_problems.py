@@ -1,5 +1,6 @@
-"""What Knative itself says is wrong: with a Revision, late, but also where its pods are gone again,
-and with the way to one that is ready.
+"""Read the failures that Knative reports for a Revision and its route.
+
+Knative reports a cause late, but also when the pods are already gone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from server.adapters.kserve.objects import (
     annotations_of,
     get_condition,
     get_map,
-    is_condition_true,
     name_of,
     parse_time,
 )
-from server.adapters.kserve.status.components import ComponentSpec, count
-from server.adapters.kserve.status.grace_periods import GracePeriods
+from server.adapters.kserve.status.components import ComponentSpec
+from server.adapters.kserve.status.grace_periods import ACTIVATION
 from server.adapters.kserve.status.knative.revisions import Revision
 from server.adapters.kserve.status.name_conflicts import NOT_OWNED, conflict_in
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy
@@ -26,7 +26,7 @@ from server.domain.rollout.facts import Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, Failure, FailureReason
 
-# What recovers by itself is left to the pods, which are given some time for it.
+# These may pass: the pods show them too, and are given time.
 _PASSING = ("Unschedulable", "FailedCreate")
 _IMAGE = (
     "ContainerMissing",
@@ -36,81 +36,87 @@ _IMAGE = (
     "ErrImageNeverPull",
 )
 _CONFIG = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-_OF_PLATFORM = (*_IMAGE, NOT_OWNED, "CreateContainerConfigError", "ProgressDeadlineExceeded")
+_PLATFORM_REASONS = (
+    *_IMAGE,
+    NOT_OWNED,
+    "CreateContainerConfigError",
+    "ProgressDeadlineExceeded",
+)
 _CLASS = "autoscaling.knative.dev/class"
 _EXIT_CODE = re.compile(r"ExitCode(\d+)")
 
 
 def revision_problems(
-    revision: Object, which: ComponentSpec, output_policy: OutputPolicy
+    revision: Object, component: ComponentSpec, output_policy: OutputPolicy
 ) -> Iterator[Problem]:
-    """What Knative says of a Revision that is not Ready, the cause before the deadline."""
+    """Yield what keeps a Revision from being Ready, the cause before the deadline."""
     output = output_policy.gate_for_templates(revision, [get_map(revision, "spec")])
     for kind in ("ContainerHealthy", "ResourcesAvailable"):
-        told = get_condition(revision, kind)
-        since = parse_time(told.get("lastTransitionTime"))
-        reason = str(told.get("reason") or "")
-        if told.get("status") == "False" and since and reason not in _PASSING:
-            # Of all else Knative repeats what a container wrote when it ended, or why it cannot be
-            # started, which may quote its command with the values of variables in it.
-            of_platform = reason in _OF_PLATFORM
-            words = output.masked(_words(told)) if of_platform else output.shown(_words(told))
-            conflict = conflict_in(words) if reason == NOT_OWNED else None
-            if conflict:
-                yield Problem(conflict.failure(since, which.component), since)
-                continue
-            ended = _EXIT_CODE.fullmatch(reason)
-            failure = failure_of(
-                _meaning(reason),
-                f"the revision {revision['metadata']['name']} failed: {words}",
-                component=which.component,
-                exit_code=int(ended[1]) if ended else None,
-                first_seen_time=since,
-            )
-            yield Problem(failure, since, container_text="" if of_platform else words)
+        condition = get_condition(revision, kind)
+        since = parse_time(condition.get("lastTransitionTime"))
+        reason = str(condition.get("reason") or "")
+        if condition.get("status") != "False" or since is None or reason in _PASSING:
+            continue
+        # Messages of other reasons repeat what a container wrote, or why it cannot be started,
+        # which may quote its command with the values of variables.
+        of_platform = reason in _PLATFORM_REASONS
+        text = _reason_and_message(condition)
+        text = output.masked(text) if of_platform else output.shown(text)
+        conflict = conflict_in(text) if reason == NOT_OWNED else None
+        if conflict:
+            yield Problem(conflict.failure(since, component.kind), since)
+            continue
+        exit_code = _EXIT_CODE.fullmatch(reason)
+        failure = failure_of(
+            _failure_reason(reason),
+            f"the revision {revision['metadata']['name']} failed: {text}",
+            component=component.kind,
+            exit_code=int(exit_code[1]) if exit_code else None,
+            first_seen_time=since,
+        )
+        yield Problem(failure, since, container_text="" if of_platform else text)
 
 
 def activation_problem(
-    revision: Revision, which: ComponentSpec, now: datetime, grace: GracePeriods
+    revision: Revision, component: ComponentSpec, now: datetime
 ) -> Problem | None:
-    """Say why a Revision whose pods are ready gets no traffic, once that has lasted a while.
+    """Explain why a Revision with ready pods gets no traffic, once that has lasted.
 
-    Its condition Active repeats Knative's PodAutoscaler, which no deadline ends: of an autoscaling
-    class without a controller it stays as it was made.
+    The condition Active repeats Knative's PodAutoscaler, which has no deadline: with an autoscaling
+    class that no controller handles it stays as it was created.
     """
     since = activation_waits_since(revision)
-    if since is None or since + grace.activation > now:
+    if since is None or since + ACTIVATION > now:
         return None
-    told = [get_condition(revision.obj, kind) for kind in ("Active", "ResourcesAvailable")]
-    # Other messages may repeat what a container wrote.
-    of_platform = [c for c in told if c is told[0] or c.get("reason") == NOT_OWNED]
+    active = get_condition(revision.obj, "Active")
+    resources = get_condition(revision.obj, "ResourcesAvailable")
+    # Messages of other reasons may repeat what a container wrote.
+    of_platform = [active, *([resources] if resources.get("reason") == NOT_OWNED else [])]
     conflicts = (conflict_in(str(c.get("message") or "")) for c in of_platform)
     if conflict := next(filter(None, conflicts), None):
-        return Problem(conflict.failure(since, which.component), since, grace.activation)
-    failure = _unactivated(revision.obj, told[0], since, which.component)
+        return Problem(conflict.failure(since, component.kind), since, ACTIVATION)
+    failure = _activation_failure(revision.obj, active, since, component.kind)
     return Problem(failure, since, tolerated=None)
 
 
 def activation_waits_since(revision: Revision) -> datetime | None:
-    """Since when a Revision has had its pods without being Ready; None where it does not wait."""
-    workload = revision.workload
-    if (
-        revision.ready
-        or workload is None
-        or not is_condition_true(workload.deployment, "Available")
-    ):
+    """Return since when a Revision has had available pods without being Ready, or None."""
+    deployment = revision.deployment
+    if revision.ready or deployment is None or deployment.available < 1:
         return None
-    if count(workload.deployment, "availableReplicas") < 1:
+    if deployment.available_condition.get("status") != "True":
         return None
-    return parse_time(get_condition(workload.deployment, "Available").get("lastTransitionTime"))
+    return parse_time(deployment.available_condition.get("lastTransitionTime"))
 
 
-def _unactivated(revision: Object, told: Object, since: datetime, component: Component) -> Failure:
+def _activation_failure(
+    revision: Object, active: Object, since: datetime, component: Component
+) -> Failure:
     name = name_of(revision)
-    if told.get("reason") == "Deploying":
-        autoscaling = annotations_of(revision).get(_CLASS)
-        which = f"of the class {autoscaling}" if autoscaling else "of the cluster's usual class"
-        otherwise = f", or deploy without the annotation {_CLASS}" if autoscaling else ""
+    if active.get("reason") == "Deploying":
+        class_name = annotations_of(revision).get(_CLASS)
+        which = f"of the class {class_name}" if class_name else "of the cluster's default class"
+        otherwise = f", or deploy without the annotation {_CLASS}" if class_name else ""
         return failure_of(
             FailureReason.NO_CONTROLLER,
             f"the pods of the revision {name} are ready, and Knative's autoscaler {which} has not"
@@ -122,29 +128,29 @@ def _unactivated(revision: Object, told: Object, since: datetime, component: Com
     return failure_of(
         FailureReason.RECONCILE_FAILED,
         f"the pods of the revision {name} are ready, and Knative does not let requests through:"
-        f" {_words(told)}",
+        f" {_reason_and_message(active)}",
         remedy="see Knative's PodAutoscaler and ServerlessService of that revision",
         component=component,
         first_seen_time=since,
     )
 
 
-def route_problem(knative_service: Object, which: ComponentSpec) -> Problem:
-    """A Revision is ready, and nothing brings it requests."""
-    told = get_condition(knative_service, "RoutesReady")
-    since = datetime.fromisoformat(told["lastTransitionTime"])
-    if conflict := conflict_in(str(told.get("message") or "")):
-        return Problem(conflict.failure(since, which.component), since, tolerated=None)
+def route_problem(knative_service: Object, component: ComponentSpec) -> Problem:
+    """Report that a Revision is ready and no route leads to it."""
+    routes = get_condition(knative_service, "RoutesReady")
+    since = datetime.fromisoformat(routes["lastTransitionTime"])
+    if conflict := conflict_in(str(routes.get("message") or "")):
+        return Problem(conflict.failure(since, component.kind), since, tolerated=None)
     failure = failure_of(
         FailureReason.INGRESS,
-        f"the model serves, but Knative's route to it is not ready: {_words(told)}",
-        component=which.component,
+        f"the model serves, but Knative's route to it is not ready: {_reason_and_message(routes)}",
+        component=component.kind,
         first_seen_time=since,
     )
     return Problem(failure, since, tolerated=None)
 
 
-def _meaning(reason: str) -> FailureReason:
+def _failure_reason(reason: str) -> FailureReason:
     if _EXIT_CODE.fullmatch(reason) or reason == "CrashLoopBackOff":
         return FailureReason.CRASH_LOOP
     if reason in _IMAGE:
@@ -154,5 +160,5 @@ def _meaning(reason: str) -> FailureReason:
     return FailureReason.PROGRESS_DEADLINE
 
 
-def _words(told: Object) -> str:
-    return ": ".join(str(told[name]) for name in ("reason", "message") if told.get(name))
+def _reason_and_message(condition: Object) -> str:
+    return ": ".join(str(condition[n]) for n in ("reason", "message") if condition.get(n))

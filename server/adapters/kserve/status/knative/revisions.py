@@ -1,12 +1,12 @@
-"""A component's Knative Service, its Revisions and where its traffic goes (Knative mode).
+"""Parse a component's Knative Service, its Revisions and its traffic (Knative mode).
 
-Revisions are told apart by uid: after a stop their names begin at 00001 again.
+Revisions are identified by uid: after a stop their names begin at 00001 again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,13 @@ from server.adapters.kserve.objects import (
 from server.adapters.kserve.status.applied_template import contains, is_applied
 from server.adapters.kserve.status.components import (
     ComponentSpec,
-    Workload,
-    child_of,
-    generation_seen,
-    workload_of,
+    ParsedDeployment,
+    find_child,
+    parsed_deployments,
 )
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.domain.rollout.status import TrafficShare
+from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
+from server.domain.rollout.status import Component, TrafficShare
 
 _SERVICE_UID_LABEL = "serving.knative.dev/serviceUID"
 _MIN_SCALE = "autoscaling.knative.dev/min-scale"
@@ -41,84 +41,120 @@ _SCALING = (_MIN_SCALE, _MAX_SCALE, _TARGET, _METRIC)
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A Revision with the Deployment that runs it; None until Knative has made that."""
+    """Hold a Revision with its Deployment; None until Knative has created that.
+
+    `ready`: Knative reports that it could take traffic, with or without pods.
+    """
 
     obj: Object
-    workload: Workload | None
-
-    @property
-    def ready(self) -> bool:
-        """Knative says that it could take traffic, with or without pods."""
-        return is_condition_true(self.obj, "Ready")
+    ready: bool
+    deployment: ParsedDeployment | None
 
 
 @dataclass(frozen=True, slots=True)
 class KnativeService:
-    """A Knative Service as it is, with what it made.
+    """Hold a Knative Service with its Revisions.
 
-    `latest`: the newest Revision, if it is made from the present template. `revisions`: all that
-    are there. `ingress_ready`: those that traffic goes to.
+    `applied`: it is made from the component's present spec. `latest`: the newest Revision, if it is
+    made from the present template. `routed`: the Revisions that get traffic. `attempt`: names the
+    generation of the Service. `complete`: the newest Revision is made from the present template,
+    and the traffic goes where the spec says.
     """
 
     obj: Object
+    template: Object
+    attempt: str
+    applied: bool
+    complete: bool
     latest: Revision | None
+    latest_name: str
     revisions: tuple[Revision, ...]
-    ingress_ready: tuple[Revision, ...]
-
-    @property
-    def attempt(self) -> str:
-        """What the pods are made from, by a name of its own."""
-        return f"{uid_of(self.obj)}/{self.obj['metadata'].get('generation', 0)}"
-
-    @property
-    def latest_name(self) -> str:
-        """The name of the newest Revision; empty before there is one."""
-        return str(get_map(self.obj, "status").get("latestCreatedRevisionName") or "")
-
-    @property
-    def complete(self) -> bool:
-        """Whether Knative has all as it was asked: the newest Revision is made from the present
-        template, and the traffic is where it should be."""
-        ready = get_map(self.obj, "status").get("latestReadyRevisionName")
-        return (
-            self.latest is not None
-            and generation_seen(self.obj)
-            and ready == self.latest_name
-            and is_condition_true(self.obj, "Ready")
-            and _told_traffic(self.obj) == _asked_traffic(self.obj)
-        )
+    routed: tuple[Revision, ...]
+    traffic: tuple[TrafficShare, ...]
 
 
-def knative_service_of(which: ComponentSpec, observed: ObservedObjects) -> KnativeService | None:
-    """The component's Knative Service; None where it is not there."""
-    owner = uid_of(observed.service)
-    ours = (s for s in observed.knative_services if controller_of(s) == owner)
-    found = child_of(ours, which.deployments[0])
-    if not found:
-        return None
-    of_service = {r.obj["metadata"]["name"]: r for r in _revisions_of(found, observed)}
-    latest = of_service.get(str(get_map(found, "status").get("latestCreatedRevisionName")))
-    made = (
-        latest if latest and _is_made_from(get_map(found, "spec", "template"), latest.obj) else None
+def knative_service_of(
+    component: ComponentSpec, observed: ObservedObjects
+) -> KnativeService | None:
+    """Return the component's Knative Service, or None."""
+    services = observed.cache.parse(
+        _parse_services,
+        parse_service(observed),
+        observed.knative_services,
+        observed.revisions,
+        parsed_deployments(observed),
     )
-    shares = traffic_of(found) if _was_routed(observed.service, which) else ()
-    ingress_ready = (of_service.get(share.revision) for share in shares if share.percent)
+    return services.get(component.kind)
+
+
+def _parse_services(
+    service: ParsedService,
+    knative_services: tuple[Object, ...],
+    revisions: tuple[Object, ...],
+    deployments: tuple[ParsedDeployment, ...],
+) -> Mapping[Component, KnativeService]:
+    own = [s for s in knative_services if controller_of(s) == service.uid]
+    by_owner = {controller_of(d.obj): d for d in deployments}
+    found: dict[Component, KnativeService] = {}
+    for component in service.components:
+        if child := find_child(own, component.deployments[0]):
+            of_service = [r for r in revisions if _service_uid(r) == uid_of(child)]
+            parsed = {
+                str(r["metadata"]["name"]): Revision(
+                    r, is_condition_true(r, "Ready"), by_owner.get(uid_of(r))
+                )
+                for r in of_service
+            }
+            found[component.kind] = _parse_service(service, component, child, parsed)
+    return found
+
+
+def _service_uid(revision: Object) -> object:
+    return get_map(revision, "metadata", "labels").get(_SERVICE_UID_LABEL)
+
+
+def _parse_service(
+    service: ParsedService,
+    component: ComponentSpec,
+    knative_service: Object,
+    revisions: Mapping[str, Revision],
+) -> KnativeService:
+    metadata, status = knative_service["metadata"], get_map(knative_service, "status")
+    template = get_map(knative_service, "spec", "template")
+    latest_name = str(status.get("latestCreatedRevisionName") or "")
+    latest = revisions.get(latest_name)
+    if latest and not _is_made_from(template, latest.obj):
+        latest = None
+    traffic = _traffic_shares(knative_service)
+    # KServe sets a component's url when its Knative Service is first Ready; before that Knative
+    # only reports where the traffic is to go.
+    had_traffic = _component_status(service, component).get("url")
+    shares = traffic if had_traffic else ()
+    routed = (revisions.get(share.revision) for share in shares if share.percent)
     return KnativeService(
-        found, made, tuple(of_service.values()), tuple(r for r in ingress_ready if r is not None)
+        obj=knative_service,
+        template=template,
+        attempt=f"{uid_of(knative_service)}/{metadata.get('generation', 0)}",
+        applied=_is_applied(service, component, knative_service),
+        complete=latest is not None
+        and int(status.get("observedGeneration") or 0) >= int(metadata["generation"])
+        and str(status.get("latestReadyRevisionName") or "") == latest_name
+        and is_condition_true(knative_service, "Ready")
+        and _actual_traffic(knative_service) == _desired_traffic(knative_service),
+        latest=latest,
+        latest_name=latest_name,
+        revisions=tuple(revisions.values()),
+        routed=tuple(r for r in routed if r is not None),
+        traffic=traffic,
     )
 
 
-def _was_routed(service: Object, which: ComponentSpec) -> bool:
-    """Whether traffic has come in once: before that Knative only says where it is to go.
-
-    KServe notes a component's address when its Knative Service is Ready first.
-    """
-    status = get_map(service, "status", "components", which.component.lower())
-    return bool(status.get("url"))
+def _component_status(service: ParsedService, component: ComponentSpec) -> Object:
+    return get_map(service.status, "components", component.kind.lower())
 
 
-def traffic_of(knative_service: Object) -> tuple[TrafficShare, ...]:
-    """The percent of traffic that goes to each Revision by now, in the order of the Service."""
+def _traffic_shares(knative_service: Object) -> tuple[TrafficShare, ...]:
+    """Return the percent of traffic that each Revision gets, in the order of the Service."""
     shares: dict[str, int] = {}
     for target in get_list(knative_service, "status", "traffic"):
         name = str(target.get("revisionName") or "")
@@ -126,34 +162,25 @@ def traffic_of(knative_service: Object) -> tuple[TrafficShare, ...]:
     return tuple(TrafficShare(name, percent) for name, percent in shares.items())
 
 
-def is_asked(service: Object, which: ComponentSpec, knative_service: Object) -> bool:
-    """Whether the Knative Service asks for what the component's present spec does.
+def _is_applied(service: ParsedService, component: ComponentSpec, knative_service: Object) -> bool:
+    """Return whether the Knative Service is made from the component's present spec.
 
-    Scaling and traffic are not in the marker, and a Revision of its own comes of the former.
+    Scaling and traffic are not in the rollout hash; a change of scaling makes another Revision.
     """
     template = get_map(knative_service, "spec", "template")
     return (
-        is_applied(service, which, template)
-        and _scaling_of(template) == _asked_scaling(service, which)
-        and _timeouts_fit(which.spec, get_map(template, "spec"))
-        and _split_fits(service, which, knative_service)
+        is_applied(service.obj, component, template)
+        and _scaling_of(template) == _desired_scaling(service, component)
+        and _timeouts_fit(component.spec, get_map(template, "spec"))
+        and _split_fits(service, component, knative_service)
     )
 
 
-def _revisions_of(knative_service: Object, observed: ObservedObjects) -> Iterator[Revision]:
-    uid = uid_of(knative_service)
-    deployments = {controller_of(d): d for d in observed.deployments}
-    for revision in observed.revisions:
-        if get_map(revision, "metadata", "labels").get(_SERVICE_UID_LABEL) == uid:
-            made = deployments.get(uid_of(revision))
-            yield Revision(revision, workload_of(made, observed) if made else None)
-
-
 def _is_made_from(template: Object, revision: Object) -> bool:
-    """Whether the Revision was made from the template, rather than from the one before."""
-    told = [annotations_of(o).get(ROLLOUT_ANNOTATION) for o in (template, revision)]
+    """Return whether the Revision is made from this template, rather than the one before."""
+    hashes = [annotations_of(o).get(ROLLOUT_ANNOTATION) for o in (template, revision)]
     return (
-        told[0] == told[1]
+        hashes[0] == hashes[1]
         and _scaling_of(template) == _scaling_of(revision)
         and contains(
             get_list(revision, "spec", "containers"), get_list(template, "spec", "containers")
@@ -166,30 +193,31 @@ def _scaling_of(template: Object) -> Mapping[str, str]:
     return {key: str(annotations[key]) for key in _SCALING if key in annotations}
 
 
-def _asked_scaling(service: Object, which: ComponentSpec) -> Mapping[str, str]:
-    """The annotations that KServe makes of the scaling fields.
+def _desired_scaling(service: ParsedService, component: ComponentSpec) -> Mapping[str, str]:
+    """Return the annotations that KServe makes of the scaling fields.
 
-    What the fields do not name it takes from annotations; bounds not from those of the object.
+    For an unset field it takes an annotation; bounds not from those of the InferenceService.
     """
-    spec = which.spec
+    spec = component.spec
     own = get_map(spec, "annotations")
+    all_annotations = {**service.annotations, **own}
     inherited = {
         _MAX_SCALE: own.get(_MAX_SCALE),
-        _TARGET: {**annotations_of(service), **own}.get(_TARGET),
-        _METRIC: {**annotations_of(service), **own}.get(_METRIC),
+        _TARGET: all_annotations.get(_TARGET),
+        _METRIC: all_annotations.get(_METRIC),
     }
-    named = {
+    fields = {
         _MIN_SCALE: spec.get("minReplicas", 1),
         _MAX_SCALE: spec.get("maxReplicas") or None,
         _TARGET: spec.get("scaleTarget"),
         _METRIC: spec.get("scaleMetric"),
     }
-    asked = {**inherited, **{key: value for key, value in named.items() if value is not None}}
-    return {key: str(value) for key, value in asked.items() if value is not None}
+    desired = {**inherited, **{key: value for key, value in fields.items() if value is not None}}
+    return {key: str(value) for key, value in desired.items() if value is not None}
 
 
 def _timeouts_fit(spec: Object, revision_spec: Object) -> bool:
-    """Knative puts in its own where nothing is asked."""
+    """Compare the timeouts that the spec sets; Knative fills in the others."""
     names = {"timeout": "timeoutSeconds", "containerConcurrency": "containerConcurrency"}
     return all(
         spec.get(ours) is None or revision_spec.get(theirs) == spec[ours]
@@ -197,19 +225,19 @@ def _timeouts_fit(spec: Object, revision_spec: Object) -> bool:
     )
 
 
-def _split_fits(service: Object, which: ComponentSpec, knative_service: Object) -> bool:
-    """Whether the newest Revision is to get the percent that the spec names.
+def _split_fits(service: ParsedService, component: ComponentSpec, knative_service: Object) -> bool:
+    """Return whether the newest Revision is to get the percent that the spec sets.
 
-    As long as there was no other to share with, it gets all.
+    It gets all traffic until there was another Revision to share it with.
     """
-    percent: Any = which.spec.get("canaryTrafficPercent")
-    status = get_map(service, "status", "components", which.component.lower())
+    percent: Any = component.spec.get("canaryTrafficPercent")
+    status = _component_status(service, component)
     splits = percent is not None and bool(status.get("latestRolledoutRevision"))
-    return _asked_traffic(knative_service)[True, int(percent) if splits else 100] > 0
+    return _desired_traffic(knative_service)[True, int(percent) if splits else 100] > 0
 
 
-def _asked_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
-    """How many targets have each percent, by Revision; that of the newest goes by True."""
+def _desired_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
+    """Count the traffic targets by Revision and percent; the newest Revision is True."""
     targets = get_list(knative_service, "spec", "traffic")
     return Counter(
         (t.get("latestRevision") or t.get("revisionName"), int(t.get("percent") or 0))
@@ -217,8 +245,9 @@ def _asked_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
     )
 
 
-def _told_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
-    """The same by now: what follows the newest Revision counts as its own once it is there."""
+def _actual_traffic(knative_service: Object) -> Counter[tuple[object, int]]:
+    """Count the present targets in the same way; a target follows the newest Revision once it is
+    there."""
     latest = get_map(knative_service, "status").get("latestCreatedRevisionName")
     return Counter(
         (

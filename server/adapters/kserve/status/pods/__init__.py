@@ -1,1 +1,1 @@
-"""Pods and their containers: what is wrong with them, and which of their text may be shown."""
+"""Diagnose pods and their containers, and redact the text of containers."""

@@ -1,4 +1,4 @@
-"""Know which ServiceAccounts may do anything at the API server, by the bindings of its roles."""
+"""Track which ServiceAccounts have rights at the API server, from its role bindings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from enum import Enum
 
 from server.adapters.kserve.objects import Object, get_list, get_map
 
-_EVERY_ACCOUNT = "system:serviceaccounts"
-_EVERYBODY = "system:authenticated"
-# ClusterRoles that Kubernetes gives everybody: to ask what there is, and what one may do oneself.
-_FOR_EVERYBODY = (
+_ALL_ACCOUNTS = "system:serviceaccounts"
+_ALL_USERS = "system:authenticated"
+# ClusterRoles that Kubernetes binds to everybody, for discovery and self-reviews.
+_PUBLIC_ROLES = (
     "system:basic-user",
     "system:discovery",
     "system:public-info-viewer",
@@ -20,7 +20,7 @@ _FOR_EVERYBODY = (
 
 
 class Rights(Enum):
-    """What is known of an account: whether it is bound to a role beyond what everybody is."""
+    """Say whether an account is bound to a role that not everybody is bound to."""
 
     NONE = "none"
     SOME = "some"
@@ -28,29 +28,29 @@ class Rights(Enum):
 
 
 class AccountRights:
-    """What the bindings of one cluster say; rights by other means than RBAC are not seen."""
+    """Hold the role bindings of one cluster; rights by other means than RBAC are unknown."""
 
     def __init__(self) -> None:
         self._subjects: dict[str, frozenset[str]] = {}
         self._bound: Counter[str] = Counter()
 
     def of(self, namespace: str, account: str) -> Rights:
-        """What the account may do."""
+        """Return the rights of an account."""
         names = (
             f"system:serviceaccount:{namespace}:{account}",
-            f"{_EVERY_ACCOUNT}:{namespace}",
-            _EVERY_ACCOUNT,
-            _EVERYBODY,
+            f"{_ALL_ACCOUNTS}:{namespace}",
+            _ALL_ACCOUNTS,
+            _ALL_USERS,
         )
         return Rights.SOME if any(self._bound[name] for name in names) else Rights.NONE
 
     def put(self, uid: str, binding: Object) -> frozenset[str]:
-        """Take a binding as it is now; return the subjects for whom that may change something."""
+        """Add or replace a binding; return the subjects whose rights may have changed."""
         now = frozenset(_subjects(binding))
         return self._replace(uid, now)
 
     def drop(self, uid: str) -> frozenset[str]:
-        """Take that a binding is gone, as `put`."""
+        """Remove a binding, and return the same as `put`."""
         return self._replace(uid, frozenset())
 
     def _replace(self, uid: str, now: frozenset[str]) -> frozenset[str]:
@@ -67,21 +67,21 @@ class AccountRights:
 
 
 def namespace_of_subject(subject: str) -> str:
-    """The namespace whose accounts a subject stands for; empty: those of all."""
+    """Return the namespace whose accounts a subject stands for; empty for all namespaces."""
     _, _, rest = subject.partition(":")
     kind, _, name = rest.partition(":")
     return name.partition(":")[0] if kind in ("serviceaccount", "serviceaccounts") else ""
 
 
 def _subjects(binding: Object) -> Iterator[str]:
-    """The subjects of a binding that stand for accounts, as the authorizer names them."""
+    """Yield the subjects of a binding that stand for accounts, as the authorizer names them."""
     role = get_map(binding, "roleRef")
-    # A namespace's own Role may have any of these names.
-    if role.get("kind") == "ClusterRole" and role.get("name") in _FOR_EVERYBODY:
+    # A Role in a namespace may have any of these names.
+    if role.get("kind") == "ClusterRole" and role.get("name") in _PUBLIC_ROLES:
         return
     for subject in get_list(binding, "subjects"):
         name = str(subject.get("name") or "")
         if subject.get("kind") == "ServiceAccount":
             yield f"system:serviceaccount:{subject.get('namespace') or ''}:{name}"
-        elif name == _EVERYBODY or name.startswith("system:serviceaccount"):
+        elif name == _ALL_USERS or name.startswith("system:serviceaccount"):
             yield name

@@ -1,25 +1,23 @@
-"""A pod with what is needed to judge it, and how a problem of it is told."""
+"""Hold a pod with everything that diagnosis reads about it, and report its problems."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from server.adapters.kserve.names import CONTAINER
-from server.adapters.kserve.objects import Object, created_at, get_map, name_of, parse_time, uid_of
-from server.adapters.kserve.status.grace_periods import GracePeriods
-from server.adapters.kserve.status.observed_objects import LogExcerpt
-from server.adapters.kserve.status.pods.containers import Exit
+from server.adapters.kserve.objects import Object, get_map, parse_time
+from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy
+from server.adapters.kserve.status.pods.pod import Container, Exit, Pod
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, FailureReason
 
-AT_ONCE = timedelta(0)
-_FIELD_OF_CONTAINER = re.compile(r"spec\.\w+\{(.+)\}")
+_CONTAINER_FIELD = re.compile(r"spec\.\w+\{(.+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +28,18 @@ class PodContext:
     `completed`: all pods of this rollout have been available once.
     """
 
-    pod: Object
+    pod: Pod
     component: Component
     warnings: tuple[Object, ...]
     logs: Mapping[str, LogExcerpt]
     load_failed: bool
     completed: bool
     now: datetime
-    grace: GracePeriods
     output_policy: OutputPolicy
 
-    def output(self, container: Object) -> OutputGate:
-        """The gate for what a container of it wrote, named by its status."""
-        return self.output_policy.gate_for_container(self.pod, str(container.get("name", "")))
+    def output(self, container: str) -> OutputGate:
+        """Return the gate for text that a container of the pod wrote."""
+        return self.output_policy.gate_for_container(self.pod.obj, container)
 
     def problem(
         self,
@@ -51,40 +48,45 @@ class PodContext:
         since: datetime | None,
         tolerated: timedelta | None,
         *,
-        container: Object | None = None,
-        ended: Exit | None = None,
+        container: Container | None = None,
+        exited: Exit | None = None,
         retrying: bool | None = None,
         remedy: str = "",
-        written: str = "",
+        container_text: str = "",
     ) -> Problem:
-        """A problem of this pod, or of one of its containers. `remedy`: other than the reason's.
-        `written`: the end of the message, where a container wrote it."""
-        since = since or created_at(self.pod)
+        """Report a problem of the pod, or of one of its containers.
+
+        `remedy` replaces the reason's own. `container_text`: the end of the message, if a container
+        wrote it.
+        """
+        since = since or self.pod.created_at
         failure = failure_of(
             reason,
             message,
             remedy=remedy,
             component=self.component,
-            pod=name_of(self.pod),
-            container=str(container["name"]) if container else "",
-            exit_code=ended.code if ended else None,
-            restart_count=int(container.get("restartCount") or 0) if container else 0,
+            pod=self.pod.name,
+            container=container.name if container else "",
+            exit_code=exited.code if exited else None,
+            restart_count=container.restart_count if container else 0,
             retrying=retrying,
             first_seen_time=since,
         )
-        return Problem(failure, since, tolerated, written)
+        return Problem(failure, since, tolerated, container_text)
 
-    def says_load_failed(self, container: str) -> bool:
-        """Whether KServe says so, which looks at the model server only, or the container's own
-        log."""
-        failed = self.load_failed and container == CONTAINER
+    def has_failed_load(self, container: str) -> bool:
+        """Return whether KServe or the container's log says that the model could not be loaded.
+
+        KServe looks at the model server alone.
+        """
         log = self.logs.get(container)
-        return failed or (log is not None and log.load_failed)
+        reported = self.load_failed and container == CONTAINER
+        return reported or (log is not None and log.load_failed)
 
     def last_warning(self, *reasons: str, containers: Sequence[str] | None = None) -> Object:
-        """The newest warning of one of these reasons, or an empty object.
+        """Return the newest warning of these reasons, or an empty object.
 
-        `containers`: those of other containers than these are passed over.
+        `containers`: leave out warnings that name another container.
         """
         found = (
             w
@@ -95,20 +97,26 @@ class PodContext:
         return max(found, key=lambda w: str(w.get("lastTimestamp")), default={})
 
 
-def warnings_about(pod: Object, events: Iterable[Object]) -> tuple[Object, ...]:
-    """The warnings whose subject is this pod."""
-    uid = uid_of(pod)
-    return tuple(e for e in events if get_map(e, "involvedObject").get("uid") == uid)
+def events_by_subject(observed: ObservedObjects) -> Mapping[str, tuple[Object, ...]]:
+    """Return the warnings by the uid of the object that they are about."""
+    return observed.cache.parse(_group_by_subject, observed.events)
 
 
 def container_of(warning: Object) -> str:
-    """The container that a warning is about; empty where it names none."""
-    field = _FIELD_OF_CONTAINER.fullmatch(
-        str(get_map(warning, "involvedObject").get("fieldPath") or "")
-    )
+    """Return the container that a warning is about; empty if it names none."""
+    path = str(get_map(warning, "involvedObject").get("fieldPath") or "")
+    field = _CONTAINER_FIELD.fullmatch(path)
     return field[1] if field else ""
 
 
-def first_told(warning: Object) -> datetime | None:
-    """When a warning was first given; None where there is no warning."""
+def first_seen(warning: Object) -> datetime | None:
+    """Return when a warning was first given; None if there is no warning."""
     return parse_time(warning.get("firstTimestamp")) or parse_time(warning.get("eventTime"))
+
+
+def _group_by_subject(events: tuple[Object, ...]) -> Mapping[str, tuple[Object, ...]]:
+    groups: dict[str, list[Object]] = {}
+    for event in events:
+        uid = str(get_map(event, "involvedObject").get("uid") or "")
+        groups.setdefault(uid, []).append(event)
+    return {uid: tuple(group) for uid, group in groups.items()}

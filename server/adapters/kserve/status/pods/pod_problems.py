@@ -1,16 +1,13 @@
-"""What is wrong with a pod, from its status and the warnings about it."""
+"""Diagnose a pod from its status and the warnings about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from server.adapters.kserve.objects import find_by_name, get_condition, get_map, parse_time
-from server.adapters.kserve.status.pods.container_problems import (
-    container_problems,
-    init_container_problems,
-)
-from server.adapters.kserve.status.pods.containers import init_statuses, is_live, main_statuses
-from server.adapters.kserve.status.pods.pod_context import AT_ONCE, PodContext, first_told
+from server.adapters.kserve.objects import get_map, parse_time
+from server.adapters.kserve.status.grace_periods import AT_ONCE, SILENT, UNSCHEDULABLE, VOLUME
+from server.adapters.kserve.status.pods.container_problems import container_problems
+from server.adapters.kserve.status.pods.pod_context import PodContext, first_seen
 from server.adapters.kserve.status.pods.pod_start import start_of
 from server.adapters.kserve.status.pods.sidecars import fetches_model
 from server.domain.rollout.facts import Problem
@@ -20,67 +17,53 @@ _CREATING = ("ContainerCreating", "PodInitializing")
 _VOLUME_WARNINGS = ("FailedMount", "FailedAttachVolume", "FailedMapVolume")
 _SANDBOX_WARNINGS = ("FailedCreatePodSandBox", "NetworkNotReady")
 _CLAIM_MISSING = ('persistentvolumeclaim "', "not found")
-# A pod that used more disk than it may is put out by the kubelet in these words; its successor
-# will soon use as much. Other evictions are for what the node lacks, which may pass.
+# The kubelet's messages when it evicts a pod that used more disk than its limit; its successor will
+# soon use as much. Other evictions are for a shortage of the node, which may pass.
 _OWN_LIMIT = ("exceeds the limit", "exceeds the total limit", "exceeded its local ephemeral")
 
 
 def pod_problems(context: PodContext) -> Iterator[Problem]:
-    """What is wrong with the pod, in the order in which a pod comes up."""
+    """Yield the problems of a pod, in the order in which a pod starts."""
+    pod = context.pod
     if lost := _node_lost(context):
         yield lost
-    if not is_live(context.pod):
+    if not pod.is_live:
         yield from _ended(context)
         return
-    if unscheduled := _unscheduled(context):
-        yield unscheduled
-    for status in init_statuses(context.pod):
-        yield from init_container_problems(context, status)
-    if silent := _silent(context):
+    if pod.conditions.get("PodScheduled", {}).get("status") == "False":
+        yield _unscheduled(context)
+    for container in pod.init_containers:
+        if container.waiting or container.exit or not container.must_end:
+            yield from container_problems(context, container)
+    if not pod.is_ready and (silent := _silent(context)):
         yield silent
-    for status in main_statuses(context.pod):
-        yield from container_problems(context, status)
-    if _is_being_made(context):
-        yield from _making_problems(context)
-
-
-def _silent(context: PodContext) -> Problem | None:
-    """A container that others wait for writes nothing to its log, though perhaps at work."""
-    start = start_of(context)
-    if start is None or start.silent_since is None:
-        return None
-    minutes = int(context.grace.silent.total_seconds()) // 60
-    silent = f"the log of {start.container} has not changed for {minutes} min"
-    reason = FailureReason.NOT_ANSWERING
-    if fetches_model(start.container):
-        silent += ": the source does not answer, or the model is large"
-        reason = FailureReason.STORAGE_DOWNLOAD
-    status = find_by_name(init_statuses(context.pod), start.container)
-    message = f"{silent}; {start.words}"
-    since, written = start.silent_since, start.last_line
-    return context.problem(reason, message, since, None, container=status, written=written)
+    for container in pod.main_containers:
+        if container.waiting or container.exit or not pod.is_ready:
+            yield from container_problems(context, container)
+    # Warnings count until a container has started.
+    waiting = [c.waiting.get("reason") for c in pod.containers]
+    if waiting and all(reason in _CREATING for reason in waiting):
+        yield from _creation_problems(context)
 
 
 def _node_lost(context: PodContext) -> Problem | None:
-    """The control plane marks the pods of a node that no longer answers, or that is emptied."""
-    ready, containers = (get_condition(context.pod, kind) for kind in ("Ready", "ContainersReady"))
-    status = get_map(context.pod, "status")
-    disrupted = get_condition(context.pod, "DisruptionTarget")
-    # The kubelet would have turned both conditions; the node's controller turns Ready alone.
-    unheard = (
+    """Report a node that does not answer, or that is being emptied."""
+    conditions, status = context.pod.conditions, get_map(context.pod.obj, "status")
+    ready, disrupted = conditions.get("Ready", {}), conditions.get("DisruptionTarget", {})
+    # The kubelet would have changed both conditions; the node controller changes Ready alone.
+    silent = (
         ready.get("status") == "False"
-        and containers.get("status") == "True"
+        and conditions.get("ContainersReady", {}).get("status") == "True"
         and not ready.get("reason")
     )
-    lost = status.get("phase") == "Unknown" or status.get("reason") == "NodeLost"
-    node = get_map(context.pod, "spec").get("nodeName") or "unknown"
-    if lost or unheard:
+    node = get_map(context.pod.obj, "spec").get("nodeName") or "unknown"
+    if silent or status.get("phase") == "Unknown" or status.get("reason") == "NodeLost":
         message = f"the node of the pod does not answer: {node}"
         since = parse_time(ready.get("lastTransitionTime"))
-        # The control plane has waited for the node already.
+        # The control plane has already waited for the node.
         return context.problem(FailureReason.NODE_LOST, message, since, AT_ONCE)
     if disrupted.get("reason") == "DeletionByTaintManager":
-        # So too where a node that answers is emptied for maintenance: the pod moves.
+        # A node that answers and is emptied for maintenance shows the same: the pod moves.
         message = f"the pod is taken off its node {node}: {disrupted.get('message', '')}"
         since = parse_time(disrupted.get("lastTransitionTime"))
         return context.problem(FailureReason.NODE_LOST, message, since, None)
@@ -88,52 +71,63 @@ def _node_lost(context: PodContext) -> Problem | None:
 
 
 def _ended(context: PodContext) -> Iterator[Problem]:
-    """A pod that its node refused or evicted; Kubernetes makes another one."""
-    status = get_map(context.pod, "status")
+    """Report a pod that its node rejected or evicted; Kubernetes creates another one."""
+    status = get_map(context.pod.obj, "status")
     if status.get("phase") != "Failed":
         return
-    words = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
-    message = f"a node did not keep the pod: {words or 'no reason given'}"
+    reported = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
+    message = f"a node did not keep the pod: {reported or 'no reason given'}"
     if status.get("reason") == "Evicted":
-        since = first_told(context.last_warning("Evicted")) or parse_time(status.get("startTime"))
-        # One that served for long may go on so after it.
-        hopeless = not context.completed and any(text in words for text in _OWN_LIMIT)
-        tolerated = AT_ONCE if hopeless else None
-        yield context.problem(FailureReason.EVICTED, message, since, tolerated)
+        warned_at = first_seen(context.last_warning("Evicted"))
+        since = warned_at or parse_time(status.get("startTime"))
+        # The successor of a pod that has served for long may do so too.
+        final = not context.completed and any(text in reported for text in _OWN_LIMIT)
+        yield context.problem(FailureReason.EVICTED, message, since, AT_ONCE if final else None)
     else:
         since = parse_time(status.get("startTime"))
         yield context.problem(FailureReason.POD_REJECTED, message, since, None)
 
 
-def _unscheduled(context: PodContext) -> Problem | None:
-    scheduled = get_condition(context.pod, "PodScheduled")
-    if scheduled.get("status") != "False":
-        return None
-    words = str(scheduled.get("message") or scheduled.get("reason"))
+def _unscheduled(context: PodContext) -> Problem:
+    scheduled = context.pod.conditions["PodScheduled"]
+    reported = str(scheduled.get("message") or scheduled.get("reason"))
     since = parse_time(scheduled.get("lastTransitionTime"))
-    if "persistentvolumeclaim" in words.lower():
-        missing = all(text in words for text in _CLAIM_MISSING)
-        tolerated = context.grace.volume if missing else context.grace.unschedulable
-        message = f"the pod waits for its volume: {words}"
+    if "persistentvolumeclaim" in reported.lower():
+        missing = all(text in reported for text in _CLAIM_MISSING)
+        message = f"the pod waits for its volume: {reported}"
+        tolerated = VOLUME if missing else UNSCHEDULABLE
         return context.problem(FailureReason.VOLUME, message, since, tolerated)
-    message = f"no node can take the pod: {words}"
-    tolerated = context.grace.unschedulable
-    return context.problem(FailureReason.UNSCHEDULABLE, message, since, tolerated)
+    message = f"no node can take the pod: {reported}"
+    return context.problem(FailureReason.UNSCHEDULABLE, message, since, UNSCHEDULABLE)
 
 
-def _is_being_made(context: PodContext) -> bool:
-    """No container has come so far as to have a story of its own."""
-    statuses = [*init_statuses(context.pod), *main_statuses(context.pod)]
-    waiting = [get_map(s, "state", "waiting").get("reason") for s in statuses]
-    return bool(waiting) and all(reason in _CREATING for reason in waiting)
+def _silent(context: PodContext) -> Problem | None:
+    """Report a container that others wait for, and whose log does not change."""
+    start = start_of(context)
+    if start is None or (since := start.silent_since) is None:
+        return None
+    minutes = int(SILENT.total_seconds()) // 60
+    silent = f"the log of {start.container.name} has not changed for {minutes} min"
+    reason = FailureReason.NOT_ANSWERING
+    if fetches_model(start.container.name):
+        silent += ": the source does not answer, or the model is large"
+        reason = FailureReason.STORAGE_DOWNLOAD
+    message = f"{silent}; {start.description}"
+    return context.problem(
+        reason,
+        message,
+        since,
+        None,
+        container=start.container,
+        container_text=start.last_line,
+    )
 
 
-def _making_problems(context: PodContext) -> Iterator[Problem]:
+def _creation_problems(context: PodContext) -> Iterator[Problem]:
     if warning := context.last_warning(*_VOLUME_WARNINGS):
         message = f"a volume of the pod cannot be used: {warning.get('message', '')}"
-        since, tolerated = first_told(warning), context.grace.volume
-        yield context.problem(FailureReason.VOLUME, message, since, tolerated)
+        yield context.problem(FailureReason.VOLUME, message, first_seen(warning), VOLUME)
     if warning := context.last_warning(*_SANDBOX_WARNINGS):
-        # The node's fault, which may pass.
-        message = f"the node cannot make room for the pod: {warning.get('message', '')}"
-        yield context.problem(FailureReason.POD_REJECTED, message, first_told(warning), None)
+        # The node is at fault, which may pass.
+        message = f"the node cannot create the pod's sandbox: {warning.get('message', '')}"
+        yield context.problem(FailureReason.POD_REJECTED, message, first_seen(warning), None)

@@ -1,7 +1,7 @@
 """Follow the start of a pod: which container the model server waits for, and for how long.
 
-Nothing in Kubernetes says that a download hangs: its container runs, and that is all. So its log is
-read now and then, and where that has not changed for long, it is said.
+Kubernetes does not report a download that hangs: its container just runs. So its log is read from
+time to time, and a log that has not changed for long is reported.
 """
 
 from __future__ import annotations
@@ -10,96 +10,90 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.objects import (
-    Object,
-    find_by_name,
-    get_list,
-    get_map,
-    name_of,
-    parse_time,
-)
+from server.adapters.kserve.objects import get_map, parse_time
+from server.adapters.kserve.status.grace_periods import SILENT
 from server.adapters.kserve.status.observed_objects import LogExcerpt
-from server.adapters.kserve.status.pods.containers import (
-    init_statuses,
-    is_live,
-    main_statuses,
-    running_since,
-)
+from server.adapters.kserve.status.pods.pod import Container
 from server.adapters.kserve.status.pods.pod_context import PodContext
 from server.domain.rollout.facts import Starting
 
-# What is said of a time that passes, so that it is not said anew each second.
+# The durations that are reported, so that the message does not change every second.
 _STEPS = tuple(timedelta(seconds=s) for s in (15, 30, 60, 120, 180, 300, 600, 1800, 3600))
-# A log that could not be read is asked for again so often.
-_ASK_AGAIN = timedelta(seconds=60)
-_MAKING = ("ContainerCreating", "PodInitializing")
+# A log that could not be read is read again after so long.
+_REREAD_AFTER = timedelta(seconds=60)
+_CREATING = ("ContainerCreating", "PodInitializing")
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a pod's start waits for: a container that runs or (`runs` is False) is being made."""
+    """Hold the container that the start of a pod waits for: it runs, or waits to be created."""
 
     context: PodContext
-    container: str
+    container: Container
     since: datetime
-    restart_count: int
     runs: bool
 
     @property
     def log(self) -> LogExcerpt | None:
-        """What was last read of the log of this very run."""
-        log = self.context.logs.get(self.container) if self.runs else None
-        return log if log and log.restart_count == self.restart_count else None
+        """Return what was last read of the log of this run."""
+        log = self.context.logs.get(self.container.name) if self.runs else None
+        return log if log and log.restart_count == self.container.restart_count else None
 
     @property
     def silent_since(self) -> datetime | None:
-        """Since when its log has not changed, if that has been so for long when it was read."""
+        """Return since when the log has not changed, if that was long when it was read."""
         log = self.log
         if log is None or log.read_at is None or not log.readable:
             return None
         last = min(log.written_at or self.since, log.read_at)
-        return last if log.read_at - last >= self.context.grace.silent else None
+        return last if log.read_at - last >= SILENT else None
 
     @property
-    def words(self) -> str:
-        """Say for how long it has gone on; empty while that is not worth a word."""
+    def description(self) -> str:
+        """Describe how long it has taken; empty before the first step."""
         passed = [step for step in _STEPS if self.since + step <= self.context.now]
         if not passed:
             return ""
-        long = f"for more than {_duration(passed[-1])}"
+        seconds = int(passed[-1].total_seconds())
+        duration = f"{seconds} s" if seconds < 60 else f"{seconds // 60} min"
+        name, last = self.container.name, self.last_line
         if not self.runs:
-            return f"{self.container} has waited to be made {long}, as while an image is pulled"
-        last = self.last_line
-        return f"{self.container} has run {long}" + (f", its last log line: {last}" if last else "")
+            return (
+                f"{name} has waited to be created for more than {duration}, as while an image is"
+                " pulled"
+            )
+        return f"{name} has run for more than {duration}" + (
+            f", its last log line: {last}" if last else ""
+        )
 
     @property
     def last_line(self) -> str:
-        """The last line of that log, with which `words` ends, as it may be shown."""
-        # Whether it may be can have changed since it was read.
-        output = self.context.output_policy.gate_for_container(self.context.pod, self.container)
-        return output.shown(self.log.last_line) if self.log else ""
+        """Return the last line of the log, as it may be shown now."""
+        log = self.log
+        return self.context.output(self.container.name).shown(log.last_line) if log else ""
 
     @property
-    def look(self) -> int:
-        """The number of the look at its log that is due, or was the last."""
-        log, due = self.log, self._next_look
-        return (log.look if log else 0) + int(due <= self.context.now)
+    def log_read(self) -> int:
+        """Return the number of the read of the log that is due, or was the last."""
+        log, due = self.log, self._next_read
+        return (log.log_read if log else 0) + int(due <= self.context.now)
 
     def recheck_at(self) -> Iterator[datetime]:
-        """When time alone will show more of it."""
+        """Yield when time alone changes the description, or the log is to be read."""
         yield from (self.since + step for step in _STEPS)
         if self.runs:
-            due, now = self._next_look, self.context.now
-            yield due if due > now else now + _ASK_AGAIN - (now - self.since) % _ASK_AGAIN
+            due, now = self._next_read, self.context.now
+            overdue = (now - self.since) % _REREAD_AFTER
+            yield due if due > now else now + _REREAD_AFTER - overdue
 
     @property
-    def _next_look(self) -> datetime:
-        """At each step, and as soon as its log may have been silent for long."""
-        log, silent = self.log, self.context.grace.silent
+    def _next_read(self) -> datetime:
+        """Return when to read the log: at each step, and when it may have been silent for long."""
+        log = self.log
         if log is None or log.read_at is None:
             return self.since + _STEPS[0]
         last = min(log.written_at or self.since, log.read_at)
-        quiet = last + silent if last + silent > log.read_at else log.read_at + silent
+        quiet = last + SILENT if last + SILENT > log.read_at else log.read_at + SILENT
         steps = (self.since + step for step in _STEPS if self.since + step > log.read_at)
         return min([quiet, *steps])
 
@@ -107,49 +101,33 @@ class Start:
 def start_of(context: PodContext) -> Start | None:
     """Return what the start of a pod waits for; None once its main containers run."""
     pod = context.pod
-    if not is_live(pod):
+    if not pod.is_live:
         return None
-    began = parse_time(get_map(pod, "status").get("startTime"))
-    for status in _initialising(pod):
-        if ended := get_map(status, "state", "terminated"):
-            if ended.get("exitCode"):
+    began = parse_time(get_map(pod.obj, "status").get("startTime"))
+    for container in pod.init_containers:
+        if not container.must_end:
+            continue
+        if container.terminated:
+            if container.terminated.get("exitCode"):
                 return None
-            began = parse_time(ended.get("finishedAt")) or began
-        elif since := running_since(status):
-            return _start(context, status, since, runs=True)
+            began = parse_time(container.terminated.get("finishedAt")) or began
+        elif container.running_since:
+            return Start(context, container, container.running_since, runs=True)
         else:
-            return _start(context, status, began, runs=False) if began and _waits(status) else None
-    waiting = next(filter(_waits, main_statuses(pod)), None)
-    return _start(context, waiting, began, runs=False) if began and waiting else None
-
-
-def _start(context: PodContext, status: Object, since: datetime, *, runs: bool) -> Start:
-    restarts = int(status.get("restartCount") or 0)
-    return Start(context, str(status.get("name", "")), since, restarts, runs)
-
-
-def _waits(status: Object) -> bool:
-    return get_map(status, "state", "waiting").get("reason") in _MAKING
+            waits = began and container.waiting.get("reason") in _CREATING
+            return Start(context, container, began, runs=False) if began and waits else None
+    waiting = (c for c in pod.main_containers if c.waiting.get("reason") in _CREATING)
+    first = next(waiting, None)
+    return Start(context, first, began, runs=False) if began and first else None
 
 
 def starting(contexts: Sequence[PodContext]) -> Starting | None:
-    """Return what the pod waits for whose start takes longest; None where none takes long."""
-    starts = [s for context in contexts if (s := start_of(context)) and s.words]
-    if not starts:
+    """Return the pod whose start takes longest; None if none takes long."""
+    starts = [start for c in contexts if not c.pod.is_ready and (start := start_of(c))]
+    slow = [start for start in starts if start.description]
+    if not slow:
         return None
-    longest = min(starts, key=lambda s: (not s.runs, s.since, name_of(s.context.pod)))
-    pod, look = name_of(longest.context.pod), longest.look if longest.runs else 0
-    return Starting(longest.words, pod, longest.container, look)
-
-
-def _initialising(pod: Object) -> Iterator[Object]:
-    """Of its init containers those that must end; the others stay up beside the main ones."""
-    for status in init_statuses(pod):
-        spec = find_by_name(get_list(pod, "spec", "initContainers"), str(status.get("name", "")))
-        if spec.get("restartPolicy") != "Always":
-            yield status
-
-
-def _duration(step: timedelta) -> str:
-    seconds = int(step.total_seconds())
-    return f"{seconds} s" if seconds < 60 else f"{seconds // 60} min"
+    longest = min(slow, key=lambda s: (not s.runs, s.since, s.context.pod.name))
+    read = longest.log_read if longest.runs else 0
+    pod, container = longest.context.pod.name, longest.container.name
+    return Starting(longest.description, pod, container, read)

@@ -1,4 +1,4 @@
-"""Say what may be shown of text in which KServe and Knative repeat what a container wrote."""
+"""Redact messages in which KServe and Knative repeat what a container wrote."""
 
 from __future__ import annotations
 
@@ -6,51 +6,47 @@ import re
 
 from server.adapters.kserve.objects import Object, get_list, get_map
 from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.pods.output_policy import ReadableSecrets, template_secrets
 from server.domain.rollout.container_output import OutputGate
 
 _COMPONENTS = ("predictor", "transformer", "explainer")
-# So Knative begins what it repeats of a pod: what its container wrote when it ended, or why that
-# cannot be started, which may quote the command with the values of its variables in it.
+# Knative puts this before a container's termination message, or before why it cannot be started,
+# which may quote the command with the values of its variables.
 _REPEATED = re.compile("Container failed with: | failed with message: ")
 
 
 def gate_for_service(observed: ObservedObjects) -> OutputGate:
-    """Return the gate for text that repeats what some container of the service wrote.
+    """Return the gate for text that any container of the service may have written.
 
-    Read from what pods are made from: of these there may be thousands.
+    It is made from pod templates, since there may be thousands of pods.
     """
-    spec = get_map(observed.service, "spec")
-    asked = [_pod_spec(get_map(spec, kind)) for kind in _COMPONENTS]
-    made = [get_map(revision, "spec") for revision in observed.revisions]
-    made += [get_map(d, "spec", "template", "spec") for d in observed.deployments]
-    return observed.output_policy.gate_for_templates(observed.service, [*asked, *made])
+    secrets = observed.cache.parse(
+        _service_secrets, observed.service, observed.revisions, observed.deployments
+    )
+    return observed.output_policy.gate_for(secrets)
 
 
-def redacted_message(output: OutputGate, text: str) -> str:
-    """Return what KServe or Knative says, with what it repeats of a container as that may be
-    shown."""
-    repeated = _REPEATED.search(text)
+def redacted_message(output: OutputGate, message: str) -> str:
+    """Return a message of KServe or Knative, with a container's text as it may be shown."""
+    repeated = _REPEATED.search(message)
     if repeated is None:
-        return output.masked(text)
-    return output.masked(text[: repeated.end()]) + output.shown(text[repeated.end() :])
+        return output.masked(message)
+    end = repeated.end()
+    return output.masked(message[:end]) + output.shown(message[end:])
 
 
-def with_redacted_conditions(observed: ObservedObjects) -> Object:
-    """Return the InferenceService with the messages of its conditions as they may be shown."""
-    status = get_map(observed.service, "status")
-    conditions = get_list(status, "conditions")
-    if not any(condition.get("message") for condition in conditions):
-        return observed.service
-    output = gate_for_service(observed)
-    shown = [
-        {**condition, "message": redacted_message(output, str(condition.get("message") or ""))}
-        for condition in conditions
-    ]
-    return {**observed.service, "status": {**status, "conditions": shown}}
+def _service_secrets(
+    service: Object, revisions: tuple[Object, ...], deployments: tuple[Object, ...]
+) -> ReadableSecrets:
+    spec = get_map(service, "spec")
+    specs = [_pod_spec(get_map(spec, component)) for component in _COMPONENTS]
+    specs += [get_map(revision, "spec") for revision in revisions]
+    specs += [get_map(d, "spec", "template", "spec") for d in deployments]
+    return template_secrets(service, specs)
 
 
 def _pod_spec(component: Object) -> Object:
-    """What the spec of a component says of its pods: a model is one container more."""
+    """Return the pod spec of a component, with its `model` as one more container."""
     model = get_map(component, "model")
     return {
         **component,

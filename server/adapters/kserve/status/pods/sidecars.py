@@ -1,4 +1,4 @@
-"""The containers that KServe and Knative add to a pod beside the model server, by name."""
+"""Recognise the containers that KServe and Knative add to a pod, by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 # KServe numbers the containers of the second model image of a service and of later ones.
 _MODEL_IMAGE = re.compile(r"modelcar(-init)?(-\d+)?")
 _STORAGE_INITIALIZER = "storage-initializer"
-# They stand before the model server and are ready when it is: both take over its readiness probe.
+# They relay requests to the model server and take over its readiness probe.
 _RELAYS = ("queue-proxy", "agent")
 _BATCHER = "batcher"
 
@@ -18,7 +18,7 @@ def is_of_model_image(container: str) -> bool:
 
 
 def fetches_model(container: str) -> bool:
-    """Return whether the container is there to bring the model's files to the model server."""
+    """Return whether the container fetches the model's files for the model server."""
     return container == _STORAGE_INITIALIZER or is_of_model_image(container)
 
 

@@ -1,0 +1,140 @@
+"""Parse an InferenceService once for each of its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from server.adapters.kserve.modes import mode_of
+from server.adapters.kserve.objects import (
+    Object,
+    annotations_of,
+    created_at,
+    get_list,
+    get_map,
+    parse_time,
+    rollout_of,
+)
+from server.adapters.kserve.status.components import ComponentSpec, component_specs
+from server.adapters.kserve.status.kserve_errors import (
+    KServeError,
+    is_reconcile_error,
+    reconcile_error,
+    status_error,
+)
+from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.commands import STOP_ANNOTATION
+
+READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedService:
+    """Hold what the status is derived from of an InferenceService.
+
+    `conditions`: by type. `written_at` and `status_written_at`: when spec and status were last
+    written, by the API server's clock in whole seconds. `stop_requested_at`: when the annotation
+    was last written. `status_error`: the error in the status. `reconcile_errors`: by ready
+    condition. `reconcile_failed`: the last reconcile of a component failed, even if it only lost a
+    race. `load_failed`: KServe reports that the model could not be loaded.
+    """
+
+    obj: Object
+    uid: str
+    namespace: str
+    version: str
+    rollout: Rollout
+    mode: str
+    annotations: Object
+    status: Object
+    components: tuple[ComponentSpec, ...]
+    conditions: Mapping[str, Object]
+    written_at: datetime
+    status_written_at: datetime | None
+    stop_requested_at: datetime | None
+    deleted_at: datetime | None
+    status_error: KServeError | None
+    reconcile_errors: Mapping[str, KServeError]
+    reconcile_failed: bool
+    load_failed: bool
+    serving_runtime: str
+
+    def is_true(self, condition: str) -> bool:
+        """Return whether a condition is True."""
+        return bool(self.conditions.get(condition, {}).get("status") == "True")
+
+
+def parse_service(observed: ObservedObjects) -> ParsedService:
+    """Return the service as its present version is parsed."""
+    return observed.cache.parse(_parse, observed.service)
+
+
+def written_at(service: Object) -> datetime:
+    """Return when the spec was last written, by the API server's clock in whole seconds."""
+    times = [
+        parse_time(entry.get("time"))
+        for entry in get_list(service, "metadata", "managedFields")
+        if not entry.get("subresource") and "f:spec" in get_map(entry, "fieldsV1")
+    ]
+    return max((t for t in times if t), default=created_at(service))
+
+
+def _parse(service: Object) -> ParsedService:
+    metadata, status = get_map(service, "metadata"), get_map(service, "status")
+    rollout = rollout_of(service)
+    entries = get_list(metadata, "managedFields")
+    status_times = (parse_time(e.get("time")) for e in entries if e.get("subresource") == "status")
+    stop_times = (
+        parse_time(e.get("time"))
+        for e in entries
+        if f"f:{STOP_ANNOTATION}" in get_map(e, "fieldsV1", "f:metadata", "f:annotations")
+    )
+    conditions = {str(c.get("type")): c for c in reversed(get_list(status, "conditions"))}
+    reconciles = [conditions.get(name, {}) for name in READY_CONDITIONS]
+    return ParsedService(
+        obj=service,
+        uid=rollout.uid,
+        namespace=str(metadata.get("namespace", "")),
+        version=str(metadata.get("resourceVersion", "")),
+        rollout=rollout,
+        mode=mode_of(service),
+        annotations=annotations_of(service),
+        status=status,
+        components=tuple(component_specs(service)),
+        conditions=conditions,
+        written_at=written_at(service),
+        status_written_at=max((t for t in status_times if t), default=None),
+        stop_requested_at=max((t for t in stop_times if t), default=None),
+        deleted_at=parse_time(metadata.get("deletionTimestamp")),
+        status_error=status_error(status, reconciles),
+        reconcile_errors={
+            str(c["type"]): error for c in reconciles if (error := reconcile_error(c))
+        },
+        reconcile_failed=any(map(is_reconcile_error, reconciles)),
+        load_failed=_load_failed(service),
+        serving_runtime=_serving_runtime(service),
+    )
+
+
+def _load_failed(service: Object) -> bool:
+    """Return whether KServe reports ModelLoadFailed for a `model`.
+
+    It does so for every exit of the model's container, whatever the cause, and never for a
+    container of the caller's own.
+    """
+    model = get_map(service, "status", "modelStatus")
+    return (
+        "model" in get_map(service, "spec", "predictor")
+        and model.get("transitionStatus") == "BlockedByFailedLoad"
+        and get_map(model, "lastFailureInfo").get("reason") == "ModelLoadFailed"
+    )
+
+
+def _serving_runtime(service: Object) -> str:
+    """Return the serving runtime of a `model`; the status keeps that of a former model."""
+    if "model" not in get_map(service, "spec", "predictor"):
+        return ""
+    status = get_map(service, "status")
+    return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")

@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from server.domain.errors import FieldViolation, refuse_violations
-from server.domain.kubernetes.names import count_problem, violation_at
+from server.domain.kubernetes.names import count_violations
 from server.domain.registry import registry_validation
 from server.domain.service import resource_validation, spec_validation, validation
 
@@ -64,8 +64,7 @@ class _Limited(NamedTuple):
 def _violations(message: Message, prefix: str) -> Iterator[FieldViolation]:
     counted, nested = _limited(message.DESCRIPTOR)
     for name, most in counted:
-        problem = count_problem(len(getattr(message, name)), most)
-        yield from violation_at(f"{prefix}{name}", problem)
+        yield from count_violations(f"{prefix}{name}", len(getattr(message, name)), most)
     for name in nested:
         if not message.HasField(name):
             continue
@@ -74,8 +73,7 @@ def _violations(message: Message, prefix: str) -> Iterator[FieldViolation]:
         if most_bytes is None:
             yield from _violations(inner, f"{prefix}{name}.")
         else:
-            problem = count_problem(inner.ByteSize(), most_bytes, " bytes")
-            yield from violation_at(f"{prefix}{name}", problem)
+            yield from count_violations(f"{prefix}{name}", inner.ByteSize(), most_bytes, " bytes")
 
 
 @cache

@@ -115,9 +115,11 @@ def word_problem(text: str, longest: int) -> str | None:
     return None
 
 
-def count_problem(count: int, most: int, what: str = "") -> str | None:
-    """Check the number of entries of a list or map; `what` names what is counted, if needed."""
-    return f"must have at most {most}{what}, got {count}" if count > most else None
+def count_violations(path: str, count: int, most: int, what: str = "") -> Iterator[FieldViolation]:
+    """Check the number of entries of the list or map at `path`; `what` names what is counted, if
+    needed."""
+    if count > most:
+        yield FieldViolation(path, f"must have at most {most}{what}, got {count}")
 
 
 def violation_at(path: str, problem: str | None) -> Iterator[FieldViolation]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from server.domain.kubernetes.names import (
-    count_problem,
     escaped,
     label_value_problem,
     qualified_name_problem,
@@ -76,8 +75,8 @@ class Selector:
         if len(text) > _LONGEST:
             raise ValueError(f"must have at most {_LONGEST} characters, got {len(text)}")
         requirements = tuple(sorted(set(_Parser(text).requirements())))
-        if problem := count_problem(len(requirements), MOST_REQUIREMENTS, " requirements"):
-            raise ValueError(problem)
+        if (count := len(requirements)) > MOST_REQUIREMENTS:
+            raise ValueError(f"must have at most {MOST_REQUIREMENTS} requirements, got {count}")
         return cls(requirements)
 
     def matches(self, labels: Mapping[str, str]) -> bool:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from server.domain.errors import FieldViolation
 from server.domain.kubernetes.names import (
-    count_problem,
+    count_violations,
     escaped,
     field_path,
     qualified_name_problem,
@@ -31,7 +31,7 @@ def resource_violations(resources: Resources) -> Iterator[FieldViolation]:
 
 
 def _amount_violations(path: str, quantities: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from violation_at(path, count_problem(len(quantities), MOST_RESOURCES))
+    yield from count_violations(path, len(quantities), MOST_RESOURCES)
     for name, text in quantities.items():
         yield from violation_at(
             field_path(path, name), _name_problem(name) or _amount_problem(name, text)

@@ -8,7 +8,7 @@ from itertools import chain
 
 from server.domain.errors import FieldViolation
 from server.domain.kubernetes.names import (
-    count_problem,
+    count_violations,
     data_key_problem,
     dns_subdomain_problem,
     escaped,
@@ -194,15 +194,14 @@ def _served_by(predictor: Predictor) -> Predictor | None:
 
 
 def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
-    yield from violation_at(path, count_problem(len(arguments), MOST_ARGUMENTS))
+    yield from count_violations(path, len(arguments), MOST_ARGUMENTS)
     for index, argument in enumerate(arguments):
         yield from violation_at(f"{path}[{index}]", _string_problem(argument))
 
 
 def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     count = len(options.env) + len(options.secret_env)
-    problem = count_problem(count, MOST_VARIABLES, " with those of secret_env")
-    yield from violation_at("spec.env", problem)
+    yield from count_violations("spec.env", count, MOST_VARIABLES, " with those of secret_env")
     for name, value in options.env.items():
         path = field_path("spec.env", name)
         yield from violation_at(path, _variable_problem(name))
@@ -263,9 +262,7 @@ def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
 
 
 def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from violation_at(
-        "spec.node_selector", count_problem(len(node_selector), MOST_NODE_LABELS)
-    )
+    yield from count_violations("spec.node_selector", len(node_selector), MOST_NODE_LABELS)
     for key, value in node_selector.items():
         path = field_path("spec.node_selector", key)
         yield from violation_at(path, qualified_name_problem(key))
@@ -273,7 +270,7 @@ def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[Fiel
 
 
 def _toleration_violations(tolerations: tuple[Toleration, ...]) -> Iterator[FieldViolation]:
-    yield from violation_at("spec.tolerations", count_problem(len(tolerations), MOST_TOLERATIONS))
+    yield from count_violations("spec.tolerations", len(tolerations), MOST_TOLERATIONS)
     for index, toleration in enumerate(tolerations):
         yield from _one_toleration_violations(f"spec.tolerations[{index}]", toleration)
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from server.domain.errors import FieldViolation, refuse_violations
 from server.domain.kubernetes.names import (
-    count_problem,
+    count_violations,
     dns_label_problem,
     escaped,
     field_path,
@@ -85,7 +85,7 @@ def check_delete(delete: Delete) -> None:
     check_key(delete.key)
 
 
-# Asked at every Get, mostly of the same keys; what raises is not with_request.
+# Asked at every Get, mostly of the same keys; an exception is not cached.
 @lru_cache(maxsize=20_000)
 def check_key(key: ServiceKey) -> None:
     """Refuse a key that no service can have. Raises FieldInvalid.
@@ -159,7 +159,7 @@ def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from violation_at("labels", count_problem(len(labels), MOST_LABELS))
+    yield from count_violations("labels", len(labels), MOST_LABELS)
     for key, value in labels.items():
         path = field_path("labels", key)
         yield from violation_at(path, qualified_name_problem(key) or _our_key_problem(key))
@@ -167,7 +167,7 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
 
 
 def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from violation_at("annotations", count_problem(len(annotations), MOST_ANNOTATIONS))
+    yield from count_violations("annotations", len(annotations), MOST_ANNOTATIONS)
     if sum(size(k) + size(v) for k, v in annotations.items()) > MOST_ANNOTATION_BYTES:
         yield FieldViolation(
             "annotations", f"must have at most {MOST_ANNOTATION_BYTES >> 10} KiB in total"

@@ -119,6 +119,12 @@ def test_every_document_that_the_code_cites_is_there() -> None:
     assert dead == set()
 
 
+def test_every_symbolic_link_leads_to_a_file_of_the_repository() -> None:
+    links = [ROOT / name for name in _LISTED.stdout.splitlines() if (ROOT / name).is_symlink()]
+    dead = [link for link in links if not (link.exists() and link.resolve().is_relative_to(ROOT))]
+    assert dead == []
+
+
 def test_no_file_names_a_place_outside_of_the_repository() -> None:
     """Neither this checkout's own place and the home of who works in it, nor one above the root."""
     places = [re.escape(str(place)) for place in {ROOT, Path.home()} if len(place.parts) > 1]

@@ -152,7 +152,7 @@ class TransactionConformance:
     async def test_transactions_that_lock_crosswise_are_both_done(
         self, registry: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sql, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+        monkeypatch.setattr(sql, "RETRY_SECONDS", PATIENCE_SECONDS)
         project = new_project()
         things = (
             environment(project, "a", description="0"),

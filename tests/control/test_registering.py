@@ -55,7 +55,7 @@ async def test_a_name_is_taken_once_in_a_project(registering: Registering) -> No
         registering.new_version(),
         registering.new_environment(),
     ):
-        with pytest.raises(AlreadyExists, match="is already there"):
+        with pytest.raises(AlreadyExists, match="exists already"):
             await again
 
 

@@ -42,7 +42,7 @@ async def together(*calls: Awaitable[Any]) -> list[type[Any]]:
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, ServiceError):
             raise outcome
-        # Under load others may be in the way for too long.
+        # Under load other transactions may conflict for too long.
         assert not isinstance(outcome, RegistryUnavailable) or "nothing was stored" in str(outcome)
     return [type(outcome) for outcome in outcomes]
 

@@ -1,4 +1,4 @@
-"""Places in listings: whole numbers below 2**63 that grow with the time of creation."""
+"""Cursors of lists: whole numbers below 2**63 that grow with the time of creation."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_PLACES = 1 << 10  # of one microsecond; this lasts until the year 2255
+_CURSORS = 1 << 10  # of one microsecond; this lasts until the year 2255
 _LAST = (1 << 63) - 1
-# Transactions that go on at once add in any order of their times.
-_REMEMBERED_MOMENTS = 1000
+# Concurrent transactions add in any order of their times.
+_REMEMBERED_TIMES = 1000
 
 
 class Positions:
-    """Gives places to what one process adds.
+    """Assigns cursors to the items that one process adds.
 
-    What several processes add in one microsecond may have one place: a page that begins there may
-    repeat an item of the page before, and none is ever left out.
+    Items that several processes add in one microsecond can share a cursor: a page that begins there
+    can repeat an item of the page before, but never omits one.
     """
 
     def __init__(self) -> None:
-        self._taken: dict[int, int] = {}
+        self._last: dict[int, int] = {}
 
     def of(self, create_time: datetime) -> int:
-        """The next place of this time."""
+        """Return the next cursor of this time."""
         moment = _first(create_time)
-        # Taken out first, so that the one that was least lately added to is the first.
-        place = self._taken.pop(moment, -1) + 1
-        if len(self._taken) >= _REMEMBERED_MOMENTS:
-            del self._taken[next(iter(self._taken))]
-        self._taken[moment] = place
-        return moment + min(place, _PLACES - 1)
+        # Removed first, so that the dict stays ordered by last use.
+        ordinal = self._last.pop(moment, -1) + 1
+        if len(self._last) >= _REMEMBERED_TIMES:
+            del self._last[next(iter(self._last))]
+        self._last[moment] = ordinal
+        return moment + min(ordinal, _CURSORS - 1)
 
 
 def first_after(time: datetime) -> int:
-    """The lowest place of what was created after a time."""
-    return min(_first(time) + _PLACES, _LAST)
+    """Return the lowest cursor of items created after a time."""
+    return min(_first(time) + _CURSORS, _LAST)
 
 
 def last_before(time: datetime) -> int:
-    """The highest place of what was created before a time; -1 where there is none."""
+    """Return the highest cursor of items created before a time; -1 if there is none."""
     return _first(time) - 1
 
 
 def _first(time: datetime) -> int:
-    return min(max((time - _EPOCH) // _MICROSECOND, 0) * _PLACES, _LAST)
+    return min(max((time - _EPOCH) // _MICROSECOND, 0) * _CURSORS, _LAST)

@@ -1,4 +1,4 @@
-"""What a database's errors mean."""
+"""Translate the errors of a database."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from sqlalchemy.exc import DBAPIError
 from server.domain.registry.registry_errors import RegistryUnavailable
 
 
-class InTheWay(Exception):
-    """Another transaction is; nothing was stored, and it can be done again."""
+class Conflict(Exception):
+    """Another transaction conflicts; nothing was stored, and a retry is safe."""
 
 
 class Lost(Exception):
-    """There is no talking to the database; `str` says why, for the log. What was not committed is
-    not stored."""
+    """The connection to the database failed; `str` has the cause, for the log. Uncommitted
+    statements are not stored."""
 
 
 class Refused(Lost):
-    """The database refuses to talk until somebody changes it or this server's settings. `str` says
-    why, for operators; callers are not shown it."""
+    """The database refuses connections until it or this server's settings change. `str` has the
+    cause, for operators and not for callers."""
 
 
-_PLACE = "no place is left where the registry's database is, nothing was stored; make room there"
+_DISK_FULL = (
+    "the disk of the registry's database is full, nothing was stored; free some space there"
+)
 _SCHEMA = (
     "the registry's database has another schema than this server works with, nothing was stored;"
     " run python -m server migrate of the version that serves"
@@ -40,19 +42,19 @@ _RIGHTS = (
 )
 _NO_SEARCH_PATH = (
     "the registry's database has no schema of the search_path that its user may use, nothing was"
-    " stored; make one, grant its use, or name another in options"
+    " stored; create one, grant its use, or name another in options"
 )
 _DISK = "the registry's database cannot be read or written; look at its disk"
 
-# By SQLSTATE: a whole one, else its class.
-# 0A000: a migration since has made the plan of a statement that is prepared invalid.
-_IN_THE_WAY_STATES = ("40001", "40P01", "55P03", "0A000")
+# By SQLSTATE: by the whole code, else by its class.
+# 0A000: a migration has invalidated the plan of a prepared statement.
+_CONFLICT_STATES = ("40001", "40P01", "55P03", "0A000")
 _LOST_STATES = ("08", "57", "25006", "25P03", "53300")
-# What a new connection may meet and does not next time; 08P01 is what poolers refuse with.
+# Passing failures of a new connection; poolers refuse with 08P01.
 _PASSING_CLASSES = ("08", "40", "53", "57", "58", "XX")
 _PROTOCOL_VIOLATION = "08P01"
-_SAID_STATES = {
-    "53": _PLACE,
+_MESSAGE_STATES = {
+    "53": _DISK_FULL,
     "58": _DISK,
     "3F000": _NO_SEARCH_PATH,
     "42501": _RIGHTS,
@@ -60,9 +62,9 @@ _SAID_STATES = {
     "42703": _SCHEMA,
 }
 
-_SAID_CHARACTERS = 300
+_MOST_CHARACTERS = 300
 
-_IN_THE_WAY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_CONFLICT_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _LOST_CODES = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
@@ -70,38 +72,39 @@ _LOST_CODES = (
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
 )
-_SAID_CODES = {sqlite3.SQLITE_FULL: _PLACE, sqlite3.SQLITE_IOERR: _DISK}
+_MESSAGE_CODES = {sqlite3.SQLITE_FULL: _DISK_FULL, sqlite3.SQLITE_IOERR: _DISK}
 
 
-def refusal(state: str, said: str) -> Lost:
-    """What it means that the database gave this answer to a new connection."""
+def refusal(state: str, message: str) -> Lost:
+    """Translate the database's refusal of a new connection."""
     if state[:2] in _PASSING_CLASSES and state != _PROTOCOL_VIOLATION:
         return Lost(f"SQLSTATE {state}")
-    return Refused(f"SQLSTATE {state}, {_one_line(said)}")
+    return Refused(f"SQLSTATE {state}, {_one_line(message)}")
 
 
 def tls_refusal(error: ssl.SSLError) -> Lost:
-    """What it means that no TLS connection came about."""
+    """Translate the failure of a TLS handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Refused(f"its certificate is not accepted: {_one_line(error.verify_message)}")
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or not error.reason:
         return Lost("the connection ended within the TLS handshake")
-    return Refused(f"no TLS connection comes about: {_one_line(error.reason)}")
+    return Refused(f"the TLS handshake failed: {_one_line(error.reason)}")
 
 
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _SAID_CHARACTERS else f"{line[:_SAID_CHARACTERS]}..."
+    return line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise by meaning what a database says: InTheWay, Lost or RegistryUnavailable. What means none
-    of these is a mistake of ours and stays as it is."""
+    """Translate the database's errors to Conflict, Lost or RegistryUnavailable. Any other error is
+    a
+    bug and is raised unchanged."""
     try:
         yield
     except DBAPIError as e:
-        raise _meaning(e) from e
+        raise _translation(e) from e
     except OSError as e:
         raise Lost(_reason(e)) from e
 
@@ -109,15 +112,15 @@ def translated() -> Iterator[None]:
 def _reason(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return "its host's name is not known"
-    # Errors that are of no system call have numbers of their own, or none.
+    # Errors that do not come from a system call have numbers of their own, or none.
     if error.errno is None or error.errno not in errno.errorcode:
         return "it does not answer"
     return os.strerror(error.errno)
 
 
-def _meaning(error: DBAPIError) -> Exception:
+def _translation(error: DBAPIError) -> Exception:
     original = error.orig
-    # SQLAlchemy has an error for a plan that is out of date, which leaves the state out.
+    # SQLAlchemy's own error for an invalid plan has no SQLSTATE; its cause has.
     states = (
         getattr(each, "sqlstate", None) for each in (original, getattr(original, "__cause__", None))
     )
@@ -125,24 +128,24 @@ def _meaning(error: DBAPIError) -> Exception:
         return _by_state(state) or error
     if code := getattr(original, "sqlite_errorcode", None):
         return _by_code(code & 0xFF, str(original)) or error
-    # A driver's own word: the connection was closed, or never came about.
+    # The driver's own error: the connection was closed, or never opened.
     return Lost("the connection ended") if error.connection_invalidated else error
 
 
 def _by_state(state: str) -> Exception | None:
-    if state in _IN_THE_WAY_STATES:
-        return InTheWay()
+    if state in _CONFLICT_STATES:
+        return Conflict()
     if state in _LOST_STATES or state[:2] in _LOST_STATES:
         return Lost(f"SQLSTATE {state}")
-    said = _SAID_STATES.get(state) or _SAID_STATES.get(state[:2])
-    return RegistryUnavailable(said) if said else None
+    message = _MESSAGE_STATES.get(state) or _MESSAGE_STATES.get(state[:2])
+    return RegistryUnavailable(message) if message else None
 
 
 def _by_code(code: int, text: str) -> Exception | None:
-    if code in _IN_THE_WAY_CODES:
-        return InTheWay()
+    if code in _CONFLICT_CODES:
+        return Conflict()
     if code in _LOST_CODES:
         return Lost(text)
     if text.startswith(("no such table", "no such column")):
         return RegistryUnavailable(_SCHEMA)
-    return RegistryUnavailable(_SAID_CODES[code]) if code in _SAID_CODES else None
+    return RegistryUnavailable(_MESSAGE_CODES[code]) if code in _MESSAGE_CODES else None

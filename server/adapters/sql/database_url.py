@@ -1,4 +1,4 @@
-"""The URL of a PostgreSQL, read as libpq reads it. docs/registry.md lists every parameter."""
+"""Parse the URL of a PostgreSQL database like libpq. docs/registry.md lists every parameter."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _SESSIONS = ("any", "read-write", "read-only", "primary", "standby", "prefer-sta
 
 
 class UrlInvalid(Refused):
-    """The URL is wrong, or a file that it names is. The message names the parameter and shows no
-    value. The files may be mended while a server runs, which is the only reason to try again."""
+    """The URL is invalid, or a file that it names. The message names the parameter and shows no
+    value.
+    A retry makes sense only because files can be mended while a server runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of libpq. `variable` stands in for it in the environment. Values outside `only`
-    are refused, because of `why`."""
+    """A parameter of libpq, with its environment variable. Values outside `only` are refused, with
+    `why` as the reason."""
 
     handling: Literal["honoured", "ignored", "refused"]
     variable: str = ""
@@ -117,7 +118,7 @@ _WHOLE_NUMBERS = (
     "keepalives_count",
     "tcp_user_timeout",
 )
-# What the driver itself takes from a URL.
+# Parameters that the driver itself parses.
 _OF_THE_DRIVER = (
     "passfile",
     "sslmode",
@@ -134,8 +135,8 @@ _OF_THE_DRIVER = (
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """A URL that can be connected to. `hosts` are tried in order, None is the driver's usual
-    one; `session` is the target_session_attrs."""
+    """A parsed URL. `hosts` are tried in order, None is the driver's default; `session` is the
+    target_session_attrs."""
 
     hosts: tuple[tuple[str | None, int], ...]
     session: str
@@ -144,11 +145,11 @@ class DatabaseUrl:
     _given: Mapping[str, str] = field(repr=False)
 
     def number(self, name: str) -> int | None:
-        """The value of a parameter that is a whole number; None where it is not given."""
+        """Return the value of a numeric parameter; None if it is not set."""
         return int(self._given[name]) if name in self._given else None
 
     def arguments(self) -> dict[str, Any]:
-        """The driver's, but for host, port and target_session_attrs."""
+        """Return the driver's arguments, without host, port and target_session_attrs."""
         given = self._given
         driven = {name: given[name] for name in _OF_THE_DRIVER if name in given}
         name = given.get("application_name") or given.get("fallback_application_name")
@@ -164,7 +165,7 @@ class DatabaseUrl:
         }
 
     def check_files(self) -> None:
-        """Raise UrlInvalid for the first of its files that cannot be used."""
+        """Raise UrlInvalid for the first unusable file."""
         if self._given.get("sslmode") == "disable":
             return
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -190,7 +191,7 @@ class DatabaseUrl:
             )
 
     def _usual_root(self) -> str | None:
-        """The certificates that the mode needs without their being named."""
+        """Return the certificates that the mode needs by default."""
         verified = self._given.get("sslmode", "").startswith("verify-")
         if not verified or self._given.get("sslrootcert"):
             return None
@@ -198,7 +199,7 @@ class DatabaseUrl:
 
 
 def parse(url: str) -> DatabaseUrl:
-    """Read the URL, then the service file that it names, then the environment. Raises
+    """Parse the URL, then the service file that it names, then the environment. Raises
     UrlInvalid."""
     given = _of_url(url)
     given = _of_service(given) | given
@@ -217,10 +218,10 @@ def parse(url: str) -> DatabaseUrl:
 
 
 def _of_url(url: str) -> dict[str, str]:
-    """The parameters in the URL, as conninfo_uri_parse of libpq finds them."""
+    """Return the parameters of the URL, like libpq's conninfo_uri_parse."""
     rest = url.partition("://")[2]
     found: dict[str, str] = {}
-    # A slash before the @ means that there is no user.
+    # With a slash before the @ there is no user.
     if sight := re.match(r"([^@/:]*)(?::([^@/]*))?@", rest):
         found["user"], found["password"] = sight[1], sight[2] or ""
         rest = rest[sight.end() :]
@@ -348,7 +349,7 @@ def _own_name() -> str:
 
 
 def _find_system_certificates(given: dict[str, str]) -> None:
-    """Name the file that sslrootcert=system means."""
+    """Return the file of sslrootcert=system."""
     if given.get("sslrootcert") != "system":
         return
     if given.setdefault("sslmode", "verify-full") != "verify-full":
@@ -364,7 +365,7 @@ def _find_system_certificates(given: dict[str, str]) -> None:
 def _check_file(
     name: str, read: Callable[[], None], file: str = "the file", remedy: str = ""
 ) -> None:
-    """Raise UrlInvalid where a file cannot be read; `file` names it where the URL does not."""
+    """Raise UrlInvalid if a file cannot be read; `file` names it if the URL does not."""
     try:
         read()
     except ssl.SSLError:

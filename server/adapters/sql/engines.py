@@ -1,4 +1,4 @@
-"""The two databases: how each is opened, and what differs between them."""
+"""The engines of the two databases, SQLite and PostgreSQL, and their differences."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from server.adapters.sql.transaction import SILENCE_SECONDS, Cut
 _READERS = 8
 _CONNECTIONS = 16
 _LOCK_SECONDS = 0.1
-# What the driver says where a server answers that it has no TLS, and where it cannot log in.
+# The driver's messages if a server offers no TLS, and if the login fails in the driver.
 _NO_TLS = "rejected SSL upgrade"
 _NO_LOGIN = "error while performing authentication"
 _UNUSABLE = (
-    "it asks for a way to log in that this server does not have, or the URL's user or password"
-    " cannot be sent"
+    "it asks for an authentication method that this server does not have, or the URL's user or"
+    " password cannot be sent"
 )
 _SOCKET_OPTIONS = {
     "keepalives_idle": socket.TCP_KEEPIDLE,
@@ -40,16 +40,16 @@ _SOCKET_OPTIONS = {
 }
 _OF_A_CONNECTION = {
     "lock_timeout": "1s",
-    # A server that is frozen within a transaction keeps nobody from its rows.
+    # A server that freezes within a transaction does not hold its row locks for ever.
     "idle_in_transaction_session_timeout": "10s",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database's connections. `reading` and `writing` are the turns at them: one by one they are
-    taken in order, and a caller that waits for its turn can be told that there is none. `cut` ends
-    a connection that is silent."""
+    """A database's connections. Callers take `reading` or `writing` first, in order, so that
+    waiting
+    callers can be refused once the database is away. `cut` ends a silent connection."""
 
     readers: AsyncEngine
     writers: AsyncEngine
@@ -60,9 +60,9 @@ class Database:
 
 @asynccontextmanager
 async def sqlite(path: Path) -> AsyncIterator[Database]:
-    """The database in a file, made with the first that is written."""
+    """Open the database in a file, which the first write creates."""
     readers = _sqlite_engine(path, "BEGIN", _READERS)
-    # SQLite has one writer: those of this process wait here in order, not by polling its lock.
+    # SQLite has one writer: the writers of this process queue here, instead of polling its lock.
     writers = _sqlite_engine(path, "BEGIN IMMEDIATE", 1)
     try:
         yield Database(
@@ -79,7 +79,7 @@ async def sqlite(path: Path) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def postgresql(url: str) -> AsyncIterator[Database]:
-    """The database that a libpq URL names. Raises UrlInvalid."""
+    """Open the database of a libpq URL. Raises UrlInvalid."""
 
     target = database_url.parse(url)
 
@@ -90,7 +90,7 @@ async def postgresql(url: str) -> AsyncIterator[Database]:
         "postgresql+asyncpg://",
         async_creator=connect,
         pool_size=_CONNECTIONS,
-        # What looks whether the database is there waits for nobody's turn.
+        # The health check does not wait for a connection.
         max_overflow=1,
         isolation_level="READ COMMITTED",
         hide_parameters=True,
@@ -104,8 +104,8 @@ async def postgresql(url: str) -> AsyncIterator[Database]:
 
 
 async def _connected(target: DatabaseUrl) -> Any:
-    """A connection to the first host that gives one as the URL asks for. As with libpq, the next
-    one is tried after a host that does not answer, and none after one that refuses."""
+    """Connect to the first host that fits the URL. Like libpq, try the next host after one that
+    does not answer, and none after one that refuses."""
     hosts = list(target.hosts)
     if target.shuffled:
         random.shuffle(hosts)
@@ -145,24 +145,24 @@ async def _connected_to(host: tuple[str | None, int], session: str, target: Data
         # Before ValueError: a certificate that is not accepted is both.
         target.check_files()
         if _NO_TLS in str(e):
-            raise Refused("it offers no TLS, which sslmode asks for") from e
+            raise Refused("it offers no TLS, which sslmode requires") from e
         raise
     except asyncpg.exceptions.TargetServerAttributeNotMatched as e:
-        raise Lost("no host is there that target_session_attrs asks for") from e
+        raise Lost("no host fits target_session_attrs") from e
     except asyncpg.exceptions.InternalClientError as e:
         if _NO_LOGIN in str(e):
             raise Refused(_UNUSABLE) from e
-        raise Lost("what answers there does not speak as a PostgreSQL does") from e
+        raise Lost("the server there does not speak PostgreSQL's protocol") from e
     except (ValueError, asyncpg.exceptions.InterfaceError) as e:
         target.check_files()
-        # The driver's own text may quote a part of the password.
+        # The driver's own message may quote a part of the password.
         raise Refused(_UNUSABLE) from e
     _keep_alive(connection, target)
     return connection
 
 
 def _keep_alive(connection: Any, target: DatabaseUrl) -> None:
-    # The driver has no option for it.
+    # The driver has no option for keepalives.
     channel = connection._transport.get_extra_info("socket")  # noqa: SLF001
     if channel is None or channel.family == socket.AF_UNIX:
         return
@@ -173,7 +173,7 @@ def _keep_alive(connection: Any, target: DatabaseUrl) -> None:
 
 
 async def _answering(connection: Any) -> Any:
-    """The connection, which answers: what SQLAlchemy asks on a new one has no bound."""
+    """Check that the connection answers: SQLAlchemy's own first statements have no bound."""
     try:
         await connection.execute("SELECT 1", timeout=SILENCE_SECONDS)
     except BaseException:
@@ -185,7 +185,7 @@ async def _answering(connection: Any) -> Any:
 def _sqlite_engine(path: Path, begin: str, connections: int) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=str(path)),
-        # The driver's own way of beginning begins too late.
+        # The driver's own BEGIN comes too late.
         connect_args={"timeout": _LOCK_SECONDS, "isolation_level": None},
         pool_size=connections,
         max_overflow=1,

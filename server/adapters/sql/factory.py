@@ -1,4 +1,4 @@
-"""Opening the registry of a place: a file's path, or a URL."""
+"""Open the registry in a file, or of a URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from server.adapters.sql import schema_upgrade
 from server.adapters.sql.database_errors import Lost, Refused
-from server.adapters.sql.database_health import Presence
+from server.adapters.sql.database_health import DatabaseHealth
 from server.adapters.sql.database_url import UrlInvalid
 from server.adapters.sql.engines import Database, postgresql, sqlite
 from server.adapters.sql.schema import SCHEMA, OtherSchema
@@ -23,44 +23,44 @@ from server.domain.registry.registry_errors import RegistryUnavailable
 __all__ = ["RegistryUnusable", "UrlInvalid", "migrate", "opened_registry"]
 
 _SQLITE = "sqlite:///"
-# Over a slow link, or with many rows, it takes far longer than a statement may.
+# With a slow link or many rows a migration takes far longer than a statement may.
 _MIGRATION_SECONDS = 600.0
 _START_SECONDS = 2 * SILENCE_SECONDS
 
 
 class RegistryUnusable(Exception):
-    """The database cannot be worked with; the message is for operators."""
+    """The database is unusable; the message is for operators."""
 
 
 @asynccontextmanager
 async def opened_registry(place: str) -> AsyncIterator[SqlRegistry]:
-    """The registry for the length of a block, followed from outage to outage.
+    """Open the registry for the block, and watch its health.
 
-    A file is migrated first. Raises UrlInvalid, and RegistryUnusable for a file that cannot be used
-    and for another schema; a server that does not answer is waited for, and callers are told so
-    meanwhile.
+    A file is migrated first. Raises UrlInvalid, and RegistryUnusable for an unusable file or
+    another schema. A server that does not answer is no error: calls fail with RegistryUnavailable
+    until it does.
     """
     if place.startswith(_SQLITE):
         await migrate(place)
     async with _database(place) as database:
-        presence = Presence(database)
-        following = asyncio.create_task(presence.follow(), name="registry's presence")
+        health = DatabaseHealth(database)
+        following = asyncio.create_task(health.follow(), name="registry's health")
         try:
-            # A URL may grant each of its hosts a minute.
-            await presence.looked(_START_SECONDS)
-            match presence.unusable:
+            # A URL can allow each of its hosts a minute.
+            await health.first_check(_START_SECONDS)
+            match health.unusable:
                 case UrlInvalid() as invalid:
                     raise invalid
                 case OtherSchema() as other:
                     raise RegistryUnusable(str(other)) from other
-            yield SqlRegistry(database, presence)
+            yield SqlRegistry(database, health)
         finally:
-            presence.end()
+            health.end()
             await following
 
 
 async def migrate(place: str) -> str:
-    """Bring the database to this server's schema, and tell which that is. Raises UrlInvalid or
+    """Migrate the database to this server's schema, and return its number. Raises UrlInvalid or
     RegistryUnusable."""
     async with _database(place) as database:
         try:
@@ -89,7 +89,7 @@ def _database(place: str) -> AbstractAsyncContextManager[Database]:
         return postgresql(place)
     path = Path(place.removeprefix(_SQLITE))
     with suppress(OSError):
-        # What is wrong with it, opening will tell.
+        # Opening it reports any problem.
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600)
     return sqlite(path)

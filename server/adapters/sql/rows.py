@@ -1,4 +1,4 @@
-"""What the registry holds, as rows of its tables and back."""
+"""Convert the registry's resources to rows and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import Failure
 from server.domain.service.inference_service import ModelFormat, ServiceKey, ServingOptions
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 _FORMAT = TypeAdapter(ModelFormat | None)
 _OPTIONS = TypeAdapter(ServingOptions)
@@ -34,42 +34,42 @@ _FAILURE = TypeAdapter(Failure | None)
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[Thing]):
-    """A kind of thing: its table, and how a row is read."""
+class Kind(Generic[Item]):
+    """A type of resource: its table, and the parser of its rows."""
 
     table: Table
-    read: Callable[[RowMapping], Thing]
+    read: Callable[[RowMapping], Item]
 
 
-def row_of(thing: Registered | ModelDeployment) -> dict[str, Any]:
-    """The row that a thing is stored as, without its position."""
-    match thing:
+def row_of(resource: Registered | ModelDeployment) -> dict[str, Any]:
+    """Return the row of a resource, without its cursor."""
+    match resource:
         case RegisteredModel():
-            return _common(thing) | {"default_version": thing.default_version}
+            return _common(resource) | {"default_version": resource.default_version}
         case ModelVersion():
-            return _common(thing) | _version_row(thing)
+            return _common(resource) | _version_row(resource)
         case ServingEnvironment():
-            return _common(thing) | {
-                "namespace": thing.namespace,
-                "defaults": _OPTIONS.dump_python(thing.defaults, mode="json"),
+            return _common(resource) | {
+                "namespace": resource.namespace,
+                "defaults": _OPTIONS.dump_python(resource.defaults, mode="json"),
             }
         case ModelDeployment():
-            return _deployment_row(storable(thing))
+            return _deployment_row(storable(resource))
 
 
-def kind_of(thing: Registered | ModelDeployment) -> Kind[Any]:
-    """The kind that a thing is of."""
-    return _KINDS[type(thing)]
+def kind_of(resource: Registered | ModelDeployment) -> Kind[Any]:
+    """Return the kind of a resource."""
+    return _KINDS[type(resource)]
 
 
-def _common(thing: Registered) -> dict[str, Any]:
-    return thing.key._asdict() | {
-        "id": thing.id,
-        "description": thing.description,
-        "labels": dict(thing.labels),
-        "etag": thing.etag,
-        "create_time": thing.create_time,
-        "update_time": thing.update_time,
+def _common(resource: Registered) -> dict[str, Any]:
+    return resource.key._asdict() | {
+        "id": resource.id,
+        "description": resource.description,
+        "labels": dict(resource.labels),
+        "etag": resource.etag,
+        "create_time": resource.create_time,
+        "update_time": resource.update_time,
     }
 
 
@@ -103,7 +103,7 @@ def _deployment_row(deployment: ModelDeployment) -> dict[str, Any]:
 
 
 def _failure_of(stored: Any) -> Failure | None:
-    """None also for one of a newer release, of a kind that this one cannot name."""
+    """Parse a failure; None for one of a newer release that this release cannot parse."""
     try:
         return _FAILURE.validate_python(stored)
     except ValidationError:

@@ -1,10 +1,10 @@
-"""Which schema a database has."""
+"""Check the schema of a database."""
 
 from __future__ import annotations
 
 from sqlalchemy import Column, Connection, MetaData, Table, Text, inspect, select
 
-# The newest migration in `migrations`; they are numbered, so that older and newer can be told.
+# The newest migration in `migrations`; their numbers order the releases.
 SCHEMA = "0001"
 
 _VERSION = Table("alembic_version", MetaData(), Column("version_num", Text))
@@ -15,15 +15,15 @@ class OtherSchema(Exception):
 
 
 class OlderSchema(OtherSchema):
-    """The database has none, or one of an earlier release."""
+    """The database has no schema, or one of an earlier release."""
 
 
 class NewerSchema(OtherSchema):
-    """The database has one of a later release."""
+    """The database has the schema of a later release."""
 
 
 def check(connection: Connection) -> None:
-    """Raise OlderSchema or NewerSchema where the database has another schema than this server's."""
+    """Raise OlderSchema or NewerSchema if the database does not have this server's schema."""
     found = _found(connection)
     if found == SCHEMA:
         return

@@ -1,4 +1,4 @@
-"""Bringing a database to this server's schema."""
+"""Upgrade a database to this server's schema."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from sqlalchemy import Connection, func, select
 
 from server.adapters.sql.schema import SCHEMA, OlderSchema, check
 
-# Any number that nobody else on the same database locks.
+# The number of the advisory lock: any that no other program uses.
 _ONE_MIGRATION = 0x6D6F64656C
 
 
 def migrate(connection: Connection) -> None:
-    """Migrate in the transaction that is open, one at a time. Raises NewerSchema."""
+    """Migrate in the open transaction, one server at a time. Raises NewerSchema."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_ONE_MIGRATION)))
     try:
@@ -23,7 +23,7 @@ def migrate(connection: Connection) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    # Alembic takes a tenth of a second, which a start on a migrated database does without.
+    # The import takes a tenth of a second, which a start on a migrated database does not need.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
 

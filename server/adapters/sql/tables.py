@@ -1,4 +1,4 @@
-"""The registry's tables as the newest migration leaves them."""
+"""The registry's tables after the newest migration."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ METADATA = MetaData()
 
 
 class Time(TypeDecorator[datetime]):
-    """A moment, to the microsecond; SQLite keeps it without its zone, which is UTC."""
+    """A time, to the microsecond; SQLite stores it without its zone, UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """What the driver is given."""
+        """Convert a value for the driver."""
         utc = value and value.astimezone(UTC)
         return utc.replace(tzinfo=None) if utc and dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """What the driver gave."""
+        """Convert a value of the driver."""
         if value and dialect.name == "sqlite":
             return value.replace(tzinfo=UTC)
         return value and value.astimezone(UTC)
 
 
-class Words(TypeDecorator[str]):
-    """Text for people, from wherever: what cannot be stored of it is replaced."""
+class StorableText(TypeDecorator[str]):
+    """Text from any source; characters that cannot be stored are replaced."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """What the driver is given."""
+        """Convert a value for the driver."""
         return value and storable_text(value)
 
 
 def _number() -> Column[int]:
-    """Counts what is added, whatever the clock says; never given twice."""
+    """Number the rows in the order of their insertion; numbers are never reused."""
     return Column(
         "number", BigInteger().with_variant(Integer, "sqlite"), Identity(), primary_key=True
     )
 
 
 def _position() -> Column[int]:
-    """The place in listings, which are by the time of creation: see `positions`."""
+    """The cursor of lists, which are ordered by creation: see `cursors`."""
     return Column("position", BigInteger, nullable=False)
 
 
@@ -73,8 +73,8 @@ def _text(name: str) -> Column[str]:
     return Column(name, Text, nullable=False)
 
 
-def _words(name: str) -> Column[str]:
-    return Column(name, Words, nullable=False)
+def _storable(name: str) -> Column[str]:
+    return Column(name, StorableText, nullable=False)
 
 
 def _json(name: str, *, nullable: bool = False) -> Column[Any]:
@@ -86,7 +86,7 @@ def _time(name: str, *, nullable: bool = False) -> Column[datetime]:
 
 
 def _registered(name: str, *columns: Any) -> Table:
-    """What all have that a team registers."""
+    """Define a table with the columns of all registered resources."""
     return Table(
         name,
         METADATA,
@@ -95,7 +95,7 @@ def _registered(name: str, *columns: Any) -> Table:
         Column("id", Text, nullable=False, unique=True),
         _text("project"),
         *columns,
-        _words("description"),
+        _storable("description"),
         _json("labels"),
         _text("etag"),
         _time("create_time"),
@@ -141,13 +141,13 @@ ENVIRONMENTS = _registered(
 
 
 def _newest(*columns: str) -> Index:
-    """For pages of the records that are alike in these columns."""
+    """Index pages of the records that are equal in these columns."""
     name = "_".join(("model_deployments_newest", *columns[1:]))
     return Index(name, *columns, "position", "number")
 
 
 def _open(column: str, *more: str) -> Index:
-    """For the records without an end, which stay few."""
+    """Index the records that have not ended, which are few."""
     is_open = text("end_time IS NULL")
     return Index(
         f"model_deployments_open_{column}",
@@ -178,11 +178,11 @@ DEPLOYMENTS = Table(
     Column("rollout_generation", BigInteger),
     _text("desired_state"),
     _text("state"),
-    _words("url"),
+    _storable("url"),
     _json("failure", nullable=True),
     _text("error_reason"),
-    _words("error_message"),
-    _words("caller"),
+    _storable("error_message"),
+    _storable("caller"),
     _time("create_time"),
     _time("update_time"),
     _time("ready_time", nullable=True),
@@ -202,7 +202,7 @@ DEPLOYMENTS = Table(
     sqlite_autoincrement=True,
 )
 
-# One row: who follows the feed in the records, and until when.
+# One row: the replica that runs the deployment recorder, and the end of its lease.
 LEASES = Table(
     "leases",
     METADATA,

@@ -1,4 +1,4 @@
-"""Asking a database within a transaction, and not for longer than it is there."""
+"""Run statements in a transaction, with a bound on the database's silence."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SILENCE_SECONDS = 2.0
 class Statements:
     """The statements of one transaction.
 
-    A connection on which nothing comes for SILENCE_SECONDS is cut: it then ends as any that is
-    lost. Cancelling instead would have the driver tell the database so, and wait for it.
+    A connection without an answer for SILENCE_SECONDS is cut, and then fails like any lost one.
+    Cancelling the statement instead would make the driver ask the database, and wait for it.
     """
 
     def __init__(self, engine: AsyncEngine, cut: Cut) -> None:
@@ -32,35 +32,35 @@ class Statements:
         self._cut = cut
 
     async def start(self) -> None:
-        """Take a connection, which has its own bound where it is a new one."""
+        """Take a connection from the pool; a new one has its own bound."""
         await _to_its_end(self._connection.start())
         self._driver = (await self._connection.get_raw_connection()).driver_connection
 
     async def end(self) -> None:
-        """Roll back what was not committed, and give the connection back."""
+        """Roll back uncommitted statements, and return the connection to the pool."""
         if self._connection.sync_connection:
             await self._bounded(self._connection.close())
 
     async def run(self, statement: Any) -> Any:
-        """Its result. Raises InTheWay, Lost or RegistryUnavailable."""
+        """Run a statement, and return its result. Raises Conflict, Lost or RegistryUnavailable."""
         return await self._bounded(self._connection.execute(statement))
 
     async def sync(self, work: Callable[[Connection], None], seconds: float | None = None) -> None:
-        """Do work of several statements; all have the one bound, unless it may take longer."""
+        """Run several statements within one bound, SILENCE_SECONDS or `seconds`."""
         await self._bounded(self._connection.run_sync(work), seconds)
 
     async def commit(self) -> None:
-        """Make it last. Raises as `run` does; where it was Lost, it is stored or it is not."""
+        """Commit. Raises like `run`; after Lost the transaction may or may not be stored."""
         await self._bounded(self._connection.commit())
 
     async def _bounded(
-        self, asked: Coroutine[Any, Any, Result], seconds: float | None = None
+        self, statement: Coroutine[Any, Any, Result], seconds: float | None = None
     ) -> Result:
         loop = asyncio.get_running_loop()
         timer = loop.call_later(seconds or SILENCE_SECONDS, self._cut_off)
         try:
             with translated():
-                return await _to_its_end(asked)
+                return await _to_its_end(statement)
         finally:
             timer.cancel()
 
@@ -71,7 +71,7 @@ class Statements:
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, cut: Cut) -> AsyncIterator[Statements]:
-    """A transaction that ends with the block: rolled back, unless it was committed."""
+    """Open a transaction for the block; it is rolled back unless it was committed."""
     statements = Statements(engine, cut)
     with translated():
         try:
@@ -81,21 +81,21 @@ async def transaction(engine: AsyncEngine, cut: Cut) -> AsyncIterator[Statements
             await statements.end()
 
 
-async def _to_its_end(asked: Coroutine[Any, Any, Result]) -> Result:
-    """What comes of it; a caller that is cancelled meanwhile waits for it all the same.
+async def _to_its_end(statement: Coroutine[Any, Any, Result]) -> Result:
+    """Return the result; a cancelled caller still waits for it.
 
-    A statement that is given up is carried out by SQLite's thread nevertheless, after its
-    connection is back with the others: a lock that it takes then is never given back.
+    SQLite's thread runs an abandoned statement nevertheless, after its connection is back in the
+    pool: a lock that it takes then is never released.
     """
-    task = asyncio.create_task(asked)
-    left: asyncio.CancelledError | None = None
+    task = asyncio.create_task(statement)
+    cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as e:
-            left = e
-    if left:
-        # Nobody is there to be told.
+            cancelled = e
+    if cancelled:
+        # The caller is gone: mark the exception as retrieved.
         task.exception()
-        raise left
+        raise cancelled
     return task.result()

@@ -1,4 +1,4 @@
-"""What is written to the registry in one transaction."""
+"""Write to the registry in one transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from server.adapters.sql import rows, tables
 from server.adapters.sql.cursors import Positions
-from server.adapters.sql.reader import Rows, SqlReading
+from server.adapters.sql.reader import Rows, SqlReader
 from server.adapters.sql.transaction import Statements
 from server.domain.errors import AlreadyExists
 from server.domain.registry.deployment import ModelDeployment
@@ -22,8 +22,8 @@ _LEADING = "following"
 _LONGEST_TERM = timedelta(minutes=2)
 
 
-class SqlWriting(SqlReading):
-    """Writing as `server.ports.RegistryWriting` has it."""
+class SqlWriter(SqlReader):
+    """Implements `server.ports.RegistryWriting`."""
 
     def __init__(self, statements: Statements, positions: Positions) -> None:
         super().__init__(statements)
@@ -32,36 +32,36 @@ class SqlWriting(SqlReading):
     async def open_deployments(
         self, service: ServiceKey | None = None
     ) -> Sequence[ModelDeployment]:
-        """The records without an end, of one service or of all, oldest first."""
+        """Return the records that have not ended, of one service or of all, oldest first."""
         if service:
-            await self._hold(service)
+            await self._lock_service(service)
         return await super().open_deployments(service)
 
-    async def add(self, thing: Registered | ModelDeployment) -> None:
-        """Store something new. Raises AlreadyExists where its name is taken."""
-        if isinstance(thing, ModelDeployment):
-            await self._hold(thing.service)
-        table = rows.kind_of(thing).table
-        # Not by the error of a unique name, after which PostgreSQL does no more in a transaction.
-        row = rows.row_of(thing) | {"position": self._positions.of(thing.create_time)}
+    async def add(self, resource: Registered | ModelDeployment) -> None:
+        """Add a resource. Raises AlreadyExists if its name is taken."""
+        if isinstance(resource, ModelDeployment):
+            await self._lock_service(resource.service)
+        table = rows.kind_of(resource).table
+        # A unique violation would end the transaction in PostgreSQL.
+        row = rows.row_of(resource) | {"position": self._positions.of(resource.create_time)}
         added = self._insert(table).values(row).on_conflict_do_nothing()
         if not (await self._statements.run(added)).rowcount:
-            raise AlreadyExists(f"{_called(thing)} is already there")
+            raise AlreadyExists(f"{_name_of(resource)} exists already")
 
-    async def replace(self, thing: Registered | ModelDeployment) -> None:
-        """Store something that was read in this transaction and changed."""
-        table = rows.kind_of(thing).table
-        replaced = update(table).where(table.c.id == thing.id).values(rows.row_of(thing))
+    async def replace(self, resource: Registered | ModelDeployment) -> None:
+        """Replace a resource that was read in this transaction."""
+        table = rows.kind_of(resource).table
+        replaced = update(table).where(table.c.id == resource.id).values(rows.row_of(resource))
         result = await self._statements.run(replaced)
-        assert result.rowcount == 1, "only what was read in the transaction is replaced"
+        assert result.rowcount == 1, "only resources that were read in the transaction are replaced"
 
-    async def remove(self, thing: Registered | ModelDeployment) -> None:
-        """Forget it; a model's versions go with it."""
-        table = rows.kind_of(thing).table
-        await self._statements.run(delete(table).where(table.c.id == thing.id))
+    async def remove(self, resource: Registered | ModelDeployment) -> None:
+        """Delete a resource; a model's versions are deleted with it."""
+        table = rows.kind_of(resource).table
+        await self._statements.run(delete(table).where(table.c.id == resource.id))
 
     async def lead(self, holder: str, term: timedelta) -> bool:
-        """Take the lease, or have it longer; False: another has it."""
+        """Acquire or renew the lease; False: another holder has it."""
         now = await self.now()
         wanted = {"holder": holder, "end_time": now + term}
         lease = tables.LEASES
@@ -74,7 +74,7 @@ class SqlWriting(SqlReading):
                 where=or_(
                     lease.c.holder == holder,
                     lease.c.end_time <= now,
-                    # From before the clock was turned back.
+                    # Left from before the clock was turned back.
                     lease.c.end_time > now + _LONGEST_TERM,
                 ),
             )
@@ -82,16 +82,16 @@ class SqlWriting(SqlReading):
         return bool((await self._statements.run(taken)).rowcount)
 
     async def resign(self, holder: str) -> None:
-        """Give the lease back, if this holder has it."""
+        """Release the lease, if this holder has it."""
         held = delete(tables.LEASES).filter_by(name=_LEADING, holder=holder)
         await self._statements.run(held)
 
-    def _kept(self, found: Rows) -> Rows:
-        # SQLite has one writing transaction at a time, and knows no locks of rows.
+    def _locked(self, found: Rows) -> Rows:
+        # SQLite has one writing transaction at a time, and no row locks.
         return found.with_for_update()
 
-    async def _hold(self, service: ServiceKey) -> None:
-        """Keep others from adding records of the service, which no row does that is not there."""
+    async def _lock_service(self, service: ServiceKey) -> None:
+        """Take an advisory lock on the service's name: row locks cannot stop inserts."""
         if self._postgresql:
             name = func.hashtextextended(str(service), 0)
             await self._statements.run(select(func.pg_advisory_xact_lock(name)))
@@ -100,5 +100,7 @@ class SqlWriting(SqlReading):
         return postgresql.insert(table) if self._postgresql else sqlite.insert(table)
 
 
-def _called(thing: Registered | ModelDeployment) -> str:
-    return f"deployment {thing.id}" if isinstance(thing, ModelDeployment) else str(thing.key)
+def _name_of(resource: Registered | ModelDeployment) -> str:
+    return (
+        f"deployment {resource.id}" if isinstance(resource, ModelDeployment) else str(resource.key)
+    )

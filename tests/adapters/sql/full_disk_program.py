@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 from server.adapters.sql.factory import opened_registry
-from tests.adapters.sql.asking import add, add_until_refused, has, healed, refused
+from tests.adapters.sql.statements import add, add_until_refused, has, healed, refused
 from tests.small_disk import fill, make_room
 
 
@@ -19,7 +19,7 @@ async def main(folder: Path) -> None:
     async with opened_registry(f"sqlite:///{file}") as registry:
         told = [await add(registry)]
         fill(folder, spare=40_000)
-        with refused("no place is left"):
+        with refused("disk of the registry's database is full"):
             await add_until_refused(registry, told)
         for each in told:
             assert await has(registry, each)

@@ -29,7 +29,7 @@ from server.adapters.sql.database_url import UrlInvalid
 from server.adapters.sql.engines import postgresql
 from server.adapters.sql.factory import RegistryUnusable, migrate, opened_registry
 from tests import serving
-from tests.adapters.sql.asking import healed, refused, until
+from tests.adapters.sql.statements import healed, refused, until
 from tests.alone import clean_environment
 from tests.api.asking import eventually
 from tests.api.test_health import NOT_SERVING, SERVING, status
@@ -131,7 +131,7 @@ REFUSALS = [
     ({"user": "ours"}, "password authentication failed for user"),
     ({"user": f"nobody:{PASSWORD}"}, "password authentication failed for user"),
     ({"user": f"nologin:{PASSWORD}"}, "is not permitted to log in"),
-    ({"user": "kerberos"}, "asks for a way to log in"),
+    ({"user": "kerberos"}, "asks for an authentication method"),
     ({"database": "none"}, 'database "none" does not exist'),
     ({"database": "closed"}, "not currently accepting connections"),
     ({"database": "private"}, 'permission denied for database "private"'),
@@ -155,7 +155,7 @@ def test_migrate_ends_with_1_and_one_line_that_says_why_it_is_refused(
         ({"query": "sslmode=verify-full&sslrootcert=OTHER"}, "certificate is not accepted"),
         ({"query": "sslmode=verify-ca&sslrootcert=OTHER"}, "certificate is not accepted"),
         ({"query": "sslmode=require&sslrootcert=OTHER"}, "certificate is not accepted"),
-        ({"query": "sslmode=require&ssl_max_protocol_version=TLSv1.2"}, "no TLS connection"),
+        ({"query": "sslmode=require&ssl_max_protocol_version=TLSv1.2"}, "the TLS handshake failed"),
         ({"query": "sslmode=disable", "user": f"tls:{PASSWORD}"}, "pg_hba.conf rejects"),
         ({"query": "sslmode=require", "user": "certificate"}, "valid client certificate"),
     ],
@@ -179,7 +179,7 @@ def test_a_database_without_tls_is_told_where_the_url_wants_it(
     without_tls: Place, monkeypatch, capsys
 ) -> None:
     url = without_tls.url("sslmode=require")
-    assert "it offers no TLS, which sslmode asks for" in migrated(url, monkeypatch, capsys)
+    assert "it offers no TLS, which sslmode requires" in migrated(url, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(

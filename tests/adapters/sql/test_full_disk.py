@@ -12,7 +12,7 @@ import pytest
 
 from server.adapters.sql.factory import migrate, opened_registry
 from tests import postgresql
-from tests.adapters.sql.asking import add, add_until_refused, has, healed, refused
+from tests.adapters.sql.statements import add, add_until_refused, has, healed, refused
 from tests.alone import clean_environment
 from tests.registry_store import leave_out_without_postgresql
 from tests.small_disk import fill, make_room, small_disk
@@ -42,7 +42,7 @@ async def test_postgresql_loses_nothing_that_was_told_to_be_stored(open_folder: 
         async with opened_registry(server.url) as registry:
             told = [await add(registry)]
             fill(disk.seen, spare=200_000)
-            with refused("no place is left|nothing was stored|unknown"):
+            with refused("disk of the registry's database is full|nothing was stored|unknown"):
                 await add_until_refused(registry, told)
             make_room(disk.seen)
             if server.has_ended():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from server.adapters.sql.factory import opened_registry
-from tests.adapters.sql.asking import healed
+from tests.adapters.sql.statements import healed
 from tests.alone import ROOT, clean_environment
 from tests.contracts.registry_things import new_project
 

@@ -18,8 +18,8 @@ from server.adapters.sql.factory import RegistryUnusable, migrate, opened_regist
 from server.domain.registry.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests import postgresql
-from tests.adapters.sql.asking import AT_MOST_SECONDS, add, answer, has, healed, refused, until
 from tests.adapters.sql.cutting_proxy import CuttingProxy, Loses
+from tests.adapters.sql.statements import AT_MOST_SECONDS, add, answer, has, healed, refused, until
 from tests.contracts.registry_things import model, new_project
 from tests.postgresql import END_OTHERS, PostgreSQL, execute
 from tests.registry_store import leave_out_without_postgresql
@@ -213,7 +213,7 @@ async def test_a_row_that_another_program_keeps_locked_is_in_the_way_and_no_outa
     try:
         async with holder.transaction():
             await holder.execute("SELECT FROM registered_models FOR UPDATE")
-            with refused("in the way"):
+            with refused("other transactions block"):
                 await registry.write(lambda writing: writing.model(added.key))
             assert registry.reachable()
             assert await has(registry, added)

@@ -10,7 +10,7 @@ import pytest
 
 from lab.credentials import write_loopback_certificate
 from server.adapters.sql.factory import UrlInvalid, migrate, opened_registry
-from tests.adapters.sql.asking import add, healed, refused
+from tests.adapters.sql.statements import add, healed, refused
 from tests.postgresql import END_OTHERS, execute
 
 AWAY = "does not answer, nothing was stored"

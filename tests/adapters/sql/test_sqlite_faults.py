@@ -15,7 +15,7 @@ import pytest
 from server.adapters.sql.factory import RegistryUnusable, opened_registry
 from server.domain.registry.registry_errors import RegistryUnavailable
 from server.ports import Registry
-from tests.adapters.sql.asking import add, answer, has, healed, refused, until
+from tests.adapters.sql.statements import add, answer, has, healed, refused, until
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ async def test_a_file_that_another_program_keeps_locked_is_read_and_not_written(
     before = await add(registry)
     with another_program(file) as other:
         other.execute("BEGIN IMMEDIATE")
-        with refused("in the way.*nothing was stored"):
+        with refused("other transactions block.*nothing was stored"):
             await add(registry)
         outcomes = await asyncio.gather(*(answer(add(registry)) for _ in range(10)))
         assert all(isinstance(each, RegistryUnavailable) for each in outcomes)

@@ -22,7 +22,7 @@ from server.adapters.sql.transaction import SILENCE_SECONDS, Statements, transac
 from server.domain.registry.deployment import DeploymentFilter
 from server.ports import Registry, RegistryReading
 from tests.adapters.sql import released_rows as rows
-from tests.adapters.sql.asking import healed
+from tests.adapters.sql.statements import healed
 from tests.postgresql import fresh_database
 
 RELEASED = Path(__file__).with_name("released")

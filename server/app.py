@@ -25,17 +25,17 @@ from server.api.model_service import ModelService
 from server.api.registry_service import RegistryService
 from server.api.responses import Responses
 from server.control.authorizer import Authorizer, ReservedNamespaces
-from server.control.deploy import Deploying
-from server.control.deployment_recorder import Recording
-from server.control.read import Reading
+from server.control.deploy import Deployer
+from server.control.deployment_recorder import DeploymentRecorder
+from server.control.read import Reader
 from server.control.registry.deployments import Deployments
 from server.control.registry.environments import Environments
 from server.control.registry.models import Models
 from server.control.registry.versions import Versions
-from server.control.registry_deploy import RegistryDeploying
+from server.control.registry_deploy import RegistryDeployer
 from server.control.service_memory import ServiceMemory
-from server.control.watch import Watching
-from server.control.watch_cache import View, follow
+from server.control.watch import Watcher
+from server.control.watch_cache import WatchCache, follow_cluster
 from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.memory_trimming import keep_freeing
@@ -82,43 +82,44 @@ class Application:
         self._cluster = cluster
         self._registry = registry
         self._settings = settings
-        self._view = View(cluster.refusal)
+        self._cache = WatchCache(cluster.refusal)
         self._health = Health()
         limits = CallLimits(serving.max_calls, serving.max_streams)
         self._interceptor = CallInterceptor(
             anonymous_caller(settings), settings.kubernetes.default_namespace, limits
         )
-        reading = Reading(cluster, self._view, authorizer)
+        reader = Reader(cluster, self._cache, authorizer)
         registered = registry or NoRegistry()
-        memory = ServiceMemory(self._view, serving.services_memory_bytes())
+        memory = ServiceMemory(self._cache, serving.services_memory_bytes())
         models = ModelService(
-            deploying=Deploying(
+            deployer=Deployer(
                 cluster,
-                self._view,
+                self._cache,
                 authorizer,
                 memory,
-                RegistryDeploying(registered, cluster, self._view, authorizer, memory),
+                RegistryDeployer(registered, cluster, self._cache, authorizer, memory),
             ),
-            reading=reading,
-            watching=Watching(self._view, reading, authorizer),
+            reader=reader,
+            watcher=Watcher(self._cache, reader, authorizer),
             responses=Responses(cluster),
         )
-        registering = _registry_service(registered, self._view)
+        registering = _registry_service(registered, self._cache)
         self._server = grpc_server(models, registering, self._health, self._interceptor)
         self._listeners = listeners
         self._listening = AsyncExitStack()
         self._tasks = [
-            Task("status feed", lambda: follow(self._view, cluster)),
-            Task("health", lambda: follow_health(self._health, self._view, cluster, registry)),
-            Task("freed memory", lambda: keep_freeing(self._view)),
+            Task("status feed", lambda: follow_cluster(self._cache, cluster)),
+            Task("health", lambda: follow_health(self._health, self._cache, cluster, registry)),
+            Task("freed memory", lambda: keep_freeing(self._cache)),
             *tasks,
         ]
         if registry:
-            self._tasks.append(Task("recording", Recording(registry, cluster, self._view).run))
+            recorder = DeploymentRecorder(registry, cluster, self._cache)
+            self._tasks.append(Task("deployment recorder", recorder.run))
 
     async def start(self) -> int:
         """Listen, and answer the port. Raises AddressUnusable, and what a listener raises."""
-        self._health.set(health_statuses(self._view, self._cluster, self._registry))
+        self._health.set(health_statuses(self._cache, self._cluster, self._registry))
         address = self._settings.serving.listen
         async with AsyncExitStack() as entered:
             for listener in self._listeners:
@@ -147,7 +148,7 @@ class Application:
         self._health.stop_admitting()
         await asyncio.sleep(delay.total_seconds())
         # An open stream would use up the whole grace.
-        self._view.stop()
+        self._cache.stop()
         self._health.end_watches()
         refusing = asyncio.create_task(self._server.stop(deadline.left()), name="refusing calls")
         with suppress(TimeoutError):
@@ -164,11 +165,11 @@ async def _endless(task: Task) -> NoReturn:
     raise AssertionError(f"the task {task.name!r} ended by itself")
 
 
-def _registry_service(registry: Registry, view: View) -> RegistryService:
+def _registry_service(registry: Registry, cache: WatchCache) -> RegistryService:
     return RegistryService(
-        models=Models(registry, view),
-        versions=Versions(registry, view),
-        environments=Environments(registry, view),
+        models=Models(registry, cache),
+        versions=Versions(registry, cache),
+        environments=Environments(registry, cache),
         deployments=Deployments(registry),
     )
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 
 EVERY_SECONDS = 5.0
 # Of the objects that were there after the last collection: so many times more or fewer.
@@ -18,7 +18,7 @@ _CHANGED = 1.5
 _NEVER = 10**9
 
 
-async def keep_freeing(view: View) -> None:
+async def keep_freeing(cache: WatchCache) -> None:
     """Collect garbage and return free memory to the system where there is some, until cancelled.
 
     By itself CPython looks at all objects again whenever their number has grown by a quarter: while
@@ -35,18 +35,18 @@ async def keep_freeing(view: View) -> None:
     gc.set_threshold(young, middle, _NEVER)
     try:
         gc.freeze()
-        await _free(view)
+        await _free(cache)
     finally:
         gc.set_threshold(young, middle, oldest)
         gc.unfreeze()
 
 
-async def _free(view: View) -> None:
+async def _free(cache: WatchCache) -> None:
     trim, listed, before = _malloc_trim(), False, sys.getallocatedblocks()
     while True:
         await asyncio.sleep(EVERY_SECONDS)
         now = sys.getallocatedblocks()
-        if view.synced and not listed:
+        if cache.synced and not listed:
             listed, before = True, now
             gc.freeze()
         elif max(now, before) > _CHANGED * min(now, before):

@@ -50,7 +50,7 @@ LIMITS = {
     "logs read at once; of a service the last one that is wanted waits": status_feed.LOGS_AT_ONCE,
     "an answer of the API server, in bytes": client.MOST_OF_ANSWER,
     "cache of rendered services, in bytes": responses.CACHE_BYTES,
-    "deleted services that are remembered: key, uid, rollout": watch_cache.JOURNAL_LENGTH,
+    "deleted services that are remembered: key, uid, rollout": watch_cache.MOST_TOMBSTONES,
     "secrets of kept gates, in characters": container_output.MOST_KEPT_CHARACTERS,
     "a model's files on this machine": settings.Local.model_fields["model_size_limit"].default,
     "a model's files on this machine, their number": size_limits.AS_SHIPPED.files,

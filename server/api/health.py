@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 from modelservice.v1 import model_service_pb2, registry_service_pb2
 
 from server.api.reflection import REFLECTION_SERVICES
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.ports import Cluster, Registry
 
 SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -99,7 +99,7 @@ class Health(health_pb2_grpc.HealthServicer):
 
 
 async def follow_health(
-    health: Health, view: View, cluster: Cluster, registry: Registry | None
+    health: Health, cache: WatchCache, cluster: Cluster, registry: Registry | None
 ) -> None:
     """Update health at each change, until cancelled.
 
@@ -108,22 +108,22 @@ async def follow_health(
     registry is.
     """
     changed = asyncio.Event()
-    view.stages.add(changed.set)
+    cache.lifecycle.add(changed.set)
     cluster.on_reachable_change(changed.set)
     if registry is not None:
         registry.on_reachable_change(changed.set)
     while True:
         changed.clear()
-        health.set(health_statuses(view, cluster, registry))
+        health.set(health_statuses(cache, cluster, registry))
         await changed.wait()
 
 
 def health_statuses(
-    view: View, cluster: Cluster, registry: Registry | None
+    cache: WatchCache, cluster: Cluster, registry: Registry | None
 ) -> dict[str, pb.HealthCheckResponse.ServingStatus]:
     """Return the current status of every health service: the gRPC services by their full names, ""
     for the whole server, "live", "cluster", and "registry" if there is one."""
-    ready = view.synced and not view.stopping
+    ready = cache.synced and not cache.stopping
     statuses = dict.fromkeys((LIVE, HEALTH_SERVICE, *REFLECTION_SERVICES), SERVING)
     statuses |= dict.fromkeys(("", SERVICE), _serving(ready))
     statuses[CLUSTER] = _serving(cluster.reachable())

@@ -11,9 +11,9 @@ from server import failpoints
 from server.api.requests import delete_of, deploy_of, listing_of, rollout_of, watch_of
 from server.api.responses import Responses
 from server.control.call import Call
-from server.control.deploy import Deploying
-from server.control.read import Reading
-from server.control.watch import Watching
+from server.control.deploy import Deployer
+from server.control.read import Reader
+from server.control.watch import Watcher
 from server.domain.service.inference_service import ServiceKey
 
 
@@ -24,36 +24,36 @@ class ModelService:
     def __init__(
         self,
         *,
-        deploying: Deploying,
-        reading: Reading,
-        watching: Watching,
+        deployer: Deployer,
+        reader: Reader,
+        watcher: Watcher,
         responses: Responses,
     ) -> None:
-        self._deploying = deploying
-        self._reading = reading
-        self._watching = watching
+        self._deployer = deployer
+        self._reader = reader
+        self._watcher = watcher
         self._responses = responses
 
     async def Deploy(self, request: pb.DeployRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
-        applied = await self._deploying.deploy(call, deploy_of(request))
+        applied = await self._deployer.deploy(call, deploy_of(request))
         failpoints.reached("before-answer")
         return self._responses.deploy(applied)
 
     async def Get(self, request: pb.GetRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
         key, rollout = ServiceKey(request.namespace, request.name), rollout_of(request.rollout_id)
-        service = await self._reading.get(call, key, rollout)
+        service = await self._reader.get(call, key, rollout)
         return self._responses.get(service)
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
-        listed = await self._reading.list(call, listing_of(request))
+        listed = await self._reader.list(call, listing_of(request))
         return await self._responses.list(listed)
 
     async def Delete(self, request: pb.DeleteRequest, call: Call) -> bytes:  # noqa: N802
         """See the contract."""
-        service = await self._deploying.delete(
+        service = await self._deployer.delete(
             call, delete_of(request), allow_missing=request.allow_missing
         )
         return self._responses.delete(service)
@@ -63,6 +63,6 @@ class ModelService:
     ) -> AsyncIterator[bytes]:
         """See the contract."""
         watch = watch_of(request)
-        async with aclosing(self._watching.watch(call, watch)) as events:
+        async with aclosing(self._watcher.watch(call, watch)) as events:
             async for event in events:
                 yield self._responses.watch(watch, event)

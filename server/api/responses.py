@@ -19,7 +19,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from server.api.services import identity_message, service_message
 from server.control.read import Listed
 from server.control.watch import Watch, WatchEvent
-from server.control.watch_cache import Identity
+from server.control.watch_cache import ServiceIdentity
 from server.domain.service.commands import Applied
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import Cluster
@@ -104,7 +104,7 @@ class Responses:
         ).SerializeToString()
         if event.service is None:
             return rest
-        if isinstance(event.service, Identity):
+        if isinstance(event.service, ServiceIdentity):
             deleted = pb.WatchStatusResponse(service=identity_message(event.service))
             return deleted.SerializeToString() + rest
         encoder = self._watch_one if watch.target.name else self._watch_many

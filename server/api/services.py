@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import inference_service_pb2 as pb
 
 from server.api.specs import spec_message
-from server.control.watch_cache import Identity
+from server.control.watch_cache import ServiceIdentity
 from server.domain.rollout.container_output import without_controls
 from server.domain.rollout.status import (
     Component,
@@ -21,7 +21,7 @@ from server.domain.rollout.status import (
 from server.domain.service.inference_service import InferenceService
 
 
-def identity_message(identity: Identity) -> pb.InferenceService:
+def identity_message(identity: ServiceIdentity) -> pb.InferenceService:
     """Convert the identity of a service that was deleted or left a watch's selection."""
     return pb.InferenceService(
         namespace=identity.key.namespace,

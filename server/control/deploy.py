@@ -1,4 +1,4 @@
-"""Deploying and deleting: check, let the cluster store it, put its answer in the view."""
+"""Deploy and Delete: authorize, validate, write to the cluster, and put the result in the cache."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
-from server.control.registry_deploy import RegistryDeploying
+from server.control.registry_deploy import RegistryDeployer
 from server.control.service_memory import ServiceMemory
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.errors import ServiceNotFound
 from server.domain.service.canonical_spec import canonical_deploy
 from server.domain.service.commands import Applied, Delete, Deploy
@@ -17,38 +17,38 @@ from server.domain.service.validation import check_delete, check_deploy
 from server.ports import Cluster
 
 
-class Deploying:
-    """Commands write the cluster: an acknowledged one is stored there, whatever becomes of the
-    record that a Deploy from the registry has besides."""
+class Deployer:
+    """Writes services. An acknowledged write is stored in the cluster, even if its record in the
+    registry could not be updated."""
 
     def __init__(
         self,
         cluster: Cluster,
-        view: View,
+        cache: WatchCache,
         authorizer: Authorizer,
         memory: ServiceMemory,
-        from_registry: RegistryDeploying,
+        registry_deployer: RegistryDeployer,
     ) -> None:
         self._cluster = cluster
-        self._view = view
+        self._cache = cache
         self._authorizer = authorizer
         self._memory = memory
-        self._from_registry = from_registry
+        self._registry_deployer = registry_deployer
 
     async def deploy(self, call: Call, deploy: Deploy) -> Applied:
         """Carry out a Deploy, and return once the cluster has stored it."""
         deploy = replace(deploy, deadline=call.write_deadline())
         predictor = deploy.spec.predictor if deploy.spec else None
         if isinstance(predictor, RegisteredModelPredictor):
-            return await self._from_registry.deploy(call, deploy, predictor)
+            return await self._registry_deployer.deploy(call, deploy, predictor)
         key = self._authorizer.authorize(call, Verb.DEPLOY, deploy.key)
         deploy = replace(deploy, key=key)
         check_deploy(deploy)
-        wish = canonical_deploy(deploy)
-        with self._memory.room_for(wish):
-            applied = await self._cluster.apply(wish)
+        deploy = canonical_deploy(deploy)
+        with self._memory.reserve(deploy):
+            applied = await self._cluster.apply(deploy)
             if not deploy.validate_only:
-                self._view.put(applied.service)
+                self._cache.put(applied.service)
         return applied
 
     async def delete(
@@ -65,5 +65,5 @@ class Deploying:
                 return None
             raise
         if not delete.validate_only:
-            self._view.put(service)
+            self._cache.put(service)
         return service

@@ -1,9 +1,8 @@
-"""Recording: records of deployments are kept at what the cluster says, by one replica at a time.
+"""The recorder keeps the records of deployments at the cluster's state, on one replica at a time.
 
-What a record says depends on the present alone (`server.domain.registry.deployment_progress`), so
-that whoever takes over, after whatever was missed, comes to the same. The lease keeps replicas from
-doing the same work. A record stays right where two of them think that they have it, since each
-write is made only onto the record that it was decided on.
+A record depends on the current state alone (`server.domain.registry.deployment_progress`), so any
+replica comes to the same result, whatever it missed. The lease only saves replicas from doing the
+same work: each write is conditional on the record that it was decided on.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from functools import partial
 import structlog
 
 from server.change_queue import ChangeQueue
-from server.control.watch_cache import ALL, View
+from server.control.watch_cache import ALL, WatchCache
 from server.domain.errors import KServeMissing, ServerLacksRights, ServiceError
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.registry.deployment_progress import needs_confirmation, with_loss, with_status
@@ -34,12 +33,12 @@ Decision = Callable[[ModelDeployment, datetime], ModelDeployment]
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How often things are done, in seconds.
+class RecorderTiming:
+    """Times of the recorder, in seconds.
 
-    A lease not renewed for `term` is another's to take; `sweep` is between two looks at all open
-    records, `pause` between two questions for the lease, and for a registry that is away.
-    `after_bug` is longer than a term: a replica of another release may do better.
+    `term`: of the lease. `sweep`: between two reads of all open records. `pause`: between two
+    attempts to get the lease or to reach the registry. `after_bug` is longer than a term, so that a
+    replica of another release may take over.
     """
 
     term: float = 6.0
@@ -48,118 +47,124 @@ class Pace:
     after_bug: float = 10.0
 
 
-class Recording:
-    """Follows the view in the records of deployments."""
+class DeploymentRecorder:
+    """Updates the records of deployments from the watch cache."""
 
     def __init__(
-        self, registry: Registry, cluster: Cluster, view: View, pace: Pace | None = None
+        self,
+        registry: Registry,
+        cluster: Cluster,
+        cache: WatchCache,
+        timing: RecorderTiming | None = None,
     ) -> None:
         self._registry = registry
         self._cluster = cluster
-        self._view = view
-        self._pace = pace or Pace()
-        self._lease = _Lease(registry, self._pace.term)
+        self._cache = cache
+        self._timing = timing or RecorderTiming()
+        self._lease = _Lease(registry, self._timing.term)
         self._sweep_at = 0.0
         self._unconfirmed: set[str] = set()
 
     async def run(self) -> None:
-        """Follow whenever no other replica does, until cancelled; then another may at once."""
-        with self._view.subscribe(ServiceKey(ALL, "")) as changes:
+        """Record while this replica holds the lease, until cancelled; then release the lease."""
+        with self._cache.subscribe(ServiceKey(ALL, "")) as changes:
             try:
                 while True:
-                    while not self._sees():
-                        await changes.wait(self._pace.pause)
-                    await asyncio.sleep(await self._followed(changes))
+                    while not self._is_current():
+                        await changes.wait(self._timing.pause)
+                    await asyncio.sleep(await self._lead(changes))
                     # A replica that does not lead has no use for them.
                     changes.clear()
             finally:
-                await self._lease.give_up()
+                await self._lease.release()
 
-    async def _followed(self, changes: ChangeQueue[ServiceKey]) -> float:
-        """Follow for as long as that goes well; answers the seconds to rest. What a bug keeps from
-        it, such as a record that cannot be read, keeps nobody from the server."""
+    async def _lead(self, changes: ChangeQueue[ServiceKey]) -> float:
+        """Record while this replica leads, and return the seconds to pause.
+
+        A bug, such as an unreadable record, stops the recorder only, not the server.
+        """
         try:
-            await self._follow(changes)
+            # Changes before this replica led are in the first sweep.
+            self._sweep_at = 0.0
+            while self._is_current() and await self._lease.hold():
+                await self._record_changes(changes)
         except RegistryUnavailable:
             pass
         except Exception as e:
-            log.error("records cannot follow their services", exc_info=e)
-            return self._pace.after_bug
-        return self._pace.pause
+            log.error("the recorder of deployments failed", exc_info=e)
+            return self._timing.after_bug
+        return self._timing.pause
 
-    async def _follow(self, changes: ChangeQueue[ServiceKey]) -> None:
-        """Follow for as long as this replica leads; one that is cut off leaves it to another."""
-        # What a predecessor left, or was missed meanwhile, is looked at first.
-        self._sweep_at = 0.0
-        while self._sees() and await self._lease.held():
-            await self._catch_up(changes)
+    def _is_current(self) -> bool:
+        return self._cache.synced and self._cluster.reachable()
 
-    def _sees(self) -> bool:
-        return self._view.synced and self._cluster.reachable()
-
-    async def _catch_up(self, changes: ChangeQueue[ServiceKey]) -> None:
+    async def _record_changes(self, changes: ChangeQueue[ServiceKey]) -> None:
         if time.monotonic() >= self._sweep_at:
-            # The sweep covers them, and what changes from here on is told again.
+            # The sweep covers what is queued; later changes are queued again.
             changes.clear()
-            await self._look_at(None)
-            self._sweep_at = time.monotonic() + self._pace.sweep
-        await changes.wait(min(self._pace.sweep, self._pace.term / 3))
+            await self._update_records(None)
+            self._sweep_at = time.monotonic() + self._timing.sweep
+        await changes.wait(min(self._timing.sweep, self._timing.term / 3))
         for key in changes.pull():
-            await self._look_at(key)
+            await self._update_records(key)
 
-    async def _look_at(self, key: ServiceKey | None) -> None:
-        """Bring the open records of a service, or all, to what is seen."""
+    async def _update_records(self, key: ServiceKey | None) -> None:
+        """Update the open records of a service, or all of them."""
         records, now = await self._registry.read(partial(_open, key))
         for record in records:
-            if not await self._lease.held():
+            if not await self._lease.hold():
                 return
-            if not await self._settle(record, now):
-                await self._look_at(record.service)
-            # A sweep of thousands lets callers through.
+            if not await self._update(record, now):
+                await self._update_records(record.service)
+            # A sweep of thousands must not hold up calls.
             await asyncio.sleep(0)
 
-    async def _settle(self, record: ModelDeployment, now: datetime) -> bool:
-        """Bring one record to what is seen; False: it has changed meanwhile. One that a bug keeps
-        from it keeps neither the others nor the server."""
+    async def _update(self, record: ModelDeployment, now: datetime) -> bool:
+        """Update a record; False if it has changed since it was read. A bug of one record affects
+        neither the others nor the server."""
         try:
-            decide = await self._decision(record, now)
+            decide = await self._decide(record, now)
             if decide(record, now) is record:
                 return True
             return await self._registry.write(partial(_store, record, decide))
         except ServiceError:
             raise
         except Exception as e:
-            log.error("a record cannot follow its service", deployment=record.id, exc_info=e)
+            log.error("a record of a deployment failed", deployment=record.id, exc_info=e)
             return True
 
-    async def _decision(self, record: ModelDeployment, now: datetime) -> Decision:
-        seen = self._view.get(record.service)
-        if needs_confirmation(record, seen, now) and self._cluster.reachable():
+    async def _decide(self, record: ModelDeployment, now: datetime) -> Decision:
+        service = self._cache.get(record.service)
+        if needs_confirmation(record, service, now) and self._cluster.reachable():
             try:
-                seen = await self._cluster.read(record.service)
-                gone = needs_confirmation(record, seen, now)
+                service = await self._cluster.read(record.service)
+                gone = needs_confirmation(record, service, now)
             except (ServerLacksRights, KServeMissing) as e:
-                gone = self._saw_go(record, e)
+                gone = self._saw_deletion(record, e)
             except ServiceError:
-                # It is asked again by the next sweep.
+                # The next sweep asks again.
                 gone = False
             else:
                 self._unconfirmed.discard(record.id)
             if gone:
                 return with_loss
-        return lambda record, now: with_status(record, seen, now)
+        return lambda record, now: with_status(record, service, now)
 
-    def _saw_go(self, record: ModelDeployment, refusal: ServiceError) -> bool:
-        """Whether the feed told that the record's very service went, where the cluster does not let
-        itself be asked: a deleted namespace takes the rights in it along. A service that is merely
-        unseen may run on, and be seen again once the rights are back, when no end can be undone."""
-        if record.rollout and self._view.has_departed(record.rollout.uid):
+    def _saw_deletion(self, record: ModelDeployment, refusal: ServiceError) -> bool:
+        """Return whether the feed reported the deletion of the record's uid, where the cluster may
+        not be asked: deleting a namespace removes the rights in it too.
+
+        A service that is merely not visible may run on, and be visible again with the rights. The
+        end of its record could not be undone.
+        """
+        if record.rollout and self._cache.is_deleted(record.rollout.uid):
             self._unconfirmed.discard(record.id)
             return True
         if record.id not in self._unconfirmed:
             self._unconfirmed.add(record.id)
             log.warning(
-                "whether a service is gone cannot be asked: its record stays open until it can",
+                "the record of a deployment stays open: its service is not visible, and this server"
+                " may not read it",
                 deployment=record.id,
                 service=str(record.service),
                 why=refusal.message,
@@ -168,7 +173,7 @@ class Recording:
 
 
 class _Lease:
-    """The right to follow, by the database's clock; by this process's it ends no later."""
+    """The lease of the recorder, by the database's clock. By this process's it ends no later."""
 
     def __init__(self, registry: Registry, term: float) -> None:
         self._registry = registry
@@ -176,17 +181,18 @@ class _Lease:
         self._term = term
         self._renewed = 0.0
 
-    async def held(self) -> bool:
-        """Whether this replica is the one; renewed in good time. Raises RegistryUnavailable."""
-        asked = time.monotonic()
-        if self._renewed and asked < self._renewed + self._term / 3:
+    async def hold(self) -> bool:
+        """Return whether this replica holds the lease, acquired or renewed in time. Raises
+        RegistryUnavailable."""
+        now = time.monotonic()
+        if self._renewed and now < self._renewed + self._term / 3:
             return True
         self._renewed = 0.0
         if await self._registry.lead(self._holder, timedelta(seconds=self._term)):
-            self._renewed = asked
+            self._renewed = now
         return bool(self._renewed)
 
-    async def give_up(self) -> None:
+    async def release(self) -> None:
         """Let another replica lead at once, if the registry answers at once."""
         with suppress(RegistryUnavailable, TimeoutError):
             async with asyncio.timeout(self._term / 3):
@@ -200,7 +206,7 @@ async def _open(
 
 
 async def _store(read: ModelDeployment, decide: Decision, registry: RegistryWriting) -> bool:
-    """Store what is decided on a record that was read; False where it is no longer that."""
+    """Store the decision on a record; False if it has changed since it was read."""
     stored = await registry.deployment(read.id)
     if stored != read:
         return False

@@ -1,4 +1,4 @@
-"""Get and List: answered from the view; the cluster itself is asked only to confirm an absence."""
+"""Get and List: served from the watch cache. Only an absence is confirmed by the cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import islice
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
 from server.control.live_reads import LiveReads
-from server.control.watch_cache import ALL, View
+from server.control.watch_cache import ALL, WatchCache
 from server.domain.errors import (
     ClusterUnavailable,
     PageTokenInvalid,
@@ -36,8 +36,7 @@ MATCHED_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a List asks for: `page_size` services from where `page_token` says, which belongs to
-    the same target, selector and states."""
+    """A request to list. `page_token` belongs to the same target, selector and states."""
 
     target: ServiceKey
     selector: Selector
@@ -47,13 +46,13 @@ class Listing:
 
     @property
     def binding(self) -> str:
-        """What a page token is bound to."""
+        """A fingerprint that page tokens are bound to."""
         return fingerprint([*self.target, str(self.selector), sorted(self.states)])
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The page's `services`, one moment's; whether there are `more`; the `total` of all pages."""
+    """A page of `services` of one moment; whether there are `more`; the `total` of all pages."""
 
     services: Sequence[InferenceService]
     more: bool
@@ -61,12 +60,12 @@ class Listed:
     token_after: Callable[[InferenceService], str]
 
 
-class Reading:
-    """Reads never touch the cluster, but for one before an awaited rollout is denied."""
+class Reader:
+    """Reads services. It asks the cluster only before it reports an awaited rollout as gone."""
 
-    def __init__(self, cluster: Cluster, view: View, authorizer: Authorizer) -> None:
+    def __init__(self, cluster: Cluster, cache: WatchCache, authorizer: Authorizer) -> None:
         self._live_reads = LiveReads(cluster)
-        self._view = view
+        self._cache = cache
         self._authorizer = authorizer
 
     async def get(
@@ -79,10 +78,10 @@ class Reading:
         """
         key = self._authorizer.authorize(call, Verb.GET, key)
         check_key(key)
-        self._view.require_synced()
+        self._cache.require_synced()
         if rollout:
             await self.catch_up(call, key, rollout)
-        service = self._view.get(key)
+        service = self._cache.get(key)
         if service is None:
             raise ServiceNotFound(key)
         return service
@@ -96,11 +95,11 @@ class Reading:
         if target.namespace != ALL:
             check_namespace(target.namespace)
         listing = replace(listing, target=target)
-        self._view.require_synced()
+        self._cache.require_synced()
         after = _page_start(listing)
         if not listing.selector and not listing.states:
-            total = self._view.count(listing.target)
-            rest = self._view.services(listing.target, after)
+            total = self._cache.count(listing.target)
+            rest = self._cache.services(listing.target, after)
             page: Sequence[InferenceService] = list(islice(rest, listing.page_size + 1))
         else:
             found = await self._matching(listing)
@@ -115,10 +114,10 @@ class Reading:
         )
 
     async def catch_up(self, call: Call, key: ServiceKey, rollout: Rollout) -> None:
-        """Wait until the view has the rollout or a newer one of the same service.
+        """Wait until the cache has the rollout or a newer one of the same service.
 
-        A view that lacks it after 2 s is checked against the cluster once: RolloutGone if it is
-        not there either, ViewBehind if it is.
+        After 2 s the cluster is asked once. Raises RolloutGone if it lacks the rollout too, and
+        ViewBehind if it has it.
         """
         if await self._seen_within(CATCH_UP_SECONDS, key, rollout):
             return
@@ -131,11 +130,13 @@ class Reading:
         if self._has(key, rollout):
             return
         if live is None or live.uid != rollout.uid or live.generation < rollout.generation:
-            raise RolloutGone(f"the awaited rollout of {key} is gone: deleted, or made anew")
+            raise RolloutGone(
+                f"the awaited rollout of {key} is gone: the service was deleted or created again"
+            )
         raise _behind(key)
 
     async def _seen_within(self, seconds: float, key: ServiceKey, rollout: Rollout) -> bool:
-        with self._view.subscribe(key) as changes:
+        with self._cache.subscribe(key) as changes:
             try:
                 async with asyncio.timeout(seconds):
                     while not self._has(key, rollout):
@@ -145,10 +146,10 @@ class Reading:
         return True
 
     def _has(self, key: ServiceKey, rollout: Rollout) -> bool:
-        self._view.require_running()
-        if self._view.has_departed(rollout.uid):
+        self._cache.require_running()
+        if self._cache.is_deleted(rollout.uid):
             raise RolloutGone(f"the awaited rollout of {key} is gone: the service was deleted")
-        service = self._view.get(key)
+        service = self._cache.get(key)
         return (
             service is not None
             and service.uid == rollout.uid
@@ -156,9 +157,9 @@ class Reading:
         )
 
     async def _matching(self, listing: Listing) -> Sequence[InferenceService]:
-        """All that fit, of one moment; between parts of the work others have the loop."""
+        """Return all matches of one moment. Other calls have the event loop in between."""
         found = []
-        for nth, service in enumerate(list(self._view.services(listing.target)), start=1):
+        for nth, service in enumerate(list(self._cache.services(listing.target)), start=1):
             if _matches(listing, service):
                 found.append(service)
             if nth % MATCHED_AT_ONCE == 0:
@@ -173,7 +174,7 @@ def _matches(listing: Listing, service: InferenceService) -> bool:
 
 
 def _behind(key: ServiceKey) -> ViewBehind:
-    return ViewBehind(f"this replica has not yet seen the awaited rollout of {key}; try again")
+    return ViewBehind(f"this replica has not yet seen the awaited rollout of {key}: try again")
 
 
 def _page_token(listing: Listing, last: ServiceKey) -> str:
@@ -186,4 +187,4 @@ def _page_start(listing: Listing) -> ServiceKey | None:
     match decode_token(listing.page_token):
         case [listing.binding, str(namespace), str(name)]:
             return ServiceKey(namespace, name)
-    raise PageTokenInvalid("page_token is not from an earlier page of this same List")
+    raise PageTokenInvalid("page_token must be from a List of the same target, selector and states")

@@ -1,7 +1,7 @@
-"""Deploying from the registry: a Deploy is on record before the cluster is touched.
+"""Deploys of registered models: the record is written before the cluster.
 
-What a crash, a lost answer or an absent database leaves of a record, whoever follows the cluster
-in the records (`server.control.deployment_recorder`) brings to what the cluster says.
+After a crash, a lost response or an outage of the database, the recorder
+(`server.control.deployment_recorder`) brings the record to the cluster's state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from server.control.call import Call
 from server.control.registry.lookup import environment_of, model_of, version_of
 from server.control.registry.usage import require_ready
 from server.control.service_memory import ServiceMemory
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.deadline import Deadline
 from server.domain.errors import (
     AlreadyExists,
@@ -56,146 +56,131 @@ OUTCOME_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
-class RegistryDeploying:
+class RegistryDeployer:
     """Carries out Deploys of registered models."""
 
     def __init__(
         self,
         registry: Registry,
         cluster: Cluster,
-        view: View,
+        cache: WatchCache,
         authorizer: Authorizer,
         memory: ServiceMemory,
     ) -> None:
         self._registry = registry
         self._cluster = cluster
-        self._view = view
+        self._cache = cache
         self._authorizer = authorizer
         self._memory = memory
 
     async def deploy(
         self, call: Call, deploy: Deploy, registered: RegisteredModelPredictor
     ) -> Applied:
-        """Carry out a Deploy of what the names stand for now, and return once the cluster has
-        stored it, whatever then becomes of its record.
+        """Resolve a Deploy and carry it out, and return once the cluster has stored it, even if its
+        record could not be updated.
 
-        The names are resolved in a read, so that nothing is written before the call is authorized;
-        the write resolves them again, under its locks.
+        A read resolves the names, so that nothing is written before the call is authorized. The
+        write resolves them again, under its locks.
         """
         check_registered(registered)
-        planned, found = await self._registry.read(partial(_resolve, deploy, registered, ""))
-        self._authorizer.authorize(call, Verb.DEPLOY, planned.key)
+        resolved, found = await self._registry.read(partial(_resolve, deploy, registered, ""))
+        self._authorizer.authorize(call, Verb.DEPLOY, resolved.key)
         if deploy.validate_only:
-            await self._registry.read(partial(self._require_name, deploy, planned, found))
-            with self._memory.room_for(planned):
-                return await self._cluster.apply(planned)
-        with ExitStack() as room:
+            await self._registry.read(partial(self._require_name, deploy, resolved, found))
+            with self._memory.reserve(resolved):
+                return await self._cluster.apply(resolved)
+        with ExitStack() as memory:
             failpoints.reached("before-record")
-            wish = await self._registry.write(
-                partial(self._begun, call, deploy, registered, planned.key, str(uuid4()), room)
+            resolved = await self._registry.write(
+                partial(self._record, call, deploy, registered, resolved.key, str(uuid4()), memory)
             )
             failpoints.reached("after-record")
-            applied = await self._applied(wish)
+            applied = await self._apply(resolved)
         failpoints.reached("before-outcome")
-        await self._tell(wish, partial(_settle, wish.deployment_id, applied))
+        await self._update_record(resolved, partial(_store_rollout, resolved, applied))
         return applied
 
-    async def _applied(self, wish: Deploy) -> Applied:
-        try:
-            applied = await self._cluster.apply(wish)
-            # Before the outcome is told: what the feed tells meanwhile is newer.
-            self._view.put(applied.service)
-            return applied
-        except WriteOutcomeUnknown:
-            raise
-        except ServiceError as error:
-            await self._tell(wish, partial(_refuse, wish.deployment_id, error))
-            raise
-
-    async def _begun(
+    async def _record(
         self,
         call: Call,
         deploy: Deploy,
         registered: RegisteredModelPredictor,
         authorized: ServiceKey,
         deployment_id: str,
-        room: ExitStack,
+        memory: ExitStack,
         tx: RegistryWriting,
     ) -> Deploy:
-        wish, found = await _resolve(deploy, registered, deployment_id, tx)
-        if wish.key != authorized:
+        resolved, found = await _resolve(deploy, registered, deployment_id, tx)
+        if resolved.key != authorized:
             raise ConcurrentWrite(
-                f"{found.environment.key} was made anew with another namespace meanwhile; nothing"
-                " was written, try again"
+                f"{found.environment.key} was created again with another namespace meanwhile;"
+                " nothing was written: try again"
             )
-        await self._require_name(deploy, wish, found, tx)
-        # The work may be done again, and what is refused for memory has no record.
-        room.close()
-        room.enter_context(self._memory.room_for(wish))
-        await self._catch_up(wish.key, tx)
-        await tx.add(new_deployment(wish, found, call.caller.name, await tx.now()))
-        return wish
+        await self._require_name(deploy, resolved, found, tx)
+        # A transaction may run again, and a Deploy that is refused for memory has no record.
+        memory.close()
+        memory.enter_context(self._memory.reserve(resolved))
+        # This Deploy replaces the service, and with it the only trace of the earlier one's state.
+        current = self._cache.get(resolved.key)
+        for record in await tx.open_deployments(resolved.key):
+            await _replace(record, with_status(record, current, await tx.now()), tx)
+        await tx.add(new_deployment(resolved, found, call.caller.name, await tx.now()))
+        return resolved
 
-    async def _catch_up(self, key: ServiceKey, tx: RegistryWriting) -> None:
-        """What is seen of the service goes on record before this Deploy replaces it, after which
-        nobody who follows could tell that it was READY."""
-        seen = self._view.get(key)
-        for record in await tx.open_deployments(key):
-            await _replace(record, with_status(record, seen, await tx.now()), tx)
+    async def _apply(self, resolved: Deploy) -> Applied:
+        try:
+            applied = await self._cluster.apply(resolved)
+            # Before the record is updated: the feed may report newer states meanwhile.
+            self._cache.put(applied.service)
+            return applied
+        except WriteOutcomeUnknown:
+            raise
+        except ServiceError as error:
+            await self._update_record(resolved, partial(_store_error, resolved, error))
+            raise
 
-    async def _require_name(
-        self, deploy: Deploy, wish: Deploy, found: Found, tx: RegistryReading
+    async def _update_record(
+        self, resolved: Deploy, work: Callable[[RegistryWriting], Awaitable[None]]
     ) -> None:
-        """Raise AlreadyExists where the name of the resolved Deploy is taken."""
-        if not deploy.key.name:
-            await self._require_own(wish, found, tx)
-        elif not deploy.force:
-            await self._require_same_project(wish, found, tx)
-
-    async def _require_own(self, wish: Deploy, found: Found, tx: RegistryReading) -> None:
-        """Raise AlreadyExists where the derived name is another's, and ViewNotReady while that
-        cannot be told."""
-        self._view.require_synced()
-        service = self._view.get(wish.key)
-        records = await tx.open_deployments(wish.key)
-        if (service and not runs_same_model(service, found)) or any(
-            not is_record_of(record, found) for record in records
-        ):
-            raise AlreadyExists(
-                f"{wish.key}, as this deployment would be called, is there already and is not of"
-                " this model in this environment: give a name",
-                namespace=wish.key.namespace,
-                name=wish.key.name,
-            )
-
-    async def _require_same_project(self, wish: Deploy, found: Found, tx: RegistryReading) -> None:
-        """Raise AlreadyExists where another project has deployed the service."""
-        service = self._view.get(wish.key)
-        records = await tx.open_deployments(wish.key)
-        if (service and belongs_to_another_project(service, wish)) or any(
-            record.project != found.model.key.project for record in records
-        ):
-            raise AlreadyExists(
-                f"{wish.key} was deployed by another project: give another name, or set force to"
-                " take it over",
-                namespace=wish.key.namespace,
-                name=wish.key.name,
-            )
-
-    async def _tell(
-        self,
-        wish: Deploy,
-        work: Callable[[RegistryWriting], Awaitable[None]],
-    ) -> None:
-        """Put on record what came of it, if the registry takes it in time."""
-        deadline = wish.deadline.sooner(Deadline.after(OUTCOME_SECONDS))
+        """Store the outcome of a Deploy in its record, if the registry takes it in time."""
+        deadline = resolved.deadline.sooner(Deadline.after(OUTCOME_SECONDS))
         try:
             async with asyncio.timeout_at(deadline.at):
                 await self._registry.write(work)
         except (ServiceError, TimeoutError) as e:
             log.warning(
-                "outcome not recorded", deployment=wish.deployment_id, why=str(e) or "too late"
+                "outcome not recorded", deployment=resolved.deployment_id, why=str(e) or "too late"
             )
+
+    async def _require_name(
+        self, deploy: Deploy, resolved: Deploy, found: Found, tx: RegistryReading
+    ) -> None:
+        """Raise AlreadyExists if the service's name is taken.
+
+        A derived name must be free or of the same model and environment; ViewNotReady is raised
+        while that is unknown. A given name must be free or of the same project, unless `force` is
+        set.
+        """
+        if deploy.key.name and deploy.force:
+            return
+        if not deploy.key.name:
+            self._cache.require_synced()
+        key, project = resolved.key, found.model.key.project
+        service = self._cache.get(key)
+        records = await tx.open_deployments(key)
+        if deploy.key.name:
+            taken = bool(service and belongs_to_another_project(service, resolved))
+            taken = taken or any(record.project != project for record in records)
+            why = "was deployed by another project: give another name, or set force to take it over"
+        else:
+            taken = bool(service and not runs_same_model(service, found))
+            taken = taken or any(not is_record_of(record, found) for record in records)
+            why = (
+                "is the derived name of this deployment, and another model or environment has it:"
+                " give a name"
+            )
+        if taken:
+            raise AlreadyExists(f"{key} {why}", namespace=key.namespace, name=key.name)
 
 
 async def _resolve(
@@ -204,49 +189,48 @@ async def _resolve(
     deployment_id: str,
     tx: RegistryReading,
 ) -> tuple[Deploy, Found]:
-    found = await _found(registered, tx)
+    project, name = registered.project, registered.version
+    model = await model_of(tx, ModelKey(project, registered.model))
+    version = await _version(model, name or model.default_version, tx)
+    require_ready(version)
+    environment = await environment_of(tx, EnvironmentKey(project, registered.environment))
+    found = Found(model, version, environment)
     return resolve_deploy(deploy, found, deployment_id), found
 
 
-async def _found(registered: RegisteredModelPredictor, tx: RegistryReading) -> Found:
-    project, named = registered.project, registered.version
-    model = await model_of(tx, ModelKey(project, registered.model))
-    version = await _version(model, named or model.default_version, tx)
-    require_ready(version)
-    environment = await environment_of(tx, EnvironmentKey(project, registered.environment))
-    return Found(model, version, environment)
-
-
-async def _version(model: RegisteredModel, named: str, tx: RegistryReading) -> ModelVersion:
-    if named:
-        return await version_of(tx, VersionKey(*model.key, named))
+async def _version(model: RegisteredModel, name: str, tx: RegistryReading) -> ModelVersion:
+    if name:
+        return await version_of(tx, VersionKey(*model.key, name))
     newest = await tx.newest_ready_version(model.key)
     if newest is None:
         raise NoDeployableVersion(
-            f"{model.key} has neither a default version nor one that is READY: make one",
+            f"{model.key} has no default version and no READY version: create one",
             project=model.key.project,
             model=model.key.name,
         )
     return newest
 
 
-async def _settle(deployment_id: str, applied: Applied, tx: RegistryWriting) -> None:
-    """The deployment that the service carries is told its rollout: the new one, or the one that is
-    there, whose own answer may have been lost. A new one that it does not carry never was."""
+async def _store_rollout(deploy: Deploy, applied: Applied, tx: RegistryWriting) -> None:
+    """Store the rollout in the record that the service carries.
+
+    That is the new record, or the one of an earlier Deploy whose response may have been lost. A new
+    record that the service does not carry is removed: its Deploy changed nothing.
+    """
     service = applied.service
-    new = await tx.deployment(deployment_id)
-    if new and service.deployment_id != deployment_id and new.rollout is None:
+    new = await tx.deployment(deploy.deployment_id)
+    if new and service.deployment_id != new.id and new.rollout is None:
         await tx.remove(new)
     if carried := await tx.deployment(service.deployment_id):
         await _replace(carried, with_answer(carried, service.rollout, await tx.now()), tx)
 
 
-async def _refuse(deployment_id: str, error: ServiceError, tx: RegistryWriting) -> None:
-    if record := await tx.deployment(deployment_id):
+async def _store_error(deploy: Deploy, error: ServiceError, tx: RegistryWriting) -> None:
+    if record := await tx.deployment(deploy.deployment_id):
         await _replace(record, with_refusal(record, error, await tx.now()), tx)
 
 
 async def _replace(record: ModelDeployment, after: ModelDeployment, tx: RegistryWriting) -> None:
-    # Whoever follows the cluster may have been first.
+    # The recorder may have stored it first.
     if after != record:
         await tx.replace(after)

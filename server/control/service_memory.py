@@ -1,11 +1,11 @@
-"""The memory that services may take: a Deploy that would exceed it is refused before it is done."""
+"""The memory limit of services: a Deploy that would exceed it is refused before it is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.errors import MemoryExceeded
 from server.domain.service.commands import Deploy
 from server.domain.service.inference_service import ServiceKey
@@ -13,34 +13,36 @@ from server.domain.service.memory_size import size_in_memory
 
 
 class ServiceMemory:
-    """Keeps the services in the view within `most` bytes, as far as this server's Deploys add."""
+    """Keeps this server's Deploys from growing the services in the cache beyond `limit` bytes."""
 
-    def __init__(self, view: View, most: int) -> None:
-        self._view = view
-        self._most = most
-        # What each service comes to after the Deploys of it that are under way: the largest counts.
-        self._promised: dict[ServiceKey, list[int]] = {}
+    def __init__(self, cache: WatchCache, limit: int) -> None:
+        self._cache = cache
+        self._limit = limit
+        # The size of each service after its Deploys in progress, of which the largest counts.
+        self._reserved: dict[ServiceKey, list[int]] = {}
 
     @contextmanager
-    def room_for(self, deploy: Deploy) -> Iterator[None]:
-        """Keep room for what a Deploy adds for the length of a block, by the end of which the view
-        has it. Raises MemoryExceeded where there is none, but for a Deploy that adds nothing."""
+    def reserve(self, deploy: Deploy) -> Iterator[None]:
+        """Reserve memory for a Deploy, for the length of a block that puts it into the cache.
+
+        Raises MemoryExceeded if it needs more memory than is left.
+        """
         key, size = deploy.key, _size(deploy)
-        held = self._view.bytes + sum(map(self._promised_beyond_view, self._promised))
-        added = size - self._view.bytes_of(key) - self._promised_beyond_view(key)
-        if added > 0 and held + added > self._most:
-            raise MemoryExceeded(held, added, self._most)
-        promised = self._promised.setdefault(key, [])
-        promised.append(size)
+        used = self._cache.bytes + sum(map(self._reserved_beyond_cache, self._reserved))
+        added = size - self._cache.bytes_of(key) - self._reserved_beyond_cache(key)
+        if added > 0 and used + added > self._limit:
+            raise MemoryExceeded(used, added, self._limit)
+        reserved = self._reserved.setdefault(key, [])
+        reserved.append(size)
         try:
             yield
         finally:
-            promised.remove(size)
-            if not promised:
-                del self._promised[key]
+            reserved.remove(size)
+            if not reserved:
+                del self._reserved[key]
 
-    def _promised_beyond_view(self, key: ServiceKey) -> int:
-        return max(max(self._promised.get(key, (0,))) - self._view.bytes_of(key), 0)
+    def _reserved_beyond_cache(self, key: ServiceKey) -> int:
+        return max(max(self._reserved.get(key, (0,))) - self._cache.bytes_of(key), 0)
 
 
 def _size(deploy: Deploy) -> int:

@@ -1,4 +1,4 @@
-"""WatchStatus: what one stream tells, in which order, and when a wait is over."""
+"""WatchStatus: the events of a stream, their order, and the end of a wait."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Protocol
 from server.change_queue import ChangeQueue
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
-from server.control.read import Reading
-from server.control.watch_cache import ALL, Identity, View
+from server.control.read import Reader
+from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
 from server.deadline import Deadline
 from server.domain.errors import (
     ResumeTokenInvalid,
@@ -33,7 +33,7 @@ from server.domain.service.validation import check_key, check_namespace
 
 
 class EventType(StrEnum):
-    """What a message of a watch tells; the values are the contract's names."""
+    """The type of a watch message; the values are the contract's names."""
 
     SNAPSHOT = "SNAPSHOT"
     SYNCED = "SYNCED"
@@ -45,7 +45,7 @@ class EventType(StrEnum):
 
 
 class Until(StrEnum):
-    """When a watch ends by itself."""
+    """The condition on which a watch ends."""
 
     FOREVER = "FOREVER"
     READY = "READY"
@@ -54,7 +54,7 @@ class Until(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What to follow and until when. `until` other than FOREVER needs a target with a name."""
+    """A request to watch. `until` other than FOREVER needs a target with a name."""
 
     target: ServiceKey
     selector: Selector
@@ -65,34 +65,34 @@ class Watch:
 
     @property
     def binding(self) -> str:
-        """What a resume token is bound to."""
+        """A fingerprint that resume tokens are bound to."""
         return fingerprint([*self.target, str(self.selector)])
 
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """One message. `service` is None for SYNCED, HEARTBEAT and RESET, and for DELETED and LEFT only
-    says which service it was."""
+    """One message. `service` is None for SYNCED, HEARTBEAT and RESET, and an identity for DELETED
+    and LEFT."""
 
     type: EventType
-    service: InferenceService | Identity | None
+    service: InferenceService | ServiceIdentity | None
     resume_token: str
 
 
-class Watching:
-    """Streams over the view: the current state first, then the latest of every change."""
+class Watcher:
+    """Watches the cache: the current state first, then the latest state after every change."""
 
-    def __init__(self, view: View, reading: Reading, authorizer: Authorizer) -> None:
-        self._view = view
-        self._reading = reading
+    def __init__(self, cache: WatchCache, reader: Reader, authorizer: Authorizer) -> None:
+        self._cache = cache
+        self._reader = reader
         self._authorizer = authorizer
 
     async def watch(self, call: Call, watch: Watch) -> AsyncGenerator[WatchEvent, None]:
-        """Tell until the wait is over, the caller leaves, or the server stops.
+        """Yield events until the wait is over, the caller leaves, or the server stops.
 
-        Ends normally only when what was waited for came true. A wait that cannot come true raises
-        RolloutFailed, RolloutSuperseded, RolloutGone or ServiceStopped, right after the service
-        that decided it was told.
+        It ends normally only when the awaited state was reached. If it cannot be reached any more,
+        RolloutFailed, RolloutSuperseded, RolloutGone or ServiceStopped is raised right after the
+        event of the service that decided it.
         """
         target = self._authorizer.authorize(call, Verb.WATCH, watch.target)
         if target.name:
@@ -100,28 +100,30 @@ class Watching:
         elif target.namespace != ALL:
             check_namespace(target.namespace)
         watch = replace(watch, target=target)
-        self._view.require_synced()
-        # Subscribe before reading: changes between the two would be lost.
-        with self._view.subscribe(watch.target) as changes:
+        self._cache.require_synced()
+        # Subscribe first: changes between the two would be lost.
+        with self._cache.subscribe(watch.target) as changes:
             wait = await self._wait(call, watch)
-            stream = _Stream(self._view, watch)
-            for event in stream.opening():
+            stream = _WatchStream(self._cache, watch)
+            for event in stream.initial_events():
                 yield event
-            while not wait.is_over(stream.told.get(watch.target)):
+            while not wait.is_over(stream.sent.get(watch.target)):
                 if stream.synced:
                     events = await self._next(stream, changes)
                 else:
-                    events = [stream.sync()]
+                    events = [stream.synced_event()]
                 for event in events:
                     yield event
 
-    async def _next(self, stream: _Stream, changes: ChangeQueue[ServiceKey]) -> list[WatchEvent]:
-        self._view.require_running()
-        await changes.wait(stream.silence_left())
-        self._view.require_running()
-        events = stream.owed(changes.pull())
-        # Changes may concern this stream's target and still owe its reader nothing.
-        if not events and not stream.silence_left():
+    async def _next(
+        self, stream: _WatchStream, changes: ChangeQueue[ServiceKey]
+    ) -> list[WatchEvent]:
+        self._cache.require_running()
+        await changes.wait(stream.seconds_to_heartbeat())
+        self._cache.require_running()
+        events = stream.events_of(changes.pull())
+        # A change within the target may still send nothing.
+        if not events and not stream.seconds_to_heartbeat():
             return [stream.heartbeat()]
         return events
 
@@ -136,9 +138,9 @@ class Watching:
 
     async def _until_ready(self, call: Call, watch: Watch) -> _Wait:
         if watch.rollout:
-            await self._reading.catch_up(call, watch.target, watch.rollout)
+            await self._reader.catch_up(call, watch.target, watch.rollout)
             return _UntilReady(watch.target, watch.rollout)
-        service = self._view.get(watch.target)
+        service = self._cache.get(watch.target)
         if service is None:
             raise ServiceNotFound(watch.target)
         return _UntilReady(watch.target, service.rollout)
@@ -146,20 +148,20 @@ class Watching:
     async def _until_gone(self, call: Call, watch: Watch) -> _Wait:
         if watch.rollout:
             with suppress(RolloutGone):
-                await self._reading.catch_up(call, watch.target, watch.rollout)
+                await self._reader.catch_up(call, watch.target, watch.rollout)
             return _UntilGone(watch.rollout.uid)
-        service = self._view.get(watch.target)
+        service = self._cache.get(watch.target)
         return _UntilGone(service.uid if service else "")
 
 
 class _Wait(Protocol):
-    """When a watch is over, judged by the service that its stream told last."""
+    """Decides from the service that was sent last whether a watch is over."""
 
-    def is_over(self, told: InferenceService | None) -> bool: ...
+    def is_over(self, sent: InferenceService | None) -> bool: ...
 
 
 class _Forever:
-    def is_over(self, told: InferenceService | None) -> bool:
+    def is_over(self, sent: InferenceService | None) -> bool:
         return False
 
 
@@ -167,8 +169,8 @@ class _Forever:
 class _UntilGone:
     uid: str
 
-    def is_over(self, told: InferenceService | None) -> bool:
-        return told is None or told.uid != self.uid
+    def is_over(self, sent: InferenceService | None) -> bool:
+        return sent is None or sent.uid != self.uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,23 +178,23 @@ class _UntilReady:
     key: ServiceKey
     awaited: Rollout
 
-    def is_over(self, told: InferenceService | None) -> bool:
-        current = RolloutStatus(told.rollout, told.status) if told else None
+    def is_over(self, sent: InferenceService | None) -> bool:
+        current = RolloutStatus(sent.rollout, sent.status) if sent else None
         decided = outcome(self.awaited, current)
         if decided is None:
             return False
         if decided.end is End.READY:
             return True
-        raise _ended_badly(self.key, decided, told.spec_writer if told else "")
+        raise _error_of(self.key, decided, sent.spec_writer if sent else "")
 
 
-def _ended_badly(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceError:
+def _error_of(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceError:
     match decided.end:
         case End.SUPERSEDED:
             newer = f"a newer rollout of {key} replaced the awaited one"
             if not spec_writer:
                 return RolloutSuperseded(newer)
-            by = f"the field manager that wrote its spec last is {spec_writer}"
+            by = f"the field manager {spec_writer} wrote its spec last"
             return RolloutSuperseded(f"{newer}; {by}", field_manager=spec_writer)
         case End.STOPPED:
             return ServiceStopped(f"{key} is stopped, so the awaited rollout does not become ready")
@@ -200,114 +202,114 @@ def _ended_badly(key: ServiceKey, decided: Outcome, spec_writer: str) -> Service
             why = f"{decided.failure.reason}: {decided.failure.message}" if decided.failure else ""
             return RolloutFailed(f"the awaited rollout of {key} failed: {why}", decided.failure)
     return RolloutGone(
-        f"the awaited rollout of {key} is gone: deleted, being deleted, or made anew"
+        f"the awaited rollout of {key} is gone: the service was deleted or created again"
     )
 
 
-class _Stream:
-    """What one stream has told its reader, and what it owes.
+class _WatchStream:
+    """The state of one stream.
 
-    `told` has the service last told by key; the services themselves are shared with the view, so
-    a stream costs a slot a service, whatever its reader does.
+    `sent` has the service that was sent last by key. Services are shared with the cache, so a
+    stream takes one slot for each service, however slow its reader is.
     """
 
-    def __init__(self, view: View, watch: Watch) -> None:
-        self.told: dict[ServiceKey, InferenceService] = {}
+    def __init__(self, cache: WatchCache, watch: Watch) -> None:
+        self.sent: dict[ServiceKey, InferenceService] = {}
         self.synced = False
-        self._view = view
+        self._cache = cache
         self._watch = watch
         self._token = watch.resume_token
         self._binding = watch.binding
         self._opened_at = self._new_token()
         self._heartbeat_due = Deadline.after(watch.heartbeat)
 
-    def opening(self) -> list[WatchEvent]:
-        """The current state: a snapshot, or for a resumed stream what changed meanwhile."""
-        since = _version_in(self._watch, self._view)
-        departed = None if since is None else self._view.departed_since(since, self._watch.target)
-        if since is None or departed is None:
+    def initial_events(self) -> list[WatchEvent]:
+        """Return a snapshot, or for a resumed stream the changes since its token."""
+        since = _version_in(self._watch, self._cache)
+        deleted = None if since is None else self._cache.deleted_since(since, self._watch.target)
+        if since is None or deleted is None:
             return self._snapshot()
-        return self._missed(since, departed)
+        return self._changes_since(since, deleted)
 
-    def sync(self) -> WatchEvent:
-        """Say that the current state is told; from here on messages carry tokens of their own."""
+    def synced_event(self) -> WatchEvent:
+        """Return the event that ends the initial ones. From here on events move the token."""
         self.synced = True
         self._token = self._opened_at
         return self._event(EventType.SYNCED)
 
     def heartbeat(self) -> WatchEvent:
-        """Say that there is nothing to tell."""
+        """Return the event of a quiet stream."""
         return self._event(EventType.HEARTBEAT)
 
-    def silence_left(self) -> float:
-        """Seconds until the reader has to hear something; 0 when it has to now."""
+    def seconds_to_heartbeat(self) -> float:
+        """Return the seconds until the next heartbeat is due; 0 when it is."""
         return self._heartbeat_due.left()
 
-    def owed(self, keys: Iterable[ServiceKey]) -> list[WatchEvent]:
-        """Bring the reader from what it was told of these keys to what is.
+    def events_of(self, keys: Iterable[ServiceKey]) -> list[WatchEvent]:
+        """Return the events from the states sent last to the current ones.
 
-        Only the last message moves the token: who resumes from an earlier one hears the rest again.
+        Only the last event moves the token: a stream resumed from an earlier one gets them again.
         """
-        events = [event for key in keys for event in self._owed(key)]
+        events = [event for key in keys for event in self._events_of(key)]
         self._token = self._new_token()
         if events:
             events[-1] = replace(events[-1], resume_token=self._token)
         return events
 
-    def _owed(self, key: ServiceKey) -> Iterator[WatchEvent]:
-        before, now = self.told.get(key), self._view.get(key)
+    def _events_of(self, key: ServiceKey) -> Iterator[WatchEvent]:
+        before, now = self.sent.get(key), self._cache.get(key)
         if before and (now is None or now.uid != before.uid):
-            yield self._event(EventType.DELETED, _identity(self.told.pop(key)))
+            yield self._event(EventType.DELETED, _identity(self.sent.pop(key)))
         if now and self._selects(now):
-            if self.told.get(key) is not now:
-                yield self._tell(EventType.CHANGED, now)
-        elif now and self.told.pop(key, None):
+            if self.sent.get(key) is not now:
+                yield self._service_event(EventType.CHANGED, now)
+        elif now and self.sent.pop(key, None):
             yield self._event(EventType.LEFT, _identity(now))
 
     def _snapshot(self) -> list[WatchEvent]:
         resets = [self._event(EventType.RESET)] if self._watch.resume_token else []
-        selected = filter(self._selects, self._view.services(self._watch.target))
-        return resets + [self._tell(EventType.SNAPSHOT, service) for service in selected]
+        selected = filter(self._selects, self._cache.services(self._watch.target))
+        return resets + [self._service_event(EventType.SNAPSHOT, service) for service in selected]
 
-    def _missed(self, since: int, departed: list[Identity]) -> list[WatchEvent]:
-        services = self._view.services(self._watch.target)
-        self.told = {s.key: s for s in services if self._selects(s)}
-        events = [self._event(EventType.DELETED, deleted) for deleted in departed]
-        # A wait ends right after the service that decides it, so that is told though unchanged.
+    def _changes_since(self, since: int, deleted: list[ServiceIdentity]) -> list[WatchEvent]:
+        services = self._cache.services(self._watch.target)
+        self.sent = {s.key: s for s in services if self._selects(s)}
+        events = [self._event(EventType.DELETED, identity) for identity in deleted]
+        # A wait ends right after the event of the service that decides it, changed or not.
         known = since if self._watch.until is Until.FOREVER else -1
-        for service in self._view.changed_since(known, self._watch.target):
+        for service in self._cache.changed_since(known, self._watch.target):
             if self._selects(service):
                 events.append(self._event(EventType.CHANGED, service))
             else:
                 events.append(self._event(EventType.LEFT, _identity(service)))
         return events
 
-    def _tell(self, kind: EventType, service: InferenceService) -> WatchEvent:
-        self.told[service.key] = service
+    def _service_event(self, kind: EventType, service: InferenceService) -> WatchEvent:
+        self.sent[service.key] = service
         return self._event(kind, service)
 
     def _selects(self, service: InferenceService) -> bool:
         return self._watch.selector.matches(service.selectable_labels)
 
     def _event(
-        self, kind: EventType, service: InferenceService | Identity | None = None
+        self, kind: EventType, service: InferenceService | ServiceIdentity | None = None
     ) -> WatchEvent:
         self._heartbeat_due = Deadline.after(self._watch.heartbeat)
         return WatchEvent(kind, service, self._token)
 
     def _new_token(self) -> str:
-        return encode_token([self._view.epoch, self._view.version, self._binding])
+        return encode_token([self._cache.epoch, self._cache.version, self._binding])
 
 
-def _identity(service: InferenceService) -> Identity:
-    return Identity(service.key, service.uid, service.rollout)
+def _identity(service: InferenceService) -> ServiceIdentity:
+    return ServiceIdentity(service.key, service.uid, service.rollout)
 
 
-def _version_in(watch: Watch, view: View) -> int | None:
-    """The view's version in the watch's token; None for no token, or one of another process."""
+def _version_in(watch: Watch, cache: WatchCache) -> int | None:
+    """Return the version in the watch's token; None without a token of this process."""
     if not watch.resume_token:
         return None
     match decode_token(watch.resume_token):
         case [str(epoch), int(version), watch.binding]:
-            return version if epoch == view.epoch else None
-    raise ResumeTokenInvalid("resume_token is not from a watch of this target and selector")
+            return version if epoch == cache.epoch else None
+    raise ResumeTokenInvalid("resume_token must be from a watch of the same target and selector")

@@ -1,7 +1,7 @@
-"""The view: one InferenceService each, a journal of those that went, and who wants to hear.
+"""The watch cache: every service as last reported, tombstones of deleted ones, and subscriptions.
 
-Every read is answered from here. The feed fills it; Deploy and Delete put the cluster's own answer
-in, so that a caller reads its own writes. Nothing here awaits: a reader always sees a whole state.
+All reads are served from here. The feed fills it; Deploy and Delete put their result in, so that a
+caller reads its own writes. No method awaits, so a reader always sees a consistent state.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from server.domain.service.memory_size import size_in_memory
 from server.ports import Changed, Cluster, Gone, Synced
 
 ALL = "-"
-JOURNAL_LENGTH = 10_000
+MOST_TOMBSTONES = 10_000
 
 
-class Identity(NamedTuple):
-    """Which service it is or was, and its last rollout: all that is kept of one that is gone."""
+class ServiceIdentity(NamedTuple):
+    """A service's key, uid and last rollout: all that is kept of a deleted one."""
 
     key: ServiceKey
     uid: str
     rollout: Rollout
 
 
-class Departure(NamedTuple):
-    """A service that is gone, and the view's version from then on."""
+class Tombstone(NamedTuple):
+    """A deleted service, and the version of the cache that its deletion made."""
 
     version: int
-    service: Identity
+    service: ServiceIdentity
 
 
 @dataclass(slots=True)
@@ -52,13 +52,12 @@ class _Entry:
     bytes: int
 
 
-class View:
-    """What this process knows of every service.
+class WatchCache:
+    """Every service as this process knows it.
 
-    `version` grows with every change; `epoch` tells one process's versions from another's.
-    `refusal` says what the cluster refuses this server, if anything. `stages` has those who want to
-    know when it is `synced` or `stopping`. `bytes` is what all services come to, each as
-    `size_in_memory` counts it.
+    `version` grows with every change; `epoch` distinguishes the versions of two processes.
+    `refusal` returns the error if the cluster refuses this server. `lifecycle` notifies when the
+    cache is `synced` or `stopping`. `bytes` is the size of all services by `size_in_memory`.
     """
 
     def __init__(self, refusal: Callable[[], ServiceError | None] = lambda: None) -> None:
@@ -70,79 +69,80 @@ class View:
         self.stopping = False
         self._entries: dict[ServiceKey, _Entry] = {}
         self._sorted: list[ServiceKey] = []
-        self._journal: deque[Departure] = deque()
-        self._departed: set[str] = set()
-        self._forgotten_version = 0
+        self._tombstones: deque[Tombstone] = deque()
+        self._deleted: set[str] = set()
+        self._dropped_version = 0
         self._subscriptions: dict[ServiceKey, set[ChangeQueue[ServiceKey]]] = {}
-        self.stages = Listeners()
+        self.lifecycle = Listeners()
 
     def put(self, service: InferenceService) -> None:
-        """Take a newer state of a service; of a uid that is known to be gone, nothing is taken."""
+        """Store a newer state of a service. An older state, or one of a deleted uid, is ignored."""
         entry = self._entries.get(service.key)
-        if service.uid in self._departed or (entry and _adds_nothing(service, entry.service)):
+        if service.uid in self._deleted or (entry and _is_stale(service, entry.service)):
             return
         if entry and entry.service.uid != service.uid:
-            self._depart(entry.service)
+            self._bury(entry.service)
         elif entry is None:
             insort(self._sorted, service.key)
         self.version += 1
         size = _size(service, entry)
         self.bytes += size - self.bytes_of(service.key)
         self._entries[service.key] = _Entry(service, self.version, size)
-        self._tell(service.key)
+        self._notify(service.key)
 
     def remove(self, key: ServiceKey, uid: str) -> None:
-        """Forget a service that is gone; another uid under the same key stays."""
+        """Remove a deleted service; another uid under the same key stays."""
         entry = self._entries.get(key)
         if entry is None or entry.service.uid != uid:
             return
         self.bytes -= entry.bytes
         del self._entries[key]
         del self._sorted[bisect_left(self._sorted, key)]
-        self._depart(entry.service)
-        self._tell(key)
+        self._bury(entry.service)
+        self._notify(key)
 
     def get(self, key: ServiceKey) -> InferenceService | None:
-        """The service as it is known now."""
+        """Return the service as last known."""
         entry = self._entries.get(key)
         return entry.service if entry else None
 
     def bytes_of(self, key: ServiceKey) -> int:
-        """What the service comes to of `bytes`; 0: there is none."""
+        """Return the service's share of `bytes`; 0 where it is absent."""
         entry = self._entries.get(key)
         return entry.bytes if entry else 0
 
     def services(
         self, target: ServiceKey, after: ServiceKey | None = None
     ) -> Iterator[InferenceService]:
-        """Those that the target covers, by namespace and name, from `after` on."""
+        """Return the target's services by namespace and name, beginning after a key."""
         keys = self._covered(target)
         start = bisect_right(keys, after) if after else 0
         return (self._entries[key].service for key in keys[start:])
 
     def count(self, target: ServiceKey) -> int:
-        """How many the target covers."""
+        """Return the number of the target's services."""
         return len(self._covered(target))
 
     def changed_since(self, version: int, target: ServiceKey) -> list[InferenceService]:
-        """Those that the target covers and that are newer than a version, oldest change first."""
+        """Return the target's services that changed after a version, oldest change first."""
         entries = [self._entries[key] for key in self._covered(target)]
         newer = sorted((e for e in entries if e.version > version), key=lambda e: e.version)
         return [e.service for e in newer]
 
-    def departed_since(self, version: int, target: ServiceKey) -> list[Identity] | None:
-        """Those that went since a version, in order; None where the journal no longer knows."""
-        if version < self._forgotten_version or version > self.version:
+    def deleted_since(self, version: int, target: ServiceKey) -> list[ServiceIdentity] | None:
+        """Return the target's services deleted after a version, in order; None if tombstones of
+        that time were dropped."""
+        if version < self._dropped_version or version > self.version:
             return None
         return [
-            d.service
-            for d in self._journal
-            if d.version > version and covers(target, d.service.key)
+            tombstone.service
+            for tombstone in self._tombstones
+            if tombstone.version > version and covers(target, tombstone.service.key)
         ]
 
-    def has_departed(self, uid: str) -> bool:
-        """Whether this process saw the service of this uid go."""
-        return uid in self._departed
+    def is_deleted(self, uid: str) -> bool:
+        """Return whether this process saw the deletion of a uid."""
+        return uid in self._deleted
 
     @contextmanager
     def subscribe(self, target: ServiceKey) -> Iterator[ChangeQueue[ServiceKey]]:
@@ -157,29 +157,28 @@ class View:
             if not subscribed:
                 del self._subscriptions[target]
 
-    def sync(self) -> None:
-        """From now on it has all that the cluster had; whoever waited for that looks again."""
+    def mark_synced(self) -> None:
+        """Mark the initial list complete, and wake the waiters."""
         self.synced = True
         self._wake_all()
-        self.stages.notify()
+        self.lifecycle.notify()
 
     def require_synced(self) -> None:
-        """Raise, before the first listing has finished, what the cluster refuses this server, else
-        ViewNotReady."""
+        """Raise until the initial list is complete: the cluster's refusal, or else ViewNotReady."""
         if not self.synced:
-            not_ready = ViewNotReady("this server has not yet listed the cluster; try again soon")
+            not_ready = ViewNotReady("this server has not yet listed the cluster: try again soon")
             raise self._refusal() or not_ready
 
     def require_running(self) -> None:
-        """Raise ServerStopping once the server goes down."""
+        """Raise ServerStopping once the server stops."""
         if self.stopping:
-            raise ServerStopping("this server is going down; watch again with the same rollout_id")
+            raise ServerStopping("this server is stopping: watch again with the same rollout_id")
 
     def stop(self) -> None:
-        """Wake every subscriber, so that each can end its stream."""
+        """Wake every subscriber, so that each ends its stream."""
         self.stopping = True
         self._wake_all()
-        self.stages.notify()
+        self.lifecycle.notify()
 
     def _wake_all(self) -> None:
         for subscribed in self._subscriptions.values():
@@ -196,24 +195,24 @@ class View:
         high = bisect_left(self._sorted, ServiceKey(namespace + "\0", ""))
         return self._sorted[low:high]
 
-    def _depart(self, service: InferenceService) -> None:
+    def _bury(self, service: InferenceService) -> None:
         self.version += 1
-        deleted = Identity(service.key, service.uid, service.rollout)
-        self._journal.append(Departure(self.version, deleted))
-        self._departed.add(service.uid)
-        if len(self._journal) > JOURNAL_LENGTH:
-            oldest = self._journal.popleft()
-            self._departed.discard(oldest.service.uid)
-            self._forgotten_version = oldest.version
+        deleted = ServiceIdentity(service.key, service.uid, service.rollout)
+        self._tombstones.append(Tombstone(self.version, deleted))
+        self._deleted.add(service.uid)
+        if len(self._tombstones) > MOST_TOMBSTONES:
+            oldest = self._tombstones.popleft()
+            self._deleted.discard(oldest.service.uid)
+            self._dropped_version = oldest.version
 
-    def _tell(self, key: ServiceKey) -> None:
+    def _notify(self, key: ServiceKey) -> None:
         for target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, "")):
             for changes in self._subscriptions.get(target, ()):
                 changes.add(key)
 
 
 def _size(service: InferenceService, entry: _Entry | None) -> int:
-    """Its bytes; where only its status has changed, as mostly, they are not counted anew."""
+    """Return a service's bytes, counted anew only if more than its status changed."""
     if entry and _counted(service) == _counted(entry.service):
         return entry.bytes
     return size_in_memory(*_counted(service))
@@ -225,27 +224,30 @@ def _counted(
     return service.spec, service.labels, service.annotations
 
 
-def _adds_nothing(service: InferenceService, held: InferenceService) -> bool:
-    """Whether it is what is held, or from before: a write's answer may come after the news of a
-    later write, or of a deletion, which is no rollout of its own."""
-    if service.uid != held.uid:
-        return service.create_time < held.create_time
-    undeleted = held.delete_time is not None and service.delete_time is None
-    return service.generation < held.generation or undeleted or service == held
+def _is_stale(service: InferenceService, cached: InferenceService) -> bool:
+    """Return whether a state is the cached one or older.
+
+    The result of a write may arrive after the feed has reported a later write or a deletion, which
+    keeps the generation.
+    """
+    if service.uid != cached.uid:
+        return service.create_time < cached.create_time
+    undeleted = cached.delete_time is not None and service.delete_time is None
+    return service.generation < cached.generation or undeleted or service == cached
 
 
 def covers(target: ServiceKey, key: ServiceKey) -> bool:
-    """Whether a target (a service, a namespace, or all) covers a service."""
+    """Return whether a target (a service, a namespace, or all) covers a service."""
     return target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, ""))
 
 
-async def follow(view: View, cluster: Cluster) -> None:
-    """Keep the view at what the cluster tells, until cancelled."""
+async def follow_cluster(cache: WatchCache, cluster: Cluster) -> None:
+    """Update the cache from the cluster's feed, until cancelled."""
     async for event in cluster.feed():
         match event:
             case Changed(service):
-                view.put(service)
+                cache.put(service)
             case Gone(key, uid):
-                view.remove(key, uid)
+                cache.remove(key, uid)
             case Synced():
-                view.sync()
+                cache.mark_synced()

@@ -119,15 +119,15 @@ def test_a_caller_that_leaves_takes_its_call_along(stub, grpc_server, monkeypatc
 
 
 def test_streams_whose_readers_left_are_forgotten(stub, grpc_server, name) -> None:
-    view = grpc_server.application._view
-    before = len(view._subscriptions)
+    cache = grpc_server.application._cache
+    before = len(cache._subscriptions)
     calls = [stub.WatchStatus(WatchStatusRequest(name=f"{name}-{n}")) for n in range(20)]
     for call in calls:
         next(call)
-    assert len(view._subscriptions) == before + 20
+    assert len(cache._subscriptions) == before + 20
     for call in calls:
         call.cancel()
-    eventually("no subscription is left", lambda: len(view._subscriptions) == before)
+    eventually("no subscription is left", lambda: len(cache._subscriptions) == before)
 
 
 def test_the_view_is_asked_before_it_has_synced(name) -> None:

@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2 import (
 )
 
 from server.api.health import Health, follow_health
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
@@ -120,8 +120,8 @@ def test_the_registry_service_serves_as_long_as_the_database_is_usable(tmp_path:
 
 
 async def test_health_follows_each_change_in_the_next_turns_of_the_loop() -> None:
-    view, cluster, health = View(), MemoryCluster(), Health()
-    following = asyncio.create_task(follow_health(health, view, cluster, None))
+    cache, cluster, health = WatchCache(), MemoryCluster(), Health()
+    following = asyncio.create_task(follow_health(health, cache, cluster, None))
 
     async def now(service: str) -> int:
         for _ in range(3):
@@ -130,7 +130,7 @@ async def test_health_follows_each_change_in_the_next_turns_of_the_loop() -> Non
 
     try:
         assert (await now(""), await now("cluster")) == (NOT_SERVING, SERVING)
-        view.sync()
+        cache.mark_synced()
         assert await now("") == SERVING
         cluster.away()
         assert (await now(""), await now("cluster")) == (SERVING, NOT_SERVING)

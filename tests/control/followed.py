@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 
 from server.adapters.sql.factory import opened_registry
-from server.control.deployment_recorder import Pace, Recording
-from server.control.watch_cache import View, follow
+from server.control.deployment_recorder import DeploymentRecorder, RecorderTiming
+from server.control.watch_cache import WatchCache, follow_cluster
 from server.domain.registry.deployment import DeploymentState, ModelDeployment, content_of
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
@@ -30,7 +30,7 @@ from server.ports import Registry, RegistryWriting
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 
-BRISK = Pace(term=0.6, sweep=0.1, pause=0.05, after_bug=0.7)
+BRISK = RecorderTiming(term=0.6, sweep=0.1, pause=0.05, after_bug=0.7)
 FAILING = InferenceServiceStatus(
     State.FAILED, failure=failure_of(FailureReason.IMAGE_PULL, "the image is not there")
 )
@@ -50,15 +50,21 @@ class World:
 
     @asynccontextmanager
     async def replica(
-        self, pace: Pace = BRISK, registry: Any = None, cluster: MemoryCluster | None = None
-    ) -> AsyncIterator[View]:
-        """A replica with a view of its own, until its orderly end."""
+        self,
+        timing: RecorderTiming = BRISK,
+        registry: Any = None,
+        cluster: MemoryCluster | None = None,
+    ) -> AsyncIterator[WatchCache]:
+        """A replica with a cache of its own, until its orderly end."""
         cluster = cluster or MemoryCluster(self.cluster.store)
-        view = View()
-        recording = Recording(registry or self.registry, cluster, view, pace)
+        cache = WatchCache()
+        recorder = DeploymentRecorder(registry or self.registry, cluster, cache, timing)
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(follow(view, cluster)), tasks.create_task(recording.run())]
-            yield view
+            running = [
+                tasks.create_task(follow_cluster(cache, cluster)),
+                tasks.create_task(recorder.run()),
+            ]
+            yield cache
             for task in running:
                 task.cancel()
 

@@ -13,7 +13,7 @@ from server.control.registry.environments import Environments
 from server.control.registry.lookup import environment_of, model_of, version_of
 from server.control.registry.models import Models
 from server.control.registry.versions import Versions
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.registry.deployment import DeploymentState, ModelDeployment
 from server.domain.registry.registered import (
     EnvironmentKey,
@@ -45,12 +45,12 @@ class Registering:
 
     registry: Registry
     project: str = field(default_factory=lambda: f"project-{next(_projects)}")
-    view: View = field(default_factory=View)
+    cache: WatchCache = field(default_factory=WatchCache)
 
     def __post_init__(self) -> None:
-        self.models = Models(self.registry, self.view)
-        self.versions = Versions(self.registry, self.view)
-        self.environments = Environments(self.registry, self.view)
+        self.models = Models(self.registry, self.cache)
+        self.versions = Versions(self.registry, self.cache)
+        self.environments = Environments(self.registry, self.cache)
         self.deployments = Deployments(self.registry)
 
     def model(self, name: str = "fraud") -> ModelKey:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from server.control.authorizer import Authorizer
 from server.control.call import Call
-from server.control.deploy import Deploying
-from server.control.registry_deploy import RegistryDeploying
+from server.control.deploy import Deployer
+from server.control.registry_deploy import RegistryDeployer
 from server.control.service_memory import ServiceMemory
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
 from server.domain.service.commands import Applied, Deploy
 from server.domain.service.inference_service import (
@@ -44,9 +44,9 @@ class RegistryWorld:
     call: Call = field(default_factory=Call)
 
     def __post_init__(self) -> None:
-        self.view = View()
-        self.room = ServiceMemory(self.view, 2**30)
-        self.view.synced = True
+        self.cache = WatchCache()
+        self.room = ServiceMemory(self.cache, 2**30)
+        self.cache.synced = True
 
     async def prepare(self, *versions: str, **defaults: Any) -> None:
         """A model `fraud` with READY versions, and the environment `staging`."""
@@ -69,10 +69,10 @@ class RegistryWorld:
 
     async def carry_out(self, deploy: Deploy) -> Applied:
         registry = self.registry or self.registering.registry
-        from_registry = RegistryDeploying(
-            registry, self.memory, self.view, self.authorizer, self.room
+        from_registry = RegistryDeployer(
+            registry, self.memory, self.cache, self.authorizer, self.room
         )
-        deploying = Deploying(self.memory, self.view, self.authorizer, self.room, from_registry)
+        deploying = Deployer(self.memory, self.cache, self.authorizer, self.room, from_registry)
         return await deploying.deploy(self.call, deploy)
 
     async def plain(self, spec: InferenceServiceSpec | None, name: str, **asked: Any) -> Applied:

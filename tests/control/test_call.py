@@ -9,14 +9,14 @@ import pytest
 
 from server.control.authorizer import Authorizer, ReservedNamespaces
 from server.control.call import CLUSTER_TIMEOUT, Call
-from server.control.deploy import Deploying
-from server.control.read import Reading
+from server.control.deploy import Deployer
+from server.control.read import Reader
 from server.control.registry.deployments import Deployments
 from server.control.registry.environments import Environments
 from server.control.registry.models import Models
 from server.control.registry.versions import Versions
-from server.control.registry_deploy import RegistryDeploying
-from server.control.watch import Watching
+from server.control.registry_deploy import RegistryDeployer
+from server.control.watch import Watcher
 from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.domain.errors import ConcurrentWrite, NamespaceNotServed, ReservedNamespace
@@ -25,10 +25,10 @@ from tests.control.registered import Registering
 from tests.control.registry_world import FailingRegistry, RegistryWorld, Result
 
 SERVICES = [
-    Deploying,
-    RegistryDeploying,
-    Reading,
-    Watching,
+    Deployer,
+    RegistryDeployer,
+    Reader,
+    Watcher,
     Models,
     Versions,
     Environments,

@@ -97,10 +97,10 @@ async def test_who_stops_lets_another_lead_at_once(world: World) -> None:
 async def test_following_begins_once_the_cluster_is_listed(world: World) -> None:
     here = MemoryCluster(world.cluster.store)
     here.hold_feed()
-    async with world.replica(replace(BRISK, pause=100.0), cluster=here) as view:
+    async with world.replica(replace(BRISK, pause=100.0), cluster=here) as cache:
         record = await world.deploy("fraud")
         await world.stays(record)
-        assert not view.synced
+        assert not cache.synced
         here.release_feed()
         await world.until(record, DeploymentState.DEPLOYED)
 
@@ -150,11 +150,11 @@ async def test_a_deploy_that_never_reached_the_cluster_is_given_up_and_no_sooner
 
 async def test_who_does_not_follow_keeps_no_list_of_what_changed(world: World) -> None:
     assert await world.registry.lead("another", timedelta(minutes=1))
-    async with world.replica() as view:
+    async with world.replica() as cache:
         await world.deploy("fraud")
-        [listening] = view._subscriptions[ServiceKey(ALL, "")]
+        [listening] = cache._subscriptions[ServiceKey(ALL, "")]
         ends = time.monotonic() + PATIENCE_SECONDS
-        while view.get(ServiceKey("staging", "fraud")) is None or listening._keys:
+        while cache.get(ServiceKey("staging", "fraud")) is None or listening._keys:
             assert time.monotonic() < ends
             await asyncio.sleep(0.02)
 

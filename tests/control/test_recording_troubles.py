@@ -82,10 +82,10 @@ async def test_a_failure_that_only_a_newer_release_knows_gives_way_to_what_the_c
 async def test_an_absence_counts_once_the_cluster_confirms_it(world: World) -> None:
     record = await world.record("fraud", rollout=Rollout("uid-of-another-view", 1))
     here = MemoryCluster(world.cluster.store)
-    async with world.replica(cluster=here) as view:
+    async with world.replica(cluster=here) as cache:
         await world.until(await world.deploy("other"), DeploymentState.DEPLOYED)
         here.away()
-        assert view.synced
+        assert cache.synced
         await world.stays(record)
         here.back()
         await world.until(record, DeploymentState.UNDEPLOYED, ended=True)

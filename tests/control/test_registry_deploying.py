@@ -12,7 +12,7 @@ from server import failpoints
 from server.adapters.no_registry import NoRegistry
 from server.control.authorizer import Authorizer
 from server.control.call import Call
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.errors import (
     AlreadyExists,
     ErrorReason,
@@ -91,7 +91,7 @@ async def test_a_version_is_deployed_to_its_environment_under_a_name_of_its_own(
         )
     )
     assert service.rollout == applied.rollout
-    assert world.view.get(service.key) == applied.service
+    assert world.cache.get(service.key) == applied.service
 
 
 async def test_its_record_and_its_labels_say_what_it_was_made_from(world: RegistryWorld) -> None:
@@ -317,7 +317,7 @@ async def test_a_derived_name_is_not_taken_before_it_is_known_whether_it_is_ther
 ) -> None:
     await world.prepare("1")
     await world.plain(PLAIN, "fraud-staging")
-    world.view = View()
+    world.cache = WatchCache()
     with pytest.raises(ViewNotReady):
         await world.deploy()
     assert await world.records() == []
@@ -348,7 +348,7 @@ async def test_another_projects_model_does_not_get_the_name(
     other = RegistryWorld(
         Registering(registering.registry, "another-project"), world.namespace, world.memory
     )
-    other.view = world.view
+    other.cache = world.cache
     await other.prepare("1")
     with pytest.raises(AlreadyExists, match="give a name"):
         await other.deploy()

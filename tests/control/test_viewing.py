@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from server.control import watch_cache
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.memory_size import size_in_memory
@@ -20,22 +20,22 @@ SERVICE = InferenceService(
 
 
 def test_the_late_answer_of_a_write_does_not_hide_a_later_write() -> None:
-    view = View()
+    cache = WatchCache()
     later = replace(SERVICE, generation=6)
-    view.put(later)
-    view.put(SERVICE)
-    assert view.get(KEY) is later
+    cache.put(later)
+    cache.put(SERVICE)
+    assert cache.get(KEY) is later
 
 
 def test_the_late_answer_of_a_write_does_not_hide_the_service_that_was_made_anew() -> None:
-    view = View()
+    cache = WatchCache()
     anew = replace(SERVICE, uid="uid-2", generation=1, create_time=MADE + timedelta(seconds=1))
-    view.put(anew)
-    view.put(SERVICE)
-    assert view.get(KEY) is anew
+    cache.put(anew)
+    cache.put(SERVICE)
+    assert cache.get(KEY) is anew
     changed = replace(anew, generation=2)
-    view.put(changed)
-    assert view.get(KEY) is changed
+    cache.put(changed)
+    assert cache.get(KEY) is changed
 
 
 def test_the_memory_of_a_service_is_counted_anew_only_where_its_texts_changed(
@@ -48,13 +48,13 @@ def test_the_memory_of_a_service_is_counted_anew_only_where_its_texts_changed(
         return counted[-1]
 
     monkeypatch.setattr(watch_cache, "size_in_memory", counting)
-    view = View()
-    view.put(SERVICE)
+    cache = WatchCache()
+    cache.put(SERVICE)
     ready = replace(SERVICE, status=InferenceServiceStatus(State.READY))
-    view.put(ready)
+    cache.put(ready)
     assert len(counted) == 1
     labelled = replace(ready, labels={"team": "fraud"})
     for changed in (labelled, replace(labelled, annotations={"note": "x" * 100})):
-        view.put(changed)
-        assert view.bytes == counted[-1]
+        cache.put(changed)
+        assert cache.bytes == counted[-1]
     assert len(counted) == 3

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from server.control.authorizer import Authorizer
 from server.control.call import Call
-from server.control.read import Reading
-from server.control.watch import EventType, Watch, WatchEvent, Watching
-from server.control.watch_cache import ALL, View
+from server.control.read import Reader
+from server.control.watch import EventType, Watch, Watcher, WatchEvent
+from server.control.watch_cache import ALL, WatchCache
 from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -31,9 +31,9 @@ EVERYTHING = ServiceKey(ALL, "")
 
 @dataclass
 class World:
-    """The services as they really are; every step is told to the view, as a feed would."""
+    """The services as they really are; every step is told to the cache, as a feed would."""
 
-    view: View = field(default_factory=View)
+    cache: WatchCache = field(default_factory=WatchCache)
     services: dict[ServiceKey, InferenceService] = field(default_factory=dict)
     made: int = 0
 
@@ -51,11 +51,11 @@ class World:
                 self._put(_service(key, f"uid-{self.made}"))
             case "delete", service if service:
                 del self.services[key]
-                self.view.remove(key, service.uid)
+                self.cache.remove(key, service.uid)
 
     def _put(self, service: InferenceService) -> None:
         self.services[service.key] = service
-        self.view.put(service)
+        self.cache.put(service)
 
 
 def _service(key: ServiceKey, uid: str) -> InferenceService:
@@ -64,10 +64,10 @@ def _service(key: ServiceKey, uid: str) -> InferenceService:
 
 
 @dataclass
-class Reader:
+class WatchReader:
     """A caller that applies what it is told, and checks that it is a history."""
 
-    view: View
+    cache: WatchCache
     known: dict[ServiceKey, InferenceService] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     token: str = ""
@@ -76,8 +76,8 @@ class Reader:
 
     def open(self) -> None:
         watch = Watch(EVERYTHING, Selector(), resume_token=self.token, heartbeat=timedelta(hours=1))
-        reading = Reading(None, self.view, AUTHORIZER)  # type: ignore[arg-type]  # no cluster is asked
-        self.stream = Watching(self.view, reading, AUTHORIZER).watch(Call(), watch)
+        reading = Reader(None, self.cache, AUTHORIZER)  # type: ignore[arg-type]  # no cluster is asked
+        self.stream = Watcher(self.cache, reading, AUTHORIZER).watch(Call(), watch)
         self.opening = None if self.token else set()
 
     async def read(self, most: int) -> None:
@@ -147,8 +147,8 @@ async def test_what_a_stream_tells_is_a_history_and_ends_at_the_truth(
     plan: list[tuple[str, str] | tuple[int, int, bool]],
 ) -> None:
     world = World()
-    world.view.synced = True
-    readers = [Reader(world.view) for _ in range(2)]
+    world.cache.synced = True
+    readers = [WatchReader(world.cache) for _ in range(2)]
     for reader in readers:
         reader.open()
     for step in plan:

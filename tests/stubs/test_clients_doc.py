@@ -246,7 +246,7 @@ def test_with_the_service_config_a_read_waits_as_long_as_the_server_asks_for(
     options = [("grpc.service_config", service_config())]
     with unsynced as served, grpc.insecure_channel(served.address, options=options) as channel:
         refused = threading.Event()
-        require_synced = served.application._view.require_synced
+        require_synced = served.application._cache.require_synced
 
         def checked() -> None:
             try:
@@ -254,7 +254,7 @@ def test_with_the_service_config_a_read_waits_as_long_as_the_server_asks_for(
             finally:
                 refused.set()
 
-        monkeypatch.setattr(served.application._view, "require_synced", checked)
+        monkeypatch.setattr(served.application._cache, "require_synced", checked)
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
         with ThreadPoolExecutor(1) as pool:
             sent = time.monotonic()

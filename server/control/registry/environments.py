@@ -8,7 +8,7 @@ from server.control.call import Call
 from server.control.registry.lookup import environment_of
 from server.control.registry.pages import Listed, Listing
 from server.control.registry.usage import require_current, require_unused
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.registry.changes import changed_environment, new_environment
 from server.domain.registry.registered import EnvironmentKey, ServingEnvironment
 from server.domain.registry.registry_commands import Change, EnvironmentContent
@@ -25,9 +25,9 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Environments:
     """What an environment is changed to holds from the next Deploy on."""
 
-    def __init__(self, registry: Registry, view: View) -> None:
+    def __init__(self, registry: Registry, cache: WatchCache) -> None:
         self._registry = registry
-        self._view = view
+        self._cache = cache
 
     async def create(
         self, call: Call, key: EnvironmentKey, content: EnvironmentContent
@@ -89,7 +89,7 @@ class Environments:
         async def work(tx: RegistryWriting) -> None:
             environment = await environment_of(tx, key)
             require_current(environment, etag)
-            await require_unused(tx, self._view, environment)
+            await require_unused(tx, self._cache, environment)
             await tx.remove(environment)
 
         try:

@@ -8,7 +8,7 @@ from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
 from server.control.registry.pages import Listed, Listing
 from server.control.registry.usage import require_current, require_ready, require_unused
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.registry.changes import changed_model, new_model
 from server.domain.registry.registered import ModelKey, RegisteredModel, VersionKey
 from server.domain.registry.registry_commands import Change, ModelContent
@@ -25,9 +25,9 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Models:
     """A default version is READY, or there is none: also when others write at the same time."""
 
-    def __init__(self, registry: Registry, view: View) -> None:
+    def __init__(self, registry: Registry, cache: WatchCache) -> None:
         self._registry = registry
-        self._view = view
+        self._cache = cache
 
     async def create(self, call: Call, key: ModelKey, content: ModelContent) -> RegisteredModel:
         """Register a model. Raises FieldInvalid, AlreadyExists."""
@@ -87,7 +87,7 @@ class Models:
         async def work(tx: RegistryWriting) -> None:
             model = await model_of(tx, key)
             require_current(model, etag)
-            await require_unused(tx, self._view, model)
+            await require_unused(tx, self._cache, model)
             await tx.remove(model)
 
         try:

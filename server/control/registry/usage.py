@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.control.watch_cache import ALL, View
+from server.control.watch_cache import ALL, WatchCache
 from server.domain.errors import EtagMismatch
 from server.domain.registry.registered import ModelVersion, Registered, VersionState
 from server.domain.registry.registry_errors import InUse, VersionArchived, VersionNotReady
@@ -27,11 +27,11 @@ def require_ready(version: ModelVersion) -> None:
         raise VersionArchived(f"{version.key} is ARCHIVED: set its state to READY first")
 
 
-async def require_unused(registry: RegistryReading, view: View, thing: Registered) -> None:
+async def require_unused(registry: RegistryReading, cache: WatchCache, thing: Registered) -> None:
     """Raise InUse where a service is deployed from it, on record or as it is seen."""
     users = {record.service for record in await registry.users(thing, MOST_NAMED + 1)}
     # Somebody else's edit ends the record of a service, which runs on all the same.
-    everywhere = view.services(ServiceKey(ALL, ""))
+    everywhere = cache.services(ServiceKey(ALL, ""))
     users |= {service.key for service in everywhere if uses(service, thing)}
     if not users:
         return

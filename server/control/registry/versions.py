@@ -8,7 +8,7 @@ from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
 from server.control.registry.pages import Listed, Listing
 from server.control.registry.usage import require_current, require_unused
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from server.domain.registry.changes import changed_version, new_version, without_default
 from server.domain.registry.registered import (
     ModelKey,
@@ -26,9 +26,9 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Versions:
     """What writes a version reads its model first: it stays, and so does its default."""
 
-    def __init__(self, registry: Registry, view: View) -> None:
+    def __init__(self, registry: Registry, cache: WatchCache) -> None:
         self._registry = registry
-        self._view = view
+        self._cache = cache
 
     async def create(self, call: Call, key: VersionKey, content: VersionContent) -> ModelVersion:
         """Add a version to a model. Raises FieldInvalid, ModelNotFound, AlreadyExists."""
@@ -97,7 +97,7 @@ class Versions:
             model = await model_of(tx, key.of)
             version = await version_of(tx, key)
             require_current(version, etag)
-            await require_unused(tx, self._view, version)
+            await require_unused(tx, self._cache, version)
             await _clear_default(tx, model, version)
             await tx.remove(version)
 

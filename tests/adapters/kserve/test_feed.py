@@ -16,7 +16,7 @@ from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.informers.object_cache import Mirror
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.status.pods.failure_log import LogRequest
-from server.control.watch_cache import View, follow
+from server.control.watch_cache import WatchCache, follow_cluster
 from server.domain.errors import ServiceError, ViewNotReady
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -402,8 +402,8 @@ async def test_before_the_first_listing_reads_are_told_what_is_refused_for_a_whi
 
     server.list_faults.append(refuse)
     cluster = KServeCluster(api)
-    view = View(cluster.refusal)
-    following = asyncio.create_task(follow(view, cluster))
+    view = WatchCache(cluster.refusal)
+    following = asyncio.create_task(follow_cluster(view, cluster))
     with pytest.raises(ViewNotReady):
         view.require_synced()
     await eventually(lambda: cluster.refusal() is not None, PATIENCE_SECONDS)

@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 
 from server import memory_trimming
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 from tests.alone import ROOT, alone, clean_environment
 from tests.attacks.connection import Connection
 
@@ -70,7 +71,7 @@ _WITH_MANY_SERVICES = """
 import asyncio, gc, json, weakref
 from pathlib import Path
 from server import memory_trimming
-from server.control.watch_cache import View
+from server.control.watch_cache import WatchCache
 
 SERVICES, ROUNDS = 2000, 20
 memory_trimming.EVERY_SECONDS = 0.01
@@ -92,11 +93,11 @@ def trim(_):
     trimmed[0] += 1
 
 async def main():
-    view = View()
-    task = asyncio.create_task(memory_trimming.keep_freeing(view))
+    cache = WatchCache()
+    task = asyncio.create_task(memory_trimming.keep_freeing(cache))
     text = Path("tests/adapters/kserve/recorded/ready.json").read_text()
     listed = [json.loads(text) for _ in range(SERVICES)]
-    view.sync()
+    cache.mark_synced()
     await rounds(2)
     gc.callbacks.append(collecting)
     for _ in range(ROUNDS):
@@ -131,7 +132,9 @@ async def test_where_no_thread_can_be_started_memory_is_returned_later(monkeypat
         refused.set()
         raise RuntimeError("can't start new thread")
 
-    freeing = asyncio.create_task(memory_trimming.keep_freeing(View()))
+    # Earlier tests of this process may have left idle threads, which need no start.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
+    freeing = asyncio.create_task(memory_trimming.keep_freeing(WatchCache()))
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", refuse)
         await refused.wait()

@@ -119,7 +119,7 @@ async def test_of_a_name_with_several_addresses_all_are_needed(
     ("address", "told"),
     [
         ("nobody.invalid:50051", "the name has no address"),
-        ("192.0.2.1:50051", "192.0.2.1:50051 is no address of this machine"),
+        ("192.0.2.1:50051", "192.0.2.1:50051 is not an address of this machine"),
     ],
 )
 async def test_an_address_that_is_none_of_this_machine_is_told(

@@ -29,6 +29,7 @@ async def test_a_server_that_answers_long_before_it_has_loaded_has_not_failed(
     assert {s.status.failure for s in told_of_iris(world)} == {None}
 
 
+@pytest.mark.usefixtures("short_probes")
 async def test_a_server_that_hangs_is_taken_out_and_comes_back(world: World) -> None:
     ready = await world.ready(world.model())
     [server] = servers_of(world)
@@ -69,6 +70,7 @@ async def test_a_server_whose_model_was_unloaded_is_taken_out_and_comes_back(
     assert back.status.url == ready.status.url
 
 
+@pytest.mark.usefixtures("short_probes")
 async def test_a_server_that_hangs_and_is_killed_is_started_again(world: World) -> None:
     await world.ready(world.model())
     [server] = servers_of(world)

@@ -101,6 +101,7 @@ async def test_neither_a_validation_nor_what_serves_is_disturbed(world: World) -
     assert servers_of(world) == before
 
 
+@pytest.mark.usefixtures("short_probes")
 async def test_a_server_that_only_hangs_for_now_is_left_to_come_back(world: World) -> None:
     spec = world.model()
     await world.ready(spec)

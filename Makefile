@@ -14,8 +14,7 @@ MODE ?= standard
 # KServe's release in the labs; the newest where none is named.
 KSERVE ?=
 LAB = $(BIN)/python -m lab --mode $(MODE) $(if $(KSERVE),--kserve $(KSERVE))
-# Tests wait, too: more workers than cores.
-PYTEST = $(BIN)/python -m pytest -n 4 --dist worksteal $(addprefix --ignore tests/,registry cluster node attacks)
+PYTEST = $(BIN)/python -m pytest --dist worksteal $(addprefix --ignore tests/,registry cluster node attacks)
 # Every worker and every server in a test would compile all of its modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 # uv is quicker than pip by ten times. Bytecode counts: without it model servers start in 5 s, not 2.
@@ -61,11 +60,12 @@ test: unit processes ## Run every test that this machine can, and say what was l
 	$(BIN)/python -m pytest tests/attacks
 	$(BIN)/python -m pytest tests/cluster tests/node -n 3
 
+# Half of the time its tests wait: three workers a core, where there are two.
 unit: $(READY) ## The tests that need neither Go, nor a cluster, nor processes beside them
-	$(PYTEST) -m 'not processes and not soak'
+	$(PYTEST) -n 6 -m 'not processes and not soak'
 
 processes: $(READY) ## The tests of the server, PostgreSQL and model servers as processes
-	$(PYTEST) -m 'processes and not soak'
+	$(PYTEST) -n 4 -m 'processes and not soak'
 
 check: $(READY) ## Lint, types, layers, protos and stubs
 	$(BIN)/ruff format --check .

@@ -48,7 +48,7 @@ LIMITS = {
     "last lines of a log": log_excerpt.MOST_LINES,
     "last lines of a log, in bytes": log_excerpt.MOST_BYTES,
     "logs read at once; of a service the last one that is wanted waits": status_feed.LOGS_AT_ONCE,
-    "an answer of the API server, in bytes": client.MOST_OF_ANSWER,
+    "an answer of the API server, in bytes": client.LARGEST_ANSWER,
     "cache of rendered services, in bytes": responses.CACHE_BYTES,
     "deleted services that are remembered: key, uid, rollout": watch_cache.MOST_TOMBSTONES,
     "secrets of kept gates, in characters": container_output.MOST_KEPT_CHARACTERS,

@@ -74,7 +74,7 @@ def kubeconfig(folder: Path, ca: Authority, port: int) -> str:
         ),
         (
             12,
-            "the credentials for the API server have ended",
+            "the credentials for the API server have expired",
             "the ModelService server's credentials for the Kubernetes API server have expired",
         ),
     ],

@@ -1,7 +1,7 @@
-"""One HTTP client of the Kubernetes API server: raw paths, raw JSON, no typed models.
+"""The HTTP client of the Kubernetes API server: raw paths, raw JSON, no typed models.
 
-`connection` reads which API server and as whom; the requests go straight to aiohttp, whose errors
-distinguish "never connected" from "sent, and no answer".
+`connection` has the API server's address and the credentials. The requests go to aiohttp itself,
+whose errors distinguish "never connected" from "sent, and no answer".
 """
 
 from __future__ import annotations
@@ -21,31 +21,37 @@ from typing import Any
 import aiohttp
 
 from server.adapters.bounded_read import TooLarge, read_at_most
-from server.adapters.kserve.connection.connection import Connection, open_kubeconfig, open_pod
+from server.adapters.kserve.connection.connection import (
+    Connection,
+    open_in_cluster,
+    open_kubeconfig,
+)
 from server.adapters.kserve.connection.credentials import Access
 from server.deadline import Deadline
 
 CONNECT_TIMEOUT = 1.5
-# How long a watch waits for credentials to be renewed; a request does so within its own timeout.
-RENEWAL_PATIENCE = 10.0
-# A peer that is gone is noticed after idle + interval * count = 15 s, also by a silent watch.
+# How long a watch waits for renewed credentials; a request waits within its own timeout.
+RENEWAL_TIMEOUT = 10.0
+# A dead peer is noticed after idle + interval * count = 15 s, also by a silent watch.
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 2, "TCP_USER_TIMEOUT": 15_000}
 _LEAST_TIME = 0.001
 READ_SIZE = 2**20
 # A page of 500 objects of half a megabyte each.
-MOST_OF_ANSWER = 2**28
+LARGEST_ANSWER = 2**28
 _ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 class Unreachable(Exception):
-    """No connection within CONNECT_TIMEOUT, or refused: nothing was sent. Its text has the cause,
-    for operators."""
+    """No connection within CONNECT_TIMEOUT, or a refused one: nothing was sent.
+
+    The text has the cause, for operators.
+    """
 
 
 class NoCredentials(Unreachable):
-    """The API server takes none of the credentials that there are: nothing was done.
+    """The credentials have expired, or the API server refuses them (a 401): nothing was done.
 
-    Its text says whether they have ended or are refused (a 401), for operators.
+    The text has the cause, for operators.
     """
 
     def __init__(self, why: str, *, refused: bool) -> None:
@@ -54,13 +60,12 @@ class NoCredentials(Unreachable):
 
 
 class Unanswered(Exception):
-    """Sent, and not answered in time, or the answer was cut or too large: it may have taken
-    effect."""
+    """The request was sent, and its answer was late, cut or too large: it may have had effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the API server said, whatever the status.
+    """The API server's answer, of any status.
 
     A body that is not a JSON object comes as `{"message": <its first 200 characters>}`.
     """
@@ -76,7 +81,7 @@ class Answer:
 
 
 class ApiServer:
-    """The API server as this process may use it. `connect` opens it, `close` closes it."""
+    """The API server; `connect` opens it, `close` closes it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -85,7 +90,7 @@ class ApiServer:
             connector=connector,
             read_bufsize=READ_SIZE,
             headers=_HEADERS,
-            # A cookie would be an identity beside the one that is configured.
+            # A cookie could be a second identity beside the configured one.
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -99,12 +104,12 @@ class ApiServer:
     ) -> ApiServer:
         """Read the credentials; no request is sent yet.
 
-        `kubeconfig` has one path, or several as $KUBECONFIG may; its current context is used and a
-        credential plugin is run. `environment` is where proxies are named, and what plugins get.
-        Raises ConfigurationUnusable.
+        `kubeconfig` has one path, or several as $KUBECONFIG may. Its current context is used, and
+        its credential plugin runs, with `environment`, which also names the proxies. Raises
+        ConfigurationUnusable.
         """
         if in_cluster:
-            return cls(await open_pod(environment))
+            return cls(await open_in_cluster(environment))
         paths = [Path(path) for path in kubeconfig.split(os.pathsep) if path]
         return cls(await open_kubeconfig(paths, environment))
 
@@ -121,38 +126,38 @@ class ApiServer:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
-        timeout: float,  # noqa: ASYNC109 (aiohttp's own tells connecting from waiting)
+        timeout: float,  # noqa: ASYNC109 (aiohttp has separate timeouts for connecting and waiting)
     ) -> Answer:
         """Send one request and read its whole answer within `timeout` seconds.
 
-        Raises Unreachable (NoCredentials is one, also for a 401) or Unanswered; every other answer
-        is returned, also those that refuse.
+        Raises Unreachable (also NoCredentials, for a 401) or Unanswered. Every other answer is
+        returned, errors too.
         """
         deadline = Deadline.after(timeout)
 
         def limits() -> aiohttp.ClientTimeout:
-            # For aiohttp 0 is no limit at all.
+            # aiohttp takes 0 for no limit.
             left = deadline.left(_LEAST_TIME)
             return aiohttp.ClientTimeout(total=left, connect=min(CONNECT_TIMEOUT, left))
 
-        data = None if body is None else _encoded(body)
+        data = None if body is None else _encode(body)
         headers = {} if body is None else {"Content-Type": content_type}
         request = {"params": query, "data": data, "headers": headers}
         async with self._request(method, path, request, limits, deadline) as response:
-            content = await read_at_most(response, MOST_OF_ANSWER)
-            return Answer(response.status, response.headers, _json(content))
+            content = await read_at_most(response, LARGEST_ANSWER)
+            return Answer(response.status, response.headers, _decode(content))
 
     @asynccontextmanager
     async def open_stream(
         self, path: str, query: Mapping[str, str], *, idle_timeout: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Open a GET whose answer is read as it comes, as a watch's is; its status may be any.
+        """Open a GET whose answer is read as it arrives, such as a watch; its status may be any.
 
         Raises Unreachable, or Unanswered when it is cut or silent for `idle_timeout` seconds,
-        also out of the block that reads it.
+        also while the caller reads it.
         """
         limits = aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT, sock_read=idle_timeout)
-        renewed_by = Deadline.after(RENEWAL_PATIENCE)
+        renewed_by = Deadline.after(RENEWAL_TIMEOUT)
         request = {"params": query}
         async with self._request("GET", path, request, lambda: limits, renewed_by) as response:
             yield response
@@ -166,31 +171,31 @@ class ApiServer:
         limits: Callable[[], aiohttp.ClientTimeout],
         renewed_by: Deadline,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request, and once more with other credentials where it is refused with a 401.
+        """Send a request, and after a 401 once more with renewed credentials.
 
-        `limits` are asked for each time; `renewed_by` is until when credentials are waited for.
+        `limits` is called for each of them; `renewed_by` limits the wait for credentials.
         """
-        with _foreign_errors_translated():
-            access = await self._usable(renewed_by)
+        with _translated_errors():
+            access = await self._current_access(renewed_by)
             async with await self._start(access, method, path, request, limits()) as response:
                 if response.status != HTTPStatus.UNAUTHORIZED:
                     yield response
                     return
-            # A 401 was not acted upon, so that asking again is safe, a write too.
-            others = await self._connection.credentials.renewed(access, renewed_by.left())
-            if not others or renewed_by.expired:
+            # The API server did not act on it, so a write can be sent again too.
+            renewed = await self._connection.credentials.renewed(access, renewed_by.left())
+            if not renewed or renewed_by.expired:
                 raise _refused()
-            access = await self._usable(renewed_by)
+            access = await self._current_access(renewed_by)
             async with await self._start(access, method, path, request, limits()) as response:
                 if response.status == HTTPStatus.UNAUTHORIZED:
                     raise _refused()
                 yield response
 
-    async def _usable(self, renewed_by: Deadline) -> Access:
+    async def _current_access(self, renewed_by: Deadline) -> Access:
         access = await self._connection.credentials.current(renewed_by.left())
-        # With no time left its answer could not be waited for.
+        # Without time left the answer would be too late.
         if access is None or renewed_by.expired:
-            raise NoCredentials("the credentials for the API server have ended", refused=False)
+            raise NoCredentials("the credentials for the API server have expired", refused=False)
         return access
 
     async def _start(
@@ -229,10 +234,10 @@ def _refused() -> NoCredentials:
 
 
 @contextmanager
-def _foreign_errors_translated() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
-    # A proxy refuses before it passes anything on.
+    # A proxy refuses before it forwards anything.
     except (
         aiohttp.ConnectionTimeoutError,
         aiohttp.ClientConnectorError,
@@ -244,7 +249,7 @@ def _foreign_errors_translated() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """What kept an answer away, for operators; the address is in their kubeconfig."""
+    """Return the cause for operators, without the address, which is in their kubeconfig."""
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=refused):
             why = getattr(refused, "verify_message", "") or type(refused).__name__
@@ -262,16 +267,16 @@ def _cause(error: Exception) -> str:
     return type(error).__name__
 
 
-def _encoded(body: Mapping[str, Any]) -> bytes:
-    """JSON that is YAML as well, as which Kubernetes reads an apply.
+def _encode(body: Mapping[str, Any]) -> bytes:
+    """Encode JSON that is valid YAML too: Kubernetes parses an apply as YAML.
 
-    YAML takes no escaped surrogates, and escapes where JSON may have the character itself.
+    YAML allows no escaped surrogates, and requires escapes that JSON does not.
     """
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
     return _ESCAPED_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
-def _json(content: bytes) -> dict[str, Any]:
+def _decode(content: bytes) -> dict[str, Any]:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

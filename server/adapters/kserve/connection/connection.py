@@ -1,7 +1,6 @@
-"""The connection to one API server, settled when the server starts.
+"""Open the connection to one API server, when the server starts.
 
-Which server, how it is verified, through which proxy and on whose behalf stays as it was; only the
-credentials of the one user change.
+Its address, TLS, proxy and impersonation stay the same; only the user's credentials are renewed.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from server.adapters.kserve.connection.yaml_document import ConfigurationUnusabl
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-_NO_TOKEN = re.compile(rb"[^!#$&'*+\-.^_`|~0-9A-Za-z]")
+_NOT_IN_HEADER_NAME = re.compile(rb"[^!#$&'*+\-.^_`|~0-9A-Za-z]")
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the API server is and how it is asked; `headers` impersonate."""
+    """The API server's address, and the way to it; `headers` impersonate."""
 
     server: str
     tls_server_name: str
@@ -51,31 +50,31 @@ class Connection:
 
 
 async def open_kubeconfig(paths: Sequence[Path], environment: Mapping[str, str]) -> Connection:
-    """Open what the current context of these kubeconfigs names, as kubectl would.
+    """Open the current context of these kubeconfigs, as kubectl would.
 
-    A credential plugin is run. Raises ConfigurationUnusable.
+    Runs its credential plugin. Raises ConfigurationUnusable.
     """
     return await _open(await asyncio.to_thread(lambda: select(load(paths))), environment)
 
 
-async def open_pod(environment: Mapping[str, str]) -> Connection:
-    """Open the cluster that this pod runs in, as its service account.
+async def open_in_cluster(environment: Mapping[str, str]) -> Connection:
+    """Open the API server of the cluster that this pod runs in, as its service account.
 
     Raises ConfigurationUnusable.
     """
-    at = "the pod's service account: "
+    field_path = "the pod's service account: "
     host = environment.get("KUBERNETES_SERVICE_HOST", "")
     port = environment.get("KUBERNETES_SERVICE_PORT", "")
     if not (host and port):
         raise ConfigurationUnusable(
-            f"{at}KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"
+            f"{field_path}KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be set"
         )
     cluster = Cluster(
-        at="the pod's service account",
+        field_path="the pod's service account",
         server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
         ca_file=SERVICE_ACCOUNT / "ca.crt",
     )
-    user = User(at="the pod's service account", token_file=SERVICE_ACCOUNT / "token")
+    user = User(field_path="the pod's service account", token_file=SERVICE_ACCOUNT / "token")
     return await _open(Selection(parse_server(cluster), cluster, user), environment)
 
 
@@ -94,13 +93,15 @@ async def _open(selection: Selection, environment: Mapping[str, str]) -> Connect
     def make_tls(certificate: tuple[bytes, bytes] | None) -> ssl.SSLContext | None:
         if not secure:
             return None
-        return tls_context(ca, insecure=cluster.insecure, at=cluster.at, certificate=certificate)
+        return tls_context(
+            ca, insecure=cluster.insecure, field_path=cluster.field_path, certificate=certificate
+        )
 
     connection = Connection(
         server=server.geturl(),
         tls_server_name=cluster.tls_server_name,
         proxy=proxy_for(cluster, server, environment),
-        headers=_impersonating(user.impersonation),
+        headers=_impersonation_headers(user.impersonation),
         credentials=Credentials(user, obtain, make_tls),
     )
     await connection.credentials.open()
@@ -108,7 +109,7 @@ async def _open(selection: Selection, environment: Mapping[str, str]) -> Connect
 
 
 def _cluster_for_plugins(cluster: Cluster, server: SplitResult, ca: bytes) -> dict[str, Any]:
-    """The cluster as an ExecCredential has it; empty fields are left out, as client-go does."""
+    """Return the cluster as in an ExecCredential, without empty fields as in client-go."""
     fields = {
         "server": server.geturl(),
         "tls-server-name": cluster.tls_server_name,
@@ -122,17 +123,17 @@ def _cluster_for_plugins(cluster: Cluster, server: SplitResult, ca: bytes) -> di
     }
 
 
-def _impersonating(who: Impersonation) -> list[tuple[str, str]]:
-    if not who.user:
+def _impersonation_headers(impersonation: Impersonation) -> list[tuple[str, str]]:
+    if not impersonation.user:
         return []
-    headers = [("Impersonate-User", who.user)]
-    headers += [("Impersonate-Uid", who.uid)] if who.uid else []
-    headers += [("Impersonate-Group", group) for group in who.groups]
-    for key, values in who.extra:
+    headers = [("Impersonate-User", impersonation.user)]
+    headers += [("Impersonate-Uid", impersonation.uid)] if impersonation.uid else []
+    headers += [("Impersonate-Group", group) for group in impersonation.groups]
+    for key, values in impersonation.extra:
         headers += [(f"Impersonate-Extra-{_escaped(key)}", value) for value in values]
     return headers
 
 
 def _escaped(key: str) -> str:
-    """An extra's key with percent signs for what RFC 7230 keeps out of a header's name."""
-    return _NO_TOKEN.sub(lambda found: b"%%%02X" % ord(found[0]), key.encode()).decode()
+    """Percent-encode the characters that RFC 7230 does not allow in a header's name."""
+    return _NOT_IN_HEADER_NAME.sub(lambda found: b"%%%02X" % ord(found[0]), key.encode()).decode()

@@ -1,4 +1,4 @@
-"""Who this server is to the API server, kept fresh."""
+"""Keep this server's credentials for the API server fresh."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from server.adapters.kserve.connection.kubeconfig import User, read
 from server.adapters.kserve.connection.tls import CertificateUnusable
 from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 
-# As client-go reads token files again: the kubelet renews them well before they end.
+# As often as client-go reads token files: the kubelet renews them well before they expire.
 READ_FILES_EVERY = 50.0
-# A plugin's credentials are renewed so long before they end, at most.
+# A plugin's credentials are renewed at most this long before they expire.
 RENEW_BEFORE = 60.0
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
@@ -29,22 +29,22 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a request carries. `renew_at` and `ends_at` are Unix times; None: never."""
+    """The credentials in a request. `renew_at` and `expires_at` are Unix times; None: never."""
 
     authorization: str | None = field(default=None, repr=False)
     certificate: tuple[bytes, bytes] | None = field(default=None, repr=False)
     renew_at: float | None = None
-    ends_at: float | None = None
+    expires_at: float | None = None
 
     def same_as(self, other: Identity) -> bool:
-        """Whether the API server would see the same."""
+        """Return whether the API server would see the same credentials."""
         mine = (self.authorization, self.certificate)
         return mine == (other.authorization, other.certificate)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """An identity, and the TLS context that shows its certificate; None for plain http."""
+    """An identity, and the TLS context with its certificate; None for plain http."""
 
     identity: Identity
     tls: ssl.SSLContext | None
@@ -56,10 +56,10 @@ MakeTls = Callable[[tuple[bytes, bytes] | None], ssl.SSLContext | None]
 class Credentials:
     """The credentials of one user.
 
-    Files are read again every READ_FILES_EVERY, a plugin is run again before what it printed ends,
-    and all is obtained anew after a 401. Then, and after a failure, the user's own kubeconfig is
-    read again too: the same user's credentials are taken from it and nothing else. A failure is
-    logged once and retried; what was obtained before stays until it ends.
+    Files are read again every READ_FILES_EVERY, a plugin runs again before its credentials expire,
+    and a 401 renews all of them. After a 401 or a failure the user's kubeconfig is read again too,
+    for the credentials of the same user and nothing else. A failure is logged once and retried;
+    the earlier credentials stay until they expire.
     """
 
     def __init__(
@@ -75,43 +75,47 @@ class Credentials:
         self._renewing: asyncio.Task[None] | None = None
         self._pause = 0.0
         self._not_before = 0.0
-        self._trouble = ""
+        self._error = ""
 
     async def open(self) -> None:
         """Obtain the first credentials. Raises ConfigurationUnusable."""
-        self._access = await self._obtained(self._user)
+        self._access = await self._obtain_access(self._user)
 
     async def close(self) -> None:
-        """End a plugin that runs."""
+        """Stop a running plugin."""
         if self._renewing:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
 
-    async def current(self, patience: float) -> Access | None:
-        """The credentials to use now; None where they have ended and no others come in time."""
-        access = self._opened()
-        if _passed(access.identity.renew_at):
+    async def current(self, seconds: float) -> Access | None:
+        """Return the credentials to use now.
+
+        None if they have expired and are not renewed within `seconds`.
+        """
+        access = self._opened
+        if _is_past(access.identity.renew_at):
             renewing = self._begin_renewal(refused=False)
-            if renewing and _passed(access.identity.ends_at):
-                await asyncio.wait([renewing], timeout=patience)
-        access = self._opened()
-        return None if _passed(access.identity.ends_at) else access
+            if renewing and _is_past(access.identity.expires_at):
+                await asyncio.wait([renewing], timeout=seconds)
+        access = self._opened
+        return None if _is_past(access.identity.expires_at) else access
 
-    async def renewed(self, refused: Access, patience: float) -> bool:
-        """Whether there are others than those that were refused, obtained anew if need be."""
-        if self._is_still(refused) and (renewing := self._begin_renewal(refused=True)):
-            await asyncio.wait([renewing], timeout=patience)
-        return not self._is_still(refused)
+    async def renewed(self, refused: Access, seconds: float) -> bool:
+        """Return whether there are other credentials than the refused ones, within `seconds`."""
+        if self._is_current(refused) and (renewing := self._begin_renewal(refused=True)):
+            await asyncio.wait([renewing], timeout=seconds)
+        return not self._is_current(refused)
 
-    def _is_still(self, access: Access) -> bool:
-        return self._opened().identity.same_as(access.identity)
+    def _is_current(self, access: Access) -> bool:
+        return self._opened.identity.same_as(access.identity)
 
+    @property
     def _opened(self) -> Access:
         assert self._access
         return self._access
 
     def _begin_renewal(self, *, refused: bool) -> asyncio.Task[None] | None:
-        """The renewal that runs, or a new one; None before the pause has passed."""
+        """Return the running renewal, or start one; None during the pause."""
         now = time.monotonic()
         if self._renewing and not self._renewing.done():
             return self._renewing
@@ -124,25 +128,25 @@ class Credentials:
         return self._renewing
 
     async def _renew(self, *, refused: bool) -> None:
-        user, trouble = self._user, ""
+        user, error = self._user, ""
         try:
-            # After a failure too: what failed may have been mended there.
-            if refused or self._trouble:
-                user, trouble = await asyncio.to_thread(_read_again, user)
-            self._access = await self._obtained(user)
+            # The kubeconfig may have been repaired since a failure.
+            if refused or self._error:
+                user, error = await asyncio.to_thread(_reload_user, user)
+            self._access = await self._obtain_access(user)
             self._user = user
             if not refused:
                 self._pause = 0.0
         except ConfigurationUnusable as e:
-            trouble = trouble or str(e)
+            error = error or str(e)
         except Exception as e:
-            trouble = trouble or type(e).__name__
+            error = error or type(e).__name__
             log.error("renewing credentials failed", exc_info=e)
         finally:
             self._not_before = time.monotonic() + self._pause
-        self._note(trouble)
+        self._log_error(error)
 
-    async def _obtained(self, user: User) -> Access:
+    async def _obtain_access(self, user: User) -> Access:
         identity = await self._obtain(user)
         old = self._access
         if old and old.identity.certificate == identity.certificate:
@@ -153,35 +157,35 @@ class Credentials:
             raise user.invalid("client-certificate", str(e)) from e
         return Access(identity, tls)
 
-    def _note(self, trouble: str) -> None:
-        """Log the first failure, whose words may differ each time, and the recovery."""
-        if trouble and not self._trouble:
-            log.warning("credentials cannot be renewed", why=trouble)
-        elif self._trouble and not trouble:
+    def _log_error(self, error: str) -> None:
+        """Log the first of several failures, whose texts may differ, and the recovery."""
+        if error and not self._error:
+            log.warning("credentials cannot be renewed", why=error)
+        elif self._error and not error:
             log.info("credentials are renewed again")
-        self._trouble = trouble
+        self._error = error
 
 
 async def identity_of(
     user: User, cluster: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Identity:
-    """Obtain a user's credentials as kubectl would, in its order; plugins are given `cluster`.
+    """Obtain a user's credentials in kubectl's order; a plugin may read `cluster`.
 
     Raises ConfigurationUnusable.
     """
     if user.uses_plugin:
         assert user.exec
-        return _printed(await user.exec.run(cluster, environment))
+        return _plugin_identity(await user.exec.run(cluster, environment))
     return await asyncio.to_thread(_read_identity, user)
 
 
-def _printed(credential: ExecCredential) -> Identity:
+def _plugin_identity(credential: ExecCredential) -> Identity:
     authorization = f"Bearer {credential.token}" if credential.token else None
     if credential.expires_at is None:
         return Identity(authorization, credential.certificate)
-    now, ends_at = time.time(), credential.expires_at.timestamp()
-    ahead = min(RENEW_BEFORE, (ends_at - now) / 5)
-    return Identity(authorization, credential.certificate, max(now, ends_at - ahead), ends_at)
+    now, expires_at = time.time(), credential.expires_at.timestamp()
+    ahead = min(RENEW_BEFORE, (expires_at - now) / 5)
+    return Identity(authorization, credential.certificate, max(now, expires_at - ahead), expires_at)
 
 
 def _read_identity(user: User) -> Identity:
@@ -197,24 +201,24 @@ def _read_identity(user: User) -> Identity:
     return Identity(authorization, certificate, renew_at)
 
 
-def _read_again(user: User) -> tuple[User, str]:
-    """The user by the credentials that its kubeconfig has now, and what is wrong, if anything.
+def _reload_user(user: User) -> tuple[User, str]:
+    """Return the user with the credentials that its kubeconfig has now, and an error or "".
 
-    It stays as it was where the file has none of it any longer, and acts as whom it acted before.
+    The user stays the same if the file no longer has it, and its impersonation stays in any case.
     """
     if user.origin is None:
         return user, ""
     try:
         found = read(user.origin).users.get(user.name)
         if found is None:
-            return user, f"{user.at}: the user is gone"
+            return user, f"{user.field_path}: the user is gone"
         found.check()
     except ConfigurationUnusable as e:
         return user, str(e)
     if not found.has_credentials:
-        return user, f"{user.at}: must have credentials"
+        return user, f"{user.field_path}: must have credentials"
     return replace(found, impersonation=user.impersonation), ""
 
 
-def _passed(moment: float | None) -> bool:
-    return moment is not None and time.time() >= moment
+def _is_past(time_: float | None) -> bool:
+    return time_ is not None and time.time() >= time_

@@ -1,4 +1,4 @@
-"""Credential plugins: a program that prints an ExecCredential."""
+"""Run credential plugins: programs that print an ExecCredential."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from server.domain.rollout.container_output import OutputGate, gate_for
 RUN_TIMEOUT = 30.0
 LARGEST_OUTPUT = 2**20
 _LONGEST_LINE = 200
-# More of a line is not searched for secrets, which takes time, and not shown either.
+# Only this much of a line is searched for secrets, and shown.
 _LONGEST_SEARCHED = 1000
 _STDERR_KEPT = 2**13
 _READ_SIZE = 2**16
@@ -37,7 +37,7 @@ _RFC3339 = re.compile(
 )
 _NEVER, _IF_AVAILABLE, _ALWAYS = "Never", "IfAvailable", "Always"
 
-# What may be a secret in the words of a plugin: a token by its looks, or a value by its name.
+# Possible secrets in a plugin's output: tokens by their form, values by their name.
 _TOKEN = re.compile(
     r"eyJ[\w.+/=-]+"
     r"|\b(?=[\w+=-]*\d)(?=[\w+=-]*[a-z])(?=[\w+=-]*[A-Z])[\w+=-]{20,}"
@@ -53,7 +53,7 @@ _NAMED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ExecCredential:
-    """What a plugin printed; `certificate` and its key are PEM."""
+    """A plugin's credentials; `certificate` and its key are PEM."""
 
     token: str = field(repr=False)
     certificate: tuple[bytes, bytes] | None = field(repr=False)
@@ -62,12 +62,12 @@ class ExecCredential:
 
 @dataclass(frozen=True, slots=True)
 class ExecPlugin:
-    """A user's `exec`; `command` is absolute, or a name to look for on the PATH.
+    """A user's `exec`; `command` is absolute, or a name to find on the PATH.
 
-    `at` names it in messages.
+    `field_path` names it in messages.
     """
 
-    at: str
+    field_path: str
     command: str
     args: tuple[str, ...] = field(default=(), repr=False)
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -77,7 +77,7 @@ class ExecPlugin:
     interactive_mode: str = ""
 
     def check(self) -> None:
-        """Raise ConfigurationUnusable for what kubectl refuses before it runs the plugin."""
+        """Raise ConfigurationUnusable for settings with which kubectl runs no plugin."""
         if not self.command:
             raise self._invalid("command", "must be set")
         if self.api_version not in _VERSIONS:
@@ -92,10 +92,10 @@ class ExecPlugin:
     async def run(
         self, cluster: Mapping[str, Any], environment: Mapping[str, str]
     ) -> ExecCredential:
-        """Run the plugin without a terminal, and read what it prints.
+        """Run the plugin without a terminal, and parse its output.
 
-        `cluster` is what the plugin may know of the cluster; `environment` is this process's
-        own. Raises ConfigurationUnusable with the plugin's name and its last line on stderr.
+        `cluster` is passed to a plugin that asks for it; `environment` is this process's own.
+        Raises ConfigurationUnusable with the plugin's name and its last line on stderr.
         """
         if self.interactive_mode == _ALWAYS:
             raise self._invalid("interactiveMode", "Always needs a terminal, and there is none")
@@ -175,24 +175,24 @@ class ExecPlugin:
         )
 
     def _gate(self) -> OutputGate:
-        """What keeps back the values of the plugin's own settings."""
+        """Return the gate that redacts the values of the plugin's own settings."""
         flags = list(pairwise(self.args))
         flags += [(name, value) for name, _, value in (arg.partition("=") for arg in self.args)]
         return gate_for([*self.env, *flags])
 
     def _failed(self, problem: str) -> ConfigurationUnusable:
-        return ConfigurationUnusable(f"{self.at}: the plugin {self.command} {problem}")
+        return ConfigurationUnusable(f"{self.field_path}: the plugin {self.command} {problem}")
 
     def _invalid(self, field: str, problem: str) -> ConfigurationUnusable:
-        return ConfigurationUnusable(f"{self.at}.{field}: {problem}")
+        return ConfigurationUnusable(f"{self.field_path}.{field}: {problem}")
 
 
 @asynccontextmanager
 async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, IO[bytes]]]:
-    """A pipe for what a process writes.
+    """Open a pipe for a process's output.
 
-    One that asyncio makes itself keeps `wait` from ending while it is not read to its end, which a
-    child of the process may put off for ever.
+    With asyncio's own pipes `wait` does not end before they are read to their end, and a child of
+    the process may keep them open for ever.
     """
     reader = asyncio.StreamReader()
     ours, theirs = os.pipe()
@@ -227,13 +227,13 @@ async def _tail(stream: asyncio.StreamReader) -> bytes:
 
 
 def _line(text: bytes, gate: OutputGate) -> str:
-    """The last line that is not empty, without what may be a secret, cut."""
+    """Return the last line that is not empty, redacted and cut."""
     lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
     if not lines or (len(lines) == 1 and len(text) >= _STDERR_KEPT):
-        return ""  # of a line whose beginning is lost it is not known what stands there
+        return ""  # a line without its beginning cannot be redacted
     line = gate.shown(lines[-1])
     if len(line) > _LONGEST_SEARCHED:
-        # The word that is cut may be a secret, which its half does not look like.
+        # Drop the word that is cut: half a secret does not look like one.
         line = f"{line[:_LONGEST_SEARCHED].rpartition(' ')[0]} ..."
     shown = _NAMED.sub(r"\1***", _TOKEN.sub("***", line))
     return shown if len(shown) <= _LONGEST_LINE else f"{shown[:_LONGEST_LINE]}..."
@@ -244,7 +244,7 @@ def _expiration(status: Fields) -> datetime | None:
         return None
     text = status.string("expirationTimestamp")
     try:
-        # Of the many forms that Python reads kubectl takes this one.
+        # kubectl accepts only this one of the forms that Python parses.
         if _RFC3339.fullmatch(text):
             return datetime.fromisoformat(text)
     except ValueError:

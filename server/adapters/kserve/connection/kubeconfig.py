@@ -1,9 +1,9 @@
-"""Kubeconfig files, read and merged as kubectl does.
+"""Read and merge kubeconfig files as kubectl does.
 
-The Kubernetes Python client has a loader too. It takes the last file where kubectl takes the first,
-ignores impersonation, HTTPS_PROXY and NO_PROXY, sends a token over plain http, goes on as anonymous
-when a plugin fails, runs `./plugin` from its own working directory, keeps CA data in /tmp and dies
-of a token file that ends with a line break.
+The loader of the Kubernetes Python client differs from kubectl: it prefers the last file to the
+first, ignores impersonation, HTTPS_PROXY and NO_PROXY, sends a token over plain http, continues as
+anonymous when a plugin fails, runs `./plugin` in its own working directory, keeps CA data in /tmp,
+and fails on a token file that ends with a line break.
 The rules here are client-go's: tools/clientcmd (loader.go, validation.go, client_config.go).
 """
 
@@ -29,16 +29,16 @@ from server.adapters.kserve.connection.yaml_document import (
 
 LARGEST_KUBECONFIG = 2**23
 LARGEST_FILE = 2**20  # of a certificate, key or token
-# A header's value may have none of these, and Go refuses them too.
-_NO_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# A header's value must not have these characters; Go refuses them too.
+_NOT_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _EXEC_EXTENSION = "client.authentication.k8s.io/exec"
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """One entry of `clusters`; paths are absolute. `at` names it in messages."""
+    """One entry of `clusters`; paths are absolute. `field_path` names it in messages."""
 
-    at: str
+    field_path: str
     server: str
     tls_server_name: str = ""
     insecure: bool = False
@@ -49,23 +49,24 @@ class Cluster:
     exec_config: Any = None
 
     def ca(self) -> bytes:
-        """Read the certificates to verify the server with; empty: those of the system."""
+        """Read the certificates that verify the server; empty: those of the system."""
         if self.insecure and (self.ca_file or self.ca_data):
             raise ConfigurationUnusable(
-                f"{self.at}.insecure-skip-tls-verify: must not be set beside certificate-authority"
+                f"{self.field_path}.insecure-skip-tls-verify: must not be set beside"
+                " certificate-authority"
             )
         if self.ca_file and self.ca_data:
             raise ConfigurationUnusable(
-                f"{self.at}.certificate-authority: must not be set beside its -data"
+                f"{self.field_path}.certificate-authority: must not be set beside its -data"
             )
         if not self.ca_file:
             return self.ca_data
-        return _read_named(self.ca_file, f"{self.at}.certificate-authority")
+        return _read_entries_by_name(self.ca_file, f"{self.field_path}.certificate-authority")
 
 
 @dataclass(frozen=True, slots=True)
 class Impersonation:
-    """`as` and its brothers."""
+    """The user to act as: `as`, `as-uid`, `as-groups` and `as-user-extra`."""
 
     user: str = ""
     uid: str = ""
@@ -75,12 +76,12 @@ class Impersonation:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One entry of `users`; paths are absolute. `at` names it in messages.
+    """One entry of `users`; paths are absolute. `field_path` names it in messages.
 
-    `origin` and `name` say where it was read, if in a kubeconfig.
+    `origin` and `name` are the kubeconfig file and the name in it, if it was read from one.
     """
 
-    at: str
+    field_path: str
     name: str = ""
     origin: Path | None = None
     token: str = field(default="", repr=False)
@@ -97,39 +98,44 @@ class User:
 
     @property
     def has_certificate(self) -> bool:
-        """Whether a client certificate is given."""
+        """Whether there is a client certificate."""
         return bool(self.certificate_file or self.certificate_data)
 
     @property
     def has_token(self) -> bool:
-        """Whether a bearer token is given, in the kubeconfig or in a file."""
+        """Whether there is a bearer token, in the kubeconfig or in a file."""
         return bool(self.token or self.token_file)
 
     @property
     def has_credentials(self) -> bool:
-        """Whether the user has anything to identify itself with."""
+        """Whether there are credentials of any kind."""
         return bool(self.has_token or self.username or self.has_certificate or self.exec)
 
     @property
     def uses_plugin(self) -> bool:
-        """Whether the credentials come from a plugin: any others win."""
+        """Whether a plugin provides the credentials: all other kinds have priority."""
         return bool(self.exec) and not (self.has_token or self.username or self.has_certificate)
 
     def check(self) -> None:
-        """Raise ConfigurationUnusable for what kubectl refuses, and for auth-provider."""
+        """Raise ConfigurationUnusable for settings that kubectl refuses, and for auth-provider."""
         if self.auth_provider:
             raise self.invalid("auth-provider", "is not supported; use an exec plugin")
         if self.token and (self.username or self.password):
             raise self.invalid("token", "must not be set beside username or password")
-        if _NO_HEADER.search(self.token):
+        if _NOT_IN_HEADER.search(self.token):
             raise self.invalid("token", "must not have a line break or control character")
         if self.has_certificate:
             self._check_certificate()
-        who = self.impersonation
-        if (who.uid or who.groups or who.extra) and not who.user:
+        impersonated = self.impersonation
+        if (
+            impersonated.uid or impersonated.groups or impersonated.extra
+        ) and not impersonated.user:
             raise self.invalid("as", "must be set beside as-uid, as-groups or as-user-extra")
-        values = [value for _, values in who.extra for value in values]
-        if any(_NO_HEADER.search(value) for value in (who.user, who.uid, *who.groups, *values)):
+        values = [value for _, values in impersonated.extra for value in values]
+        if any(
+            _NOT_IN_HEADER.search(value)
+            for value in (impersonated.user, impersonated.uid, *impersonated.groups, *values)
+        ):
             raise self.invalid("as", "must not have a line break or control character")
         if self.exec:
             self.exec.check()
@@ -137,34 +143,42 @@ class User:
     def certificate(self) -> tuple[bytes, bytes]:
         """Read the client certificate and its key."""
         if self.certificate_file:
-            certificate = _read_named(self.certificate_file, f"{self.at}.client-certificate")
+            certificate = _read_entries_by_name(
+                self.certificate_file, f"{self.field_path}.client-certificate"
+            )
         else:
             certificate = self.certificate_data
         if self.key_file:
-            return certificate, _read_named(self.key_file, f"{self.at}.client-key")
+            return certificate, _read_entries_by_name(
+                self.key_file, f"{self.field_path}.client-key"
+            )
         return certificate, self.key_data
 
     def bearer_token(self) -> str:
-        """Read the bearer token; a file's content counts more than `token`, where it is usable."""
+        """Read the bearer token: of the file, or else `token` if the file is unusable."""
         if self.token_file is None:
             return self.token
         try:
-            token = _read_named(self.token_file, f"{self.at}.tokenFile").strip().decode()
+            token = (
+                _read_entries_by_name(self.token_file, f"{self.field_path}.tokenFile")
+                .strip()
+                .decode()
+            )
         except UnicodeDecodeError:
             token = ""
         except ConfigurationUnusable:
             if self.token:
                 return self.token
             raise
-        if token and not _NO_HEADER.search(token):
+        if token and not _NOT_IN_HEADER.search(token):
             return token
         if self.token:
             return self.token
         raise self.invalid("tokenFile", f"{self.token_file} must have one token")
 
     def invalid(self, field: str, problem: str) -> ConfigurationUnusable:
-        """Make the error that says what a field must be."""
-        return ConfigurationUnusable(f"{self.at}.{field}: {problem}")
+        """Return the error for a field, which says what it must be."""
+        return ConfigurationUnusable(f"{self.field_path}.{field}: {problem}")
 
     def _check_certificate(self) -> None:
         if self.certificate_file and self.certificate_data:
@@ -179,7 +193,7 @@ class User:
 class Context:
     """One entry of `contexts`."""
 
-    at: str
+    field_path: str
     cluster: str
     user: str
 
@@ -188,7 +202,7 @@ class Context:
 class Kubeconfig:
     """One file, or several merged."""
 
-    at: str
+    field_path: str
     current_context: str
     contexts: dict[str, Context]
     clusters: dict[str, Cluster]
@@ -197,7 +211,7 @@ class Kubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the current context names; a `server` with its path, without a slash at its end."""
+    """The current context; `server` keeps its path, without a slash at the end."""
 
     server: SplitResult
     cluster: Cluster
@@ -205,20 +219,20 @@ class Selection:
 
 
 def load(paths: Sequence[Path]) -> Kubeconfig:
-    """Read and merge files: what the first sets, counts. Files that are missing are left out.
+    """Read and merge files: the first one that sets a value wins. Missing files are skipped.
 
-    Raises ConfigurationUnusable where any file is not a kubeconfig.
+    Raises ConfigurationUnusable if a file is not a kubeconfig.
     """
     files: list[Kubeconfig] = []
     for path in dict.fromkeys(paths):
         with suppress(FileMissing):
             files.insert(0, read(path))  # in reverse, so that the first file writes last
-    at = f"kubeconfig {':'.join(map(str, paths))}: "
+    field_path = f"kubeconfig {':'.join(map(str, paths))}: "
     if not files:
-        raise ConfigurationUnusable(f"{at}there is no such file")
+        raise ConfigurationUnusable(f"{field_path}there is no such file")
     current = [file.current_context for file in files if file.current_context]
     return Kubeconfig(
-        at=at,
+        field_path=field_path,
         current_context=current[-1] if current else "",
         contexts={name: it for file in files for name, it in file.contexts.items()},
         clusters={name: it for file in files for name, it in file.clusters.items()},
@@ -230,44 +244,44 @@ def select(kubeconfig: Kubeconfig) -> Selection:
     """Resolve the current context. Raises ConfigurationUnusable."""
     name = kubeconfig.current_context
     if not name:
-        raise ConfigurationUnusable(f"{kubeconfig.at}current-context: must be set")
+        raise ConfigurationUnusable(f"{kubeconfig.field_path}current-context: must be set")
     context = kubeconfig.contexts.get(name)
     if context is None:
         raise ConfigurationUnusable(
-            f"{kubeconfig.at}current-context: there is no context {_shown(name)}"
+            f"{kubeconfig.field_path}current-context: there is no context {_quoted(name)}"
         )
     cluster = kubeconfig.clusters.get(context.cluster)
     if cluster is None:
         raise ConfigurationUnusable(
-            f"{context.at}.cluster: there is no cluster {_shown(context.cluster)}"
+            f"{context.field_path}.cluster: there is no cluster {_quoted(context.cluster)}"
         )
     server = parse_server(cluster)
     user = kubeconfig.users.get(context.user)
     if user is None:
         if server.scheme == "https":
             raise ConfigurationUnusable(
-                f"{context.at}.user: there is no user {_shown(context.user)}"
+                f"{context.field_path}.user: there is no user {_quoted(context.user)}"
             )
-        user = User(f"{context.at}.user")
+        user = User(f"{context.field_path}.user")
     user.check()
     if server.scheme == "https" and not user.has_credentials:
-        # kubectl asks for a name and a password at the terminal.
-        raise ConfigurationUnusable(f"{user.at}: must have credentials")
+        # kubectl would ask for a name and a password on the terminal.
+        raise ConfigurationUnusable(f"{user.field_path}: must have credentials")
     return Selection(server, cluster, user)
 
 
 def read(path: Path) -> Kubeconfig:
     """Read one file. Raises FileMissing, ConfigurationUnusable."""
-    at = f"kubeconfig {path}: "
+    field_path = f"kubeconfig {path}: "
     try:
         document = parse(read_file(path, LARGEST_KUBECONFIG))
     except FileMissing:
         raise
     except ConfigurationUnusable as e:
-        raise ConfigurationUnusable(f"{at}{e}") from e
+        raise ConfigurationUnusable(f"{field_path}{e}") from e
     if document is not None and not isinstance(document, dict):
-        raise ConfigurationUnusable(f"{at}must be a mapping")
-    fields = Fields(document, at)
+        raise ConfigurationUnusable(f"{field_path}must be a mapping")
+    fields = Fields(document, field_path)
     for name, wanted in (("apiVersion", "v1"), ("kind", "Config")):
         if fields.string(name) not in ("", wanted):
             raise fields.invalid(name, f"must be {wanted}")
@@ -278,18 +292,20 @@ def read(path: Path) -> Kubeconfig:
     path = path.absolute()
     folder = path.parent
     return Kubeconfig(
-        at=at,
+        field_path=field_path,
         current_context=fields.string("current-context"),
-        contexts=_named(fields, "contexts", "context", _context),
-        clusters=_named(fields, "clusters", "cluster", lambda f, _: _cluster(f, folder)),
-        users=_named(fields, "users", "user", lambda f, name: _user(f, name, path, folder)),
+        contexts=_entries_by_name(fields, "contexts", "context", _context),
+        clusters=_entries_by_name(fields, "clusters", "cluster", lambda f, _: _cluster(f, folder)),
+        users=_entries_by_name(
+            fields, "users", "user", lambda f, name: _user(f, name, path, folder)
+        ),
     )
 
 
 _Entry = TypeVar("_Entry")
 
 
-def _named(
+def _entries_by_name(
     fields: Fields, collection: str, kind: str, read_entry: Callable[[Fields, str], _Entry]
 ) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
@@ -302,20 +318,20 @@ def _named(
 
 
 def _extensions(fields: Fields) -> dict[str, Any]:
-    """What programs keep of their own, by their names."""
+    """Return the extensions, which are programs' own settings, by name."""
     return {e.string("name"): e.raw("extension") for e in fields.list_of_fields("extensions")}
 
 
 def _context(fields: Fields, _: str) -> Context:
-    # Read for their types alone, by which kubectl refuses the file.
+    # Read only to check their types: kubectl refuses a file with others.
     fields.string("namespace")
     _extensions(fields)
-    return Context(fields.at, cluster=fields.string("cluster"), user=fields.string("user"))
+    return Context(fields.field_path, cluster=fields.string("cluster"), user=fields.string("user"))
 
 
 def _cluster(fields: Fields, folder: Path) -> Cluster:
     return Cluster(
-        at=fields.at,
+        field_path=fields.field_path,
         server=fields.string("server"),
         tls_server_name=fields.string("tls-server-name"),
         insecure=fields.boolean("insecure-skip-tls-verify"),
@@ -331,7 +347,7 @@ def _user(fields: Fields, name: str, origin: Path, folder: Path) -> User:
     provider = fields.fields("auth-provider")
     _extensions(fields)
     return User(
-        at=fields.at,
+        field_path=fields.field_path,
         name=name,
         origin=origin,
         token=fields.string("token"),
@@ -356,8 +372,8 @@ def _user(fields: Fields, name: str, origin: Path, folder: Path) -> User:
 def _exec(fields: Fields, folder: Path) -> ExecPlugin:
     command = fields.string("command")
     return ExecPlugin(
-        at=fields.at,
-        # A name without a slash is looked for on the PATH.
+        field_path=fields.field_path,
+        # A name without a slash is on the PATH.
         command=str(_path(command, folder)) if "/" in command else command,
         args=fields.strings("args"),
         env=tuple((e.string("name"), e.string("value")) for e in fields.list_of_fields("env")),
@@ -372,7 +388,7 @@ def _path(text: str, folder: Path) -> Path | None:
     return folder / text if text else None
 
 
-def _read_named(path: Path, field: str) -> bytes:
+def _read_entries_by_name(path: Path, field: str) -> bytes:
     try:
         return read_file(path, LARGEST_FILE)
     except ConfigurationUnusable as e:
@@ -385,10 +401,10 @@ def parse_server(cluster: Cluster) -> SplitResult:
     Raises ConfigurationUnusable.
     """
     problem = ConfigurationUnusable(
-        f"{cluster.at}.server: must be a URL such as https://host:6443, with no user in it"
+        f"{cluster.field_path}.server: must be a URL such as https://host:6443, with no user in it"
     )
     if not cluster.server:
-        raise ConfigurationUnusable(f"{cluster.at}.server: must be set")
+        raise ConfigurationUnusable(f"{cluster.field_path}.server: must be set")
     if re.search(r"[\s\\]", cluster.server):
         raise problem
     try:
@@ -402,5 +418,5 @@ def parse_server(cluster: Cluster) -> SplitResult:
     return split._replace(path=path, query="", fragment="")
 
 
-def _shown(name: str) -> str:
+def _quoted(name: str) -> str:
     return repr(name[:64])

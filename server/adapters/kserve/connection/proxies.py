@@ -1,4 +1,4 @@
-"""Which proxy the API server is reached through, by the rules of Go's net/http."""
+"""Choose the proxy to the API server, by the rules of Go's net/http."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ _NAMES = {"http": ("HTTP_PROXY", "http_proxy"), "https": ("HTTPS_PROXY", "https_
 
 
 def proxy_for(cluster: Cluster, server: SplitResult, environment: Mapping[str, str]) -> str | None:
-    """The URL of the proxy, None: there is none. Raises ConfigurationUnusable.
+    """Return the URL of the proxy, or None. Raises ConfigurationUnusable.
 
-    The cluster's own proxy-url counts for any server; one of the environment never for loopback.
+    The cluster's own proxy-url applies to any server; a proxy of the environment never to loopback.
     """
     if cluster.proxy_url:
-        return _checked(cluster.proxy_url, f"{cluster.at}.proxy-url")
+        return _validated(cluster.proxy_url, f"{cluster.field_path}.proxy-url")
     names = _NAMES[server.scheme]
     name, proxy = next(((n, environment[n]) for n in names if environment.get(n)), ("", ""))
     no_proxy = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
-    if not proxy or _is_direct(server, no_proxy):
+    if not proxy or _bypasses_proxy(server, no_proxy):
         return None
-    return _checked(proxy if "://" in proxy else f"http://{proxy}", name)
+    return _validated(proxy if "://" in proxy else f"http://{proxy}", name)
 
 
-def _checked(proxy: str, at: str) -> str:
-    """The proxy's URL, which is not shown: it may have a password."""
+def _validated(proxy: str, field_path: str) -> str:
+    """Validate a proxy's URL. Messages do not show it: it may have a password."""
     try:
         split = urlsplit(proxy)
         usable = bool(split.hostname) and split.port != 0
     except ValueError:
-        raise ConfigurationUnusable(f"{at}: must be a URL") from None
+        raise ConfigurationUnusable(f"{field_path}: must be a URL") from None
     if split.scheme.startswith("socks"):
         raise ConfigurationUnusable(
-            f"{at}: must begin with http://, got {split.scheme}://: SOCKS proxies are not supported"
+            f"{field_path}: must begin with http://, got {split.scheme}://: SOCKS proxies are not"
+            " supported"
         )
     if split.scheme != "http" or not usable:
-        raise ConfigurationUnusable(f"{at}: must be a URL that begins with http://")
+        raise ConfigurationUnusable(f"{field_path}: must be a URL that begins with http://")
     return proxy
 
 
-def _is_direct(server: SplitResult, no_proxy: str) -> bool:
+def _bypasses_proxy(server: SplitResult, no_proxy: str) -> bool:
     host = (server.hostname or "").lower()
     port = server.port or _PORTS[server.scheme]
     address = _address(host)
@@ -58,7 +59,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def _matches(entry: str, host: str, address: _Address | None, port: int) -> bool:
-    """Whether an entry of NO_PROXY names the host: an address, a network, a domain, or `*`."""
+    """Return whether an entry of NO_PROXY, an address, network, domain or `*`, names the host."""
     if entry == "*":
         return True
     if "/" in entry:
@@ -66,11 +67,11 @@ def _matches(entry: str, host: str, address: _Address | None, port: int) -> bool
             return address is not None and address in ipaddress.ip_network(entry, strict=False)
         except ValueError:
             return False
-    name, wanted_port = _split_port(entry)
-    if wanted_port not in ("", str(port)):
+    name, entry_port = _split_port(entry)
+    if entry_port not in ("", str(port)):
         return False
-    if wanted := _address(name):
-        return address == wanted
+    if entry_address := _address(name):
+        return address == entry_address
     if address or not name:
         return False
     name = name.removeprefix("*")
@@ -90,6 +91,6 @@ def _address(host: str) -> _Address | None:
         address = ipaddress.ip_address(host)
     except ValueError:
         return None
-    # Go compares them as one.
+    # Go takes an IPv4-mapped address for the IPv4 address.
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address

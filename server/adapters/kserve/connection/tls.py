@@ -1,4 +1,4 @@
-"""How the API server is verified, and the client certificate shown to it."""
+"""Make the TLS context that verifies the API server and presents the client certificate."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _KEY = re.compile(
 
 
 def tls_context(
-    ca: bytes, *, insecure: bool, at: str, certificate: tuple[bytes, bytes] | None = None
+    ca: bytes, *, insecure: bool, field_path: str, certificate: tuple[bytes, bytes] | None = None
 ) -> ssl.SSLContext:
-    """Make a context that verifies as Go does; `ca` empty: by the system's certificates.
+    """Make a context that verifies as Go does; with the system's certificates if `ca` is empty.
 
-    `certificate` has a client certificate and its key. `at` names the cluster in messages.
-    Raises ConfigurationUnusable. It takes milliseconds, so not on the event loop.
+    `certificate` has a client certificate and its key. `field_path` names the cluster in messages.
+    Raises ConfigurationUnusable. It takes milliseconds: keep it off the event loop.
     """
-    context = _verifying(ca, at)
-    # Go asks for no strict profile, which the certificates of API servers often fail, takes any
-    # certificate that is given as a root, and looks at no common name.
+    context = _verifying(ca, field_path)
+    # Go accepts certificates that fail the strict profile, as those of API servers often do. It
+    # takes every given certificate as a root, and ignores common names.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.hostname_checks_common_name = False
@@ -40,13 +40,15 @@ def tls_context(
     return context
 
 
-def _verifying(ca: bytes, at: str) -> ssl.SSLContext:
+def _verifying(ca: bytes, field_path: str) -> ssl.SSLContext:
     if not ca:
         return ssl.create_default_context()
     certificates = b"\n".join(_CERTIFICATE.findall(ca)).decode("ascii", "replace")
-    problem = ConfigurationUnusable(f"{at}.certificate-authority: must have PEM certificates")
+    problem = ConfigurationUnusable(
+        f"{field_path}.certificate-authority: must have PEM certificates"
+    )
     if not certificates:
-        raise problem  # not to be verified by the system's instead
+        raise problem  # otherwise the system's certificates would verify it
     try:
         return ssl.create_default_context(cadata=certificates)
     except (ssl.SSLError, ValueError) as e:
@@ -54,7 +56,7 @@ def _verifying(ca: bytes, at: str) -> ssl.SSLContext:
 
 
 class CertificateUnusable(Exception):
-    """A client certificate or its key is none, or they do not fit."""
+    """A client certificate or its key cannot be parsed, or they do not match."""
 
 
 def _load(context: ssl.SSLContext, certificate: tuple[bytes, bytes]) -> None:
@@ -73,9 +75,9 @@ def _load(context: ssl.SSLContext, certificate: tuple[bytes, bytes]) -> None:
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[str]:
-    """A file for the length of a block: ssl reads keys from files only."""
+    """Write a file for the length of a block: ssl reads keys from files only."""
     if sys.platform == "linux":
-        # In memory, since a container may have no folder to write to.
+        # In memory: a container may have no writable folder.
         with open(os.memfd_create("client-certificate"), "wb") as file:  # noqa: PTH123
             file.write(content)
             file.flush()

@@ -1,4 +1,4 @@
-"""Documents that others wrote, read with types: kubeconfigs, and what credential plugins print."""
+"""Parse YAML and JSON documents with typed fields: kubeconfigs and output of credential plugins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConfigurationUnusable(Exception):
 
 
 class FileMissing(ConfigurationUnusable):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -32,7 +32,7 @@ def read_file(path: Path, limit: int) -> bytes:
     Raises FileMissing, or ConfigurationUnusable with the reason.
     """
     try:
-        # Without O_NONBLOCK a pipe would be waited for.
+        # Without O_NONBLOCK opening a pipe would block.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ConfigurationUnusable(f"{path} must be a regular file")
@@ -49,7 +49,7 @@ def read_file(path: Path, limit: int) -> bytes:
 def parse(content: bytes) -> Any:
     """Parse JSON, or the first document of YAML as kubectl reads it.
 
-    Raises ConfigurationUnusable with the reason, which quotes nothing of the content.
+    Raises ConfigurationUnusable; its message does not quote the content.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -70,8 +70,11 @@ def parse(content: bytes) -> Any:
 
 
 def parse_printed(content: bytes) -> Any:
-    """Parse what a program printed, as kubectl does: what begins with a brace is JSON and nothing
-    else, the rest as `parse` does. Raises ConfigurationUnusable with the reason."""
+    """Parse a program's output, as kubectl does.
+
+    Output that begins with a brace must be JSON; the rest is read as `parse` does. Raises
+    ConfigurationUnusable.
+    """
     if not content.lstrip().startswith(b"{"):
         return parse(content)
     try:
@@ -83,15 +86,16 @@ def parse_printed(content: bytes) -> Any:
 
 
 class Fields:
-    """The fields of one mapping. A missing field and null are the empty value of its type.
+    """The fields of one mapping. A missing field, or null, is the empty value of its type.
 
-    `at` names the mapping in messages. A field of another type raises ConfigurationUnusable.
+    `field_path` names the mapping in messages. A field of another type raises
+    ConfigurationUnusable.
     """
 
-    def __init__(self, value: Any, at: str) -> None:
+    def __init__(self, value: Any, field_path: str) -> None:
         if value is not None and not isinstance(value, dict):
-            raise ConfigurationUnusable(f"{at}: must be a mapping, got {_kind(value)}")
-        self.at = at
+            raise ConfigurationUnusable(f"{field_path}: must be a mapping, got {_kind(value)}")
+        self.field_path = field_path
         self._values: Mapping[Any, Any] = value or {}
 
     def names(self) -> Collection[Any]:
@@ -99,7 +103,7 @@ class Fields:
         return self._values.keys()
 
     def raw(self, name: str) -> Any:
-        """Get a field as it was parsed; None where it is missing."""
+        """Get a field as parsed; None if it is missing."""
         return self._values.get(name)
 
     def string(self, name: str) -> str:
@@ -112,7 +116,7 @@ class Fields:
 
     def data(self, name: str) -> bytes:
         """Get base64-encoded bytes."""
-        # As Go does, which ignores line breaks and nothing else.
+        # Go ignores line breaks, and nothing else.
         encoded = re.sub("[\r\n]", "", self.string(name))
         try:
             return base64.b64decode(encoded, validate=True)
@@ -134,20 +138,20 @@ class Fields:
 
     def fields(self, name: str) -> Fields:
         """Get a mapping."""
-        return Fields(self.raw(name), self._at(name))
+        return Fields(self.raw(name), self._path_of(name))
 
     def list_of_fields(self, name: str) -> Iterator[Fields]:
-        """Get a list of mappings; those with a name are named in messages by it."""
+        """Get a list of mappings; messages show the name of each, or else its index."""
         for i, item in enumerate(self._typed(name, list, "a list") or []):
             named = item.get("name") if isinstance(item, dict) else None
-            yield Fields(item, f"{self._at(name)}[{named if isinstance(named, str) else i}]")
+            yield Fields(item, f"{self._path_of(name)}[{named if isinstance(named, str) else i}]")
 
     def invalid(self, name: str, problem: str) -> ConfigurationUnusable:
-        """Make the error that says what a field must be."""
-        return ConfigurationUnusable(f"{self._at(name)}: {problem}")
+        """Return the error for a field, which says what it must be."""
+        return ConfigurationUnusable(f"{self._path_of(name)}: {problem}")
 
-    def _at(self, name: str) -> str:
-        return f"{self.at}{'' if self.at.endswith(' ') else '.'}{name}"
+    def _path_of(self, name: str) -> str:
+        return f"{self.field_path}{'' if self.field_path.endswith(' ') else '.'}{name}"
 
     def _typed(self, name: str, wanted: type, description: str) -> Any:
         value = self.raw(name)
@@ -157,7 +161,7 @@ class Fields:
 
 
 def _kind(value: Any) -> str:
-    """The type of a value, which itself may be a secret."""
+    """Return the type of a value; the value itself may be a secret."""
     match value:
         case None:
             return "null"
@@ -174,7 +178,7 @@ def _kind(value: Any) -> str:
 
 if TYPE_CHECKING:
     _SafeLoader = yaml.SafeLoader
-else:  # libyaml's is quicker by ten times
+else:  # libyaml's loader is ten times faster
     _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -80,7 +80,7 @@ async def test_an_answer_that_is_cut_is_unanswered(server: ScriptedServer, api: 
 async def test_an_answer_without_an_end_is_unanswered_and_not_kept(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "MOST_OF_ANSWER", 2**20)
+    monkeypatch.setattr(client, "LARGEST_ANSWER", 2**20)
     server.list_faults.append(without_end)
     with pytest.raises(Unanswered):
         await api.send("GET", PATH, timeout=60)

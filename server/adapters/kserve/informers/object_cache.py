@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ class Mirror:
         self._absent: set[Resource] = set()
         self._rights = AccountRights()
         self._output_policy = OutputPolicy(caller)
-        self._parse_caches: dict[ServiceKey, ParseCache] = {}
+        self._parse_caches: defaultdict[ServiceKey, ParseCache] = defaultdict(ParseCache)
         self._release = NEWEST
         # Of services as they are, by the time that the first of their parts comes.
         self._texts: dict[ServiceKey, dict[str, str]] = {}
@@ -82,7 +83,7 @@ class Mirror:
             knative_followed=self.follows_knative(key.namespace),
             release=self._release,
             output_policy=self._output_policy,
-            cache=self._parse_caches.setdefault(key, ParseCache()),
+            cache=self._parse_caches[key],
         )
 
     def follows_knative(self, namespace: str) -> bool:

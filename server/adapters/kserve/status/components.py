@@ -6,7 +6,7 @@ KServe's names for them, since a canary's Deployment has the same labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -85,6 +85,14 @@ class Workload:
     pods: tuple[Pod, ...]
     new_pods: tuple[Pod, ...]
 
+    def count_ready(self, now: datetime) -> tuple[int, int]:
+        """Count the ready pods: those that count as stable, and those that exited recently.
+
+        A probe may find the port open before the model is loaded, and again after each exit.
+        """
+        exited = [bool(p.stable_at(now)) for p in self.pods if p.is_ready]
+        return exited.count(False), exited.count(True)
+
 
 def component_specs(service: Object) -> Iterator[ComponentSpec]:
     """Yield the components of the spec, the predictor first."""
@@ -125,6 +133,26 @@ def workload_of(deployment: ParsedDeployment, observed: ObservedObjects) -> Work
     pods = tuple(p for p in parsed if p.controller in deployment.replica_sets)
     new = tuple(p for p in pods if p.controller == deployment.current_uid)
     return Workload(deployment, pods, new)
+
+
+def stable_at(workloads: Sequence[Workload], now: datetime) -> datetime | None:
+    """Return when the new pods will count as stable; None if none exited recently."""
+    pods = [p for w in workloads for p in w.new_pods if p.is_live]
+    return max((at for p in pods for at in p.stable_at(now)), default=None)
+
+
+def unavailable_since(workloads: Sequence[Workload], now: datetime) -> datetime:
+    """Return since when no pod is ready, as far as the cluster reports it."""
+    times = [
+        parse_time(p.conditions.get("Ready", {}).get("lastTransitionTime")) or p.created_at
+        for w in workloads
+        for p in w.pods
+    ]
+    for condition in (w.deployment.available_condition for w in workloads):
+        since = parse_time(condition.get("lastTransitionTime"))
+        if condition.get("status") == "False" and since:
+            times.append(since)
+    return min(now, max(times, default=now))
 
 
 def _parse_deployments(

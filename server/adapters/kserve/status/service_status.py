@@ -20,7 +20,6 @@ from server.adapters.kserve.status.knative.reconcile_warnings import (
     reconcile_warning,
 )
 from server.adapters.kserve.status.name_conflicts import foreign_knative_service
-from server.adapters.kserve.status.namespace_deletion import is_namespace_deleting
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
 from server.adapters.kserve.status.pods.redaction import gate_for_service, redacted_message
@@ -78,7 +77,14 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
         written_at=service.written_at,
         components=tuple(components),
         deleting=service.deleted_at is not None,
-        namespace_deleting=is_namespace_deleting(observed),
+        namespace_deleting=observed.cache.parse(
+            _is_namespace_deleting,
+            service,
+            observed.deployments,
+            observed.replica_sets,
+            observed.knative_services,
+            observed.revisions,
+        ),
         stop_asked=is_stop_requested(service.annotations) and _can_stop(observed),
         stopped=service.is_true("Stopped") and not observed.pods,
         reconciled="Ready" in service.conditions or service.mode == MODEL_MESH,
@@ -127,6 +133,21 @@ def status_of(
         components=tuple(c.shown for c in facts.components),
         conditions=tuple(conditions),
         last_transition_time=_last_transition_time(observed, decision),
+    )
+
+
+def _is_namespace_deleting(service: ParsedService, *children: tuple[Object, ...]) -> bool:
+    """Return whether an object was refused because the service's namespace is being deleted.
+
+    The informers do not follow namespaces. Controllers create deleted children again, and keep the
+    API server's refusal in their status. (Events are refused, too.)
+    """
+    message = f"in namespace {service.namespace} because it is being terminated"
+    objects = [service.obj, *(o for objects in children for o in objects)]
+    return any(
+        message in str(condition.get("message") or "")
+        for obj in objects
+        for condition in get_list(obj, "status", "conditions")
     )
 
 

@@ -8,12 +8,13 @@ from datetime import datetime
 
 from server.adapters.kserve.objects import Object, get_list, get_map
 from server.adapters.kserve.status.applied_template import is_applied
-from server.adapters.kserve.status.availability import count_ready, stable_at, unavailable_since
 from server.adapters.kserve.status.components import (
     ComponentSpec,
     ParsedDeployment,
     find_child,
     parsed_deployments,
+    stable_at,
+    unavailable_since,
     workload_of,
 )
 from server.adapters.kserve.status.diagnosis import pod_contexts, problems_of, recheck_at
@@ -62,7 +63,7 @@ def standard_facts(
     workloads = [workload_of(d, observed) for d in progress.deployments]
     first = progress.deployments[0]
     wanted = [w for w in workloads if w.deployment is first or w.deployment.replicas]
-    counts = [count_ready(w, now) for w in wanted]
+    counts = [w.count_ready(now) for w in wanted]
     available = min(stable for stable, _ in counts)
     recently_restarted = sum(recent for _, recent in counts)
     contexts = [pod_contexts(w, component, observed, now) for w in workloads]

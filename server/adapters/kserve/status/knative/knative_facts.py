@@ -9,8 +9,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from server.adapters.kserve.objects import get_condition, is_condition_true, parse_time
-from server.adapters.kserve.status.availability import count_ready, stable_at, unavailable_since
-from server.adapters.kserve.status.components import ComponentSpec, Workload, workload_of
+from server.adapters.kserve.status.components import (
+    ComponentSpec,
+    Workload,
+    stable_at,
+    unavailable_since,
+    workload_of,
+)
 from server.adapters.kserve.status.diagnosis import pod_contexts, problems_of, recheck_at
 from server.adapters.kserve.status.grace_periods import ACTIVATION, ADMISSION
 from server.adapters.kserve.status.knative.pinned_traffic import pinned_traffic
@@ -67,7 +72,7 @@ def knative_facts(
         r.ready and not (at and at <= now) for r, at in zip(found.routed, fail_times, strict=True)
     )
     routed = [workloads[r.deployment.uid] for r in found.routed if r.deployment]
-    counts = [count_ready(w, now) for w in routed]
+    counts = [w.count_ready(now) for w in routed]
     available = sum(stable for stable, _ in counts)
     recently_restarted = sum(recent for _, recent in counts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, TypeVar, TypeVarTuple
 
 from server.adapters.kserve.objects import Object
@@ -18,22 +19,30 @@ class ParseCache:
     """
 
     def __init__(self) -> None:
-        # The arguments are kept with the result: an id is only unique while its object lives.
-        self._results: dict[Any, tuple[list[Any], Any, Any]] = {}
+        self._results: dict[Any, tuple[tuple[Any, ...], Any]] = {}
         self._items: dict[Any, dict[int, tuple[Object, Any]]] = {}
 
     def parse(self, parser: Callable[[*Args], T], *args: *Args) -> T:
         """Return `parser(*args)`. A tuple among the arguments is compared item by item."""
-        ids = [[id(i) for i in arg] if isinstance(arg, tuple) else id(arg) for arg in args]
         cached = self._results.get(parser)
-        if cached is None or cached[0] != ids:
-            cached = self._results[parser] = (ids, args, parser(*args))
-        result: T = cached[2]
+        if cached is None or not _are_same(cached[0], args):
+            cached = self._results[parser] = (args, parser(*args))
+        result: T = cached[1]
         return result
 
     def parse_each(self, parser: Callable[[Object], T], objects: Sequence[Object]) -> tuple[T, ...]:
         """Return the result of each object; the results of other objects are dropped."""
+        # The object is kept with its result: an id is only unique while its object lives.
         cached = self._items.get(parser, {})
         items = {id(o): cached.get(id(o)) or (o, parser(o)) for o in objects}
         self._items[parser] = items
         return tuple(result for _, result in items.values())
+
+
+def _are_same(cached: tuple[Any, ...], args: tuple[Any, ...]) -> bool:
+    for old, new in zip(cached, args, strict=True):
+        if old is new:
+            continue
+        if not isinstance(new, tuple) or len(old) != len(new) or not all(map(is_, old, new)):
+            return False
+    return True

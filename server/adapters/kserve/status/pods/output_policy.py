@@ -116,7 +116,9 @@ def _readable(
         for variable in get_list(container, "env")
     )
     namespace = str(get_map(owner, "metadata").get("namespace", ""))
-    return ReadableSecrets(namespace, tuple(variables), tuple(filter(None, dict.fromkeys(secrets))))
+    return ReadableSecrets(
+        namespace, tuple(dict.fromkeys(variables)), tuple(filter(None, dict.fromkeys(secrets)))
+    )
 
 
 def _describe_secret(container: Object, spec: Object, *, has_token: bool) -> str:

@@ -201,7 +201,9 @@ def _parser(
         try:
             return deserializer(raw) if deserializer else raw
         except DecodeError:
-            error = FieldInvalid([FieldViolation("request", "must be this method's message")])
+            error = FieldInvalid(
+                [FieldViolation("request", "must be the protobuf message of this method")]
+            )
             if streamed:
                 raise error from None
             return error

@@ -35,24 +35,24 @@ class ModelService:
         self._responses = responses
 
     async def Deploy(self, request: pb.DeployRequest, call: Call) -> bytes:  # noqa: N802
-        """See the contract."""
+        """Serve the RPC."""
         applied = await self._deployer.deploy(call, deploy_of(request))
         failpoints.reached("before-answer")
         return self._responses.deploy(applied)
 
     async def Get(self, request: pb.GetRequest, call: Call) -> bytes:  # noqa: N802
-        """See the contract."""
+        """Serve the RPC."""
         key, rollout = ServiceKey(request.namespace, request.name), rollout_of(request.rollout_id)
         service = await self._reader.get(call, key, rollout)
         return self._responses.get(service)
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:  # noqa: N802
-        """See the contract."""
+        """Serve the RPC."""
         listed = await self._reader.list(call, listing_of(request))
         return await self._responses.list(listed)
 
     async def Delete(self, request: pb.DeleteRequest, call: Call) -> bytes:  # noqa: N802
-        """See the contract."""
+        """Serve the RPC."""
         service = await self._deployer.delete(
             call, delete_of(request), allow_missing=request.allow_missing
         )
@@ -61,7 +61,7 @@ class ModelService:
     async def WatchStatus(  # noqa: N802
         self, request: pb.WatchStatusRequest, call: Call
     ) -> AsyncIterator[bytes]:
-        """See the contract."""
+        """Serve the RPC."""
         watch = watch_of(request)
         async with aclosing(self._watcher.watch(call, watch)) as events:
             async for event in events:

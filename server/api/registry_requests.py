@@ -115,7 +115,7 @@ def deployment_filter_of(request: pb.ListModelDeploymentsRequest) -> DeploymentF
 def _version_state_of(number: int) -> VersionState | None:
     known = resources_pb.ModelVersion.State.DESCRIPTOR.values_by_number
     if number not in known:
-        raise _invalid("version.state", f"must be a state of this contract, got {number}")
+        raise _invalid("version.state", f"must be a known state, got {number}")
     return VersionState(known[number].name.removeprefix("STATE_")) if number else None
 
 

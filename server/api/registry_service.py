@@ -56,7 +56,7 @@ class RegistryService:
     async def CreateRegisteredModel(
         self, request: pb.CreateRegisteredModelRequest, call: Call
     ) -> pb.CreateRegisteredModelResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key, content = model_key_of(request.model), model_content_of(request.model)
         model = await self._models.create(call, key, content)
         return pb.CreateRegisteredModelResponse(model=model_message(model))
@@ -64,14 +64,14 @@ class RegistryService:
     async def GetRegisteredModel(
         self, request: pb.GetRegisteredModelRequest, call: Call
     ) -> pb.GetRegisteredModelResponse:
-        """See the contract."""
+        """Serve the RPC."""
         model = await self._models.get(call, ModelKey(request.project, request.name))
         return pb.GetRegisteredModelResponse(model=model_message(model))
 
     async def ListRegisteredModels(
         self, request: pb.ListRegisteredModelsRequest, call: Call
     ) -> pb.ListRegisteredModelsResponse:
-        """See the contract."""
+        """Serve the RPC."""
         read, size = (
             partial(self._models.list, call, request.project),
             page_size_of(request.page_size),
@@ -82,7 +82,7 @@ class RegistryService:
     async def UpdateRegisteredModel(
         self, request: pb.UpdateRegisteredModelRequest, call: Call
     ) -> pb.UpdateRegisteredModelResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key, change = model_key_of(request.model), model_change_of(request)
         model = await self._models.update(call, key, change)
         return pb.UpdateRegisteredModelResponse(model=model_message(model))
@@ -90,7 +90,7 @@ class RegistryService:
     async def DeleteRegisteredModel(
         self, request: pb.DeleteRegisteredModelRequest, call: Call
     ) -> pb.DeleteRegisteredModelResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key = ModelKey(request.project, request.name)
         await self._models.delete(call, key, etag=request.etag, allow_missing=request.allow_missing)
         return pb.DeleteRegisteredModelResponse()
@@ -98,7 +98,7 @@ class RegistryService:
     async def CreateModelVersion(
         self, request: pb.CreateModelVersionRequest, call: Call
     ) -> pb.CreateModelVersionResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key, content = version_key_of(request.version), version_content_of(request.version)
         version = await self._versions.create(call, key, content)
         return pb.CreateModelVersionResponse(version=version_message(version))
@@ -106,7 +106,7 @@ class RegistryService:
     async def GetModelVersion(
         self, request: pb.GetModelVersionRequest, call: Call
     ) -> pb.GetModelVersionResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key = VersionKey(request.project, request.model, request.version)
         version = await self._versions.get(call, key)
         return pb.GetModelVersionResponse(version=version_message(version))
@@ -114,7 +114,7 @@ class RegistryService:
     async def ListModelVersions(
         self, request: pb.ListModelVersionsRequest, call: Call
     ) -> pb.ListModelVersionsResponse:
-        """See the contract."""
+        """Serve the RPC."""
         read = partial(self._versions.list, call, ModelKey(request.project, request.model))
         size = page_size_of(request.page_size)
         versions, token = await page_of(read, version_message, size, request.page_token)
@@ -123,7 +123,7 @@ class RegistryService:
     async def UpdateModelVersion(
         self, request: pb.UpdateModelVersionRequest, call: Call
     ) -> pb.UpdateModelVersionResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key, change = version_key_of(request.version), version_change_of(request)
         version = await self._versions.update(call, key, change)
         return pb.UpdateModelVersionResponse(version=version_message(version))
@@ -131,7 +131,7 @@ class RegistryService:
     async def DeleteModelVersion(
         self, request: pb.DeleteModelVersionRequest, call: Call
     ) -> pb.DeleteModelVersionResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key = VersionKey(request.project, request.model, request.version)
         await self._versions.delete(
             call, key, etag=request.etag, allow_missing=request.allow_missing
@@ -141,7 +141,7 @@ class RegistryService:
     async def CreateServingEnvironment(
         self, request: pb.CreateServingEnvironmentRequest, call: Call
     ) -> pb.CreateServingEnvironmentResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key = environment_key_of(request.environment)
         content = environment_content_of(request.environment)
         environment = await self._environments.create(call, key, content)
@@ -150,7 +150,7 @@ class RegistryService:
     async def GetServingEnvironment(
         self, request: pb.GetServingEnvironmentRequest, call: Call
     ) -> pb.GetServingEnvironmentResponse:
-        """See the contract."""
+        """Serve the RPC."""
         environment = await self._environments.get(
             call, EnvironmentKey(request.project, request.name)
         )
@@ -159,7 +159,7 @@ class RegistryService:
     async def ListServingEnvironments(
         self, request: pb.ListServingEnvironmentsRequest, call: Call
     ) -> pb.ListServingEnvironmentsResponse:
-        """See the contract."""
+        """Serve the RPC."""
         read = partial(self._environments.list, call, request.project)
         size = page_size_of(request.page_size)
         environments, token = await page_of(read, environment_message, size, request.page_token)
@@ -168,7 +168,7 @@ class RegistryService:
     async def UpdateServingEnvironment(
         self, request: pb.UpdateServingEnvironmentRequest, call: Call
     ) -> pb.UpdateServingEnvironmentResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key, change = environment_key_of(request.environment), environment_change_of(request)
         environment = await self._environments.update(call, key, change)
         return pb.UpdateServingEnvironmentResponse(environment=environment_message(environment))
@@ -176,7 +176,7 @@ class RegistryService:
     async def DeleteServingEnvironment(
         self, request: pb.DeleteServingEnvironmentRequest, call: Call
     ) -> pb.DeleteServingEnvironmentResponse:
-        """See the contract."""
+        """Serve the RPC."""
         key = EnvironmentKey(request.project, request.name)
         await self._environments.delete(
             call, key, etag=request.etag, allow_missing=request.allow_missing
@@ -186,14 +186,14 @@ class RegistryService:
     async def GetModelDeployment(
         self, request: pb.GetModelDeploymentRequest, call: Call
     ) -> pb.GetModelDeploymentResponse:
-        """See the contract."""
+        """Serve the RPC."""
         deployment = await self._deployments.get(call, request.project, request.id)
         return pb.GetModelDeploymentResponse(deployment=deployment_message(deployment))
 
     async def ListModelDeployments(
         self, request: pb.ListModelDeploymentsRequest, call: Call
     ) -> pb.ListModelDeploymentsResponse:
-        """See the contract."""
+        """Serve the RPC."""
         read = partial(self._deployments.list, call, deployment_filter_of(request))
         size, token = page_size_of(request.page_size), request.page_token
         deployments, token = await page_of(read, listed_deployment_message, size, token)

@@ -96,7 +96,7 @@ def states_of(numbers: Iterable[int], states: EnumDescriptor) -> Iterator[str]:
     """Return the names of a request's `states`, without the enum's prefix."""
     for index, number in enumerate(numbers):
         if not number or number not in states.values_by_number:
-            why = f"must be a state of this contract, got {number}"
+            why = f"must be a known state, got {number}"
             raise _invalid(f"states[{index}]", why)
         yield states.values_by_number[number].name.removeprefix("STATE_")
 
@@ -118,9 +118,9 @@ def _check_watch(request: pb.WatchStatusRequest) -> None:
     if request.until not in _UNTIL:
         raise _invalid("until", f"must be UNTIL_READY, UNTIL_GONE or unset, got {request.until}")
     if request.until and not request.name:
-        raise _invalid("name", "must be set with until")
+        raise _invalid("name", "must be set when until is set")
     if request.label_selector and request.name:
-        raise _invalid("label_selector", "must not be set beside a name")
+        raise _invalid("label_selector", "must be empty when name is set")
 
 
 def _heartbeat_of(request: pb.WatchStatusRequest) -> timedelta:

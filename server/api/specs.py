@@ -34,7 +34,9 @@ def options_of(message: pb.InferenceServiceSpec, path: str) -> ServingOptions:
     """Convert a spec at `path` without a predictor. Raises FieldInvalid as spec_of does, and for a
     predictor."""
     if message.WhichOneof("predictor"):
-        raise FieldInvalid([FieldViolation(f"{path}.predictor", "must not be set here")])
+        raise FieldInvalid(
+            [FieldViolation(f"{path}.predictor", "must be empty: a Deploy sets the predictor")]
+        )
     return ServingOptions(**_options_in(message, path))
 
 

@@ -1,1 +1,1 @@
-"""What ModelService does: deploying, deleting, viewing, watching."""
+"""The operations behind the RPCs, and the tasks that keep the watch cache and the records."""

@@ -1,1 +1,1 @@
-"""Models, versions and environments by name, and the records of what was deployed from them."""
+"""The registry: models, versions, environments, and the records of their deployments."""

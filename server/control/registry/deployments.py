@@ -1,4 +1,4 @@
-"""The records of deployments: what was deployed where, when, and what became of it."""
+"""Reads of the records of deployments."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from server.ports import Page, Registry, RegistryReading
 
 
 class Deployments:
-    """A record is read in its own project only."""
+    """Reads records, each in its own project only."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
     async def get(self, call: Call, project: str, deployment_id: str) -> ModelDeployment:
-        """The record. Raises FieldInvalid, DeploymentNotFound."""
+        """Return a record. Raises FieldInvalid, DeploymentNotFound."""
         check_deployment(project, deployment_id)
 
         async def work(tx: RegistryReading) -> ModelDeployment | None:
@@ -33,17 +33,17 @@ class Deployments:
         return record
 
     async def list(
-        self, call: Call, wanted: DeploymentFilter, size: int, page_token: str
+        self, call: Call, matching: DeploymentFilter, size: int, page_token: str
     ) -> Listed[ModelDeployment]:
-        """A page of the records that are wanted, newest first. Raises FieldInvalid,
+        """Return a page of the records that match a filter, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
-        check_filter(wanted)
-        # A set's order differs from process to process, and the next page may be another's.
-        others = replace(wanted, states=frozenset())
-        listing = Listing("deployments", *astuple(others), sorted(wanted.states))
+        check_filter(matching)
+        # The order of a set differs between the replicas that serve the pages.
+        others = replace(matching, states=frozenset())
+        listing = Listing("deployments", *astuple(others), sorted(matching.states))
         start = listing.start(page_token)
 
         async def work(tx: RegistryReading) -> Page[ModelDeployment]:
-            return await tx.deployments(wanted, size, start)
+            return await tx.deployments(matching, size, start)
 
         return listing.listed(await self._registry.read(work))

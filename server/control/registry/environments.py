@@ -1,4 +1,4 @@
-"""Serving environments: made, read, changed and deleted by name."""
+"""Serving environments: create, get, list, update and delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 
 
 class Environments:
-    """What an environment is changed to holds from the next Deploy on."""
+    """Manages environments. A change applies from the next Deploy on."""
 
     def __init__(self, registry: Registry, cache: WatchCache) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class Environments:
     async def create(
         self, call: Call, key: EnvironmentKey, content: EnvironmentContent
     ) -> ServingEnvironment:
-        """Make an environment. Raises FieldInvalid, AlreadyExists."""
+        """Create an environment. Raises FieldInvalid, AlreadyExists."""
         check_new(key, content, "environment")
         environment_id = str(uuid4())
 
@@ -44,14 +44,14 @@ class Environments:
         return await self._registry.write(work)
 
     async def get(self, call: Call, key: EnvironmentKey) -> ServingEnvironment:
-        """The environment. Raises FieldInvalid, EnvironmentNotFound."""
+        """Return an environment. Raises FieldInvalid, EnvironmentNotFound."""
         check_key(key)
         return await self._registry.read(lambda tx: environment_of(tx, key))
 
     async def list(
         self, call: Call, project: str, size: int, page_token: str
     ) -> Listed[ServingEnvironment]:
-        """A page of a project's environments, newest first. Raises FieldInvalid,
+        """Return a page of a project's environments, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_project(project)
         listing = Listing("environments", project)
@@ -65,7 +65,7 @@ class Environments:
     async def update(
         self, call: Call, key: EnvironmentKey, change: Change[EnvironmentContent]
     ) -> ServingEnvironment:
-        """Change an environment. Raises FieldInvalid, EnvironmentNotFound, EtagMismatch,
+        """Update an environment. Raises FieldInvalid, EnvironmentNotFound, EtagMismatch,
         EnvironmentNamespaceFixed."""
         check_change(key, change, "environment")
 

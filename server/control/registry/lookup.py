@@ -1,7 +1,7 @@
-"""What a name stands for in one transaction; what there is none of raises its own error.
+"""Lookups by name in one transaction, which raise an error for an unknown name.
 
-A transaction that writes asks for the model before its version, and for the version before an
-environment, so that no two wait for one another.
+A transaction that writes reads, and so locks, a model before its version and a version before an
+environment. So no two wait for one another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from server.ports import RegistryReading
 
 
 async def model_of(registry: RegistryReading, key: ModelKey) -> RegisteredModel:
-    """The model. Raises ModelNotFound."""
+    """Return a model. Raises ModelNotFound."""
     model = await registry.model(key)
     if model is None:
         raise ModelNotFound(f"there is no {key}", project=key.project, model=key.name)
@@ -31,7 +31,7 @@ async def model_of(registry: RegistryReading, key: ModelKey) -> RegisteredModel:
 
 
 async def version_of(registry: RegistryReading, key: VersionKey) -> ModelVersion:
-    """The version of a model that is there. Raises VersionNotFound."""
+    """Return a version of an existing model. Raises VersionNotFound."""
     version = await registry.version(key)
     if version is None:
         raise VersionNotFound(
@@ -41,7 +41,7 @@ async def version_of(registry: RegistryReading, key: VersionKey) -> ModelVersion
 
 
 async def environment_of(registry: RegistryReading, key: EnvironmentKey) -> ServingEnvironment:
-    """The environment. Raises EnvironmentNotFound."""
+    """Return an environment. Raises EnvironmentNotFound."""
     environment = await registry.environment(key)
     if environment is None:
         raise EnvironmentNotFound(f"there is no {key}", project=key.project, environment=key.name)

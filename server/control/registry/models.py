@@ -1,4 +1,4 @@
-"""Registered models: made, read, changed and deleted by name."""
+"""Registered models: create, get, list, update and delete."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 
 
 class Models:
-    """A default version is READY, or there is none: also when others write at the same time."""
+    """Manages models. A default version is READY, also under concurrent writes."""
 
     def __init__(self, registry: Registry, cache: WatchCache) -> None:
         self._registry = registry
         self._cache = cache
 
     async def create(self, call: Call, key: ModelKey, content: ModelContent) -> RegisteredModel:
-        """Register a model. Raises FieldInvalid, AlreadyExists."""
+        """Create a model. Raises FieldInvalid, AlreadyExists."""
         check_new(key, content, "model")
         model_id = str(uuid4())
 
@@ -42,14 +42,15 @@ class Models:
         return await self._registry.write(work)
 
     async def get(self, call: Call, key: ModelKey) -> RegisteredModel:
-        """The model. Raises FieldInvalid, ModelNotFound."""
+        """Return a model. Raises FieldInvalid, ModelNotFound."""
         check_key(key)
         return await self._registry.read(lambda tx: model_of(tx, key))
 
     async def list(
         self, call: Call, project: str, size: int, page_token: str
     ) -> Listed[RegisteredModel]:
-        """A page of a project's models, newest first. Raises FieldInvalid, PageTokenInvalid."""
+        """Return a page of a project's models, newest first. Raises FieldInvalid,
+        PageTokenInvalid."""
         check_project(project)
         listing = Listing("models", project)
         start = listing.start(page_token)
@@ -62,7 +63,7 @@ class Models:
     async def update(
         self, call: Call, key: ModelKey, change: Change[ModelContent]
     ) -> RegisteredModel:
-        """Change a model. Raises FieldInvalid, ModelNotFound, EtagMismatch, and of a new default
+        """Update a model. Raises FieldInvalid, ModelNotFound, EtagMismatch, and for a new default
         version VersionNotFound, VersionNotReady, VersionArchived."""
         check_change(key, change, "model")
 

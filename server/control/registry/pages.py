@@ -1,4 +1,4 @@
-"""Pages of a listing, and the tokens that lead from one to the next."""
+"""Pages of the registry's lists, and their page tokens."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _POSITIONS = range(2**63)
 
 @dataclass(frozen=True, slots=True)
 class Listed(Generic[Item]):
-    """One page. `token_after(n)` leads on from its first n items; empty: that is the end."""
+    """A page. `token_after(n)` is the token for the items after the first n; empty at the end."""
 
     items: Sequence[Item]
     token_after: Callable[[int], str]
 
 
 class Listing:
-    """A listing that page tokens belong to: they are refused for any other."""
+    """A list and its filters, which page tokens are bound to."""
 
-    def __init__(self, *what: object) -> None:
-        self._binding = fingerprint(what)
+    def __init__(self, *filters: object) -> None:
+        self._binding = fingerprint(filters)
 
     def start(self, page_token: str) -> int | None:
-        """The position that the token names; None: the beginning. Raises PageTokenInvalid."""
+        """Return the position of a page token; None for the beginning. Raises PageTokenInvalid."""
         if not page_token:
             return None
         match decode_token(page_token):
             case [self._binding, int(position)] if position in _POSITIONS:
                 return position
-        raise PageTokenInvalid("page_token is not from an earlier page of this same listing")
+        raise PageTokenInvalid("page_token must be from a list with the same filters")
 
     def listed(self, page: Page[Item]) -> Listed[Item]:
-        """The page with its tokens."""
+        """Return a page with its tokens."""
 
         def token_after(count: int) -> str:
             more = count < len(page.positions)

@@ -1,4 +1,4 @@
-"""What a change of something registered must not overrun."""
+"""Preconditions of changes to models, versions and environments."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MOST_NAMED = 5
 
 
 def require_current(thing: Registered, etag: str) -> None:
-    """Raise EtagMismatch where the caller has read another state of it."""
+    """Raise EtagMismatch if an etag is given and not the current one."""
     if etag and etag != thing.etag:
         raise EtagMismatch(thing.key)
 
 
 def require_ready(version: ModelVersion) -> None:
-    """Raise VersionNotReady or VersionArchived where it cannot be deployed."""
+    """Raise VersionNotReady or VersionArchived if the version cannot be deployed."""
     if version.state is VersionState.PENDING:
         raise VersionNotReady(f"{version.key} is PENDING: set its state to READY first")
     if version.state is VersionState.ARCHIVED:
@@ -28,11 +28,11 @@ def require_ready(version: ModelVersion) -> None:
 
 
 async def require_unused(registry: RegistryReading, cache: WatchCache, thing: Registered) -> None:
-    """Raise InUse where a service is deployed from it, on record or as it is seen."""
+    """Raise InUse if a service is deployed from it, by a record or by the service's labels."""
     users = {record.service for record in await registry.users(thing, MOST_NAMED + 1)}
-    # Somebody else's edit ends the record of a service, which runs on all the same.
-    everywhere = cache.services(ServiceKey(ALL, ""))
-    users |= {service.key for service in everywhere if uses(service, thing)}
+    # An edit by another writer ends the record of a service, which runs on.
+    services = cache.services(ServiceKey(ALL, ""))
+    users |= {service.key for service in services if uses(service, thing)}
     if not users:
         return
     named = ", ".join(map(str, sorted(users)[:MOST_NAMED]))

@@ -1,4 +1,4 @@
-"""Versions of registered models: added, read, changed and deleted by name."""
+"""Versions of registered models: create, get, list, update and delete."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 
 
 class Versions:
-    """What writes a version reads its model first: it stays, and so does its default."""
+    """Manages versions. A write reads, and so locks, the model first, with its default version."""
 
     def __init__(self, registry: Registry, cache: WatchCache) -> None:
         self._registry = registry
         self._cache = cache
 
     async def create(self, call: Call, key: VersionKey, content: VersionContent) -> ModelVersion:
-        """Add a version to a model. Raises FieldInvalid, ModelNotFound, AlreadyExists."""
+        """Create a version of a model. Raises FieldInvalid, ModelNotFound, AlreadyExists."""
         check_new(key, content, "version")
         version_id = str(uuid4())
 
@@ -44,7 +44,7 @@ class Versions:
         return await self._registry.write(work)
 
     async def get(self, call: Call, key: VersionKey) -> ModelVersion:
-        """The version. Raises FieldInvalid, ModelNotFound, VersionNotFound."""
+        """Return a version. Raises FieldInvalid, ModelNotFound, VersionNotFound."""
         check_key(key)
 
         async def work(tx: RegistryReading) -> ModelVersion:
@@ -56,7 +56,7 @@ class Versions:
     async def list(
         self, call: Call, model: ModelKey, size: int, page_token: str
     ) -> Listed[ModelVersion]:
-        """A page of a model's versions, newest first. Raises FieldInvalid, PageTokenInvalid,
+        """Return a page of a model's versions, newest first. Raises FieldInvalid, PageTokenInvalid,
         ModelNotFound."""
         check_key(model)
         listing = Listing("versions", *model)
@@ -71,7 +71,7 @@ class Versions:
     async def update(
         self, call: Call, key: VersionKey, change: Change[VersionContent]
     ) -> ModelVersion:
-        """Change a version; one that is archived is no longer its model's default. Raises
+        """Update a version; one that is not READY is no longer its model's default. Raises
         FieldInvalid, ModelNotFound, VersionNotFound, EtagMismatch."""
         check_change(key, change, "version")
 
@@ -89,7 +89,7 @@ class Versions:
         return await self._registry.write(work)
 
     async def delete(self, call: Call, key: VersionKey, *, etag: str, allow_missing: bool) -> None:
-        """Delete a version, which then is no default either. Raises FieldInvalid, ModelNotFound,
+        """Delete a version, also as its model's default. Raises FieldInvalid, ModelNotFound,
         VersionNotFound, EtagMismatch, InUse."""
         check_key(key)
 

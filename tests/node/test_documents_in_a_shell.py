@@ -25,7 +25,7 @@ def test_the_prediction_of_the_api_document(
     script = script.replace("kubectl get", f"kubectl -n {namespace} get")
     programs = {node_lab.programs[name].parent for name in ("grpcurl", "kubectl")}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script.replace("localhost:50051", server.address)],
+        ["bash", "-eo", "pipefail", "-c", script.replace("localhost:50051", server.address)],
         capture_output=True,
         text=True,
         timeout=300,

@@ -205,14 +205,14 @@ async def test_an_inference_service_is_not_parsed_again_where_only_its_pods_chan
     await server.put(SERVICES, service(generation=1))
     async with followed(api) as told:
         await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        before = told.feed.parsed(IRIS)
+        before = told.feed.mirror.parsed(IRIS)
         await server.put(PODS, labelled("pod-1"))
         await eventually(lambda: _has_pods(told.feed), PATIENCE_SECONDS)
-        assert told.feed.parsed(IRIS) is before
+        assert told.feed.mirror.parsed(IRIS) is before
 
         await server.put(SERVICES, service(generation=2))
         await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS)
-        assert told.feed.parsed(IRIS) is not before
+        assert told.feed.mirror.parsed(IRIS) is not before
 
 
 def _has_pods(feed: StatusFeed) -> bool:

@@ -72,7 +72,7 @@ class ConflictRetry:
         async with self._turn(key, deadline):
             self._require_reachable()
             with suppress(StaleObject):
-                return await attempt(CurrentObject(self._feed.parsed(key), live=False))
+                return await attempt(CurrentObject(self._feed.mirror.parsed(key), live=False))
             for nth in range(TRIES):
                 obj = await self._client.get(key, deadline)
                 with suppress(StaleObject):

@@ -17,6 +17,7 @@ from server.adapters.kserve.informers.collections import (
 from server.adapters.kserve.informers.service_cache import HeldServices, key_of
 from server.adapters.kserve.informers.text_interning import long_texts, share_texts
 from server.adapters.kserve.informers.watch_stream import WatchEvent
+from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
 from server.adapters.kserve.objects import Object, uid_of
 from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import ObservedObjects
@@ -60,9 +61,10 @@ class Mirror:
         """Every service there is."""
         return self._services.keys()
 
-    def service(self, key: ServiceKey) -> Object | None:
-        """Return the InferenceService, as last known."""
-        return self._services.get(key)
+    def parsed(self, key: ServiceKey) -> ParsedObject | None:
+        """Return the InferenceService as last known, parsed; None if there is none."""
+        service = self._services.get(key)
+        return self._parse_caches[key].parse(parse_object, service) if service else None
 
     def observed(self, key: ServiceKey) -> ObservedObjects | None:
         """A service with all that belongs to it, as last known."""

@@ -9,7 +9,7 @@ from datetime import datetime
 import structlog
 
 from server.adapters.kserve.informers.object_cache import Mirror
-from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object, service_of
+from server.adapters.kserve.manifests.object_parser import parse_object, service_of
 from server.adapters.kserve.objects import Object, name_of, rollout_of, uid_of
 from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
 from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
@@ -48,19 +48,12 @@ class _Memory:
     """
 
     uid: str
-    parsed: ParsedObject | None = None
     staleness: StalenessCheck = field(default_factory=StalenessCheck)
     sticky_failures: StickyFailures = field(default_factory=StickyFailures)
     pods: dict[str, Object] = field(default_factory=dict)
     ready_generation: int | None = None
     log_kept: LogRequest | None = None
     logs: dict[tuple[str, str], LogExcerpt] = field(default_factory=dict)
-
-    def parse(self, service: Object) -> ParsedObject:
-        """Parse the InferenceService once, however often its other objects change."""
-        if self.parsed is None or self.parsed.obj is not service:
-            self.parsed = parse_object(service)
-        return self.parsed
 
     def keep_log(self, wanted: LogRequest, log: LogExcerpt) -> None:
         """Keep the last log only, and of a run that said nothing the lines of the one before."""
@@ -126,14 +119,6 @@ class Deriving:
             )
             self._memories[key].keep_log(wanted, read)
 
-    def parsed(self, key: ServiceKey) -> ParsedObject | None:
-        """Return the cached InferenceService, parsed."""
-        service = self._mirror.service(key)
-        memory = self._memories.get(key)
-        if service is None or memory is None:
-            return parse_object(service) if service else None
-        return memory.parse(service)
-
     def derive(self, key: ServiceKey, now: datetime) -> Derived | None:
         """Derive the service for an answer; None where there is none, or nothing of it is
         understood. `report` gives the same while nothing changes."""
@@ -187,7 +172,7 @@ class Deriving:
         decision = _with_log(decision, lines)
         status = status_of(observed, facts, decision, memory.ready_generation)
         missing = None if memory.log_kept == wanted else wanted
-        service = memory.parse(observed.service).service(status)
+        service = observed.cache.parse(parse_object, observed.service).service(status)
         return Derived(service, decision.recheck_at, missing)
 
     def _remember(self, key: ServiceKey, observed: ObservedObjects, now: datetime) -> _Memory:

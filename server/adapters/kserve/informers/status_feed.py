@@ -18,7 +18,6 @@ from server.adapters.kserve.informers.log_fetcher import LogFetching
 from server.adapters.kserve.informers.object_cache import Mirror
 from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.service_views import Deriving
-from server.adapters.kserve.manifests.object_parser import ParsedObject
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.change_queue import ChangeQueue
@@ -77,10 +76,6 @@ class StatusFeed:
         if not self._synced:
             return None
         return timedelta(seconds=time.monotonic() - min(r.current_at for r in self._reflectors))
-
-    def parsed(self, key: ServiceKey) -> ParsedObject | None:
-        """Return the cached InferenceService, parsed; None if there is none."""
-        return self._deriving.parsed(key)
 
     def derive(self, key: ServiceKey) -> InferenceService | None:
         """The service as it is by all that is known now; None where there is none."""

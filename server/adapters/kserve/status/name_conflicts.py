@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.adapters.kserve.modes import KNATIVE, mode_of
 from server.adapters.kserve.names import KIND
 from server.adapters.kserve.objects import Object, controller_of, get_list, get_map, name_of, uid_of
 from server.adapters.kserve.status.components import component_specs, find_child
@@ -133,13 +132,12 @@ def _invalid_by_conflict(message: str) -> re.Match[str] | None:
 
 
 def foreign_knative_service(observed: ObservedObjects) -> NameConflict | None:
-    """Find a foreign Knative Service that KServe updates as if it were the component's own.
+    """Find, in Knative mode, a foreign Knative Service that KServe updates as if it were the
+    component's own.
 
     KServe does not become its controller, and so neither watches nor deletes it.
     """
     service = observed.service
-    if mode_of(service) != KNATIVE:
-        return None
     for component in component_specs(service):
         found = find_child(observed.knative_services, component.deployments[0])
         owner = _controller_name(found)

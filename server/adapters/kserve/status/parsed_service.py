@@ -92,7 +92,7 @@ def _parse(service: Object) -> ParsedService:
         if f"f:{STOP_ANNOTATION}" in get_map(e, "fieldsV1", "f:metadata", "f:annotations")
     )
     conditions = {str(c.get("type")): c for c in reversed(get_list(status, "conditions"))}
-    reconciles = [conditions.get(name, {}) for name in READY_CONDITIONS]
+    reconciles = [conditions[name] for name in READY_CONDITIONS if name in conditions]
     return ParsedService(
         obj=service,
         uid=rollout.uid,

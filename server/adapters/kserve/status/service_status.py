@@ -85,7 +85,7 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
             observed.knative_services,
             observed.revisions,
         ),
-        stop_asked=is_stop_requested(service.annotations) and _can_stop(observed),
+        stop_asked=is_stop_requested(service.annotations) and _can_stop(service, observed),
         stopped=service.is_true("Stopped") and not observed.pods,
         reconciled="Ready" in service.conditions or service.mode == MODEL_MESH,
         ready=ready,
@@ -94,10 +94,10 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
         updates_disabled=observed.release.disables_updates
         and service.annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
         and service.is_true("Ready"),
-        refusal=staleness.problem(observed, now) or _foreign_object_problem(observed),
+        refusal=staleness.problem(observed, now) or _foreign_object_problem(service, observed),
         warning="; ".join(filter(None, warnings)),
         problems=tuple(problems),
-        unsupported_mode=_unsupported_mode(observed),
+        unsupported_mode=_unsupported_mode(service, observed),
         recheck_at=min((at for at in recheck_times if at > now), default=None),
         controller_silent=staleness.is_controller_silent(observed),
         remaining=remaining_objects(observed),
@@ -132,7 +132,7 @@ def status_of(
         deployment_mode=present_name(str(service.status.get("deploymentMode") or "")),
         components=tuple(c.shown for c in facts.components),
         conditions=tuple(conditions),
-        last_transition_time=_last_transition_time(observed, decision),
+        last_transition_time=_last_transition_time(service, observed, decision),
     )
 
 
@@ -151,21 +151,20 @@ def _is_namespace_deleting(service: ParsedService, *children: tuple[Object, ...]
     )
 
 
-def _foreign_object_problem(observed: ObservedObjects) -> Problem | None:
-    conflict = foreign_knative_service(observed)
-    since = parse_service(observed).written_at + RECONCILE_ERROR
+def _foreign_object_problem(service: ParsedService, observed: ObservedObjects) -> Problem | None:
+    conflict = foreign_knative_service(observed) if service.mode == KNATIVE else None
+    since = service.written_at + RECONCILE_ERROR
     return Problem(conflict.failure(since), since) if conflict else None
 
 
-def _unsupported_mode(observed: ObservedObjects) -> str:
-    mode = parse_service(observed).mode
+def _unsupported_mode(service: ParsedService, observed: ObservedObjects) -> str:
+    mode = service.mode
     followed = observed.knative_followed if mode == KNATIVE else mode in ("", STANDARD)
     return "" if followed else mode
 
 
-def _can_stop(observed: ObservedObjects) -> bool:
+def _can_stop(service: ParsedService, observed: ObservedObjects) -> bool:
     """Return whether KServe obeys the stop annotation; if so it reports the condition Stopped."""
-    service = parse_service(observed)
     return (
         observed.release.stops_deployments
         or service.mode == KNATIVE
@@ -218,10 +217,12 @@ def _parse_conditions(service: ParsedService) -> list[Condition]:
     ]
 
 
-def _last_transition_time(observed: ObservedObjects, decision: Decision) -> datetime:
+def _last_transition_time(
+    service: ParsedService, observed: ObservedObjects, decision: Decision
+) -> datetime:
     """Return when the state last changed, as far as the cluster reports it."""
-    if deleted_at := parse_service(observed).deleted_at:
-        return deleted_at
+    if service.deleted_at:
+        return service.deleted_at
     if decision.failure and decision.failure.first_seen_time:
         return decision.failure.first_seen_time
     return observed.cache.parse(

@@ -22,7 +22,7 @@ from server.adapters.kserve.objects import Object, get_map, parse_time
 from server.adapters.kserve.status.grace_periods import RECONCILE_ERROR, STALE_ERROR
 from server.adapters.kserve.status.kserve_errors import KServeError, event_error
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import parse_service
+from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
 from server.adapters.kserve.status.pods.pod_context import events_by_subject
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.rollout_id import Rollout
@@ -84,7 +84,7 @@ class StalenessCheck:
     def error(self, observed: ObservedObjects, now: datetime) -> KServeError | None:
         """Return the newest error that is newer than the write: events are more exact."""
         service = parse_service(observed)
-        errors = [e.error for e in self._new_events(observed, now) if e.error]
+        errors = [e.error for e in self._new_events(service, observed, now) if e.error]
         if errors:
             return max(errors, key=lambda e: e.time)
         # KServe's writes carry the resourceVersion that they are based on, so a status that was
@@ -104,7 +104,7 @@ class StalenessCheck:
             service.rollout.generation != 1
             and service.status == self.status
             and (service.status_written_at or service.written_at) <= service.written_at
-            and not any(self._new_events(observed, service.written_at))
+            and not any(self._new_events(service, observed, service.written_at))
         )
 
     def reconcile_problem(
@@ -119,13 +119,14 @@ class StalenessCheck:
         if (
             error.time < service.written_at
             and service.rollout.generation != 1
-            and not any(e.error for e in self._new_events(observed, now))
+            and not any(e.error for e in self._new_events(service, observed, now))
         ):
             since = max(since, service.written_at + STALE_ERROR)
         return Problem(error.failure(since, observed), since, RECONCILE_ERROR)
 
-    def _new_events(self, observed: ObservedObjects, now: datetime) -> Iterator[ServiceEvent]:
-        service = parse_service(observed)
+    def _new_events(
+        self, service: ParsedService, observed: ObservedObjects, now: datetime
+    ) -> Iterator[ServiceEvent]:
         written_at, first = service.written_at, service.rollout.generation == 1
         events = events_by_subject(observed).get(service.uid, ())
         for event in observed.cache.parse(_parse_events, events):

@@ -18,6 +18,8 @@ import yaml
 from modelservice.v1.model_service_pb2 import GetRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from server.domain.rollout import state_table
+from server.domain.rollout.status import FailureReason
 from tests.serving import serving, settings
 from tests.transcript import section
 
@@ -294,3 +296,11 @@ def test_every_event_that_the_operations_document_lists_is_logged() -> None:
     assert len(events) >= 7
     code = "".join(read(file) for file in FILES if file.is_relative_to(ROOT / "server"))
     assert [event for event in events if f'"{event}"' not in code] == []
+
+
+def test_the_status_document_has_every_row_of_the_state_table_and_every_failure_reason() -> None:
+    rows = {int((row.__doc__ or "").partition(".")[0]) for row in state_table.ROWS}
+    rows.add(3)  # a write that is refused never becomes a state
+    text = _text("docs/status.md")
+    assert [int(n) for n in re.findall(r"^### (\d+)\. ", text, re.M)] == sorted(rows)
+    assert [reason for reason in FailureReason if f"`{reason.value}`" not in text] == []

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.manifests.readiness_probe import TIMING, probe_for
-from server.adapters.kserve.manifests.serving_runtimes import Runtimes
+from server.adapters.kserve.manifests.readiness_probe import TIMING, Probe, probe_for
+from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates
 from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
@@ -34,13 +34,19 @@ def container(*args: str, port: int = 0, **env: str) -> InferenceServiceSpec:
     return InferenceServiceSpec(ContainerPredictor("mine:1", args=args, port=port), env=env)
 
 
+def probe_of(spec: InferenceServiceSpec, runtimes: Runtimes) -> Probe | None:
+    serving = spec.serving
+    found = candidates(serving, runtimes) if isinstance(serving, ModelPredictor) else []
+    return probe_for("iris", spec, found)
+
+
 def path(spec: InferenceServiceSpec, runtimes: Runtimes) -> str | None:
-    probe = probe_for("iris", spec, runtimes)
+    probe = probe_of(spec, runtimes)
     return probe and probe["httpGet"]["path"]
 
 
 def port(spec: InferenceServiceSpec, runtimes: Runtimes) -> int | None:
-    probe = probe_for("iris", spec, runtimes)
+    probe = probe_of(spec, runtimes)
     return probe and probe["httpGet"]["port"]
 
 
@@ -48,7 +54,7 @@ def test_it_asks_every_5_s_and_lets_a_server_under_load_be_silent_for_half_a_min
     assert TIMING["periodSeconds"] == 5
     assert TIMING["periodSeconds"] * TIMING["failureThreshold"] == 30
     assert 1 < TIMING["timeoutSeconds"] <= TIMING["periodSeconds"]
-    assert probe_for("iris", model(), clusters(SKLEARN)) == {
+    assert probe_of(model(), clusters(SKLEARN)) == {
         "httpGet": {"path": V1, "port": 8080},
         **TIMING,
     }
@@ -87,8 +93,8 @@ def test_the_order_of_the_runtimes_says_nothing(runtimes: list[Any], form: str) 
 
 @given(strategies.specs(), st.lists(st.sampled_from(STOCK), unique_by=id))
 def test_no_spec_makes_it_fail(spec: InferenceServiceSpec, runtimes: list[Any]) -> None:
-    probe_for("iris", spec, clusters(*runtimes))
-    probe_for("iris", spec, Runtimes())
+    probe_of(spec, clusters(*runtimes))
+    probe_of(spec, Runtimes())
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ from structlog.testing import capture_logs
 from server.adapters.kserve.apply import runtime_reader
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.client import ApiServer
-from server.adapters.kserve.manifests.serving_runtimes import Runtimes
 from server.deadline import Deadline
 from server.domain.errors import ClusterUnavailable
 from server.domain.service.inference_service import ModelFormat, ModelPredictor
-from tests.adapters.kserve.runtimes import MLSERVER, SKLEARN
+from tests.adapters.kserve.runtimes import SKLEARN, runtime
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering, never
 
 GROUP = "/apis/serving.kserve.io/v1alpha1"
 NAMESPACED = f"{GROUP}/namespaces/model-serving/servingruntimes"
 CLUSTER = f"{GROUP}/clusterservingruntimes"
 MODEL = ModelPredictor(ModelFormat("sklearn"))
+MINE = runtime("mine")
 
 
 def holding(*runtimes: dict[str, Any]) -> str:
@@ -29,10 +29,11 @@ def holding(*runtimes: dict[str, Any]) -> str:
 async def test_it_reads_those_of_the_namespace_and_those_of_the_cluster(
     server: ScriptedServer, api: ApiServer
 ) -> None:
-    server.texts |= {NAMESPACED: holding(MLSERVER), CLUSTER: holding(SKLEARN)}
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
-        [MLSERVER], [SKLEARN]
-    )
+    server.texts |= {NAMESPACED: holding(MINE), CLUSTER: holding(SKLEARN)}
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == [
+        MINE,
+        SKLEARN,
+    ]
 
 
 async def test_a_runtime_counts_from_the_moment_that_it_is_there(
@@ -40,9 +41,9 @@ async def test_a_runtime_counts_from_the_moment_that_it_is_there(
 ) -> None:
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding()}
     reader = RuntimeReader(api)
-    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes([], [])
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == []
     server.texts[CLUSTER] = holding(SKLEARN)
-    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes([], [SKLEARN])
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
 
 
 async def test_deploys_in_quick_succession_share_a_list(
@@ -51,9 +52,7 @@ async def test_deploys_in_quick_succession_share_a_list(
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
     reader = RuntimeReader(api)
     for _ in range(3):
-        assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
-            [], [SKLEARN]
-        )
+        assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
     assert server.count("text") == 2
 
 
@@ -64,27 +63,23 @@ async def test_a_later_deploy_sees_what_a_runtime_is_by_then(
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
     reader = RuntimeReader(api)
     await reader.read(MODEL, "model-serving", Deadline.after(5))
-    server.texts[CLUSTER] = holding(MLSERVER, SKLEARN)
-    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
-        [], [MLSERVER, SKLEARN]
-    )
+    server.texts[CLUSTER] = holding(SKLEARN, MINE)
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN, MINE]
 
 
 async def test_of_a_kind_that_the_cluster_does_not_have_there_are_none(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.absent |= {NAMESPACED, CLUSTER}
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
-        (), ()
-    )
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == []
 
 
-async def test_what_may_not_be_listed_is_not_known(server: ScriptedServer, api: ApiServer) -> None:
-    server.texts[NAMESPACED] = holding(MLSERVER)
+async def test_runtimes_that_may_not_be_listed_are_not_known(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.texts[NAMESPACED] = holding(MINE)
     server.list_faults.append(answering(403))
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
-        [MLSERVER], None
-    )
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == []
     assert len(server.requests) == 2
 
 
@@ -94,9 +89,7 @@ async def test_an_api_server_that_has_just_started_is_asked_again(
 ) -> None:
     server.texts[NAMESPACED] = holding()
     server.list_faults += [answering(status), answering(200, {"items": [SKLEARN]})]
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == Runtimes(
-        [], [SKLEARN]
-    )
+    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 
 from server.adapters.kserve.apply.adoption import adoption_patch, as_owned, ownership_patch
@@ -33,7 +34,7 @@ from server.adapters.kserve.manifests.field_ownership import PREDICTOR, manager_
 from server.adapters.kserve.manifests.object_parser import removed_paths, service_of, with_paths
 from server.adapters.kserve.manifests.readiness_probe import probe_for
 from server.adapters.kserve.manifests.resource_defaults import model_additions
-from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates, resources_of
+from server.adapters.kserve.manifests.serving_runtimes import resources_of
 from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import Object, rollout_of
@@ -132,11 +133,12 @@ class ServiceApplier:
     async def _fields_to_add(self, plan: Plan, deadline: Deadline) -> AddedFields:
         """Settle the fields to add for new pods; for a model they depend on its runtime."""
         key, spec = plan.desired.key, plan.desired.spec
-        runtimes, resources = Runtimes(), plan.desired.added.resources
+        resources = plan.desired.added.resources
+        runtimes: Sequence[Object] = ()
         if isinstance(spec.serving, ModelPredictor):
             runtimes = await self._runtimes.read(spec.serving, key.namespace, deadline)
-            for runtime in candidates(spec.serving, runtimes)[:1]:
-                resources = model_additions(spec.resources, resources_of(runtime))
+            if runtimes:
+                resources = model_additions(spec.resources, resources_of(runtimes[0]))
         probe = probe_for(key.name, spec, runtimes) if plan.wants_probe else None
         return AddedFields(resources, probe)
 

@@ -43,19 +43,20 @@ class RuntimeReader:
         self._shared: dict[str, tuple[float, Sequence[Object] | None]] = {}
         self._refused: set[str] = set()
 
-    async def read(self, model: ModelPredictor, namespace: str, deadline: Deadline) -> Runtimes:
-        """Return the runtimes for models of a namespace.
+    async def read(self, model: ModelPredictor, namespace: str, deadline: Deadline) -> list[Object]:
+        """Return the runtimes that KServe chooses from for a model, in its order.
 
-        A kind is empty if the cluster does not have it, and None if this server may not list it.
-        Raises ClusterUnavailable if the API server does not answer: a Deploy without the list would
-        leave its service without a readiness probe until the next change.
+        Empty also if this server may not list all of them. Raises ClusterUnavailable if the API
+        server does not answer: a Deploy without the list would leave its service without a
+        readiness probe until the next change.
         """
         deadline = deadline.sooner(Deadline.after(READ_TIMEOUT))
         runtimes = await self._list_both(namespace, deadline)
-        if candidates(model, runtimes) or None in (runtimes.namespaced, runtimes.cluster):
-            return runtimes
+        found = candidates(model, runtimes)
+        if found or None in (runtimes.namespaced, runtimes.cluster):
+            return found
         self._shared.clear()
-        return await self._list_both(namespace, deadline, query={})
+        return candidates(model, await self._list_both(namespace, deadline, query={}))
 
     async def _list_both(
         self, namespace: str, deadline: Deadline, query: Mapping[str, str] = _FROM_CACHE

@@ -1,8 +1,8 @@
-"""The readiness probe that makes a pod ready once its model is loaded.
+"""Choose the readiness probe that makes a pod ready once its model is loaded.
 
-KServe's own asks whether the port is open, which many model servers open before they load anything.
-One that asks for the model itself is possible only where its protocol and its name are known: a
-wrong one would keep a good service from ever being ready.
+KServe's own probe checks for an open port, which many model servers open before they load a model.
+A probe for the model itself needs the protocol and the model's name: with a wrong one, a good
+service would never become ready.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from urllib.parse import quote
 from server.adapters.kserve.manifests.serving_runtimes import (
     MLSERVER,
     OPENVINO,
-    Runtimes,
-    candidates,
     protocol_of,
     server_type,
     serving_container,
@@ -31,30 +29,29 @@ from server.domain.service.inference_service import (
 
 Probe = dict[str, Any]
 
-# A server under load answers late: it is taken out of the Service after half a minute without an
-# answer in time, as KServe's own probe does it.
+# A server under load answers late: like KServe's own probe, this one fails after half a minute.
 TIMING = {"periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 6}
 
-# Where KServe's Service and its own probe go if the container names no port.
+# KServe's Service and its own probe use it if the container names no port.
 _DEFAULT_PORT = 8080
 _NOT_HTTP = ("h2c", "grpc")
 _PATHS = {"v1": "/v1/models/{}", "v2": "/v2/models/{}/ready"}
 _SERVER_READY = {"v2": "/v2/health/ready"}
 _PROTOCOL_VARIABLE = "PROTOCOL"
-# KServe fills it in for runtimes, and for what is added to their arguments.
-_OBJECTS_NAME = re.compile(r"\{\{-?\s*\.Name\s*-?\}\}")
+# KServe replaces it in the arguments of runtimes and models.
+_NAME_TEMPLATE = re.compile(r"\{\{-?\s*\.Name\s*-?\}\}")
 
 
-def probe_for(name: str, spec: InferenceServiceSpec, runtimes: Runtimes) -> Probe | None:
-    """The probe for a service of this name; None where KServe's own has to do.
+def probe_for(name: str, spec: InferenceServiceSpec, candidates: Sequence[Object]) -> Probe | None:
+    """Return the probe for a service of this name; None for KServe's own.
 
-    For a model: one that fits every runtime that KServe may take, if none has a probe of its own.
-    For a container: where PROTOCOL in its `env` tells what it speaks.
+    A model's probe fits all the `candidates`, the runtimes that KServe may take, none of which has
+    a probe of its own. A container's needs PROTOCOL in its `env`.
     """
     predictor = spec.serving
     if isinstance(predictor, ContainerPredictor):
         return _for_container(predictor, spec)
-    fit = [_for_model(name, predictor, spec, r) for r in candidates(predictor, runtimes)]
+    fit = [_for_model(name, predictor, spec, r) for r in candidates]
     shared = [probe for probe in fit[0] if all(probe in other for other in fit)] if fit else []
     return shared[0] if shared else None
 
@@ -62,63 +59,63 @@ def probe_for(name: str, spec: InferenceServiceSpec, runtimes: Runtimes) -> Prob
 def _for_model(
     name: str, model: ModelPredictor, spec: InferenceServiceSpec, runtime: Object
 ) -> list[Probe]:
-    """The probes that fit a runtime, the best first."""
+    """Return the probes that fit a runtime, the best first."""
     container = serving_container(runtime)
-    # KServe would merge two probes into one, and of two kinds no pod can be made.
-    if container.get("readinessProbe") or _loads_later(model):
+    # KServe would merge two probes into one, and two kinds of probe make an invalid pod.
+    if container.get("readinessProbe") or _is_multi_model(model):
         return []
     arguments = [*get_list(container, "args"), *model.args]
     names = [
-        *_by_runtime(name, model, runtime),
-        *_in_variables(spec),
+        *_names_by_runtime(name, model, runtime),
+        *_names_in_env(spec),
         *model_name.names_in_arguments(arguments),
     ]
-    served = _served([_OBJECTS_NAME.sub(name, given) for given in names])
+    served = _servable_name([_NAME_TEMPLATE.sub(name, given) for given in names])
     port = _http_port(get_list(container, "ports"))
     if not (served and port):
         return []
-    paths = [_PATHS[p] for p in _asked_by(runtime, model) if p in _PATHS]
+    paths = [_PATHS[p] for p in _probe_protocols(runtime, model) if p in _PATHS]
     return [_probe(path.format(served), port) for path in paths]
 
 
-def _loads_later(model: ModelPredictor) -> bool:
-    """Whether KServe takes it for a server of many models, which come once it runs."""
+def _is_multi_model(model: ModelPredictor) -> bool:
+    """Return whether KServe takes it for a multi-model server, which loads models once it runs."""
     return not model.storage_uri and model.format.name != "huggingface"
 
 
-def _asked_by(runtime: Object, model: ModelPredictor) -> tuple[str, ...]:
+def _probe_protocols(runtime: Object, model: ModelPredictor) -> tuple[str, ...]:
     protocol = protocol_of(runtime, model)
-    # By v1 OpenVINO answers 200 while it loads, too; it speaks both at once.
+    # OpenVINO speaks both, and answers v1 with 200 while it loads.
     both = (server_type(runtime), protocol) == (OPENVINO, "v1")
     return ("v2", "v1") if both else (protocol,)
 
 
 def _for_container(container: ContainerPredictor, spec: InferenceServiceSpec) -> Probe | None:
-    served = _served([*_in_variables(spec), *model_name.names_in_arguments(container.args)])
+    served = _servable_name([*_names_in_env(spec), *model_name.names_in_arguments(container.args)])
     paths = _PATHS if served else _SERVER_READY
     path = paths.get(spec.env.get(_PROTOCOL_VARIABLE, ""))
     return _probe(path.format(served), container.port or _DEFAULT_PORT) if path else None
 
 
-def _served(names: Sequence[str]) -> str:
-    """The last of the names that the model is given; empty: none that can be asked for.
+def _servable_name(names: Sequence[str]) -> str:
+    """Return the last of the model's names; empty if a URL cannot have it.
 
-    Templates and variables are filled in where it cannot be seen, and servers do not find a name
-    that is more than one plain part of a path, such as `meta/llama`.
+    The values of templates and variables are not known here, and servers do not find a name with a
+    slash, such as `meta/llama`.
     """
     return names[-1] if names and quote(names[-1], safe="") == names[-1] else ""
 
 
-def _by_runtime(name: str, model: ModelPredictor, runtime: Object) -> Iterator[str]:
+def _names_by_runtime(name: str, model: ModelPredictor, runtime: Object) -> Iterator[str]:
     variable = find_by_name(get_list(serving_container(runtime), "env"), model_name.VARIABLE)
     if variable:
         yield str(variable.get("value", ""))
-    # KServe tells its MLServers the object's name, if there is something to load.
+    # KServe sets the object's name for MLServer, if there is a model to load.
     if server_type(runtime) == MLSERVER and model.storage_uri:
         yield name
 
 
-def _in_variables(spec: InferenceServiceSpec) -> Iterator[str]:
+def _names_in_env(spec: InferenceServiceSpec) -> Iterator[str]:
     if model_name.VARIABLE in spec.secret_env:
         yield ""
     if model_name.VARIABLE in spec.env:
@@ -126,7 +123,7 @@ def _in_variables(spec: InferenceServiceSpec) -> Iterator[str]:
 
 
 def _http_port(ports: Sequence[Object]) -> int:
-    """Where KServe sends requests; 0 where that is not for HTTP/1."""
+    """Return the port that KServe sends requests to; 0 if it does not speak HTTP/1."""
     first = ports[0] if ports else {"containerPort": _DEFAULT_PORT}
     return 0 if str(first.get("name", "")).startswith(_NOT_HTTP) else int(first["containerPort"])
 

@@ -1,1 +1,1 @@
-"""KServe on Kubernetes: manifests, server-side apply, reflectors, status reading."""
+"""KServe on Kubernetes: manifests, server-side apply, informers, status."""

@@ -1,4 +1,4 @@
-"""What things are called on the cluster: the resource, KServe's own keys, and ours."""
+"""Names on the cluster: the resource, and the keys of KServe and of this server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTAINER = "kserve-container"
 FIELD_MANAGER = "modelservice"
 MANAGED_BY_KEY, MANAGED_BY_VALUE = MANAGED_BY_LABEL
 
-# These ride in spec.predictor.annotations, which reach the pod template: what changes them rolls
+# These are in spec.predictor.annotations, which reach the pod template. A change of them replaces
 # the pods, so they change only in writes that do so anyway.
 ROLLOUT_ANNOTATION = f"{OUR_PREFIX}rollout"
 REQUESTS_ANNOTATION = f"{OUR_PREFIX}requests"

@@ -1,4 +1,4 @@
-"""KServe's releases, as far as they differ in what this server writes and reads."""
+"""The differences between KServe's releases that matter to this server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ OLDEST = "0.15"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a release of KServe knows and does.
+    """A release of KServe.
 
-    `mode_names`: its name of each deployment mode. `stops_deployments`: the annotation
-    serving.kserve.io/stop stops services of Standard mode too, not only of Knative mode.
-    `disables_updates`: it obeys serving.kserve.io/disable-auto-update. `reports_runtime`: the
-    status names the serving runtime that it selected.
+    `mode_names` are its names of the deployment modes. `stops_deployments`: the annotation
+    serving.kserve.io/stop also works in Standard mode. `disables_updates`: the annotation
+    serving.kserve.io/disable-auto-update works. `reports_runtime`: the status names the selected
+    serving runtime.
     """
 
     name: str
@@ -39,9 +39,9 @@ NEWEST = KSERVE_0_16
 
 
 def release_of(status_fields: Collection[str]) -> Release | None:
-    """Read the release from the fields that an InferenceService's status has in its schema.
+    """Return the release whose schema has these fields in an InferenceService's status.
 
-    None stands for releases older than OLDEST.
+    None if it is older than OLDEST.
     """
     if "servingRuntimeName" in status_fields:
         return KSERVE_0_16

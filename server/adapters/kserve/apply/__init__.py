@@ -1,1 +1,1 @@
-"""Deploy and Delete on the API server: planned on what is there, applied onto exactly that."""
+"""Deploy and Delete on the API server: plan on the object that is there, and write only onto it."""

@@ -35,16 +35,16 @@ from server.domain.errors import (
 )
 from server.domain.service.inference_service import ServiceKey
 
-_DENIED = re.compile(r'admission webhook "(?P<who>[^"]+)" denied the request:? ?(?P<why>.*)', re.S)
+_DENIED = re.compile(r'admission webhook "(?P<name>[^"]+)" denied the request:? ?(?P<why>.*)', re.S)
 _POLICY = re.compile(
-    r"ValidatingAdmissionPolicy '(?P<who>[^']+)' with binding '[^']*' denied request: (?P<why>.*)",
+    r"ValidatingAdmissionPolicy '(?P<name>[^']+)' with binding '[^']*' denied request: (?P<why>.*)",
     re.S,
 )
 _MODE_CHANGED = re.compile(r"deploymentMode cannot be changed from '(\w+)' to '(\w+)'")
 _TWO_PREDICTORS = "exactly one of ["
 _LACKING = re.compile(r'cannot (?P<verb>\w+) (?:resource|path) "(?P<resource>[^"]+)"')
 _QUOTA = re.compile(r"(?:exceeded|status unknown for) quota: (?P<what>.*)", re.S)
-_UNCALLABLE = re.compile(r'failed calling webhook "(?P<who>[^"]+)"')
+_UNCALLABLE = re.compile(r'failed calling webhook "(?P<name>[^"]+)"')
 _TYPED = re.compile(r"failed to create typed patch object \([^)]*\): (?P<why>.*)", re.S)
 _OWNER = re.compile(r'conflict with "(?P<owner>[^"]*)"')
 
@@ -109,7 +109,7 @@ def error_of(answer: Answer, key: ServiceKey, *, writes: bool) -> ServiceError:
 
 
 def unavailable(cause: Exception | None = None) -> ClusterUnavailable:
-    """Return the error for an API server that cannot be asked, of which `cause` may be the reason.
+    """Return the error for an API server that cannot be reached, because of `cause` if known.
 
     Nothing was written.
     """
@@ -153,10 +153,10 @@ def _admission_error(answer: Answer) -> ServiceError | None:
     denied = _DENIED.search(message) or _POLICY.search(message)
     if denied is None:
         return None
-    if answer.status == HTTPStatus.BAD_REQUEST and _KSERVE_WEBHOOK in denied["who"]:
+    if answer.status == HTTPStatus.BAD_REQUEST and _KSERVE_WEBHOOK in denied["name"]:
         return SpecInvalid(f"KServe cannot read the spec: {_shortened(denied['why'])}")
     return PolicyRefused(
-        f"{denied['who']} refuses it: {_shortened(denied['why'])}", webhook=denied["who"]
+        f"{denied['name']} refuses it: {_shortened(denied['why'])}", webhook=denied["name"]
     )
 
 
@@ -228,8 +228,8 @@ def _internal(answer: Answer) -> ServiceError | None:
         return SpecInvalid(_shortened(typed["why"]))
     if webhook := _UNCALLABLE.search(message):
         return WebhookUnavailable(
-            f"the admission webhook {webhook['who']} does not answer; nothing was written",
-            webhook=webhook["who"],
+            f"the admission webhook {webhook['name']} does not answer; nothing was written",
+            webhook=webhook["name"],
         )
     return None
 

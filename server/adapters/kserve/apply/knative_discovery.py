@@ -16,7 +16,7 @@ LEAST_TIME = 0.2
 
 
 class KnativeDiscovery:
-    """Tells whether services of Knative mode can run, and their status be read."""
+    """Checks that services of Knative mode can run, and that their status can be read."""
 
     def __init__(self, api: ApiServer, feed: StatusFeed) -> None:
         self._api = api

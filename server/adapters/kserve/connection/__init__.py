@@ -1,1 +1,1 @@
-"""Which API server, and as whom."""
+"""The API server's address, TLS, proxy and credentials."""

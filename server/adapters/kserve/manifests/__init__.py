@@ -1,1 +1,1 @@
-"""From a spec to an InferenceService object, and back to what was asked."""
+"""Render a spec as an InferenceService, and parse it back."""

@@ -1,4 +1,4 @@
-"""Our annotations in spec.predictor.annotations: the rollout hash, and what later writes need.
+"""Our annotations in spec.predictor.annotations: the rollout hash, and notes for later writes.
 
 KServe copies them to the pods. The keys and their texts are read by later releases too. Where the
 origin of a value matters, only an annotation that our own apply owns is believed: a copy of a
@@ -42,7 +42,7 @@ from server.domain.service.preconditions import PastRequest
 
 @dataclass(frozen=True, slots=True)
 class AddedFields:
-    """What we write into the serving container beside the spec. Readers do not see it."""
+    """The fields that we add to the serving container beside the spec; readers do not see them."""
 
     resources: Resources = field(default_factory=Resources)
     probe: Mapping[str, Any] | None = None

@@ -1,6 +1,6 @@
 """Read `metadata.managedFields`: which field manager owns which field of an object.
 
-Admission webhooks own no fields, which tells the fields that a user asked for from the added ones.
+Admission webhooks own no fields: that distinguishes a user's fields from those that they added.
 """
 
 from __future__ import annotations

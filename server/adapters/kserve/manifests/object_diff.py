@@ -29,8 +29,10 @@ _NOT_COMPARED = {ROLLOUT_ANNOTATION, REQUESTS_ANNOTATION}
 
 
 def asks_for_same_pods(manifest: Object, current: Object, managers: Managers) -> bool:
-    """Return whether applying the manifest would change no field that reaches the pods, whoever
-    wrote those of the object."""
+    """Return whether applying the manifest would change no field that reaches the pods.
+
+    The object's fields count whichever manager wrote them.
+    """
     desired, held = _reaching_pods(manifest), _reaching_pods(current)
     for kind in ("labels", "annotations"):
         if not held["metadata"][kind].items() >= desired["metadata"][kind].items():

@@ -57,15 +57,13 @@ _MANAGED_BY_PATH = f"metadata.labels.{MANAGED_BY_KEY}"
 class ParsedObject:
     """An InferenceService in the API's terms.
 
-    `unmanaged`: ModelService has neither created nor adopted it. `asked_spec` holds the fields of
-    the object's spec that some manager asked for, `added` those that we wrote beside them. `spec`
-    is None where the API has no such kind of predictor.
+    `unmanaged`: ModelService has neither created nor adopted it. `added` are the fields that we
+    wrote beside the spec. `spec` is None where the API has no such kind of predictor.
     """
 
     obj: Object
     managers: Managers
     unmanaged: bool
-    asked_spec: Object
     added: AddedFields
     spec: InferenceServiceSpec | None
     labels: Mapping[str, str]
@@ -84,11 +82,10 @@ class ParsedObject:
     @cached_property
     def unsupported(self) -> list[str]:
         """The paths of the fields that were asked for and that the API does not have."""
+        spec, fields = self.obj.get("spec", {}), owned_fields(self.managers.all, "f:spec")
         if not self.unmanaged:
-            return unsupported_paths(self.asked_spec, self.spec, self.added)
-        everyones = owned_fields(self.managers.all, "f:spec")
-        spec = without_additions(self.asked_spec, everyones)
-        paths = unsupported_paths(spec, self.spec, self.added)
+            return unsupported_paths(project(spec, fields), self.spec, self.added)
+        paths = unsupported_paths(without_additions(spec, fields), self.spec, self.added)
         manager = get_map(self.obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
         # An adoption replaces another manager's label.
         return [*([] if manager == MANAGED_BY_VALUE else [_MANAGED_BY_PATH]), *paths]
@@ -158,7 +155,6 @@ def parse_object(obj: Object) -> ParsedObject:
         obj=obj,
         managers=managers,
         unmanaged=unmanaged,
-        asked_spec=asked_spec,
         added=added,
         spec=spec,
         labels={k: text for k, text in labels.items() if not k.startswith(OUR_PREFIX)},

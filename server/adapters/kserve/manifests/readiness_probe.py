@@ -45,8 +45,8 @@ _NAME_TEMPLATE = re.compile(r"\{\{-?\s*\.Name\s*-?\}\}")
 def probe_for(name: str, spec: InferenceServiceSpec, candidates: Sequence[Object]) -> Probe | None:
     """Return the probe for a service of this name; None for KServe's own.
 
-    A model's probe fits all the `candidates`, the runtimes that KServe may take, none of which has
-    a probe of its own. A container's needs PROTOCOL in its `env`.
+    A model's probe must fit all the `candidates`, the runtimes that KServe may take; none of them
+    may have a probe of its own. A container's probe needs PROTOCOL in its `env`.
     """
     predictor = spec.serving
     if isinstance(predictor, ContainerPredictor):

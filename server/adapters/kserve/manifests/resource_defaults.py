@@ -20,7 +20,7 @@ def container_additions(asked: Resources, defaults: Resources) -> Resources:
     """Return the resources to write beside `asked` in a custom container: KServe's defaults.
 
     KServe's webhook would write them into the list of containers. That list has one owner as a
-    whole, so its managedFields could not tell them from the spec's.
+    whole, so managedFields could not distinguish them from the spec's.
     """
     return Resources(
         {

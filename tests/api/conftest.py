@@ -8,7 +8,7 @@ import grpc
 import pytest
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
-from .registering import Project
+from .registry_project import Project
 
 _numbers = itertools.count(1)
 

@@ -21,7 +21,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 
 from .generated_requests import METHODS, REQUESTS, Request
-from .registering import Project
+from .registry_project import Project
 
 # Of each kind of request.
 EXAMPLES = 20 * hypothesis.settings.default.max_examples // len(REQUESTS)

@@ -18,8 +18,8 @@ from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 from server.domain.opaque_tokens import decode_token
 from tests.refusals import refusal_of
 
-from .asking import deploy
-from .registering import Project
+from .registry_project import Project
+from .requests import deploy
 
 Call = Callable[[str], object]
 

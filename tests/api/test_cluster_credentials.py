@@ -22,7 +22,7 @@ from tests.alone import Alone
 from tests.api_recorders import Authority, recording
 from tests.refusals import refused
 
-from .asking import deploy
+from .requests import deploy
 
 IN_TIME = 60.0
 V1 = "client.authentication.k8s.io/v1"
@@ -79,7 +79,7 @@ def kubeconfig(folder: Path, ca: Authority, port: int) -> str:
         ),
     ],
 )
-async def test_credentials_that_cannot_be_renewed_are_told_until_they_can(
+async def test_credentials_that_cannot_be_renewed_are_reported_until_they_can(
     tmp_path: Path, ends_in: float, event: str, message: str
 ) -> None:
     ca, plugin = Authority("ca"), Plugin(tmp_path)
@@ -125,7 +125,7 @@ def wait_for_health(server: Alone, service: str, serving: bool) -> None:
         wait_for(lambda: (check(request).status == HealthCheckResponse.SERVING) == serving)
 
 
-async def test_a_server_whose_credentials_are_refused_from_the_start_says_so_to_who_reads(
+async def test_reads_of_a_server_whose_credentials_are_refused_from_the_start_report_it(
     tmp_path: Path,
 ) -> None:
     ca, plugin = Authority("ca"), Plugin(tmp_path)

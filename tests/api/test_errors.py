@@ -17,7 +17,7 @@ from server.domain.registry.registry_errors import RegistryRefused
 from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refusal_of
 
-from .asking import deploy, watching
+from .requests import deploy, watching
 
 PROTO = Path("proto/modelservice/v1/errors.proto")
 # Named by the contract, and not given yet.
@@ -95,7 +95,7 @@ def test_an_error_of_any_size_reaches_the_caller(stub, memory, name) -> None:
     assert refusal.metadata["fields"].startswith("fff")
 
 
-def test_many_wrong_fields_are_told_as_far_as_they_fit(stub, name) -> None:
+def test_many_wrong_fields_are_reported_as_far_as_they_fit(stub, name) -> None:
     request = deploy(name, labels={f"{'日' * 20}{number}": "!" for number in range(100)})
     with pytest.raises(grpc.RpcError) as raised:
         stub.Deploy(request)

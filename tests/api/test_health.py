@@ -22,8 +22,8 @@ from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 
-from .asking import eventually
-from .reflecting import listed_services
+from .reflection_client import listed_services
+from .requests import eventually
 
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
@@ -62,7 +62,7 @@ def test_a_cluster_that_is_away_shows_as_cluster_only(health, memory) -> None:
     eventually("cluster is back", lambda: status(health, "cluster") == SERVING)
 
 
-def test_a_watcher_is_told_of_changes(health, memory) -> None:
+def test_a_watcher_gets_changes(health, memory) -> None:
     eventually("cluster serves", lambda: status(health, "cluster") == SERVING)
     watch = health.Watch(HealthCheckRequest(service="cluster"), timeout=PATIENCE_SECONDS)
     assert next(watch).status == SERVING

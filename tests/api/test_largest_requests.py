@@ -19,8 +19,8 @@ from tests.loop_steps import LoopSteps
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
-from .asking import deploy
 from .generated_requests import METHODS
+from .requests import deploy
 
 LARGEST = 2**20
 # Where gRPC parses in the same step, 1 MiB takes some 20 ms of it.

@@ -25,7 +25,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
-from .asking import deploy, eventually, watching
+from .requests import deploy, eventually, watching
 
 CALLS, STREAMS = 3, 2
 ON_A_CONNECTION, WAITING = 1000, 200
@@ -45,7 +45,7 @@ def limited(served: Served) -> Iterator[ModelServiceStub]:
         yield ModelServiceStub(channel)
 
 
-def test_a_call_too_many_is_told_to_come_again_and_room_is_used_anew(
+def test_a_call_above_the_limit_is_refused_with_retry_info_until_another_ends(
     served: Served, limited: ModelServiceStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, apply = asyncio.Event(), served.memory.apply
@@ -87,7 +87,7 @@ def _refused_get(stub: ModelServiceStub) -> grpc.RpcError | None:
     return None
 
 
-def test_a_stream_too_many_is_told_to_come_again_and_room_is_used_anew(
+def test_a_stream_above_the_limit_is_refused_with_retry_info_until_another_ends(
     limited: ModelServiceStub,
 ) -> None:
     with ExitStack() as open_streams:

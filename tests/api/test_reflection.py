@@ -33,7 +33,7 @@ from modelservice.v1.model_service_pb2 import GetRequest
 
 from server.api.reflection import LARGEST_REQUEST_BYTES, Reflection
 
-from .reflecting import V1, V1ALPHA, VERSIONS, files_in, listed_services, reflected
+from .reflection_client import V1, V1ALPHA, VERSIONS, files_in, listed_services, reflected
 
 FILES = [
     module.DESCRIPTOR

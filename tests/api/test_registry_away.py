@@ -21,8 +21,8 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import Refusal, refusal_of, refused
 from tests.serving import Served, serving, settings
 
-from .asking import deploy, eventually
-from .registering import Project
+from .registry_project import Project
+from .requests import deploy, eventually
 from .test_health import NOT_SERVING, SERVING, status
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RegistryService"]
@@ -47,7 +47,7 @@ def channel_to(served: Served) -> Iterator[grpc.Channel]:
 
 
 @pytest.mark.parametrize("method", SERVICE.methods_by_name)
-def test_without_a_registry_every_call_of_it_says_so(method) -> None:
+def test_without_a_registry_every_call_of_it_is_registry_disabled(method) -> None:
     request = SERVICE.methods_by_name[method].input_type._concrete_class
     has = request.DESCRIPTOR.fields_by_name
     fields = REQUESTS.get(method) or {f: text for f, text in FIELDS.items() if f in has}

@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "registry.db"
 
 
-def test_migrate_makes_the_schema_and_says_which_however_often(file: Path) -> None:
+def test_migrate_makes_the_schema_and_prints_its_revision_however_often(file: Path) -> None:
     for _ in range(2):
         done = server("migrate", url=f"sqlite:///{file}")
         assert (done.returncode, done.stderr) == (0, "")
@@ -59,7 +59,7 @@ def test_migrate_without_a_url_means_the_state_directory(tmp_path: Path) -> None
     assert (tmp_path / "state" / "registry.db").is_file()
 
 
-def test_migrate_tells_in_one_line_what_is_in_its_way(file: Path) -> None:
+def test_migrate_reports_in_one_line_why_it_failed(file: Path) -> None:
     assert server("migrate", url=f"sqlite:///{file}").returncode == 0
     of_a_later_release(file)
     for url, code, told in (
@@ -80,7 +80,7 @@ def test_migrate_on_kserve_without_a_url_has_nothing_to_migrate() -> None:
     assert "MODELSERVICE_DATABASE_URL" in done.stderr
 
 
-def test_help_tells_of_migrate_and_migrate_has_its_own() -> None:
+def test_help_lists_migrate_and_migrate_has_its_own() -> None:
     assert "migrate" in server("--help").stdout
     done = server("migrate", "--help")
     assert done.returncode == 0

@@ -24,8 +24,8 @@ from modelservice.v1.registry_pb2 import ModelDeployment
 from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refused
 
-from .asking import eventually
-from .registering import ARCHIVED, FILES, PENDING
+from .registry_project import ARCHIVED, FILES, PENDING
+from .requests import eventually
 
 INVALID, NOT_FOUND = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND
 REFUSED = StatusCode.FAILED_PRECONDITION
@@ -88,7 +88,9 @@ def test_a_dry_run_is_no_deployment(stub, project) -> None:
     assert records(project) == []
 
 
-def test_a_record_says_what_was_deployed_where(stub, project, name, registry_stub) -> None:
+def test_a_record_has_the_model_and_the_service_of_a_deployment(
+    stub, project, name, registry_stub
+) -> None:
     answer = stub.Deploy(project.deploy("1"))
     (record,) = records(project)
     assert record.id == answer.service.deployment_id
@@ -225,7 +227,7 @@ def test_a_model_without_a_ready_version_cannot_be_deployed(stub, project) -> No
     refused(REFUSED, "NO_DEPLOYABLE_VERSION", stub.Deploy, project.deploy())
 
 
-def test_names_that_nothing_can_have_are_told_by_their_paths(stub) -> None:
+def test_impossible_names_are_reported_by_their_paths(stub) -> None:
     spec = InferenceServiceSpec(
         registered_model=RegisteredModelPredictor(model="No", version="-", environment="")
     )

@@ -15,8 +15,8 @@ from server.domain.service.commands import SERVICE_ID_LABEL
 from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refused
 
-from .asking import eventually
-from .registering import Project
+from .registry_project import Project
+from .requests import eventually
 
 EDIT = {"disk": "ssd"}
 DELETES = {

@@ -14,7 +14,7 @@ from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 from server.api.responses import PAGE_BYTES
 from tests.refusals import refused
 
-from .registering import Project
+from .registry_project import Project
 
 INVALID = StatusCode.INVALID_ARGUMENT
 
@@ -63,7 +63,7 @@ def test_every_list_comes_newest_first_in_pages(project, registry_stub, size) ->
         assert all(len(page) == size for page in got[:-1])
 
 
-def test_what_a_list_tells_is_what_a_get_tells(project, registry_stub) -> None:
+def test_a_list_returns_the_same_as_a_get(project, registry_stub) -> None:
     project.model()
     project.version(labels={"a": "1"})
     project.environment()

@@ -12,7 +12,7 @@ from modelservice.v1.registry_pb2 import RegisteredModel
 
 from tests.refusals import refused
 
-from .registering import ARCHIVED, PENDING, READY, Project
+from .registry_project import ARCHIVED, PENDING, READY, Project
 
 INVALID, ABORTED = StatusCode.INVALID_ARGUMENT, StatusCode.ABORTED
 NOT_FOUND, REFUSED = StatusCode.NOT_FOUND, StatusCode.FAILED_PRECONDITION
@@ -49,7 +49,7 @@ def test_a_name_is_taken_once_in_a_project(project, registry_stub) -> None:
     assert other.model().id != first.id
 
 
-def test_everything_wrong_is_told_with_its_path(project, registry_stub) -> None:
+def test_everything_wrong_is_reported_with_its_path(project, registry_stub) -> None:
     model = RegisteredModel(
         project="two\nlines",
         name="Fraud",
@@ -85,7 +85,7 @@ def test_without_a_mask_an_update_takes_what_is_set(project) -> None:
     assert project.get_model() == after
 
 
-def test_a_mask_says_what_is_replaced_and_can_empty_it(project) -> None:
+def test_a_mask_replaces_the_fields_it_names_and_can_empty_them(project) -> None:
     project.model(description="one", labels={"a": "1"})
     after = project.update_model("description", labels={"ignored": ""})
     assert (after.description, after.labels) == ("", {"a": "1"})

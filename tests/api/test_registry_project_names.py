@@ -28,7 +28,7 @@ from server.ports import RegistryWriting
 from tests.refusals import refused
 from tests.serving import serving, settings
 
-from .registering import ARCHIVED, Project
+from .registry_project import ARCHIVED, Project
 
 INVALID = StatusCode.INVALID_ARGUMENT
 

@@ -17,7 +17,7 @@ from modelservice.v1.registry_pb2 import ModelVersion
 from tests.refusals import refused
 from tests.strategies import texts
 
-from .registering import ARCHIVED, FILES, PENDING, READY
+from .registry_project import ARCHIVED, FILES, PENDING, READY
 
 INVALID, NOT_FOUND = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND
 

@@ -12,8 +12,8 @@ from server.domain.service.inference_service import ServiceKey
 from tests.refusals import refused
 from tests.serving import serving, settings
 
-from .asking import deploy, eventually
-from .registering import Project
+from .registry_project import Project
+from .requests import deploy, eventually
 
 PLATFORM = ["kube-system", "kube-public", "knative-serving", "knative-eventing", "kserve"]
 
@@ -45,7 +45,7 @@ def test_what_somebody_else_made_there_can_be_read_and_deleted(stub, memory, nam
     stub.Delete(DeleteRequest(namespace="kserve", name=name, force=True))
 
 
-def test_who_runs_the_server_can_permit_one_by_name(name) -> None:
+def test_an_operator_can_permit_one_by_name(name) -> None:
     permitting = settings(serving={"permit_reserved_namespaces": frozenset({"kube-models"})})
     with serving(permitting) as served, grpc.insecure_channel(served.address) as channel:
         served.wait_until_synced()

@@ -30,8 +30,8 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import Refusal, refused
 from tests.serving import Served, serving, settings
 
-from .asking import eventually
-from .registering import Project
+from .registry_project import Project
+from .requests import eventually
 
 EXHAUSTED = StatusCode.RESOURCE_EXHAUSTED
 NAMESPACE = "model-serving"

@@ -23,7 +23,7 @@ from tests.alone import ROOT, alone, clean_environment
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
-from .asking import deploy
+from .requests import deploy
 
 KUBECONFIG = """\
 apiVersion: v1
@@ -186,7 +186,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
         ("MODELSERVICE_X", "x", "there is no such setting; --help lists them"),
     ],
 )
-def test_a_wrong_setting_says_what_must_be_and_what_was_given(
+def test_the_error_of_a_setting_has_what_must_be_and_what_was_given(
     variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for other in set(os.environ) - set(clean_environment()):
@@ -222,7 +222,7 @@ def test_a_start_without_a_usable_cluster_ends_with_2(environment, named) -> Non
     ],
 )
 @pytest.mark.parametrize("command", [[], ["migrate"]])
-def test_a_user_without_a_home_is_told_which_setting_to_set(
+def test_without_a_home_directory_the_error_names_the_setting_to_set(
     environment, named, command, monkeypatch, capsys
 ) -> None:
     for variable in {"HOME", *set(os.environ) - set(clean_environment())}:
@@ -266,7 +266,7 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> No
     assert "KUBERNETES_KUBECONFIG" in server(**enabled, **injected).stderr
 
 
-def test_a_cluster_out_of_reach_is_told_by_health_and_does_not_end_the_server(kubeconfig) -> None:
+def test_an_unreachable_cluster_shows_in_health_and_does_not_end_the_server(kubeconfig) -> None:
     enabled = {"KSERVE_ENABLED": "true", "KUBERNETES_KUBECONFIG": kubeconfig}
     with alone("server", **enabled, MODELSERVICE_STOP_DELAY="0") as running:
         with grpc.insecure_channel(running.address) as channel:
@@ -304,5 +304,5 @@ def test_the_operations_document_lists_the_settings_as_help_does() -> None:
     assert told == list(settings.described())
 
 
-def test_version_says_the_version() -> None:
+def test_version_prints_the_version() -> None:
     assert server("--version").stdout == f"modelservice {__version__}\n"

@@ -25,12 +25,12 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
-from .asking import deploy, key
+from .requests import deploy, key
 
 pytestmark = pytest.mark.processes
 
 
-def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace() -> None:
+def test_at_sigterm_streams_end_with_a_status_and_the_process_ends_well_within_its_grace() -> None:
     with alone(MODELSERVICE_STOP_DELAY="1", MODELSERVICE_STOP_GRACE="200") as server:
         with grpc.insecure_channel(server.address) as channel:
             stub, health = ModelServiceStub(channel), health_pb2_grpc.HealthStub(channel)
@@ -64,7 +64,7 @@ def test_at_sigterm_streams_are_told_and_the_process_ends_well_within_its_grace(
         assert [event["code"] for event in server.events("call")] == ["UNAVAILABLE"] * 100
 
 
-def test_a_caller_can_still_ask_what_its_last_error_says_and_holds_no_stop_up() -> None:
+def test_a_caller_can_still_look_up_its_last_error_by_reflection_and_delays_no_stop() -> None:
     """grpcurl does, by the reflection stream that it has open anyway."""
     asked: queue.Queue[ServerReflectionRequest | None] = queue.Queue()
     with (
@@ -157,7 +157,7 @@ def test_a_reader_that_does_not_read_holds_the_stop_up_for_the_grace_only(name) 
         stalled.cancel()
 
 
-def test_a_part_that_dies_takes_the_server_down_and_is_told(name) -> None:
+def test_a_task_that_dies_stops_the_server_and_is_reported(name) -> None:
     served = Served(settings())
     served.start()
     served.wait_until_synced()

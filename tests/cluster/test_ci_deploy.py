@@ -21,7 +21,7 @@ from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.rollout.status import State
 from tests.adapters.local.file_server import file_server
 from tests.adapters.local.server_process import kill, server
-from tests.api.asking import NAMESPACE, deploy, eventually, failed, get, key
+from tests.api.requests import NAMESPACE, deploy, eventually, failed, get, key
 from tests.api.test_errors import error_of
 from tests.serving import Served, serving, settings
 from tests.transcript import blocks

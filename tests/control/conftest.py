@@ -4,7 +4,7 @@ import pytest
 
 from server.adapters.sql import engines, transaction
 from server.ports import Registry
-from tests.control.registered import Registering
+from tests.control.registry_control import Registering
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from server.ports import Registry, RegistryReading, RegistryWriting
-from tests.control.registered import Registering
+from tests.control.registry_control import Registering
 from tests.memory_cluster.cluster import MemoryCluster
 
 Result = TypeVar("Result")

@@ -21,7 +21,7 @@ from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.domain.errors import ConcurrentWrite, NamespaceNotServed, ReservedNamespace
 from server.ports import RegistryReading
-from tests.control.registered import Registering
+from tests.control.registry_control import Registering
 from tests.control.registry_world import FailingRegistry, RegistryWorld, Result
 
 SERVICES = [

@@ -33,7 +33,7 @@ from server.domain.registry.registry_errors import (
     VersionNotReady,
 )
 from server.ports import Registry
-from tests.control.registered import Registering
+from tests.control.registry_control import Registering
 
 # Each example is forty writes and what is read after each of them; to make a failing one shorter
 # takes minutes, and it can be read as it is.

@@ -21,7 +21,7 @@ from server.domain.registry.registry_errors import (
     VersionNotFound,
 )
 from server.ports import RegistryReading
-from tests.control.registered import Registering
+from tests.control.registry_control import Registering
 
 ROUNDS = 25
 

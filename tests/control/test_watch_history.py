@@ -143,7 +143,7 @@ READS = st.tuples(st.integers(0, 1), st.integers(1, 3), st.booleans())
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(STEPS, READS), min_size=10, max_size=60))
-async def test_what_a_stream_tells_is_a_history_and_ends_at_the_truth(
+async def test_a_stream_sends_a_history_that_ends_at_the_current_state(
     plan: list[tuple[str, str] | tuple[int, int, bool]],
 ) -> None:
     world = World()

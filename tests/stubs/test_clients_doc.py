@@ -34,7 +34,7 @@ from modelservice.v1.model_service_pb2 import (
 )
 
 from server.domain.errors import ErrorReason
-from tests.api.asking import READY, deploy, eventually, failed, get, key
+from tests.api.requests import READY, deploy, eventually, failed, get, key
 from tests.api.test_errors import error_of
 from tests.serving import Served, serving, settings
 

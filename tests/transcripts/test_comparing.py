@@ -13,7 +13,7 @@ import pytest
 from tests.transcripts.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-TEST = "tests/api/test_deploying.py::test_a_restart_alone_of_an_absent_service_is_not_found"
+TEST = "tests/api/test_deploy.py::test_a_restart_alone_of_an_absent_service_is_not_found"
 PORT_TEST = (
     "tests/contracts/test_memory_cluster.py::TestMemoryCluster"
     "::test_deleting_an_absent_service_is_not_found"

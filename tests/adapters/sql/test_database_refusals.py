@@ -31,7 +31,7 @@ from server.adapters.sql.factory import RegistryUnusable, migrate, opened_regist
 from tests import serving
 from tests.adapters.sql.statements import healed, refused, until
 from tests.alone import clean_environment
-from tests.api.asking import eventually
+from tests.api.requests import eventually
 from tests.api.test_health import NOT_SERVING, SERVING, status
 from tests.postgresql import PostgreSQL, execute, started_postgresql
 from tests.refusals import refused as refused_call

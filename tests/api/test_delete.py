@@ -15,7 +15,7 @@ from modelservice.v1.model_service_pb2 import (
 from server.domain.service.inference_service import ContainerPredictor, InferenceServiceSpec
 from tests.refusals import refused
 
-from .asking import deploy, eventually, get, key, kinds, watching
+from .requests import deploy, eventually, get, key, kinds, watching
 
 DELETING = InferenceServiceStatus.STATE_DELETING
 

@@ -13,7 +13,7 @@ from server.domain.registry.deployment_progress import with_answer
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import RegistryWriting
-from tests.control.followed import BRISK, FAILING, World, world
+from tests.control.recorder_world import BRISK, FAILING, World, world
 from tests.memory_cluster.cluster import MemoryCluster
 
 __all__ = ["world"]
@@ -31,7 +31,7 @@ class RefusingCluster(MemoryCluster):
         return await super().read(key)
 
 
-async def test_who_is_cut_off_from_the_cluster_leaves_following_to_another(world: World) -> None:
+async def test_a_replica_that_is_cut_off_from_the_cluster_lets_another_lead(world: World) -> None:
     here = MemoryCluster(world.cluster.store)
     async with world.replica(cluster=here):
         await world.until(await world.deploy("before"), DeploymentState.DEPLOYED)
@@ -65,7 +65,7 @@ async def test_a_record_that_cannot_be_read_does_not_end_the_server(world: World
         await world.until(record, DeploymentState.DEPLOYED)
 
 
-async def test_a_failure_that_only_a_newer_release_knows_gives_way_to_what_the_cluster_says(
+async def test_a_failure_that_only_a_newer_release_knows_is_replaced_by_the_current_state(
     world: World,
 ) -> None:
     world.cluster.ready_after = None

@@ -19,7 +19,7 @@ from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
-from .asking import container, deploy, eventually, failed, get, key
+from .requests import container, deploy, eventually, failed, get, key
 
 
 def listed(stub, **fields) -> list[str]:
@@ -76,7 +76,7 @@ def test_get_with_a_rollout_waits_until_the_view_has_it(stub, memory, grpc_serve
     assert service.rollout_id == other.rollout.id
 
 
-def test_get_with_a_rollout_that_the_view_cannot_catch_up_with_says_so(stub, memory, name) -> None:
+def test_get_of_a_rollout_that_the_cache_does_not_reach_is_view_behind(stub, memory, name) -> None:
     memory.hold_feed()
     other = another_replica_writes(memory, name)
     began = time.monotonic()

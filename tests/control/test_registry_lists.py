@@ -18,7 +18,7 @@ from server.domain.opaque_tokens import encode_token
 from server.domain.registry.deployment import DeploymentFilter, DeploymentState, ModelDeployment
 from server.domain.registry.registry_errors import DeploymentNotFound, InUse
 from server.ports import Page
-from tests.control.registered import Registering
+from tests.control.registry_control import Registering
 
 PENDING, DEPLOYED, UNDEPLOYED = (
     DeploymentState.PENDING,

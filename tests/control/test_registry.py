@@ -21,7 +21,7 @@ from server.domain.registry.registry_errors import (
     VersionNotReady,
 )
 from server.domain.service.inference_service import ModelFormat, Resources, Scaling, ServingOptions
-from tests.control.registered import FILES, Registering
+from tests.control.registry_control import FILES, Registering
 
 PENDING, READY, ARCHIVED = VersionState.PENDING, VersionState.READY, VersionState.ARCHIVED
 
@@ -268,7 +268,7 @@ async def test_a_refused_change_stores_nothing(registering: Registering) -> None
     assert await registering.versions.get(Call(), registering.version()) == version
 
 
-async def test_what_is_missing_is_deleted_by_those_who_allow_it(registering: Registering) -> None:
+async def test_allow_missing_lets_an_absent_resource_be_deleted(registering: Registering) -> None:
     for parts, key, missing in (
         (registering.models, registering.model(), ModelNotFound),
         (registering.versions, registering.version(), ModelNotFound),

@@ -16,7 +16,7 @@ from modelservice.v1.model_service_pb2 import (
 
 from server.domain.service.inference_service import ServiceKey
 
-from .asking import deploy, watching
+from .requests import deploy, watching
 
 NAMESPACE = "churn"
 SERVICES = 200
@@ -32,7 +32,7 @@ def test_services_made_read_and_deleted_leave_a_server_as_large_as_before(stub, 
     assert grown < 0.2 * before, f"{grown >> 20} MiB more than the {before >> 20} MiB of before"
 
 
-def test_a_deletion_says_which_service_and_rollout_it_was_and_nothing_of_its_spec(
+def test_a_deletion_names_the_service_and_rollout_and_nothing_of_the_spec(
     stub, memory, name
 ) -> None:
     with watching(stub, namespace=NAMESPACE) as stream:

@@ -21,7 +21,7 @@ from server.domain.rollout.status import State
 from server.domain.service.commands import STOP_ANNOTATION
 from tests.refusals import refusal_of
 
-from .asking import READY, deploy, failed, key, watching
+from .requests import READY, deploy, failed, key, watching
 
 UNTIL_READY = WatchStatusRequest.UNTIL_READY
 UNTIL_GONE = WatchStatusRequest.UNTIL_GONE
@@ -50,7 +50,7 @@ def test_a_rollout_that_is_ready_ends_ok_with_the_service_last(stub, memory, nam
     assert all(m.service.status.state != READY for m in messages[:-1])
 
 
-def test_a_resumed_wait_tells_the_deciding_service_though_it_has_not_changed(
+def test_a_resumed_wait_sends_the_deciding_service_although_it_has_not_changed(
     stub, memory, name
 ) -> None:
     memory.target.ready_after = timedelta(seconds=0)
@@ -157,7 +157,7 @@ def test_without_a_rollout_an_absent_service_is_not_found(stub, name) -> None:
 
 
 @pytest.mark.usefixtures("open_rollouts")
-def test_a_deadline_ends_a_wait_whose_last_state_was_told(stub, name) -> None:
+def test_a_deadline_ends_a_wait_after_its_last_state_was_sent(stub, name) -> None:
     rollout_id = stub.Deploy(deploy(name)).rollout_id
     request = WatchStatusRequest(name=name, until=UNTIL_READY, rollout_id=rollout_id)
     call = stub.WatchStatus(request, timeout=0.5)

@@ -20,7 +20,7 @@ from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Delete
 from server.domain.service.inference_service import ServiceKey
 from server.ports import Registry
-from tests.control.followed import BRISK, FAILING, World, spec, world
+from tests.control.recorder_world import BRISK, FAILING, World, spec, world
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 
@@ -57,7 +57,7 @@ async def test_a_record_follows_its_service_from_deploy_to_delete(world: World) 
         await world.stays(record)
 
 
-async def test_trouble_is_told_while_it_lasts(world: World) -> None:
+async def test_a_failure_is_recorded_while_it_lasts(world: World) -> None:
     world.cluster.ready_after = None
     async with world.replica():
         record = await world.deploy("fraud")
@@ -86,7 +86,7 @@ async def test_the_next_deployment_supersedes_and_so_does_an_edit_by_somebody_el
         await world.stays(first)
 
 
-async def test_who_stops_lets_another_lead_at_once(world: World) -> None:
+async def test_a_replica_that_stops_lets_another_lead_at_once(world: World) -> None:
     for_ages = replace(BRISK, term=100.0)
     async with world.replica(for_ages):
         await world.until(await world.deploy("first"), DeploymentState.DEPLOYED)
@@ -148,7 +148,7 @@ async def test_a_deploy_that_never_reached_the_cluster_is_given_up_and_no_sooner
         await world.until(young, DeploymentState.DEPLOYED)
 
 
-async def test_who_does_not_follow_keeps_no_list_of_what_changed(world: World) -> None:
+async def test_a_replica_that_does_not_lead_queues_no_changes(world: World) -> None:
     assert await world.registry.lead("another", timedelta(minutes=1))
     async with world.replica() as cache:
         await world.deploy("fraud")
@@ -159,7 +159,7 @@ async def test_who_does_not_follow_keeps_no_list_of_what_changed(world: World) -
             await asyncio.sleep(0.02)
 
 
-async def test_two_who_think_that_they_lead_come_to_the_same(world: World) -> None:
+async def test_two_replicas_that_both_lead_come_to_the_same_records(world: World) -> None:
     """One of them sees everything late."""
     both = AlwaysLeads(world.registry)
     late = MemoryCluster(world.cluster.store)

@@ -26,7 +26,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 from tests.serving import serving, settings
 
-from .asking import READY, deploy, eventually, failed, key, kinds, watching
+from .requests import READY, deploy, eventually, failed, key, kinds, watching
 
 CHANGED = WatchStatusResponse.TYPE_CHANGED
 HEARTBEAT = WatchStatusResponse.TYPE_HEARTBEAT
@@ -76,7 +76,7 @@ def test_a_service_made_anew_is_deleted_then_comes_as_a_new_one(stub, memory, na
         assert (new.type, new.service.uid) == (CHANGED, second.uid)
 
 
-def test_a_namespace_watch_tells_of_its_own_services_only(stub, namespace) -> None:
+def test_a_namespace_watch_sends_its_own_services_only(stub, namespace) -> None:
     stub.Deploy(deploy("a", namespace=namespace))
     with watching(stub, namespace=namespace) as stream:
         stream.until(lambda message: message.type == WatchStatusResponse.TYPE_SYNCED)
@@ -86,7 +86,7 @@ def test_a_namespace_watch_tells_of_its_own_services_only(stub, namespace) -> No
         assert (new.service.namespace, new.service.name) == (namespace, "c")
 
 
-def test_a_watch_of_all_namespaces_tells_of_every_one(stub, namespace) -> None:
+def test_a_watch_of_all_namespaces_sends_every_service(stub, namespace) -> None:
     with watching(stub, namespace="-") as stream:
         stream.until(lambda message: message.type == WatchStatusResponse.TYPE_SYNCED)
         for each in (namespace, f"{namespace}-other"):
@@ -118,7 +118,7 @@ def test_log_lines_come_to_watches_of_one_service_only(stub, memory, name) -> No
             assert told.service.status.failure.log_lines == lines
 
 
-def test_heartbeats_fill_the_silence_and_say_how_old_the_view_is(stub, memory, name) -> None:
+def test_heartbeats_fill_the_silence_and_carry_the_view_age(stub, memory, name) -> None:
     memory.away()
     with watching(stub, name=name, heartbeat_interval=Duration(seconds=1)) as stream:
         assert kinds(stream.take(1)) == ["SYNCED"]
@@ -152,7 +152,7 @@ def _deploy_until(quiet: threading.Event, stub, namespace: str) -> None:
         stub.Deploy(deploy("noise", f"example.org/model:{number}", namespace=namespace))
 
 
-def test_a_resumed_stream_tells_what_changed_meanwhile(stub, memory, namespace) -> None:
+def test_a_resumed_stream_sends_the_changes_since_its_token(stub, memory, namespace) -> None:
     for each in ("kept", "changed", "deleted"):
         stub.Deploy(deploy(each, namespace=namespace))
     settled(stub, namespace)

@@ -14,7 +14,7 @@ from server.domain.service.inference_service import ServiceKey
 from tests.loop_steps import LoopSteps
 from tests.memory_cluster.cluster import MemoryCluster
 
-from .test_viewing import SERVICE
+from .test_watch_cache import SERVICE
 
 SERVICES = 10_000
 

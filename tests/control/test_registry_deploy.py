@@ -47,7 +47,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
     ServingOptions,
 )
-from tests.control.registered import SKLEARN, Registering
+from tests.control.registry_control import SKLEARN, Registering
 from tests.control.registry_world import FailingRegistry, RegistryWorld
 from tests.failpoints import armed
 
@@ -167,7 +167,7 @@ async def test_what_cannot_be_deployed_is_refused_and_leaves_no_record(
     assert world.service() is None
 
 
-async def test_a_model_without_a_version_to_deploy_is_told(world: RegistryWorld) -> None:
+async def test_a_model_without_a_version_to_deploy_is_refused(world: RegistryWorld) -> None:
     await world.prepare("1")
     await world.registering.archive("1")
     with pytest.raises(NoDeployableVersion):
@@ -201,7 +201,7 @@ async def test_defaults_of_the_environment_stand_under_what_is_asked(world: Regi
     assert (await world.carry_out(back)).action is Action.UNCHANGED
 
 
-async def test_everything_wrong_is_told_with_its_path(world: RegistryWorld) -> None:
+async def test_everything_wrong_is_reported_with_its_path(world: RegistryWorld) -> None:
     await world.prepare("1", defaults=ServingOptions(scaling=Scaling(max_replicas=3)))
     asked = {"env": {"A=B": "1"}, "scaling": Scaling(5), "resources": Resources({"cpu": "much"})}
     with pytest.raises(FieldInvalid) as refused:
@@ -219,7 +219,7 @@ async def test_everything_wrong_is_told_with_its_path(world: RegistryWorld) -> N
     assert await world.records() == []
 
 
-async def test_names_that_nothing_can_have_are_told_before_the_registry_is_asked(
+async def test_impossible_names_are_reported_before_the_registry_is_asked(
     world: RegistryWorld,
 ) -> None:
     world.registry = NoRegistry()
@@ -414,7 +414,7 @@ async def test_the_record_is_there_before_the_cluster_is_touched(
     assert [s.deployment_id for s in [world.service()] if s] == [r.id for r in records if stored]
 
 
-async def test_a_retry_tells_the_first_record_what_its_own_server_died_before(
+async def test_a_retry_stores_the_rollout_in_the_first_record_when_its_server_died_before(
     world: RegistryWorld,
 ) -> None:
     await world.prepare("1")

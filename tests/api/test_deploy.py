@@ -25,7 +25,7 @@ from server.domain.service.inference_service import InferenceServiceSpec as Spec
 from tests.refusals import refused
 from tests.strategies import specs
 
-from .asking import NAMESPACE, READY, container, deploy, get, key
+from .requests import NAMESPACE, READY, container, deploy, get, key
 
 CREATED = DeployResponse.ACTION_CREATED
 UPDATED = DeployResponse.ACTION_UPDATED
@@ -122,7 +122,7 @@ def test_create_only_refuses_an_existing_service(stub, name) -> None:
     refused(StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS", stub.Deploy, request)
 
 
-def test_validate_only_says_what_would_be_and_stores_nothing(stub, name) -> None:
+def test_validate_only_returns_the_result_and_stores_nothing(stub, name) -> None:
     answer = stub.Deploy(deploy(name, validate_only=True))
     assert not answer.service.rollout_id
     assert (answer.action, answer.rollout_id) == (CREATED, "")
@@ -179,7 +179,7 @@ def test_every_wrong_field_is_named_at_once_by_its_path(stub, memory, name) -> N
         (container(request_timeout=Duration()), "spec.request_timeout"),
     ],
 )
-def test_a_spec_that_says_nothing_usable_is_refused_by_its_path(stub, name, spec, path) -> None:
+def test_an_unusable_spec_is_refused_by_its_path(stub, name, spec, path) -> None:
     request = DeployRequest(name=name, spec=spec)
     refusal = refused(StatusCode.INVALID_ARGUMENT, "FIELD_INVALID", stub.Deploy, request)
     assert refusal.fields == [path]
@@ -193,7 +193,7 @@ def test_a_cluster_that_is_away_is_unavailable_with_a_time_to_wait(stub, memory,
     assert stub.Deploy(deploy(name)).action == CREATED
 
 
-def test_a_write_without_an_answer_says_so_and_its_retry_is_safe(stub, memory, name) -> None:
+def test_a_write_of_unknown_outcome_can_be_retried(stub, memory, name) -> None:
     memory.fail_next_write(WriteOutcomeUnknown("sent and not answered; retry"))
     request = deploy(name, request_id="job-1")
     refusal = refused(StatusCode.UNAVAILABLE, "WRITE_OUTCOME_UNKNOWN", stub.Deploy, request)

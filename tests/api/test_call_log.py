@@ -23,8 +23,8 @@ from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 from tests.alone import alone
 from tests.patience import PATIENCE_SECONDS
 
-from .asking import container, deploy, watching
-from .registering import Project
+from .registry_project import Project
+from .requests import container, deploy, watching
 
 SECRET = "hunter2"
 METHOD = "modelservice.v1.ModelService"
@@ -120,7 +120,7 @@ def test_every_call_has_exactly_one_line(logged) -> None:
     ]
 
 
-def test_a_deploy_from_the_registry_says_of_what(logged) -> None:
+def test_a_deploy_from_the_registry_logs_its_model(logged) -> None:
     named = [line["registered_model"] for line in logged if "registered_model" in line]
     assert named == ["risk/fraud/1/staging", "risk/fraud/staging"]
 

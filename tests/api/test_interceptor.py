@@ -23,7 +23,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of, refused
 from tests.serving import serving, settings
 
-from .asking import deploy, eventually, watching
+from .requests import deploy, eventually, watching
 
 SERVICE = "/modelservice.v1.ModelService"
 SECRET = "hunter2"
@@ -64,7 +64,7 @@ def test_a_method_that_does_not_exist_is_unimplemented(grpc_channel) -> None:
     "error",
     [RuntimeError, KeyError, asyncio.CancelledError, TimeoutError, grpc.aio.UsageError],
 )
-def test_a_bug_is_internal_and_tells_an_id_only(
+def test_a_bug_is_internal_and_shows_an_id_only(
     stub, grpc_server, monkeypatch, name, error
 ) -> None:
     async def broken(deploy: Any) -> Any:
@@ -130,7 +130,7 @@ def test_streams_whose_readers_left_are_forgotten(stub, grpc_server, name) -> No
     eventually("no subscription is left", lambda: len(cache._subscriptions) == before)
 
 
-def test_the_view_is_asked_before_it_has_synced(name) -> None:
+def test_calls_before_the_cache_has_synced_are_view_not_ready(name) -> None:
     unsynced = serving(settings(), synced=False)
     with unsynced as served, grpc.insecure_channel(served.address) as channel:
         for method, request in (

@@ -122,7 +122,7 @@ async def test_of_a_name_with_several_addresses_all_are_needed(
         ("192.0.2.1:50051", "192.0.2.1:50051 is not an address of this machine"),
     ],
 )
-async def test_an_address_that_is_none_of_this_machine_is_told(
+async def test_an_address_of_another_machine_is_reported(
     bare: Any, address: str, told: str
 ) -> None:
     with pytest.raises(AddressUnusable, match=told):

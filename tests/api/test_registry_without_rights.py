@@ -17,7 +17,7 @@ from server.adapters.sql.factory import opened_registry
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 
-from .registering import Project
+from .registry_project import Project
 
 
 @pytest.fixture

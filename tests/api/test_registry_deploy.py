@@ -32,7 +32,7 @@ from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
 
 from tests.refusals import refused
 
-from .asking import deploy
+from .requests import deploy
 
 SKLEARN = ModelFormat(name="sklearn")
 IMAGE = "registry.example/fraud:2"
@@ -76,7 +76,7 @@ def records(registry: RegistryServiceStub, project: str) -> list[ModelDeployment
     return list(answer.deployments)
 
 
-def test_the_answer_tells_what_it_came_to_and_the_record_which_rollout_it_is(
+def test_the_response_has_the_resolved_spec_and_the_record_its_rollout(
     stub, registry, project
 ) -> None:
     answer = stub.Deploy(wish(project))
@@ -135,7 +135,7 @@ def test_a_plain_deploy_over_it_is_of_no_registry_any_more(stub, project) -> Non
     assert bare.service.spec.HasField("container")
 
 
-def test_other_fields_that_are_wrong_are_told_with_their_paths(stub, project) -> None:
+def test_other_wrong_fields_are_reported_with_their_paths(stub, project) -> None:
     asked = wish(project, name="Fraud")
     asked.spec.env["A=B"] = "1"
     asked.spec.scaling.CopyFrom(Scaling(min_replicas=3, max_replicas=1))

@@ -1,6 +1,6 @@
-"""Recorded lives of services on the lab, played through the reading of statuses.
+"""Replay recorded lives of services on the lab.
 
-A recording has every change of a service's objects as the API server's watches told it (KServe
+A recording has every change of a service's objects as the API server's watches sent it (KServe
 0.20, Standard mode but for those in knative/), each as a merge patch of the object before, and the
 answers to the writes.
 """
@@ -43,8 +43,8 @@ Step = tuple[int, State, FailureReason | None]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a watcher was told at a moment (seconds after the recording began), and on what."""
+class Report:
+    """The status that a watcher got, so many seconds after the recording began."""
 
     at: float
     observed: ObservedObjects
@@ -67,7 +67,7 @@ class Told:
 
 @dataclass
 class Watcher:
-    """One process of ours: it derives at each change, and when a decision asks to look again."""
+    """One replica: it derives the status at each change, and when a recheck is due."""
 
     started: datetime
     staleness: StalenessCheck = field(default_factory=StalenessCheck)
@@ -75,7 +75,7 @@ class Watcher:
     recheck_at: datetime | None = None
     ready_generation: int | None = None
 
-    def look(self, observed: ObservedObjects, now: datetime) -> Told:
+    def look(self, observed: ObservedObjects, now: datetime) -> Report:
         self.staleness = self.staleness.updated(observed, now)
         facts = facts_of(observed, self.staleness, now)
         self.sticky_failures = self.sticky_failures.updated(facts)
@@ -86,9 +86,9 @@ class Watcher:
         if decision.state is State.READY:
             self.ready_generation = facts.rollout.generation
         self.recheck_at = decision.recheck_at
-        return Told((now - self.started).total_seconds(), observed, facts, decision)
+        return Report((now - self.started).total_seconds(), observed, facts, decision)
 
-    def recheck_until(self, observed: ObservedObjects, now: datetime) -> Iterator[Told]:
+    def recheck_until(self, observed: ObservedObjects, now: datetime) -> Iterator[Report]:
         while self.recheck_at and self.recheck_at <= now:
             yield self.look(observed, self.recheck_at)
 
@@ -105,7 +105,7 @@ class Recording:
         return self.started + timedelta(seconds=seconds)
 
     def states(self) -> Iterator[tuple[float, ObservedObjects | None]]:
-        """What there was after each change."""
+        """The objects after each change."""
         objects: dict[str, tuple[str, dict[str, Any]]] = {}
         cache = ParseCache()
         for change in self.changes:
@@ -123,11 +123,11 @@ def recording(name: str) -> Recording:
 
 
 @cache
-def told(name: str) -> tuple[Told, ...]:
-    """Everything that a process which saw it all would have told, in order."""
+def replay(name: str) -> tuple[Report, ...]:
+    """Every status that a process reports which saw all changes, in order."""
     played = recording(name)
     watcher = Watcher(played.started)
-    found: list[Told] = []
+    found: list[Report] = []
     observed: ObservedObjects | None = None
     for at, after in played.states():
         if observed:
@@ -140,8 +140,8 @@ def told(name: str) -> tuple[Told, ...]:
     return tuple(found)
 
 
-def steps(history: Iterable[Told]) -> list[Step]:
-    """The states told, each once until it changed."""
+def steps(history: Iterable[Report]) -> list[Step]:
+    """The reported states, without repetitions."""
     kept: list[Step] = []
     for one in history:
         if kept[-1:] != [one.step]:

@@ -1,4 +1,4 @@
-"""Services as a cluster showed them, changed in the one point that a test is about."""
+"""Recorded services, changed in the one point that a test is about."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Object = dict[str, Any]
 
 
 def when(name: str, holds: Callable[[ObservedObjects], object]) -> tuple[ObservedObjects, datetime]:
-    """What a recording first had of which this holds, and when that was."""
+    """The first objects of a recording for which this holds, and their time."""
     played = recording(name)
     return next((o, played.at(at)) for at, o in played.states() if o and holds(o))
 
 
 def beginning(name: str) -> tuple[ObservedObjects, datetime]:
-    """What a recording began with."""
+    """The first objects of a recording."""
     return when(name, bool)
 
 
 def end(name: str) -> tuple[ObservedObjects, datetime]:
-    """What there was at the end of a recording."""
+    """The last objects of a recording."""
     played = recording(name)
     *_, (_, observed) = played.states()
     assert observed
@@ -38,7 +38,7 @@ def end(name: str) -> tuple[ObservedObjects, datetime]:
 
 
 def starting() -> tuple[ObservedObjects, datetime]:
-    """A first rollout whose only pod runs, and is not ready yet, as everybody knows."""
+    """A first rollout whose only pod runs, is not ready yet, and is in all counts."""
     return when("slow", lambda o: _runs(o) and _counted(o))
 
 
@@ -62,15 +62,15 @@ def _counted(observed: ObservedObjects) -> bool:
     return any(d["status"].get("updatedReplicas") for d in observed.deployments)
 
 
-def facts(observed: ObservedObjects, now: datetime, *, told_before: int = 0) -> Facts:
-    """The facts of a service that has shown itself so for `told_before` seconds."""
-    staleness = StalenessCheck().updated(observed, now - timedelta(seconds=told_before))
+def facts(observed: ObservedObjects, now: datetime, *, lasting: int = 0) -> Facts:
+    """The facts of a service whose objects have been so for `lasting` seconds."""
+    staleness = StalenessCheck().updated(observed, now - timedelta(seconds=lasting))
     return facts_of(observed, staleness.updated(observed, now), now)
 
 
-def verdict(observed: ObservedObjects, now: datetime, *, told_before: int = 0) -> Decision:
+def verdict(observed: ObservedObjects, now: datetime, *, lasting: int = 0) -> Decision:
     """The decision on it."""
-    return decide(facts(observed, now, told_before=told_before))
+    return decide(facts(observed, now, lasting=lasting))
 
 
 def with_service(observed: ObservedObjects, patch: Object) -> ObservedObjects:

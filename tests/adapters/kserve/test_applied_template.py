@@ -1,4 +1,4 @@
-"""Whether a Deployment was made from what the service asks for now."""
+"""Pod templates that are made from the present spec, and others."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def predictor_applied(observed: ObservedObjects) -> bool:
 
 
 def edited(observed: ObservedObjects, spec: Object) -> ObservedObjects:
-    """As after somebody else's edit of the spec, which leaves our marker as it was."""
+    """As after somebody else's edit of the spec, which keeps the rollout hash."""
     fields = [*observed.service["metadata"]["managedFields"], KUBECTL]
     return with_service(observed, {"spec": spec, "metadata": {"managedFields": fields}})
 
 
 def unmanaged(observed: ObservedObjects) -> ObservedObjects:
-    """As if it had never been ours: without a marker on object and template."""
+    """As if it had never been ours: without a rollout hash on object and template."""
     bare = {"annotations": {"modelservice.dev/rollout": None}}
     observed = edited(observed, {"predictor": bare})
     template = {"spec": {"template": {"metadata": bare}}}
@@ -41,14 +41,14 @@ def unmanaged(observed: ObservedObjects) -> ObservedObjects:
     return ObservedObjects(observed.service, deployments=(merged(deployment, template),))
 
 
-def test_on_what_is_ours_alone_the_marker_tells() -> None:
+def test_the_rollout_hash_decides_for_a_predictor_that_only_we_own() -> None:
     observed, _ = serving()
     assert predictor_applied(observed)
     next_rollout = {"annotations": {"modelservice.dev/rollout": "m2"}}
     assert not predictor_applied(with_service(observed, {"spec": {"predictor": next_rollout}}))
 
 
-def test_a_template_that_still_has_a_marker_that_was_taken_away_is_not_applied() -> None:
+def test_a_template_with_a_removed_rollout_hash_is_not_applied() -> None:
     observed, _ = serving()
     gone = {"predictor": {"annotations": {"modelservice.dev/rollout": None}}}
     assert not predictor_applied(edited(observed, gone))
@@ -69,7 +69,7 @@ CONTAINER = {"name": "kserve-container", "image": "ready:1"}
         {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
     ],
 )
-def test_an_edit_of_ours_by_another_hand_is_not_applied_until_the_template_has_it(
+def test_an_edit_by_another_manager_is_not_applied_until_the_template_has_it(
     changed: Object,
 ) -> None:
     observed, _ = serving()
@@ -91,7 +91,7 @@ def test_an_edit_of_ours_by_another_hand_is_not_applied_until_the_template_has_i
         {"model": {"args": ["--http_port=9"]}},
     ],
 )
-def test_a_model_of_somebody_else_is_compared_by_what_it_names(changed: Object) -> None:
+def test_a_model_of_another_manager_is_compared_by_the_fields_that_it_sets(changed: Object) -> None:
     observed, _ = serving_model()
     assert predictor_applied(unmanaged(observed))
     assert not predictor_applied(
@@ -110,7 +110,7 @@ def test_a_model_of_somebody_else_is_compared_by_what_it_names(changed: Object) 
         {"runtime": "kserve-sklearnserver"},
     ],
 )
-def test_the_same_thing_said_otherwise_is_applied(same: Object) -> None:
+def test_an_equal_value_in_another_notation_is_applied(same: Object) -> None:
     observed, _ = serving_model()
     said = {"spec": {"predictor": {"model": same}}}
     assert predictor_applied(unmanaged(with_service(observed, said)))
@@ -147,7 +147,7 @@ def test_the_asked_arguments_stand_in_one_piece_among_those_that_kserve_adds(
     assert is_applied(service, part, template) is is_made_from_it
 
 
-def test_many_arguments_of_somebody_else_are_compared_in_a_moment() -> None:
+def test_many_arguments_are_compared_in_a_moment() -> None:
     observed, _ = serving()
     asked = {"image": "ready:1", "args": ["-v"] * 50_000 + ["last"]}
     service = with_service(observed, {"spec": {"transformer": {"containers": [asked]}}}).service
@@ -179,7 +179,7 @@ def test_a_single_container_has_kserves_name_whatever_it_was_called() -> None:
     assert predictor_applied(edited(observed, {"predictor": {"containers": [mine]}}))
 
 
-def test_without_a_marker_even_what_nobody_owns_is_compared() -> None:
+def test_without_a_rollout_hash_unowned_fields_are_compared_too() -> None:
     observed, _ = serving()
     bare = with_service(unmanaged(observed), {"metadata": {"managedFields": None}})
     assert predictor_applied(bare)

@@ -1,4 +1,4 @@
-"""What is told of containers that exit or do not answer, and when they are believed again."""
+"""Containers that exit or do not become ready, and when they count as stable again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.adapters.kserve.test_log_excerpt import LEGACY_MODEL
 SECOND = timedelta(seconds=1)
 
 
-def test_a_pod_that_runs_and_never_gets_ready_is_said_not_to_answer() -> None:
+def test_a_pod_that_runs_and_never_becomes_ready_is_reported_as_not_answering() -> None:
     observed, now = starting()
     quiet = verdict(observed, now)
     assert quiet.failure is None
@@ -81,7 +81,7 @@ def test_a_second_exit_fails_before_the_kubelet_backs_off() -> None:
     assert verdict(second, now).state is State.FAILED
 
 
-def test_restarts_that_a_pod_has_lived_down_do_not_count_in_a_scale_up() -> None:
+def test_restarts_before_a_long_run_do_not_count_in_a_scale_up() -> None:
     observed, now = serving()
     grown_up = with_container(
         observed,
@@ -96,7 +96,7 @@ def test_restarts_that_a_pod_has_lived_down_do_not_count_in_a_scale_up() -> None
     assert (decision.state, decision.failure) == (State.READY, None)
 
 
-def test_of_a_model_kserve_says_that_it_could_not_be_loaded_of_a_container_nobody() -> None:
+def test_kserves_report_of_a_failed_load_counts_for_a_model_and_not_for_a_container() -> None:
     failed_load = {
         "transitionStatus": "BlockedByFailedLoad",
         "lastFailureInfo": {"reason": "ModelLoadFailed", "exitCode": 1},
@@ -117,8 +117,8 @@ def test_of_a_model_kserve_says_that_it_could_not_be_loaded_of_a_container_nobod
         assert decision.failure.reason is reason
 
 
-def test_the_lie_of_a_corrupt_model_is_never_told_as_ready() -> None:
-    """It ran 10 s and ended with 0; its next run is Ready for a moment, and KServe says Loaded."""
+def test_a_corrupt_model_whose_pod_is_ready_for_a_moment_is_never_ready() -> None:
+    """It ran 10 s and exited with 0; the next run is Ready for a moment, and KServe says Loaded."""
     observed, now = serving_model()
     completed = with_deployment_condition(observed, "Progressing", lastUpdateTime=stamp(now))
     lying = with_container(
@@ -136,7 +136,7 @@ def test_the_lie_of_a_corrupt_model_is_never_told_as_ready() -> None:
     assert proven.state is State.READY
 
 
-def test_the_second_lie_of_a_corrupt_model_is_not_believed_either() -> None:
+def test_a_corrupt_model_whose_pod_is_ready_again_is_not_ready_either() -> None:
     """At 431 s: complete once, Ready again, and the fifth restart."""
     observed, now = serving_model()
     now += 371 * SECOND
@@ -155,7 +155,7 @@ def test_the_second_lie_of_a_corrupt_model_is_not_believed_either() -> None:
     assert not facts(lying, now).serving
 
 
-def test_a_pod_that_comes_back_after_a_long_run_is_believed_at_once() -> None:
+def test_a_pod_that_restarts_after_a_long_run_is_stable_at_once() -> None:
     observed, now = serving()
     now += timedelta(days=3)
     back = with_container(
@@ -184,7 +184,7 @@ def test_while_it_is_away_after_a_long_run_the_service_has_ten_seconds() -> None
     assert late.failure.reason is FailureReason.OUT_OF_MEMORY
 
 
-def test_of_a_message_that_is_the_tail_of_a_log_the_cause_is_told() -> None:
+def test_the_cause_in_a_termination_message_that_is_the_tail_of_a_log_is_reported() -> None:
     observed, now = starting()
     tail = LEGACY_MODEL.read_text()[-4096:]
     down = with_container(observed, state=ended(1, now, message=tail), restartCount=1)
@@ -202,9 +202,9 @@ NO_SUCH_COMMAND = (
 
 
 def never_started(now: datetime, words: str) -> dict[str, dict[str, object]]:
-    """As containerd tells of it: the start is the beginning of time."""
-    told = ended(128, now, reason="StartError", message=words)
-    return {"terminated": {**told["terminated"], "startedAt": "1970-01-01T00:00:00Z"}}
+    """containerd reports the epoch as the start."""
+    exited = ended(128, now, reason="StartError", message=words)
+    return {"terminated": {**exited["terminated"], "startedAt": "1970-01-01T00:00:00Z"}}
 
 
 def test_a_command_that_the_image_does_not_have_fails_at_its_first_start() -> None:
@@ -244,7 +244,7 @@ def test_memory_is_blamed_whatever_the_exit_code_after_a_child_was_killed(code: 
     assert decision.failure.exit_code == code
 
 
-def test_of_a_node_that_was_started_anew_the_containers_end_is_unknown_but_told() -> None:
+def test_an_exit_of_unknown_cause_after_a_reboot_of_the_node_is_reported() -> None:
     observed, now = starting()
     unknown = {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}
     decision = verdict(with_container(observed, state=waiting("x"), lastState=unknown), now)
@@ -276,13 +276,13 @@ def test_an_init_container_fails_at_its_second_end_and_names_the_download(
     assert (decision.failure.reason, decision.failure.container) == (reason, name)
 
 
-def test_the_newest_words_of_the_probe_are_told() -> None:
+def test_the_newest_message_of_the_probe_is_reported() -> None:
     observed, now = starting()
     [pod] = observed.pods
     late = now + 61 * SECOND
     words = ("Readiness probe failed: connection refused", "HTTP probe failed with statuscode: 503")
     old, new = (warning(pod, "Unhealthy", w, now + n * SECOND) for n, w in enumerate(words))
-    told = verdict(replace(observed, events=(new, old)), late)
-    assert told.failure
-    assert told.failure.reason is FailureReason.NOT_ANSWERING
-    assert words[1] in told.failure.message
+    decision = verdict(replace(observed, events=(new, old)), late)
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.NOT_ANSWERING
+    assert words[1] in decision.failure.message

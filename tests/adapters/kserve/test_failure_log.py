@@ -1,4 +1,4 @@
-"""The log lines that go with a failure: of which container's which run, how many, and what not."""
+"""The log of a failure: which run of which container is read, and which lines are shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.adapters.kserve.status.pods.failure_log import (
 )
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.state_table import decide
-from tests.adapters.kserve.replaying import told
+from tests.adapters.kserve.replaying import replay
 from tests.adapters.kserve.scripted_server import ScriptedServer
 from tests.adapters.kserve.shown import (
     ended,
@@ -39,7 +39,7 @@ def wanted_of(observed: ObservedObjects, now: datetime) -> LogRequest | None:
     return failure_log_request(observed, decide(facts(observed, now)), now)
 
 
-def test_of_a_container_that_waits_the_last_run_is_its_log() -> None:
+def test_the_log_of_a_waiting_container_is_that_of_its_last_run() -> None:
     observed, now = starting()
     crashing = with_container(
         observed, state=waiting("CrashLoopBackOff"), lastState=ended(1, now), restartCount=3
@@ -51,7 +51,7 @@ def test_of_a_container_that_waits_the_last_run_is_its_log() -> None:
     assert (wanted.previous, wanted.restart_count) == (False, 3)
 
 
-def test_of_a_container_that_runs_again_the_run_before_is_wanted() -> None:
+def test_for_a_restarted_container_the_log_of_the_run_before_is_requested() -> None:
     observed, now = starting()
     again = with_container(observed, state=running(now), lastState=ended(1, now), restartCount=2)
     wanted = wanted_of(again, now)
@@ -59,16 +59,16 @@ def test_of_a_container_that_runs_again_the_run_before_is_wanted() -> None:
     assert wanted.previous
 
 
-def test_of_a_failed_download_the_initializers_log_is_wanted() -> None:
-    last = told("init_fails")[-1]
+def test_for_a_failed_download_the_log_of_the_initializer_is_requested() -> None:
+    last = replay("init_fails")[-1]
     wanted = failure_log_request(last.observed, last.decision, last.facts.now)
     assert wanted
     assert wanted.container == "storage-initializer"
 
 
 @pytest.mark.parametrize("name", ["ready", "image_missing", "quota", "never_scheduled"])
-def test_where_no_log_can_explain_none_is_wanted(name: str) -> None:
-    last = told(name)[-1]
+def test_no_log_is_requested_if_none_can_explain_the_failure(name: str) -> None:
+    last = replay(name)[-1]
     assert failure_log_request(last.observed, last.decision, last.facts.now) is None
 
 
@@ -84,7 +84,7 @@ async def test_a_log_that_is_not_there_is_empty(server: ScriptedServer, api: Api
     assert (log.lines, log.readable) == ((), False)
 
 
-async def test_of_a_huge_log_only_the_end_is_kept(server: ScriptedServer, api: ApiServer) -> None:
+async def test_only_the_end_of_a_huge_log_is_kept(server: ScriptedServer, api: ApiServer) -> None:
     server.texts[LOG_PATH] = "x" * 3_000_000 + "\nthe cause"
     assert (await fetch_log(api, WANTED)).lines == ("the cause",)
 
@@ -114,7 +114,7 @@ def test_values_that_look_secret_are_masked_the_longest_first() -> None:
     assert "abcdef" not in failure.message
 
 
-async def test_where_the_end_begins_within_a_secret_its_rest_is_not_shown(
+async def test_a_secret_that_is_cut_by_the_beginning_of_the_tail_is_not_shown(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     wanted = replace(WANTED, output=OutputGate(("open sesame",)))
@@ -124,7 +124,7 @@ async def test_where_the_end_begins_within_a_secret_its_rest_is_not_shown(
     assert (await fetch_log(api, wanted)).lines == ("the cause",)
 
 
-def test_secrets_in_the_words_of_a_probe_or_of_a_container_that_waits_are_masked() -> None:
+def test_secrets_in_the_messages_of_probes_and_waiting_containers_are_masked() -> None:
     observed, now = starting()
     env = [{"name": "HF_TOKEN", "value": "sesame"}]
     observed = with_pods(
@@ -139,7 +139,7 @@ def test_secrets_in_the_words_of_a_probe_or_of_a_container_that_waits_are_masked
         assert words in failure.message
 
 
-def test_what_the_probes_leave_in_the_log_is_left_out() -> None:
+def test_the_log_lines_of_probes_are_left_out() -> None:
     observed, now = starting()
     probe = {"httpGet": {"path": "/v2/models/iris/ready", "port": 8080}}
     spec = {"containers": [{"name": "kserve-container", "readinessProbe": probe}]}

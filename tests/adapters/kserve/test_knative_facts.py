@@ -1,4 +1,4 @@
-"""When a service of Knative mode is READY, on one as it was, changed in one point."""
+"""Services of Knative mode, as the lab had them, each changed in one point."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.state_table import Decision
 from server.domain.rollout.status import FailureReason, State
-from tests.adapters.kserve.replaying import merged, recording
-from tests.adapters.kserve.replaying import told as told_of
+from tests.adapters.kserve.replaying import merged, recording, replay
 from tests.adapters.kserve.shown import (
     end,
     ended,
@@ -52,15 +51,15 @@ def conditioned(kind: str, type_: str, **fields: object) -> Change:
     def change(observed: ObservedObjects) -> ObservedObjects:
         def one(obj: Any) -> Any:
             others = [c for c in obj["status"]["conditions"] if c["type"] != type_]
-            told = {"type": type_, "lastTransitionTime": "2026-01-01T00:00:00Z", **fields}
-            return merged(obj, {"status": {"conditions": [*others, told]}})
+            condition = {"type": type_, "lastTransitionTime": "2026-01-01T00:00:00Z", **fields}
+            return merged(obj, {"status": {"conditions": [*others, condition]}})
 
         return replace(observed, **{kind: tuple(map(one, getattr(observed, kind)))})
 
     return change
 
 
-def told(*changes: Change) -> Decision:
+def decision_after(*changes: Change) -> Decision:
     observed, now = serving()
     for change in changes:
         observed = change(observed)
@@ -73,7 +72,7 @@ def scaling(annotation: str, value: str) -> dict[str, Any]:
 
 
 def test_what_serves_is_ready() -> None:
-    assert told().state is State.READY
+    assert decision_after().state is State.READY
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_what_serves_is_ready() -> None:
     ],
 )
 def test_a_knative_service_that_is_stale_is_not_ready(change: Change) -> None:
-    assert told(change).state is State.PROGRESSING
+    assert decision_after(change).state is State.PROGRESSING
 
 
 @pytest.mark.parametrize(
@@ -123,14 +122,14 @@ def test_a_knative_service_that_is_stale_is_not_ready(change: Change) -> None:
     ],
 )
 def test_what_asks_for_something_else_is_not_applied(change: Change) -> None:
-    decision = told(change)
+    decision = decision_after(change)
     assert decision.state is State.PROGRESSING
     assert decision.message == "waiting for KServe to apply this rollout"
 
 
-def test_a_knative_service_of_others_that_kserve_writes_into_is_named() -> None:
+def test_a_foreign_knative_service_that_kserve_updates_is_named() -> None:
     other = [{"kind": "ConfigMap", "name": "theirs", "uid": "another", "controller": True}]
-    decision = told(changed("knative_services", {"metadata": {"ownerReferences": other}}))
+    decision = decision_after(changed("knative_services", {"metadata": {"ownerReferences": other}}))
     assert decision.failure
     assert decision.failure.reason is FailureReason.RECONCILE_FAILED
     [name] = {s["metadata"]["name"] for s in serving()[0].knative_services}
@@ -140,7 +139,7 @@ def test_a_knative_service_of_others_that_kserve_writes_into_is_named() -> None:
 
 
 def waiting_for_activation(**active: object) -> list[Change]:
-    """What a Revision whose pods are ready shows while nothing takes it as ready."""
+    """A Revision with ready pods that Knative has not activated."""
     deploying = {"status": "Unknown", "reason": "Deploying"}
     return [
         conditioned("knative_services", "Ready", status="Unknown", reason="RevisionMissing"),
@@ -167,11 +166,11 @@ def test_an_autoscaling_class_that_nothing_acts_on_is_named_after_a_while() -> N
         changed("revisions", {"metadata": {"annotations": annotations}}),
         *waiting_for_activation(reason="Deploying"),
     ]
-    at_first = told(*changes, available_since(29))
+    at_first = decision_after(*changes, available_since(29))
     assert (at_first.state, at_first.failure) == (State.PROGRESSING, None)
     assert at_first.recheck_at == serving()[1].replace(microsecond=0) + timedelta(seconds=1)
 
-    later = told(*changes, available_since(31))
+    later = decision_after(*changes, available_since(31))
     assert later.state is State.PROGRESSING
     assert later.failure
     assert later.failure.reason is FailureReason.NO_CONTROLLER
@@ -180,8 +179,10 @@ def test_an_autoscaling_class_that_nothing_acts_on_is_named_after_a_while() -> N
     assert "deploy without the annotation autoscaling.knative.dev/class" in later.failure.remedy
 
 
-def test_a_revision_that_its_autoscaler_holds_back_is_named_with_knatives_words() -> None:
-    later = told(*waiting_for_activation(reason="Queued", message="buffered"), available_since(31))
+def test_a_revision_that_its_autoscaler_holds_back_is_named_with_knatives_message() -> None:
+    later = decision_after(
+        *waiting_for_activation(reason="Queued", message="buffered"), available_since(31)
+    )
     assert later.failure
     assert later.failure.reason is FailureReason.RECONCILE_FAILED
     assert "does not let requests through: Queued: buffered" in later.message
@@ -197,50 +198,52 @@ def test_a_revision_that_its_autoscaler_holds_back_is_named_with_knatives_words(
         ),
     ],
 )
-def test_what_stands_in_the_way_of_a_revisions_traffic_fails_it(words: str, names: str) -> None:
+def test_a_name_conflict_of_a_revisions_route_fails_it(words: str, names: str) -> None:
     changes = waiting_for_activation(reason="NotOwned", message=words)
-    decision = told(*changes, available_since(61))
+    decision = decision_after(*changes, available_since(61))
     assert decision.failure
     assert decision.failure.reason is FailureReason.RECONCILE_FAILED
     assert names in decision.message
     assert decision.state in (State.FAILED, State.DEGRADED)
 
 
-def test_a_knative_service_of_a_service_before_it_is_not_taken_for_its_own() -> None:
+def test_the_knative_service_of_a_deleted_service_of_that_name_is_not_its_own() -> None:
     other = [{"kind": "InferenceService", "name": "iris", "uid": "another", "controller": True}]
-    decision = told(changed("knative_services", {"metadata": {"ownerReferences": other}}))
+    decision = decision_after(changed("knative_services", {"metadata": {"ownerReferences": other}}))
     assert decision.state is State.PENDING
 
 
 @pytest.mark.parametrize(("words", "warning"), [(MODIFIED, ""), (TRIED, "exceeded quota: q")])
-def test_what_kserve_only_failed_to_try_again_leaves_it_ready(words: str, warning: str) -> None:
-    decision = told(*complaining(words))
+def test_a_failed_dry_run_of_an_unchanged_knative_service_leaves_it_ready(
+    words: str, warning: str
+) -> None:
+    decision = decision_after(*failing_dry_run(words))
     assert decision.state is State.READY
     assert warning in decision.message
     assert bool(decision.message) == bool(warning)
 
 
-def test_other_complaints_of_kserve_are_believed() -> None:
+def test_other_reconcile_errors_make_it_unready() -> None:
     observed, now = serving()
-    for change in complaining("no such thing"):
+    for change in failing_dry_run("no such thing"):
         observed = change(observed)
     assert not facts(observed, now).ready
 
 
-def test_of_an_update_that_a_full_quota_keeps_from_being_applied_the_quota_is_told() -> None:
+def test_a_full_quota_that_blocks_an_update_is_reported() -> None:
     older = changed("knative_services", {"spec": {"template": scaling("max-scale", "5")}})
     observed, now = serving()
-    for change in (*complaining(TRIED), older):
+    for change in (*failing_dry_run(TRIED), older):
         observed = change(observed)
-    decision = verdict(observed, now, told_before=40)
+    decision = verdict(observed, now, lasting=40)
     assert decision.state is State.DEGRADED
     assert decision.failure
     assert decision.failure.reason is FailureReason.QUOTA
     assert "x7k2p" not in decision.message, "another one at each try"
 
 
-def test_where_no_pod_is_left_the_revisions_own_words_tell() -> None:
-    decision = told(
+def test_without_pods_the_revisions_conditions_are_reported() -> None:
+    decision = decision_after(
         conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
         conditioned("revisions", "Ready", status="False"),
         conditioned(
@@ -259,7 +262,7 @@ def test_where_no_pod_is_left_the_revisions_own_words_tell() -> None:
 
 
 def test_an_image_that_knative_itself_cannot_find_fails_before_there_is_a_pod() -> None:
-    decision = told(
+    decision = decision_after(
         conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
         conditioned("revisions", "Ready", status="False"),
         conditioned("revisions", "ContainerHealthy", status="False", reason="ContainerMissing"),
@@ -272,7 +275,7 @@ def test_an_image_that_knative_itself_cannot_find_fails_before_there_is_a_pod() 
 
 @pytest.mark.parametrize("reason", ["Unschedulable", "FailedCreate"])
 def test_what_passes_by_itself_does_not_fail_a_revision(reason: str) -> None:
-    decision = told(
+    decision = decision_after(
         conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
         conditioned("revisions", "ResourcesAvailable", status="False", reason=reason),
     )
@@ -280,7 +283,7 @@ def test_what_passes_by_itself_does_not_fail_a_revision(reason: str) -> None:
     assert decision.failure is None
 
 
-def test_a_pod_whose_sidecar_is_not_ready_is_told_by_the_container_that_it_asks() -> None:
+def test_a_pod_whose_sidecar_is_not_ready_is_reported_by_the_container_that_it_probes() -> None:
     observed, now = serving()
     [pod] = observed.pods
     statuses = [
@@ -292,7 +295,7 @@ def test_a_pod_whose_sidecar_is_not_ready_is_told_by_the_container_that_it_asks(
         for kind in ("Ready", "ContainersReady")
     ]
     status = {"containerStatuses": statuses, "conditions": unready}
-    decision = told(
+    decision = decision_after(
         conditioned("knative_services", "Ready", status="Unknown"),
         changed("pods", {"status": status}),
     )
@@ -301,7 +304,7 @@ def test_a_pod_whose_sidecar_is_not_ready_is_told_by_the_container_that_it_asks(
     assert decision.failure.container == "kserve-container"
 
 
-def test_a_revision_that_nothing_leads_to_is_told_as_that_after_a_while() -> None:
+def test_a_revision_without_a_route_is_reported_after_a_while() -> None:
     observed, now = serving()
     for kind in ("Ready", "RoutesReady"):
         since = stamp(now)
@@ -337,15 +340,15 @@ def traffic(observed: ObservedObjects) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("gone", [{}, {"deletionTimestamp": "2026-01-01T00:00:00Z"}])
-def test_what_is_left_of_a_pod_does_not_fail_a_service_at_zero(gone: dict[str, str]) -> None:
+def test_the_remains_of_a_pod_do_not_fail_a_service_at_zero(gone: dict[str, str]) -> None:
     idle, now, pod = at_zero()
     assert verdict(idle, now).state is State.READY
     ready = {"type": "Ready", "status": "False", "lastTransitionTime": stamp(now)}
     ended = {"phase": "Failed", "reason": "Evicted", "conditions": [ready]}
     left = replace(idle, pods=(merged(pod, {"metadata": gone, "status": ended}),))
     for later in (0, 60, 86_400):
-        told = verdict(left, now + timedelta(seconds=later))
-        assert told.state is State.READY, f"after {later} s"
+        decision = verdict(left, now + timedelta(seconds=later))
+        assert decision.state is State.READY, f"after {later} s"
 
 
 def test_a_start_from_zero_may_take_its_time() -> None:
@@ -362,12 +365,12 @@ def test_a_start_from_zero_may_take_its_time() -> None:
     observed = replace(idle, pods=(merged(pod, {"status": status}),))
     observed = changed("deployments", {"spec": {"replicas": 1}})(observed)
     for later in (0, 61, 300):
-        told = verdict(observed, now + timedelta(seconds=later))
-        assert told.state is State.READY, f"after {later} s"
+        decision = verdict(observed, now + timedelta(seconds=later))
+        assert decision.state is State.READY, f"after {later} s"
 
 
 def crashing(pod: Any, now: datetime) -> Any:
-    """It ends again and again."""
+    """The pod keeps exiting."""
     waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
     statuses = [
         {**s, "ready": False, "restartCount": 3, "state": waiting, "lastState": end_of_run(1, now)}
@@ -391,7 +394,7 @@ def test_a_start_from_zero_that_crashes_fails() -> None:
     assert decision.failure.reason is FailureReason.CRASH_LOOP
 
 
-def test_what_knative_holds_against_a_revision_is_not_told_while_its_pod_comes_back() -> None:
+def test_knatives_old_failure_of_a_revision_is_not_reported_while_its_pod_restarts() -> None:
     observed, now = serving()
     [pod] = observed.pods
     back = {"running": {"startedAt": stamp(now - timedelta(seconds=70))}}
@@ -401,7 +404,7 @@ def test_what_knative_holds_against_a_revision_is_not_told_while_its_pod_comes_b
         else s
         for s in pod["status"]["containerStatuses"]
     ]
-    decision = told(
+    decision = decision_after(
         changed("pods", {"status": {"containerStatuses": statuses}}),
         conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
         conditioned("revisions", "Ready", status="False"),
@@ -438,7 +441,7 @@ def split(
 ) -> tuple[ObservedObjects, datetime]:
     """A complete rollout that gets a percent of the requests, by a field of `manager`."""
     generation = {20: 2, 0: 3, 100: 4}[percent]
-    history = [one for one in told_of("knative/canary") if one.generation == generation]
+    history = [one for one in replay("knative/canary") if one.generation == generation]
     seen, now = history[-1].observed, history[-1].facts.now + timedelta(seconds=60)
     ours = seen.service["metadata"]["managedFields"]
     field = {"f:canaryTrafficPercent": {}}
@@ -479,7 +482,7 @@ def test_traffic_that_goes_as_this_rollout_asked_is_ready() -> None:
     assert verdict(*split(100, "kubectl-patch")).state is State.READY
 
 
-def test_a_split_of_a_service_that_others_made_is_theirs_to_ask() -> None:
+def test_a_traffic_split_in_a_service_of_others_is_part_of_its_spec() -> None:
     observed, now = split(20, "kubectl-patch")
     entries = [
         {**e, "manager": "kubectl"} if e["manager"] == "modelservice" else e
@@ -496,7 +499,7 @@ def test_a_field_managers_name_is_shown_without_control_characters_and_cut() -> 
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_revision_of_an_edited_serving_runtime_is_told_from_one_of_a_deploy(
+def test_a_revision_of_an_edited_serving_runtime_is_distinguished_from_one_of_a_deploy(
     *, same: bool
 ) -> None:
     played = recording("knative/rollout")
@@ -518,8 +521,8 @@ def end_of_run(code: int, now: datetime) -> dict[str, Any]:
     return ended(code, now - timedelta(seconds=75))
 
 
-def complaining(words: str) -> list[Change]:
-    """KServe calls the service not ready in these words."""
+def failing_dry_run(words: str) -> list[Change]:
+    """KServe reports the service as not ready with this message."""
     told_so = {"status": "False", "reason": "ReconcileFailed", "message": words}
     return [
         lambda o: with_condition(o, "PredictorReady", **told_so),

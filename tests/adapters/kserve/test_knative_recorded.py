@@ -1,4 +1,4 @@
-"""What is told of services of Knative mode, whose lives were recorded on the real controllers."""
+"""Lives of services in Knative mode, recorded on the real controllers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from server.domain.rollout.rollout_id import End, RolloutStatus, outcome
 from server.domain.rollout.status import FailureReason, State, TrafficShare
 from tests.adapters.kserve.replaying import (
     KNATIVE_NAMES,
+    Report,
     Step,
-    Told,
     Watcher,
     recording,
+    replay,
     steps,
-    told,
 )
 from tests.adapters.kserve.test_service_status_recorded import UP, failing, failing_over, rolled_out
 
@@ -80,21 +80,21 @@ LIVES: dict[str, list[Step]] = {
 }
 
 
-def life(name: str) -> tuple[Told, ...]:
-    return told(f"knative/{name}")
+def life(name: str) -> tuple[Report, ...]:
+    return replay(f"knative/{name}")
 
 
-def test_every_recording_is_told() -> None:
+def test_every_recording_is_replayed() -> None:
     assert sorted(LIVES) == KNATIVE_NAMES
 
 
 @pytest.mark.parametrize("name", KNATIVE_NAMES)
-def test_a_recorded_life_is_told_as_it_was(name: str) -> None:
+def test_a_recorded_life_has_these_states(name: str) -> None:
     assert steps(life(name)) == LIVES[name]
 
 
 @pytest.mark.parametrize("name", KNATIVE_NAMES)
-def test_ready_is_told_only_where_the_traffic_is_at_a_ready_revision_of_this_very_spec(
+def test_ready_is_reported_only_with_traffic_at_a_ready_revision_of_the_present_spec(
     name: str,
 ) -> None:
     for one in life(name):
@@ -108,7 +108,7 @@ def test_ready_is_told_only_where_the_traffic_is_at_a_ready_revision_of_this_ver
 
 
 @pytest.mark.parametrize("name", KNATIVE_NAMES)
-def test_ready_is_told_of_no_knative_service_that_is_stale(name: str) -> None:
+def test_a_stale_knative_service_is_never_reported_as_ready(name: str) -> None:
     for one in life(name):
         if one.decision.state is READY:
             for service in one.observed.knative_services:
@@ -154,7 +154,7 @@ def test_a_failed_update_over_a_revision_that_serves_stays_degraded_though_its_p
     assert {one.step[2] for one in after} == {FailureReason.CRASH_LOOP}
 
 
-def test_of_a_failure_whose_pods_are_gone_the_last_pod_goes_on_being_told() -> None:
+def test_a_failure_whose_pods_are_gone_keeps_naming_the_last_pod() -> None:
     last = life("update_crashes_at_zero")[-1]
     assert last.status.failure
     assert not any(map(is_new, last.observed.pods))
@@ -165,10 +165,10 @@ def test_of_a_failure_whose_pods_are_gone_the_last_pod_goes_on_being_told() -> N
     assert ended.end is End.FAILED
 
 
-def test_a_failure_is_told_long_before_knative_tells_it() -> None:
+def test_a_failure_is_reported_long_before_knative_reports_it() -> None:
     history = life("image_missing")
     ours = next(one.at for one in history if one.decision.state is FAILED)
-    theirs = next(one.at for one in history if knative_tells(one))
+    theirs = next(one.at for one in history if knative_reports(one))
     assert theirs - ours > 8
 
 
@@ -181,8 +181,8 @@ def test_at_zero_a_service_is_ready_and_serves_without_a_pod() -> None:
     assert last.status.components[0].desired_replicas == 0
 
 
-def test_a_full_quota_is_a_warning_of_what_serves() -> None:
-    full = [one for one in life("quota_fills") if kserve_complains(one)]
+def test_a_full_quota_is_a_warning_while_the_service_serves() -> None:
+    full = [one for one in life("quota_fills") if kserve_fails_dry_run(one)]
     assert len({one.at for one in full}) > 5
     assert {one.decision.state for one in full} == {READY}
     [words] = {one.status.message for one in full}
@@ -190,7 +190,7 @@ def test_a_full_quota_is_a_warning_of_what_serves() -> None:
     assert not any(one.status.failure for one in full)
 
 
-def test_shares_of_the_traffic_are_told_by_revision() -> None:
+def test_traffic_is_reported_by_revision() -> None:
     shared = [one for one in life("canary") if one.decision.state is READY]
     by_generation = {one.generation: one.status.components[0].traffic for one in shared}
     one, two = "iris-predictor-00001", "iris-predictor-00002"
@@ -199,9 +199,9 @@ def test_shares_of_the_traffic_are_told_by_revision() -> None:
     assert by_generation[4] == (TrafficShare(two, 100),)
 
 
-def test_what_is_asked_of_scaling_is_ready_only_with_a_revision_of_its_own() -> None:
+def test_a_change_of_scaling_is_ready_only_with_its_own_revision() -> None:
     scaled = [one for one in life("scaling_alone") if one.generation == 2]
-    same = {marker(r) for one in scaled for r in one.observed.revisions}
+    same = {rollout_hash(r) for one in scaled for r in one.observed.revisions}
     assert len(same) == 1
     first = next(one for one in scaled if one.decision.state is READY)
     predictor = first.status.components[0]
@@ -217,18 +217,18 @@ def is_new(pod: Object) -> bool:
     return bool(pod["metadata"]["labels"]["serving.knative.dev/revision"].endswith("-00002"))
 
 
-def marker(obj: Object) -> str:
+def rollout_hash(obj: Object) -> str:
     return str(get_map(obj, "metadata", "annotations")["modelservice.dev/rollout"])
 
 
-def knative_tells(one: Told) -> bool:
+def knative_reports(one: Report) -> bool:
     return any(get_condition(r, "Ready").get("status") == "False" for r in one.observed.revisions)
 
 
-def was_ready(one: Told) -> bool:
+def was_ready(one: Report) -> bool:
     return any(is_condition_true(r, "Ready") for r in one.observed.revisions)
 
 
-def kserve_complains(one: Told) -> bool:
-    told_of = get_condition(one.observed.service, "PredictorReady")
-    return told_of.get("reason") == "ReconcileFailed"
+def kserve_fails_dry_run(one: Report) -> bool:
+    ready = get_condition(one.observed.service, "PredictorReady")
+    return ready.get("reason") == "ReconcileFailed"

@@ -1,4 +1,4 @@
-"""What KServe says of a spec that it cannot carry out has words of ours, whatever it means."""
+"""Each error message of KServe becomes a failure with a remedy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ THEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(("words", "reason"), [*_MEANINGS, ("something new", "INVALID_SPEC")])
-def test_each_of_kserves_words_comes_to_a_failure_with_a_remedy(words: str, reason: str) -> None:
-    refusal = event_error({"reason": "InternalError", "message": f"KServe says: {words} x"})
-    assert refusal
-    failure = refusal.failure(THEN, ObservedObjects({}))
+def test_each_of_kserves_messages_becomes_a_failure_with_a_remedy(words: str, reason: str) -> None:
+    error = event_error({"reason": "InternalError", "message": f"KServe says: {words} x"})
+    assert error
+    failure = error.failure(THEN, ObservedObjects({}))
     assert failure.reason == reason
     assert failure.message.endswith(f": KServe says: {words} x")
     assert failure.remedy

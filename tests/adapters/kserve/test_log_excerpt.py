@@ -1,4 +1,4 @@
-"""What of a log is worth showing, and what it says: a line that names the cause is never lost."""
+"""The excerpt of a log: the line that names the cause is always kept."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_of(*lines: str) -> LogExcerpt:
 @pytest.mark.parametrize(
     "more", ["", "INFO:     Waiting for background tasks\n" * 300, CANCELLED], ids=len
 )
-def test_of_a_corrupt_model_the_cause_is_shown_however_the_shutdown_talks(more: str) -> None:
+def test_the_cause_of_a_corrupt_model_is_shown_whatever_the_shutdown_logs(more: str) -> None:
     text = CORRUPT_MODEL.read_text() + more
     shown = excerpt_of(plain_lines(text))
     assert any(line.endswith(CAUSE) for line in shown)
@@ -64,7 +64,7 @@ def test_of_a_corrupt_model_the_cause_is_shown_however_the_shutdown_talks(more: 
     assert reports_failed_load(shown)
 
 
-def test_of_a_cause_of_many_lines_before_a_long_stack_all_are_shown() -> None:
+def test_all_lines_of_a_cause_before_a_long_stack_are_shown() -> None:
     shown = excerpt_of(plain_lines(LEGACY_MODEL.read_text()))
     [at] = [n for n, line in enumerate(shown) if "Failed to load model: `/mnt/models" in line]
     assert shown[at + 1 : at + 4] == (
@@ -82,7 +82,7 @@ def test_what_follows_a_cause_goes_before_a_long_line_at_the_end() -> None:
     assert shown[:3] == ("ValueError: no model", after[0], after[1])
 
 
-def test_of_a_traceback_the_innermost_frame_is_shown_without_marks() -> None:
+def test_the_innermost_frame_of_a_traceback_is_shown_without_marks() -> None:
     text = """Traceback (most recent call last):
   File "server.py", line 1, in <module>
     main()
@@ -99,7 +99,7 @@ FileNotFoundError: [Errno 2] No such file or directory: '/mnt/models/model.bin'
     )
 
 
-def test_a_complaint_is_shown_where_nothing_was_raised() -> None:
+def test_an_error_line_is_shown_if_nothing_was_raised() -> None:
     lines = ["starting", "FATAL the licence has expired", *(f"closing {n}" for n in range(30))]
     assert excerpt_of(lines) == (*lines[:10], *lines[-2:])
 
@@ -111,7 +111,7 @@ def test_where_a_model_was_not_loaded_long_before_the_end_that_line_is_kept() ->
     assert (shown[0], shown[-2:]) == (lines[0], tuple(lines[-2:]))
 
 
-def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:
+def test_the_kubelets_message_about_a_missing_log_is_no_log() -> None:
     assert plain_lines("unable to retrieve container logs for containerd://0123abc") == []
 
 
@@ -128,7 +128,7 @@ def test_what_the_kubelet_says_where_there_is_no_log_is_no_log() -> None:
         "model.load() failed (timeout)",
     ],
 )
-def test_model_servers_say_in_many_ways_that_a_model_was_not_loaded(line: str) -> None:
+def test_the_messages_of_model_servers_about_a_failed_load_are_recognised(line: str) -> None:
     assert reports_failed_load([line])
 
 
@@ -146,12 +146,12 @@ def test_model_servers_say_in_many_ways_that_a_model_was_not_loaded(line: str) -
         "no error while loading the model",
     ],
 )
-def test_other_words_are_not_taken_for_that(line: str) -> None:
+def test_other_messages_are_not_a_failed_load(line: str) -> None:
     assert not reports_failed_load([line])
 
 
 @pytest.mark.parametrize("predictor", [starting, serving_model])
-def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
+def test_a_failed_load_in_the_log_makes_the_reason_model_load(
     predictor: Callable[[], tuple[ObservedObjects, datetime]],
 ) -> None:
     observed, now = predictor()
@@ -172,7 +172,7 @@ def test_a_log_that_says_that_the_model_was_not_loaded_is_believed(
         assert decision.failure.reason is reason
 
 
-def test_a_server_that_stays_up_without_its_model_is_told_by_its_log() -> None:
+def test_a_server_that_stays_up_without_its_model_is_detected_by_its_log() -> None:
     observed, now = starting()
     source = (name_of(observed.pods[0]), "kserve-container")
     said = replace(observed, logs={source: read_of("error: model iris failed to load")})
@@ -182,7 +182,7 @@ def test_a_server_that_stays_up_without_its_model_is_told_by_its_log() -> None:
     assert decision.failure.reason is FailureReason.MODEL_LOAD
 
 
-def test_of_one_endless_line_the_beginning_is_shown() -> None:
+def test_the_beginning_of_an_endless_line_is_shown() -> None:
     assert excerpt_of(["é" * MOST_BYTES]) == ("é" * (MOST_BYTES // 2),)
 
 

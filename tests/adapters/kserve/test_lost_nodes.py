@@ -1,4 +1,4 @@
-"""What is told of pods whose node no longer answers, and once it is back."""
+"""Pods whose node does not answer, and whose node comes back."""
 
 from __future__ import annotations
 

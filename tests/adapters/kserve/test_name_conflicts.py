@@ -1,4 +1,4 @@
-"""Which words name an object in the way, and how long it takes to read them."""
+"""Messages that name a foreign object, and how long it takes to parse them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from server.adapters.kserve.status.name_conflicts import conflict_in
         ('Deployment.apps "iris" is invalid: spec.replicas: field is immutable', None),
     ],
 )
-def test_only_objects_of_kinds_that_kserve_and_knative_make_are_in_the_way(
+def test_only_objects_of_kinds_that_kserve_and_knative_create_are_name_conflicts(
     words: str, named: tuple[str, str] | None
 ) -> None:
     conflict = conflict_in(words)
@@ -41,7 +41,7 @@ def test_only_objects_of_kinds_that_kserve_and_knative_make_are_in_the_way(
         "in references for a/",
     ],
 )
-def test_no_words_take_long_to_read(repeated: str) -> None:
+def test_no_message_takes_long_to_parse(repeated: str) -> None:
     for words in (repeated * 2000, 'Service "x" is invalid: ' + "spec.selector: " * 200):
         took = []
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Text that a container wrote passes the gate, wherever the cluster repeats it."""
+"""Container text is redacted wherever the cluster repeats it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def with_secret() -> tuple[ObservedObjects, datetime]:
 
 
 def failed_revision(said: str = SAID) -> tuple[ObservedObjects, datetime]:
-    """A rollout of Knative mode that Knative has given up, its pods gone."""
+    """A Knative rollout that failed and has no pods."""
     observed, now = end("knative/image_missing")
-    told = {
+    shown = {
         "type": "ContainerHealthy",
         "status": "False",
         "reason": "ExitCode1",
@@ -63,7 +63,7 @@ def failed_revision(said: str = SAID) -> tuple[ObservedObjects, datetime]:
 
     def failed(revision: Any) -> Any:
         containers = [{**c, "env": [*c["env"], *ENV]} for c in revision["spec"]["containers"]]
-        status = {"conditions": [told]}
+        status = {"conditions": [shown]}
         return merged(revision, {"spec": {"containers": containers}, "status": status})
 
     revisions = tuple(map(failed, observed.revisions))
@@ -97,14 +97,14 @@ def shown_where(place: str) -> tuple[ObservedObjects, datetime]:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_secret_is_masked_wherever_the_cluster_repeats_what_a_container_wrote(place: str) -> None:
-    told = repr(status(*shown_where(place)))
-    assert MASKED in told
-    assert SECRET not in told
-    assert "\\x1b" not in told
+    shown = repr(status(*shown_where(place)))
+    assert MASKED in shown
+    assert SECRET not in shown
+    assert "\\x1b" not in shown
 
 
 @pytest.mark.parametrize("place", [p for p in PLACES if p != "condition"])
-def test_what_a_container_wrote_can_be_taken_out_of_a_problem_later(place: str) -> None:
+def test_container_text_can_be_removed_from_a_problem_later(place: str) -> None:
     problems = facts(*shown_where(place)).all_problems
     assert "cannot log in" in repr(problems)
     later = [p.with_container_text("(not shown)") if p.container_text else p for p in problems]
@@ -112,22 +112,22 @@ def test_what_a_container_wrote_can_be_taken_out_of_a_problem_later(place: str) 
     assert "cannot log in" not in repr(later)
 
 
-def test_what_a_warning_repeats_of_a_condition_is_masked() -> None:
+def test_a_condition_message_in_a_warning_is_masked() -> None:
     observed, now = serving()
     made = with_service(observed, {"spec": {"predictor": {"model": {"env": ENV}}}})
     denied = with_condition(made, "Ready", status="False", reason="Other", message=SAID)
-    told = status(denied, now)
-    assert MASKED in told.message
-    assert SECRET not in repr(told)
+    shown = status(denied, now)
+    assert MASKED in shown.message
+    assert SECRET not in repr(shown)
 
 
 def test_in_a_condition_the_secrets_of_the_spec_are_masked_when_no_pod_is_left() -> None:
     observed, now = starting()
     spec = {"spec": {"predictor": {"model": {"env": ENV}, "containers": None}}}
     asked = with_service(replace(observed, pods=()), spec)
-    told = status(with_condition(asked, "PredictorReady", status="False", message=SAID), now)
-    assert MASKED in repr(told)
-    assert SECRET not in repr(told)
+    shown = status(with_condition(asked, "PredictorReady", status="False", message=SAID), now)
+    assert MASKED in repr(shown)
+    assert SECRET not in repr(shown)
 
 
 def mounting(volume: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def holding(observed: ObservedObjects, made_from: dict[str, Any]) -> ObservedObj
 
 @pytest.mark.parametrize("what", HOLDINGS)
 @pytest.mark.parametrize("place", PLACES)
-def test_text_of_a_container_that_reads_what_callers_may_not_is_held_back_wherever_it_stands(
+def test_text_of_a_container_that_can_read_secrets_is_held_back_everywhere(
     place: str, what: str
 ) -> None:
     made_from, why = HOLDINGS[what]
@@ -201,17 +201,17 @@ def test_text_of_a_container_that_reads_what_callers_may_not_is_held_back_wherev
     def shown_to(caller: Caller) -> str:
         return repr(status(asked(made, caller, bound=bound), now))
 
-    told = shown_to(Caller())
-    assert "cannot log in" not in told
-    assert why in told
-    assert "kubectl logs" in told
-    assert "MODELSERVICE_SHOW_CONTAINER_TEXT" in told
+    shown = shown_to(Caller())
+    assert "cannot log in" not in shown
+    assert why in shown
+    assert "kubectl logs" in shown
+    assert "MODELSERVICE_SHOW_CONTAINER_TEXT" in shown
     assert "cannot log in" in shown_to(Caller(reads_output_in=frozenset({"*"})))
     assert "cannot log in" not in shown_to(Caller(reads_output_in=frozenset({"elsewhere"})))
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_exit_code_reason_and_remedy_are_told_though_the_text_is_held_back(place: str) -> None:
+def test_exit_code_reason_and_remedy_are_reported_while_the_text_is_held_back(place: str) -> None:
     observed, now = shown_where(place)
     known = status(observed, now).failure
     held = status(holding(observed, FROM_SECRET), now).failure
@@ -224,19 +224,19 @@ def test_exit_code_reason_and_remedy_are_told_though_the_text_is_held_back(place
         )
 
 
-def test_what_a_container_wrote_as_if_an_object_were_in_the_way_passes_the_gate_too() -> None:
+def test_container_text_that_looks_like_a_name_conflict_passes_the_gate_too() -> None:
     observed, now = failed_revision(f'Service "{SECRET}" already exists')
     assert SECRET not in repr(status(observed, now))
-    told = repr(status(holding(observed, FROM_SECRET), now))
-    assert SECRET not in told
-    assert "not shown" in told
+    shown = repr(status(holding(observed, FROM_SECRET), now))
+    assert SECRET not in shown
+    assert "not shown" in shown
 
 
 @pytest.mark.parametrize(
     "said",
     ['relation "models" already exists', 'Service "iris" already exists'],
 )
-def test_what_a_container_wrote_is_not_read_as_an_object_in_the_way(said: str) -> None:
+def test_container_text_is_not_parsed_as_a_name_conflict(said: str) -> None:
     failure = status(*failed_revision(said)).failure
     assert failure
     assert failure.reason is FailureReason.CRASH_LOOP
@@ -244,7 +244,7 @@ def test_what_a_container_wrote_is_not_read_as_an_object_in_the_way(said: str) -
     assert "delete" not in failure.remedy
 
 
-def test_what_the_platform_says_of_a_container_that_holds_a_secret_is_shown() -> None:
+def test_the_platforms_own_messages_about_a_container_with_a_secret_are_shown() -> None:
     observed, now = starting()
     holds = holding(observed, FROM_SECRET)
     for reason, words in (
@@ -261,7 +261,7 @@ def test_what_the_platform_says_of_a_container_that_holds_a_secret_is_shown() ->
     assert words in failure.message
 
 
-def test_what_a_log_says_of_the_load_is_known_though_it_is_held_back() -> None:
+def test_a_failed_load_is_detected_in_a_log_that_is_held_back() -> None:
     observed, now = starting()
     holds = holding(observed, FROM_SECRET)
     loading = with_container(holds, state=ended(1, now), restartCount=2)
@@ -293,18 +293,18 @@ def probed_beside_a_sidecar(field: str) -> str:
     return failure.message
 
 
-def test_of_a_probe_only_what_it_said_of_that_very_container_is_shown() -> None:
+def test_only_the_probe_message_about_that_container_is_shown() -> None:
     assert "failed: said" in probed_beside_a_sidecar("spec.containers{kserve-container}")
     assert probed_beside_a_sidecar("spec.containers{sidecar}").endswith("is not ready")
 
 
-def test_what_a_probe_said_of_some_container_passes_the_gate_of_the_whole_pod() -> None:
-    told = probed_beside_a_sidecar("")
-    assert "failed: said" not in told
-    assert "values of Secrets in its environment" in told
+def test_a_probe_message_about_an_unnamed_container_passes_the_gate_of_the_whole_pod() -> None:
+    shown = probed_beside_a_sidecar("")
+    assert "failed: said" not in shown
+    assert "values of Secrets in its environment" in shown
 
 
-def test_what_the_probe_of_a_relay_said_is_held_back_for_the_model_server_behind_it() -> None:
+def test_the_probe_message_of_a_relay_is_held_back_for_the_model_server_behind_it() -> None:
     observed, now = starting()
     [pod] = holding(observed, FROM_SECRET).pods
     [server] = pod["status"]["containerStatuses"]
@@ -328,7 +328,7 @@ def pod_of(*init: dict[str, Any], shares: bool = False, **main: Any) -> dict[str
     return {"spec": {**spec, "shareProcessNamespace": shares}}
 
 
-def test_what_fetches_a_model_is_read_though_the_model_server_holds_a_secret() -> None:
+def test_the_log_of_the_initializer_is_shown_although_the_model_server_has_a_secret() -> None:
     env = [{"name": "LOGIN", "valueFrom": REFERENCE}]
     pod = pod_of({"name": "storage-initializer"}, env=env)
     policy = OutputPolicy()

@@ -1,4 +1,4 @@
-"""What is told of pods that do not come up, or are lost, in the words of scheduler and kubelet."""
+"""Pods that do not start, or are lost, with the messages of scheduler and kubelet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a pod whose model server waits: for a download that hangs, or for its image."""
+"""A pod whose model server waits: for a download that hangs, or for its image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def initialising(name: str = "storage-initializer") -> tuple[ObservedObjects, da
 
 
 class Life:
-    """One service as it stands still, told as time passes; `logs` answers each look at its log."""
+    """A service that does not change, derived as time passes."""
 
     def __init__(self, observed: ObservedObjects) -> None:
         self._mirror = Mirror(lambda _: None)
@@ -65,8 +65,8 @@ class Life:
             copies = [copy.deepcopy(dict(o)) for o in objects]
             self._mirror.listed(Resource(kind), copies, self._mirror.listing_begins())
 
-    def told(self, now: datetime) -> Derived:
-        """What is told at a moment, once a log that is wanted then has been read."""
+    def derive(self, now: datetime) -> Derived:
+        """Derive the service, after a requested log has been read."""
         derived = self._derived(now)
         if derived.log_wanted:
             self.looks.append(now)
@@ -75,14 +75,14 @@ class Life:
             assert derived.log_wanted is None
         return derived
 
-    def told_until(self, now: datetime, end: datetime) -> Derived:
-        """Look whenever that is asked for, and at the end."""
-        derived = self.told(now)
+    def wait_until(self, now: datetime, end: datetime) -> Derived:
+        """Derive it whenever a recheck is due, and at the end."""
+        derived = self.derive(now)
         while derived.recheck_at and derived.recheck_at <= end:
             assert derived.recheck_at > now
             now = derived.recheck_at
-            derived = self.told(now)
-        return self.told(end)
+            derived = self.derive(now)
+        return self.derive(end)
 
     def _derived(self, now: datetime) -> Derived:
         derived = self._deriving.derive(KEY, now)
@@ -106,13 +106,13 @@ def test_progressing_says_which_container_has_run_for_how_long_and_its_last_line
     observed, began = initialising()
     life = Life(observed)
     life.log = wrote(COPYING, began)
-    first = life.told(began)
+    first = life.derive(began)
     assert "storage-initializer" not in message_of(first)
-    told = life.told_until(began, began + 15 * SECOND)
-    assert told.service.status.state is State.PROGRESSING
+    derived = life.wait_until(began, began + 15 * SECOND)
+    assert derived.service.status.state is State.PROGRESSING
     words = f"storage-initializer has run for more than 15 s, its last log line: {COPYING}"
-    assert words in message_of(told)
-    later = life.told_until(began + 15 * SECOND, began + 61 * SECOND)
+    assert words in message_of(derived)
+    later = life.wait_until(began + 15 * SECOND, began + 61 * SECOND)
     assert "has run for more than 1 min" in message_of(later)
     assert failure_of(later) is None
 
@@ -121,12 +121,12 @@ def test_a_download_whose_log_does_not_change_for_three_minutes_is_named() -> No
     observed, began = initialising()
     life = Life(observed)
     life.log = wrote(COPYING, began + 4 * SECOND)
-    quiet = life.told_until(began, began + 183 * SECOND)
+    quiet = life.wait_until(began, began + 183 * SECOND)
     assert failure_of(quiet) is None
-    told = life.told_until(began + 183 * SECOND, began + 184 * SECOND)
-    failure = failure_of(told)
+    derived = life.wait_until(began + 183 * SECOND, began + 184 * SECOND)
+    failure = failure_of(derived)
     assert failure
-    assert told.service.status.state is State.PROGRESSING
+    assert derived.service.status.state is State.PROGRESSING
     assert failure.reason is FailureReason.STORAGE_DOWNLOAD
     assert (failure.container, failure.retrying) == ("storage-initializer", True)
     assert failure.log_lines == (COPYING,)
@@ -140,10 +140,10 @@ def test_a_download_that_goes_on_writing_is_not_named_however_long_it_takes() ->
     now = began
     for minute in range(60):
         life.log = wrote(f"{minute} %", now)
-        told = life.told_until(now, now + 60 * SECOND)
-        assert failure_of(told) is None
+        derived = life.wait_until(now, now + 60 * SECOND)
+        assert failure_of(derived) is None
         now += 60 * SECOND
-    assert "has run for more than 60 min" in message_of(told)
+    assert "has run for more than 60 min" in message_of(derived)
     # One at each step, and one whenever the last line may be three minutes old: it is one by now.
     assert len(life.looks) <= 9 + 60 / 2
 
@@ -152,32 +152,32 @@ def test_a_download_that_writes_again_is_named_no_longer() -> None:
     observed, began = initialising()
     life = Life(observed)
     life.log = wrote(COPYING, began)
-    assert failure_of(life.told_until(began, began + 200 * SECOND))
-    assert failure_of(life.told_until(began + 200 * SECOND, began + 500 * SECOND))
+    assert failure_of(life.wait_until(began, began + 200 * SECOND))
+    assert failure_of(life.wait_until(began + 200 * SECOND, began + 500 * SECOND))
     life.log = wrote("going on", began + 500 * SECOND)
-    again = life.told_until(began + 500 * SECOND, began + 679 * SECOND)
+    again = life.wait_until(began + 500 * SECOND, began + 679 * SECOND)
     assert failure_of(again) is None
     assert "going on" in message_of(again)
 
 
-def test_one_that_has_written_nothing_is_silent_since_it_runs() -> None:
+def test_an_empty_log_is_silent_since_the_container_runs() -> None:
     observed, began = initialising()
-    told = Life(observed).told_until(began, began + 181 * SECOND)
-    failure = failure_of(told)
+    derived = Life(observed).wait_until(began, began + 181 * SECOND)
+    failure = failure_of(derived)
     assert failure
     assert failure.first_seen_time == began
 
 
-def test_where_the_log_may_not_be_read_its_silence_is_not_claimed() -> None:
+def test_a_log_that_may_not_be_read_is_not_silent() -> None:
     observed, began = initialising()
     life = Life(observed)
     life.log = LogExcerpt(readable=False)
-    told = life.told_until(began, began + 599 * SECOND)
-    assert failure_of(told) is None
-    assert "storage-initializer has run for more than 5 min" in message_of(told)
+    derived = life.wait_until(began, began + 599 * SECOND)
+    assert failure_of(derived) is None
+    assert "storage-initializer has run for more than 5 min" in message_of(derived)
 
 
-def test_a_log_that_could_not_be_had_is_asked_for_again_soon() -> None:
+def test_a_log_that_could_not_be_read_is_read_again_soon() -> None:
     observed, began = initialising()
     life = Life(observed)
     missed = life._derived(began + 16 * SECOND)
@@ -187,9 +187,9 @@ def test_a_log_that_could_not_be_had_is_asked_for_again_soon() -> None:
     assert life._derived(missed.recheck_at).log_wanted
 
 
-def test_any_other_init_container_that_is_silent_is_named_as_not_answering() -> None:
+def test_another_silent_init_container_is_reported_as_not_answering() -> None:
     observed, began = initialising("wait-for-licence")
-    failure = failure_of(Life(observed).told_until(began, began + 181 * SECOND))
+    failure = failure_of(Life(observed).wait_until(began, began + 181 * SECOND))
     assert failure
     assert (failure.reason, failure.container) == (
         FailureReason.NOT_ANSWERING,
@@ -200,16 +200,16 @@ def test_any_other_init_container_that_is_silent_is_named_as_not_answering() -> 
 def test_at_the_deadline_the_silent_download_is_the_cause() -> None:
     observed, began = initialising()
     life = Life(observed)
-    life.told_until(began, began + 200 * SECOND)
+    life.wait_until(began, began + 200 * SECOND)
     life.show(deadline_passed(observed, began + 600 * SECOND))
-    told = life.told(began + 600 * SECOND)
-    failure = failure_of(told)
+    derived = life.derive(began + 600 * SECOND)
+    failure = failure_of(derived)
     assert failure
-    assert told.service.status.state is State.FAILED
+    assert derived.service.status.state is State.FAILED
     assert failure.reason is FailureReason.STORAGE_DOWNLOAD
 
 
-def test_of_a_run_that_failed_and_is_tried_again_the_failure_is_told() -> None:
+def test_the_failure_of_a_run_that_is_repeated_is_reported() -> None:
     observed, began = initialising()
     again: dict[str, Any] = {
         "name": "storage-initializer",
@@ -218,22 +218,22 @@ def test_of_a_run_that_failed_and_is_tried_again_the_failure_is_told() -> None:
         "lastState": ended(1, began, message="no such bucket"),
     }
     retried = with_pods(observed, {"status": {"initContainerStatuses": [again]}})
-    failure = failure_of(Life(retried).told_until(began, began + 200 * SECOND))
+    failure = failure_of(Life(retried).wait_until(began, began + 200 * SECOND))
     assert failure
     assert "no such bucket" in failure.message
 
 
-def test_an_image_that_takes_long_to_come_is_said_to_be_waited_for() -> None:
+def test_a_slow_image_pull_is_reported() -> None:
     observed, now = starting()
     began = now.replace(microsecond=0)
     making = with_container(observed, state=waiting("ContainerCreating"))
     making = with_pods(making, {"status": {"startTime": stamp(began)}})
-    told = Life(making).told_until(began, began + 121 * SECOND)
-    assert "kserve-container has waited to be created for more than 2 min" in message_of(told)
-    assert failure_of(told) is None
+    derived = Life(making).wait_until(began, began + 121 * SECOND)
+    assert "kserve-container has waited to be created for more than 2 min" in message_of(derived)
+    assert failure_of(derived) is None
 
 
-async def test_of_a_run_that_goes_on_the_last_line_and_its_time_are_read(
+async def test_the_last_line_of_a_present_run_and_its_time_are_read(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     wanted = LogRequest(
@@ -256,7 +256,7 @@ async def test_of_a_run_that_goes_on_the_last_line_and_its_time_are_read(
 
 
 @pytest.mark.parametrize("text", ["", "\n", "no time\n", "2026-99-01T00:00:00Z x\n"])
-async def test_a_log_without_times_is_no_trouble(
+async def test_a_log_without_times_is_read(
     server: ScriptedServer, api: ApiServer, text: str
 ) -> None:
     wanted = LogRequest("iris-1", "models", "c", previous=False, restart_count=0, log_read=1)

@@ -1,4 +1,4 @@
-"""What is told of a service that is being deleted or stopped, and takes long to go."""
+"""A service whose deletion or stop takes long."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_foreign_finalizer_is_named_once_15_seconds_have_passed(mode: str) -> 
 
 
 @pytest.mark.parametrize("mode", ["standard", "knative"])
-def test_the_finalizer_of_kserve_that_stands_means_that_no_controller_runs(mode: str) -> None:
+def test_a_finalizer_of_kserve_that_stays_means_that_no_controller_runs(mode: str) -> None:
     observed, now = deleted(KSERVES, FOREGROUND, mode=mode)
     unattended = without_children(observed)
     assert verdict(unattended, now + 14 * SECOND).failure is None
@@ -123,7 +123,7 @@ def test_pods_are_named_with_the_time_by_which_they_are_to_end() -> None:
     assert words in late.message
 
 
-def test_of_many_pods_the_first_are_named_and_the_others_counted() -> None:
+def test_the_first_of_many_pods_are_named_and_the_others_counted() -> None:
     observed, now = deleted(FOREGROUND)
     [pod] = observed.pods
     pods = tuple(merged(pod, {"metadata": {"name": f"p{n}", "uid": f"{n}"}}) for n in range(1000))
@@ -133,7 +133,7 @@ def test_of_many_pods_the_first_are_named_and_the_others_counted() -> None:
     assert len(late.message) < 1000
 
 
-def test_where_only_kinds_that_are_not_followed_can_be_left_that_is_said() -> None:
+def test_children_of_kinds_that_are_not_followed_are_named_if_no_others_remain() -> None:
     observed, now = deleted(FOREGROUND)
     late = verdict(without_children(observed), now + LATE)
     assert late.failure is None

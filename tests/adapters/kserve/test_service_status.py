@@ -1,4 +1,4 @@
-"""The state table, row by row, on services as a real cluster showed them, changed in one point."""
+"""The state table, row by row, on recorded services, each changed in one point."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_stop_annotation_that_says_false_stops_nothing() -> None:
     assert verdict(going_on, now).state is State.READY
 
 
-def test_without_a_verdict_of_kserve_no_controller_is_blamed_after_15_seconds() -> None:
+def test_a_service_that_kserve_does_not_reconcile_has_no_controller_after_15_seconds() -> None:
     observed, now = beginning("slow")
     first = verdict(observed, now)
     assert (first.state, first.failure) == (State.PENDING, None)
@@ -70,7 +70,7 @@ def test_without_a_verdict_of_kserve_no_controller_is_blamed_after_15_seconds() 
     assert first.recheck_at - now <= 16 * SECOND
 
 
-def test_a_service_that_kserve_leaves_to_another_controller_is_told_as_not_followed() -> None:
+def test_a_service_that_kserve_leaves_to_another_controller_is_reported_as_not_followed() -> None:
     observed, now = beginning("slow")
     mode = {"serving.kserve.io/deploymentMode": "ModelMesh"}
     left = with_service(observed, {"metadata": {"annotations": mode}, "status": None})
@@ -88,28 +88,28 @@ def test_an_update_that_kserve_does_not_look_at_blames_the_controller_after_15_s
     updated = with_service(observed, {"metadata": written, "spec": predictor})
     held = StalenessCheck().updated(updated, now)
 
-    def told(shown: ObservedObjects, seconds: int) -> Decision:
+    def reported(shown: ObservedObjects, seconds: int) -> Decision:
         later = now + seconds * SECOND
         return decide(facts_of(shown, held.updated(shown, later), later))
 
-    first = told(updated, 0)
+    first = reported(updated, 0)
     assert (first.state, first.failure) == (State.PROGRESSING, None)
     assert first.recheck_at
     assert first.recheck_at <= now + 15 * SECOND
-    late = told(updated, 15)
+    late = reported(updated, 15)
     assert late.state is State.PROGRESSING
     assert late.failure
     assert late.failure.reason is FailureReason.NO_CONTROLLER
     assert late.failure.retrying
     # Whatever it says of this write, it runs.
     moved = with_condition(updated, "PredictorReady", status="Unknown", reason="Deploying")
-    assert told(moved, 15).failure is None
+    assert reported(moved, 15).failure is None
     said = warning(updated.service, "InternalError", "the object has been modified", now)
     said["lastTimestamp"] = stamp(now + 6 * SECOND)
-    assert told(replace(updated, events=(said,)), 15).failure is None
+    assert reported(replace(updated, events=(said,)), 15).failure is None
 
 
-def test_kserves_lost_races_are_no_refusals() -> None:
+def test_kserves_lost_races_are_no_errors() -> None:
     observed, now = beginning("bad_scheme")
     words = "fails to update InferenceService status: Operation cannot be fulfilled on"
     other = "Operation cannot be fulfilled on x: the object has been modified; please apply"
@@ -132,13 +132,13 @@ def test_kserves_lost_races_are_no_refusals() -> None:
         ("ServerlessModeRejected", "no Knative", FailureReason.INVALID_SPEC, False),
     ],
 )
-def test_a_refusal_is_told_by_its_meaning_after_two_seconds(
+def test_an_error_is_reported_by_its_reason_after_two_seconds(
     reason: str, words: str, meaning: FailureReason, *, retrying: bool
 ) -> None:
     observed, now = beginning("bad_scheme")
     refused = replace(observed, events=(warning(observed.service, reason, words, now),))
     assert verdict(refused, now).state is State.PENDING
-    decision = verdict(refused, now, told_before=2)
+    decision = verdict(refused, now, lasting=2)
     assert decision.state is State.FAILED
     assert decision.failure
     assert (decision.failure.reason, decision.failure.retrying) == (meaning, retrying)
@@ -146,17 +146,17 @@ def test_a_refusal_is_told_by_its_meaning_after_two_seconds(
 
 
 @pytest.mark.parametrize("kind", ["NoSupportingRuntime", "RuntimeNotRecognized", "RuntimeDisabled"])
-def test_a_status_that_refuses_is_enough_without_an_event(kind: str) -> None:
+def test_an_error_in_the_status_counts_without_an_event(kind: str) -> None:
     observed, now = end("unknown_runtime")
     failed = {"status": {"modelStatus": {"lastFailureInfo": {"reason": kind, "message": "why"}}}}
     refused = replace(with_service(observed, failed), events=())
-    decision = verdict(refused, now, told_before=2)
+    decision = verdict(refused, now, lasting=2)
     assert decision.failure
     assert decision.failure.reason is FailureReason.NO_RUNTIME
     assert "why" in decision.failure.message
 
 
-def test_a_stale_failure_info_alone_is_no_evidence() -> None:
+def test_a_stale_failure_info_alone_is_no_error() -> None:
     observed, now = serving_model()
     old = {"lastFailureInfo": {"reason": "ModelLoadFailed", "exitCode": 1}}
     assert verdict(with_service(observed, {"status": {"modelStatus": old}}), now).state is (
@@ -164,7 +164,7 @@ def test_a_stale_failure_info_alone_is_no_evidence() -> None:
     )
 
 
-def test_updates_that_kserve_was_told_to_ignore_are_named_while_it_is_ready() -> None:
+def test_updates_that_an_annotation_disables_are_named_while_the_service_is_ready() -> None:
     observed, now = end("updates_disabled")
     assert verdict(observed, now).failure
     unready = with_condition(observed, "Ready", status="False")
@@ -185,8 +185,8 @@ def test_a_stop_that_kserve_0_15_does_not_carry_out_leaves_the_service_ready() -
     # In Knative mode it does, and a vendor's 0.15 that says so does in Standard mode too.
     knative = with_service(on_0_15, {"status": {"deploymentMode": "Serverless"}})
     assert verdict(replace(knative, knative_followed=True), now).state is State.PROGRESSING
-    told = with_condition(on_0_15, "Stopped", status="False")
-    assert verdict(told, now).state is State.PROGRESSING
+    reported = with_condition(on_0_15, "Stopped", status="False")
+    assert verdict(reported, now).state is State.PROGRESSING
 
 
 def test_a_model_that_serves_behind_an_ingress_that_does_not_is_not_ready() -> None:
@@ -215,7 +215,7 @@ def test_a_finished_rollout_waits_for_kserve_to_say_so_but_not_for_ever() -> Non
     assert verdict(just_now, now + 5 * SECOND).state is State.READY
 
 
-def test_ready_is_what_kserves_own_parts_of_it_say_and_a_foreign_condition_is_named() -> None:
+def test_kserves_own_conditions_decide_ready_and_a_foreign_condition_is_named() -> None:
     observed, now = serving()
     drift = {"status": "False", "reason": "NoDrift", "message": "nothing drifts"}
     denied = with_condition(with_condition(observed, "ModelDrift", **drift), "Ready", **drift)
@@ -227,28 +227,28 @@ def test_ready_is_what_kserves_own_parts_of_it_say_and_a_foreign_condition_is_na
     assert "Stopped" not in decision.message, "KServe's own conditions beside Ready are not blamed"
 
 
-def test_a_foreign_conditions_own_words_are_cut() -> None:
+def test_the_message_of_a_foreign_condition_is_cut() -> None:
     observed, now = serving()
     long = "Model" + "Drift" * 100_000
     drift = {"status": "False", "reason": long, "message": long}
     denied = with_condition(with_condition(observed, long, **drift), "Ready", **drift)
     fresh = with_deployment_condition(denied, "Progressing", lastUpdateTime=stamp(now))
-    told = facts(fresh, now)
-    decision = decide(told)
+    reported = facts(fresh, now)
+    decision = decide(reported)
     assert decision.state is State.READY
     assert f"not KServe's own: {long[:64]}... (" in decision.message
     assert len(decision.message) < 1000
-    status = status_of(fresh, told, decision, None)
+    status = status_of(fresh, reported, decision, None)
     [shown] = [c for c in status.conditions if c.type.startswith("Model")]
     assert (len(shown.type), len(shown.reason), len(shown.message)) == (316, 1024, 32_768)
 
 
 def failing_to_reconcile(words: str) -> tuple[ObservedObjects, datetime]:
-    """A rollout whose pods all answer, and of which KServe says that it cannot make the rest."""
+    """A rollout with ready pods, for which KServe reports a reconcile error."""
     observed, now = serving()
-    told = {"status": "False", "reason": "ReconcileFailed", "message": words}
+    reported = {"status": "False", "reason": "ReconcileFailed", "message": words}
     for kind in ("PredictorReady", "Ready"):
-        observed = with_condition(observed, kind, **told, lastTransitionTime=stamp(now))
+        observed = with_condition(observed, kind, **reported, lastTransitionTime=stamp(now))
     return observed, now
 
 
@@ -262,18 +262,18 @@ def failing_to_reconcile(words: str) -> tuple[ObservedObjects, datetime]:
         ('HorizontalPodAutoscaler "x" is invalid: y', "INVALID_SPEC"),
     ],
 )
-def test_a_reconcile_error_that_stands_is_told_though_all_pods_are_of_this_rollout(
+def test_a_lasting_reconcile_error_is_reported_although_all_pods_are_of_this_rollout(
     words: str, meaning: str
 ) -> None:
     observed, now = failing_to_reconcile(words)
     at_once = verdict(observed, now)
     assert (at_once.state, at_once.failure) == (State.PROGRESSING, None)
     assert at_once.recheck_at
-    named = verdict(observed, now, told_before=2)
+    named = verdict(observed, now, lasting=2)
     assert named.state is State.PROGRESSING
     assert named.failure
     assert words in named.message
-    stands = verdict(observed, now, told_before=5)
+    stands = verdict(observed, now, lasting=5)
     assert stands.state is State.DEGRADED
     assert stands.failure
     assert stands.failure.reason is FailureReason[meaning]
@@ -307,11 +307,11 @@ def test_a_reconcile_error_that_stands_is_told_though_all_pods_are_of_this_rollo
         ),
     ],
 )
-def test_an_object_of_others_in_the_way_is_named_and_not_blamed_on_the_spec(
+def test_a_foreign_object_of_the_same_name_is_named_and_the_spec_not_blamed(
     words: str, kind: str, name: str, owner: str
 ) -> None:
     observed, now = failing_to_reconcile(words)
-    failure = verdict(observed, now, told_before=5).failure
+    failure = verdict(observed, now, lasting=5).failure
     assert failure
     assert failure.reason is FailureReason.RECONCILE_FAILED
     assert failure.retrying
@@ -320,37 +320,37 @@ def test_an_object_of_others_in_the_way_is_named_and_not_blamed_on_the_spec(
     assert failure.remedy.startswith(f"delete the {kind} {name} if nobody needs it, or")
 
 
-def test_a_deployment_that_kserve_made_for_this_service_is_not_said_to_be_of_others() -> None:
+def test_a_deployment_that_kserve_created_for_this_service_is_not_foreign() -> None:
     observed, _ = serving()
     [own] = map(name_of, observed.deployments)
     observed, now = failing_to_reconcile(
         f'Deployment.apps "{own}" is invalid: spec.selector: Invalid value: field is immutable'
     )
-    failure = verdict(observed, now, told_before=5).failure
+    failure = verdict(observed, now, lasting=5).failure
     assert failure
     assert "was not created for it" not in failure.message
     assert failure.remedy == f"delete the Deployment {own}: KServe creates it again"
 
 
-def test_a_reconcile_error_that_only_lost_a_race_is_none() -> None:
+def test_a_lost_race_is_no_reconcile_error() -> None:
     observed, now = failing_to_reconcile(
         "Operation cannot be fulfilled: the object has been modified"
     )
-    assert verdict(observed, now, told_before=60).state is State.READY
+    assert verdict(observed, now, lasting=60).state is State.READY
 
 
-def test_a_race_lost_meanwhile_does_not_make_a_reconcile_error_young_again() -> None:
+def test_a_lost_race_does_not_restart_a_reconcile_error() -> None:
     observed, now = failing_to_reconcile("no matches for kind")
     race, _ = failing_to_reconcile("the object has been modified")
-    evidence = StalenessCheck()
+    staleness = StalenessCheck()
     for seconds, seen in ((0, observed), (3, race), (6, observed)):
-        evidence = evidence.updated(seen, now + seconds * SECOND)
-    told = decide(facts_of(observed, evidence, now + 6 * SECOND))
-    assert told.failure
-    assert told.failure.first_seen_time == now
+        staleness = staleness.updated(seen, now + seconds * SECOND)
+    reported = decide(facts_of(observed, staleness, now + 6 * SECOND))
+    assert reported.failure
+    assert reported.failure.first_seen_time == now
 
 
-def test_a_route_of_which_kserve_says_nothing_is_named_after_a_while() -> None:
+def test_a_route_that_kserve_does_not_report_on_is_named_after_a_while() -> None:
     observed, now = serving()
     for kind in ("Ready", "IngressReady"):
         observed = with_condition(observed, kind, status="Unknown", lastTransitionTime=stamp(now))
@@ -365,13 +365,13 @@ def test_a_route_of_which_kserve_says_nothing_is_named_after_a_while() -> None:
 
 
 @pytest.mark.parametrize("kind", ["deployments", "replica_sets", "service"])
-def test_a_namespace_that_is_being_deleted_is_told_by_what_may_not_be_made_in_it(kind: str) -> None:
+def test_a_namespace_that_is_being_deleted_is_detected_by_refused_objects(kind: str) -> None:
     observed, now = serving_model()
     words = "unable to create new content in namespace {} because it is being terminated"
 
     def refused(obj: Any, namespace: str) -> Any:
-        told = {"type": "x", "status": "True", "message": words.format(namespace)}
-        return {**obj, "status": {**obj["status"], "conditions": [told]}}
+        reported = {"type": "x", "status": "True", "message": words.format(namespace)}
+        return {**obj, "status": {**obj["status"], "conditions": [reported]}}
 
     def seen(namespace: str) -> ObservedObjects:
         if kind == "service":
@@ -473,7 +473,7 @@ def test_the_last_writer_of_the_spec_is_named_and_of_one_second_each() -> None:
     assert last_spec_writer({"metadata": {}}) == ""
 
 
-def test_of_a_mode_that_is_not_followed_nothing_is_claimed() -> None:
+def test_a_mode_that_is_not_followed_is_pending() -> None:
     observed, now = serving()
     knative = with_service(observed, {"status": {"deploymentMode": "Knative"}})
     decision = verdict(replace(knative, deployments=(), knative_followed=False), now)

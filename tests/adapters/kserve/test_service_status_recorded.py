@@ -1,4 +1,4 @@
-"""What is told of services whose whole lives were recorded on a real control plane."""
+"""Lives of services, recorded on a real control plane."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from server.adapters.kserve.objects import Object, get_list, get_map, is_condition_true
 from server.domain.rollout.rollout_id import End, RolloutStatus, outcome
 from server.domain.rollout.status import FailureReason, State
-from tests.adapters.kserve.replaying import NAMES, Step, Told, Watcher, recording, steps, told
+from tests.adapters.kserve.replaying import NAMES, Report, Step, Watcher, recording, replay, steps
 
 PENDING, PROGRESSING, READY = State.PENDING, State.PROGRESSING, State.READY
 DEGRADED, FAILED, STOPPED, DELETING = State.DEGRADED, State.FAILED, State.STOPPED, State.DELETING
@@ -95,18 +95,18 @@ LIVES: dict[str, list[Step]] = {
 }
 
 
-def test_every_recording_is_told() -> None:
+def test_every_recording_is_replayed() -> None:
     assert sorted(LIVES) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recorded_life_is_told_as_it_was(name: str) -> None:
-    assert steps(told(name)) == LIVES[name]
+def test_a_recorded_life_has_these_states(name: str) -> None:
+    assert steps(replay(name)) == LIVES[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ready_is_told_only_where_a_pod_of_this_very_spec_answers(name: str) -> None:
-    for one in told(name):
+def test_ready_is_reported_only_with_a_ready_pod_of_the_present_spec(name: str) -> None:
+    for one in replay(name):
         if one.decision.state is READY:
             asked = asked_images(one.observed.service)
             assert not asked or asked <= answering_images(one), f"at {one.at} s"
@@ -114,7 +114,7 @@ def test_ready_is_told_only_where_a_pod_of_this_very_spec_answers(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ready_first_comes_after_kserve_says_so(name: str) -> None:
-    ready = [one for one in told(name) if one.decision.state is READY]
+    ready = [one for one in replay(name) if one.decision.state is READY]
     for generation in {one.generation for one in ready}:
         first = next(one for one in ready if one.generation == generation)
         assert is_condition_true(first.observed.service, "Ready") or name in (
@@ -140,12 +140,12 @@ def test_a_process_started_later_comes_to_the_same_verdict(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_moment_to_look_again_is_always_in_the_future(name: str) -> None:
-    for one in told(name):
+    for one in replay(name):
         assert one.decision.recheck_at is None or one.decision.recheck_at > one.facts.now
 
 
 def test_a_wait_for_a_failing_rollout_ends_by_its_own_failure() -> None:
-    last = told("rollout_fails")[-1]
+    last = replay("rollout_fails")[-1]
     ended = outcome(last.facts.rollout, RolloutStatus(last.facts.rollout, last.status))
     assert ended
     assert ended.end is End.FAILED
@@ -154,8 +154,8 @@ def test_a_wait_for_a_failing_rollout_ends_by_its_own_failure() -> None:
     assert last.status.serving
 
 
-def test_a_fixing_write_is_never_told_as_failed_by_the_refusal_before_it() -> None:
-    fixed = [one for one in told("update_unknown_runtime_then_fix") if one.generation == 4]
+def test_a_fixing_write_never_fails_for_the_error_before_it() -> None:
+    fixed = [one for one in replay("update_unknown_runtime_then_fix") if one.generation == 4]
     still_refused = [
         one for one in fixed if invalid(one.observed.service) and not one.facts.applied
     ]
@@ -163,8 +163,8 @@ def test_a_fixing_write_is_never_told_as_failed_by_the_refusal_before_it() -> No
     assert {one.decision.state for one in fixed} == {PROGRESSING, READY}
 
 
-def test_the_same_refusal_of_a_second_write_is_told_though_the_status_never_moved() -> None:
-    history = told("update_unknown_runtime_then_fix")
+def test_the_same_error_of_a_second_write_is_reported_although_the_status_never_changed() -> None:
+    history = replay("update_unknown_runtime_then_fix")
     second = [one for one in history if one.generation == 3]
     statuses = [one.observed.service["status"]["modelStatus"] for one in second]
     assert all(status == statuses[0] for status in statuses)
@@ -177,7 +177,7 @@ def test_the_same_refusal_of_a_second_write_is_told_though_the_status_never_move
 
 def test_an_earlier_spec_that_comes_back_is_ready_only_with_its_own_pods() -> None:
     """Kubernetes says of such a Deployment, for a moment, that it is complete."""
-    back = [one for one in told("rollback_slow") if one.generation == 3]
+    back = [one for one in replay("rollback_slow") if one.generation == 3]
     first = next(one for one in back if one.decision.state is READY)
     assert first.at - back[0].at > 5
     deceived = [one for one in back if kubernetes_calls_it_complete(one)]
@@ -186,7 +186,7 @@ def test_an_earlier_spec_that_comes_back_is_ready_only_with_its_own_pods() -> No
 
 
 def test_a_scale_up_of_a_ready_service_stays_ready_though_kserve_is_not() -> None:
-    scaled = [one for one in told("scaling_alone") if one.generation == 2]
+    scaled = [one for one in replay("scaling_alone") if one.generation == 2]
     first = next(i for i, one in enumerate(scaled) if one.decision.state is READY)
     after = scaled[first:]
     assert {one.decision.state for one in after} == {READY}
@@ -194,9 +194,9 @@ def test_a_scale_up_of_a_ready_service_stays_ready_though_kserve_is_not() -> Non
     assert [c.desired_replicas for c in after[0].status.components] == [3]
 
 
-def test_a_corrupt_model_that_kserve_calls_ready_and_loaded_again_is_not_believed() -> None:
+def test_a_corrupt_model_that_kserve_calls_ready_and_loaded_is_not_ready() -> None:
     """Recorded on a real node, with KServe's own probe, which asks whether the port is open."""
-    after_an_exit = [one for one in told("corrupt_model") if restarts(one)]
+    after_an_exit = [one for one in replay("corrupt_model") if restarts(one)]
     lies = [one for one in after_an_exit if called_ready_and_loaded(one)]
     assert {restarts(one) for one in lies} == {2, 5}
     assert {one.decision.state for one in lies} == {FAILED}
@@ -204,8 +204,8 @@ def test_a_corrupt_model_that_kserve_calls_ready_and_loaded_again_is_not_believe
     assert not any(one.status.serving for one in after_an_exit)
 
 
-def test_the_status_tells_runtime_addresses_and_counts() -> None:
-    status = told("ready_model")[-1].status
+def test_the_status_has_runtime_addresses_and_counts() -> None:
+    status = replay("ready_model")[-1].status
     assert status.serving_runtime == "kserve-sklearnserver"
     assert status.cluster_url == "http://iris-predictor.models.svc.cluster.local"
     assert status.deployment_mode == "Standard"
@@ -220,12 +220,12 @@ def test_the_status_tells_runtime_addresses_and_counts() -> None:
     assert status.last_transition_time
 
 
-def test_of_a_container_no_runtime_is_told() -> None:
-    assert told("ready")[-1].status.serving_runtime == ""
+def test_a_container_has_no_serving_runtime() -> None:
+    assert replay("ready")[-1].status.serving_runtime == ""
 
 
 def test_a_failure_names_pod_container_code_and_restarts() -> None:
-    failure = told("crash")[-1].status.failure
+    failure = replay("crash")[-1].status.failure
     assert failure
     assert failure.pod.startswith("iris-predictor-")
     assert failure.container == "kserve-container"
@@ -234,7 +234,7 @@ def test_a_failure_names_pod_container_code_and_restarts() -> None:
     assert failure.retrying
     assert failure.remedy
     assert failure.first_seen_time
-    assert failure.rollout_id == told("crash")[-1].facts.rollout.id
+    assert failure.rollout_id == replay("crash")[-1].facts.rollout.id
 
 
 def asked_images(service: Object) -> set[str]:
@@ -242,7 +242,7 @@ def asked_images(service: Object) -> set[str]:
     return {c["image"] for kind in spec for c in get_list(spec, kind, "containers")}
 
 
-def answering_images(one: Told) -> set[str]:
+def answering_images(one: Report) -> set[str]:
     return {
         container["image"]
         for pod in one.observed.pods
@@ -251,14 +251,14 @@ def answering_images(one: Told) -> set[str]:
     }
 
 
-def restarts(one: Told) -> int:
+def restarts(one: Report) -> int:
     statuses = [
         s for pod in one.observed.pods for s in get_list(pod, "status", "containerStatuses")
     ]
     return max((s["restartCount"] for s in statuses), default=0)
 
 
-def called_ready_and_loaded(one: Told) -> bool:
+def called_ready_and_loaded(one: Report) -> bool:
     service = one.observed.service
     states = get_map(service, "status", "modelStatus", "states")
     return is_condition_true(service, "Ready") and states.get("activeModelState") == "Loaded"
@@ -268,7 +268,7 @@ def invalid(service: Object) -> bool:
     return get_map(service, "status", "modelStatus").get("transitionStatus") == "InvalidSpec"
 
 
-def kubernetes_calls_it_complete(one: Told) -> bool:
+def kubernetes_calls_it_complete(one: Report) -> bool:
     deployment = one.observed.deployments[0]
     status = deployment["status"]
     return (

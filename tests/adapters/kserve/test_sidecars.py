@@ -1,4 +1,4 @@
-"""What is told of containers that KServe or Knative adds beside the model server."""
+"""Containers that KServe or Knative adds beside the model server."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_model_image_that_does_not_stay_up_is_a_download_that_failed() -> None
     assert (failure.reason, failure.container) == (FailureReason.STORAGE_DOWNLOAD, "modelcar-1")
 
 
-def test_the_memory_limit_of_an_added_container_is_not_the_callers_to_raise() -> None:
+def test_for_the_memory_limit_of_an_added_container_the_remedy_names_the_administrator() -> None:
     observed, now = starting()
     killed = ended(137, now, reason="OOMKilled")
     downloads = with_init_container(observed, "storage-initializer", state=killed)
@@ -94,14 +94,14 @@ def test_the_memory_limit_of_an_added_container_is_not_the_callers_to_raise() ->
     assert "cluster administrator" not in own.remedy
 
 
-def test_an_init_container_of_somebody_else_is_not_said_to_have_to_stay_up() -> None:
+def test_a_failed_foreign_init_container_is_not_reported_as_one_that_must_stay_up() -> None:
     observed, now = starting()
     failure = failure_of(with_init_container(observed, "istio-init", state=ended(1, now)), now)
     assert failure.reason is FailureReason.CRASH_LOOP
     assert "must end well before the model server starts" in failure.message
 
 
-def test_an_init_container_that_is_restarted_always_is_believed_again_once_it_stays_up() -> None:
+def test_an_always_restarted_init_container_is_stable_once_it_stays_up() -> None:
     observed, now = starting()
     up = {
         "state": running(now - 61 * SECOND),
@@ -114,7 +114,7 @@ def test_an_init_container_that_is_restarted_always_is_believed_again_once_it_st
 
 
 @pytest.mark.parametrize("relay", ["agent", "queue-proxy"])
-def test_of_a_pod_that_does_not_answer_the_model_server_is_named_not_its_relay(relay: str) -> None:
+def test_an_unready_pod_is_reported_by_its_model_server_not_by_its_relay(relay: str) -> None:
     observed, now = starting()
     both = with_sidecar(observed, relay, ready=False, state=running(now))
     failure = failure_of(both, now + 61 * SECOND)

@@ -1,4 +1,4 @@
-"""When a error is newer than the write that it may be about."""
+"""Errors that are about the present write, and errors that are about the one before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fixed_by_a_second_write() -> tuple[ObservedObjects, datetime]:
     return with_service(observed, {"metadata": metadata}), now
 
 
-def test_the_refusal_of_the_write_before_does_not_count_after_a_fixing_write() -> None:
+def test_the_error_of_the_write_before_does_not_count_after_a_fixing_write() -> None:
     observed, now = fixed_by_a_second_write()
     staleness = StalenessCheck().updated(observed, now)
     assert staleness.error(observed, now) is None
@@ -33,14 +33,14 @@ def test_the_refusal_of_the_write_before_does_not_count_after_a_fixing_write() -
 def test_an_event_about_an_object_of_this_rollout_counts() -> None:
     observed, now = fixed_by_a_second_write()
     staleness = StalenessCheck().updated(observed, now)
-    told = warning(observed.service, "InternalError", WORDS, now)
-    told["involvedObject"]["resourceVersion"] = "900"
-    refused = replace(observed, events=(*observed.events, told))
-    assert staleness.error(refused, now)
-    assert staleness.updated(refused, now).error_since == now
+    event = warning(observed.service, "InternalError", WORDS, now)
+    event["involvedObject"]["resourceVersion"] = "900"
+    with_event = replace(observed, events=(*observed.events, event))
+    assert staleness.error(with_event, now)
+    assert staleness.updated(with_event, now).error_since == now
 
 
-def test_what_a_busy_controller_says_late_of_the_object_before_does_not_count() -> None:
+def test_a_late_event_about_the_object_before_does_not_count() -> None:
     observed, now = fixed_by_a_second_write()
     staleness = StalenessCheck().updated(observed, now)
     [event] = observed.events
@@ -48,7 +48,7 @@ def test_what_a_busy_controller_says_late_of_the_object_before_does_not_count() 
     assert staleness.error(replace(observed, events=(late,)), now + 20 * SECOND) is None
 
 
-def test_an_event_that_goes_on_long_after_the_write_counts() -> None:
+def test_an_event_that_is_repeated_long_after_the_write_counts() -> None:
     observed, now = fixed_by_a_second_write()
     staleness = StalenessCheck().updated(observed, now)
     [event] = observed.events
@@ -56,14 +56,14 @@ def test_an_event_that_goes_on_long_after_the_write_counts() -> None:
     assert staleness.error(replace(observed, events=(again,)), now + 7 * SECOND)
 
 
-def test_a_status_that_is_seen_to_move_counts() -> None:
+def test_a_status_that_was_seen_to_change_counts() -> None:
     observed, now = fixed_by_a_second_write()
     staleness = StalenessCheck().updated(observed, now)
     moved = with_service(observed, {"status": {"modelStatus": {"states": {"x": "y"}}}})
     assert staleness.error(moved, now)
 
 
-def test_a_status_that_stopped_refusing_ends_it() -> None:
+def test_a_status_without_the_error_ends_it() -> None:
     observed, now = end("unknown_runtime")
     staleness = StalenessCheck().updated(observed, now)
     assert staleness.error_since
@@ -71,31 +71,31 @@ def test_a_status_that_stopped_refusing_ends_it() -> None:
     assert staleness.updated(replace(accepted, events=()), now).error_since is None
 
 
-def test_since_when_a_refusal_stands_is_kept_through_later_looks() -> None:
+def test_the_start_of_an_error_is_kept_at_later_updates() -> None:
     observed, now = end("unknown_runtime")
     staleness = StalenessCheck().updated(observed, now).updated(observed, now + SECOND)
     assert staleness.error_since == now
 
 
-def test_a_process_that_missed_the_write_goes_by_the_clusters_own_times() -> None:
+def test_a_process_that_missed_the_write_uses_the_clusters_own_times() -> None:
     observed, now = fixed_by_a_second_write()
-    told = warning(observed.service, "InternalError", WORDS, now)
-    same_second = replace(observed, events=(told,))
+    event = warning(observed.service, "InternalError", WORDS, now)
+    same_second = replace(observed, events=(event,))
     staleness = StalenessCheck().updated(same_second, now)
     assert staleness.error(same_second, now) is None
-    later = replace(observed, events=({**told, "lastTimestamp": stamp(now + 6 * SECOND)},))
+    later = replace(observed, events=({**event, "lastTimestamp": stamp(now + 6 * SECOND)},))
     error = StalenessCheck().updated(later, now + 6 * SECOND).error(later, now + 6 * SECOND)
     assert error
     assert error.message == WORDS
 
 
-def test_where_nothing_tells_a_refusal_counts_after_it_has_stood_for_half_a_minute() -> None:
+def test_an_error_of_unknown_age_counts_after_it_has_lasted_for_half_a_minute() -> None:
     observed, now = fixed_by_a_second_write()
     staleness = StalenessCheck().updated(observed, now)
     assert staleness.error(observed, written_at(observed.service) + 30 * SECOND)
 
 
-def test_a_hint_from_an_earlier_hour_is_never_about_this_write() -> None:
+def test_an_event_from_an_earlier_hour_is_never_about_this_write() -> None:
     observed, now = fixed_by_a_second_write()
     old = warning(observed.service, "InternalError", WORDS, now - timedelta(hours=1))
     accepted = with_service(observed, {"status": {"modelStatus": {"transitionStatus": "x"}}})
@@ -111,7 +111,7 @@ def test_a_recreated_service_starts_anew() -> None:
     assert staleness.updated(other, now).error_since is None
 
 
-def test_the_write_is_dated_by_who_wrote_the_spec_and_not_by_the_status() -> None:
+def test_the_write_is_dated_by_the_manager_of_the_spec_and_not_of_the_status() -> None:
     observed, now = fixed_by_a_second_write()
     assert stamp(written_at(observed.service)) == stamp(now)
     bare = with_service(observed, {"metadata": {"managedFields": None}})

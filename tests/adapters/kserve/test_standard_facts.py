@@ -1,4 +1,4 @@
-"""What each component shows, on services as a real cluster showed them, changed in one point."""
+"""Facts of components, on recorded services, each changed in one point."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_component_that_only_the_status_names_does_not_count() -> None:
     assert [c.shown.component for c in facts(left_over, now).components] == [Component.PREDICTOR]
 
 
-def test_a_canary_with_the_same_labels_and_marker_is_not_taken_for_the_predictor() -> None:
+def test_a_canary_with_the_same_labels_and_rollout_hash_is_not_the_predictor() -> None:
     observed, now = serving()
     [stable] = observed.deployments
     canary = merged(stable, {"metadata": {"name": "iris-b-predictor", "uid": "canary"}})
@@ -94,7 +94,7 @@ def test_a_deployment_whose_replica_set_is_not_known_yet_was_never_complete() ->
     assert facts(replace(observed, replica_sets=()), now).completed_at is None
 
 
-def test_new_pods_are_those_of_the_present_template_also_without_a_marker() -> None:
+def test_new_pods_are_those_of_the_present_template_even_without_a_rollout_hash() -> None:
     observed, _ = when("unmanaged_container", lambda o: len(o.pods) == 2)
     assert len(observed.replica_sets) == 2
     [deployment] = parsed_deployments(observed)
@@ -138,7 +138,7 @@ def test_without_an_autoscaler_the_replicas_themselves_must_be_as_asked() -> Non
     assert decision.failure.reason is FailureReason.SCALED_TO_ZERO
 
 
-def test_a_pod_on_its_way_out_does_not_answer() -> None:
+def test_a_pod_that_is_being_deleted_is_not_available() -> None:
     observed, now = serving()
     going = with_pods(observed, {"metadata": {"deletionTimestamp": stamp(now)}})
     assert facts(going, now).components[0].available == 0

@@ -1,4 +1,4 @@
-"""What has failed of a Knative rollout stays told until it completes."""
+"""A failure of a Knative rollout is kept until the rollout completes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def problem(
     return Problem(failure, NOW + timedelta(seconds=at))
 
 
-class Told:
-    """What one process tells of a rollout, look after look."""
+class Process:
+    """Derives the decision on a rollout, as one process does."""
 
     def __init__(self) -> None:
         self.sticky_failures = StickyFailures()
 
-    def look(self, *problems: Problem, at: int = 0, **changed: object) -> tuple[State, str]:
+    def decide_after(self, *problems: Problem, at: int = 0, **changed: object) -> tuple[State, str]:
         component = replace(PREDICTOR, problems=problems, **changed)  # type: ignore[arg-type]
         now = NOW + timedelta(seconds=at)
         facts = Facts(Rollout("s1", 2), now, NOW, (component,), reconciled=True)
@@ -57,54 +57,57 @@ CRASH = FailureReason.CRASH_LOOP
 
 
 def test_a_failure_stays_when_its_pods_are_gone_and_others_begin_anew() -> None:
-    told = Told()
-    assert told.look() == (State.PROGRESSING, "")
-    assert told.look(problem(CRASH)) == (State.DEGRADED, "CRASH_LOOP p1")
-    assert told.look(at=9) == (State.DEGRADED, "CRASH_LOOP p1")
+    process = Process()
+    assert process.decide_after() == (State.PROGRESSING, "")
+    assert process.decide_after(problem(CRASH)) == (State.DEGRADED, "CRASH_LOOP p1")
+    assert process.decide_after(at=9) == (State.DEGRADED, "CRASH_LOOP p1")
     begun = replace(problem(CRASH, "p2", 20), tolerated=None)
-    assert told.look(begun, at=20) == (State.DEGRADED, "CRASH_LOOP p1")
-    assert told.look(problem(CRASH, "p2", 30), at=30) == (State.DEGRADED, "CRASH_LOOP p2")
+    assert process.decide_after(begun, at=20) == (State.DEGRADED, "CRASH_LOOP p1")
+    assert process.decide_after(problem(CRASH, "p2", 30), at=30) == (
+        State.DEGRADED,
+        "CRASH_LOOP p2",
+    )
 
 
 def test_it_began_when_it_failed_first() -> None:
-    told = Told()
-    told.look(problem(CRASH))
-    told.look(problem(CRASH, "p2", 30), at=30)
-    [held] = told.sticky_failures.by_component.values()
-    assert held.problem.failure.first_seen_time == NOW
+    process = Process()
+    process.decide_after(problem(CRASH))
+    process.decide_after(problem(CRASH, "p2", 30), at=30)
+    [kept] = process.sticky_failures.by_component.values()
+    assert kept.problem.failure.first_seen_time == NOW
 
 
-def test_the_cause_once_known_is_not_forgotten_at_the_next_pod() -> None:
-    told = Told()
-    told.look(problem(FailureReason.MODEL_LOAD))
+def test_a_known_cause_is_kept_at_the_next_pod() -> None:
+    process = Process()
+    process.decide_after(problem(FailureReason.MODEL_LOAD))
     again = problem(CRASH, "p2", 30)
-    assert told.look(again, at=30) == (State.DEGRADED, "MODEL_LOAD p2")
+    assert process.decide_after(again, at=30) == (State.DEGRADED, "MODEL_LOAD p2")
     other = problem(FailureReason.UNSCHEDULABLE, "p3", 60, exit_code=None)
-    assert told.look(other, at=60) == (State.DEGRADED, "MODEL_LOAD p2")
+    assert process.decide_after(other, at=60) == (State.DEGRADED, "MODEL_LOAD p2")
 
 
-def test_a_more_telling_cause_takes_its_place() -> None:
-    told = Told()
-    told.look(problem(FailureReason.UNSCHEDULABLE, exit_code=None))
-    assert told.look(problem(CRASH, "p2", 5), at=5) == (State.DEGRADED, "CRASH_LOOP p2")
+def test_a_more_significant_cause_takes_its_place() -> None:
+    process = Process()
+    process.decide_after(problem(FailureReason.UNSCHEDULABLE, exit_code=None))
+    assert process.decide_after(problem(CRASH, "p2", 5), at=5) == (State.DEGRADED, "CRASH_LOOP p2")
 
 
-def test_the_words_of_a_revision_do_not_hide_the_pod() -> None:
-    told = Told()
-    told.look(problem(CRASH))
-    assert told.look(problem(CRASH, "", 40), at=40) == (State.DEGRADED, "CRASH_LOOP p1")
+def test_the_failure_of_a_revision_does_not_hide_the_pod() -> None:
+    process = Process()
+    process.decide_after(problem(CRASH))
+    assert process.decide_after(problem(CRASH, "", 40), at=40) == (State.DEGRADED, "CRASH_LOOP p1")
 
 
-def test_what_is_begun_anew_or_has_completed_is_free_of_it() -> None:
-    told = Told()
-    told.look(problem(CRASH))
-    assert told.look(attempt="k1/3") == (State.PROGRESSING, "")
-    told.look(problem(CRASH))
-    told.look(completed_at=NOW)
-    assert not told.sticky_failures.by_component
+def test_a_new_attempt_or_a_completed_one_drops_it() -> None:
+    process = Process()
+    process.decide_after(problem(CRASH))
+    assert process.decide_after(attempt="k1/3") == (State.PROGRESSING, "")
+    process.decide_after(problem(CRASH))
+    process.decide_after(completed_at=NOW)
+    assert not process.sticky_failures.by_component
 
 
-def test_in_standard_mode_nothing_is_held() -> None:
-    told = Told()
-    told.look(problem(CRASH), attempt="")
-    assert told.look(attempt="") == (State.PROGRESSING, "")
+def test_in_standard_mode_no_failure_is_kept() -> None:
+    process = Process()
+    process.decide_after(problem(CRASH), attempt="")
+    assert process.decide_after(attempt="") == (State.PROGRESSING, "")

@@ -1,4 +1,4 @@
-"""What the API server makes of applied manifests, as far as reading them back goes."""
+"""The objects that the API server stores for applied manifests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rendered(desired: DesiredObject, defaults: Resources = KSERVE_DEFAULTS) -> d
 def stored(
     manifest: Mapping[str, Any], manager: str = "kubectl-create", operation: str = "Update"
 ) -> dict[str, Any]:
-    """A new object, owned by who wrote it, with what KServe's webhook puts in beside that."""
+    """A new object, owned by its writer, with the additions of KServe's webhook."""
     obj: dict[str, Any] = copy.deepcopy({k: manifest[k] for k in ("metadata", "spec")})
     metadata = obj["metadata"]
     asked = {k: metadata[k] for k in ("labels", "annotations") if k in metadata}
@@ -57,7 +57,7 @@ def stored(
 
 
 def edited(obj: Mapping[str, Any], manager: str, change: Mapping[str, Any]) -> dict[str, Any]:
-    """The object after somebody else's merge patch of fields that are not in lists."""
+    """The object after another manager's merge patch of fields that are not in lists."""
     result = copy.deepcopy(dict(obj))
     _merge(result, change)
     entries = [

@@ -1,4 +1,4 @@
-"""The one HTTP client: what was never sent is told from what was sent and not answered."""
+"""The HTTP client distinguishes requests that were never sent from those without an answer."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ async def test_a_stream_that_is_silent_is_unanswered(
             await response.content.read()
 
 
-async def test_a_kubeconfig_that_cannot_be_used_is_told_by_its_path(tmp_path: Path) -> None:
+async def test_the_error_of_an_unusable_kubeconfig_names_its_path(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.write_text("clusters: [")
     for path in (tmp_path / "absent", broken):

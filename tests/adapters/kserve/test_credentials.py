@@ -123,7 +123,7 @@ async def test_a_rotated_token_is_read_again_at_a_401(clusters: Clusters) -> Non
         assert await asyncio.gather(*(status(api, "PATCH") for _ in range(5))) == [200] * 5
 
 
-async def test_a_401_that_stays_is_told_and_sends_nothing_twice(clusters: Clusters) -> None:
+async def test_a_lasting_401_is_an_error_and_sends_nothing_twice(clusters: Clusters) -> None:
     async with connected(clusters.write({"token": "wrong"})) as api:
         clusters.a.tokens = {"right"}
         assert [await status(api) for _ in range(3)] == [401] * 3
@@ -156,7 +156,7 @@ async def test_another_server_and_ca_under_the_same_name_are_not_taken(clusters:
     assert clusters.last() == {"authorization": "Bearer t2"}, "it acts as nobody else"
 
 
-async def test_a_user_of_the_same_name_in_another_file_is_somebody_else(
+async def test_a_user_of_the_same_name_in_another_file_is_another_user(
     clusters: Clusters, logged: list[Any]
 ) -> None:
     first = clusters.write({"token": "t1"}, name="one")
@@ -171,13 +171,13 @@ async def test_a_user_of_the_same_name_in_another_file_is_somebody_else(
         await until_accepted(api)
 
     assert "Bearer theirs" not in str(clusters.a.asked)
-    told = [line["why"] for line in logged if line["event"] == "credentials cannot be renewed"]
-    assert told == [f"kubeconfig {first}: users[me].user: the user is gone"]
+    message = [line["why"] for line in logged if line["event"] == "credentials cannot be renewed"]
+    assert message == [f"kubeconfig {first}: users[me].user: the user is gone"]
     assert logged[-1]["event"] == "credentials are renewed again"
 
 
 @pytest.mark.parametrize("broken", ["", "users: [", '{"users": [{"name": "me", "user": {}}]}'])
-async def test_a_file_without_usable_credentials_is_told_once_and_read_again(
+async def test_a_file_without_usable_credentials_is_logged_once_and_read_again(
     clusters: Clusters, logged: list[Any], broken: str
 ) -> None:
     path = clusters.write({"token": "secret-1"})
@@ -285,7 +285,7 @@ async def test_in_a_pod_its_service_account_is_used_and_its_token_rotates(
 
 
 class Plugin:
-    """A credential plugin that prints what `says` has, or fails."""
+    """A credential plugin that prints the file `output`, or fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -298,7 +298,7 @@ class Plugin:
                 "env": [{"name": "API_KEY", "value": "very-private"}],
             }
         }
-        self.run('echo x >> "$(dirname "$0")/runs"; cat "$(dirname "$0")/says"')
+        self.run('echo x >> "$(dirname "$0")/runs"; cat "$(dirname "$0")/output"')
 
     def run(self, script: str) -> None:
         path = self._folder / "next"
@@ -306,20 +306,20 @@ class Plugin:
         path.chmod(0o755)
         path.rename(self._folder / "plugin")
 
-    def says(self, token: str, ends_in: float | None = None) -> None:
+    def prints(self, token: str, ends_in: float | None = None) -> None:
         status = {"token": token}
         if ends_in is not None:
             ends = datetime.now(UTC) + timedelta(seconds=ends_in)
             status["expirationTimestamp"] = ends.isoformat().replace("+00:00", "Z")
         credential = {"kind": "ExecCredential", "apiVersion": V1, "status": status}
         (self._folder / "next").write_text(json.dumps(credential))
-        (self._folder / "next").rename(self._folder / "says")
+        (self._folder / "next").rename(self._folder / "output")
 
     def fails(self) -> None:
-        (self._folder / "says").unlink()
+        (self._folder / "output").unlink()
 
     def takes(self, seconds: float) -> None:
-        self.run(f'sleep {seconds}; cat "$(dirname "$0")/says"')
+        self.run(f'sleep {seconds}; cat "$(dirname "$0")/output"')
 
     def runs(self) -> int:
         return len((self._folder / "runs").read_text().splitlines())
@@ -333,7 +333,7 @@ def plugin(tmp_path: Path) -> Plugin:
 async def test_a_plugin_is_run_once_for_as_long_as_its_token_is_taken(
     clusters: Clusters, plugin: Plugin
 ) -> None:
-    plugin.says("p1", ends_in=3600)
+    plugin.prints("p1", ends_in=3600)
     async with connected(clusters.write(plugin.user)) as api:
         assert [await status(api) for _ in range(3)] == [200] * 3
     assert (plugin.runs(), clusters.last()) == (1, {"authorization": "Bearer p1"})
@@ -342,12 +342,12 @@ async def test_a_plugin_is_run_once_for_as_long_as_its_token_is_taken(
 async def test_a_plugin_is_run_again_before_its_token_ends_and_after_a_401(
     clusters: Clusters, plugin: Plugin
 ) -> None:
-    plugin.says("p1", ends_in=3)
+    plugin.prints("p1", ends_in=3)
     async with connected(clusters.write(plugin.user)) as api:
-        plugin.says("p2", ends_in=3600)
+        plugin.prints("p2", ends_in=3600)
         await eventually_as(api, clusters, "Bearer p2")
 
-        plugin.says("p3")
+        plugin.prints("p3")
         clusters.a.tokens = {"p3"}
         await until_accepted(api)
 
@@ -357,10 +357,10 @@ async def test_a_request_takes_no_longer_than_its_timeout_however_slow_its_parts
 ) -> None:
     """The plugin, twice, the 401 between and the answer each take most of the time, or all."""
     seconds = 1.5
-    plugin.says("p1", ends_in=-1)
+    plugin.prints("p1", ends_in=-1)
     async with connected(clusters.write(plugin.user)) as api:
         plugin.takes(0.8 * seconds)
-        plugin.says("p2", ends_in=3600)
+        plugin.prints("p2", ends_in=3600)
         clusters.a.tokens, clusters.a.takes = {"p1"}, 0.8 * seconds
         with pytest.raises((Unreachable, Unanswered)):
             await api.send("GET", "/version", timeout=seconds)
@@ -371,7 +371,7 @@ async def test_a_request_takes_no_longer_than_its_timeout_however_slow_its_parts
 async def test_credentials_that_come_too_late_after_a_401_leave_it_a_refusal(
     clusters: Clusters, plugin: Plugin
 ) -> None:
-    plugin.says("p1", ends_in=3600)
+    plugin.prints("p1", ends_in=3600)
     async with connected(clusters.write(plugin.user)) as api:
         plugin.takes(600)
         clusters.a.tokens = {"p2"}
@@ -383,7 +383,7 @@ async def test_credentials_that_come_too_late_after_a_401_leave_it_a_refusal(
 async def test_a_plugin_that_fails_leaves_the_old_token_until_it_ends_then_none_until_it_works(
     clusters: Clusters, plugin: Plugin, logged: list[Any]
 ) -> None:
-    plugin.says("p1", ends_in=4)
+    plugin.prints("p1", ends_in=4)
     async with connected(clusters.write(plugin.user)) as api:
         plugin.fails()
         await asking_until(api, lambda: bool(logged))
@@ -393,7 +393,7 @@ async def test_a_plugin_that_fails_leaves_the_old_token_until_it_ends_then_none_
             "Bearer p1"
         }, "never as anonymous"
 
-        plugin.says("p2")
+        plugin.prints("p2")
         await eventually_as(api, clusters, "Bearer p2")
     assert [line["event"] for line in logged] == [
         "credentials cannot be renewed",
@@ -405,7 +405,7 @@ async def test_a_plugin_that_fails_leaves_the_old_token_until_it_ends_then_none_
 async def test_a_plugin_that_is_replaced_in_the_kubeconfig_is_found_once_the_old_one_has_failed(
     clusters: Clusters, plugin: Plugin, logged: list[Any]
 ) -> None:
-    plugin.says("p1", ends_in=3)
+    plugin.prints("p1", ends_in=3)
     async with connected(clusters.write(plugin.user)) as api:
         plugin.run("date +%N >&2; exit 1")
         await asking_until(api, lambda: bool(logged))
@@ -421,7 +421,7 @@ async def test_a_plugin_that_is_replaced_in_the_kubeconfig_is_found_once_the_old
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "problem"),
     [
         ("echo first >&2; echo last >&2; echo >&2; exit 7", "ended with 7: last"),
         ("kill -9 $$", "ended with -9"),
@@ -432,15 +432,15 @@ async def test_a_plugin_that_is_replaced_in_the_kubeconfig_is_found_once_the_old
         ("setsid sleep 5 & sleep 1000", "did not end within 0.3 s"),
     ],
 )
-async def test_a_plugin_that_is_of_no_use_is_told_by_its_name(
-    clusters: Clusters, plugin: Plugin, monkeypatch: pytest.MonkeyPatch, script: str, told: str
+async def test_the_error_of_an_unusable_plugin_names_it(
+    clusters: Clusters, plugin: Plugin, monkeypatch: pytest.MonkeyPatch, script: str, problem: str
 ) -> None:
     if "sleep" in script:
         monkeypatch.setattr(f"{PLUGIN}.RUN_TIMEOUT", 0.3)
     else:
         monkeypatch.setattr(f"{PLUGIN}.RUN_TIMEOUT", IN_TIME)
     plugin.run(script)
-    with pytest.raises(ConfigurationUnusable, match=f"/plugin {told}") as raised:
+    with pytest.raises(ConfigurationUnusable, match=f"/plugin {problem}") as raised:
         await ApiServer.connect(clusters.write(plugin.user), environment={"PATH": "/usr/bin:/bin"})
     assert "users[me].user.exec" in str(raised.value)
 
@@ -461,12 +461,12 @@ async def test_a_plugins_words_are_cut_and_show_no_secret(
     plugin.run(f"echo '{' '.join(words)} {'long ' * 100}' >&2; exit 1")
     with pytest.raises(ConfigurationUnusable) as raised:
         await ApiServer.connect(clusters.write(plugin.user), environment={"PATH": "/usr/bin:/bin"})
-    told = str(raised.value).partition("ended with 1: ")[2]
+    message = str(raised.value).partition("ended with 1: ")[2]
     for secret in (token, "hush", "private", "pw12", "abcd1234", "AKIA"):
-        assert secret not in told
-    assert "refused ***" in told
-    assert "of sts.eu-central-1.amazonaws.com" in told
-    assert len(told) < 210
+        assert secret not in message
+    assert "refused ***" in message
+    assert "of sts.eu-central-1.amazonaws.com" in message
+    assert len(message) < 210
 
 
 @pytest.mark.parametrize("words", ["a-" * 4000, "key" * 2600, "very-secret-" * 600])
@@ -486,7 +486,7 @@ async def test_a_plugins_long_line_holds_up_nobody(
 async def test_a_connection_that_is_closed_ends_a_plugin_that_runs(
     clusters: Clusters, plugin: Plugin
 ) -> None:
-    plugin.says("p1")
+    plugin.prints("p1")
     api = await ApiServer.connect(
         clusters.write(plugin.user), environment={"PATH": "/usr/bin:/bin"}
     )

@@ -1,4 +1,4 @@
-"""What others write into managedFields is read, and not kept."""
+"""Long keys in managedFields are parsed, and not cached."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_a_quantity_that_cannot_be_read_is_as_good_as_none() -> None:
         ("", "Standard"),
     ],
 )
-def test_the_default_mode_is_told_by_its_present_name(named: str, mode: str) -> None:
+def test_the_default_mode_has_its_present_name(named: str, mode: str) -> None:
     assert config_of({"deploy": section(defaultDeploymentMode=named)}).default_mode == mode
 
 

@@ -159,7 +159,7 @@ def test_a_model_leaves_the_runtimes_own_resources_alone() -> None:
     assert serving(asked)["resources"] == {"requests": {"memory": "10Gi"}}
 
 
-def test_what_a_runtime_makes_necessary_is_written_beside_what_is_asked() -> None:
+def test_resources_that_a_runtime_requires_are_added_to_the_specs() -> None:
     asked = replace(MODEL, resources=Resources({"memory": "10Gi"}))
     beside = Resources({}, {"memory": "10Gi"})
     written = rendered(DesiredObject(KEY, asked, added=AddedFields(beside)))["spec"]["predictor"]
@@ -220,11 +220,11 @@ def test_a_change_of_scaling_alone_changes_nothing_that_reaches_the_pods(
     ],
     ids=lambda changed: ",".join(changed),
 )
-def test_the_marker_is_new_for(changed: dict[str, Any]) -> None:
+def test_the_rollout_hash_changes_with(changed: dict[str, Any]) -> None:
     assert rollout_hash(**changed) != rollout_hash(MODEL)
 
 
-def test_the_marker_does_not_know_of_scaling_and_remembered_requests() -> None:
+def test_the_rollout_hash_ignores_scaling_and_request_ids() -> None:
     requests = (PastRequest("ci-1", "hash", Action.CREATED, 1),)
     assert rollout_hash(replace(MODEL, scaling=Scaling(3, 5)), requests=requests) == rollout_hash(
         MODEL
@@ -240,11 +240,11 @@ def test_a_probe_is_written_into_the_serving_container(spec: InferenceServiceSpe
     assert container["readinessProbe"] == PROBE
 
 
-def test_without_a_probe_of_ours_the_marker_is_that_of_the_servers_before_it() -> None:
+def test_the_rollout_hash_of_a_plain_model_is_that_of_earlier_releases() -> None:
     assert rollout_hash(MODEL) == "23a56686aa57bd88"
 
 
-def test_a_default_that_is_asked_for_is_a_wish_of_its_own() -> None:
+def test_a_default_that_the_spec_names_changes_the_rollout_hash() -> None:
     asked = replace(CONTAINER, resources=Resources({"cpu": "1"}))
     assert serving(asked)["resources"] == serving(CONTAINER)["resources"]
     assert rollout_hash(asked) != rollout_hash(CONTAINER)

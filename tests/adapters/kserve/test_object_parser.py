@@ -50,7 +50,7 @@ def theirs(predictor: dict[str, Any], **beside: Any) -> dict[str, Any]:
 
 
 @given(desired_objects)
-def test_what_was_asked_is_read_back(desired: DesiredObject) -> None:
+def test_a_written_spec_is_parsed_back(desired: DesiredObject) -> None:
     service = read(applied(desired))
     assert service.spec == desired.spec
     assert service.labels == desired.labels
@@ -102,14 +102,14 @@ def test_an_edit_by_others_is_read_as_it_is() -> None:
     assert read(obj).spec == replace(MODEL, scaling=Scaling(min_replicas=2))
 
 
-def test_resources_that_we_filled_in_are_shown_once_somebody_changes_them() -> None:
+def test_resources_that_we_added_are_shown_once_others_change_them() -> None:
     obj = applied(DesiredObject(KEY, CONTAINER))
     assert read(obj).spec == CONTAINER
     obj["spec"]["predictor"]["containers"][0]["resources"]["limits"]["cpu"] = "3"
     assert read(obj).spec == replace(CONTAINER, resources=Resources({}, {"cpu": "3"}))
 
 
-def test_a_probe_of_others_is_what_does_not_fit_the_contract() -> None:
+def test_a_probe_of_others_is_unsupported() -> None:
     probe = {"httpGet": {"path": "/", "port": 8080}}
     service = read(theirs({"model": {"modelFormat": {"name": "m"}, "readinessProbe": probe}}))
     assert service.status.message.endswith(
@@ -134,7 +134,7 @@ def test_a_service_of_kubectl_is_unmanaged_and_read_from_its_own_fields() -> Non
     assert service.status == STATUS
 
 
-def test_what_kserves_webhook_adds_and_kubectls_own_note_are_not_the_users() -> None:
+def test_annotations_of_kserves_webhook_and_of_kubectl_are_not_the_users() -> None:
     note = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "team.example.com/x": "y"}
     metadata = {"namespace": "n", "name": "iris", "annotations": note, "labels": {"a": "b"}}
     service = read(
@@ -150,7 +150,7 @@ def test_what_kserves_webhook_adds_and_kubectls_own_note_are_not_the_users() -> 
 
 
 @pytest.mark.parametrize(
-    ("obj", "told"),
+    ("obj", "paths"),
     [
         (
             theirs({"model": {"modelFormat": {"name": "m"}}, "logger": {"mode": "all"}}),
@@ -191,13 +191,11 @@ def test_what_kserves_webhook_adds_and_kubectls_own_note_are_not_the_users() -> 
     ],
     ids=["logger", "transformer", "containers", "downward env", "legacy"],
 )
-def test_the_message_names_what_does_not_fit_the_contract(
-    obj: dict[str, Any], told: list[str]
-) -> None:
-    assert read(obj).status.message == f"it serves; not part of `spec`: {', '.join(told)}"
+def test_the_message_names_unsupported_fields(obj: dict[str, Any], paths: list[str]) -> None:
+    assert read(obj).status.message == f"it serves; not part of `spec`: {', '.join(paths)}"
 
 
-def test_to_name_what_kubernetes_takes_anyway_asks_for_nothing() -> None:
+def test_a_field_with_kubernetes_own_default_is_not_unsupported() -> None:
     token = {"name": "hub", "key": "token"}
     optional = [{"name": "S", "valueFrom": {"secretKeyRef": {**token, "optional": True}}}]
     required = [{"name": "S", "valueFrom": {"secretKeyRef": {**token, "optional": False}}}]
@@ -212,7 +210,7 @@ def test_to_name_what_kubernetes_takes_anyway_asks_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("predictor", "told"),
+    ("predictor", "paths"),
     [
         (
             {"model": {"modelFormat": {"name": "m"}}, "automountServiceAccountToken": False},
@@ -236,44 +234,46 @@ def test_to_name_what_kubernetes_takes_anyway_asks_for_nothing() -> None:
     ],
     ids=["token", "value", "order", "many"],
 )
-def test_an_adoption_loses_nothing_that_is_not_named(predictor: dict[str, Any], told: str) -> None:
-    assert read(theirs(predictor)).status.message == f"it serves; not part of `spec`: {told}"
+def test_the_message_names_every_field_that_an_adoption_removes(
+    predictor: dict[str, Any], paths: str
+) -> None:
+    assert read(theirs(predictor)).status.message == f"it serves; not part of `spec`: {paths}"
 
 
-def test_what_a_webhook_added_comes_again_and_is_not_named() -> None:
+def test_a_field_that_a_webhook_added_is_not_named() -> None:
     obj = theirs({"model": {"modelFormat": {"name": "m"}}})
     obj["spec"]["predictor"]["automountServiceAccountToken"] = False
     assert read(obj).status == STATUS
 
 
-def test_what_kserve_rewrote_as_a_whole_is_named_though_nobody_owns_it() -> None:
+def test_a_field_in_a_predictor_that_kserve_moved_is_named_without_an_owner() -> None:
     obj = theirs({"sklearn": {"storageUri": "gs://b/m", "workingDir": "/w"}})
     asked = obj["spec"]["predictor"].pop("sklearn")
     obj["spec"]["predictor"]["model"] = {"modelFormat": {"name": "sklearn"}, **asked}
     assert read(obj).status.message.endswith(": spec.predictor.model.workingDir")
 
 
-def test_another_managers_label_is_named_since_ours_takes_its_place() -> None:
+def test_another_managers_label_is_named_because_ours_replaces_it() -> None:
     obj = theirs({"model": {"modelFormat": {"name": "m"}}})
     obj["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm"}
     assert read(obj).status.message.endswith(": metadata.labels.app.kubernetes.io/managed-by")
 
 
-def test_what_others_have_in_a_service_of_ours_is_named_too() -> None:
+def test_fields_of_others_in_a_service_of_ours_are_named() -> None:
     logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
     service = read(edited(applied(DesiredObject(KEY, MODEL)), "kubectl-edit", logger))
     assert not service.unmanaged
     assert service.status.message == "it serves; not part of `spec`: spec.predictor.logger"
 
 
-def test_what_a_status_names_already_is_not_named_again() -> None:
+def test_paths_that_a_status_names_already_are_not_named_again() -> None:
     logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
     obj = edited(applied(DesiredObject(KEY, MODEL)), "kubectl-edit", logger)
     status = read(obj).status
     assert service_of(obj, status).status == status
 
 
-def test_what_an_adoption_dropped_is_told_of_what_was_written() -> None:
+def test_removed_paths_are_the_unsupported_fields_that_a_write_removed() -> None:
     before = theirs(
         {
             "model": {"modelFormat": {"name": "m"}, "workingDir": "/w"},
@@ -289,7 +289,7 @@ def test_what_an_adoption_dropped_is_told_of_what_was_written() -> None:
     assert removed_paths(parse_object(before), before) == []
 
 
-def test_of_a_thousand_variables_those_that_an_adoption_dropped_are_found_in_milliseconds() -> None:
+def test_a_thousand_removed_variables_are_found_in_milliseconds() -> None:
     def variables(kind: str) -> dict[str, Any]:
         key = {"fieldRef": {"fieldPath": "metadata.name"}}
         env = [{"name": f"{kind}-{n}", "valueFrom": key} for n in range(1000)]
@@ -303,17 +303,17 @@ def test_of_a_thousand_variables_those_that_an_adoption_dropped_are_found_in_mil
     assert time.thread_time() - began < 0.1
 
 
-def test_a_predictor_of_no_kind_that_we_know_has_no_spec() -> None:
+def test_a_predictor_of_an_unsupported_kind_has_no_spec() -> None:
     assert read(theirs({"sklearn": {"storageUri": "gs://b/m"}})).spec is None
 
 
-def test_of_several_containers_the_serving_one_is_read() -> None:
+def test_the_serving_container_of_several_is_parsed() -> None:
     containers = [{"name": "proxy", "image": "a"}, {"name": "kserve-container", "image": "b"}]
     spec = read(theirs({"containers": containers})).spec
     assert spec == InferenceServiceSpec(ContainerPredictor("b"))
 
 
-def test_the_etag_knows_nothing_of_status_and_versions() -> None:
+def test_the_etag_ignores_status_and_versions() -> None:
     obj = applied(DesiredObject(KEY, MODEL))
     later = copy.deepcopy(obj)
     later["metadata"] |= {"resourceVersion": "99", "generation": 5, "managedFields": []}
@@ -336,7 +336,7 @@ def test_the_etag_changes_with(change: dict[str, Any]) -> None:
     assert read(obj).etag != read(edited(obj, "kubectl", change)).etag
 
 
-def test_remembered_requests_are_believed_only_where_we_wrote_them() -> None:
+def test_request_ids_are_read_only_from_our_own_annotation() -> None:
     first = PastRequest("ci-1", "hash", Action.CREATED, 1)
     obj = applied(DesiredObject(KEY, MODEL, requests=(first,)))
     assert parse_object(obj).requests == (first,)
@@ -344,7 +344,7 @@ def test_remembered_requests_are_believed_only_where_we_wrote_them() -> None:
 
 
 @pytest.mark.parametrize("note", ['["nonsense"', pytest.param("[" * 100_000, id="deep")])
-def test_spoilt_notes_are_as_good_as_none(note: str) -> None:
+def test_annotations_that_cannot_be_parsed_are_ignored(note: str) -> None:
     requests = (PastRequest("a", "b", Action.CREATED, 1),)
     obj = applied(DesiredObject(KEY, CONTAINER, requests=requests, added=AddedFields(probe=PROBE)))
     for key in ("requests", "defaults", "probe"):

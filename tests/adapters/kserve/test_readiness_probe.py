@@ -87,7 +87,7 @@ def test_on_the_runtimes_that_kserve_ships(spec: InferenceServiceSpec, asked: st
 
 
 @given(st.permutations(STOCK), st.sampled_from(["sklearn", "huggingface", "triton"]))
-def test_the_order_of_the_runtimes_says_nothing(runtimes: list[Any], form: str) -> None:
+def test_the_order_of_the_runtimes_does_not_matter(runtimes: list[Any], form: str) -> None:
     assert path(model(form), clusters(*runtimes)) == path(model(form), clusters(*STOCK))
 
 
@@ -246,7 +246,7 @@ def test_it_asks_where_kserve_sends_requests(ports: list[Any], asked: int | None
     ],
     ids=str,
 )
-def test_a_container_is_asked_as_its_caller_says(
+def test_a_container_is_probed_by_its_protocol(
     spec: InferenceServiceSpec, asked: str | None
 ) -> None:
     assert path(spec, Runtimes()) == asked

@@ -1,4 +1,4 @@
-"""A service that was deployed from the registry says so, for as long as it is true."""
+"""A service that was deployed from the registry has its names, while it runs that model."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def labels_of(plan: Plan) -> Mapping[str, str]:
 
 
 @given(desired_objects)
-def test_its_names_and_its_deployment_are_read_back(desired: DesiredObject) -> None:
+def test_registry_names_and_deployment_id_are_parsed_back(desired: DesiredObject) -> None:
     service = read(applied(registered(desired)))
     assert service.spec == named(desired.spec)
     assert service.deployment_id == "deployment-1"
@@ -90,7 +90,7 @@ def test_a_plain_service_has_neither() -> None:
     assert (service.spec, service.deployment_id) == (MODEL, "")
 
 
-def test_the_marker_knows_the_ids_and_not_the_deployment() -> None:
+def test_the_rollout_hash_has_the_registrys_ids_and_not_the_deployment() -> None:
     def rollout_hash(desired: DesiredObject) -> str:
         return rollout_hash_of(rendered(desired))
 
@@ -100,13 +100,13 @@ def test_the_marker_knows_the_ids_and_not_the_deployment() -> None:
     assert rollout_hash(replace(DEPLOYED, origin={})) != rollout_hash(DEPLOYED)
 
 
-def test_a_copy_that_somebody_else_applied_is_not_from_the_registry() -> None:
+def test_a_copy_that_others_applied_is_not_from_the_registry() -> None:
     service = read(stored(applied(DEPLOYED)))
     assert service.spec is not None
     assert (service.spec.predictor, service.deployment_id) == (MODEL.predictor, "")
 
 
-def test_a_copy_of_what_rides_on_it_onto_a_service_of_ours_is_not_believed() -> None:
+def test_our_annotations_are_ignored_if_others_copied_them_onto_a_service_of_ours() -> None:
     annotations = applied(DEPLOYED)["spec"]["predictor"]["annotations"]
     copied = {key: annotations[key] for key in (NAMES_ANNOTATION, ID_ANNOTATION)}
     change = {"spec": {"predictor": {"annotations": copied}}}
@@ -114,23 +114,23 @@ def test_a_copy_of_what_rides_on_it_onto_a_service_of_ours_is_not_believed() -> 
     assert (service.spec, service.deployment_id) == (MODEL, "")
 
 
-def test_names_that_somebody_else_wrote_are_not_believed() -> None:
+def test_registry_names_that_others_wrote_are_ignored() -> None:
     other = applied(replace(DEPLOYED, spec=named(MODEL, "2")))
     forged = other["spec"]["predictor"]["annotations"][NAMES_ANNOTATION]
     assert read(annotation_changed(NAMES_ANNOTATION, forged)).spec == MODEL
 
 
-def test_a_deployment_that_somebody_else_named_is_not_believed() -> None:
+def test_a_deployment_id_that_others_wrote_is_ignored() -> None:
     assert read(annotation_changed(ID_ANNOTATION, "deployment-9")).deployment_id == ""
 
 
-def test_of_a_model_that_somebody_changed_the_names_are_no_longer_told() -> None:
+def test_a_model_that_others_changed_has_no_registry_names() -> None:
     service = read(edited(applied(DEPLOYED), "kubectl-edit", ANOTHER_MODEL))
     assert service.spec is not None
     assert service.spec.predictor == replace(MODEL.serving, storage_uri="gs://bucket/another")
 
 
-def test_an_edit_of_what_the_version_does_not_say_leaves_the_names() -> None:
+def test_an_edit_of_a_field_that_is_not_the_versions_keeps_the_names() -> None:
     change = {"spec": {"predictor": {"serviceAccountName": "another"}}}
     service = read(edited(applied(DEPLOYED), "kubectl-edit", change))
     assert service.spec == replace(named(MODEL), service_account="another")
@@ -141,7 +141,7 @@ DEEP = pytest.param("[" * 100_000, id="deep")
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", "7", '{"project": "fruit"}', "{}", DEEP])
-def test_spoilt_names_are_as_good_as_none(text: str) -> None:
+def test_registry_names_that_cannot_be_parsed_are_ignored(text: str) -> None:
     obj = applied(DEPLOYED)
     obj["spec"]["predictor"]["annotations"][NAMES_ANNOTATION] = text
     assert read(obj).spec == MODEL
@@ -192,8 +192,8 @@ def test_a_plain_deploy_over_it_leaves_nothing_of_the_registry() -> None:
     plan = planned(applied(DEPLOYED), MODEL)
     assert (after(plan).spec, after(plan).deployment_id) == (MODEL, "")
     assert rollout_hash_of(plan.manifest) != rollout_hash_of(applied(DEPLOYED))
-    told = str(plan.manifest)
-    assert not [text for text in ("deployment-1", "version-1", NAMES_ANNOTATION) if text in told]
+    written = str(plan.manifest)
+    assert not [text for text in ("deployment-1", "version-1", NAMES_ANNOTATION) if text in written]
 
 
 @pytest.mark.parametrize(
@@ -217,13 +217,13 @@ def test_a_deployment_that_was_removed_from_it_is_replaced() -> None:
     assert rollout_hash_of(plan.manifest) != rollout_hash_of(current)
 
 
-def test_a_bare_restart_of_a_model_that_somebody_changed_is_not_from_the_registry() -> None:
+def test_a_bare_restart_of_a_model_that_others_changed_is_not_from_the_registry() -> None:
     plan = planned(edited(applied(DEPLOYED), "kubectl-edit", ANOTHER_MODEL), None, restart=True)
     assert after(plan).deployment_id == ""
     assert not labels_of(plan).keys() & PROVENANCE.labels.keys()
 
 
-def test_a_dry_run_that_takes_over_tells_the_names() -> None:
+def test_a_dry_run_of_an_adoption_has_the_registry_names() -> None:
     desired = replace(DEPLOYED, deployment_id="")
     manifest = rendered(desired)
     answer = copy.deepcopy(stored(manifest))

@@ -70,7 +70,7 @@ def test_an_update_demands_the_very_object_that_it_was_planned_on() -> None:
 
 
 @given(desired_objects)
-def test_the_same_wish_again_is_the_same_manifest(desired: DesiredObject) -> None:
+def test_the_same_deploy_again_is_the_same_manifest(desired: DesiredObject) -> None:
     desired = replace(
         desired, requests=(PastRequest("ci-1", "x", Action.CREATED, 1),), restart="once"
     )
@@ -135,7 +135,7 @@ def test_later_writes_carry_the_restart_over() -> None:
     assert restart_of(planned(Deploy(KEY, CONTAINER), current).manifest) == "ci-1"
 
 
-def test_what_somebody_else_removed_comes_back_as_a_rollout_of_its_own() -> None:
+def test_a_label_that_others_changed_comes_back_with_a_new_rollout() -> None:
     current = applied(DesiredObject(KEY, MODEL, {"team": "a"}))
     relabelled = edited(current, "kubectl", {"metadata": {"labels": {"team": "b"}}})
     plan = planned(Deploy(KEY, MODEL, {"team": "a"}), relabelled)
@@ -159,7 +159,7 @@ THEIR_ENV = [{"name": "B", "value": "2"}, {"name": "A", "value": "9"}]
     ],
     ids=["label", "annotation", "model", "variables", "nodes", "scaling"],
 )
-def test_what_is_read_after_an_edit_by_others_moves_no_pod_when_given_back(
+def test_a_spec_read_after_an_edit_by_others_replaces_no_pod_when_deployed(
     change: dict[str, Any], force: bool
 ) -> None:
     spec = replace(MODEL, env={"A": "1", "B": "2"})
@@ -183,7 +183,7 @@ BESIDE = [
 
 
 @pytest.mark.parametrize("beside", BESIDE, ids=["annotation", "traffic", "probe", "variable"])
-def test_what_others_added_beside_an_edit_of_theirs_moves_no_pod_while_it_stays(
+def test_fields_that_others_added_beside_an_edit_replace_no_pod_while_they_stay(
     beside: dict[str, Any],
 ) -> None:
     spec = replace(MODEL, env={"A": "1", "B": "2"})
@@ -196,7 +196,7 @@ def test_what_others_added_beside_an_edit_of_theirs_moves_no_pod_while_it_stays(
     assert not planned(Deploy(KEY, got.spec, force=True), now).unchanged
 
 
-def test_what_would_be_lost_from_a_list_that_is_written_whole_is_no_reading_of_the_same() -> None:
+def test_an_unsupported_field_in_a_list_that_is_written_whole_is_a_change() -> None:
     [container] = applied(DesiredObject(KEY, CONTAINER))["spec"]["predictor"]["containers"]
     mounted = {**container, "volumeMounts": [{"name": "v", "mountPath": "/v"}]}
     change = {"spec": {"predictor": {"containers": [mounted]}}}
@@ -205,7 +205,7 @@ def test_what_would_be_lost_from_a_list_that_is_written_whole_is_no_reading_of_t
     assert not planned(Deploy(KEY, got.spec), now).unchanged
 
 
-def test_what_stood_before_an_edit_that_was_given_back_is_a_rollout_of_its_own() -> None:
+def test_the_spec_from_before_an_edit_is_a_new_rollout() -> None:
     current = applied(DesiredObject(KEY, MODEL))
     moved = edited(
         current, "kubectl", {"spec": {"predictor": {"model": {"storageUri": "gs://theirs/model"}}}}
@@ -217,7 +217,7 @@ def test_what_stood_before_an_edit_that_was_given_back_is_a_rollout_of_its_own()
     assert plan.action is Action.UPDATED
 
 
-def test_what_force_takes_away_is_a_rollout_of_its_own() -> None:
+def test_a_field_that_force_removes_makes_a_new_rollout() -> None:
     logger = {"spec": {"predictor": {"logger": {"mode": "all"}}}}
     current = edited(applied(DesiredObject(KEY, MODEL)), "kubectl", logger)
     kept, forced = (planned(Deploy(KEY, MODEL, force=force), current) for force in (False, True))
@@ -229,7 +229,7 @@ def test_what_force_takes_away_is_a_rollout_of_its_own() -> None:
     assert (kept.adopts, forced.adopts) == (False, True)
 
 
-def test_a_share_of_the_requests_that_others_pinned_is_taken_back_without_touching_pods() -> None:
+def test_traffic_that_others_pinned_is_taken_back_without_replacing_pods() -> None:
     pin = {"spec": {"predictor": {"canaryTrafficPercent": 0}}}
     current = edited(applied(DesiredObject(KEY, MODEL)), "kubectl", pin)
     plan = planned(Deploy(KEY, MODEL, force=True), current)
@@ -242,7 +242,7 @@ def test_a_share_of_the_requests_that_others_pinned_is_taken_back_without_touchi
     ) != rollout_hash_of(current)
 
 
-def test_the_scaling_that_somebody_else_set_comes_back_without_touching_pods() -> None:
+def test_scaling_that_others_changed_comes_back_without_replacing_pods() -> None:
     current = applied(DesiredObject(KEY, SCALED))
     scaled = edited(current, "kubectl", {"spec": {"predictor": {"minReplicas": 3}}})
     plan = planned(Deploy(KEY, SCALED, force=True), scaled)
@@ -288,7 +288,7 @@ def test_a_change_of_scaling_alone_keeps_the_probe() -> None:
     ],
     ids=["spec", "labels", "restart", "kind"],
 )
-def test_what_replaces_the_pods_has_the_probe_told_anew(deploy: Deploy, held: Any) -> None:
+def test_a_write_that_replaces_the_pods_settles_the_probe_anew(deploy: Deploy, held: Any) -> None:
     plan = planned(deploy, applied(DesiredObject(KEY, MODEL, added=AddedFields(probe=held))))
     assert plan.wants_probe
     assert "readinessProbe" not in str(plan.manifest)
@@ -325,7 +325,7 @@ def test_resources_that_were_added_are_settled_anew_with_new_pods() -> None:
     assert added_fields_of(after(added)).resources == LIMIT
 
 
-def test_a_new_service_has_its_probe_told() -> None:
+def test_a_new_service_gets_a_probe() -> None:
     plan = planned(Deploy(KEY, MODEL), None)
     assert plan.wants_probe
     probed = plan.with_added(AddedFields(probe=PROBE))
@@ -333,7 +333,7 @@ def test_a_new_service_has_its_probe_told() -> None:
     assert probe_in(probed) == PROBE
 
 
-def test_a_probe_of_somebody_elses_is_left_alone() -> None:
+def test_a_probe_of_others_is_left_alone() -> None:
     current = with_readiness(
         applied(DesiredObject(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}}
     )
@@ -342,7 +342,7 @@ def test_a_probe_of_somebody_elses_is_left_alone() -> None:
     assert planned(Deploy(KEY, changed, force=True), current).wants_probe
 
 
-def test_a_probe_that_was_taken_over_before_the_rest_could_be_written_is_nobody_elses() -> None:
+def test_a_probe_that_was_adopted_before_the_apply_is_ours() -> None:
     current = theirs({"model": {"modelFormat": {"name": "m"}, "readinessProbe": {"exec": {}}}})
     current["metadata"]["managedFields"] = adopted_managed_fields(current)
     assert planned(Deploy(KEY, MODEL, force=True), current).wants_probe
@@ -353,7 +353,7 @@ def test_a_bare_restart_adds_no_probe_to_what_others_made() -> None:
     assert not planned(restart, theirs({"model": {"modelFormat": {"name": "m"}}})).wants_probe
 
 
-def test_a_probe_of_ours_that_somebody_else_replaced_is_not_mixed_with_theirs() -> None:
+def test_a_probe_of_ours_that_others_replaced_is_not_merged_with_theirs() -> None:
     current = with_readiness(
         applied(DesiredObject(KEY, MODEL)), "kubectl", {"tcpSocket": {"port": 1}}
     )
@@ -364,7 +364,7 @@ def test_a_probe_of_ours_that_somebody_else_replaced_is_not_mixed_with_theirs() 
     assert not plan.wants_probe
 
 
-def test_a_probe_of_ours_that_somebody_edited_comes_back_as_a_rollout_of_its_own() -> None:
+def test_a_probe_of_ours_that_others_edited_comes_back_with_a_new_rollout() -> None:
     current = applied(DesiredObject(KEY, MODEL, added=AddedFields(probe=PROBE)))
     slower = with_readiness(current, "kubectl", {"periodSeconds": 60})
     plan = planned(Deploy(KEY, MODEL), slower)
@@ -373,7 +373,7 @@ def test_a_probe_of_ours_that_somebody_edited_comes_back_as_a_rollout_of_its_own
     assert plan.action is Action.UPDATED
 
 
-def test_a_bare_restart_knows_the_probe_in_a_container_for_ours() -> None:
+def test_a_bare_restart_takes_the_probe_in_a_container_for_ours() -> None:
     current = applied(DesiredObject(KEY, CONTAINER, added=AddedFields(probe=PROBE)))
     assert planned(Deploy(KEY, None, restart=True), current).action is Action.RESTARTED
     current["spec"]["predictor"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 1}}
@@ -399,7 +399,7 @@ def theirs(predictor: dict[str, Any]) -> dict[str, Any]:
     return stored({"metadata": metadata, "spec": {"predictor": predictor}})
 
 
-def test_adopting_a_service_takes_over_its_predictor() -> None:
+def test_a_forced_deploy_adopts_the_predictor() -> None:
     current = theirs({"model": {"modelFormat": {"name": "sklearn"}}})
     assert planned(Deploy(KEY, CONTAINER, force=True), current).adopts
     assert not planned(Deploy(KEY, None, restart=True, force=True), current).adopts
@@ -408,7 +408,7 @@ def test_adopting_a_service_takes_over_its_predictor() -> None:
     ).adopts
 
 
-def test_a_bare_restart_loses_no_container_that_the_contract_cannot_say() -> None:
+def test_a_bare_restart_removes_no_unsupported_container() -> None:
     current = theirs({"containers": [{"name": "kserve-container", "image": "a"}, {"name": "b"}]})
     with pytest.raises(FieldInvalid, match=r"containers\[b\]"):
         planned(Deploy(KEY, None, restart=True, force=True), current)
@@ -476,9 +476,9 @@ def test_a_metric_of_another_mode_than_the_clusters_is_refused(metric: str, mode
         planned(Deploy(KEY, scaled), None, default_mode=mode)
     running = applied(DesiredObject(KEY, MODEL)) | {"status": {"deploymentMode": mode}}
     for current, asked in ((None, replace(scaled, deployment_mode=mode)), (running, scaled)):
-        with pytest.raises(FieldInvalid) as told:
+        with pytest.raises(FieldInvalid) as error:
             planned(Deploy(KEY, asked), current, default_mode=mode)
-        assert "default" not in told.value.message
+        assert "default" not in error.value.message
 
 
 def test_knative_scales_by_cpu_where_the_annotations_ask_for_kubernetes_own_autoscaler() -> None:
@@ -557,7 +557,7 @@ def test_a_stop_that_kserve_0_15_would_not_carry_out_is_refused() -> None:
     assert planned(Deploy(KEY, KNATIVE, annotations=stop), None, release=KSERVE_0_15)
     start = {STOP_ANNOTATION: "false"}
     assert planned(Deploy(KEY, MODEL, annotations=start), None, release=KSERVE_0_15)
-    # A vendor's 0.15 that stops services says of each whether it is stopped.
-    says = {"status": {"conditions": [{"type": "Stopped", "status": "False"}]}}
-    current = applied(DesiredObject(KEY, MODEL)) | says
+    # A vendor's 0.15 that stops services sets the condition in all of them.
+    condition = {"status": {"conditions": [{"type": "Stopped", "status": "False"}]}}
+    current = applied(DesiredObject(KEY, MODEL)) | condition
     assert planned(Deploy(KEY, MODEL, annotations=stop), current, release=KSERVE_0_15)

@@ -8,12 +8,13 @@ the condition of the object that it was to create.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from server.adapters.kserve.names import KIND
 from server.adapters.kserve.objects import Object, controller_of, get_list, get_map, name_of, uid_of
-from server.adapters.kserve.status.components import component_specs, find_child
+from server.adapters.kserve.status.components import ComponentSpec, find_child
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, Failure, FailureReason
@@ -131,19 +132,19 @@ def _invalid_by_conflict(message: str) -> re.Match[str] | None:
     return None
 
 
-def foreign_knative_service(observed: ObservedObjects) -> NameConflict | None:
-    """Find, in Knative mode, a foreign Knative Service that KServe updates as if it were the
-    component's own.
+def foreign_knative_service(
+    components: Iterable[ComponentSpec], owner_uid: str, knative_services: Sequence[Object]
+) -> NameConflict | None:
+    """Find a foreign Knative Service that KServe updates as if it were a component's own.
 
     KServe does not become its controller, and so neither watches nor deletes it.
     """
-    service = observed.service
-    for component in component_specs(service):
-        found = find_child(observed.knative_services, component.deployments[0])
+    for component in components:
+        found = find_child(knative_services, component.deployments[0])
         owner = _controller_name(found)
         # That of a deleted InferenceService of this name is being deleted as well.
         deleting = owner.startswith(f"{KIND}/") or "deletionTimestamp" in get_map(found, "metadata")
-        if found and controller_of(found) != uid_of(service) and not deleting:
+        if found and controller_of(found) != owner_uid and not deleting:
             return NameConflict("Knative Service", name_of(found), owner)
     return None
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from server.adapters.kserve.objects import Object, get_list, get_map, name_of
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import parse_service
+from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
 from server.domain.rollout.facts import RemainingObjects
 from server.domain.wording import listed
 
@@ -26,17 +26,16 @@ def remaining_objects(observed: ObservedObjects) -> RemainingObjects | None:
     """Return what remains of a service that is being deleted or stopped; else None."""
     service = parse_service(observed)
     if service.deleted_at:
-        return _remaining_after_delete(observed)
+        return _remaining_after_delete(service, service.deleted_at, observed)
     if service.stop_requested_at:
         idle = "" if service.is_true("Stopped") else _KSERVE
         return RemainingObjects(service.stop_requested_at, listed(_describe_all(observed)), idle)
     return None
 
 
-def _remaining_after_delete(observed: ObservedObjects) -> RemainingObjects | None:
-    service = parse_service(observed)
-    if service.deleted_at is None:
-        return None
+def _remaining_after_delete(
+    service: ParsedService, deleted_at: datetime, observed: ObservedObjects
+) -> RemainingObjects:
     finalizers = get_list(service.obj, "metadata", "finalizers")
     others = [f"finalizer {f}" for f in finalizers if f not in _COLLECTORS]
     children = _describe_all(observed)
@@ -52,8 +51,8 @@ def _remaining_after_delete(observed: ObservedObjects) -> RemainingObjects | Non
         description.append("children of kinds that ModelService does not follow, such as Services")
     remaining = "; ".join(description)
     if idle == _COLLECTOR:
-        return RemainingObjects(service.deleted_at, remaining, idle, _COLLECTOR_AFTER)
-    return RemainingObjects(service.deleted_at, remaining, idle)
+        return RemainingObjects(deleted_at, remaining, idle, _COLLECTOR_AFTER)
+    return RemainingObjects(deleted_at, remaining, idle)
 
 
 def _describe_all(observed: ObservedObjects) -> list[str]:

@@ -152,7 +152,9 @@ def _is_namespace_deleting(service: ParsedService, *children: tuple[Object, ...]
 
 
 def _foreign_object_problem(service: ParsedService, observed: ObservedObjects) -> Problem | None:
-    conflict = foreign_knative_service(observed) if service.mode == KNATIVE else None
+    if service.mode != KNATIVE:
+        return None
+    conflict = foreign_knative_service(service.components, service.uid, observed.knative_services)
     since = service.written_at + RECONCILE_ERROR
     return Problem(conflict.failure(since), since) if conflict else None
 

@@ -6,6 +6,8 @@ deadline, ten minutes late, so causes are read from the pods.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from server.adapters.kserve.objects import get_condition, is_condition_true, parse_time
@@ -43,6 +45,21 @@ from server.domain.rollout.facts import ComponentFacts, Problem
 from server.domain.rollout.status import ComponentStatus
 
 
+@dataclass(frozen=True, slots=True)
+class _RevisionPods:
+    """Hold a Revision with its pods and their problems."""
+
+    revision: Revision
+    workload: Workload | None
+    contexts: list[PodContext]
+    problems: list[Problem]
+
+    @property
+    def fails_at(self) -> datetime | None:
+        """Return when its pods have failed; pods that start slowly have not."""
+        return min((p.fails_at for p in self.problems if p.fails_at), default=None)
+
+
 def knative_facts(
     component: ComponentSpec, observed: ObservedObjects, now: datetime
 ) -> ComponentFacts:
@@ -50,77 +67,87 @@ def knative_facts(
     found = knative_service_of(component, observed)
     if found is None:
         return ComponentFacts(ComponentStatus(component.kind, component.min_scale))
-    workloads: dict[str, Workload] = {}
-    contexts: dict[str, list[PodContext]] = {}
-    problems_by_deployment: dict[str, list[Problem]] = {}
-    latest = found.latest
-    for revision in ([latest] if latest else []) + list(found.routed):
-        deployment = revision.deployment
-        if deployment and deployment.uid not in workloads:
-            workload = workloads[deployment.uid] = workload_of(deployment, observed)
-            pods = contexts[deployment.uid] = pod_contexts(workload, component, observed, now)
-            problems_by_deployment[deployment.uid] = problems_of(workload, component, pods)
+    revisions = {r.name: r for r in (*found.routed, found.latest) if r}
+    with_pods = {n: _revision_pods(r, component, observed, now) for n, r in revisions.items()}
+    routed = [with_pods[r.name] for r in found.routed]
+    latest = with_pods[found.latest.name] if found.latest else None
+    # The rollout depends on the newest Revision, and on those that are to share its traffic.
+    sharing = [r for r in routed if found.complete and r is not latest]
+    examined = [*([latest] if latest else []), *sharing]
+    contexts = [c for r in examined for c in r.contexts]
+    problems = [p for r in examined for p in r.problems]
+    if latest and not problems:
+        problems = _knative_problems(found, latest, component, observed, now)
+    new = [latest.workload] if latest and latest.workload else []
 
-    # A pod that starts slowly does not fail the Revision, nor do the remains of deleted ones.
-    fail_times = [
-        min((p.fails_at for p in problems if p.fails_at), default=None)
-        for r in found.routed
-        for problems in [problems_by_deployment.get(r.deployment.uid, []) if r.deployment else []]
-    ]
-    # Knative holds requests until a pod has started.
-    on_demand = any(
-        r.ready and not (at and at <= now) for r, at in zip(found.routed, fail_times, strict=True)
-    )
-    routed = [workloads[r.deployment.uid] for r in found.routed if r.deployment]
-    counts = [w.count_ready(now) for w in routed]
+    serving = [r.workload for r in routed if r.workload]
+    counts = [w.count_ready(now) for w in serving]
     available = sum(stable for stable, _ in counts)
     recently_restarted = sum(recent for _, recent in counts)
+    # Knative holds requests until a pod has started.
+    on_demand = any(r.revision.ready and not (r.fails_at and r.fails_at <= now) for r in routed)
+    answers = available or recently_restarted or on_demand
 
-    # The rollout depends on the newest Revision, and on those that are to share its traffic.
-    others = found.routed if found.complete else ()
-    revisions = ([latest] if latest else []) + [r for r in others if r is not latest]
-    deployments = [r.deployment for r in revisions if r.deployment]
-    watched = [context for d in deployments for context in contexts[d.uid]]
-    of_pods = [p for d in deployments for p in problems_by_deployment[d.uid]]
-    edited = "" if found.complete else _edited_runtime(component, observed, found)
-    problems = of_pods if latest else []
-    if latest and not of_pods:
-        problems = _knative_problems(found, latest, component, observed, watched, now)
+    completed = found.applied and found.complete
     # Knative reports nothing about too few pods once there were enough.
-    enough = all(d.available >= component.min_scale for d in deployments)
-    new = [workloads[latest.deployment.uid]] if latest and latest.deployment else []
-    completed_at = _completed_at(found) if found.applied and found.complete else None
-    recheck_times = [*recheck_at(watched), *fail_times, _route_fails_at(found)]
-    if latest and (waits := activation_waits_since(latest)):
-        recheck_times.append(waits + ACTIVATION)
+    workloads = [r.workload for r in examined if r.workload]
+    enough = all(w.deployment.available >= component.min_scale for w in workloads)
+    completed_at = _completed_at(found) if completed else None
+    edited = "" if found.complete else _edited_runtime(component, observed, found)
     return ComponentFacts(
-        ComponentStatus(
-            component.kind,
-            desired_replicas=sum(w.deployment.replicas for w in new),
-            updated_replicas=sum(w.deployment.updated for w in new),
-            ready_replicas=sum(r.deployment.ready for r in found.revisions if r.deployment),
-            latest_revision=found.latest_name,
-            traffic=found.traffic,
-        ),
+        _component_status(component, found, new),
         present=True,
         applied=found.applied,
         scaled=found.applied and all(w.deployment.replicas >= component.min_scale for w in new),
-        complete=found.applied and found.complete and (enough or not problems),
+        complete=completed and (enough or not problems),
         completed_at=completed_at,
         available=available,
         recently_restarted=recently_restarted,
-        unavailable_since=None
-        if available or recently_restarted or on_demand
-        else unavailable_since(routed, now),
+        unavailable_since=None if answers else unavailable_since(serving, now),
         on_demand=on_demand,
         attempt=found.attempt,
         stable_at=stable_at(new, now),
-        starting=starting(watched),
+        starting=starting(contexts),
         replaced_by=replacement_message(edited),
         problems=tuple(with_runtime_remedy(p, component, observed, edited) for p in problems),
         pinned=pinned_traffic(component, observed, found, completed_at) if completed_at else None,
-        recheck_at=min((t for t in recheck_times if t and t > now), default=None),
+        recheck_at=_recheck_at(found, contexts, routed, now),
     )
+
+
+def _revision_pods(
+    revision: Revision, component: ComponentSpec, observed: ObservedObjects, now: datetime
+) -> _RevisionPods:
+    if revision.deployment is None:
+        return _RevisionPods(revision, None, [], [])
+    workload = workload_of(revision.deployment, observed)
+    contexts = pod_contexts(workload, component, observed, now)
+    return _RevisionPods(revision, workload, contexts, problems_of(workload, component, contexts))
+
+
+def _component_status(
+    component: ComponentSpec, found: KnativeService, new: Sequence[Workload]
+) -> ComponentStatus:
+    return ComponentStatus(
+        component.kind,
+        desired_replicas=sum(w.deployment.replicas for w in new),
+        updated_replicas=sum(w.deployment.updated for w in new),
+        ready_replicas=sum(r.deployment.ready for r in found.revisions if r.deployment),
+        latest_revision=found.latest_name,
+        traffic=found.traffic,
+    )
+
+
+def _recheck_at(
+    found: KnativeService,
+    contexts: Sequence[PodContext],
+    routed: Sequence[_RevisionPods],
+    now: datetime,
+) -> datetime | None:
+    times = [*recheck_at(contexts), *(r.fails_at for r in routed), _route_fails_at(found)]
+    if found.latest and (waits := activation_waits_since(found.latest)):
+        times.append(waits + ACTIVATION)
+    return min((t for t in times if t and t > now), default=None)
 
 
 def _edited_runtime(
@@ -139,10 +166,9 @@ def _completed_at(found: KnativeService) -> datetime | None:
 
 def _knative_problems(
     found: KnativeService,
-    latest: Revision,
+    latest: _RevisionPods,
     component: ComponentSpec,
     observed: ObservedObjects,
-    watched: list[PodContext],
     now: datetime,
 ) -> list[Problem]:
     """Return what Knative reports of the newest Revision and its route.
@@ -150,11 +176,10 @@ def _knative_problems(
     Knative counts the first exit as a failure, and keeps that until a pod is ready: while a pod is
     live, the pod decides.
     """
-    pods = latest.deployment.current_uid if latest.deployment else ""
     problems: list[Problem] = []
-    if not any(c.pod.is_live and c.pod.controller == pods for c in watched):
-        problems += revision_problems(latest.obj, component, observed.output_policy)
-    if inactive := activation_problem(latest, component, now):
+    if not any(c.pod.is_live for c in latest.contexts):
+        problems += revision_problems(latest.revision.obj, component, observed.output_policy)
+    if inactive := activation_problem(latest.revision, component, now):
         problems.append(inactive)
     if (fails_at := _route_fails_at(found)) and fails_at <= now:
         problems.append(route_problem(found.obj, component))

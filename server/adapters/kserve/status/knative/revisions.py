@@ -6,7 +6,7 @@ Revisions are identified by uid: after a stop their names begin at 00001 again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from server.adapters.kserve.objects import (
     get_list,
     get_map,
     is_condition_true,
+    name_of,
     uid_of,
 )
 from server.adapters.kserve.status.applied_template import contains, is_applied
@@ -46,6 +47,7 @@ class Revision:
     `ready`: Knative reports that it could take traffic, with or without pods.
     """
 
+    name: str
     obj: Object
     ready: bool
     deployment: ParsedDeployment | None
@@ -98,31 +100,26 @@ def _parse_services(
     found: dict[Component, KnativeService] = {}
     for component in service.components:
         if child := find_child(own, component.deployments[0]):
-            of_service = [r for r in revisions if _service_uid(r) == uid_of(child)]
-            parsed = {
-                str(r["metadata"]["name"]): Revision(
-                    r, is_condition_true(r, "Ready"), by_owner.get(uid_of(r))
-                )
-                for r in of_service
-            }
+            parsed = [
+                Revision(name_of(r), r, is_condition_true(r, "Ready"), by_owner.get(uid_of(r)))
+                for r in revisions
+                if get_map(r, "metadata", "labels").get(_SERVICE_UID_LABEL) == uid_of(child)
+            ]
             found[component.kind] = _parse_service(service, component, child, parsed)
     return found
-
-
-def _service_uid(revision: Object) -> object:
-    return get_map(revision, "metadata", "labels").get(_SERVICE_UID_LABEL)
 
 
 def _parse_service(
     service: ParsedService,
     component: ComponentSpec,
     knative_service: Object,
-    revisions: Mapping[str, Revision],
+    revisions: Sequence[Revision],
 ) -> KnativeService:
     metadata, status = knative_service["metadata"], get_map(knative_service, "status")
     template = get_map(knative_service, "spec", "template")
     latest_name = str(status.get("latestCreatedRevisionName") or "")
-    latest = revisions.get(latest_name)
+    by_name = {r.name: r for r in revisions}
+    latest = by_name.get(latest_name)
     if latest and not _is_made_from(template, latest.obj):
         latest = None
     traffic = _traffic_shares(knative_service)
@@ -130,7 +127,7 @@ def _parse_service(
     # only reports where the traffic is to go.
     had_traffic = _component_status(service, component).get("url")
     shares = traffic if had_traffic else ()
-    routed = (revisions.get(share.revision) for share in shares if share.percent)
+    routed = (by_name.get(share.revision) for share in shares if share.percent)
     return KnativeService(
         obj=knative_service,
         template=template,
@@ -143,7 +140,7 @@ def _parse_service(
         and _actual_traffic(knative_service) == _desired_traffic(knative_service),
         latest=latest,
         latest_name=latest_name,
-        revisions=tuple(revisions.values()),
+        revisions=tuple(revisions),
         routed=tuple(r for r in routed if r is not None),
         traffic=traffic,
     )

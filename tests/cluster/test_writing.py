@@ -329,10 +329,10 @@ async def test_an_adoption_names_all_that_it_takes_away(
     assert got.status.message.endswith(f"not part of `spec`: {told}")
     forced = Deploy(key, got.spec, got.labels, got.annotations, force=True)
     tried = await kserve.apply(dataclasses.replace(forced, validate_only=True))
-    assert tried.service.status.message.endswith(f"no longer part of it: {told}")
+    assert tried.service.status.message.endswith(f"removed from the service: {told}")
     assert (await asyncio.to_thread(stored, cluster, key))["spec"] == before["spec"]
     adopted = await kserve.apply(forced)
-    assert adopted.service.status.message.endswith(f"no longer part of it: {told}")
+    assert adopted.service.status.message.endswith(f"removed from the service: {told}")
     assert adopted.service.spec == got.spec
     predictor = (await asyncio.to_thread(stored, cluster, key))["spec"]["predictor"]
     assert not predictor.keys() & {"automountServiceAccountToken", "logger", "volumes"}

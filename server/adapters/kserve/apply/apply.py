@@ -51,7 +51,7 @@ from server.domain.service.deploy_plan import initial_status
 from server.domain.service.inference_service import ModelPredictor
 from server.domain.service.preconditions import PastRequest
 
-REMOVED = "no longer part of it"
+REMOVED = "removed from the service"
 
 
 class ServiceApplier:

@@ -41,7 +41,7 @@ class KnativeDiscovery:
                 default = ", the cluster's default" if by_default else ""
                 raise UnsupportedByCluster(
                     f"{key} would run in Knative mode{default}, and the cluster has no Knative"
-                    f" Serving: install it, or name deployment_mode {STANDARD}"
+                    f" Serving: install it, or set spec.deployment_mode to {STANDARD}"
                 )
             listed = await self._get(f"{resource.path}?limit=1", deadline)
             if not listed.ok:

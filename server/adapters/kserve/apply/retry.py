@@ -116,4 +116,4 @@ def service_after_write(
 
 
 def _concurrent_write(key: ServiceKey) -> ConcurrentWrite:
-    return ConcurrentWrite(f"others keep writing {key}; nothing was written, try again")
+    return ConcurrentWrite(f"other clients keep writing {key}; nothing was written; try again")

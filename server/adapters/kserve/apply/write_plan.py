@@ -269,7 +269,7 @@ def _admit_bare_restart(current: ParsedObject) -> None:
     whole."""
     lost = [path for path in current.unsupported if "spec.predictor.containers" in path]
     if lost:
-        why = "must be given, since the service has what this API has no field for"
+        why = "must be given, because the service has fields that this API does not have"
         raise FieldInvalid([FieldViolation("spec", f"{why} ({', '.join(lost)})")])
 
 
@@ -281,7 +281,7 @@ def _admit_mode(
     supported = " or ".join(MODES)
     if asked and asked not in MODES:
         raise UnsupportedByCluster(
-            f"deployment_mode {asked} is not supported by this server; name {supported}"
+            f"spec.deployment_mode: must be {supported} on this server, got {asked}"
         )
     # KServe gives a service that it has not reconciled yet the default mode.
     held = held_mode or config.default_mode if current else ""
@@ -296,8 +296,9 @@ def _admit_mode(
     if mode not in MODES:
         default = ", the cluster's default" if by_default else ""
         raise UnsupportedByCluster(
-            f"{key} would run in {mode} mode{default}, which this server does not support; name"
-            f" deployment_mode {supported}" + (" after deleting the service" if held else "")
+            f"{key} would run in {mode} mode{default}, which this server does not support; set"
+            f" spec.deployment_mode to {supported}"
+            + (" after deleting the service" if held else "")
         )
     if violations := list(mode_violations(spec, mode, desired.annotations)):
         note = f"; {mode} is the cluster's default deployment mode" if by_default else ""

@@ -2,10 +2,10 @@
 
 Each is a folder of tests/transcripts/recording.py. What differs from run to run (ids, times,
 ports, paths) is levelled. Of a test every pair of request and response, and of request and status,
-is compared, however often it came and in whichever order: polls and watches depend on timing. Of
-several folders BEFORE one pair is missed where all have it, and new where none has. A test that
-was renamed is compared with all those that have no counterpart. Of random examples, which are
-others when a test is edited, each code and reason must be one that its method had before.
+is compared, however often it came and in whichever order: polls and watches depend on timing. A
+pair must be one that the test had in a folder BEFORE; those that only another test had are counted.
+A test that was renamed is compared with all those that have no counterpart. Of random examples,
+which are others when a test is edited, each code and reason must be one that its method had before.
 
 Where only texts for people differ, they are listed; any other difference is a failure: exit code 1.
 """
@@ -23,7 +23,10 @@ from typing import Any
 
 _OBJECTS = {"service", "services", "deployment", "deployments"}
 _TEXTS = {"message", "error_message", "remedy"}
-_IDS = re.compile(r"(.*_)?(uid|id|etag|token|time|age|after|before)$|pushback$")
+_IDS = re.compile(
+    r"(.*_)?(uid|id|etag|token|time|age|after|before|pod|restart_count|latest_revision|(desired|ready|updated)_replicas)$"
+    r"|pushback$"
+)
 _LEVELLED = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -38,7 +41,11 @@ _LEVELLED = [
         (r"-[a-z0-9]{8,10}-[a-z0-9]{5}\b", "-POD"),
     )
 ]
+_OBJECT = "an object of the responses"
+_PASSING = {"delete_time", "ready_time", "end_time"}
+_EVENTS = ("/WatchStatus", "/feed")  # of which any may be passed over
 _LONGEST_SHOWN = 400
+_MANY = 5
 
 
 @dataclass
@@ -49,6 +56,7 @@ class Test:
     calls: int = 0
     pairs: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     ends: set[str] = field(default_factory=set)
+    fields: set[str] = field(default_factory=set)
 
     def add(self, call: Mapping[str, Any]) -> None:
         """Take a call's pairs."""
@@ -60,30 +68,42 @@ class Test:
         for outcome in (status, *call["responses"]):
             objects: list[Any] = []
             self._add(f"{call['method']} {request}", _without_objects(outcome, objects))
-            for item in objects:
-                self._add("an object of the responses", item)
+            for part in _parts(objects):
+                self._add(_OBJECT, part)
+            if not call["method"].endswith(_EVENTS):
+                self.fields.update(*objects)
 
     def _add(self, what: str, outcome: Any) -> None:
         texts: list[str] = []
         shape = json.dumps(level(outcome, texts), sort_keys=True)
-        self.pairs[f"{what}\n  -> {shape}"].add(" | ".join(texts))
+        self.pairs[f"{what}\n  -> {shape}"].update(texts)
+
+    @property
+    def texts(self) -> set[str]:
+        """All texts of all pairs."""
+        return set().union(*self.pairs.values())
 
     def join(self, other: Test) -> None:
         """Take another's pairs."""
         self.calls += other.calls
         self.ends |= other.ends
+        self.fields |= other.fields
         for pair, texts in other.pairs.items():
             self.pairs[pair] |= texts
 
 
 @dataclass
 class Difference:
-    """Of one test."""
+    """Of one test: pairs that are new, and which of the same request it had instead; fields that
+    its objects had; pairs that only other tests had; and what is said otherwise, as before, after.
+    """
 
     test: str
-    missed: set[str]
-    new: set[str]
-    texts: dict[str, tuple[set[str], set[str]]]
+    new: set[str] = field(default_factory=set)
+    missed: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
+    texts: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
 
 
 def level(value: Any, texts: list[str] | None = None) -> Any:
@@ -111,12 +131,27 @@ def _without_objects(outcome: Any, objects: list[Any]) -> Any:
     return rest
 
 
+def _parts(objects: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+    """Each object's fields one by one, since they come one by one; its state with its failure; of
+    KServe's conditions the types."""
+    for item in objects:
+        status = item.get("status", {})
+        if status:
+            yield {key: status.get(key) for key in ("state", "failure", "message")}
+        yield from ({"condition": condition["type"]} for condition in status.get("conditions", []))
+        for key, value in [*item.items(), *status.items()]:
+            if key not in ("status", "state", "failure", "message", "conditions"):
+                yield from ({key: v} for v in (value if isinstance(value, list) else [value]))
+
+
 def _level_field(key: str, value: Any, parent: Mapping[str, Any], texts: list[str] | None) -> Any:
     told = key in _TEXTS or (key == "description" and "field" in parent)
     if told and isinstance(value, str) and texts is not None:
         texts.append(re.sub(r"\d+(\.\d+)?", "N", _level_text(value)))
         return "TEXT"
-    if _IDS.match(key) and isinstance(value, str) and value:
+    if key == "field_violations" and len(value) > _MANY:  # as many as fit, in a map's random order
+        return "many"
+    if _IDS.match(key) and isinstance(value, str | int) and value:
         return f"<{key}>"
     return level(value, texts)
 
@@ -148,42 +183,48 @@ def read(folder: Path) -> dict[str, Test]:
     return tests
 
 
-def differences(
-    before: Sequence[Mapping[str, Test]], after: Mapping[str, Test]
-) -> Iterator[Difference]:
-    """Every test that saw something else."""
-    known = set().union(*before)
-    ends = set().union(*(test.ends for run in before for test in run.values()))
-    for test in sorted(known & after.keys()):
-        if after[test].drawn:
-            if new := after[test].ends - ends:
-                yield Difference(test, set(), new, {})
-        else:
-            yield from _compared(test, [run[test] for run in before if test in run], after[test])
-    if alone := after.keys() - known:
-        gone = [_together(run, run.keys() - after.keys()) for run in before]
-        yield from _compared("renamed tests", gone, _together(after, alone))
-
-
-def _together(tests: Mapping[str, Test], names: Iterable[str]) -> Test:
+def together(tests: Iterable[Test]) -> Test:
+    """What any of the tests saw, but for random examples."""
     joined = Test()
-    for name in names:
-        if not tests[name].drawn:
-            joined.join(tests[name])
+    for test in tests:
+        if not test.drawn:
+            joined.join(test)
     return joined
 
 
-def _compared(test: str, before: Sequence[Test], after: Test) -> Iterator[Difference]:
-    pairs = [run.pairs.keys() for run in before]
-    missed = set(pairs[0]).intersection(*pairs) - after.pairs.keys()
-    new = after.pairs.keys() - set().union(*pairs)
-    texts = {}
-    for pair in after.pairs.keys() - new:
-        had = set().union(*(run.pairs[pair] for run in before if pair in run.pairs))
-        if after.pairs[pair] - had:
-            texts[pair] = (had, after.pairs[pair])
-    if missed or new or texts:
-        yield Difference(test, missed, new, texts)
+def differences(
+    before: Sequence[Mapping[str, Test]], after: Mapping[str, Test]
+) -> Iterator[Difference]:
+    """What each test saw otherwise."""
+    known = set().union(*before)
+    everything = together(test for run in before for test in run.values())
+    ends = set().union(*(test.ends for run in before for test in run.values()))
+    for name in sorted(known & after.keys()):
+        if after[name].drawn:
+            yield Difference(name, after[name].ends - ends)
+        else:
+            runs = [run[name] for run in before if name in run]
+            yield _compared(name, runs, after[name], everything)
+    runs = [together(run[name] for name in run.keys() - after.keys()) for run in before]
+    renamed = together(after[name] for name in after.keys() - known)
+    yield _compared("renamed tests", runs, renamed, everything)
+
+
+def _compared(name: str, runs: Sequence[Test], after: Test, everything: Test) -> Difference:
+    before = together(runs)
+    found = Difference(name)
+    for pair in after.pairs.keys() - before.pairs.keys():
+        (found.moved if pair in everything.pairs else found.new).add(pair)
+    for pair, texts in after.pairs.items():
+        if pair in everything.pairs and (said := texts - everything.texts):
+            found.texts[pair] = (before.pairs[pair] - texts, said)
+    if after.pairs:
+        found.lost = set.intersection(*(run.fields for run in runs)) - after.fields - _PASSING
+    asked = {pair.partition("\n")[0] for pair in found.new} - {_OBJECT}
+    found.missed = {
+        p for p in before.pairs.keys() - after.pairs.keys() if p.split("\n")[0] in asked
+    }
+    return found
 
 
 def main(before_folders: str, after_folder: str) -> int:
@@ -192,26 +233,28 @@ def main(before_folders: str, after_folder: str) -> int:
     after = read(Path(after_folder))
     found = list(differences(before, after))
     for difference in found:
-        for mark, pairs in (("missed", difference.missed), ("new", difference.new)):
-            for pair in sorted(pairs):
-                print(f"OTHERWISE {difference.test}\n  {mark}: {pair}")
+        for pair in sorted(difference.new):
+            print(f"OTHERWISE {difference.test}\n  {pair}")
+        for pair in sorted(difference.missed):
+            print(f"(before, {difference.test}\n  {pair})")
+        for lost in sorted(difference.lost):
+            print(f"OTHERWISE {difference.test}\n  no object has the field {lost} any more")
     changed: dict[str, str] = {}
     for difference in found:
-        for had, has in difference.texts.values():
-            changed.setdefault(f"- {_shown(had)}\n+ {_shown(has - had)}", difference.test)
-    for change, test in changed.items():
-        print(f"text, first in {test}\n{change}")
-    drawn = [name for name, test in after.items() if test.drawn]
-    otherwise = [d for d in found if d.missed or d.new]
+        for had, said in difference.texts.values():
+            changed.setdefault(f"- {_shown(had)}\n+ {_shown(said)}", difference.test)
+    for change, name in changed.items():
+        print(f"text, first in {name}\n{change}")
+    names = set().union(*before)
+    otherwise = sum(len(d.new) + len(d.lost) for d in found)
     print(
-        f"tests: {len(after)}, of random examples, compared by codes and reasons: {len(drawn)};"
-        f" only before: {len(set().union(*before) - after.keys())},"
-        f" only after: {len(after.keys() - set().union(*before))}\n"
+        f"tests: {len(after)}, of them of random examples: {sum(t.drawn for t in after.values())};"
+        f" only before: {len(names - after.keys())}, only after: {len(after.keys() - names)}\n"
         f"calls: {sum(test.calls for test in after.values())};"
-        f" different pairs of request and outcome: {sum(len(t.pairs) for t in after.values())}\n"
+        f" different pairs: {sum(len(test.pairs) for test in after.values())}\n"
         f"pairs whose texts differ: {sum(len(d.texts) for d in found)}\n"
-        f"pairs that differ otherwise: {sum(len(d.missed | d.new) for d in otherwise)}"
-        f" in {len(otherwise)} tests"
+        f"pairs that only other tests had before: {sum(len(d.moved) for d in found)}\n"
+        f"pairs that differ otherwise: {otherwise}"
     )
     return 1 if otherwise else 0
 

@@ -41,7 +41,7 @@ def test_another_service_uid_or_time_is_no_difference(
 ) -> None:
     assert compared_with(recorded, tmp_path, "svc-", "svc-9") == 0
     printed = capsys.readouterr().out
-    assert "pairs whose texts differ: 0\npairs that differ otherwise: 0 in 0 tests" in printed
+    assert "pairs whose texts differ: 0\n" in printed
 
 
 def test_another_code_is_found(
@@ -49,8 +49,8 @@ def test_another_code_is_found(
 ) -> None:
     assert compared_with(recorded, tmp_path, '"code": "NOT_FOUND"', '"code": "UNKNOWN"') == 1
     printed = capsys.readouterr().out
-    assert f"OTHERWISE {TEST}\n  missed: /modelservice.v1.ModelService/Deploy" in printed
-    assert f"OTHERWISE {TEST}\n  new: /modelservice.v1.ModelService/Deploy" in printed
+    assert f"OTHERWISE {TEST}\n  before: /modelservice.v1.ModelService/Deploy" in printed
+    assert f"OTHERWISE {TEST}\n  after: /modelservice.v1.ModelService/Deploy" in printed
 
 
 def test_another_reason_is_found_over_grpc_and_at_a_clusters_port(
@@ -69,4 +69,4 @@ def test_another_message_is_listed_and_is_no_failure(
     printed = capsys.readouterr().out
     assert f"text, first in {TEST}\n- " in printed
     assert "\n+ sorry: " in printed
-    assert "pairs that differ otherwise: 0 in 0 tests" in printed
+    assert "pairs that differ otherwise: 0" in printed

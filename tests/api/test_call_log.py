@@ -93,9 +93,9 @@ def _failing(call, request) -> None:
 
 
 def test_every_call_has_exactly_one_line(logged) -> None:
-    told = [(line["method"], line["code"], line.get("target")) for line in logged]
+    calls = [(line["method"], line["code"], line.get("target")) for line in logged]
     long = "model-serving/" + "b" * 111 + "..."
-    assert told == [
+    assert calls == [
         (f"{METHOD}/Deploy", "OK", "model-serving/a"),
         (f"{METHOD}/Deploy", "OK", "team-a/a"),
         (f"{METHOD}/Deploy", "INVALID_ARGUMENT", "model-serving/Bad Name"),

@@ -110,8 +110,8 @@ async def test_credentials_that_cannot_be_renewed_are_reported_until_they_can(
         "Bearer p1",
         "Bearer p2",
     }
-    [told] = server.events("credentials cannot be renewed")
-    assert told["why"].endswith(
+    [line] = server.events("credentials cannot be renewed")
+    assert line["why"].endswith(
         f"users[me].user.exec: the plugin {tmp_path}/plugin ended with 1: no session"
     )
     assert len(server.events(event)) == 1

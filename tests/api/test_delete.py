@@ -43,8 +43,8 @@ def test_the_last_rollouts_name_stays_until_the_last_message(stub, memory, name)
         messages, error = stream.rest()
     assert error is None
     assert kinds(messages)[-1] == "DELETED"
-    told = [answer.service, seen, deleting.service, *(m.service for m in messages)]
-    assert {service.rollout_id for service in told} == {deployed}
+    services = [answer.service, seen, deleting.service, *(m.service for m in messages)]
+    assert {service.rollout_id for service in services} == {deployed}
 
 
 def test_deleting_what_is_absent_is_not_found_unless_it_may_be_missing(stub, name) -> None:

@@ -225,7 +225,7 @@ def test_a_spec_survives_the_way_through_the_contract(spec: Spec) -> None:
 
 
 def test_what_get_answers_given_back_to_deploy_is_unchanged(stub, name) -> None:
-    wish = container(
+    spec = container(
         env={"B": "2", "A": "$(B)"},
         resources={"requests": {"cpu": "0.5"}, "limits": {"memory": "2048Mi"}},
         scaling={"min_replicas": 0, "max_replicas": 3, "target": 70, "metric": "cpu"},
@@ -234,7 +234,7 @@ def test_what_get_answers_given_back_to_deploy_is_unchanged(stub, name) -> None:
         ],
         request_timeout=Duration(seconds=90),
     )
-    stub.Deploy(DeployRequest(name=name, spec=wish, labels={"a": "b"}))
+    stub.Deploy(DeployRequest(name=name, spec=spec, labels={"a": "b"}))
     service = get(stub, name)
     assert service.spec.resources.requests == {"cpu": "500m"}
     again = DeployRequest(name=name, spec=service.spec, labels=service.labels)

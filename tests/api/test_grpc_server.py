@@ -116,16 +116,16 @@ async def test_of_a_name_with_several_addresses_all_are_needed(
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "message"),
     [
         ("nobody.invalid:50051", "the name has no address"),
         ("192.0.2.1:50051", "192.0.2.1:50051 is not an address of this machine"),
     ],
 )
 async def test_an_address_of_another_machine_is_reported(
-    bare: Any, address: str, told: str
+    bare: Any, address: str, message: str
 ) -> None:
-    with pytest.raises(AddressUnusable, match=told):
+    with pytest.raises(AddressUnusable, match=message):
         await listen(bare, address)
 
 

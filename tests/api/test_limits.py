@@ -154,15 +154,15 @@ def test_calls_that_are_refused_are_summed_up_in_the_log() -> None:
             for _ in range(50):
                 with watching(stub, name="b") as another:
                     assert another.rest()[1].code() == StatusCode.RESOURCE_EXHAUSTED
-            eventually("all are told", lambda: sum(_told(server)) == 50)
+            eventually("all are counted", lambda: sum(_refused(server)) == 50)
             held.cancel()
         assert server.stop() == 0
-    assert len(_told(server)) < 50
+    assert len(_refused(server)) < 50
     reasons = {call.get("reason") for call in server.events("call")}
     assert "TOO_MANY_STREAMS" not in reasons
 
 
-def _told(server: Alone) -> list[int]:
+def _refused(server: Alone) -> list[int]:
     return [line["calls"] for line in server.events("calls refused")]
 
 

@@ -93,7 +93,7 @@ def test_get_with_a_rollout_that_never_was_is_gone(stub, name) -> None:
 def test_get_shows_log_lines_and_list_does_not(stub, memory, name) -> None:
     rollout_id = stub.Deploy(deploy(name)).rollout_id
     memory.set_status(key(name), failed(rollout_id, log_lines=("no such file",)))
-    eventually("the failure is told", lambda: get(stub, name).status.HasField("failure"))
+    eventually("the failure is reported", lambda: get(stub, name).status.HasField("failure"))
     assert get(stub, name).status.failure.log_lines == ["no such file"]
     (service,) = [s for s in stub.List(ListRequest()).services if s.name == name]
     assert service.status.failure.pod == "pod-1"

@@ -62,7 +62,7 @@ def test_migrate_without_a_url_means_the_state_directory(tmp_path: Path) -> None
 def test_migrate_reports_in_one_line_why_it_failed(file: Path) -> None:
     assert server("migrate", url=f"sqlite:///{file}").returncode == 0
     of_a_later_release(file)
-    for url, code, told in (
+    for url, code, message in (
         (f"sqlite:///{file}", 1, "schema 9999 of a later release"),
         (AWAY, 1, "Connection refused"),
         ("postgresql://modelservice:secret@host:port/registry", 2, "MODELSERVICE_DATABASE_URL"),
@@ -70,7 +70,7 @@ def test_migrate_reports_in_one_line_why_it_failed(file: Path) -> None:
         done = server("migrate", url=url)
         assert (done.returncode, done.stdout) == (code, "")
         assert done.stderr.count("\n") == 1
-        assert told in done.stderr
+        assert message in done.stderr
         assert "secret" not in done.stderr
 
 

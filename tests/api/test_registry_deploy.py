@@ -64,7 +64,7 @@ def project(registry: RegistryServiceStub) -> str:
     return name
 
 
-def wish(project: str, version: str = "1", **fields: Any) -> DeployRequest:
+def request_for(project: str, version: str = "1", **fields: Any) -> DeployRequest:
     predictor = RegisteredModelPredictor(
         project=project, model="fraud", version=version, environment="staging"
     )
@@ -79,7 +79,7 @@ def records(registry: RegistryServiceStub, project: str) -> list[ModelDeployment
 def test_the_response_has_the_resolved_spec_and_the_record_its_rollout(
     stub, registry, project
 ) -> None:
-    answer = stub.Deploy(wish(project))
+    answer = stub.Deploy(request_for(project))
     service = answer.service
     assert (service.namespace, service.name) == (f"ns-{project}", "fraud-staging")
     predictor = service.spec.registered_model
@@ -95,14 +95,14 @@ def test_the_response_has_the_resolved_spec_and_the_record_its_rollout(
 
 
 def test_a_version_with_an_image_is_a_container(stub, project) -> None:
-    service = stub.Deploy(wish(project, "2")).service
+    service = stub.Deploy(request_for(project, "2")).service
     predictor = service.spec.registered_model
     assert predictor.resolved_container == ContainerPredictor(image=IMAGE)
     assert not predictor.HasField("resolved_model")
 
 
 def test_what_get_gives_given_back_to_deploy_changes_nothing(stub, registry, project) -> None:
-    first = stub.Deploy(wish(project, "", labels={"team": "a"}))
+    first = stub.Deploy(request_for(project, "", labels={"team": "a"}))
     got = stub.Get(GetRequest(namespace=first.service.namespace, name=first.service.name)).service
     assert got.spec.registered_model.version == "2"
     assert got.deployment_id == first.service.deployment_id
@@ -117,7 +117,7 @@ def test_what_get_gives_given_back_to_deploy_changes_nothing(stub, registry, pro
 
 
 def test_services_are_found_by_the_ids_of_the_registry(stub, registry, project) -> None:
-    made = stub.Deploy(wish(project)).service
+    made = stub.Deploy(request_for(project)).service
     version = registry.GetModelVersion(
         api.GetModelVersionRequest(project=project, model="fraud", version="1")
     ).version
@@ -128,7 +128,7 @@ def test_services_are_found_by_the_ids_of_the_registry(stub, registry, project) 
 
 
 def test_a_plain_deploy_over_it_is_of_no_registry_any_more(stub, project) -> None:
-    made = stub.Deploy(wish(project)).service
+    made = stub.Deploy(request_for(project)).service
     bare = stub.Deploy(deploy(made.name, namespace=made.namespace))
     assert bare.action == DeployResponse.ACTION_UPDATED
     assert bare.service.deployment_id == ""
@@ -136,7 +136,7 @@ def test_a_plain_deploy_over_it_is_of_no_registry_any_more(stub, project) -> Non
 
 
 def test_other_wrong_fields_are_reported_with_their_paths(stub, project) -> None:
-    asked = wish(project, name="Fraud")
+    asked = request_for(project, name="Fraud")
     asked.spec.env["A=B"] = "1"
     asked.spec.scaling.CopyFrom(Scaling(min_replicas=3, max_replicas=1))
     refusal = refused(StatusCode.INVALID_ARGUMENT, "FIELD_INVALID", stub.Deploy, asked)
@@ -144,7 +144,7 @@ def test_other_wrong_fields_are_reported_with_their_paths(stub, project) -> None
 
 
 def test_another_namespace_than_the_environments_is_refused(stub, project) -> None:
-    asked = wish(project, namespace="elsewhere")
+    asked = request_for(project, namespace="elsewhere")
     refusal = refused(
         StatusCode.FAILED_PRECONDITION, "ENVIRONMENT_NAMESPACE_FIXED", stub.Deploy, asked
     )
@@ -152,7 +152,7 @@ def test_another_namespace_than_the_environments_is_refused(stub, project) -> No
 
 
 def test_what_a_caller_gives_as_resolved_is_not_looked_at(stub, project) -> None:
-    asked = wish(project)
+    asked = request_for(project)
     asked.spec.registered_model.resolved_container.image = "registry.example/evil:1"
     service = stub.Deploy(asked).service
     assert service.spec.registered_model.HasField("resolved_model")

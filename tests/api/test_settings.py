@@ -127,7 +127,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "message"),
     [
         ("KSERVE_ENABLED", "perhaps", "must be true or false, got 'perhaps'"),
         (
@@ -187,14 +187,14 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
     ],
 )
 def test_the_error_of_a_setting_has_what_must_be_and_what_was_given(
-    variable: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for other in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(other)
     monkeypatch.setenv(variable, value)
     with pytest.raises(settings.SettingsInvalid) as raised:
         settings.load()
-    assert str(raised.value) == f"{variable}: {told}"
+    assert str(raised.value) == f"{variable}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -297,11 +297,11 @@ def test_the_operations_document_lists_the_settings_as_help_does() -> None:
     text = (ROOT / "docs/operations.md").read_text()
     table = text.partition("\n## Settings\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \| (?:`(.+)`)? \|$", table, re.MULTILINE)
-    told = [
+    described = [
         (variable, f"{what[0].lower()}{what[1:]} [{default or 'unset'}]")
         for variable, what, default in rows
     ]
-    assert told == list(settings.described())
+    assert described == list(settings.described())
 
 
 def test_version_prints_the_version() -> None:

@@ -1,4 +1,4 @@
-"""The end of a server: callers are told, and it is over within the grace."""
+"""The stop of a server: streams end with a status, and it is over within the grace."""
 
 from __future__ import annotations
 

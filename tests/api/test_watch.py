@@ -112,10 +112,10 @@ def test_log_lines_come_to_watches_of_one_service_only(stub, memory, name) -> No
     memory.set_status(key(name), failed(rollout_id, log_lines=("no such file",)))
     for fields, lines in (({"name": name}, ["no such file"]), ({"namespace": "-"}, [])):
         with watching(stub, **fields) as stream:
-            told = stream.until(
+            message = stream.until(
                 lambda m: m.service.name == name and m.service.status.HasField("failure")
             )
-            assert told.service.status.failure.log_lines == lines
+            assert message.service.status.failure.log_lines == lines
 
 
 def test_heartbeats_fill_the_silence_and_carry_the_view_age(stub, memory, name) -> None:
@@ -166,11 +166,11 @@ def test_a_resumed_stream_sends_the_changes_since_its_token(stub, memory, namesp
     stub.Deploy(deploy("new", namespace=namespace))
     settled(stub, namespace)
     with watching(stub, namespace=namespace, resume_token=token) as stream:
-        told = [stream.next()]
-        while told[-1].type != WatchStatusResponse.TYPE_SYNCED:
-            assert told[-1].resume_token == token
-            told.append(stream.next())
-    assert {(kind, m.service.name) for kind, m in zip(kinds(told), told, strict=True)} == {
+        messages = [stream.next()]
+        while messages[-1].type != WatchStatusResponse.TYPE_SYNCED:
+            assert messages[-1].resume_token == token
+            messages.append(stream.next())
+    assert {(kind, m.service.name) for kind, m in zip(kinds(messages), messages, strict=True)} == {
         ("CHANGED", "changed"),
         ("DELETED", "deleted"),
         ("CHANGED", "new"),

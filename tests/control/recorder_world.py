@@ -42,7 +42,7 @@ def spec(image: str) -> InferenceServiceSpec:
 
 @dataclass
 class World:
-    """A cluster, its registry, and whoever deploys from it."""
+    """A cluster, its registry, and its deployments."""
 
     registry: Registry
     cluster: MemoryCluster
@@ -99,7 +99,7 @@ class World:
         await self.cluster.delete(Delete(record.service))
         self.cluster.finish_delete(record.service)
 
-    async def told(self, record: ModelDeployment) -> ModelDeployment:
+    async def stored(self, record: ModelDeployment) -> ModelDeployment:
         found = await self.registry.read(lambda tx: tx.deployment(record.id))
         assert found
         return found
@@ -115,16 +115,16 @@ class World:
         self, record: ModelDeployment, true: Callable[[ModelDeployment], bool]
     ) -> ModelDeployment:
         ends = time.monotonic() + PATIENCE_SECONDS
-        while not true(found := await self.told(record)):
+        while not true(found := await self.stored(record)):
             assert time.monotonic() < ends, found
             await asyncio.sleep(0.02)
         return found
 
     async def stays(self, record: ModelDeployment) -> None:
         """Several sweeps change nothing."""
-        before = await self.told(record)
+        before = await self.stored(record)
         await asyncio.sleep(5 * BRISK.sweep)
-        assert await self.told(record) == before
+        assert await self.stored(record) == before
 
     async def alter(self, statement: str) -> None:
         """Change the database beside the registry, which may have a transaction to finish."""

@@ -55,7 +55,7 @@ class RegistryWorld:
             await self.registering.new_version(version, storage_uri=f"s3://models/fraud/{version}")
         await self.registering.new_environment(namespace=self.namespace, **defaults)
 
-    def wish(self, version: str = "", name: str = "", **asked: Any) -> Deploy:
+    def deploy_of(self, version: str = "", name: str = "", **asked: Any) -> Deploy:
         """A Deploy of `fraud` to `staging`; `options` of `asked` are of its spec."""
         options = asked.pop("options", {})
         names = {"model": "fraud", "environment": "staging"} | asked.pop("names", {})
@@ -65,7 +65,7 @@ class RegistryWorld:
         return replace(Deploy(key, spec), **asked)
 
     async def deploy(self, version: str = "", name: str = "", **asked: Any) -> Applied:
-        return await self.carry_out(self.wish(version, name, **asked))
+        return await self.carry_out(self.deploy_of(version, name, **asked))
 
     async def carry_out(self, deploy: Deploy) -> Applied:
         registry = self.registry or self.registering.registry

@@ -21,7 +21,7 @@ __all__ = ["world"]
 
 @dataclass
 class RefusingCluster(MemoryCluster):
-    """A cluster that tells its feed, and refuses to be asked with this error."""
+    """A cluster whose feed works, and whose reads raise this error."""
 
     refusal: ServiceError | None = None
 
@@ -73,7 +73,7 @@ async def test_a_failure_that_only_a_newer_release_knows_is_replaced_by_the_curr
     await world.alter(
         """UPDATE model_deployments SET failure = '{"reason": "NEWER", "message": "new"}'"""
     )
-    assert (await world.told(record)).failure is None
+    assert (await world.stored(record)).failure is None
     async with world.replica():
         world.cluster.set_status(record.service, FAILING)
         assert (await world.until(record, DeploymentState.FAILED)).failure == FAILING.failure

@@ -197,7 +197,7 @@ async def test_defaults_of_the_environment_stand_under_what_is_asked(world: Regi
     assert spec
     assert spec.env == {"A": "default", "B": "mine"}
     assert spec.scaling == Scaling(1, 3)
-    back = replace(world.wish(), spec=spec)
+    back = replace(world.deploy_of(), spec=spec)
     assert (await world.carry_out(back)).action is Action.UNCHANGED
 
 
@@ -206,16 +206,16 @@ async def test_everything_wrong_is_reported_with_its_path(world: RegistryWorld) 
     asked = {"env": {"A=B": "1"}, "scaling": Scaling(5), "resources": Resources({"cpu": "much"})}
     with pytest.raises(FieldInvalid) as refused:
         await world.deploy(name="Not-A-Name", options=asked, request_id="?")
-    told = dict(refused.value.violations)
-    assert told.keys() == {
+    violations = dict(refused.value.violations)
+    assert violations.keys() == {
         "name",
         "request_id",
         'spec.env["A=B"]',
         'spec.resources.requests["cpu"]',
         "spec.scaling.min_replicas",
     }
-    assert "defaults of environment 'staging'" in told["spec.scaling.min_replicas"]
-    assert "defaults" not in told['spec.env["A=B"]']
+    assert "defaults of environment 'staging'" in violations["spec.scaling.min_replicas"]
+    assert "defaults" not in violations['spec.env["A=B"]']
     assert await world.records() == []
 
 

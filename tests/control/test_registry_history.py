@@ -235,16 +235,16 @@ class History(RuleBasedStateMachine):
     async def _compare(self) -> None:
         control, project = self.control, self.control.project
         expected = [(name, m.description, m.default) for name, m in self.models.items()]
-        listed = self.told((await control.models.list(Call(), project, 100, "")).items)
+        listed = self.checked((await control.models.list(Call(), project, 100, "")).items)
         assert [(m.key.name, m.description, m.default_version) for m in listed] == expected
         for model in listed:
             states = list(self.models[model.key.name].versions.items())
-            found = self.told((await control.versions.list(Call(), model.key, 100, "")).items)
+            found = self.checked((await control.versions.list(Call(), model.key, 100, "")).items)
             assert [(v.key.version, v.state) for v in found] == states
-        places = self.told((await control.environments.list(Call(), project, 100, "")).items)
+        places = self.checked((await control.environments.list(Call(), project, 100, "")).items)
         assert [(p.key.name, p.description) for p in places] == list(self.environments.items())
 
-    def told(self, listed: Sequence[Any]) -> list[Any]:
+    def checked(self, listed: Sequence[Any]) -> list[Any]:
         """What is listed newest first, oldest first as here. The etag of each is another one
         exactly when it is not what it was."""
         for thing in listed:

@@ -1,4 +1,4 @@
-"""Whoever writes at the same time, also from two servers: what the registry promises holds."""
+"""Concurrent writes, also from two servers, keep the promises of the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to services, and however slowly streams read, what a stream tells is a history.
+"""However services change and streams read, a stream sends a consistent history.
 
 Random services come, change, leave and come again while readers of every speed follow them, get
 cut, and resume from any message they had.
@@ -31,7 +31,7 @@ EVERYTHING = ServiceKey(ALL, "")
 
 @dataclass
 class World:
-    """The services as they really are; every step is told to the cache, as a feed would."""
+    """The services as they really are; every step is put into the cache, as a feed would."""
 
     cache: WatchCache = field(default_factory=WatchCache)
     services: dict[ServiceKey, InferenceService] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class World:
             case "change", service:
                 self._put(replace(service, generation=service.generation + 1))
             case "recreate", service if service:
-                # A feed that coalesces tells the new one without the end of the old.
+                # A feed that coalesces reports the new one without the end of the old.
                 self.made += 1
                 self._put(_service(key, f"uid-{self.made}"))
             case "delete", service if service:
@@ -65,7 +65,7 @@ def _service(key: ServiceKey, uid: str) -> InferenceService:
 
 @dataclass
 class WatchReader:
-    """A caller that applies what it is told, and checks that it is a history."""
+    """A caller that applies events, and checks that they are a history."""
 
     cache: WatchCache
     known: dict[ServiceKey, InferenceService] = field(default_factory=dict)
@@ -114,11 +114,11 @@ class WatchReader:
     def _learn(self, service: InferenceService | None) -> None:
         assert service
         before = self.known.get(service.key)
-        assert service.uid not in self.ended, "a service that was told to be gone came back"
+        assert service.uid not in self.ended, "a service that was reported as deleted came back"
         if before and before.uid == service.uid:
             assert service.generation >= before.generation, "a service went back in time"
         elif before:
-            assert self.opening is not None, "a new service came before the end of the old was told"
+            assert self.opening is not None, "a new service came before the end of the old was sent"
         self.known[service.key] = service
         if self.opening is not None:
             self.opening.add(service.key)

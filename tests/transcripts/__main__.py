@@ -2,8 +2,9 @@
 
 Each is a folder of tests/transcripts/recording.py. What differs from run to run (ids, times,
 ports, paths) is levelled. Of a test every pair of request and response, and of request and status,
-is compared, however often it came and in whichever order: polls and watches depend on timing. A
-pair must be one that the test had in a folder BEFORE; those that only another test had are counted.
+is compared, however often it came and in whichever order, and services and deployments in them
+field by field: polls and watches depend on timing. A pair must be one that the test had in a folder
+BEFORE; those that only another test had are counted, and no test may lose a field of its objects.
 A test that was renamed is compared with all those that have no counterpart. Of random examples,
 which are others when a test is edited, each code and reason must be one that its method had before.
 

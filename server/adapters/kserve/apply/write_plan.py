@@ -200,11 +200,8 @@ def _plan_update(
     body = body_of(desired)
     manifest = complete(body, desired)
     same_hash = rollout_hash_of(manifest) == rollout_hash_of(obj)
-    held_predictor = get_map(obj, "spec", "predictor")
-    rescales = any(
-        manifest["spec"]["predictor"].get(name) != held_predictor.get(name)
-        for name in SCALING_FIELDS
-    )
+    predictor, held_predictor = manifest["spec"]["predictor"], get_map(obj, "spec", "predictor")
+    rescales = any(predictor.get(name) != held_predictor.get(name) for name in SCALING_FIELDS)
     contested = (
         deploy.force
         and deploy.spec is not None

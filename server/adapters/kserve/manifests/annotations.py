@@ -39,6 +39,8 @@ from server.domain.service.inference_service import (
 )
 from server.domain.service.preconditions import PastRequest
 
+_PATH = ("spec", "predictor", "annotations")
+
 
 @dataclass(frozen=True, slots=True)
 class AddedFields:
@@ -92,17 +94,17 @@ def with_rollout_hash(manifest: Mapping[str, Any], rollout_hash: str) -> dict[st
 
 def rollout_hash_of(obj: Object) -> str:
     """Return the hash of the rollout that the object asks for, or an empty text."""
-    return _text(obj, ROLLOUT_ANNOTATION)
+    return str(get_map(obj, *_PATH).get(ROLLOUT_ANNOTATION, ""))
 
 
 def restart_of(obj: Object) -> str:
     """Return the stamp of the last restart, which later writes carry over."""
-    return _text(obj, RESTART_ANNOTATION)
+    return str(get_map(obj, *_PATH).get(RESTART_ANNOTATION, ""))
 
 
 def added_fields_of(obj: Object) -> AddedFields:
     """Return the fields that we added; none of those whose annotation cannot be read."""
-    annotations = get_map(obj, "spec", "predictor", "annotations")
+    annotations = get_map(obj, *_PATH)
     resources = _load(annotations.get(DEFAULTS_ANNOTATION))
     probe = _load(annotations.get(PROBE_ANNOTATION))
     try:
@@ -154,12 +156,8 @@ def origin_of(obj: Object, managers: Managers) -> dict[str, str]:
     return {key: text for key, text in labels.items() if key.startswith(OUR_PREFIX)}
 
 
-def _text(obj: Object, key: str) -> str:
-    return str(get_map(obj, "spec", "predictor", "annotations").get(key, ""))
-
-
 def _own_text(obj: Object, managers: Managers, key: str) -> str:
-    text = _text(obj, key)
+    text = str(get_map(obj, *_PATH).get(key, ""))
     path = (*PREDICTOR, "f:annotations", f"f:{key}")
     return text if text and owned_fields(managers.ours, *path) is not None else ""
 

@@ -79,7 +79,7 @@ def predictor_owners(obj: Mapping[str, Any]) -> list[str]:
 
 def project(value: Any, fields: Fields | None) -> Any:
     """Return the part of `value` that is in `fields`; a node without children is taken whole."""
-    if not fields or holds_whole(fields):
+    if not fields or fields.keys() == _ITSELF:
         return value
     if isinstance(value, dict):
         return {

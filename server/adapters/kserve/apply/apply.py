@@ -185,7 +185,7 @@ class ServiceApplier:
 
 
 def _action(plan: Plan, written: Object) -> Action:
-    """Return what a write did: a change of any of our fields has a new generation."""
+    """Return the action of a write: any change of our fields raises the generation."""
     if plan.current is None or rollout_of(written) != rollout_of(plan.current.obj):
         return plan.action
     return Action.UNCHANGED

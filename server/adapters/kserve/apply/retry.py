@@ -47,8 +47,8 @@ class StaleObject(Exception):
 class ConflictRetry:
     """Retries commands on conflict. Commands on one service wait for each other.
 
-    So each is planned on what the one before it stored, and callers of one service do not use up
-    each other's tries.
+    So each is planned on the object that the one before it stored, and callers of one service do
+    not use up each other's tries.
     """
 
     def __init__(self, client: ServiceClient, feed: StatusFeed) -> None:

@@ -71,7 +71,7 @@ class RuntimeReader:
         self, path: str, deadline: Deadline, query: Mapping[str, str]
     ) -> Sequence[Object] | None:
         asked_at = time.monotonic()
-        # Lists that nobody shares any more go away.
+        # Drop old lists, so that they do not pile up with the namespaces.
         self._shared = {p: h for p, h in self._shared.items() if asked_at - h[0] < SHARED_FOR}
         if path in self._shared:
             return self._shared[path][1]

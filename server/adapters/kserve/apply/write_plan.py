@@ -71,7 +71,7 @@ _TRAFFIC = "spec.predictor.canaryTrafficPercent"
 class Plan:
     """One write of `desired`, onto `current` (None: there must be no object).
 
-    `action` is what the write does if it changes anything. `mode` is the deployment mode of the
+    `action` is the outcome if the write changes anything. `mode` is the deployment mode of the
     service; with `default_mode` it is the cluster's default. `replaces_pods`: the pods are
     replaced, so the fields to add are to be settled anew, with a readiness probe if `wants_probe`.
     `adopts`: our apply first becomes the owner of the whole predictor, so that the fields that are
@@ -144,7 +144,7 @@ def _desired_object(
             origin = origin_of(current.obj, current.managers)
     elif current and STOP_ANNOTATION in current.annotations:
         annotations.setdefault(STOP_ANNOTATION, current.annotations[STOP_ANNOTATION])
-    # Additions to a model depend on its runtime; while its pods stay, those that it has stay too.
+    # A model's additions depend on its runtime. They stay while its pods stay.
     held = current.added if current else AddedFields()
     if isinstance(spec.serving, ModelPredictor):
         resources = Resources(

@@ -103,7 +103,7 @@ def restart_of(obj: Object) -> str:
 
 
 def added_fields_of(obj: Object) -> AddedFields:
-    """Return the fields that we added; none of those whose annotation cannot be read."""
+    """Return the fields that we added; none if their annotation cannot be parsed."""
     annotations = get_map(obj, *_PATH)
     resources = _load(annotations.get(DEFAULTS_ANNOTATION))
     probe = _load(annotations.get(PROBE_ANNOTATION))

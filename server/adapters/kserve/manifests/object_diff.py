@@ -24,7 +24,7 @@ from server.adapters.kserve.manifests.manifest import without_scaling
 from server.adapters.kserve.names import REQUESTS_ANNOTATION, ROLLOUT_ANNOTATION
 from server.adapters.kserve.objects import Object, get_map
 
-# They belong to a rollout, and not to what is asked for.
+# They describe a rollout, not the desired content.
 _NOT_COMPARED = {ROLLOUT_ANNOTATION, REQUESTS_ANNOTATION}
 
 
@@ -45,8 +45,10 @@ def asks_for_same_pods(manifest: Object, current: Object, managers: Managers) ->
 
 
 def removes_fields(manifest: Object, current: Object, managers: Managers) -> bool:
-    """Return whether applying the manifest would remove a field of the predictor: one that we own
-    and the manifest lacks, or one in a list or map that the manifest replaces."""
+    """Return whether applying the manifest would remove a field of the predictor.
+
+    That is a field of ours that the manifest lacks, or a field in a list or map that it replaces.
+    """
     desired = _reaching_pods(manifest)["spec"]["predictor"]
     held = _reaching_pods(current)["spec"]["predictor"]
     left = _after_apply(held, desired, owned_fields(managers.all, *PREDICTOR))

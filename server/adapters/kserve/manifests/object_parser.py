@@ -1,4 +1,4 @@
-"""Parse an InferenceService of the API server: what was asked, by which managers, and its etag."""
+"""Parse an InferenceService of the API server into the spec and metadata that users asked for."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ def service_of(obj: Object, status: InferenceServiceStatus) -> InferenceService:
 def parse_object(obj: Object) -> ParsedObject:
     """Parse an InferenceService.
 
-    Of a service of ours, labels and annotations are those that we own, and of the spec the fields
-    that some manager owns: KServe's defaults have no owner. Of other services the whole spec is
-    taken, because KServe's webhook may have rewritten it.
+    A service of ours has the labels and annotations that we own, and the fields of the spec that
+    any manager owns: KServe's defaults have no owner. Other services have their whole spec, because
+    KServe's webhook may have rewritten it.
     """
     metadata = obj["metadata"]
     managers = managers_of(obj)
-    # A copy of our service that somebody else applied has the label too.
+    # A copy of our service that others applied has the label too.
     labelled = metadata.get("labels", {}).get(MANAGED_BY_KEY) == MANAGED_BY_VALUE
     unmanaged = not (labelled and managers.ours)
     askers = managers.all if unmanaged else managers.ours

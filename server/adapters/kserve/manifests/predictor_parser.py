@@ -1,5 +1,4 @@
-"""Parse spec.predictor of an InferenceService into the spec of the API, and list what does not fit
-it."""
+"""Parse spec.predictor of an InferenceService into the API's spec, and list unsupported fields."""
 
 from __future__ import annotations
 

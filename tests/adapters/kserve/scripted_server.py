@@ -1,4 +1,4 @@
-"""An HTTP server on loopback that lists and watches truly, until it is told to fail.
+"""An HTTP server on loopback with real lists and watches, which fails on demand.
 
 It stands in for an API server only for faults that a real one cannot be made to show.
 """
@@ -98,7 +98,7 @@ class ScriptedServer:
         self.held_up.clear()
 
     async def put(self, path: str, found: Object) -> None:
-        """Store an object as the next version and tell the watches."""
+        """Store an object as the next version, and send it to the watches."""
         collection = self.collections.setdefault(path, Collection())
         uid = found["metadata"]["uid"]
         await self._record(collection, "MODIFIED" if uid in collection.objects else "ADDED", found)

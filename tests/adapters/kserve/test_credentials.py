@@ -470,7 +470,7 @@ async def test_a_plugins_words_are_cut_and_show_no_secret(
 
 
 @pytest.mark.parametrize("words", ["a-" * 4000, "key" * 2600, "very-secret-" * 600])
-async def test_a_plugins_long_line_holds_up_nobody(
+async def test_a_plugins_long_line_does_not_block_the_event_loop(
     clusters: Clusters, plugin: Plugin, words: str
 ) -> None:
     plugin.run(f"echo failed >&2; echo 'refused {words}' >&2; exit 1")

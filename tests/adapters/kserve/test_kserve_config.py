@@ -31,7 +31,7 @@ def test_the_resources_that_kserve_adds_are_read_canonically() -> None:
     )
 
 
-def test_what_the_configmap_leaves_out_is_not_added() -> None:
+def test_resources_that_the_configmap_leaves_out_are_not_added() -> None:
     resource = {"cpuLimit": None, "memoryRequest": "", "memoryLimit": "2Gi"}
     config = config_of({"inferenceService": section(resource=resource)})
     assert config.resources == Resources({}, {"memory": "2Gi"})

@@ -141,7 +141,7 @@ def test_a_runtime_of_the_namespace_hides_the_clusters() -> None:
     assert port(spec, Runtimes((SKLEARN,), (mine,))) == 8080
 
 
-def test_what_may_not_be_listed_is_not_guessed() -> None:
+def test_a_list_that_may_not_be_read_is_not_guessed() -> None:
     named = model(runtime="kserve-sklearnserver")
     assert path(named, Runtimes((SKLEARN,), None)) == V1
     assert path(named, Runtimes((), None)) is None

@@ -56,7 +56,7 @@ async def test_deploys_in_quick_succession_share_a_list(
     assert server.count("text") == 2
 
 
-async def test_a_later_deploy_sees_what_a_runtime_is_by_then(
+async def test_a_later_deploy_reads_the_runtimes_again(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_reader, "SHARED_FOR", 0.0)

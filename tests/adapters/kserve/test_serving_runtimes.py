@@ -72,7 +72,7 @@ def test_only_that_is_added_without_which_both_would_be_invalid_together(
 
 
 @given(strategies.resources(), strategies.resources())
-def test_what_is_added_makes_any_two_valid_together_and_replaces_nothing(
+def test_additions_make_any_two_resources_valid_together_and_replace_none(
     own: Resources, asked: Resources
 ) -> None:
     added = model_additions(asked, own)

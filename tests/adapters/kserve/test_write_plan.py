@@ -348,7 +348,7 @@ def test_a_probe_that_was_adopted_before_the_apply_is_ours() -> None:
     assert planned(Deploy(KEY, MODEL, force=True), current).wants_probe
 
 
-def test_a_bare_restart_adds_no_probe_to_what_others_made() -> None:
+def test_a_bare_restart_adds_no_probe_to_a_service_of_others() -> None:
     restart = Deploy(KEY, None, restart=True, force=True)
     assert not planned(restart, theirs({"model": {"modelFormat": {"name": "m"}}})).wants_probe
 
@@ -431,7 +431,7 @@ def test_a_former_name_of_a_mode_is_refused_with_the_present_ones(mode: str) -> 
         planned(deploy, None)
 
 
-def test_a_cluster_whose_default_is_not_supported_wants_the_mode_named() -> None:
+def test_an_unsupported_default_mode_is_refused_unless_the_spec_names_a_mode() -> None:
     refused = "in ModelMesh mode, the cluster's default, .* to Standard or Knative"
     with pytest.raises(UnsupportedByCluster, match=refused):
         planned(Deploy(KEY, MODEL), None, default_mode="ModelMesh")

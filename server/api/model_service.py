@@ -8,7 +8,7 @@ from contextlib import aclosing
 from modelservice.v1 import model_service_pb2 as pb
 
 from server import failpoints
-from server.api.requests import delete_of, deploy_of, listing_of, rollout_of, watch_of
+from server.api.requests import delete_of, deploy_of, list_query_of, rollout_of, watch_of
 from server.api.responses import Responses
 from server.control.call import Call
 from server.control.deploy import Deployer
@@ -48,8 +48,8 @@ class ModelService:
 
     async def List(self, request: pb.ListRequest, call: Call) -> bytes:  # noqa: N802
         """Serve the RPC."""
-        listed = await self._reader.list(call, listing_of(request))
-        return await self._responses.list(listed)
+        page = await self._reader.list(call, list_query_of(request))
+        return await self._responses.list(page)
 
     async def Delete(self, request: pb.DeleteRequest, call: Call) -> bytes:  # noqa: N802
         """Serve the RPC."""

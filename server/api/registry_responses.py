@@ -13,7 +13,7 @@ from server.api.requests import PAGE_SIZE_DEFAULT
 from server.api.responses import PAGE_BYTES
 from server.api.services import failure_message, time_message
 from server.api.specs import format_message, options_message
-from server.control.registry.pages import Listed
+from server.control.registry.pages import ItemPage
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.registry.registered import ModelVersion, RegisteredModel, ServingEnvironment
 from server.domain.service.inference_service import ServingOptions
@@ -23,7 +23,7 @@ M = TypeVar("M", bound=Message)
 
 
 async def page_of(
-    read: Callable[[int, str], Awaitable[Listed[Item]]],
+    read: Callable[[int, str], Awaitable[ItemPage[Item]]],
     message: Callable[[Item], M],
     size: int,
     token: str,
@@ -37,14 +37,14 @@ async def page_of(
     room = PAGE_BYTES
     while True:
         # A thousand at once could be hundreds of MiB, for a response of two.
-        listed = await read(min(size - len(messages), PAGE_SIZE_DEFAULT), token)
-        for count, item in enumerate(listed.items):
+        page = await read(min(size - len(messages), PAGE_SIZE_DEFAULT), token)
+        for count, item in enumerate(page.items):
             converted = message(item)
             room -= converted.ByteSize()
             if messages and room < 0:
-                return messages, listed.token_after(count)
+                return messages, page.token_after(count)
             messages.append(converted)
-        token = listed.token_after(len(listed.items))
+        token = page.token_after(len(page.items))
         if not token or len(messages) == size:
             return messages, token
 

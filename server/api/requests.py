@@ -14,7 +14,7 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
 from server.api.specs import duration_of, spec_of
-from server.control.read import Listing
+from server.control.read import ListQuery
 from server.control.watch import Until, Watch
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.kubernetes.names import escaped
@@ -74,9 +74,9 @@ def rollout_of(text: str) -> Rollout | None:
         raise _invalid("rollout_id", why) from None
 
 
-def listing_of(request: pb.ListRequest) -> Listing:
+def list_query_of(request: pb.ListRequest) -> ListQuery:
     """Convert a ListRequest."""
-    return Listing(
+    return ListQuery(
         target=ServiceKey(request.namespace, ""),
         selector=_selector_of(request.label_selector),
         page_size=page_size_of(request.page_size),

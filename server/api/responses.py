@@ -17,7 +17,7 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
 from server.api.services import identity_message, service_message
-from server.control.read import Listed
+from server.control.read import ListPage
 from server.control.watch import Watch, WatchEvent
 from server.control.watch_cache import ServiceIdentity
 from server.domain.service.commands import Applied
@@ -73,12 +73,12 @@ class Responses:
             service=service_message(service) if service else None, view_age=self._view_age()
         ).SerializeToString()
 
-    async def list(self, listed: Listed) -> bytes:
+    async def list(self, page: ListPage) -> bytes:
         """Encode a ListResponse of at most PAGE_BYTES, but one service at least. Other calls have
         the event loop in between."""
         services: list[bytes] = []
         room = PAGE_BYTES
-        for service in listed.services:
+        for service in page.services:
             encoded = self._list.encode(service)
             room -= len(encoded)
             if services and room < 0:
@@ -86,10 +86,10 @@ class Responses:
             services.append(encoded)
             if len(services) % _ENCODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        more = listed.more or len(services) < len(listed.services)
+        more = page.more or len(services) < len(page.services)
         rest = pb.ListResponse(
-            next_page_token=listed.token_after(listed.services[len(services) - 1]) if more else "",
-            total_size=listed.total,
+            next_page_token=page.token_after(page.services[len(services) - 1]) if more else "",
+            total_size=page.total,
             view_age=self._view_age(),
         )
         return b"".join(services) + rest.SerializeToString()

@@ -35,7 +35,7 @@ MATCHED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ListQuery:
     """A request to list. `page_token` belongs to the same target, selector and states."""
 
     target: ServiceKey
@@ -51,7 +51,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListPage:
     """A page of `services` of one moment; whether there are `more`; the `total` of all pages."""
 
     services: Sequence[InferenceService]
@@ -86,31 +86,31 @@ class Reader:
             raise ServiceNotFound(key)
         return service
 
-    async def list(self, call: Call, listing: Listing) -> Listed:
+    async def list(self, call: Call, query: ListQuery) -> ListPage:
         """Return a page of services by namespace and name.
 
         Raises NamespaceNotServed, FieldInvalid, ViewNotReady, PageTokenInvalid.
         """
-        target = self._authorizer.authorize(call, Verb.LIST, listing.target)
+        target = self._authorizer.authorize(call, Verb.LIST, query.target)
         if target.namespace != ALL:
             check_namespace(target.namespace)
-        listing = replace(listing, target=target)
+        query = replace(query, target=target)
         self._cache.require_synced()
-        after = _page_start(listing)
-        if not listing.selector and not listing.states:
-            total = self._cache.count(listing.target)
-            rest = self._cache.services(listing.target, after)
-            page: Sequence[InferenceService] = list(islice(rest, listing.page_size + 1))
+        after = _page_start(query)
+        if not query.selector and not query.states:
+            total = self._cache.count(query.target)
+            rest = self._cache.services(query.target, after)
+            page: Sequence[InferenceService] = list(islice(rest, query.page_size + 1))
         else:
-            found = await self._matching(listing)
+            found = await self._matching(query)
             total = len(found)
             start = bisect_right(found, after, key=lambda s: s.key) if after else 0
-            page = found[start : start + listing.page_size + 1]
-        return Listed(
-            services=page[: listing.page_size],
-            more=len(page) > listing.page_size,
+            page = found[start : start + query.page_size + 1]
+        return ListPage(
+            services=page[: query.page_size],
+            more=len(page) > query.page_size,
             total=total,
-            token_after=lambda s: _page_token(listing, s.key),
+            token_after=lambda s: _page_token(query, s.key),
         )
 
     async def catch_up(self, call: Call, key: ServiceKey, rollout: Rollout) -> None:
@@ -156,20 +156,20 @@ class Reader:
             and service.generation >= rollout.generation
         )
 
-    async def _matching(self, listing: Listing) -> Sequence[InferenceService]:
+    async def _matching(self, query: ListQuery) -> Sequence[InferenceService]:
         """Return all matches of one moment. Other calls have the event loop in between."""
         found = []
-        for nth, service in enumerate(list(self._cache.services(listing.target)), start=1):
-            if _matches(listing, service):
+        for nth, service in enumerate(list(self._cache.services(query.target)), start=1):
+            if _matches(query, service):
                 found.append(service)
             if nth % MATCHED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return found
 
 
-def _matches(listing: Listing, service: InferenceService) -> bool:
-    return listing.selector.matches(service.selectable_labels) and (
-        not listing.states or service.status.state in listing.states
+def _matches(query: ListQuery, service: InferenceService) -> bool:
+    return query.selector.matches(service.selectable_labels) and (
+        not query.states or service.status.state in query.states
     )
 
 
@@ -177,14 +177,14 @@ def _behind(key: ServiceKey) -> ViewBehind:
     return ViewBehind(f"this replica has not yet seen the awaited rollout of {key}: try again")
 
 
-def _page_token(listing: Listing, last: ServiceKey) -> str:
-    return encode_token([listing.binding, *last])
+def _page_token(query: ListQuery, last: ServiceKey) -> str:
+    return encode_token([query.binding, *last])
 
 
-def _page_start(listing: Listing) -> ServiceKey | None:
-    if not listing.page_token:
+def _page_start(query: ListQuery) -> ServiceKey | None:
+    if not query.page_token:
         return None
-    match decode_token(listing.page_token):
-        case [listing.binding, str(namespace), str(name)]:
+    match decode_token(query.page_token):
+        case [query.binding, str(namespace), str(name)]:
             return ServiceKey(namespace, name)
     raise PageTokenInvalid("page_token must be from a List of the same target, selector and states")

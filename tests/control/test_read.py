@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from server.control.authorizer import Authorizer
 from server.control.call import Call
-from server.control.read import Listing, Reader
+from server.control.read import ListQuery, Reader
 from server.control.watch_cache import ALL, WatchCache
 from server.domain.kubernetes.selectors import MOST_REQUIREMENTS, Selector
 from server.domain.service.inference_service import ServiceKey
@@ -31,9 +31,9 @@ def test_the_longest_selector_over_ten_thousand_services_keeps_nobody_waiting(
     selector = Selector.parse(
         ",".join(f"l{i} notin (b,c,d,e,f,g,h,i,j,k,l,m)" for i in range(MOST_REQUIREMENTS))
     )
-    listing = Listing(ServiceKey(ALL, ""), selector, page_size=10)
+    query = ListQuery(ServiceKey(ALL, ""), selector, page_size=10)
     loop_steps.reset()
-    listed = asyncio.run(Reader(MemoryCluster(), cache, Authorizer("models")).list(Call(), listing))
+    listed = asyncio.run(Reader(MemoryCluster(), cache, Authorizer("models")).list(Call(), query))
     assert listed.total == SERVICES
     assert [s.key.name for s in listed.services] == [f"s{n:05}" for n in range(10)]
     assert listed.more
@@ -49,8 +49,8 @@ def test_pages_with_a_selector_are_those_of_the_whole_list() -> None:
     cache.mark_synced()
     reading, names, token = Reader(MemoryCluster(), cache, Authorizer("models")), [], ""
     for _ in range(5):
-        listing = Listing(ServiceKey(ALL, ""), Selector.parse("team=even"), 3, page_token=token)
-        listed = asyncio.run(reading.list(Call(), listing))
+        query = ListQuery(ServiceKey(ALL, ""), Selector.parse("team=even"), 3, page_token=token)
+        listed = asyncio.run(reading.list(Call(), query))
         assert listed.total == 13
         names += [s.key.name for s in listed.services]
         token = listed.token_after(listed.services[-1])

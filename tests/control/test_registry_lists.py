@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.control.call import Call
-from server.control.registry.pages import Listed, Listing
+from server.control.registry.pages import ItemPage, PagedList
 from server.domain.errors import FieldInvalid, PageTokenInvalid
 from server.domain.opaque_tokens import encode_token
 from server.domain.registry.deployment import DeploymentFilter, DeploymentState, ModelDeployment
@@ -26,7 +26,7 @@ PENDING, DEPLOYED, UNDEPLOYED = (
     DeploymentState.UNDEPLOYED,
 )
 
-Read = Callable[[int, str], Awaitable[Listed[Any]]]
+Read = Callable[[int, str], Awaitable[ItemPage[Any]]]
 
 
 async def all_of(read: Read, size: int = 1000, cut: int = 1000) -> list[Any]:
@@ -122,8 +122,8 @@ async def test_a_page_token_is_for_its_own_listing_only(registering: Registering
 async def test_a_token_with_a_position_that_cannot_be_is_refused(
     registering: Registering, position: Any
 ) -> None:
-    listing = Listing("models", registering.project)
-    token = listing.listed(Page([1], [1, position])).token_after(1)
+    paged = PagedList("models", registering.project)
+    token = paged.with_tokens(Page([1], [1, position])).token_after(1)
     with pytest.raises(PageTokenInvalid):
         await registering.models.list(Call(), registering.project, 10, token)
 
@@ -132,7 +132,7 @@ async def test_a_token_with_a_position_that_cannot_be_is_refused(
 def test_no_text_is_a_page_token_by_chance(text: str) -> None:
     if text:
         with pytest.raises(PageTokenInvalid):
-            Listing("models", "risk").start(text)
+            PagedList("models", "risk").start(text)
 
 
 async def test_a_project_that_nobody_used_has_nothing(registering: Registering) -> None:

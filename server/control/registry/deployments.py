@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, replace
 
 from server.control.call import Call
-from server.control.registry.pages import Listed, Listing
+from server.control.registry.pages import ItemPage, PagedList
 from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
 from server.domain.registry.registry_errors import DeploymentNotFound
 from server.domain.registry.registry_validation import check_deployment, check_filter
@@ -34,16 +34,16 @@ class Deployments:
 
     async def list(
         self, call: Call, matching: DeploymentFilter, size: int, page_token: str
-    ) -> Listed[ModelDeployment]:
+    ) -> ItemPage[ModelDeployment]:
         """Return a page of the records that match a filter, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_filter(matching)
         # The order of a set differs between the replicas that serve the pages.
         others = replace(matching, states=frozenset())
-        listing = Listing("deployments", *astuple(others), sorted(matching.states))
-        start = listing.start(page_token)
+        paged = PagedList("deployments", *astuple(others), sorted(matching.states))
+        start = paged.start(page_token)
 
         async def work(tx: RegistryReading) -> Page[ModelDeployment]:
             return await tx.deployments(matching, size, start)
 
-        return listing.listed(await self._registry.read(work))
+        return paged.with_tokens(await self._registry.read(work))

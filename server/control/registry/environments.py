@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from server.control.call import Call
 from server.control.registry.lookup import environment_of
-from server.control.registry.pages import Listed, Listing
+from server.control.registry.pages import ItemPage, PagedList
 from server.control.registry.usage import require_current, require_unused
 from server.control.watch_cache import WatchCache
 from server.domain.registry.changes import changed_environment, new_environment
@@ -50,17 +50,17 @@ class Environments:
 
     async def list(
         self, call: Call, project: str, size: int, page_token: str
-    ) -> Listed[ServingEnvironment]:
+    ) -> ItemPage[ServingEnvironment]:
         """Return a page of a project's environments, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_project(project)
-        listing = Listing("environments", project)
-        start = listing.start(page_token)
+        paged = PagedList("environments", project)
+        start = paged.start(page_token)
 
         async def work(tx: RegistryReading) -> Page[ServingEnvironment]:
             return await tx.environments(project, size, start)
 
-        return listing.listed(await self._registry.read(work))
+        return paged.with_tokens(await self._registry.read(work))
 
     async def update(
         self, call: Call, key: EnvironmentKey, change: Change[EnvironmentContent]

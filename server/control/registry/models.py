@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
-from server.control.registry.pages import Listed, Listing
+from server.control.registry.pages import ItemPage, PagedList
 from server.control.registry.usage import require_current, require_ready, require_unused
 from server.control.watch_cache import WatchCache
 from server.domain.registry.changes import changed_model, new_model
@@ -48,17 +48,17 @@ class Models:
 
     async def list(
         self, call: Call, project: str, size: int, page_token: str
-    ) -> Listed[RegisteredModel]:
+    ) -> ItemPage[RegisteredModel]:
         """Return a page of a project's models, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_project(project)
-        listing = Listing("models", project)
-        start = listing.start(page_token)
+        paged = PagedList("models", project)
+        start = paged.start(page_token)
 
         async def work(tx: RegistryReading) -> Page[RegisteredModel]:
             return await tx.models(project, size, start)
 
-        return listing.listed(await self._registry.read(work))
+        return paged.with_tokens(await self._registry.read(work))
 
     async def update(
         self, call: Call, key: ModelKey, change: Change[ModelContent]

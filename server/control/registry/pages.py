@@ -17,14 +17,14 @@ _POSITIONS = range(2**63)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed(Generic[Item]):
+class ItemPage(Generic[Item]):
     """A page. `token_after(n)` is the token for the items after the first n; empty at the end."""
 
     items: Sequence[Item]
     token_after: Callable[[int], str]
 
 
-class Listing:
+class PagedList:
     """A list and its filters, which page tokens are bound to."""
 
     def __init__(self, *filters: object) -> None:
@@ -39,11 +39,11 @@ class Listing:
                 return position
         raise PageTokenInvalid("page_token must be from a list with the same filters")
 
-    def listed(self, page: Page[Item]) -> Listed[Item]:
+    def with_tokens(self, page: Page[Item]) -> ItemPage[Item]:
         """Return a page with its tokens."""
 
         def token_after(count: int) -> str:
             more = count < len(page.positions)
             return encode_token([self._binding, page.positions[count]]) if more else ""
 
-        return Listed(page.items, token_after)
+        return ItemPage(page.items, token_after)

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
-from server.control.registry.pages import Listed, Listing
+from server.control.registry.pages import ItemPage, PagedList
 from server.control.registry.usage import require_current, require_unused
 from server.control.watch_cache import WatchCache
 from server.domain.registry.changes import changed_version, new_version, without_default
@@ -55,18 +55,18 @@ class Versions:
 
     async def list(
         self, call: Call, model: ModelKey, size: int, page_token: str
-    ) -> Listed[ModelVersion]:
+    ) -> ItemPage[ModelVersion]:
         """Return a page of a model's versions, newest first. Raises FieldInvalid, PageTokenInvalid,
         ModelNotFound."""
         check_key(model)
-        listing = Listing("versions", *model)
-        start = listing.start(page_token)
+        paged = PagedList("versions", *model)
+        start = paged.start(page_token)
 
         async def work(tx: RegistryReading) -> Page[ModelVersion]:
             await model_of(tx, model)
             return await tx.versions(model, size, start)
 
-        return listing.listed(await self._registry.read(work))
+        return paged.with_tokens(await self._registry.read(work))
 
     async def update(
         self, call: Call, key: VersionKey, change: Change[VersionContent]

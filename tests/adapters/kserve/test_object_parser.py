@@ -59,6 +59,12 @@ def test_a_written_spec_is_parsed_back(desired: DesiredObject) -> None:
     assert not service.unmanaged
 
 
+def test_a_model_whose_fields_are_all_empty_is_parsed() -> None:
+    service = read(theirs({"model": {"modelFormat": {"name": ""}}}))
+    assert service.spec
+    assert service.spec.predictor == ModelPredictor(ModelFormat(""), "")
+
+
 @given(desired_objects)
 def test_a_mode_by_its_former_name_is_read_back_by_the_present_one(desired: DesiredObject) -> None:
     assert read(applied(replace(desired, mode_names=FORMER_NAMES))).spec == desired.spec

@@ -153,15 +153,15 @@ def predictor_of(spec: InferenceServiceSpec) -> dict[str, Any]:
 
 def with_added_fields(predictor: Mapping[str, Any], added: AddedFields) -> dict[str, Any]:
     """Return the predictor with our additions in its serving container; asked values stay."""
-    model = predictor.get("model")
-    serving = model or predictor["containers"][0]
+    is_model = "model" in predictor
+    serving = predictor["model"] if is_model else predictor["containers"][0]
     asked = serving.get("resources", {})
     resources = _given(
         requests={**added.resources.requests, **asked.get("requests", {})},
         limits={**added.resources.limits, **asked.get("limits", {})},
     )
     serving = {**serving, **_given(resources=resources, readinessProbe=added.probe)}
-    return {**predictor, **({"model": serving} if model else {"containers": [serving]})}
+    return {**predictor, **({"model": serving} if is_model else {"containers": [serving]})}
 
 
 def without_scaling(predictor: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from tests.refusals import refused
 
 from .requests import deploy
 
+pytestmark = pytest.mark.processes
+
 IN_TIME = 60.0
 V1 = "client.authentication.k8s.io/v1"
 

@@ -145,6 +145,7 @@ async def test_a_refusal_that_its_caller_has_not_taken_yet_uses_no_room() -> Non
         await second
 
 
+@pytest.mark.processes
 def test_calls_that_are_refused_are_summed_up_in_the_log() -> None:
     with alone(MODELSERVICE_MAX_STREAMS="1", MODELSERVICE_STOP_DELAY="0") as server:
         with grpc.insecure_channel(server.address) as channel:

@@ -12,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
+import pytest
 
 from server import memory_trimming
 from server.control.watch_cache import WatchCache
@@ -33,6 +34,7 @@ async def _begin_calls(address: str) -> list[Connection]:
     return opened
 
 
+@pytest.mark.processes
 async def test_the_memory_of_many_calls_is_returned_once_they_have_ended() -> None:
     with alone(MODELSERVICE_STOP_DELAY="0") as server:
         process = psutil.Process(server.process.pid)
@@ -53,6 +55,7 @@ async def test_the_memory_of_many_calls_is_returned_once_they_have_ended() -> No
         await until(False, before + CALLS * 5_000)
 
 
+@pytest.mark.processes
 def test_without_growth_no_listed_object_is_looked_at_again_and_with_it_garbage_is_freed() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", _WITH_MANY_SERVICES],

@@ -181,6 +181,7 @@ def test_a_registered_model_is_refused_for_memory_as_well_and_leaves_no_record(
     assert len(registry.ListModelDeployments(records).deployments) == 1
 
 
+@pytest.mark.processes
 def test_on_this_machine_the_largest_take_less_than_thrice_what_they_count_until_they_are_refused(
     tmp_path: Path,
 ) -> None:

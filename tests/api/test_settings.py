@@ -46,6 +46,7 @@ def server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.processes
 def test_a_signal_that_comes_before_it_serves_ends_it(kubeconfig: str) -> None:
     """As process 1 of a container it gets none that it does not handle."""
     environment = {"KSERVE_ENABLED": "true", "KUBERNETES_KUBECONFIG": kubeconfig}
@@ -197,6 +198,7 @@ def test_the_error_of_a_setting_has_what_must_be_and_what_was_given(
     assert str(raised.value) == f"{variable}: {message}"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("environment", "named"),
     [
@@ -238,6 +240,7 @@ def test_without_a_home_directory_the_error_names_the_setting_to_set(
     assert said.startswith(f"modelservice: {named}: ")
 
 
+@pytest.mark.processes
 def test_a_database_url_that_cannot_be_read_ends_a_start_with_2_and_is_not_shown(tmp_path) -> None:
     url = "postgresql://u:a:secret@h:x/d"
     ended = server(MODELSERVICE_STATE_DIR=str(tmp_path), MODELSERVICE_DATABASE_URL=url)
@@ -246,6 +249,7 @@ def test_a_database_url_that_cannot_be_read_ends_a_start_with_2_and_is_not_shown
     assert "secret" not in ended.stderr
 
 
+@pytest.mark.processes
 def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> None:
     injected = {
         "MODELSERVICE_SERVICE_HOST": "10.96.0.7",
@@ -266,6 +270,7 @@ def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> No
     assert "KUBERNETES_KUBECONFIG" in server(**enabled, **injected).stderr
 
 
+@pytest.mark.processes
 def test_an_unreachable_cluster_shows_in_health_and_does_not_end_the_server(kubeconfig) -> None:
     enabled = {"KSERVE_ENABLED": "true", "KUBERNETES_KUBECONFIG": kubeconfig}
     with alone("server", **enabled, MODELSERVICE_STOP_DELAY="0") as running:
@@ -285,6 +290,7 @@ def test_an_unreachable_cluster_shows_in_health_and_does_not_end_the_server(kube
         assert running.stop() == 0
 
 
+@pytest.mark.processes
 def test_help_lists_every_setting_with_its_default() -> None:
     said = server("--help")
     assert said.returncode == 0
@@ -304,5 +310,6 @@ def test_the_operations_document_lists_the_settings_as_help_does() -> None:
     assert described == list(settings.described())
 
 
+@pytest.mark.processes
 def test_version_prints_the_version() -> None:
     assert server("--version").stdout == f"modelservice {__version__}\n"

@@ -65,6 +65,7 @@ async def test_without_descriptors_an_address_is_waited_for_and_told_as_lost() -
     await address.close(Deadline.after(0))
 
 
+@pytest.mark.processes
 def test_the_server_takes_all_the_descriptors_that_it_may_have(tmp_path: Path) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

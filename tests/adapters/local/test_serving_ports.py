@@ -16,6 +16,7 @@ from tests.adapters.local.server_process import Server, server
 from tests.adapters.local.world import children_of, world_of
 
 
+@pytest.mark.processes
 def test_a_service_and_its_model_server_have_the_two_ports_and_nothing_is_left_for_another(
     tmp_path: Path,
 ) -> None:

@@ -24,6 +24,7 @@ from tests.adapters.local.world import IRIS, children_of, eventually, world_of
 from tests.patience import PATIENCE_SECONDS
 
 
+@pytest.mark.processes
 def test_requests_in_flight_and_servers_that_do_not_end_are_cut_by_one_deadline(
     tmp_path: Path,
 ) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.control.authorizer import Authorizer
@@ -141,7 +141,6 @@ STEPS = st.tuples(
 READS = st.tuples(st.integers(0, 1), st.integers(1, 3), st.booleans())
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.lists(st.one_of(STEPS, READS), min_size=10, max_size=60))
 async def test_a_stream_sends_a_history_that_ends_at_the_current_state(
     plan: list[tuple[str, str] | tuple[int, int, bool]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.kubernetes.selectors import Requirement, Selector
@@ -160,7 +160,6 @@ def test_the_canonical_text_reads_back_as_the_same_selector(selector: Selector) 
     assert Selector.parse(str(selector)) == selector
 
 
-@settings(max_examples=200)
 @given(strategies.labels, strategies.label_keys, strategies.label_values)
 def test_each_condition_and_its_contrary_divide_all_labels(
     labels: Mapping[str, str], key: str, value: str
@@ -169,7 +168,6 @@ def test_each_condition_and_its_contrary_divide_all_labels(
         assert Selector.parse(one).matches(labels) != Selector.parse(other).matches(labels)
 
 
-@settings(max_examples=500)
 @given(st.text(), strategies.labels)
 def test_no_text_breaks_it(text: str, labels: Mapping[str, str]) -> None:
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.errors import FieldInvalid
@@ -27,7 +27,6 @@ from tests import strategies
 from tests.domain.samples import container, deploy, resources, violations
 
 
-@settings(max_examples=200)
 @given(strategies.deploys())
 def test_what_may_work_passes_and_so_does_its_canonical_form_which_is_its_own(
     wanted: Deploy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -46,9 +47,18 @@ async def postgresql_url(postgresql_server_url: str) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+async def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the schema and without any rows."""
+    file = tmp_path_factory.mktemp("migrated") / "registry.db"
+    await migrate(f"sqlite:///{file}")
+    return file
+
+
 @pytest.fixture
-async def registry(sqlite_url: str) -> AsyncIterator[Registry]:
+async def registry(sqlite_url: str, migrated_file: Path) -> AsyncIterator[Registry]:
     """An empty registry in a file of its own."""
+    shutil.copy(migrated_file, sqlite_url.removeprefix("sqlite:///"))
     async with opened_registry(sqlite_url) as registry:
         yield registry
 

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from lab import Cluster, Lab, wait_until
 from server.adapters.kserve.informers.collections import Kind, Resource
-from server.adapters.kserve.informers.object_cache import Mirror
-from server.adapters.kserve.informers.service_views import Deriving
+from server.adapters.kserve.informers.object_cache import ObjectCache
+from server.adapters.kserve.informers.service_views import ServiceViews
 from server.adapters.kserve.manifests.object_parser import key_of
 from server.api.services import service_message
 
@@ -49,10 +49,10 @@ def test_every_object_that_the_schema_admits_is_read_and_rendered(lab: Lab) -> N
 
 
 def _read_and_rendered(obj: dict[str, Any]) -> None:
-    mirror = Mirror(lambda _: None)
-    mirror.listed(Resource(Kind.SERVICES), [obj], mirror.listing_begins())
+    object_cache = ObjectCache(lambda _: None)
+    object_cache.listed(Resource(Kind.SERVICES), [obj], object_cache.listing_begins())
     with capture_logs() as logged:
-        derived = Deriving(mirror).derive(key_of(obj), NOW)
+        derived = ServiceViews(object_cache).derive(key_of(obj), NOW)
     assert derived, logged
     assert not logged
     message = service_message(derived.service)

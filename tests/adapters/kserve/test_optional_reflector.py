@@ -34,7 +34,7 @@ class Copy:
     def listing_begins(self) -> int:
         return 0
 
-    def in_doubt(self, resource: Resource) -> bool:
+    def needs_list(self, resource: Resource) -> bool:
         return False
 
     def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.informers.collections import Kind, Resource
-from server.adapters.kserve.informers.object_cache import Mirror
-from server.adapters.kserve.informers.service_views import Derived, Deriving
+from server.adapters.kserve.informers.object_cache import ObjectCache
+from server.adapters.kserve.informers.service_views import ServiceView, ServiceViews
 from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
 from server.adapters.kserve.status.pods.failure_log import LogRequest, fetch_log
 from server.domain.rollout.container_output import OutputGate
@@ -48,8 +48,8 @@ class Life:
     """A service that does not change, derived as time passes."""
 
     def __init__(self, observed: ObservedObjects) -> None:
-        self._mirror = Mirror(lambda _: None)
-        self._deriving = Deriving(self._mirror)
+        self._object_cache = ObjectCache(lambda _: None)
+        self._views = ServiceViews(self._object_cache)
         self.looks: list[datetime] = []
         self.log = LogExcerpt()
         self.show(observed)
@@ -63,19 +63,19 @@ class Life:
         }
         for kind, objects in lists.items():
             copies = [copy.deepcopy(dict(o)) for o in objects]
-            self._mirror.listed(Resource(kind), copies, self._mirror.listing_begins())
+            self._object_cache.listed(Resource(kind), copies, self._object_cache.listing_begins())
 
-    def derive(self, now: datetime) -> Derived:
+    def derive(self, now: datetime) -> ServiceView:
         """Derive the service, after a requested log has been read."""
         derived = self._derived(now)
         if derived.log_wanted:
             self.looks.append(now)
-            self._deriving.keep_log(KEY, derived.log_wanted, self.log, now)
+            self._views.keep_log(KEY, derived.log_wanted, self.log, now)
             derived = self._derived(now)
             assert derived.log_wanted is None
         return derived
 
-    def wait_until(self, now: datetime, end: datetime) -> Derived:
+    def wait_until(self, now: datetime, end: datetime) -> ServiceView:
         """Derive it whenever a recheck is due, and at the end."""
         derived = self.derive(now)
         while derived.recheck_at and derived.recheck_at <= end:
@@ -84,17 +84,17 @@ class Life:
             derived = self.derive(now)
         return self.derive(end)
 
-    def _derived(self, now: datetime) -> Derived:
-        derived = self._deriving.derive(KEY, now)
+    def _derived(self, now: datetime) -> ServiceView:
+        derived = self._views.derive(KEY, now)
         assert derived
         return derived
 
 
-def failure_of(derived: Derived) -> Failure | None:
+def failure_of(derived: ServiceView) -> Failure | None:
     return derived.service.status.failure
 
 
-def message_of(derived: Derived) -> str:
+def message_of(derived: ServiceView) -> str:
     return derived.service.status.message
 
 

@@ -45,7 +45,7 @@ class Copy:
     def listing_begins(self) -> int:
         return 0
 
-    def in_doubt(self, resource: Resource) -> bool:
+    def needs_list(self, resource: Resource) -> bool:
         doubt, self.doubt = self.doubt, False
         return doubt
 
@@ -255,12 +255,12 @@ async def test_only_an_open_watch_lets_the_copy_be_vouched_for(
         await eventually(lambda: server.count("watch") == 1, PATIENCE_SECONDS)
         await asyncio.sleep(0.1)
         asked_at = time.monotonic()
-        reflector.vouch(asked_at)
+        reflector.confirm(asked_at)
         assert reflector.current_at == asked_at
 
         await server.stop()
         await asyncio.sleep(0.5)
-        reflector.vouch(time.monotonic())
+        reflector.confirm(time.monotonic())
         assert reflector.current_at == asked_at
 
 
@@ -269,5 +269,5 @@ async def test_a_doubt_is_resolved_by_a_new_list(server: ScriptedServer, api: Ap
         await eventually(lambda: server.count("watch") == 1, PATIENCE_SECONDS)
         await asyncio.sleep(0.1)
         copy.doubt = True
-        reflector.vouch(time.monotonic())
+        reflector.confirm(time.monotonic())
         await eventually(lambda: copy.lists == 2, PATIENCE_SECONDS)

@@ -12,7 +12,7 @@ from server.adapters.kserve.informers import kserve_release
 from server.adapters.kserve.informers.kserve_release import KServeTooOld, ReleaseReader
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, NEWEST, Release
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
-from tests.adapters.kserve.test_feed import SERVICES, followed, service
+from tests.adapters.kserve.test_status_feed import SERVICES, followed, service
 from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
 
@@ -136,7 +136,7 @@ async def test_a_schema_that_tells_no_release_stays_one_line_through_an_outage(
         for _ in range(3):
             await reader.read(5)
     warnings = [line["event"] for line in logged if line["log_level"] == "warning"]
-    assert warnings == ["KServe's schema cannot be read: it is taken for the newest release"]
+    assert warnings == ["KServe's schema cannot be read: the newest release is assumed"]
 
 
 @pytest.mark.parametrize("spoilt", [{}, {"paths": []}, {"paths": {GROUP: "x"}}, {"paths": None}])

@@ -28,7 +28,7 @@ class KnativeDiscovery:
         Raises UnsupportedByCluster if the cluster has no Knative, ServerLacksRights if this server
         may not list its objects, and ClusterUnavailable.
         """
-        if self._feed.mirror.follows_knative(key.namespace):
+        if self._feed.object_cache.follows_knative(key.namespace):
             return
         for kind in KNATIVE:
             resource = Resource(kind, key.namespace)

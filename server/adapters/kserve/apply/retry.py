@@ -72,7 +72,7 @@ class ConflictRetry:
         async with self._turn(key, deadline):
             self._require_reachable()
             with suppress(StaleObject):
-                return await attempt(CurrentObject(self._feed.mirror.parsed(key), live=False))
+                return await attempt(CurrentObject(self._feed.object_cache.parsed(key), live=False))
             for nth in range(TRIES):
                 obj = await self._client.get(key, deadline)
                 with suppress(StaleObject):
@@ -108,7 +108,7 @@ def service_after_write(
 
     With the status `otherwise` if the feed has another rollout of it.
     """
-    feed.mirror.put_written(written)
+    feed.object_cache.put_written(written)
     service = feed.derive(key_of(written))
     if service is not None and service.rollout == rollout_of(written):
         return service

@@ -1,4 +1,4 @@
-"""Asking the API server, every 2 s, whether it takes our requests and what time it has."""
+"""Ask the API server every 2 s whether it accepts our requests, and read its clock."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from server.adapters.kserve.client import Answer, ApiServer, NoCredentials, Unan
 from server.domain.listeners import Listeners
 
 PROBE_EVERY = 2.0
-# Sooner while it does not answer: its return is to be noticed at once.
+# After a failure, to notice soon when the API server answers again.
 PROBE_AGAIN_AFTER = 0.5
 PROBE_TIMEOUT = 1.5
 # One failure may be a hiccup.
 AWAY_AFTER = 2
-# The Date header counts whole seconds, so that less than this says nothing.
+# The Date header has whole seconds, so a smaller difference means nothing.
 SMALLEST_OFFSET = timedelta(seconds=2)
 
 log = structlog.get_logger(__name__)
@@ -28,12 +28,12 @@ log = structlog.get_logger(__name__)
 _SILENT = "the API server does not answer"
 
 
-class Probe:
-    """Knows whether the API server answers, and takes our credentials.
+class ApiServerProbe:
+    """Probe the API server.
 
-    `reachable`: it does both; False until it has been asked, and after two failures in a row, of
-    which `away` is the last one's cause. `reachability` has those who want to know when it turns.
-    `met` is set with its first answer.
+    `reachable`: it answers, and accepts our credentials. It is False before the first answer, and
+    after two failures in a row; `away` is then the last failure. `reachability` has the listeners
+    to its changes. `met` is set by the first answer.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class Probe:
         answered: Callable[[float], None],
         returned: Callable[[], None],
     ) -> None:
-        """`answered` hears of each answer the (monotonic) moment that it was asked for; `returned`
-        of the first one after an outage."""
+        """`answered` is called for each answer with the monotonic time of its request, `returned`
+        for the first answer after an outage."""
         self.reachable = False
         self.away: Unreachable | Unanswered | None = None
         self.reachability = Listeners()
@@ -57,7 +57,7 @@ class Probe:
         self._offset = timedelta(0)
 
     async def run(self) -> None:
-        """Ask until cancelled."""
+        """Probe until cancelled."""
         while True:
             asked_at = time.monotonic()
             try:
@@ -69,11 +69,11 @@ class Probe:
             await asyncio.sleep(PROBE_AGAIN_AFTER if self._failures else PROBE_EVERY)
 
     def now(self) -> datetime:
-        """The present by the API server's clock, which is what its objects are stamped with."""
+        """Return the time by the API server's clock, by which its objects are stamped."""
         return datetime.now(UTC) + self._offset
 
     async def _ask(self) -> Answer:
-        """The answer. Raises Unreachable, Unanswered."""
+        """Return the answer. Raises Unreachable, Unanswered."""
         answer = await self._api.send("GET", "/readyz", timeout=PROBE_TIMEOUT)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise Unanswered(f"HTTP {answer.status}")

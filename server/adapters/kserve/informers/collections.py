@@ -1,4 +1,4 @@
-"""What of a cluster is followed, and where to ask for it."""
+"""The collections that the informers list and watch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 
 
 class Kind(Enum):
-    """The kinds that tell how a service is: API group and version, and the name in paths."""
+    """The kinds that a status is derived from: API group and version, and the name in paths."""
 
     SERVICES = ("apis/serving.kserve.io/v1beta1", "inferenceservices")
     DEPLOYMENTS = ("apis/apps/v1", "deployments")
@@ -29,19 +29,19 @@ class Kind(Enum):
     CLUSTER_ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings")
 
 
-# What a cluster may have, or get, or lose.
+# A cluster may have them or not, and may get or lose them.
 KNATIVE = (Kind.KNATIVE_SERVICES, Kind.REVISIONS)
-# What tells which ServiceAccounts have any rights, in whichever namespace; not all may read them.
+# They show which ServiceAccounts have rights, in any namespace. Not every account may read them.
 BINDINGS = (Kind.ROLE_BINDINGS, Kind.CLUSTER_ROLE_BINDINGS)
-# KServe labels what it makes; the labels of templates reach what is made from those.
+# KServe labels its objects, and the labels of their templates reach ReplicaSets and pods.
 LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS, *KNATIVE)
-# Of all events only these are wanted: HPAs without metrics alone make one a service every 15 s.
+# Other events are not watched: an HPA without metrics writes one every 15 s.
 _WARNINGS_ABOUT = ("InferenceService", "Pod")
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One collection to list and watch: a kind, in a namespace or (empty) in all, selected."""
+    """A collection to list and watch: one kind, in one namespace or (empty) in all."""
 
     kind: Kind
     namespace: str = ""
@@ -49,17 +49,17 @@ class Resource:
 
     @property
     def optional(self) -> bool:
-        """Whether there are clusters without such a collection, or where it may not be read."""
+        """Return whether a cluster may lack the collection, or our account may not read it."""
         return self.kind in (*KNATIVE, *BINDINGS)
 
     @property
     def group_path(self) -> str:
-        """Where the API server tells which collections the group has."""
+        """Return the path where the API server lists the group's collections."""
         return f"/{self.kind.value[0]}"
 
     @property
     def path(self) -> str:
-        """The collection's path."""
+        """Return the collection's path."""
         group, plural = self.kind.value
         scope = f"namespaces/{self.namespace}/" if self.namespace else ""
         return f"/{group}/{scope}{plural}"
@@ -71,7 +71,7 @@ class Resource:
 
 
 def followed(namespaces: Sequence[str]) -> list[Resource]:
-    """Every collection to follow in these namespaces, or in all where none is named."""
+    """Return the collections to watch for these namespaces; for all if none is given."""
     of_services = [r for namespace in namespaces or ("",) for r in _followed_in(namespace)]
     return [*of_services, *map(Resource, BINDINGS)]
 
@@ -86,8 +86,8 @@ def _followed_in(namespace: str) -> Iterator[Resource]:
 
 
 def serves(answer: Answer, kind: Kind) -> bool:
-    """Whether the API server's answer on a group names this kind. Raises Refused where it tells
-    neither."""
+    """Return whether the group's list of collections has this kind. Raises Refused for an answer
+    that leaves it open."""
     if answer.status == HTTPStatus.NOT_FOUND:
         return False
     admit_answer(answer.status, answer.headers)

@@ -1,7 +1,7 @@
-"""How often a service is told of whose state stays what it was.
+"""Limit how often the feed reports a service whose state stays the same.
 
-With a full quota KServe writes the status of a service that serves some twenty times a second, and
-nothing of it is news but its conditions.
+While a quota is full KServe writes the status of a serving InferenceService some twenty times a
+second, and changes only its conditions.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from typing import NamedTuple
 
 from server.domain.service.inference_service import InferenceService, ServiceKey
 
-APART = 1.0
+MIN_INTERVAL = 1.0
 
 
-class _Told(NamedTuple):
-    """What was told last, without its evidence, and when (monotonic)."""
+class _Emitted(NamedTuple):
+    """The last report of a service, without the cluster's own texts, and its monotonic time."""
 
-    news: InferenceService
+    service: InferenceService
     at: float
 
 
-class Pacing:
-    """Holds back what only repeats the state, so that each service tells it once in APART seconds.
+class EmitRate:
+    """Delay reports that only repeat the state, to one each MIN_INTERVAL seconds and service.
 
-    Whatever else changes is told at once.
+    Every other change is reported at once.
     """
 
     def __init__(self) -> None:
-        self._told: dict[ServiceKey, _Told] = {}
+        self._emitted: dict[ServiceKey, _Emitted] = {}
 
     def wait(self, service: InferenceService) -> float:
-        """The seconds to wait before the service is told; with 0 it counts as told now."""
-        news, now = _without_evidence(service), time.monotonic()
-        last = self._told.get(service.key)
-        if last and last.news == news and (left := last.at + APART - now) > 0:
+        """Return the seconds to wait before the report; at 0 it counts as emitted now."""
+        bare, now = _without_texts(service), time.monotonic()
+        last = self._emitted.get(service.key)
+        if last and last.service == bare and (left := last.at + MIN_INTERVAL - now) > 0:
             return left
-        self._told[service.key] = _Told(news, now)
+        self._emitted[service.key] = _Emitted(bare, now)
         return 0.0
 
     def forget(self, key: ServiceKey) -> None:
-        """Let go of a service that is gone."""
-        self._told.pop(key, None)
+        """Forget a deleted service."""
+        self._emitted.pop(key, None)
 
 
-def _without_evidence(service: InferenceService) -> InferenceService:
-    """The service without the cluster's own words, which vary where nothing else does."""
+def _without_texts(service: InferenceService) -> InferenceService:
+    """Return the service without the cluster's own texts and times, which may change alone."""
     status = service.status
     failure = status.failure and replace(status.failure, message="", first_seen_time=None)
     bare = replace(status, message="", failure=failure, conditions=(), last_transition_time=None)

@@ -1,7 +1,7 @@
-"""Read which release of KServe the cluster has, by the schema of an InferenceService.
+"""Read the cluster's release of KServe from the schema of an InferenceService.
 
-The API server publishes the schema to everybody who may use its discovery, and its index of
-schemas says in a few KiB whether one has changed.
+Every account that may use discovery may read the schema. The API server's index of schemas has a
+hash of each, so an unchanged schema costs a few KiB.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from server.adapters.kserve.releases import NEWEST, OLDEST, Release, release_of
 
 INDEX = "/openapi/v3"
 READ_AGAIN_AFTER = 60.0
-# While there is no KServe, or one that cannot be worked with.
+# While there is no KServe, or one that is too old.
 LOOK_AGAIN_AFTER = 2.0
 READ_TIMEOUT = 5.0
 
-_UNTOLD = "KServe's schema cannot be read: it is taken for the newest release"
+_UNKNOWN = "KServe's schema cannot be read: the newest release is assumed"
 
 log = structlog.get_logger(__name__)
 
 
 class KServeTooOld(Exception):
-    """The cluster's KServe cannot be worked with; the message is for operators and callers."""
+    """The cluster's KServe is not supported; the message is for operators and callers."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -42,10 +42,10 @@ class KServeTooOld(Exception):
 
 
 class ReleaseReader:
-    """Knows the release as of at most a minute ago.
+    """Hold the release, as read at most a minute ago.
 
-    `release` is the newest one where none can be read. `admitted` is set while it is one that can
-    be worked with. `changed` is called with each release that differs from the one before.
+    `release` is the newest one while none can be read. `admitted` is set while the release is
+    supported. `changed` is called with each new release.
     """
 
     def __init__(self, api: ApiServer, changed: Callable[[Release], None]) -> None:
@@ -53,22 +53,22 @@ class ReleaseReader:
         self.admitted = asyncio.Event()
         self._api = api
         self._changed = changed
-        self._schema_path = ""  # of the schema that was read last, with a hash of its content
+        self._schema_path = ""  # of the last schema, with a hash of its content
         self._trouble_of_schema = ""
         self._read_at: float | None = None
         self._too_old = False
         self._trouble = ""
 
     async def run(self) -> None:
-        """Keep reading, until cancelled."""
+        """Read the release again and again, until cancelled."""
         while True:
             await self._read(READ_TIMEOUT)
             settled = self._schema_path and self.admitted.is_set()
             await asyncio.sleep(READ_AGAIN_AFTER if settled else LOOK_AGAIN_AFTER)
 
     async def read(self, seconds: float) -> Release | None:
-        """The release, asked for at most `seconds` where it was not read lately; None where the
-        API server never answered. Raises KServeTooOld."""
+        """Return the release, and read it for at most `seconds` if it is older than a minute. None
+        if the API server never answered. Raises KServeTooOld."""
         if self._read_at is None or time.monotonic() - self._read_at > READ_AGAIN_AFTER:
             await self._read(min(seconds, READ_TIMEOUT))
         if self._too_old:
@@ -87,18 +87,18 @@ class ReleaseReader:
         except (Unreachable, Unanswered):
             return
         if self._schema_path and not (index.ok and schema.ok):
-            self._note("KServe's schema cannot be read: its release is taken for what it was")
+            self._note("KServe's schema cannot be read: the last release is assumed")
             return
         self._read_at = time.monotonic()
         self._schema_path = path if schema.ok else ""
         fields = _status_fields(schema.body) if path and schema.ok else frozenset()
-        told = fields or (index.ok and not path)
-        self._trouble_of_schema = "" if told else _UNTOLD
+        known = fields or (index.ok and not path)
+        self._trouble_of_schema = "" if known else _UNKNOWN
         self._note(self._trouble_of_schema)
         self._take(release_of(fields) if fields else NEWEST)
 
     async def _ask(self, path: str, seconds: float) -> Answer:
-        """The API server's own word: what it cannot say now counts as no answer."""
+        """Return the API server's answer; a 5xx counts as none."""
         answer = await self._api.send("GET", path, timeout=seconds)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._note("the API server cannot give KServe's schema")
@@ -121,7 +121,7 @@ class ReleaseReader:
             self._changed(release)
 
     def _note(self, trouble: str) -> None:
-        """Log the first trouble, whose words may differ at each try, and that it is over."""
+        """Log the first error of a series, whose texts may differ, and the end of the series."""
         if trouble and not self._trouble:
             log.warning(trouble)
         elif self._trouble and not trouble:
@@ -130,22 +130,21 @@ class ReleaseReader:
 
 
 def _schema_path(index: Answer) -> str:
-    """Where the schemas of KServe's API are, with a hash of them; empty where there is no KServe,
-    or the index may not be read."""
+    """Return the path of KServe's schemas, with a hash of them; empty if there is no KServe, or the
+    index may not be read."""
     group = _map(index.body, "paths", f"apis/{API_VERSION}")
     return str(group.get("serverRelativeURL") or "") if index.ok else ""
 
 
 def _status_fields(document: Object) -> frozenset[str]:
-    """The fields of an InferenceService's status; none where the schema does not name them, as that
-    of KServe's minimal CRDs does not."""
+    """Return the fields of an InferenceService's status. KServe's minimal CRDs name none."""
     schemas = _map(document, "components", "schemas")
     name = next((name for name in schemas if name.endswith(f".{KIND}")), "")
     return frozenset(_map(schemas, name, "properties", "status", "properties"))
 
 
 def _map(value: Any, *path: str) -> Mapping[str, Any]:
-    """The map at `path`; empty where there is none."""
+    """Return the map at `path`, or an empty one."""
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value if isinstance(value, Mapping) else {}

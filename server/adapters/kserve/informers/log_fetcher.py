@@ -1,4 +1,4 @@
-"""Fetching the logs that explain failures, a few at a time, beside everything else."""
+"""Fetch the container logs that explain failures, a few at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from server.domain.service.inference_service import ServiceKey
 log = structlog.get_logger(__name__)
 
 
-class LogFetching:
-    """A queue of wanted logs, one a service: what it wants now takes the place of what it wanted
-    before. Each `run` works it off, one log at a time."""
+class LogFetcher:
+    """Queue one log request for each service; a new request replaces a waiting one.
+
+    Each `run` works on the queue, one log at a time. `fetched` gets each log.
+    """
 
     def __init__(
         self, api: ApiServer, fetched: Callable[[ServiceKey, LogRequest, LogExcerpt], None]
@@ -25,11 +27,11 @@ class LogFetching:
         self._api = api
         self._fetched = fetched
         self._waiting: dict[ServiceKey, LogRequest] = {}
-        self._queue: asyncio.Queue[ServiceKey] = asyncio.Queue()  # the keys of those that wait
+        self._queue: asyncio.Queue[ServiceKey] = asyncio.Queue()  # the keys of `_waiting`
         self._under_way: set[LogRequest] = set()
 
     def want(self, key: ServiceKey, wanted: LogRequest) -> None:
-        """Have a log fetched, unless that is under way already."""
+        """Request a log, unless it is being fetched already."""
         if wanted in self._under_way:
             return
         if key not in self._waiting:
@@ -37,7 +39,8 @@ class LogFetching:
         self._waiting[key] = wanted
 
     async def run(self) -> None:
-        """Fetch until cancelled; a log that could not be had is dropped until it is wanted anew."""
+        """Fetch logs until cancelled. A log that cannot be fetched is dropped until it is requested
+        again."""
         while True:
             key = await self._queue.get()
             wanted = self._waiting.pop(key)
@@ -46,7 +49,7 @@ class LogFetching:
                 self._fetched(key, wanted, await fetch_log(self._api, wanted))
             except (Unreachable, Unanswered):
                 log.info("a log could not be fetched", service=str(key), pod=wanted.pod)
-            # A log is an extra: what goes wrong with one must not stop the feed.
+            # A status is complete without the log: an error in one must not stop the feed.
             except Exception:
                 log.exception("a log could not be read", service=str(key), pod=wanted.pod)
             finally:

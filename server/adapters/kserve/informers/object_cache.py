@@ -1,4 +1,4 @@
-"""The raw objects as the API server sent them, each with the service that it belongs to."""
+"""Cache the raw objects of the API server, each under the service that it belongs to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.adapters.kserve.informers.collections import (
     Kind,
     Resource,
 )
-from server.adapters.kserve.informers.service_cache import HeldServices, key_of
+from server.adapters.kserve.informers.service_cache import ServiceCache, key_of
 from server.adapters.kserve.informers.text_interning import long_texts, share_texts
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
@@ -27,16 +27,16 @@ from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.domain.caller import Caller
 from server.domain.service.inference_service import ServiceKey
 
-# The watch shows a write within milliseconds; after so many seconds it never will.
-DOUBT_AFTER = 5.0
-# Parts belong to a service; events to the object of this uid, which may come after them.
+# The watch sends a written object within milliseconds. After this time it never will.
+UNSEEN_TOO_LONG = 5.0
+# Children belong to a service, events to the object with this uid, which may come after them.
 _Owner = ServiceKey | str
 
 
-class Mirror:
-    """A copy of the cluster. Whoever owns it hears which services each change touches.
+class ObjectCache:
+    """Cache what the cluster has. `touched` is called with the services that a change affects.
 
-    `caller`: who is shown what containers write.
+    `caller`: it decides which container text may be shown.
     """
 
     def __init__(
@@ -45,41 +45,41 @@ class Mirror:
         caller: Caller | None = None,
     ) -> None:
         self._touched = touched
-        self._services = HeldServices()
-        self._parts = {kind: _Shelf() for kind in LABELLED}
-        self._events = _Shelf()
+        self._services = ServiceCache()
+        self._children = {kind: _ObjectsByOwner() for kind in LABELLED}
+        self._events = _ObjectsByOwner()
         self._listed: dict[Resource, set[str]] = {}
         self._absent: set[Resource] = set()
         self._rights = AccountRights()
         self._output_policy = OutputPolicy(caller)
         self._parse_caches: defaultdict[ServiceKey, ParseCache] = defaultdict(ParseCache)
         self._release = NEWEST
-        # Of services as they are, by the time that the first of their parts comes.
+        # The long texts of each service, once the first of its children has come.
         self._texts: dict[ServiceKey, dict[str, str]] = {}
 
     def keys(self) -> Iterator[ServiceKey]:
-        """Every service there is."""
+        """Return the keys of all services."""
         return self._services.keys()
 
     def parsed(self, key: ServiceKey) -> ParsedObject | None:
-        """Return the InferenceService as last known, parsed; None if there is none."""
+        """Return the cached InferenceService, parsed; None if there is none."""
         service = self._services.get(key)
         return self._parse_caches[key].parse(parse_object, service) if service else None
 
     def observed(self, key: ServiceKey) -> ObservedObjects | None:
-        """A service with all that belongs to it, as last known."""
+        """Return the cached InferenceService with all of its objects; None if there is none."""
         service = self._services.get(key)
         if service is None:
             self._parse_caches.pop(key, None)
             return None
-        pods = self._parts[Kind.PODS].of(key)
+        pods = self._children[Kind.PODS].of(key)
         return ObservedObjects(
             service=service,
-            deployments=self._parts[Kind.DEPLOYMENTS].of(key),
-            replica_sets=self._parts[Kind.REPLICA_SETS].of(key),
-            autoscalers=self._parts[Kind.AUTOSCALERS].of(key),
-            knative_services=self._parts[Kind.KNATIVE_SERVICES].of(key),
-            revisions=self._parts[Kind.REVISIONS].of(key),
+            deployments=self._children[Kind.DEPLOYMENTS].of(key),
+            replica_sets=self._children[Kind.REPLICA_SETS].of(key),
+            autoscalers=self._children[Kind.AUTOSCALERS].of(key),
+            knative_services=self._children[Kind.KNATIVE_SERVICES].of(key),
+            revisions=self._children[Kind.REVISIONS].of(key),
             pods=pods,
             events=tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o))),
             knative_followed=self.follows_knative(key.namespace),
@@ -89,37 +89,37 @@ class Mirror:
         )
 
     def follows_knative(self, namespace: str) -> bool:
-        """Whether Knative's objects of a namespace are among what is held."""
+        """Return whether the Knative objects of a namespace are watched."""
         absent = (r for r in self._absent if r.kind in KNATIVE)
         return not any(r.namespace in ("", namespace) for r in absent)
 
-    def pop_departures(self, key: ServiceKey) -> list[str]:
-        """The uids that went from under a key since this was last asked, oldest first."""
-        departed = self._services.pop_departures(key)
-        if departed:
+    def pop_deleted(self, key: ServiceKey) -> list[str]:
+        """Return the uids that were deleted under a key since the last call, oldest first."""
+        deleted = self._services.pop_deleted(key)
+        if deleted:
             self._output_policy.clear()
-        return departed
+        return deleted
 
     def put_written(self, written: Object) -> None:
-        """Take the API server's answer to a write; what is older is not believed afterwards."""
+        """Store the API server's answer to a write. Older events are ignored from then on."""
         self._share(written, key_of(written))
         self._touch_services(self._services.take_written(written))
 
     def put_release(self, release: Release) -> None:
-        """Take KServe's release, by which every service is looked at from now on."""
+        """Set the release of KServe. It affects the status of every service."""
         self._release = release
         self._touched(list(self.keys()))
 
     def listing_begins(self) -> int:
-        """A token that `listed` wants, taken before the list is asked for."""
+        """Return the token for `listed`. Call it before the list is requested."""
         return self._services.writes_so_far()
 
-    def in_doubt(self, resource: Resource) -> bool:
-        """Whether only a new list can tell what has become of something."""
-        return resource.kind is Kind.SERVICES and self._services.in_doubt(DOUBT_AFTER)
+    def needs_list(self, resource: Resource) -> bool:
+        """Return whether only a new list can show what became of a written object."""
+        return resource.kind is Kind.SERVICES and self._services.has_unseen_write(UNSEEN_TOO_LONG)
 
     def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
-        """Take a whole collection; what was in it before and is not now is gone."""
+        """Store a whole collection. Cached objects that are not in it are deleted."""
         if resource.kind is Kind.SERVICES:
             for found in objects:
                 self._share(found, key_of(found))
@@ -134,22 +134,22 @@ class Mirror:
             changed = [self._rights.drop(uid) for uid in held - now]
             changed += [self._rights.put(uid_of(o), o) for o in objects]
             self._touch_subjects({subject for subjects in changed for subject in subjects})
-            self._know_rights()
+            self._update_rights()
             return
-        shelf = self._shelf(resource.kind)
-        owners = [shelf.drop(uid) for uid in held - now]
+        cached = self._objects_of(resource.kind)
+        owners = [cached.drop(uid) for uid in held - now]
         self._touch_owners([*owners, *(self._put(resource, o) for o in objects)])
 
     def absent(self, resource: Resource) -> None:
-        """Take that there is no such collection, or none that may be read."""
+        """Note that the collection is missing, or may not be read."""
         if resource not in self._absent:
             self.listed(resource, (), 0)
             self._absent.add(resource)
-            self._know_rights()
+            self._update_rights()
             self._touched(list(self.keys()))
 
     def changed(self, resource: Resource, event: WatchEvent) -> None:
-        """Take one change of a collection."""
+        """Apply a change of a collection."""
         deleted = event.type == "DELETED"
         if resource.kind is Kind.SERVICES:
             self._share(event.object, key_of(event.object))
@@ -163,21 +163,21 @@ class Mirror:
             self._touch_subjects(changed)
         elif deleted:
             held.discard(uid)
-            self._touch_owners([self._shelf(resource.kind).drop(uid)])
+            self._touch_owners([self._objects_of(resource.kind).drop(uid)])
         else:
             held.add(uid)
             self._touch_owners([self._put(resource, event.object)])
 
     def _put(self, resource: Resource, found: dict[str, Any]) -> _Owner:
-        # Of the services' own managedFields the writes have need, of the others' nobody.
+        # Only the managedFields of the InferenceService itself are used.
         found["metadata"].pop("managedFields", None)
         owner = _owner(resource.kind, found)
         if isinstance(owner, ServiceKey):
             self._share(found, owner)
-        return self._shelf(resource.kind).put(found, owner)
+        return self._objects_of(resource.kind).put(found, owner)
 
     def _share(self, found: Object, key: ServiceKey) -> None:
-        """Let an object have the long texts of the service that it is of, or a later state of."""
+        """Replace an object's long texts by the equal ones of its cached service."""
         service = self._services.get(key)
         if service is None:
             return
@@ -190,8 +190,8 @@ class Mirror:
             self._texts.pop(key, None)
         self._touched(keys)
 
-    def _know_rights(self) -> None:
-        """Rights are known once both kinds of bindings are held."""
+    def _update_rights(self) -> None:
+        """Let the policy use the rights once both kinds of bindings are cached."""
         kinds = {r.kind for r in self._listed if r not in self._absent}
         self._output_policy.rights = self._rights if kinds.issuperset(BINDINGS) else None
 
@@ -200,8 +200,8 @@ class Mirror:
         if namespaces:
             self._touched([k for k in self.keys() if "" in namespaces or k.namespace in namespaces])
 
-    def _shelf(self, kind: Kind) -> _Shelf:
-        return self._events if kind is Kind.EVENTS else self._parts[kind]
+    def _objects_of(self, kind: Kind) -> _ObjectsByOwner:
+        return self._events if kind is Kind.EVENTS else self._children[kind]
 
     def _touch_owners(self, owners: Iterable[_Owner | None]) -> None:
         self._touched({key for owner in owners if (key := self._service_of(owner))})
@@ -209,12 +209,12 @@ class Mirror:
     def _service_of(self, owner: _Owner | None) -> ServiceKey | None:
         if owner is None or isinstance(owner, ServiceKey):
             return owner
-        of_pod = self._parts[Kind.PODS].owner(owner)
+        of_pod = self._children[Kind.PODS].owner(owner)
         return of_pod if isinstance(of_pod, ServiceKey) else self._services.key_of(owner)
 
 
-class _Shelf:
-    """The objects of one kind, by uid and by owner."""
+class _ObjectsByOwner:
+    """Hold the objects of one kind by uid and by owner."""
 
     def __init__(self) -> None:
         self._owners: dict[str, _Owner] = {}

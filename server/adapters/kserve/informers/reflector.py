@@ -1,4 +1,4 @@
-"""List, then watch one collection, for ever: whatever breaks, the copy catches up."""
+"""List a collection, then watch it, for ever. After any failure the cache catches up."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ from server.adapters.kserve.informers.watch_stream import (
 
 PAGE_SIZE = "500"
 LIST_TIMEOUT = 30.0
-# How soon a collection that the cluster has got is noticed; who deploys has it looked for at once.
+# A new collection of the cluster is found within this time. A Deploy that needs it looks at once.
 LOOK_AGAIN_AFTER = 15.0
-# An API server that has just started refuses what it will serve in a moment.
+# An API server that has just started refuses collections that it will serve in a moment.
 REFUSED_FOR_GOOD_AFTER = 10.0
 WATCH_SECONDS = (240, 300)
-# The API server sends a bookmark about each minute: a watch that is silent for longer is dead.
+# The API server sends a bookmark about once a minute: a watch that is silent for longer is dead.
 IDLE_TIMEOUT = 90.0
 
 log = structlog.get_logger(__name__)
 
 
 class Sink(Protocol):
-    """Where the copy is kept. Nothing in it may await: each call is a whole change."""
+    """The cache that a reflector fills. Each call is a whole change: no method may await."""
 
     def listing_begins(self) -> int:
-        """A token for the moment that a list cannot be older than."""
+        """Return a token for now; a list that is requested later is newer than it."""
         ...
 
     def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
-        """Take all that there is of a resource; what is held beyond that is gone."""
+        """Store a whole collection. Cached objects that are not in it are deleted."""
         ...
 
     def absent(self, resource: Resource) -> None:
-        """Take that there is no such collection, or none that may be read."""
+        """Note that the collection is missing, or may not be read."""
         ...
 
-    def in_doubt(self, resource: Resource) -> bool:
-        """Whether a new list is needed although the watch goes on."""
+    def needs_list(self, resource: Resource) -> bool:
+        """Return whether a new list is needed although the watch is open."""
         ...
 
     def changed(self, resource: Resource, event: WatchEvent) -> None:
-        """Take one change, in the order of the stream."""
+        """Apply a change, in the order of the stream."""
         ...
 
 
 class Reflector:
-    """Keeps a sink at what one collection of the API server holds.
+    """Keep a sink up to date with a collection of the API server.
 
-    `synced` is set when the first list has been taken. `current_at`: the last moment, by the
-    monotonic clock, whose state the sink is known to hold. An optional collection that is absent
-    is looked for again and again, and holds nothing until it is there.
+    `synced` is set once the first list is stored. `current_at`: the last monotonic time whose state
+    the sink is known to have. An optional collection that is missing counts as empty, and is looked
+    for again and again.
     """
 
     def __init__(self, api: ApiServer, resource: Resource, sink: Sink) -> None:
@@ -84,14 +84,14 @@ class Reflector:
         self._refused: tuple[int, float] | None = None
 
     def refused(self) -> int | None:
-        """The status by which the first list has been refused for a while; None where it is not."""
+        """Return the HTTP status if the first list has been refused for a while, else None."""
         if self._refused is None or self.synced.is_set():
             return None
         status, since = self._refused
         return status if time.monotonic() - since > REFUSED_FOR_GOOD_AFTER else None
 
     async def run(self) -> None:
-        """Follow the collection until cancelled; only a bug ends it otherwise."""
+        """List and watch until cancelled. Only a bug raises."""
         backoff = Backoff()
         while True:
             try:
@@ -101,21 +101,21 @@ class Reflector:
                 continue  # cut short by reconnect
 
     def reconnect(self) -> None:
-        """Open a new connection now: after an outage an old one may be dead and not know it."""
+        """Open a new connection now: after an outage the old one may be dead unnoticed."""
         if self._round and not self._round.expired():
             self._round.reschedule(asyncio.get_running_loop().time())
 
-    def vouch(self, moment: float) -> None:
-        """Hear that the API server answered what it was asked at `moment`: an open watch would have
-        told what happened until then."""
+    def confirm(self, moment: float) -> None:
+        """Note that the API server answered a request sent at `moment`: an open watch has sent
+        every change until then."""
         if self._connected_since is not None and self._connected_since <= moment:
             self.current_at = moment
-            if self._sink.in_doubt(self.resource):
+            if self._sink.needs_list(self.resource):
                 self._relist = True
                 self.reconnect()
 
     async def _attempt(self) -> tuple[float, Exception | None]:
-        """Catch up and watch until the stream ends: how long it lived, and what ended it."""
+        """List if needed, then watch until the stream ends. Return its seconds, and its error."""
         ended_by: Exception | None = None
         try:
             if self._relist:
@@ -129,7 +129,7 @@ class Reflector:
             ended_by = e
             self._note_refusal(e)
             if self.resource.optional and isinstance(e, Refused):
-                self._relist = True  # it may be gone
+                self._relist = True  # the collection may be gone
                 if e.status == HTTPStatus.FORBIDDEN and not self._was_readable():
                     self._note("it may not be read")
                     return await self._wait_for_it()
@@ -145,9 +145,9 @@ class Reflector:
             self._refused = status, time.monotonic()
 
     async def _is_served(self) -> bool:
-        """Whether the cluster has the collection.
+        """Return whether the cluster has the collection.
 
-        A list does not tell: where no rule allows it, what is not there may not be read either.
+        A list would not show it: without the right to read, a missing collection is forbidden too.
         """
         if not self.resource.optional:
             return True
@@ -155,11 +155,12 @@ class Reflector:
         return serves(group, self.resource.kind)
 
     def _was_readable(self) -> bool:
-        """Lately: an API server that has just started knows of no rights yet."""
+        """Return whether a watch was open lately: an API server that has just started has not
+        loaded the rights yet."""
         return time.monotonic() - self._watched_at < LOOK_AGAIN_AFTER
 
     async def _wait_for_it(self) -> tuple[float, None]:
-        """Hold nothing for a while; for that long it counts as known that there is nothing."""
+        """Wait before the next look. Until then the collection counts as empty."""
         self._sink.absent(self.resource)
         self._connected_since = self.current_at = time.monotonic()
         self.synced.set()
@@ -223,7 +224,7 @@ class Reflector:
         self._resume_from = event.resource_version
 
     def _note(self, trouble: str, cause: str = "") -> None:
-        """Log what is wrong once, with its first cause, and once that it is over."""
+        """Log a problem once, with its first cause, and once when it is over."""
         if trouble and trouble != self._trouble:
             log.warning("watch interrupted", resource=str(self.resource), why=trouble + cause)
         elif self._trouble and not trouble:

@@ -1,8 +1,7 @@
-"""The InferenceServices as last known, from two sources: the watch, and the answers to our writes.
+"""Cache the InferenceServices from two sources: the watch, and the answers to our writes.
 
-A write's answer is often ahead of the watch, so what the watch then still says of the time before
-it is dropped. Objects are compared by uid and generation, since resourceVersions have no order
-that one may rely on.
+The answer to a write is often ahead of the watch, so older events of the watch are dropped. Objects
+are compared by uid and generation: clients may not compare resourceVersions.
 """
 
 from __future__ import annotations
@@ -14,87 +13,95 @@ from typing import NamedTuple
 from server.adapters.kserve.objects import Object, generation_of, uid_of
 from server.domain.service.inference_service import ServiceKey
 
-REMEMBERED_GONE = 10_000
+MAX_TOMBSTONES = 10_000
 
 
 class _Unseen(NamedTuple):
-    """The number of a write, and since when (monotonic) its answer is held."""
+    """The number of a write, and since when (monotonic) its answer is cached."""
 
     write: int
     since: float
 
 
-class HeldServices:
-    """One InferenceService for each key; every `take_` answers which keys changed."""
+class ServiceCache:
+    """Hold one InferenceService for each key. Every `take_` returns the keys that changed."""
 
     def __init__(self) -> None:
         self._objects: dict[ServiceKey, Object] = {}
         self._keys: dict[str, ServiceKey] = {}
-        self._gone: dict[str, None] = {}
-        self._departures: dict[ServiceKey, list[str]] = {}
-        # Those that the watch has not shown under their uid yet.
+        # The uids of deleted services, oldest first.
+        self._tombstones: dict[str, None] = {}
+        # The uids to report as deleted.
+        self._deleted: dict[ServiceKey, list[str]] = {}
+        # Writes whose uid the watch has not sent yet.
         self._unseen: dict[ServiceKey, _Unseen] = {}
         self._writes = 0
 
     def get(self, key: ServiceKey) -> Object | None:
-        """The object as last known."""
+        """Return the cached object."""
         return self._objects.get(key)
 
     def key_of(self, uid: str) -> ServiceKey | None:
-        """The key of the service that has this uid."""
+        """Return the key of the service with this uid."""
         return self._keys.get(uid)
 
     def keys(self) -> Iterator[ServiceKey]:
-        """Every key that holds a service."""
+        """Return the keys of all cached services."""
         return iter(self._objects)
 
-    def pop_departures(self, key: ServiceKey) -> list[str]:
-        """The uids that went from under a key since this was last asked."""
-        return self._departures.pop(key, [])
+    def pop_deleted(self, key: ServiceKey) -> list[str]:
+        """Return the uids that were deleted under this key since the last call."""
+        return self._deleted.pop(key, [])
 
     def writes_so_far(self) -> int:
-        """A token for `take_list`: a list asked for from now on knows these writes."""
+        """Return a token for `take_list`: a list that is requested later has these writes."""
         return self._writes
 
-    def in_doubt(self, seconds: float) -> bool:
-        """Whether a write's answer has waited so long for the watch to show its object.
+    def has_unseen_write(self, seconds: float) -> bool:
+        """Return whether the watch has not sent a written object within so many seconds.
 
-        Then that was perhaps gone before the last list, and only a new list can tell.
+        The object may have been deleted before the last list, so only a new list can show it.
         """
         before = time.monotonic() - seconds
         return any(unseen.since <= before for unseen in self._unseen.values())
 
     def take_written(self, written: Object) -> set[ServiceKey]:
-        """Take a write's answer, unless as much or more is known already.
+        """Take the answer to a write, unless the cached object is as new.
 
-        Its key counts as changed in any case: whoever wrote shows the answer to its caller, and
-        what is known beyond it must be told after that.
+        The key always counts as changed: the caller gets the answer, and a newer object must be
+        reported after it.
         """
         key, uid = key_of(written), uid_of(written)
-        held = self._objects.get(key)
-        if uid in self._gone or (held and uid_of(held) != uid and _made(held) > _made(written)):
-            return self._depart(key, uid)
-        if held is None or uid_of(held) != uid:
+        cached = self._objects.get(key)
+        same = cached is not None and uid_of(cached) == uid
+        newer = cached is not None and not same and _created(cached) > _created(written)
+        if uid in self._tombstones or newer:
+            return self._bury(key, uid)
+        if cached is None or not same:
             self._writes += 1
             self._unseen[key] = _Unseen(self._writes, time.monotonic())
-        elif generation_of(held) >= generation_of(written):
+        elif generation_of(cached) >= generation_of(written):
             return {key}
-        return self._hold(written)
+        return self._store(key, uid, written)
 
     def take_event(self, changed: Object, *, deleted: bool) -> set[ServiceKey]:
-        """Take what the watch says, unless a write's answer is known to be newer."""
+        """Take an event of the watch, unless the answer to a write is newer."""
         key, uid = key_of(changed), uid_of(changed)
-        held = self._objects.get(key)
+        cached = self._objects.get(key)
+        same = cached is not None and uid_of(cached) == uid
         if deleted:
-            self._remember_gone(uid)
-            return self._drop(key) if held and uid_of(held) == uid else set()
-        # The watch is in order: another uid before ours came by is from before our write.
-        if held and uid_of(held) != uid and key in self._unseen:
+            self._add_tombstone(uid)
+            return self._drop(key) if same else set()
+        # The watch is in order: an event of another uid is older than the write it has not sent.
+        if cached and not same and key in self._unseen:
             return set()
-        return self._take_seen(changed)
+        return self._take_seen(key, changed)
 
     def take_list(self, namespace: str, objects: Sequence[Object], began: int) -> set[ServiceKey]:
-        """Take all that a namespace (empty: the cluster) holds; `began` is from before the list."""
+        """Take all objects of a namespace (empty: of the cluster).
+
+        `began` is the token from before the list was requested.
+        """
         newer = {key for key, unseen in self._unseen.items() if unseen.write > began}
         listed = {key_of(o): o for o in objects}
         changed: set[ServiceKey] = set()
@@ -103,25 +110,24 @@ class HeldServices:
                 changed |= self._drop(key)
         for key, found in listed.items():
             if key not in newer or uid_of(found) == uid_of(self._objects[key]):
-                changed |= self._take_seen(found)
+                changed |= self._take_seen(key, found)
         return changed
 
-    def _take_seen(self, found: Object) -> set[ServiceKey]:
-        key, uid = key_of(found), uid_of(found)
-        if uid in self._gone:
+    def _take_seen(self, key: ServiceKey, found: Object) -> set[ServiceKey]:
+        uid = uid_of(found)
+        if uid in self._tombstones:
             return set()
         self._unseen.pop(key, None)
-        held = self._objects.get(key)
-        if held and uid_of(held) == uid and generation_of(found) < generation_of(held):
+        cached = self._objects.get(key)
+        if cached and uid_of(cached) == uid and generation_of(found) < generation_of(cached):
             return set()
-        return self._hold(found)
+        return self._store(key, uid, found)
 
-    def _hold(self, found: Object) -> set[ServiceKey]:
-        key, uid = key_of(found), uid_of(found)
-        held = self._objects.get(key)
-        if held and uid_of(held) != uid:
-            del self._keys[uid_of(held)]
-            self._depart(key, uid_of(held))
+    def _store(self, key: ServiceKey, uid: str, found: Object) -> set[ServiceKey]:
+        cached = self._objects.get(key)
+        if cached and (former := uid_of(cached)) != uid:
+            del self._keys[former]
+            self._bury(key, former)
         self._objects[key] = found
         self._keys[uid] = key
         return {key}
@@ -130,23 +136,23 @@ class HeldServices:
         uid = uid_of(self._objects.pop(key))
         del self._keys[uid]
         self._unseen.pop(key, None)
-        return self._depart(key, uid)
+        return self._bury(key, uid)
 
-    def _depart(self, key: ServiceKey, uid: str) -> set[ServiceKey]:
-        self._departures.setdefault(key, []).append(uid)
-        self._remember_gone(uid)
+    def _bury(self, key: ServiceKey, uid: str) -> set[ServiceKey]:
+        self._deleted.setdefault(key, []).append(uid)
+        self._add_tombstone(uid)
         return {key}
 
-    def _remember_gone(self, uid: str) -> None:
-        self._gone[uid] = None
-        if len(self._gone) > REMEMBERED_GONE:
-            del self._gone[next(iter(self._gone))]
+    def _add_tombstone(self, uid: str) -> None:
+        self._tombstones[uid] = None
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]
 
 
-def key_of(found: Object) -> ServiceKey:
-    """The key that an InferenceService goes by."""
-    return ServiceKey(found["metadata"]["namespace"], found["metadata"]["name"])
+def key_of(service: Object) -> ServiceKey:
+    """Return the key of an InferenceService."""
+    return ServiceKey(service["metadata"]["namespace"], service["metadata"]["name"])
 
 
-def _made(found: Object) -> str:
-    return str(found["metadata"].get("creationTimestamp"))
+def _created(service: Object) -> str:
+    return str(service["metadata"].get("creationTimestamp"))

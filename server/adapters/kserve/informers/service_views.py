@@ -1,4 +1,4 @@
-"""From what the mirror holds of a service to the service as callers see it."""
+"""Derive services, as callers see them, from the cached objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 import structlog
 
-from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.manifests.object_parser import parse_object, service_of
 from server.adapters.kserve.objects import Object, name_of, rollout_of, uid_of
 from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
@@ -32,8 +32,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
-    """A service, when it must be looked at again though nothing changes, and a log to fetch."""
+class ServiceView:
+    """A derived service, the time at which its status may change by itself, and a log to fetch."""
 
     service: InferenceService
     recheck_at: datetime | None = None
@@ -41,10 +41,10 @@ class Derived:
 
 
 @dataclass(slots=True)
-class _Memory:
-    """What one uid's present state alone does not tell.
+class _History:
+    """What the present objects of one uid do not show.
 
-    `pods`: by name, those of the failures that are held, though they may be gone.
+    `pods`: by name, the pods of the sticky failures, deleted ones too.
     """
 
     uid: str
@@ -56,22 +56,22 @@ class _Memory:
     logs: dict[tuple[str, str], LogExcerpt] = field(default_factory=dict)
 
     def keep_log(self, wanted: LogRequest, log: LogExcerpt) -> None:
-        """Keep the last log only, and of a run that said nothing the lines of the one before."""
+        """Keep the last log. If its run wrote nothing, keep the lines of the run before."""
         before = self.logs.get(wanted.source, LogExcerpt())
-        said = log if log.lines else before
-        kept = replace(log, lines=said.lines, load_failed=said.load_failed)
+        shown = log if log.lines else before
+        kept = replace(log, lines=shown.lines, load_failed=shown.load_failed)
         self.log_kept, self.logs = wanted, {wanted.source: kept}
 
     def hold(self, facts: Facts, pods: Iterable[Object]) -> None:
-        """Take in what fails now, with the pods that it is about."""
+        """Keep the present failures, with their pods."""
         self.sticky_failures = self.sticky_failures.updated(facts)
         named = {held.problem.failure.pod for held in self.sticky_failures.by_component.values()}
         pods = (*self.pods.values(), *pods)
         self.pods = {name: pod for pod in pods if (name := name_of(pod)) in named}
 
     def gate(self, observed: ObservedObjects, pod: str, container: str) -> OutputGate:
-        """The gate, as it is now, for what was read of a container: of its pod if that is known,
-        else that of the whole service."""
+        """Return the present gate for a container's text: of its pod if that is known, else of the
+        whole service."""
         found = next((p for p in observed.pods if name_of(p) == pod), self.pods.get(pod))
         return (
             observed.output_policy.gate_for_container(found, container)
@@ -80,108 +80,116 @@ class _Memory:
         )
 
 
-class Deriving:
-    """Derives services on demand, so that nothing told can be older than what is known."""
+class ServiceViews:
+    """Derive services on demand, so that no report is older than the cached objects."""
 
-    def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
-        self._memories: dict[ServiceKey, _Memory] = {}
-        # Of each change that is not reported yet: the objects, of which evidence has been taken,
-        # or what was derived from them for an answer.
-        self._unreported: dict[ServiceKey, ObservedObjects | Derived] = {}
+    def __init__(self, object_cache: ObjectCache) -> None:
+        self._object_cache = object_cache
+        self._histories: dict[ServiceKey, _History] = {}
+        # For each change that is not reported yet: the recorded objects, or the view that an answer
+        # has derived from them.
+        self._unreported: dict[ServiceKey, ObservedObjects | ServiceView] = {}
 
-    def note(self, key: ServiceKey, now: datetime) -> None:
-        """Take evidence of a change. Each change needs it: the next one may cover it."""
+    def record(self, key: ServiceKey, now: datetime) -> None:
+        """Record a change in the service's history. The next change may overwrite its objects."""
         self._unreported.pop(key, None)
-        observed = self._mirror.observed(key)
+        observed = self._object_cache.observed(key)
         if observed is None:
-            self._memories.pop(key, None)
+            self._histories.pop(key, None)
             return
         try:
-            self._remember(key, observed, now)
+            self._update_history(key, observed, now)
         except Exception:
-            log.exception("evidence could not be taken", service=str(key))
+            log.exception("a change could not be recorded", service=str(key))
         else:
             self._unreported[key] = observed
 
-    def stop_noting(self) -> None:
-        """Read all objects anew: later changes may not be noted."""
+    def stop_recording(self) -> None:
+        """Forget the recorded objects: later changes may not be recorded."""
         self._unreported.clear()
 
     def keep_log(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt, now: datetime) -> None:
-        """Let the last lines of a log, read `now`, go with the failure that they explain."""
-        if key in self._memories:
+        """Show the last lines of a log, read `now`, with the failure that they explain."""
+        if key in self._histories:
             read = replace(
                 log,
                 read_at=now,
                 restart_count=wanted.restart_count,
                 log_read=wanted.log_read,
             )
-            self._memories[key].keep_log(wanted, read)
+            self._histories[key].keep_log(wanted, read)
 
-    def derive(self, key: ServiceKey, now: datetime) -> Derived | None:
-        """Derive the service for an answer; None where there is none, or nothing of it is
-        understood. `report` gives the same while nothing changes."""
+    def derive(self, key: ServiceKey, now: datetime) -> ServiceView | None:
+        """Derive the service for an answer. None if there is none, or it cannot be read at all.
+
+        `report` returns the same view while nothing changes.
+        """
         unreported = self._unreported.get(key)
         derived = self._derived(key, unreported, now)
         if unreported and derived:
             self._unreported[key] = derived
         return derived
 
-    def report(self, key: ServiceKey, now: datetime) -> Derived | None:
-        """Derive the service for the feed, once for each change; None as `derive`."""
+    def report(self, key: ServiceKey, now: datetime) -> ServiceView | None:
+        """Derive the service for the feed, once for each change. None as for `derive`."""
         return self._derived(key, self._unreported.pop(key, None), now)
 
     def _derived(
-        self, key: ServiceKey, unreported: ObservedObjects | Derived | None, now: datetime
-    ) -> Derived | None:
-        if isinstance(unreported, Derived):
+        self, key: ServiceKey, unreported: ObservedObjects | ServiceView | None, now: datetime
+    ) -> ServiceView | None:
+        if isinstance(unreported, ServiceView):
             return unreported
-        observed = unreported or self._mirror.observed(key)
+        observed = unreported or self._object_cache.observed(key)
         if observed is None:
             return None
         try:
-            memory = self._memories[key] if unreported else self._remember(key, observed, now)
-            return self._derive(memory, observed, now)
-        # One object that we cannot read must not keep the others from being told.
+            history = (
+                self._histories[key] if unreported else self._update_history(key, observed, now)
+            )
+            return self._derive(history, observed, now)
+        # An object that we cannot read must not stop the reports of other services.
         except Exception:
             log.exception("a status could not be derived", service=str(key))
             return _without_status(key, observed)
 
-    def _derive(self, memory: _Memory, observed: ObservedObjects, now: datetime) -> Derived:
-        observed = replace(observed, logs=memory.logs)
-        facts = facts_of(observed, memory.staleness, now)
-        memory.hold(facts, observed.pods)
-        # Whether what containers wrote may be shown can have changed since it was read.
-        held = memory.sticky_failures.redacted(lambda f: memory.gate(observed, f.pod, f.container))
+    def _derive(self, history: _History, observed: ObservedObjects, now: datetime) -> ServiceView:
+        observed = replace(observed, logs=history.logs)
+        facts = facts_of(observed, history.staleness, now)
+        history.hold(facts, observed.pods)
+        # The text of containers may have been readable then, and may not be shown now.
+        held = history.sticky_failures.redacted(
+            lambda f: history.gate(observed, f.pod, f.container)
+        )
         facts = held.added_to(facts)
         generation = rollout_of(observed.service).generation
-        facts = replace(facts, was_ready=memory.ready_generation == generation)
+        facts = replace(facts, was_ready=history.ready_generation == generation)
         decision = decide(facts)
         if decision.state is State.READY:
-            memory.ready_generation = generation
+            history.ready_generation = generation
         explains = failure_log_request(observed, decision, now)
         wanted = explains or startup_log_request(observed, facts)
-        # Those of an earlier run of the same container too, until the newer ones are there, and
-        # those of a pod that is gone.
+        # Lines of an earlier run of the container are shown until newer ones are read, and lines of
+        # a deleted pod stay.
         source = explains.source if explains else failed_container(decision.failure)
-        log = memory.logs.get(source) if source else None
+        log = history.logs.get(source) if source else None
         lines = log.lines if log else ()
-        if lines and source and (held_back := memory.gate(observed, *source).held_back):
+        if lines and source and (held_back := history.gate(observed, *source).held_back):
             lines = (held_back,)
         decision = _with_log(decision, lines)
-        status = status_of(observed, facts, decision, memory.ready_generation)
-        missing = None if memory.log_kept == wanted else wanted
+        status = status_of(observed, facts, decision, history.ready_generation)
+        missing = None if history.log_kept == wanted else wanted
         service = observed.cache.parse(parse_object, observed.service).service(status)
-        return Derived(service, decision.recheck_at, missing)
+        return ServiceView(service, decision.recheck_at, missing)
 
-    def _remember(self, key: ServiceKey, observed: ObservedObjects, now: datetime) -> _Memory:
+    def _update_history(
+        self, key: ServiceKey, observed: ObservedObjects, now: datetime
+    ) -> _History:
         uid = uid_of(observed.service)
-        memory = self._memories.get(key)
-        if memory is None or memory.uid != uid:
-            memory = self._memories[key] = _Memory(uid)
-        memory.staleness = memory.staleness.updated(observed, now)
-        return memory
+        history = self._histories.get(key)
+        if history is None or history.uid != uid:
+            history = self._histories[key] = _History(uid)
+        history.staleness = history.staleness.updated(observed, now)
+        return history
 
 
 def _with_log(decision: Decision, lines: Sequence[str]) -> Decision:
@@ -190,12 +198,12 @@ def _with_log(decision: Decision, lines: Sequence[str]) -> Decision:
     return replace(decision, failure=replace(decision.failure, log_lines=tuple(lines)))
 
 
-def _without_status(key: ServiceKey, observed: ObservedObjects) -> Derived | None:
+def _without_status(key: ServiceKey, observed: ObservedObjects) -> ServiceView | None:
     status = InferenceServiceStatus(
-        State.PENDING, "its state cannot be told: what the cluster says of it is not understood"
+        State.PENDING, "the state is unknown: an object of the service could not be read"
     )
     try:
-        return Derived(service_of(observed.service, status))
+        return ServiceView(service_of(observed.service, status))
     except Exception:
         log.exception("a service could not be read", service=str(key))
         return None

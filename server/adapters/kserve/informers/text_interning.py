@@ -1,5 +1,4 @@
-"""Long texts of a service stand in its Deployment, its ReplicaSets and each of its pods as well:
-they are kept once."""
+"""Keep each long text of a service once: its Deployment, ReplicaSets and pods repeat it."""
 
 from __future__ import annotations
 
@@ -8,17 +7,17 @@ from typing import Any
 
 from server.adapters.kserve.objects import Object
 
-# Shorter ones take little more than the dict's place that they stand in.
+# A shorter text takes little more than its place in the dict.
 LONG = 256
 
 
 def long_texts(found: Object) -> dict[str, str]:
-    """The long texts of an object's annotations and spec, by themselves."""
+    """Return the long texts of an object's annotations and spec, each by itself."""
     return {text: text for _, _, text in _long(found)}
 
 
 def share_texts(found: Object, texts: dict[str, str]) -> None:
-    """Put these texts in the place of equal ones in the object's annotations and spec."""
+    """Replace the texts of the object's annotations and spec by equal ones of `texts`."""
     if texts:
         for holder, place, text in list(_long(found)):
             holder[place] = texts.get(text, text)

@@ -1,4 +1,4 @@
-"""Reading what list and watch answer, without any I/O: lines, events, refusals, pauses."""
+"""Read the answers of list and watch, without any I/O: lines, events, errors, pauses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 LONGEST_PAUSE = 2.0
 LONGEST_RETRY_AFTER = 30.0
 STEADY_AFTER = 10.0
-# More than an event: the API server takes no object of over 3 MiB.
+# An event is shorter: the API server accepts objects of at most 3 MiB.
 LONGEST_LINE = 2**26
 
 
 class Expired(Exception):
-    """The resourceVersion is too old to go on from: list again."""
+    """The resourceVersion is too old to resume from: list again."""
 
 
 class Refused(Exception):
-    """The API server said no, or something that is not its language; `retry_after` in seconds."""
+    """The API server refused, or the answer is not an API server's; `retry_after` in seconds."""
 
     def __init__(self, status: int, retry_after: float = 0.0) -> None:
         super().__init__(f"HTTP {status}" if status else "not an answer of an API server")
@@ -31,27 +31,27 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WatchEvent:
-    """One change: `type` is ADDED, MODIFIED, DELETED or BOOKMARK."""
+    """A change. `type` is ADDED, MODIFIED, DELETED or BOOKMARK."""
 
     type: str
     object: dict[str, Any]
 
     @property
     def resource_version(self) -> str:
-        """Where to go on from once this event is taken."""
+        """Return the resourceVersion to resume from after this event."""
         version: str = self.object["metadata"]["resourceVersion"]
         return version
 
 
 class Lines:
-    """Puts a stream's chunks together to lines; what has no end yet is kept, up to a bound."""
+    """Join the chunks of a stream to lines. An unfinished line is kept, up to a bound."""
 
     def __init__(self) -> None:
         self._begun: list[bytes] = []
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Take a chunk; the lines that it completed. Raises Refused for a line without an end."""
+        """Add a chunk, and return the lines that it ends. Raises Refused for an endless line."""
         *ended, rest = chunk.split(b"\n")
         if ended:
             ended[0] = b"".join([*self._begun, ended[0]])
@@ -65,15 +65,15 @@ class Lines:
 
 
 class Backoff:
-    """How long to pause between connections, so that no failure makes a storm of them."""
+    """Compute the pauses between connections, so that no failure causes a storm of them."""
 
     def __init__(self) -> None:
         self._brief = 0
 
     def pause(self, lived: float, retry_after: float = 0.0) -> float:
-        """Seconds to pause after a connection that lived so long: jittered, 2 s at most.
+        """Return the seconds to pause after a connection of `lived` seconds: jittered, at most 2 s.
 
-        Only a server that asks for more time gets it, and 30 s at most.
+        A server that asks for more time gets it, up to 30 s.
         """
         self._brief = 0 if lived >= STEADY_AFTER else min(self._brief + 1, 10)
         ceiling = min(LONGEST_PAUSE, 0.1 * 2**self._brief)
@@ -82,7 +82,7 @@ class Backoff:
 
 
 def read_event(line: bytes) -> WatchEvent:
-    """Read a line of a watch. Raises Expired, or Refused also for what is no event."""
+    """Parse a line of a watch. Raises Expired, or Refused, also for a line that is no event."""
     try:
         event = json.loads(line)
         match event:
@@ -96,19 +96,19 @@ def read_event(line: bytes) -> WatchEvent:
 
 
 def admit_answer(status: int, headers: Mapping[str, str]) -> None:
-    """Let a 200 through. Raises Expired or Refused for every other status."""
+    """Accept a 200. Raises Expired or Refused for every other status."""
     if status == HTTPStatus.GONE:
         raise Expired
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise Refused(status, _seconds(headers.get("Retry-After")))
-    # Right after its start an API server says 503 and 5 s of a resource that is there in one: the
-    # usual pauses spare it enough.
+    # Right after its start an API server answers 503 and asks for 5 s, for a resource that is there
+    # in one second. The usual pauses are long enough.
     if status != HTTPStatus.OK:
         raise Refused(status)
 
 
 def read_page(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
-    """The objects of a list's page, and its metadata. Raises Refused for what is no list."""
+    """Return the objects of a list's page, and its metadata. Raises Refused for any other body."""
     match body:
         case {"items": list(items), "metadata": {"resourceVersion": str()} as metadata}:
             return items, metadata
@@ -125,5 +125,5 @@ def _refusal(status: Mapping[str, Any]) -> Exception:
 
 
 def _seconds(text: str | int | None) -> float:
-    """A delay in seconds; an HTTP date, which no API server sends, counts as none."""
+    """Return a delay in seconds; 0 for an HTTP date, which no API server sends."""
     return float(text) if text is not None and str(text).isdecimal() else 0.0

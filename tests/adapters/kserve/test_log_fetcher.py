@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from server.adapters.kserve.client import ApiServer, Unanswered
-from server.adapters.kserve.informers.log_fetcher import LogFetching
+from server.adapters.kserve.informers.log_fetcher import LogFetcher
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.domain.service.inference_service import ServiceKey
@@ -47,9 +47,9 @@ class Fetches:
 @asynccontextmanager
 async def fetching(
     fetches: Fetches, api: ApiServer, patch: pytest.MonkeyPatch
-) -> AsyncIterator[LogFetching]:
+) -> AsyncIterator[LogFetcher]:
     patch.setattr("server.adapters.kserve.informers.log_fetcher.fetch_log", fetches.fetch)
-    logs = LogFetching(api, fetches.keep)
+    logs = LogFetcher(api, fetches.keep)
     running = asyncio.create_task(logs.run())
     try:
         yield logs

@@ -6,8 +6,8 @@ import copy
 from datetime import UTC, datetime, timedelta
 
 from server.adapters.kserve.informers.collections import Kind, Resource
-from server.adapters.kserve.informers.object_cache import Mirror
-from server.adapters.kserve.informers.service_views import Derived, Deriving
+from server.adapters.kserve.informers.object_cache import ObjectCache
+from server.adapters.kserve.informers.service_views import ServiceView, ServiceViews
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.pods.failure_log import excerpt
 from server.domain.rollout.status import Failure, FailureReason, State
@@ -34,14 +34,14 @@ CAUSE = "Couldn't load model 'iris'"
 
 
 class Following:
-    """Derives one service from what a mirror was last told of it."""
+    """Derives one service from what a object_cache was last told of it."""
 
     def __init__(self) -> None:
-        self._mirror = Mirror(lambda _: None)
-        self._deriving = Deriving(self._mirror)
+        self._object_cache = ObjectCache(lambda _: None)
+        self._views = ServiceViews(self._object_cache)
         self._now = datetime.min.replace(tzinfo=UTC)
 
-    def see(self, observed: ObservedObjects, now: datetime) -> Derived:
+    def see(self, observed: ObservedObjects, now: datetime) -> ServiceView:
         lists = {
             Kind.SERVICES: [observed.service],
             Kind.DEPLOYMENTS: observed.deployments,
@@ -53,9 +53,9 @@ class Following:
         }
         for kind, objects in lists.items():
             copies = [copy.deepcopy(dict(o)) for o in objects]
-            self._mirror.listed(Resource(kind), copies, self._mirror.listing_begins())
+            self._object_cache.listed(Resource(kind), copies, self._object_cache.listing_begins())
         self._now = now
-        derived = self._deriving.derive(KEY, now)
+        derived = self._views.derive(KEY, now)
         assert derived
         return derived
 
@@ -63,16 +63,16 @@ class Following:
         """Have these, and no others, bound to a role in the whole cluster."""
         bound = {"roleRef": {"name": "edit"}, "subjects": list(subjects)}
         binding = {"metadata": {"uid": "b1"}, **bound}
-        self._mirror.listed(Resource(Kind.ROLE_BINDINGS), [], 0)
-        self._mirror.listed(Resource(Kind.CLUSTER_ROLE_BINDINGS), [binding], 0)
+        self._object_cache.listed(Resource(Kind.ROLE_BINDINGS), [], 0)
+        self._object_cache.listed(Resource(Kind.CLUSTER_ROLE_BINDINGS), [binding], 0)
 
-    def read_log(self, derived: Derived, *lines: str) -> None:
+    def read_log(self, derived: ServiceView, *lines: str) -> None:
         assert derived.log_wanted
         read = excerpt("\n".join(lines), derived.log_wanted)
-        self._deriving.keep_log(KEY, derived.log_wanted, read, self._now)
+        self._views.keep_log(KEY, derived.log_wanted, read, self._now)
 
 
-def failure_of(derived: Derived) -> Failure:
+def failure_of(derived: ServiceView) -> Failure:
     assert derived.service.status
     assert derived.service.status.failure
     return derived.service.status.failure

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.control.watch_cache import WatchCache, follow_cluster
@@ -145,7 +145,7 @@ async def test_a_storm_of_changes_is_told_once_to_a_slow_consumer(
 
 
 def _held_generation(feed: StatusFeed) -> int:
-    observed = feed.mirror.observed(IRIS)
+    observed = feed.object_cache.observed(IRIS)
     return int(observed.service["metadata"]["generation"]) if observed else 0
 
 
@@ -168,7 +168,7 @@ async def test_a_writes_answer_is_told_before_the_watch_shows_it_and_never_taken
     await server.put(SERVICES, service(generation=1))
     async with followed(api) as told:
         await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        told.feed.mirror.put_written(service(generation=3))
+        told.feed.object_cache.put_written(service(generation=3))
 
         derived = told.feed.derive(IRIS)
         assert derived
@@ -187,14 +187,14 @@ async def test_what_was_answered_is_reported_as_it_is_while_nothing_changes(
     await server.put(SERVICES, service(generation=1))
     async with followed(api) as told:
         await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        told.feed.mirror.put_written(service(generation=2))
+        told.feed.object_cache.put_written(service(generation=2))
         answered = told.feed.derive(IRIS)
         await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS)
         assert told.last() is answered
 
-        told.feed.mirror.put_written(service(generation=3))
+        told.feed.object_cache.put_written(service(generation=3))
         answered = told.feed.derive(IRIS)
-        told.feed.mirror.put_written(service(generation=4))
+        told.feed.object_cache.put_written(service(generation=4))
         await eventually(lambda: told.generation() == 4, PATIENCE_SECONDS)
         assert answered not in told.changes()
 
@@ -205,18 +205,18 @@ async def test_an_inference_service_is_not_parsed_again_where_only_its_pods_chan
     await server.put(SERVICES, service(generation=1))
     async with followed(api) as told:
         await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        before = told.feed.mirror.parsed(IRIS)
+        before = told.feed.object_cache.parsed(IRIS)
         await server.put(PODS, labelled("pod-1"))
         await eventually(lambda: _has_pods(told.feed), PATIENCE_SECONDS)
-        assert told.feed.mirror.parsed(IRIS) is before
+        assert told.feed.object_cache.parsed(IRIS) is before
 
         await server.put(SERVICES, service(generation=2))
         await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS)
-        assert told.feed.mirror.parsed(IRIS) is not before
+        assert told.feed.object_cache.parsed(IRIS) is not before
 
 
 def _has_pods(feed: StatusFeed) -> bool:
-    observed = feed.mirror.observed(IRIS)
+    observed = feed.object_cache.observed(IRIS)
     return bool(observed and observed.pods)
 
 
@@ -249,7 +249,7 @@ async def test_a_bug_ends_the_feed_loudly(
         def bug(*_: object) -> None:
             raise RuntimeError("a bug of ours")
 
-        monkeypatch.setattr(Mirror, "changed", bug)
+        monkeypatch.setattr(ObjectCache, "changed", bug)
         await server.put(SERVICES, service())
         await asyncio.wait_for(told.ended.wait(), PATIENCE_SECONDS)
     assert isinstance(told.ended_by, ExceptionGroup)
@@ -357,9 +357,9 @@ async def test_closing_the_feed_leaves_nothing_running(
     await server.put(SERVICES, service())
     async with followed(api) as told:
         await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        assert {t.get_name() for t in asyncio.all_tasks()} >= {"probe", "following the cluster"}
+        assert {t.get_name() for t in asyncio.all_tasks()} >= {"probe", "watching the cluster"}
     left = {t for t in asyncio.all_tasks() - before if "aiohttp" not in repr(t)}
-    assert {t.get_name() for t in left} & {"probe", "following the cluster"} == set()
+    assert {t.get_name() for t in left} & {"probe", "watching the cluster"} == set()
     assert not [t for t in left if t.get_name().startswith(("reflector", "log fetcher"))]
 
 

@@ -1,4 +1,4 @@
-"""The mirror: what belongs to a service, and which services a change touches."""
+"""The object cache: what belongs to a service, and which services a change touches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.informers.collections import BINDINGS, Kind, Resource, followed
-from server.adapters.kserve.informers.object_cache import Mirror
+from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.domain.service.inference_service import ServiceKey
 
@@ -42,14 +42,14 @@ def warning(about: str, uid: str = "e1") -> dict[str, Any]:
 class Touches:
     def __init__(self) -> None:
         self.keys: set[ServiceKey] = set()
-        self.mirror = Mirror(self._note)
+        self.object_cache = ObjectCache(self._note)
 
     def _note(self, keys: Iterable[ServiceKey]) -> None:
         self.keys |= set(keys)
 
     def by(self, resource: Resource, found: dict[str, Any], kind: str = "ADDED") -> set[ServiceKey]:
         self.keys = set()
-        self.mirror.changed(resource, WatchEvent(kind, found))
+        self.object_cache.changed(resource, WatchEvent(kind, found))
         return self.keys
 
 
@@ -61,7 +61,7 @@ def test_a_service_is_observed_with_its_parts_and_the_warnings_about_it_and_its_
     assert touches.by(EVENTS, warning("p1", "e2")) == {IRIS}
     assert touches.by(EVENTS, warning("somebody's", "e3")) == set()
 
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
 
     assert observed
     assert [p["metadata"]["uid"] for p in observed.pods] == ["p1"]
@@ -71,7 +71,7 @@ def test_a_service_is_observed_with_its_parts_and_the_warnings_about_it_and_its_
 def test_without_its_service_nothing_is_observed() -> None:
     touches = Touches()
     touches.by(PODS, pod())
-    assert touches.mirror.observed(IRIS) is None
+    assert touches.object_cache.observed(IRIS) is None
 
 
 def test_managed_fields_are_kept_for_services_only() -> None:
@@ -79,7 +79,7 @@ def test_managed_fields_are_kept_for_services_only() -> None:
     touches.by(SERVICES, service())
     touches.by(PODS, pod())
 
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
 
     assert observed
     assert "managedFields" in observed.service["metadata"]
@@ -89,12 +89,12 @@ def test_managed_fields_are_kept_for_services_only() -> None:
 def test_a_list_drops_what_it_does_not_hold_and_touches_whose_that_was() -> None:
     touches = Touches()
     touches.by(SERVICES, service())
-    touches.mirror.listed(PODS, [pod("p1"), pod("p2", "other")], 0)
+    touches.object_cache.listed(PODS, [pod("p1"), pod("p2", "other")], 0)
     touches.keys = set()
 
-    touches.mirror.listed(PODS, [pod("p2", "other")], 0)
+    touches.object_cache.listed(PODS, [pod("p2", "other")], 0)
 
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     assert observed.pods == ()
     assert touches.keys == {IRIS, ServiceKey(IRIS.namespace, "other")}
@@ -103,10 +103,10 @@ def test_a_list_drops_what_it_does_not_hold_and_touches_whose_that_was() -> None
 def test_lists_of_two_namespaces_do_not_drop_each_others_objects() -> None:
     touches = Touches()
     touches.by(SERVICES, service())
-    touches.mirror.listed(Resource(Kind.PODS, "team-a"), [pod()], 0)
-    touches.mirror.listed(Resource(Kind.PODS, "team-b"), [], 0)
+    touches.object_cache.listed(Resource(Kind.PODS, "team-a"), [pod()], 0)
+    touches.object_cache.listed(Resource(Kind.PODS, "team-b"), [], 0)
 
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     assert len(observed.pods) == 1
 
@@ -118,10 +118,10 @@ def test_a_recreated_service_has_none_of_the_warnings_about_the_old_one() -> Non
     touches.by(SERVICES, service("s1"), "DELETED")
     touches.by(SERVICES, service("s2"))
 
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     assert observed.events == ()
-    assert touches.mirror.pop_departures(IRIS) == ["s1"]
+    assert touches.object_cache.pop_deleted(IRIS) == ["s1"]
 
 
 CHANGES = [
@@ -140,12 +140,12 @@ def test_in_whatever_order_the_kinds_arrive_the_same_is_observed_and_its_service
 ) -> None:
     touches = Touches()
     for resource, found, kind in changes:
-        before = touches.mirror.observed(IRIS)
+        before = touches.object_cache.observed(IRIS)
         touched = touches.by(resource, found, kind)
-        changed = touches.mirror.observed(IRIS) != before
+        changed = touches.object_cache.observed(IRIS) != before
         assert not changed or touched == {IRIS}, "a change that nobody hears of"
 
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     assert {p["metadata"]["uid"] for p in observed.pods} == {"p1", "p2"}
     assert {e["metadata"]["uid"] for e in observed.events} == {"e1", "e2", "e3"}
@@ -168,7 +168,7 @@ def test_a_service_is_observed_with_its_knative_service_and_revisions() -> None:
     touches.by(SERVICES, service())
     assert touches.by(Resource(Kind.KNATIVE_SERVICES), pod("k1")) == {IRIS}
     assert touches.by(Resource(Kind.REVISIONS), pod("r1")) == {IRIS}
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     assert [o["metadata"]["uid"] for o in observed.knative_services] == ["k1"]
     assert [o["metadata"]["uid"] for o in observed.revisions] == ["r1"]
@@ -182,25 +182,25 @@ def test_every_service_is_touched_when_knative_goes_and_when_it_comes() -> None:
     touches.by(revisions, pod("r1"))
 
     touches.keys = set()
-    touches.mirror.absent(revisions)
+    touches.object_cache.absent(revisions)
     assert touches.keys == {IRIS}
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     assert (observed.revisions, observed.knative_followed) == ((), False)
 
     touches.keys = set()
-    touches.mirror.absent(revisions)
+    touches.object_cache.absent(revisions)
     assert touches.keys == set(), "it was known"
-    touches.mirror.listed(revisions, [], 0)
+    touches.object_cache.listed(revisions, [], 0)
     assert touches.keys == {IRIS}
-    assert touches.mirror.follows_knative(IRIS.namespace)
+    assert touches.object_cache.follows_knative(IRIS.namespace)
 
 
 def test_knative_is_followed_namespace_by_namespace() -> None:
-    mirror = Touches().mirror
-    mirror.absent(Resource(Kind.REVISIONS, "team-b"))
-    assert mirror.follows_knative("team-a")
-    assert not mirror.follows_knative("team-b")
+    object_cache = Touches().object_cache
+    object_cache.absent(Resource(Kind.REVISIONS, "team-b"))
+    assert object_cache.follows_knative("team-a")
+    assert not object_cache.follows_knative("team-b")
 
 
 def test_long_texts_of_a_service_are_kept_once_with_all_that_is_made_of_it() -> None:
@@ -219,9 +219,9 @@ def test_long_texts_of_a_service_are_kept_once_with_all_that_is_made_of_it() -> 
     touches.by(SERVICES, with_texts(service()))
     touches.by(PODS, with_texts(pod("p1")))
     touches.by(SERVICES, with_texts(service()), "MODIFIED")
-    touches.mirror.put_written(with_texts(service()))
-    touches.mirror.listed(PODS, [with_texts(pod("p1")), with_texts(pod("p2"))], 0)
-    observed = touches.mirror.observed(IRIS)
+    touches.object_cache.put_written(with_texts(service()))
+    touches.object_cache.listed(PODS, [with_texts(pod("p1")), with_texts(pod("p2"))], 0)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     assert len(observed.pods) == 2
     assert all(texts(p) == texts(observed.service) for p in observed.pods)
@@ -230,7 +230,7 @@ def test_long_texts_of_a_service_are_kept_once_with_all_that_is_made_of_it() -> 
     before = texts(observed.service)
     touches.by(SERVICES, with_texts(service(), "2"), "MODIFIED")
     touches.by(PODS, with_texts(pod("p2"), "2"), "MODIFIED")
-    observed = touches.mirror.observed(IRIS)
+    observed = touches.object_cache.observed(IRIS)
     assert observed
     old, new = observed.pods
     assert texts(old) == before
@@ -270,9 +270,9 @@ def pod_with_token() -> dict[str, Any]:
     }
 
 
-def text_shown(mirror: Mirror) -> bool:
+def text_shown(object_cache: ObjectCache) -> bool:
     """Whether what a container writes that has its account's token is shown."""
-    observed = mirror.observed(IRIS)
+    observed = object_cache.observed(IRIS)
     assert observed
     gate = observed.output_policy.gate_for_container(pod_with_token(), "kserve-container")
     return gate.shown("said") == "said"
@@ -282,22 +282,22 @@ def with_bindings(*cluster_wide: dict[str, Any]) -> Touches:
     touches = Touches()
     touches.by(SERVICES, service())
     for kind, objects in ((Kind.ROLE_BINDINGS, ()), (Kind.CLUSTER_ROLE_BINDINGS, cluster_wide)):
-        touches.mirror.listed(Resource(kind), objects, 0)
+        touches.object_cache.listed(Resource(kind), objects, 0)
     return touches
 
 
 def test_text_beside_a_token_is_shown_while_its_account_is_bound_to_no_role() -> None:
     touches = with_bindings()
-    assert text_shown(touches.mirror)
+    assert text_shown(touches.object_cache)
     bindings = Resource(Kind.ROLE_BINDINGS)
     bound = binding(account(IRIS.namespace))
     assert touches.by(bindings, bound) == {IRIS}
-    assert not text_shown(touches.mirror)
+    assert not text_shown(touches.object_cache)
     assert touches.by(bindings, binding(account("elsewhere")), "MODIFIED") == {IRIS}
-    assert text_shown(touches.mirror)
+    assert text_shown(touches.object_cache)
     touches.by(bindings, bound, "MODIFIED")
     assert touches.by(bindings, bound, "DELETED") == {IRIS}
-    assert text_shown(touches.mirror)
+    assert text_shown(touches.object_cache)
 
 
 @pytest.mark.parametrize(
@@ -314,13 +314,13 @@ def test_text_beside_a_token_is_shown_while_its_account_is_bound_to_no_role() ->
 def test_text_beside_a_token_is_held_back_by_whatever_names_its_account(
     subject: dict[str, str],
 ) -> None:
-    assert not text_shown(with_bindings(binding(subject)).mirror)
+    assert not text_shown(with_bindings(binding(subject)).object_cache)
 
 
 def test_what_kubernetes_lets_everybody_ask_is_no_right() -> None:
     everybody = binding(group("system:authenticated"), role="system:discovery")
     others = binding(account(IRIS.namespace, "other"), account("elsewhere"), uid="b2")
-    assert text_shown(with_bindings(everybody, others).mirror)
+    assert text_shown(with_bindings(everybody, others).object_cache)
 
 
 def test_a_role_of_a_namespace_is_a_right_whatever_its_name() -> None:
@@ -328,19 +328,19 @@ def test_a_role_of_a_namespace_is_a_right_whatever_its_name() -> None:
     bound = binding(account(IRIS.namespace), role="system:basic-user")
     named = {**bound, "roleRef": {**bound["roleRef"], "kind": "Role"}}
     touches.by(Resource(Kind.ROLE_BINDINGS), named)
-    assert not text_shown(touches.mirror)
+    assert not text_shown(touches.object_cache)
 
 
 def test_text_beside_a_token_is_held_back_while_its_rights_are_not_known() -> None:
     touches = Touches()
     touches.by(SERVICES, service())
-    assert not text_shown(touches.mirror)
-    touches.mirror.listed(Resource(Kind.ROLE_BINDINGS), (), 0)
-    assert not text_shown(touches.mirror)
-    touches.mirror.listed(Resource(Kind.CLUSTER_ROLE_BINDINGS), (), 0)
-    assert text_shown(touches.mirror)
+    assert not text_shown(touches.object_cache)
+    touches.object_cache.listed(Resource(Kind.ROLE_BINDINGS), (), 0)
+    assert not text_shown(touches.object_cache)
+    touches.object_cache.listed(Resource(Kind.CLUSTER_ROLE_BINDINGS), (), 0)
+    assert text_shown(touches.object_cache)
     touches.keys = set()
-    touches.mirror.absent(Resource(Kind.ROLE_BINDINGS))
+    touches.object_cache.absent(Resource(Kind.ROLE_BINDINGS))
     assert touches.keys == {IRIS}
-    assert not text_shown(touches.mirror)
-    assert touches.mirror.follows_knative(IRIS.namespace)
+    assert not text_shown(touches.object_cache)
+    assert touches.object_cache.follows_knative(IRIS.namespace)

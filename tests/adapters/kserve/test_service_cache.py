@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.adapters.kserve.informers.service_cache import HeldServices
+from server.adapters.kserve.informers.service_cache import ServiceCache
 from server.adapters.kserve.objects import generation_of, uid_of
 from server.domain.service.inference_service import ServiceKey
 
@@ -28,7 +28,7 @@ def an_object(uid: str = "u1", generation: int = 1, made: int = 0) -> dict[str, 
 
 
 def test_an_event_older_than_a_writes_answer_is_dropped() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     held.take_event(an_object(generation=1), deleted=False)
     held.take_written(an_object(generation=2))
 
@@ -37,7 +37,7 @@ def test_an_event_older_than_a_writes_answer_is_dropped() -> None:
 
 
 def test_an_answer_that_the_watch_has_overtaken_is_not_held_but_has_its_key_told_again() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     held.take_event(an_object(generation=3), deleted=False)
 
     assert held.take_written(an_object(generation=2)) == {KEY}
@@ -45,39 +45,39 @@ def test_an_answer_that_the_watch_has_overtaken_is_not_held_but_has_its_key_told
 
 
 def test_an_answer_about_a_service_that_is_already_gone_departs_at_once() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     held.take_event(an_object(), deleted=False)
     held.take_event(an_object(), deleted=True)
-    held.pop_departures(KEY)
+    held.pop_deleted(KEY)
 
     assert held.take_written(an_object(generation=2)) == {KEY}
     assert held.get(KEY) is None
-    assert held.pop_departures(KEY) == ["u1"]
+    assert held.pop_deleted(KEY) == ["u1"]
 
 
 def test_a_recreation_departs_the_old_uid_and_holds_the_new_one() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     held.take_event(an_object("u1"), deleted=False)
     held.take_event(an_object("u1"), deleted=True)
     held.take_event(an_object("u2"), deleted=False)
 
-    assert held.pop_departures(KEY) == ["u1"]
+    assert held.pop_deleted(KEY) == ["u1"]
     assert uid_of(held.get(KEY) or {}) == "u2"
     assert (held.key_of("u1"), held.key_of("u2")) == (None, KEY)
 
 
 def test_a_service_deleted_and_recreated_while_away_is_told_by_its_uid_in_the_next_list() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     held.take_event(an_object("u1", generation=7), deleted=False)
 
     held.take_list("", [an_object("u2", generation=1)], held.writes_so_far())
 
-    assert held.pop_departures(KEY) == ["u1"]
+    assert held.pop_deleted(KEY) == ["u1"]
     assert uid_of(held.get(KEY) or {}) == "u2"
 
 
 def test_a_list_asked_for_before_our_creation_does_not_take_it_back() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     began = held.writes_so_far()
     held.take_written(an_object())
 
@@ -86,7 +86,7 @@ def test_a_list_asked_for_before_our_creation_does_not_take_it_back() -> None:
 
 
 def test_a_list_asked_for_after_our_creation_does() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     held.take_written(an_object())
 
     assert held.take_list("", [], held.writes_so_far()) == {KEY}
@@ -94,7 +94,7 @@ def test_a_list_asked_for_after_our_creation_does() -> None:
 
 
 def test_a_list_of_one_namespace_says_nothing_of_another() -> None:
-    held = HeldServices()
+    held = ServiceCache()
     held.take_event(an_object(), deleted=False)
 
     held.take_list("team-b", [], held.writes_so_far())
@@ -106,7 +106,7 @@ def test_a_list_of_one_namespace_says_nothing_of_another() -> None:
 class Cluster:
     """One key's true history, and a watch, lists and answers that tell of it in their own time."""
 
-    held: HeldServices = field(default_factory=HeldServices)
+    held: ServiceCache = field(default_factory=ServiceCache)
     history: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     watched: int = 0
@@ -160,7 +160,7 @@ class Cluster:
             self.watched, self.list_began, self.listed = self.listed, None, None
 
     def note_what_is_shown(self) -> None:
-        self.departed += self.held.pop_departures(KEY)
+        self.departed += self.held.pop_deleted(KEY)
         held = self.held.get(KEY)
         if held:
             self.shown.add(uid_of(held))
@@ -178,7 +178,7 @@ class Cluster:
         self.finish_list()
         while self.watched < len(self.history):
             self.event()
-        if self.held.in_doubt(0):
+        if self.held.has_unseen_write(0):
             self.relist()
             self.finish_list()
         self.note_what_is_shown()
@@ -207,7 +207,7 @@ def test_whatever_the_order_nothing_goes_back_and_the_end_is_the_truth(
         STEPS[name](cluster, number)
         cluster.note_what_is_shown()
         older = cluster.position_shown() < cluster.floor
-        assert not older or cluster.held.in_doubt(0), "older than an answer already given"
+        assert not older or cluster.held.has_unseen_write(0), "older than an answer already given"
 
     cluster.settle()
 

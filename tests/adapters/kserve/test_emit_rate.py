@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from server.adapters.kserve.informers import emit_rate
-from server.adapters.kserve.informers.emit_rate import Pacing
+from server.adapters.kserve.informers.emit_rate import EmitRate
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -39,7 +39,7 @@ def complaining(n: int) -> InferenceService:
 
 
 def test_what_repeats_the_state_is_told_once_a_second(clock: list[float]) -> None:
-    paced, told = Pacing(), 0
+    paced, told = EmitRate(), 0
     for n in range(400):
         told += paced.wait(complaining(n)) == 0
         clock[0] += 0.025
@@ -47,7 +47,7 @@ def test_what_repeats_the_state_is_told_once_a_second(clock: list[float]) -> Non
 
 
 def test_what_is_held_back_may_be_told_when_its_time_has_come(clock: list[float]) -> None:
-    paced = Pacing()
+    paced = EmitRate()
     assert paced.wait(complaining(1)) == 0
     clock[0] += 0.3
     left = paced.wait(complaining(2))
@@ -71,7 +71,7 @@ def test_what_is_held_back_may_be_told_when_its_time_has_come(clock: list[float]
     ],
 )
 def test_news_is_told_at_once(clock: list[float], news: InferenceService) -> None:
-    paced = Pacing()
+    paced = EmitRate()
     assert paced.wait(READY) == 0
     assert paced.wait(news) == 0
 
@@ -81,13 +81,13 @@ def test_a_failure_whose_words_alone_change_is_no_news(clock: list[float]) -> No
         failure = failure_of(FailureReason.QUOTA, words)
         return replace(READY, status=replace(READY.status, state=State.FAILED, failure=failure))
 
-    paced = Pacing()
+    paced = EmitRate()
     assert paced.wait(failing("one")) == 0
     assert paced.wait(failing("two")) > 0
 
 
 def test_a_service_that_came_back_is_told_at_once(clock: list[float]) -> None:
-    paced = Pacing()
+    paced = EmitRate()
     assert paced.wait(READY) == 0
     paced.forget(KEY)
     assert paced.wait(READY) == 0

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from server.adapters.kserve.client import ApiServer
-from server.adapters.kserve.informers.api_server_probe import Probe
+from server.adapters.kserve.informers.api_server_probe import ApiServerProbe
 from tests.adapters.kserve.scripted_server import Fault, ScriptedServer, html_500, never
 from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
@@ -23,7 +23,7 @@ class Probing:
     def __init__(self, api: ApiServer) -> None:
         self.asked_at: list[float] = []
         self.returns = 0
-        self.probe = Probe(api, answered=self.asked_at.append, returned=self._note_return)
+        self.probe = ApiServerProbe(api, answered=self.asked_at.append, returned=self._note_return)
 
     def _note_return(self) -> None:
         self.returns += 1

@@ -7,8 +7,8 @@ import sys
 
 TERMINATED = 128 + signal.SIGTERM
 if __name__ == "__main__":
-    # Before all else is imported, which takes seconds: in a container this is process 1, and the
-    # kernel keeps from it the signals that it does not handle.
+    # Before the imports, which take seconds: process 1 of a container does not get the signals that
+    # it does not handle.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
 
 # ruff: noqa: E402 - see above
@@ -30,14 +30,14 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until a signal, or migrate; the exit code."""
+    """Serve until a signal, or migrate the database. Return the exit code."""
     act = _migrate if _parser().parse_args(arguments).command == "migrate" else _serve
     try:
         loaded = settings.load()
         logs.configure(loaded.log)
         return act(loaded)
     except settings.SettingsInvalid as e:
-        return _say(str(e), WRONG_SETTING)
+        return _print_error(str(e), WRONG_SETTING)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m server",
-        description="ModelService: deploys models on KServe or on this machine, and tells how their"
-        " rollouts go.",
+        description="ModelService: deploys models on KServe or on this machine, and reports the"
+        " status of their rollouts.",
         epilog="\n".join(_settings_lines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -54,10 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", title="commands", metavar="")
     commands.add_parser(
         "migrate",
-        help="bring the registry's database to this release, and end",
-        description="Brings the database that MODELSERVICE_DATABASE_URL names to the schema of this"
-        " release, before servers of this release start; with SQLite they do so themselves. What"
-        " is there is kept, and a second run changes nothing.",
+        help="migrate the registry's database to this release, and exit",
+        description="Migrates the database of MODELSERVICE_DATABASE_URL to the schema of this"
+        " release. Run it before servers of this release start; with SQLite they do it themselves."
+        " All data is kept, and a second run changes nothing.",
     )
     return parser
 
@@ -84,17 +84,17 @@ def _migrate(loaded: settings.Settings) -> int:
     except factory.UrlInvalid as e:
         raise settings.SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
     except factory.RegistryUnusable as e:
-        return _say(str(e), FAILED)
+        return _print_error(str(e), FAILED)
     print(f"the registry's database has schema {schema}")
     return 0
 
 
 def _serve(loaded: settings.Settings) -> int:
     _require_cluster(loaded)
-    # gRPC prints what we say ourselves.
+    # The server logs errors of gRPC itself.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     _find_stubs()
-    # After the settings, so that a wrong one is told at once: these imports take a second.
+    # After the settings, since these imports take a second and a wrong setting needs none of them.
     from server import app  # noqa: PLC0415
     from server.api.grpc_server import AddressUnusable  # noqa: PLC0415
 
@@ -103,9 +103,9 @@ def _serve(loaded: settings.Settings) -> int:
     except settings.SettingsInvalid:
         raise
     except AddressUnusable as e:
-        return _say(str(e), WRONG_SETTING)
+        return _print_error(str(e), WRONG_SETTING)
     except (app.ClusterUnusable, app.RegistryUnusable) as e:
-        return _say(str(e), FAILED)
+        return _print_error(str(e), FAILED)
     except Exception as e:
         structlog.get_logger(__name__).error("the server failed", exc_info=e)
         return FAILED
@@ -113,13 +113,13 @@ def _serve(loaded: settings.Settings) -> int:
 
 
 def _find_stubs() -> None:
-    """In a checkout the stubs lie beside the server; installed they are a distribution."""
+    """Add the stubs of a checkout to the path; installed, they are a distribution."""
     if find_spec("modelservice") is None:
         sys.path.append(str(Path(__file__).resolve().parents[1] / "generated"))
 
 
-def _say(what: str, code: int) -> int:
-    print("modelservice:", " ".join(without_controls(what).split()), file=sys.stderr)
+def _print_error(message: str, code: int) -> int:
+    print("modelservice:", " ".join(without_controls(message).split()), file=sys.stderr)
     return code
 
 

@@ -1,4 +1,4 @@
-"""The composition root: what the server is made of, from its start to its end."""
+"""The composition root: makes the server of its parts, starts it and stops it."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ from server.settings import Settings, SettingsInvalid
 
 log = structlog.get_logger(__name__)
 
-# For the check at the start; an API server that is slower is followed all the same.
+# For the check at the start. A slower API server does not prevent the start.
 RELEASE_TIMEOUT = timedelta(seconds=2)
 
 
 class Task(NamedTuple):
-    """A part of the server that runs from its start to its end, by the name that debuggers show."""
+    """A task that runs while the server does. Debuggers show its name."""
 
     name: str
     run: Callable[[], Awaitable[None]]
 
 
 class Application:
-    """The server over one cluster. `start` it, then `run` it until it is told to stop.
+    """The gRPC server over one cluster. `start` it, then `run` it.
 
-    `tasks` run beside its own for as long as it serves. `listeners`, each an asynchronous context,
-    are entered as it starts and left once its last call and its tasks have ended.
+    `tasks` run beside its own tasks. `listeners` are asynchronous contexts: `start` enters them,
+    and `run` leaves them after the last call and the tasks have ended.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Application:
             self._tasks.append(Task("deployment recorder", recorder.run))
 
     async def start(self) -> int:
-        """Listen, and answer the port. Raises AddressUnusable, and what a listener raises."""
+        """Listen, and return the port. Raises AddressUnusable, and the errors of listeners."""
         self._health.set(health_statuses(self._cache, self._cluster, self._registry))
         address = self._settings.serving.listen
         async with AsyncExitStack() as entered:
@@ -130,7 +130,7 @@ class Application:
         return port
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop`, then end within the grace. Raises what a task died of."""
+        """Serve until `stop`, then end within the grace. Raises the error of a task that fails."""
         async with self._listening, asyncio.TaskGroup() as group:
             running = [group.create_task(_endless(t), name=t.name) for t in self._tasks]
             try:
@@ -154,7 +154,7 @@ class Application:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline.at):
                 await self._interceptor.drained()
-        # Now no call is open, or none may be any longer.
+        # No call is open now, or the deadline has passed.
         await self._server.stop(None)
         await refusing
         log.info("stopped")
@@ -180,11 +180,11 @@ def anonymous_caller(settings: Settings) -> Caller:
 
 
 class ClusterUnusable(Exception):
-    """The cluster cannot be worked on; the message is for operators."""
+    """The cluster cannot be used; the message is for operators."""
 
 
 class RegistryUnusable(Exception):
-    """The registry's database cannot be worked with; the message is for operators."""
+    """The registry's database cannot be used; the message is for operators."""
 
 
 async def run(settings: Settings) -> None:
@@ -194,7 +194,7 @@ async def run(settings: Settings) -> None:
         failpoints.arm(settings.testing.crash_at)
     grace = Grace(settings.stop.grace)
     opened = _kserve(settings) if settings.kserve.enabled else _local(settings, grace)
-    # A state directory is held before the registry in it is opened.
+    # Lock the state directory before opening the registry in it.
     async with opened as cluster, opened_registry(settings) as registry:
         await serve(Application(cluster, settings, registry), grace.begin)
 
@@ -216,7 +216,7 @@ class Grace:
 
 
 async def serve(application: Application, stopping: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP, which calls `stopping`. Raises AddressUnusable."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, then call `stopping`. Raises AddressUnusable."""
     stop = asyncio.Event()
 
     def end() -> None:
@@ -225,7 +225,7 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
 
     numbers = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        # It comes when a terminal is closed; under nohup that is no reason to stop.
+        # A closed terminal sends it. Under nohup it is ignored.
         numbers.append(signal.SIGHUP)
     for signal_number in numbers:
         asyncio.get_running_loop().add_signal_handler(signal_number, end)
@@ -235,7 +235,7 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
 
 @asynccontextmanager
 async def _kserve(settings: Settings) -> AsyncIterator[Cluster]:
-    # Its libraries take a tenth of a second, which other clusters do without.
+    # Imported here, since it takes a tenth of a second and the other cluster does not need it.
     from server.adapters.kserve.client import ApiServer  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
     from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable  # noqa: PLC0415
@@ -267,7 +267,7 @@ async def _kserve(settings: Settings) -> AsyncIterator[Cluster]:
 
 @asynccontextmanager
 async def _local(settings: Settings, grace: Grace) -> AsyncIterator[Cluster]:
-    # Its libraries take a tenth of a second, which other clusters do without.
+    # Imported here, since it takes a tenth of a second and the other cluster does not need it.
     from server.adapters.local import factory  # noqa: PLC0415
 
     local = settings.local
@@ -291,12 +291,14 @@ async def _local(settings: Settings, grace: Grace) -> AsyncIterator[Cluster]:
 
 @asynccontextmanager
 async def opened_registry(settings: Settings) -> AsyncIterator[Registry | None]:
-    """The registry for the length of a block; None where there is none. Raises SettingsInvalid,
-    RegistryUnusable."""
+    """Open the registry for the length of a block; None without one.
+
+    Raises SettingsInvalid and RegistryUnusable.
+    """
     if not (url := settings.registry_url()):
         yield None
         return
-    # SQLAlchemy takes a quarter of a second, which a server without a registry does without.
+    # Imported here, since SQLAlchemy takes a quarter of a second.
     from server.adapters.sql import factory  # noqa: PLC0415
 
     try:

@@ -1,4 +1,4 @@
-"""Logging: one line an event, in one format, of every library as of the server itself."""
+"""Logging: one line for each event, in one format for the server and its libraries."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from structlog.typing import Processor
 from server.domain.rollout.container_output import without_controls
 from server.settings import Log
 
-# Only what they warn of: their requests and retries are told by those who make them.
+# Only their warnings: the callers log requests and retries themselves.
 _QUIET = ("aiohttp", "alembic", "asyncio", "grpc", "urllib3")
 
 
 def configure(log: Log) -> None:
-    """Write to the standard error stream from now on."""
+    """Configure all loggers to write to the standard error stream."""
     level = logging.getLevelNamesMapping()[log.level.upper()]
     shared: list[Processor] = [
         structlog.processors.add_log_level,
@@ -49,7 +49,7 @@ def _renderer(log: Log) -> Processor:
 
 
 def _plain(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Without what a terminal would take for commands, which JSON escapes by itself."""
+    """Remove control characters, which a terminal may obey; JSON escapes them itself."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = without_controls(value)
@@ -57,8 +57,7 @@ def _plain(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
 
 
 def _is_of_the_server(record: logging.LogRecord) -> bool:
-    """Not what grpc.aio reports, as an error with its stack, of a client that left while it was
-    answered: a client could fill the log with it."""
+    """Drop the errors that grpc.aio logs when a client leaves: clients could fill the log."""
     return not str(record.msg).startswith("ExecuteBatchError raised in core")
 
 
@@ -76,7 +75,7 @@ def _configure_libraries(shared: list[Processor], renderer: Processor, level: in
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_of_the_server)
 
 
-# One encoder for all lines: json.dumps makes one for each.
+# One encoder for all lines: json.dumps creates one for each.
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
@@ -87,7 +86,7 @@ def _json(event: Any, **_: Any) -> str:
 def _with_time(
     logger: Any, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """As structlog's own TimeStamper, which takes as long as the rest of a line."""
+    """Add the time, as structlog's TimeStamper does, in a fraction of its time."""
     second, nanos = divmod(time.time_ns(), 10**9)
     event["timestamp"] = f"{_iso(second)}.{nanos // 1000:06}Z"
     return event
@@ -101,7 +100,7 @@ def _iso(second: int) -> str:
 def _without_exception_texts(
     logger: Any, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Show where an exception came from, not what it says: its text may hold a request's values."""
+    """Log the stack of an exception without its text, which may have values of a request."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]

@@ -1,4 +1,4 @@
-"""How much memory this process may take."""
+"""The memory limit of this process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import psutil
 
-# Of cgroup v2, and of v1 where its memory controller is mounted.
+# For cgroup v2, and for v1 if its memory controller is mounted.
 _FILES = (("", "", "memory.max"), ("memory", "memory", "memory.limit_in_bytes"))
 
 
 def memory_limit(root: Path = Path("/")) -> int:
-    """The bytes at which the kernel kills this process: the lowest limit of its cgroup and of those
-    around it, else all that the machine has."""
+    """Return the bytes at which the kernel kills this process.
+
+    That is the lowest limit of its cgroup and its ancestors, else the memory of the machine.
+    """
     return min([psutil.virtual_memory().total, *_cgroup_limits(root)])
 
 
@@ -30,8 +32,10 @@ def _cgroup_limits(root: Path) -> Iterator[int]:
 
 
 def _limits(mount: Path, path: str, name: str) -> Iterator[int]:
-    """Of a cgroup and all around it, as far as they are to be seen: in a container's own namespace
-    its path may be one of the machine's, and only the mount's root is there."""
+    """Yield the limits of a cgroup and its ancestors, as far as they are visible.
+
+    In a container the path may be the machine's, while only the root of the mount exists.
+    """
     inner = mount / path.lstrip("/")
     for folder in (inner, *inner.parents):
         if folder.is_relative_to(mount):

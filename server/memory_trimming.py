@@ -1,4 +1,4 @@
-"""Frees what only the garbage collector can, and returns free memory to the system."""
+"""Runs the garbage collector, and returns free memory to the system."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from contextlib import suppress
 from server.control.watch_cache import WatchCache
 
 EVERY_SECONDS = 5.0
-# Of the objects that were there after the last collection: so many times more or fewer.
+# The growth or shrinkage of the number of objects, since the last collection, that starts another.
 _CHANGED = 1.5
-# The generations of what is young are collected as ever.
+# For the oldest generation alone: the young ones are collected as usual.
 _NEVER = 10**9
 
 
 async def keep_freeing(cache: WatchCache) -> None:
-    """Collect garbage and return free memory to the system where there is some, until cancelled.
+    """Collect garbage and return free memory to the system, until cancelled.
 
-    By itself CPython looks at all objects again whenever their number has grown by a quarter: while
-    10,000 watches come, that is ten times. Here it is done where their number has become half as
-    large again, or a third smaller, since the last time: never where nothing grows. What the server
-    is made of itself and what it has listed first is never looked at. Of what came later, the
-    objects of 1,000 services hold the event loop for up to 80 ms. Young garbage is freed as ever.
+    CPython examines all objects each time their number has grown by a quarter: ten times while
+    10,000 watches arrive. This task does so once it has grown by half, or fallen by a third. It
+    never examines the server's own objects and those of the first listing. The objects of 1,000
+    later services hold the event loop for up to 80 ms. Young garbage is collected as usual.
 
-    glibc keeps the memory of what was allocated side by side: after 20,000 calls at once a server
-    would stay at four times its size, and the next such moment would come on top of it. Where the C
-    library is another one, nothing is returned.
+    glibc keeps freed memory: after 20,000 concurrent calls a server would stay at four times its
+    size, and the next peak would come on top. With another C library nothing is returned.
     """
     young, middle, oldest = gc.get_threshold()
     gc.set_threshold(young, middle, _NEVER)
@@ -53,8 +51,8 @@ async def _free(cache: WatchCache) -> None:
             gc.collect()
             before = sys.getallocatedblocks()
         if trim:
-            # Without the interpreter's lock: it takes some 20 ms where there is much to return.
-            # Where no thread can be started just now, it is returned the next time.
+            # In a thread, without the interpreter's lock: it can take 20 ms. If no thread can be
+            # started, it is tried again the next time.
             with suppress(RuntimeError):
                 await asyncio.to_thread(trim, 0)
 

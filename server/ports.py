@@ -1,4 +1,4 @@
-"""What control needs from the outside: a cluster, and a registry."""
+"""The ports of control: a cluster and a registry."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A service is now like this; states in between may have been passed over."""
+    """The latest state of a service; states before it may have been skipped."""
 
     service: InferenceService
 
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The service of this uid is no longer there; it may have come and gone unreported."""
+    """The service of this uid is deleted. It may never have been reported."""
 
     key: ServiceKey
     uid: str
@@ -42,68 +42,67 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Everything that the cluster holds has been told at least once."""
+    """Every service of the cluster has been reported at least once."""
 
 
 FeedEvent = Changed | Gone | Synced
 
 
 class Cluster(Protocol):
-    """A place where InferenceServices run, and the only truth about them.
+    """A cluster that runs InferenceServices. It is the only truth about them.
 
-    Every method raises `server.domain.errors` only.
+    Its methods raise only `server.domain.errors`.
     """
 
     async def apply(self, deploy: Deploy) -> Applied:
-        """Store the wish and answer once the cluster has it; nothing is half-done.
+        """Store the desired spec, all of it or nothing, and return once the cluster has it.
 
-        A replayed request_id answers the first write. The service answered is about the rollout
-        just written, and every later feed event knows at least as much.
+        A repeated request_id returns the result of the first write. The returned service has the
+        status of this rollout, and no later feed event is older.
         """
         ...
 
     async def delete(self, delete: Delete) -> InferenceService:
-        """Begin the deletion and answer the service as it then is.
-
-        Raises ServiceNotFound where there is none.
-        """
+        """Begin the deletion, and return the service as it then is. Raises ServiceNotFound."""
         ...
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
-        """Ask the cluster itself, past every cache. For confirming an absence, not for serving."""
+        """Read the cluster itself, past every cache: to confirm an absence, not to serve reads."""
         ...
 
     def feed(self) -> AsyncIterator[FeedEvent]:
-        """Follow the cluster until the iterator is closed: what is there, Synced, then changes.
+        """Yield all services, then Synced, then changes, until the iterator is closed.
 
-        Outages are survived inside; the latest state of a service always comes through. At most
-        one feed runs at a time.
+        It survives outages, and always yields the latest state of a service in the end. At most one
+        feed runs at a time.
         """
         ...
 
     def age(self) -> timedelta | None:
-        """How long ago what the feed tells was last known to be the present; None before Synced."""
+        """Return the time since the feed was last known to be current; None before Synced."""
         ...
 
     def refusal(self) -> ServiceError | None:
-        """What the cluster refuses this server, so that it cannot be followed before somebody
-        mends that; None where it refuses nothing, or is only away."""
+        """Return the error with which the cluster refuses this server until an operator acts.
+
+        None if it refuses nothing, or is only unreachable.
+        """
         ...
 
     def on_reachable_change(self, changed: Callable[[], None]) -> None:
-        """Call `changed` each time that `reachable` begins to answer otherwise."""
+        """Call `changed` at each change of `reachable`."""
         ...
 
     def reachable(self) -> bool:
-        """Whether the cluster, when it was last asked, answered and took our credentials."""
+        """Report whether the cluster answered the last request and accepted our credentials."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some of a listing, newest first.
+    """A page of a listing, newest first.
 
-    A page from `positions[i]` on begins with item i; one more of them is the next page's.
+    `positions[i]` is the cursor of `items[i]`; an extra last entry is the cursor of the next page.
     """
 
     items: Sequence[Item]
@@ -111,112 +110,120 @@ class Page(Generic[Item]):
 
 
 class RegistryReading(Protocol):
-    """What can be read of the registry in one transaction; absent things are None."""
+    """A transaction that reads the registry. Reads of absent things return None."""
 
     async def now(self) -> datetime:
-        """The time by the database's clock, which all replicas share."""
+        """Return the time of the database's clock, which all replicas share."""
         ...
 
     async def model(self, key: ModelKey) -> RegisteredModel | None:
-        """The model of this name."""
+        """Read a model."""
         ...
 
     async def version(self, key: VersionKey) -> ModelVersion | None:
-        """The version of this name."""
+        """Read a version."""
         ...
 
     async def newest_ready_version(self, model: ModelKey) -> ModelVersion | None:
-        """The READY version that was made last."""
+        """Read the READY version that was created last."""
         ...
 
     async def environment(self, key: EnvironmentKey) -> ServingEnvironment | None:
-        """The environment of this name."""
+        """Read an environment."""
         ...
 
     async def deployment(self, deployment_id: str) -> ModelDeployment | None:
-        """The record of this id."""
+        """Read the record of a deployment."""
         ...
 
     async def open_deployments(
         self, service: ServiceKey | None = None
     ) -> Sequence[ModelDeployment]:
-        """The records without an end, of one service or of all, oldest first."""
+        """Read the records without an end time, of one service or of all, oldest first."""
         ...
 
     async def users(self, thing: Registered, most: int) -> Sequence[ModelDeployment]:
-        """At most so many of the records without an end that were made from it."""
+        """Read at most `most` records without an end time that use the thing."""
         ...
 
     async def models(self, project: str, size: int, position: int | None) -> Page[RegisteredModel]:
-        """A page of a project's models, from a position on."""
+        """Read a page of a project's models, from a position on."""
         ...
 
     async def versions(
         self, model: ModelKey, size: int, position: int | None
     ) -> Page[ModelVersion]:
-        """A page of a model's versions, from a position on."""
+        """Read a page of a model's versions, from a position on."""
         ...
 
     async def environments(
         self, project: str, size: int, position: int | None
     ) -> Page[ServingEnvironment]:
-        """A page of a project's environments, from a position on."""
+        """Read a page of a project's environments, from a position on."""
         ...
 
     async def deployments(
         self, wanted: DeploymentFilter, size: int, position: int | None
     ) -> Page[ModelDeployment]:
-        """A page of records, from a position on."""
+        """Read a page of records, from a position on."""
         ...
 
 
 class RegistryWriting(RegistryReading, Protocol):
-    """One transaction that writes. Each single thing read in it, and `open_deployments` of a
-    service, stays as it is for everybody else until the transaction ends."""
+    """A transaction that writes the registry.
+
+    Until it ends, no other transaction changes a single thing that it read, nor the
+    `open_deployments` of a service that it read.
+    """
 
     async def add(self, thing: Registered | ModelDeployment) -> None:
-        """Store something new. Raises AlreadyExists where its name is taken."""
+        """Store a new thing. Raises AlreadyExists if its name is taken."""
         ...
 
     async def replace(self, thing: Registered | ModelDeployment) -> None:
-        """Store something that was read in this transaction and changed."""
+        """Store a change of a thing that was read in this transaction."""
         ...
 
     async def remove(self, thing: Registered | ModelDeployment) -> None:
-        """Forget it; a model's versions go with it."""
+        """Remove a thing; a model with its versions."""
         ...
 
 
 class Registry(Protocol):
-    """Where models, versions, environments and the records of deployments are kept.
+    """The store of models, versions, environments and the records of deployments.
 
-    Every method raises what `work` raises, and RegistryUnavailable; then nothing of it is stored,
-    but where the message says that this is unknown.
+    Its methods raise the errors of `work`, and RegistryUnavailable. Nothing is stored then, unless
+    the message says that this is unknown.
     """
 
     async def read(self, work: Callable[[RegistryReading], Awaitable[Result]]) -> Result:
-        """Do reading work on one consistent state."""
+        """Run work that reads one consistent state."""
         ...
 
     async def write(self, work: Callable[[RegistryWriting], Awaitable[Result]]) -> Result:
-        """Do the work and store all of it, or nothing. It may be done again from its beginning
-        where another transaction was in its way, so it has no effects of its own."""
+        """Run work that writes, and store all of it or nothing.
+
+        The work is run again after a conflict with another transaction, so it must have no other
+        effects.
+        """
         ...
 
     async def lead(self, holder: str, term: timedelta) -> bool:
-        """Become or stay, for `term` from now by the database's clock, the one who follows the
-        feed in the records; False: another is. No term is longer than two minutes: a lease that
-        seems to be is from before the clock was turned back."""
+        """Take or renew the lease for recording; False if another holder has it.
+
+        It ends `term` from now by the database's clock. No term is longer than two minutes: a lease
+        with a later end is from before the clock was set back, and counts as ended.
+        """
         ...
 
     async def resign(self, holder: str) -> None:
-        """Let another lead at once."""
+        """Give up the lease."""
         ...
 
     def on_reachable_change(self, changed: Callable[[], None]) -> None:
-        """Call `changed` each time that `reachable` begins to answer otherwise."""
+        """Call `changed` at each change of `reachable`."""
         ...
 
     def reachable(self) -> bool:
-        """Whether the registry answered when it was last asked."""
+        """Report whether the registry answered the last request."""
         ...

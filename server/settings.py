@@ -1,4 +1,4 @@
-"""The settings, and the only place that reads the environment."""
+"""The settings, read from the environment here and nowhere else."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _OURS = "MODELSERVICE_"
 SQLITE = "sqlite:///"  # and an absolute path
 # docs/operations.md has the arithmetic.
 MEMORY_SHARE = 4
-# Kubernetes puts these into pods beside a Service, such as one named `modelservice` or
-# `modelservice-canary`: all of them, so that one without the host is a slip.
+# Kubernetes sets these variables in pods for each Service, such as `modelservice-canary`. It sets
+# them all together, so that one without the host is a misspelt setting.
 _HOST = "_SERVICE_HOST"
 _OF_SERVICE = re.compile(rf"(\w+?)({_HOST}|_SERVICE_PORT(_\w+)?|_PORT(_\d+_\w+)?)")
 # For tests of this project.
 _OF_TESTS = "MODELSERVICE_TEST_"
-# How alike a name must be to one of ours to be taken for a slip, by difflib's ratio.
+# The difflib ratio from which a name counts as a misspelt setting.
 _NEAR = 0.92
 _LONGEST_NAME = 64
 
 
 class SettingsInvalid(Exception):
-    """A setting is wrong or missing; the message names it, for operators."""
+    """A setting is invalid or missing; the message names it, for operators."""
 
 
 def _group(prefix: str) -> SettingsConfigDict:
@@ -88,7 +88,7 @@ def _expanded(variable: str, path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise SettingsInvalid(
-            f"{variable}: must be an absolute path, or HOME be set: the home of {path} is not known"
+            f"{variable}: must be an absolute path while HOME is not set, got {path}"
         ) from None
 
 
@@ -139,31 +139,31 @@ NamespacesOrAll = Annotated[
 Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
-# Kubernetes puts it into every pod that has a token.
+# Kubernetes mounts it into every pod with a service account token.
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class KServe(BaseSettings):
-    """Which cluster."""
+    """The kind of cluster."""
 
     model_config = _group("KSERVE_")
 
     enabled: bool = Field(
-        False, description="deploy on KServe; false: on model servers of this machine"
+        False, description="deploy on KServe; false: run model servers on this machine"
     )
 
 
 class Kubernetes(BaseSettings):
-    """How the API server is reached."""
+    """The connection to the API server."""
 
     model_config = _group("KUBERNETES_")
 
-    in_cluster: bool = Field(False, description="use the pod's own service account")
+    in_cluster: bool = Field(False, description="use the service account of the pod")
     kubeconfig: str = Field(
-        "", description="path of a kubeconfig; else $KUBECONFIG, else ~/.kube/config"
+        "", description="path of the kubeconfig; unset: $KUBECONFIG, else ~/.kube/config"
     )
     default_namespace: Namespace = Field(
-        "model-serving", description="stands in for an empty namespace in a request"
+        "model-serving", description="namespace of requests that name none"
     )
 
     @model_validator(mode="after")
@@ -173,8 +173,10 @@ class Kubernetes(BaseSettings):
         return self
 
     def kubeconfig_paths(self) -> str:
-        """The kubeconfig to use: a path, or several as $KUBECONFIG may have. Raises SettingsInvalid
-        where none of them exists."""
+        """Return the path of the kubeconfig, or several as in $KUBECONFIG.
+
+        Raises SettingsInvalid if none of them exists.
+        """
         paths = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         found = [
             _expanded("KUBERNETES_KUBECONFIG", path) for path in paths.split(os.pathsep) if path
@@ -188,56 +190,59 @@ class Kubernetes(BaseSettings):
 
     @staticmethod
     def environment() -> Mapping[str, str]:
-        """This process's own: it names proxies and a pod's API server, and plugins inherit it."""
+        """Return the environment of this process; it has proxies, and plugins inherit it."""
         return dict(os.environ)
 
 
 class Serving(BaseSettings):
-    """Whom the server answers."""
+    """The gRPC server: its address, its namespaces and its limits."""
 
     model_config = _group(_OURS)
 
-    listen: Address = Field("127.0.0.1:50051", description="address and port to listen on")
+    listen: Address = Field("127.0.0.1:50051", description="host and port to listen on")
     allow_plaintext: bool = Field(
-        False, description="listen beyond loopback although traffic is not encrypted"
+        False, description="allow a listen address beyond loopback, without encryption"
     )
     namespaces: Namespaces = Field(
-        frozenset(), description="namespaces to serve, with commas between; empty: all"
+        frozenset(), description="namespaces to serve, separated by commas; unset: all"
     )
     kserve_namespace: Namespace = Field(
-        "kserve", description="the namespace that KServe is installed in"
+        "kserve", description="namespace in which KServe is installed"
     )
 
     permit_reserved_namespaces: Namespaces = Field(
         frozenset(),
         description="namespaces of the platform (kube-*, KServe's, Knative's, this server's own)"
-        " that may be deployed to all the same, with commas between",
+        " to allow Deploys in, separated by commas",
     )
     show_container_text: NamespacesOrAll = Field(
         frozenset(),
-        description="namespaces whose containers' logs and last words every caller is shown, also"
-        " where the container can read Secrets, or acts as a ServiceAccount that has rights; with"
-        " commas between, * for all",
+        description="namespaces in which every caller sees logs and termination messages of"
+        " containers, even if a container can read Secrets or its ServiceAccount has rights;"
+        " separated by commas, * for all",
     )
     max_calls: int = Field(
         1000,
         ge=1,
-        description="calls answered at once; further ones are RESOURCE_EXHAUSTED, health is not",
+        description="maximum of concurrent calls, without health checks; further calls get"
+        " RESOURCE_EXHAUSTED",
     )
-    # Each takes some 25 KiB: 300 of the 512 MiB that the server is to stay within.
+    # Each takes some 25 KiB: 300 MiB of the 512 MiB of a server.
     max_streams: int = Field(
-        12_000, ge=1, description="watches open at once; further ones are RESOURCE_EXHAUSTED"
+        12_000,
+        ge=1,
+        description="maximum of concurrent watches; further watches get RESOURCE_EXHAUSTED",
     )
 
     services_memory: Bytes | None = Field(
         None,
-        description="the bytes that services may have of this server's memory; a Deploy that would"
-        " exceed it is RESOURCE_EXHAUSTED; unset: a quarter of the memory limit of its cgroup, else"
-        " of the machine's memory",
+        description="maximum of this server's memory for services, in bytes; a Deploy beyond it"
+        " gets RESOURCE_EXHAUSTED; unset: a quarter of the cgroup's memory limit, else of the"
+        " machine's memory",
     )
 
     def services_memory_bytes(self) -> int:
-        """The most that services may have of this server's memory."""
+        """Return the maximum of this server's memory for services."""
         if self.services_memory:
             return math.ceil(quantities.value(self.services_memory))
         return memory_limit() // MEMORY_SHARE
@@ -246,113 +251,118 @@ class Serving(BaseSettings):
     def _plaintext_stays_here(self) -> Serving:
         if not self.allow_plaintext and not _is_loopback(self.listen):
             raise ValueError(
-                f"MODELSERVICE_LISTEN: {self.listen} is beyond loopback and traffic would not be"
-                " encrypted; MODELSERVICE_ALLOW_PLAINTEXT=true permits that"
+                "MODELSERVICE_LISTEN: must be a loopback address, since traffic is not encrypted,"
+                f" got {self.listen}; MODELSERVICE_ALLOW_PLAINTEXT=true allows others"
             )
         return self
 
 
 class Local(BaseSettings):
-    """What the local cluster works with."""
+    """The local cluster."""
 
     model_config = _group(_OURS)
 
     state_dir: str = Field(
         "",
-        description="where the local cluster keeps its services; else $XDG_STATE_HOME/modelservice,"
-        " else ~/.local/state/modelservice",
+        description="directory in which the local cluster stores its services; unset:"
+        " $XDG_STATE_HOME/modelservice, else ~/.local/state/modelservice",
     )
     serving_python: str = Field(
         "",
-        description="the Python that model servers run in; else .venv-serving/bin/python beside"
-        " the server",
+        description="path of the Python that runs model servers; unset: .venv-serving/bin/python"
+        " beside the server",
     )
     serving_runtimes: str = Field(
-        "", description="a TOML file with further serving runtimes for the local cluster"
+        "", description="path of a TOML file with more serving runtimes for the local cluster"
     )
-    # Below those that systems usually give to outgoing connections: such a one could hold a
-    # service's address just when the server starts again.
+    # Below the usual range of outgoing connections: one of them could have a service's port just
+    # when the server starts again.
     serving_ports: Ports = Field(
         "20000-29999",
-        description="ports of 127.0.0.1 for services and model servers, which nothing else should"
-        " take while this server is away; a service that is there keeps its own",
+        description="ports of 127.0.0.1 for services and model servers; other programs should not"
+        " use them, even while this server is stopped; an existing service keeps its port",
     )
     model_size_limit: Bytes = Field(
         "100Gi",
-        description="the most that one model's files may have on the local cluster, unpacked ones"
-        " included",
+        description="maximum size of one model on the local cluster, in bytes, with the files"
+        " unpacked from an archive",
     )
     progress_deadline: Annotated[Seconds, Field(gt=timedelta(0))] = Field(
-        timedelta(minutes=10), description="seconds that a local model server has to load its model"
+        timedelta(minutes=10),
+        description="seconds in which a local model server must load its model",
     )
 
     def state_path(self) -> Path:
-        """The state directory."""
+        """Return the state directory."""
         if self.state_dir:
             return _expanded("MODELSERVICE_STATE_DIR", self.state_dir).absolute()
         home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
         return _expanded("MODELSERVICE_STATE_DIR", home).absolute() / "modelservice"
 
     def serving_python_path(self) -> Path:
-        """The serving environment's interpreter, by the path that makes it that environment's."""
+        """Return the Python of the serving environment, with symbolic links kept: the path of a
+        virtual environment's Python tells which environment it is."""
         beside = Path(__file__).parents[1] / ".venv-serving/bin/python"
         named = self.serving_python
         return _expanded("MODELSERVICE_SERVING_PYTHON", named).absolute() if named else beside
 
     def serving_runtimes_path(self) -> Path | None:
-        """The operator's own runtimes."""
+        """Return the file with the operator's runtimes."""
         named = self.serving_runtimes
         return _expanded("MODELSERVICE_SERVING_RUNTIMES", named).absolute() if named else None
 
     def model_size_limit_bytes(self) -> int:
-        """The most that one model may have."""
+        """Return the maximum size of one model."""
         return math.ceil(quantities.value(self.model_size_limit))
 
     def serving_port_range(self) -> range:
-        """The ports that services and model servers get."""
+        """Return the ports for services and model servers."""
         first, _, last = self.serving_ports.partition("-")
         return range(int(first), int(last) + 1)
 
     @staticmethod
     def environment() -> Mapping[str, str]:
-        """This process's own, which model servers inherit a little of."""
+        """Return the environment of this process; model servers inherit a part of it."""
         return dict(os.environ)
 
 
 class Database(BaseSettings):
-    """Where the registry is kept."""
+    """The registry's database."""
 
     model_config = _group(f"{_OURS}DATABASE_")
 
     url: Annotated[SecretStr, AfterValidator(_checked_url)] = Field(
         SecretStr(""),
-        description="where the registry is: postgresql://user:password@host:5432/database, or"
-        " sqlite:////path; else registry.db in the state directory, and on KServe there is none",
+        description="database of the registry: postgresql://user:password@host:5432/database or"
+        " sqlite:////path; unset: registry.db in the state directory, no registry on KServe",
     )
 
 
 class Stop(BaseSettings):
-    """How the server ends."""
+    """The stop of the server."""
 
     model_config = _group(f"{_OURS}STOP_")
 
     grace: Seconds = Field(
-        timedelta(seconds=30), description="seconds from the signal until the last call is cut"
+        timedelta(seconds=30), description="seconds from the signal until open calls are cancelled"
     )
     delay: Seconds = Field(
         timedelta(seconds=2),
-        description="seconds of these in which health says NOT_SERVING and calls are still taken",
+        description="seconds of the grace in which health is NOT_SERVING and calls are accepted",
     )
 
     @model_validator(mode="after")
     def _delay_within_grace(self) -> Stop:
         if self.delay > self.grace:
-            raise ValueError("MODELSERVICE_STOP_DELAY is longer than MODELSERVICE_STOP_GRACE")
+            raise ValueError(
+                "MODELSERVICE_STOP_DELAY: must be at most MODELSERVICE_STOP_GRACE"
+                f" ({self.grace.total_seconds():g}), got {self.delay.total_seconds():g}"
+            )
         return self
 
 
 class Log(BaseSettings):
-    """What is logged, and how it looks."""
+    """The log."""
 
     model_config = _group(f"{_OURS}LOG_")
 
@@ -365,7 +375,7 @@ class Log(BaseSettings):
 
 
 class Testing(BaseSettings):
-    """For tests of this project."""
+    """The settings for tests of this project."""
 
     model_config = _group(f"{_OURS}TEST_")
 
@@ -374,7 +384,7 @@ class Testing(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be set, by group."""
+    """All settings, by group."""
 
     groups: ClassVar = (KServe, Kubernetes, Serving, Local, Database, Stop, Log)
 
@@ -388,13 +398,15 @@ class Settings:
     testing: Testing
 
     def platform_namespaces(self) -> frozenset[str]:
-        """KServe's namespace, and this server's own where it runs in a pod."""
+        """Return KServe's namespace, and in a pod this server's own."""
         own = _POD_NAMESPACE.read_text() if _POD_NAMESPACE.is_file() else ""
         return frozenset({self.serving.kserve_namespace, own.strip()} - {""})
 
     def registry_url(self) -> str:
-        """Where the registry is; empty: there is none, since a pod's own disk is no place for it.
-        It may hold a password."""
+        """Return the URL of the registry's database, which may have a password.
+
+        Empty on KServe if none is set: the disk of a pod does not last.
+        """
         url = self.database.url.get_secret_value()
         if url or self.kserve.enabled:
             return url
@@ -417,7 +429,7 @@ def load() -> Settings:
 
 
 def described() -> Iterator[tuple[str, str]]:
-    """Every setting's variable, and what it is for with its default."""
+    """Yield each setting's variable, and its description with its default."""
     for group in Settings.groups:
         for name, field in group.model_fields.items():
             yield _variable(group, name), f"{field.description} [{_shown(field.default)}]"
@@ -430,11 +442,11 @@ def _loaded(group: type[_Group]) -> _Group:
     try:
         return group()
     except ValidationError as e:
-        raise SettingsInvalid("; ".join(_told(group, e))) from None
+        raise SettingsInvalid("; ".join(_problems(group, e))) from None
 
 
-def _told(group: type[BaseSettings], invalid: ValidationError) -> Iterator[str]:
-    """Say what each wrong setting must be and what was given, which a secret never shows."""
+def _problems(group: type[BaseSettings], invalid: ValidationError) -> Iterator[str]:
+    """Yield for each invalid setting what it must be, and the value given unless it is secret."""
     for error in invalid.errors(include_url=False, include_input=False):
         if not error["loc"]:
             yield error["msg"].removeprefix("Value error, ")
@@ -448,7 +460,7 @@ def _told(group: type[BaseSettings], invalid: ValidationError) -> Iterator[str]:
 
 
 def _wanted(error: ErrorDetails) -> str:
-    """What a setting must be, in our words rather than pydantic's."""
+    """Return what a setting must be, in our words instead of pydantic's."""
     context = error.get("ctx", {})
     match error["type"]:
         case "int_parsing" | "int_parsing_size":
@@ -465,20 +477,19 @@ def _wanted(error: ErrorDetails) -> str:
 
 
 def _bound(limit: object) -> str:
-    """A limit; pydantic gives one of time as the words that Python would have for it."""
+    """Format a limit. Pydantic gives the repr of a timedelta."""
     return "0" if limit in (timedelta(0), repr(timedelta(0))) else str(limit)
 
 
 def _given(variable: str) -> str:
-    """The text that was given; in which case of letters the variable stands does not matter."""
+    """Return the text of a variable; the case of its name does not matter."""
     return next((text for name, text in os.environ.items() if name.upper() == variable), "")
 
 
 def _refuse_unknown() -> None:
-    """Refuse a variable that is meant for this server and is none of its settings.
+    """Refuse a variable that looks like a setting and is none.
 
-    Ignored, it would leave the server as it is without it, such as on its own machine rather than
-    on KServe, and nothing would say so.
+    Otherwise a misspelt KSERVE_ENABLED would silently deploy on this machine instead of on KServe.
     """
     known = [variable for variable, _ in described()]
     for variable in sorted(os.environ):
@@ -492,13 +503,13 @@ def _refuse_unknown() -> None:
 
 
 def _is_of_service(name: str) -> bool:
-    """Whether Kubernetes puts a variable into pods for a Service of their namespace."""
+    """Report whether Kubernetes sets a variable in pods for a Service of their namespace."""
     found = _OF_SERVICE.fullmatch(name)
     return found is not None and f"{found[1]}{_HOST}" in os.environ
 
 
 def _meant(name: str, known: Sequence[str]) -> str:
-    """The setting that a name is a slip of, such as KSERVE_ENABLE or ENABLE_KSERVE; else empty."""
+    """Return the setting that is misspelt, as in KSERVE_ENABLE or ENABLE_KSERVE; else empty."""
     if len(name) > _LONGEST_NAME:
         return ""
     spelt = {way: variable for variable in known for way in (variable, _in_order(variable))}

@@ -23,14 +23,14 @@ from lab.port_blocks import own_block
 from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object, service_of
 from server.adapters.local.cluster import LocalCluster, local_cluster
-from server.adapters.local.proxy.port_allocator import Ports
+from server.adapters.local.proxy.port_allocator import PortAllocator
 from server.adapters.local.proxy.reverse_proxy import Upstream
 from server.adapters.local.rollouts import model_server_run
-from server.adapters.local.rollouts.load_limiter import Turns
-from server.adapters.local.rollouts.model_server_run import Means
+from server.adapters.local.rollouts.load_limiter import LoadLimiter
+from server.adapters.local.rollouts.model_server_run import ModelServerConfig
 from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.state_dir import open_state_dir
-from server.adapters.local.timeouts import Patience
+from server.adapters.local.timeouts import Timeouts
 from server.adapters.sql.rows import kind_of, row_of
 from server.api.specs import options_message, options_of, spec_message, spec_of
 from server.domain.errors import UnsupportedByCluster
@@ -57,7 +57,7 @@ from server.domain.service.spec_validation import option_violations, spec_violat
 from tests.adapters.kserve.storing import applied
 
 LOCAL = Path("docs/local.md")
-PATIENCE = Patience()
+TIMEOUTS = Timeouts()
 LARGE = "x" * 2**20
 KEY = ServiceKey("model-serving", "iris")
 PREDICTORS: Mapping[str, type] = {
@@ -337,17 +337,17 @@ async def local(started: StartedProcesses, tmp_path: Path) -> AsyncIterator[Loca
     runtimes = tmp_path / "runtimes.toml"
     runtimes.write_text(RUNTIMES)
     with open_state_dir(tmp_path / "state") as state:
-        means = Means(
+        config = ModelServerConfig(
             runtimes=Runtimes.load(runtimes),
             python=Path(sys.executable),
             fetch=started.fetch,
-            ports=Ports(own_block().ports),
-            turns=Turns(1, PATIENCE.longest_turn),
-            patience=PATIENCE,
+            ports=PortAllocator(own_block().ports),
+            load_limiter=LoadLimiter(1, TIMEOUTS.load_slot),
+            timeouts=TIMEOUTS,
             environment={},
             owner=state.owner,
         )
-        async with local_cluster(state, means) as cluster:
+        async with local_cluster(state, config) as cluster:
             yield cluster
 
 

@@ -1,4 +1,4 @@
-"""The embedded cluster: real model servers, as supervised processes on this machine."""
+"""The local cluster: InferenceServices as supervised processes of this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from server.adapters.local.rollouts.model_server_run import Means
+from server.adapters.local.rollouts.model_server_run import ModelServerConfig
 from server.adapters.local.state_dir import StateDir
 from server.adapters.local.stored_service import Record
 from server.adapters.local.supervisor import Supervisor
@@ -27,20 +27,19 @@ from server.ports import Changed, FeedEvent, Gone, Synced
 
 @asynccontextmanager
 async def local_cluster(
-    state: StateDir, means: Means, deadline: Callable[[], Deadline] | None = None
+    state: StateDir, config: ModelServerConfig, deadline: Callable[[], Deadline] | None = None
 ) -> AsyncIterator[LocalCluster]:
-    """Serve what is stored, for the length of a block; nothing runs afterwards.
+    """Serve the stored services for the length of a block; nothing runs afterwards.
 
-    `deadline` returns, as the block ends, until when everything may take to end; without it, that
-    has the timeouts of `means`.
-    Raises StateDirUnusable where a stored service cannot be read.
+    `deadline` is asked at the end of the block for the end of the stop; without it, the timeouts of
+    `config` apply. Raises StateDirUnusable if a stored service cannot be read.
     """
-    cluster = LocalCluster(state, means)
+    cluster = LocalCluster(state, config)
     running = asyncio.create_task(cluster.run(), name="local cluster")
     try:
         yield cluster
     finally:
-        usual = means.patience.drain + means.patience.stop
+        usual = config.timeouts.drain + config.timeouts.stop
         cluster.stop(deadline() if deadline else Deadline.after(usual))
         await running
 
@@ -48,44 +47,44 @@ async def local_cluster(
 class LocalCluster:
     """The services of a state directory; implements `server.ports.Cluster`.
 
-    Every namespace exists. Writes block the event loop for as long as the disk takes, so that
-    nothing can come between a check and its write, nor between the write and the memory of it.
+    Every namespace exists. A write blocks the event loop while the disk works, so that nothing
+    comes between a check, its write and the change in memory.
     """
 
-    def __init__(self, state: StateDir, means: Means) -> None:
+    def __init__(self, state: StateDir, config: ModelServerConfig) -> None:
         self._state = state
-        self._means = means
+        self._config = config
         self._supervisors: dict[ServiceKey, Supervisor] = {}
         self._feeds: set[ChangeQueue[tuple[ServiceKey, str]]] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._deadline = NEVER
-        self._broken: BaseException | None = None
+        self._failure: BaseException | None = None
         for record in state.records():
-            means.ports.claim(record.port)
+            config.ports.reserve(record.port)
             self._supervise(record)
-        self._leftovers = state.leftovers(self._working())
+        self._unused_folders = state.unused_folders(self._used_generations())
 
     async def run(self) -> None:
-        """Serve until `stop`; then no process is left, and all that is stored stays."""
+        """Serve until `stop`. Then every process is ended, and what is stored is kept."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 for supervisor in self._supervisors.values():
-                    self._tasks.create_task(self._live(supervisor))
-                # Beside all else: whole models can take long to remove.
-                self._tasks.create_task(asyncio.to_thread(remove, self._leftovers))
+                    self._tasks.create_task(self._run_supervisor(supervisor))
+                # In a thread, since whole models can take long to remove.
+                self._tasks.create_task(asyncio.to_thread(remove, self._unused_folders))
                 await self._stopping.wait()
                 for supervisor in self._supervisors.values():
                     supervisor.close(self._deadline)
         except BaseException as e:
-            self._broken = e
+            self._failure = e
             raise
         finally:
             for changes in self._feeds:
                 changes.wake()
 
     def stop(self, deadline: Deadline) -> None:
-        """Let `run` end, and cut at the deadline whatever is then under way."""
+        """End `run`; what still runs at the deadline is killed."""
         self._deadline = deadline
         self._stopping.set()
 
@@ -98,17 +97,17 @@ class LocalCluster:
         stored = supervisor.stored() if supervisor else None
         replayed = admit_deploy(deploy, stored)
         if supervisor and replayed:
-            self._state.settle()
+            self._state.sync_pending()
             service = supervisor.service()
             return Applied(service, replayed.action, Rollout(service.uid, replayed.generation))
         action, wanted = plan_deploy(deploy, stored)
         if deploy.validate_only:
             return Applied(wanted.service, action, None)
         if action is not Action.UNCHANGED or not supervisor:
-            supervisor = self._stored(wanted, supervisor)
+            supervisor = self._store(wanted, supervisor)
         else:
-            self._state.settle()
-            supervisor.try_again()
+            self._state.sync_pending()
+            supervisor.retry_now()
         return Applied(supervisor.service(), action, wanted.service.rollout)
 
     async def delete(self, delete: Delete) -> InferenceService:
@@ -118,10 +117,10 @@ class LocalCluster:
         service = admit_delete(delete, supervisor.record.service if supervisor else None)
         assert supervisor, "else it was not found"
         if service.delete_time:
-            self._state.settle()
+            self._state.sync_pending()
         elif not delete.validate_only:
-            record = supervisor.record.deleted(datetime.now(UTC))
-            self._take(supervisor, record, lambda: self._state.mark_deleted(delete.key))
+            record = supervisor.record.with_deletion(datetime.now(UTC))
+            self._write(supervisor, record, lambda: self._state.mark_deleted(delete.key))
         return supervisor.service()
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
@@ -130,7 +129,7 @@ class LocalCluster:
         return supervisor.service() if supervisor else None
 
     async def feed(self) -> AsyncIterator[FeedEvent]:
-        """See `server.ports.Cluster`. Any number may run."""
+        """See `server.ports.Cluster`. Any number of feeds may run."""
         services = ((key, s.record.service.uid) for key, s in self._supervisors.items())
         changes = ChangeQueue(services)
         self._feeds.add(changes)
@@ -138,11 +137,11 @@ class LocalCluster:
             for key, uid in changes.pull():
                 yield self._event(key, uid)
             yield Synced()
-            while not self._broken:
+            while not self._failure:
                 await changes.wait()
                 for key, uid in changes.pull():
                     yield self._event(key, uid)
-            raise RuntimeError("the local cluster has failed") from self._broken
+            raise RuntimeError("the local cluster has failed") from self._failure
         finally:
             self._feeds.discard(changes)
 
@@ -165,40 +164,40 @@ class LocalCluster:
         service = supervisor.service() if supervisor else None
         return Changed(service) if service and service.uid == uid else Gone(key, uid)
 
-    def _working(self) -> dict[str, list[int]]:
-        """The generations that need a working directory, by the uids of all services that stay."""
+    def _used_generations(self) -> dict[str, list[int]]:
+        """Return the generations that need a working directory, by the uids of their services."""
         records = [s.record for s in self._supervisors.values() if not s.record.deleting]
-        return {r.service.uid: [wish.generation for wish in r.wishes] for r in records}
+        return {r.service.uid: [spec.generation for spec in r.generations] for r in records}
 
     def _require_running(self) -> None:
-        if self._stopping.is_set() or self._broken:
+        if self._stopping.is_set() or self._failure:
             raise ClusterUnavailable("the local cluster is going down; nothing was written")
 
-    def _stored(self, wanted: Stored, supervisor: Supervisor | None) -> Supervisor:
-        """Whoever supervises it, once it is stored."""
+    def _store(self, wanted: Stored, supervisor: Supervisor | None) -> Supervisor:
+        """Store the service, and return its supervisor."""
         if supervisor is None:
-            return self._supervise(self._created(wanted))
-        record = supervisor.record.rewritten(wanted, datetime.now(UTC))
-        self._take(supervisor, record, lambda: self._state.write(record))
+            return self._supervise(self._create(wanted))
+        record = supervisor.record.with_stored(wanted, datetime.now(UTC))
+        self._write(supervisor, record, lambda: self._state.write(record))
         return supervisor
 
-    def _take(self, supervisor: Supervisor, record: Record, store: Callable[[], None]) -> None:
+    def _write(self, supervisor: Supervisor, record: Record, write: Callable[[], None]) -> None:
         try:
-            store()
+            write()
         except WriteOutcomeUnknown:
-            # It is in place: what serves must be what a restart would find.
-            supervisor.take(record)
+            # The file is in place: serve what a restart would find.
+            supervisor.update(record)
             raise
-        supervisor.take(record)
+        supervisor.update(record)
 
-    def _created(self, wanted: Stored) -> Record:
-        ports = self._means.ports
+    def _create(self, wanted: Stored) -> Record:
+        ports = self._config.ports
         try:
-            record = Record(wanted, ports.allot(), datetime.now(UTC))
+            record = Record(wanted, ports.allocate(), datetime.now(UTC))
         except OSError as e:
             raise ClusterUnavailable(
                 f"no port can be had for the service, {e.strerror}: nothing was written; end what"
-                " listens there, delete a service, or let MODELSERVICE_SERVING_PORTS name others"
+                " listens there, delete a service, or set MODELSERVICE_SERVING_PORTS to others"
             ) from e
         try:
             self._state.write(record)
@@ -212,18 +211,18 @@ class LocalCluster:
 
     def _supervise(self, record: Record) -> Supervisor:
         key, uid = record.service.key, record.service.uid
-        supervisor = Supervisor(record, self._state, self._means, lambda: self._changed(key, uid))
+        supervisor = Supervisor(record, self._state, self._config, lambda: self._changed(key, uid))
         self._supervisors[key] = supervisor
         if self._tasks:
-            self._tasks.create_task(self._live(supervisor))
+            self._tasks.create_task(self._run_supervisor(supervisor))
         self._changed(key, uid)
         return supervisor
 
-    async def _live(self, supervisor: Supervisor) -> None:
+    async def _run_supervisor(self, supervisor: Supervisor) -> None:
         if await supervisor.run():
             service = supervisor.record.service
             del self._supervisors[service.key]
-            self._means.ports.release(supervisor.record.port)
+            self._config.ports.release(supervisor.record.port)
             self._changed(service.key, service.uid)
 
     def _changed(self, key: ServiceKey, uid: str) -> None:
@@ -232,6 +231,6 @@ class LocalCluster:
 
 
 def remove(folders: list[Path]) -> None:
-    """Remove them with all that is in them. Blocks."""
+    """Remove folders with their content. Blocks."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

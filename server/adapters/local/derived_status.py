@@ -1,4 +1,4 @@
-"""How a service is, by what is stored of it and what is seen of its generations."""
+"""Derives a service's status from its record and its generations."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from server.adapters.local.proxy.port_allocator import HOST, PortTaken
-from server.adapters.local.proxy.service_address import Lost
-from server.adapters.local.rollouts.generation_status import Sight
+from server.adapters.local.proxy.service_address import ListenFailure
+from server.adapters.local.rollouts.generation_status import GenerationStatus
 from server.adapters.local.stored_service import Record
 from server.domain.rollout.facts import ComponentFacts, Facts, Problem
 from server.domain.rollout.failures import failure_of
@@ -23,38 +23,32 @@ from server.domain.service.inference_service import InferenceService
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """All that is seen of a service.
+class Observed:
+    """The running parts of a service.
 
-    `current`: the generation that is asked for, once it has one; `serving`: the one that requests
-    go to; `left`: how many generations are not ended yet. `lost`: why its address is not
-    listened on.
+    `current` is the status of the desired generation, once that was created; `serving` that of the
+    generation that gets the requests. `running` counts the generations that have not ended.
     """
 
-    current: Sight | None = None
-    serving: Sight | None = None
-    left: int = 0
-    lost: Lost | None = None
+    current: GenerationStatus | None = None
+    serving: GenerationStatus | None = None
+    running: int = 0
+    listen_failure: ListenFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """The service, and when time alone may change it."""
+    """A service, and when time alone may change its status."""
 
     service: InferenceService
     recheck_at: datetime | None
 
 
-def url_of(record: Record) -> str:
-    """The service's address, for as long as it lives."""
-    return f"http://{HOST}:{record.port}"
-
-
-def derive(record: Record, seen: Seen, now: datetime) -> Derived:
-    """The service with the verdict of the state table."""
-    facts = facts_of(record, seen, now)
+def derive(record: Record, observed: Observed, now: datetime) -> Derived:
+    """Return the service with the status that the state table decides on."""
+    facts = facts_of(record, observed, now)
     decision = decide(facts)
-    url = "" if record.deleting or record.stop_asked else url_of(record)
+    url = "" if record.deleting or record.stop_requested else _url(record)
     status = InferenceServiceStatus(
         decision.state,
         decision.message,
@@ -63,91 +57,77 @@ def derive(record: Record, seen: Seen, now: datetime) -> Derived:
         failure=decision.failure,
         url=url,
         cluster_url=url,
-        serving_runtime=_runtime(seen),
+        serving_runtime=observed.current.runtime if observed.current else "",
         components=tuple(component.shown for component in facts.components),
     )
     return Derived(replace(record.service, status=status), decision.recheck_at)
 
 
-def facts_of(record: Record, seen: Seen, now: datetime) -> Facts:
-    """What is seen, in the terms of the state table."""
-    current = seen.current or Sight(record.service.generation)
-    listening = seen.lost is None
+def facts_of(record: Record, observed: Observed, now: datetime) -> Facts:
+    """Return the facts for the state table."""
+    current = observed.current or GenerationStatus(record.service.generation)
+    listening = observed.listen_failure is None
+    ending = record.deleting or record.stop_requested
     return Facts(
         rollout=record.service.rollout,
         now=now,
         written_at=record.written_at,
-        components=(_predictor(record, seen, current),),
+        components=(_predictor(record, observed, current),),
         deleting=record.deleting,
-        stop_asked=record.stop_asked,
-        stopped=seen.left == 0,
+        stop_asked=record.stop_requested,
+        stopped=observed.running == 0,
         reconciled=True,
         ready=current.ready and listening,
         ingress_ready=listening,
-        problems=_problems(record, seen),
-        activity=_doing(record, current),
+        problems=_problems(record, observed.listen_failure),
+        activity="waiting for its model server to end" if ending else current.activity,
     )
 
 
-def _predictor(record: Record, seen: Seen, current: Sight) -> ComponentFacts:
-    serving = seen.serving
+def _predictor(record: Record, observed: Observed, current: GenerationStatus) -> ComponentFacts:
+    serving = observed.serving
     return ComponentFacts(
-        _shown(record, seen, current),
+        ComponentStatus(
+            Component.PREDICTOR,
+            desired_replicas=0 if record.stop_requested or record.deleting else 1,
+            updated_replicas=int(current.begun),
+            ready_replicas=int(serving is not None),
+            latest_revision=_revision(record, current),
+            traffic=(TrafficShare(_revision(record, serving), 100),) if serving else (),
+        ),
         present=current.begun or serving is not None,
         applied=current.begun,
         scaled=True,
         complete=current.ready,
         completed_at=current.completed_at,
-        available=int(serving is not None and seen.lost is None),
+        available=int(serving is not None and observed.listen_failure is None),
         unavailable_since=current.unavailable_since,
         stable_at=current.stable_at,
         problems=(current.problem,) if current.problem else (),
     )
 
 
-def _shown(record: Record, seen: Seen, current: Sight) -> ComponentStatus:
-    serving = seen.serving
-    return ComponentStatus(
-        Component.PREDICTOR,
-        desired_replicas=0 if record.stop_asked or record.deleting else 1,
-        updated_replicas=int(current.begun),
-        ready_replicas=int(serving is not None),
-        latest_revision=_revision(record, current),
-        traffic=(TrafficShare(_revision(record, serving), 100),) if serving else (),
-    )
+def _revision(record: Record, status: GenerationStatus) -> str:
+    return f"{record.service.key.name}-predictor-{status.generation}"
 
 
-def _revision(record: Record, sight: Sight) -> str:
-    return f"{record.service.key.name}-predictor-{sight.generation}"
+def _url(record: Record) -> str:
+    return f"http://{HOST}:{record.port}"
 
 
-def _runtime(seen: Seen) -> str:
-    return seen.current.runtime if seen.current else ""
-
-
-def _doing(record: Record, current: Sight) -> str:
-    if record.deleting or record.stop_asked:
-        return "waiting for its model server to end"
-    return current.activity
-
-
-def _problems(record: Record, seen: Seen) -> tuple[Problem, ...]:
-    if seen.lost is None:
+def _problems(record: Record, failed: ListenFailure | None) -> tuple[Problem, ...]:
+    if failed is None:
         return ()
-    message, remedy = _told(url_of(record), seen.lost.why)
-    since = seen.lost.since
-    failure = failure_of(FailureReason.INGRESS, message, remedy=remedy, first_seen_time=since)
-    return (Problem(failure, since),)
-
-
-def _told(url: str, why: OSError) -> tuple[str, str]:
-    """What happened to the address, and what to do."""
-    if isinstance(why, PortTaken):
-        return (
-            f"another process listens on {url}, the address of this service",
-            "end that process; the service takes its address back then",
+    if isinstance(failed.error, PortTaken):
+        message = f"another process listens on {_url(record)}, the address of this service"
+        remedy = "end that process; the service then takes its address back"
+    else:
+        message = (
+            f"{_url(record)}, the address of this service, cannot be listened on:"
+            f" {failed.error.strerror}"
         )
-    return (
-        f"{url}, the address of this service, cannot be listened on: {why.strerror}",
-        "raise this machine's limit of open files, or free memory; it is tried again",
+        remedy = "raise this machine's limit of open files, or free memory; it is tried again"
+    failure = failure_of(
+        FailureReason.INGRESS, message, remedy=remedy, first_seen_time=failed.since
     )
+    return (Problem(failure, failed.since),)

@@ -1,4 +1,4 @@
-"""Opening the local cluster of a state directory, with everything that it runs on."""
+"""Opens the local cluster of a state directory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from server.adapters.local.cluster import LocalCluster, local_cluster
 from server.adapters.local.model_files.fetcher import SizeLimits, fetch
-from server.adapters.local.processes.orphans import sweep
-from server.adapters.local.proxy.port_allocator import Ports
-from server.adapters.local.rollouts.load_limiter import Turns, cores
-from server.adapters.local.rollouts.model_server_run import Means
+from server.adapters.local.processes.orphans import end_orphans
+from server.adapters.local.proxy.port_allocator import PortAllocator
+from server.adapters.local.rollouts.load_limiter import LoadLimiter, available_cpus
+from server.adapters.local.rollouts.model_server_run import ModelServerConfig
 from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
 from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.state_dir import StateDirUnusable, open_state_dir
-from server.adapters.local.timeouts import Patience
+from server.adapters.local.timeouts import Timeouts
 from server.deadline import Deadline
 
 __all__ = ["RuntimesInvalid", "StateDirUnusable", "opened_cluster"]
@@ -36,34 +36,41 @@ async def opened_cluster(
     progress_deadline: timedelta,
     environment: Mapping[str, str],
 ) -> AsyncIterator[LocalCluster]:
-    """Serve what the directory has, for the length of a block; nothing runs afterwards.
+    """Serve the services of a state directory for the length of a block.
 
-    `python` is the serving environment's, `runtimes` the operator's own table, `ports` what new
-    services and model servers may have, `model_size_limit` the most bytes of one model,
-    `environment` what model servers inherit a little of; for `deadline` see `local_cluster`.
-    What an earlier server left running is ended first. Raises StateDirUnusable or RuntimesInvalid.
+    - `deadline`: see `local_cluster`.
+    - `python`: the Python of the serving environment.
+    - `runtimes`: the operator's own runtimes, a TOML file.
+    - `ports`: the ports for new services and for model servers.
+    - `model_size_limit`: the most bytes of one model.
+    - `environment`: the environment of this process; model servers inherit a part of it.
+
+    Processes of an earlier server are ended first. Raises StateDirUnusable or RuntimesInvalid.
     """
-    _allow_all_descriptors()
-    patience = Patience(progress_deadline=progress_deadline)
+    _raise_descriptor_limit()
+    timeouts = Timeouts(progress_deadline=progress_deadline)
     with open_state_dir(state_dir) as state:
-        sweep(state.owner)
-        means = Means(
+        end_orphans(state.owner)
+        config = ModelServerConfig(
             runtimes=Runtimes.load(runtimes),
             python=python,
             fetch=partial(fetch, limits=SizeLimits(bytes=model_size_limit)),
-            ports=Ports(ports),
-            turns=Turns(cores(), patience.longest_turn),
-            patience=patience,
+            ports=PortAllocator(ports),
+            load_limiter=LoadLimiter(available_cpus(), timeouts.load_slot),
+            timeouts=timeouts,
             environment=environment,
             owner=state.owner,
         )
-        async with local_cluster(state, means, deadline) as cluster:
+        async with local_cluster(state, config, deadline) as cluster:
             yield cluster
 
 
-def _allow_all_descriptors() -> None:
-    """Every proxied request takes two; the usual soft limit is for programs that use select()."""
+def _raise_descriptor_limit() -> None:
+    """Raise the soft limit of descriptors to the hard one: a proxied request takes two.
+
+    The usual soft limit is for programs that use select().
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems have a lower limit than the one that they tell.
+    # On some systems the real limit is lower than the reported one.
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""Bringing to disk."""
+"""Writing to disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync(place: Path) -> None:
-    """Have a file's content, or a folder's names, survive a power cut. Raises OSError."""
+    """Write a file's content, or the names in a folder, to disk. Raises OSError."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)

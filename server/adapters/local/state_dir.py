@@ -1,4 +1,4 @@
-"""The state directory: one file for each service, and one server at a time."""
+"""The state directory: a file for each service, and a lock for one server at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.domain.service.inference_service import ServiceKey
 
 log = structlog.get_logger(__name__)
 
-# How the files end of services that are there, and of those that are being deleted.
+# The suffixes of the files of services, and of services that are being deleted.
 _KEPT = ".json"
 _DELETED = ".deleted"
 _PRIVATE = 0o700
@@ -28,13 +28,13 @@ _PRIVATE_FILE = 0o600
 
 
 class StateDirUnusable(Exception):
-    """The directory cannot be worked on; the message is for operators."""
+    """The directory cannot be used; the message is for operators."""
 
 
 class StateDir:
-    """What survives this process. Everything here blocks, for as long as the disk takes.
+    """The stored services. Every method blocks while the disk works.
 
-    `owner` names the directory, wherever it is moved.
+    `owner` identifies the directory, also after it was moved.
     """
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -42,62 +42,64 @@ class StateDir:
         self.owner = owner
         self._services = path / "services"
         self._work = path / "work"
-        self._settled = True
+        self._names_synced = True
 
     def records(self) -> list[Record]:
-        """All that is stored. A file that is not one of ours is set aside, which the log says.
-        Raises StateDirUnusable where one cannot be read, or not be set aside."""
+        """Return all records. A file that is not one is set aside and logged.
+
+        Raises StateDirUnusable if a file can be neither read nor set aside.
+        """
         kept = [self._read(file) for file in sorted(self._services.glob(f"*{_KEPT}"))]
         gone = [self._read_deleted(f) for f in sorted(self._services.glob(f"*{_DELETED}"))]
         return [record for record in kept + gone if record]
 
     def write(self, record: Record) -> None:
-        """Store, so that it is there after a crash of the machine.
+        """Store a record so that it survives a crash of the machine.
 
-        Raises ClusterUnavailable where nothing was written, and WriteOutcomeUnknown where it is in
-        place, though a crash of the machine may undo that until `settle`.
+        Raises ClusterUnavailable if nothing was written, and WriteOutcomeUnknown if the file is in
+        place but a crash of the machine may undo that until `sync_pending`.
         """
         file = self._file(record.service.key)
         failpoints.reached("before-write")
         with _nothing_written_on_error():
             _replace(file, to_json(record))
-        self._keep_names()
+        self._sync_names()
         failpoints.reached("after-write")
 
     def mark_deleted(self, key: ServiceKey) -> None:
-        """Store that a service is to be deleted, without taking space: by the name of its file, so
-        that a full disk can be freed. Raises as `write` does.
+        """Store the deletion of a service by renaming its file, which works on a full disk.
+
+        Raises as `write` does.
         """
         failpoints.reached("before-write")
         with _nothing_written_on_error():
             failpoints.reached("before-rename")
             self._file(key).rename(self._file(key, _DELETED))
-        self._keep_names()
+        self._sync_names()
         failpoints.reached("after-write")
 
     def remove(self, key: ServiceKey) -> None:
-        """Forget a service. Raises ClusterUnavailable where that failed."""
+        """Remove the file of a service. Raises ClusterUnavailable if that fails."""
         try:
             for ending in (_KEPT, _DELETED):
                 self._file(key, ending).unlink(missing_ok=True)
         except OSError as e:
             raise ClusterUnavailable(f"the state directory cannot be written: {e.strerror}") from e
-        self._keep_names()
+        self._sync_names()
 
-    def settle(self) -> None:
-        """Make last what is in place. Raises WriteOutcomeUnknown."""
-        if not self._settled:
-            self._keep_names()
+    def sync_pending(self) -> None:
+        """Write to disk what an earlier write left pending. Raises WriteOutcomeUnknown."""
+        if not self._names_synced:
+            self._sync_names()
 
     def work(self, uid: str, generation: int) -> Path:
-        """Where a generation keeps what it needs while it lives; not made yet."""
+        """Return the path of a generation's working directory, which is not made yet."""
         return self._work / uid / str(generation)
 
-    def leftovers(self, kept: Mapping[str, Collection[int]]) -> list[Path]:
-        """The working directories of all but these services, by uid, and their generations.
+    def unused_folders(self, kept: Mapping[str, Collection[int]]) -> list[Path]:
+        """Return the working directories of all generations but these, by the uids of services.
 
-        None of them is ever made again: a new service has another uid, and a new generation
-        another number.
+        None of them is used again: a new service has a new uid, a new generation a new number.
         """
         found: list[Path] = []
         for service in self._work.iterdir():
@@ -112,10 +114,10 @@ class StateDir:
         return self._services / f"{key.namespace}.{key.name}{ending}"
 
     def _read_deleted(self, file: Path) -> Record | None:
-        """The record of a service that is to be deleted, since its file was renamed."""
+        """Read the record of a deleted service; the deletion has the time of the renaming."""
         renamed_at = datetime.fromtimestamp(file.stat().st_ctime, UTC)
         record = self._read(file)
-        return record.deleted(renamed_at) if record else None
+        return record.with_deletion(renamed_at) if record else None
 
     def _read(self, file: Path) -> Record | None:
         try:
@@ -134,16 +136,16 @@ class StateDir:
             raise StateDirUnusable(f"{file} cannot be set aside: {e.strerror}") from e
         log.error(
             "a stored service cannot be read and does not run: start the version that stored it,"
-            " under its old name, or deploy it anew",
+            " under its old name, or deploy it again",
             file=str(file),
             set_aside=str(aside),
         )
 
-    def _keep_names(self) -> None:
-        self._settled = False
+    def _sync_names(self) -> None:
+        self._names_synced = False
         try:
             sync(self._services)
-            self._settled = True
+            self._names_synced = True
         except OSError as e:
             raise WriteOutcomeUnknown(
                 f"the state directory could not be brought to disk: {e.strerror}"
@@ -152,9 +154,9 @@ class StateDir:
 
 @contextmanager
 def open_state_dir(path: Path) -> Iterator[StateDir]:
-    """Hold the directory, made if need be, for the length of a block.
+    """Lock the directory for the length of a block, and create it if it is absent.
 
-    Raises StateDirUnusable, which says who holds it where another server does.
+    Raises StateDirUnusable, with the process id of another server that has the lock.
     """
     try:
         for folder in (path, path / "services", path / "work"):
@@ -171,10 +173,10 @@ def open_state_dir(path: Path) -> Iterator[StateDir]:
                 f"MODELSERVICE_STATE_DIR: {path} is in use by {holder}; stop that server, or give"
                 " this one another directory"
             ) from None
-        yield _held(path, lock.fileno())
+        yield _locked(path, lock.fileno())
 
 
-def _held(path: Path, lock: int) -> StateDir:
+def _locked(path: Path, lock: int) -> StateDir:
     try:
         os.truncate(lock, 0)
         os.pwrite(lock, f"the server with process id {os.getpid()}\n".encode(), 0)
@@ -193,7 +195,7 @@ def _owner(file: Path) -> str:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Put the content in place whole, or not at all."""
+    """Replace a file by this content, whole or not at all."""
     new = file.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
     try:

@@ -1,4 +1,4 @@
-"""What is stored of a service, and in which form."""
+"""The stored form of a service of the local cluster."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from server.domain.service.preconditions import Stored
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What one generation of a service is to serve; it never changes."""
+class GenerationSpec:
+    """The spec of one generation of a service. It never changes."""
 
     key: ServiceKey
     uid: str
@@ -28,23 +28,23 @@ class Wish:
 
     @property
     def model(self) -> ModelPredictor:
-        """The model; other predictors are refused at the door."""
+        """The model; specs with other predictors are refused before they are stored."""
         assert isinstance(self.spec.serving, ModelPredictor)
         return self.spec.serving
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A service with its request_ids, its port for as long as it lives, and when it was written.
+    """A service with its request_ids, its port, and the time of its last write.
 
-    `ready` is the generation to serve until the wished one is ready: the last that was, unless the
-    service was stopped since. The status in `stored` means nothing.
+    `ready` is the last generation that was ready: it serves until the desired one is ready, and is
+    None once the service was stopped. The status in `stored` has no meaning.
     """
 
     stored: Stored
     port: int
     written_at: datetime
-    ready: Wish | None = None
+    ready: GenerationSpec | None = None
     latest_ready_generation: int | None = None
 
     @property
@@ -53,52 +53,53 @@ class Record:
         return self.stored.service
 
     @property
-    def wish(self) -> Wish:
-        """What is asked for now."""
+    def desired(self) -> GenerationSpec:
+        """The generation of the last write."""
         service = self.service
-        assert service.spec, "only services of others may lack a spec, and here are none"
-        return Wish(service.key, service.uid, service.generation, service.spec)
+        assert service.spec, "only services of other writers may lack a spec, and here are none"
+        return GenerationSpec(service.key, service.uid, service.generation, service.spec)
 
     @property
-    def wishes(self) -> list[Wish]:
-        """What is to run, the older first."""
-        if self.deleting or self.stop_asked:
+    def generations(self) -> list[GenerationSpec]:
+        """The generations that should run, the older first."""
+        if self.deleting or self.stop_requested:
             return []
-        return [self.ready, self.wish] if self.ready not in (None, self.wish) else [self.wish]
+        current = self.desired
+        return [self.ready, current] if self.ready not in (None, current) else [current]
 
     @property
     def deleting(self) -> bool:
-        """Nothing is to run, and then it is to be forgotten."""
+        """Whether the service is being deleted."""
         return self.service.delete_time is not None
 
     @property
-    def stop_asked(self) -> bool:
-        """Nothing is to run."""
+    def stop_requested(self) -> bool:
+        """Whether an annotation stops the service."""
         return is_stop_requested(self.service.annotations)
 
-    def rewritten(self, stored: Stored, now: datetime) -> Record:
-        """The record once something else is asked for."""
+    def with_stored(self, stored: Stored, now: datetime) -> Record:
+        """Return the record after a write."""
         new = replace(self, stored=stored, written_at=now)
-        return replace(new, ready=None) if new.stop_asked else new
+        return replace(new, ready=None) if new.stop_requested else new
 
-    def deleted(self, now: datetime) -> Record:
-        """The record once it is to be deleted; a deletion that began earlier stays as it is."""
-        dying = replace(self.service, delete_time=self.service.delete_time or now)
-        return self.rewritten(replace(self.stored, service=dying), now)
+    def with_deletion(self, now: datetime) -> Record:
+        """Return the record with a deletion; the time of an earlier one is kept."""
+        deleting = replace(self.service, delete_time=self.service.delete_time or now)
+        return self.with_stored(replace(self.stored, service=deleting), now)
 
     def with_ready(self) -> Record:
-        """The record once what is asked for was READY."""
-        return replace(self, ready=self.wish, latest_ready_generation=self.service.generation)
+        """Return the record with the desired generation as the ready one."""
+        return replace(self, ready=self.desired, latest_ready_generation=self.service.generation)
 
 
 _FORM = TypeAdapter(Record)
 
 
 def to_json(record: Record) -> bytes:
-    """The record as it is stored."""
+    """Encode a record."""
     return _FORM.dump_json(record, indent=1)
 
 
 def from_json(text: bytes) -> Record:
-    """Read what `to_json` wrote. Raises ValueError."""
+    """Decode a record. Raises ValueError."""
     return _FORM.validate_json(text)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from aiohttp import web
 
 from lab.port_blocks import own_block
-from server.adapters.local.proxy.port_allocator import Ports, listen
+from server.adapters.local.proxy.port_allocator import PortAllocator, listen
 from server.adapters.local.proxy.reverse_proxy import Proxy, Upstream
 from server.deadline import Deadline
 
@@ -58,7 +58,7 @@ async def raw_upstream(answer: bytes) -> AsyncIterator[Upstream]:
 @asynccontextmanager
 async def proxied(upstream: Upstream | None) -> AsyncIterator[tuple[str, Proxy]]:
     proxy = Proxy(lambda: "it is PROGRESSING: loading")
-    port = Ports(own_block().ports).allot()
+    port = PortAllocator(own_block().ports).allocate()
     proxy.upstream = upstream
     await proxy.start(listen(port))
     try:

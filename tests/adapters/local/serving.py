@@ -14,13 +14,13 @@ from typing import Any
 from lab.port_blocks import own_block
 from server.adapters.local.cluster import LocalCluster, local_cluster
 from server.adapters.local.model_files.fetcher import fetch
-from server.adapters.local.processes.orphans import sweep
-from server.adapters.local.proxy.port_allocator import Ports
-from server.adapters.local.rollouts.load_limiter import Turns
-from server.adapters.local.rollouts.model_server_run import Means
+from server.adapters.local.processes.orphans import end_orphans
+from server.adapters.local.proxy.port_allocator import PortAllocator
+from server.adapters.local.rollouts.load_limiter import LoadLimiter
+from server.adapters.local.rollouts.model_server_run import ModelServerConfig
 from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.state_dir import open_state_dir
-from server.adapters.local.timeouts import Patience
+from server.adapters.local.timeouts import Timeouts
 from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ModelFormat,
@@ -48,7 +48,7 @@ ready = "/v2/models/{{model_name}}/ready"
 name = "gone"
 """
 # What fails is tried again while a test looks on.
-BRISK = Patience(
+BRISK = Timeouts(
     progress_deadline=timedelta(seconds=30),
     unready=timedelta(seconds=1),
     probe=timedelta(seconds=0.2),
@@ -79,22 +79,22 @@ def model(folder: Path, tag: str = "1", **orders: Any) -> InferenceServiceSpec:
 @asynccontextmanager
 async def opened(
     folder: Path,
-    patience: Patience = BRISK,
-    ports: Ports | None = None,
+    timeouts: Timeouts = BRISK,
+    ports: PortAllocator | None = None,
     python: Path | None = None,
 ) -> AsyncIterator[LocalCluster]:
     """The cluster of a folder, as a server's start opens it."""
     with open_state_dir(folder / "state") as state:
-        sweep(state.owner)
-        means = Means(
+        end_orphans(state.owner)
+        config = ModelServerConfig(
             runtimes=Runtimes.load(runtimes_file(folder)),
             python=python or folder / "no-serving-environment/bin/python",
             fetch=fetch,
-            ports=ports or Ports(own_block().ports),
-            turns=Turns(2, patience.longest_turn),
-            patience=patience,
+            ports=ports or PortAllocator(own_block().ports),
+            load_limiter=LoadLimiter(2, timeouts.load_slot),
+            timeouts=timeouts,
             environment=os.environ,
             owner=state.owner,
         )
-        async with local_cluster(state, means) as cluster:
+        async with local_cluster(state, config) as cluster:
             yield cluster

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from lab.port_blocks import own_block
-from server.adapters.local.proxy.port_allocator import Ports
-from server.adapters.local.proxy.service_address import Address
+from server.adapters.local.proxy.port_allocator import PortAllocator
+from server.adapters.local.proxy.service_address import ServiceAddress
 from server.deadline import Deadline
 from server.domain.errors import ClusterUnavailable
 from server.domain.rollout.status import FailureReason, State
@@ -54,14 +54,17 @@ async def test_without_descriptors_a_service_is_refused_and_what_died_comes_back
 
 
 async def test_without_descriptors_an_address_is_waited_for_and_told_as_lost() -> None:
-    address, changes = Address(Ports(own_block().ports).allot(), lambda: ""), asyncio.Event()
+    address, changes = (
+        ServiceAddress(PortAllocator(own_block().ports).allocate(), lambda: ""),
+        asyncio.Event(),
+    )
     with no_more_descriptors():
-        holding = asyncio.create_task(address.hold(changes.set))
+        holding = asyncio.create_task(address.serve(changes.set))
         await asyncio.wait_for(changes.wait(), PATIENCE_SECONDS)
-        assert address.lost
-        assert address.lost.why.strerror == "Too many open files"
+        assert address.failure
+        assert address.failure.error.strerror == "Too many open files"
     await asyncio.wait_for(holding, PATIENCE_SECONDS)
-    assert address.lost is None
+    assert address.failure is None
     await address.close(Deadline.after(0))
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from lab.port_blocks import own_block
 from server.adapters.local import supervisor
-from server.adapters.local.proxy.port_allocator import Ports
+from server.adapters.local.proxy.port_allocator import PortAllocator
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.inference_service import (
     InferenceService,
@@ -78,8 +78,8 @@ async def test_a_server_whose_model_never_gets_ready_is_told_while_it_runs(world
 async def test_a_load_that_hangs_and_is_deaf_to_signals_ends_at_the_deadline(
     tmp_path: Path,
 ) -> None:
-    patience = replace(BRISK, progress_deadline=timedelta(seconds=1), stop=timedelta(seconds=0.5))
-    async with world_of(tmp_path, patience) as world:
+    timeouts = replace(BRISK, progress_deadline=timedelta(seconds=1), stop=timedelta(seconds=0.5))
+    async with world_of(tmp_path, timeouts) as world:
         failure = await failure_of(world, world.model(hang=True, says="reading weights"))
         assert failure.reason is FailureReason.PROGRESS_DEADLINE
         assert "1 s" in failure.message
@@ -89,8 +89,8 @@ async def test_a_load_that_hangs_and_is_deaf_to_signals_ends_at_the_deadline(
 
 
 async def test_a_deaf_load_does_not_keep_others_from_loading(tmp_path: Path) -> None:
-    patience = replace(BRISK, longest_turn=timedelta(seconds=1), stop=timedelta(seconds=0.5))
-    async with world_of(tmp_path, patience) as world:
+    timeouts = replace(BRISK, load_slot=timedelta(seconds=1), stop=timedelta(seconds=0.5))
+    async with world_of(tmp_path, timeouts) as world:
         for number in range(3):
             await world.deploy(world.model("hang", hang=True), IRIS._replace(name=f"h-{number}"))
         await world.ready(world.model("good"))
@@ -124,8 +124,8 @@ async def test_a_server_that_dies_once_is_started_again_and_trusted_when_it_stay
 
 
 async def test_a_server_that_keeps_dying_is_a_crash_loop(tmp_path: Path) -> None:
-    patience = replace(BRISK, stable=timedelta(seconds=60), longest_retry=timedelta(seconds=0.5))
-    async with world_of(tmp_path, patience) as world:
+    timeouts = replace(BRISK, stable=timedelta(seconds=60), longest_retry=timedelta(seconds=0.5))
+    async with world_of(tmp_path, timeouts) as world:
         service = await world.ready(world.model())
         await die(world, service.status.url)
         up = await world.when("up again", lambda s: s.status.serving and s.status.failure)
@@ -143,7 +143,7 @@ async def die(world: World, url: str) -> None:
     """Have the model server kill itself in the middle of a request."""
     async with world.session.post(f"{url}/die") as response:
         assert response.status == 503
-        assert "broke off" in await response.text()
+        assert "closed the connection" in await response.text()
 
 
 async def test_a_stranger_on_its_port_is_never_taken_for_it(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ async def test_a_stranger_on_its_port_is_never_taken_for_it(tmp_path: Path) -> N
     assert set(asked) == {"/v2"}
 
 
-class RiggedPorts(Ports):
-    """Ports of which some, by their number in order, are not free at all."""
+class RiggedPorts(PortAllocator):
+    """PortAllocator of which some, by their number in order, are not free at all."""
 
     def __init__(self, taken: dict[int, int]) -> None:
         super().__init__(own_block().ports)
@@ -168,7 +168,7 @@ class RiggedPorts(Ports):
 
     def allot(self) -> int:
         self.handed_out += 1
-        return self._taken.get(self.handed_out) or super().allot()
+        return self._taken.get(self.handed_out) or super().allocate()
 
 
 @contextmanager
@@ -253,6 +253,6 @@ async def test_a_bug_takes_the_cluster_down_and_leaves_no_process(
 async def _meet_a_bug(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with world_of(folder) as world:
         service = await world.ready(world.model())
-        monkeypatch.setattr(supervisor, "Seen", lambda *_: 1 / 0)
+        monkeypatch.setattr(supervisor, "Observed", lambda *_: 1 / 0)
         await die(world, service.status.url)
         await eventually("the end", lambda: not children_of(folder / "state"))

@@ -232,7 +232,7 @@ async def test_a_refusal_over_http_says_its_status_and_no_secret(
     failed = await refused(
         http.url("/model?signature=s3cret").replace("://", "://me:passw0rd@"), into
     )
-    assert failed.message == f"{http.url('/model')} is answered with HTTP status 403"
+    assert failed.message == f"{http.url('/model')} answered with HTTP status 403"
 
 
 async def test_a_server_that_is_not_there_says_so(http: FileServer, into: Path) -> None:
@@ -244,7 +244,7 @@ async def test_a_server_that_is_not_there_says_so(http: FileServer, into: Path) 
 async def test_a_filesystem_whose_package_is_absent_names_it(into: Path) -> None:
     for scheme, package in (("s3", "s3fs"), ("gs", "gcsfs"), ("hf", "huggingface_hub")):
         failed = await refused(f"{scheme}://bucket/model", into)
-        assert f"takes the package {package}" in failed.message
+        assert f"needs the package {package}" in failed.message
         assert f"-m pip install {package}" in failed.remedy
         assert failed.reason is FailureReason.STORAGE_SCHEME
 
@@ -254,7 +254,7 @@ async def test_another_scheme_is_refused_with_those_that_can_be_read(
     scheme: str, into: Path
 ) -> None:
     failed = await refused(f"{scheme}://models/iris", into)
-    assert failed.message == f"nothing on this server reads {scheme}://"
+    assert failed.message == f"this server cannot read {scheme}://"
     assert "s3" in failed.remedy
     assert failed.reason is FailureReason.STORAGE_SCHEME
 
@@ -422,7 +422,7 @@ async def test_a_bomb_is_not_unpacked(http: FileServer, into: Path) -> None:
     many = {str(n): b"" for n in range(101)}
     deep = {"/".join("d" * 11): b"1"}
     for files, says in (
-        ({"a": bytes(3_000_000)}, "has more than the 2000000 bytes"),
+        ({"a": bytes(3_000_000)}, "must have at most 2000000 bytes"),
         (many, "more than 100 files"),
         (deep, "more than 10 deep"),
     ):

@@ -71,14 +71,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    patience = replace(
+    timeouts = replace(
         BRISK,
         progress_deadline=timedelta(seconds=60),
         first_retry=timedelta(seconds=60),
         longest_retry=timedelta(seconds=60),
         stop=timedelta(seconds=5),
     )
-    async with world_of(tmp_path, patience, python=SERVING_PYTHON) as world:
+    async with world_of(tmp_path, timeouts, python=SERVING_PYTHON) as world:
         yield world
 
 
@@ -154,8 +154,8 @@ async def _fails(world: World, models: Path, name: str, *, exit_code: int, line:
 async def test_a_load_that_hangs_and_is_deaf_to_signals_ends_at_the_deadline(
     tmp_path: Path, models: Path
 ) -> None:
-    patience = replace(BRISK, progress_deadline=timedelta(seconds=15), stop=timedelta(seconds=1))
-    async with world_of(tmp_path, patience, python=SERVING_PYTHON) as world:
+    timeouts = replace(BRISK, progress_deadline=timedelta(seconds=15), stop=timedelta(seconds=1))
+    async with world_of(tmp_path, timeouts, python=SERVING_PYTHON) as world:
         await world.deploy(sklearn(models / "hang.joblib"))
         failed = await world.until(State.FAILED)
         assert failed.status.failure
@@ -223,8 +223,8 @@ async def test_a_port_that_a_stranger_has_is_given_up_for_another(
 async def test_a_server_that_is_killed_comes_back_once_and_is_a_crash_loop_after_that(
     tmp_path: Path, models: Path
 ) -> None:
-    patience = replace(BRISK, stable=timedelta(minutes=10))
-    async with world_of(tmp_path, patience, python=SERVING_PYTHON) as world:
+    timeouts = replace(BRISK, stable=timedelta(minutes=10))
+    async with world_of(tmp_path, timeouts, python=SERVING_PYTHON) as world:
         service = await world.ready(sklearn(models / "iris.joblib"))
         _kill_the_server(world)
         await world.when("its death", lambda s: not s.status.serving)

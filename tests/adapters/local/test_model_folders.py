@@ -40,9 +40,9 @@ def refused(folder: Path, name: str = "iris") -> ModelUnfit:
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[]", "is no JSON object"),
+        ("[]", "must be a JSON object"),
         ('{"name": "' + "x" * MOST_SETTINGS_BYTES + '"}', f"more than {MOST_SETTINGS_BYTES} bytes"),
-        ({"name": ["iris"]}, "iris is asked for"),
+        ({"name": ["iris"]}, "must name the model iris"),
         ({"parameters": {"environment_path": "/x"}}, "parameters.environment_path"),
         ({"parameters": {"uri": "."}}, "model.joblib, model.pkl"),
         ({"parameters": []}, "model.joblib, model.pkl"),
@@ -58,13 +58,13 @@ def test_settings_that_cannot_be_followed_are_named(
 def test_the_names_that_the_settings_have_are_offered(tmp_path: Path) -> None:
     for name in ("lily", "rose"):
         write(tmp_path / name, {"name": name, "implementation": "own.Model"})
-    assert "let MLSERVER_MODEL_NAME in spec.env be one of lily, rose" in refused(tmp_path).remedy
+    assert "set MLSERVER_MODEL_NAME in spec.env to one of lily, rose" in refused(tmp_path).remedy
     check_folder(tmp_path, "rose", SETTINGS, SKLEARN)
 
 
 def test_settings_that_mlserver_does_not_find_do_not_count(tmp_path: Path) -> None:
     write(tmp_path / ".git", {"name": "lily", "implementation": "own.Model"})
-    assert "no file that is looked for" in str(refused(tmp_path))
+    assert "must have a file of the format" in str(refused(tmp_path))
 
 
 def test_settings_are_counted(tmp_path: Path) -> None:

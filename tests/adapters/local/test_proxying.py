@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from server.adapters.local.proxy.reverse_proxy import Answer, Upstream
+from server.adapters.local.proxy.reverse_proxy import ProbeResult, Upstream
 from server.deadline import Deadline
 from tests.adapters.local.proxies import SECOND, proxied, raw_upstream, upstream_of
 
@@ -153,7 +153,7 @@ async def test_an_upstream_that_breaks_before_its_answer_is_503(
         session.post(url, data=b"x") as response,
     ):
         assert response.status == 503
-        assert "broke off" in await response.text()
+        assert "closed the connection" in await response.text()
 
 
 @pytest.mark.parametrize(
@@ -222,19 +222,21 @@ async def test_a_caller_that_leaves_is_not_waited_for(session: aiohttp.ClientSes
 @pytest.mark.parametrize(
     ("who", "ready", "heard"),
     [
-        ({"name": "ours"}, 200, Answer.READY),
-        ({"name": "ours"}, 400, Answer.LOADING),
-        ({"name": "ours"}, 503, Answer.LOADING),
-        ({"name": "another"}, 200, Answer.NOTHING),
-        (["ours"], 200, Answer.NOTHING),
-        ("no JSON", 200, Answer.NOTHING),
+        ({"name": "ours"}, 200, ProbeResult.READY),
+        ({"name": "ours"}, 400, ProbeResult.LOADING),
+        ({"name": "ours"}, 503, ProbeResult.LOADING),
+        ({"name": "another"}, 200, ProbeResult.NOTHING),
+        (["ours"], 200, ProbeResult.NOTHING),
+        ("no JSON", 200, ProbeResult.NOTHING),
     ],
 )
-async def test_only_the_very_server_is_believed(who: object, ready: int, heard: Answer) -> None:
+async def test_only_the_very_server_is_believed(
+    who: object, ready: int, heard: ProbeResult
+) -> None:
     async def handler(request: web.Request) -> web.Response:
         if request.path == "/v2":
             return web.Response(text=who) if isinstance(who, str) else web.json_response(who)
         return web.Response(status=ready)
 
     async with upstream_of(handler) as upstream:
-        assert await upstream.answers("ours", "/v2/models/iris/ready") is heard
+        assert await upstream.probe("ours", "/v2/models/iris/ready") is heard

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from server.adapters.local.proxy.reverse_proxy import Answer, Upstream
+from server.adapters.local.proxy.reverse_proxy import ProbeResult, Upstream
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.inference_service import InferenceService
 from tests.adapters.local.load import load
@@ -115,6 +115,6 @@ async def test_of_a_server_that_says_no_end_little_is_read(begin: bytes) -> None
 
     async with await asyncio.start_server(say, "127.0.0.1", 0) as server:
         upstream = Upstream(server.sockets[0].getsockname()[1])
-        assert await upstream.answers("iris", "/ready") is Answer.NOTHING
+        assert await upstream.probe("iris", "/ready") is ProbeResult.NOTHING
         await upstream.close()
     assert sent < 2**25, "what the sockets hold on the way, and no more"

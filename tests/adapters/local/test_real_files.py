@@ -14,7 +14,7 @@ import pytest
 from demo import SERVING_PYTHON
 from demo.training import trained
 from server.adapters.local.runtimes import runtime_table
-from server.adapters.local.runtimes.serving_environment import has_package
+from server.adapters.local.runtimes.runtimes import has_package
 from server.domain.rollout.failures import FAILURES
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.inference_service import (
@@ -51,8 +51,8 @@ def iris(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     hour = timedelta(hours=1)
-    patience = replace(BRISK, first_retry=hour, longest_retry=hour, progress_deadline=hour)
-    async with world_of(tmp_path, patience, python=PYTHON) as world:
+    timeouts = replace(BRISK, first_retry=hour, longest_retry=hour, progress_deadline=hour)
+    async with world_of(tmp_path, timeouts, python=PYTHON) as world:
         yield world
 
 

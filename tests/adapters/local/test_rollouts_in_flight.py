@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from server.adapters.local.timeouts import Patience
+from server.adapters.local.timeouts import Timeouts
 from tests.adapters.local.load import Load, load
 from tests.adapters.local.world import World, eventually, servers_of
 
@@ -22,7 +22,7 @@ async def test_five_rollouts_lose_no_request_of_a_second(world: World) -> None:
             await _answers_from(under, str(number))
             await _answers_from(under, str(number + 1))
             await eventually("the end of the old one", lambda: len(servers_of(world)) == 1)
-            assert time.monotonic() - begun < Patience().drain.total_seconds(), "it was cut off"
+            assert time.monotonic() - begun < Timeouts().drain.total_seconds(), "it was cut off"
     assert under.failed == []
     assert set(under.served) == {str(number) for number in range(1, 2 + ROLLOUTS)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.adapters.local.runtimes.runtime_table import RuntimesInvalid
-from server.adapters.local.runtimes.runtimes import NoRuntime, Place, Runtimes
+from server.adapters.local.runtimes.runtimes import LaunchContext, NoRuntime, Runtimes
 from server.domain.service.inference_service import ModelFormat, ModelPredictor
 
 # A stand-in for the serving environment: this Python has pytest, and no MLServer.
@@ -49,9 +49,11 @@ def own(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def context(tmp_path: Path) -> LaunchContext:
     model = tmp_path / "model" / "iris.joblib"
-    return Place(PYTHON, tmp_path / "run", 8123, "team/iris/3/n0nce", "iris", model, ("-v",))
+    return LaunchContext(
+        PYTHON, tmp_path / "run", 8123, "team/iris/3/n0nce", "iris", model, ("-v",)
+    )
 
 
 @pytest.mark.parametrize("name", ["sklearn", "xgboost", "lightgbm", "mlflow", "huggingface"])
@@ -95,11 +97,11 @@ async def test_a_package_that_is_installed_after_a_refusal_is_found(
 
 
 async def test_a_runtime_of_the_operators_own_is_launched_as_the_file_says(
-    own: Path, place: Place
+    own: Path, context: LaunchContext
 ) -> None:
     runtime = await Runtimes.load(own).select(asking("own", "any", protocol_version="v1"), PYTHON)
-    launch = runtime.launch(place)
-    serve = ("serve", "--on=8123", "--as", "team/iris/3/n0nce", str(place.model), "-v")
+    launch = runtime.launch(context)
+    serve = ("serve", "--on=8123", "--as", "team/iris/3/n0nce", str(context.model), "-v")
     assert launch.command == (str(PYTHON), *serve)
     assert launch.ready_path == "/v2/models/iris/ready"
     assert json.loads(launch.files["a.json"]) == {"deep": ["own.Model", 1, True], "braces": "{}"}
@@ -113,11 +115,11 @@ async def test_a_runtime_of_the_operators_own_takes_the_place_of_ours_by_name(ow
 
 
 async def test_mlserver_serves_one_model_on_one_port_of_this_machine(
-    own: Path, place: Place
+    own: Path, context: LaunchContext
 ) -> None:
     built_in = Path(sys.modules[Runtimes.__module__].__file__).with_name("runtimes.toml")
     own.write_text(built_in.read_text().replace('"mlserver-sklearn==1.7.1"', '"pytest"'))
-    launch = (await Runtimes.load(own).select(asking("sklearn"), PYTHON)).launch(place)
+    launch = (await Runtimes.load(own).select(asking("sklearn"), PYTHON)).launch(context)
     settings = json.loads(launch.files["settings.json"])
     assert settings["host"] == "127.0.0.1"
     assert settings["http_port"] == "8123"
@@ -126,7 +128,7 @@ async def test_mlserver_serves_one_model_on_one_port_of_this_machine(
     assert launch.env == {
         "MLSERVER_MODEL_NAME": "iris",
         "MLSERVER_MODEL_IMPLEMENTATION": "mlserver_sklearn.SKLearnModel",
-        "MLSERVER_MODEL_URI": str(place.model),
+        "MLSERVER_MODEL_URI": str(context.model),
     }
     assert not launch.links
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from lab.port_blocks import own_block
-from server.adapters.local.proxy.port_allocator import Ports
+from server.adapters.local.proxy.port_allocator import PortAllocator
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.local.server_process import Server, server
 from tests.adapters.local.world import children_of, world_of
@@ -49,7 +49,7 @@ async def test_a_rollout_without_a_port_fails_until_a_server_with_other_ports_ke
     tmp_path: Path,
 ) -> None:
     ports = own_block().ports
-    async with world_of(tmp_path, ports=Ports(ports[:2])) as world:
+    async with world_of(tmp_path, ports=PortAllocator(ports[:2])) as world:
         before = await world.ready(world.model("1"))
         await world.deploy(world.model("2"))
         failure = (await world.until(State.DEGRADED)).status.failure
@@ -57,7 +57,7 @@ async def test_a_rollout_without_a_port_fails_until_a_server_with_other_ports_ke
         assert failure.reason is FailureReason.NOT_ANSWERING
         assert f"from {ports[0]} to {ports[1]} " in failure.message
         assert "MODELSERVICE_SERVING_PORTS" in failure.remedy
-    async with world_of(tmp_path, ports=Ports(ports[2:])) as world:
+    async with world_of(tmp_path, ports=PortAllocator(ports[2:])) as world:
         after = await world.until(State.READY, generation=2)
         assert after.status.url == before.status.url
         assert await world.generation_of(after) == 2

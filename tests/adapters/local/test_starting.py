@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from server.adapters.local.rollouts.failure_messages import unwritable
+from server.adapters.local.rollouts.failure_messages import start_failure
 from server.adapters.local.state_dir import StateDir
 from server.domain.errors import ClusterUnavailable
 from server.domain.rollout.status import FailureReason, State
@@ -67,7 +67,7 @@ async def test_more_environment_than_a_process_can_have_is_no_matter_of_the_disk
 def test_what_keeps_a_server_from_its_start_is_told_apart(
     number: int, reason: FailureReason
 ) -> None:
-    failure = unwritable(OSError(number, os.strerror(number)))
+    failure = start_failure(OSError(number, os.strerror(number)))
     assert failure.reason is reason
     assert os.strerror(number) in failure.message
 

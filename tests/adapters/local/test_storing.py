@@ -151,7 +151,7 @@ def test_work_that_nothing_needs_is_left_over(tmp_path: Path) -> None:
         for uid, generation in (("kept", 1), ("kept", 2), ("stopped", 3), ("gone", 1)):
             (state.work(uid, generation) / "model").mkdir(parents=True)
         found = {
-            str(p.relative_to(tmp_path)) for p in state.leftovers({"kept": [2], "stopped": []})
+            str(p.relative_to(tmp_path)) for p in state.unused_folders({"kept": [2], "stopped": []})
         }
         assert found == {f"state/work/{left}" for left in ("kept/1", "stopped/3", "gone")}
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from server.adapters.local.processes import exec_wrapper, orphans
-from server.adapters.local.processes.exec_wrapper import MARKER, WRAPPER_MARKER
+from server.adapters.local.processes.exec_wrapper import CHILD_OWNER, WRAPPER_OWNER
 from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.state_dir import StateDirUnusable
 from tests.adapters.local.world import eventually
@@ -37,7 +37,7 @@ def test_what_is_forked_while_others_are_ended_is_ended_too(
 
     monkeypatch.setattr(orphans, "_kill", late)
     try:
-        assert orphans.sweep(owner) == 3
+        assert orphans.end_orphans(owner) == 3
         for process in started:
             process.wait(10)
     finally:
@@ -57,14 +57,14 @@ def test_a_process_that_may_not_be_ended_is_named(monkeypatch: pytest.MonkeyPatc
         with monkeypatch.context() as patched:
             patched.setattr(psutil.Process, "kill", denied)
             with pytest.raises(StateDirUnusable, match=str(process.pid)):
-                orphans.sweep(owner)
+                orphans.end_orphans(owner)
     finally:
         process.kill()
         process.wait()
 
 
 def _marked(owner: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["sleep", "3600"], env={**os.environ, MARKER: owner})
+    return subprocess.Popen(["sleep", "3600"], env={**os.environ, CHILD_OWNER: owner})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it cannot be found")
@@ -76,7 +76,7 @@ def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(
     started = (sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid()))
     script = "setsid env -i sh -c 'echo $$ >new; mv new pid; exec sleep 3600' & sleep 3600"
     wrapper = subprocess.Popen(
-        [*started, "sh", "-c", script], cwd=tmp_path, env={**os.environ, WRAPPER_MARKER: owner}
+        [*started, "sh", "-c", script], cwd=tmp_path, env={**os.environ, WRAPPER_OWNER: owner}
     )
     try:
         ends = time.monotonic() + 10
@@ -86,7 +86,7 @@ def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(
         daemon = int((tmp_path / "pid").read_text())
         if state == "stopped":
             wrapper.send_signal(signal.SIGSTOP)
-        assert orphans.sweep(owner)
+        assert orphans.end_orphans(owner)
         assert _has_ended(daemon)
         wrapper.wait(10)
     finally:

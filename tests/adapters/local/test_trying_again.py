@@ -20,8 +20,8 @@ from tests.adapters.local.world import World, servers_of, world_of
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     """Nothing is tried again by itself while a test looks on."""
     hour = timedelta(hours=1)
-    patience = replace(BRISK, first_retry=hour, longest_retry=hour, stop=timedelta(seconds=1))
-    async with world_of(tmp_path, patience) as world:
+    timeouts = replace(BRISK, first_retry=hour, longest_retry=hour, stop=timedelta(seconds=1))
+    async with world_of(tmp_path, timeouts) as world:
         yield world
 
 

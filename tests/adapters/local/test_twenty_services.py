@@ -10,7 +10,7 @@ import pytest
 from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
 
-from server.adapters.local.rollouts.load_limiter import cores
+from server.adapters.local.rollouts.load_limiter import available_cpus
 from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.world import children_of
 
@@ -41,7 +41,7 @@ def test_it_serves_at_once_and_brings_them_up_as_many_at_a_time_as_there_are_cor
         assert not all(service.status.state == READY for service in at_once), "SERVING comes first"
         most = _until_all_are_ready(second, begun + PATIENCE * READY_SECONDS)
         ready = time.monotonic() - begun
-        assert min(2, cores()) <= most <= cores()
+        assert min(2, available_cpus()) <= most <= available_cpus()
         assert len(children_of(tmp_path / "state")) == SERVICES
         assert not (tmp_path / "state" / "work" / "gone").exists()
     print(f"SERVING after {serving:.1f} s, {SERVICES} READY after {ready:.1f} s")

@@ -13,9 +13,9 @@ import aiohttp
 import psutil
 
 from server.adapters.local.cluster import LocalCluster
-from server.adapters.local.processes.exec_wrapper import MARKER, WRAPPER_MARKER
-from server.adapters.local.proxy.port_allocator import Ports
-from server.adapters.local.timeouts import Patience
+from server.adapters.local.processes.exec_wrapper import CHILD_OWNER, WRAPPER_OWNER
+from server.adapters.local.proxy.port_allocator import PortAllocator
+from server.adapters.local.timeouts import Timeouts
 from server.domain.rollout.status import Failure, State
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import (
@@ -95,12 +95,12 @@ class World:
 @asynccontextmanager
 async def world_of(
     folder: Path,
-    patience: Patience = BRISK,
-    ports: Ports | None = None,
+    timeouts: Timeouts = BRISK,
+    ports: PortAllocator | None = None,
     python: Path | None = None,
 ) -> AsyncIterator[World]:
     async with (
-        opened(folder, patience, ports, python) as cluster,
+        opened(folder, timeouts, ports, python) as cluster,
         following(cluster) as told,
         aiohttp.ClientSession() as session,
     ):
@@ -132,10 +132,10 @@ def servers_of(world: World) -> list[psutil.Process]:
 def wrappers_of(state: Path) -> list[psutil.Process]:
     """Every process that a command of a state directory is run by."""
     owner = (state / "id").read_text()
-    return [p for p in psutil.process_iter() if _marked(p, owner, WRAPPER_MARKER)]
+    return [p for p in psutil.process_iter() if _marked(p, owner, WRAPPER_OWNER)]
 
 
-def _marked(process: psutil.Process, owner: str, marker: str = MARKER) -> bool:
+def _marked(process: psutil.Process, owner: str, marker: str = CHILD_OWNER) -> bool:
     try:
         return process.environ().get(marker) == owner
     except psutil.Error:

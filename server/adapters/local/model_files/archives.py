@@ -1,4 +1,4 @@
-"""Unpacking archives: their files alone, never outside of their folder, within the limits."""
+"""Unpacks archives: only files, only below one folder, and within the size limits."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import IO, BinaryIO, cast
 
 from server.adapters.local.model_files.file_names import ARCHIVE_SUFFIXES
 from server.adapters.local.model_files.model_sources import CHECK_URI, FetchFailed
-from server.adapters.local.model_files.size_limits import Allowance
+from server.adapters.local.model_files.size_limits import SizeBudget
 
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError),
     *(lzma.LZMAError, zlib.error, NotImplementedError, KeyError, UnicodeError),
 )
-# Of a zip file's entry, that its content is encrypted.
+# The flag of a zip entry with encrypted content.
 _ENCRYPTED = 1
 
 
-def unpacked(path: Path, allowance: Allowance) -> Path:
-    """Replace an archive by a folder of what is in it; leave anything else. Answers where it is.
+def unpack(path: Path, budget: SizeBudget) -> Path:
+    """Replace an archive by a folder with its files, and return its path; other files stay.
 
-    Links to files of the archive become copies of them. Raises FetchFailed.
+    Links to files of the archive become copies. Raises FetchFailed.
     """
     name = path.name.lower()
     suffix = path.is_file() and next((s for s in ARCHIVE_SUFFIXES if name.endswith(s)), None)
@@ -38,10 +38,10 @@ def unpacked(path: Path, allowance: Allowance) -> Path:
         folder = path.with_name("model")
     files = _zipped if suffix == ".zip" else _tarred
     try:
-        _write(files(path), folder, path.name, allowance)
+        _write(files(path), folder, path.name, budget)
     except _BROKEN as e:
         raise FetchFailed(
-            f"{path.name} is broken or no archive: {e}", "store a whole one, then deploy again"
+            f"{path.name} is broken or no archive: {e}", "upload it again, then deploy again"
         ) from e
     if not folder.is_dir():
         raise FetchFailed(f"{path.name} has no files", CHECK_URI)
@@ -52,7 +52,7 @@ def unpacked(path: Path, allowance: Allowance) -> Path:
 _Entry = tuple[str, Callable[[], IO[bytes] | None]]
 
 
-def _write(entries: Iterator[_Entry], folder: Path, archive: str, allowance: Allowance) -> None:
+def _write(entries: Iterator[_Entry], folder: Path, archive: str, budget: SizeBudget) -> None:
     for name, opened in entries:
         place = PurePosixPath(name)
         if place.is_absolute() or ".." in place.parts or "\0" in name:
@@ -60,7 +60,7 @@ def _write(entries: Iterator[_Entry], folder: Path, archive: str, allowance: All
                 f"{archive} has {name!r}, which lies outside of its folder",
                 "pack it with names below its own folder, then deploy again",
             )
-        allowance.enter(len(place.parts))
+        budget.enter(len(place.parts))
         reading = opened()
         if reading is None:
             raise FetchFailed(
@@ -69,10 +69,10 @@ def _write(entries: Iterator[_Entry], folder: Path, archive: str, allowance: All
             )
         with reading:
             target = folder / place
-            # As archivers do: of two entries of a name the last counts.
+            # As archivers do: the last of two entries with one name counts.
             if target.is_file():
                 target.unlink()
-            allowance.copy(cast(BinaryIO, reading), target)
+            budget.copy(cast(BinaryIO, reading), target)
 
 
 def _tarred(path: Path) -> Iterator[_Entry]:

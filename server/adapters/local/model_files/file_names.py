@@ -1,4 +1,4 @@
-"""Names of model files: which are archives, and what an HTTP server calls its answer."""
+"""Names of model files: suffixes of archives, and file names in HTTP answers and URLs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ARCHIVE_SUFFIXES = (".zip", *sorted(_TAR_SUFFIXES, key=len, reverse=True))
-# What else model files are called. No list of all: a name within a query is only taken for one if
-# it is surely no secret.
+# Further suffixes of model files. A value of a query counts as a name only with one of these, since
+# it may be a secret.
 _MODEL_SUFFIXES = (
     *(".joblib", ".pkl", ".pickle", ".bst", ".json", ".ubj", ".txt", ".onnx", ".pmml", ".pt"),
     *(".pth", ".bin", ".safetensors", ".gguf", ".keras", ".h5", ".tflite"),
@@ -20,11 +20,11 @@ _HAS_SUFFIX = re.compile(r".\.[A-Za-z][A-Za-z0-9]{0,11}$")
 
 
 def name_of_answer(uri: str, answered: str, filename: str | None) -> str:
-    """The name of what `uri` is answered with over HTTP; empty where nothing names it.
+    """Return the file name of an HTTP answer; empty if there is none.
 
-    `answered` is the URL that answered at last, after redirects, and `filename` what its
-    Content-Disposition says, which comes first. Then comes the URI itself, unless it has a mere
-    word such as `download`: then its query, and what it was redirected to.
+    The first of these counts: `filename`, from Content-Disposition; the last part of the URI's
+    path, if it has a suffix; a model file's name in the URI's query, in the path or in the query of
+    `answered`, the URL after redirects; the last part of the URI's path.
     """
     if filename and (given := _safe(filename)):
         return given
@@ -36,12 +36,12 @@ def name_of_answer(uri: str, answered: str, filename: str | None) -> str:
 
 
 def path_name(uri: str) -> str:
-    """The last part of a URL's path; empty where it has none."""
+    """Return the last part of a URL's path; empty if there is none."""
     return _safe(urlsplit(uri).path.rpartition("/")[2])
 
 
 def query_name(uri: str) -> str:
-    """The name of a model's file within a URL's query, as in `?path=/m/model.zip`; or empty."""
+    """Return a model file's name in a URL's query, as in `?path=/m/model.zip`; or empty."""
     return next(_in_query(uri), "")
 
 
@@ -57,7 +57,7 @@ def _is_model_name(name: str) -> bool:
 
 
 def _safe(name: str) -> str:
-    """A name for a file of this machine, or empty where it would be none."""
+    """Return the name if it can be a file's on this machine, else empty."""
     last = PurePosixPath(unquote(name).replace("\\", "/")).name
     fits = last not in ("", ".", "..") and last.isprintable()
     return last if fits and len(last.encode()) <= _LONGEST_NAME else ""

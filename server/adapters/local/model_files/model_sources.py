@@ -1,4 +1,4 @@
-"""Where model files come from: any filesystem that fsspec reaches."""
+"""The sources of model files: every filesystem that fsspec reaches."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import fsspec
 from server.adapters.local.model_files.file_names import name_of_answer, path_name, query_name
 from server.domain.rollout.status import FailureReason
 
-# The schemes that KServe reads too and that name files to download, with the package of fsspec's
-# filesystem for each.
+# The schemes of files to download that KServe reads too, with the package that each needs.
 _PACKAGES = {
     "file": "fsspec",
     "http": "aiohttp",
@@ -34,7 +33,7 @@ CHECK_URI = "check spec.model.storage_uri"
 
 
 class FetchFailed(Exception):
-    """The model's files cannot be had; `remedy` says what to do."""
+    """The model's files cannot be fetched; `remedy` says what to do."""
 
     def __init__(
         self, message: str, remedy: str, reason: FailureReason = FailureReason.STORAGE_DOWNLOAD
@@ -46,20 +45,20 @@ class FetchFailed(Exception):
 
 
 class SourceFile(NamedTuple):
-    """A file of a model: where it goes below the model's folder, and what it looked like."""
+    """A file of a model: its path below the model's folder, and its entry in the listing."""
 
     relative: PurePosixPath
     entry: dict[str, Any]
 
     @property
     def size(self) -> int | None:
-        """In bytes; None where the source does not say."""
+        """The size in bytes; None if the source does not tell it."""
         return cast("int | None", self.entry.get("size"))
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file or folder on some filesystem. Each method blocks, and raises whatever that raises."""
+    """A file or folder of a filesystem. Each method blocks, and raises the filesystem's errors."""
 
     filesystem: Any
     path: str
@@ -67,10 +66,10 @@ class Source:
     shown: str
 
     def files(self, enter: Callable[[int], None] = lambda depth: None) -> list[SourceFile]:
-        """Every file of it, symbolic links followed; `relative` is empty where it is one itself.
+        """List the files, symbolic links followed; `relative` is empty for a single file.
 
-        `enter` is called for each file and folder with how deep it lies, and ends the walk by what
-        it raises. Raises FetchFailed where there is no file, or something that is none.
+        `enter` is called with the depth of each file and folder; an error that it raises ends the
+        walk. Raises FetchFailed if there is no file, or an entry that is neither file nor folder.
         """
         entry = self.filesystem.info(self.path)
         found = list(self._below(PurePosixPath(), entry, enter))
@@ -86,7 +85,7 @@ class Source:
             yield SourceFile(at, entry)
         elif entry["type"] == "directory":
             for child in self.filesystem.ls(entry["name"], detail=True):
-                # Object stores list a folder's own marker among what is in it.
+                # Object stores list a folder's own entry among its files.
                 if child["name"].rstrip("/") != entry["name"].rstrip("/"):
                     below = at / _safe_name(child)
                     yield from self._below(below, self._followed(child), enter)
@@ -97,23 +96,25 @@ class Source:
         return self.filesystem.info(entry["name"]) if entry.get("islink") else entry
 
     def open(self, file: SourceFile) -> BinaryIO:
-        """Read it from its beginning."""
-        # Over HTTP one request for all of it: blocks could be of different versions.
+        """Open a file for reading."""
+        # Over HTTP in one request: blocks could be of different versions.
         options = {"block_size": 0} if "http" in self.filesystem.protocol else {}
         return cast(BinaryIO, self.filesystem.open(file.entry["name"], "rb", **options))
 
     def name_given(self, reading: BinaryIO) -> str:
-        """What a lone file is called, once it is open: over HTTP as its server says."""
+        """Return the name of an open single file: over HTTP, the name in the answer."""
         answer = getattr(reading, "r", None)
         if not isinstance(answer, aiohttp.ClientResponse):
             return self.name
-        said = answer.content_disposition
-        name = name_of_answer(self.path, str(answer.url), said.filename if said else None)
+        header = answer.content_disposition
+        name = name_of_answer(self.path, str(answer.url), header.filename if header else None)
         return name or self.name
 
     def has_changed(self, file: SourceFile) -> bool:
-        """Whether a file on a disk was written since it was listed; elsewhere a read is of one
-        version."""
+        """Report whether a local file was written since it was listed.
+
+        On other filesystems a read is always of one version.
+        """
         if "mtime" not in file.entry:
             return False
         now = self.filesystem.info(file.entry["name"])
@@ -121,7 +122,7 @@ class Source:
 
 
 def source_of(uri: str) -> Source:
-    """Find the filesystem of a URI or an absolute path. Raises FetchFailed; asks no network."""
+    """Return the source of a URI or an absolute path. Raises FetchFailed. Asks no network."""
     scheme, has_scheme, rest = uri.partition("://")
     if not has_scheme:
         scheme, path = "file", uri
@@ -137,9 +138,9 @@ def source_of(uri: str) -> Source:
 
 
 def _name(scheme: str, path: str, uri: str) -> str:
-    """The name of the file or folder itself."""
+    """Return the name of the file or folder."""
     if scheme == "file" and not path.startswith("/"):
-        raise FetchFailed(f"{shown(uri)} is neither a URI nor an absolute path", CHECK_URI)
+        raise FetchFailed(f"{shown(uri)} must be a URI or an absolute path", CHECK_URI)
     if scheme in ("http", "https"):
         name = path_name(path) or query_name(path)
     else:
@@ -147,12 +148,12 @@ def _name(scheme: str, path: str, uri: str) -> str:
     if scheme == "hf":
         name = name.partition("@")[0]
     if name in ("", ".."):
-        raise FetchFailed(f"{shown(uri)} names no file or folder", CHECK_URI)
+        raise FetchFailed(f"{shown(uri)} must name a file or folder", CHECK_URI)
     return name
 
 
 def _pinned(path: str) -> str:
-    """`owner/model:revision`, as KServe has it, in the form of fsspec: `owner/model@revision`."""
+    """Turn KServe's `owner/model:revision` into fsspec's `owner/model@revision`."""
     owner, slash, rest = path.partition("/")
     model, below_slash, below = rest.partition("/")
     name, _, revision = model.partition(":")
@@ -164,7 +165,7 @@ def _filesystem(scheme: str) -> Any:
     package = _PACKAGES.get(scheme)
     if package is None:
         raise FetchFailed(
-            f"nothing on this server reads {scheme}://",
+            f"this server cannot read {scheme}://",
             f"use an absolute path, or one of {', '.join(_PACKAGES)} as {scheme}",
             FailureReason.STORAGE_SCHEME,
         )
@@ -173,11 +174,11 @@ def _filesystem(scheme: str) -> Any:
         options["client_kwargs"] = {"timeout": _SILENT_AFTER, "trust_env": True}
     importlib.invalidate_caches()  # it may have been installed since the server started
     try:
-        # A filesystem that is kept would answer listings of long ago.
+        # A cached filesystem would answer with old listings.
         return fsspec.filesystem(scheme, skip_instance_cache=True, **options)  # type: ignore[no-untyped-call]
     except ImportError as e:
         raise FetchFailed(
-            f"{scheme}:// takes the package {package}, which the server's Python does not have",
+            f"{scheme}:// needs the package {package}, which the server's Python lacks",
             f"{sys.executable} -m pip install {package}; then deploy again",
             FailureReason.STORAGE_SCHEME,
         ) from e
@@ -186,17 +187,21 @@ def _filesystem(scheme: str) -> Any:
 def _safe_name(entry: dict[str, Any]) -> str:
     name = PurePosixPath(entry["name"]).name
     if name in ("", "..") or "\0" in name:
-        raise FetchFailed(f"{entry['name']!r} is no name for a file on this machine", CHECK_URI)
+        raise FetchFailed(
+            f"{entry['name']!r} cannot be the name of a file on this machine", CHECK_URI
+        )
     return name
 
 
-# With nothing in it that a password could be a part of.
+# Nothing that matches has room for a password.
 _HOST = re.compile(r"(\[[\w.:%]*\]|[^:@\[\]]*)(:\d*)?")
 
 
 def shown(uri: str) -> str:
-    """A URI without what may be secret in it: user, password, query. Where it is not clear which
-    part of it is the host, none is shown."""
+    """Return a URI without user, password and query, which may be secret.
+
+    A host that cannot be told apart from a password is hidden too.
+    """
     plain = re.split(r"[?#]", uri, maxsplit=1)[0]
     scheme, separator, rest = plain.partition("://")
     if not separator:

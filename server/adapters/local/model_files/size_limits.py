@@ -1,4 +1,4 @@
-"""What one model may take: of bytes, of files, of depth, and of the free disk."""
+"""The limits of one model: bytes, files, depth, and free disk space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from server.adapters.local.model_files.model_sources import CHECK_URI, FetchFailed
 
-# Left free on the disk for the records of services and for all else; of a small disk, a part.
+# The space that stays free for the records of services; on a small disk, a part of the disk.
 KEPT_FREE_BYTES = 1 << 30
 KEPT_FREE_PART = 20
 _CHUNK_BYTES = 1 << 20
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SizeLimits:
-    """The limits of one model. Links that lead in circles end at `files` and `depth`."""
+    """The limits of one model. `files` and `depth` end links that form a cycle."""
 
     bytes: int = 100 << 30
     files: int = 50_000
@@ -28,10 +28,10 @@ class SizeLimits:
 AS_SHIPPED = SizeLimits()
 
 
-class Allowance:
-    """What is left of the limits for one download, `shown` by its URI, into a folder.
+class SizeBudget:
+    """Counts one download into a folder against the limits. `shown` is its URI for messages.
 
-    `checkpoint` is called again and again and ends the download by what it raises.
+    `checkpoint` is called for each file and chunk; an error that it raises ends the download.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Allowance:
         self._entries = 0
 
     def enter(self, depth: int) -> None:
-        """Count a file or folder, so many folders below the top. Raises FetchFailed."""
+        """Count a file or folder at a depth. Raises FetchFailed."""
         self._checkpoint()
         self._entries += 1
         if self._entries > self._limits.files:
@@ -54,14 +54,14 @@ class Allowance:
             raise self._refusal(f"folders more than {self._limits.depth} deep")
 
     def expect(self, size: int) -> None:
-        """Refuse at once what is known to be too large. Raises FetchFailed."""
+        """Refuse further bytes that exceed a limit. Raises FetchFailed."""
         if self.written + size > self._limits.bytes:
             raise self._too_large()
         if size > self._free():
             raise self._no_space()
 
     def copy(self, reading: BinaryIO, target: Path) -> int:
-        """Write all of a file to a new one; how many bytes that were. Raises FetchFailed."""
+        """Copy a file to a new one, and return its size. Raises FetchFailed."""
         target.parent.mkdir(parents=True, exist_ok=True)
         before = self.written
         with target.open("xb") as writing:
@@ -78,14 +78,14 @@ class Allowance:
 
     def _too_large(self) -> FetchFailed:
         return FetchFailed(
-            f"{self._shown} has more than the {self._limits.bytes} bytes that a model may have",
+            f"{self._shown} must have at most {self._limits.bytes} bytes, and has more",
             "use a smaller model, or raise MODELSERVICE_MODEL_SIZE_LIMIT",
         )
 
     def _no_space(self) -> FetchFailed:
         return FetchFailed(
             f"no space is left on the disk for {self._shown}",
-            "free some, or let MODELSERVICE_STATE_DIR name a folder of another disk",
+            "free some, or set MODELSERVICE_STATE_DIR to a folder of another disk",
         )
 
     def _refusal(self, what: str) -> FetchFailed:

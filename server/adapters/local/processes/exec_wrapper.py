@@ -1,10 +1,10 @@
-"""`python -I -S exec_wrapper.py PARENT COMMAND ...`: run the command, and leave nothing of it.
+"""`python -I -S exec_wrapper.py PARENT COMMAND ...`: run the command, then kill its descendants.
 
-On Linux this process is the subreaper of the command: whatever the command starts stays its
-descendant, also in a session and environment of its own. Once the command exits, the server asks
-for it by END, or the server ends, every descendant gets SIGKILL; the exit code is the command's,
-above 128 for a signal. Elsewhere it becomes the command, and the next start of the server ends
-what is left.
+On Linux this process is the subreaper of the command, so that all processes of the command stay its
+descendants, also in sessions of their own. Every descendant gets SIGKILL when the command exits,
+when the server sends END, or when the server ends. The exit code is the command's, above 128 for a
+signal. On other systems this process becomes the command, and the next start of the server ends
+the processes that are left.
 """
 
 import ctypes
@@ -15,31 +15,31 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-# As a shell does where there is no such command; a command may end so, too, but does not say this.
+# As a shell exits for a command that is absent. A command may exit so too, but without this text.
 NOT_STARTED = 127
 NOT_STARTED_WORDS = "cannot start "
-# Whose it is: in the environment of this process, and in that of the command.
-WRAPPER_MARKER = "MODELSERVICE_WRAPPER_OF"
-MARKER = "MODELSERVICE_CHILD_OF"
+# The variables with the owner, in the environment of this process and in that of the command.
+WRAPPER_OWNER = "MODELSERVICE_WRAPPER_OF"
+CHILD_OWNER = "MODELSERVICE_CHILD_OF"
 END = signal.SIGUSR1
 
 _HEARD = {END, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Never returns."""
+    """Run the command. Never returns."""
     if sys.platform != "linux":
         _become(command)
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     _prctl(PR_SET_PDEATHSIG, END)
-    # A parent that was gone before the line above sends no signal any more.
+    # A parent that ended before the line above sends no signal.
     if os.getppid() != parent:
         sys.exit("the server that started this process has ended")
     own = os.getpid()
     child = os.fork()
     if not child:
-        # Where this process itself is killed.
+        # For the case that this process is killed.
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != own:
             os._exit(NOT_STARTED)
@@ -51,7 +51,7 @@ def main(parent: int, command: list[str]) -> None:
 
 
 def ask_to_end(wrapper: int) -> None:
-    """Have a wrapper, also a stopped one, kill its descendants and end."""
+    """Ask a wrapper, also a stopped one, to kill its descendants and end."""
     try:
         os.kill(wrapper, END)
         os.kill(wrapper, signal.SIGCONT)
@@ -60,7 +60,7 @@ def ask_to_end(wrapper: int) -> None:
 
 
 def _become(command: list[str]) -> None:
-    os.environ[MARKER] = os.environ.pop(WRAPPER_MARKER, "")
+    os.environ[CHILD_OWNER] = os.environ.pop(WRAPPER_OWNER, "")
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as e:
@@ -69,7 +69,7 @@ def _become(command: list[str]) -> None:
 
 
 def _exit_code(child: int) -> int:
-    """Reap until the command exits or END comes; the exit code."""
+    """Reap processes until the command exits or END comes. Return the exit code."""
     while True:
         if signal.sigwait(_HEARD) is END:
             return 128 + signal.SIGKILL
@@ -79,7 +79,7 @@ def _exit_code(child: int) -> int:
 
 
 def _reaped(child: int) -> int | None:
-    """Reap one that has ended: the command's exit code, -1 for another; None: there is none."""
+    """Reap one process. Return the command's exit code, -1 for another process, None for none."""
     try:
         pid, status = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
@@ -93,7 +93,7 @@ def _reaped(child: int) -> int | None:
 
 
 def _end_descendants() -> None:
-    """Kill the children until there are none: the orphans of those that end become children."""
+    """Kill the children until there are none: the orphans of killed children become children."""
     while True:
         for pid in _children():
             try:
@@ -101,7 +101,7 @@ def _end_descendants() -> None:
             except ProcessLookupError:
                 pass
             except PermissionError:
-                # It has taken another user's rights; the server waits no longer than it must.
+                # It runs as another user. The server kills this wrapper if that takes too long.
                 time.sleep(0.1)
         try:
             os.waitpid(-1, 0)
@@ -120,7 +120,7 @@ def _children() -> list[int]:
 def _parent(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
-            # After the name, which may have spaces and parentheses.
+            # The fields follow the name, which may have spaces and parentheses.
             return int(stat.read().rpartition(b")")[2].split()[1])
     except (OSError, IndexError):
         return 0

@@ -1,4 +1,4 @@
-"""A model server: started, its words kept, ended with all that it started."""
+"""The process of a model server, with its descendants and the end of its output."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ import structlog
 from server.adapters.local.processes import exec_wrapper
 
 KEPT_BYTES = 2**16
-# For the wrapper to end what the command started.
+# The time that the wrapper has to end the descendants.
 CLEANUP_SECONDS = 5.0
 
 log = structlog.get_logger(__name__)
 
 
 class ModelProcess:
-    """One run of a model server. `start` it; whoever starts it calls `end`, however it went."""
+    """The process of one run. Every `start` is followed by `end`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, words: _Words) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, output: _OutputTail) -> None:
         self._process = process
-        self._words = words
+        self._output = output
         self._exit = asyncio.create_task(self._ended(), name=f"exit of {process.pid}")
 
     @classmethod
     async def start(
         cls, command: Sequence[str], folder: Path, environment: Mapping[str, str]
     ) -> ModelProcess:
-        """Start the command in a folder. On Linux it and all that it starts die with this thread.
+        """Start a command in a folder. On Linux it and its descendants die with this thread.
 
-        Raises OSError where nothing more can be started.
+        Raises OSError if no process can be started.
         """
-        words = _Words()
+        output = _OutputTail()
         reading, writing = os.pipe()
         try:
-            # A pipe of our own: what the command leaves behind may keep it open, and the wait for
-            # the command's end must not wait for that.
-            await words.read_from(reading)
+            # A pipe of our own: descendants may keep it open, and asyncio's wait for the exit would
+            # wait for its end.
+            await output.read_from(reading)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid())),
                 *command,
@@ -55,30 +55,30 @@ class ModelProcess:
                 start_new_session=True,
             )
         except BaseException:
-            words.close()
+            output.close()
             raise
         finally:
             os.close(writing)
-        return cls(process, words)
+        return cls(process, output)
 
     @property
     def pid(self) -> int:
-        """The process id, which is the group's too."""
+        """The process id, which is the process group's too."""
         return self._process.pid
 
     async def exited(self) -> int:
-        """Wait for the exit; the code, as a shell tells it (above 128: a signal)."""
+        """Wait for the exit, and return its code as a shell does: above 128 for a signal."""
         code = await asyncio.shield(self._exit)
         return code if code >= 0 else 128 - code
 
     async def exited_within(self, seconds: float) -> int | None:
-        """The exit's code; None where it still runs after so long."""
+        """Wait for the exit for so long, and return its code; None if the process still runs."""
         await asyncio.wait({self._exit}, timeout=seconds)
         return await self.exited() if self._exit.done() else None
 
     async def end(self, grace: timedelta) -> None:
-        """Ask it to end, and after `grace` make it; on Linux nothing that it started is left,
-        elsewhere nothing of its group."""
+        """Send SIGTERM, and SIGKILL after `grace`. On Linux no descendant is left, elsewhere no
+        member of its process group."""
         try:
             if not self._exit.done():
                 self._signal(signal.SIGTERM)
@@ -86,18 +86,18 @@ class ModelProcess:
         finally:
             if not self._exit.done():
                 self._kill()
-            # Killed, it takes no time worth naming, and must be reaped in any case.
+            # A killed process ends in no time, and must be reaped.
             await self.exited()
-            self._words.close()
+            self._output.close()
 
-    async def last_words(self) -> str:
-        """The end of what it has written so far; of a process that exited, all of its end."""
-        await self._words.settled()
-        return self._words.text()
+    async def last_output(self) -> str:
+        """Return the end of its output so far; after its exit, the end of all its output."""
+        await self._output.settled()
+        return self._output.text()
 
     async def _ended(self) -> int:
         code = await self._process.wait()
-        # At once: the id is free from now on, and another group could get it.
+        # At once: the id is free now, and another process group could get it.
         self._signal(signal.SIGKILL)
         return code
 
@@ -105,13 +105,13 @@ class ModelProcess:
         if sys.platform != "linux":
             self._signal(signal.SIGKILL)
             return
-        # The wrapper kills the rest, also what has left its group, and must not be killed before.
+        # The wrapper kills its descendants, also those outside of its group; only then may it end.
         exec_wrapper.ask_to_end(self._process.pid)
         late = asyncio.get_running_loop().call_later(CLEANUP_SECONDS, self._kill_wrapper)
         self._exit.add_done_callback(lambda _: late.cancel())
 
     def _kill_wrapper(self) -> None:
-        log.warning("killed a wrapper that did not end; its daemons may live on", pid=self.pid)
+        log.warning("killed a wrapper that did not end; its daemons may still run", pid=self.pid)
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -120,15 +120,15 @@ class ModelProcess:
 
 
 def _of_wrapper(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with the mark of a wrapper; the command itself gets its own."""
+    """Return the environment with the owner as that of a wrapper; the command gets its own."""
     marked = dict(environment)
-    if owner := marked.pop(exec_wrapper.MARKER, ""):
-        marked[exec_wrapper.WRAPPER_MARKER] = owner
+    if owner := marked.pop(exec_wrapper.CHILD_OWNER, ""):
+        marked[exec_wrapper.WRAPPER_OWNER] = owner
     return marked
 
 
-class _Words(asyncio.Protocol):
-    """The last KEPT_BYTES that came through a pipe."""
+class _OutputTail(asyncio.Protocol):
+    """Keeps the last KEPT_BYTES of a pipe."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
@@ -151,7 +151,7 @@ class _Words(asyncio.Protocol):
         self._ended.set()
 
     async def settled(self) -> None:
-        """Until the pipe ends, which what the command left behind may keep open: a moment."""
+        """Wait a moment for the end of the pipe, which descendants may keep open."""
         with suppress(TimeoutError):
             async with asyncio.timeout(0.2):
                 await self._ended.wait()

@@ -1,4 +1,4 @@
-"""Ports: none is given to two, whoever is about to bind it."""
+"""Ports of loopback. None is given out twice, even before it is bound."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ class PortTaken(OSError):
 
 
 class NoPortFree(OSError):
-    """Every port that may be given is in use; `strerror` says which those are."""
+    """Every port of the range is in use; `strerror` names the range."""
 
 
-class Ports:
-    """Which ports are ours by now. `given` are those that may be allotted."""
+class PortAllocator:
+    """Gives out the ports of a range."""
 
-    def __init__(self, given: range) -> None:
-        self._given = given
-        self._ours: set[int] = set()
+    def __init__(self, ports: range) -> None:
+        self._ports = ports
+        self._reserved: set[int] = set()
 
-    def claim(self, port: int) -> None:
-        """Keep a port for whoever has it stored, also one that would not be given any more."""
-        self._ours.add(port)
+    def reserve(self, port: int) -> None:
+        """Keep a stored port, which may be outside of the range."""
+        self._reserved.add(port)
 
-    def allot(self) -> int:
-        """A port that nobody listens on, until `release`. Raises NoPortFree, or another OSError."""
-        for port in random.sample(self._given, len(self._given)):
-            if port not in self._ours and is_free(port):
-                self._ours.add(port)
+    def allocate(self) -> int:
+        """Reserve a port that nothing listens on. Raises NoPortFree, or another OSError."""
+        for port in random.sample(self._ports, len(self._ports)):
+            if port not in self._reserved and is_free(port):
+                self._reserved.add(port)
                 return port
-        first, last = self._given[0], self._given[-1]
+        first, last = self._ports[0], self._ports[-1]
         raise NoPortFree(errno.EADDRINUSE, f"no port of {HOST} from {first} to {last} is free")
 
     def release(self, port: int) -> None:
-        """Let it be given to another."""
-        self._ours.discard(port)
+        """Let the port be given out again."""
+        self._reserved.discard(port)
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that listens on loopback. Raises PortTaken, or another OSError."""
+    """Return a socket that listens on loopback. Raises PortTaken, or another OSError."""
     listening = socket.socket()
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -59,7 +59,7 @@ def listen(port: int) -> socket.socket:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens there. Raises an OSError where that cannot be told."""
+    """Report whether nothing listens on a port. Raises OSError where that cannot be found out."""
     try:
         listen(port).close()
     except PortTaken:

@@ -1,4 +1,4 @@
-"""The address of a service: a reverse proxy in this process, which outlives its model servers."""
+"""The reverse proxy of a service, which outlives its model servers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from server.adapters.bounded_read import read_at_most
 from server.adapters.local.proxy.port_allocator import HOST
 from server.deadline import Deadline
 
-# Less than the model servers' own (uvicorn: 5 s), so that they never close a connection just as a
+# Shorter than the model servers' own (uvicorn: 5 s), so that none closes a connection just as a
 # request is sent on it.
 KEEPALIVE_SECONDS = 2.0
 CONNECT_SECONDS = 5.0
-# Of a caller: how long the next request's headers, the next bytes of a body, or room for the next
-# bytes of an answer may take.
+# The wait for a caller: for its next request's headers, for more of a body, or until it reads more
+# of an answer.
 IDLE_SECONDS = 60.0
 MOST_CONNECTIONS = 1000
 MOST_HEADERS = 64
 LONGEST_HEADER = 8 * 1024
-# Of what a model server says of itself.
+# The size of a model server's answer to a probe.
 MOST_OF_ANSWER = 2**16
 PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -46,14 +46,14 @@ _T = TypeVar("_T")
 
 
 def _is_for_the_log(record: logging.LogRecord) -> bool:
-    """A request that is no HTTP is its caller's fault and gets a 400: it must not fill the log."""
+    """Drop errors of requests that are not HTTP: they get a 400, and must not fill the log."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 _log = logging.getLogger(__name__)
 _log.addFilter(_is_for_the_log)
 
-# Without a name, it is no browser.
+# A client that sends no Host is no browser.
 _OUR_NAMES = frozenset({"", HOST, "localhost"})
 _HOP_BY_HOP = frozenset(
     {
@@ -72,8 +72,8 @@ _HOP_BY_HOP = frozenset(
 )
 
 
-class Answer(Enum):
-    """What is to be heard on the port of a model server."""
+class ProbeResult(Enum):
+    """The result of a readiness probe; NOTHING also where another program answers."""
 
     NOTHING = auto()
     LOADING = auto()
@@ -81,7 +81,7 @@ class Answer(Enum):
 
 
 class Upstream:
-    """One run of a model server, as the proxy sees it. `close` it, once it is `drained`."""
+    """The HTTP client of one run of a model server. `close` it once it is `drained`."""
 
     def __init__(self, port: int, request_timeout: timedelta | None = None) -> None:
         self._origin = f"http://{HOST}:{port}"
@@ -99,19 +99,21 @@ class Upstream:
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
 
-    async def answers(self, server_name: str, ready_path: str) -> Answer:
-        """Ask who is there and whether its model is ready; a stranger counts as NOTHING."""
+    async def probe(self, server_name: str, ready_path: str) -> ProbeResult:
+        """Ask whether the server of this name answers, and whether its model is ready."""
         try:
-            async with self._asked("/v2") as who:
-                said = json.loads(await read_at_most(who, MOST_OF_ANSWER))
-            if not isinstance(said, Mapping) or said.get("name") != server_name:
-                return Answer.NOTHING
-            async with self._asked(ready_path) as response:
-                return Answer.READY if response.status == HTTPStatus.OK else Answer.LOADING
+            async with self._get("/v2") as response:
+                metadata = json.loads(await read_at_most(response, MOST_OF_ANSWER))
+            if not isinstance(metadata, Mapping) or metadata.get("name") != server_name:
+                return ProbeResult.NOTHING
+            async with self._get(ready_path) as response:
+                return (
+                    ProbeResult.READY if response.status == HTTPStatus.OK else ProbeResult.LOADING
+                )
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError):
-            return Answer.NOTHING
+            return ProbeResult.NOTHING
 
-    def _asked(self, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _get(self, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         origin = self._origin
         return self._session.get(f"{origin}{path}", timeout=PROBE_TIMEOUT, allow_redirects=False)
 
@@ -128,10 +130,10 @@ class Upstream:
                 self._idle.set()
 
     async def send(self, request: web.BaseRequest) -> aiohttp.ClientResponse:
-        """Pass a request on, its body as it comes.
+        """Pass on a request, and stream its body.
 
-        Raises aiohttp.ClientConnectorError or ConnectionTimeoutError where nothing was sent, and
-        other aiohttp.ClientError or TimeoutError later.
+        Raises aiohttp.ClientConnectorError or ConnectionTimeoutError if nothing was sent, and
+        another aiohttp.ClientError or TimeoutError later.
         """
         return await self._session.request(
             request.method,
@@ -153,22 +155,22 @@ class Upstream:
 
 
 class Proxy:
-    """Answers on a listening socket by the upstream of the moment.
+    """Answers the requests on a listening socket by the current `upstream`.
 
-    While `upstream` is None, it is 503 with what `excuse` says, as it is for a caller that comes
-    when MOST_CONNECTIONS are open. A caller that keeps it waiting for IDLE_SECONDS is cut.
+    While `upstream` is None it answers 503 with the `unavailable_message`. A connection beyond
+    MOST_CONNECTIONS gets a 503 too; one that is idle for IDLE_SECONDS is closed.
     """
 
-    def __init__(self, excuse: Callable[[], str]) -> None:
+    def __init__(self, unavailable_message: Callable[[], str]) -> None:
         self.upstream: Upstream | None = None
-        self._excuse = excuse
+        self._unavailable_message = unavailable_message
         self._server: asyncio.Server | None = None
         self._connections = web.Server(
             self._answer,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            # Also the time that the headers of a request may take.
+            # It bounds the headers of a request too.
             keepalive_timeout=IDLE_SECONDS,
             max_line_size=LONGEST_HEADER,
             max_field_size=LONGEST_HEADER,
@@ -177,7 +179,7 @@ class Proxy:
         )
 
     async def start(self, listening: socket.socket) -> None:
-        """Answer from now on."""
+        """ProbeResult from now on."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connected, sock=listening)
 
@@ -190,47 +192,47 @@ class Proxy:
 
     def _connected(self) -> asyncio.Protocol:
         full = len(self._connections.connections) >= MOST_CONNECTIONS
-        return _Full() if full else self._connections()
+        return _TooManyConnections() if full else self._connections()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if not request.rel_url.raw_path.startswith("/"):
             return web.Response(status=HTTPStatus.BAD_REQUEST)
-        if not _is_meant(request.headers.get("Host", "")):
-            return _refusal(HTTPStatus.MISDIRECTED_REQUEST, "ask for 127.0.0.1 or localhost")
+        if not _is_loopback_name(request.headers.get("Host", "")):
+            return _error(HTTPStatus.MISDIRECTED_REQUEST, "ask for 127.0.0.1 or localhost")
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
             request.transport.write(CONTINUE)
-        # Where nobody listens any more nothing was sent, and another may have come up by now.
+        # If nothing listened, nothing was sent, and a new server may be ready by now.
         for _ in range(2):
             upstream = self.upstream
             if upstream is None:
                 break
             with upstream.in_flight():
-                answer = await self._relayed(request, upstream)
+                answer = await self._forward(request, upstream)
             if answer is not None:
                 return answer
         return self._unavailable()
 
-    async def _relayed(
+    async def _forward(
         self, request: web.BaseRequest, upstream: Upstream
     ) -> web.StreamResponse | None:
-        """The upstream's answer, sent; None where it never got the request."""
+        """Return the upstream's answer, which is sent; None if it never got the request."""
         try:
             answer = await upstream.send(request)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             return None
         except TimeoutError:
-            return _refusal(HTTPStatus.GATEWAY_TIMEOUT, "no answer within spec.request_timeout")
+            return _error(HTTPStatus.GATEWAY_TIMEOUT, "no answer within spec.request_timeout")
         except aiohttp.ClientError:
-            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the model server broke off")
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "the model server closed the connection")
         async with answer:
             return await _relay(request, answer)
 
     def _unavailable(self) -> web.Response:
-        return _refusal(HTTPStatus.SERVICE_UNAVAILABLE, self._excuse())
+        return _error(HTTPStatus.SERVICE_UNAVAILABLE, self._unavailable_message())
 
 
-class _Full(asyncio.Protocol):
-    """A connection too many: refused before it asks for anything."""
+class _TooManyConnections(asyncio.Protocol):
+    """Refuses a connection beyond MOST_CONNECTIONS, before its request."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.WriteTransport)
@@ -239,14 +241,13 @@ class _Full(asyncio.Protocol):
 
 
 async def _body_of(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    """A request's body as it comes."""
-    while chunk := await _in_time(request, request.content.readany()):
+    """Stream the body of a request."""
+    while chunk := await _within_idle_timeout(request, request.content.readany()):
         yield chunk
 
 
-async def _in_time(request: web.BaseRequest, step: Awaitable[_T]) -> _T:
-    """The step's result, or the end of the connection, and of the call with it, where the caller
-    keeps it waiting."""
+async def _within_idle_timeout(request: web.BaseRequest, step: Awaitable[_T]) -> _T:
+    """Await a step, and abort the connection if its caller is idle for IDLE_SECONDS."""
     try:
         async with asyncio.timeout(IDLE_SECONDS):
             return await step
@@ -256,8 +257,8 @@ async def _in_time(request: web.BaseRequest, step: Awaitable[_T]) -> _T:
         raise
 
 
-def _is_meant(host: str) -> bool:
-    """Whether the caller knows whom it asks; a web page may have its own name lead here."""
+def _is_loopback_name(host: str) -> bool:
+    """Report whether a Host is loopback: the DNS name of a web page may resolve to it."""
     name = host.rpartition(":")[0] or host
     return name.lower() in _OUR_NAMES
 
@@ -269,20 +270,20 @@ async def _relay(request: web.BaseRequest, answer: aiohttp.ClientResponse) -> we
     await relayed.prepare(request)
     try:
         async for chunk in answer.content.iter_any():
-            await _in_time(request, relayed.write(chunk))
+            await _within_idle_timeout(request, relayed.write(chunk))
     except (aiohttp.ClientError, TimeoutError):
-        # The status is sent: only a broken connection can still tell that there should be more.
+        # The status is sent already: only an aborted connection shows that the body is incomplete.
         if request.transport:
             request.transport.abort()
     return relayed
 
 
 def _end_to_end(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    """Without the headers that are for one connection only."""
+    """Return the headers without those of one connection."""
     listed = headers.get("Connection", "").lower()
     dropped = _HOP_BY_HOP | {name.strip() for name in listed.split(",")}
     return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in dropped)
 
 
-def _refusal(status: HTTPStatus, why: str) -> web.Response:
+def _error(status: HTTPStatus, why: str) -> web.Response:
     return web.json_response({"error": why}, status=status, headers={"Retry-After": "1"})

@@ -1,4 +1,4 @@
-"""A service's address: a port kept for its life, and taken back where somebody else has it."""
+"""The address of a service: a port that it keeps, with a reverse proxy on it."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """An address that is not listened on, since when and why."""
+class ListenFailure:
+    """The error of listening on a port, and when it first came."""
 
     since: datetime
-    why: OSError
+    error: OSError
 
 
-class Address:
-    """Listens while `hold` runs; `close` it then.
+class ServiceAddress:
+    """Listens on a port from `serve` until `close`.
 
-    `lost`: why not, while it cannot. `excuse` says why nothing is ready.
+    `failure` is set while it cannot listen. `unavailable_message` is the text of its 503 while
+    no server is ready.
     """
 
-    def __init__(self, port: int, excuse: Callable[[], str]) -> None:
+    def __init__(self, port: int, unavailable_message: Callable[[], str]) -> None:
         self.port = port
-        self.lost: Lost | None = None
-        self._proxy = Proxy(excuse)
+        self.failure: ListenFailure | None = None
+        self._proxy = Proxy(unavailable_message)
 
-    def point(self, upstream: Upstream | None) -> None:
-        """Send the requests that come from now on there."""
+    def route_to(self, upstream: Upstream | None) -> None:
+        """Send further requests to this server; None: answer them with 503."""
         self._proxy.upstream = upstream
 
-    async def hold(self, changed: Callable[[], None]) -> None:
-        """Take the port, however long that needs, and answer on it."""
+    async def serve(self, changed: Callable[[], None]) -> None:
+        """Listen, and try again for as long as that fails. `changed` follows `failure`."""
         await self._proxy.start(await self._listening(changed))
-        if self.lost:
-            self.lost = None
+        if self.failure:
+            self.failure = None
             changed()
 
     async def close(self, deadline: Deadline) -> None:
-        """Let go of the port once the requests in flight have ended, or at the deadline."""
+        """Close the port once the requests in flight have ended, or at the deadline."""
         await self._proxy.close(deadline)
 
     async def _listening(self, changed: Callable[[], None]) -> socket.socket:
@@ -54,8 +55,8 @@ class Address:
             try:
                 return listen(self.port)
             except OSError as e:
-                # Also without descriptors or memory: other services must not go down with this one.
-                if self.lost is None:
-                    self.lost = Lost(datetime.now(UTC), e)
+                # It may lack descriptors or memory: one service must not take the others down.
+                if self.failure is None:
+                    self.failure = ListenFailure(datetime.now(UTC), e)
                     changed()
                 await asyncio.sleep(RETRY_SECONDS)

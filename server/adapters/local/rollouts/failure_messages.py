@@ -1,4 +1,4 @@
-"""What went wrong with one attempt to serve a model, in words."""
+"""The failures of an attempt to serve a model, and their messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from server.adapters.local.processes.exec_wrapper import NOT_STARTED, NOT_STARTED_WORDS
 from server.adapters.local.proxy.port_allocator import NoPortFree
-from server.adapters.local.proxy.reverse_proxy import Answer
+from server.adapters.local.proxy.reverse_proxy import ProbeResult
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.log_excerpt import cause_line, excerpt_of, plain_lines, without_shutdown
@@ -24,68 +24,68 @@ _NO_ROOM_ON_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 MODEL_REMEDY = "check that the model's files are whole and fit the format and the runtime's version"
 
 
-class Failed(Exception):
-    """An attempt came to nothing."""
+class AttemptFailed(Exception):
+    """An attempt to serve failed."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
 
 
-class Crashed(Failed):
-    """A server that was ready has exited."""
+class Crashed(AttemptFailed):
+    """A ready server exited."""
 
 
 class PortLost(Exception):
-    """Another process took the port before the model server had it."""
+    """Another process took the port before the model server listened."""
 
 
 def failure(reason: FailureReason, message: str, remedy: str) -> Failure:
-    """Report what is wrong with a model server, and what to do on this machine."""
+    """Return a failure of the predictor, with the remedy for this machine."""
     return failure_of(reason, message, remedy=remedy, component=Component.PREDICTOR)
 
 
-def not_loaded(code: int, words: Sequence[str]) -> Failure:
-    """The server exited before its model was ready; MLServer does that with 0 too."""
-    if code == NOT_STARTED and words and words[-1].startswith(NOT_STARTED_WORDS):
+def load_failure(code: int, lines: Sequence[str]) -> Failure:
+    """Return the failure of a server that exited before it was ready, also with code 0."""
+    if code == NOT_STARTED and lines and lines[-1].startswith(NOT_STARTED_WORDS):
         remedy = "install what the runtime's command names, or correct its row; then deploy again"
-        return _from_words(failure(FailureReason.NO_RUNTIME, words[-1], remedy), words, code)
+        return _with_log(failure(FailureReason.NO_RUNTIME, lines[-1], remedy), lines, code)
     message = f"the model server {_ended(code)} before its model was ready"
-    if why := cause_line(words):
+    if why := cause_line(lines):
         message += f": {why}"
-    return _from_words(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), words, code)
+    return _with_log(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), lines, code)
 
 
-def crashed(code: int, words: Sequence[str]) -> Failure:
-    """The server exited after its model was ready."""
+def crash_failure(code: int, lines: Sequence[str]) -> Failure:
+    """Return the failure of a ready server that exited."""
     message = f"the model server {_ended(code)} while its model was ready"
-    remedy = "see the log lines for why it ends"
-    return _from_words(failure(FailureReason.CRASH_LOOP, message, remedy), words, code)
+    remedy = "see the log lines for the cause"
+    return _with_log(failure(FailureReason.CRASH_LOOP, message, remedy), lines, code)
 
 
-def not_ready(words: Sequence[str]) -> Failure:
-    """The server runs without its model."""
-    message = "the model server runs, and says that its model is not ready"
-    return _from_words(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), words, None)
+def unready_failure(lines: Sequence[str]) -> Failure:
+    """Return the failure of a server that ended its load and is not ready."""
+    message = "the model server runs, and reports that its model is not ready"
+    return _with_log(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), lines, None)
 
 
-def unanswering(answer: Answer, words: Sequence[str]) -> Failure:
-    """The server runs, and no longer says that its model is ready."""
-    told = "does not answer" if answer is Answer.NOTHING else "says that its model is not ready"
-    message = f"the model server was ready, and now {told}"
-    remedy = "it serves again once it says ready; deploy with restart: true to start it anew"
-    return _from_words(failure(FailureReason.NOT_ANSWERING, message, remedy), words, None)
+def unanswering_failure(answer: ProbeResult, lines: Sequence[str]) -> Failure:
+    """Return the failure of a server that was ready and is no longer."""
+    now = "does not answer" if answer is ProbeResult.NOTHING else "reports that it is not"
+    message = f"the model server was ready, and now {now}"
+    remedy = "it serves again once it is ready; deploy with restart: true to restart it"
+    return _with_log(failure(FailureReason.NOT_ANSWERING, message, remedy), lines, None)
 
 
-def too_slow(deadline: timedelta, words: Sequence[str]) -> Failure:
-    """The server did not get there in time, and was ended."""
+def deadline_failure(deadline: timedelta, lines: Sequence[str]) -> Failure:
+    """Return the failure of a server that was ended at the progress deadline."""
     message = f"the model was not ready within {deadline.total_seconds():g} s"
     remedy = "see the log lines; MODELSERVICE_PROGRESS_DEADLINE gives slow models more time"
-    return _from_words(failure(FailureReason.PROGRESS_DEADLINE, message, remedy), words, None)
+    return _with_log(failure(FailureReason.PROGRESS_DEADLINE, message, remedy), lines, None)
 
 
-def unwritable(e: OSError) -> Failure:
-    """The server's files could not be written, or its process not be started."""
+def start_failure(e: OSError) -> Failure:
+    """Return the failure to write a server's files or to start its process."""
     message = f"the model server cannot be started: {e.strerror}"
     if e.errno == errno.E2BIG:
         remedy = "shorten spec.env and the arguments; together they are too long for a process"
@@ -96,25 +96,25 @@ def unwritable(e: OSError) -> Failure:
     return failure(FailureReason.UNSCHEDULABLE, message, remedy)
 
 
-def no_port(e: NoPortFree) -> Failure:
-    """Nothing is left to listen on."""
-    remedy = "end what listens on them, or let MODELSERVICE_SERVING_PORTS name others"
+def port_failure(e: NoPortFree) -> Failure:
+    """Return the failure to allocate a port."""
+    remedy = "end what listens on them, or set MODELSERVICE_SERVING_PORTS to others"
     return failure(FailureReason.NOT_ANSWERING, str(e.strerror), remedy)
 
 
-def worth_showing(text: str, noise: Sequence[str], output: OutputGate) -> list[str]:
-    """The lines of a server's output, but for those about our own questions to it."""
+def shown_lines(text: str, noise: Sequence[str], output: OutputGate) -> list[str]:
+    """Return the lines of a server's output, without those about our own probes."""
     lines = plain_lines(output.shown(text))
     return [line for line in lines if not any(mark in line for mark in noise)]
 
 
-def says_port_taken(words: Sequence[str]) -> bool:
-    """Whether the server could not have its port."""
-    return any(_PORT_TAKEN in line.lower() for line in words)
+def reports_port_taken(lines: Sequence[str]) -> bool:
+    """Report whether the server's output says that its port is taken."""
+    return any(_PORT_TAKEN in line.lower() for line in lines)
 
 
-def _from_words(found: Failure, words: Sequence[str], code: int | None) -> Failure:
-    return replace(found, log_lines=excerpt_of(without_shutdown(words)), exit_code=code)
+def _with_log(found: Failure, lines: Sequence[str], code: int | None) -> Failure:
+    return replace(found, log_lines=excerpt_of(without_shutdown(lines)), exit_code=code)
 
 
 def _ended(code: int) -> str:
@@ -123,5 +123,5 @@ def _ended(code: int) -> str:
     number = code - _SIGNALLED
     known = number in {s.value for s in signal.Signals}
     name = signal.Signals(number).name if known else f"signal {number}"
-    # Linux ends so whoever has taken the last memory; nobody else says why.
+    # The kernel's out-of-memory killer sends it, and no message tells of that.
     return f"was killed by {name}" + (", perhaps for want of memory" if number == 9 else "")

@@ -1,4 +1,4 @@
-"""What is to be seen of one generation's model server."""
+"""The status of one generation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from server.domain.rollout.facts import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """How one generation stands.
+class GenerationStatus:
+    """The status of one generation and its model server.
 
-    `activity`: in words for people. `begun`: something is done for it. `ready`: its own server says
-    that its model is. `completed_at`: when it first was, whatever became of it. `stable_at`: when
-    it will have survived its last crash; None if it has. `problem`: what went wrong last, until
-    that is over.
+    - `activity`: its current step, in words.
+    - `begun`: its first attempt has begun.
+    - `ready`: its server reports its model ready.
+    - `completed_at`: when it was first ready; kept afterwards.
+    - `stable_at`: when it counts as stable after its last crash; None if it is stable.
+    - `problem`: its last failure, until that is over.
     """
 
     generation: int

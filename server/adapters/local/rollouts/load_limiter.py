@@ -1,4 +1,4 @@
-"""Turns: as many model servers load at once as there are cores."""
+"""Limits how many model servers load at once to the number of CPUs."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 
-class Turn:
-    """The right to load, until it is given back."""
+class LoadSlot:
+    """The right to load a model, until it is released."""
 
     def __init__(self, semaphore: asyncio.Semaphore) -> None:
         self._semaphore = semaphore
         self._held = True
 
-    def give_back(self) -> None:
-        """Let the next one begin; again is nothing."""
+    def release(self) -> None:
+        """Let the next load begin. A second call does nothing."""
         if self._held:
             self._held = False
             self._semaphore.release()
 
 
-class Turns:
-    """Hands out turns in the order in which they are asked for."""
+class LoadLimiter:
+    """Gives out slots in the order of the requests for them."""
 
-    def __init__(self, at_once: int, longest: timedelta) -> None:
-        self._semaphore = asyncio.Semaphore(at_once)
+    def __init__(self, slots: int, longest: timedelta) -> None:
+        self._semaphore = asyncio.Semaphore(slots)
         self._longest = longest
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Turn]:
-        """A turn for a block at most: whoever takes long does not keep all others waiting."""
+    async def slot(self) -> AsyncIterator[LoadSlot]:
+        """Hold a slot for the length of a block, or for the longest time if that is over sooner."""
         await self._semaphore.acquire()
-        turn = Turn(self._semaphore)
+        slot = LoadSlot(self._semaphore)
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._longest.total_seconds(), turn.give_back)
+        timer = loop.call_later(self._longest.total_seconds(), slot.release)
         try:
-            yield turn
+            yield slot
         finally:
             timer.cancel()
-            turn.give_back()
+            slot.release()
 
 
-def cores() -> int:
-    """How many this process may use."""
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

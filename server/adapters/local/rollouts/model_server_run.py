@@ -1,4 +1,4 @@
-"""One run of a model server: its port, files and process, for as long as it lasts."""
+"""One run of a model server: its port, its files and its process."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from server.adapters.local.processes.model_process import ModelProcess
 from server.adapters.local.processes.process_environment import (
     child_environment,
     expand,
-    expanded,
+    expand_env,
     output_gate,
 )
-from server.adapters.local.proxy.port_allocator import NoPortFree, Ports
-from server.adapters.local.proxy.reverse_proxy import Answer, Upstream
+from server.adapters.local.proxy.port_allocator import NoPortFree, PortAllocator
+from server.adapters.local.proxy.reverse_proxy import ProbeResult, Upstream
 from server.adapters.local.rollouts.failure_messages import (
-    Failed,
+    AttemptFailed,
     failure,
-    no_port,
-    unwritable,
-    worth_showing,
+    port_failure,
+    shown_lines,
+    start_failure,
 )
-from server.adapters.local.rollouts.load_limiter import Turns
+from server.adapters.local.rollouts.load_limiter import LoadLimiter
 from server.adapters.local.runtimes.model_folder import ModelUnfit
-from server.adapters.local.runtimes.runtimes import Launch, Place, Runtimes, ServingRuntime
-from server.adapters.local.stored_service import Wish
-from server.adapters.local.timeouts import Patience
+from server.adapters.local.runtimes.runtimes import Launch, LaunchContext, Runtimes, ServingRuntime
+from server.adapters.local.stored_service import GenerationSpec
+from server.adapters.local.timeouts import Timeouts
 from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.status import FailureReason
 from server.domain.service.model_name import model_name
@@ -43,33 +43,34 @@ log = structlog.get_logger(__name__)
 
 
 class Fetch(Protocol):
-    """`fetching.fetch`, or a test's."""
+    """`fetcher.fetch`, or a test's."""
 
-    async def __call__(self, uri: str, into: Path, tell: Callable[[Progress], None]) -> Path:
-        """Bring the model into a folder. Raises FetchFailed."""
+    async def __call__(self, uri: str, into: Path, on_progress: Callable[[Progress], None]) -> Path:
+        """Download the model into a folder. Raises FetchFailed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What model servers are run with; the same for all.
+class ModelServerConfig:
+    """The settings and shared parts of all model servers.
 
-    `environment` is this process's own, and `owner` what marks its children.
+    `environment` is that of this process. `owner` identifies the state directory in the environment
+    of its model servers.
     """
 
     runtimes: Runtimes
     python: Path
     fetch: Fetch
-    ports: Ports
-    turns: Turns
-    patience: Patience
+    ports: PortAllocator
+    load_limiter: LoadLimiter
+    timeouts: Timeouts
     environment: Mapping[str, str]
     owner: str
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A model server that was started."""
+    """A model server that runs."""
 
     process: ModelProcess
     upstream: Upstream
@@ -78,64 +79,70 @@ class Run:
     loaded: str
     output: OutputGate
 
-    async def answers(self) -> Answer:
-        """What this server itself says of its model."""
-        return await self.upstream.answers(self.server_name, self.ready_path)
+    async def probe(self) -> ProbeResult:
+        """Ask this very server whether its model is ready."""
+        return await self.upstream.probe(self.server_name, self.ready_path)
 
     async def has_loaded(self) -> bool:
-        """Whether it says that the load has ended, of those that do."""
-        return bool(self.loaded) and self.loaded in await self.process.last_words()
+        """Report whether it has logged the end of the load; some servers never do."""
+        return bool(self.loaded) and self.loaded in await self.process.last_output()
 
-    async def words(self) -> list[str]:
-        """What is worth showing of what it has written."""
+    async def log_lines(self) -> list[str]:
+        """Return the lines of its output that may be shown."""
         noise = (f" {self.ready_path} ", " /v2 ")
-        return worth_showing(await self.process.last_words(), noise, self.output)
+        return shown_lines(await self.process.last_output(), noise, self.output)
 
 
 @asynccontextmanager
 async def running(
-    wish: Wish, runtime: ServingRuntime, model: Path | None, folder: Path, means: Means
+    spec: GenerationSpec,
+    runtime: ServingRuntime,
+    model: Path | None,
+    folder: Path,
+    config: ModelServerConfig,
 ) -> AsyncIterator[Run]:
-    """A model server of its own for a block, and nothing of it afterwards. Raises Failed."""
-    with _port(means.ports) as port:
-        server_name = f"{wish.key}/{wish.generation}/{secrets.token_hex(8)}"
-        variables = expanded(wish.spec.env)
-        args = tuple(expand(argument, variables) for argument in wish.model.args)
-        name = model_name(wish.key.name, variables, args)
-        place = Place(means.python, folder, port, server_name, name, model, args)
-        launch = await _launch(runtime, place, variables)
+    """Run a model server for the length of a block. Raises AttemptFailed."""
+    with _port(config.ports) as port:
+        server_name = f"{spec.key}/{spec.generation}/{secrets.token_hex(8)}"
+        variables = expand_env(spec.spec.env)
+        args = tuple(expand(argument, variables) for argument in spec.model.args)
+        name = model_name(spec.key.name, variables, args)
+        context = LaunchContext(config.python, folder, port, server_name, name, model, args)
+        launch = await _launch(runtime, context, variables)
         variables = {**launch.env, **variables}
-        environment = child_environment(means.environment, variables, means.owner)
-        upstream = Upstream(port, wish.spec.request_timeout)
+        environment = child_environment(config.environment, variables, config.owner)
+        upstream = Upstream(port, spec.spec.request_timeout)
         try:
-            async with _process(wish, launch, folder, environment, means) as process:
+            async with _process(spec, launch, folder, environment, config) as process:
                 output = output_gate(environment)
                 yield Run(process, upstream, server_name, launch.ready_path, launch.loaded, output)
         finally:
             await upstream.close()
 
 
-async def _launch(runtime: ServingRuntime, place: Place, variables: Mapping[str, str]) -> Launch:
-    def looked() -> Launch:
-        runtime.check(place, variables)
-        return runtime.launch(place)
+async def _launch(
+    runtime: ServingRuntime, context: LaunchContext, variables: Mapping[str, str]
+) -> Launch:
+    def checked() -> Launch:
+        runtime.check(context, variables)
+        return runtime.launch(context)
 
     try:
-        return await asyncio.to_thread(looked)
+        return await asyncio.to_thread(checked)
     except ModelUnfit as e:
-        raise Failed(failure(FailureReason.MODEL_LOAD, e.message, e.remedy)) from e
+        raise AttemptFailed(failure(FailureReason.MODEL_LOAD, e.message, e.remedy)) from e
     except OSError as e:
-        raise Failed(unwritable(e)) from e
+        raise AttemptFailed(start_failure(e)) from e
 
 
 @contextmanager
-def _port(ports: Ports) -> Iterator[int]:
+def _port(ports: PortAllocator) -> Iterator[int]:
     try:
-        port = ports.allot()
+        port = ports.allocate()
     except NoPortFree as e:
-        raise Failed(no_port(e)) from e
+        raise AttemptFailed(port_failure(e)) from e
     except OSError as e:
-        raise Failed(unwritable(e)) from e
+        raise AttemptFailed(start_failure(e)) from e
     try:
         yield port
     finally:
@@ -144,41 +151,45 @@ def _port(ports: Ports) -> Iterator[int]:
 
 @asynccontextmanager
 async def _process(
-    wish: Wish, launch: Launch, folder: Path, environment: Mapping[str, str], means: Means
+    spec: GenerationSpec,
+    launch: Launch,
+    folder: Path,
+    environment: Mapping[str, str],
+    config: ModelServerConfig,
 ) -> AsyncIterator[ModelProcess]:
     try:
-        # A model may have left gigabytes there, and requests must not wait for their end.
+        # In a thread: a model may have left gigabytes there.
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         await _written(launch, folder)
         process = await ModelProcess.start(launch.command, folder, environment)
     except OSError as e:
-        raise Failed(unwritable(e)) from e
-    log.info("started", service=str(wish.key), generation=wish.generation, pid=process.pid)
+        raise AttemptFailed(start_failure(e)) from e
+    log.info("started", service=str(spec.key), generation=spec.generation, pid=process.pid)
     try:
         yield process
     finally:
-        await process.end(means.patience.stop)
+        await process.end(config.timeouts.stop)
 
 
 async def _written(launch: Launch, folder: Path) -> None:
-    """Write in a thread, since a model's folder may have thousands of entries to link to."""
+    """Write the files in a thread: a model's folder may have thousands of entries to link to."""
     writing = asyncio.create_task(asyncio.to_thread(_write, launch, folder), name="writing files")
     writing.add_done_callback(_retrieved)
     try:
         await asyncio.shield(writing)
     finally:
-        # A caller that gives up removes the folder, in which nothing may come to be later.
+        # A cancelled caller removes the folder, so nothing may be written into it later.
         await asyncio.wait({writing})
 
 
 def _retrieved(task: asyncio.Task[None]) -> None:
-    """Take note of an error that a caller who has given up is not told."""
+    """Retrieve the error, so that asyncio does not log it when the caller was cancelled."""
     if not task.cancelled():
         task.exception()
 
 
 def _write(launch: Launch, folder: Path) -> None:
-    """Put a server's files and links into its folder, which is not there yet."""
+    """Create a server's folder with its files and links."""
     folder.mkdir(mode=0o700, parents=True)
     for name, target in launch.links.items():
         (folder / name).symlink_to(target)

@@ -1,7 +1,7 @@
-"""What a model's folder has for MLServer: files of known names, or settings of its own.
+"""Checks a model's folder for MLServer: it needs files of known names, or settings.
 
-A folder's settings may name code that lies beside them. Deploying a model runs code as the model
-server's user in any case, since a pickle is code; so they are honoured, as MLServer on KServe does.
+Settings may name code beside them. They are honoured, as MLServer on KServe does: a model runs code
+as the model server's user in any case, since a pickle is code.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ MOST_SETTINGS_FILES = 100
 MOST_SETTINGS_BYTES = 1 << 20
 _MOST_ENTRIES = 100_000
 _LONGEST_SHOWN = 100
-# These need a worker process of their own, which outlives a server that is killed; without one,
-# MLServer ignores them.
+# They need a worker process, which outlives a killed server. Without one MLServer ignores them.
 _OWN_ENVIRONMENT = ("environment_path", "environment_tarball")
 
 _Settings = dict[str, Any]
@@ -36,10 +35,9 @@ class ModelUnfit(Exception):
 
 
 def check_folder(folder: Path, model_name: str, settings: str, model_format: FormatRow) -> None:
-    """Refuse a folder whose model is not found, or not under this name.
+    """Refuse a folder without a model, or with a model of another name. Raises ModelUnfit.
 
-    `settings` is the name of the files that describe models; empty: the server reads none. Raises
-    ModelUnfit.
+    `settings` is the name of the files that describe models; empty: the server reads none.
     """
     described = {
         file.relative_to(folder): _read(file, file.relative_to(folder))
@@ -54,7 +52,7 @@ def check_folder(folder: Path, model_name: str, settings: str, model_format: For
 
 
 def _settings_files(folder: Path, name: str) -> Iterator[Path]:
-    """Those that MLServer finds: it looks into no folder whose name begins with a dot."""
+    """Yield the settings files that MLServer finds; it skips folders that begin with a dot."""
     entries = found = 0
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
@@ -76,8 +74,8 @@ def _refuse_own_environment(shown: Path, settings: _Settings) -> None:
     for key in _OWN_ENVIRONMENT:
         if _parameters(settings).get(key):
             raise ModelUnfit(
-                f"{shown} asks for a Python environment of the model's own, parameters.{key}, which"
-                " this server does not make",
+                f"{shown} has a Python environment of the model's own, parameters.{key}, which"
+                " this server does not create",
                 "install its packages into the serving environment and leave that out",
             )
 
@@ -86,16 +84,16 @@ def _check_names(described: Mapping[Path, _Settings], model_name: str) -> None:
     names = sorted({str(settings.get("name") or model_name) for settings in described.values()})
     if model_name not in names:
         raise ModelUnfit(
-            f"{_listed([str(shown) for shown in described])} names the model {_listed(names)}, and"
-            f" {model_name} is asked for",
-            f"let MLSERVER_MODEL_NAME in spec.env be one of {_listed(names)}, or leave `name` out",
+            f"{_listed([str(shown) for shown in described])} must name the model {model_name}, got"
+            f" {_listed(names)}",
+            f"set MLSERVER_MODEL_NAME in spec.env to one of {_listed(names)}, or leave `name` out",
         )
 
 
 def _model_folders(
     folder: Path, described: Mapping[Path, _Settings], model_format: FormatRow
 ) -> Iterator[Path]:
-    """The folders in which the format's own loader looks for its files."""
+    """Yield the folders in which the loader of the format looks for its files."""
     if not described:
         yield folder
     for shown, settings in described.items():
@@ -103,7 +101,7 @@ def _model_folders(
             model_format.implementation
         ):
             uri = str(_parameters(settings).get("uri") or "")
-            # Without a uri of its own it has that of the whole model, wherever its settings lie.
+            # Without a uri MLServer uses the model's folder, wherever the settings lie.
             place = folder / shown.parent / uri if uri else folder
             if "://" not in uri and place.is_dir():
                 yield place
@@ -124,7 +122,7 @@ def _read(file: Path, shown: Path) -> _Settings:
     except (ValueError, RecursionError) as e:
         raise ModelUnfit(f"{shown} is not JSON: {e}", "correct it, then deploy again") from e
     if not isinstance(settings, dict):
-        raise ModelUnfit(f"{shown} is no JSON object", "correct it, then deploy again")
+        raise ModelUnfit(f"{shown} must be a JSON object", "correct it, then deploy again")
     return settings
 
 
@@ -136,10 +134,10 @@ def _check_files(folder: Path, model_format: FormatRow, settings: str) -> None:
     looked_for = ", ".join(names)
     own = f", add a {settings} whose parameters.uri names it" if settings else ""
     raise ModelUnfit(
-        f"the model's folder has {_listed(there)}, and no file that is looked for in a folder of"
-        f" the format {model_format.name}: {looked_for}",
-        f"call the model's file {' or '.join(names)} and put it at the top of the folder or"
-        f" archive{own}, or let spec.model.storage_uri name the file itself",
+        f"the model's folder must have a file of the format {model_format.name} ({looked_for});"
+        f" it has {_listed(there)}",
+        f"name the model's file {' or '.join(names)} and put it at the top of the folder or"
+        f" archive{own}, or set spec.model.storage_uri to the file itself",
     )
 
 

@@ -1,5 +1,4 @@
-"""The table of serving runtimes: `runtimes.toml`, where its fields are explained, and a file of the
-operator's own."""
+"""Reads serving runtimes: `runtimes.toml`, which explains the fields, and an operator's file."""
 
 from __future__ import annotations
 
@@ -20,26 +19,26 @@ Template = TypeVar("Template")
 
 
 class RuntimesInvalid(Exception):
-    """The operator's file of runtimes cannot be used; the message says where and why."""
+    """The operator's file cannot be used; the message has the place and the cause."""
 
 
-def _checked(template: Template) -> Template:
+def _check_placeholders(template: Template) -> Template:
     for name in _PLACEHOLDER.findall(json.dumps(template)):
         if name not in _PLACEHOLDERS:
             known = ", ".join(sorted(_PLACEHOLDERS))
-            raise ValueError(f"{{{name}}} stands for nothing; known are {known}")
+            raise ValueError(f"{{{name}}} is no placeholder: it must be one of {known}")
     return template
 
 
-def filled(template: Any, values: Mapping[str, str]) -> Any:
-    """Put the values in the places of their names, in every text of a JSON document."""
+def fill_template(template: Any, values: Mapping[str, str]) -> Any:
+    """Replace the placeholders in every text of a JSON document."""
     match template:
         case str():
             return _PLACEHOLDER.sub(lambda found: values[found[1]], template)
         case dict():
-            return {key: filled(value, values) for key, value in template.items()}
+            return {key: fill_template(value, values) for key, value in template.items()}
         case list() | tuple():
-            return [filled(item, values) for item in template]
+            return [fill_template(item, values) for item in template]
     return template
 
 
@@ -50,7 +49,7 @@ class _Row(BaseModel):
 
 
 class FormatRow(_Row):
-    """A model format, and the package of the serving environment that loads it."""
+    """A model format, and the package that loads it in the serving environment."""
 
     versions: tuple[str, ...] = ()
     implementation: str = ""
@@ -59,14 +58,14 @@ class FormatRow(_Row):
 
 
 class RuntimeRow(_Row):
-    """A kind of model server, with the formats that it serves."""
+    """A serving runtime with its formats."""
 
     protocols: tuple[str, ...]
-    command: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_checked)]
-    ready: Annotated[str, Field(pattern="^/"), AfterValidator(_checked)]
-    loaded: Annotated[str, AfterValidator(_checked)] = ""
-    files: Annotated[dict[str, dict[str, Any]], AfterValidator(_checked)] = {}
-    env: Annotated[dict[str, str], AfterValidator(_checked)] = {}
+    command: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_check_placeholders)]
+    ready: Annotated[str, Field(pattern="^/"), AfterValidator(_check_placeholders)]
+    loaded: Annotated[str, AfterValidator(_check_placeholders)] = ""
+    files: Annotated[dict[str, dict[str, Any]], AfterValidator(_check_placeholders)] = {}
+    env: Annotated[dict[str, str], AfterValidator(_check_placeholders)] = {}
     settings: str = ""
     formats: Annotated[tuple[FormatRow, ...], Field(min_length=1)]
 
@@ -77,14 +76,11 @@ class _Table(BaseModel):
     runtime: tuple[RuntimeRow, ...]
 
 
-def load(more: Path | None = None) -> tuple[RuntimeRow, ...]:
-    """The operator's runtimes, then those of ours that they do not replace by name.
-
-    Raises RuntimesInvalid.
-    """
-    first = _read(more) if more else ()
-    replaced = {row.name for row in first}
-    return (*first, *(row for row in _read(_BUILT_IN) if row.name not in replaced))
+def load(file: Path | None = None) -> tuple[RuntimeRow, ...]:
+    """Return the operator's runtimes, then ours with other names. Raises RuntimesInvalid."""
+    own = _read(file) if file else ()
+    replaced = {row.name for row in own}
+    return (*own, *(row for row in _read(_BUILT_IN) if row.name not in replaced))
 
 
 def _read(file: Path) -> tuple[RuntimeRow, ...]:
@@ -93,10 +89,10 @@ def _read(file: Path) -> tuple[RuntimeRow, ...]:
     except OSError as e:
         raise RuntimesInvalid(f"{file} cannot be read: {e.strerror}") from e
     except ValidationError as e:
-        raise RuntimesInvalid(f"{file}: {'; '.join(map(_told, e.errors()))}") from e
+        raise RuntimesInvalid(f"{file}: {'; '.join(map(_message, e.errors()))}") from e
     except ValueError as e:
         raise RuntimesInvalid(f"{file} is not TOML: {e}") from e
 
 
-def _told(error: Any) -> str:
+def _message(error: Any) -> str:
     return f"{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,25 +1,28 @@
-"""Serving runtimes: which model server a model gets, and how that is started."""
+"""Serving runtimes: selects one for a model, and tells how to start it."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
+import re
+import shlex
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from server.adapters.local.runtimes import runtime_table
 from server.adapters.local.runtimes.model_folder import check_folder
-from server.adapters.local.runtimes.runtime_table import FormatRow, RuntimeRow, filled
-from server.adapters.local.runtimes.serving_environment import has_package, install_command
+from server.adapters.local.runtimes.runtime_table import FormatRow, RuntimeRow, fill_template
 from server.domain.service import model_name
 from server.domain.service.inference_service import ModelPredictor
 
+_VERSION_OF = "import sys\nfrom importlib.metadata import version\nversion(sys.argv[1])"
 _NO_PROGRAM = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 
 
 class NoRuntime(Exception):
-    """Nothing here serves the model as asked; `remedy` says what to do."""
+    """No serving runtime fits the model; `remedy` says what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
@@ -28,11 +31,11 @@ class NoRuntime(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What one model server is started with.
+class LaunchContext:
+    """The values that a model server is started with.
 
-    `folder` is its working directory and has nothing else in it; `model`, the model's file or
-    folder, lies elsewhere, and is None without a storage_uri. `args` are appended to the command.
+    `folder` is its own working directory. `model` is the model's file or folder, which lies
+    elsewhere; None without a storage_uri. `args` are appended to the command.
     """
 
     python: Path
@@ -46,12 +49,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a model server is started: `files`, by name, are to be written into its folder, and
-    `links`, by name, are to lead from there; `env` are variables of its own.
+    """The command of a model server, with the `files` and `links` of its folder by name.
 
-    It is this very server if GET /v2 answers the `server_name` as `name`, and its model is ready
-    if GET `ready_path` then answers 200. Once its log has the text `loaded` (empty: it never tells)
-    the load has ended, whatever came of it.
+    The server is identified by the `server_name` that GET /v2 answers as `name`. Its model is ready
+    if GET `ready_path` answers 200. The text `loaded` in its log marks the end of the load, also of
+    one that failed; empty: it logs none.
     """
 
     command: tuple[str, ...]
@@ -64,42 +66,44 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class ServingRuntime:
-    """A kind of model server, and the format that it is to serve."""
+    """A serving runtime and one of its formats."""
 
     row: RuntimeRow
     format: FormatRow
 
     @property
     def name(self) -> str:
-        """As KServe names it."""
+        """The name, as KServe has it."""
         return self.row.name
 
-    def launch(self, place: Place) -> Launch:
-        """Say how to start one of it in a place. Blocks."""
-        values = {key: str(value or "") for key, value in asdict(place).items()}
+    def launch(self, context: LaunchContext) -> Launch:
+        """Return how to start a model server. Blocks."""
+        values = {key: str(value or "") for key, value in asdict(context).items()}
         values["implementation"] = self.format.implementation
-        files = {name: filled(content, values) for name, content in self.row.files.items()}
+        files = {name: fill_template(content, values) for name, content in self.row.files.items()}
         return Launch(
-            command=(*filled(self.row.command, values), *place.args),
+            command=(*fill_template(self.row.command, values), *context.args),
             files={name: json.dumps(content, indent=2) for name, content in files.items()},
-            links=self._links(place),
-            env=filled(self.row.env, values),
-            ready_path=filled(self.row.ready, values),
-            loaded=filled(self.row.loaded, values),
+            links=self._links(context),
+            env=fill_template(self.row.env, values),
+            ready_path=fill_template(self.row.ready, values),
+            loaded=fill_template(self.row.loaded, values),
         )
 
-    def check(self, place: Place, variables: Container[str]) -> None:
-        """Refuse what this server would misread, unless `variables`, which the Deploy gives, say
-        what it is to read. Blocks. Raises ModelUnfit."""
-        given = any(name in variables for name in self.row.env if name != model_name.VARIABLE)
-        if place.model and place.model.is_dir() and not given:
-            check_folder(place.model, place.model_name, self.row.settings, self.format)
+    def check(self, context: LaunchContext, variables: Container[str]) -> None:
+        """Refuse a folder that this runtime would misread. Blocks. Raises ModelUnfit.
 
-    def _links(self, place: Place) -> dict[str, Path]:
-        """What of the model's folder the server finds in its own, where it looks for settings."""
-        if not (self.row.settings and place.model and place.model.is_dir()):
+        Nothing is refused if a variable of the Deploy already names what to read.
+        """
+        given = any(name in variables for name in self.row.env if name != model_name.VARIABLE)
+        if context.model and context.model.is_dir() and not given:
+            check_folder(context.model, context.model_name, self.row.settings, self.format)
+
+    def _links(self, context: LaunchContext) -> dict[str, Path]:
+        """Return the links into the model's folder: the server reads settings in its own folder."""
+        if not (self.row.settings and context.model and context.model.is_dir()):
             return {}
-        found = {entry.name: entry for entry in place.model.iterdir()}
+        found = {entry.name: entry for entry in context.model.iterdir()}
         return {n: e for n, e in found.items() if n not in self.row.files and n[0] != "."}
 
 
@@ -110,15 +114,15 @@ class Runtimes:
         self._all = [ServingRuntime(row, f) for row in rows for f in row.formats]
 
     @classmethod
-    def load(cls, more: Path | None = None) -> Runtimes:
-        """Take ours, and those of the operator's file. Raises runtime_table.RuntimesInvalid."""
-        return cls(runtime_table.load(more))
+    def load(cls, file: Path | None = None) -> Runtimes:
+        """Load the operator's runtimes and ours. Raises runtime_table.RuntimesInvalid."""
+        return cls(runtime_table.load(file))
 
     async def select(self, model: ModelPredictor, python: Path) -> ServingRuntime:
-        """Choose the first that fits, as KServe would, and make sure that it is installed.
+        """Return the first runtime that fits, as KServe would, if its package is installed.
 
-        Asked anew each time, since a package may have been installed meanwhile. Raises NoRuntime,
-        and OSError where this machine can start nothing more.
+        It looks for the package each time, since it may have been installed meanwhile. Raises
+        NoRuntime, and OSError if this machine can start no process.
         """
         runtime = self._fitting(model)
         requirement = runtime.format.package
@@ -126,7 +130,7 @@ class Runtimes:
             raise NoRuntime(
                 f"the serving environment lacks the package {requirement},"
                 f" which {runtime.name} needs for the format {runtime.format.name}",
-                f"{install_command(python, requirement)}; then deploy again",
+                f"{_install_command(python, requirement)}; then deploy again",
             )
         return runtime
 
@@ -141,16 +145,16 @@ class Runtimes:
 
 def _narrowed(
     runtimes: Sequence[ServingRuntime],
-    what: str,
+    field: str,
     wanted: str,
     offered: Callable[[ServingRuntime], Iterable[str]],
 ) -> Sequence[ServingRuntime]:
-    """Those that offer what is wanted, which may be nothing in particular."""
+    """Return the runtimes that offer a value; all of them if it is empty."""
     fitting = [r for r in runtimes if not wanted or wanted in offered(r)]
     if not fitting:
         known = ", ".join(sorted({each for r in runtimes for each in offered(r)}))
         raise NoRuntime(
-            f"no serving runtime of this server has the {what} {wanted}",
+            f"no serving runtime of this server has the {field} {wanted}",
             f"use one of {known}; MODELSERVICE_SERVING_RUNTIMES adds further runtimes",
         )
     return fitting
@@ -164,5 +168,29 @@ async def _is_installed(runtime: ServingRuntime, python: Path) -> bool:
             raise
         raise NoRuntime(
             f"there is no serving environment to run {runtime.name} in: {python} does not start",
-            "make serving; or let MODELSERVICE_SERVING_PYTHON name a Python that has MLServer",
+            "make serving; or set MODELSERVICE_SERVING_PYTHON to a Python that has MLServer",
         ) from e
+
+
+async def has_package(python: Path, requirement: str) -> bool:
+    """Report whether a requirement's package is installed for a Python, in any version.
+
+    Takes some 60 ms. Raises OSError if that Python cannot be started.
+    """
+    package = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+    process = await asyncio.create_subprocess_exec(
+        python,
+        *("-I", "-c", _VERSION_OF, package),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        return await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+def _install_command(python: Path, requirement: str) -> str:
+    return shlex.join([str(python), "-m", "pip", "install", requirement])

@@ -61,8 +61,9 @@ class StateDir:
         """
         file = self._file(record.service.key)
         failpoints.reached("before-write")
-        with _nothing_written_on_error():
-            _replace(file, to_json(record))
+        with _nothing_written_on_error(), _new_file(file, to_json(record)) as new:
+            failpoints.reached("before-rename")
+            new.replace(file)
         self._sync_names()
         failpoints.reached("after-write")
 
@@ -189,13 +190,15 @@ def _locked(path: Path, lock: int) -> StateDir:
 
 def _owner(file: Path) -> str:
     if not file.exists():
-        _replace(file, secrets.token_hex(16).encode())
+        with _new_file(file, secrets.token_hex(16).encode()) as new:
+            new.replace(file)
         sync(file.parent)
     return file.read_text()
 
 
-def _replace(file: Path, content: bytes) -> None:
-    """Replace a file by this content, whole or not at all."""
+@contextmanager
+def _new_file(file: Path, content: bytes) -> Iterator[Path]:
+    """Write the content to disk beside a file, to be renamed to it. An OSError removes it."""
     new = file.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE_FILE)
     try:
@@ -203,8 +206,7 @@ def _replace(file: Path, content: bytes) -> None:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        failpoints.reached("before-rename")
-        new.replace(file)
+        yield new
     except OSError:
         new.unlink(missing_ok=True)
         raise

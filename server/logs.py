@@ -119,5 +119,5 @@ def _frames(error: BaseException) -> Iterator[str]:
     yield "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield "of which"
+            yield "one of the group"
             yield from _frames(each)

@@ -301,7 +301,7 @@ class Local(BaseSettings):
 
     def serving_python_path(self) -> Path:
         """Return the Python of the serving environment, with symbolic links kept: the path of a
-        virtual environment's Python tells which environment it is."""
+        virtual environment's Python determines the environment."""
         beside = Path(__file__).parents[1] / ".venv-serving/bin/python"
         named = self.serving_python
         return _expanded("MODELSERVICE_SERVING_PYTHON", named).absolute() if named else beside

@@ -32,7 +32,7 @@ class DownloadCancelled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The downloaded bytes; `total` is None if the source does not tell it."""
+    """The downloaded bytes; `total` is None if the source does not say."""
 
     done: int
     total: int | None

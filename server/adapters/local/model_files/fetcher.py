@@ -29,9 +29,8 @@ async def fetch(
     """Download the file or folder at `uri` into the folder `into`. Return its path there.
 
     `into` appears once it is whole. If it exists, the source is not read: a generation keeps its
-    bytes for good. `tell` is called in
-    this event loop, four times a second at most. Raises FetchFailed. Once cancelled, the thread
-    that copies ends at its next chunk, and removes what it has so far.
+    bytes for good. `on_progress` is called in this event loop, at most four times a second. After a
+    cancellation the thread ends at its next chunk, and removes its files. Raises FetchFailed.
     """
     outcome: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
     waiting = _Waiter(outcome, on_progress)

@@ -52,7 +52,7 @@ class SourceFile(NamedTuple):
 
     @property
     def size(self) -> int | None:
-        """The size in bytes; None if the source does not tell it."""
+        """The size in bytes; None if the source does not say."""
         return cast("int | None", self.entry.get("size"))
 
 
@@ -200,7 +200,7 @@ _HOST = re.compile(r"(\[[\w.:%]*\]|[^:@\[\]]*)(:\d*)?")
 def shown(uri: str) -> str:
     """Return a URI without user, password and query, which may be secret.
 
-    A host that cannot be told apart from a password is hidden too.
+    A host that may be a part of a password is hidden too.
     """
     plain = re.split(r"[?#]", uri, maxsplit=1)[0]
     scheme, separator, rest = plain.partition("://")

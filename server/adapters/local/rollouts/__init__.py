@@ -1,1 +1,1 @@
-"""One generation of a service, from its start to its end."""
+"""Rollouts: the generations of a service and their model servers."""

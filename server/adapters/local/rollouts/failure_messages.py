@@ -123,5 +123,5 @@ def _ended(code: int) -> str:
     number = code - _SIGNALLED
     known = number in {s.value for s in signal.Signals}
     name = signal.Signals(number).name if known else f"signal {number}"
-    # The kernel's out-of-memory killer sends it, and no message tells of that.
+    # The kernel's out-of-memory killer sends it, without a message.
     return f"was killed by {name}" + (", perhaps for want of memory" if number == 9 else "")

@@ -1,1 +1,1 @@
-"""Which model server serves which model, and how it is started."""
+"""Serving runtimes: the model servers for each format of models."""

@@ -1,4 +1,4 @@
-"""Serving runtimes: selects one for a model, and tells how to start it."""
+"""Serving runtimes: select one for a model, and build its command."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ async def test_without_descriptors_a_service_is_refused_and_what_died_comes_back
     assert await world.generation_of(ready) == 1
 
 
-async def test_without_descriptors_an_address_is_waited_for_and_told_as_lost() -> None:
+async def test_without_descriptors_an_address_reports_its_failure_and_listens_later() -> None:
     address, changes = (
         ServiceAddress(PortAllocator(own_block().ports).allocate(), lambda: ""),
         asyncio.Event(),

@@ -66,7 +66,9 @@ async def test_what_fails_is_tried_again_until_it_is_right(world: World, tmp_pat
     assert ready.status.failure is None
 
 
-async def test_a_server_whose_model_never_gets_ready_is_told_while_it_runs(world: World) -> None:
+async def test_a_server_whose_model_never_gets_ready_is_reported_while_it_runs(
+    world: World,
+) -> None:
     failure = await failure_of(world, world.model(unready=True, says="iris has loaded"))
     assert failure.reason is FailureReason.MODEL_LOAD
     assert failure.exit_code is None
@@ -159,14 +161,14 @@ async def test_a_stranger_on_its_port_is_never_taken_for_it(tmp_path: Path) -> N
 
 
 class RiggedPorts(PortAllocator):
-    """PortAllocator of which some, by their number in order, are not free at all."""
+    """An allocator that gives out ports in use, by the number of the allocation."""
 
     def __init__(self, taken: dict[int, int]) -> None:
         super().__init__(own_block().ports)
         self.handed_out = 0
         self._taken = taken
 
-    def allot(self) -> int:
+    def allocate(self) -> int:
         self.handed_out += 1
         return self._taken.get(self.handed_out) or super().allocate()
 
@@ -199,7 +201,7 @@ def stranger(name: str = "somebody/else") -> Iterator[tuple[int, list[str]]]:
         server.server_close()
 
 
-async def test_the_address_is_taken_back_from_whoever_took_it(tmp_path: Path) -> None:
+async def test_the_address_is_taken_back_from_another_process(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         before = await world.ready(world.model())
     port = int(before.status.url.rpartition(":")[2])

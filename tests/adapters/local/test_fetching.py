@@ -77,7 +77,7 @@ async def test_a_file_uri_is_decoded(tmp_path: Path, into: Path) -> None:
     assert model.name == "my model.pkl"
 
 
-async def test_a_model_trained_anew_does_not_change_what_was_fetched(
+async def test_a_newly_trained_model_does_not_change_the_fetched_one(
     tmp_path: Path, into: Path
 ) -> None:
     source = tmp_path / "model.joblib"
@@ -124,7 +124,7 @@ async def test_an_object_or_all_below_a_prefix_comes_from_an_object_store(
     assert (folder / "extra" / "notes").read_bytes() == b""
 
 
-async def test_an_object_written_anew_is_fetched_anew_by_another_generation(
+async def test_an_object_that_was_overwritten_is_fetched_by_the_next_generation(
     s3: MemoryFileSystem, tmp_path: Path
 ) -> None:
     s3.pipe("/bucket/model.joblib", b"first")
@@ -141,7 +141,7 @@ async def test_a_file_comes_over_http_in_one_request(http: FileServer, into: Pat
     assert http.asked == ["/models/iris.joblib?version=3"]
 
 
-async def test_progress_is_told_in_the_event_loop(http: FileServer, into: Path) -> None:
+async def test_progress_is_reported_in_the_event_loop(http: FileServer, into: Path) -> None:
     http.files["/model"] = bytes(3_000_000)
     told: list[tuple[str, threading.Thread]] = []
     await fetch(
@@ -212,7 +212,7 @@ async def test_a_file_that_is_written_meanwhile_is_no_model(
     assert not into.exists()
 
 
-async def test_what_is_not_there_says_so(http: FileServer, tmp_path: Path, into: Path) -> None:
+async def test_an_absent_file_is_named(http: FileServer, tmp_path: Path, into: Path) -> None:
     for uri in (str(tmp_path / "absent"), f"file://{tmp_path}/absent", http.url("/absent")):
         failed = await refused(uri, into)
         assert failed.message == f"there is nothing at {uri}"
@@ -220,7 +220,7 @@ async def test_what_is_not_there_says_so(http: FileServer, tmp_path: Path, into:
         assert "spec.model.storage_uri" in failed.remedy
 
 
-async def test_an_object_that_is_not_there_says_so(s3: MemoryFileSystem, into: Path) -> None:
+async def test_an_absent_object_is_named(s3: MemoryFileSystem, into: Path) -> None:
     failed = await refused("s3://bucket/absent", into)
     assert failed.message == "there is nothing at s3://bucket/absent"
 
@@ -235,7 +235,7 @@ async def test_a_refusal_over_http_says_its_status_and_no_secret(
     assert failed.message == f"{http.url('/model')} answered with HTTP status 403"
 
 
-async def test_a_server_that_is_not_there_says_so(http: FileServer, into: Path) -> None:
+async def test_an_absent_server_is_named(http: FileServer, into: Path) -> None:
     http.server_close()
     failed = await refused(http.url("/model?signature=s3cret"), into)
     assert failed.message == f"no connection to the server of {http.url('/model')}"
@@ -482,7 +482,7 @@ async def test_a_walk_along_links_ends_once_nobody_waits(maze: Path, into: Path)
     assert not any(into.parent.iterdir())
 
 
-async def test_links_that_lead_in_circles_are_told(tmp_path: Path, into: Path) -> None:
+async def test_links_that_form_a_cycle_are_named(tmp_path: Path, into: Path) -> None:
     (tmp_path / "circle").mkdir()
     (tmp_path / "circle" / "itself").symlink_to(tmp_path / "circle")
     assert "links that lead in circles" in (await refused(f"{tmp_path}/circle", into)).message

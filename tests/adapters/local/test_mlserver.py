@@ -129,7 +129,7 @@ async def test_a_model_that_is_unloaded_is_taken_out_and_comes_back(
     assert servers_of(world) == [server]
 
 
-async def test_what_fails_in_a_load_is_told_with_the_line_that_names_it(
+async def test_a_failed_load_is_reported_with_the_line_of_its_cause(
     world: World, models: Path
 ) -> None:
     await asyncio.gather(

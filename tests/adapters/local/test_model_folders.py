@@ -73,7 +73,9 @@ def test_settings_are_counted(tmp_path: Path) -> None:
     assert f"more than {MOST_SETTINGS_FILES} files" in str(refused(tmp_path))
 
 
-def test_a_folder_without_the_files_of_its_format_is_told_with_what_it_has(tmp_path: Path) -> None:
+def test_a_folder_without_the_files_of_its_format_is_refused_with_its_content(
+    tmp_path: Path,
+) -> None:
     for n in range(9):
         (tmp_path / f"{n}.pkl").touch()
     unfit = refused(tmp_path)

@@ -47,7 +47,7 @@ async def test_it_is_refused_before_anything_is_written(
     assert await world.cluster.read(IRIS) is None
 
 
-async def test_all_that_is_refused_is_told_at_once(world: World) -> None:
+async def test_all_unsupported_fields_are_named_at_once(world: World) -> None:
     spec = InferenceServiceSpec(ContainerPredictor("x:1"), service_account="reader")
     with pytest.raises(UnsupportedByCluster, match=r"spec\.model.*spec\.service_account"):
         await world.deploy(spec)

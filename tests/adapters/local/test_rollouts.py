@@ -68,7 +68,7 @@ async def test_a_newer_deploy_ends_one_that_is_still_loading(world: World) -> No
     await eventually("one server", lambda: len(servers_of(world)) == 1)
 
 
-async def test_ready_is_told_of_no_generation_before_its_own_server_says_so(world: World) -> None:
+async def test_no_generation_is_ready_before_its_own_server(world: World) -> None:
     await world.ready(world.model("old"))
     await world.deploy(world.model("new", load_seconds=1))
     latest = await world.when("the new one", lambda s: s.generation == 2)
@@ -92,7 +92,7 @@ async def test_a_restart_replaces_the_server_and_nothing_else(world: World) -> N
     )
 
 
-async def test_a_stopped_service_has_no_process_and_starts_again_when_told(world: World) -> None:
+async def test_a_stopped_service_has_no_process_until_it_is_started_again(world: World) -> None:
     spec = world.model()
     first = await world.ready(spec)
     await world.deploy(spec, annotations={STOP_ANNOTATION: "true"})

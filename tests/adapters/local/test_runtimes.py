@@ -136,7 +136,7 @@ async def test_mlserver_serves_one_model_on_one_port_of_this_machine(
 @pytest.mark.parametrize(
     ("replace", "by", "says"),
     [
-        ("{{port}}", "{{prot}}", "runtime.0.command: {prot} stands for nothing"),
+        ("{{port}}", "{{prot}}", "runtime.0.command: {prot} is no placeholder"),
         ("ready =", "raedy =", "runtime.0.ready: Field required"),
         ("protocols =", "protocols", "is not TOML"),
     ],

@@ -64,7 +64,7 @@ async def test_more_environment_than_a_process_can_have_is_no_matter_of_the_disk
         (errno.EMFILE, FailureReason.UNSCHEDULABLE),
     ],
 )
-def test_what_keeps_a_server_from_its_start_is_told_apart(
+def test_each_cause_that_prevents_a_start_has_its_reason(
     number: int, reason: FailureReason
 ) -> None:
     failure = start_failure(OSError(number, os.strerror(number)))

@@ -44,12 +44,12 @@ def iris(**fields: object) -> Record:
 
 
 @given(strategies.deploys())
-def test_whatever_may_be_deployed_is_read_back_as_it_was_stored(deploy: Deploy) -> None:
+def test_every_valid_deploy_is_read_back_as_it_was_stored(deploy: Deploy) -> None:
     record = record_of(deploy).with_ready()
     assert from_json(to_json(record)) == record
 
 
-def test_what_comes_from_the_registry_is_read_back_as_it_was_stored() -> None:
+def test_a_registered_deploy_is_read_back_as_it_was_stored() -> None:
     model = ModelPredictor(ModelFormat("sklearn"), "/m")
     predictor = RegisteredModelPredictor("fruit", "iris", "staging", "1", model)
     provenance = Provenance("model-1", "version-1", "environment-1", "service-1", "deployment-1")
@@ -59,7 +59,7 @@ def test_what_comes_from_the_registry_is_read_back_as_it_was_stored() -> None:
     assert record.service.deployment_id == "deployment-1"
 
 
-def test_what_a_server_stored_that_knew_no_registry_is_read() -> None:
+def test_a_record_of_a_release_before_the_registry_is_read() -> None:
     """As the release before wrote it."""
     file = Path(__file__).parent / "stored_before_the_registry.json"
     service = from_json(file.read_bytes()).service
@@ -87,7 +87,7 @@ def test_a_file_is_the_services_own_and_replaced_as_a_whole(tmp_path: Path, depl
         assert state.records() == []
 
 
-def test_only_the_user_may_look(tmp_path: Path) -> None:
+def test_only_the_user_may_read_the_directory(tmp_path: Path) -> None:
     with open_state_dir(tmp_path / "state") as state:
         state.write(iris())
         modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "state").rglob("*")}
@@ -101,7 +101,7 @@ def test_only_the_user_may_look(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
-def test_a_write_that_was_cut_off_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_the_old_record(tmp_path: Path) -> None:
     with open_state_dir(tmp_path / "state") as state:
         state.write(iris())
         (tmp_path / "state" / "services" / "a.iris.new").write_bytes(b"{")
@@ -110,7 +110,7 @@ def test_a_write_that_was_cut_off_leaves_what_was_there(tmp_path: Path) -> None:
         assert not list((tmp_path / "state").rglob("*.new"))
 
 
-def test_a_file_that_cannot_be_read_is_set_aside_and_told_and_keeps_no_other_from_being_read(
+def test_a_file_that_cannot_be_read_is_set_aside_and_logged_and_the_others_are_read(
     tmp_path: Path,
 ) -> None:
     services = tmp_path / "state" / "services"
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_the_folder_keeps_its_name_for_its_processes_wherever_it_is_moved(tmp_path: Path) -> None:
+def test_the_directory_keeps_its_owner_id_when_it_is_moved(tmp_path: Path) -> None:
     owners = []
     for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "c"):
         with open_state_dir(folder) as state:
@@ -146,7 +146,7 @@ def test_the_folder_keeps_its_name_for_its_processes_wherever_it_is_moved(tmp_pa
     assert owners[0] == owners[1] != owners[2]
 
 
-def test_work_that_nothing_needs_is_left_over(tmp_path: Path) -> None:
+def test_the_folders_of_no_generation_are_unused(tmp_path: Path) -> None:
     with open_state_dir(tmp_path / "state") as state:
         for uid, generation in (("kept", 1), ("kept", 2), ("stopped", 3), ("gone", 1)):
             (state.work(uid, generation) / "model").mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_work_that_nothing_needs_is_left_over(tmp_path: Path) -> None:
         assert found == {f"state/work/{left}" for left in ("kept/1", "stopped/3", "gone")}
 
 
-async def test_a_start_does_not_wait_for_what_is_removed(
+async def test_a_start_does_not_wait_for_the_removal_of_unused_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remove, may = cluster.remove, threading.Event()

@@ -42,7 +42,7 @@ async def ready_when_deployed_again(world: World, spec: InferenceServiceSpec) ->
     assert len(servers_of(world)) == 1
 
 
-async def test_a_model_that_was_mended_where_it_is_comes_anew(world: World) -> None:
+async def test_a_model_that_was_corrected_at_its_source_is_fetched_again(world: World) -> None:
     spec = world.model(exit=1)
     assert await failed(world, spec) is FailureReason.MODEL_LOAD
     assert world.model() == spec, "another file of the same name"
@@ -64,7 +64,7 @@ async def test_a_server_that_runs_without_its_model_is_replaced(world: World) ->
     await ready_when_deployed_again(world, spec)
 
 
-async def test_what_fails_again_is_told_again(world: World) -> None:
+async def test_a_second_failure_is_reported_again(world: World) -> None:
     spec = world.model(exit=1)
     assert await failed(world, spec) is FailureReason.MODEL_LOAD
     for _ in range(3):

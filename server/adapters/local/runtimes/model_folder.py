@@ -134,8 +134,8 @@ def _check_files(folder: Path, model_format: FormatRow, settings: str) -> None:
     looked_for = ", ".join(names)
     own = f", add a {settings} whose parameters.uri names it" if settings else ""
     raise ModelUnfit(
-        f"the model's folder must have a file of the format {model_format.name} ({looked_for});"
-        f" it has {_listed(there)}",
+        f"the model's folder has {_listed(there)}, but must have a file of the format"
+        f" {model_format.name}: {looked_for}",
         f"name the model's file {' or '.join(names)} and put it at the top of the folder or"
         f" archive{own}, or set spec.model.storage_uri to the file itself",
     )

@@ -107,7 +107,7 @@ def _list_contains(actual: list[Any], desired: list[Any]) -> bool:
 
 
 def _identity(item: Object) -> str | None:
-    """Return what identifies an object of a list: its name, or a toleration's key; else None."""
+    """Return the key of an object in a list: its name, or a toleration's key; else None."""
     return item.get("name") or item.get("key") or None
 
 

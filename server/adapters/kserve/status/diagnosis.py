@@ -61,7 +61,7 @@ def problems_of(
         problems += _creation_problems(deployment, component)
     since = parse_time(deployment.progress.get("lastTransitionTime"))
     if deployment.progress.get("reason") == "ProgressDeadlineExceeded" and since:
-        # The deadline is not a cause: what was tolerated until then is one.
+        # The deadline is not a cause: a problem that was tolerated until then is one.
         problems = [replace(p, since=min(p.since, since), tolerated=AT_ONCE) for p in problems] or [
             _deadline_problem(deployment, component, since)
         ]

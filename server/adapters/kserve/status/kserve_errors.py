@@ -46,7 +46,7 @@ _MEANINGS = (
 _CAUSES = {
     FailureReason.NO_RUNTIME: "KServe finds no serving runtime for the model",
     FailureReason.STORAGE_SCHEME: "nothing in the cluster handles the model's storage URI",
-    FailureReason.QUOTA: "the namespace's quota has no room for what KServe must create",
+    FailureReason.QUOTA: "the namespace's quota has no room for the objects of the service",
     FailureReason.INVALID_SPEC: "KServe cannot apply the spec",
     FailureReason.RECONCILE_FAILED: "KServe cannot create all objects of the service",
 }

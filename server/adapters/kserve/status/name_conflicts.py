@@ -58,7 +58,7 @@ _KINDS = (
     "VirtualService",
 )
 _PLURALS = {"Endpoints": "endpoints", "Ingress": "ingresses"}
-# The API server names the kind of an invalid object, and the resource of one that exists.
+# The API server names the kind of an invalid object, and the resource of an existing one.
 _KIND_OF = {_PLURALS.get(kind, f"{kind.lower()}s"): kind for kind in _KINDS} | {
     kind: kind for kind in _KINDS
 }
@@ -72,7 +72,7 @@ _CONFLICTS = (
     re.compile(rf"{_OBJECT} already exists"),
 )
 _INVALID = re.compile(rf"{_OBJECT} is invalid: ")
-# In this order: a field, and what is wrong with it.
+# Pairs of a field and the problem with it.
 _INVALID_BY_CONFLICT = (
     ("spec.selector: ", "field is immutable"),
     ("metadata.ownerReferences: ", "Only one reference can have Controller set"),

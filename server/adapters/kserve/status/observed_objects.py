@@ -14,7 +14,7 @@ from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 
 @dataclass(frozen=True, slots=True)
 class LogExcerpt:
-    """Hold what was read of the log of one run of a container.
+    """Hold an excerpt of the log of one run of a container.
 
     `lines`: the lines worth showing. `load_failed`: the log says that the model could not be
     loaded, whether that line may be shown or not. `readable`: False if the log could not be read.

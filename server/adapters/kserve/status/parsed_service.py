@@ -32,7 +32,7 @@ READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 
 @dataclass(frozen=True, slots=True)
 class ParsedService:
-    """Hold what the status is derived from of an InferenceService.
+    """Hold the fields of an InferenceService from which the status is derived.
 
     `conditions`: by type. `written_at` and `status_written_at`: when spec and status were last
     written, by the API server's clock in whole seconds. `stop_requested_at`: when the annotation

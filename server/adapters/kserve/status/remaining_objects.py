@@ -1,4 +1,4 @@
-"""Describe what remains of a service that is being deleted or stopped, and the idle controller."""
+"""Describe the remaining objects of a service that is being deleted or stopped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLLECTOR_AFTER = timedelta(seconds=60)
 
 
 def remaining_objects(observed: ObservedObjects) -> RemainingObjects | None:
-    """Return what remains of a service that is being deleted or stopped; else None."""
+    """Return the remaining objects of a service that is being deleted or stopped, or None."""
     service = parse_service(observed)
     if service.deleted_at:
         return _remaining_after_delete(service, service.deleted_at, observed)

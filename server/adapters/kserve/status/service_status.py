@@ -117,7 +117,7 @@ def status_of(
             replace(c, message=redacted_message(gate, c.message)[:_LONGEST_MESSAGE])
             for c in conditions
         ]
-    # Where KServe does not report the serving runtime, show the one that the spec names.
+    # If KServe does not report the serving runtime, show that of the spec.
     named = get_map(service.obj, "spec", "predictor", "model").get("runtime")
     fallback = "" if observed.release.reports_runtime else str(named or "")
     return InferenceServiceStatus(

@@ -45,7 +45,7 @@ class ServiceEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StalenessCheck:
-    """Remember what this process has seen of one rollout.
+    """Remember the states in which this process has seen one rollout.
 
     `status`: when the rollout was first seen. `versions`: every resourceVersion of the rollout.
     `error_since`: since when an error that is newer than the write lasts. `failing_since`: since

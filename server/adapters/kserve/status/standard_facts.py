@@ -35,7 +35,7 @@ _DEFAULT_CPU_UTILIZATION = 80
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """Hold what the Deployments of a component show without their pods.
+    """Hold the progress of a component's Deployments, without their pods.
 
     The first Deployment has the scale; `deployments` has those that exist.
     """

@@ -171,7 +171,7 @@ def _knative_problems(
     observed: ObservedObjects,
     now: datetime,
 ) -> list[Problem]:
-    """Return what Knative reports of the newest Revision and its route.
+    """Return the problems that Knative reports for the newest Revision and its route.
 
     Knative counts the first exit as a failure, and keeps that until a pod is ready: while a pod is
     live, the pod decides.

@@ -33,7 +33,7 @@ def pinned_traffic(
     found: KnativeService,
     completed_at: datetime,
 ) -> Failure | None:
-    """Report who keeps requests from the newest Revision, complete since `completed_at`.
+    """Report that a field keeps requests from the newest Revision, complete since `completed_at`.
 
     None if it gets all requests, or the share that we asked for. For a service that is not ours the
     field is part of the spec.
@@ -48,12 +48,12 @@ def pinned_traffic(
     if own >= _ALL:
         return None
     owners = other_owners(service, *_PATH)
-    who = f"the field manager {manager_names(owners)}" if owners else "an unknown field manager"
+    manager = f"the field manager {manager_names(owners)}" if owners else "an unknown field manager"
     others = [f" and {share} % to {name}" for name, share in shares.items() if share]
     return failure_of(
         FailureReason.TRAFFIC_PINNED,
         f"{own} % of the requests go to this rollout's revision {found.latest_name}"
-        f"{''.join(others[:MAX_SHARES])}: {who} set spec.predictor.{_FIELD} to {percent}",
+        f"{''.join(others[:MAX_SHARES])}: {manager} set spec.predictor.{_FIELD} to {percent}",
         component=component.kind,
         first_seen_time=max(completed_at, newest_time(owners) or completed_at),
     )

@@ -49,7 +49,7 @@ _EXIT_CODE = re.compile(r"ExitCode(\d+)")
 def revision_problems(
     revision: Object, component: ComponentSpec, output_policy: OutputPolicy
 ) -> Iterator[Problem]:
-    """Yield what keeps a Revision from being Ready, the cause before the deadline."""
+    """Yield the failures that a Revision reports, the cause before the deadline."""
     output = output_policy.gate_for_templates(revision, [get_map(revision, "spec")])
     for kind in ("ContainerHealthy", "ResourcesAvailable"):
         condition = get_condition(revision, kind)
@@ -57,7 +57,7 @@ def revision_problems(
         reason = str(condition.get("reason") or "")
         if condition.get("status") != "False" or since is None or reason in _PASSING:
             continue
-        # Messages of other reasons repeat what a container wrote, or why it cannot be started,
+        # Messages of other reasons repeat container text, or why a container cannot be started,
         # which may quote its command with the values of variables.
         of_platform = reason in _PLATFORM_REASONS
         text = _reason_and_message(condition)
@@ -90,7 +90,7 @@ def activation_problem(
         return None
     active = get_condition(revision.obj, "Active")
     resources = get_condition(revision.obj, "ResourcesAvailable")
-    # Messages of other reasons may repeat what a container wrote.
+    # Messages of other reasons may repeat container text.
     of_platform = [active, *([resources] if resources.get("reason") == NOT_OWNED else [])]
     conflicts = (conflict_in(str(c.get("message") or "")) for c in of_platform)
     if conflict := next(filter(None, conflicts), None):

@@ -18,10 +18,10 @@ _DEFAULT_TOKEN = "the container has a token of its ServiceAccount"  # noqa: S105
 
 @dataclass(frozen=True, slots=True)
 class ReadableSecrets:
-    """Hold what the containers of a namespace can read.
+    """Hold the secrets that some containers can read.
 
-    `variables`: the names and values in their environment. `secrets`: descriptions of what callers
-    may not read.
+    `variables`: the names and values in their environment. `secrets`: descriptions of
+    everything else that callers may not read.
     """
 
     namespace: str
@@ -77,7 +77,7 @@ class OutputPolicy:
 
 
 def template_secrets(owner: Object, pod_specs: Sequence[Object]) -> ReadableSecrets:
-    """Return what any container of these pods in the namespace of `owner` can read."""
+    """Return the secrets that any container of these pods can read, in the namespace of `owner`."""
     secrets = (
         # Kubernetes mounts a token unless the spec refuses it.
         _describe_secret(
@@ -93,7 +93,7 @@ def template_secrets(owner: Object, pod_specs: Sequence[Object]) -> ReadableSecr
 
 
 def _container_secrets(pod: Object, container: str) -> ReadableSecrets:
-    """Return what one container of a pod can read.
+    """Return the secrets that one container of a pod can read.
 
     Each has its own environment and files. If the containers share their processes, each can read
     those of all others.
@@ -122,7 +122,7 @@ def _readable(
 
 
 def _describe_secret(container: Object, spec: Object, *, has_token: bool) -> str:
-    """Describe what the container can read that callers may not; empty if nothing."""
+    """Describe a secret that the container can read and callers may not; empty if there is none."""
     account = str(spec.get("serviceAccountName") or spec.get("serviceAccount") or "")
     if any("secretKeyRef" in get_map(v, "valueFrom") for v in get_list(container, "env")):
         return "the container has values of Secrets in its environment"

@@ -35,7 +35,7 @@ class Start:
 
     @property
     def log(self) -> LogExcerpt | None:
-        """Return what was last read of the log of this run."""
+        """Return the last excerpt of the log of this run."""
         log = self.context.logs.get(self.container.name) if self.runs else None
         return log if log and log.restart_count == self.container.restart_count else None
 
@@ -99,7 +99,7 @@ class Start:
 
 
 def start_of(context: PodContext) -> Start | None:
-    """Return what the start of a pod waits for; None once its main containers run."""
+    """Return the container that a pod waits for; None once its main containers run."""
     pod = context.pod
     if not pod.is_live:
         return None

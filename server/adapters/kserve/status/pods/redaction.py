@@ -1,4 +1,4 @@
-"""Redact messages in which KServe and Knative repeat what a container wrote."""
+"""Redact messages in which KServe and Knative repeat the text of a container."""
 
 from __future__ import annotations
 

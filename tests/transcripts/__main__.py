@@ -24,10 +24,11 @@ from typing import Any
 
 _OBJECTS = {"service", "services", "deployment", "deployments"}
 _TEXTS = {"message", "error_message", "remedy"}
-_IDS = re.compile(
-    r"(.*_)?(uid|id|etag|token|time|age|after|before|pod|restart_count|latest_revision|(desired|ready|updated)_replicas)$"
-    r"|pushback$"
+_PASSING_VALUES = (
+    "uid|id|etag|token|time|age|after|before|pod|restart_count|latest_revision"
+    "|latest_ready_generation|(desired|ready|updated)_replicas"
 )
+_IDS = re.compile(rf"(.*_)?({_PASSING_VALUES})$|pushback$")
 _LEVELLED = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -46,6 +48,7 @@ def test_the_sizes_of_the_server_are_printed_where_no_folder_is_named() -> None:
     assert re.search(r"(?m)^functions +\d{3,}$", printed("sizes"))
 
 
+@pytest.mark.processes
 def test_the_walks_are_counted_with_their_sequences_of_files() -> None:
     text = printed("walks", "--sequence")
     rows = dict(re.findall(r"(?m)^([A-Z][\w, ]*?|pod event) {2,}(\d+) ", text))

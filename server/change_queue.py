@@ -1,4 +1,4 @@
-"""A queue of the keys that changed, for one reader that looks each key's state up itself."""
+"""A queue of changed keys. Its one reader looks up the state of each key itself."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ChangeQueue(Generic[Key]):
     async def wait(self, seconds: float | None = None) -> None:
         """Wait for an `add` or a `wake` since the last wait, for so many seconds at most.
 
-        Pull after it: the same key does not end the next wait.
+        Pull after it, since keys that stay queued do not end the next wait.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -1,4 +1,4 @@
-"""A deadline: the moment until which something may take."""
+"""Deadlines of the monotonic clock."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment of the monotonic clock, which is the event loop's too: `asyncio.timeout_at` takes
-    `at`."""
+    """A time of the monotonic clock. The event loop uses the same clock: pass `at` to
+    `asyncio.timeout_at`."""
 
     at: float
 
     @classmethod
     def after(cls, time_left: timedelta | float | None) -> Deadline:
-        """Return the deadline after a time, in seconds where it is a number; None: NEVER.
+        """Return the deadline after a time, which as a number is in seconds; NEVER for None.
 
-        The time of a gRPC call is its `time_remaining()`.
+        It takes the `time_remaining()` of a gRPC call.
         """
         if time_left is None:
             return NEVER

@@ -1,1 +1,1 @@
-"""The clusters behind the port, one package each."""
+"""The adapters: clusters and the registry, one package each."""

@@ -1,4 +1,4 @@
-"""Reading what others wrote, to a bound."""
+"""Reads HTTP answers up to a maximum size."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import aiohttp
 
 
 class TooLarge(ValueError):
-    """There is more of it than is read."""
+    """The answer is larger than the maximum."""
 
 
 async def read_at_most(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """Read a whole answer. Raises TooLarge beyond `most` bytes, and what aiohttp raises."""
+    """Read a whole answer. Raises TooLarge beyond `most` bytes, and aiohttp's errors."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk

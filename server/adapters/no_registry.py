@@ -1,4 +1,4 @@
-"""The registry of a server that has none."""
+"""The registry port of a server without a registry."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from server.ports import RegistryReading, RegistryWriting
 
 
 class NoRegistry:
-    """Refuses everything with RegistryDisabled."""
+    """Raises RegistryDisabled for each read and write; implements `server.ports.Registry`."""
 
     async def read(self, work: Callable[[RegistryReading], Awaitable[object]]) -> NoReturn:
-        """Nothing to read."""
+        """Raise RegistryDisabled."""
         raise _disabled()
 
     async def write(self, work: Callable[[RegistryWriting], Awaitable[object]]) -> NoReturn:
-        """Nowhere to write."""
+        """Raise RegistryDisabled."""
         raise _disabled()
 
     async def lead(self, holder: str, term: timedelta) -> NoReturn:
-        """Nothing to lead."""
+        """Raise RegistryDisabled."""
         raise _disabled()
 
     async def resign(self, holder: str) -> NoReturn:
-        """Nothing to leave."""
+        """Raise RegistryDisabled."""
         raise _disabled()
 
     def on_reachable_change(self, changed: Callable[[], None]) -> None:
         """See `server.ports.Registry`."""
 
     def reachable(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
 
 def _disabled() -> RegistryDisabled:
     return RegistryDisabled(
-        "this server has no registry: it runs on a cluster and was given no database; ask who runs"
-        " this server to name one (MODELSERVICE_DATABASE_URL)"
+        "this server has no registry: it runs on a cluster without a database; ask its operator to"
+        " set MODELSERVICE_DATABASE_URL"
     )

@@ -1,4 +1,4 @@
-"""Records the calls of this project's own functions, in order."""
+"""Record the calls of the server's own functions, in order."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from types import CodeType, FrameType
 from typing import NamedTuple
 
 SERVER = Path(__file__).parents[2] / "server"
-# They run by the clock, whatever is asked of the server.
+# These tasks run by the clock, without any request or event.
 BY_THE_CLOCK = ("probe", "health", "freed memory", "KServe's release")
-# The oparg of RESUME where a function begins, rather than goes on after a yield or an await.
+# The argument of the opcode RESUME at a function's beginning; others follow a yield or an await.
 _BEGINS = 0
 
 
 class Call(NamedTuple):
-    """A function that was called, and the asyncio task that it ran in."""
+    """A called function, and its asyncio task."""
 
     task: str
     file: str
@@ -28,24 +28,24 @@ class Call(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The calls between two moments at which the server was idle."""
+    """The calls of an idle server until it is idle again."""
 
     calls: list[Call]
 
     @property
     def files(self) -> set[str]:
-        """The files that the functions are in."""
+        """Return the files of the called functions."""
         return {call.file for call in self.calls}
 
     @property
     def sequences(self) -> dict[str, list[tuple[str, list[str]]]]:
-        """For each task its files in order, each with the functions called in it in a row."""
+        """Return for each task its files in order, each with the functions called in a row."""
         tasks = dict.fromkeys(call.task for call in self.calls)
         return {task: self._runs(task) for task in tasks}
 
     @property
     def changes_of_file(self) -> int:
-        """How often a call is in another file than the call before it in its task."""
+        """Count the calls that are in another file than the call before in their task."""
         return sum(len(runs) - 1 for runs in self.sequences.values())
 
     def _runs(self, task: str) -> list[tuple[str, list[str]]]:
@@ -53,22 +53,22 @@ class Walk(NamedTuple):
         return [(f, [c.function for c in run]) for f, run in groupby(calls, key=lambda c: c.file)]
 
     def count(self, code: CodeType) -> int:
-        """How often one function was called."""
+        """Count the calls of one function."""
         return sum(call.code is code for call in self.calls)
 
     def count_in(self, file: str) -> int:
-        """How many calls are of functions in one file."""
+        """Count the calls of the functions in one file."""
         return sum(call.file == file for call in self.calls)
 
     def split(self, task: str) -> tuple[Walk, Walk]:
-        """The calls outside of one task, and those in it."""
+        """Return the calls outside of one task, and the calls in it."""
         inside = [call for call in self.calls if call.task == task]
         return Walk([call for call in self.calls if call.task != task]), Walk(inside)
 
 
 @contextmanager
 def recorded_calls() -> Iterator[list[Call]]:
-    """The calls in this thread's event loop until the block ends, but those of this very task.
+    """Record the calls in this thread's event loop until the block ends, except those of this task.
 
     A call is one entry into a function or method of server/, a lambda included. Going on after an
     await or a yield is none, nor is a comprehension or a generator expression, which are read in

@@ -1,4 +1,4 @@
-"""A cluster of one InferenceService on loopback, which lives as a recorded one did."""
+"""An API server on loopback with one InferenceService, whose objects come from a recording."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class PlayedCluster(ScriptedServer):
-    """Lists, watches and applies without a fault, and sends nothing while nothing changes.
+    """List, watch and apply without a fault. Nothing is sent while nothing changes.
 
-    While `watches` is clear they send nothing of what has changed either.
+    While `watches` is clear they send no changes either.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class PlayedCluster(ScriptedServer):
         }
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        """A whole list; of a PATCH what was applied."""
+        """Answer a whole list; to a PATCH, the applied object."""
         if request.method == "PATCH":
             return web.json_response(await self._apply(json.loads(await request.text())))
         found = self.collections.get(request.path, Collection()).objects
@@ -64,7 +64,7 @@ class PlayedCluster(ScriptedServer):
         return web.json_response({"metadata": metadata, "items": list(found.values())})
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
-        """Every change since the version that is asked for, without bookmarks."""
+        """Send every change since the requested version, without bookmarks."""
         response = await streaming(request)
         collection = self.collections.setdefault(request.path, Collection())
         version = int(request.query["resourceVersion"])
@@ -78,7 +78,7 @@ class PlayedCluster(ScriptedServer):
                 await self._changed.wait()
 
     async def play(self, recorded: ObservedObjects) -> None:
-        """Let KServe's part of the service be as it was recorded, with the times of today."""
+        """Set the service's status and its other objects as recorded, with the times of today."""
         service = self._service()
         theirs, ours = recorded.service, service
         names = [(rollout_hash_of(o), o["metadata"]["uid"]) for o in (theirs, ours)]
@@ -104,7 +104,7 @@ class PlayedCluster(ScriptedServer):
         await self._put_changed(SERVICES, {**service, "metadata": metadata, "status": status})
 
     async def repeat(self) -> None:
-        """Let the watch send the service once more, with another resourceVersion alone."""
+        """Send the service once more, with a new resourceVersion and no other change."""
         service = self._service()
         await self.put(SERVICES, {**service, "metadata": {**service["metadata"]}})
 

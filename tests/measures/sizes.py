@@ -28,12 +28,12 @@ class Module(NamedTuple):
 
     @property
     def functions(self) -> list[Function]:
-        """Every function and method, nested ones too."""
+        """Return every function and method, nested ones too."""
         return [node for node in ast.walk(self.tree) if isinstance(node, Function)]
 
 
 def modules_in(folder: Path) -> list[Module]:
-    """Every Python file below the folder but the `__init__.py`, which only make packages."""
+    """Return every Python file below the folder, except `__init__.py`."""
     paths = sorted(path for path in folder.rglob("*.py") if path.name != "__init__.py")
     texts = ((path, path.read_text()) for path in paths)
     return [
@@ -43,12 +43,12 @@ def modules_in(folder: Path) -> list[Module]:
 
 
 def function_lines(function: Function) -> int:
-    """The lines from `def` to the function's end."""
+    """Count the lines from `def` to the function's end."""
     return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
 def uses_of_private_functions(module: Module) -> Iterator[int]:
-    """How often each private function is named in the file beside its definition."""
+    """Count for each private function how often its file names it, besides the definition."""
     used = Counter(
         node.id if isinstance(node, ast.Name) else node.attr
         for node in ast.walk(module.tree)
@@ -60,12 +60,12 @@ def uses_of_private_functions(module: Module) -> Iterator[int]:
 
 
 def only_forwards(module: Module) -> bool:
-    """Whether there is nothing in the file but a docstring, imports and `__all__`."""
+    """Return whether the file has only a docstring, imports and `__all__`."""
     return all(map(_forwards, module.tree.body))
 
 
 def report(folder: Path) -> Iterator[str]:
-    """The lines to print."""
+    """Yield the lines to print."""
     modules = modules_in(folder)
     lines = [module.lines for module in modules]
     functions = [function for module in modules for function in module.functions]

@@ -1,16 +1,15 @@
-"""`python -m tests.measures.walks [--sequence]`: print how many calls three things take.
+"""`python -m tests.measures.walks [--sequence]`: count the calls of a Deploy, pod event and Get.
 
-The whole server runs in this process, over an API server on loopback where the recorded life of a
-service is played. Each walk is from an idle server to an idle server:
+The whole server runs in this process, over an API server on loopback that plays a recorded service.
+Each walk lasts from an idle server until it is idle again:
 
 Deploy                a new image for a service on which KServe has not acted yet
 Deploy, READY         the same for a service with a pod that serves
-  reported            what the feed does after either, before the watch shows what was written
+  reported            the feed's report of either, before the watch sends the written object
 pod event             the containers of a service's first pod become ready
 Get                   a service that has been read before
 
-Field reads are those of the calls that read one field of an object of the API server.
-tests/measures/calls.py says what counts as a call.
+Field reads are calls that read a field of a raw object. tests/measures/calls.py defines a call.
 """
 
 from __future__ import annotations
@@ -60,23 +59,23 @@ from .calls import Walk, recorded_calls
 from .played_cluster import PlayedCluster
 
 KEY = {"namespace": "models", "name": "iris"}
-# The file and the task that are shown apart.
+# This file and this task are shown apart.
 FIELD_READS = "adapters/kserve/objects.py"
 FEED = "status feed"
-# What one Deploy is to do once.
+# One Deploy does each of these once.
 ONCE: dict[str, FunctionType] = {
     "parse the object": parse_object,
     "plan the write": plan_deploy,
     "render the manifest": body_of,
 }
-# An idle server calls nothing of ours for so long.
+# The server is idle if it has called none of its functions for this time.
 IDLE_SECONDS = 0.2
-# What is shared for a second, or held back for one, is not after so long.
+# Longer than any result is shared, or any report delayed.
 APART_SECONDS = 1.2
 
 
 async def measured() -> dict[str, Walk]:
-    """The walks, by their names."""
+    """Measure the walks, and return them by name."""
     states = [observed for _, observed in recording("ready").states() if observed]
     before, after = next((a, b) for a, b in pairwise(states) if _pod_is_ready(b))
     async with _running() as (cluster, stub):
@@ -103,7 +102,7 @@ async def measured() -> dict[str, Walk]:
 
 
 def report(walks: dict[str, Walk], *, sequence: bool) -> Iterator[str]:
-    """The lines to print."""
+    """Yield the lines to print."""
     yield f"{'':20}calls  field reads  files  changes of file"
     for name, walk in walks.items():
         yield (
@@ -135,7 +134,7 @@ def main(arguments: Sequence[str]) -> None:
 
 @asynccontextmanager
 async def _running() -> AsyncIterator[tuple[PlayedCluster, Any]]:
-    """The cluster, and the server's stub."""
+    """Run the server over a cluster, and yield that and a stub."""
     with redirect_stderr(io.StringIO()):
         logs.configure(Log(format="json"))
     cluster, stop = PlayedCluster(), asyncio.Event()
@@ -165,7 +164,7 @@ async def _serving(channel: grpc.aio.Channel) -> None:
 
 
 async def _walk(act: Awaitable[object]) -> Walk:
-    """The calls from an idle server until it is idle again."""
+    """Record the calls of an idle server until it is idle again."""
     await asyncio.sleep(APART_SECONDS)
     with recorded_calls() as calls:
         await act
@@ -177,8 +176,9 @@ async def _walk(act: Awaitable[object]) -> Walk:
 
 
 async def _deploy_walk(cluster: PlayedCluster, stub: Any, version: str) -> tuple[Walk, Walk]:
-    """A Deploy, and the feed's report of it."""
-    # The feed keeps what it reported last: reported once more, the service is the view's alone.
+    """Measure a Deploy, and the feed's report of it."""
+    # The feed holds its last report. After one more report only the view holds the READY service,
+    # so the Deploy always frees it.
     await asyncio.sleep(APART_SECONDS)
     await cluster.repeat()
     await asyncio.sleep(IDLE_SECONDS)

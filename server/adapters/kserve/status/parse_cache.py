@@ -25,7 +25,11 @@ class ParseCache:
     def parse(self, parser: Callable[[*Args], T], *args: *Args) -> T:
         """Return `parser(*args)`. A tuple among the arguments is compared item by item."""
         cached = self._results.get(parser)
-        if cached is None or not _are_same(cached[0], args):
+        given: tuple[Any, ...] = args
+        if cached is None or not all(
+            old is new or _have_same_items(old, new)
+            for old, new in zip(cached[0], given, strict=True)
+        ):
             cached = self._results[parser] = (args, parser(*args))
         result: T = cached[1]
         return result
@@ -39,10 +43,5 @@ class ParseCache:
         return tuple(result for _, result in items.values())
 
 
-def _are_same(cached: tuple[Any, ...], args: tuple[Any, ...]) -> bool:
-    for old, new in zip(cached, args, strict=True):
-        if old is new:
-            continue
-        if not isinstance(new, tuple) or len(old) != len(new) or not all(map(is_, old, new)):
-            return False
-    return True
+def _have_same_items(old: Any, new: Any) -> bool:
+    return isinstance(new, tuple) and len(old) == len(new) and all(map(is_, old, new))

@@ -5,8 +5,9 @@ ports, paths) is levelled. Of a test every pair of request and response, and of 
 is compared, however often it came and in whichever order, and services and deployments in them
 field by field: polls and watches depend on timing. A pair must be one that the test had in a folder
 BEFORE; those that only another test had are counted, and no test may lose a field of its objects.
-A test that was renamed is compared with all those that have no counterpart. Of random examples,
-which are others when a test is edited, each code and reason must be one that its method had before.
+A test that was renamed is compared with all those that have no counterpart. Random examples are
+others when a test is edited, in a server that others before have changed: those that were drawn
+before too must be as valid.
 
 Where only texts for people differ, they are listed; any other difference is a failure: exit code 1.
 """
@@ -57,7 +58,7 @@ class Test:
     drawn: bool = False
     calls: int = 0
     pairs: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    ends: set[str] = field(default_factory=set)
+    verdicts: set[str] = field(default_factory=set)
     fields: set[str] = field(default_factory=set)
 
     def add(self, call: Mapping[str, Any]) -> None:
@@ -66,7 +67,7 @@ class Test:
         request = json.dumps(level(call["requests"]), sort_keys=True)
         left = call["status"]["code"] in ("OPEN", "CANCELLED")  # before or after the test's end
         status = {"code": "LEFT"} if left else call["status"]
-        self.ends.add(f"{call['method']}: {_reasons(status)}")
+        self.verdicts.add(f"{call['method']} {request}\n  -> {_verdict(status)}")
         for outcome in (status, *call["responses"]):
             objects: list[Any] = []
             self._add(f"{call['method']} {request}", _without_objects(outcome, objects))
@@ -88,7 +89,7 @@ class Test:
     def join(self, other: Test) -> None:
         """Take another's pairs."""
         self.calls += other.calls
-        self.ends |= other.ends
+        self.verdicts |= other.verdicts
         self.fields |= other.fields
         for pair, texts in other.pairs.items():
             self.pairs[pair] |= texts
@@ -164,9 +165,9 @@ def _level_text(text: str) -> str:
     return text
 
 
-def _reasons(status: Mapping[str, Any]) -> str:
-    details = status.get("details", [])
-    return json.dumps([status["code"], *(d.get("reason") or d["@type"] for d in details)])
+def _verdict(status: Mapping[str, Any]) -> str:
+    invalid = any(detail.get("reason") == "FIELD_INVALID" for detail in status.get("details", []))
+    return "FIELD_INVALID" if invalid else "valid"
 
 
 def read(folder: Path) -> dict[str, Test]:
@@ -200,10 +201,12 @@ def differences(
     """What each test saw otherwise."""
     known = set().union(*before)
     everything = together(test for run in before for test in run.values())
-    ends = set().union(*(test.ends for run in before for test in run.values()))
     for name in sorted(known & after.keys()):
         if after[name].drawn:
-            yield Difference(name, after[name].ends - ends)
+            verdicts = set().union(*(run[name].verdicts for run in before if name in run))
+            again = {end.partition("\n")[0] for end in verdicts}
+            new = after[name].verdicts - verdicts
+            yield Difference(name, {end for end in new if end.partition("\n")[0] in again})
         else:
             runs = [run[name] for run in before if name in run]
             yield _compared(name, runs, after[name], everything)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import (
@@ -150,7 +151,8 @@ class Application:
         # An open stream would use up the whole grace.
         self._cache.stop()
         self._health.end_watches()
-        refusing = asyncio.create_task(self._server.stop(deadline.left()), name="refusing calls")
+        # Without an end of its own: two at one moment make gRPC use a server that it has freed.
+        refusing = asyncio.create_task(self._server.stop(math.inf), name="refusing calls")
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline.at):
                 await self._interceptor.drained()

@@ -157,6 +157,28 @@ def test_a_reader_that_does_not_read_holds_the_stop_up_for_the_grace_only(name) 
         stalled.cancel()
 
 
+def test_one_end_of_the_grace_reaches_grpc(name, monkeypatch) -> None:
+    """gRPC frees the server at its end; a second end at the same moment would use it after that,
+    which ends the process with a segmentation fault, once in a thousand stops."""
+    graces: list[float | None] = []
+    with serving(settings(stop={"grace": "0.2"})) as served:
+        served.wait_until_synced()
+        stop = served.application._server.stop
+
+        async def recorded(grace: float | None) -> None:
+            graces.append(grace)
+            await stop(grace)
+
+        monkeypatch.setattr(served.application._server, "stop", recorded)
+        with grpc.insecure_channel(served.address) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            held = stub.ServerReflectionInfo(iter(queue.Queue().get, None))
+            served.begin_stop()
+            served.join()
+            held.cancel()
+    assert len([grace for grace in graces if grace is None or grace < PATIENCE_SECONDS]) == 1
+
+
 def test_a_task_that_dies_stops_the_server_and_is_reported(name) -> None:
     served = Served(settings())
     served.start()

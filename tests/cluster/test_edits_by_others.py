@@ -20,7 +20,6 @@ from kubernetes.client.exceptions import ApiException
 
 from lab import Cluster
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.manifests.annotations import AddedFields
 from server.adapters.kserve.manifests.manifest import predictor_of
 from server.adapters.kserve.manifests.object_parser import etag_of
 from server.deadline import Deadline
@@ -70,7 +69,7 @@ def edited_services(draw: st.DrawFn) -> tuple[Deploy, list[Edit]]:
 def _edits(
     draw: st.DrawFn, kind: Kind, labels: Mapping[str, str], annotations: Mapping[str, str]
 ) -> Edit:
-    predictor = predictor_of(draw(strategies.specs(kind)), AddedFields())
+    predictor = predictor_of(draw(strategies.specs(kind)))
     serving = predictor.pop("model", None) or predictor.pop("containers")[0]
     serving.pop("name", None)
     metadata = {

@@ -1,52 +1,50 @@
-"""The settings, read from the environment here and nowhere else."""
+"""The settings, read from the environment."""
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server import failpoints
-from server.domain.caller import ALL_NAMESPACES
 from server.domain.kubernetes import quantities
-from server.domain.kubernetes.names import dns_label_problem, escaped
 from server.memory_limit import memory_limit
+from server.setting_errors import (
+    PREFIX,
+    SettingsInvalid,
+    refuse_unknown,
+    setting_problems,
+    variable_of,
+)
+from server.setting_types import (
+    SQLITE,
+    Address,
+    Bytes,
+    DatabaseUrl,
+    Namespace,
+    Namespaces,
+    NamespacesOrAll,
+    Ports,
+    Seconds,
+    is_loopback,
+)
 
-_OURS = "MODELSERVICE_"
-SQLITE = "sqlite:///"  # and an absolute path
+__all__ = ["Settings", "SettingsInvalid", "described", "load"]
+
 # docs/operations.md has the arithmetic.
 MEMORY_SHARE = 4
-# Kubernetes sets these variables in pods for each Service, such as `modelservice-canary`. It sets
-# them all together, so that one without the host is a misspelt setting.
-_HOST = "_SERVICE_HOST"
-_OF_SERVICE = re.compile(rf"(\w+?)({_HOST}|_SERVICE_PORT(_\w+)?|_PORT(_\d+_\w+)?)")
-# For tests of this project.
-_OF_TESTS = "MODELSERVICE_TEST_"
-# The difflib ratio from which a name counts as a misspelt setting.
-_NEAR = 0.92
-_LONGEST_NAME = 64
-
-
-class SettingsInvalid(Exception):
-    """A setting is invalid or missing; the message names it, for operators."""
 
 
 def _group(prefix: str) -> SettingsConfigDict:
@@ -57,86 +55,6 @@ def _group(prefix: str) -> SettingsConfigDict:
         extra="ignore",
         hide_input_in_errors=True,
     )
-
-
-def _checked_address(text: str) -> str:
-    host, colon, port = text.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) <= 65535):
-        raise ValueError("must be an address and a port, such as 127.0.0.1:50051 or [::1]:50051")
-    return text
-
-
-def _split(text: object) -> object:
-    return (
-        [part.strip() for part in text.split(",") if part.strip()]
-        if isinstance(text, str)
-        else text
-    )
-
-
-def _seconds(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    try:
-        return timedelta(seconds=float(text))
-    except (ValueError, OverflowError):
-        raise ValueError("must be a number of seconds") from None
-
-
-def _expanded(variable: str, path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise SettingsInvalid(
-            f"{variable}: must be an absolute path while HOME is not set, got {path}"
-        ) from None
-
-
-def _checked_ports(text: str) -> str:
-    given = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.ASCII)
-    if not (given and 1024 <= int(given[1]) <= int(given[2]) <= 65535):
-        raise ValueError("must be a first and a last port from 1024 to 65535, such as 20000-29999")
-    return text
-
-
-def _checked_bytes(text: str) -> str:
-    try:
-        if quantities.value(text) > 0:
-            return text
-    except ValueError:
-        pass
-    raise ValueError("must be a number of bytes above 0, such as 100Gi")
-
-
-def _checked_namespace(name: str) -> str:
-    if problem := dns_label_problem(name):
-        raise ValueError(problem)
-    return name
-
-
-def _checked_namespace_or_all(name: str) -> str:
-    return name if name == ALL_NAMESPACES else _checked_namespace(name)
-
-
-def _checked_url(url: SecretStr) -> SecretStr:
-    if url and not url.get_secret_value().startswith(
-        ("postgresql://", "postgres://", f"{SQLITE}/")
-    ):
-        raise ValueError("must begin with postgresql:// or sqlite:////")
-    return url
-
-
-Address = Annotated[str, AfterValidator(_checked_address)]
-Ports = Annotated[str, AfterValidator(_checked_ports)]
-Bytes = Annotated[str, AfterValidator(_checked_bytes)]
-Namespace = Annotated[str, AfterValidator(_checked_namespace)]
-Namespaces = Annotated[frozenset[Namespace], NoDecode, BeforeValidator(_split)]
-NamespacesOrAll = Annotated[
-    frozenset[Annotated[str, AfterValidator(_checked_namespace_or_all)]],
-    NoDecode,
-    BeforeValidator(_split),
-]
-Seconds = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
 
 
 # Kubernetes mounts it into every pod with a service account token.
@@ -197,7 +115,7 @@ class Kubernetes(BaseSettings):
 class Serving(BaseSettings):
     """The gRPC server: its address, its namespaces and its limits."""
 
-    model_config = _group(_OURS)
+    model_config = _group(PREFIX)
 
     listen: Address = Field("127.0.0.1:50051", description="host and port to listen on")
     allow_plaintext: bool = Field(
@@ -249,7 +167,7 @@ class Serving(BaseSettings):
 
     @model_validator(mode="after")
     def _plaintext_stays_here(self) -> Serving:
-        if not self.allow_plaintext and not _is_loopback(self.listen):
+        if not self.allow_plaintext and not is_loopback(self.listen):
             raise ValueError(
                 "MODELSERVICE_LISTEN: must be a loopback address, since traffic is not encrypted,"
                 f" got {self.listen}; MODELSERVICE_ALLOW_PLAINTEXT=true allows others"
@@ -260,7 +178,7 @@ class Serving(BaseSettings):
 class Local(BaseSettings):
     """The local cluster."""
 
-    model_config = _group(_OURS)
+    model_config = _group(PREFIX)
 
     state_dir: str = Field(
         "",
@@ -329,9 +247,9 @@ class Local(BaseSettings):
 class Database(BaseSettings):
     """The registry's database."""
 
-    model_config = _group(f"{_OURS}DATABASE_")
+    model_config = _group(f"{PREFIX}DATABASE_")
 
-    url: Annotated[SecretStr, AfterValidator(_checked_url)] = Field(
+    url: DatabaseUrl = Field(
         SecretStr(""),
         description="database of the registry: postgresql://user:password@host:5432/database or"
         " sqlite:////path; unset: registry.db in the state directory, no registry on KServe",
@@ -341,7 +259,7 @@ class Database(BaseSettings):
 class Stop(BaseSettings):
     """The stop of the server."""
 
-    model_config = _group(f"{_OURS}STOP_")
+    model_config = _group(f"{PREFIX}STOP_")
 
     grace: Seconds = Field(
         timedelta(seconds=30), description="seconds from the signal until open calls are cancelled"
@@ -364,7 +282,7 @@ class Stop(BaseSettings):
 class Log(BaseSettings):
     """The log."""
 
-    model_config = _group(f"{_OURS}LOG_")
+    model_config = _group(f"{PREFIX}LOG_")
 
     format: Literal["json", "console"] | None = Field(
         None, description="json or console; unset: console on a terminal, else json"
@@ -377,7 +295,7 @@ class Log(BaseSettings):
 class Testing(BaseSettings):
     """The settings for tests of this project."""
 
-    model_config = _group(f"{_OURS}TEST_")
+    model_config = _group(f"{PREFIX}TEST_")
 
     crash_at: failpoints.Name | None = None
 
@@ -415,7 +333,7 @@ class Settings:
 
 def load() -> Settings:
     """Read the environment. Raises SettingsInvalid."""
-    _refuse_unknown()
+    refuse_unknown([variable for variable, _ in described()])
     return Settings(
         kserve=_loaded(KServe),
         kubernetes=_loaded(Kubernetes),
@@ -432,7 +350,7 @@ def described() -> Iterator[tuple[str, str]]:
     """Yield each setting's variable, and its description with its default."""
     for group in Settings.groups:
         for name, field in group.model_fields.items():
-            yield _variable(group, name), f"{field.description} [{_shown(field.default)}]"
+            yield variable_of(group, name), f"{field.description} [{_shown(field.default)}]"
 
 
 _Group = TypeVar("_Group", bound=BaseSettings)
@@ -442,87 +360,7 @@ def _loaded(group: type[_Group]) -> _Group:
     try:
         return group()
     except ValidationError as e:
-        raise SettingsInvalid("; ".join(_problems(group, e))) from None
-
-
-def _problems(group: type[BaseSettings], invalid: ValidationError) -> Iterator[str]:
-    """Yield for each invalid setting what it must be, and the value given unless it is secret."""
-    for error in invalid.errors(include_url=False, include_input=False):
-        if not error["loc"]:
-            yield error["msg"].removeprefix("Value error, ")
-            continue
-        name = str(error["loc"][0])
-        secret = isinstance(group.model_fields[name].default, SecretStr)
-        variable = _variable(group, name)
-        wanted = _wanted(error)
-        got = "" if secret or ", got " in wanted else f", got {escaped(_given(variable))}"
-        yield f"{variable}: {wanted}{got}"
-
-
-def _wanted(error: ErrorDetails) -> str:
-    """Return what a setting must be, in our words instead of pydantic's."""
-    context = error.get("ctx", {})
-    match error["type"]:
-        case "int_parsing" | "int_parsing_size":
-            return "must be a whole number"
-        case "bool_parsing":
-            return "must be true or false"
-        case "greater_than_equal":
-            return f"must be at least {_bound(context['ge'])}"
-        case "greater_than":
-            return f"must be more than {_bound(context['gt'])}"
-        case "literal_error":
-            return f"must be {context['expected'].replace(chr(39), '')}"
-    return error["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
-
-
-def _bound(limit: object) -> str:
-    """Format a limit. Pydantic gives the repr of a timedelta."""
-    return "0" if limit in (timedelta(0), repr(timedelta(0))) else str(limit)
-
-
-def _given(variable: str) -> str:
-    """Return the text of a variable; the case of its name does not matter."""
-    return next((text for name, text in os.environ.items() if name.upper() == variable), "")
-
-
-def _refuse_unknown() -> None:
-    """Refuse a variable that looks like a setting and is none.
-
-    Otherwise a misspelt KSERVE_ENABLED would silently deploy on this machine instead of on KServe.
-    """
-    known = [variable for variable, _ in described()]
-    for variable in sorted(os.environ):
-        name = variable.upper()
-        if name in known or name.startswith(_OF_TESTS) or _is_of_service(name):
-            continue
-        meant = _meant(name, known)
-        if meant or variable.startswith(_OURS):
-            meant = meant and f"; did you mean {meant}?"
-            raise SettingsInvalid(f"{variable}: there is no such setting{meant}; --help lists them")
-
-
-def _is_of_service(name: str) -> bool:
-    """Report whether Kubernetes sets a variable in pods for a Service of their namespace."""
-    found = _OF_SERVICE.fullmatch(name)
-    return found is not None and f"{found[1]}{_HOST}" in os.environ
-
-
-def _meant(name: str, known: Sequence[str]) -> str:
-    """Return the setting that is misspelt, as in KSERVE_ENABLE or ENABLE_KSERVE; else empty."""
-    if len(name) > _LONGEST_NAME:
-        return ""
-    spelt = {way: variable for variable in known for way in (variable, _in_order(variable))}
-    near = [n for way in (name, _in_order(name)) for n in get_close_matches(way, spelt, 1, _NEAR)]
-    return spelt[near[0]] if near else ""
-
-
-def _in_order(name: str) -> str:
-    return "_".join(sorted(name.split("_")))
-
-
-def _variable(group: type[BaseSettings], name: str) -> str:
-    return f"{group.model_config.get('env_prefix', '')}{name}".upper()
+        raise SettingsInvalid("; ".join(setting_problems(group, e))) from None
 
 
 def _shown(default: object) -> str:
@@ -534,9 +372,10 @@ def _shown(default: object) -> str:
     return str(default) if default else "unset"
 
 
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+def _expanded(variable: str, path: str) -> Path:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SettingsInvalid(
+            f"{variable}: must be an absolute path while HOME is not set, got {path}"
+        ) from None

@@ -42,7 +42,7 @@ def refused(folder: Path, name: str = "iris") -> ModelUnfit:
         ("[" * 100_000, "is not JSON"),
         ("[]", "must be a JSON object"),
         ('{"name": "' + "x" * MOST_SETTINGS_BYTES + '"}', f"more than {MOST_SETTINGS_BYTES} bytes"),
-        ({"name": ["iris"]}, "must name the model iris"),
+        ({"name": ["iris"]}, "but must name iris"),
         ({"parameters": {"environment_path": "/x"}}, "parameters.environment_path"),
         ({"parameters": {"uri": "."}}, "model.joblib, model.pkl"),
         ({"parameters": []}, "model.joblib, model.pkl"),

@@ -84,8 +84,8 @@ def _check_names(described: Mapping[Path, _Settings], model_name: str) -> None:
     names = sorted({str(settings.get("name") or model_name) for settings in described.values()})
     if model_name not in names:
         raise ModelUnfit(
-            f"{_listed([str(shown) for shown in described])} must name the model {model_name}, got"
-            f" {_listed(names)}",
+            f"{_listed([str(shown) for shown in described])} names the model {_listed(names)}, but"
+            f" must name {model_name}",
             f"set MLSERVER_MODEL_NAME in spec.env to one of {_listed(names)}, or leave `name` out",
         )
 

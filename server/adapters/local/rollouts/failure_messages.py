@@ -71,7 +71,8 @@ def unready_failure(lines: Sequence[str]) -> Failure:
 
 def unanswering_failure(answer: ProbeResult, lines: Sequence[str]) -> Failure:
     """Return the failure of a server that was ready and is no longer."""
-    now = "does not answer" if answer is ProbeResult.NOTHING else "reports that it is not"
+    silent = answer is ProbeResult.NOTHING
+    now = "does not answer" if silent else "reports that its model is not ready"
     message = f"the model server was ready, and now {now}"
     remedy = "it serves again once it is ready; deploy with restart: true to restart it"
     return _with_log(failure(FailureReason.NOT_ANSWERING, message, remedy), lines, None)

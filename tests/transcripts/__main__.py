@@ -20,6 +20,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,12 @@ class Test:
         shape = json.dumps(level(outcome, texts), sort_keys=True)
         self.pairs[f"{what}\n  -> {shape}"].update(texts)
 
-    @property
+    @cached_property
+    def requests(self) -> set[str]:
+        """All requests of all pairs."""
+        return set(map(_request, self.pairs))
+
+    @cached_property
     def texts(self) -> set[str]:
         """All texts of all pairs."""
         return set().union(*self.pairs.values())
@@ -98,7 +104,8 @@ class Test:
 @dataclass
 class Difference:
     """Of one test: pairs that are new, and which of the same request it had instead; fields that
-    its objects had; pairs that only other tests had; and what is said otherwise, as before, after.
+    its objects had; pairs that only other tests had, and of requests that none made; and what is
+    said otherwise, as before, after.
     """
 
     test: str
@@ -106,6 +113,7 @@ class Difference:
     missed: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
+    unasked: set[str] = field(default_factory=set)
     texts: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
 
 
@@ -204,9 +212,9 @@ def differences(
     for name in sorted(known & after.keys()):
         if after[name].drawn:
             verdicts = set().union(*(run[name].verdicts for run in before if name in run))
-            again = {end.partition("\n")[0] for end in verdicts}
+            again = set(map(_request, verdicts))
             new = after[name].verdicts - verdicts
-            yield Difference(name, {end for end in new if end.partition("\n")[0] in again})
+            yield Difference(name, {verdict for verdict in new if _request(verdict) in again})
         else:
             runs = [run[name] for run in before if name in run]
             yield _compared(name, runs, after[name], everything)
@@ -219,17 +227,22 @@ def _compared(name: str, runs: Sequence[Test], after: Test, everything: Test) ->
     before = together(runs)
     found = Difference(name)
     for pair in after.pairs.keys() - before.pairs.keys():
-        (found.moved if pair in everything.pairs else found.new).add(pair)
+        if pair in everything.pairs:
+            found.moved.add(pair)
+        else:
+            (found.new if _request(pair) in everything.requests else found.unasked).add(pair)
     for pair, texts in after.pairs.items():
         if pair in everything.pairs and (said := texts - everything.texts):
             found.texts[pair] = (before.pairs[pair] - texts, said)
     if after.pairs:
         found.lost = set.intersection(*(run.fields for run in runs)) - after.fields - _PASSING
-    asked = {pair.partition("\n")[0] for pair in found.new} - {_OBJECT}
-    found.missed = {
-        p for p in before.pairs.keys() - after.pairs.keys() if p.split("\n")[0] in asked
-    }
+    asked = set(map(_request, found.new)) - {_OBJECT}
+    found.missed = {p for p in before.pairs.keys() - after.pairs.keys() if _request(p) in asked}
     return found
+
+
+def _request(pair: str) -> str:
+    return pair.partition("\n")[0]
 
 
 def main(before_folders: str, after_folder: str) -> int:
@@ -258,7 +271,8 @@ def main(before_folders: str, after_folder: str) -> int:
         f"calls: {sum(test.calls for test in after.values())};"
         f" different pairs: {sum(len(test.pairs) for test in after.values())}\n"
         f"pairs whose texts differ: {sum(len(d.texts) for d in found)}\n"
-        f"pairs that only other tests had before: {sum(len(d.moved) for d in found)}\n"
+        f"pairs that only other tests had before: {sum(len(d.moved) for d in found)},"
+        f" of requests that no test made before: {sum(len(d.unasked) for d in found)}\n"
         f"pairs that differ otherwise: {otherwise}"
     )
     return 1 if otherwise else 0

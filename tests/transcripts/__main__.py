@@ -45,6 +45,7 @@ _LEVELLED = [
         (r"-[a-z0-9]{8,10}-[a-z0-9]{5}\b", "-POD"),
     )
 ]
+_MODULE = re.compile(r"/\w+\.py::")
 _OBJECT = "an object of the responses"
 _PASSING = {"delete_time", "ready_time", "end_time"}
 _EVENTS = ("/WatchStatus", "/feed")  # of which any may be passed over
@@ -179,14 +180,15 @@ def _verdict(status: Mapping[str, Any]) -> str:
 
 
 def read(folder: Path) -> dict[str, Test]:
-    """The tests of a folder."""
+    """The tests of a folder; by the folders that they are in, since modules are renamed."""
     tests: dict[str, Test] = {}
     for file in sorted(folder.glob("*.jsonl")):
         head, *calls = map(json.loads, file.read_text().splitlines())
         if head.get("failed"):
             print(f"left out, for it failed in {folder.name}: {head['test']}")
             continue
-        test = tests[head["test"]] = Test(drawn=head["drawn"])
+        name = _MODULE.sub("::", head["test"])
+        test = tests.setdefault(name, Test(drawn=head["drawn"]))
         for call in calls:
             test.add(call)
     if not tests:

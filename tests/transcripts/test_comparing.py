@@ -14,17 +14,18 @@ import pytest
 from tests.transcripts.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-TEST = "tests/api/test_deploy.py::test_a_restart_alone_of_an_absent_service_is_not_found"
-PORT_TEST = (
-    "tests/contracts/test_memory_cluster.py::TestMemoryCluster"
-    "::test_deleting_an_absent_service_is_not_found"
+TEST = "tests/api::test_a_restart_alone_of_an_absent_service_is_not_found"
+PORT_TEST = "tests/contracts::TestMemoryCluster::test_deleting_an_absent_service_is_not_found"
+_RECORDED = (
+    TEST.replace("::", "/test_deploy.py::", 1),
+    PORT_TEST.replace("::", "/test_memory_cluster.py::", 1),
 )
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("transcripts")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", TEST, PORT_TEST]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_RECORDED]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"TRANSCRIPTS": str(folder)}, check=True)
     return folder
 

@@ -202,7 +202,8 @@ def _error_of(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceErr
             why = f"{decided.failure.reason}: {decided.failure.message}" if decided.failure else ""
             return RolloutFailed(f"the awaited rollout of {key} failed: {why}", decided.failure)
     return RolloutGone(
-        f"the awaited rollout of {key} is gone: the service was deleted or created again"
+        f"the awaited rollout of {key} is gone: its service was deleted, is being deleted,"
+        " or was created again"
     )
 
 

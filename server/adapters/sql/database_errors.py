@@ -99,8 +99,7 @@ def _one_line(text: str) -> str:
 @contextmanager
 def translated() -> Iterator[None]:
     """Translate the database's errors to Conflict, Lost or RegistryUnavailable. Any other error is
-    a
-    bug and is raised unchanged."""
+    a bug and is raised unchanged."""
     try:
         yield
     except DBAPIError as e:

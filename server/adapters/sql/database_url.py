@@ -25,8 +25,7 @@ _SESSIONS = ("any", "read-write", "read-only", "primary", "standby", "prefer-sta
 
 class UrlInvalid(Refused):
     """The URL is invalid, or a file that it names. The message names the parameter and shows no
-    value.
-    A retry makes sense only because files can be mended while a server runs."""
+    value. A retry makes sense only because files can be mended while a server runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,7 @@ _OF_A_CONNECTION = {
 @dataclass(frozen=True, slots=True)
 class Database:
     """A database's connections. Callers take `reading` or `writing` first, in order, so that
-    waiting
-    callers can be refused once the database is away. `cut` ends a silent connection."""
+    waiting callers can be refused once the database is away. `cut` ends a silent connection."""
 
     readers: AsyncEngine
     writers: AsyncEngine

@@ -36,8 +36,7 @@ def with_answer(record: ModelDeployment, rollout: Rollout, now: datetime) -> Mod
 
 def with_refusal(record: ModelDeployment, error: ServiceError, now: datetime) -> ModelDeployment:
     """Return the record after the cluster has refused the Deploy; a record that already has a
-    rollout
-    is unchanged."""
+    rollout is unchanged."""
     if record.end_time or record.rollout:
         return record
     return _failed(record, error.reason, error.message, now)

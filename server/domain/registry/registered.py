@@ -75,8 +75,7 @@ class RegisteredModel:
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
     """One version of a model: files at `storage_uri` in `format`, or a container `image` that
-    serves
-    the model by itself. Exactly one of the two is set, and `format` with files only."""
+    serves the model by itself. Exactly one of the two is set, and `format` with files only."""
 
     key: VersionKey
     id: str

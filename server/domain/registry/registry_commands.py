@@ -53,8 +53,7 @@ Content = TypeVar("Content", ModelContent, VersionContent, EnvironmentContent)
 @dataclass(frozen=True, slots=True)
 class Change(Generic[Content]):
     """Replace the fields that the mask names by those of `content`: `*` is every field, an empty
-    mask
-    the fields that are set. `etag` empty: without a check."""
+    mask the fields that are set. `etag` empty: without a check."""
 
     content: Content
     mask: tuple[str, ...] = ()

@@ -42,8 +42,8 @@ class Provenance:
     `service_id` is the same for everything that was deployed under one name for one project.
     `deployment_id` names the record of this deployment; empty in a dry run. It is an annotation of
     the pods beside the rollout hash, so it changes only in writes that replace the pods: a restart,
-    a
-    change of scaling alone and an unchanged Deploy keep the present one."""
+    a change of scaling alone and an unchanged Deploy keep the present one.
+    """
 
     model_id: str
     version_id: str

@@ -160,7 +160,8 @@ class InferenceService:
     `generation` is that of the newest rollout; a deletion adds none. `deployment_id` names the
     deployment record in the registry, if there is one. `spec_writer` names the last writer of the
     spec, if the cluster reports
-    one."""
+    one.
+    """
 
     key: ServiceKey
     uid: str

@@ -179,7 +179,7 @@ class Proxy:
         )
 
     async def start(self, listening: socket.socket) -> None:
-        """ProbeResult from now on."""
+        """Answer requests from now on."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connected, sock=listening)
 

@@ -17,7 +17,7 @@ from lab import Cluster, Lab, wait_until
 from server.adapters.kserve.informers.collections import Kind, Resource
 from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.service_views import ServiceViews
-from server.adapters.kserve.manifests.object_parser import key_of
+from server.adapters.kserve.objects import key_of
 from server.api.services import service_message
 
 from .any_object import any_object

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.inference_service import ServiceKey
 
 Object = Mapping[str, Any]
 
@@ -40,6 +41,11 @@ def generation_of(obj: Object) -> int:
     """Return metadata.generation: Kubernetes raises it with each change of the spec, and once more
     when it marks the object as deleted."""
     return int((obj.get("metadata") or {}).get("generation") or 0)
+
+
+def key_of(service: Object) -> ServiceKey:
+    """Return the namespace and name of an InferenceService."""
+    return ServiceKey(service["metadata"]["namespace"], service["metadata"]["name"])
 
 
 def rollout_of(service: Object) -> Rollout:

@@ -102,6 +102,7 @@ def _check_history(told: Follower, key: ServiceKey) -> None:
     for change in told.history(key):
         if isinstance(change, Gone):
             assert present is None or change.uid == present.uid
+            assert change.uid not in gone
             gone.add(change.uid)
             present = None
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.adapters.kserve.apply.api_server_errors import error_of, unavailable
+from server.adapters.kserve.apply.service_client import LEAST_TIME
 from server.adapters.kserve.client import Answer, ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.collections import KNATIVE, Resource, serves
 from server.adapters.kserve.informers.status_feed import StatusFeed
@@ -11,8 +12,6 @@ from server.adapters.kserve.modes import STANDARD
 from server.deadline import Deadline
 from server.domain.errors import UnsupportedByCluster
 from server.domain.service.inference_service import ServiceKey
-
-LEAST_TIME = 0.2
 
 
 class KnativeDiscovery:

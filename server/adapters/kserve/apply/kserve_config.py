@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from server.adapters.kserve.apply.api_server_errors import unavailable
+from server.adapters.kserve.apply.service_client import LEAST_TIME
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.manifests.resource_defaults import KSERVE_DEFAULTS
 from server.adapters.kserve.modes import STANDARD, present_name
@@ -22,7 +23,6 @@ from server.domain.service.inference_service import Resources
 
 READ_AGAIN_AFTER = 60.0
 READ_TIMEOUT = 5.0
-LEAST_TIME = 0.2
 
 log = structlog.get_logger(__name__)
 

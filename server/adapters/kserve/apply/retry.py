@@ -16,11 +16,10 @@ from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.manifests.object_parser import (
     PENDING_STATUS,
     ParsedObject,
-    key_of,
     parse_object,
     service_of,
 )
-from server.adapters.kserve.objects import Object, rollout_of
+from server.adapters.kserve.objects import Object, key_of, rollout_of
 from server.deadline import Deadline
 from server.domain.errors import ConcurrentWrite
 from server.domain.rollout.status import InferenceServiceStatus

@@ -14,11 +14,11 @@ from server.adapters.kserve.informers.collections import (
     Kind,
     Resource,
 )
-from server.adapters.kserve.informers.service_cache import ServiceCache, key_of
+from server.adapters.kserve.informers.service_cache import ServiceCache
 from server.adapters.kserve.informers.text_interning import long_texts, share_texts
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
-from server.adapters.kserve.objects import Object, uid_of
+from server.adapters.kserve.objects import Object, key_of, uid_of
 from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.parse_cache import ParseCache

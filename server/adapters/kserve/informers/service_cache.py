@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from server.adapters.kserve.objects import Object, generation_of, uid_of
+from server.adapters.kserve.objects import Object, generation_of, key_of, uid_of
 from server.domain.service.inference_service import ServiceKey
 
 MAX_TOMBSTONES = 10_000
@@ -147,11 +147,6 @@ class ServiceCache:
         self._tombstones[uid] = None
         if len(self._tombstones) > MAX_TOMBSTONES:
             del self._tombstones[next(iter(self._tombstones))]
-
-
-def key_of(service: Object) -> ServiceKey:
-    """Return the key of an InferenceService."""
-    return ServiceKey(service["metadata"]["namespace"], service["metadata"]["name"])
 
 
 def _created(service: Object) -> str:

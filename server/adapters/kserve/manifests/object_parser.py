@@ -35,13 +35,12 @@ from server.adapters.kserve.names import (
     MANAGED_BY_VALUE,
     MODE_ANNOTATION,
 )
-from server.adapters.kserve.objects import Object, get_map, rollout_of
+from server.adapters.kserve.objects import Object, get_map, key_of, rollout_of
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import OUR_PREFIX, fingerprint
 from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
-    ServiceKey,
 )
 from server.domain.service.preconditions import PastRequest
 
@@ -173,11 +172,6 @@ def etag_of(obj: Object) -> str:
     metadata = obj["metadata"]
     labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
     return fingerprint([metadata["uid"], obj.get("spec"), labels, annotations])
-
-
-def key_of(obj: Object) -> ServiceKey:
-    """Return the object's namespace and name."""
-    return ServiceKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
 def with_paths(

@@ -22,7 +22,7 @@ MLSERVER = "mlserver"
 OPENVINO = "ovms"
 
 _SERVER_TYPE = "serving.kserve.io/server-type"
-# Runtimes older than that annotation are model_format by name.
+# Runtimes older than that annotation are known by their names.
 _SERVER_TYPES = {
     "kserve-mlserver": MLSERVER,
     "kserve-tritonserver": "tritonserver",

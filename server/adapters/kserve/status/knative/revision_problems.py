@@ -21,7 +21,7 @@ from server.adapters.kserve.status.components import ComponentSpec
 from server.adapters.kserve.status.grace_periods import ACTIVATION
 from server.adapters.kserve.status.knative.revisions import Revision
 from server.adapters.kserve.status.name_conflicts import NOT_OWNED, conflict_in
-from server.adapters.kserve.status.pods.output_policy import OutputPolicy
+from server.adapters.kserve.status.pods.output_policy import OutputPolicy, template_secrets
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import Component, Failure, FailureReason
@@ -50,7 +50,7 @@ def revision_problems(
     revision: Object, component: ComponentSpec, output_policy: OutputPolicy
 ) -> Iterator[Problem]:
     """Yield the failures that a Revision reports, the cause before the deadline."""
-    output = output_policy.gate_for_templates(revision, [get_map(revision, "spec")])
+    output = output_policy.gate_for(template_secrets(revision, [get_map(revision, "spec")]))
     for kind in ("ContainerHealthy", "ResourcesAvailable"):
         condition = get_condition(revision, kind)
         since = parse_time(condition.get("lastTransitionTime"))

@@ -44,10 +44,6 @@ class OutputPolicy:
         """Return the gate for text that one container of a pod wrote."""
         return self.gate_for(_container_secrets(pod, container))
 
-    def gate_for_templates(self, owner: Object, pod_specs: Sequence[Object]) -> OutputGate:
-        """Return the gate for text of any container of these pods in the namespace of `owner`."""
-        return self.gate_for(template_secrets(owner, pod_specs))
-
     def gate_for(self, readable: ReadableSecrets) -> OutputGate:
         """Return the gate for text of containers that can read these secrets."""
         gate = self._gates.masking(readable.variables)

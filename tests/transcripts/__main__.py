@@ -213,6 +213,10 @@ def differences(
     """What each test saw otherwise."""
     known = set().union(*before)
     everything = together(test for run in before for test in run.values())
+    # A cluster's feed still has what random examples left behind.
+    for test in after.values():
+        if test.drawn:
+            everything.pairs |= test.pairs
     for name in sorted(known & after.keys()):
         if after[name].drawn:
             verdicts = set().union(*(run[name].verdicts for run in before if name in run))

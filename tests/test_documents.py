@@ -127,6 +127,11 @@ def test_every_symbolic_link_leads_to_a_file_of_the_repository() -> None:
     assert dead == []
 
 
+def test_no_file_that_is_ignored_is_committed() -> None:
+    ignored = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(ignored, cwd=ROOT, capture_output=True, text=True).stdout == ""
+
+
 def test_no_file_names_a_place_outside_of_the_repository() -> None:
     """Neither this checkout's own place and the home of who works in it, nor one above the root."""
     places = [re.escape(str(place)) for place in {ROOT, Path.home()} if len(place.parts) > 1]

@@ -11,8 +11,9 @@ from lab import Lab
 
 def kubectl(lab: Lab, *arguments: str, stdin: str = "") -> str:
     """What kubectl prints. Raises AssertionError with its complaint when it fails."""
-    command = [str(lab.programs["kubectl"]), "--kubeconfig", str(lab.kubeconfig), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, input=stdin)
+    cache = lab.kubeconfig.parent / "kubectl-cache"
+    command = [lab.programs["kubectl"], "--kubeconfig", lab.kubeconfig, "--cache-dir", cache]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, input=stdin)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

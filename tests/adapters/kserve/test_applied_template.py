@@ -67,6 +67,8 @@ CONTAINER = {"name": "kserve-container", "image": "ready:1"}
         {"env": [{"name": "STORAGE_URI", "value": "gs://models/iris"}]},
         {"resources": {"requests": {"cpu": "2"}}},
         {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
+        {"imagePullPolicy": "Always"},
+        {"ports": [{"containerPort": 9000, "protocol": "TCP"}]},
     ],
 )
 def test_an_edit_by_another_manager_is_not_applied_until_the_template_has_it(
@@ -89,6 +91,8 @@ def test_an_edit_by_another_manager_is_not_applied_until_the_template_has_it(
         {"model": {"storageUri": "gs://other"}},
         {"model": {"runtime": "kserve-mlserver"}},
         {"model": {"args": ["--http_port=9"]}},
+        {"model": {"imagePullPolicy": "Always"}},
+        {"model": {"ports": [{"containerPort": 9000, "protocol": "TCP"}]}},
     ],
 )
 def test_a_model_of_another_manager_is_compared_by_the_fields_that_it_sets(changed: Object) -> None:
@@ -177,6 +181,27 @@ def test_a_single_container_has_kserves_name_whatever_it_was_called() -> None:
     observed, _ = serving()
     mine = {"image": "ready:1"}
     assert predictor_applied(edited(observed, {"predictor": {"containers": [mine]}}))
+
+
+@pytest.mark.parametrize(
+    ("asked", "actual"),
+    [
+        ([{"containerPort": 9000}], [{"containerPort": 9000, "protocol": "TCP"}]),
+        (
+            [{"containerPort": 9000, "protocol": "TCP"}],
+            [{"containerPort": 8080, "name": "h2c"}, {"containerPort": 9000, "name": "user-port"}],
+        ),
+        ([], [{"containerPort": 8080, "protocol": "TCP"}]),
+    ],
+)
+def test_ports_that_are_completed_or_added_are_applied(
+    asked: list[Object], actual: list[Object]
+) -> None:
+    observed, _ = serving()
+    desired = {"image": "ready:1", "ports": asked}
+    service = with_service(observed, {"spec": {"transformer": {"containers": [desired]}}}).service
+    [_, part] = component_specs(service)
+    assert is_applied(service, part, {"spec": {"containers": [{**CONTAINER, "ports": actual}]}})
 
 
 def test_without_a_rollout_hash_unowned_fields_are_compared_too() -> None:

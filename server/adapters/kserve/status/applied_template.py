@@ -18,7 +18,8 @@ from server.domain.kubernetes.quantities import value
 from server.domain.rollout.status import Component
 
 STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
-_CONTAINER_FIELDS = ("image", "command", "env")
+# KServe copies these fields to the template. A field that is missing here is not waited for.
+_CONTAINER_FIELDS = ("image", "command", "env", "imagePullPolicy")
 _POD_FIELDS = ("serviceAccountName", "nodeSelector", "tolerations")
 # Longer lists of arguments are compared in part, to bound the time.
 _MAX_ARGUMENTS = 1000
@@ -63,11 +64,17 @@ def _container_fits(desired: Object, containers: list[Object]) -> bool:
         bool(actual)
         and contains(actual, _set_fields(desired, _CONTAINER_FIELDS))
         and _arguments_fit(get_list(desired, "args"), get_list(actual, "args"))
+        and _ports(desired) <= _ports(actual)
         and all(
             _quantities_fit(get_map(desired, "resources", kind), get_map(actual, "resources", kind))
             for kind in ("requests", "limits")
         )
     )
+
+
+def _ports(container: Object) -> set[object]:
+    """Return the numbers of the ports; API servers and Knative complete the rest of a port."""
+    return {port.get("containerPort") for port in get_list(container, "ports")}
 
 
 def _storage_uri(spec: Object) -> object:

@@ -43,7 +43,7 @@ def pod_problems(context: PodContext) -> Iterator[Problem]:
     # Warnings count until a container has started.
     waiting = [c.waiting.get("reason") for c in pod.containers]
     if waiting and all(reason in _CREATING for reason in waiting):
-        yield from _creation_problems(context)
+        yield from _volume_and_sandbox_problems(context)
 
 
 def _node_lost(context: PodContext) -> Problem | None:
@@ -123,7 +123,7 @@ def _silent(context: PodContext) -> Problem | None:
     )
 
 
-def _creation_problems(context: PodContext) -> Iterator[Problem]:
+def _volume_and_sandbox_problems(context: PodContext) -> Iterator[Problem]:
     if warning := context.last_warning(*_VOLUME_WARNINGS):
         message = f"a volume of the pod cannot be used: {warning.get('message', '')}"
         yield context.problem(FailureReason.VOLUME, message, first_seen(warning), VOLUME)

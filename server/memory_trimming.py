@@ -12,7 +12,7 @@ from contextlib import suppress
 from server.control.watch_cache import WatchCache
 
 EVERY_SECONDS = 5.0
-# The growth or shrinkage of the number of objects, since the last collection, that starts another.
+# A collection starts once the number of objects has grown or shrunk by this factor.
 _CHANGED = 1.5
 # For the oldest generation alone: the young ones are collected as usual.
 _NEVER = 10**9

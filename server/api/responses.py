@@ -164,7 +164,7 @@ class EncodingCache:
     """Caches bytes for as long as their service objects live, up to CACHE_BYTES, by last use.
 
     Service objects are frozen and the watch cache keeps one for each state, so the identity of the
-    object tells whether the bytes are current.
+    object shows whether the bytes are current.
     """
 
     def __init__(self) -> None:

@@ -221,9 +221,9 @@ def _of_url(url: str) -> dict[str, str]:
     rest = url.partition("://")[2]
     found: dict[str, str] = {}
     # With a slash before the @ there is no user.
-    if sight := re.match(r"([^@/:]*)(?::([^@/]*))?@", rest):
-        found["user"], found["password"] = sight[1], sight[2] or ""
-        rest = rest[sight.end() :]
+    if userinfo := re.match(r"([^@/:]*)(?::([^@/]*))?@", rest):
+        found["user"], found["password"] = userinfo[1], userinfo[2] or ""
+        rest = rest[userinfo.end() :]
     hosts, ports = [], []
     while True:
         netloc = re.match(r"(?:\[([^\]]+)\](?=[:/?,]|$)|([^\[:/?,][^:/?,]*)?)(?::([^/?,]*))?", rest)

@@ -18,9 +18,9 @@ from server.domain.rollout.status import Failure, FailureReason, State
 NO_CONTROLLER_AFTER = timedelta(seconds=15)
 REFUSED_AFTER = timedelta(seconds=2)
 UNAVAILABLE_AFTER = timedelta(seconds=10)
-# A finished rollout waits so long for the controller to agree. Once it has been complete for the
-# second time span, a pod's exit no longer puts it in doubt.
+# A finished rollout waits so long for the controller to agree.
 CONFIRMED_AFTER = timedelta(seconds=5)
+# A pod's exit no longer puts a rollout in doubt that was complete for so long.
 PROVEN_AFTER = timedelta(seconds=60)
 
 

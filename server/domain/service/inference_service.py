@@ -159,8 +159,7 @@ class InferenceService:
     selectors match. `etag` changes with uid, spec, labels and annotations, never with status.
     `generation` is that of the newest rollout; a deletion adds none. `deployment_id` names the
     deployment record in the registry, if there is one. `spec_writer` names the last writer of the
-    spec, if the cluster reports
-    one.
+    spec, if the cluster reports one.
     """
 
     key: ServiceKey

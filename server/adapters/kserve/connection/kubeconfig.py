@@ -61,7 +61,7 @@ class Cluster:
             )
         if not self.ca_file:
             return self.ca_data
-        return _read_entries_by_name(self.ca_file, f"{self.field_path}.certificate-authority")
+        return _read_field_file(self.ca_file, f"{self.field_path}.certificate-authority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +143,13 @@ class User:
     def certificate(self) -> tuple[bytes, bytes]:
         """Read the client certificate and its key."""
         if self.certificate_file:
-            certificate = _read_entries_by_name(
+            certificate = _read_field_file(
                 self.certificate_file, f"{self.field_path}.client-certificate"
             )
         else:
             certificate = self.certificate_data
         if self.key_file:
-            return certificate, _read_entries_by_name(
-                self.key_file, f"{self.field_path}.client-key"
-            )
+            return certificate, _read_field_file(self.key_file, f"{self.field_path}.client-key")
         return certificate, self.key_data
 
     def bearer_token(self) -> str:
@@ -160,9 +158,7 @@ class User:
             return self.token
         try:
             token = (
-                _read_entries_by_name(self.token_file, f"{self.field_path}.tokenFile")
-                .strip()
-                .decode()
+                _read_field_file(self.token_file, f"{self.field_path}.tokenFile").strip().decode()
             )
         except UnicodeDecodeError:
             token = ""
@@ -388,7 +384,7 @@ def _path(text: str, folder: Path) -> Path | None:
     return folder / text if text else None
 
 
-def _read_entries_by_name(path: Path, field: str) -> bytes:
+def _read_field_file(path: Path, field: str) -> bytes:
     try:
         return read_file(path, LARGEST_FILE)
     except ConfigurationUnusable as e:

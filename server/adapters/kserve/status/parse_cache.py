@@ -44,4 +44,5 @@ class ParseCache:
 
 
 def _have_same_items(old: Any, new: Any) -> bool:
-    return isinstance(new, tuple) and len(old) == len(new) and all(map(is_, old, new))
+    both = isinstance(old, tuple) and isinstance(new, tuple)
+    return both and len(old) == len(new) and all(map(is_, old, new))

@@ -1,4 +1,4 @@
-"""Runs the migrations in a transaction of whoever asks for them."""
+"""Run the migrations in the caller's transaction."""
 
 from alembic import context
 

@@ -20,9 +20,8 @@ def gate_for_service(observed: ObservedObjects) -> OutputGate:
 
     It is made from pod templates, since there may be thousands of pods.
     """
-    secrets = observed.cache.parse(
-        _service_secrets, observed.service, observed.revisions, observed.deployments
-    )
+    # Not cached: it holds every variable once more, and is needed only where there is text.
+    secrets = _service_secrets(observed.service, observed.revisions, observed.deployments)
     return observed.output_policy.gate_for(secrets)
 
 

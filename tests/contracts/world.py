@@ -25,7 +25,7 @@ from server.ports import Changed, Cluster, FeedEvent, Gone, Synced
 from tests.patience import PATIENCE_SECONDS
 from tests.transcripts.recording import record_port
 
-_OF_KUBERNETES: dict[str, Any] = {
+OF_KUBERNETES: dict[str, Any] = {
     "secret_env": {},
     "service_account": "",
     "deployment_mode": "",
@@ -169,7 +169,7 @@ def within(world: World, spec: InferenceServiceSpec) -> InferenceServiceSpec:
     if Ability.CONTAINERS not in world.abilities and isinstance(spec.predictor, ContainerPredictor):
         spec = dataclasses.replace(spec, predictor=world.plain("1").predictor)
     if Ability.KUBERNETES not in world.abilities:
-        spec = dataclasses.replace(spec, **_OF_KUBERNETES)
+        spec = dataclasses.replace(spec, **OF_KUBERNETES)
     if Ability.SEVERAL_PODS not in world.abilities:
         one = dataclasses.replace(spec.scaling, min_replicas=None)
         spec = dataclasses.replace(spec, scaling=one)

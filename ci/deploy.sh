@@ -28,7 +28,7 @@ Exit codes:
   2    wrong usage; nothing was sent
   67   the request is invalid
   68   the timeout passed
-  69   the service was deleted, or made anew; or a Deploy names what does not exist
+  69   the service was deleted or created again; or a Deploy names something that does not exist
   73   the rollout failed, or the service is stopped; or the Deploy is refused
   74   a newer rollout replaced it
   78   the server went away and did not come back
@@ -41,7 +41,7 @@ Examples:
   Tekton, in plaintext inside of the cluster:
     ci/deploy.sh --request-id "$(context.taskRun.uid)" \
         modelservice.modelservice:50051 deploy.json -- -plaintext
-  A request from a template, with a token:
+  A request from a template, with a token for a proxy before the server:
     envsubst <deploy.json | ci/deploy.sh modelservice.example:443 - -- \
         -expand-headers -H 'authorization: Bearer ${TOKEN}'
   deploy.json:

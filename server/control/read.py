@@ -80,7 +80,7 @@ class Reader:
         check_key(key)
         self._cache.require_synced()
         if rollout:
-            await self.catch_up(key, rollout)
+            await self.catch_up(call, key, rollout)
         service = self._cache.get(key)
         if service is None:
             raise ServiceNotFound(key)
@@ -113,7 +113,7 @@ class Reader:
             token_after=lambda s: _page_token(query, s.key),
         )
 
-    async def catch_up(self, key: ServiceKey, rollout: Rollout) -> None:
+    async def catch_up(self, call: Call, key: ServiceKey, rollout: Rollout) -> None:
         """Wait until the cache has the rollout or a newer one of the same service.
 
         After 2 s the cluster is asked once. Raises RolloutGone if it lacks the rollout too, and

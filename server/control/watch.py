@@ -103,7 +103,7 @@ class Watcher:
         self._cache.require_synced()
         # Subscribe first: changes between the two would be lost.
         with self._cache.subscribe(watch.target) as changes:
-            wait = await self._wait(watch)
+            wait = await self._wait(call, watch)
             stream = _WatchStream(self._cache, watch)
             for event in stream.initial_events():
                 yield event
@@ -127,28 +127,28 @@ class Watcher:
             return [stream.heartbeat()]
         return events
 
-    async def _wait(self, watch: Watch) -> _Wait:
+    async def _wait(self, call: Call, watch: Watch) -> _Wait:
         match watch.until:
             case Until.FOREVER:
                 return _Forever()
             case Until.GONE:
-                return await self._until_gone(watch)
+                return await self._until_gone(call, watch)
             case Until.READY:
-                return await self._until_ready(watch)
+                return await self._until_ready(call, watch)
 
-    async def _until_ready(self, watch: Watch) -> _Wait:
+    async def _until_ready(self, call: Call, watch: Watch) -> _Wait:
         if watch.rollout:
-            await self._reader.catch_up(watch.target, watch.rollout)
+            await self._reader.catch_up(call, watch.target, watch.rollout)
             return _UntilReady(watch.target, watch.rollout)
         service = self._cache.get(watch.target)
         if service is None:
             raise ServiceNotFound(watch.target)
         return _UntilReady(watch.target, service.rollout)
 
-    async def _until_gone(self, watch: Watch) -> _Wait:
+    async def _until_gone(self, call: Call, watch: Watch) -> _Wait:
         if watch.rollout:
             with suppress(RolloutGone):
-                await self._reader.catch_up(watch.target, watch.rollout)
+                await self._reader.catch_up(call, watch.target, watch.rollout)
             return _UntilGone(watch.rollout.uid)
         service = self._cache.get(watch.target)
         return _UntilGone(service.uid if service else "")

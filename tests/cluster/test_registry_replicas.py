@@ -16,6 +16,7 @@ import pytest
 from modelservice.v1.registry_pb2 import ModelDeployment, ModelVersion
 
 from lab import Cluster
+from tests.patience import PATIENCE_SECONDS
 from tests.registry.team import DEPLOYED, FAILED, SUPERSEDED, UNDEPLOYED, Team, eventually
 
 from .fixtures import StartReplica
@@ -86,18 +87,23 @@ class Fleet:
         assert changes
 
     def deploy(self, name: str, version: str, first: Server) -> None:
-        """From one replica, and where that dies from the other."""
-        for server in (first, self.second):
+        """From one replica, and while that is unavailable from the other.
+
+        A replica that is frozen in a transaction keeps its locks for 10 s; meanwhile a Deploy is
+        UNAVAILABLE.
+        """
+        ends = time.monotonic() + PATIENCE_SECONDS
+        for server in itertools.chain([first], itertools.repeat(self.second)):
             team = Team(server.channel, self.team.namespace)
             try:
                 answer = team.deploy(name, version, request_id=f"{name}-{version}")
             except grpc.RpcError as e:
-                if e.code() is not grpc.StatusCode.UNAVAILABLE:
+                if e.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > ends:
                     raise
+                time.sleep(0.2)
             else:
                 self.answered.add(answer.service.deployment_id)
                 return
-        raise AssertionError(f"{name}, version {version}, was never deployed")
 
 
 @pytest.fixture

@@ -79,12 +79,15 @@ def test_what_a_container_with_a_secret_wrote_is_in_no_answer_no_error_and_no_re
     assert (failure.reason, failure.exit_code) == (Reason.REASON_CRASH_LOOP, 3)
     assert failure.remedy
 
-    refusal = refused_wait(team, holds)
+    refusal = refused_wait(lab, team, holds, HELD_BACK)
     assert HELD_BACK in refusal.failure.message
     record = holds.service.deployment_id
-    eventually(
-        lambda: HELD_BACK in team.record(record).failure.message, lambda: team.record(record)
-    )
+
+    def is_on_record() -> bool:
+        plant(lab, team.namespace, "holds")
+        return HELD_BACK in team.record(record).failure.message
+
+    eventually(is_on_record, lambda: team.record(record))
     told = [
         str(get(team.models, team.namespace, "holds")),
         *(str(s) for s in team.services() if s.name == "holds"),
@@ -100,15 +103,24 @@ def test_what_a_container_with_a_secret_wrote_is_in_no_answer_no_error_and_no_re
     assert not [text for text in told if PLANTED in text]
 
 
-def refused_wait(team: Team, deployed: pb.DeployResponse) -> Refusal:
-    """How a wait ends for what has failed already."""
+def refused_wait(lab: Lab, team: Team, deployed: pb.DeployResponse, words: str) -> Refusal:
+    """How a wait ends for what has failed already, with these words: the container may have exited
+    again since they were planted."""
     ready, rollout_id = Until.UNTIL_READY, deployed.rollout_id
     name = deployed.service.name
-    wait = Recording(team.models, team.namespace, name, until=ready, rollout_id=rollout_id)
-    refusal = wait.end()
-    assert refusal
-    assert refusal.code is StatusCode.FAILED_PRECONDITION
-    return refusal
+    refusals: list[Refusal] = []
+
+    def is_told() -> bool:
+        plant(lab, team.namespace, name)
+        wait = Recording(team.models, team.namespace, name, until=ready, rollout_id=rollout_id)
+        refusal = wait.end()
+        assert refusal
+        assert refusal.code is StatusCode.FAILED_PRECONDITION
+        refusals.append(refusal)
+        return words in refusal.failure.message
+
+    eventually(is_told, lambda: refusals[-1])
+    return refusals[-1]
 
 
 def test_a_role_for_the_account_of_the_pods_holds_their_text_back_until_it_is_taken_away(

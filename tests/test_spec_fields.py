@@ -25,7 +25,6 @@ from modelservice.v1 import inference_service_pb2 as pb
 from lab.port_blocks import own_block
 from server.adapters.kserve.manifests.manifest import (
     DesiredObject,
-    manifest_of,
     predictor_of,
     without_scaling,
 )
@@ -65,7 +64,7 @@ from server.domain.service.inference_service import (
     Toleration,
 )
 from server.domain.service.spec_validation import option_violations, spec_violations
-from tests.adapters.kserve.storing import applied
+from tests.adapters.kserve.storing import applied, manifest_of
 from tests.contracts.world import OF_KUBERNETES
 from tests.strategies import specs
 

@@ -72,10 +72,8 @@ class RegistryService:
         self, request: pb.ListRegisteredModelsRequest, call: Call
     ) -> pb.ListRegisteredModelsResponse:
         """Serve the RPC."""
-        read, size = (
-            partial(self._models.list, call, request.project),
-            page_size_of(request.page_size),
-        )
+        size = page_size_of(request.page_size)
+        read = partial(self._models.list, call, request.project)
         models, token = await page_of(read, model_message, size, request.page_token)
         return pb.ListRegisteredModelsResponse(models=models, next_page_token=token)
 

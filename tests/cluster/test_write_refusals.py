@@ -18,7 +18,7 @@ from server.adapters.kserve.apply.api_server_errors import error_of
 from server.adapters.kserve.apply.service_client import ServiceClient, WriteOptions
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
-from server.adapters.kserve.manifests.manifest import DesiredObject, manifest_of
+from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.deadline import Deadline
 from server.domain.errors import (
     ClusterUnavailable,
@@ -36,6 +36,7 @@ from server.domain.errors import (
 )
 from server.domain.service.commands import Action, Delete, Deploy
 from server.domain.service.inference_service import Resources, Scaling, ServiceKey
+from tests.adapters.kserve.storing import manifest_of
 from tests.contracts.world import following
 from tests.failpoints import NAMES, armed
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from server.adapters.kserve.manifests.manifest import DesiredObject, manifest_of
+from server.adapters.kserve.manifests.manifest import DesiredObject, body_of, complete
 from server.adapters.kserve.manifests.resource_defaults import (
     KSERVE_DEFAULTS,
     container_additions,
@@ -18,6 +18,11 @@ from server.domain.service.inference_service import ContainerPredictor, Resource
 
 UID = "8b686dd3-998b-4abb-a666-2dd874ed3939"
 _ATOMIC = {"containers", "tolerations", "nodeSelector", "args", "command", "secretKeyRef"}
+
+
+def manifest_of(desired: DesiredObject) -> dict[str, Any]:
+    """The object to apply."""
+    return complete(body_of(desired), desired)
 
 
 def applied(desired: DesiredObject, defaults: Resources = KSERVE_DEFAULTS) -> dict[str, Any]:

@@ -60,11 +60,6 @@ class Body(NamedTuple):
     predictor: Mapping[str, Any]
 
 
-def manifest_of(desired: DesiredObject) -> dict[str, Any]:
-    """Return the object to apply."""
-    return complete(body_of(desired), desired)
-
-
 def body_of(desired: DesiredObject) -> Body:
     """Render the part that `restart`, `requests`, `added` and `deployment_id` do not change."""
     asked = desired.spec.deployment_mode

@@ -71,20 +71,16 @@ def parse_service(observed: ObservedObjects) -> ParsedService:
     return observed.cache.parse(_parse, observed.service)
 
 
-def written_at(service: Object) -> datetime:
-    """Return when the spec was last written, by the API server's clock in whole seconds."""
-    times = [
-        parse_time(entry.get("time"))
-        for entry in get_list(service, "metadata", "managedFields")
-        if not entry.get("subresource") and "f:spec" in get_map(entry, "fieldsV1")
-    ]
-    return max((t for t in times if t), default=created_at(service))
-
-
 def _parse(service: Object) -> ParsedService:
     metadata, status = get_map(service, "metadata"), get_map(service, "status")
+    predictor = get_map(service, "spec", "predictor")
     rollout = rollout_of(service)
     entries = get_list(metadata, "managedFields")
+    spec_times = (
+        parse_time(e.get("time"))
+        for e in entries
+        if not e.get("subresource") and "f:spec" in get_map(e, "fieldsV1")
+    )
     status_times = (parse_time(e.get("time")) for e in entries if e.get("subresource") == "status")
     stop_times = (
         parse_time(e.get("time"))
@@ -104,7 +100,7 @@ def _parse(service: Object) -> ParsedService:
         status=status,
         components=tuple(component_specs(service)),
         conditions=conditions,
-        written_at=written_at(service),
+        written_at=max((t for t in spec_times if t), default=created_at(service)),
         status_written_at=max((t for t in status_times if t), default=None),
         stop_requested_at=max((t for t in stop_times if t), default=None),
         deleted_at=parse_time(metadata.get("deletionTimestamp")),
@@ -113,28 +109,27 @@ def _parse(service: Object) -> ParsedService:
             str(c["type"]): error for c in reconciles if (error := reconcile_error(c))
         },
         reconcile_failed=any(map(is_reconcile_error, reconciles)),
-        load_failed=_load_failed(service),
-        serving_runtime=_serving_runtime(service),
+        load_failed=_load_failed(predictor, status),
+        serving_runtime=_serving_runtime(predictor, status),
     )
 
 
-def _load_failed(service: Object) -> bool:
+def _load_failed(predictor: Object, status: Object) -> bool:
     """Return whether KServe reports ModelLoadFailed for a `model`.
 
     It does so for every exit of the model's container, whatever the cause, and never for a
     container of the caller's own.
     """
-    model = get_map(service, "status", "modelStatus")
+    model = get_map(status, "modelStatus")
     return (
-        "model" in get_map(service, "spec", "predictor")
+        "model" in predictor
         and model.get("transitionStatus") == "BlockedByFailedLoad"
         and get_map(model, "lastFailureInfo").get("reason") == "ModelLoadFailed"
     )
 
 
-def _serving_runtime(service: Object) -> str:
+def _serving_runtime(predictor: Object, status: Object) -> str:
     """Return the serving runtime of a `model`; the status keeps that of a former model."""
-    if "model" not in get_map(service, "spec", "predictor"):
+    if "model" not in predictor:
         return ""
-    status = get_map(service, "status")
     return str(status.get("servingRuntimeName") or status.get("clusterServingRuntimeName") or "")

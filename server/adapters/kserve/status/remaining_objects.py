@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from server.adapters.kserve.objects import Object, get_list, get_map, name_of
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
+from server.adapters.kserve.status.parsed_service import ParsedService
 from server.domain.rollout.facts import RemainingObjects
 from server.domain.wording import listed
 
@@ -22,9 +22,8 @@ _COLLECTOR = "garbage collector (kube-controller-manager)"
 _COLLECTOR_AFTER = timedelta(seconds=60)
 
 
-def remaining_objects(observed: ObservedObjects) -> RemainingObjects | None:
+def remaining_objects(service: ParsedService, observed: ObservedObjects) -> RemainingObjects | None:
     """Return the remaining objects of a service that is being deleted or stopped, or None."""
-    service = parse_service(observed)
     if service.deleted_at:
         return _remaining_after_delete(service, service.deleted_at, observed)
     if service.stop_requested_at:

@@ -40,23 +40,23 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
     """Derive the facts. `staleness` must have been updated with the same objects."""
     service = parse_service(observed)
     facts_of_component = knative_facts if service.mode == KNATIVE else standard_facts
-    components = [facts_of_component(c, observed, now) for c in service.components]
+    components = [facts_of_component(c, service, observed, now) for c in service.components]
 
     components_ready = True
     warnings: list[str] = []
     errors: list[Problem] = []
     for component, facts in zip(service.components, components, strict=True):
-        warning = reconcile_warning(component, facts, observed)
+        warning = reconcile_warning(component, facts, service, observed)
         error = service.reconcile_errors.get(component.ready_condition)
         if warning is not None:
             warnings.append(warning)
             continue
         components_ready &= service.is_true(component.ready_condition)
         if error:
-            errors.append(staleness.reconcile_problem(error, observed, now))
+            errors.append(staleness.reconcile_problem(error, service, observed, now))
     ready = components_ready and service.is_true("IngressReady")
     if ready and not warnings and not service.is_true("Ready"):
-        warnings.append(foreign_condition_warning(observed))
+        warnings.append(foreign_condition_warning(service, observed))
     # While a component is not ready KServe may report the ingress as not ready for that reason
     # alone; it publishes an address only once the ingress was ready.
     had_address = bool(service.status.get("address"))
@@ -65,7 +65,7 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
     ingress_fails_at = _ingress_fails_at(service) if components_ready else None
     problems = [e for e in errors if e.since + RECONCILE_ERROR_REPORTED <= now]
     if ingress_fails_at and ingress_fails_at <= now:
-        problems.append(_ingress_problem(observed, ingress_fails_at))
+        problems.append(_ingress_problem(service, observed, ingress_fails_at))
     recheck_times = [
         service.written_at + STALE_ERROR,
         *(e.since + RECONCILE_ERROR_REPORTED for e in errors),
@@ -94,13 +94,14 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
         updates_disabled=observed.release.disables_updates
         and service.annotations.get(UPDATES_DISABLED_ANNOTATION) == "true"
         and service.is_true("Ready"),
-        refusal=staleness.problem(observed, now) or _foreign_object_problem(service, observed),
+        refusal=staleness.problem(service, observed, now)
+        or _foreign_object_problem(service, observed),
         warning="; ".join(filter(None, warnings)),
         problems=tuple(problems),
         unsupported_mode=_unsupported_mode(service, observed),
         recheck_at=min((at for at in recheck_times if at > now), default=None),
-        controller_silent=staleness.is_controller_silent(observed),
-        remaining=remaining_objects(observed),
+        controller_silent=staleness.is_controller_silent(service),
+        remaining=remaining_objects(service, observed),
     )
 
 
@@ -190,8 +191,10 @@ def _ingress_fails_at(service: ParsedService) -> datetime | None:
     return max((t for t in times if t), default=since) + ADMISSION
 
 
-def _ingress_problem(observed: ObservedObjects, fails_at: datetime) -> Problem:
-    ingress = parse_service(observed).conditions["IngressReady"]
+def _ingress_problem(
+    service: ParsedService, observed: ObservedObjects, fails_at: datetime
+) -> Problem:
+    ingress = service.conditions["IngressReady"]
     since = parse_time(ingress.get("lastTransitionTime")) or fails_at
     message = str(ingress.get("message") or "")
     if message:

@@ -13,7 +13,7 @@ Kubernetes drops an object's events after some 25.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -48,13 +48,14 @@ class StalenessCheck:
     """Remember the states in which this process has seen one rollout.
 
     `status`: when the rollout was first seen. `versions`: every resourceVersion of the rollout.
-    `error_since`: since when an error that is newer than the write lasts. `failing_since`: since
-    when KServe fails to reconcile a component.
+    `events`: the present warnings about the service. `error_since`: since when an error that is
+    newer than the write lasts. `failing_since`: since when KServe fails to reconcile a component.
     """
 
     rollout: Rollout | None = None
     status: Object = field(default_factory=dict)
     versions: frozenset[str] = frozenset()
+    events: Sequence[ServiceEvent] = ()
     error_since: datetime | None = None
     failing_since: datetime | None = None
 
@@ -71,20 +72,24 @@ class StalenessCheck:
         versions = check.versions
         if len(versions) < MAX_VERSIONS:
             versions |= {service.version}
-        check = replace(check, versions=versions, failing_since=failing_since)
-        error_since = (check.error_since or now) if check.error(observed, now) else None
+        events = observed.cache.parse(
+            _parse_events, events_by_subject(observed).get(service.uid, ())
+        )
+        check = replace(check, versions=versions, events=events, failing_since=failing_since)
+        error_since = (check.error_since or now) if check.error(service, now) else None
         return replace(check, error_since=error_since)
 
-    def problem(self, observed: ObservedObjects, now: datetime) -> Problem | None:
+    def problem(
+        self, service: ParsedService, observed: ObservedObjects, now: datetime
+    ) -> Problem | None:
         """Return the error that is newer than the write, if any."""
-        error = self.error(observed, now)
+        error = self.error(service, now)
         since = self.error_since or now
         return Problem(error.failure(since, observed), since) if error else None
 
-    def error(self, observed: ObservedObjects, now: datetime) -> KServeError | None:
+    def error(self, service: ParsedService, now: datetime) -> KServeError | None:
         """Return the newest error that is newer than the write: events are more exact."""
-        service = parse_service(observed)
-        errors = [e.error for e in self._new_events(service, observed, now) if e.error]
+        errors = [e.error for e in self._new_events(service, now) if e.error]
         if errors:
             return max(errors, key=lambda e: e.time)
         # KServe's writes carry the resourceVersion that they are based on, so a status that was
@@ -97,39 +102,35 @@ class StalenessCheck:
         )
         return service.status_error if is_new else None
 
-    def is_controller_silent(self, observed: ObservedObjects) -> bool:
+    def is_controller_silent(self, service: ParsedService) -> bool:
         """Return whether KServe has reported nothing since the write, by status or event."""
-        service = parse_service(observed)
         return (
             service.rollout.generation != 1
             and service.status == self.status
             and (service.status_written_at or service.written_at) <= service.written_at
-            and not any(self._new_events(service, observed, service.written_at))
+            and not any(self._new_events(service, service.written_at))
         )
 
     def reconcile_problem(
-        self, error: KServeError, observed: ObservedObjects, now: datetime
+        self, error: KServeError, service: ParsedService, observed: ObservedObjects, now: datetime
     ) -> Problem:
         """Return the problem of a component whose pods are of this rollout.
 
         An error that may be about the write before is not reported until it has lasted: while
         Knative has reported nothing, a reconcile that succeeds leaves it in the status.
         """
-        service, since = parse_service(observed), self.failing_since or now
+        since = self.failing_since or now
         if (
             error.time < service.written_at
             and service.rollout.generation != 1
-            and not any(e.error for e in self._new_events(service, observed, now))
+            and not any(e.error for e in self._new_events(service, now))
         ):
             since = max(since, service.written_at + STALE_ERROR)
         return Problem(error.failure(since, observed), since, RECONCILE_ERROR)
 
-    def _new_events(
-        self, service: ParsedService, observed: ObservedObjects, now: datetime
-    ) -> Iterator[ServiceEvent]:
+    def _new_events(self, service: ParsedService, now: datetime) -> Iterator[ServiceEvent]:
         written_at, first = service.written_at, service.rollout.generation == 1
-        events = events_by_subject(observed).get(service.uid, ())
-        for event in observed.cache.parse(_parse_events, events):
+        for event in self.events:
             last_seen = event.last_seen or written_at
             if (
                 first

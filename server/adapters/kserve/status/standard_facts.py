@@ -19,7 +19,7 @@ from server.adapters.kserve.status.components import (
 )
 from server.adapters.kserve.status.diagnosis import pod_contexts, problems_of, recheck_at
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
+from server.adapters.kserve.status.parsed_service import ParsedService
 from server.adapters.kserve.status.pods.pod_start import starting
 from server.adapters.kserve.status.runtime_changes import (
     edited_runtime,
@@ -49,14 +49,11 @@ class _Progress:
 
 
 def standard_facts(
-    component: ComponentSpec, observed: ObservedObjects, now: datetime
+    component: ComponentSpec, service: ParsedService, observed: ObservedObjects, now: datetime
 ) -> ComponentFacts:
     """Derive the facts of one component of the spec."""
     progress = observed.cache.parse(
-        _parse_progress,
-        parse_service(observed),
-        parsed_deployments(observed),
-        observed.autoscalers,
+        _parse_progress, service, parsed_deployments(observed), observed.autoscalers
     )[component.kind]
     if not progress.deployments:
         return ComponentFacts(ComponentStatus(component.kind, component.min_replicas))

@@ -33,7 +33,7 @@ from server.adapters.kserve.status.knative.revisions import (
     knative_service_of,
 )
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import parse_service
+from server.adapters.kserve.status.parsed_service import ParsedService
 from server.adapters.kserve.status.pods.pod_context import PodContext
 from server.adapters.kserve.status.pods.pod_start import starting
 from server.adapters.kserve.status.runtime_changes import (
@@ -61,10 +61,10 @@ class _RevisionPods:
 
 
 def knative_facts(
-    component: ComponentSpec, observed: ObservedObjects, now: datetime
+    component: ComponentSpec, service: ParsedService, observed: ObservedObjects, now: datetime
 ) -> ComponentFacts:
     """Derive the facts of one component of the spec."""
-    found = knative_service_of(component, observed)
+    found = knative_service_of(component, service, observed)
     if found is None:
         return ComponentFacts(ComponentStatus(component.kind, component.min_scale))
     revisions = {r.name: r for r in (*found.routed, found.latest) if r}
@@ -93,7 +93,7 @@ def knative_facts(
     workloads = [r.workload for r in examined if r.workload]
     enough = all(w.deployment.available >= component.min_scale for w in workloads)
     completed_at = _completed_at(found) if completed else None
-    edited = "" if found.complete else _edited_runtime(component, observed, found)
+    edited = "" if found.complete else _edited_runtime(component, service, found)
     return ComponentFacts(
         _component_status(component, found, new),
         present=True,
@@ -150,11 +150,9 @@ def _recheck_at(
     return min((t for t in times if t and t > now), default=None)
 
 
-def _edited_runtime(
-    component: ComponentSpec, observed: ObservedObjects, found: KnativeService
-) -> str:
+def _edited_runtime(component: ComponentSpec, service: ParsedService, found: KnativeService) -> str:
     templates = (r.obj for r in found.revisions)
-    return edited_runtime(component, parse_service(observed), found.template, templates)
+    return edited_runtime(component, service, found.template, templates)
 
 
 def _completed_at(found: KnativeService) -> datetime | None:

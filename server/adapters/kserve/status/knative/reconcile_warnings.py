@@ -15,7 +15,7 @@ from server.adapters.kserve.status.kserve_errors import (
     without_dry_run_name,
 )
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import parse_service
+from server.adapters.kserve.status.parsed_service import ParsedService
 from server.adapters.kserve.status.pods.redaction import gate_for_service, redacted_message
 from server.domain.rollout.facts import ComponentFacts
 
@@ -28,13 +28,16 @@ LONGEST_MESSAGE = 300
 
 
 def reconcile_warning(
-    component: ComponentSpec, facts: ComponentFacts, observed: ObservedObjects
+    component: ComponentSpec,
+    facts: ComponentFacts,
+    service: ParsedService,
+    observed: ObservedObjects,
 ) -> str | None:
     """Return the warning for a complete component that KServe reports as not ready.
 
     Empty if the cause passes at once; None if there is no such cause.
     """
-    ready = parse_service(observed).conditions.get(component.ready_condition, {})
+    ready = service.conditions.get(component.ready_condition, {})
     if not (facts.complete and facts.attempt and ready.get("reason") == RECONCILE_FAILED):
         return None
     message = redacted_message(gate_for_service(observed), str(ready.get("message") or ""))
@@ -46,13 +49,12 @@ def reconcile_warning(
     return None
 
 
-def foreign_condition_warning(observed: ObservedObjects) -> str:
+def foreign_condition_warning(service: ParsedService, observed: ObservedObjects) -> str:
     """Name the conditions for which Ready is not True although KServe's own parts of it are.
 
     Another controller's condition may have False as its good state, so it is named and not
     interpreted. Empty if Ready is True or missing.
     """
-    service = parse_service(observed)
     ready = service.conditions.get("Ready", {})
     if ready.get("status") in (None, "True"):
         return ""

@@ -29,7 +29,7 @@ from server.adapters.kserve.status.components import (
     parsed_deployments,
 )
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
+from server.adapters.kserve.status.parsed_service import ParsedService
 from server.domain.rollout.status import Component, TrafficShare
 
 _SERVICE_UID_LABEL = "serving.knative.dev/serviceUID"
@@ -76,12 +76,12 @@ class KnativeService:
 
 
 def knative_service_of(
-    component: ComponentSpec, observed: ObservedObjects
+    component: ComponentSpec, service: ParsedService, observed: ObservedObjects
 ) -> KnativeService | None:
     """Return the component's Knative Service, or None."""
     services = observed.cache.parse(
         _parse_services,
-        parse_service(observed),
+        service,
         observed.knative_services,
         observed.revisions,
         parsed_deployments(observed),

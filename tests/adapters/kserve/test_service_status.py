@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from server.adapters.kserve.manifests.field_managers import last_spec_writer
+from server.adapters.kserve.manifests.field_ownership import managers_of
 from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.releases import KSERVE_0_15
 from server.adapters.kserve.status.observed_objects import ObservedObjects
@@ -456,21 +457,21 @@ def test_pods_that_a_deploy_replaced_are_no_edit_of_a_serving_runtime() -> None:
 def test_the_last_writer_of_the_spec_is_named_and_of_one_second_each() -> None:
     observed, now = serving()
     service = dict(observed.service)
-    assert last_spec_writer(service) == "modelservice"
+    assert last_spec_writer(managers_of(service).all) == "modelservice"
 
     def wrote(manager: str, at: datetime, what: str = "f:spec") -> dict[str, Any]:
         return {"manager": manager, "time": stamp(at), "fieldsV1": {what: {}}}
 
     def writer(*later: dict[str, Any]) -> str:
         fields = [*service["metadata"]["managedFields"], *later]
-        return last_spec_writer({"metadata": {"managedFields": fields}})
+        return last_spec_writer(managers_of({"metadata": {"managedFields": fields}}).all)
 
     later, last = wrote("kubectl-edit", now), wrote("argocd", now)
     assert writer(later) == "kubectl-edit"
     assert writer(later, last) == "argocd or kubectl-edit"
     assert writer(wrote("labeller", now, "f:metadata")) == "modelservice"
     assert writer(wrote("status", now) | {"subresource": "status"}) == "modelservice"
-    assert last_spec_writer({"metadata": {}}) == ""
+    assert last_spec_writer(()) == ""
 
 
 def test_a_mode_that_is_not_followed_is_pending() -> None:

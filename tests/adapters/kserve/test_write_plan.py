@@ -13,8 +13,6 @@ from server.adapters.kserve.apply.kserve_config import KServeConfig
 from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.adapters.kserve.manifests.annotations import (
     AddedFields,
-    added_fields_of,
-    restart_of,
     rollout_hash_of,
 )
 from server.adapters.kserve.manifests.manifest import DesiredObject
@@ -112,7 +110,7 @@ def test_a_restart_stamps_its_request_id_so_that_a_retry_changes_nothing() -> No
 def test_a_restart_without_a_request_id_always_restarts() -> None:
     current = applied(DesiredObject(KEY, MODEL))
     plan = planned(Deploy(KEY, None, restart=True), current)
-    assert restart_of(plan.manifest) == FRESH
+    assert parse_object(after(plan)).our_annotations.restart == FRESH
 
 
 @pytest.mark.parametrize("spec", [CONTAINER, SCALED], ids=["pods", "scaling"])
@@ -132,7 +130,8 @@ def test_a_bare_restart_keeps_spec_labels_and_annotations() -> None:
 
 def test_later_writes_carry_the_restart_over() -> None:
     current = applied(DesiredObject(KEY, MODEL, restart="ci-1"))
-    assert restart_of(planned(Deploy(KEY, CONTAINER), current).manifest) == "ci-1"
+    plan = planned(Deploy(KEY, CONTAINER), current)
+    assert parse_object(after(plan)).our_annotations.restart == "ci-1"
 
 
 def test_a_label_that_others_changed_comes_back_with_a_new_rollout() -> None:
@@ -295,7 +294,7 @@ def test_a_write_that_replaces_the_pods_settles_the_probe_anew(deploy: Deploy, h
     probed = plan.with_added(AddedFields(probe=OTHER_PROBE))
     assert str(OTHER_PROBE) in str(probed.manifest)
     assert probed.manifest["metadata"] == plan.manifest["metadata"]
-    assert added_fields_of(after(probed)).probe == OTHER_PROBE
+    assert parse_object(after(probed)).our_annotations.added.probe == OTHER_PROBE
 
 
 LARGE = replace(MODEL, resources=Resources({"memory": "10Gi"}))
@@ -320,9 +319,9 @@ def test_resources_that_were_added_are_settled_anew_with_new_pods() -> None:
     for deploy in (Deploy(KEY, replace(LARGE, env={"A": "1"})), Deploy(KEY, asked)):
         plan = planned(deploy, current)
         assert plan.replaces_pods
-        assert added_fields_of(after(plan)).resources == Resources()
+        assert parse_object(after(plan)).our_annotations.added.resources == Resources()
     added = planned(Deploy(KEY, LARGE), None).with_added(AddedFields(LIMIT))
-    assert added_fields_of(after(added)).resources == LIMIT
+    assert parse_object(after(added)).our_annotations.added.resources == LIMIT
 
 
 def test_a_new_service_gets_a_probe() -> None:

@@ -14,7 +14,6 @@ from server.adapters.kserve.apply.kserve_config import KServeConfig
 from server.adapters.kserve.manifests.annotations import (
     AddedFields,
     origin_of,
-    restart_of,
     rollout_hash_of,
     with_rollout_hash,
 )
@@ -25,10 +24,7 @@ from server.adapters.kserve.manifests.field_ownership import (
 )
 from server.adapters.kserve.manifests.manifest import Body, DesiredObject, body_of, complete
 from server.adapters.kserve.manifests.object_diff import asks_for_same_pods, removes_fields
-from server.adapters.kserve.manifests.object_parser import (
-    PENDING_STATUS,
-    ParsedObject,
-)
+from server.adapters.kserve.manifests.object_parser import ParsedObject
 from server.adapters.kserve.manifests.resource_defaults import container_additions, still_added
 from server.adapters.kserve.modes import (
     FORMER_NAMES,
@@ -104,7 +100,8 @@ class Plan:
             obj = self.current.obj
             preconditions = {name: obj["metadata"][name] for name in ("uid", "resourceVersion")}
             if not self.replaces_pods:
-                manifest = with_rollout_hash(manifest, rollout_hash_of(obj))
+                kept = self.current.our_annotations.rollout_hash
+                manifest = with_rollout_hash(manifest, kept)
         return {**manifest, "metadata": {**manifest["metadata"], **preconditions}}
 
 
@@ -116,7 +113,7 @@ def plan_deploy(
     Raises a ServiceError if the object does not allow the Deploy. `fresh_stamp` has never been
     used before.
     """
-    stored = Stored(current.service(PENDING_STATUS), current.requests) if current else None
+    stored = Stored(current.pending, current.requests) if current else None
     replayed = admit_deploy(deploy, stored)
     if replayed:
         return replayed
@@ -145,7 +142,7 @@ def _desired_object(
     elif current and STOP_ANNOTATION in current.annotations:
         annotations.setdefault(STOP_ANNOTATION, current.annotations[STOP_ANNOTATION])
     # A model's additions depend on its runtime. They stay while its pods stay.
-    held = current.added if current else AddedFields()
+    held = current.our_annotations.added if current else AddedFields()
     if isinstance(spec.serving, ModelPredictor):
         resources = Resources(
             still_added(held.resources.requests, spec.resources.requests),
@@ -186,20 +183,20 @@ def _plan_update(
     release: Release,
     fresh_stamp: str,
 ) -> Plan:
-    obj, managers = current.obj, current.managers
+    obj, managers, ours = current.obj, current.managers, current.our_annotations
     if deploy.spec is None:
         _admit_bare_restart(current)
     # The object as it would be if the pods stay.
     desired = replace(
         desired,
-        restart=restart_of(obj),
+        restart=ours.restart,
         requests=current.requests,
         # The id of a record that is missing is added, which replaces the pods.
-        deployment_id=current.deployment_id or deploy.deployment_id,
+        deployment_id=ours.deployment_id or deploy.deployment_id,
     )
     body = body_of(desired)
     manifest = complete(body, desired)
-    same_hash = rollout_hash_of(manifest) == rollout_hash_of(obj)
+    same_hash = rollout_hash_of(manifest) == ours.rollout_hash
     predictor, held_predictor = manifest["spec"]["predictor"], get_map(obj, "spec", "predictor")
     rescales = any(predictor.get(name) != held_predictor.get(name) for name in SCALING_FIELDS)
     contested = (
@@ -245,11 +242,11 @@ def _plan_update(
 
 def _plan_rollout(deploy: Deploy, plan: Plan, current: ParsedObject) -> Plan:
     """Complete the plan of a write that replaces the pods."""
-    desired, obj = plan.desired, current.obj
-    if deploy.restart and rollout_hash_of(complete(plan.body, desired)) == rollout_hash_of(obj):
+    desired, present = plan.desired, current.our_annotations.rollout_hash
+    if deploy.restart and rollout_hash_of(complete(plan.body, desired)) == present:
         # A retry of the restart that made this rollout.
         return plan
-    generation = int(obj["metadata"]["generation"]) + 1
+    generation = int(current.obj["metadata"]["generation"]) + 1
     is_model = isinstance(desired.spec.serving, ModelPredictor)
     added = AddedFields(Resources() if is_model else desired.added.resources)
     requests = with_request(desired.requests, deploy, plan.action, generation)
@@ -322,7 +319,7 @@ def _reads_as(current: ParsedObject, desired: DesiredObject) -> bool:
         and current.spec == desired.spec
         and current.labels == desired.labels
         and current.annotations == desired.annotations
-        and desired.deployment_id == current.deployment_id
+        and desired.deployment_id == current.our_annotations.deployment_id
         and (not desired.origin or desired.origin == origin_of(current.obj, current.managers))
     )
 

@@ -50,6 +50,38 @@ class AddedFields:
     probe: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OurAnnotations:
+    """Hold our annotations of an object; absent ones are empty.
+
+    `added` is empty if its annotations cannot be parsed. `deployment_id` (of the deployment's
+    record in the registry), and the texts `requests` and `registered`, are empty unless our apply
+    owns them.
+    """
+
+    rollout_hash: str
+    restart: str
+    added: AddedFields
+    deployment_id: str
+    requests: str
+    registered: str
+
+
+def our_annotations(obj: Object, managers: Managers) -> OurAnnotations:
+    """Parse our annotations, except for those texts that few readers need."""
+    texts = {key: str(text) for key, text in get_map(obj, *_PATH).items()}
+    owned = owned_fields(managers.ours, *PREDICTOR, "f:annotations") or {}
+    own = {key: text for key, text in texts.items() if f"f:{key}" in owned}
+    return OurAnnotations(
+        rollout_hash=texts.get(ROLLOUT_ANNOTATION, ""),
+        restart=texts.get(RESTART_ANNOTATION, ""),
+        added=_added_fields(texts),
+        deployment_id=own.get(DEPLOYMENT_ANNOTATION, ""),
+        requests=own.get(REQUESTS_ANNOTATION, ""),
+        registered=own.get(REGISTERED_ANNOTATION, ""),
+    )
+
+
 def rollout_annotations(
     rollout_hash: str, restart: str, added: AddedFields, requests: tuple[PastRequest, ...]
 ) -> dict[str, str]:
@@ -97,14 +129,7 @@ def rollout_hash_of(obj: Object) -> str:
     return str(get_map(obj, *_PATH).get(ROLLOUT_ANNOTATION, ""))
 
 
-def restart_of(obj: Object) -> str:
-    """Return the stamp of the last restart, which later writes carry over."""
-    return str(get_map(obj, *_PATH).get(RESTART_ANNOTATION, ""))
-
-
-def added_fields_of(obj: Object) -> AddedFields:
-    """Return the fields that we added; none if their annotation cannot be parsed."""
-    annotations = get_map(obj, *_PATH)
+def _added_fields(annotations: Mapping[str, str]) -> AddedFields:
     resources = _load(annotations.get(DEFAULTS_ANNOTATION))
     probe = _load(annotations.get(PROBE_ANNOTATION))
     try:
@@ -114,29 +139,24 @@ def added_fields_of(obj: Object) -> AddedFields:
     return AddedFields(added, probe if isinstance(probe, dict) and probe else None)
 
 
-def requests_of(obj: Object, managers: Managers) -> tuple[PastRequest, ...]:
-    """Return the last request_ids, oldest first; none if the annotation is not ours or spoilt."""
+def requests_of(annotations: OurAnnotations) -> tuple[PastRequest, ...]:
+    """Return the last request_ids, oldest first; none if their annotation cannot be parsed."""
     try:
         return tuple(
             PastRequest(str(request_id), str(body), Action(action), int(generation))
-            for request_id, body, action, generation in _load(
-                _own_text(obj, managers, REQUESTS_ANNOTATION)
-            )
+            for request_id, body, action, generation in _load(annotations.requests)
         )
     except (ValueError, TypeError):
         return ()
 
 
-def registered_predictor(obj: Object, managers: Managers, predictor: ServingPredictor) -> Predictor:
+def registered_predictor(annotations: OurAnnotations, predictor: ServingPredictor) -> Predictor:
     """Return the predictor with the registry's names that it was deployed by.
 
     Without those names if there are none, or if the object now runs something else.
     """
-    text = _own_text(obj, managers, REGISTERED_ANNOTATION)
-    if not text:
-        return predictor
     try:
-        names = _load(text)
+        names = _load(annotations.registered)
         if names.pop("runs", "") == content_of(InferenceServiceSpec(predictor)):
             return RegisteredModelPredictor(**names, resolved=predictor)
     except (ValueError, TypeError, AttributeError):
@@ -144,22 +164,11 @@ def registered_predictor(obj: Object, managers: Managers, predictor: ServingPred
     return predictor
 
 
-def deployment_id_of(obj: Object, managers: Managers) -> str:
-    """Return the id of the deployment's record in the registry, or an empty text."""
-    return _own_text(obj, managers, DEPLOYMENT_ANNOTATION)
-
-
 def origin_of(obj: Object, managers: Managers) -> dict[str, str]:
     """Return the labels with the registry's ids."""
     fields = owned_fields(managers.ours, "f:metadata", "f:labels")
     labels = project(get_map(obj, "metadata", "labels"), fields) if fields else {}
     return {key: text for key, text in labels.items() if key.startswith(OUR_PREFIX)}
-
-
-def _own_text(obj: Object, managers: Managers, key: str) -> str:
-    text = str(get_map(obj, *_PATH).get(key, ""))
-    path = (*PREDICTOR, "f:annotations", f"f:{key}")
-    return text if text and owned_fields(managers.ours, *path) is not None else ""
 
 
 def _load(text: str | None) -> Any:

@@ -10,7 +10,6 @@ from datetime import datetime
 
 from server.adapters.kserve.manifests.field_ownership import (
     Entry,
-    managed_entries,
     managers_of,
     owned_fields,
 )
@@ -20,14 +19,14 @@ MOST_OF_A_NAME = 64
 MOST_NAMES = 3
 
 
-def last_spec_writer(service: Object) -> str:
+def last_spec_writer(entries: Iterable[Entry]) -> str:
     """Return the name of the field manager of the newest write to the spec, or an empty text.
 
     The times have whole seconds: all managers of the newest second are named.
     """
     wrote = [
         (time, entry)
-        for entry in managed_entries(service)
+        for entry in entries
         if (time := parse_time(entry.get("time"))) and "f:spec" in get_map(entry, "fieldsV1")
     ]
     newest = max((time for time, _ in wrote), default=None)

@@ -10,9 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from server.adapters.kserve.manifests.annotations import (
-    AddedFields,
-    added_fields_of,
-    deployment_id_of,
+    OurAnnotations,
+    our_annotations,
     registered_predictor,
     requests_of,
 )
@@ -56,14 +55,14 @@ _MANAGED_BY_PATH = f"metadata.labels.{MANAGED_BY_KEY}"
 class ParsedObject:
     """An InferenceService in the API's terms.
 
-    `unmanaged`: ModelService has neither created nor adopted it. `added` are the fields that we
-    wrote beside the spec. `spec` is None where the API has no such kind of predictor.
+    `unmanaged`: ModelService has neither created nor adopted it. `spec` is None where the API has
+    no such kind of predictor.
     """
 
     obj: Object
     managers: Managers
     unmanaged: bool
-    added: AddedFields
+    our_annotations: OurAnnotations
     spec: InferenceServiceSpec | None
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
@@ -71,27 +70,23 @@ class ParsedObject:
     @cached_property
     def requests(self) -> tuple[PastRequest, ...]:
         """The last request_ids, oldest first."""
-        return requests_of(self.obj, self.managers)
-
-    @cached_property
-    def deployment_id(self) -> str:
-        """The id of the deployment's record in the registry, or an empty text."""
-        return deployment_id_of(self.obj, self.managers)
+        return requests_of(self.our_annotations)
 
     @cached_property
     def unsupported(self) -> list[str]:
         """The paths of the fields that were asked for and that the API does not have."""
         spec, fields = self.obj.get("spec", {}), owned_fields(self.managers.all, "f:spec")
+        added = self.our_annotations.added
         if not self.unmanaged:
-            return unsupported_paths(project(spec, fields), self.spec, self.added)
-        paths = unsupported_paths(without_additions(spec, fields), self.spec, self.added)
+            return unsupported_paths(project(spec, fields), self.spec, added)
+        paths = unsupported_paths(without_additions(spec, fields), self.spec, added)
         manager = get_map(self.obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
         # An adoption replaces another manager's label.
         return [*([] if manager == MANAGED_BY_VALUE else [_MANAGED_BY_PATH]), *paths]
 
     def service(self, status: InferenceServiceStatus) -> InferenceService:
         """Return the service; unsupported fields are named in the status message."""
-        return replace(self._service, status=with_paths(status, NOT_SHOWN, self._not_shown))
+        return replace(self.pending, status=with_paths(status, NOT_SHOWN, self._not_shown))
 
     @cached_property
     def _not_shown(self) -> list[str]:
@@ -100,7 +95,8 @@ class ParsedObject:
         return self.unsupported if others_wrote else []
 
     @cached_property
-    def _service(self) -> InferenceService:
+    def pending(self) -> InferenceService:
+        """The service without its status."""
         metadata = self.obj["metadata"]
         delete_time = metadata.get("deletionTimestamp")
         return InferenceService(
@@ -116,8 +112,8 @@ class ParsedObject:
             selectable_labels=dict(metadata.get("labels", {})),
             delete_time=datetime.fromisoformat(delete_time) if delete_time else None,
             unmanaged=self.unmanaged,
-            deployment_id="" if self.unmanaged else self.deployment_id,
-            spec_writer=last_spec_writer(self.obj),
+            deployment_id="" if self.unmanaged else self.our_annotations.deployment_id,
+            spec_writer=last_spec_writer(self.managers.all),
         )
 
 
@@ -144,17 +140,17 @@ def parse_object(obj: Object) -> ParsedObject:
     if not unmanaged:
         asked_spec = project(asked_spec, owned_fields(managers.all, "f:spec"))
     mode = present_name(annotations.pop(MODE_ANNOTATION, ""))
-    added = added_fields_of(obj)
-    spec = parse_spec(asked_spec.get("predictor", {}), mode, added.resources)
-    if spec and not unmanaged:
-        spec = replace(spec, predictor=registered_predictor(obj, managers, spec.serving))
+    ours = our_annotations(obj, managers)
+    spec = parse_spec(asked_spec.get("predictor", {}), mode, ours.added.resources)
+    if spec and ours.registered and not unmanaged:
+        spec = replace(spec, predictor=registered_predictor(ours, spec.serving))
     labels.pop(MANAGED_BY_KEY, None)
     annotations.pop(LAST_APPLIED_ANNOTATION, None)
     return ParsedObject(
         obj=obj,
         managers=managers,
         unmanaged=unmanaged,
-        added=added,
+        our_annotations=ours,
         spec=spec,
         labels={k: text for k, text in labels.items() if not k.startswith(OUR_PREFIX)},
         annotations={k: text for k, text in annotations.items() if not k.startswith(OUR_PREFIX)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from server.adapters.kserve.apply.adoption import adoption_patch, as_owned, ownership_patch
 from server.adapters.kserve.apply.api_server_errors import (
@@ -75,11 +76,7 @@ class ServiceApplier:
 
     async def apply(self, deploy: Deploy) -> Applied:
         """Store the desired spec; see `server.ports.Cluster.apply`."""
-
-        async def attempt(current: CurrentObject) -> Applied:
-            return await self._attempt(deploy, current)
-
-        return await self._retry.run(deploy.key, deploy.deadline, attempt)
+        return await self._retry.run(deploy.key, deploy.deadline, partial(self._attempt, deploy))
 
     async def _attempt(self, deploy: Deploy, current: CurrentObject) -> Applied:
         """Plan and write once. Raises StaleObject instead of an error that rests on the cache."""
@@ -145,7 +142,7 @@ class ServiceApplier:
     async def _refuse_change(self, deploy: Deploy, plan: Plan) -> None:
         """Refuse a change that KServe would not act on; a write that changes nothing passes."""
         answer = await self._write(deploy, plan, dry_run=True)
-        if answer.ok and _action(plan, answer.body) is not Action.UNCHANGED:
+        if answer.ok and _action(plan, rollout_of(answer.body)) is not Action.UNCHANGED:
             raise UpdatesDisabled(
                 f"{deploy.key} has the annotation {UPDATES_DISABLED_ANNOTATION}, so KServe would"
                 " not act on the change; remove it first"
@@ -166,7 +163,8 @@ class ServiceApplier:
         return await self._client.apply(key, manifest, options, force=deploy.force)
 
     def _applied(self, deploy: Deploy, plan: Plan, written: Object) -> Applied:
-        action = _action(plan, written)
+        rollout = rollout_of(written)
+        action = _action(plan, rollout)
         removed = removed_paths(plan.current, written) if plan.current and deploy.force else []
         if deploy.validate_only:
             if plan.adopts:
@@ -181,12 +179,12 @@ class ServiceApplier:
         if "deletionTimestamp" in written["metadata"]:
             raise ServiceDeleting(deploy.key)
         status = with_paths(service.status, REMOVED, removed)
-        return Applied(replace(service, status=status), action, rollout_of(written))
+        return Applied(replace(service, status=status), action, rollout)
 
 
-def _action(plan: Plan, written: Object) -> Action:
+def _action(plan: Plan, written: Rollout) -> Action:
     """Return the action of a write: any change of our fields raises the generation."""
-    if plan.current is None or rollout_of(written) != rollout_of(plan.current.obj):
+    if plan.current is None or written != rollout_of(plan.current.obj):
         return plan.action
     return Action.UNCHANGED
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from server.adapters.kserve.apply.api_server_errors import error_of, is_stale
 from server.adapters.kserve.apply.retry import (
@@ -35,17 +36,11 @@ class ServiceDeleter:
 
     async def delete(self, delete: Delete) -> InferenceService:
         """Begin the deletion; see `server.ports.Cluster.delete`."""
-        options = WriteOptions(delete.validate_only, delete.deadline)
+        return await self._retry.run(delete.key, delete.deadline, partial(self._attempt, delete))
 
-        async def attempt(current: CurrentObject) -> InferenceService:
-            return await self._attempt(delete, current, options)
-
-        return await self._retry.run(delete.key, delete.deadline, attempt)
-
-    async def _attempt(
-        self, delete: Delete, current: CurrentObject, options: WriteOptions
-    ) -> InferenceService:
+    async def _attempt(self, delete: Delete, current: CurrentObject) -> InferenceService:
         """Delete once. Raises StaleObject instead of an error that rests on the cache."""
+        options = WriteOptions(delete.validate_only, delete.deadline)
         parsed = current.parsed
         try:
             admitted = admit_delete(delete, parsed.service(PENDING_STATUS) if parsed else None)

@@ -24,12 +24,12 @@ def container_additions(asked: Resources, defaults: Resources) -> Resources:
     """
     return Resources(
         {
-            name: _lower(default, asked.limits.get(name))
+            name: min(default, limit, key=value) if (limit := asked.limits.get(name)) else default
             for name, default in sorted(defaults.requests.items())
             if name not in asked.requests
         },
         {
-            name: _higher(default, asked.requests.get(name))
+            name: max(default, least, key=value) if (least := asked.requests.get(name)) else default
             for name, default in sorted(defaults.limits.items())
             if name not in asked.limits
         },
@@ -60,11 +60,3 @@ def model_additions(asked: Resources, own: Resources) -> Resources:
 def still_added(added: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, str]:
     """Return the quantities that were added before and are not asked for now."""
     return {name: text for name, text in added.items() if name not in asked}
-
-
-def _lower(default: str, limit: str | None) -> str:
-    return min(default, limit, key=value) if limit else default
-
-
-def _higher(default: str, request: str | None) -> str:
-    return max(default, request, key=value) if request else default

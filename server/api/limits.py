@@ -14,7 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from server.domain.errors import FieldViolation, refuse_violations
-from server.domain.kubernetes.names import count_violations
+from server.domain.kubernetes.names import Count, count_violations
 from server.domain.registry import registry_validation
 from server.domain.service import resource_validation, spec_validation, validation
 
@@ -63,8 +63,9 @@ class _Limited(NamedTuple):
 
 def _violations(message: Message, prefix: str) -> Iterator[FieldViolation]:
     counted, nested = _limited(message.DESCRIPTOR)
-    for name, most in counted:
-        yield from count_violations(f"{prefix}{name}", len(getattr(message, name)), most)
+    yield from count_violations(
+        Count(f"{prefix}{name}", len(getattr(message, name)), most) for name, most in counted
+    )
     for name in nested:
         if not message.HasField(name):
             continue
@@ -73,7 +74,8 @@ def _violations(message: Message, prefix: str) -> Iterator[FieldViolation]:
         if most_bytes is None:
             yield from _violations(inner, f"{prefix}{name}.")
         else:
-            yield from count_violations(f"{prefix}{name}", inner.ByteSize(), most_bytes, " bytes")
+            size = Count(f"{prefix}{name}", inner.ByteSize(), most_bytes, " bytes")
+            yield from count_violations([size])
 
 
 @cache

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from server.domain.errors import FieldViolation
 
@@ -115,11 +116,23 @@ def word_problem(text: str, longest: int) -> str | None:
     return None
 
 
-def count_violations(path: str, count: int, most: int, what: str = "") -> Iterator[FieldViolation]:
-    """Check the number of entries of the list or map at `path`; `what` names what is counted, if
-    needed."""
-    if count > most:
-        yield FieldViolation(path, f"must have at most {most}{what}, got {count}")
+class Count(NamedTuple):
+    """Hold the number of entries of the list or map at `path`, and the most that it may have.
+
+    `unit`: the words after the number, if needed.
+    """
+
+    path: str
+    number: int
+    most: int
+    unit: str = ""
+
+
+def count_violations(counts: Iterable[Count]) -> Iterator[FieldViolation]:
+    """Find the lists and maps that have too many entries."""
+    for path, number, most, unit in counts:
+        if number > most:
+            yield FieldViolation(path, f"must have at most {most}{unit}, got {number}")
 
 
 def violation_at(path: str, problem: str | None) -> Iterator[FieldViolation]:

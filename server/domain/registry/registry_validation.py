@@ -13,6 +13,7 @@ from typing import Any
 
 from server.domain.errors import FieldViolation, refuse_violations
 from server.domain.kubernetes.names import (
+    Count,
     count_violations,
     dns_label_problem,
     escaped,
@@ -203,7 +204,7 @@ def _description_violations(text: str) -> Iterator[FieldViolation]:
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from count_violations("labels", len(labels), MOST_LABELS)
+    yield from count_violations([Count("labels", len(labels), MOST_LABELS)])
     for key, value in labels.items():
         yield from violation_at(field_path("labels", key), qualified_name_problem(key))
         yield from violation_at(field_path("labels", key), label_value_problem(value))

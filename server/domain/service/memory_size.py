@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import chain
 
 from server.domain.service.inference_service import (
     ContainerPredictor,
@@ -30,24 +29,20 @@ def size_in_memory(
     The same texts always count the same. The estimate is close for a service of one pod on KServe,
     and high for the local cluster.
     """
-    texts = chain(_of_maps(labels, annotations), _of_spec(spec) if spec else ())
-    return SERVICE_BYTES + sum(map(_text_bytes, texts))
+    maps, texts = [labels, annotations], list[str]()
+    if spec:
+        resources = spec.resources
+        maps += [spec.env, spec.node_selector, resources.requests, resources.limits]
+        texts += _other_texts(spec)
+    for entries in maps:
+        texts += [*entries.keys(), *entries.values()]
+    return SERVICE_BYTES + sum(
+        TEXT_BYTES + len(text) * (1 if text.isascii() else WIDE) for text in texts
+    )
 
 
-def _text_bytes(text: str) -> int:
-    return TEXT_BYTES + len(text) * (1 if text.isascii() else WIDE)
-
-
-def _of_maps(*maps: Mapping[str, str]) -> Iterator[str]:
-    for texts in maps:
-        for key, value in texts.items():
-            yield key
-            yield value
-
-
-def _of_spec(spec: InferenceServiceSpec) -> Iterator[str]:
-    resources = spec.resources
-    yield from _of_maps(spec.env, spec.node_selector, resources.requests, resources.limits)
+def _other_texts(spec: InferenceServiceSpec) -> Iterator[str]:
+    """Yield the texts of a spec that are not in a map of texts."""
     for name, reference in spec.secret_env.items():
         yield from (name, reference.secret, reference.key)
     for toleration in spec.tolerations:

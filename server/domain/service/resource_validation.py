@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from server.domain.errors import FieldViolation
 from server.domain.kubernetes.names import (
+    Count,
     count_violations,
     escaped,
     field_path,
@@ -23,6 +24,12 @@ _HUGE_PAGES = "hugepages-"
 
 def resource_violations(resources: Resources) -> Iterator[FieldViolation]:
     """Find violations that Kubernetes would only refuse when it creates the pods."""
+    yield from count_violations(
+        [
+            Count("spec.resources.requests", len(resources.requests), MOST_RESOURCES),
+            Count("spec.resources.limits", len(resources.limits), MOST_RESOURCES),
+        ]
+    )
     yield from _amount_violations("spec.resources.requests", resources.requests)
     yield from _amount_violations("spec.resources.limits", resources.limits)
     for name, text in resources.requests.items():
@@ -31,7 +38,6 @@ def resource_violations(resources: Resources) -> Iterator[FieldViolation]:
 
 
 def _amount_violations(path: str, quantities: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from count_violations(path, len(quantities), MOST_RESOURCES)
     for name, text in quantities.items():
         yield from violation_at(
             field_path(path, name), _name_problem(name) or _amount_problem(name, text)

@@ -8,6 +8,7 @@ from itertools import chain
 
 from server.domain.errors import FieldViolation
 from server.domain.kubernetes.names import (
+    Count,
     count_violations,
     data_key_problem,
     dns_subdomain_problem,
@@ -78,11 +79,10 @@ def spec_violations(
     yield from predictor_violations(spec.predictor)
     yield from _option_violations(spec)
     yield from mode_violations(spec, DEPLOYMENT_MODES.get(spec.deployment_mode, ""), annotations)
-    if isinstance(_served_by(spec.predictor), ContainerPredictor):
+    served_by = _served_by(spec.predictor)
+    if isinstance(served_by, ContainerPredictor):
         yield from _container_variable_violations(spec)
-    yield from _size_violations(
-        chain(_option_texts(spec), _predictor_texts(_served_by(spec.predictor)))
-    )
+    yield from _size_violations(chain(_option_texts(spec), _predictor_texts(served_by)))
 
 
 def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
@@ -141,6 +141,14 @@ def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
 
 
 def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
+    variables = len(options.env) + len(options.secret_env)
+    yield from count_violations(
+        [
+            Count("spec.env", variables, MOST_VARIABLES, " with those of secret_env"),
+            Count("spec.node_selector", len(options.node_selector), MOST_NODE_LABELS),
+            Count("spec.tolerations", len(options.tolerations), MOST_TOLERATIONS),
+        ]
+    )
     yield from _environment_violations(options)
     yield from resource_violations(options.resources)
     yield from _scaling_violations(options.scaling)
@@ -158,8 +166,9 @@ def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
 
 def _container_violations(container: ContainerPredictor) -> Iterator[FieldViolation]:
     yield from violation_at("spec.container.image", word_problem(container.image, LONGEST_IMAGE))
-    yield from _argument_violations("spec.container.command", container.command)
-    yield from _argument_violations("spec.container.args", container.args)
+    yield from _argument_violations(
+        {"spec.container.command": container.command, "spec.container.args": container.args}
+    )
     if not 0 <= container.port <= 65535:
         why = f"must be from 1 to 65535, or 0 for KServe's default, got {container.port}"
         yield FieldViolation("spec.container.port", why)
@@ -175,7 +184,7 @@ def _model_violations(model: ModelPredictor) -> Iterator[FieldViolation]:
         why = "must be the name of a serving runtime of the cluster, not an image, got"
         yield FieldViolation("spec.model.runtime", f"{why} {escaped(model.runtime)}")
     yield from _one_of("spec.model.protocol_version", model.protocol_version, PROTOCOLS)
-    yield from _argument_violations("spec.model.args", model.args)
+    yield from _argument_violations({"spec.model.args": model.args})
 
 
 def _registered_violations(registered: RegisteredModelPredictor) -> Iterator[FieldViolation]:
@@ -193,15 +202,16 @@ def _served_by(predictor: Predictor) -> Predictor | None:
     return predictor.resolved if isinstance(predictor, RegisteredModelPredictor) else predictor
 
 
-def _argument_violations(path: str, arguments: tuple[str, ...]) -> Iterator[FieldViolation]:
-    yield from count_violations(path, len(arguments), MOST_ARGUMENTS)
-    for index, argument in enumerate(arguments):
-        yield from violation_at(f"{path}[{index}]", _string_problem(argument))
+def _argument_violations(lists: Mapping[str, tuple[str, ...]]) -> Iterator[FieldViolation]:
+    """Check lists of arguments by their paths."""
+    counts = (Count(path, len(arguments), MOST_ARGUMENTS) for path, arguments in lists.items())
+    yield from count_violations(counts)
+    for path, arguments in lists.items():
+        for index, argument in enumerate(arguments):
+            yield from violation_at(f"{path}[{index}]", _string_problem(argument))
 
 
 def _environment_violations(options: ServingOptions) -> Iterator[FieldViolation]:
-    count = len(options.env) + len(options.secret_env)
-    yield from count_violations("spec.env", count, MOST_VARIABLES, " with those of secret_env")
     for name, value in options.env.items():
         path = field_path("spec.env", name)
         yield from violation_at(path, _variable_problem(name))
@@ -262,7 +272,6 @@ def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
 
 
 def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from count_violations("spec.node_selector", len(node_selector), MOST_NODE_LABELS)
     for key, value in node_selector.items():
         path = field_path("spec.node_selector", key)
         yield from violation_at(path, qualified_name_problem(key))
@@ -270,7 +279,6 @@ def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[Fiel
 
 
 def _toleration_violations(tolerations: tuple[Toleration, ...]) -> Iterator[FieldViolation]:
-    yield from count_violations("spec.tolerations", len(tolerations), MOST_TOLERATIONS)
     for index, toleration in enumerate(tolerations):
         yield from _one_toleration_violations(f"spec.tolerations[{index}]", toleration)
 

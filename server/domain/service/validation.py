@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from server.domain.errors import FieldViolation, refuse_violations
 from server.domain.kubernetes.names import (
+    Count,
     count_violations,
     dns_label_problem,
     escaped,
@@ -108,6 +109,12 @@ def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
         given = escaped(deploy.request_id)
         why = f"must have 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', got {given}"
         yield FieldViolation("request_id", why)
+    yield from count_violations(
+        [
+            Count("labels", len(deploy.labels), MOST_LABELS),
+            Count("annotations", len(deploy.annotations), MOST_ANNOTATIONS),
+        ]
+    )
     yield from _label_violations(deploy.labels)
     yield from _annotation_violations(deploy.annotations)
     if deploy.spec is not None:
@@ -159,7 +166,6 @@ def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
 
 
 def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from count_violations("labels", len(labels), MOST_LABELS)
     for key, value in labels.items():
         path = field_path("labels", key)
         yield from violation_at(path, qualified_name_problem(key) or _our_key_problem(key))
@@ -167,7 +173,6 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[FieldViolation]:
 
 
 def _annotation_violations(annotations: Mapping[str, str]) -> Iterator[FieldViolation]:
-    yield from count_violations("annotations", len(annotations), MOST_ANNOTATIONS)
     if sum(size(k) + size(v) for k, v in annotations.items()) > MOST_ANNOTATION_BYTES:
         yield FieldViolation(
             "annotations", f"must have at most {MOST_ANNOTATION_BYTES >> 10} KiB in total"

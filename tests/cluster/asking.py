@@ -11,13 +11,14 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 
 Answer = TypeVar("Answer", bound=Message)
 
 MODEL = "gs://kfserving-examples/models/sklearn/1.0/model"
 SKLEARN_IMAGE = "kserve/sklearnserver:latest"
-TIMEOUT = 60.0
+TIMEOUT = PATIENCE_SECONDS
 
 State = services_pb.InferenceServiceStatus.State
 Reason = services_pb.Failure.Reason

@@ -12,6 +12,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceStatus
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import Refusal, refusal_of
 
 Until = pb.WatchStatusRequest.Until
@@ -50,21 +51,27 @@ class Recording:
         return [s for i, s in enumerate(states) if i == 0 or s != states[i - 1]]
 
     def wait(
-        self, condition: Callable[[InferenceService], object], what: str, timeout: float = 60.0
+        self,
+        condition: Callable[[InferenceService], object],
+        what: str,
+        timeout: float = PATIENCE_SECONDS,
     ) -> InferenceService:
         """The first service told, now or later, for which `condition` holds."""
         deadline = time.monotonic() + timeout
-        while (found := next(filter(condition, self.services), None)) is None:
-            assert self._thread.is_alive(), f"ended before {what}:\n{self.told()}"
+        while True:
+            # Read first: the last service and the end may come at any moment.
+            ended = not self._thread.is_alive()
+            if (found := next(filter(condition, self.services), None)) is not None:
+                return found
+            assert not ended, f"ended before {what}:\n{self.told()}"
             assert time.monotonic() < deadline, f"{what}: not within {timeout} s:\n{self.told()}"
             time.sleep(0.02)
-        return found
 
     def wait_state(
         self,
         state: InferenceServiceStatus.State.ValueType,
         generation: int,
-        timeout: float = 60.0,
+        timeout: float = PATIENCE_SECONDS,
     ) -> InferenceService:
         """The first service of this generation, now or later, that is in this state."""
         return self.wait(

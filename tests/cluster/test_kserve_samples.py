@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
@@ -65,5 +67,10 @@ def expect_ready(cluster: Cluster, stub: ModelServiceStub, namespace: str, *file
     for name in named:
         service = wait_ready(stub, namespace, name, get(stub, namespace, name).rollout_id)
         assert service.status.state == State.STATE_READY
-        conditions = stored(cluster, namespace, name)["status"]["conditions"]
-        assert {c["type"]: c["status"] for c in conditions}["Ready"] == "True"
+        # KServe takes a write that it has lost to another for not ready, and tries again.
+        wait_until(partial(_kserve_is_ready, cluster, namespace, name), f"KServe: {name} is Ready")
+
+
+def _kserve_is_ready(cluster: Cluster, namespace: str, name: str) -> bool:
+    conditions = stored(cluster, namespace, name)["status"]["conditions"]
+    return {c["type"]: c["status"] for c in conditions}["Ready"] == "True"

@@ -6,10 +6,13 @@ Knative puts out pods that fail and makes new ones, whose restarts count from 0 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from itertools import groupby
 from typing import Any
 
 import pytest
 from grpc import StatusCode
+from kubernetes.client.exceptions import NotFoundException
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Lab, wait_until
@@ -75,8 +78,10 @@ class FailedUpdate:
         assert set(states[:failed]) <= UNDER_WAY, self.heard.told()
         told = [service.status for service in self.heard.services if service.generation == 2]
         assert all(status.serving for status in told), self.heard.told()
-        failures = {s.failure.reason for s in told if s.state == State.STATE_DEGRADED}
-        assert set(map(Reason.Name, failures)) == {reason}
+        failures = (s.failure.reason for s in told if s.state == State.STATE_DEGRADED)
+        reasons = [name for name, _ in groupby(map(Reason.Name, failures))]
+        # On a slow machine the deadline may pass before a pod shows the cause.
+        assert reasons in ([reason], ["REASON_PROGRESS_DEADLINE", reason]), self.heard.told()
 
 
 @pytest.fixture
@@ -94,7 +99,9 @@ def test_a_failed_update_stays_degraded_while_its_pods_are_replaced(
     for _ in range(RECREATIONS):
         old = failed.failing_pods()
         for pod in old.values():
-            failed.lab.delete({"apiVersion": "v1", "kind": "Pod", **pod})
+            # Knative may have put it out meanwhile.
+            with suppress(NotFoundException):
+                failed.lab.delete({"apiVersion": "v1", "kind": "Pod", **pod})
         wait_until(lambda old=set(old): failed.replaced(old), "the next pod fails")
     wait_until(failed.knative_gave_up, "Knative says that the update failed")
     failed.assert_told_as_ever(CAUSES[image])

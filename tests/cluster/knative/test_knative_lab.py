@@ -45,7 +45,11 @@ def test_what_nobody_calls_goes_to_zero_and_stays_ready(lab: Lab, namespace: str
     lab.apply(inference_service("idle", namespace, {"minReplicas": 0, **model("sklearn")}))
     wait_until(lambda: ready(lab, namespace, "idle") == "True", "idle is Ready")
     wait_until(lambda: not lab.get(PODS.format(namespace))["items"], "idle has no pod")
-    assert condition(revision(lab, namespace, "idle"), "Active") == ("False", "NoTraffic")
+    # The Revision is told after its Deployment is scaled.
+    wait_until(
+        lambda: condition(revision(lab, namespace, "idle"), "Active") == ("False", "NoTraffic"),
+        "its Revision is not active",
+    )
     assert ready(lab, namespace, "idle") == "True"
 
 
@@ -65,15 +69,24 @@ def test_scripted_pods_have_a_proxy_that_runs_and_is_not_ready(
 ) -> None:
     lab.apply(inference_service("iris", namespace, container(image)))
 
-    def serving() -> dict[str, Any]:
-        return containers(lab, namespace, "iris").get("kserve-container", {})
+    seen: dict[str, dict[str, Any]] = {}
 
-    wait_until(lambda: told(serving().get("state", {})), f"{image} is told")
-    proxy = containers(lab, namespace, "iris")["queue-proxy"]
+    def is_told() -> bool:
+        seen.update(containers(lab, namespace, "iris"))
+        return told(seen.get("kserve-container", {}).get("state", {}))
+
+    wait_until(is_told, f"{image} is told")
+    serving, proxy = seen["kserve-container"], seen["queue-proxy"]
     assert "running" in proxy["state"]
     assert (proxy["ready"], proxy["restartCount"]) == (False, 0)
-    assert serving()["ready"] is ("running" in serving()["state"])
-    assert condition(knative_service(lab, namespace, "iris"), "Ready")[0] == "Unknown"
+    assert serving["ready"] is ("running" in serving["state"])
+
+    def readiness() -> str:
+        return condition(knative_service(lab, namespace, "iris"), "Ready")[0]
+
+    wait_until(readiness, "Knative says whether it is ready")
+    # Of a crash it says False once it has looked at the pod again.
+    assert readiness() in ("Unknown", "False")
 
 
 def test_a_slow_pod_is_ready_once_its_proxy_is(lab: Lab, namespace: str) -> None:

@@ -71,7 +71,7 @@ def test_updates_of_the_knative_service_that_a_policy_denies_degrade_what_serves
     def reconcile_fails() -> bool:
         touch(lab, namespace)
         conditions: list[dict[str, Any]] = stored(lab, namespace, "iris")["status"]["conditions"]
-        return any(c.get("reason") == "ReconcileFailed" for c in conditions)
+        return any("frozen by the test" in c.get("message", "") for c in conditions)
 
     wait_until(reconcile_fails, "KServe cannot reconcile the Knative Service")
     degraded = heard.wait_state(State.STATE_DEGRADED, 1)

@@ -35,6 +35,7 @@ from tests.cluster.objects import stored
 from tests.cluster.recording import Recording
 from tests.cluster.serving import ROOT
 from tests.cluster.test_rollouts import available, pods
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
 pytestmark = pytest.mark.parametrize("release_lab", ["0.15"], indirect=True)
@@ -184,7 +185,7 @@ def test_a_kserve_that_is_older_is_refused_at_the_start_by_name(lab: Lab, tmp_pa
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
     assert ended.returncode == 2
     last = ended.stderr.splitlines()[-1]

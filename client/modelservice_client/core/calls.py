@@ -1,0 +1,111 @@
+"""Call the RPCs that have one answer, repeated while that is safe and can help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar
+
+from google.protobuf.message import Message
+from modelservice.v1.inference_service_pb2 import InferenceServiceSpec
+from modelservice.v1.model_service_pb2 import DeployRequest, DeployResponse
+
+from modelservice_client.core import rpcs
+from modelservice_client.core.errors import ModelServiceError, NotReachable
+from modelservice_client.core.retry import Policy
+from modelservice_client.core.rpcs import Rpc
+from modelservice_client.core.steps import Pause, Routine, Send
+
+Req = TypeVar("Req", bound=Message)
+Res = TypeVar("Res", bound=Message)
+
+
+class DeployFields(TypedDict, total=False):
+    """The fields of a DeployRequest, as keyword arguments; its comments say what they mean."""
+
+    namespace: str
+    name: str
+    spec: InferenceServiceSpec
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    etag: str
+    request_id: str
+    validate_only: bool
+    restart: bool
+    force: bool
+    create_only: bool
+
+
+def deploy_request(
+    request: DeployRequest | None, fields: DeployFields, new_id: Callable[[], str]
+) -> DeployRequest:
+    """Return a copy of the request with the fields, and with a request_id."""
+    asked = DeployRequest()
+    if request is not None:
+        asked.CopyFrom(request)
+    asked.MergeFrom(DeployRequest(**fields))
+    if not asked.request_id:
+        asked.request_id = new_id()
+    return asked
+
+
+def call(policy: Policy, rpc: Rpc[Req, Res], request: Req, timeout: float | None) -> Routine[Res]:
+    """Make a call, and repeat it until it succeeds, fails for good, or `timeout` seconds are over.
+
+    A request that is not repeatable is repeated only where the server says that it did nothing.
+    """
+    retry = policy.begin(rpc.method, timeout)
+    lost = False
+    while True:
+        retry.begin_attempt()
+        try:
+            response: Res = yield Send(rpc, request, retry.attempt_seconds())
+            return response
+        except ModelServiceError as error:
+            error.earlier_attempt_lost = lost
+            may_be_done = isinstance(error, NotReachable) or error.reason in _OUTCOME_UNKNOWN
+            if may_be_done and not rpc.repeatable:
+                raise
+            pause = retry.pause_after(error)
+        if may_be_done:
+            lost = True
+            request = _repeated(request)
+        yield Pause(pause)
+
+
+def deploy(
+    policy: Policy, request: DeployRequest, timeout: float | None
+) -> Routine[DeployResponse]:
+    """Deploy; an error has the request_id."""
+    try:
+        return (yield from call(policy, rpcs.DEPLOY, request, timeout))
+    except ModelServiceError as error:
+        error.request_id = request.request_id
+        raise
+
+
+# Of these the server does not say whether something was written.
+_OUTCOME_UNKNOWN = ("WRITE_OUTCOME_UNKNOWN", "REGISTRY_UNAVAILABLE")
+
+
+def _repeated(request: Req) -> Req:
+    """Return the request to send after an attempt that may have been done: what is deleted then is
+    no error."""
+    if "allow_missing" not in request.DESCRIPTOR.fields_by_name:
+        return request
+    repeated: Any = type(request)()
+    repeated.CopyFrom(request)
+    repeated.allow_missing = True
+    return repeated  # type: ignore[no-any-return]
+
+
+def first_page(request: Req) -> Req:
+    """Return a copy of a request to list, for its pages."""
+    first = type(request)()
+    first.CopyFrom(request)
+    return first
+
+
+def turn_page(request: Any, page: Any) -> bool:
+    """Turn the request to the page after this one; False after the last one."""
+    request.page_token = page.next_page_token
+    return bool(page.next_page_token)

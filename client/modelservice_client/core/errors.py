@@ -1,0 +1,305 @@
+"""The errors that a client raises, and their translation from a gRPC status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+from modelservice.v1.inference_service_pb2 import Failure, InferenceService
+
+_DOMAIN = "modelservice"
+_DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_LONGEST_TEXT = 4096
+
+# The codes of a lost connection, a proxy, or a server that hangs, where there is no reason.
+_LOST = (
+    StatusCode.UNAVAILABLE,
+    StatusCode.DEADLINE_EXCEEDED,
+    StatusCode.UNKNOWN,
+    StatusCode.INTERNAL,
+    StatusCode.CANCELLED,
+)
+# A handshake that fails so fails again: the other side has another certificate, or speaks no TLS.
+_TLS_REFUSED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Hostname Verification Check")
+
+
+class FieldViolation(NamedTuple):
+    """A refused field: its path, such as `spec.scaling.max_replicas`, and what it must be."""
+
+    path: str
+    description: str
+
+
+class ModelServiceError(Exception):
+    """A call failed. The base of every error that a client raises for a call.
+
+    code: the gRPC status code.
+    reason: the ErrorReason without its prefix, such as "ETAG_MISMATCH"; empty where the error does
+        not come from ModelService. Subclasses stand for reasons; new reasons get the class of their
+        code, or this one.
+    message: the server's explanation.
+    details: the things concerned by name, as the reason's comment in errors.proto lists them.
+    violations: the refused fields of an INVALID_ARGUMENT.
+    retry_after: the seconds after which the server expects the same request to succeed; None where
+        it does not. The client has already waited and tried again within the call's timeout.
+    service: the state of the service that was received last, where one was awaited.
+    request_id: the request_id of a Deploy. Deploying again with it continues the same rollout.
+    earlier_attempt_lost: an earlier attempt of this call was sent and not answered, so that it may
+        have been done: an ETAG_MISMATCH or ALREADY_EXISTS can be about this call's own write.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: StatusCode = StatusCode.UNKNOWN,
+        reason: str = "",
+        details: Mapping[str, str] | None = None,
+        violations: tuple[FieldViolation, ...] = (),
+        failure: Failure | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.details = dict(details or {})
+        self.violations = violations
+        self.failure = failure
+        self.retry_after = retry_after
+        self.service: InferenceService | None = None
+        self.request_id = ""
+        self.earlier_attempt_lost = False
+
+    def __str__(self) -> str:
+        lines = [f"{' '.join(filter(None, (self.code.name, self.reason)))}: {self.message}"]
+        lines += [f"{path}: {description}" for path, description in self.violations]
+        if failure := self.failure:
+            name = Failure.Reason.Name(failure.reason) if _is_known(failure) else failure.reason
+            lines.append(f"{str(name).removeprefix('REASON_')}: {failure.message}")
+            if failure.remedy:
+                lines.append(f"remedy: {failure.remedy}")
+            lines += [f"  | {line}" for line in failure.log_lines]
+        if self.earlier_attempt_lost:
+            lines.append("an earlier attempt of this call was not answered, and may have been done")
+        return "\n".join(lines)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may succeed later by itself."""
+        return self.retry_after is not None
+
+
+class NotReachable(ModelServiceError):
+    """No server answered: there is no connection, it was cut, or a proxy answered in its place.
+
+    It is raised after `patience` without an answer or at the call's timeout, and at once where the
+    TLS handshake fails for good. `code` is the one that gRPC gave last.
+    """
+
+    @property
+    def passes(self) -> bool:
+        """Whether another attempt can help."""
+        return not any(text in self.message for text in _TLS_REFUSED)
+
+
+class ClientClosed(ModelServiceError):
+    """The client was closed before the call ended."""
+
+
+class Timeout(ModelServiceError):
+    """The wait was not decided within its timeout. `service` is the last state. The rollout goes
+    on: wait again for it."""
+
+
+class RolloutEnded(ModelServiceError):
+    """The awaited rollout cannot become ready. `service` is the state that decided it."""
+
+
+class RolloutFailed(RolloutEnded):
+    """The awaited rollout failed; `failure` says why, with a remedy and log lines. If
+    `failure.retrying`, it can still recover."""
+
+    failure: Failure
+
+    def __init__(self, message: str, *, failure: Failure | None = None, **others: object) -> None:
+        super().__init__(message, failure=failure or Failure(), **others)  # type: ignore[arg-type]
+
+
+class Superseded(RolloutEnded):
+    """A newer rollout of the same service replaced the awaited one."""
+
+
+class ServiceStopped(RolloutEnded):
+    """The service is stopped, so that the awaited rollout does not become ready."""
+
+
+class ServiceDeleted(RolloutEnded):
+    """The service of the awaited rollout is gone, is being deleted, or was created again."""
+
+
+class InvalidRequest(ModelServiceError):
+    """The request breaks a rule; `violations` has the fields. Nothing was written."""
+
+
+class RequestIdReused(InvalidRequest):
+    """The request_id was used for another Deploy before."""
+
+
+class NotFound(ModelServiceError):
+    """What the request names does not exist: a namespace, a model, a version, an environment."""
+
+
+class ServiceNotFound(NotFound):
+    """There is no such service."""
+
+
+class AlreadyExists(ModelServiceError):
+    """There is a service, or a resource of the registry, of that name."""
+
+
+class Refused(ModelServiceError):
+    """The request is valid, and the present state does not allow it; `reason` says which."""
+
+
+class ServiceDeleting(Refused):
+    """The service is being deleted. Deploy after `wait_gone`."""
+
+
+class NotManaged(Refused):
+    """Another client created the service. `force` takes it over."""
+
+
+class FieldConflict(Refused):
+    """Another client set fields that the Deploy would change. `force` takes them over."""
+
+
+class Conflict(ModelServiceError):
+    """Somebody else wrote at the same time."""
+
+
+class EtagMismatch(Conflict):
+    """The resource has changed since its etag was read. Read it again and decide again."""
+
+
+class PermissionDenied(ModelServiceError):
+    """The caller may not do this."""
+
+
+class Unauthenticated(ModelServiceError):
+    """The call carried no valid credentials."""
+
+
+class ResourceExhausted(ModelServiceError):
+    """A quota or a limit is reached; with `retry_after` it passes by itself."""
+
+
+class Unavailable(ModelServiceError):
+    """The server answers that it cannot serve this now: it starts or stops, or has lost the cluster
+    or the registry's database."""
+
+
+class ServerError(ModelServiceError):
+    """A bug in the server."""
+
+
+_BY_REASON: Mapping[str, type[ModelServiceError]] = {
+    "REQUEST_ID_REUSED": RequestIdReused,
+    "SERVICE_NOT_FOUND": ServiceNotFound,
+    "ROLLOUT_GONE": ServiceDeleted,
+    "ROLLOUT_FAILED": RolloutFailed,
+    "ROLLOUT_SUPERSEDED": Superseded,
+    "SERVICE_STOPPED": ServiceStopped,
+    "SERVICE_DELETING": ServiceDeleting,
+    "NOT_MANAGED": NotManaged,
+    "FIELD_CONFLICT": FieldConflict,
+    "ETAG_MISMATCH": EtagMismatch,
+}
+_BY_CODE: Mapping[StatusCode, type[ModelServiceError]] = {
+    StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    StatusCode.NOT_FOUND: NotFound,
+    StatusCode.ALREADY_EXISTS: AlreadyExists,
+    StatusCode.FAILED_PRECONDITION: Refused,
+    StatusCode.ABORTED: Conflict,
+    StatusCode.PERMISSION_DENIED: PermissionDenied,
+    StatusCode.UNAUTHENTICATED: Unauthenticated,
+    StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    StatusCode.UNAVAILABLE: Unavailable,
+    StatusCode.INTERNAL: ServerError,
+}
+
+
+def error_of(
+    code: StatusCode, message: str, metadata: Iterable[tuple[str, str | bytes]]
+) -> ModelServiceError:
+    """Translate a gRPC status with its trailing metadata. Details that cannot be read are left
+    out; texts are cut to 4 KiB."""
+    found = _read_details(metadata)
+    text = message if len(message) <= _LONGEST_TEXT else message[:_LONGEST_TEXT] + "..."
+    if found.info.domain != _DOMAIN and code in _LOST:
+        return NotReachable(text, code=code, retry_after=found.retry_after)
+    reason = found.info.reason if found.info.domain == _DOMAIN else ""
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(code) or ModelServiceError
+    return kind(
+        text,
+        code=code,
+        reason=reason,
+        details=found.info.metadata,
+        violations=found.violations,
+        failure=found.failure,
+        retry_after=found.retry_after,
+    )
+
+
+@dataclass
+class _Details:
+    info: ErrorInfo = field(default_factory=ErrorInfo)
+    violations: tuple[FieldViolation, ...] = ()
+    failure: Failure | None = None
+    retry_after: float | None = None
+
+
+def _read_details(metadata: Iterable[tuple[str, str | bytes]]) -> _Details:
+    found = _Details()
+    for key, value in metadata:
+        if key == _PUSHBACK_KEY:
+            found.retry_after = found.retry_after or _pushback_seconds(value)
+        elif key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                for detail in Status.FromString(value).details:
+                    _read_detail(detail, found)
+            except DecodeError:
+                continue
+    return found
+
+
+def _read_detail(detail: Any, found: _Details) -> None:
+    retry, request, failure = RetryInfo(), BadRequest(), Failure()
+    if detail.Unpack(found.info):
+        return
+    if detail.Unpack(retry):
+        found.retry_after = max(retry.retry_delay.ToTimedelta().total_seconds(), 0.0)
+    elif detail.Unpack(request):
+        found.violations = tuple(
+            FieldViolation(violation.field, violation.description)
+            for violation in request.field_violations
+        )
+    elif detail.Unpack(failure):
+        found.failure = failure
+
+
+def _pushback_seconds(value: str | bytes) -> float | None:
+    """Read gRPC's delay in milliseconds. A negative one, or none, means not to retry."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    return int(text) / 1000 if text.isascii() and text.isdigit() else None
+
+
+def _is_known(failure: Failure) -> bool:
+    return failure.reason in Failure.Reason.values()

@@ -1,0 +1,124 @@
+"""Decide whether a failed attempt is repeated, and when.
+
+tenacity and stamina repeat a function: they cannot resume a stream, nor count patience from a
+stream's last message, nor run without a clock of their own. gRPC's retry policy repeats by status
+code alone: it cannot see a request_id or a reason, and never repeats a stream that has begun. So
+this is written out, with the usual parts: exponential backoff with full jitter, the server's own
+delay as its least, and a budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from grpc import StatusCode
+
+from modelservice_client.core.errors import ModelServiceError, NotReachable, Timeout
+
+# An attempt waits between 0 and FIRST * 2^n seconds, at most LONGEST: a server that is back is
+# found within 2 s.
+FIRST_BACKOFF_SECONDS = 0.25
+LONGEST_BACKOFF_SECONDS = 2.0
+# Every call is answered within this time, or it hangs.
+ATTEMPT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """An attempt failed and is repeated after `pause` seconds."""
+
+    method: str
+    error: ModelServiceError
+    pause: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`clock` gives seconds, `random` numbers of [0, 1). `patience`: the seconds without any answer
+    after which no server counts as reachable."""
+
+    clock: Callable[[], float]
+    random: Callable[[], float]
+    patience: float = 60.0
+    on_retry: Callable[[Retrying], None] | None = None
+
+    def begin(self, method: str, timeout: float | None, *, waits: bool = False) -> Retry:
+        """Begin the attempts of a call, which `timeout` seconds bound in all. At the end of the
+        time one that waits fails with Timeout, another with its last error."""
+        return Retry(self, method, math.inf if timeout is None else timeout, waits)
+
+
+class Retry:
+    """The attempts of one call."""
+
+    def __init__(self, policy: Policy, method: str, timeout: float, waits: bool) -> None:
+        self._policy = policy
+        self._method = method
+        self._timeout = timeout
+        self._waits = waits
+        self._heard = self._began = policy.clock()
+        self._ends = self._began + timeout
+        self._failures = 0
+
+    def left(self) -> float | None:
+        """Return the seconds until the timeout, not below 0; None without one."""
+        left = max(self._ends - self._policy.clock(), 0.0)
+        return None if math.isinf(left) else left
+
+    def attempt_seconds(self) -> float:
+        """Return the timeout of the next attempt of a call that is answered at once."""
+        left = self.left()
+        return ATTEMPT_SECONDS if left is None else min(left, ATTEMPT_SECONDS)
+
+    def begin_attempt(self) -> None:
+        """Mark the time at which an attempt begins."""
+        self._began = self._policy.clock()
+
+    def heard(self) -> None:
+        """Mark that a server has answered."""
+        self._heard = self._policy.clock()
+
+    def pause_after(self, error: ModelServiceError) -> float:
+        """Return the seconds to wait before the next attempt, or raise where there is none."""
+        now = self._policy.clock()
+        if not isinstance(error, NotReachable):
+            self.heard()
+        if now - self._began >= LONGEST_BACKOFF_SECONDS:
+            self._failures = 0
+        if now >= self._ends:
+            self._raise_at_the_end(error)
+        if not error.passes:
+            raise error
+        if now - self._heard >= self._policy.patience:
+            raise self._unanswered(error, now - self._heard)
+        longest = min(FIRST_BACKOFF_SECONDS * 2.0**self._failures, LONGEST_BACKOFF_SECONDS)
+        pause = (error.retry_after or 0.0) + self._policy.random() * longest
+        if now + pause >= self._ends:
+            self._raise_at_the_end(error)
+        self._failures = min(self._failures + 1, 10)
+        if self._policy.on_retry:
+            self._policy.on_retry(Retrying(self._method, error, pause))
+        return pause
+
+    def _raise_at_the_end(self, error: ModelServiceError) -> NoReturn:
+        if not error.passes and not isinstance(error, NotReachable):
+            raise error
+        if self._waits:
+            why = f"not decided in {self._timeout:g} s"
+            if error.code is not StatusCode.DEADLINE_EXCEEDED or error.reason:
+                why += f"; the last error was {error}"
+            late = Timeout(why, code=StatusCode.DEADLINE_EXCEEDED)
+            late.service = error.service
+            raise late
+        if isinstance(error, NotReachable):
+            raise self._unanswered(error, self._policy.clock() - self._heard)
+        raise error
+
+    def _unanswered(self, error: ModelServiceError, seconds: float) -> NotReachable:
+        message = f"{self._method}: no server has answered for {seconds:.0f} s: {error.message}"
+        raised = NotReachable(message, code=error.code, retry_after=error.retry_after)
+        raised.service = error.service
+        return raised

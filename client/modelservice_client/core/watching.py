@@ -1,0 +1,292 @@
+"""Follow services across cuts, restarts and replicas, and wait for rollouts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from modelservice.v1.inference_service_pb2 import InferenceService
+from modelservice.v1.model_service_pb2 import (
+    DeployRequest,
+    GetRequest,
+    WatchStatusRequest,
+    WatchStatusResponse,
+)
+
+from modelservice_client.core import rpcs
+from modelservice_client.core.calls import call, deploy
+from modelservice_client.core.errors import (
+    ModelServiceError,
+    NotFound,
+    NotReachable,
+    ServiceDeleted,
+)
+from modelservice_client.core.retry import Policy
+from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine
+
+HEARTBEAT_SECONDS = 10
+# Three heartbeats that did not come: something in between holds the connection and passes nothing.
+SILENCE_SECONDS = 30.0
+_LOOK_SECONDS = 10.0
+# Deletions that are remembered, so that a replica which is behind cannot bring services back.
+_MOST_DELETED = 10_000
+
+Message = WatchStatusResponse
+OnChange = Callable[[InferenceService], None]
+Key = tuple[str, str]
+
+
+def watch(
+    policy: Policy,
+    request: WatchStatusRequest,
+    timeout: float | None,
+    on_change: OnChange | None = None,
+) -> Routine[InferenceService | None]:
+    """Emit what a watch shows, across lost connections, until its end; return the last service.
+
+    Emitted are SNAPSHOT and SYNCED of the first opening, then CHANGED, DELETED and LEFT. No state
+    of a service is emitted twice in a row, and none that is older than the one before.
+    """
+    view = _View(request)
+    retry = policy.begin(rpcs.WATCH_STATUS.method, timeout, waits=True)
+    while True:
+        retry.begin_attempt()
+        try:
+            yield Open(view.request(), retry.left())
+            while (message := (yield Receive(SILENCE_SECONDS))) is not None:
+                retry.heard()
+                for shown in view.take(message):
+                    if on_change and shown.type in (Message.TYPE_SNAPSHOT, Message.TYPE_CHANGED):
+                        on_change(shown.service)
+                    yield Emit(shown)
+                if message.type == Message.TYPE_SYNCED:
+                    for absent in view.absent():
+                        for shown in (yield from _look_for(policy, view, absent)):
+                            yield Emit(shown)
+                    if first := view.synced(message):
+                        yield Emit(first)
+            if request.until:
+                return view.last
+            error: ModelServiceError = NotReachable("the stream of a watch without an end ended")
+        except ModelServiceError as failed:
+            error = failed
+        error.service = view.last
+        yield Close()
+        yield Pause(retry.pause_after(error))
+
+
+def wait_ready(
+    policy: Policy,
+    request: WatchStatusRequest,
+    timeout: float | None,
+    on_change: OnChange | None = None,
+) -> Routine[InferenceService]:
+    """Return the service once the rollout that the request names is ready."""
+    request.until = WatchStatusRequest.UNTIL_READY
+    service = yield from watch(policy, request, timeout, on_change)
+    if service is not None:
+        return service
+    get = GetRequest(namespace=request.namespace, name=request.name, rollout_id=request.rollout_id)
+    return (yield from call(policy, rpcs.GET, get, timeout)).service
+
+
+def wait_gone(
+    policy: Policy, request: WatchStatusRequest | None, timeout: float | None
+) -> Routine[None]:
+    """Return once the service is gone; at once without a request, as there is none."""
+    if request is not None:
+        request.until = WatchStatusRequest.UNTIL_GONE
+        yield from watch(policy, request, timeout)
+
+
+def deploy_and_wait(
+    policy: Policy, request: DeployRequest, timeout: float, on_change: OnChange | None = None
+) -> Routine[InferenceService]:
+    """Deploy, and return the service once this rollout is ready; with validate_only the service as
+    it would be stored."""
+    ends = policy.clock() + timeout
+    deployed = yield from deploy(policy, request, timeout)
+    if not deployed.rollout_id:
+        return deployed.service
+    awaited = WatchStatusRequest(
+        namespace=deployed.service.namespace,
+        name=deployed.service.name,
+        rollout_id=deployed.rollout_id,
+    )
+    try:
+        left = max(ends - policy.clock(), 0.0)
+        return (yield from wait_ready(policy, awaited, left, on_change))
+    except ModelServiceError as error:
+        error.request_id = request.request_id
+        error.service = error.service or deployed.service
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What was shown last of a service."""
+
+    service: InferenceService
+    digest: bytes
+
+
+class _View:
+    """What was shown of a watch, and how to open it again.
+
+    It keeps an outline and a digest of each service that exists.
+    """
+
+    def __init__(self, request: WatchStatusRequest) -> None:
+        self.last: InferenceService | None = None
+        self._request = WatchStatusRequest()
+        self._request.CopyFrom(request)
+        if not self._request.HasField("heartbeat_interval"):
+            self._request.heartbeat_interval.CopyFrom(Duration(seconds=HEARTBEAT_SECONDS))
+        self._shown: dict[Key, _Shown] = {}
+        self._deleted: OrderedDict[str, None] = OrderedDict()
+        # The services since the stream began anew, until it is synced; None while it goes on.
+        self._listed: set[Key] | None = set()
+        self._synced = False
+
+    def request(self) -> WatchStatusRequest:
+        """Return the request that opens the watch, or continues it."""
+        if not self._request.resume_token:
+            self._listed = set()
+        return self._request
+
+    def take(self, message: Message) -> Iterator[Message]:
+        """Yield the messages to show for one that came."""
+        if message.resume_token:
+            self._request.resume_token = message.resume_token
+        if message.type == Message.TYPE_RESET:
+            self._listed = set()
+        elif message.type in (Message.TYPE_SNAPSHOT, Message.TYPE_CHANGED):
+            yield from self._present(message)
+        elif message.type in (Message.TYPE_DELETED, Message.TYPE_LEFT):
+            yield from self._gone(message)
+
+    def absent(self) -> list[InferenceService]:
+        """Return the services that a stream which began anew did not list."""
+        if self._listed is None:
+            return []
+        return [shown.service for key, shown in self._shown.items() if key not in self._listed]
+
+    def synced(self, message: Message) -> Message | None:
+        """Take a SYNCED; return it if it is the first one."""
+        first, self._synced, self._listed = not self._synced, True, None
+        return message if first else None
+
+    @property
+    def selects(self) -> bool:
+        """Whether services can leave the watch without being deleted."""
+        return bool(self._request.label_selector)
+
+    def end(self, service: InferenceService, kind: Message.Type.ValueType) -> Iterator[Message]:
+        """Yield the message that a service which was shown is gone, or has left the watch."""
+        identity = InferenceService(
+            namespace=service.namespace,
+            name=service.name,
+            uid=service.uid,
+            rollout_id=service.rollout_id,
+        )
+        yield from self._gone(Message(type=kind, service=identity))
+
+    def _present(self, message: Message) -> Iterator[Message]:
+        service = message.service
+        key = (service.namespace, service.name)
+        before = self._shown.get(key)
+        if service.uid in self._deleted or (before and _is_older(service, before.service)):
+            return
+        if self._listed is not None:
+            self._listed.add(key)
+        digest = blake2b(service.SerializeToString(deterministic=True), digest_size=16).digest()
+        if before and before.digest == digest:
+            return
+        if before and before.service.uid != service.uid:
+            yield from self.end(before.service, Message.TYPE_DELETED)
+        self._shown[key] = _Shown(_outline(service), digest)
+        self._await(service)
+        shown = Message()
+        shown.CopyFrom(message)
+        shown.type = Message.TYPE_CHANGED if self._synced else Message.TYPE_SNAPSHOT
+        yield shown
+
+    def _gone(self, message: Message) -> Iterator[Message]:
+        service = message.service
+        key = (service.namespace, service.name)
+        before = self._shown.get(key)
+        if message.type == Message.TYPE_DELETED:
+            self._remember_deleted(service.uid)
+        if before and before.service.uid == service.uid:
+            del self._shown[key]
+            yield message
+
+    def _await(self, service: InferenceService) -> None:
+        """Await the rollout, or the service, that existed when the watch was opened first."""
+        if not self._request.name:
+            return
+        self.last = service
+        if self._request.until and not self._request.rollout_id:
+            self._request.rollout_id = service.rollout_id
+
+    def _remember_deleted(self, uid: str) -> None:
+        self._deleted[uid] = None
+        if len(self._deleted) > _MOST_DELETED:
+            self._deleted.popitem(last=False)
+
+
+def _look_for(policy: Policy, view: _View, service: InferenceService) -> Routine[list[Message]]:
+    """Ask for a service that a stream which began anew did not list.
+
+    The rollout_id makes the server confirm its absence, so that a replica which has not seen a new
+    service yet does not count as its end.
+    """
+    get = GetRequest(namespace=service.namespace, name=service.name, rollout_id=service.rollout_id)
+    try:
+        yield from call(policy, rpcs.GET, get, _LOOK_SECONDS)
+    except (NotFound, ServiceDeleted):
+        return list(view.end(service, Message.TYPE_DELETED))
+    return list(view.end(service, Message.TYPE_LEFT)) if view.selects else []
+
+
+def _is_older(service: InferenceService, shown: InferenceService) -> bool:
+    """Whether a state is from before another one, as far as the object tells.
+
+    The times of conditions never go back. Two states of one generation with the same times cannot
+    be told apart.
+    """
+    if service.uid != shown.uid:
+        return _time(service.create_time) < _time(shown.create_time)
+    if service.generation != shown.generation:
+        return service.generation < shown.generation
+    before = {c.type: _time(c.last_transition_time) for c in shown.status.conditions}
+    now = {c.type: _time(c.last_transition_time) for c in service.status.conditions}
+    common = before.keys() & now.keys()
+    return any(now[kind] < before[kind] for kind in common) and not any(
+        now[kind] > before[kind] for kind in common
+    )
+
+
+def _time(time: Timestamp) -> tuple[int, int]:
+    return time.seconds, time.nanos
+
+
+def _outline(service: InferenceService) -> InferenceService:
+    """Return what later states are compared with."""
+    outline = InferenceService(
+        namespace=service.namespace,
+        name=service.name,
+        uid=service.uid,
+        rollout_id=service.rollout_id,
+        generation=service.generation,
+        create_time=service.create_time,
+    )
+    for condition in service.status.conditions:
+        outline.status.conditions.add(
+            type=condition.type, last_transition_time=condition.last_transition_time
+        )
+    return outline

@@ -1,0 +1,191 @@
+"""Carry out the steps of a routine on an asyncio channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from modelservice.v1.model_service_pb2 import WatchStatusResponse
+
+from modelservice_client.core import rpcs
+from modelservice_client.core.errors import ModelServiceError
+from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
+from modelservice_client.credentials import ChannelSpec, Metadata
+from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
+
+T = TypeVar("T")
+
+
+class Driver:
+    """A channel that carries out steps. It belongs to the event loop of its first call."""
+
+    def __init__(self, spec: ChannelSpec) -> None:
+        self._spec = spec
+        self._opened: grpc.aio.Channel | None = None
+        self._closed = asyncio.Event()
+
+    async def close(self) -> None:
+        """End all calls and pauses."""
+        self._closed.set()
+        if self._opened:
+            await self._opened.close()
+
+    async def run(self, routine: Routine[T]) -> T:
+        """Run a routine to its end, and show nothing."""
+        async with Run(self, routine) as run:
+            async for _ in run:
+                pass
+            return run.result
+
+    async def send(self, step: Send) -> Message:
+        """Make a call."""
+        headers = await self._headers()
+        call: Any = self._channel().unary_unary(
+            step.rpc.path,
+            request_serializer=step.rpc.request.SerializeToString,
+            response_deserializer=step.rpc.response.FromString,
+        )
+        async with self._translated():
+            response: Message = await call(
+                step.request,
+                timeout=step.timeout,
+                metadata=headers,
+                wait_for_ready=not step.rpc.repeatable,
+            )
+        return response
+
+    async def open(self, step: Open) -> Any:
+        """Open a watch; whether it works shows with its first message."""
+        headers = await self._headers()
+        call: Any = self._channel().unary_stream(
+            rpcs.WATCH_STATUS.path,
+            request_serializer=rpcs.WATCH_STATUS.request.SerializeToString,
+            response_deserializer=rpcs.WATCH_STATUS.response.FromString,
+        )
+        async with self._translated():
+            return call(step.request, timeout=step.timeout, metadata=headers)
+
+    async def receive(self, stream: Any, step: Receive) -> WatchStatusResponse | None:
+        """Wait for the next message of a watch; None is its end."""
+        try:
+            async with self._translated(), asyncio.timeout(step.timeout):
+                message = await stream.read()
+        except TimeoutError:
+            raise silent(step.timeout) from None
+        return None if message is grpc.aio.EOF else message
+
+    async def pause(self, step: Pause) -> None:
+        """Wait, at most until the client is closed."""
+        try:
+            async with asyncio.timeout(step.seconds):
+                await self._closed.wait()
+        except TimeoutError:
+            return
+        raise closed()
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self._opened is None:
+            spec = self._spec
+            self._opened = (
+                grpc.aio.secure_channel(spec.target, spec.credentials, options=spec.options)
+                if spec.credentials
+                else grpc.aio.insecure_channel(spec.target, options=spec.options)
+            )
+        return self._opened
+
+    async def _headers(self) -> Metadata:
+        if self._closed.is_set():
+            raise closed()
+        token = self._spec.token
+        try:
+            # A file may be on a disk that hangs.
+            found = await asyncio.to_thread(token.metadata) if token.blocks else token.metadata()
+        except (OSError, ValueError) as error:
+            raise headers_failed(error) from None
+        return (*self._spec.metadata, *found)
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            if self._closed.is_set():
+                raise closed() from None
+            raise error_from(error, self._spec.token) from None
+        except (grpc.aio.UsageError, asyncio.CancelledError):
+            # How gRPC ends calls of a channel that is closed meanwhile.
+            task = asyncio.current_task()
+            if self._closed.is_set() and not (task and task.cancelling()):
+                raise closed() from None
+            raise
+
+
+class Run(Generic[T]):
+    """A routine that runs: an iterator of what it shows. `result` is there once it has ended."""
+
+    result: T
+
+    def __init__(self, driver: Driver, routine: Routine[T]) -> None:
+        self._driver = driver
+        self._routine = routine
+        self._stream: Any = None
+        self._over = False
+
+    async def __aenter__(self) -> Run[T]:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> Run[T]:
+        return self
+
+    async def __anext__(self) -> WatchStatusResponse:
+        if self._over:
+            raise StopAsyncIteration
+        try:
+            step = self._routine.send(None)
+            while not isinstance(step, Emit):
+                try:
+                    answer = await self._carry_out(step)
+                except ModelServiceError as error:
+                    step = self._routine.throw(error)
+                else:
+                    step = self._routine.send(answer)
+            return step.message
+        except StopIteration as ended:
+            self.result = ended.value
+            self.close()
+            raise StopAsyncIteration from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel the watch, if one is open, and end."""
+        self._over = True
+        self._close_stream()
+        self._routine.close()
+
+    async def _carry_out(self, step: Step) -> Any:
+        match step:
+            case Send():
+                return await self._driver.send(step)
+            case Open():
+                self._stream = await self._driver.open(step)
+            case Receive():
+                return await self._driver.receive(self._stream, step)
+            case Close():
+                self._close_stream()
+            case Pause():
+                await self._driver.pause(step)
+        return None
+
+    def _close_stream(self) -> None:
+        if self._stream:
+            self._stream.cancel()
+            self._stream = None

@@ -1,0 +1,221 @@
+"""Carry out the steps of a routine on a blocking channel."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from modelservice.v1.model_service_pb2 import WatchStatusResponse
+
+from modelservice_client.core import rpcs
+from modelservice_client.core.errors import ModelServiceError, NotReachable
+from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
+from modelservice_client.credentials import ChannelSpec, Metadata
+from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
+
+T = TypeVar("T")
+
+
+class Driver:
+    """A channel that carries out steps."""
+
+    def __init__(self, spec: ChannelSpec) -> None:
+        self._spec = spec
+        self._channel = (
+            grpc.secure_channel(spec.target, spec.credentials, options=spec.options)
+            if spec.credentials
+            else grpc.insecure_channel(spec.target, options=spec.options)
+        )
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """End all calls and pauses."""
+        self._closed.set()
+        self._channel.close()
+
+    def run(self, routine: Routine[T]) -> T:
+        """Run a routine to its end, and show nothing."""
+        with Run(self, routine) as run:
+            for _ in run:
+                pass
+            return run.result
+
+    def send(self, step: Send) -> Message:
+        """Make a call."""
+        call = self._channel.unary_unary(
+            step.rpc.path,
+            request_serializer=step.rpc.request.SerializeToString,
+            response_deserializer=step.rpc.response.FromString,
+        )
+        headers = self._headers()
+        with self._translated():
+            response: Message = call(
+                step.request,
+                timeout=step.timeout,
+                metadata=headers,
+                wait_for_ready=not step.rpc.repeatable,
+            )
+        return response
+
+    def open(self, step: Open) -> Stream:
+        """Open a watch; whether it works shows with its first message."""
+        call = self._channel.unary_stream(
+            rpcs.WATCH_STATUS.path,
+            request_serializer=rpcs.WATCH_STATUS.request.SerializeToString,
+            response_deserializer=rpcs.WATCH_STATUS.response.FromString,
+        )
+        headers = self._headers()
+        with self._translated():
+            return Stream(call(step.request, timeout=step.timeout, metadata=headers))
+
+    def receive(self, stream: Stream, step: Receive) -> WatchStatusResponse | None:
+        """Wait for the next message of a watch; None is its end."""
+        try:
+            with self._translated():
+                return stream.receive(step.timeout)
+        except NotReachable:
+            if stream.was_silent:
+                raise silent(step.timeout) from None
+            raise
+
+    def pause(self, step: Pause) -> None:
+        """Wait, at most until the client is closed."""
+        if self._closed.wait(step.seconds):
+            raise closed()
+
+    def _headers(self) -> Metadata:
+        if self._closed.is_set():
+            raise closed()
+        try:
+            return (*self._spec.metadata, *self._spec.token.metadata())
+        except (OSError, ValueError) as error:
+            raise headers_failed(error) from None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            if self._closed.is_set():
+                raise closed() from None
+            raise error_from(error, self._spec.token) from None
+        except ValueError:
+            # gRPC's word for a channel that another thread has closed meanwhile.
+            if self._closed.is_set():
+                raise closed() from None
+            raise
+
+
+class Stream:
+    """An open watch. A thread cancels it when a message is waited for too long: gRPC's blocking
+    iterator has no timeout."""
+
+    def __init__(self, call: Any) -> None:
+        self.was_silent = False
+        self._call = call
+        self._silent_at = math.inf
+        self._ended = threading.Event()
+        self._guard: threading.Thread | None = None
+
+    def receive(self, timeout: float) -> WatchStatusResponse | None:
+        """Wait for the next message; None is the end."""
+        self._silent_at = time.monotonic() + timeout
+        if self._guard is None:
+            self._guard = threading.Thread(
+                target=self._cancel_when_silent,
+                args=(timeout / 8,),
+                name="modelservice-watch",
+                daemon=True,
+            )
+            self._guard.start()
+        try:
+            message: WatchStatusResponse | None = next(self._call, None)
+            return message
+        finally:
+            self._silent_at = math.inf
+
+    def close(self) -> None:
+        """Cancel the stream. Harmless once it has ended."""
+        self._ended.set()
+        self._call.cancel()
+
+    def _cancel_when_silent(self, interval: float) -> None:
+        while not self._ended.wait(interval):
+            if time.monotonic() >= self._silent_at:
+                self.was_silent = True
+                self._call.cancel()
+                return
+
+
+class Run(Generic[T]):
+    """A routine that runs: an iterator of what it shows. `result` is there once it has ended."""
+
+    result: T
+
+    def __init__(self, driver: Driver, routine: Routine[T]) -> None:
+        self._driver = driver
+        self._routine = routine
+        self._stream: Stream | None = None
+        self._over = False
+
+    def __enter__(self) -> Run[T]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Run[T]:
+        return self
+
+    def __next__(self) -> WatchStatusResponse:
+        if self._over:
+            raise StopIteration
+        try:
+            step = self._routine.send(None)
+            while not isinstance(step, Emit):
+                try:
+                    answer = self._carry_out(step)
+                except ModelServiceError as error:
+                    step = self._routine.throw(error)
+                else:
+                    step = self._routine.send(answer)
+            return step.message
+        except StopIteration as ended:
+            self.result = ended.value
+            self.close()
+            raise StopIteration from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel the watch, if one is open, and end."""
+        self._over = True
+        self._close_stream()
+        self._routine.close()
+
+    def _carry_out(self, step: Step) -> Any:
+        match step:
+            case Send():
+                return self._driver.send(step)
+            case Open():
+                self._stream = self._driver.open(step)
+            case Receive():
+                assert self._stream
+                return self._driver.receive(self._stream, step)
+            case Close():
+                self._close_stream()
+            case Pause():
+                self._driver.pause(step)
+        return None
+
+    def _close_stream(self) -> None:
+        if self._stream:
+            self._stream.close()
+            self._stream = None

@@ -1,0 +1,233 @@
+"""Client and AsyncClient through the same scripts, against the real application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import modelservice_client as ms
+import pytest
+from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceStatus
+from modelservice.v1.model_service_pb2 import DeployResponse, WatchStatusRequest
+from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
+from modelservice.v1.registry_pb2 import RegisteredModel
+from modelservice.v1.registry_service_pb2 import (
+    CreateRegisteredModelRequest,
+    ListRegisteredModelsRequest,
+)
+from modelservice_client import rpcs
+
+from server.domain.errors import ErrorReason
+from tests.api.requests import READY, container, failed, key
+from tests.api.test_errors import error_of
+from tests.client.faces import Face, client
+from tests.patience import PATIENCE_SECONDS
+from tests.serving import Served
+
+DELETING = InferenceServiceStatus.STATE_DELETING
+
+
+async def eventually(what: str, true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def waiting(face: Face, name: str, **named: Any) -> asyncio.Task[Any]:
+    """A task that deploys a service and waits until it is ready."""
+    deploying = face.call("deploy_and_wait", name=name, spec=container(), **named)
+    return asyncio.create_task(deploying)
+
+
+async def rollout_of(served: Served, name: str) -> str:
+    """The rollout of a service once it is stored."""
+    await eventually("it is stored", lambda: served.inside(served.memory.store.service, key(name)))
+    return str(served.inside(served.memory.store.service, key(name)).rollout.id)
+
+
+async def test_a_model_is_deployed_waited_for_read_and_deleted(
+    face: Face, served: Served, name: str
+) -> None:
+    states: list[InferenceService] = []
+    service = await face.call(
+        "deploy_and_wait", name=name, spec=container(), on_change=states.append
+    )
+    assert service.status.state == READY
+    assert states[-1] == service
+    assert await face.call("get", name, rollout_id=service.rollout_id) == service
+    assert name in [listed.name for listed in await face.call("list", page_size=1)]
+    deleted = await face.call("delete", name)
+    assert deleted.service.status.state == DELETING
+    gone = asyncio.create_task(face.call("wait_gone", deleted))
+    served.inside(served.memory.finish_delete, key(name))
+    await gone
+    with pytest.raises(ms.ServiceNotFound):
+        await face.call("get", name)
+    await face.call("wait_gone", await face.call("delete", name, allow_missing=True))
+
+
+@pytest.mark.usefixtures("open_rollouts")
+async def test_a_failed_rollout_raises_its_failure_with_the_remedy(
+    face: Face, served: Served, name: str
+) -> None:
+    wait = waiting(face, name, request_id="r-1")
+    rollout_id = await rollout_of(served, name)
+    status = failed(rollout_id, log_lines=("no such image",))
+    served.inside(served.memory.set_status, key(name), status)
+    with pytest.raises(ms.RolloutFailed) as raised:
+        await wait
+    error = raised.value
+    assert error.failure.remedy == "push it"
+    assert error.service
+    assert error.service.rollout_id == rollout_id
+    assert error.request_id == "r-1"
+    assert str(error).splitlines()[1:] == [
+        "IMAGE_PULL: the image example.org/model:1 is not there",
+        "remedy: push it",
+        "  | no such image",
+    ]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+async def test_a_superseded_rollout_raises(face: Face, served: Served, name: str) -> None:
+    wait = waiting(face, name)
+    await rollout_of(served, name)
+    await face.call("deploy", name=name, spec=container("example.org/model:2"))
+    with pytest.raises(ms.Superseded):
+        await wait
+
+
+@pytest.mark.usefixtures("open_rollouts")
+async def test_a_deleted_service_ends_a_wait_for_its_rollout(
+    face: Face, served: Served, name: str
+) -> None:
+    wait = waiting(face, name)
+    await rollout_of(served, name)
+    await face.call("delete", name)
+    with pytest.raises(ms.ServiceDeleted):
+        await wait
+
+
+@pytest.mark.usefixtures("open_rollouts")
+async def test_a_wait_that_is_not_decided_in_time_raises_with_the_last_state(
+    face: Face, name: str
+) -> None:
+    deployed = await face.call("deploy", name=name, spec=container())
+    with pytest.raises(ms.Timeout) as raised:
+        await face.call("wait_ready", deployed, timeout=1)
+    assert raised.value.service
+    assert raised.value.service.rollout_id == deployed.rollout_id
+    assert "not decided in 1 s" in str(raised.value)
+
+
+async def test_a_watch_shows_a_snapshot_then_changes_then_the_deletion(
+    face: Face, served: Served, name: str
+) -> None:
+    await face.call("deploy_and_wait", name=name, spec=container())
+    async with face.watch(name) as watch:
+        assert (await watch.next()).type == Message.TYPE_SNAPSHOT
+        assert (await watch.next()).type == Message.TYPE_SYNCED
+        await face.call("delete", name)
+        changed = await watch.next()
+        assert changed.type == Message.TYPE_CHANGED
+        assert changed.service.status.state == DELETING
+        served.inside(served.memory.finish_delete, key(name))
+        assert (await watch.next()).type == Message.TYPE_DELETED
+
+
+async def test_a_watch_until_ready_ends_and_a_closed_one_leaves_the_server(
+    face: Face, served: Served, name: str
+) -> None:
+    await face.call("deploy", name=name, spec=container())
+    *_, last = await face.call("watch", name, until=WatchStatusRequest.UNTIL_READY)
+    assert last.service.status.state == READY
+
+
+async def test_a_refused_request_names_the_fields(face: Face) -> None:
+    with pytest.raises(ms.InvalidRequest) as raised:
+        await face.call("deploy", name="Iris", spec=container())
+    assert [violation.path for violation in raised.value.violations] == ["name"]
+    assert raised.value.reason == "FIELD_INVALID"
+    assert raised.value.request_id
+
+
+async def test_a_stale_etag_and_a_taken_name_raise(face: Face, name: str) -> None:
+    service = (await face.call("deploy", name=name, spec=container())).service
+    await face.call("restart", name)
+    with pytest.raises(ms.EtagMismatch):
+        await face.call("deploy", name=name, spec=container(), etag=service.etag + "x")
+    with pytest.raises(ms.AlreadyExists):
+        await face.call("deploy", name=name, spec=container(), create_only=True)
+
+
+async def test_a_dry_run_returns_the_service_and_stores_nothing(face: Face, name: str) -> None:
+    service = await face.call("deploy_and_wait", name=name, spec=container(), validate_only=True)
+    assert service.name == name
+    with pytest.raises(ms.ServiceNotFound):
+        await face.call("get", name)
+
+
+async def test_a_restart_is_a_rollout(face: Face, name: str) -> None:
+    first = await face.call("deploy", name=name, spec=container())
+    again = await face.call("restart", name)
+    assert again.action == DeployResponse.ACTION_RESTARTED
+    assert again.rollout_id != first.rollout_id
+    assert (await face.call("wait_ready", again)).rollout_id == again.rollout_id
+
+
+async def test_an_error_that_passes_is_waited_for(face: Face, served: Served, name: str) -> None:
+    served.memory.fail_next_write(error_of(ErrorReason.CONCURRENT_WRITE, "others wrote"))
+    service = await face.call("deploy_and_wait", name=name, spec=container())
+    assert service.status.state == READY
+
+
+async def test_a_bug_of_the_server_is_not_tried_again(
+    face: Face, served: Served, name: str
+) -> None:
+    served.memory.fail_next_write(error_of(ErrorReason.INTERNAL, "a bug"))
+    with pytest.raises(ms.ServerError):
+        await face.call("deploy", name=name, spec=container())
+
+
+async def test_an_error_that_outlasts_the_timeout_is_raised(
+    face: Face, served: Served, name: str
+) -> None:
+    served.memory.fail_next_write(error_of(ErrorReason.CLUSTER_UNAVAILABLE))
+    with pytest.raises(ms.Unavailable) as raised:
+        await face.call("deploy", name=name, spec=container(), timeout=1)
+    assert raised.value.reason == "CLUSTER_UNAVAILABLE"
+    assert raised.value.retry_after == 2
+
+
+async def test_the_registry_is_called_and_listed_by_pages(face: Face, name: str) -> None:
+    for number in range(3):
+        model = RegisteredModel(project=name, name=f"model-{number}")
+        request = CreateRegisteredModelRequest(model=model)
+        await face.call("call", rpcs.CREATE_REGISTERED_MODEL, request)
+    listing = ListRegisteredModelsRequest(project=name, page_size=2)
+    pages = await face.call("pages", rpcs.LIST_REGISTERED_MODELS, listing)
+    assert [len(page.models) for page in pages] == [2, 1]
+    with pytest.raises(ms.AlreadyExists):
+        await face.call("call", rpcs.CREATE_REGISTERED_MODEL, request)
+
+
+async def test_no_server_is_reported_after_the_patience(kind: str) -> None:
+    retries: list[ms.Retrying] = []
+    async with client(kind, "127.0.0.1:9", patience=0.5, on_retry=retries.append) as face:
+        with pytest.raises(ms.NotReachable, match="no server has answered"):
+            await face.call("get", "iris")
+        with pytest.raises(ms.NotReachable):
+            await face.call("wait_ready", "iris")
+    assert {retry.method for retry in retries} == {"Get", "WatchStatus"}
+
+
+@pytest.mark.usefixtures("open_rollouts")
+async def test_closing_a_client_ends_its_waits(face: Face, served: Served, name: str) -> None:
+    wait = waiting(face, name)
+    await rollout_of(served, name)
+    await face.close()
+    with pytest.raises(ms.ClientClosed):
+        await wait
+    with pytest.raises(ms.ClientClosed):
+        await face.call("get", name)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from server.adapters.kserve.names import MODE_ANNOTATION
-from server.adapters.kserve.objects import Object, annotations_of
+from server.adapters.kserve.objects import Object
 from server.domain.service.spec_validation import DEPLOYMENT_MODES
 
 STANDARD = "Standard"
@@ -26,13 +26,12 @@ def present_name(mode: str) -> str:
     return DEPLOYMENT_MODES.get(mode, mode)
 
 
-def mode_of(service: Object) -> str:
-    """Return the present name of the mode in the status, or else in the annotation.
+def mode_of(settled: str, annotations: Object) -> str:
+    """Return the present name of the `settled` mode, or else of that in the annotation.
 
     Empty while neither names a mode.
     """
-    mode = settled_mode_of(service) or annotations_of(service).get(MODE_ANNOTATION) or ""
-    return present_name(str(mode))
+    return present_name(settled or str(annotations.get(MODE_ANNOTATION) or ""))
 
 
 def settled_mode_of(service: Object) -> str:

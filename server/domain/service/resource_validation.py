@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from decimal import Decimal
 
 from server.domain.errors import FieldViolation
@@ -24,24 +24,18 @@ _HUGE_PAGES = "hugepages-"
 
 def resource_violations(resources: Resources) -> Iterator[FieldViolation]:
     """Find violations that Kubernetes would only refuse when it creates the pods."""
-    yield from count_violations(
-        [
-            Count("spec.resources.requests", len(resources.requests), MOST_RESOURCES),
-            Count("spec.resources.limits", len(resources.limits), MOST_RESOURCES),
-        ]
-    )
-    yield from _amount_violations("spec.resources.requests", resources.requests)
-    yield from _amount_violations("spec.resources.limits", resources.limits)
+    kinds = {
+        "spec.resources.requests": resources.requests,
+        "spec.resources.limits": resources.limits,
+    }
+    yield from count_violations(Count(p, len(q), MOST_RESOURCES) for p, q in kinds.items())
+    for path, quantities in kinds.items():
+        for name, text in quantities.items():
+            problem = _name_problem(name) or _amount_problem(name, text)
+            yield from violation_at(field_path(path, name), problem)
     for name, text in resources.requests.items():
         problem = _request_problem(name, _amount(text), _amount(resources.limits.get(name)))
         yield from violation_at(field_path("spec.resources.requests", name), problem)
-
-
-def _amount_violations(path: str, quantities: Mapping[str, str]) -> Iterator[FieldViolation]:
-    for name, text in quantities.items():
-        yield from violation_at(
-            field_path(path, name), _name_problem(name) or _amount_problem(name, text)
-        )
 
 
 def _name_problem(name: str) -> str | None:

@@ -106,12 +106,13 @@ def mode_violations(
         where, metrics = f" in {mode} mode" if mode else "", METRICS.get(mode, _ALL_METRICS)
     yield from _metric_violations(spec.scaling.metric, metrics, where)
     yield from _variable_violations(spec, mode)
-    served_by = _served_by(spec.predictor)
-    port = served_by.port if isinstance(served_by, ContainerPredictor) else 0
-    if mode == "Knative" and port in _KNATIVE_PORTS:
-        yield FieldViolation(
-            "spec.container.port", f"must not be {port}: Knative's queue-proxy uses it"
-        )
+    match spec.predictor:
+        case (
+            ContainerPredictor(port=port)
+            | RegisteredModelPredictor(resolved=ContainerPredictor(port=port))
+        ) if mode == "Knative" and port in _KNATIVE_PORTS:
+            why = f"must not be {port}: Knative's queue-proxy uses it"
+            yield FieldViolation("spec.container.port", why)
 
 
 def _metric_violations(

@@ -178,8 +178,9 @@ class ServiceApplier:
         service = service_after_write(self._feed, written)
         if "deletionTimestamp" in written["metadata"]:
             raise ServiceDeleting(deploy.key)
-        status = with_paths(service.status, REMOVED, removed)
-        return Applied(replace(service, status=status), action, rollout)
+        if removed:
+            service = replace(service, status=with_paths(service.status, REMOVED, removed))
+        return Applied(service, action, rollout)
 
 
 def _action(plan: Plan, written: Rollout) -> Action:

@@ -117,9 +117,10 @@ def plan_deploy(
     replayed = admit_deploy(deploy, stored)
     if replayed:
         return replayed
-    desired = _desired_object(deploy, current, stored, config)
-    obj = current.obj if current else None
-    held_mode = mode_of(obj) if obj else ""
+    obj = current.obj if current else {}
+    settled_mode = settled_mode_of(obj)
+    held_mode = mode_of(settled_mode, annotations_of(obj))
+    desired = _desired_object(deploy, current, stored, settled_mode, config)
     mode = _admit_mode(desired, current, held_mode, config)
     _admit_stop(deploy, obj, mode, config.release)
     if current is None:
@@ -131,7 +132,11 @@ def plan_deploy(
 
 
 def _desired_object(
-    deploy: Deploy, current: ParsedObject | None, stored: Stored | None, config: KServeConfig
+    deploy: Deploy,
+    current: ParsedObject | None,
+    stored: Stored | None,
+    settled_mode: str,
+    config: KServeConfig,
 ) -> DesiredObject:
     spec = desired_spec(deploy, stored)
     labels, annotations, origin = deploy.labels, dict(deploy.annotations), deploy.origin
@@ -151,8 +156,7 @@ def _desired_object(
     else:
         resources = container_additions(spec.resources, config.resources)
     # KServe compares a written mode with the one in the status, by its text.
-    settled = settled_mode_of(current.obj) if current else ""
-    known = (names for names in (PRESENT_NAMES, FORMER_NAMES) if settled in names.values())
+    known = (names for names in (PRESENT_NAMES, FORMER_NAMES) if settled_mode in names.values())
     return DesiredObject(
         deploy.key,
         spec,
@@ -300,12 +304,12 @@ def _admit_mode(
     return mode
 
 
-def _admit_stop(deploy: Deploy, obj: Object | None, mode: str, release: Release) -> None:
+def _admit_stop(deploy: Deploy, obj: Object, mode: str, release: Release) -> None:
     """Refuse a stop that KServe would not carry out: the service would go on serving."""
     if not is_stop_requested(deploy.annotations) or release.stops_deployments or mode != STANDARD:
         return
     # A vendor's KServe that stops services has this condition in all of them.
-    if not get_condition(obj or {}, "Stopped"):
+    if not get_condition(obj, "Stopped"):
         raise UnsupportedByCluster(
             f"annotations[{STOP_ANNOTATION}]: KServe {release.name}, which the cluster has, stops"
             " services of Knative mode only; delete the service, or upgrade KServe to 0.16"

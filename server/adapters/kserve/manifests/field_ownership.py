@@ -26,30 +26,24 @@ _ITSELF = {"."}
 
 
 class Managers(NamedTuple):
-    """The managedFields entries of an object itself, without those of its subresources (status)."""
+    """Hold the managedFields entries of an object itself: ours, those of others, and all of them.
+
+    Those of its subresources (status) are left out.
+    """
 
     ours: tuple[Entry, ...]
     others: tuple[Entry, ...]
-
-    @property
-    def all(self) -> tuple[Entry, ...]:
-        """The entries of every field manager."""
-        return self.ours + self.others
+    all: tuple[Entry, ...]
 
 
 def managers_of(obj: Mapping[str, Any]) -> Managers:
     """Split an object's managedFields into ours and those of others."""
     ours: list[Entry] = []
     others: list[Entry] = []
-    for entry in managed_entries(obj):
-        (ours if is_ours(entry) else others).append(entry)
-    return Managers(tuple(ours), tuple(others))
-
-
-def managed_entries(obj: Mapping[str, Any]) -> list[Entry]:
-    """Return the managedFields entries of the object itself."""
-    entries = obj.get("metadata", {}).get("managedFields") or ()
-    return [e for e in entries if not e.get("subresource")]
+    for entry in obj.get("metadata", {}).get("managedFields") or ():
+        if not entry.get("subresource"):
+            (ours if is_ours(entry) else others).append(entry)
+    return Managers(tuple(ours), tuple(others), (*ours, *others))
 
 
 def is_ours(entry: Entry) -> bool:

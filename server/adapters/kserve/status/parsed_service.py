@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.adapters.kserve.modes import mode_of
+from server.adapters.kserve.modes import mode_of, settled_mode_of
 from server.adapters.kserve.objects import (
     Object,
     annotations_of,
@@ -73,8 +73,9 @@ def parse_service(observed: ObservedObjects) -> ParsedService:
 
 def _parse(service: Object) -> ParsedService:
     metadata, status = get_map(service, "metadata"), get_map(service, "status")
-    predictor = get_map(service, "spec", "predictor")
-    rollout = rollout_of(service)
+    components = tuple(component_specs(service))
+    predictor = components[0].spec
+    rollout, annotations = rollout_of(service), annotations_of(service)
     entries = get_list(metadata, "managedFields")
     spec_times = (
         parse_time(e.get("time"))
@@ -95,12 +96,12 @@ def _parse(service: Object) -> ParsedService:
         namespace=str(metadata.get("namespace", "")),
         version=str(metadata.get("resourceVersion", "")),
         rollout=rollout,
-        mode=mode_of(service),
-        annotations=annotations_of(service),
+        mode=mode_of(settled_mode_of(service), annotations),
+        annotations=annotations,
         status=status,
-        components=tuple(component_specs(service)),
+        components=components,
         conditions=conditions,
-        written_at=max((t for t in spec_times if t), default=created_at(service)),
+        written_at=max((t for t in spec_times if t), default=None) or created_at(service),
         status_written_at=max((t for t in status_times if t), default=None),
         stop_requested_at=max((t for t in stop_times if t), default=None),
         deleted_at=parse_time(metadata.get("deletionTimestamp")),
@@ -120,10 +121,11 @@ def _load_failed(predictor: Object, status: Object) -> bool:
     It does so for every exit of the model's container, whatever the cause, and never for a
     container of the caller's own.
     """
+    if "model" not in predictor:
+        return False
     model = get_map(status, "modelStatus")
     return (
-        "model" in predictor
-        and model.get("transitionStatus") == "BlockedByFailedLoad"
+        model.get("transitionStatus") == "BlockedByFailedLoad"
         and get_map(model, "lastFailureInfo").get("reason") == "ModelLoadFailed"
     )
 

@@ -118,9 +118,9 @@ def status_of(
             replace(c, message=redacted_message(gate, c.message)[:_LONGEST_MESSAGE])
             for c in conditions
         ]
-    # If KServe does not report the serving runtime, show that of the spec.
-    named = get_map(service.obj, "spec", "predictor", "model").get("runtime")
-    fallback = "" if observed.release.reports_runtime else str(named or "")
+    runtime = service.serving_runtime
+    if not runtime and not observed.release.reports_runtime:
+        runtime = str(get_map(service.obj, "spec", "predictor", "model").get("runtime") or "")
     return InferenceServiceStatus(
         decision.state,
         decision.message,
@@ -129,7 +129,7 @@ def status_of(
         failure=decision.failure,
         url=str(service.status.get("url") or ""),
         cluster_url=str(get_map(service.status, "address").get("url") or ""),
-        serving_runtime=service.serving_runtime or fallback,
+        serving_runtime=runtime,
         deployment_mode=present_name(str(service.status.get("deploymentMode") or "")),
         components=tuple(c.shown for c in facts.components),
         conditions=tuple(conditions),

@@ -96,7 +96,7 @@ def _serve(loaded: settings.Settings) -> int:
     _find_stubs()
     # After the settings, since these imports take a second and a wrong setting needs none of them.
     from server import app  # noqa: PLC0415
-    from server.api.grpc_server import AddressUnusable  # noqa: PLC0415
+    from server.api.transport.listening import AddressUnusable  # noqa: PLC0415
 
     try:
         asyncio.run(app.run(loaded))

@@ -13,18 +13,20 @@ from contextlib import (
     suppress,
 )
 from datetime import timedelta
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+import grpc
 import structlog
 
 from server import failpoints
 from server.adapters.no_registry import NoRegistry
-from server.api.grpc_server import grpc_server, listen
+from server.api.grpc_server import grpc_server, health_listener
 from server.api.health import Health, follow_health, health_statuses
 from server.api.interceptor import CallInterceptor, CallLimits
 from server.api.model_service import ModelService
 from server.api.registry_service import RegistryService
 from server.api.responses import Responses
+from server.api.transport.listening import listen
 from server.control.authorizer import Authorizer, ReservedNamespaces
 from server.control.deploy import Deployer
 from server.control.deployment_recorder import DeploymentRecorder
@@ -41,7 +43,10 @@ from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Registry
-from server.settings import Settings, SettingsInvalid
+from server.settings import Serving, Settings, SettingsInvalid
+
+if TYPE_CHECKING:
+    from server.api.transport.server_certificate import ServerCertificate
 
 log = structlog.get_logger(__name__)
 
@@ -86,9 +91,7 @@ class Application:
         self._cache = WatchCache(cluster.refusal)
         self._health = Health()
         limits = CallLimits(serving.max_calls, serving.max_streams)
-        self._interceptor = CallInterceptor(
-            anonymous_caller(settings), settings.kubernetes.default_namespace, limits
-        )
+        self._interceptor = _interceptor(settings, limits)
         reader = Reader(cluster, self._cache, authorizer)
         registered = registry or NoRegistry()
         memory = ServiceMemory(self._cache, serving.services_memory_bytes())
@@ -105,8 +108,13 @@ class Application:
             responses=Responses(cluster),
         )
         registering = _registry_service(registered, self._cache)
-        self._server = grpc_server(models, registering, self._health, self._interceptor)
-        self._listeners = listeners
+        self._server = grpc_server(models, registering, self._health, self._interceptor, limits)
+        self._certificate = _certificate(serving)
+        self._listeners = [*listeners]
+        if serving.health_listen:
+            # With its own handlers: those of an interceptor serve every method that it has met.
+            probes = _interceptor(settings, limits)
+            self._listeners.append(health_listener(self._health, probes, serving.health_listen))
         self._listening = AsyncExitStack()
         self._tasks = [
             Task("status feed", lambda: follow_cluster(self._cache, cluster)),
@@ -114,20 +122,30 @@ class Application:
             Task("freed memory", lambda: keep_freeing(self._cache)),
             *tasks,
         ]
+        if self._certificate:
+            self._tasks.append(Task("certificate", self._certificate.follow))
         if registry:
             recorder = DeploymentRecorder(registry, cluster, self._cache)
             self._tasks.append(Task("deployment recorder", recorder.run))
 
     async def start(self) -> int:
-        """Listen, and return the port. Raises AddressUnusable, and the errors of listeners."""
+        """Listen, and return the port.
+
+        Raises AddressUnusable, SettingsInvalid for the certificate, and the errors of listeners.
+        """
         self._health.set(health_statuses(self._cache, self._cluster, self._registry))
         address = self._settings.serving.listen
+        credentials = await _loaded_credentials(self._certificate)
         async with AsyncExitStack() as entered:
             for listener in self._listeners:
                 await entered.enter_async_context(listener)
-            port = await listen(self._server, address)
+            port = await listen(self._server, address, credentials=credentials)
             self._listening = entered.pop_all()
-        log.info("listening", address=f"{address.rpartition(':')[0]}:{port}")
+        log.info(
+            "listening",
+            address=f"{address.rpartition(':')[0]}:{port}",
+            encrypted=credentials is not None,
+        )
         return port
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -174,6 +192,36 @@ def _registry_service(registry: Registry, cache: WatchCache) -> RegistryService:
         environments=Environments(registry, cache),
         deployments=Deployments(registry),
     )
+
+
+def _interceptor(settings: Settings, limits: CallLimits) -> CallInterceptor:
+    return CallInterceptor(
+        anonymous_caller(settings), settings.kubernetes.default_namespace, limits
+    )
+
+
+def _certificate(serving: Serving) -> ServerCertificate | None:
+    if not (paths := serving.tls_paths()):
+        return None
+    # Imported here, since cryptography takes a tenth of a second and plaintext does not need it.
+    from server.api.transport.certificate import Paths  # noqa: PLC0415
+    from server.api.transport.server_certificate import ServerCertificate  # noqa: PLC0415
+
+    return ServerCertificate(Paths(*paths))
+
+
+async def _loaded_credentials(
+    certificate: ServerCertificate | None,
+) -> Callable[[], grpc.ServerCredentials] | None:
+    if certificate is None:
+        return None
+    from server.api.transport.certificate import CertificateUnusable  # noqa: PLC0415
+
+    try:
+        await certificate.load()
+    except CertificateUnusable as e:
+        raise SettingsInvalid(str(e)) from None
+    return certificate.credentials
 
 
 def anonymous_caller(settings: Settings) -> Caller:

@@ -121,6 +121,19 @@ class Serving(BaseSettings):
     allow_plaintext: bool = Field(
         False, description="allow a listen address beyond loopback, without encryption"
     )
+    tls_cert: str = Field(
+        "",
+        description="path of a PEM file with the server's certificate and its intermediates;"
+        " traffic is encrypted with it; read again when it changes",
+    )
+    tls_key: str = Field(
+        "", description="path of a PEM file with the private key of the certificate"
+    )
+    health_listen: Address | None = Field(
+        None,
+        description="host and port of a second listener that serves grpc.health.v1 alone, in"
+        " plaintext, for probes that cannot do TLS; unset: none",
+    )
     namespaces: Namespaces = Field(
         frozenset(), description="namespaces to serve, separated by commas; unset: all"
     )
@@ -165,12 +178,31 @@ class Serving(BaseSettings):
             return math.ceil(quantities.value(self.services_memory))
         return memory_limit() // MEMORY_SHARE
 
+    def tls_paths(self) -> tuple[Path, Path] | None:
+        """Return the files of the certificate and its key; None for plaintext."""
+        if not self.tls_cert:
+            return None
+        return (
+            _expanded("MODELSERVICE_TLS_CERT", self.tls_cert),
+            _expanded("MODELSERVICE_TLS_KEY", self.tls_key),
+        )
+
+    @model_validator(mode="after")
+    def _certificate_with_its_key(self) -> Serving:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = "MODELSERVICE_TLS_CERT", "MODELSERVICE_TLS_KEY"
+            if self.tls_key:
+                given, missing = missing, given
+            raise ValueError(f"{missing}: must be set, since {given} is")
+        return self
+
     @model_validator(mode="after")
     def _plaintext_stays_here(self) -> Serving:
-        if not self.allow_plaintext and not is_loopback(self.listen):
+        if not (self.tls_cert or self.allow_plaintext or is_loopback(self.listen)):
             raise ValueError(
                 "MODELSERVICE_LISTEN: must be a loopback address, since traffic is not encrypted,"
-                f" got {self.listen}; MODELSERVICE_ALLOW_PLAINTEXT=true allows others"
+                f" got {self.listen}; set MODELSERVICE_TLS_CERT and MODELSERVICE_TLS_KEY to encrypt"
+                " it, or MODELSERVICE_ALLOW_PLAINTEXT=true to allow it as it is"
             )
         return self
 

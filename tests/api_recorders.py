@@ -34,10 +34,19 @@ class Authority:
         self._certificate = self._sign(self._name, self._key, [], authority=True)
         self.pem = self._certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, name: str, hosts: Sequence[str] = ()) -> tuple[bytes, bytes]:
-        """A certificate for these hosts and addresses, and its key, as PEM."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(_name(name), key, hosts)
+    def issue(
+        self,
+        name: str,
+        hosts: Sequence[str] = (),
+        *,
+        begins: dt.timedelta = -dt.timedelta(hours=1),
+        ends: dt.timedelta = dt.timedelta(days=1),
+        curve: ec.EllipticCurve | None = None,
+    ) -> tuple[bytes, bytes]:
+        """A certificate for these hosts and addresses, and its key, as PEM; valid from `begins` to
+        `ends`, from now."""
+        key = ec.generate_private_key(curve or ec.SECP256R1())
+        certificate = self._sign(_name(name), key, hosts, begins=begins, ends=ends)
         pem = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -52,6 +61,8 @@ class Authority:
         hosts: Sequence[str],
         *,
         authority: bool = False,
+        begins: dt.timedelta = -dt.timedelta(hours=1),
+        ends: dt.timedelta = dt.timedelta(days=1),
     ) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
@@ -60,8 +71,8 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(days=1))
+            .not_valid_before(now + begins)
+            .not_valid_after(now + ends)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         )
         if hosts:

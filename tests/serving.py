@@ -38,7 +38,7 @@ def settings(
     return Settings(
         kserve=KServe(enabled=True),
         kubernetes=Kubernetes(),
-        serving=Serving(listen="127.0.0.1:0", **serving or {}),
+        serving=Serving(**{"listen": "127.0.0.1:0"} | (serving or {})),
         local=Local(),
         database=Database(url=registry),
         stop=Stop(**{"delay": "0", "grace": "10"} | (stop or {})),

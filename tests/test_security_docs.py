@@ -14,6 +14,7 @@ from server.adapters.kserve.informers import status_feed
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
 from server.api import grpc_server, requests, responses
+from server.api.transport import certificate
 from server.control import live_reads, watch_cache
 from server.domain.kubernetes import selectors
 from server.domain.rollout import container_output, log_excerpt
@@ -22,6 +23,7 @@ from server.domain.service import spec_validation, validation
 ROOT = Path(__file__).parents[1]
 SECURITY = (ROOT / "docs/security.md").read_text()
 OPTIONS = dict(grpc_server._OPTIONS)
+HEALTH = dict(grpc_server._HEALTH_OPTIONS)
 SERVING = settings.Serving.model_fields
 SERVED, EVERYWHERE, KSERVE = "namespaces that are served", "the cluster", "KServe's namespace"
 WHERE = {
@@ -33,6 +35,15 @@ WHERE = {
 LIMITS = {
     "calls answered at once, of all callers": SERVING["max_calls"].default,
     "streams open at once: watches; reflection as many": SERVING["max_streams"].default,
+    "connections at once, also in their handshake": (
+        SERVING["max_calls"].default + SERVING["max_streams"].default
+    ),
+    "a handshake, from the connection to HTTP/2 in TLS, in milliseconds": (
+        OPTIONS["grpc.server_handshake_timeout_ms"]
+    ),
+    "connections of the listener for probes": HEALTH["grpc.max_allowed_incoming_connections"],
+    "a request of the listener for probes, in bytes": HEALTH["grpc.max_receive_message_length"],
+    "a file of the certificate or its key, in bytes": certificate.MOST_BYTES,
     "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],

@@ -14,8 +14,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from lab.port_blocks import own_block
 from server.api import grpc_server
-from server.api.grpc_server import AddressUnusable, listen
 from server.api.health import LIVE, SERVING, Health
+from server.api.transport.listening import AddressUnusable, listen
 from tests.patience import PATIENCE_SECONDS
 
 from .test_settings import KUBECONFIG, server

@@ -1,0 +1,1 @@
+"""The listeners of the gRPC servers: their addresses, and the certificate of TLS."""

@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from tests.patience import PATIENCE_SECONDS
+
 SCRIPT = Path(__file__).parents[2] / "ci/deploy.sh"
 # GitHub's and Tekton's way to run a step, and the strictest POSIX shell.
 SHELLS = {"bash": ("bash", "-eo", "pipefail"), "dash": ("dash", "-eu")}
 # All that the script needs beside grpcurl. There is no jq.
 TOOLS = ("cat", "date", "grep", "mkfifo", "mktemp", "rm", "sed", "sleep", "tee")
-PATIENCE_SECONDS = 60.0
 
 
 class Run:

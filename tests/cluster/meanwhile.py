@@ -12,7 +12,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Lab, wait_until
 
-from .asking import State, container, deploy, wait_ready
+from .asking import TIMEOUT, State, container, deploy, wait_ready
 from .recording import Recording
 
 OBJECT = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}"
@@ -20,6 +20,8 @@ CHANGED, RECREATED, DELETED, MADE = "changed", "recreated", "deleted", "made"
 
 # Ten times what is aimed at.
 HEALS_WITHIN = 50.0
+# The same, and sooner than a request ends that was sent and is not answered.
+REFUSED_WITHIN = 20.0
 
 Type = pb.WatchStatusResponse.Type
 
@@ -55,7 +57,7 @@ class Meanwhile:
         wait_until(lambda: RECREATED not in self._stored(), "the first of its name is gone")
         self._make(RECREATED)
         wait_until(lambda: DELETED not in self._stored(), "the deleted one is gone")
-        wait_until(self._is_settled, "what was changed and made is READY", timeout=60)
+        wait_until(self._is_settled, "what was changed and made is READY")
 
     def seconds_until_told(self) -> float:
         """Wait until the stream and Get tell what is; how long that took."""
@@ -67,11 +69,13 @@ class Meanwhile:
     def age(self) -> float:
         """The view's age in seconds, by Get."""
         request = pb.GetRequest(namespace=self._namespace, name=CHANGED)
-        return self._stub.Get(request, timeout=5).view_age.ToTimedelta().total_seconds()
+        return self._stub.Get(request, timeout=TIMEOUT).view_age.ToTimedelta().total_seconds()
 
-    def ages_told(self) -> list[float]:
-        """The view's age in seconds, by each heartbeat so far."""
-        heartbeats = [m for m in list(self.stream.messages) if m.type == Type.TYPE_HEARTBEAT]
+    def ages_told(self, since: float) -> list[float]:
+        """The view's age in seconds, by each heartbeat that has come since then, a time of
+        time.monotonic()."""
+        told = zip(list(self.stream.messages), self.stream.arrivals, strict=False)
+        heartbeats = [m for m, at in told if at > since and m.type == Type.TYPE_HEARTBEAT]
         return [m.view_age.ToTimedelta().total_seconds() for m in heartbeats]
 
     def path(self, name: str) -> str:
@@ -105,7 +109,7 @@ class Meanwhile:
         return {item["metadata"]["name"]: item["metadata"] for item in items}
 
     def _is_settled(self) -> bool:
-        listed = self._control.List(pb.ListRequest(namespace=self._namespace), timeout=5)
+        listed = self._control.List(pb.ListRequest(namespace=self._namespace), timeout=TIMEOUT)
         return self._is_all_ready({service.name: service for service in listed.services})
 
     def _is_told(self) -> bool:

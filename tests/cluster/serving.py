@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SERVICE_ACCOUNT, NAMESPACE = "modelservice", "modelservice"
 SERVER_USER = f"system:serviceaccount:{NAMESPACE}:{SERVICE_ACCOUNT}"
 
-_STOP_SECONDS = 60.0
+STOP_SECONDS = 60.0  # until a server that is told to end is killed
 # A server that is not there yet is asked again at once, not after gRPC's second and more.
 _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -82,7 +82,7 @@ class Server(Component):
     def is_serving(self, service: str = "") -> bool:
         """Whether health says SERVING of this service; False while nothing answers."""
         try:
-            answer = self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=2)
+            answer = self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=20)
         except grpc.RpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -90,7 +90,7 @@ class Server(Component):
     def close(self) -> None:
         """Stop it for good."""
         self.channel.close()
-        self.stop(_STOP_SECONDS)
+        self.stop(STOP_SECONDS)
         self._ports.close()
 
 

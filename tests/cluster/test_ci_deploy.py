@@ -182,7 +182,7 @@ def test_a_superseded_rollout_ends_with_74(
 
 @pytest.mark.usefixtures("open_rollouts")
 def test_a_rollout_that_is_not_decided_in_time_ends_with_68(script: Script, served: Served) -> None:
-    runs = in_both_shells(script, served.address, "late", "--timeout", "2", CI_JOB_ID="1")
+    runs = in_both_shells(script, served.address, "late", "--timeout", "5", CI_JOB_ID="1")
     for run in runs:
         assert run.code() == 68
         assert "PENDING" in run.states

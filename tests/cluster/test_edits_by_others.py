@@ -35,6 +35,7 @@ from server.domain.service.inference_service import (
     ServingPredictor,
 )
 from tests import strategies
+from tests.patience import PATIENCE_SECONDS
 
 from .direct import PATH, stored
 from .test_kserve_conformance import followed
@@ -156,7 +157,7 @@ async def _edited_then_given_back(
 async def _read(cluster: Cluster, kserve: KServeCluster, key: ServiceKey) -> InferenceService:
     """The service once the server has seen what others wrote."""
     etag = etag_of(await asyncio.to_thread(stored, cluster, key))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (got := await kserve.read(key)) is None or got.etag != etag:
             await asyncio.sleep(0.01)
     return got

@@ -11,10 +11,11 @@ import pytest
 
 from lab import Lab, wait_until
 from lab.credentials import write_kubeconfig
+from tests.patience import PATIENCE_SECONDS
 
 from .asking import MODEL, SKLEARN_IMAGE
 from .fixtures import StartReplica
-from .serving import Replicas, Server
+from .serving import STOP_SECONDS, Replicas, Server
 
 DEPLOY = "modelservice.v1.ModelService/Deploy"
 WATCH = "modelservice.v1.ModelService/WatchStatus"
@@ -38,7 +39,11 @@ def grpcurl(lab: Lab, server: Server) -> Grpcurl:
 
 
 def command(
-    lab: Lab, address: str, *arguments: str, data: dict[str, Any] | str = "", seconds: int = 60
+    lab: Lab,
+    address: str,
+    *arguments: str,
+    data: dict[str, Any] | str = "",
+    seconds: float = PATIENCE_SECONDS,
 ) -> list[str]:
     """The command line; `arguments` end with the method."""
     *flags, method = arguments
@@ -88,7 +93,7 @@ def waiting(
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """The exit code, and what it complained of."""
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, complaint
 
 
@@ -202,7 +207,7 @@ def test_68_at_the_deadline_after_the_last_state(
 ) -> None:
     rollout_id = rollout(grpcurl, namespace, "iris", container("lab/slow:60s"))
     data = until_ready(namespace, "iris", rollout_id)
-    asked = command(lab, server.address, WATCH, data=data, seconds=3)
+    asked = command(lab, server.address, WATCH, data=data, seconds=5)
     done = subprocess.run(asked, capture_output=True, text=True)
     assert done.returncode == 68
     assert "TYPE_SNAPSHOT" in done.stdout
@@ -214,7 +219,7 @@ def test_78_when_the_server_goes_down_and_the_same_wait_again_succeeds(
     server = replica()
     rollout_id = rollout(grpcurl, namespace, "iris", container("lab/slow:8s"))
     process = waiting(lab, server, namespace, "iris", rollout_id)
-    assert server.stop(30) == 0
+    assert server.stop(STOP_SECONDS) == 0
     code, complaint = ended(process)
     assert code == 78
     assert '"reason": "SERVER_STOPPING"' in complaint

@@ -15,18 +15,20 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from modelservice.v1 import model_service_pb2 as pb
 
-from lab import wait_until
+from lab import Lab, wait_until
 from tests.refusals import Refusal, refused
 
 from .asking import TIMEOUT, Action, container, deploy
 from .fixtures import StartReplica
 from .interference import Link
-from .meanwhile import HEALS_WITHIN
+from .meanwhile import HEALS_WITHIN, OBJECT, REFUSED_WITHIN
 from .recording import Recording
 from .serving import Replicas, Server
 
 STREAMS = 100
-GRACE = 10.0
+DELAY = 3.0
+# Much more than it takes, so that what ends by it alone is noticed.
+GRACE = 60.0
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -36,7 +38,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def test_open_streams_are_told_and_it_ends_within_the_grace(
     replica: StartReplica, namespace: str, number: signal.Signals
 ) -> None:
-    server = replica({"MODELSERVICE_STOP_DELAY": "1", "MODELSERVICE_STOP_GRACE": f"{GRACE}"})
+    server = replica({"MODELSERVICE_STOP_DELAY": f"{DELAY}", "MODELSERVICE_STOP_GRACE": f"{GRACE}"})
     deploy(server.stub, namespace, "watched", container())
     streams = [Recording(server.stub, namespace, "") for _ in range(STREAMS)]
     for stream in streams:
@@ -49,7 +51,7 @@ def test_open_streams_are_told_and_it_ends_within_the_grace(
     wait_until(lambda: health.told == [SERVING, NOT_SERVING], "NOT_SERVING is told")
     # Those who have not heard of it yet are still served.
     assert server.is_serving("live")
-    server.stub.Get(pb.GetRequest(namespace=namespace, name="watched"), timeout=1)
+    server.stub.Get(pb.GetRequest(namespace=namespace, name="watched"), timeout=DELAY)
     for stream in streams:
         assert_told_to_come_again(stream.end(GRACE))
     wait_until(lambda: server.has_ended, "it has ended")
@@ -61,16 +63,23 @@ def test_open_streams_are_told_and_it_ends_within_the_grace(
 
 
 def test_a_deploy_that_is_under_way_is_answered(
-    replica: StartReplica, link: Link, namespace: str
+    lab: Lab, replica: StartReplica, link: Link, namespace: str
 ) -> None:
     server = replica({"MODELSERVICE_STOP_GRACE": f"{GRACE}"}, kubeconfig=link.kubeconfig)
-    link.delay(0.5)
+    # It has a connection on which the request is sent at once.
+    deploy(server.stub, namespace, "iris", container(), validate_only=True)
+    link.swallow(requests=False)
     with ThreadPoolExecutor() as threads:
         under_way = threads.submit(deploy, server.stub, namespace, "iris", container())
-        time.sleep(0.3)  # within the second that its request and its answer take
+        services = OBJECT.format(namespace, "").rstrip("/")
+        wait_until(lambda: lab.get(services)["items"], "it is stored")
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: not server.is_serving(), "the server ends")
         assert not under_way.done()
-        assert server.stop(GRACE) == 0
+        link.restore()
         assert under_way.result().action == Action.ACTION_CREATED
+    wait_until(lambda: server.has_ended, "it has ended")
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("away", [Link.refuse, Link.swallow], ids=["refused", "black hole"])
@@ -107,7 +116,7 @@ def assert_nothing_is_answered_yet(server: Server, namespace: str) -> None:
     began = time.monotonic()
     wish = pb.DeployRequest(namespace=namespace, name="iris", spec=container())
     refused(StatusCode.UNAVAILABLE, "CLUSTER_UNAVAILABLE", server.stub.Deploy, wish)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < REFUSED_WITHIN
 
 
 def assert_told_to_come_again(refusal: Refusal | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from lab import Cluster, wait_until
@@ -58,21 +57,12 @@ def let_go(cluster: Cluster, key: ServiceKey) -> None:
     set_finalizers(cluster, SERVICES.format(key.namespace, key.name))
 
 
-def settled(cluster: Cluster, key: ServiceKey) -> dict[str, Any]:
-    """The object once it is Ready and KServe has left it alone for a second."""
-    seen: list[tuple[float, dict[str, Any]]] = []
-
-    def left_alone() -> bool:
-        now = stored(cluster, key)
-        if not seen or version(seen[-1][1]) != version(now):
-            seen.append((time.monotonic(), now))
-        conditions = now.get("status", {}).get("conditions", [])
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-        return ready and time.monotonic() - seen[-1][0] > 1
-
-    wait_until(left_alone, f"KServe has settled {key}")
-    return seen[-1][1]
+def wait_ready(cluster: Cluster, key: ServiceKey) -> None:
+    """Return once KServe says that a service is Ready."""
+    wait_until(lambda: is_ready(stored(cluster, key)), f"{key} is Ready")
 
 
-def version(obj: dict[str, Any]) -> str:
-    return str(obj["metadata"]["resourceVersion"])
+def is_ready(service: dict[str, Any]) -> bool:
+    """Whether KServe says so of this object."""
+    conditions = service.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

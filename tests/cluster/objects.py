@@ -6,7 +6,7 @@ from typing import Any
 
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from lab import Cluster, wait_until
+from lab import Cluster
 
 from .asking import wait_ready
 
@@ -17,25 +17,17 @@ def stored(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
     return cluster.get(OBJECT.format(namespace, name))
 
 
-def version(cluster: Cluster, namespace: str, name: str) -> str:
-    return str(stored(cluster, namespace, name)["metadata"]["resourceVersion"])
-
-
-def settled(cluster: Cluster, stub: ModelServiceStub, namespace: str, name: str, id_: str) -> str:
-    """The resourceVersion once the rollout is READY and KServe has stopped writing its status."""
+def written_once_ready(
+    cluster: Cluster, stub: ModelServiceStub, namespace: str, name: str, id_: str
+) -> dict[str, Any]:
+    """What was written of a service, once its rollout is READY."""
     wait_ready(stub, namespace, name, id_)
-    seen: list[str] = []
-
-    def unmoved() -> bool:
-        seen.append(version(cluster, namespace, name))
-        return len(seen) > 20 and len(set(seen[-20:])) == 1
-
-    wait_until(unmoved, f"KServe leaves {name} alone")
-    return seen[-1]
+    return written(cluster, namespace, name)
 
 
 def written(cluster: Cluster, namespace: str, name: str) -> dict[str, Any]:
-    """The object without what KServe's controller tells in its status."""
+    """The object without what changes with its status, which KServe may write at any time; every
+    other write shows."""
     held = stored(cluster, namespace, name)
     held.pop("status", None)
     held["metadata"].pop("resourceVersion")

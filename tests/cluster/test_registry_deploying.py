@@ -18,7 +18,7 @@ from tests.registry.team import DEPLOYED, SUPERSEDED, UNDEPLOYED, Team, eventual
 
 from .asking import MODEL, Action, container, deploy, get, scaling, wait_gone, wait_ready
 from .fixtures import StartReplica
-from .objects import OBJECT, settled, stored, version
+from .objects import OBJECT, stored, written, written_once_ready
 
 SERVICE = "fraud-staging"
 SKLEARN = ModelFormat(name="sklearn")
@@ -99,7 +99,7 @@ def test_the_object_and_its_pods_have_the_ids_as_labels(
     before = ids(stored(cluster, namespace, SERVICE)["metadata"]["labels"])
     assert before.keys() == ID_LABELS
     second = team.deploy("", "2")
-    settled(cluster, team.models, namespace, SERVICE, second.rollout_id)
+    wait_ready(team.models, namespace, SERVICE, second.rollout_id)
     after = ids(stored(cluster, namespace, SERVICE)["metadata"]["labels"])
     assert {key for key in ID_LABELS if before[key] != after[key]} == {
         "modelservice.dev/model-version-id"
@@ -124,12 +124,12 @@ def test_what_get_gives_given_back_leaves_the_object_untouched(
     cluster: Cluster, team: Team, namespace: str
 ) -> None:
     first = team.deploy("", "1", labels={"team": "risk"})
-    before = settled(cluster, team.models, namespace, SERVICE, first.rollout_id)
+    before = written_once_ready(cluster, team.models, namespace, SERVICE, first.rollout_id)
     shown = get(team.models, namespace, SERVICE)
     again = deploy(team.models, namespace, SERVICE, shown.spec, labels=shown.labels)
     assert (again.action, again.rollout_id) == (Action.ACTION_UNCHANGED, first.rollout_id)
     assert again.service.deployment_id == first.service.deployment_id
-    assert version(cluster, namespace, SERVICE) == before
+    assert written(cluster, namespace, SERVICE) == before
     assert list(team.records()) == [first.service.deployment_id]
 
 

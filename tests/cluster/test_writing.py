@@ -37,8 +37,10 @@ from server.domain.service.inference_service import (
 )
 from tests import strategies
 from tests.contracts.world import following
+from tests.patience import PATIENCE_SECONDS
 
-from .direct import create, edit, hold, let_go, remove, settled, stored, version
+from .direct import create, edit, hold, let_go, remove, stored, wait_ready
+from .objects import written
 from .test_kserve_conformance import followed
 
 MODEL = InferenceServiceSpec(ModelPredictor(ModelFormat("sklearn"), "gs://bucket/model"))
@@ -75,7 +77,7 @@ async def present(kserve: KServeCluster, key: ServiceKey) -> InferenceService:
 
 async def _told(kserve: KServeCluster, key: ServiceKey, state: State) -> None:
     """Return once the service is in this state."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (await present(kserve, key)).status.state is not state:
             await asyncio.sleep(0.1)
 
@@ -93,10 +95,11 @@ async def test_the_same_deploy_again_does_not_touch_the_object(
 ) -> None:
     deploy = Deploy(key, spec, {"team": "a"}, {"note": "x"})
     made = await kserve.apply(deploy)
-    before = await asyncio.to_thread(settled, cluster, key)
+    await asyncio.to_thread(wait_ready, cluster, key)
+    before = await asyncio.to_thread(written, cluster, key.namespace, key.name)
     again = await kserve.apply(deploy)
     assert outcome(again) == (Action.UNCHANGED, made.rollout)
-    assert version(await asyncio.to_thread(stored, cluster, key)) == version(before)
+    assert await asyncio.to_thread(written, cluster, key.namespace, key.name) == before
 
 
 @settings(
@@ -238,7 +241,7 @@ async def test_a_dry_run_is_not_ready_by_the_rollout_that_stands(
     await kserve.apply(Deploy(key, MODEL))
     edited = {"spec": {"predictor": {"model": {"storageUri": "gs://theirs/model"}}}}
     await asyncio.to_thread(edit, cluster, key, edited)
-    await asyncio.to_thread(settled, cluster, key)
+    await asyncio.to_thread(wait_ready, cluster, key)
     await _told(kserve, key, State.READY)
     forced = Deploy(key, MODEL, force=True, validate_only=True)
     would = await kserve.apply(forced)
@@ -365,7 +368,7 @@ async def test_what_kserve_would_not_carry_out_is_refused(
     cluster: Cluster, kserve: KServeCluster, key: ServiceKey
 ) -> None:
     made = await kserve.apply(Deploy(key, MODEL))
-    await asyncio.to_thread(settled, cluster, key)
+    await asyncio.to_thread(wait_ready, cluster, key)
     off = {"metadata": {"annotations": {"serving.kserve.io/disable-auto-update": "true"}}}
     await asyncio.to_thread(edit, cluster, key, off)
     assert outcome(await kserve.apply(Deploy(key, MODEL))) == (Action.UNCHANGED, made.rollout)
@@ -388,4 +391,4 @@ async def test_defaults_give_way_so_that_pods_can_be_made(
     kserve: KServeCluster, cluster: Cluster, key: ServiceKey, spec: Any, resources: Resources
 ) -> None:
     await kserve.apply(Deploy(key, dataclasses.replace(spec, resources=resources)))
-    await asyncio.to_thread(settled, cluster, key)
+    await asyncio.to_thread(wait_ready, cluster, key)

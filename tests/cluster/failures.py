@@ -13,11 +13,12 @@ from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1.inference_service_pb2 import Failure, InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from lab import Cluster, Lab, wait_until
+from lab import Cluster, Lab
 from tests.refusals import Refusal
 
 from .asking import Reason, Spec, State, deploy
 from .namespace_watch import NamespaceWatch, Sight
+from .quotas import forbid
 from .recording import Recording, Until
 from .symptoms import Symptom, about, cause_by_kserve, pod_in_trouble
 
@@ -250,13 +251,7 @@ def _watched(lab: Lab) -> Iterator[NamespaceWatch]:
 
 
 def _forbid_pods(cluster: Cluster, namespace: str) -> None:
-    quota = cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "ResourceQuota",
-            "metadata": {"name": "no-pods", "namespace": namespace},
-            "spec": {"hard": {"pods": "0"}},
-        }
-    )
-    path = cluster.path_of(quota)
-    wait_until(lambda: cluster.get(path).get("status", {}).get("hard"), "the quota holds")
+    metadata = {"name": "one", "namespace": namespace}
+    spec = {"containers": [{"name": "one", "image": "any:1"}]}
+    one = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    forbid(cluster, namespace, "pods", one)

@@ -17,6 +17,7 @@ from . import kubectl
 from .asking import (
     MODEL,
     SKLEARN_IMAGE,
+    TIMEOUT,
     Action,
     container,
     deploy,
@@ -27,9 +28,11 @@ from .asking import (
     wait_ready,
 )
 from .fixtures import StartReplica
-from .objects import OBJECT, settled, stored, unmanaged, version
+from .objects import OBJECT, stored, unmanaged, written, written_once_ready
+from .quotas import forbid
 
-MANY = 60
+# More than the server's tries at one Deploy, and few enough for the 30 s that each may wait.
+MANY = 20
 
 
 def test_a_request_id_used_again_answers_the_first_write(
@@ -37,13 +40,13 @@ def test_a_request_id_used_again_answers_the_first_write(
 ) -> None:
     first = deploy(stub, namespace, "iris", container(env={"V": "1"}), request_id="build-1")
     later = deploy(stub, namespace, "iris", container(env={"V": "2"}), request_id="build-2")
-    before = settled(cluster, stub, namespace, "iris", later.rollout_id)
+    before = written_once_ready(cluster, stub, namespace, "iris", later.rollout_id)
 
     replayed = deploy(stub, namespace, "iris", container(env={"V": "1"}), request_id="build-1")
 
     assert (replayed.action, replayed.rollout_id) == (Action.ACTION_CREATED, first.rollout_id)
     assert replayed.service.spec.env["V"] == "2"
-    assert version(cluster, namespace, "iris") == before
+    assert written(cluster, namespace, "iris") == before
     other = pb.DeployRequest(namespace=namespace, name="iris", spec=model(), request_id="build-1")
     refused(StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED", stub.Deploy, other)
 
@@ -74,7 +77,7 @@ def test_many_deploys_of_one_service_at_once_are_all_stored_one_after_the_other(
     def asked(nth: int) -> pb.DeployResponse:
         spec = container(env={"V": str(nth)})
         request = pb.DeployRequest(namespace=namespace, name="iris", spec=spec)
-        return stub.Deploy(request, timeout=100)
+        return stub.Deploy(request, timeout=TIMEOUT)
 
     with ThreadPoolExecutor(MANY) as threads:
         answers = list(threads.map(asked, range(MANY)))
@@ -175,21 +178,12 @@ def test_a_deploy_onto_a_service_being_deleted_is_never_acknowledged(
         assert answer.service.uid != dying.uid
 
 
-QUOTA_OF_NO_SERVICES = {
-    "apiVersion": "v1",
-    "kind": "ResourceQuota",
-    "metadata": {"name": "none"},
-    "spec": {"hard": {"count/inferenceservices.serving.kserve.io": "0"}},
-}
-
-
 def test_an_exceeded_quota_of_services_is_told(
     lab: Lab, stub: ModelServiceStub, namespace: str
 ) -> None:
-    metadata = {"name": "none", "namespace": namespace}
-    quota = lab.apply(QUOTA_OF_NO_SERVICES | {"metadata": metadata})
-    path = lab.path_of(quota)
-    wait_until(lambda: lab.get(path).get("status", {}).get("hard"), "the quota holds")
+    image = {"name": "kserve-container", "image": SKLEARN_IMAGE}
+    one = unmanaged(namespace, "one", {"containers": [image]})
+    forbid(lab, namespace, "count/inferenceservices.serving.kserve.io", one)
     request = pb.DeployRequest(namespace=namespace, name="iris", spec=model())
     refusal = refused(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", stub.Deploy, request)
     assert "count/inferenceservices" in refusal.message

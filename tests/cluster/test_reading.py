@@ -11,11 +11,12 @@ from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Lab, wait_until
+from server.domain.service.inference_service import ServiceKey
 
-from .asking import State, container, delete, deploy, get, outcome, scaling
+from .asking import State, container, delete, deploy, get, outcome, scaling, wait_ready
+from .direct import hold, let_go
 from .fixtures import StartReplica
 from .interference import Link
-from .objects import settled
 from .serving import SERVER_USER, Server
 
 READS = 1000
@@ -27,7 +28,7 @@ def test_a_thousand_gets_ask_the_api_server_nothing(
     lab: Lab, stub: ModelServiceStub, namespace: str
 ) -> None:
     rollout_id = deploy(stub, namespace, "iris", container()).rollout_id
-    settled(lab, stub, namespace, "iris", rollout_id)
+    wait_ready(stub, namespace, "iris", rollout_id)
     wait_until(lambda: not ending_namespaces(lab), "Kubernetes has cleared earlier namespaces")
     asked, counted = asked_by_servers(lab), counted_by_api_server(lab)
 
@@ -73,7 +74,7 @@ def test_a_get_after_a_deploy_never_shows_the_time_before_it(
             spec = container(scaling=scaling(1, 1 + number))
             rollout_id = deploy(server.stub, namespace, name, spec).rollout_id
             request = pb.GetRequest(namespace=namespace, name=name, rollout_id=rollout_id)
-            shown = [get(server.stub, namespace, name), other.stub.Get(request).service]
+            shown = [get(server.stub, namespace, name), shown_in_the_end(other, request)]
             wrong += sum(1 for service in shown if service.rollout_id != rollout_id)
         return wrong
 
@@ -92,20 +93,30 @@ def test_a_replica_that_is_held_back_says_so_and_never_shows_the_time_before(
     request = pb.GetRequest(namespace=namespace, name="iris", rollout_id=rollout_id)
     assert outcome(late.stub.Get, request) == "VIEW_BEHIND"
     link.restore()
-    while isinstance(answer := outcome(late.stub.Get, request), str):
+    assert shown_in_the_end(late, request).spec.env["V"] == "2"
+
+
+def shown_in_the_end(server: Server, request: pb.GetRequest) -> InferenceService:
+    """What a Get shows, asked again for as long as the replica says that it is behind."""
+    while isinstance(answer := outcome(server.stub.Get, request), str):
         assert answer == "VIEW_BEHIND"
-    assert answer.service.spec.env["V"] == "2"
+    return answer.service
 
 
-def test_whatever_is_read_after_a_write_shows_it(stub: ModelServiceStub, namespace: str) -> None:
+def test_whatever_is_read_after_a_write_shows_it(
+    lab: Lab, stub: ModelServiceStub, namespace: str
+) -> None:
     for number in range(1, 21):
         spec = container(scaling=scaling(1, 1 + number))
         rollout_id = deploy(stub, namespace, "iris", spec).rollout_id
         assert listed(stub, namespace).rollout_id == rollout_id
         assert first_watched(stub, namespace).rollout_id == rollout_id
+    # It must not be gone before it is read.
+    hold(lab, ServiceKey(namespace, "iris"))
     delete(stub, namespace, "iris")
     for shown in (listed(stub, namespace), get(stub, namespace, "iris")):
         assert shown.status.state == State.STATE_DELETING
+    let_go(lab, ServiceKey(namespace, "iris"))
 
 
 def listed(stub: ModelServiceStub, namespace: str) -> InferenceService:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from contextlib import suppress
 
 import pytest
 from grpc import StatusCode
+from kubernetes.client.exceptions import ConflictException
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.registry_pb2 import ModelVersion
@@ -37,29 +39,35 @@ def team(server: Server, namespace: str) -> Team:
 
 
 def plant(lab: Lab, namespace: str, name: str) -> None:
-    """Have the pods' containers have written the text when they ended last."""
+    """Have the pods' containers have written the text when they ended last, where their status has
+    not changed meanwhile."""
     selector = f"labelSelector=serving.kserve.io/inferenceservice%3D{name}"
     pods = f"/api/v1/namespaces/{namespace}/pods"
     for pod in lab.get(f"{pods}?{selector}")["items"]:
         container = pod["status"].get("containerStatuses", [{}])[0]
-        for state in ("state", "lastState"):
-            if "terminated" in container.get(state, {}):
-                container[state]["terminated"]["message"] = f"cannot log in: {PLANTED}"
-                status = {"status": {"containerStatuses": [container]}}
-                path = f"{pods}/{pod['metadata']['name']}/status"
+        states = (container.get(state, {}) for state in ("state", "lastState"))
+        ended = [state["terminated"] for state in states if "terminated" in state]
+        for end in ended:
+            end["message"] = f"cannot log in: {PLANTED}"
+        version = {"resourceVersion": pod["metadata"]["resourceVersion"]}
+        status = {"metadata": version, "status": {"containerStatuses": [container]}}
+        path = f"{pods}/{pod['metadata']['name']}/status"
+        if ended:
+            with suppress(ConflictException):
                 lab.request("PATCH", path, status, "application/merge-patch+json")
 
 
 def wait_told(lab: Lab, team: Team, name: str, words: str) -> services_pb.InferenceService:
-    def told() -> services_pb.InferenceService:
-        return get(team.models, team.namespace, name)
+    """The service as it was when its failure had these words: its container may exit again."""
+    told: list[services_pb.InferenceService] = []
 
     def is_told() -> bool:
         plant(lab, team.namespace, name)
-        return words in told().status.failure.message
+        told.append(get(team.models, team.namespace, name))
+        return words in told[-1].status.failure.message
 
-    eventually(is_told, told)
-    return told()
+    eventually(is_told, lambda: told[-1])
+    return told[-1]
 
 
 def test_what_a_container_with_a_secret_wrote_is_in_no_answer_no_error_and_no_record(

@@ -17,6 +17,9 @@ from lab.control_plane import new_site
 from lab.kwok import SimulatedNode
 from lab.processes import Component, Sweeper
 
+from .namespace_watch import WATCHED, NamespaceWatch
+from .symptoms import about
+
 INFERENCE_SERVICES = "/apis/serving.kserve.io/v1beta1/namespaces/{}/inferenceservices/{}"
 
 
@@ -78,14 +81,12 @@ def test_scripted_pods_look_as_on_a_real_node(lab: Lab, namespace: str) -> None:
         "init": model("lab-init-fails"),
         "unschedulable": container("any/image:1") | {"nodeSelector": {"no": "such-node"}},
     }
+    watch = NamespaceWatch(lab, lab.tokens["admin"], namespace, {"pod": WATCHED["pod"]})
     for name, predictor in predictors.items():
         lab.apply(inference_service(name, namespace, predictor))
 
     def status(name: str) -> dict[str, Any]:
         return pod_status(lab, namespace, name)
-
-    wait_until(lambda: serving_container(status("slow")).get("started"), "slow runs")
-    assert serving_container(status("slow"))["ready"] is False
 
     wait_until(lambda: waiting(status("missing")).get("reason") == "ImagePullBackOff", "no image")
     assert "docker.io/lab/missing:1: not found" in waiting(status("missing"))["message"]
@@ -98,11 +99,16 @@ def test_scripted_pods_look_as_on_a_real_node(lab: Lab, namespace: str) -> None:
     wait_until(lambda: _failure(lab, namespace, "init"), "KServe reports the init container")
     assert _failure(lab, namespace, "init") == ("ModelLoadFailed", 1)
 
+    wait_until(lambda: status("unschedulable").get("conditions"), "the scheduler has tried")
     [scheduled] = status("unschedulable")["conditions"]
     assert (scheduled["type"], scheduled["status"]) == ("PodScheduled", "False")
     assert scheduled["reason"] == "Unschedulable"
 
     wait_until(lambda: ready(lab, namespace, "slow") == "True", "slow is Ready")
+    watch.close()
+    containers = [serving_container(s.object["status"]) for s in about("slow", watch.seen)]
+    lived = [(c["started"], c["ready"]) for c in containers if c.get("started")]
+    assert (lived[0], lived[-1]) == ((True, False), (True, True))
 
 
 def _failure(cluster: Cluster, namespace: str, name: str) -> tuple[str, int] | None:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from kubernetes.client.exceptions import NotFoundException
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
@@ -16,6 +17,7 @@ from server.adapters.kserve.manifests.readiness_probe import TIMING
 from .asking import Action, Spec, State, container, deploy, get, model, wait_ready
 from .fixtures import StartReplica
 from .objects import stored, unmanaged
+from .recording import Recording
 
 RUNTIME = "/apis/serving.kserve.io/v1alpha1/namespaces/{}/servingruntimes/{}"
 DEPLOYMENT = "/apis/apps/v1/namespaces/{}/deployments/{}-predictor"
@@ -135,10 +137,7 @@ def test_a_runtime_that_changes_or_goes_away_is_no_change_of_a_service(
     assert (again.action, again.rollout_id) == (Action.ACTION_UNCHANGED, made.rollout_id)
     time.sleep(SHARED_FOR)
     deploy(stub, namespace, "iris", model("mine", runtime="mine", **CHANGED))
-    wait_until(
-        lambda: probe_of(cluster, namespace, "iris")["httpGet"]["port"] == 9000,
-        "a change has the probe told anew",
-    )
+    wait_until(lambda: _asked_port(cluster, namespace) == 9000, "a change has the probe told anew")
     cluster.request("DELETE", RUNTIME.format(namespace, "mine"))
     again = deploy(stub, namespace, "iris", model("mine", runtime="mine", **CHANGED))
     assert again.action == Action.ACTION_UNCHANGED
@@ -153,8 +152,9 @@ def test_a_runtime_that_gets_a_probe_of_its_own_keeps_it_from_the_next_rollout_o
     apply_runtime(cluster, namespace, readinessProbe={"exec": {"command": ["true"]}})
     wait_until(lambda: _is_stuck(cluster, namespace), "KServe meets two kinds of probe")
     # It goes on serving, while KServe can no longer make what the runtime asks for.
-    wait_until(lambda: _is_degraded(stub, namespace), "the error that stands is named")
-    status = get(stub, namespace, "iris").status
+    heard = Recording(stub, namespace, "iris")
+    status = heard.wait_state(State.STATE_DEGRADED, 1).status
+    heard.close()
     assert status.serving
     assert "more than 1 handler type" in status.failure.message
     restarted = deploy(stub, namespace, "iris", restart=True)
@@ -232,8 +232,13 @@ def _is_stuck(cluster: Cluster, namespace: str) -> bool:
     return any("more than 1 handler type" in c.get("message", "") for c in conditions)
 
 
-def _is_degraded(stub: ModelServiceStub, namespace: str) -> bool:
-    return get(stub, namespace, "iris").status.state == State.STATE_DEGRADED
+def _asked_port(cluster: Cluster, namespace: str) -> int | None:
+    try:
+        probe = probe_of(cluster, namespace, "iris")
+    except NotFoundException:  # KServe has not made the Deployment yet
+        return None
+    port: int | None = probe.get("httpGet", {}).get("port")
+    return port
 
 
 def _is_ready(stub: ModelServiceStub, namespace: str) -> bool:

@@ -44,26 +44,31 @@ def test_a_serving_runtime_whose_edit_breaks_a_rollout_is_named_as_the_cause(
     heard = watching("iris")
     heard.wait_state(State.STATE_READY, 1)
 
-    cluster.apply(runtime(namespace, "lab/slow:2s"))
-    replaced = heard.wait(
-        lambda s: "the serving runtime teams-own was changed" in s.status.message,
+    cluster.apply(runtime(namespace, "lab/slow:5s"))
+    changed = "the serving runtime teams-own was changed"
+    heard.wait(
+        lambda s: s.status.state == State.STATE_PROGRESSING and changed in s.status.message,
         "the pods are replaced",
     )
-    assert replaced.status.state == State.STATE_PROGRESSING
     wait_ready(stub, namespace, "iris", rollout_id)
 
     cluster.apply(runtime(namespace, "lab/missing:1"))
-    degraded = heard.wait_state(State.STATE_DEGRADED, 1)
+    degraded = heard.wait(
+        lambda s: (
+            s.status.state == State.STATE_DEGRADED
+            and s.status.failure.reason == Reason.REASON_IMAGE_PULL
+        ),
+        "the image is missing",
+    )
     failure = degraded.status.failure
-    assert Reason.Name(failure.reason) == "REASON_IMAGE_PULL"
-    assert failure.message.startswith("the serving runtime teams-own was changed"), failure.message
+    assert failure.message.startswith(changed), failure.message
     assert "correct the serving runtime teams-own" in failure.remedy
 
 
 def test_a_wait_that_somebody_elses_write_ends_names_the_field_manager(
     cluster: Cluster, stub: ModelServiceStub, namespace: str, watching: Watching
 ) -> None:
-    answer = deploy(stub, namespace, "iris", container("lab/slow:10s"))
+    answer = deploy(stub, namespace, "iris", container("lab/slow:60s"))
     waited = watching("iris", until=Until.UNTIL_READY, rollout_id=answer.rollout_id)
     waited.wait(lambda s: s.generation == 1, "it is waited for")
     edit(cluster, ServiceKey(namespace, "iris"), {"spec": {"predictor": {"maxReplicas": 3}}})

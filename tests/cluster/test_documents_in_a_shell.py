@@ -15,7 +15,8 @@ import pytest
 from demo import SERVING_PYTHON
 from demo.server_process import server_process
 from demo.training import trained
-from lab import Lab, debian
+from lab import Lab, debian, wait_until
+from tests.patience import PATIENCE_SECONDS
 from tests.transcript import ROOT, Step, played, transcript
 
 from .serving import Server, install
@@ -58,6 +59,7 @@ def in_default(lab: Lab) -> Iterator[None]:
     services = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices"
     for service in lab.get(services)["items"]:
         lab.delete(service)
+    wait_until(lambda: not lab.get(services)["items"], "they are gone")
 
 
 @pytest.mark.usefixtures("in_default")
@@ -69,7 +71,7 @@ def test_the_calls_of_the_api_document(server: Server, path: str, tmp_path: Path
             ["bash", "-euo", "pipefail", "-c", command.replace('"..."', f'"{rollout_id}"')],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             cwd=tmp_path,
             env={"PATH": path},
         )
@@ -102,7 +104,7 @@ def dry_run(lab: Lab, step: Step) -> subprocess.CompletedProcess[str]:
         ["bash", "-euo", "pipefail", "-c", f"{command} --dry-run=server"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         cwd=ROOT,
         env={
             "PATH": f"{lab.programs['kubectl'].parent}:{os.environ['PATH']}",

@@ -28,7 +28,7 @@ VERSIONS = ("1", "2", "3", "4", "5")
 CALLERS = 8
 FIRST = "first"
 # After the one that followed is gone: its lease, and what has come together meanwhile.
-TAKEN_OVER_WITHIN = 60.0
+TAKEN_OVER_WITHIN = PATIENCE_SECONDS
 
 NOTE_CHANGES = """
 CREATE TABLE changes (number bigserial, before jsonb, after jsonb);
@@ -177,6 +177,8 @@ def kill_midway(fleet: Fleet, deployments: int) -> None:
     with ThreadPoolExecutor(CALLERS) as callers:
         for each in [callers.submit(roll_out, fleet, name, replicas) for name in names[:half]]:
             each.result()
+        # What was replaced was seen by the one that follows.
+        fleet.team.wait_until_agreed()
         under_way = [callers.submit(roll_out, fleet, name, replicas) for name in names[half:]]
         time.sleep(1)
         fleet.first.kill()

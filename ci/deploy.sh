@@ -17,6 +17,7 @@ Deploy a model with ModelService, and wait until its rollout is ready or has fai
   --timeout SECONDS      give up after this time in all; 600 by default
   --patience SECONDS     give up when no server has answered for this time; 60 by default
   -- GRPCURL_OPTION ...  options for grpcurl: -plaintext, -cacert FILE, -H 'name: value', ...
+  GRPCURL_OPTIONS        a variable with more of them, one argument a line
 
 Each change of the state is printed to standard output. Errors go to standard error as grpcurl
 prints them, with the reason and the remedy of a failed rollout last. While the server is away, or
@@ -38,8 +39,8 @@ Exit codes:
 Examples:
   GitHub Actions, GitLab CI:
     ci/deploy.sh modelservice.example:443 deploy.json
-  Tekton, in plaintext inside of the cluster:
-    ci/deploy.sh --request-id "$(context.taskRun.uid)" \
+  Elsewhere, in plaintext inside of the cluster:
+    ci/deploy.sh --request-id "$BUILD_ID" \
         modelservice.modelservice:50051 deploy.json -- -plaintext
   A request from a template, with a token for a proxy before the server:
     envsubst <deploy.json | ci/deploy.sh modelservice.example:443 - -- \
@@ -93,6 +94,11 @@ while [ $# -gt 0 ]; do
     shift
 done
 # From here on "$@" are the options for grpcurl.
+while IFS= read -r option; do
+    [ -z "$option" ] || set -- "$@" "$option"
+done <<END
+${GRPCURL_OPTIONS:-}
+END
 
 [ -n "$request" ] || wrong_usage "SERVER and REQUEST are needed"
 for seconds in "$timeout" "$patience"; do

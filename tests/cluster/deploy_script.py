@@ -27,7 +27,13 @@ class Run:
     """One run: its lines as they come. `name` is the shell's, for the names of services."""
 
     def __init__(
-        self, name: str, command: Sequence[str | Path], request: str, path: Path, env: Any
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        request: str,
+        path: Path,
+        env: Any,
+        folder: Path | None = None,
     ):
         self.name = name
         self.out: list[str] = []
@@ -38,6 +44,7 @@ class Run:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folder,
             env={"PATH": str(path), "TMPDIR": str(path.parent), **env},
             start_new_session=True,
         )
@@ -90,7 +97,7 @@ class Script:
         self._path.mkdir()
         (self._path / "grpcurl").symlink_to(grpcurl)
         for tool in TOOLS:
-            (self._path / tool).symlink_to(str(shutil.which(tool)))
+            self.with_tool(tool)
         self._runs: list[Run] = []
 
     def run(
@@ -105,9 +112,24 @@ class Script:
         text = request if isinstance(request, str) else json.dumps(request)
         program, *flags = SHELLS[shell]
         command = [str(shutil.which(program)), *flags, SCRIPT, *options, address, "-"]
-        run = Run(shell, [*command, "--", "-plaintext", *grpcurl], text, self._path, env)
+        return self.start(shell, [*command, "--", "-plaintext", *grpcurl], text, **env)
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        stdin: str = "",
+        folder: Path | None = None,
+        **env: str,
+    ) -> Run:
+        """Run a command that runs the script, in a folder."""
+        run = Run(name, command, stdin, self._path, env, folder)
         self._runs.append(run)
         return run
+
+    def with_tool(self, tool: str) -> None:
+        """Add a program to the PATH."""
+        (self._path / tool).symlink_to(str(shutil.which(tool)))
 
     def without(self, tool: str) -> None:
         """Remove a program from the PATH."""

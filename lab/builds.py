@@ -41,15 +41,16 @@ class BuildFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class GoModule:
-    """A folder of `go/` and the programs built from it: file name -> Go package."""
+    """A folder of `root` and the programs built from it: file name -> Go package."""
 
     name: str
     programs: dict[str, str]
     ldflags: str = "-s -w"
+    root: Path = GO_MODULES
 
     @property
     def folder(self) -> Path:
-        return GO_MODULES / self.name
+        return self.root / self.name
 
     def digest(self) -> str:
         """Tells builds apart: it changes with whatever the programs are made from."""

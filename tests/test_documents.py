@@ -162,6 +162,7 @@ def test_the_shell_of_a_document_can_be_read_by_bash(document: str) -> None:
 # Shell that CI cannot run, and why.
 NOT_RUN = {
     "until Ctrl-C": "the program stays until it is interrupted; tests start the same one by itself",
+    "remote": "it runs buf's remote plugins; tests/languages runs the same ones from this machine",
     "image": "it pushes an image to a registry; tests/node builds the image for real",
     "CI": "a target that CI itself runs, or one of the long runs by hand",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -51,6 +52,11 @@ class Walk(NamedTuple):
     def _runs(self, task: str) -> list[tuple[str, list[str]]]:
         calls = (call for call in self.calls if call.task == task)
         return [(f, [c.function for c in run]) for f, run in groupby(calls, key=lambda c: c.file)]
+
+    @property
+    def by_folder(self) -> list[tuple[str, int]]:
+        """Count the calls in each folder, the most first."""
+        return Counter(str(Path(call.file).parent) for call in self.calls).most_common()
 
     def count(self, code: CodeType) -> int:
         """Count the calls of one function."""

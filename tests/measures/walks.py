@@ -113,6 +113,10 @@ def report(walks: dict[str, Walk], *, sequence: bool) -> Iterator[str]:
     yield "in one Deploy"
     for what, function in ONCE.items():
         yield f"  {what:18}{walks['Deploy'].count(function.__code__):5}"
+    yield ""
+    yield "calls of one Deploy by folder"
+    for folder, number in walks["Deploy"].by_folder:
+        yield f"  {folder:30}{number:5}"
     if not sequence:
         return
     for name, walk in walks.items():

@@ -25,8 +25,11 @@ from server.adapters.kserve.status.kserve_errors import (
 )
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import Condition
 from server.domain.service.commands import STOP_ANNOTATION
 
+# Kubernetes bounds the conditions of its own kinds so; the InferenceService's schema does not.
+_LONGEST_TYPE, _LONGEST_REASON = 316, 1024
 READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 
 
@@ -34,11 +37,12 @@ READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 class ParsedService:
     """Hold the fields of an InferenceService from which the status is derived.
 
-    `conditions`: by type. `written_at` and `status_written_at`: when spec and status were last
-    written, by the API server's clock in whole seconds. `stop_requested_at`: when the annotation
-    was last written. `status_error`: the error in the status. `reconcile_errors`: by ready
-    condition. `reconcile_failed`: the last reconcile of a component failed, even if it only lost a
-    race. `load_failed`: KServe reports that the model could not be loaded.
+    `conditions`: by type. `shown_conditions`: in their order, as callers see them but for their
+    messages, which are whole and not redacted. `written_at` and `status_written_at`: when spec and
+    status were last written, by the API server's clock in whole seconds. `stop_requested_at`: when
+    the annotation was last written. `status_error`: the error in the status. `reconcile_errors`: by
+    ready condition. `reconcile_failed`: the last reconcile of a component failed, even if it only
+    lost a race. `load_failed`: KServe reports that the model could not be loaded.
     """
 
     obj: Object
@@ -51,6 +55,7 @@ class ParsedService:
     status: Object
     components: tuple[ComponentSpec, ...]
     conditions: Mapping[str, Object]
+    shown_conditions: tuple[Condition, ...]
     written_at: datetime
     status_written_at: datetime | None
     stop_requested_at: datetime | None
@@ -88,7 +93,8 @@ def _parse(service: Object) -> ParsedService:
         for e in entries
         if f"f:{STOP_ANNOTATION}" in get_map(e, "fieldsV1", "f:metadata", "f:annotations")
     )
-    conditions = {str(c.get("type")): c for c in reversed(get_list(status, "conditions"))}
+    raw_conditions = get_list(status, "conditions")
+    conditions = {str(c.get("type")): c for c in reversed(raw_conditions)}
     reconciles = [conditions[name] for name in READY_CONDITIONS if name in conditions]
     return ParsedService(
         obj=service,
@@ -101,6 +107,7 @@ def _parse(service: Object) -> ParsedService:
         status=status,
         components=components,
         conditions=conditions,
+        shown_conditions=tuple(map(_shown_condition, raw_conditions)),
         written_at=max((t for t in spec_times if t), default=None) or created_at(service),
         status_written_at=max((t for t in status_times if t), default=None),
         stop_requested_at=max((t for t in stop_times if t), default=None),
@@ -112,6 +119,16 @@ def _parse(service: Object) -> ParsedService:
         reconcile_failed=any(map(is_reconcile_error, reconciles)),
         load_failed=_load_failed(predictor, status),
         serving_runtime=_serving_runtime(predictor, status),
+    )
+
+
+def _shown_condition(raw: Object) -> Condition:
+    return Condition(
+        str(raw.get("type", ""))[:_LONGEST_TYPE],
+        str(raw.get("status", ""))[:_LONGEST_TYPE],
+        str(raw.get("reason") or "")[:_LONGEST_REASON],
+        str(raw.get("message") or ""),
+        parse_time(raw.get("lastTransitionTime")),
     )
 
 

@@ -29,11 +29,11 @@ from server.adapters.kserve.status.standard_facts import standard_facts
 from server.domain.rollout.facts import Facts, Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.state_table import Decision
-from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus
+from server.domain.rollout.status import FailureReason, InferenceServiceStatus
 from server.domain.service.commands import is_stop_requested
 
 # Kubernetes bounds the conditions of its own kinds so; the InferenceService's schema does not.
-_LONGEST_TYPE, _LONGEST_REASON, _LONGEST_MESSAGE = 316, 1024, 32_768
+_LONGEST_MESSAGE = 32_768
 
 
 def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime) -> Facts:
@@ -110,14 +110,14 @@ def status_of(
 ) -> InferenceServiceStatus:
     """Return the status that callers see."""
     service = parse_service(observed)
-    conditions = observed.cache.parse(_parse_conditions, service)
+    conditions = service.shown_conditions
     if any(c.message for c in conditions):
         gate = gate_for_service(observed)
-        conditions = [
+        conditions = tuple(
             # A message is cut after redaction: half a secret would not be recognised.
             replace(c, message=redacted_message(gate, c.message)[:_LONGEST_MESSAGE])
             for c in conditions
-        ]
+        )
     runtime = service.serving_runtime
     if not runtime and not observed.release.reports_runtime:
         runtime = str(get_map(service.obj, "spec", "predictor", "model").get("runtime") or "")
@@ -132,7 +132,7 @@ def status_of(
         serving_runtime=runtime,
         deployment_mode=present_name(str(service.status.get("deploymentMode") or "")),
         components=tuple(c.shown for c in facts.components),
-        conditions=tuple(conditions),
+        conditions=conditions,
         last_transition_time=_last_transition_time(service, observed, decision),
     )
 
@@ -207,19 +207,6 @@ def _ingress_problem(
         first_seen_time=since,
     )
     return Problem(failure, since, tolerated=None)
-
-
-def _parse_conditions(service: ParsedService) -> list[Condition]:
-    return [
-        Condition(
-            str(raw.get("type", ""))[:_LONGEST_TYPE],
-            str(raw.get("status", ""))[:_LONGEST_TYPE],
-            str(raw.get("reason") or "")[:_LONGEST_REASON],
-            str(raw.get("message") or ""),
-            parse_time(raw.get("lastTransitionTime")),
-        )
-        for raw in get_list(service.status, "conditions")
-    ]
 
 
 def _last_transition_time(

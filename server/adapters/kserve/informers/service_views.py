@@ -10,7 +10,7 @@ import structlog
 
 from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.manifests.object_parser import parse_object, service_of
-from server.adapters.kserve.objects import Object, name_of, rollout_of, uid_of
+from server.adapters.kserve.objects import Object, name_of, uid_of
 from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
 from server.adapters.kserve.status.observed_objects import LogExcerpt, ObservedObjects
 from server.adapters.kserve.status.pods.failure_log import (
@@ -161,7 +161,7 @@ class ServiceViews:
             lambda f: history.gate(observed, f.pod, f.container)
         )
         facts = held.added_to(facts)
-        generation = rollout_of(observed.service).generation
+        generation = facts.rollout.generation
         facts = replace(facts, was_ready=history.ready_generation == generation)
         decision = decide(facts)
         if decision.state is State.READY:

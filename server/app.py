@@ -38,7 +38,7 @@ from server.control.registry.versions import Versions
 from server.control.registry_deploy import RegistryDeployer
 from server.control.service_memory import ServiceMemory
 from server.control.watch import Watcher
-from server.control.watch_cache import WatchCache, follow_cluster
+from server.control.watch_cache import WatchCache
 from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.memory_trimming import keep_freeing
@@ -98,7 +98,6 @@ class Application:
         models = ModelService(
             deployer=Deployer(
                 cluster,
-                self._cache,
                 authorizer,
                 memory,
                 RegistryDeployer(registered, cluster, self._cache, authorizer, memory),
@@ -117,7 +116,7 @@ class Application:
             self._listeners.append(health_listener(self._health, probes, serving.health_listen))
         self._listening = AsyncExitStack()
         self._tasks = [
-            Task("status feed", lambda: follow_cluster(self._cache, cluster)),
+            Task("status feed", lambda: cluster.follow(self._cache)),
             Task("health", lambda: follow_health(self._health, self._cache, cluster, registry)),
             Task("freed memory", lambda: keep_freeing(self._cache)),
             *tasks,

@@ -29,6 +29,10 @@ class ChangeQueue(Generic[Key]):
         self._keys[key] = None
         self._wake.set()
 
+    def discard(self, key: Key) -> None:
+        """Drop a key, if it is queued."""
+        self._keys.pop(key, None)
+
     def wake(self) -> None:
         """Wake the reader although no key changed."""
         self._wake.set()
@@ -36,7 +40,8 @@ class ChangeQueue(Generic[Key]):
     def pull(self) -> Iterator[Key]:
         """Take what is queued now, oldest first. A key leaves the queue as it is yielded."""
         for _ in range(len(self._keys)):
-            yield self._keys.popitem(last=False)[0]
+            if self._keys:
+                yield self._keys.popitem(last=False)[0]
 
     def clear(self) -> None:
         """Drop what is queued."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
@@ -25,40 +25,40 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """The latest state of a service; states before it may have been skipped."""
+class ServiceSink(Protocol):
+    """Takes the services of a cluster, and trusts its order: the last call is the truth."""
 
-    service: InferenceService
+    def put(self, service: InferenceService) -> None:
+        """Store the latest state of a service. One with another uid under its key is deleted."""
+        ...
 
+    def remove(self, key: ServiceKey) -> None:
+        """Remove a deleted service. It may never have been put."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The service of this uid is deleted. It may never have been reported."""
-
-    key: ServiceKey
-    uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """Every service of the cluster has been reported at least once."""
-
-
-FeedEvent = Changed | Gone | Synced
+    def mark_synced(self) -> None:
+        """Note that every service of the cluster has been put."""
+        ...
 
 
 class Cluster(Protocol):
     """A cluster that runs InferenceServices. It is the only truth about them.
 
     Its methods raise only `server.domain.errors`.
+
+    The cluster alone orders what it knows of a service, so that callers read their own writes:
+
+    - When `apply` or `delete` returns, a synced sink has what it returns, or something newer. That
+      holds although the cluster's events are late, or came before the answer.
+    - The sink never gets a state that is older than the one before it: neither an earlier
+      generation, nor a service without its deletion, nor a uid that was deleted or replaced.
     """
 
     async def apply(self, deploy: Deploy) -> Applied:
         """Store the desired spec, all of it or nothing, and return once the cluster has it.
 
         A repeated request_id returns the result of the first write. The returned service has the
-        status of this rollout, and no later feed event is older.
+        status of this rollout.
         """
         ...
 
@@ -70,16 +70,16 @@ class Cluster(Protocol):
         """Read the cluster itself, past every cache: to confirm an absence, not to serve reads."""
         ...
 
-    def feed(self) -> AsyncIterator[FeedEvent]:
-        """Yield all services, then Synced, then changes, until the iterator is closed.
+    async def follow(self, sink: ServiceSink) -> None:
+        """Put all services into an empty sink, mark it synced, then put changes, until cancelled.
 
-        It survives outages, and always yields the latest state of a service in the end. At most one
-        feed runs at a time.
+        It survives outages, and always puts the latest state of a service in the end; states before
+        that may be skipped. At most one sink is followed at a time.
         """
         ...
 
     def age(self) -> timedelta | None:
-        """Return the time since the feed was last known to be current; None before Synced."""
+        """Return the time since the sink was last known to be current; None before it is synced."""
         ...
 
     def refusal(self) -> ServiceError | None:

@@ -1,4 +1,4 @@
-"""Deploy and Delete: authorize, validate, write to the cluster, and put the result in the cache."""
+"""Deploy and Delete: authorize, validate, and write to the cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
 from server.control.registry_deploy import RegistryDeployer
 from server.control.service_memory import ServiceMemory
-from server.control.watch_cache import WatchCache
 from server.domain.errors import ServiceNotFound
 from server.domain.service.canonical_spec import canonical_deploy
 from server.domain.service.commands import Applied, Delete, Deploy
@@ -24,13 +23,11 @@ class Deployer:
     def __init__(
         self,
         cluster: Cluster,
-        cache: WatchCache,
         authorizer: Authorizer,
         memory: ServiceMemory,
         registry_deployer: RegistryDeployer,
     ) -> None:
         self._cluster = cluster
-        self._cache = cache
         self._authorizer = authorizer
         self._memory = memory
         self._registry_deployer = registry_deployer
@@ -46,10 +43,7 @@ class Deployer:
         check_deploy(deploy)
         deploy = canonical_deploy(deploy)
         with self._memory.reserve(deploy):
-            applied = await self._cluster.apply(deploy)
-            if not deploy.validate_only:
-                self._cache.put(applied.service)
-        return applied
+            return await self._cluster.apply(deploy)
 
     async def delete(
         self, call: Call, delete: Delete, *, allow_missing: bool
@@ -59,11 +53,8 @@ class Deployer:
         delete = replace(delete, key=key, deadline=call.write_deadline())
         check_delete(delete)
         try:
-            service = await self._cluster.delete(delete)
+            return await self._cluster.delete(delete)
         except ServiceNotFound:
             if allow_missing:
                 return None
             raise
-        if not delete.validate_only:
-            self._cache.put(service)
-        return service

@@ -129,10 +129,7 @@ class RegistryDeployer:
 
     async def _apply(self, resolved: Deploy) -> Applied:
         try:
-            applied = await self._cluster.apply(resolved)
-            # Before the record is updated: the feed may report newer states meanwhile.
-            self._cache.put(applied.service)
-            return applied
+            return await self._cluster.apply(resolved)
         except WriteOutcomeUnknown:
             raise
         except ServiceError as error:

@@ -23,7 +23,7 @@ class ServiceMemory:
 
     @contextmanager
     def reserve(self, deploy: Deploy) -> Iterator[None]:
-        """Reserve memory for a Deploy, for the length of a block that puts it into the cache.
+        """Reserve memory for a Deploy, for the length of a block that carries it out.
 
         Raises MemoryExceeded if it needs more memory than is left.
         """

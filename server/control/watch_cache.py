@@ -1,7 +1,7 @@
 """The watch cache: every service as last reported, tombstones of deleted ones, and subscriptions.
 
-All reads are served from here. The feed fills it; Deploy and Delete put their result in, so that a
-caller reads its own writes. No method awaits, so a reader always sees a consistent state.
+All reads are served from here. The cluster alone fills it, in order, with the results of our writes
+too (`server.ports.Cluster`). No method awaits, so a reader always sees a consistent state.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,13 +18,8 @@ from server.change_queue import ChangeQueue
 from server.domain.errors import ServerStopping, ServiceError, ViewNotReady
 from server.domain.listeners import Listeners
 from server.domain.rollout.rollout_id import Rollout
-from server.domain.service.inference_service import (
-    InferenceService,
-    InferenceServiceSpec,
-    ServiceKey,
-)
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.memory_size import size_in_memory
-from server.ports import Changed, Cluster, Gone, Synced
 
 ALL = "-"
 MOST_TOMBSTONES = 10_000
@@ -53,7 +48,7 @@ class _Entry:
 
 
 class WatchCache:
-    """Every service as this process knows it.
+    """Every service as this process knows it; implements `server.ports.ServiceSink`.
 
     `version` grows with every change; `epoch` distinguishes the versions of two processes.
     `refusal` returns the error if the cluster refuses this server. `lifecycle` notifies when the
@@ -76,27 +71,26 @@ class WatchCache:
         self.lifecycle = Listeners()
 
     def put(self, service: InferenceService) -> None:
-        """Store a newer state of a service. An older state, or one of a deleted uid, is ignored."""
+        """See `server.ports.ServiceSink`. A state that equals the last one changes nothing."""
         entry = self._entries.get(service.key)
-        if service.uid in self._deleted or (entry and _is_stale(service, entry.service)):
-            return
-        if entry and entry.service.uid != service.uid:
-            self._bury(entry.service)
-        elif entry is None:
+        if entry is None:
             insort(self._sorted, service.key)
+        elif entry.service == service:
+            return
+        elif entry.service.uid != service.uid:
+            self._bury(entry.service)
         self.version += 1
         size = _size(service, entry)
-        self.bytes += size - self.bytes_of(service.key)
+        self.bytes += size - (entry.bytes if entry else 0)
         self._entries[service.key] = _Entry(service, self.version, size)
         self._notify(service.key)
 
-    def remove(self, key: ServiceKey, uid: str) -> None:
-        """Remove a deleted service; another uid under the same key stays."""
-        entry = self._entries.get(key)
-        if entry is None or entry.service.uid != uid:
+    def remove(self, key: ServiceKey) -> None:
+        """See `server.ports.ServiceSink`."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
             return
         self.bytes -= entry.bytes
-        del self._entries[key]
         del self._sorted[bisect_left(self._sorted, key)]
         self._bury(entry.service)
         self._notify(key)
@@ -158,7 +152,7 @@ class WatchCache:
                 del self._subscriptions[target]
 
     def mark_synced(self) -> None:
-        """Mark the initial list complete, and wake the waiters."""
+        """See `server.ports.ServiceSink`. It wakes the waiters."""
         self.synced = True
         self._wake_all()
         self.lifecycle.notify()
@@ -213,41 +207,14 @@ class WatchCache:
 
 def _size(service: InferenceService, entry: _Entry | None) -> int:
     """Return a service's bytes, counted anew only if more than its status changed."""
-    if entry and _counted(service) == _counted(entry.service):
+    if entry and (
+        (service.spec, service.labels, service.annotations)
+        == (entry.service.spec, entry.service.labels, entry.service.annotations)
+    ):
         return entry.bytes
-    return size_in_memory(*_counted(service))
-
-
-def _counted(
-    service: InferenceService,
-) -> tuple[InferenceServiceSpec | None, Mapping[str, str], Mapping[str, str]]:
-    return service.spec, service.labels, service.annotations
-
-
-def _is_stale(service: InferenceService, cached: InferenceService) -> bool:
-    """Return whether a state is the cached one or older.
-
-    The result of a write may arrive after the feed has reported a later write or a deletion, which
-    keeps the generation.
-    """
-    if service.uid != cached.uid:
-        return service.create_time < cached.create_time
-    undeleted = cached.delete_time is not None and service.delete_time is None
-    return service.generation < cached.generation or undeleted or service == cached
+    return size_in_memory(service.spec, service.labels, service.annotations)
 
 
 def covers(target: ServiceKey, key: ServiceKey) -> bool:
     """Return whether a target (a service, a namespace, or all) covers a service."""
     return target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, ""))
-
-
-async def follow_cluster(cache: WatchCache, cluster: Cluster) -> None:
-    """Update the cache from the cluster's feed, until cancelled."""
-    async for event in cluster.feed():
-        match event:
-            case Changed(service):
-                cache.put(service)
-            case Gone(key, uid):
-                cache.remove(key, uid)
-            case Synced():
-                cache.mark_synced()

@@ -197,7 +197,7 @@ def test_a_task_that_dies_stops_the_server_and_is_reported(name) -> None:
 
 def _break_feed(memory) -> None:
     memory.store.service = lambda key: 1 / 0
-    memory._changes.add((key("any"), "any"))
+    memory._changes.add(key("any"))
 
 
 def _write_more_than_a_connection_holds(served, name: str) -> None:

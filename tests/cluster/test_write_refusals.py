@@ -37,7 +37,7 @@ from server.domain.errors import (
 from server.domain.service.commands import Action, Delete, Deploy
 from server.domain.service.inference_service import Resources, Scaling, ServiceKey
 from tests.adapters.kserve.storing import manifest_of
-from tests.contracts.world import following
+from tests.contracts.world import Follower, following
 from tests.failpoints import NAMES, armed
 from tests.patience import PATIENCE_SECONDS
 
@@ -292,7 +292,7 @@ async def connected(kubeconfig: Path) -> AsyncIterator[ApiServer]:
 @asynccontextmanager
 async def reachable(kserve: KServeCluster) -> AsyncIterator[None]:
     """Known to answer, though its feed may never be synced."""
-    feed = asyncio.ensure_future(anext(aiter(kserve.feed())))
+    feed = asyncio.ensure_future(kserve.follow(Follower()))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not kserve.reachable():

@@ -16,9 +16,8 @@ from server.domain.errors import (
 from server.domain.rollout.status import State
 from server.domain.service.commands import Action, Delete, Deploy
 from server.domain.service.inference_service import ContainerPredictor, InferenceService, ServiceKey
-from server.ports import Gone
 from tests.contracts.deploying import SPECS
-from tests.contracts.world import Ability, World, deploy, needs, plain
+from tests.contracts.world import Ability, Gone, World, deploy, needs, plain
 
 
 class DeleteConformance:

@@ -8,8 +8,7 @@ from datetime import timedelta
 from server.domain.rollout.status import State
 from server.domain.service.commands import Delete
 from server.domain.service.inference_service import InferenceService, ServiceKey
-from server.ports import Changed, Synced
-from tests.contracts.world import Ability, World, deploy, needs, plain
+from tests.contracts.world import Ability, Changed, Synced, World, deploy, needs, plain
 
 
 class FeedConformance:

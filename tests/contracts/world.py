@@ -21,7 +21,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from server.domain.service.validation import check_deploy
-from server.ports import Changed, Cluster, FeedEvent, Gone, Synced
+from server.ports import Cluster
 from tests.patience import PATIENCE_SECONDS
 from tests.transcripts.recording import record_port
 
@@ -47,18 +47,53 @@ class Ability(StrEnum):
     STOPPING = "services that an annotation stops"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Changed:
+    """A service was put that differs from the last one."""
+
+    service: InferenceService
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Gone:
+    """A service that was put was removed, or replaced by one with another uid."""
+
+    key: ServiceKey
+    uid: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Synced:
+    """Every service was put."""
+
+
 class Follower:
-    """All that a feed has told, in order."""
+    """A sink that keeps all that it was told, in order."""
 
     def __init__(self) -> None:
-        self.events: list[FeedEvent] = []
+        self.events: list[Changed | Gone | Synced] = []
+        self.services: dict[ServiceKey, InferenceService] = {}
         self._told = asyncio.Event()
 
-    async def follow(self, cluster: Cluster) -> None:
-        """Take down what the feed tells, until cancelled."""
-        async for event in cluster.feed():
-            self.events.append(event)
-            self._told.set()
+    def put(self, service: InferenceService) -> None:
+        before = self.services.get(service.key)
+        if before == service:
+            return
+        if before and before.uid != service.uid:
+            self.remove(service.key)
+        self.services[service.key] = service
+        self._tell(Changed(service))
+
+    def remove(self, key: ServiceKey) -> None:
+        if before := self.services.pop(key, None):
+            self._tell(Gone(key, before.uid))
+
+    def mark_synced(self) -> None:
+        self._tell(Synced())
+
+    def _tell(self, event: Changed | Gone | Synced) -> None:
+        self.events.append(event)
+        self._told.set()
 
     def history(self, key: ServiceKey, since: int = 0) -> list[InferenceService | Gone]:
         """What was told of one service: how it was each time, and that it went."""
@@ -72,9 +107,7 @@ class Follower:
 
     def latest(self, key: ServiceKey) -> InferenceService | None:
         """The service by the last word on it; None if it never was, or is gone."""
-        history = self.history(key)
-        last = history[-1] if history else None
-        return None if isinstance(last, Gone) else last
+        return self.services.get(key)
 
     async def until(self, what: str, holds: Callable[[], object]) -> None:
         """Wait until it holds of what was told."""
@@ -142,7 +175,7 @@ async def following(cluster: Cluster) -> AsyncIterator[Follower]:
     """Follow a cluster's feed, from Synced on."""
     record_port(cluster)
     follower = Follower()
-    feed = asyncio.create_task(follower.follow(cluster), name="follow the feed")
+    feed = asyncio.create_task(cluster.follow(follower), name="follow the cluster")
     try:
         await follower.synced()
         yield follower

@@ -16,7 +16,7 @@ import pytest
 
 from server.adapters.sql.factory import opened_registry
 from server.control.deployment_recorder import DeploymentRecorder, RecorderTiming
-from server.control.watch_cache import WatchCache, follow_cluster
+from server.control.watch_cache import WatchCache
 from server.domain.registry.deployment import DeploymentState, ModelDeployment, content_of
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
@@ -61,7 +61,7 @@ class World:
         recorder = DeploymentRecorder(registry or self.registry, cluster, cache, timing)
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(follow_cluster(cache, cluster)),
+                tasks.create_task(cluster.follow(cache)),
                 tasks.create_task(recorder.run()),
             ]
             yield cache

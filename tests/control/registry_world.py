@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -46,7 +48,18 @@ class RegistryWorld:
     def __post_init__(self) -> None:
         self.cache = WatchCache()
         self.room = ServiceMemory(self.cache, 2**30)
-        self.cache.synced = True
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncIterator[RegistryWorld]:
+        """Fill the cache from the cluster, for the length of a block."""
+        following = asyncio.create_task(self.memory.follow(self.cache))
+        try:
+            while not self.cache.synced:
+                await asyncio.sleep(0)
+            yield self
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
 
     async def prepare(self, *versions: str, **defaults: Any) -> None:
         """A model `fraud` with READY versions, and the environment `staging`."""
@@ -72,7 +85,7 @@ class RegistryWorld:
         from_registry = RegistryDeployer(
             registry, self.memory, self.cache, self.authorizer, self.room
         )
-        deploying = Deployer(self.memory, self.cache, self.authorizer, self.room, from_registry)
+        deploying = Deployer(self.memory, self.authorizer, self.room, from_registry)
         return await deploying.deploy(self.call, deploy)
 
     async def plain(self, spec: InferenceServiceSpec | None, name: str, **asked: Any) -> Applied:

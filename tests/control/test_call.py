@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -37,8 +37,9 @@ SERVICES = [
 
 
 @pytest.fixture
-def world(registering: Registering) -> RegistryWorld:
-    return RegistryWorld(registering)
+async def world(registering: Registering) -> AsyncIterator[RegistryWorld]:
+    async with RegistryWorld(registering).followed() as world:
+        yield world
 
 
 @pytest.mark.parametrize("service", SERVICES)

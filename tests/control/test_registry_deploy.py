@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -63,8 +64,9 @@ def die() -> None:
 
 
 @pytest.fixture
-def world(registering: Registering) -> RegistryWorld:
-    return RegistryWorld(registering)
+async def world(registering: Registering) -> AsyncIterator[RegistryWorld]:
+    async with RegistryWorld(registering).followed() as world:
+        yield world
 
 
 def version_of(applied: Any) -> str:
@@ -91,7 +93,9 @@ async def test_a_version_is_deployed_to_its_environment_under_a_name_of_its_own(
         )
     )
     assert service.rollout == applied.rollout
-    assert world.cache.get(service.key) == applied.service
+    cached = world.cache.get(service.key)
+    assert cached is not None
+    assert cached.rollout == applied.rollout
 
 
 async def test_its_record_and_its_labels_say_what_it_was_made_from(world: RegistryWorld) -> None:

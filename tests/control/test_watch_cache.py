@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,23 +19,20 @@ SERVICE = InferenceService(
 )
 
 
-def test_the_late_answer_of_a_write_does_not_hide_a_later_write() -> None:
+def test_a_state_that_is_put_twice_is_one_change() -> None:
     cache = WatchCache()
-    later = replace(SERVICE, generation=6)
-    cache.put(later)
     cache.put(SERVICE)
-    assert cache.get(KEY) is later
+    version = cache.version
+    cache.put(replace(SERVICE))
+    assert (cache.version, cache.get(KEY)) == (version, SERVICE)
 
 
-def test_the_late_answer_of_a_write_does_not_hide_the_service_that_was_made_anew() -> None:
+def test_a_service_that_was_made_anew_ends_the_one_before_it() -> None:
     cache = WatchCache()
-    anew = replace(SERVICE, uid="uid-2", generation=1, create_time=MADE + timedelta(seconds=1))
-    cache.put(anew)
     cache.put(SERVICE)
-    assert cache.get(KEY) is anew
-    changed = replace(anew, generation=2)
-    cache.put(changed)
-    assert cache.get(KEY) is changed
+    cache.put(replace(SERVICE, uid="uid-2"))
+    assert cache.is_deleted("uid-1")
+    assert [gone.uid for gone in cache.deleted_since(0, KEY) or ()] == ["uid-1"]
 
 
 def test_the_memory_of_a_service_is_counted_anew_only_where_its_texts_changed(

@@ -51,7 +51,7 @@ class World:
                 self._put(_service(key, f"uid-{self.made}"))
             case "delete", service if service:
                 del self.services[key]
-                self.cache.remove(key, service.uid)
+                self.cache.remove(key)
 
     def _put(self, service: InferenceService) -> None:
         self.services[service.key] = service

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +26,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
-from server.ports import Changed, FeedEvent, Gone, Synced
+from server.ports import ServiceSink
 from tests.memory_cluster import statuses
 from tests.memory_cluster.store import Store
 
@@ -44,11 +44,11 @@ class MemoryCluster:
     _away: bool = field(default=False, init=False)
     _reachability: Listeners = field(default_factory=Listeners, init=False)
     _held: bool = field(default=False, init=False)
-    _synced: bool = field(default=False, init=False)
     _blind_since: float = field(default=0.0, init=False)
     _sighted: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _next_failure: ServiceError | None = field(default=None, init=False)
-    _changes: ChangeQueue[tuple[ServiceKey, str]] = field(default_factory=ChangeQueue, init=False)
+    _sink: ServiceSink | None = field(default=None, init=False)
+    _changes: ChangeQueue[ServiceKey] = field(default_factory=ChangeQueue, init=False)
 
     def __post_init__(self) -> None:
         self._sighted.set()
@@ -62,6 +62,7 @@ class MemoryCluster:
         replayed = admit_deploy(deploy, stored)
         if stored and replayed:
             first = Rollout(stored.service.uid, replayed.generation)
+            self._report(deploy.key)
             return Applied(stored.service, replayed.action, first)
         if deploy.key.namespace in self.store.missing_namespaces:
             raise _no_namespace(deploy.key.namespace)
@@ -69,6 +70,7 @@ class MemoryCluster:
         if not deploy.validate_only and action is not Action.UNCHANGED:
             self.store.put(wanted)
             self._settle_later(wanted.service)
+        self._report(deploy.key)
         rollout = None if deploy.validate_only else wanted.service.rollout
         return Applied(wanted.service, action, rollout)
 
@@ -77,6 +79,7 @@ class MemoryCluster:
         self._admit_write()
         service = admit_delete(delete, self.store.service(delete.key))
         if delete.validate_only or service.delete_time is not None:
+            self._report(delete.key)
             return service
         dying = replace(
             service,
@@ -84,6 +87,7 @@ class MemoryCluster:
             status=statuses.deleting(service),
         )
         self.store.change(dying)
+        self._report(delete.key)
         return dying
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
@@ -91,28 +95,26 @@ class MemoryCluster:
         self._reach()
         return self.store.service(key)
 
-    async def feed(self) -> AsyncIterator[FeedEvent]:
+    async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""
         changes = self._changes = ChangeQueue(self.store)
         self.store.feeds.append(changes)
         try:
             await self._sighted.wait()
-            for key, uid in changes.pull():
-                yield self._event(key, uid)
-            self._synced = True
-            yield Synced()
+            self._sink = sink
+            await self._report_changes()
+            sink.mark_synced()
             while True:
                 await changes.wait()
                 await self._sighted.wait()
-                for key, uid in changes.pull():
-                    yield self._event(key, uid)
-                    await self._sighted.wait()
+                await self._report_changes()
         finally:
+            self._sink = None
             self.store.feeds.remove(changes)
 
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
-        if not self._synced:
+        if self._sink is None:
             return None
         blind = time.monotonic() - self._blind_since if self._blind else 0.0
         return timedelta(seconds=blind)
@@ -141,7 +143,7 @@ class MemoryCluster:
         self._see_again()
 
     def hold_feed(self) -> None:
-        """Hold this replica's feed back; writes and reads go on."""
+        """Hold this replica's feed back; its writes and reads go on, and its own writes are put."""
         self._go_blind()
         self._held = True
 
@@ -215,9 +217,20 @@ class MemoryCluster:
         if current is written:
             self.store.change(replace(current, status=statuses.settled(current)))
 
-    def _event(self, key: ServiceKey, uid: str) -> FeedEvent:
-        service = self.store.service(key)
-        return Changed(service) if service and service.uid == uid else Gone(key, uid)
+    async def _report_changes(self) -> None:
+        for key in self._changes.pull():
+            self._report(key)
+            await self._sighted.wait()
+
+    def _report(self, key: ServiceKey) -> None:
+        """Put a service into the sink as it is now."""
+        self._changes.discard(key)
+        if self._sink is None:
+            return
+        if service := self.store.service(key):
+            self._sink.put(service)
+        else:
+            self._sink.remove(key)
 
 
 def _no_namespace(namespace: str) -> NamespaceNotFound:

@@ -18,11 +18,11 @@ class Store:
 
     def __init__(self) -> None:
         self.missing_namespaces: set[str] = set()
-        self.feeds: list[ChangeQueue[tuple[ServiceKey, str]]] = []
+        self.feeds: list[ChangeQueue[ServiceKey]] = []
         self._services: dict[ServiceKey, Stored] = {}
 
-    def __iter__(self) -> Iterator[tuple[ServiceKey, str]]:
-        return iter([(key, stored.service.uid) for key, stored in self._services.items()])
+    def __iter__(self) -> Iterator[ServiceKey]:
+        return iter(list(self._services))
 
     def get(self, key: ServiceKey) -> Stored | None:
         """What is stored under the key."""
@@ -36,10 +36,8 @@ class Store:
     def put(self, stored: Stored) -> None:
         """Store, and queue the change for every feed."""
         key = stored.service.key
-        if replaced := self.service(key):
-            self._changed(replaced)
         self._services[key] = stored
-        self._changed(stored.service)
+        self._changed(key)
 
     def change(self, service: InferenceService) -> None:
         """Replace a service and keep what rides on it."""
@@ -47,8 +45,9 @@ class Store:
 
     def remove(self, key: ServiceKey) -> None:
         """Remove a service, and queue the change for every feed."""
-        self._changed(self._services.pop(key).service)
+        del self._services[key]
+        self._changed(key)
 
-    def _changed(self, service: InferenceService) -> None:
+    def _changed(self, key: ServiceKey) -> None:
         for changes in self.feeds:
-            changes.add((service.key, service.uid))
+            changes.add(key)

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ from server.api.errors import status_of
 from server.api.services import service_message
 from server.api.specs import spec_message
 from server.domain.errors import ServiceError
-from server.domain.service.inference_service import InferenceService, InferenceServiceSpec
+from server.domain.service.inference_service import (
+    InferenceService,
+    InferenceServiceSpec,
+    ServiceKey,
+)
+from server.ports import ServiceSink
 
 VARIABLE = "TRANSCRIPTS"
 _LARGEST_BYTES = 256 * 2**10
@@ -156,16 +162,34 @@ def record_port(cluster: Any) -> None:
         return
     for name in ("apply", "delete", "read"):
         setattr(cluster, name, _recorded_port(name, getattr(cluster, name)))
-    feed = cluster.feed
+    follow = cluster.follow
 
-    async def recorded_feed() -> AsyncIterator[Any]:
-        call = Call("port/feed")
+    async def recorded_follow(sink: ServiceSink) -> None:
+        call = Call("port/follow")
         _calls.append(call)
-        async for event in feed():
-            call.responses.append(_shown(event))
-            yield event
+        await follow(_RecordedSink(sink, call.responses))
 
-    cluster.feed = recorded_feed
+    cluster.follow = recorded_follow
+
+
+@dataclass
+class _RecordedSink:
+    """A sink that writes down what it hands on."""
+
+    sink: ServiceSink
+    seen: list[Any]
+
+    def put(self, service: InferenceService) -> None:
+        self.seen.append(_shown(service))
+        self.sink.put(service)
+
+    def remove(self, key: ServiceKey) -> None:
+        self.seen.append(_shown(key))
+        self.sink.remove(key)
+
+    def mark_synced(self) -> None:
+        self.seen.append("synced")
+        self.sink.mark_synced()
 
 
 def _recorded_port(
@@ -189,7 +213,7 @@ def _recorded_port(
 
 
 def _shown(thing: Any) -> Any:
-    """A command, an outcome or an event of the port: its values that are
+    """A command, an outcome or a service of the port: its values that are
     set, specs and services as messages."""
     if isinstance(thing, InferenceService):
         return as_json(service_message(thing))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from server.adapters.kserve.apply.api_server_errors import list_error, unavailable
@@ -20,7 +20,7 @@ from server.domain.caller import Caller
 from server.domain.errors import ServiceError
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
-from server.ports import FeedEvent
+from server.ports import ServiceSink
 
 READ_TIMEOUT = timedelta(seconds=5)
 
@@ -71,9 +71,9 @@ class KServeCluster:
             return None
         return service_after_write(self._feed, current)
 
-    def feed(self) -> AsyncIterator[FeedEvent]:
+    async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""
-        return self._feed.feed()
+        await self._feed.follow(sink)
 
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""

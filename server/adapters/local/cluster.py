@@ -14,7 +14,6 @@ from server.adapters.local.state_dir import StateDir
 from server.adapters.local.stored_service import Record
 from server.adapters.local.supervisor import Supervisor
 from server.adapters.local.unsupported import refuse_unsupported
-from server.change_queue import ChangeQueue
 from server.deadline import NEVER, Deadline
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.rollout.rollout_id import Rollout
@@ -22,7 +21,7 @@ from server.domain.service.commands import Action, Applied, Delete, Deploy
 from server.domain.service.deploy_plan import plan_deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
-from server.ports import Changed, FeedEvent, Gone, Synced
+from server.ports import ServiceSink
 
 
 @asynccontextmanager
@@ -55,11 +54,12 @@ class LocalCluster:
         self._state = state
         self._config = config
         self._supervisors: dict[ServiceKey, Supervisor] = {}
-        self._feeds: set[ChangeQueue[tuple[ServiceKey, str]]] = set()
+        self._sinks: list[ServiceSink] = []
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._deadline = NEVER
         self._failure: BaseException | None = None
+        self._failed = asyncio.Event()
         for record in state.records():
             config.ports.reserve(record.port)
             self._supervise(record)
@@ -78,10 +78,8 @@ class LocalCluster:
                     supervisor.close(self._deadline)
         except BaseException as e:
             self._failure = e
+            self._failed.set()
             raise
-        finally:
-            for changes in self._feeds:
-                changes.wake()
 
     def stop(self, deadline: Deadline) -> None:
         """End `run`; what still runs at the deadline is killed."""
@@ -98,7 +96,7 @@ class LocalCluster:
         replayed = admit_deploy(deploy, stored)
         if supervisor and replayed:
             self._state.sync_pending()
-            service = supervisor.service()
+            service = self._report(supervisor)
             return Applied(service, replayed.action, Rollout(service.uid, replayed.generation))
         action, wanted = plan_deploy(deploy, stored)
         if deploy.validate_only:
@@ -108,7 +106,7 @@ class LocalCluster:
         else:
             self._state.sync_pending()
             supervisor.retry_now()
-        return Applied(supervisor.service(), action, wanted.service.rollout)
+        return Applied(self._report(supervisor), action, wanted.service.rollout)
 
     async def delete(self, delete: Delete) -> InferenceService:
         """See `server.ports.Cluster`."""
@@ -121,29 +119,24 @@ class LocalCluster:
         elif not delete.validate_only:
             record = supervisor.record.with_deletion(datetime.now(UTC))
             self._write(supervisor, record, lambda: self._state.mark_deleted(delete.key))
-        return supervisor.service()
+        return self._report(supervisor)
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
         """See `server.ports.Cluster`."""
         supervisor = self._supervisors.get(key)
         return supervisor.service() if supervisor else None
 
-    async def feed(self) -> AsyncIterator[FeedEvent]:
-        """See `server.ports.Cluster`. Any number of feeds may run."""
-        services = ((key, s.record.service.uid) for key, s in self._supervisors.items())
-        changes = ChangeQueue(services)
-        self._feeds.add(changes)
+    async def follow(self, sink: ServiceSink) -> None:
+        """See `server.ports.Cluster`. Any number of sinks may be followed."""
+        for supervisor in self._supervisors.values():
+            sink.put(supervisor.service())
+        sink.mark_synced()
+        self._sinks.append(sink)
         try:
-            for key, uid in changes.pull():
-                yield self._event(key, uid)
-            yield Synced()
-            while not self._failure:
-                await changes.wait()
-                for key, uid in changes.pull():
-                    yield self._event(key, uid)
+            await self._failed.wait()
             raise RuntimeError("the local cluster has failed") from self._failure
         finally:
-            self._feeds.discard(changes)
+            self._sinks.remove(sink)
 
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
@@ -159,10 +152,12 @@ class LocalCluster:
         """See `server.ports.Cluster`."""
         return True
 
-    def _event(self, key: ServiceKey, uid: str) -> FeedEvent:
-        supervisor = self._supervisors.get(key)
-        service = supervisor.service() if supervisor else None
-        return Changed(service) if service and service.uid == uid else Gone(key, uid)
+    def _report(self, supervisor: Supervisor) -> InferenceService:
+        """Put a service into the sinks as it is now, and return it."""
+        service = supervisor.service()
+        for sink in self._sinks:
+            sink.put(service)
+        return service
 
     def _used_generations(self) -> dict[str, list[int]]:
         """Return the generations that need a working directory, by the uids of their services."""
@@ -210,24 +205,20 @@ class LocalCluster:
         return record
 
     def _supervise(self, record: Record) -> Supervisor:
-        key, uid = record.service.key, record.service.uid
-        supervisor = Supervisor(record, self._state, self._config, lambda: self._changed(key, uid))
-        self._supervisors[key] = supervisor
+        supervisor = Supervisor(record, self._state, self._config, self._report)
+        self._supervisors[record.service.key] = supervisor
         if self._tasks:
             self._tasks.create_task(self._run_supervisor(supervisor))
-        self._changed(key, uid)
+        self._report(supervisor)
         return supervisor
 
     async def _run_supervisor(self, supervisor: Supervisor) -> None:
         if await supervisor.run():
-            service = supervisor.record.service
-            del self._supervisors[service.key]
+            key = supervisor.record.service.key
+            del self._supervisors[key]
             self._config.ports.release(supervisor.record.port)
-            self._changed(service.key, service.uid)
-
-    def _changed(self, key: ServiceKey, uid: str) -> None:
-        for changes in self._feeds:
-            changes.add((key, uid))
+            for sink in self._sinks:
+                sink.remove(key)
 
 
 def remove(folders: list[Path]) -> None:

@@ -31,7 +31,7 @@ class Supervisor:
     """Reconciles the generations of a service with its record, from `run` until `close`.
 
     A new generation starts beside the old one and gets the traffic once it is ready. The old one
-    ends after its requests in flight. `changed` is called at each change of the service.
+    ends after its requests in flight. `report` is called with it at each change of the service.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Supervisor:
         record: Record,
         state: StateDir,
         config: ModelServerConfig,
-        changed: Callable[[], None],
+        report: Callable[[Supervisor], object],
     ) -> None:
         self.record = record
         self._state = state
         self._config = config
-        self._changed = changed
+        self._report = report
         self._address = ServiceAddress(record.port, self._unavailable_message)
         self._tasks: asyncio.TaskGroup | None = None
         self._generations: dict[int, Generation] = {}
@@ -118,7 +118,7 @@ class Supervisor:
             self._switch_traffic()
             self._end_obsolete(self._tasks)
         self._schedule_recheck()
-        self._changed()
+        self._report(self)
 
     def _desired(self) -> dict[int, GenerationSpec]:
         """Return the specs that should run by generation, the older first."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.adapters.kserve.informers import service_cache
 from server.adapters.kserve.informers.service_cache import ServiceCache
 from server.adapters.kserve.objects import generation_of, uid_of
 from server.domain.service.inference_service import ServiceKey
@@ -29,51 +32,60 @@ def an_object(uid: str = "u1", generation: int = 1, made: int = 0) -> dict[str, 
 
 def test_an_event_older_than_a_writes_answer_is_dropped() -> None:
     held = ServiceCache()
-    held.take_event(an_object(generation=1), deleted=False)
+    held.take_changed(an_object(generation=1))
     held.take_written(an_object(generation=2))
 
-    assert held.take_event(an_object(generation=1), deleted=False) == set()
+    assert held.take_changed(an_object(generation=1)) == set()
     assert generation_of(held.get(KEY) or {}) == 2
 
 
-def test_an_answer_that_the_watch_has_overtaken_is_not_held_but_has_its_key_told_again() -> None:
+def test_an_answer_that_the_watch_has_overtaken_is_not_held() -> None:
     held = ServiceCache()
-    held.take_event(an_object(generation=3), deleted=False)
+    held.take_changed(an_object(generation=3))
 
-    assert held.take_written(an_object(generation=2)) == {KEY}
+    assert held.take_written(an_object(generation=2)) == set()
     assert generation_of(held.get(KEY) or {}) == 3
 
 
-def test_an_answer_about_a_service_that_is_already_gone_departs_at_once() -> None:
+def test_an_answer_about_a_service_that_is_already_gone_is_not_held() -> None:
     held = ServiceCache()
-    held.take_event(an_object(), deleted=False)
-    held.take_event(an_object(), deleted=True)
-    held.pop_deleted(KEY)
+    held.take_changed(an_object())
+    held.take_deleted(an_object("u1"))
 
-    assert held.take_written(an_object(generation=2)) == {KEY}
+    assert held.take_written(an_object(generation=2)) == set()
     assert held.get(KEY) is None
-    assert held.pop_deleted(KEY) == ["u1"]
 
 
-def test_a_recreation_departs_the_old_uid_and_holds_the_new_one() -> None:
+def test_an_event_about_a_service_whose_deletion_was_answered_is_dropped() -> None:
     held = ServiceCache()
-    held.take_event(an_object("u1"), deleted=False)
-    held.take_event(an_object("u1"), deleted=True)
-    held.take_event(an_object("u2"), deleted=False)
+    held.take_changed(an_object())
 
-    assert held.pop_deleted(KEY) == ["u1"]
+    assert held.take_deleted(an_object("u1")) == {KEY}
+    assert held.take_changed(an_object(generation=2)) == set()
+    assert held.take_deleted(an_object("u1")) == set()
+    assert held.get(KEY) is None
+
+
+def test_a_recreation_holds_the_new_uid_alone() -> None:
+    held = ServiceCache()
+    held.take_changed(an_object("u1"))
+    held.take_deleted(an_object("u1"))
+    held.take_changed(an_object("u2"))
+
     assert uid_of(held.get(KEY) or {}) == "u2"
     assert (held.key_of("u1"), held.key_of("u2")) == (None, KEY)
 
 
-def test_a_service_deleted_and_recreated_while_away_is_told_by_its_uid_in_the_next_list() -> None:
-    held = ServiceCache()
-    held.take_event(an_object("u1", generation=7), deleted=False)
+def test_a_service_deleted_and_recreated_while_away_is_known_by_its_uid_in_the_next_list() -> None:
+    ends: list[str] = []
+    held = ServiceCache(lambda: ends.append("u1"))
+    held.take_changed(an_object("u1", generation=7))
 
     held.take_list("", [an_object("u2", generation=1)], held.writes_so_far())
 
-    assert held.pop_deleted(KEY) == ["u1"]
+    assert ends == ["u1"]
     assert uid_of(held.get(KEY) or {}) == "u2"
+    assert held.take_changed(an_object("u1", generation=8)) == set()
 
 
 def test_a_list_asked_for_before_our_creation_does_not_take_it_back() -> None:
@@ -95,11 +107,21 @@ def test_a_list_asked_for_after_our_creation_does() -> None:
 
 def test_a_list_of_one_namespace_says_nothing_of_another() -> None:
     held = ServiceCache()
-    held.take_event(an_object(), deleted=False)
+    held.take_changed(an_object())
 
     held.take_list("team-b", [], held.writes_so_far())
 
     assert held.get(KEY) is not None
+
+
+def test_what_is_kept_of_deleted_services_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_cache, "MAX_TOMBSTONES", 10)
+    held = ServiceCache()
+    for number in range(100):
+        held.take_changed(an_object(f"u{number}"))
+        held.take_deleted(an_object(f"u{number}"))
+    kept = [len(value) for value in vars(held).values() if isinstance(value, Sized)]
+    assert max(kept) <= 10
 
 
 @dataclass
@@ -113,8 +135,8 @@ class Cluster:
     floor: int = -1
     list_began: int | None = None
     listed: int | None = None
-    shown: set[str] = field(default_factory=set)
-    departed: list[str] = field(default_factory=list)
+    shown: dict[str, int] = field(default_factory=dict)
+    shown_last: str = ""
 
     @property
     def present(self) -> dict[str, Any] | None:
@@ -127,25 +149,43 @@ class Cluster:
             self.history.append(("ADDED", an_object(f"u{made}", 1, made)))
         else:
             meta = self.present["metadata"]
-            made = int(meta["uid"][1:])
-            self.history.append(("MODIFIED", an_object(meta["uid"], meta["generation"] + 1, made)))
+            changed = {**meta, "generation": meta["generation"] + 1}
+            self.history.append(("MODIFIED", {"metadata": changed}))
         if ours:
             self.answers.append(len(self.history) - 1)
 
-    def delete(self) -> None:
+    def mark_deleted(self, *, ours: bool) -> None:
+        """Begin a deletion that a finalizer holds."""
+        if self.present is not None and "deletionTimestamp" not in self.present["metadata"]:
+            meta = {**self.present["metadata"], "deletionTimestamp": "2026-01-02T00:00:00Z"}
+            meta["generation"] += 1
+            self.history.append(("MODIFIED", {"metadata": meta}))
+            if ours:
+                self.answers.append(len(self.history) - 1)
+
+    def delete(self, *, ours: bool) -> None:
         if self.present is not None:
             self.history.append(("DELETED", self.present))
+            if ours:
+                self.answers.append(len(self.history) - 1)
 
     def answer(self, which: int) -> None:
         if self.answers:
             position = self.answers.pop(which % len(self.answers))
-            self.held.take_written(self.history[position][1])
+            kind, found = self.history[position]
+            if kind == "DELETED":
+                self.held.take_deleted(found)
+            else:
+                self.held.take_written(found)
             self.floor = max(self.floor, position)
 
     def event(self) -> None:
         if self.list_began is None and self.watched < len(self.history):
             kind, found = self.history[self.watched]
-            self.held.take_event(found, deleted=kind == "DELETED")
+            if kind == "DELETED":
+                self.held.take_deleted(found)
+            else:
+                self.held.take_changed(found)
             self.watched += 1
 
     def relist(self) -> None:
@@ -159,17 +199,22 @@ class Cluster:
             self.held.take_list("", [] if kind == "DELETED" else [last], self.list_began)
             self.watched, self.list_began, self.listed = self.listed, None, None
 
-    def note_what_is_shown(self) -> None:
-        self.departed += self.held.pop_deleted(KEY)
+    def came_back(self) -> bool:
+        """Whether what is held now was held before, and something newer after it."""
         held = self.held.get(KEY)
-        if held:
-            self.shown.add(uid_of(held))
+        uid, before = (uid_of(held) if held else ""), self.shown_last
+        self.shown_last = uid
+        if held is None:
+            return False
+        latest, self.shown[uid] = self.shown.get(uid, 0), generation_of(held)
+        return generation_of(held) < latest or (bool(latest) and before != uid)
 
     def position_shown(self) -> int:
         """How far into the history that what is held belongs."""
         held = self.held.get(KEY)
         if held is None:
-            return self.watched
+            ends = [i for i, (kind, _) in enumerate(self.history) if kind == "DELETED"]
+            return max([self.watched, *ends])
         return max(i for i, (kind, o) in enumerate(self.history) if o == held and kind != "DELETED")
 
     def settle(self) -> None:
@@ -181,7 +226,6 @@ class Cluster:
         if self.held.has_unseen_write(0):
             self.relist()
             self.finish_list()
-        self.note_what_is_shown()
 
     def finish_list(self) -> None:
         while self.list_began is not None:
@@ -191,7 +235,10 @@ class Cluster:
 STEPS = {
     "write": lambda c, n: c.write(ours=True),
     "foreign write": lambda c, n: c.write(ours=False),
-    "delete": lambda c, n: c.delete(),
+    "mark deleted": lambda c, n: c.mark_deleted(ours=True),
+    "foreign mark": lambda c, n: c.mark_deleted(ours=False),
+    "delete": lambda c, n: c.delete(ours=True),
+    "foreign delete": lambda c, n: c.delete(ours=False),
     "answer": lambda c, n: c.answer(n),
     "event": lambda c, n: c.event(),
     "relist": lambda c, n: c.relist(),
@@ -205,12 +252,10 @@ def test_whatever_the_order_nothing_goes_back_and_the_end_is_the_truth(
     cluster = Cluster()
     for name, number in steps:
         STEPS[name](cluster, number)
-        cluster.note_what_is_shown()
+        assert not cluster.came_back(), "a uid came back, or a generation"
         older = cluster.position_shown() < cluster.floor
         assert not older or cluster.held.has_unseen_write(0), "older than an answer already given"
 
     cluster.settle()
 
     assert cluster.held.get(KEY) == cluster.present
-    gone = cluster.shown - ({uid_of(cluster.present)} if cluster.present else set())
-    assert gone <= set(cluster.departed), "a uid that was shown and is gone was not told"

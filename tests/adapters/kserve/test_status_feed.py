@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,16 +13,18 @@ from aiohttp import web
 
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
+from server.adapters.kserve.informers.collections import Kind, Resource
 from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.status_feed import StatusFeed
+from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.status.pods.failure_log import LogRequest
-from server.control.watch_cache import WatchCache, follow_cluster
+from server.control.watch_cache import WatchCache
 from server.domain.errors import ServiceError, ViewNotReady
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
-from server.ports import Changed, FeedEvent, Gone, Synced
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually
+from tests.contracts.world import Changed, Follower, Gone, Synced
 from tests.patience import PATIENCE_SECONDS
 
 REFLECTOR = "server.adapters.kserve.informers.reflector"
@@ -53,19 +55,17 @@ def labelled(uid: str, name: str = "iris", **more: Any) -> dict[str, Any]:
     return {"metadata": meta, **more}
 
 
-class Told:
-    """What a consumer of the feed has heard so far."""
+class Told(Follower):
+    """What a sink has been told so far."""
 
     def __init__(self, feed: StatusFeed) -> None:
+        super().__init__()
         self.feed = feed
-        self.events: list[FeedEvent] = []
         self.ended = asyncio.Event()
         self.ended_by: BaseException | None = None
-        self.go = asyncio.Event()
-        self.go.set()
 
     @property
-    def synced(self) -> bool:
+    def is_synced(self) -> bool:
         return Synced() in self.events
 
     def changes(self, key: ServiceKey = IRIS) -> list[InferenceService]:
@@ -73,26 +73,24 @@ class Told:
         return [s for s in found if s.key == key]
 
     def last(self, key: ServiceKey = IRIS) -> InferenceService | None:
-        return (self.changes(key) or [None])[-1]
+        changes = self.changes(key)
+        return changes[-1] if changes else None
 
     def generation(self, key: ServiceKey = IRIS) -> int:
         last = self.last(key)
         return last.generation if last else 0
 
-    async def consume(self) -> None:
+    async def follow(self) -> None:
         try:
-            async with aclosing(self.feed.feed()) as events:
-                async for event in events:
-                    self.events.append(event)
-                    await self.go.wait()
+            await self.feed.follow(self)
         finally:
             self.ended.set()
 
 
 @asynccontextmanager
-async def followed(api: ApiServer) -> AsyncIterator[Told]:
-    told = Told(StatusFeed(api, []))
-    consuming = asyncio.create_task(told.consume())
+async def followed(api: ApiServer, feed: StatusFeed | None = None) -> AsyncIterator[Told]:
+    told = Told(feed or StatusFeed(api, []))
+    consuming = asyncio.create_task(told.follow())
     try:
         yield told
     finally:
@@ -107,7 +105,7 @@ async def test_what_is_there_comes_first_then_synced_then_changes(
     await server.put(SERVICES, service("s1"))
     await server.put(SERVICES, service("s2", name="roses"))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         assert [type(e) for e in told.events] == [Changed, Changed, Synced]
 
         await server.put(SERVICES, service("s1", generation=2))
@@ -124,29 +122,20 @@ async def test_nothing_is_told_before_every_kind_is_listed(
         await eventually(lambda: server.count("watch") >= 4, PATIENCE_SECONDS)
         assert told.feed.age() is None
         assert told.events == []
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         assert told.feed.age() is not None
 
 
-async def test_a_storm_of_changes_is_told_once_to_a_slow_consumer(
-    server: ScriptedServer, api: ApiServer
-) -> None:
+async def test_a_storm_of_changes_is_told_once(server: ScriptedServer, api: ApiServer) -> None:
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        told.go.clear()
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         before = len(told.changes())
         for generation in range(2, 202):
-            await server.put(SERVICES, service(generation=generation))
-        await eventually(lambda: _held_generation(told.feed) == 201, PATIENCE_SECONDS)
-        told.go.set()
+            changed = WatchEvent("MODIFIED", service(generation=generation))
+            told.feed.object_cache.changed(Resource(Kind.SERVICES, ""), changed)
         await eventually(lambda: told.generation() == 201, PATIENCE_SECONDS)
-        assert len(told.changes()) - before <= 3
-
-
-def _held_generation(feed: StatusFeed) -> int:
-    observed = feed.object_cache.observed(IRIS)
-    return int(observed.service["metadata"]["generation"]) if observed else 0
+        assert len(told.changes()) - before == 1
 
 
 async def test_a_recreated_service_is_gone_and_then_a_new_one(
@@ -154,7 +143,7 @@ async def test_a_recreated_service_is_gone_and_then_a_new_one(
 ) -> None:
     await server.put(SERVICES, service("s1", generation=5))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         await server.remove(SERVICES, "s1")
         await server.put(SERVICES, service("s2", generation=1))
         await eventually(lambda: told.generation() == 1, PATIENCE_SECONDS)
@@ -162,18 +151,16 @@ async def test_a_recreated_service_is_gone_and_then_a_new_one(
         assert all(e.service.uid == "s2" for e in told.events[gone:] if isinstance(e, Changed))
 
 
-async def test_a_writes_answer_is_told_before_the_watch_shows_it_and_never_taken_back(
+async def test_a_writes_answer_is_told_at_once_and_never_taken_back(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     await server.put(SERVICES, service(generation=1))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        told.feed.object_cache.put_written(service(generation=3))
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
+        answered = told.feed.put_written(service(generation=3))
+        assert answered
+        assert told.last() is answered
 
-        derived = told.feed.derive(IRIS)
-        assert derived
-        assert derived.generation == 3
-        await eventually(lambda: told.generation() == 3, PATIENCE_SECONDS)
         await server.put(SERVICES, service(generation=2))
         await server.put(SERVICES, service(generation=4))
         await eventually(lambda: told.generation() == 4, PATIENCE_SECONDS)
@@ -181,22 +168,20 @@ async def test_a_writes_answer_is_told_before_the_watch_shows_it_and_never_taken
         assert generations == sorted(generations)
 
 
-async def test_what_was_answered_is_reported_as_it_is_while_nothing_changes(
+async def test_the_answer_to_a_deletion_is_told_at_once_and_never_taken_back(
     server: ScriptedServer, api: ApiServer
 ) -> None:
-    await server.put(SERVICES, service(generation=1))
+    await server.put(SERVICES, service("s1"))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        told.feed.object_cache.put_written(service(generation=2))
-        answered = told.feed.derive(IRIS)
-        await eventually(lambda: told.generation() == 2, PATIENCE_SECONDS)
-        assert told.last() is answered
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
+        told.feed.put_deleted(service("s1"))
+        assert told.events[-1] == Gone(IRIS, "s1")
 
-        told.feed.object_cache.put_written(service(generation=3))
-        answered = told.feed.derive(IRIS)
-        told.feed.object_cache.put_written(service(generation=4))
-        await eventually(lambda: told.generation() == 4, PATIENCE_SECONDS)
-        assert answered not in told.changes()
+        await server.put(SERVICES, service("s1", generation=2))
+        await server.remove(SERVICES, "s1")
+        await server.put(SERVICES, service("s2"))
+        await eventually(lambda: told.latest(IRIS) is not None, PATIENCE_SECONDS)
+        assert [s.uid for s in told.changes()] == ["s1", "s2"]
 
 
 async def test_an_inference_service_is_not_parsed_again_where_only_its_pods_change(
@@ -204,7 +189,7 @@ async def test_an_inference_service_is_not_parsed_again_where_only_its_pods_chan
 ) -> None:
     await server.put(SERVICES, service(generation=1))
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         before = told.feed.object_cache.parsed(IRIS)
         await server.put(PODS, labelled("pod-1"))
         await eventually(lambda: _has_pods(told.feed), PATIENCE_SECONDS)
@@ -232,7 +217,7 @@ async def test_what_cannot_be_understood_of_one_service_does_not_keep_the_others
     bad["metadata"]["name"] = "iris-predictor"
     await server.put(DEPLOYMENTS, bad)
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         assert told.last()
         await server.put(SERVICES, service("s2", generation=2, name="roses"))
         await eventually(
@@ -244,7 +229,7 @@ async def test_a_bug_ends_the_feed_loudly(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
 
         def bug(*_: object) -> None:
             raise RuntimeError("a bug of ours")
@@ -261,7 +246,7 @@ async def test_through_an_outage_the_age_grows_and_soon_after_it_the_view_is_cur
     await server.put(SERVICES, service("s1"))
     await server.put(SERVICES, service("s2", name="roses"))
     async with followed(api) as told:
-        await eventually(lambda: told.synced and told.feed.reachable(), PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced and told.feed.reachable(), PATIENCE_SECONDS)
         await server.stop()
         await eventually(lambda: not told.feed.reachable(), PATIENCE_SECONDS)
         await server.put(SERVICES, service("s1", generation=2))
@@ -286,7 +271,7 @@ async def test_a_black_hole_ages_the_view_and_ends_without_a_trace(
     """Open connections stay open, new ones are taken, and nothing is answered."""
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: told.synced and told.feed.reachable(), PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced and told.feed.reachable(), PATIENCE_SECONDS)
         server.black_hole()
         await eventually(lambda: not told.feed.reachable(), PATIENCE_SECONDS)
         aged = _age(told)
@@ -309,7 +294,7 @@ async def test_time_alone_changes_a_state_when_it_is_due(
         "server.domain.rollout.state_table.NO_CONTROLLER_AFTER", timedelta(seconds=3)
     )
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         await server.put(SERVICES, service())
         await eventually(lambda: told.last() is not None, PATIENCE_SECONDS)
         first = told.last()
@@ -356,10 +341,10 @@ async def test_closing_the_feed_leaves_nothing_running(
     before = asyncio.all_tasks()
     await server.put(SERVICES, service())
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
-        assert {t.get_name() for t in asyncio.all_tasks()} >= {"probe", "watching the cluster"}
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
+        assert {t.get_name() for t in asyncio.all_tasks()} >= {"probe", "log fetcher 0"}
     left = {t for t in asyncio.all_tasks() - before if "aiohttp" not in repr(t)}
-    assert {t.get_name() for t in left} & {"probe", "watching the cluster"} == set()
+    assert {t.get_name() for t in left} & {"probe"} == set()
     assert not [t for t in left if t.get_name().startswith(("reflector", "log fetcher"))]
 
 
@@ -368,13 +353,9 @@ async def test_a_feed_can_be_opened_again(server: ScriptedServer, api: ApiServer
     feed = StatusFeed(api, [])
     for generation in (1, 2):
         await server.put(SERVICES, service(generation=generation))
-        heard: list[FeedEvent] = []
-        async with aclosing(feed.feed()) as events:
-            async for event in events:
-                heard.append(event)
-                if event == Synced():
-                    break
-        assert [e.service.generation for e in heard if isinstance(e, Changed)] == [generation]
+        async with followed(api, feed) as told:
+            await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
+        assert [s.generation for s in told.changes()] == [generation]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +384,7 @@ async def test_before_the_first_listing_reads_are_told_what_is_refused_for_a_whi
     server.list_faults.append(refuse)
     cluster = KServeCluster(api)
     view = WatchCache(cluster.refusal)
-    following = asyncio.create_task(follow_cluster(view, cluster))
+    following = asyncio.create_task(cluster.follow(view))
     with pytest.raises(ViewNotReady):
         view.require_synced()
     await eventually(lambda: cluster.refusal() is not None, PATIENCE_SECONDS)
@@ -424,6 +405,6 @@ async def test_without_kserves_resources_it_keeps_asking_and_starts_when_they_co
     async with followed(api) as told:
         await eventually(lambda: told.feed.reachable(), PATIENCE_SECONDS)
         await eventually(lambda: server.count("list") > 10, PATIENCE_SECONDS)
-        assert not told.synced
+        assert not told.is_synced
         server.absent.clear()
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)

@@ -17,11 +17,11 @@ from modelservice.v1 import model_service_pb2 as calls
 
 from server.domain.rollout.status import State
 from server.domain.service.commands import STOP_ANNOTATION
-from server.ports import Changed
 from tests.adapters.local.server_process import kill, server, settings
 from tests.adapters.local.serving import model
 from tests.adapters.local.world import IRIS, children_of, servers_of, world_of, wrappers_of
 from tests.alone import ROOT, clean_environment
+from tests.contracts.world import Changed
 from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.processes

@@ -16,8 +16,7 @@ from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ServiceKey,
 )
-from server.ports import Changed, Gone, Synced
-from tests.contracts.world import Follower, following
+from tests.contracts.world import Changed, Follower, Gone, Synced, following
 from tests.memory_cluster.cluster import MemoryCluster
 
 KEYS = [ServiceKey("a", "x"), ServiceKey("b", "y")]
@@ -116,11 +115,12 @@ def _check_history(told: Follower, key: ServiceKey) -> None:
 def test_what_comes_and_goes_between_two_turns_is_never_told() -> None:
     async def run() -> None:
         cluster = MemoryCluster()
+        other = MemoryCluster(cluster.store)
         async with following(cluster) as told:
-            await cluster.apply(Deploy(KEYS[0], InferenceServiceSpec(ContainerPredictor("x"))))
-            await cluster.delete(Delete(KEYS[0]))
-            cluster.finish_delete(KEYS[0])
-            await cluster.apply(Deploy(KEYS[1], InferenceServiceSpec(ContainerPredictor("x"))))
+            await other.apply(Deploy(KEYS[0], InferenceServiceSpec(ContainerPredictor("x"))))
+            await other.delete(Delete(KEYS[0]))
+            other.finish_delete(KEYS[0])
+            await other.apply(Deploy(KEYS[1], InferenceServiceSpec(ContainerPredictor("x"))))
             await told.until("the other", lambda: told.latest(KEYS[1]))
         assert not [e for e in told.events if isinstance(e, Changed) and e.service.key == KEYS[0]]
 

@@ -61,4 +61,6 @@ class ServiceDeleter:
         if answer.body.get("kind") == KIND:
             return service_after_write(self._feed, answer.body, _DELETING)
         # No finalizer held it: the object is gone already.
+        if parsed:
+            self._feed.put_deleted(parsed.obj)
         return replace(admitted, delete_time=datetime.now(UTC), status=_DELETING)

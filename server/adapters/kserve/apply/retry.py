@@ -19,7 +19,7 @@ from server.adapters.kserve.manifests.object_parser import (
     parse_object,
     service_of,
 )
-from server.adapters.kserve.objects import Object, key_of, rollout_of
+from server.adapters.kserve.objects import Object, rollout_of
 from server.deadline import Deadline
 from server.domain.errors import ConcurrentWrite
 from server.domain.rollout.status import InferenceServiceStatus
@@ -107,8 +107,7 @@ def service_after_write(
 
     With the status `otherwise` if the feed has another rollout of it.
     """
-    feed.object_cache.put_written(written)
-    service = feed.derive(key_of(written))
+    service = feed.put_written(written)
     if service is not None and service.rollout == rollout_of(written):
         return service
     return service_of(written, otherwise)

@@ -31,14 +31,21 @@ class EmitRate:
     def __init__(self) -> None:
         self._emitted: dict[ServiceKey, _Emitted] = {}
 
-    def wait(self, service: InferenceService) -> float:
-        """Return the seconds to wait before the report; at 0 it counts as emitted now."""
+    def wait(self, service: InferenceService, *, at_once: bool = False) -> float:
+        """Return the seconds to wait before the report, 0 if `at_once`. At 0 it counts as emitted
+        now."""
         bare, now = _without_texts(service), time.monotonic()
         last = self._emitted.get(service.key)
-        if last and last.service == bare and (left := last.at + MIN_INTERVAL - now) > 0:
+        repeats = last and last.service == bare and not at_once
+        if last and repeats and (left := last.at + MIN_INTERVAL - now) > 0:
             return left
         self._emitted[service.key] = _Emitted(bare, now)
         return 0.0
+
+    def uid_at(self, key: ServiceKey) -> str:
+        """Return the uid of the last report; empty if there is none."""
+        last = self._emitted.get(key)
+        return last.service.uid if last else ""
 
     def forget(self, key: ServiceKey) -> None:
         """Forget a deleted service."""

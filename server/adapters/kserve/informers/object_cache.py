@@ -45,13 +45,13 @@ class ObjectCache:
         caller: Caller | None = None,
     ) -> None:
         self._touched = touched
-        self._services = ServiceCache()
         self._children = {kind: _ObjectsByOwner() for kind in LABELLED}
         self._events = _ObjectsByOwner()
         self._listed: dict[Resource, set[str]] = {}
         self._absent: set[Resource] = set()
         self._rights = AccountRights()
         self._output_policy = OutputPolicy(caller)
+        self._services = ServiceCache(self._output_policy.clear)
         self._parse_caches: defaultdict[ServiceKey, ParseCache] = defaultdict(ParseCache)
         self._release = NEWEST
         # The long texts of each service, once the first of its children has come.
@@ -93,17 +93,19 @@ class ObjectCache:
         absent = (r for r in self._absent if r.kind in KNATIVE)
         return not any(r.namespace in ("", namespace) for r in absent)
 
-    def pop_deleted(self, key: ServiceKey) -> list[str]:
-        """Return the uids that were deleted under a key since the last call, oldest first."""
-        deleted = self._services.pop_deleted(key)
-        if deleted:
-            self._output_policy.clear()
-        return deleted
+    def uid_at(self, key: ServiceKey) -> str:
+        """Return the uid of the cached InferenceService; empty if there is none."""
+        service = self._services.get(key)
+        return uid_of(service) if service else ""
 
-    def put_written(self, written: Object) -> None:
+    def put_written(self, key: ServiceKey, written: Object) -> None:
         """Store the API server's answer to a write. Older events are ignored from then on."""
-        self._share(written, key_of(written))
+        self._share(written, key)
         self._touch_services(self._services.take_written(written))
+
+    def put_deleted(self, deleted: Object) -> None:
+        """Drop a deleted InferenceService. Its events are ignored from then on."""
+        self._touch_services(self._services.take_deleted(deleted))
 
     def put_release(self, release: Release) -> None:
         """Set the release of KServe. It affects the status of every service."""
@@ -152,8 +154,11 @@ class ObjectCache:
         """Apply a change of a collection."""
         deleted = event.type == "DELETED"
         if resource.kind is Kind.SERVICES:
-            self._share(event.object, key_of(event.object))
-            self._touch_services(self._services.take_event(event.object, deleted=deleted))
+            if deleted:
+                self.put_deleted(event.object)
+            else:
+                self._share(event.object, key_of(event.object))
+                self._touch_services(self._services.take_changed(event.object))
             return
         held = self._listed.setdefault(resource, set())
         uid = uid_of(event.object)

@@ -1,13 +1,14 @@
 """Cache the InferenceServices from two sources: the watch, and the answers to our writes.
 
-The answer to a write is often ahead of the watch, so older events of the watch are dropped. Objects
-are compared by uid and generation: clients may not compare resourceVersions.
+The answer to a write is often ahead of the watch, and now and then behind it. Only here it is
+decided which of two objects is the older one; that one is dropped. They are compared by uid and
+generation: clients may not compare resourceVersions.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from server.adapters.kserve.objects import Object, generation_of, key_of, uid_of
@@ -24,15 +25,17 @@ class _Unseen(NamedTuple):
 
 
 class ServiceCache:
-    """Hold one InferenceService for each key. Every `take_` returns the keys that changed."""
+    """Hold one InferenceService for each key. Every `take_` returns the keys that changed.
 
-    def __init__(self) -> None:
+    `deleted` is called at the deletion of each cached object.
+    """
+
+    def __init__(self, deleted: Callable[[], None] = lambda: None) -> None:
+        self._deleted = deleted
         self._objects: dict[ServiceKey, Object] = {}
         self._keys: dict[str, ServiceKey] = {}
         # The uids of deleted services, oldest first.
         self._tombstones: dict[str, None] = {}
-        # The uids to report as deleted.
-        self._deleted: dict[ServiceKey, list[str]] = {}
         # Writes whose uid the watch has not sent yet.
         self._unseen: dict[ServiceKey, _Unseen] = {}
         self._writes = 0
@@ -49,10 +52,6 @@ class ServiceCache:
         """Return the keys of all cached services."""
         return iter(self._objects)
 
-    def pop_deleted(self, key: ServiceKey) -> list[str]:
-        """Return the uids that were deleted under this key since the last call."""
-        return self._deleted.pop(key, [])
-
     def writes_so_far(self) -> int:
         """Return a token for `take_list`: a list that is requested later has these writes."""
         return self._writes
@@ -66,34 +65,38 @@ class ServiceCache:
         return any(unseen.since <= before for unseen in self._unseen.values())
 
     def take_written(self, written: Object) -> set[ServiceKey]:
-        """Take the answer to a write, unless the cached object is as new.
-
-        The key always counts as changed: the caller gets the answer, and a newer object must be
-        reported after it.
-        """
+        """Take the answer to a write, unless the cached object is as new."""
         key, uid = key_of(written), uid_of(written)
         cached = self._objects.get(key)
         same = cached is not None and uid_of(cached) == uid
         newer = cached is not None and not same and _created(cached) > _created(written)
-        if uid in self._tombstones or newer:
-            return self._bury(key, uid)
+        if uid in self._tombstones:
+            return set()
+        if newer:
+            self._add_tombstone(uid)
+            return set()
         if cached is None or not same:
             self._writes += 1
             self._unseen[key] = _Unseen(self._writes, time.monotonic())
         elif generation_of(cached) >= generation_of(written):
-            return {key}
+            return set()
         return self._store(key, uid, written)
 
-    def take_event(self, changed: Object, *, deleted: bool) -> set[ServiceKey]:
-        """Take an event of the watch, unless the answer to a write is newer."""
-        key, uid = key_of(changed), uid_of(changed)
+    def take_deleted(self, deleted: Object) -> set[ServiceKey]:
+        """Take the end of an object, from the watch or from the answer to its deletion."""
+        key, uid = key_of(deleted), uid_of(deleted)
         cached = self._objects.get(key)
-        same = cached is not None and uid_of(cached) == uid
-        if deleted:
-            self._add_tombstone(uid)
-            return self._drop(key) if same else set()
+        self._add_tombstone(uid)
+        if cached and (uid_of(cached) == uid or _created(cached) < _created(deleted)):
+            return self._drop(key)
+        return set()
+
+    def take_changed(self, changed: Object) -> set[ServiceKey]:
+        """Take an event of the watch, unless the answer to a write is newer."""
+        key = key_of(changed)
+        cached = self._objects.get(key)
         # The watch is in order: an event of another uid is older than the write it has not sent.
-        if cached and not same and key in self._unseen:
+        if cached and key in self._unseen and uid_of(cached) != uid_of(changed):
             return set()
         return self._take_seen(key, changed)
 
@@ -127,7 +130,7 @@ class ServiceCache:
         cached = self._objects.get(key)
         if cached and (former := uid_of(cached)) != uid:
             del self._keys[former]
-            self._bury(key, former)
+            self._bury(former)
         self._objects[key] = found
         self._keys[uid] = key
         return {key}
@@ -136,12 +139,12 @@ class ServiceCache:
         uid = uid_of(self._objects.pop(key))
         del self._keys[uid]
         self._unseen.pop(key, None)
-        return self._bury(key, uid)
-
-    def _bury(self, key: ServiceKey, uid: str) -> set[ServiceKey]:
-        self._deleted.setdefault(key, []).append(uid)
-        self._add_tombstone(uid)
+        self._bury(uid)
         return {key}
+
+    def _bury(self, uid: str) -> None:
+        self._add_tombstone(uid)
+        self._deleted()
 
     def _add_tombstone(self, uid: str) -> None:
         self._tombstones[uid] = None

@@ -86,13 +86,12 @@ class ServiceViews:
     def __init__(self, object_cache: ObjectCache) -> None:
         self._object_cache = object_cache
         self._histories: dict[ServiceKey, _History] = {}
-        # For each change that is not reported yet: the recorded objects, or the view that an answer
-        # has derived from them.
-        self._unreported: dict[ServiceKey, ObservedObjects | ServiceView] = {}
+        # The objects of each change that is recorded and not derived yet.
+        self._recorded: dict[ServiceKey, ObservedObjects] = {}
 
     def record(self, key: ServiceKey, now: datetime) -> None:
         """Record a change in the service's history. The next change may overwrite its objects."""
-        self._unreported.pop(key, None)
+        self._recorded.pop(key, None)
         observed = self._object_cache.observed(key)
         if observed is None:
             self._histories.pop(key, None)
@@ -102,11 +101,11 @@ class ServiceViews:
         except Exception:
             log.exception("a change could not be recorded", service=str(key))
         else:
-            self._unreported[key] = observed
+            self._recorded[key] = observed
 
     def stop_recording(self) -> None:
         """Forget the recorded objects: later changes may not be recorded."""
-        self._unreported.clear()
+        self._recorded.clear()
 
     def keep_log(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt, now: datetime) -> None:
         """Show the last lines of a log, read `now`, with the failure that they explain."""
@@ -120,32 +119,13 @@ class ServiceViews:
             self._histories[key].keep_log(wanted, read)
 
     def derive(self, key: ServiceKey, now: datetime) -> ServiceView | None:
-        """Derive the service for an answer. None if there is none, or it cannot be read at all.
-
-        `report` returns the same view while nothing changes.
-        """
-        unreported = self._unreported.get(key)
-        derived = self._derived(key, unreported, now)
-        if unreported and derived:
-            self._unreported[key] = derived
-        return derived
-
-    def report(self, key: ServiceKey, now: datetime) -> ServiceView | None:
-        """Derive the service for the feed, once for each change. None as for `derive`."""
-        return self._derived(key, self._unreported.pop(key, None), now)
-
-    def _derived(
-        self, key: ServiceKey, unreported: ObservedObjects | ServiceView | None, now: datetime
-    ) -> ServiceView | None:
-        if isinstance(unreported, ServiceView):
-            return unreported
-        observed = unreported or self._object_cache.observed(key)
+        """Derive the service as it is now. None if there is none, or it cannot be read at all."""
+        recorded = self._recorded.pop(key, None)
+        observed = recorded or self._object_cache.observed(key)
         if observed is None:
             return None
         try:
-            history = (
-                self._histories[key] if unreported else self._update_history(key, observed, now)
-            )
+            history = self._histories[key] if recorded else self._update_history(key, observed, now)
             return self._derive(history, observed, now)
         # An object that we cannot read must not stop the reports of other services.
         except Exception:

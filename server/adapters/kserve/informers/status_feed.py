@@ -1,13 +1,11 @@
-"""Feed the changes of services: a set of changed keys, each read as it is when it is pulled."""
+"""Report services to a sink: each is derived from the cache when it is reported."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-
-import structlog
 
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.api_server_probe import ApiServerProbe
@@ -18,24 +16,23 @@ from server.adapters.kserve.informers.log_fetcher import LogFetcher
 from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.service_views import ServiceViews
+from server.adapters.kserve.objects import Object, key_of
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.change_queue import ChangeQueue
 from server.domain.caller import Caller
 from server.domain.service.inference_service import InferenceService, ServiceKey
-from server.ports import Changed, FeedEvent, Gone, Synced
+from server.ports import ServiceSink
 
 LOGS_AT_ONCE = 4
 
-log = structlog.get_logger(__name__)
-
 
 class StatusFeed:
-    """Watch the cluster while `feed` is consumed, and derive services from the cache at any time.
+    """Watch the cluster while it `follow`s, and derive services from the cache at any time.
 
     `namespaces`: the namespaces to watch, or none for all. `caller`: decides which container text
-    may be shown. `object_cache` has the raw objects, and takes the answers to writes. `releases`
-    reads KServe's release; with an unsupported one nothing is reported.
+    may be shown. `object_cache` has the raw objects. `releases` reads KServe's release; with an
+    unsupported one nothing is reported.
     """
 
     def __init__(
@@ -49,7 +46,8 @@ class StatusFeed:
         self._probe = ApiServerProbe(api, answered=self._confirm, returned=self._reconnect)
         self._log_fetcher = LogFetcher(api, self._keep_log)
         self._reflectors: list[Reflector] = []
-        self._synced = False
+        # The sink that is followed, once the cache is synced.
+        self._sink: ServiceSink | None = None
         self._changes = ChangeQueue[ServiceKey]()
         self._rechecks: dict[ServiceKey, asyncio.TimerHandle] = {}
         self._emit_rate = EmitRate()
@@ -73,7 +71,7 @@ class StatusFeed:
 
     def age(self) -> timedelta | None:
         """Return how long ago the cache was known to be current; None before the first sync."""
-        if not self._synced:
+        if self._sink is None:
             return None
         return timedelta(seconds=time.monotonic() - min(r.current_at for r in self._reflectors))
 
@@ -82,89 +80,86 @@ class StatusFeed:
         view = self._views.derive(key, self._probe.now())
         return view.service if view else None
 
+    def put_written(self, written: Object) -> InferenceService | None:
+        """Store the API server's answer to a write, report the service at once, and return it as it
+        is now. None if there is none."""
+        key = key_of(written)
+        self.object_cache.put_written(key, written)
+        return self._report(key, at_once=True) if self._sink else self.derive(key)
+
+    def put_deleted(self, deleted: Object) -> None:
+        """Drop an InferenceService that the API server has deleted, and report that at once."""
+        self.object_cache.put_deleted(deleted)
+        if self._sink:
+            self._report(key_of(deleted), at_once=True)
+
     def look_for_knative(self) -> None:
         """Look now for Knative's collections, instead of at the next interval."""
         for reflector in self._reflectors:
             if reflector.resource.kind in KNATIVE:
                 reflector.reconnect()
 
-    async def feed(self) -> AsyncIterator[FeedEvent]:
-        """Yield every service, then Synced, then changes, until closed.
-
-        Outages are survived inside. A bug in a watch raises here.
-        """
+    async def follow(self, sink: ServiceSink) -> None:
+        """See `server.ports.Cluster`. Outages are survived inside; a bug in a watch raises here."""
         self._reflectors = [
             Reflector(self._api, r, self.object_cache) for r in followed(self._namespaces)
         ]
-        self._emit_rate = EmitRate()  # this consumer has had no report yet
-        self._touch(self.object_cache.keys())
-        following = asyncio.create_task(self._follow(), name="watching the cluster")
-        following.add_done_callback(lambda _: self._changes.wake())
+        self._emit_rate = EmitRate()  # this sink has had no report yet
         try:
-            while not self._synced:
-                await self._woken(following)
-            synced_yielded = False
-            while True:
-                for key in self._changes.pull():
-                    for event in self._events(key):
-                        yield event
-                    await asyncio.sleep(0)  # a thousand services must not hold up the calls
-                if not synced_yielded:
-                    synced_yielded = True
-                    yield Synced()
-                await self._woken(following)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._probe.run(), name="probe")
+                tasks.create_task(self.releases.run(), name="KServe's release")
+                for n in range(LOGS_AT_ONCE):
+                    tasks.create_task(self._log_fetcher.run(), name=f"log fetcher {n}")
+                for reflector in self._reflectors:
+                    tasks.create_task(reflector.run(), name=f"reflector of {reflector.resource}")
+                for reflector in self._reflectors:
+                    await reflector.synced.wait()
+                # A caller may write as soon as all is listed.
+                await self._probe.met.wait()
+                await self.releases.admitted.wait()
+                self._sink = sink
+                self._changes = ChangeQueue(self.object_cache.keys())
+                await self._report_changes()
+                sink.mark_synced()
+                while True:
+                    await self._changes.wait()
+                    await self._report_changes()
         finally:
-            await self._stop(following)
+            self._sink = None
+            self._views.stop_recording()
+            for timer in self._rechecks.values():
+                timer.cancel()
+            self._rechecks.clear()
 
-    async def _follow(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._probe.run(), name="probe")
-            tasks.create_task(self.releases.run(), name="KServe's release")
-            for n in range(LOGS_AT_ONCE):
-                tasks.create_task(self._log_fetcher.run(), name=f"log fetcher {n}")
-            for reflector in self._reflectors:
-                tasks.create_task(reflector.run(), name=f"reflector of {reflector.resource}")
-            for reflector in self._reflectors:
-                await reflector.synced.wait()
-            # A caller may write as soon as all is listed.
-            await self._probe.met.wait()
-            await self.releases.admitted.wait()
-            self._synced = True
-            self._changes.wake()
+    async def _report_changes(self) -> None:
+        for key in self._changes.pull():
+            self._report(key)
+            await asyncio.sleep(0)  # a thousand services must not hold up the calls
 
-    async def _woken(self, following: asyncio.Task[None]) -> None:
-        await self._changes.wait()
-        if following.done():
-            log.error("watching the cluster ended", exc_info=following.exception())
-            following.result()
-
-    async def _stop(self, following: asyncio.Task[None]) -> None:
-        following.cancel()
-        await asyncio.wait([following])
-        self._synced = False
-        self._views.stop_recording()
-        for timer in self._rechecks.values():
-            timer.cancel()
-        self._rechecks.clear()
-
-    def _events(self, key: ServiceKey) -> Iterator[FeedEvent]:
-        """Yield the events of a key, as it is now."""
-        for uid in self.object_cache.pop_deleted(key):
-            yield Gone(key, uid)
-        view = self._views.report(key, self._probe.now())
+    def _report(self, key: ServiceKey, *, at_once: bool = False) -> InferenceService | None:
+        """Put a service into the sink as it is now, and return it. Unless `at_once`, a repeated
+        report may be delayed."""
+        assert self._sink
+        self._changes.discard(key)
+        view = self._views.derive(key, self._probe.now())
         if planned := self._rechecks.pop(key, None):
             planned.cancel()
         if view is None:
-            self._emit_rate.forget(key)
-            return
+            # An object that cannot be read keeps its last report.
+            if self._emit_rate.uid_at(key) != self.object_cache.uid_at(key):
+                self._emit_rate.forget(key)
+                self._sink.remove(key)
+            return None
         if view.log_wanted:
             self._log_fetcher.want(key, view.log_wanted)
-        if wait := self._emit_rate.wait(view.service):
+        if wait := self._emit_rate.wait(view.service, at_once=at_once):
             self._recheck_after(key, wait)
-            return
+            return view.service
         if view.recheck_at:
             self._recheck_after(key, (view.recheck_at - self._probe.now()).total_seconds())
-        yield Changed(view.service)
+        self._sink.put(view.service)
+        return view.service
 
     def _recheck_after(self, key: ServiceKey, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -175,10 +170,12 @@ class StatusFeed:
         self._touch((key,))
 
     def _touch(self, keys: Iterable[ServiceKey]) -> None:
+        # Before the sink is followed there is nothing to keep: then all services are reported.
+        if self._sink is None:
+            return
         for key in keys:
             self._changes.add(key)
-            if self._synced:
-                self._views.record(key, self._probe.now())
+            self._views.record(key, self._probe.now())
 
     def _confirm(self, asked_at: float) -> None:
         for reflector in self._reflectors:

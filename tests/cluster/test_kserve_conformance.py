@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from lab import Cluster, Lab
-from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.client import Answer, ApiServer
 from server.adapters.kserve.cluster import KServeCluster
+from server.adapters.kserve.objects import key_of, rollout_of
 from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
@@ -29,12 +30,18 @@ class KServeWorld:
     missing_namespace = "absent"
 
     def __init__(
-        self, administered: Cluster, namespace: str, cluster: KServeCluster, told: Follower
+        self,
+        administered: Cluster,
+        namespace: str,
+        cluster: KServeCluster,
+        told: Follower,
+        link: ApiServerLink,
     ) -> None:
         self._administered = administered
         self.namespace = namespace
         self.cluster = cluster
         self.told = told
+        self._link = link
         self._kept: set[ServiceKey] = set()
         lacks = set()
         if not isinstance(administered, Lab):
@@ -61,6 +68,32 @@ class KServeWorld:
         key = ServiceKey(self.namespace, name)
         await self._apply("kubectl", key, {"labels": labels}, predictor={"containers": containers})
 
+    @asynccontextmanager
+    async def late_events(self) -> AsyncIterator[None]:
+        self._link.events.clear()
+        try:
+            yield
+        finally:
+            self._link.events.set()
+
+    @asynccontextmanager
+    async def late_answers(self) -> AsyncIterator[None]:
+        self._link.before_answer = self._event_of
+        try:
+            yield
+        finally:
+            self._link.before_answer = None
+
+    async def _event_of(self, written: Answer) -> None:
+        """Wait for the event of a write."""
+        rollout, ends = rollout_of(written.body), "deletionTimestamp" in written.body["metadata"]
+
+        def has_come() -> bool:
+            shown = self.told.latest(key_of(written.body))
+            return bool(shown and shown.rollout == rollout and (shown.delete_time or not ends))
+
+        await self.told.until("the event of a write", has_come)
+
     async def keep(self, key: ServiceKey) -> None:
         self._kept.add(key)
         await asyncio.to_thread(hold, self._administered, key)
@@ -86,22 +119,67 @@ class KServeWorld:
         await asyncio.to_thread(self._administered.apply, manifest, field_manager=manager)
 
 
+class ApiServerLink:
+    """The connection of one cluster, whose watches and answers to writes may be held back."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self.events = asyncio.Event()
+        self.events.set()
+        self.before_answer: Callable[[Answer], Awaitable[None]] | None = None
+        self._send, self._open_stream = api.send, api.open_stream
+        setattr(api, "send", self.send)  # noqa: B010
+        setattr(api, "open_stream", self.open_stream)  # noqa: B010
+
+    async def send(self, method: str, path: str, **request: Any) -> Answer:
+        answer = await self._send(method, path, **request)
+        if self.before_answer and method in ("PATCH", "DELETE") and answer.ok:
+            await self.before_answer(answer)
+        return answer
+
+    @asynccontextmanager
+    async def open_stream(
+        self, path: str, query: Any, *, idle_timeout: float
+    ) -> AsyncIterator[Any]:
+        async with self._open_stream(path, query, idle_timeout=idle_timeout) as response:
+            yield _HeldResponse(response, self.events)
+
+
+class _HeldResponse:
+    def __init__(self, response: Any, go: asyncio.Event) -> None:
+        self.status, self.headers, self.content = response.status, response.headers, self
+        self._response, self._go = response, go
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        async for chunk in self._response.content.iter_any():
+            await self._go.wait()
+            yield chunk
+
+
 @asynccontextmanager
 async def followed(administered: Cluster) -> AsyncIterator[tuple[KServeCluster, Follower]]:
     """KServe by the administrator's credentials, on a connection of its own."""
+    async with _linked(administered) as (cluster, told, _):
+        yield cluster, told
+
+
+@asynccontextmanager
+async def _linked(
+    administered: Cluster,
+) -> AsyncIterator[tuple[KServeCluster, Follower, ApiServerLink]]:
     api = await ApiServer.connect(str(administered.kubeconfig))
+    link = ApiServerLink(api)
     try:
         cluster = KServeCluster(api)
         async with following(cluster) as told:
-            yield cluster, told
+            yield cluster, told, link
     finally:
         await api.close()
 
 
 @pytest.fixture
 async def world(cluster: Cluster, namespace: str) -> AsyncIterator[KServeWorld]:
-    async with followed(cluster) as (kserve, told):
-        world = KServeWorld(cluster, namespace, kserve, told)
+    async with _linked(cluster) as (kserve, told, link):
+        world = KServeWorld(cluster, namespace, kserve, told, link)
         yield world
         await world.close()
 

@@ -7,5 +7,6 @@ pytest.register_assert_rewrite(
     "tests.contracts.deploying",
     "tests.contracts.feeding",
     "tests.contracts.guarding",
+    "tests.contracts.own_writes",
     "tests.contracts.registered",
 )

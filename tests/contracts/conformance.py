@@ -6,6 +6,7 @@ from tests.contracts.deleting import DeleteConformance, UnmanagedConformance
 from tests.contracts.deploying import DeployConformance, RestartConformance
 from tests.contracts.feeding import FeedConformance
 from tests.contracts.guarding import GuardConformance, RequestIdConformance
+from tests.contracts.own_writes import OwnWritesConformance
 from tests.contracts.registered import RegisteredConformance
 
 
@@ -17,6 +18,7 @@ class ClusterConformance(
     DeleteConformance,
     UnmanagedConformance,
     FeedConformance,
+    OwnWritesConformance,
     RegisteredConformance,
 ):
     """What every cluster keeps to."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from server.domain.rollout.status import State
@@ -38,23 +37,6 @@ class FeedConformance:
                 made.service.etag,
                 {"team": "a"},
             )
-
-    async def test_after_an_answer_nothing_older_is_told(self, world: World) -> None:
-        told = world.told
-        answers = []
-        for number in range(20):
-            applied = await world.cluster.apply(deploy(world, plain(world, str(number))))
-            answers.append((len(told.events), applied.service))
-            await asyncio.sleep(0)  # the feed's turn
-        last = applied.service
-        await told.until(
-            "the last write",
-            lambda: (s := told.latest(last.key)) and s.generation == last.generation,
-        )
-        for known, service in answers:
-            later = told.history(last.key, since=known)
-            assert all(isinstance(change, InferenceService) for change in later)
-            assert all(change.generation >= service.generation for change in later)
 
     async def test_a_good_rollout_ends_ready_and_is_served(self, world: World) -> None:
         needs(world, Ability.PODS_OF_ANY_IMAGE)

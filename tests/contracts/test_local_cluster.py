@@ -44,6 +44,16 @@ class LocalWorld:
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         raise NotImplementedError(Ability.OTHER_WRITERS)
 
+    @asynccontextmanager
+    async def late_events(self) -> AsyncIterator[None]:
+        """Nothing is between the cluster and its processes."""
+        yield
+
+    @asynccontextmanager
+    async def late_answers(self) -> AsyncIterator[None]:
+        """A write and its answer are one step."""
+        yield
+
     async def keep(self, key: ServiceKey) -> None:
         """Its model server, once it is there, does not end."""
         service = await self.cluster.read(key)

@@ -46,6 +46,17 @@ class MemoryWorld:
         spec = InferenceServiceSpec(ContainerPredictor(image))
         self.cluster.put_unmanaged(ServiceKey(self.namespace, name), spec, labels)
 
+    @asynccontextmanager
+    async def late_events(self) -> AsyncIterator[None]:
+        self.cluster.hold_feed()
+        yield
+        self.cluster.release_feed()
+
+    @asynccontextmanager
+    async def late_answers(self) -> AsyncIterator[None]:
+        """A write and its answer are one step."""
+        yield
+
     async def keep(self, key: ServiceKey) -> None:
         """It stays until then anyway."""
 

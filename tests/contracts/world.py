@@ -161,6 +161,14 @@ class World(Protocol):
         """Make a service with a container as somebody else would."""
         ...
 
+    def late_events(self) -> AbstractAsyncContextManager[None]:
+        """Hold back what the cluster reports by itself, within a block."""
+        ...
+
+    def late_answers(self) -> AbstractAsyncContextManager[None]:
+        """Hold back the answer to each write until its event has come, within a block."""
+        ...
+
     async def keep(self, key: ServiceKey) -> None:
         """Keep a service, once it is deleted, from being gone before `finish_delete`."""
         ...

@@ -195,7 +195,7 @@ async def test_nothing_is_told_of_a_cluster_whose_kserve_is_too_old_until_it_is_
         assert not told.events
         assert told.feed.age() is None
         publish(server, IN_0_15, "upgraded")
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
 
 
 async def test_a_service_is_told_anew_by_the_release_that_the_cluster_got(
@@ -206,7 +206,7 @@ async def test_a_service_is_told_anew_by_the_release_that_the_cluster_got(
     spec = {"predictor": {"model": {"modelFormat": {"name": "sklearn"}, "runtime": "theirs"}}}
     await server.put(SERVICES, service() | {"spec": spec})
     async with followed(api) as told:
-        await eventually(lambda: told.synced, PATIENCE_SECONDS)
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         last = told.last()
         assert last is not None
         assert last.status.serving_runtime == "theirs"

@@ -227,10 +227,8 @@ class _WatchStream:
     def initial_events(self) -> list[WatchEvent]:
         """Return a snapshot, or for a resumed stream the changes since its token."""
         since = _version_in(self._watch, self._cache)
-        deleted = None if since is None else self._cache.deleted_since(since, self._watch.target)
-        if since is None or deleted is None:
-            return self._snapshot()
-        return self._changes_since(since, deleted)
+        changes = None if since is None else self._changes_since(since)
+        return self._snapshot() if changes is None else changes
 
     def synced_event(self) -> WatchEvent:
         """Return the event that ends the initial ones. From here on events move the token."""
@@ -272,7 +270,11 @@ class _WatchStream:
         selected = filter(self._selects, self._cache.services(self._watch.target))
         return resets + [self._service_event(EventType.SNAPSHOT, service) for service in selected]
 
-    def _changes_since(self, since: int, deleted: list[ServiceIdentity]) -> list[WatchEvent]:
+    def _changes_since(self, since: int) -> list[WatchEvent] | None:
+        """Return the events since a version; None if the cache does not reach back to it."""
+        deleted = self._cache.deleted_since(since, self._watch.target)
+        if deleted is None:
+            return None
         services = self._cache.services(self._watch.target)
         self.sent = {s.key: s for s in services if self._selects(s)}
         events = [self._event(EventType.DELETED, identity) for identity in deleted]
@@ -281,7 +283,12 @@ class _WatchStream:
         for service in self._cache.changed_since(known, self._watch.target):
             if self._selects(service):
                 events.append(self._event(EventType.CHANGED, service))
-            else:
+                continue
+            former = self._cache.labels_since(service.key, since)
+            if former is None:
+                return None
+            # Otherwise the reader cannot have seen it.
+            if any(map(self._watch.selector.matches, former)):
                 events.append(self._event(EventType.LEFT, _identity(service)))
         return events
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from server.domain.service.memory_size import size_in_memory
 
 ALL = "-"
 MOST_TOMBSTONES = 10_000
+# Of each service.
+MOST_FORMER_LABELS = 4
 
 
 class ServiceIdentity(NamedTuple):
@@ -40,11 +42,19 @@ class Tombstone(NamedTuple):
     service: ServiceIdentity
 
 
+class FormerLabels(NamedTuple):
+    """Labels that a service had, and the version of the cache that ended them."""
+
+    version: int
+    labels: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class _Entry:
     service: InferenceService
     version: int
     bytes: int
+    former_labels: tuple[FormerLabels, ...]
 
 
 class WatchCache:
@@ -73,16 +83,22 @@ class WatchCache:
     def put(self, service: InferenceService) -> None:
         """See `server.ports.ServiceSink`. A state that equals the last one changes nothing."""
         entry = self._entries.get(service.key)
+        former: tuple[FormerLabels, ...] = ()
         if entry is None:
             insort(self._sorted, service.key)
         elif entry.service == service:
             return
         elif entry.service.uid != service.uid:
             self._bury(entry.service)
+        else:
+            former = entry.former_labels
+            if (labels := entry.service.selectable_labels) != service.selectable_labels:
+                ended = FormerLabels(self.version + 1, labels)
+                former = (*former, ended)[-MOST_FORMER_LABELS:]
         self.version += 1
         size = _size(service, entry)
         self.bytes += size - (entry.bytes if entry else 0)
-        self._entries[service.key] = _Entry(service, self.version, size)
+        self._entries[service.key] = _Entry(service, self.version, size, former)
         self._notify(service.key)
 
     def remove(self, key: ServiceKey) -> None:
@@ -122,6 +138,14 @@ class WatchCache:
         entries = [self._entries[key] for key in self._covered(target)]
         newer = sorted((e for e in entries if e.version > version), key=lambda e: e.version)
         return [e.service for e in newer]
+
+    def labels_since(self, key: ServiceKey, version: int) -> list[Mapping[str, str]] | None:
+        """Return the labels that a service had after a version, and has no longer; None if labels
+        of that time were dropped."""
+        former = self._entries[key].former_labels
+        if len(former) == MOST_FORMER_LABELS and former[0].version > version:
+            return None
+        return [each.labels for each in former if each.version > version]
 
     def deleted_since(self, version: int, target: ServiceKey) -> list[ServiceIdentity] | None:
         """Return the target's services deleted after a version, in order; None if tombstones of

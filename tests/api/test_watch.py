@@ -107,6 +107,28 @@ def test_a_service_that_the_selector_no_longer_covers_has_left(stub, namespace) 
         assert (left.type, left.service.name) == (WatchStatusResponse.TYPE_LEFT, "a")
 
 
+def test_a_resumed_stream_says_left_only_of_what_its_reader_may_have_seen(stub, namespace) -> None:
+    stub.Deploy(deploy("a", namespace=namespace, labels={"team": "vision"}))
+    stub.Deploy(deploy("b", namespace=namespace, labels={"team": "text"}))
+    selected = {"namespace": namespace, "label_selector": "team=vision"}
+    with watching(stub, **selected) as stream:
+        synced = stream.until(lambda message: message.type == WatchStatusResponse.TYPE_SYNCED)
+    stub.Deploy(deploy("a", namespace=namespace, labels={"team": "text"}))
+    stub.Deploy(deploy("b", namespace=namespace, labels={"team": "sound"}))
+    stub.Deploy(deploy("c", namespace=namespace, labels={"team": "sound"}))
+    with watching(stub, **selected, resume_token=synced.resume_token) as stream:
+        resumed = stream.take(2)
+    assert kinds(resumed) == ["LEFT", "SYNCED"]
+    left = resumed[0].service
+    assert left.name == "a"
+    assert {field.name for field, _ in left.ListFields()} == {
+        "namespace",
+        "name",
+        "uid",
+        "rollout_id",
+    }
+
+
 def test_log_lines_come_to_watches_of_one_service_only(stub, memory, name) -> None:
     rollout_id = stub.Deploy(deploy(name)).rollout_id
     memory.set_status(key(name), failed(rollout_id, log_lines=("no such file",)))

@@ -19,7 +19,7 @@ from server.control.authorizer import Authorizer
 from server.control.call import Call
 from server.control.read import Reader
 from server.control.watch import EventType, Watch, Watcher, WatchEvent
-from server.control.watch_cache import ALL, WatchCache
+from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
 from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -27,6 +27,7 @@ from server.domain.service.inference_service import InferenceService, ServiceKey
 NAMES = ("a", "b", "c")
 AUTHORIZER = Authorizer("models")
 EVERYTHING = ServiceKey(ALL, "")
+TEAM_A = Selector.parse("team=a")
 
 
 @dataclass
@@ -35,6 +36,7 @@ class World:
 
     cache: WatchCache = field(default_factory=WatchCache)
     services: dict[ServiceKey, InferenceService] = field(default_factory=dict)
+    matched: set[str] = field(default_factory=set)
     made: int = 0
 
     def step(self, name: str, what: str) -> None:
@@ -49,12 +51,16 @@ class World:
                 # A feed that coalesces reports the new one without the end of the old.
                 self.made += 1
                 self._put(_service(key, f"uid-{self.made}"))
+            case ("a" | "b" | "c") as team, service if service:
+                self._put(replace(service, selectable_labels={"team": team}))
             case "delete", service if service:
                 del self.services[key]
                 self.cache.remove(key)
 
     def _put(self, service: InferenceService) -> None:
         self.services[service.key] = service
+        if TEAM_A.matches(service.selectable_labels):
+            self.matched.add(service.uid)
         self.cache.put(service)
 
 
@@ -68,6 +74,8 @@ class WatchReader:
     """A caller that applies events, and checks that they are a history."""
 
     cache: WatchCache
+    selector: Selector = field(default_factory=Selector)
+    matched: set[str] = field(default_factory=set)
     known: dict[ServiceKey, InferenceService] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     token: str = ""
@@ -75,7 +83,9 @@ class WatchReader:
     stream: AsyncIterator[WatchEvent] | None = None
 
     def open(self) -> None:
-        watch = Watch(EVERYTHING, Selector(), resume_token=self.token, heartbeat=timedelta(hours=1))
+        watch = Watch(
+            EVERYTHING, self.selector, resume_token=self.token, heartbeat=timedelta(hours=1)
+        )
         reading = Reader(None, self.cache, AUTHORIZER)  # type: ignore[arg-type]  # no cluster is asked
         self.stream = Watcher(self.cache, reading, AUTHORIZER).watch(Call(), watch)
         self.opening = None if self.token else set()
@@ -108,8 +118,14 @@ class WatchReader:
                 self._end_opening()
             case EventType.SNAPSHOT | EventType.CHANGED:
                 self._learn(event.service)
+            case EventType.LEFT:
+                assert event.service
+                assert event.service.uid in self.matched, "a service left that never matched"
+                self._drop(event.service)
             case EventType.DELETED:
-                self._unlearn(event.service)
+                assert event.service
+                self.ended.add(event.service.uid)
+                self._drop(event.service)
 
     def _learn(self, service: InferenceService | None) -> None:
         assert service
@@ -123,9 +139,7 @@ class WatchReader:
         if self.opening is not None:
             self.opening.add(service.key)
 
-    def _unlearn(self, service: InferenceService | None) -> None:
-        assert service
-        self.ended.add(service.uid)
+    def _drop(self, service: InferenceService | ServiceIdentity) -> None:
         if service.key in self.known and self.known[service.key].uid == service.uid:
             del self.known[service.key]
 
@@ -136,9 +150,9 @@ class WatchReader:
 
 
 STEPS = st.tuples(
-    st.sampled_from(NAMES), st.sampled_from(["change", "change", "recreate", "delete"])
+    st.sampled_from(NAMES), st.sampled_from(["change", "change", "recreate", "delete", *"abc"])
 )
-READS = st.tuples(st.integers(0, 1), st.integers(1, 3), st.booleans())
+READS = st.tuples(st.integers(0, 2), st.integers(1, 3), st.booleans())
 
 
 @given(st.lists(st.one_of(STEPS, READS), min_size=10, max_size=60))
@@ -147,7 +161,10 @@ async def test_a_stream_sends_a_history_that_ends_at_the_current_state(
 ) -> None:
     world = World()
     world.cache.synced = True
-    readers = [WatchReader(world.cache) for _ in range(2)]
+    readers = [
+        WatchReader(world.cache, selector, world.matched)
+        for selector in (Selector(), Selector(), TEAM_A)
+    ]
     for reader in readers:
         reader.open()
     for step in plan:
@@ -160,4 +177,8 @@ async def test_a_stream_sends_a_history_that_ends_at_the_current_state(
                     await readers[reader].cut()
     for reader in readers:
         await reader.read(100)
-        assert reader.known == world.services
+        assert reader.known == {
+            key: service
+            for key, service in world.services.items()
+            if reader.selector.matches(service.selectable_labels)
+        }

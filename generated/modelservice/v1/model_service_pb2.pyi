@@ -585,8 +585,9 @@ class WatchStatusResponse(_message.Message):
         TYPE_DELETED: WatchStatusResponse._Type.ValueType  # 4
         """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
         TYPE_LEFT: WatchStatusResponse._Type.ValueType  # 5
-        """A service exists, but the label selector or the caller's rights no longer cover it. `service`
-        has the same fields as in TYPE_DELETED.
+        """A service exists, but the label selector or the caller's rights no longer cover it. Sent only
+        for a service that this watch may have sent before. `service` has the same fields as in
+        TYPE_DELETED.
         """
         TYPE_HEARTBEAT: WatchStatusResponse._Type.ValueType  # 6
         """No change; view_age is current. `service` is unset."""
@@ -607,8 +608,9 @@ class WatchStatusResponse(_message.Message):
     TYPE_DELETED: WatchStatusResponse.Type.ValueType  # 4
     """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
     TYPE_LEFT: WatchStatusResponse.Type.ValueType  # 5
-    """A service exists, but the label selector or the caller's rights no longer cover it. `service`
-    has the same fields as in TYPE_DELETED.
+    """A service exists, but the label selector or the caller's rights no longer cover it. Sent only
+    for a service that this watch may have sent before. `service` has the same fields as in
+    TYPE_DELETED.
     """
     TYPE_HEARTBEAT: WatchStatusResponse.Type.ValueType  # 6
     """No change; view_age is current. `service` is unset."""

@@ -1,8 +1,8 @@
 """The stubs as their users get them: installed as a distribution, on protobuf 6.33 and on 7."""
 
+import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from importlib.metadata import Distribution, distributions
@@ -30,12 +30,10 @@ def protobuf6() -> Path:
 @pytest.fixture(scope="module")
 def installed(protobuf6: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with modelservice-stubs installed in it, and nothing else."""
-    source = tmp_path_factory.mktemp("source") / "generated"
-    shutil.copytree(GENERATED, source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     site = tmp_path_factory.mktemp("site")
     offline = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     pip = [protobuf6, "-m", "pip", "--disable-pip-version-check", "install"]
-    subprocess.run([*pip, *offline, "--target", site, source], check=True)
+    subprocess.run([*pip, *offline, "--target", site, GENERATED], check=True)
     return site
 
 
@@ -74,6 +72,47 @@ def test_the_distribution_needs_grpcio_and_protobuf_only(distribution: Distribut
     assert distribution.name == "modelservice-stubs"
     assert {need.name for need in needs if not need.marker} == {"grpcio", "protobuf"}
     assert [need.name for need in needs if need.marker] == ["googleapis-common-protos"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make dist` filled."""
+    return make_dist(tmp_path_factory.mktemp("dist"))
+
+
+def make_dist(folder: Path) -> Path:
+    command = ["make", "dist", f"DIST={folder}"]
+    # A make around this test tells its own options to makes that it starts.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def test_make_dist_makes_the_same_files_again(built: Path, tmp_path: Path) -> None:
+    again = digests(make_dist(tmp_path))
+    assert again == digests(built)
+    names = ("modelservice_client-0.1.0", "modelservice_stubs-0.1.0")
+    endings = ("-py3-none-any.whl", ".tar.gz")
+    assert sorted(again) == [name + ending for name in names for ending in endings]
+
+
+def test_the_wheels_install_into_an_empty_environment(built: Path, tmp_path: Path) -> None:
+    uv, venv = Path(sys.executable).with_name("uv"), tmp_path / "venv"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True)
+    stubs, client = sorted(built.glob("*.whl"), reverse=True)
+    # The versions that are locked, which are in uv's cache.
+    options = ["--quiet", "--python", venv, "--constraints", ROOT / "requirements-dev.lock"]
+    subprocess.run([uv, "pip", "install", *options, stubs, f"{client}[cli]"], check=True)
+    code = "import modelservice_client, modelservice; print(modelservice_client.__file__)"
+    python = venv / "bin/python"
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(venv)
 
 
 def called_with(python: Path | str, site: Path) -> dict:

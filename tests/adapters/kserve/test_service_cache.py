@@ -18,11 +18,13 @@ from server.domain.service.inference_service import ServiceKey
 KEY = ServiceKey("team-a", "iris")
 
 
-def an_object(uid: str = "u1", generation: int = 1, made: int = 0) -> dict[str, Any]:
+def an_object(
+    uid: str = "u1", generation: int = 1, made: int = 0, name: str = KEY.name
+) -> dict[str, Any]:
     return {
         "metadata": {
             "namespace": KEY.namespace,
-            "name": KEY.name,
+            "name": name,
             "uid": uid,
             "generation": generation,
             "creationTimestamp": f"2026-01-01T00:{made // 60:02}:{made % 60:02}Z",
@@ -118,8 +120,9 @@ def test_what_is_kept_of_deleted_services_has_a_bound(monkeypatch: pytest.Monkey
     monkeypatch.setattr(service_cache, "MAX_TOMBSTONES", 10)
     held = ServiceCache()
     for number in range(100):
-        held.take_changed(an_object(f"u{number}"))
-        held.take_deleted(an_object(f"u{number}"))
+        gone = an_object(f"u{number}", name=f"iris-{number}")
+        held.take_changed(gone)
+        held.take_deleted(gone)
     kept = [len(value) for value in vars(held).values() if isinstance(value, Sized)]
     assert max(kept) <= 10
 

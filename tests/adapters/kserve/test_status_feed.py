@@ -63,6 +63,11 @@ class Told(Follower):
         self.feed = feed
         self.ended = asyncio.Event()
         self.ended_by: BaseException | None = None
+        self.removed: list[ServiceKey] = []
+
+    def remove(self, key: ServiceKey) -> None:
+        self.removed.append(key)
+        super().remove(key)
 
     @property
     def is_synced(self) -> bool:
@@ -124,6 +129,31 @@ async def test_nothing_is_told_before_every_kind_is_listed(
         assert told.events == []
         await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
         assert told.feed.age() is not None
+
+
+async def test_nothing_is_kept_of_what_comes_and_goes_before_every_kind_is_listed(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    await server.put(SERVICES, service())
+    held_up = asyncio.Event()
+
+    async def hold(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        await held_up.wait()
+        return await server.list(request)
+
+    server.list_faults.append(hold)
+    async with followed(api) as told:
+        views, cache = told.feed._views, told.feed.object_cache
+        await eventually(lambda: server.count("watch") >= 4, PATIENCE_SECONDS)
+        for number in range(100):
+            passing = service(f"p{number}", name=f"passing-{number}")
+            told.feed.put_written(passing)
+            told.feed.put_deleted(passing)
+        kept = (told.feed._changes._keys, views._histories, cache._parse_caches, cache._texts)
+        assert [key for each in kept for key in each if key != IRIS] == []
+        held_up.set()
+        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
+        assert told.removed == []
 
 
 async def test_a_storm_of_changes_is_told_once(server: ScriptedServer, api: ApiServer) -> None:

@@ -70,7 +70,6 @@ class ObjectCache:
         """Return the cached InferenceService with all of its objects; None if there is none."""
         service = self._services.get(key)
         if service is None:
-            self._parse_caches.pop(key, None)
             return None
         pods = self._children[Kind.PODS].of(key)
         return ObservedObjects(
@@ -193,6 +192,8 @@ class ObjectCache:
     def _touch_services(self, keys: Iterable[ServiceKey]) -> None:
         for key in keys:
             self._texts.pop(key, None)
+            if self._services.get(key) is None:
+                self._parse_caches.pop(key, None)
         self._touched(keys)
 
     def _update_rights(self) -> None:

@@ -94,7 +94,7 @@ class ServiceViews:
         self._recorded.pop(key, None)
         observed = self._object_cache.observed(key)
         if observed is None:
-            self._histories.pop(key, None)
+            self.forget(key)
             return
         try:
             self._update_history(key, observed, now)
@@ -102,6 +102,10 @@ class ServiceViews:
             log.exception("a change could not be recorded", service=str(key))
         else:
             self._recorded[key] = observed
+
+    def forget(self, key: ServiceKey) -> None:
+        """Forget a deleted service."""
+        self._histories.pop(key, None)
 
     def stop_recording(self) -> None:
         """Forget the recorded objects: later changes may not be recorded."""

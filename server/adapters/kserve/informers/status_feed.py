@@ -170,12 +170,13 @@ class StatusFeed:
         self._touch((key,))
 
     def _touch(self, keys: Iterable[ServiceKey]) -> None:
-        # Before the sink is followed there is nothing to keep: then all services are reported.
-        if self._sink is None:
-            return
         for key in keys:
-            self._changes.add(key)
-            self._views.record(key, self._probe.now())
+            if self._sink:
+                self._changes.add(key)
+                self._views.record(key, self._probe.now())
+            # Once all is synced, every service is reported.
+            elif not self.object_cache.uid_at(key):
+                self._views.forget(key)
 
     def _confirm(self, asked_at: float) -> None:
         for reflector in self._reflectors:

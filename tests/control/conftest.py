@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.adapters.sql import engines, transaction
+from server.adapters.sql import engines, sql_registry, transaction
 from server.ports import Registry
 from tests.control.registry_control import Registering
 
@@ -15,8 +15,9 @@ def registering(registry: Registry) -> Registering:
 
 @pytest.fixture(params=["sqlite_url", pytest.param("postgresql_url", marks=pytest.mark.processes)])
 def patient_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of a database that is never taken for gone, however slow this machine is for a while."""
+    """Of a database that is never taken for gone or locked, however slow this machine is."""
     for module in (transaction, engines):
         monkeypatch.setattr(module, "SILENCE_SECONDS", 60.0)
+    monkeypatch.setattr(sql_registry, "RETRY_SECONDS", 60.0)
     url: str = request.getfixturevalue(request.param)
     return url

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.alone import Alone
 from tests.api_recorders import Authority, recording
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
 from .requests import deploy
 
 pytestmark = pytest.mark.processes
 
-IN_TIME = 60.0
+IN_TIME = PATIENCE_SECONDS
 V1 = "client.authentication.k8s.io/v1"
 
 
@@ -36,16 +37,19 @@ class Plugin:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         script = folder / "plugin"
+        # Each time anew for so long: on a slow machine the start takes longer than a credential.
         script.write_text(
-            '#!/bin/sh\ncat "$(dirname "$0")/says" || { echo no session >&2; exit 1; }'
+            "#!/bin/sh\n"
+            'says=$(cat "$(dirname "$0")/says") || { echo no session >&2; exit 1; }\n'
+            'ends=$(date -u -d "+${says%% *} seconds" +%Y-%m-%dT%H:%M:%SZ)\n'
+            'printf "%s\\n" "${says#* }" | sed "s/ENDS/$ends/"\n'
         )
         script.chmod(0o755)
 
-    def says(self, token: str, ends_in: float) -> None:
-        ends = (datetime.now(UTC) + timedelta(seconds=ends_in)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        status = {"token": token, "expirationTimestamp": ends}
+    def says(self, token: str, ends_in: int) -> None:
+        status = {"token": token, "expirationTimestamp": "ENDS"}
         credential = {"kind": "ExecCredential", "apiVersion": V1, "status": status}
-        (self._folder / "next").write_text(json.dumps(credential))
+        (self._folder / "next").write_text(f"{ends_in} {json.dumps(credential)}")
         (self._folder / "next").rename(self._folder / "says")
 
     def fails(self) -> None:

@@ -38,8 +38,8 @@ from tests.registry.team import (
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-TOLD_WITHIN = 20.0  # two answers of 2 s at most, and the machine may be busy
-CAUGHT_UP_WITHIN = 60.0
+TOLD_WITHIN = 40.0  # two answers of 2 s at most, and the machine may be busy
+CAUGHT_UP_WITHIN = PATIENCE_SECONDS
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from server.adapters.sql.factory import migrate, opened_registry
 from tests import postgresql
-from tests.adapters.sql.statements import add, add_until_refused, has, healed, refused
+from tests.adapters.sql.statements import add, add_until_refused, has, healed, refused, until
 from tests.alone import clean_environment
 from tests.registry_store import leave_out_without_postgresql
 from tests.small_disk import fill, make_room, small_disk
@@ -45,9 +45,15 @@ async def test_postgresql_loses_nothing_that_was_told_to_be_stored(open_folder: 
             with refused("disk of the registry's database is full|nothing was stored|unknown"):
                 await add_until_refused(registry, told)
             make_room(disk.seen)
-            if server.has_ended():
-                server.stop()
-                server.start()
+
+            def is_back() -> bool:
+                # Of a crash it may end at once, or after it has tried to recover.
+                if server.has_ended():
+                    server.stop()
+                    server.start()
+                return registry.reachable()
+
+            await until(is_back, "the database is back")
             await healed(registry)
             for each in told:
                 assert await has(registry, each)

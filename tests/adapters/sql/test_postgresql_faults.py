@@ -19,7 +19,16 @@ from server.domain.registry.registry_errors import RegistryUnavailable
 from server.ports import Registry
 from tests import postgresql
 from tests.adapters.sql.cutting_proxy import CuttingProxy, Loses
-from tests.adapters.sql.statements import AT_MOST_SECONDS, add, answer, has, healed, refused, until
+from tests.adapters.sql.statements import (
+    AT_MOST_SECONDS,
+    AT_ONCE_SECONDS,
+    add,
+    answer,
+    has,
+    healed,
+    refused,
+    until,
+)
 from tests.contracts.registry_things import model, new_project
 from tests.postgresql import END_OTHERS, PostgreSQL, execute
 from tests.registry_store import leave_out_without_postgresql
@@ -147,7 +156,7 @@ async def test_a_database_that_is_silent_is_told_to_all_in_two_seconds_and_then_
         outcomes = await asyncio.gather(*(answer(add(cut_off)) for _ in range(60)))
         assert all(isinstance(each, RegistryUnavailable) for each in outcomes)
         raise outcomes[0]
-    with refused(AWAY, within=1):
+    with refused(AWAY, within=AT_ONCE_SECONDS):
         await add(cut_off)
     assert not cut_off.reachable()
     proxy.loses = Loses.NOTHING
@@ -171,7 +180,7 @@ async def test_down_at_the_start_it_is_waited_for(server: PostgreSQL, url: str) 
     server.stop()
     async with opened_registry(url) as registry:
         assert not registry.reachable()
-        with refused(AWAY, within=1):
+        with refused(AWAY, within=AT_ONCE_SECONDS):
             await add(registry)
         server.start()
         await healed(registry)

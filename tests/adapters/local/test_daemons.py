@@ -43,6 +43,15 @@ def ends(*processes: psutil.Process) -> None:
     assert not alive
 
 
+def only_wrapper(state: Path) -> psutil.Process:
+    """The wrapper that is left once that of the rollout before has followed its processes."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while len(found := wrappers_of(state)) != 1:
+        assert time.monotonic() < ends, found
+        time.sleep(0.01)
+    return found[0]
+
+
 def test_after_a_delete_it_is_gone(tmp_path: Path) -> None:
     with server(tmp_path) as running:
         daemon = deployed(running, tmp_path)
@@ -72,7 +81,7 @@ def test_after_its_rollout_was_replaced_or_its_model_server_died_it_is_gone(tmp_
         second = deployed(running, tmp_path, tag="2")
         ends(first)
         assert second.is_running()
-        [wrapper] = wrappers_of(tmp_path / "state")
+        wrapper = only_wrapper(tmp_path / "state")
         [model_server] = (p for p in wrapper.children() if p.pid != second.pid)
         model_server.kill()
         ends(second)

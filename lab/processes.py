@@ -129,7 +129,7 @@ class Component:
             raise RuntimeError(f"{self.name} is not running")
         return self._process.pid
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 100.0) -> None:
         """Start it and return when it is ready. Raises ComponentFailed."""
         self.launch()
         self.wait_ready(timeout)
@@ -148,7 +148,7 @@ class Component:
             )
         self._sweeper.tell(f"+{self._process.pid}")
 
-    def wait_ready(self, timeout: float = 60.0) -> None:
+    def wait_ready(self, timeout: float = 100.0) -> None:
         """Return when it is ready. Raises ComponentFailed when it ended, or after `timeout` s."""
         try:
             wait_until(self._ready_or_ended, f"{self.name} ready", timeout)

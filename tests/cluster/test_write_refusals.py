@@ -244,6 +244,7 @@ async def test_a_stopped_api_server_is_told_at_once_and_nothing_is_written(
         assert refused.type is ClusterUnavailable
     finally:
         await asyncio.to_thread(lab.apiserver.start)
+        await asyncio.to_thread(lab.restart_controllers)  # else later tests wait for them
     await asyncio.to_thread(wait_until, kserve.reachable, "the cluster is back")
     assert await kserve.read(key) is None
 

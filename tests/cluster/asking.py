@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -49,7 +50,7 @@ def deploy(
 ) -> pb.DeployResponse:
     """Deploy; grpc.RpcError when it is refused."""
     request = pb.DeployRequest(namespace=namespace, name=name, spec=spec, **fields)
-    return stub.Deploy(request, timeout=TIMEOUT)
+    return _write(stub.Deploy, request)
 
 
 def get(stub: ModelServiceStub, namespace: str, name: str) -> services_pb.InferenceService:
@@ -58,7 +59,20 @@ def get(stub: ModelServiceStub, namespace: str, name: str) -> services_pb.Infere
 
 def delete(stub: ModelServiceStub, namespace: str, name: str, **fields: Any) -> pb.DeleteResponse:
     request = pb.DeleteRequest(namespace=namespace, name=name, **fields)
-    return stub.Delete(request, timeout=TIMEOUT)
+    return _write(stub.Delete, request)
+
+
+def _write(call: Callable[..., Answer], request: Message) -> Answer:
+    """The answer to a write, asked for again as clients do while the server cannot reach the
+    cluster: an API server on a busy machine may not answer its probes for some seconds."""
+    ends = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            return call(request, timeout=TIMEOUT)
+        except grpc.RpcError as error:
+            if refusal_of(error).reason != "CLUSTER_UNAVAILABLE" or time.monotonic() > ends:
+                raise
+            time.sleep(0.2)
 
 
 def outcome(call: Callable[[Any], Answer], request: Message) -> Answer | str:

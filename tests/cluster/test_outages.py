@@ -165,8 +165,9 @@ def api_server_stopped(lab: Lab) -> Iterator[Callable[[], None]]:
 
 
 def assert_deploy_is_refused_in_time(server: Server, namespace: str) -> None:
+    request = pb.DeployRequest(namespace=namespace, name="later", spec=container())
     began = time.monotonic()
-    refusal = refusal_by(lambda: deploy(server.stub, namespace, "later", container()))
+    refusal = refusal_by(lambda: server.stub.Deploy(request, timeout=TIMEOUT))
     assert time.monotonic() - began < REFUSED_WITHIN
     assert (refusal.code, refusal.reason) == (StatusCode.UNAVAILABLE, "CLUSTER_UNAVAILABLE")
     assert refusal.retry_after.total_seconds() > 0

@@ -77,6 +77,15 @@ def test_a_deployment_that_was_not_looked_at_yet_is_not_complete_though_it_once_
     assert facts(others, now).completed_at is None
 
 
+def test_a_deployment_keeps_its_updated_replicas_through_an_edit_that_leaves_its_template() -> None:
+    observed, now = serving()
+    annotated = with_deployment(observed, {"metadata": {"generation": 9}})
+    assert [c.shown.updated_replicas for c in facts(annotated, now).components] == [1]
+    assert "1 of this rollout" in verdict(annotated, now).message
+    other = with_deployment_condition(annotated, "Progressing", message='ReplicaSet "other"')
+    assert [c.shown.updated_replicas for c in facts(other, now).components] == [0]
+
+
 def test_a_deployment_that_scales_up_is_not_complete_but_ready() -> None:
     observed, now = serving()
     short = {"spec": {"replicas": 2}, "status": {"replicas": 2, "updatedReplicas": 2}}

@@ -72,6 +72,14 @@ class ParsedDeployment:
     completed_at: datetime | None
 
     @property
+    def counts_template(self) -> bool:
+        """Return whether `updated` counts pods of the present template.
+
+        A scaling or an annotation raises the generation, and leaves the template as it was.
+        """
+        return self.up_to_date or bool(self.progress)
+
+    @property
     def revision(self) -> str:
         """Return the revision number of the present template."""
         return str(annotations_of(self.current).get("deployment.kubernetes.io/revision", ""))

@@ -74,7 +74,7 @@ def standard_facts(
         ComponentStatus(
             component.kind,
             desired_replicas=first.replicas,
-            updated_replicas=first.updated if progress.applied and first.up_to_date else 0,
+            updated_replicas=first.updated if progress.applied and first.counts_template else 0,
             ready_replicas=first.ready,
             latest_revision=first.revision,
         ),

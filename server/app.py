@@ -107,8 +107,15 @@ class Application:
             responses=Responses(cluster),
         )
         registering = _registry_service(registered, self._cache)
-        self._server = grpc_server(models, registering, self._health, self._interceptor, limits)
         self._certificate = _certificate(serving)
+        self._server = grpc_server(
+            models,
+            registering,
+            self._health,
+            self._interceptor,
+            limits,
+            encrypted=self._certificate is not None,
+        )
         self._listeners = [*listeners]
         if serving.health_listen:
             # With its own handlers: those of an interceptor serve every method that it has met.

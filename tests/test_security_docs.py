@@ -14,6 +14,7 @@ from server.adapters.kserve.informers import status_feed
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
 from server.api import grpc_server, requests, responses
+from server.api.interceptor import CallLimits
 from server.api.transport import certificate
 from server.control import live_reads, watch_cache
 from server.domain.kubernetes import selectors
@@ -23,6 +24,10 @@ from server.domain.service import spec_validation, validation
 ROOT = Path(__file__).parents[1]
 SECURITY = (ROOT / "docs/security.md").read_text()
 OPTIONS = dict(grpc_server._OPTIONS)
+SHIPPED = CallLimits(
+    settings.Serving.model_fields["max_calls"].default,
+    settings.Serving.model_fields["max_streams"].default,
+)
 HEALTH = dict(grpc_server._HEALTH_OPTIONS)
 SERVING = settings.Serving.model_fields
 SERVED, EVERYWHERE, KSERVE = "namespaces that are served", "the cluster", "KServe's namespace"
@@ -35,8 +40,11 @@ WHERE = {
 LIMITS = {
     "calls answered at once, of all callers": SERVING["max_calls"].default,
     "streams open at once: watches; reflection as many": SERVING["max_streams"].default,
-    "connections at once, also in their handshake": (
-        SERVING["max_calls"].default + SERVING["max_streams"].default
+    "connections at once, also in their handshake": grpc_server.most_connections(
+        SHIPPED, encrypted=False
+    ),
+    "connections at once with TLS, also in their handshake": grpc_server.most_connections(
+        SHIPPED, encrypted=True
     ),
     "a handshake, from the connection to HTTP/2 in TLS, in milliseconds": (
         OPTIONS["grpc.server_handshake_timeout_ms"]

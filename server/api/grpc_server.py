@@ -85,11 +85,12 @@ def grpc_server(
     health: Health,
     interceptor: CallInterceptor,
     limits: CallLimits,
+    *,
+    encrypted: bool,
 ) -> grpc.aio.Server:
     """Return a server with every service registered, which does not listen yet."""
-    # Every call may come on a connection of its own. gRPC closes those beyond, and counts those
-    # that have not finished their handshake.
-    connections = ("grpc.max_allowed_incoming_connections", limits.calls + limits.streams)
+    # gRPC closes those beyond, and counts those that have not finished their handshake.
+    connections = ("grpc.max_allowed_incoming_connections", most_connections(limits, encrypted))
     server = grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, connections))
     # The interceptor passes them a Call in place of gRPC's context, and takes responses in bytes.
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)  # type: ignore[arg-type]
@@ -97,6 +98,14 @@ def grpc_server(
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     Reflection(GRPC_SERVICES, _PUBLIC_FILES).add_to(server)
     return server
+
+
+def most_connections(limits: CallLimits, encrypted: bool) -> int:
+    """Return the maximum of connections: one for each call that may be open.
+
+    With TLS a connection takes three times the memory, and up to 80 KiB in its handshake: half.
+    """
+    return (limits.calls + limits.streams) // (2 if encrypted else 1)
 
 
 @asynccontextmanager

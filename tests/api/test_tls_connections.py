@@ -157,7 +157,7 @@ def test_connections_have_a_limit_also_before_their_handshake(
     with serving(files.settings(max_calls=10, max_streams=20)) as served:
         served.wait_until_synced()
         with ExitStack() as held:
-            [*_, last] = connections(served, 31, held)
+            [*_, last] = connections(served, 16, held)
             assert closed(last)
         with files.channel(served.address) as channel:
             deployed = ModelServiceStub(channel).Deploy(

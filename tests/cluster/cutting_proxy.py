@@ -59,11 +59,11 @@ def _until_gone(requests: Iterator[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def cutting_proxy(address: str) -> Iterator[CuttingProxy]:
-    """A proxy before the server at this address."""
+def cutting_proxy(address: str, *options: tuple[str, int]) -> Iterator[CuttingProxy]:
+    """A proxy before the server at this address; `options` are those of its own gRPC server."""
     with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(20) as threads:
         proxy = CuttingProxy(channel)
-        server = grpc.server(threads, handlers=[proxy])
+        server = grpc.server(threads, handlers=[proxy], options=options)
         proxy.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:

@@ -1,0 +1,145 @@
+"""Random histories of a cluster, with faults at every step, against the core without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+from modelservice.v1.model_service_pb2 import DeployRequest, WatchStatusRequest
+from modelservice_client.core import errors, watching
+from modelservice_client.core.retry import LONGEST_BACKOFF_SECONDS
+
+from tests.client.core_world import EVENTS, FAULTS, Message, Over, World, history
+
+NAMES = ("a", "b")
+events = st.lists(st.tuples(st.sampled_from(EVENTS), st.sampled_from(NAMES)), max_size=20)
+faults = st.lists(st.sampled_from(FAULTS), max_size=60)
+# RetryInfo of the script and the longest backoff.
+LONGEST_PAUSE_SECONDS = 1.0 + LONGEST_BACKOFF_SECONDS
+jitter = st.sampled_from((0.0, 0.3, 0.999))
+SHOWN = (Message.TYPE_SNAPSHOT, Message.TYPE_CHANGED)
+# As many as the profile says, and by `make soak` twice that: 2,000.
+_EXAMPLES = settings().max_examples
+histories = settings(max_examples=_EXAMPLES if _EXAMPLES < 1000 else 2 * _EXAMPLES)
+
+
+def check_shown(emitted: Sequence[Message]) -> dict[str, Message]:
+    """Nothing is shown twice, or goes back in time, or comes after its end; what is there last."""
+    there: dict[str, Message] = {}
+    deleted: set[str] = set()
+    for message in emitted:
+        service = message.service
+        if message.type in SHOWN:
+            assert service.uid not in deleted
+            before = there.get(service.name)
+            if before:
+                assert before.service.uid == service.uid, "the old one's end was not shown"
+                assert version_of(before) < version_of(message)
+            there[service.name] = message
+        elif message.type == Message.TYPE_DELETED:
+            assert there.pop(service.name).service.uid == service.uid
+            deleted.add(service.uid)
+        else:
+            assert message.type == Message.TYPE_SYNCED
+    assert [m.type for m in emitted].count(Message.TYPE_SYNCED) <= 1
+    return there
+
+
+def version_of(message: Message) -> int:
+    return int(message.service.status.message.removeprefix("at "))
+
+
+@histories
+@given(events, faults, jitter, st.sampled_from(("", *NAMES)))
+def test_a_watch_shows_each_state_once_in_order_and_the_last_one_in_the_end(
+    events: list[tuple[str, str]], faults: list[str], jitter: float, name: str
+) -> None:
+    world = World(history(events), faults)
+    request = WatchStatusRequest(namespace="ns", name=name)
+    with pytest.raises(Over):
+        world.run(watching.watch(world.policy(lambda: jitter, 1e9), request, None))
+    there = check_shown(world.emitted)
+    assert {key: version_of(message) for key, message in there.items()} == {
+        key: stored.version for key, stored in world.versions[-1].items() if not name or key == name
+    }
+
+
+def outcome_of(world: World, routine: Any) -> Any:
+    try:
+        return world.run(routine)
+    except errors.ModelServiceError as error:
+        return error
+
+
+@histories
+@given(events, faults, jitter, st.integers(0, 12))
+def test_a_wait_ends_as_the_rollout_did(
+    events: list[tuple[str, str]], faults: list[str], jitter: float, begins: int
+) -> None:
+    versions = [*history([("deploy", "a"), *events])]
+    world = World(versions, faults)
+    first = versions[1]["a"].rollout_id
+    request = WatchStatusRequest(namespace="ns", name="a", rollout_id=first)
+    world.now = min(1 + begins, len(versions) - 1)
+    decisions = [decision(first, cluster.get("a")) for cluster in versions[1:]]
+    outcome = outcome_of(
+        world, watching.wait_ready(world.policy(lambda: jitter, 1e9), request, 9e9)
+    )
+    check_shown(world.emitted)
+    kind = type(outcome) if isinstance(outcome, Exception) else None
+    if isinstance(outcome, errors.Timeout):
+        assert decisions[-1] == "undecided"
+    else:
+        assert kind in decisions
+    if decisions[-1] != "undecided":
+        assert not isinstance(outcome, errors.Timeout)
+
+
+def decision(rollout_id: str, stored: Any) -> Any:
+    try:
+        return None if World._is_ready(rollout_id, stored) else "undecided"
+    except errors.ModelServiceError as error:
+        return type(error)
+
+
+@histories
+@given(faults, jitter, st.sampled_from((0.5, 5.0, 40.0, 600.0)), st.sampled_from((5.0, 60.0)))
+def test_a_deploy_is_one_rollout_and_keeps_its_budget(
+    faults: list[str], jitter: float, timeout: float, patience: float
+) -> None:
+    world = World(history([]), faults)
+    request = DeployRequest(namespace="ns", name="a", request_id="r-1")
+    routine = watching.deploy_and_wait(world.policy(lambda: jitter, patience), request, timeout)
+    outcome = outcome_of(world, routine)
+    assert set(world.request_ids) <= {"r-1"}
+    assert len(world.rollouts) <= 1
+    check_shown(world.emitted)
+    # A stream may be received from for a moment after its end.
+    assert world.time <= timeout + 0.1
+    if isinstance(outcome, errors.NotReachable):
+        # The last pause that would have passed the end, or the end of the patience.
+        assert world.time >= min(patience, timeout) - LONGEST_PAUSE_SECONDS
+    elif isinstance(outcome, errors.ModelServiceError):
+        assert outcome.request_id == "r-1"
+        assert isinstance(outcome, errors.Timeout | errors.Unavailable)
+    else:
+        assert outcome.status.message.startswith("at ")
+        assert outcome.rollout_id == world.rollouts["r-1"]
+
+
+@histories
+@given(events, faults, jitter)
+def test_a_wait_for_the_end_of_a_service_ends_when_it_is_gone(
+    events: list[tuple[str, str]], faults: list[str], jitter: float
+) -> None:
+    versions = history([("deploy", "a"), *events, ("delete", "a")])
+    world = World(versions, faults)
+    world.now = 1
+    first = versions[1]["a"]
+    request = WatchStatusRequest(namespace="ns", name="a", rollout_id=first.rollout_id)
+    world.run(watching.wait_gone(world.policy(lambda: jitter, 1e9), request, 9e9))
+    there = check_shown(world.emitted)
+    assert first.uid not in [message.service.uid for message in there.values()]

@@ -1,0 +1,326 @@
+"""Do what the commands about the registry ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from modelservice.v1.inference_service_pb2 import ModelFormat
+from modelservice.v1.model_service_pb2 import DeployRequest
+from modelservice.v1.registry_pb2 import (
+    ModelDeployment,
+    ModelVersion,
+    RegisteredModel,
+    ServingEnvironment,
+)
+from modelservice.v1.registry_service_pb2 import (
+    CreateModelVersionRequest,
+    CreateRegisteredModelRequest,
+    CreateServingEnvironmentRequest,
+    DeleteModelVersionRequest,
+    DeleteRegisteredModelRequest,
+    DeleteServingEnvironmentRequest,
+    GetModelDeploymentRequest,
+    GetModelVersionRequest,
+    GetRegisteredModelRequest,
+    GetServingEnvironmentRequest,
+    ListModelDeploymentsRequest,
+    ListModelVersionsRequest,
+    ListRegisteredModelsRequest,
+    ListServingEnvironmentsRequest,
+    UpdateModelVersionRequest,
+    UpdateRegisteredModelRequest,
+)
+
+from modelservice_client import rpcs
+from modelservice_client.cli.connection import Output
+from modelservice_client.cli.printing import Cells, age
+from modelservice_client.cli.progress import reason_of
+from modelservice_client.cli.request_flags import SpecFlags, UsageError, pairs, spec_of, split_name
+from modelservice_client.cli.services import deploy as deploy_service
+from modelservice_client.cli.session import Session
+
+
+def list_models(session: Session, project: str) -> None:
+    """Print the models of a project."""
+    pages = session.client.pages(
+        rpcs.LIST_REGISTERED_MODELS, ListRegisteredModelsRequest(project=project)
+    )
+    _many(session, (model for page in pages for model in page.models))
+
+
+def get_model(session: Session, project: str, name: str) -> None:
+    """Print a model."""
+    request = GetRegisteredModelRequest(project=project, name=name)
+    _one(session, session.client.call(rpcs.GET_REGISTERED_MODEL, request).model)
+
+
+def create_model(
+    session: Session, project: str, name: str, description: str, labels: list[str]
+) -> None:
+    """Register a model."""
+    model = RegisteredModel(
+        project=project, name=name, description=description, labels=pairs("--label", labels)
+    )
+    request = CreateRegisteredModelRequest(model=model)
+    _one(session, session.client.call(rpcs.CREATE_REGISTERED_MODEL, request).model)
+
+
+def set_default(session: Session, project: str, name: str, version: str) -> None:
+    """Set a model's default version."""
+    request = UpdateRegisteredModelRequest(
+        model=RegisteredModel(project=project, name=name, default_version=version),
+        update_mask=FieldMask(paths=["default_version"]),
+    )
+    _one(session, session.client.call(rpcs.UPDATE_REGISTERED_MODEL, request).model)
+
+
+def delete_model(session: Session, project: str, name: str, allow_missing: bool) -> None:
+    """Delete a model."""
+    request = DeleteRegisteredModelRequest(project=project, name=name, allow_missing=allow_missing)
+    session.client.call(rpcs.DELETE_REGISTERED_MODEL, request)
+    _deleted(session, f"{project}/{name}")
+
+
+def list_versions(session: Session, project: str, model: str) -> None:
+    """Print the versions of a model."""
+    request = ListModelVersionsRequest(project=project, model=model)
+    pages = session.client.pages(rpcs.LIST_MODEL_VERSIONS, request)
+    _many(session, (version for page in pages for version in page.versions))
+
+
+def get_version(session: Session, project: str, model: str, version: str) -> None:
+    """Print a version."""
+    request = GetModelVersionRequest(project=project, model=model, version=version)
+    _one(session, session.client.call(rpcs.GET_MODEL_VERSION, request).version)
+
+
+def create_version(
+    session: Session,
+    project: str,
+    model: str,
+    version: str,
+    storage_uri: str,
+    image: str,
+    format_name: str,
+    format_version: str,
+    pending: bool,
+    description: str,
+    labels: list[str],
+) -> None:
+    """Add a version to a model."""
+    if bool(storage_uri) == bool(image):
+        raise UsageError("give --storage-uri with --format, or --image")
+    added = ModelVersion(
+        project=project,
+        model=model,
+        version=version,
+        description=description,
+        labels=pairs("--label", labels),
+        state=ModelVersion.STATE_PENDING if pending else ModelVersion.STATE_READY,
+    )
+    if storage_uri:
+        added.storage_uri = storage_uri
+    else:
+        added.image = image
+    if format_name or format_version:
+        added.format.CopyFrom(ModelFormat(name=format_name, version=format_version))
+    request = CreateModelVersionRequest(version=added)
+    _one(session, session.client.call(rpcs.CREATE_MODEL_VERSION, request).version)
+
+
+def set_version_state(
+    session: Session, project: str, model: str, version: str, archived: bool
+) -> None:
+    """Make a version READY or ARCHIVED."""
+    state = ModelVersion.STATE_ARCHIVED if archived else ModelVersion.STATE_READY
+    request = UpdateModelVersionRequest(
+        version=ModelVersion(project=project, model=model, version=version, state=state),
+        update_mask=FieldMask(paths=["state"]),
+    )
+    _one(session, session.client.call(rpcs.UPDATE_MODEL_VERSION, request).version)
+
+
+def delete_version(
+    session: Session, project: str, model: str, version: str, allow_missing: bool
+) -> None:
+    """Delete a version."""
+    request = DeleteModelVersionRequest(
+        project=project, model=model, version=version, allow_missing=allow_missing
+    )
+    session.client.call(rpcs.DELETE_MODEL_VERSION, request)
+    _deleted(session, f"{project}/{model}/{version}")
+
+
+def list_environments(session: Session, project: str) -> None:
+    """Print the environments of a project."""
+    request = ListServingEnvironmentsRequest(project=project)
+    pages = session.client.pages(rpcs.LIST_SERVING_ENVIRONMENTS, request)
+    _many(session, (environment for page in pages for environment in page.environments))
+
+
+def get_environment(session: Session, project: str, name: str) -> None:
+    """Print an environment."""
+    request = GetServingEnvironmentRequest(project=project, name=name)
+    _one(session, session.client.call(rpcs.GET_SERVING_ENVIRONMENT, request).environment)
+
+
+def create_environment(
+    session: Session, project: str, name: str, description: str, labels: list[str]
+) -> None:
+    """Create an environment, in the namespace of --namespace."""
+    environment = ServingEnvironment(
+        project=project,
+        name=name,
+        namespace=session.given.namespace,
+        description=description,
+        labels=pairs("--label", labels),
+    )
+    request = CreateServingEnvironmentRequest(environment=environment)
+    _one(session, session.client.call(rpcs.CREATE_SERVING_ENVIRONMENT, request).environment)
+
+
+def delete_environment(session: Session, project: str, name: str, allow_missing: bool) -> None:
+    """Delete an environment."""
+    request = DeleteServingEnvironmentRequest(
+        project=project, name=name, allow_missing=allow_missing
+    )
+    session.client.call(rpcs.DELETE_SERVING_ENVIRONMENT, request)
+    _deleted(session, f"{project}/{name}")
+
+
+def list_deployments(
+    session: Session, project: str, model: str, version: str, environment: str, service: str
+) -> None:
+    """Print the records of a project's deployments."""
+    namespace, service = split_name(service, session.given.namespace)
+    request = ListModelDeploymentsRequest(
+        project=project,
+        model=model,
+        version=version,
+        environment=environment,
+        namespace=namespace,
+        service=service,
+    )
+    pages = session.client.pages(rpcs.LIST_MODEL_DEPLOYMENTS, request)
+    _many(session, (record for page in pages for record in page.deployments))
+
+
+def get_deployment(session: Session, project: str, record: str) -> None:
+    """Print the record of a deployment."""
+    request = GetModelDeploymentRequest(project=project, id=record)
+    _one(session, session.client.call(rpcs.GET_MODEL_DEPLOYMENT, request).deployment)
+
+
+def deploy(
+    session: Session,
+    project: str,
+    model: str,
+    environment: str,
+    version: str,
+    name: str,
+    flags: SpecFlags,
+    request: DeployRequest,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Deploy a version of a registered model."""
+    request.namespace, request.name = split_name(name, session.given.namespace)
+    request.spec.CopyFrom(spec_of(flags))
+    registered = request.spec.registered_model
+    registered.project, registered.model = project, model
+    registered.environment, registered.version = environment, version
+    deploy_service(session, request, wait, timeout)
+
+
+def _state(message: Any) -> str:
+    return str(type(message).State.Name(message.state)).removeprefix("STATE_")
+
+
+def _model_row(model: Any) -> Cells:
+    return model.name, model.default_version, age(model.create_time), model.description
+
+
+def _version_row(version: Any) -> Cells:
+    artifact = version.storage_uri or version.image
+    return version.version, _state(version), version.format.name, age(version.create_time), artifact
+
+
+def _environment_row(environment: Any) -> Cells:
+    return (
+        environment.name,
+        environment.namespace,
+        age(environment.create_time),
+        environment.description,
+    )
+
+
+def _deployment_row(record: Any) -> Cells:
+    reason = record.error_reason or (
+        reason_of(record.failure) if record.HasField("failure") else ""
+    )
+    return (
+        record.model,
+        record.version,
+        record.environment,
+        _state(record),
+        reason,
+        age(record.create_time),
+        f"{record.namespace}/{record.service}",
+        record.id,
+    )
+
+
+# Of each resource: the columns, a row, the parts of its name.
+_TABLES: dict[type[Message], tuple[Sequence[str], Callable[[Any], Cells], Sequence[str]]] = {
+    RegisteredModel: (
+        ("NAME", "DEFAULT", "AGE", "DESCRIPTION"),
+        _model_row,
+        ("project", "name"),
+    ),
+    ModelVersion: (
+        ("VERSION", "STATE", "FORMAT", "AGE", "ARTIFACT"),
+        _version_row,
+        ("project", "model", "version"),
+    ),
+    ServingEnvironment: (
+        ("NAME", "NAMESPACE", "AGE", "DESCRIPTION"),
+        _environment_row,
+        ("project", "name"),
+    ),
+    ModelDeployment: (
+        ("MODEL", "VERSION", "ENVIRONMENT", "STATE", "REASON", "AGE", "SERVICE", "ID"),
+        _deployment_row,
+        ("project", "id"),
+    ),
+}
+
+
+def _many(session: Session, resources: Iterable[Message]) -> None:
+    found = list(resources)
+    kind = type(found[0]) if found else RegisteredModel
+    columns, row, _ = _TABLES[kind]
+    session.printer.many(found, columns, row, _name)
+
+
+def _one(session: Session, resource: Message) -> None:
+    if session.output in (Output.TABLE, Output.NAME):
+        _many(session, [resource])
+    else:
+        session.printer.message(resource)
+
+
+def _name(resource: Message) -> str:
+    _, _, parts = _TABLES[type(resource)]
+    return "/".join(getattr(resource, part) for part in parts)
+
+
+def _deleted(session: Session, name: str) -> None:
+    if session.output is Output.NAME:
+        session.screen.result(name)
+    elif session.output is Output.TABLE:
+        session.screen.show(f"{name} is deleted")
+    else:
+        session.screen.result("{}")

@@ -1,0 +1,187 @@
+"""One run of a command: its client, what it prints, and the exit code of what goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from types import FrameType, TracebackType
+from typing import Any
+
+import typer
+from modelservice.v1.inference_service_pb2 import InferenceService
+
+from modelservice_client import Client, ModelServiceError, NotReachable, Retrying, Tls
+from modelservice_client.cli.connection import Connection, Output
+from modelservice_client.cli.contexts import ConfigError
+from modelservice_client.cli.failures import report
+from modelservice_client.cli.printing import Printer
+from modelservice_client.cli.progress import Progress
+from modelservice_client.cli.request_file import FileError, RequestFile, UnreadableFileError
+from modelservice_client.cli.request_flags import UsageError
+from modelservice_client.cli.screen import Screen
+from modelservice_client.cli.text import one_line
+
+CONFIG_OR_JSON = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(BaseException):
+    """SIGTERM came."""
+
+
+class Session:
+    """Entered by a command. What is raised meanwhile is printed, and ends in its exit code, as
+    docs/ci.md lists them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.given = connection
+        self.screen = Screen()
+        # Which line of a file has the field that the server refuses.
+        self.file: RequestFile | None = None
+        # Lines that say how to go on after Ctrl-C, a timeout, or a lost server.
+        self.going_on: Sequence[str] = ()
+        self.on_retry: Callable[[str], None] = self._note_retry
+        self.heard = False
+        self._noted = ""
+        self._on_sigterm: Any = signal.SIG_DFL
+
+    @cached_property
+    def connection(self) -> Connection:
+        """The options, completed from the environment and the context."""
+        return self.given.resolved()
+
+    @property
+    def namespace(self) -> str:
+        """The namespace to use; empty for the server's own."""
+        return self.connection.namespace
+
+    @property
+    def output(self) -> Output:
+        """How to print the result."""
+        return self.given.output
+
+    @cached_property
+    def printer(self) -> Printer:
+        """Prints results."""
+        return Printer(self.screen, self.output)
+
+    @cached_property
+    def client(self) -> Client:
+        """The client of the server. Raises UsageError, before anything is sent."""
+        options = self.connection
+        if not options.server:
+            raise UsageError(
+                "no server is named: give --server host:port, set MODELSERVICE_SERVER, or add a"
+                " context with `modelctl config set NAME --server host:port`"
+            )
+        tls: Tls | bool | None = None
+        if options.plaintext:
+            tls = False
+            if options.ca or options.cert or options.key or options.server_name:
+                raise UsageError("--ca, --cert, --key and --server-name need TLS, not --plaintext")
+        elif options.ca or options.cert or options.key or options.server_name:
+            tls = Tls(
+                ca_file=options.ca or None,
+                cert_file=options.cert or None,
+                key_file=options.key or None,
+                server_name=options.server_name,
+            )
+        elif options.plaintext is False:
+            tls = True
+        try:
+            return Client(
+                options.server,
+                tls=tls,
+                token_file=options.token_file or None,
+                patience=options.patience,
+                on_retry=self._retrying,
+            )
+        except (ValueError, OSError) as error:
+            raise UsageError(str(error)) from error
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """Show progress, with what goes wrong in between in its place."""
+        with Progress(self.screen, title) as progress:
+            before, self.on_retry = self.on_retry, progress.trouble
+            try:
+                yield progress
+            finally:
+                self.on_retry = before
+
+    def shown_by(self, progress: Progress) -> Callable[[InferenceService], None]:
+        """Return what shows each state of a service."""
+
+        def show(service: InferenceService) -> None:
+            self.heard = True
+            progress.service(service)
+
+        return show
+
+    def __enter__(self) -> Session:
+        if threading.current_thread() is threading.main_thread():
+            self._on_sigterm = signal.signal(signal.SIGTERM, _terminate)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+        code = None if error is None else self._code_of(error)
+        if "client" in self.__dict__:
+            if code in (INTERRUPTED, TERMINATED):
+                _silence_threads()
+            self.client.close()
+        if code is not None:
+            raise typer.Exit(code) from error
+
+    def _code_of(self, error: BaseException) -> int | None:
+        """Print the error and return its exit code; None if it is not one of ours."""
+        if isinstance(error, ModelServiceError):
+            if error.service is not None and self.output in (Output.JSON, Output.YAML):
+                self.printer.message(error.service)
+            report(self.screen, error, self.file, self.going_on)
+            if isinstance(error, NotReachable):
+                return 78 if self.heard else 1
+            return 64 + int(error.code.value[0])
+        if isinstance(error, (FileError, UnreadableFileError)):
+            self.screen.error(str(error), "the request is wrong")
+            return CONFIG_OR_JSON if isinstance(error, FileError) else WRONG_USAGE
+        if isinstance(error, (UsageError, ConfigError)):
+            self.screen.error(str(error), "wrong usage")
+            return WRONG_USAGE
+        if isinstance(error, (KeyboardInterrupt, Terminated)):
+            self.screen.note("stopped")
+            self.screen.hints(self.going_on)
+            return INTERRUPTED if isinstance(error, KeyboardInterrupt) else TERMINATED
+        return None
+
+    def _retrying(self, retrying: Retrying) -> None:
+        if not isinstance(retrying.error, NotReachable):
+            self.heard = True
+        self.on_retry(f"{retrying.method}: {retrying.error.message}")
+
+    def _note_retry(self, text: str) -> None:
+        if text != self._noted:
+            self._noted = text
+            self.screen.note(f"trying again: {one_line(text)}")
+
+
+def _silence_threads() -> None:
+    """Drop what gRPC's threads say of calls that a signal has cut in the middle."""
+    threading.excepthook = lambda _: None
+    logging.getLogger("grpc").addHandler(logging.NullHandler())
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated

@@ -1,0 +1,375 @@
+"""What each command prints and its exit code, against the real application in this process."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+import yaml
+from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+
+from lab.port_blocks import own_block
+from server.domain.rollout.status import InferenceServiceStatus as Status
+from server.domain.rollout.status import State
+from tests.api.requests import NAMESPACE, deploy, eventually, failed, get, key
+from tests.cluster.cutting_proxy import cutting_proxy
+from tests.serving import Served, serving, settings
+
+from .running import modelctl
+
+IMAGE = ("--image", "example.org/model:1")
+LOG = ("Traceback:", "  \x1b[31mraise\x1b[0m [bold]x[/bold]", "::error::injected", "##[error]too")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("registry")
+    before = structlog.get_config()
+    # What the server logs is not to be among what modelctl prints.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    with serving(settings(registry=f"sqlite:///{folder}/registry.db")) as served:
+        served.wait_until_synced()
+        yield served
+    structlog.configure(**before)
+
+
+@pytest.fixture(autouse=True)
+def at_the_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSERVICE_SERVER", served.address)
+
+
+@pytest.fixture
+def stub(served: Served) -> Iterator[ModelServiceStub]:
+    with grpc.insecure_channel(served.address) as channel:
+        yield ModelServiceStub(channel)
+
+
+@pytest.fixture
+def open_rollouts(served: Served) -> Iterator[None]:
+    """Rollouts do not become ready by themselves."""
+    served.memory.ready_after = None
+    yield
+    served.memory.ready_after = timedelta(0)
+
+
+def fail(served: Served, stub: ModelServiceStub, name: str, **others: Any) -> str:
+    """Let the newest rollout fail; its id."""
+    rollout_id = get(stub, name).rollout_id
+    status = failed(rollout_id, log_lines=LOG, exit_code=1, **others)
+    served.inside(served.memory.set_status, key(name), status)
+    return rollout_id
+
+
+def delete(served: Served, name: str) -> None:
+    """Delete a service, and let its pods go away."""
+    run = modelctl("delete", name, "--no-wait")
+    assert (run.exit_code, run.stdout) == (0, f"{NAMESPACE}/{name} is being deleted\n")
+    served.inside(served.memory.finish_delete, key(name))
+
+
+def test_a_deploy_waits_and_prints_the_result_alone_on_standard_output(name: str) -> None:
+    run = modelctl("deploy", name, *IMAGE)
+    assert run.exit_code == 0
+    assert re.fullmatch(rf"{NAMESPACE}/{name} is ready after \d+\.\d s.*\n", run.stdout)
+    lines = [line.split("s  ", 1)[1] for line in run.stderr.splitlines()]
+    assert lines[0].split() == ["CREATED", f"{NAMESPACE}/{name}"]
+    assert lines[-1].split() == ["READY"]
+
+
+def test_a_result_is_printed_as_asked(name: str) -> None:
+    full = f"{NAMESPACE}/{name}"
+    assert modelctl("deploy", name, *IMAGE, "-o", "name").stdout == f"{full}\n"
+    printed = json.loads(modelctl("get", full, "-o", "json").stdout)
+    assert printed["spec"]["container"]["image"] == "example.org/model:1"
+    assert yaml.safe_load(modelctl("get", name, "-o", "yaml").stdout) == printed
+    head, row = modelctl("get", name).stdout.splitlines()
+    assert head.split() == ["NAMESPACE", "NAME", "STATE", "READY", "AGE", "REASON", "URL"]
+    assert row.split()[:3] == [NAMESPACE, name, "READY"]
+    assert f"service      {full}" in modelctl("status", name).stdout
+
+
+def test_what_get_prints_can_be_changed_and_deployed(name: str, tmp_path: Path) -> None:
+    modelctl("deploy", name, *IMAGE)
+    file = tmp_path / "service.yaml"
+    file.write_text(modelctl("get", name, "-o", "yaml").stdout.replace("model:1", "model:2"))
+    run = modelctl("deploy", "-f", str(file))
+    assert (run.exit_code, "UPDATED" in run.stderr) == (0, True)
+    # The etag of the file is that of before.
+    again = modelctl("deploy", "-f", str(file), "--image", "example.org/model:3")
+    assert again.exit_code == 74
+    assert "ETAG_MISMATCH" in again.stderr
+
+
+def test_flags_go_before_the_file_and_a_file_can_come_from_standard_input(name: str) -> None:
+    request = {"name": name, "spec": {"container": {"image": "a:1"}, "env": {"A": "1", "B": "2"}}}
+    flags = ("--image", "a:2", "--env", "B=3", "--replicas", "2", "--limit", "memory=4Gi")
+    run = modelctl("deploy", "-f", "-", *flags, "-o", "json", stdin=json.dumps(request))
+    assert json.loads(run.stdout)["spec"] == {
+        "container": {"image": "a:2"},
+        "env": {"A": "1", "B": "3"},
+        "resources": {"limits": {"memory": "4Gi"}},
+        "scaling": {"min_replicas": 2, "max_replicas": 2},
+    }
+
+
+def test_a_field_that_the_server_refuses_is_named_by_its_line(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "service.yaml"
+    file.write_text(f"name: {name}\nspec:\n  container:\n    image: a b\n")
+    run = modelctl("deploy", "-f", str(file))
+    assert run.exit_code == 67
+    assert "FIELD_INVALID" in run.stderr
+    assert f"{file}:4: spec.container.image: must" in run.stderr
+
+
+WRONG = [
+    (("deploy",), 2, "a name is needed"),
+    (("deploy", "x"), 2, "give --format and --storage-uri, or --image, or --file"),
+    (("deploy", "x", *IMAGE, "--format", "sklearn"), 2, "--image is a server of its own"),
+    (("deploy", "x", "--format", "sklearn", "--port", "1"), 2, "--port needs --image"),
+    (("deploy", "x", *IMAGE, "--replicas", "1", "--max-replicas", "2"), 2, "give it or them"),
+    (("deploy", "x", *IMAGE, "--env", "hunter2"), 2, "--env must be NAME=VALUE"),
+    (("deploy", "x", *IMAGE, "--env", "A=1", "--env", "A=2"), 2, "must name A once"),
+    (("deploy", "x", *IMAGE, "--secret-env", "A=b"), 2, "must be NAME=SECRET:KEY"),
+    (("deploy", "x", *IMAGE, "--request-id", "a b"), 2, "--request-id must be 1 to 64"),
+    (("deploy", "a/x", "-n", "b", *IMAGE), 2, "--namespace b contradicts a/x"),
+    (("deploy", "-f", "absent.yaml"), 2, "absent.yaml: No such file"),
+    (("deploy", "-f", "-"), 1, "standard input:1: nam: DeployRequest has no such field"),
+    (("deploy", "x", "--imag", "a"), 2, "No such option"),
+    (("list", "--state", "GOOD"), 2, "--state must be one of PENDING"),
+    (("list", "-l", "a b c"), 67, "label_selector"),
+    (("list", "--ca", "absent.pem"), 2, "absent.pem"),
+    (("list", "--plaintext", "--ca", "a.pem"), 2, "need TLS"),
+    (("status", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("status", "absent", "--watch"), 69, "SERVICE_NOT_FOUND"),
+    (("delete", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("restart", "absent"), 69, "SERVICE_NOT_FOUND"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "error"), WRONG)
+def test_what_is_wrong_has_its_exit_code_and_says_what(
+    words: tuple[str, ...], code: int, error: str
+) -> None:
+    run = modelctl(*words, stdin="nam: x")
+    assert run.exit_code == code, run.stderr
+    assert error in run.stderr
+    assert "hunter2" not in run.stderr
+    assert run.stdout == ""
+
+
+@pytest.mark.usefixtures("open_rollouts")
+@pytest.mark.parametrize("words", [("status", "-w"), ("deploy", *IMAGE)])
+def test_a_failed_rollout_ends_with_73_its_remedy_and_its_log(
+    served: Served, stub: ModelServiceStub, name: str, words: tuple[str, ...]
+) -> None:
+    stub.Deploy(deploy(name))
+    fail(served, stub, name)
+    run = modelctl(words[0], name, *words[1:])
+    assert run.exit_code == 73
+    assert run.stdout == ""
+    lines = [line.split() for line in run.stderr.splitlines()]
+    assert ["error:", f"{NAMESPACE}/{name}", "failed:", "IMAGE_PULL"] in lines
+    assert ["remedy", "push", "it"] in lines
+    assert ["container", "pod-1/kserve-container"] in lines
+    assert run.stderr.splitlines()[-4:] == [
+        "  | Traceback:",
+        "  |   raise [bold]x[/bold]",
+        "  | ::error::injected",
+        "  | ## [error]too",
+    ]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_programs_get_the_state_of_a_failed_rollout(
+    served: Served, stub: ModelServiceStub, name: str
+) -> None:
+    stub.Deploy(deploy(name))
+    fail(served, stub, name)
+    run = modelctl("status", name, "-w", "-o", "json")
+    assert run.exit_code == 73
+    assert json.loads(run.stdout)["status"]["failure"]["reason"] == "REASON_IMAGE_PULL"
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_github_gets_an_annotation_and_groups_and_no_command_of_a_container(
+    served: Served, stub: ModelServiceStub, name: str
+) -> None:
+    stub.Deploy(deploy(name))
+    fail(served, stub, name)
+    run = modelctl("deploy", name, *IMAGE, GITHUB_ACTIONS="true")
+    commands = [line for line in run.stderr.splitlines() if line.lstrip().startswith("::")]
+    title = f"{NAMESPACE}/{name} failed%3A IMAGE_PULL"
+    assert commands == [
+        f"::group::Deploy {name}",
+        "::endgroup::",
+        f"::error title={title}::{NAMESPACE}/{name} failed: IMAGE_PULL"
+        "%0Athe image example.org/model:1 is not there%0Aremedy: push it",
+        "::group::log of kserve-container",
+        "::endgroup::",
+    ]
+    assert "##[" not in run.stderr
+    assert "\x1b" not in run.stderr
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_gitlab_gets_sections(served: Served, stub: ModelServiceStub, name: str) -> None:
+    stub.Deploy(deploy(name))
+    fail(served, stub, name)
+    run = modelctl("deploy", name, *IMAGE, GITLAB_CI="true")
+    start = re.compile(r"\x1b\[0Ksection_start:\d+:(\w+)\r\x1b\[0K(.+)")
+    (first, title), (second, log) = start.findall(run.stderr)
+    assert (title, log) == (f"Deploy {name}", "log of kserve-container")
+    ends = re.findall(r"\x1b\[0Ksection_end:\d+:(\w+)\r\x1b\[0K\n", run.stderr)
+    assert ends == [first, second]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_other_ends_of_a_rollout_have_their_codes(
+    served: Served, stub: ModelServiceStub, name: str
+) -> None:
+    old = stub.Deploy(deploy(name)).rollout_id
+    stub.Deploy(deploy(name, image="example.org/model:2"))
+    run = modelctl("status", name, "-w", "--rollout-id", old)
+    assert (run.exit_code, "ROLLOUT_SUPERSEDED" in run.stderr) == (74, True)
+
+    run = modelctl("status", name, "-w", "--timeout", "1")
+    newest = get(stub, name).rollout_id
+    assert run.exit_code == 68
+    goes_on = f"modelctl status {NAMESPACE}/{name} --watch --rollout-id {newest}"
+    assert run.stderr.splitlines()[-1].strip() == goes_on
+
+    served.inside(served.memory.set_status, key(name), Status(State.STOPPED))
+    run = modelctl("status", name, "-w")
+    assert (run.exit_code, "SERVICE_STOPPED" in run.stderr) == (73, True)
+
+    delete(served, name)
+    run = modelctl("status", name, "-w", "--rollout-id", newest)
+    assert (run.exit_code, "ROLLOUT_GONE" in run.stderr) == (69, True)
+
+
+def test_a_proxy_that_cuts_is_asked_again_and_there_is_one_rollout(
+    served: Served, stub: ModelServiceStub, name: str
+) -> None:
+    with cutting_proxy(served.address) as proxy:
+        proxy.cuts["Deploy"] = [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN]
+        proxy.cuts["WatchStatus"] = [grpc.StatusCode.INTERNAL]
+        run = modelctl("deploy", name, *IMAGE, "--server", proxy.address)
+    assert run.exit_code == 0, run.stderr
+    assert "RETRYING     Deploy: cut by the proxy" in run.stderr
+    assert get(stub, name).generation == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "request_id"),
+    [
+        ({"GITHUB_RUN_ID": "11", "GITHUB_RUN_ATTEMPT": "2"}, "github-11-2"),
+        ({"GITHUB_RUN_ID": "12"}, "github-12-1"),
+        ({"CI_JOB_ID": "13"}, "gitlab-13"),
+    ],
+)
+def test_a_job_is_one_request(name: str, env: dict[str, str], request_id: str) -> None:
+    assert modelctl("deploy", name, *IMAGE, **env).exit_code == 0
+    changed = ("--image", "example.org/model:2")
+    reused = modelctl("deploy", name, *changed, "--request-id", request_id)
+    assert (reused.exit_code, "REQUEST_ID_REUSED" in reused.stderr) == (67, True)
+    assert modelctl("deploy", name, *changed).exit_code == 0
+
+
+def test_a_deploy_can_be_checked_without_writing_and_without_waiting(name: str) -> None:
+    run = modelctl("deploy", name, *IMAGE, "--validate-only")
+    assert run.stdout == f"{NAMESPACE}/{name} would be created; nothing was written\n"
+    assert modelctl("status", name).exit_code == 69
+    run = modelctl("deploy", name, *IMAGE, "--no-wait")
+    assert run.exit_code == 0
+    assert f"service  {NAMESPACE}/{name}" in re.sub(" +", "  ", run.stdout)
+
+
+def test_a_list_is_of_a_namespace_or_of_all(name: str) -> None:
+    modelctl("deploy", f"there/{name}", *IMAGE, "--label", f"only={name}")
+    assert name not in modelctl("list").stdout
+    everywhere = modelctl("list", "-A", "-l", f"only={name}", "-o", "name")
+    assert everywhere.stdout == f"there/{name}\n"
+    in_namespace = modelctl("list", "-n", "there", "--state", "ready", "-o", "json")
+    assert name in [service["name"] for service in json.loads(in_namespace.stdout)]
+    nothing = modelctl("list", "-n", "nothing-here")
+    assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "none\n")
+
+
+def test_a_service_is_restarted_and_deleted(served: Served, name: str) -> None:
+    modelctl("deploy", name, *IMAGE)
+    run = modelctl("restart", name)
+    assert (run.exit_code, "RESTARTED" in run.stderr) == (0, True)
+    would = modelctl("delete", name, "--validate-only")
+    assert would.stdout == f"{NAMESPACE}/{name} would be deleted; nothing was written\n"
+    late = modelctl("delete", name, "--timeout", "1")
+    assert late.exit_code == 68
+    assert late.stderr.splitlines()[-1].strip() == f"modelctl status {NAMESPACE}/{name}"
+    delete(served, name)
+    assert modelctl("delete", name, "--allow-missing").exit_code == 0
+
+
+def test_a_registered_model_is_deployed_and_its_record_is_read(served: Served, name: str) -> None:
+    registry = ("registry",)
+    done = [
+        modelctl(*registry, "model", "create", name, "scorer", "--description", "scores"),
+        modelctl(*registry, "version", "create", name, "scorer", "1", "--image", "a:1"),
+        modelctl(*registry, "version", "create", name, "scorer", "2", "--image", "a:2"),
+        modelctl(*registry, "version", "archive", name, "scorer", "2"),
+        modelctl(*registry, "model", "set-default", name, "scorer", "1"),
+        modelctl(*registry, "environment", "create", name, "test", "-n", NAMESPACE),
+        modelctl(*registry, "deploy", name, "scorer", "test", "--name", name, "--env", "A=1"),
+    ]
+    assert [run.exit_code for run in done] == [0] * 7, [run.stderr for run in done]
+    deployment = json.loads(modelctl("get", name, "-o", "json").stdout)["deployment_id"]
+    listed = modelctl(*registry, "deployment", "list", name, "--model", "scorer", "-o", "name")
+    assert listed.stdout == f"{name}/{deployment}\n"
+    record = ("registry", "deployment", "get", name, deployment, "-o", "json")
+    assert json.loads(modelctl(*record).stdout)["version"] == "1"
+    rows = modelctl(*registry, "version", "list", name, "scorer").stdout.splitlines()
+    assert [row.split()[:2] for row in rows[1:]] == [["2", "ARCHIVED"], ["1", "READY"]]
+    used = modelctl(*registry, "model", "delete", name, "scorer")
+    assert (used.exit_code, "IN_USE" in used.stderr) == (73, True)
+    delete(served, name)
+    eventually(
+        "its record ends",
+        lambda: json.loads(modelctl(*record).stdout)["state"] == "STATE_UNDEPLOYED",
+    )
+    ends = [
+        modelctl(*registry, "version", "ready", name, "scorer", "2"),
+        modelctl(*registry, "version", "get", name, "scorer", "2", "-o", "yaml"),
+        modelctl(*registry, "version", "delete", name, "scorer", "2"),
+        modelctl(*registry, "model", "get", name, "scorer"),
+        modelctl(*registry, "model", "list", name),
+        modelctl(*registry, "environment", "get", name, "test"),
+        modelctl(*registry, "environment", "list", name),
+        modelctl(*registry, "environment", "delete", name, "test"),
+        modelctl(*registry, "model", "delete", name, "scorer"),
+    ]
+    assert [run.exit_code for run in ends] == [0] * 9, [run.stderr for run in ends]
+
+
+def test_doctor_judges_what_the_server_offers_and_names_what_it_does_not() -> None:
+    run = modelctl("doctor", "-o", "json")
+    assert run.exit_code == 0
+    checks = {check["name"]: check for check in json.loads(run.stdout)}
+    judged = {name for name, check in checks.items() if check["result"] == "ok"}
+    assert judged == {"connection", "health", "cluster", "registry", "services"}
+    for name in ("version", "identity", "rights"):
+        assert checks[name]["detail"].startswith("not offered by this server")
+    assert checks["server"]["detail"].endswith("from MODELSERVICE_SERVER")
+    assert "off, since the server is on this machine" in checks["tls"]["detail"]
+
+
+@pytest.mark.parametrize("words", [("list",), ("doctor",), ("deploy", "x", *IMAGE)])
+def test_no_connection_ends_with_1(words: tuple[str, ...]) -> None:
+    absent = f"127.0.0.1:{own_block().next()}"
+    run = modelctl(*words, "--server", absent, "--patience", "0")
+    assert run.exit_code == 1
+    assert "no server has answered" in run.stderr

@@ -1,0 +1,111 @@
+"""Which server a command reaches: flags, then the environment, then the context."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from modelservice_client.cli.connection import Connection
+from modelservice_client.cli.contexts import ConfigError, config_path, load
+
+from .running import modelctl
+
+STAGING = ["--server", "staging:1", "--token-file", "staging.token", "-n", "models", "--tls"]
+
+
+@pytest.fixture
+def staging() -> None:
+    assert modelctl("config", "set", "staging", *STAGING).exit_code == 0
+
+
+@pytest.mark.usefixtures("staging")
+@pytest.mark.parametrize(
+    ("flags", "variable", "server", "has_token"),
+    [
+        ({}, "", "staging:1", True),
+        ({"context": "staging"}, "other:1", "staging:1", True),
+        ({"context": "staging", "server": "near:1"}, "", "near:1", True),
+        ({}, "other:1", "other:1", False),
+        ({"server": "other:2"}, "other:1", "other:2", False),
+    ],
+)
+def test_another_server_than_the_contexts_gets_nothing_of_the_context(
+    flags: dict[str, str],
+    variable: str,
+    server: str,
+    has_token: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MODELSERVICE_SERVER", variable)
+    found = Connection(**flags).resolved()
+    assert found.server == server
+    assert bool(found.token_file) is has_token
+    assert found.namespace == ("models" if has_token else "")
+
+
+def test_the_first_context_is_current_until_another_one_is_used() -> None:
+    assert modelctl("config", "set", "a", "--server", "a:1").exit_code == 0
+    assert modelctl("config", "set", "b", "--server", "b:1", "-n", "of-b").exit_code == 0
+    assert load().current == "a"
+    assert modelctl("config", "use", "b").exit_code == 0
+    assert modelctl("config", "show").stdout.split() == [
+        *("NAME", "NAMESPACE", "SERVER"),
+        *("a", "a:1"),
+        *("*", "b", "of-b", "b:1"),
+    ]
+    assert modelctl("config", "remove", "b").exit_code == 0
+    assert (load().current, list(load().contexts)) == ("", ["a"])
+
+
+@pytest.mark.usefixtures("staging")
+def test_a_change_keeps_what_it_does_not_name_and_an_empty_value_unsets() -> None:
+    assert modelctl("config", "set", "staging", "--namespace", "").exit_code == 0
+    context = load().context()
+    assert (context.server, context.namespace, context.plaintext) == ("staging:1", "", False)
+    assert Path(context.token_file) == Path("staging.token").absolute()
+
+
+@pytest.mark.usefixtures("staging")
+def test_only_its_owner_can_read_the_file() -> None:
+    assert stat.S_IMODE(config_path().stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("contexts: [", "config.yaml: "),
+        ("[]", "must be an object"),
+        ("currant: a", "has no field currant. Its fields: contexts, current"),
+        ("contexts: {a: {sever: b}}", "contexts.a: has no field sever"),
+        ("contexts: {a: {plaintext: 1}}", "contexts.a.plaintext: must be true or false"),
+        ("contexts: {a: {server: 1}}", "contexts.a.server: must be a string"),
+        ("current: gone", "there is no context gone; there is none"),
+    ],
+)
+def test_a_wrong_file_ends_with_2_and_its_name(text: str, error: str) -> None:
+    config_path().parent.mkdir(parents=True)
+    config_path().write_text(text)
+    run = modelctl("list")
+    assert run.exit_code == 2
+    assert str(config_path()) in run.stderr
+    assert error in run.stderr
+
+
+def test_a_path_in_the_file_is_looked_for_beside_it() -> None:
+    config_path().parent.mkdir(parents=True)
+    config_path().write_text("current: a\ncontexts: {a: {server: 'a:1', ca: ca.pem}}")
+    assert load().context().ca == str(config_path().parent / "ca.pem")
+
+
+def test_a_base_directory_that_is_not_absolute_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert config_path() == Path.home() / ".config/modelctl/config.yaml"
+    with pytest.raises(ConfigError):
+        load().context("gone")
+
+
+def test_without_a_server_the_command_says_how_to_name_one() -> None:
+    run = modelctl("list")
+    assert run.exit_code == 2
+    assert "give --server host:port, set MODELSERVICE_SERVER" in run.stderr

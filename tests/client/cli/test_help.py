@@ -1,0 +1,52 @@
+"""The help of modelctl, quick and with an example in each command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from modelservice_client.cli.app import app
+
+from .running import modelctl
+
+ROOT = Path(__file__).parents[3]
+
+
+def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*words, name))
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_help_shows_an_example_of_its_command(words: tuple[str, ...]) -> None:
+    run = modelctl(*words, "--help")
+    assert run.exit_code == 0
+    examples = run.stdout.partition("Examples:\n")[2]
+    assert " ".join(["modelctl", *words]) in examples
+    assert all(len(line) <= 100 for line in run.stdout.splitlines())
+
+
+def test_help_imports_nothing_that_only_commands_need() -> None:
+    code = (
+        "import sys; from modelservice_client.cli.app import app;"
+        "print([m for m in ('rich', 'yaml') if m in sys.modules])"
+    )
+    path = os.pathsep.join(str(ROOT / part) for part in ("generated", "client"))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"

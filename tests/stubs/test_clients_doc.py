@@ -32,10 +32,10 @@ from modelservice.v1.model_service_pb2 import (
     ListRequest,
     ListResponse,
 )
+from modelservice_client import AsyncClient, Client, ClientClosed
 
-from server.domain.errors import ErrorReason
-from tests.api.requests import READY, deploy, eventually, failed, get, key
-from tests.api.test_errors import error_of
+from server.domain.rollout.status import State
+from tests.api.requests import deploy, eventually, failed, key
 from tests.serving import Served, serving, settings
 
 ROOT = Path(__file__).parents[2]
@@ -49,14 +49,18 @@ def blocks(file: Path, language: str) -> list[str]:
 
 def written(folder: Path) -> dict[str, Path]:
     """The code of the documents, as files in a folder."""
-    files = {"clients": folder / "clients.py", "stubs": folder / "stubs.py"}
-    files["clients"].write_text("\n\n".join(blocks(DOC, "python")))
+    first, *others = blocks(DOC, "python")
     call, why = blocks(STUBS_README, "python")
-    files["stubs"].write_text(why)
-    files["call"] = folder / "call.py"
-    files["call"].write_text(call)
-    files["api"] = folder / "api.py"
-    files["api"].write_text("\n\n".join(blocks(ROOT / "docs/api.md", "python")))
+    code = {
+        "first": first,
+        "clients": "\n\n".join(others),
+        "stubs": why,
+        "call": call,
+        "api": "\n\n".join(blocks(ROOT / "docs/api.md", "python")),
+    }
+    files = {name: folder / f"{name}.py" for name in code}
+    for name, file in files.items():
+        file.write_text(code[name])
     return files
 
 
@@ -85,96 +89,59 @@ def served() -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture
-def stub(served: Served) -> Iterator[model_service_pb2_grpc.ModelServiceStub]:
-    with grpc.insecure_channel(served.address) as channel:
-        yield model_service_pb2_grpc.ModelServiceStub(channel)
-
-
-def request(name: str) -> DeployRequest:
-    return deploy(name, request_id="r-1")
-
-
 def test_the_code_passes_mypy_strict(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]
     done = subprocess.run(
         [*command, f"--config-file={os.devnull}", *written(tmp_path).values()],
         cwd=tmp_path,
-        env=os.environ | {"MYPYPATH": str(ROOT / "generated")},
+        env=os.environ | {"MYPYPATH": f"{ROOT / 'generated'}:{ROOT / 'client'}"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert "no issues found in 4 source files" in done.stdout
+    assert "no issues found in 5 source files" in done.stdout
 
 
-def test_a_model_is_deployed_and_waited_for(code: Any, stub: Any) -> None:
-    service = code.deploy_and_wait(stub, request("good"), seconds=30)
-    assert service.status.state == READY
-
-
-def test_the_reason_and_the_failure_of_a_rollout_are_read(
-    code: Any, served: Served, stub: Any, tmp_path: Path
+def test_the_first_lines_deploy_a_model_and_wait_for_it(
+    served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    code, *_ = blocks(DOC, "python")
+    exec(code.replace("127.0.0.1:50051", served.address), {})
+    assert "ready: \n" in capsys.readouterr().out
+    assert served.inside(served.memory.store.service, key("iris")).status.state is State.READY
+
+
+def test_a_failure_is_printed_with_its_remedy(code: Any, served: Served) -> None:
     served.memory.ready_after = None
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(code.deploy_and_wait, stub, request("bad"), 30)
+        waiting = pool.submit(code.main, served.address, deploy("bad"))
         eventually("it is deployed", lambda: served.inside(served.memory.store.service, key("bad")))
-        rollout_id = get(stub, "bad").rollout_id
+        rollout_id = served.inside(served.memory.store.service, key("bad")).rollout.id
         served.inside(served.memory.set_status, key("bad"), failed(rollout_id))
-        with pytest.raises(grpc.RpcError) as raised:
+        with pytest.raises(SystemExit, match="remedy: push it"):
             waiting.result()
     served.memory.ready_after = timedelta(0)
-    details = code.details_of(raised.value)
-    assert (details.reason, details.retry_after) == ("ROLLOUT_FAILED", None)
-    assert details.failure.remedy == "push it"
-    reason, failure = imported(written(tmp_path)["stubs"]).why(raised.value)
-    assert (reason, failure) == (details.reason, details.failure)
 
 
-async def test_the_details_of_an_asynchronous_call_are_read_alike(
-    code: Any, served: Served
+async def test_the_lines_for_asyncio_and_for_a_watch(
+    code: Any, served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with grpc.aio.insecure_channel(served.address) as channel:
-        with pytest.raises(grpc.RpcError) as raised:
-            await model_service_pb2_grpc.ModelServiceStub(channel).Get(GetRequest(name="absent"))
-    assert code.details_of(raised.value).reason == "SERVICE_NOT_FOUND"
+    async with AsyncClient(served.address) as client:
+        await client.deploy_and_wait(deploy("good"))
+    assert await code.redeploy(served.address, "good") == ""
+    with Client(served.address) as watching, ThreadPoolExecutor(1) as pool:
+        following = pool.submit(code.follow, watching, "-")
+        printed = ""
 
+        def shown() -> bool:
+            nonlocal printed
+            printed += capsys.readouterr().out
+            return "good STATE_READY" in printed
 
-def test_an_error_that_passes_is_waited_for_and_one_that_does_not_is_raised(
-    code: Any, served: Served, stub: Any
-) -> None:
-    served.memory.fail_next_write(error_of(ErrorReason.CONCURRENT_WRITE))
-    assert code.deploy_and_wait(stub, request("passing"), 30).status.state == READY
-    served.memory.fail_next_write(error_of(ErrorReason.NOT_MANAGED))
-    with pytest.raises(grpc.RpcError) as raised:
-        code.deploy_and_wait(stub, request("refused"), 30)
-    assert code.details_of(raised.value).reason == "NOT_MANAGED"
-
-
-@pytest.mark.parametrize("lost", ["INTERNAL", "DEADLINE_EXCEEDED"])
-def test_a_wait_goes_on_where_another_server_takes_the_address(code: Any, lost: str) -> None:
-    calls: list[str] = []
-
-    class Lost(model_service_pb2_grpc.ModelServiceServicer):
-        """Loses the first call of each method, as a connection that is cut or hangs does."""
-
-        def Deploy(self, request, context):
-            return self._answered("Deploy", context, model_service_pb2.DeployResponse())
-
-        def WatchStatus(self, request, context):
-            yield self._answered("WatchStatus", context, model_service_pb2.WatchStatusResponse())
-
-        def _answered(self, method, context, answer):
-            calls.append(method)
-            if calls.count(method) == 1:
-                context.abort(grpc.StatusCode[lost], "cut")
-            return answer
-
-    with serving_stubs(Lost()) as channel:
-        stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        code.deploy_and_wait(stub, request("lost"), 30)
-    assert calls == ["Deploy", "Deploy", "WatchStatus", "WatchStatus"]
+        eventually("the service is shown", shown)
+        watching.close()
+        with pytest.raises(ClientClosed):
+            following.result()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from grpc import StatusCode
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1.inference_service_pb2 import Failure, InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
@@ -23,6 +24,10 @@ from .recording import Recording, Until
 from .symptoms import Symptom, about, cause_by_kserve, pod_in_trouble
 
 Say = Callable[[str], None]
+
+# What a rollout fails with while its cause is not known yet: a log is read after the exit, and a
+# deadline can pass before the minute after which a container that is not ready is named.
+BEFORE_THE_CAUSE = {"MODEL_LOAD": "CRASH_LOOP", "NOT_ANSWERING": "PROGRESS_DEADLINE"}
 
 
 @dataclass(frozen=True)
@@ -73,19 +78,23 @@ class Trial:
     ) -> None:
         self.case = case
         self.name = name
+        self._stub = stub
         self._watch = watch
         answer = deploy(stub, watch.namespace, name, case.spec)
         self.answered, self._answered_at = time.monotonic(), time.time()
         self.rollout_id = answer.rollout_id
         self._told = Recording(stub, watch.namespace, name)
-        self._wait = Recording(
-            stub, watch.namespace, name, until=Until.UNTIL_READY, rollout_id=self.rollout_id
-        )
+        self._wait = self._until_ready()
 
     def close(self) -> None:
         """Listen no longer."""
         self._told.close()
         self._wait.close()
+
+    @property
+    def namespace(self) -> str:
+        """Where it is deployed."""
+        return self._watch.namespace
 
     @property
     def told(self) -> list[tuple[float, InferenceService]]:
@@ -96,6 +105,15 @@ class Trial:
     def refusal(self) -> Refusal | None:
         """How the wait for READY ended; to be asked once the case is at rest."""
         return self._wait.end()
+
+    @property
+    def decided_by(self) -> InferenceService:
+        """The last message of the wait for READY, once that has ended."""
+        return self._wait.services[-1]
+
+    def refused_again(self) -> Refusal | None:
+        """How a wait for READY ends that begins now."""
+        return self._until_ready().end()
 
     @property
     def last(self) -> InferenceService:
@@ -141,6 +159,10 @@ class Trial:
         services = (s for s in about(self.name, self._watch.seen) if s.kind == "service")
         return next((cause for s in services if (cause := cause_by_kserve(s.object))), "")
 
+    def _until_ready(self) -> Recording:
+        until = {"until": Until.UNTIL_READY, "rollout_id": self.rollout_id}
+        return Recording(self._stub, self.namespace, self.name, **until)
+
     def _first(self, condition: Callable[[InferenceService], object]) -> float | None:
         return next((at for at, service in self.told if condition(service)), None)
 
@@ -180,13 +202,13 @@ def deployed(
 
 
 def follow(
-    trials: Sequence[Trial], seconds: float, *, to_the_end: bool = False, say: Say = print
+    trials: Sequence[Trial], seconds: float, *, at_least: float = 0.0, say: Say = print
 ) -> float:
-    """Return when all are at rest, or `seconds` are over (`to_the_end`: then in any case), how long
-    that was; `say` gets a line for each that comes to rest meanwhile."""
+    """Return when all are at rest and `at_least` so many seconds are over, or `seconds` are, how
+    long that was; `say` gets a line for each that comes to rest meanwhile."""
     began = time.monotonic()
     waiting = list(trials)
-    while time.monotonic() < began + seconds and (waiting or to_the_end):
+    while (passed := time.monotonic() - began) < seconds and (waiting or passed < at_least):
         rested = [trial for trial in waiting if trial.at_rest]
         for trial in rested:
             waiting.remove(trial)
@@ -214,6 +236,24 @@ def faults(trial: Trial) -> list[str]:
         "no remedy": bool(failure.remedy),
     }
     return [fault for fault, right in checks.items() if not right]
+
+
+def assert_wait_ended(trial: Trial) -> None:
+    """The wait for READY ended with what its last message told, be it the whole cause or not."""
+    what, refused = trial.case.what, trial.refusal
+    assert refused, what
+    assert refused.code is StatusCode.FAILED_PRECONDITION, what
+    assert refused.reason == "ROLLOUT_FAILED", what
+    failure, told = refused.failure, trial.decided_by.status
+    assert told.state in (State.STATE_FAILED, State.STATE_DEGRADED), what
+    assert failure.rollout_id == trial.rollout_id, what
+    reason = _reason(trial.decided_by)
+    assert reason in (trial.case.reason, BEFORE_THE_CAUSE.get(trial.case.reason)), what
+    assert failure.reason == told.failure.reason, what
+    # Where a call's details have no room for all lines, the last ones.
+    shown, lines = list(failure.log_lines), list(told.failure.log_lines)
+    assert shown == lines[len(lines) - len(shown) :], what
+    assert bool(shown) == bool(lines), what
 
 
 def _is_early(moments: Moments) -> bool:

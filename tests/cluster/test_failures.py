@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Lab
 
 from .failure_table import table
-from .failures import Case, Trial, deployed, faults, follow
+from .failures import Case, Trial, assert_wait_ended, deployed, faults, follow
 from .simulated_failures import CASES
 
 LIMIT = 120.0
@@ -37,10 +36,4 @@ def test_a_rollout_that_cannot_work_is_told_with_its_cause(
     rested = trial.moments().rested
     assert rested is not None
     assert rested < case.wait + MARGIN
-    assert trial.refusal
-    assert (trial.refusal.code, trial.refusal.reason) == (
-        StatusCode.FAILED_PRECONDITION,
-        "ROLLOUT_FAILED",
-    )
-    assert trial.refusal.failure.reason == trial.failure.reason
-    assert trial.refusal.failure.rollout_id == trial.rollout_id
+    assert_wait_ended(trial)

@@ -255,7 +255,7 @@ def run(cases: Sequence[Case], mode: Mode, seconds: float) -> dict[str, list[str
         serving(install(lab), Path(folder)) as replicas,
         deployed(lab, replicas.start().stub, cases, lambda n: put_models(lab, n)) as trials,
     ):
-        lasted = follow(trials, seconds, to_the_end=True, say=say)
+        lasted = follow(trials, seconds, at_least=seconds, say=say)
         print(table(trials, lasted))
         return {trial.case.what: found for trial in trials if (found := faults(trial))}
 

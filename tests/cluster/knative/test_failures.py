@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from grpc import StatusCode
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Lab
 from tests.cluster.failure_table import table
-from tests.cluster.failures import Trial, deployed, faults, follow
+from tests.cluster.failures import Trial, assert_wait_ended, deployed, faults, follow
 from tests.cluster.test_failures import LIMIT, MARGIN
 
 from .simulated_failures import CASES, put_unbound_claim
@@ -24,18 +23,10 @@ def test_each_rollout_that_cannot_work_is_told_with_its_cause(
         assert {t.case.what: found for t in trials if (found := faults(t))} == {}
         for trial in trials:
             was_told_soon(trial)
-            ended_the_wait(trial)
+            assert_wait_ended(trial)
 
 
 def was_told_soon(trial: Trial) -> None:
     rested = trial.moments().rested
     assert rested is not None, trial.case.what
     assert rested < trial.case.wait + MARGIN, trial.case.what
-
-
-def ended_the_wait(trial: Trial) -> None:
-    refused = trial.refusal
-    assert refused, trial.case.what
-    assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ROLLOUT_FAILED")
-    assert refused.failure.reason == trial.failure.reason, trial.case.what
-    assert refused.failure.rollout_id == trial.rollout_id

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from grpc import StatusCode
+from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from lab import NodeLab, images, wait_until
-from tests.cluster.asking import Reason, State, deploy, get
+from lab import NodeLab, images
+from tests.cluster.asking import Reason, State, deploy
 from tests.cluster.namespace_watch import WATCHED_OF_KNATIVE, NamespaceWatch, Sight
 from tests.cluster.recording import Recording, Until
 from tests.node.failures import sklearn
@@ -18,8 +19,8 @@ from tests.node.predicting import sklearn_on_claim, traffic
 
 from .test_knative_node_lab import revision_address
 
-# Ten times what a model server takes on a machine that does nothing else.
-PATIENCE = 120.0
+# Ten times what it takes for a second failed load on a machine that does nothing else.
+PATIENCE = 300.0
 INGRESSES = "/apis/networking.internal.knative.dev/v1alpha1/namespaces/{}/ingresses"
 GOOD, BAD = "iris-predictor-00001", "iris-predictor-00002"
 
@@ -52,11 +53,13 @@ def was_ready(sights: list[Sight], revision: str) -> bool:
     return any((c["type"], c["status"]) == ("Ready", "True") for c in conditions)
 
 
-def restarts(stub: ModelServiceStub, namespace: str) -> int:
-    return get(stub, namespace, "iris").status.failure.restart_count
+def is_named(service: InferenceService) -> bool:
+    failure = service.status.failure
+    explained = any("Error: " in line for line in failure.log_lines)
+    return explained and failure.reason == Reason.REASON_MODEL_LOAD
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1200)
 def test_a_corrupt_model_takes_no_request_from_the_one_that_serves(
     node_lab: NodeLab, stub: ModelServiceStub, namespace: str, sights: list[Sight]
 ) -> None:
@@ -73,14 +76,15 @@ def test_a_corrupt_model_takes_no_request_from_the_one_that_serves(
         until_ready["rollout_id"] = update.rollout_id
         refused = Recording(stub, namespace, "iris", **until_ready).end(PATIENCE)
         print(f"told as failed after {time.monotonic() - began:.1f} s")
-        wait_until(lambda: restarts(stub, namespace) > 1, "it has been tried again")
-        heard.wait(lambda s: s.status.failure.restart_count > 1, "that is told")
+        heard.wait(is_named, "the log explains it", PATIENCE)
+        heard.wait(lambda s: s.status.failure.restart_count > 1, "it was tried again", PATIENCE)
     heard.close()
 
     assert refused
     assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ROLLOUT_FAILED")
-    assert Reason.Name(refused.failure.reason) == "REASON_MODEL_LOAD"
-    assert any("Error: " in line for line in refused.failure.log_lines), refused.failure
+    # Its log is read after its exit, on a slow machine after its second one.
+    reason = Reason.Name(refused.failure.reason)
+    assert reason in ("REASON_MODEL_LOAD", "REASON_CRASH_LOOP"), refused.failure
     assert heard.states(2)[-1] == State.STATE_DEGRADED
     assert State.STATE_READY not in heard.states(2)
     assert all(service.status.serving for service in heard.services), heard.told()

@@ -32,8 +32,9 @@ LEFT_BEHIND = (
 )
 # Ten times what a model server takes on a machine that does nothing else.
 PATIENCE = 120.0
-# The proxy hears of new endpoints up to a second after their pods are Ready.
-ROUTED_WITHIN = 10.0
+# The proxy hears of new endpoints up to a second after their pods are Ready, and later on a machine
+# that has much to do.
+ROUTED_WITHIN = 30.0
 AFTERWARDS = 2.0
 
 

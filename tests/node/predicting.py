@@ -20,7 +20,7 @@ from tests.cluster.asking import Spec, model
 
 SMALL = Resources(requests={"cpu": "50m", "memory": "64Mi"}, limits={"cpu": "1", "memory": "1Gi"})
 ASKED_EVERY = 0.02
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 SERVICE_PORT, POD_PORT = 80, 8080
 
 

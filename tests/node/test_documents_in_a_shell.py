@@ -8,12 +8,15 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from lab import NodeLab, debian
 from lab.images import models
 from tests.cluster.serving import Server
 from tests.transcript import blocks
 
 
+@pytest.mark.timeout(600)
 def test_the_prediction_of_the_api_document(
     node_lab: NodeLab, server: Server, namespace: str, tmp_path: Path
 ) -> None:
@@ -28,7 +31,7 @@ def test_the_prediction_of_the_api_document(
         ["bash", "-eo", "pipefail", "-c", script.replace("localhost:50051", server.address)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         cwd=tmp_path,
         env={
             "PATH": ":".join([*map(str, programs), os.environ["PATH"]]),
@@ -37,5 +40,5 @@ def test_the_prediction_of_the_api_document(
     )
     assert done.returncode == 0, done.stderr
     predicted = re.findall(r'"data": ?\[(\d+)\]', done.stdout)
-    documented = re.findall(r'# "data":\[(\d+)\]', script)
+    documented = re.findall(r'grep \'"data":\\\[(\d+)\\\]', script)
     assert predicted == documented != []

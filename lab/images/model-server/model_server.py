@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PORT = 8080
-STOPPING = 3.0  # seconds in which clients are still sent to a pod that ends
+STOPPING = 8.0  # seconds in which clients are still sent to a pod that ends, on a busy machine
 MEBIBYTE = 2**20
 
 

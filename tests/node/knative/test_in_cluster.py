@@ -18,6 +18,7 @@ from lab import NodeLab, wait_until
 from tests.cluster.asking import container, deploy
 from tests.cluster.kubectl import kubectl
 from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
+from tests.patience import PATIENCE_SECONDS
 
 # The first test waits for the image: its packages come over the network.
 pytestmark = pytest.mark.timeout(900)
@@ -42,6 +43,8 @@ def service(
     kubectl(node_lab, "apply", "--server-side", "--force-conflicts", "-f", str(made))
     wait_until(lambda: is_ready(node_lab), "the server is Ready")
     with grpc.insecure_channel(f"{address(node_lab)}:80") as channel:
+        # kube-proxy hears of the pods when Knative does, and takes up to a second for it.
+        grpc.channel_ready_future(channel).result(PATIENCE_SECONDS)
         yield model_service_pb2_grpc.ModelServiceStub(channel)
     node_lab.request("DELETE", SERVICE)
 
@@ -59,7 +62,7 @@ def address(lab: NodeLab) -> str:
 
 
 def test_it_answers(service: ModelServiceStub, namespace: str) -> None:
-    listed = service.List(pb.ListRequest(namespace=namespace), timeout=30, wait_for_ready=True)
+    listed = service.List(pb.ListRequest(namespace=namespace), timeout=30)
     assert not listed.services
 
 

@@ -29,9 +29,11 @@ def test_a_model_answers_through_queue_proxy_once_it_is_loaded(
     node_lab.put_models(images.models(print), namespace)
     probe = {"httpGet": {"path": "/v2/models/iris/ready", "port": 8080}}
     node_lab.apply(inference_service("iris", namespace, iris(readinessProbe=probe)))
-    wait_until(lambda: ready(node_lab, namespace, "iris") == "True", "iris is Ready", timeout=130)
+    wait_until(lambda: ready(node_lab, namespace, "iris") == "True", "iris is Ready", timeout=200)
     predictor = sklearn_on_claim("iris")
-    assert predictor.answer(revision_address(node_lab, namespace, "iris")) == [0]
+    address = revision_address(node_lab, namespace, "iris")
+    # kube-proxy hears of the pod when Knative does, and takes up to a second for it.
+    wait_until(lambda: predictor.answer(address) == [0], "the model answers")
 
 
 def revision_address(lab: NodeLab, namespace: str, name: str) -> str:

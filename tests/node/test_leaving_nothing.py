@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from lab import Cluster, ComponentFailed, booted_node_lab, images, wait_until
+from tests.patience import PATIENCE_SECONDS
 
 from .traces import Traces, machine, traces
 
 # Each boots beside the one that all other tests share: two at once do not meet.
-pytestmark = pytest.mark.usefixtures("node_lab")
+pytestmark = [pytest.mark.usefixtures("node_lab"), pytest.mark.timeout(600)]
 
 POD = {
     "apiVersion": "v1",
@@ -50,8 +51,8 @@ def test_nothing_is_left_of_a_lab_that_is_ended_by(
         left_by = traces(folder)
         assert {str(left_by.folder), str(left_by.link)} <= set(left_by.left())
         process.send_signal(how)
-        process.wait(60)
-    wait_until(lambda: not left_by.left(), f"all is gone: {left_by}", timeout=30)
+        process.wait(PATIENCE_SECONDS)
+    wait_until(lambda: not left_by.left(), f"all is gone: {left_by}")
     assert machine() == before
 
 

@@ -61,7 +61,9 @@ class Traces:
 
     def left(self) -> list[str]:
         """What is still there."""
-        held = {name for pid in _pids() for name in _namespaces(pid)} & self.namespaces
+        # A namespace that is gone leaves its number to the next one, which another lab may make.
+        theirs = (pid for pid in _pids() if not _is_of_another_lab(pid, self.folder.name))
+        held = {name for pid in theirs for name in _namespaces(pid)} & self.namespaces
         paths = [path for path in (self.folder, self.link, *self.cgroups) if path.exists()]
         processes = [f"process {pid}" for pid in self.processes if _runs(pid)]
         return [*map(str, paths), *processes, *held]
@@ -70,12 +72,8 @@ class Traces:
 def traces(folder: Path) -> Traces:
     """Of the lab in this folder."""
     branches = cgroups.branches(folder.name)
-    in_groups = {
-        int(pid)
-        for branch in branches
-        for file in branch.rglob("cgroup.procs")
-        for pid in file.read_text().split()
-    }
+    files = (file for branch in branches for file in branch.rglob("cgroup.procs"))
+    in_groups = {int(pid) for file in files for pid in _read(file).split()}
     inside = int((folder / "node" / "inside.pid").read_text())
     named = {pid for pid in _pids() if str(folder) in _command(pid)}
     within = {pid for pid in _pids() if _namespaces(pid) & _own_namespaces(inside)}
@@ -99,10 +97,20 @@ def _pids() -> list[int]:
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
-def _command(pid: int) -> str:
+def _read(file: Path) -> str:
+    """Empty where it has gone meanwhile."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        return file.read_text(errors="replace")
     return ""
+
+
+def _command(pid: int) -> str:
+    return _read(Path(f"/proc/{pid}/cmdline"))
+
+
+def _is_of_another_lab(pid: int, name: str) -> bool:
+    told = "".join(_read(Path(f"/proc/{pid}/{file}")) for file in ("cmdline", "environ", "cgroup"))
+    return "modelservice-lab-" in told and name not in told
 
 
 def _runs(pid: int) -> bool:

@@ -87,8 +87,8 @@ lab: $(READY) ## A KServe control plane with a simulated node on this machine, u
 node-lab: $(READY) ## The same with a real node, on which models serve (Linux, root); MODE=knative, KSERVE=0.15
 	@$(LAB) --node real
 
-image: ## The server's container image: IMAGE=name:tag; PUSH=1 pushes it, BASE= is another Python
-	@BASE='$(BASE)' PUSH='$(PUSH)' .ci/image '$(IMAGE)'
+image: ## The server's container image, TARGET=cli modelctl's: IMAGE=name:tag; PUSH=1 pushes it, BASE= is another Python
+	@BASE='$(BASE)' PUSH='$(PUSH)' TARGET='$(TARGET)' .ci/image '$(IMAGE)'
 
 failures: $(READY) ## How rollouts fail on a real node, and how soon it is reported: 12 minutes; MODE=knative
 	$(BIN)/python -m tests.node$(if $(filter knative,$(MODE)),.knative).failures
@@ -121,7 +121,7 @@ dist: $(READY) ## Wheels and source distributions of the stubs and the client, i
 	    --build-constraints requirements-build.lock --no-create-gitignore --out-dir '$(DIST)' $$package || exit; done
 	@ls '$(DIST)'/modelservice_*
 
-lock: $(READY) ## Resolve the dependencies anew
+lock: $(READY) dist ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
 	  --python-version 3.11 --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
@@ -130,6 +130,10 @@ lock: $(READY) ## Resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
 	  --python-version 3.11 --custom-compile-command "make lock" \
 	  requirements-serving.in -o requirements-serving.lock
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
+	  --python-version 3.11 --custom-compile-command "make lock" --extra cli \
+	  --find-links '$(DIST)' --no-emit-find-links --no-emit-package modelservice-stubs \
+	  -c requirements-dev.lock client/pyproject.toml -o requirements-cli.lock
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' client/pyproject.toml | \
 	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-emit-index-url --universal \
 	  --python-version 3.11 --custom-compile-command "make lock" - -o requirements-build.lock

@@ -75,6 +75,12 @@ def test_it_builds_on_another_base_with_other_certificates_and_pushes(programs: 
     ]
 
 
+def test_a_target_is_another_image(programs: Path) -> None:
+    play(programs, "podman")
+    done = image(programs, "modelctl:1", TARGET="cli")
+    assert calls(done) == ["podman build --tag modelctl:1 --target cli ."]
+
+
 @pytest.mark.parametrize("daemon", ["none", "dead"])
 def test_with_nothing_to_build_with_it_says_what_is_needed(programs: Path, daemon: str) -> None:
     if daemon == "dead":

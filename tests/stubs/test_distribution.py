@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from proto.generate import locked_python
 from tests.patience import PATIENCE_SECONDS
+from tests.serving import serving, settings
 
 pytestmark = pytest.mark.processes
 
@@ -108,11 +109,11 @@ def test_the_wheels_install_into_an_empty_environment(built: Path, tmp_path: Pat
     # The versions that are locked, which are in uv's cache.
     options = ["--quiet", "--python", venv, "--constraints", ROOT / "requirements-dev.lock"]
     subprocess.run([uv, "pip", "install", *options, stubs, f"{client}[cli]"], check=True)
-    code = "import modelservice_client, modelservice; print(modelservice_client.__file__)"
-    python = venv / "bin/python"
-    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).is_relative_to(venv)
+    with serving(settings()) as served:
+        served.wait_until_synced()
+        doctor = [venv / "bin/modelctl", "doctor", "--server", served.address]
+        done = subprocess.run(doctor, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def called_with(python: Path | str, site: Path) -> dict:

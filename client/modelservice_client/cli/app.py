@@ -47,23 +47,29 @@ def modelctl() -> None:
 def deploy(
     session: "Session",
     name: Annotated[
-        str, typer.Argument(help="The service, as NAME or NAMESPACE/NAME; else the file's.")
+        str, typer.Argument(metavar="NAME", help="The service, or NAMESPACE/NAME; else the file's.")
     ] = "",
     file: Annotated[
         str,
         typer.Option(
-            "--file", "-f", help="A DeployRequest as YAML or JSON; - reads it. Flags go before it."
+            "--file",
+            "-f",
+            metavar="FILE",
+            help="A DeployRequest as YAML or JSON; - is standard input. Flags take precedence.",
         ),
     ] = "",
     format: options.Format = "",  # noqa: A002
     format_version: options.FormatVersion = "",
     storage_uri: options.StorageUri = "",
-    runtime: Annotated[str, typer.Option(help="A serving runtime; else one is selected.")] = "",
-    protocol: Annotated[str, typer.Option(help="v1, v2, grpc-v1 or grpc-v2.")] = "",
+    runtime: Annotated[
+        str, typer.Option(metavar="TEXT", help="A serving runtime; else one is selected.")
+    ] = "",
+    protocol: Annotated[str, typer.Option(metavar="TEXT", help="v1, v2, grpc-v1 or grpc-v2.")] = "",
     image: options.Image = "",
-    port: Annotated[int | None, typer.Option(help="The port of --image.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="NUMBER", help="The port of --image.")] = None,
     arg: Annotated[
-        list[str] | None, typer.Option(help="An argument of the server. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="WORD", help="An argument of the server. Repeatable."),
     ] = None,
     env: options.Env = None,
     secret_env: options.SecretEnv = None,
@@ -82,7 +88,9 @@ def deploy(
     request_id: options.RequestId = "",
     etag: options.Etag = "",
     force: options.Force = False,
-    create_only: Annotated[bool, typer.Option(help="Fail if the service exists.")] = False,
+    create_only: Annotated[
+        bool, typer.Option("--create-only", help="Fail if the service exists.")
+    ] = False,
     validate_only: options.ValidateOnly = False,
     wait: options.Wait = True,
     timeout: options.TimeoutSeconds = 600.0,
@@ -139,7 +147,9 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Until the rollout is ready or has failed.")
     ] = False,
-    rollout_id: Annotated[str, typer.Option(help="This rollout, and not the newest one.")] = "",
+    rollout_id: Annotated[
+        str, typer.Option(metavar="TEXT", help="This rollout, and not the newest one.")
+    ] = "",
     timeout: options.TimeoutSeconds = 600.0,
 ) -> None:
     """Show a service, its state and its failure.
@@ -184,10 +194,13 @@ def list_(
         bool, typer.Option("--all-namespaces", "-A", help="All that the server serves.")
     ] = False,
     selector: Annotated[
-        str, typer.Option("--selector", "-l", help="As team=vision,tier in (a,b),!canary.")
+        str,
+        typer.Option(
+            "--selector", "-l", metavar="SELECTOR", help="As team=vision,tier in (a,b),!canary."
+        ),
     ] = "",
     state: Annotated[
-        list[str] | None, typer.Option(help="Only in this state, such as FAILED. Repeatable.")
+        list[str] | None, typer.Option(metavar="STATE", help="Such as FAILED. Repeatable.")
     ] = None,
 ) -> None:
     """List the services of a namespace, or of all.

@@ -20,26 +20,36 @@ app = typer.Typer(
       modelctl config use local
     """,
 )
-Name = Annotated[str, typer.Argument(help="The context's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The context's name.")]
 
 
 @app.command(name="set")
 def set_context(
     name: Name,
-    server: Annotated[str | None, typer.Option(help="host:port of the server.")] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="host:port of the server.")
+    ] = None,
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="The namespace to use.")
+        str | None, typer.Option("--namespace", "-n", metavar="TEXT", help="The namespace to use.")
     ] = None,
     plaintext: Annotated[
-        bool | None, typer.Option("--plaintext/--tls", help="Without TLS; TLS is the default.")
+        bool | None, typer.Option("--plaintext/--tls", help="Default: TLS, except to this machine.")
     ] = None,
-    ca: Annotated[str | None, typer.Option(help="A PEM file with the CAs to trust.")] = None,
-    cert: Annotated[str | None, typer.Option(help="A PEM file: the client's certificate.")] = None,
-    key: Annotated[str | None, typer.Option(help="A PEM file with its key.")] = None,
+    ca: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A PEM file with the CAs to trust.")
+    ] = None,
+    cert: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A PEM file: the client's certificate.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A PEM file with its key.")
+    ] = None,
     server_name: Annotated[
-        str | None, typer.Option(help="The name in the server's certificate.")
+        str | None, typer.Option(metavar="TEXT", help="The name in the server's certificate.")
     ] = None,
-    token_file: Annotated[str | None, typer.Option(help="A file with a bearer token.")] = None,
+    token_file: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A file with a bearer token.")
+    ] = None,
 ) -> None:
     """Add or change a context. The first one becomes the current one.
 

@@ -34,28 +34,41 @@ class Connection:
     """The options as they were given. Empty texts and None are not given."""
 
     server: Annotated[
-        str, typer.Option(help="host:port of the server; else MODELSERVICE_SERVER.")
+        str, typer.Option(metavar="TEXT", help="host:port of the server; else MODELSERVICE_SERVER.")
     ] = ""
     context: Annotated[
-        str, typer.Option(help="A context of the configuration file; else the current one.")
+        str,
+        typer.Option(
+            metavar="TEXT", help="A context of the configuration file; else the current one."
+        ),
     ] = ""
     namespace: Annotated[
-        str, typer.Option("--namespace", "-n", help="Else the context's, else the server's own.")
+        str,
+        typer.Option(
+            "--namespace", "-n", metavar="TEXT", help="Else the context's, else the server's own."
+        ),
     ] = ""
     plaintext: Annotated[
-        bool | None, typer.Option("--plaintext/--tls", help="Without TLS; TLS is the default.")
+        bool | None, typer.Option("--plaintext/--tls", help="Default: TLS, except to this machine.")
     ] = None
-    ca: Annotated[str, typer.Option(help="A PEM file with the CAs to trust.")] = ""
-    cert: Annotated[str, typer.Option(help="A PEM file with the client's certificate.")] = ""
-    key: Annotated[str, typer.Option(help="A PEM file with its key.")] = ""
+    ca: Annotated[str, typer.Option(metavar="TEXT", help="A PEM file with the CAs to trust.")] = ""
+    cert: Annotated[
+        str, typer.Option(metavar="TEXT", help="A PEM file with the client's certificate.")
+    ] = ""
+    key: Annotated[str, typer.Option(metavar="TEXT", help="A PEM file with its key.")] = ""
     server_name: Annotated[
-        str, typer.Option(help="The name in the server's certificate, if not the host.")
+        str,
+        typer.Option(metavar="TEXT", help="The name in the server's certificate, if not the host."),
     ] = ""
     token_file: Annotated[
-        str, typer.Option(help="A file with a bearer token; else MODELSERVICE_TOKEN_FILE.")
+        str,
+        typer.Option(
+            metavar="TEXT", help="A file with a bearer token; else MODELSERVICE_TOKEN_FILE."
+        ),
     ] = ""
     patience: Annotated[
-        float, typer.Option(min=0, help="Seconds without any answer until modelctl gives up.")
+        float,
+        typer.Option(metavar="SECONDS", min=0, help="Give up after this time without an answer."),
     ] = 60.0
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = (
         Output.TABLE

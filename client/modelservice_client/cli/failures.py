@@ -59,7 +59,7 @@ def report(
         rows += failure_rows(failure)
     else:
         rows += list(error.details.items())[:_MOST_DETAILS]
-    if service and service.HasField("status") and not isinstance(error, NotReachable):
+    if service and service.HasField("status") and (failure or isinstance(error, Timeout)):
         rows.append(("state", _state(service)))
     screen.note(facts(rows))
     if failure and failure.log_lines:

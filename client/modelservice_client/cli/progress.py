@@ -154,7 +154,9 @@ class _LiveLine:
         ]
         if part := _part_of(self.message):
             cells.append(ProgressBar(total=1.0, completed=part, width=16))
+        # A terminal shows Ctrl-C as ^C: at the end of a full line that would be on the next one.
         grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        grid.width = max(options.max_width - 4, 20)
         for _ in cells:
             grid.add_column(no_wrap=True)
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)

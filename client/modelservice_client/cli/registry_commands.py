@@ -53,10 +53,10 @@ app.add_typer(versions, name="version")
 app.add_typer(environments, name="environment")
 app.add_typer(deployments, name="deployment")
 
-Project = Annotated[str, typer.Argument(help="The project.")]
-Model = Annotated[str, typer.Argument(help="The model's name.")]
-Version = Annotated[str, typer.Argument(help="The version's name.")]
-Environment = Annotated[str, typer.Argument(help="The environment's name.")]
+Project = Annotated[str, typer.Argument(metavar="PROJECT", help="The project.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.")]
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="The version's name.")]
+Environment = Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="The environment's name.")]
 
 
 @app.command()
@@ -66,8 +66,10 @@ def deploy(
     project: Project,
     model: Model,
     environment: Environment,
-    version: Annotated[str, typer.Option(help="Else the model's default.")] = "",
-    name: Annotated[str, typer.Option(help="The service; else MODEL-ENVIRONMENT.")] = "",
+    version: Annotated[str, typer.Option(metavar="TEXT", help="Else the model's default.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="TEXT", help="The service; else MODEL-ENVIRONMENT.")
+    ] = "",
     env: options.Env = None,
     secret_env: options.SecretEnv = None,
     request: options.Requests = None,
@@ -226,7 +228,9 @@ def create_version(
     image: options.Image = "",
     format: options.Format = "",  # noqa: A002
     format_version: options.FormatVersion = "",
-    pending: Annotated[bool, typer.Option(help="Its files are still being written.")] = False,
+    pending: Annotated[
+        bool, typer.Option("--pending", help="Its files are still being written.")
+    ] = False,
     description: options.Description = "",
     label: options.Labels = None,
 ) -> None:
@@ -373,10 +377,10 @@ def delete_environment(
 def list_deployments(
     session: "Session",
     project: Project,
-    model: Annotated[str, typer.Option(help="Of this model.")] = "",
-    version: Annotated[str, typer.Option(help="Of this version.")] = "",
-    environment: Annotated[str, typer.Option(help="To this environment.")] = "",
-    service: Annotated[str, typer.Option(help="Of this service.")] = "",
+    model: Annotated[str, typer.Option(metavar="TEXT", help="Of this model.")] = "",
+    version: Annotated[str, typer.Option(metavar="TEXT", help="Of this version.")] = "",
+    environment: Annotated[str, typer.Option(metavar="TEXT", help="To this environment.")] = "",
+    service: Annotated[str, typer.Option(metavar="TEXT", help="Of this service.")] = "",
 ) -> None:
     """List what was deployed, newest first.
 

@@ -77,7 +77,9 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
             _goes_on(session, service)
             left = max(ends - time.monotonic(), 0.001)
             service = session.client.wait_ready(
-                response, timeout=left, on_change=session.shown_by(progress)
+                response,
+                timeout=left,
+                on_change=session.shown_by(progress, response.rollout_id),
             )
     if wait and response.rollout_id:
         _print_ready(session, service, progress.seconds)
@@ -117,7 +119,7 @@ def status(session: Session, name: str, watch: bool, rollout_id: str, timeout: f
     _goes_on(session, awaited)
     with session.progress(f"Status of {service_name(awaited).lstrip('/')}") as progress:
         service = session.client.wait_ready(
-            awaited, timeout=timeout, on_change=session.shown_by(progress)
+            awaited, timeout=timeout, on_change=session.shown_by(progress, awaited.rollout_id)
         )
     _print_ready(session, service, progress.seconds)
 

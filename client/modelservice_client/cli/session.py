@@ -115,12 +115,15 @@ class Session:
             finally:
                 self.on_retry = before
 
-    def shown_by(self, progress: Progress) -> Callable[[InferenceService], None]:
-        """Return what shows each state of a service."""
+    def shown_by(
+        self, progress: Progress, rollout_id: str = ""
+    ) -> Callable[[InferenceService], None]:
+        """Return what shows each state of a service, or of this rollout alone."""
 
         def show(service: InferenceService) -> None:
             self.heard = True
-            progress.service(service)
+            if rollout_id in ("", service.rollout_id):
+                progress.service(service)
 
         return show
 

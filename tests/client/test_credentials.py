@@ -1,0 +1,207 @@
+"""TLS and tokens of a client, on a real server that records what it is sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import modelservice_client as ms
+import pytest
+from modelservice.v1.model_service_pb2 import GetResponse
+from modelservice.v1.model_service_pb2_grpc import (
+    ModelServiceServicer,
+    add_ModelServiceServicer_to_server,
+)
+from modelservice_client.credentials import is_local
+
+from lab.credentials import write_loopback_certificate
+from tests.client.faces import client
+
+TOKEN = "token-of-the-test"
+
+
+class Recorder(ModelServiceServicer):
+    """Answers Get, and keeps the metadata of each call. `repeats`: it is put into the error, as a
+    proxy may do."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.repeats = False
+
+    def Get(self, request: Any, context: grpc.ServicerContext) -> GetResponse:
+        self.sent.append(dict(context.invocation_metadata()))
+        if self.repeats:
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"not {self.sent[-1]}")
+        return GetResponse()
+
+    @property
+    def authorizations(self) -> list[Any]:
+        return [sent.get("authorization") for sent in self.sent]
+
+
+@contextmanager
+def recorded(
+    recorder: Recorder, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[str]:
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        add_ModelServiceServicer_to_server(recorder, server)
+        port = (
+            server.add_secure_port("127.0.0.1:0", credentials)
+            if credentials
+            else server.add_insecure_port("127.0.0.1:0")
+        )
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def address(recorder: Recorder) -> Iterator[str]:
+    with recorded(recorder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate for 127.0.0.1, which is its own authority."""
+    folder = tmp_path_factory.mktemp("certificate") / "tls"
+    write_loopback_certificate(folder)
+    return folder
+
+
+async def test_a_token_file_is_read_again_when_it_changes(
+    kind: str, recorder: Recorder, address: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    async with client(kind, address, token_file=file) as face:
+        await face.call("get", "iris")
+        # As kubelet replaces a projected token: by a rename, maybe with the same size.
+        (tmp_path / "new").write_text("other\n")
+        (tmp_path / "new").rename(file)
+        await face.call("get", "iris")
+        file.unlink()
+        await face.call("get", "iris")
+    assert recorder.authorizations == ["Bearer first", "Bearer other", "Bearer other"]
+
+
+async def test_a_token_comes_from_a_text_or_a_function(
+    kind: str, recorder: Recorder, address: str
+) -> None:
+    made = iter(["one", "two"])
+    for token in (TOKEN, lambda: next(made)):
+        async with client(kind, address, token=token, metadata=[("X-Team", "vision")]) as face:
+            await face.call("get", "iris")
+    async with client(kind, address) as face:
+        await face.call("get", "iris")
+    assert recorder.authorizations == [f"Bearer {TOKEN}", "Bearer one", None]
+    assert [sent.get("x-team") for sent in recorder.sent] == ["vision", "vision", None]
+    assert recorder.sent[0]["user-agent"].startswith("modelservice-client/")
+
+
+async def test_a_token_that_is_none_ends_the_call_and_is_not_in_its_text(
+    kind: str, recorder: Recorder, address: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    for content in ("", "two words", "x" * 10_000, "not ascii: ß"):
+        file.write_text(content)
+        async with client(kind, address, token_file=file) as face:
+            with pytest.raises(ms.Unauthenticated, match="must be 1 to 8192") as raised:
+                await face.call("get", "iris")
+        assert not content or content not in str(raised.value)
+    async with client(kind, address, token_file=tmp_path / "absent") as face:
+        with pytest.raises(ms.Unauthenticated, match="absent: No such file"):
+            await face.call("get", "iris")
+    assert recorder.sent == []
+
+
+async def test_a_token_is_in_no_text(kind: str, recorder: Recorder, address: str) -> None:
+    recorder.repeats = True
+    async with client(kind, address, token=TOKEN) as face:
+        assert TOKEN not in repr(face.client)
+        assert TOKEN not in repr(vars(face.client))
+        with pytest.raises(ms.PermissionDenied) as raised:
+            await face.call("get", "iris")
+    error = raised.value
+    assert TOKEN not in f"{error} {error!r} {vars(error)} {error.__cause__}"
+    assert recorder.authorizations == [f"Bearer {TOKEN}"]
+
+
+def test_a_token_is_not_sent_in_plaintext_to_another_machine() -> None:
+    with pytest.raises(ValueError, match=r"must not be sent to example\.org:1 in plaintext"):
+        ms.Client("example.org:1", tls=False, token=TOKEN)
+    with pytest.raises(ValueError, match="in plaintext"):
+        ms.Client("example.org:1", tls=False, metadata=[("Authorization", TOKEN)])
+    ms.Client("example.org:1", token=TOKEN).close()
+    ms.Client("example.org:1", tls=False, token=TOKEN, plaintext_token=True).close()
+    with pytest.raises(ValueError, match="must not both be set"):
+        ms.Client("example.org:1", token=TOKEN, token_file=os.devnull)
+
+
+@pytest.mark.parametrize(
+    ("target", "local"),
+    [
+        ("localhost:1", True),
+        ("127.0.0.1:1", True),
+        ("127.8.9.1", True),
+        ("[::1]:1", True),
+        ("unix:/run/socket", True),
+        ("dns:///localhost:1", True),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", True),
+        ("ipv4:127.0.0.1:1,10.0.0.1:2", False),
+        ("ipv6:[::1]:1", True),
+        ("localhost.example.org:1", False),
+        ("127.0.0.1.example.org:1", False),
+        ("dns://127.0.0.1/example.org:1", False),
+        ("xds:///localhost", False),
+        ("10.0.0.1:1", False),
+    ],
+)
+def test_only_addresses_of_this_machine_count_as_local(target: str, local: bool) -> None:
+    assert is_local(target) is local
+
+
+async def test_a_call_over_tls_carries_the_token(
+    kind: str, recorder: Recorder, certificate: Path
+) -> None:
+    with recorded(recorder, server_credentials(certificate)) as address:
+        tls = ms.Tls(ca_file=certificate / "tls.crt")
+        async with client(kind, address, tls=tls, token=TOKEN) as face:
+            await face.call("get", "iris")
+    assert recorder.authorizations == [f"Bearer {TOKEN}"]
+
+
+async def test_a_handshake_that_fails_for_good_is_not_tried_again(
+    kind: str, recorder: Recorder, certificate: Path, address: str
+) -> None:
+    retries: list[ms.Retrying] = []
+    with recorded(recorder, server_credentials(certificate)) as encrypted:
+        ca = certificate / "tls.crt"
+        for target, tls in (
+            (encrypted, True),
+            (encrypted, ms.Tls(ca_file=ca, server_name="other.example")),
+            (address, ms.Tls(ca_file=ca)),
+        ):
+            async with client(kind, target, tls=tls, on_retry=retries.append) as face:
+                with pytest.raises(ms.NotReachable):
+                    await face.call("get", "iris", timeout=20)
+    assert retries == []
+    assert recorder.sent == []
+
+
+def server_credentials(folder: Path) -> grpc.ServerCredentials:
+    pair = ((folder / "tls.key").read_bytes(), (folder / "tls.crt").read_bytes())
+    return grpc.ssl_server_credentials([pair])

@@ -39,7 +39,7 @@ LOST = {
     "cancelled": StatusCode.CANCELLED,
 }
 # What a step can meet; "ok" is nothing. A stream has to live for some steps to be cut in.
-RARE = ("silent", "stopping", "reset", "again", "lose answer", *LOST)
+RARE = ("stopped", "silent", "stopping", "reset", "again", "lose answer", *LOST)
 FAULTS = (*("ok",) * 20, *("advance",) * 16, *("cut and switch",) * 5, *RARE)
 # What happens to a service.
 EVENTS = ("deploy", "progress", "ready", "fail", "delete", "nothing")
@@ -127,6 +127,7 @@ class World:
         self.rollouts: dict[str, str] = {}
         self.retries: list[Retrying] = []
         self.opened = 0
+        self.stopped_for = 0.0
         self._faults = list(reversed(faults))
         self._replicas = [0, 0]
         self._replica = 0
@@ -183,6 +184,10 @@ class World:
             self._replica = 1 - self._replica
         elif fault == "reset":
             self._epoch += 1
+        elif fault == "stopped":
+            # The client itself, whose connection the server has left meanwhile.
+            self.time += 300
+            self.stopped_for += 300
         return fault
 
     def _advance(self) -> bool:
@@ -199,6 +204,8 @@ class World:
             raise errors.NotReachable("silent", code=StatusCode.DEADLINE_EXCEEDED)
         if fault in LOST:
             raise errors.error_of(LOST[fault], fault, ())
+        if fault == "stopped":
+            raise errors.error_of(StatusCode.UNAVAILABLE, "left by the server", ())
         if fault == "stopping":
             raise errors.Unavailable(
                 "stopping", code=StatusCode.UNAVAILABLE, reason="SERVER_STOPPING", retry_after=1

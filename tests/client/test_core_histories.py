@@ -118,7 +118,7 @@ def test_a_deploy_is_one_rollout_and_keeps_its_budget(
     assert len(world.rollouts) <= 1
     check_shown(world.emitted)
     # A stream may be received from for a moment after its end.
-    assert world.time <= timeout + 0.1
+    assert world.time - world.stopped_for <= timeout + 0.1
     if isinstance(outcome, errors.NotReachable):
         # The last pause that would have passed the end, or the end of the patience.
         assert world.time >= min(patience, timeout) - LONGEST_PAUSE_SECONDS

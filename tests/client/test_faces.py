@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -231,3 +232,20 @@ async def test_closing_a_client_ends_its_waits(face: Face, served: Served, name:
         await wait
     with pytest.raises(ms.ClientClosed):
         await face.call("get", name)
+
+
+async def test_a_watch_that_is_left_in_the_middle_holds_nothing_open(
+    served: Served, name: str
+) -> None:
+    def left() -> None:
+        with ms.Client(served.address) as client:
+            client.deploy_and_wait(name=name, spec=container())
+            for _ in client.watch(name):
+                break
+
+    def guards() -> list[str]:
+        names = [thread.name for thread in threading.enumerate()]
+        return [name for name in names if name == "modelservice-watch"]
+
+    await asyncio.to_thread(left)
+    await eventually("no thread of a watch is left", lambda: not guards())

@@ -24,6 +24,8 @@ FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 2.0
 # Every call is answered within this time, or it hangs.
 ATTEMPT_SECONDS = 30.0
+# No step takes longer, a silent stream's included: this process itself was stopped meanwhile.
+_STOPPED_SECONDS = 45.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Retry:
         self._method = method
         self._timeout = timeout
         self._waits = waits
-        self._heard = self._began = policy.clock()
+        self._heard = self._began = self._running = policy.clock()
         self._ends = self._began + timeout
         self._failures = 0
 
@@ -75,15 +77,15 @@ class Retry:
 
     def begin_attempt(self) -> None:
         """Mark the time at which an attempt begins."""
-        self._began = self._policy.clock()
+        self._began = self._now()
 
     def heard(self) -> None:
         """Mark that a server has answered."""
-        self._heard = self._policy.clock()
+        self._heard = self._now()
 
     def pause_after(self, error: ModelServiceError) -> float:
         """Return the seconds to wait before the next attempt, or raise where there is none."""
-        now = self._policy.clock()
+        now = self._now()
         if not isinstance(error, NotReachable):
             self.heard()
         if now - self._began >= LONGEST_BACKOFF_SECONDS:
@@ -102,6 +104,15 @@ class Retry:
         if self._policy.on_retry:
             self._policy.on_retry(Retrying(self._method, error, pause))
         return pause
+
+    def _now(self) -> float:
+        """Return the time. One in which this process was stopped says nothing about servers, so it
+        does not count to the patience."""
+        now = self._policy.clock()
+        if now - self._running > _STOPPED_SECONDS:
+            self._heard += now - self._running
+        self._running = now
+        return now
 
     def _raise_at_the_end(self, error: ModelServiceError) -> NoReturn:
         if not error.passes and not isinstance(error, NotReachable):

@@ -164,6 +164,10 @@ class Run(Generic[T]):
         self._stream: Stream | None = None
         self._over = False
 
+    def __del__(self) -> None:
+        # The thread of a watch that nobody reads any more would hold it open.
+        self.close()
+
     def __enter__(self) -> Run[T]:
         return self
 

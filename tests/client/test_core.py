@@ -1,0 +1,180 @@
+"""The core without I/O, case by case."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+from modelservice.v1 import model_service_pb2, registry_service_pb2
+from modelservice.v1.errors_pb2 import ErrorReason
+from modelservice.v1.model_service_pb2 import DeleteRequest, DeleteResponse, WatchStatusRequest
+from modelservice.v1.registry_pb2 import RegisteredModel
+from modelservice.v1.registry_service_pb2 import CreateRegisteredModelRequest
+from modelservice_client import AsyncClient, AsyncWatch, Client, Watch, rpcs
+from modelservice_client.core import calls, errors, watching
+from modelservice_client.core.errors import error_of
+from modelservice_client.core.retry import Policy
+from modelservice_client.core.steps import Pause, Send
+
+from tests.client.core_world import World, history
+
+LOST = errors.NotReachable("cut", code=StatusCode.UNAVAILABLE)
+
+
+def answered(routine: Any, *answers: Any) -> tuple[Any, list[Any]]:
+    """The result or the error of a routine whose calls are answered so, and the requests."""
+    sent: list[Any] = []
+    left = list(answers)
+    try:
+        step = next(routine)
+        while True:
+            if isinstance(step, Pause):
+                step = routine.send(None)
+                continue
+            assert isinstance(step, Send)
+            sent.append(step.request)
+            answer = left.pop(0)
+            failed = isinstance(answer, Exception)
+            step = routine.throw(answer) if failed else routine.send(answer)
+    except StopIteration as ended:
+        return ended.value, sent
+    except errors.ModelServiceError as error:
+        return error, sent
+
+
+POLICY = Policy(lambda: 0.0, lambda: 0.0)
+
+
+def status_of(reason: str, code: StatusCode, *details: Any) -> list[tuple[str, str | bytes]]:
+    status = Status(code=code.value[0])
+    for detail in (ErrorInfo(domain="modelservice", reason=reason), *details):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return [("grpc-status-details-bin", status.SerializeToString())]
+
+
+def test_every_reason_is_an_error_of_its_code() -> None:
+    codes = {code.value[0]: code for code in StatusCode}
+    for name, number in ErrorReason.items():
+        if number == 0:
+            continue
+        code, reason = codes[number // 100], name.removeprefix("ERROR_REASON_")
+        error = error_of(code, "why", status_of(reason, code))
+        plain = type(error_of(code, "why", status_of("NEW_ONE", code)))
+        assert plain is not errors.ModelServiceError
+        assert (error.code, error.reason, error.passes) == (code, reason, False)
+        assert isinstance(error, plain | errors.RolloutEnded), reason
+
+
+def test_a_status_without_a_reason_of_the_server_is_a_lost_connection_by_its_code() -> None:
+    lost = {code for code in StatusCode if isinstance(error_of(code, "", ()), errors.NotReachable)}
+    assert {code.name for code in lost} == {
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "UNKNOWN",
+        "INTERNAL",
+        "CANCELLED",
+    }
+    assert error_of(StatusCode.RESOURCE_EXHAUSTED, "too large", ()).passes is False
+
+
+def test_details_are_read_and_what_cannot_be_read_is_left_out() -> None:
+    code = StatusCode.INVALID_ARGUMENT
+    violations = BadRequest(
+        field_violations=[BadRequest.FieldViolation(field="name", description="must be set")]
+    )
+    retry = RetryInfo()
+    retry.retry_delay.FromMilliseconds(1500)
+    error = error_of(code, "no", status_of("FIELD_INVALID", code, violations, retry))
+    assert error.violations == (errors.FieldViolation("name", "must be set"),)
+    assert error.retry_after == 1.5
+    assert str(error) == "INVALID_ARGUMENT FIELD_INVALID: no\nname: must be set"
+    for value in (b"\xff", b""):
+        damaged = error_of(code, "x" * 10_000, [("grpc-status-details-bin", value)])
+        assert damaged.reason == ""
+        assert len(str(damaged)) < 5000
+    pushbacks = {"1500": 1.5, "-1": None, "soon": None, "0": 0.0}
+    for text, seconds in pushbacks.items():
+        pushed = error_of(StatusCode.RESOURCE_EXHAUSTED, "", [("grpc-retry-pushback-ms", text)])
+        assert pushed.retry_after == seconds
+
+
+def test_a_deletion_that_was_not_answered_is_repeated_and_may_find_nothing() -> None:
+    request = DeleteRequest(name="iris")
+    response = DeleteResponse()
+    result, sent = answered(calls.call(POLICY, rpcs.DELETE, request, 60), LOST, response)
+    assert result is response
+    assert [attempt.allow_missing for attempt in sent] == [False, True]
+    assert not request.allow_missing
+
+
+def test_what_creates_is_not_repeated_after_a_lost_answer_but_where_nothing_was_done() -> None:
+    request = CreateRegisteredModelRequest(model=RegisteredModel(project="p", name="m"))
+    lost, sent = answered(calls.call(POLICY, rpcs.CREATE_REGISTERED_MODEL, request, 60), LOST)
+    assert (lost, len(sent)) == (LOST, 1)
+    busy = errors.ResourceExhausted("busy", reason="TOO_MANY_REQUESTS", retry_after=2)
+    done = rpcs.CREATE_REGISTERED_MODEL.response()
+    routine = calls.call(POLICY, rpcs.CREATE_REGISTERED_MODEL, request, 60)
+    result, sent = answered(routine, busy, done)
+    assert (result, len(sent)) == (done, 2)
+
+
+def test_an_error_after_a_lost_attempt_says_that_it_may_be_about_the_own_write() -> None:
+    request = calls.deploy_request(None, {"name": "iris", "create_only": True}, lambda: "r-1")
+    taken = errors.AlreadyExists("taken", code=StatusCode.ALREADY_EXISTS, reason="ALREADY_EXISTS")
+    error, sent = answered(calls.deploy(POLICY, request, 60), LOST, taken)
+    assert error is taken
+    assert error.earlier_attempt_lost
+    assert "may have been done" in str(error)
+    assert [attempt.request_id for attempt in sent] == ["r-1", "r-1"]
+
+
+def test_a_request_is_not_changed_and_its_request_id_is_kept() -> None:
+    request = model_service_pb2.DeployRequest(name="iris", request_id="mine")
+    made = calls.deploy_request(request, {"namespace": "ns"}, lambda: "new")
+    assert (made.name, made.namespace, made.request_id) == ("iris", "ns", "mine")
+    assert request.namespace == ""
+
+
+def test_the_time_in_which_the_client_itself_was_stopped_is_no_silence_of_servers() -> None:
+    events = [("deploy", "a"), ("ready", "a")]
+    world = World(history(events), ["advance", "ok", "ok", "stopped", "cut", "cut"])
+    world.now, world._replicas = 1, [1, 1]
+    request = WatchStatusRequest(namespace="ns", name="a", rollout_id="1/1")
+    policy = world.policy(lambda: 0.5, 60.0)
+    service = world.run(watching.wait_ready(policy, request, 3600))
+    assert service.status.message == "at 2"
+    assert world.time > 300
+
+
+def test_the_table_has_every_rpc() -> None:
+    listed = {value.path: value for value in vars(rpcs).values() if isinstance(value, rpcs.Rpc)}
+    described = {
+        f"/{service.full_name}/{method.name}": method
+        for file in (model_service_pb2.DESCRIPTOR, registry_service_pb2.DESCRIPTOR)
+        for service in file.services_by_name.values()
+        for method in service.methods
+    }
+    assert listed.keys() == described.keys()
+    for path, rpc in listed.items():
+        assert rpc.request.DESCRIPTOR is described[path].input_type
+        assert rpc.response.DESCRIPTOR is described[path].output_type
+        assert rpc.repeatable is not rpc.method.startswith(("Create", "Update"))
+
+
+@pytest.mark.parametrize(("threads", "loop"), [(Client, AsyncClient), (Watch, AsyncWatch)])
+def test_both_clients_have_the_same_methods_and_arguments(threads: type, loop: type) -> None:
+    def methods(kind: type) -> dict[str, list[Any]]:
+        return {
+            name: list(inspect.signature(method).parameters.values())
+            for name, method in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_") or name == "__init__"
+        }
+
+    assert methods(threads) == methods(loop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from structlog.testing import capture_logs
 
 from server.api.transport import server_certificate
-from server.api.transport.certificate import MOST_BYTES, Paths
+from server.api.transport.certificate import MOST_BYTES, CertificateUnusable, Paths
 from server.api.transport.listening import _has_ipv6
 from server.api.transport.server_certificate import ServerCertificate
 from server.settings import SettingsInvalid
@@ -176,7 +177,7 @@ BREAKS: dict[str, tuple[Break, str]] = {
     "a folder": (a_folder, f"{KEY}must be a file"),
     "key of another": (of_two_pairs, f"{KEY}does not fit the certificate"),
     "encrypted key": (lambda f: f.put(f.content[0], encrypted(f.content[1])), f"{KEY}is encrypted"),
-    "another curve": (on_another_curve, f"{KEY}must have a key for RSA of 2048 bits or more, or"),
+    "another curve": (on_another_curve, f"{KEY}must have a key for RSA of 2048 to 8192 bits"),
 }
 
 
@@ -207,6 +208,16 @@ def test_a_server_does_not_start_with_a_broken_certificate(
     break_it(files)
     with pytest.raises(SettingsInvalid, match=f"^{problem}"):
         Served(files.settings()).start()
+
+
+def test_a_certificate_that_grpc_cannot_serve_is_refused(files: TlsFiles, tmp_path: Path) -> None:
+    cert, key = tmp_path / "pss.crt", tmp_path / "pss.key"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa-pss", "-pkeyopt", "rsa_keygen_bits:2048"]
+    more = ["-nodes", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*made, *more], check=True, capture_output=True)
+    files.put(cert.read_bytes(), key.read_bytes())
+    with pytest.raises(CertificateUnusable, match=f"^{KEY}must have a key for RSA .* without PSS"):
+        ServerCertificate(Paths(files.cert, files.key))._load()
 
 
 def test_a_pair_that_is_replaced_while_it_is_read_is_not_reported(

@@ -20,12 +20,15 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 CERT = "MODELSERVICE_TLS_CERT"
 KEY = "MODELSERVICE_TLS_KEY"
 # Of each file. A chain of ten certificates has 20 KiB.
 MOST_BYTES = 64 * 2**10
-_LEAST_RSA_BITS = 2048
+_RSA_BITS = range(2048, 8192 + 1)
+# RSA-PSS has another, and gRPC cannot serve it.
+_ALGORITHMS = (PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY)
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 
@@ -71,8 +74,8 @@ def _read(setting: str, path: Path) -> bytes:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise CertificateUnusable(f"{setting}: {path} must be a file")
-            # The kernel returns all of a file that is there.
-            content = os.read(descriptor, MOST_BYTES + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(MOST_BYTES + 1)
         finally:
             os.close(descriptor)
     except OSError as e:
@@ -93,6 +96,8 @@ def parse(files: Files, paths: Paths, now: datetime) -> Certificate:
     key = _parse_key(files.key, paths.key)
     _check_pair(chain, key, paths)
     leaf = chain[0]
+    if leaf.public_key_algorithm_oid not in _ALGORITHMS:
+        raise _unfit_key(paths.key)
     if now < leaf.not_valid_before_utc:
         raise CertificateUnusable(
             f"{CERT}: {paths.cert} is not valid before {_shown(leaf.not_valid_before_utc)}: check"
@@ -134,13 +139,17 @@ def _parse_key(pem: bytes, path: Path) -> rsa.RSAPrivateKey | ec.EllipticCurvePr
         ) from None
     except _UNREADABLE:
         raise CertificateUnusable(f"{KEY}: {path} must have a private key in PEM") from None
-    if (isinstance(key, rsa.RSAPrivateKey) and key.key_size >= _LEAST_RSA_BITS) or (
+    if (isinstance(key, rsa.RSAPrivateKey) and key.key_size in _RSA_BITS) or (
         isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES)
     ):
         return key
+    raise _unfit_key(path)
+
+
+def _unfit_key(path: Path) -> CertificateUnusable:
     # gRPC cannot serve others, or its clients in C++ and Python refuse them.
-    raise CertificateUnusable(
-        f"{KEY}: {path} must have a key for RSA of {_LEAST_RSA_BITS} bits or more, or for ECDSA on"
+    return CertificateUnusable(
+        f"{KEY}: {path} must have a key for RSA of 2048 to 8192 bits, without PSS, or for ECDSA on"
         " P-256 or P-384"
     )
 

@@ -21,10 +21,11 @@ from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.control.watch_cache import WatchCache
 from server.domain.errors import ServiceError, ViewNotReady
 from server.domain.rollout.status import FailureReason, State
+from server.domain.service.commands import Delete
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering
 from tests.adapters.kserve.waiting import eventually
-from tests.contracts.world import Changed, Follower, Gone, Synced
+from tests.contracts.world import Changed, Follower, Gone, Synced, following
 from tests.patience import PATIENCE_SECONDS
 
 REFLECTOR = "server.adapters.kserve.informers.reflector"
@@ -198,20 +199,27 @@ async def test_a_writes_answer_is_told_at_once_and_never_taken_back(
         assert generations == sorted(generations)
 
 
-async def test_the_answer_to_a_deletion_is_told_at_once_and_never_taken_back(
+async def test_a_deletion_that_nothing_holds_is_told_at_once_and_never_taken_back(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     await server.put(SERVICES, service("s1"))
-    async with followed(api) as told:
-        await eventually(lambda: told.is_synced, PATIENCE_SECONDS)
-        told.feed.put_deleted(service("s1"))
+    cluster = KServeCluster(api)
+
+    async def delete(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        assert request.method == "DELETE"
+        return web.json_response({"kind": "Status", "status": "Success"})
+
+    async with following(cluster) as told:
+        server.list_faults.append(delete)
+        deleted = await cluster.delete(Delete(IRIS, force=True))
+        assert deleted.status.state is State.DELETING
         assert told.events[-1] == Gone(IRIS, "s1")
 
         await server.put(SERVICES, service("s1", generation=2))
         await server.remove(SERVICES, "s1")
         await server.put(SERVICES, service("s2"))
-        await eventually(lambda: told.latest(IRIS) is not None, PATIENCE_SECONDS)
-        assert [s.uid for s in told.changes()] == ["s1", "s2"]
+        await told.until("the service made anew", lambda: told.latest(IRIS))
+    assert [change.uid for change in told.history(IRIS)] == ["s1", "s1", "s2"]
 
 
 async def test_an_inference_service_is_not_parsed_again_where_only_its_pods_change(

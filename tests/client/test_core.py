@@ -12,14 +12,16 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2, registry_service_pb2
 from modelservice.v1.errors_pb2 import ErrorReason
+from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import DeleteRequest, DeleteResponse, WatchStatusRequest
+from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
 from modelservice.v1.registry_pb2 import RegisteredModel
 from modelservice.v1.registry_service_pb2 import CreateRegisteredModelRequest
 from modelservice_client import AsyncClient, AsyncWatch, Client, Watch, rpcs
 from modelservice_client.core import calls, errors, watching
 from modelservice_client.core.errors import error_of
 from modelservice_client.core.retry import Policy
-from modelservice_client.core.steps import Pause, Send
+from modelservice_client.core.steps import Emit, Open, Pause, Receive, Send
 
 from tests.client.core_world import World, history
 
@@ -151,6 +153,56 @@ def test_the_time_in_which_the_client_itself_was_stopped_is_no_silence_of_server
     service = world.run(watching.wait_ready(policy, request, 3600))
     assert service.status.message == "at 2"
     assert world.time > 300
+
+
+def watched(request: WatchStatusRequest, *script: Any) -> tuple[list[Any], list[Any]]:
+    """The requests and the shown messages of a watch that receives this: messages, or errors."""
+    routine = watching.watch(Policy(lambda: 0.0, lambda: 0.0), request, None)
+    opened: list[WatchStatusRequest] = []
+    shown: list[Message] = []
+    left = list(script)
+    step = next(routine)
+    while left or not isinstance(step, Receive):
+        if isinstance(step, Open):
+            opened.append(WatchStatusRequest.FromString(step.request.SerializeToString()))
+        if isinstance(step, Emit):
+            shown.append(step.message)
+        answer = left.pop(0) if isinstance(step, Receive | Send) else None
+        failed = isinstance(answer, Exception)
+        step = routine.throw(answer) if failed else routine.send(answer)
+    routine.close()
+    return opened, shown
+
+
+def message(kind: Message.Type.ValueType, token: str = "", **service: Any) -> Message:
+    told = InferenceService(namespace="ns", **service) if service else None
+    return Message(type=kind, service=told, resume_token=token)
+
+
+def test_a_token_that_another_release_made_is_dropped_and_nothing_is_shown_twice() -> None:
+    invalid = errors.InvalidRequest("damaged", reason="RESUME_TOKEN_INVALID")
+    snapshot = message(Message.TYPE_SNAPSHOT, name="a", uid="1", generation=1)
+    synced = message(Message.TYPE_SYNCED, token="t")
+    opened, shown = watched(
+        WatchStatusRequest(namespace="ns"), snapshot, synced, LOST, invalid, snapshot, synced
+    )
+    assert [request.resume_token for request in opened] == ["", "t", ""]
+    assert [shown_message.type for shown_message in shown] == [
+        Message.TYPE_SNAPSHOT,
+        Message.TYPE_SYNCED,
+    ]
+
+
+def test_a_replica_that_is_behind_does_not_make_a_service_leave_a_selection() -> None:
+    request = WatchStatusRequest(namespace="ns", label_selector="team=a")
+    now = message(Message.TYPE_SNAPSHOT, name="a", uid="1", generation=2)
+    before = message(Message.TYPE_SNAPSHOT, token="t", name="a", uid="1", generation=1)
+    synced, reset = message(Message.TYPE_SYNCED, token="t"), message(Message.TYPE_RESET, token="t")
+    _, shown = watched(request, now, synced, LOST, reset, before, synced)
+    assert [shown_message.type for shown_message in shown] == [
+        Message.TYPE_SNAPSHOT,
+        Message.TYPE_SYNCED,
+    ]
 
 
 def test_the_table_has_every_rpc() -> None:

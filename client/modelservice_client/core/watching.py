@@ -74,6 +74,9 @@ def watch(
             error: ModelServiceError = NotReachable("the stream of a watch without an end ended")
         except ModelServiceError as failed:
             error = failed
+        if error.reason == "RESUME_TOKEN_INVALID" and view.drop_token():
+            # Another release of the server made it.
+            error = NotReachable(error.message, code=error.code)
         error.service = view.last
         yield Close()
         yield Pause(retry.pause_after(error))
@@ -158,6 +161,12 @@ class _View:
             self._listed = set()
         return self._request
 
+    def drop_token(self) -> bool:
+        """Forget the resume token, so that the next stream begins anew; False without one."""
+        had_one = bool(self._request.resume_token)
+        self._request.resume_token = ""
+        return had_one
+
     def take(self, message: Message) -> Iterator[Message]:
         """Yield the messages to show for one that came."""
         if message.resume_token:
@@ -199,10 +208,14 @@ class _View:
         service = message.service
         key = (service.namespace, service.name)
         before = self._shown.get(key)
-        if service.uid in self._deleted or (before and _is_older(service, before.service)):
-            return
-        if self._listed is not None:
+        older = before is not None and _is_older(service, before.service)
+        # A predecessor says nothing about the service that was shown.
+        if self._listed is not None and not (
+            older and before and before.service.uid != service.uid
+        ):
             self._listed.add(key)
+        if older or service.uid in self._deleted:
+            return
         digest = blake2b(service.SerializeToString(deterministic=True), digest_size=16).digest()
         if before and before.digest == digest:
             return

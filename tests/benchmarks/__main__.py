@@ -19,6 +19,7 @@ from lab.debian import InstallFailed
 
 from .comparing import Comparison, table
 from .deploying import measure_deploy
+from .encrypting import measure_tls
 from .listing_deployments import measure_deployments
 from .load import LoadFailed
 from .peers import PeerFailed
@@ -40,6 +41,11 @@ _NOT_MEASURED = (
 def get(folder: Path) -> list[Comparison]:
     """Get at full load, beside a bare grpc.aio server that sends the same bytes."""
     return measure_get(say, rounds=40, seconds=0.5, folder=folder)
+
+
+def tls(folder: Path) -> list[Comparison]:
+    """Get at full load with TLS, beside Get in plaintext."""
+    return measure_tls(say, rounds=40, seconds=0.5, folder=folder)
 
 
 def list_(folder: Path) -> list[Comparison]:
@@ -66,6 +72,7 @@ def deployments(folder: Path) -> list[Comparison]:
 
 PARTS: dict[str, Callable[[Path], list[Comparison]]] = {
     "get": get,
+    "tls": tls,
     "list": list_,
     "deployments": deployments,
     "deploy": deploy,

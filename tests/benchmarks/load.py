@@ -8,6 +8,7 @@ the same, their bytes are made once, and of the answers only the frames are look
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from dataclasses import dataclass
 
@@ -58,14 +59,17 @@ class Served:
         return self.calls / self.seconds
 
 
-async def load(address: str, method: str, message: bytes, seconds: float) -> Served:
-    """Keep CONNECTIONS * IN_FLIGHT calls open for so long. Raises LoadFailed."""
+async def load(
+    address: str, method: str, message: bytes, seconds: float, tls: ssl.SSLContext | None = None
+) -> Served:
+    """Keep CONNECTIONS * IN_FLIGHT calls open for so long, in plaintext without `tls`. Raises
+    LoadFailed."""
     host, _, port = address.rpartition(":")
     loop = asyncio.get_running_loop()
     connections: list[_Connection] = []
     for _ in range(CONNECTIONS):
         _, connection = await loop.create_connection(
-            lambda: _Connection(address, method, message), host, int(port)
+            lambda: _Connection(address, method, message), host, int(port), ssl=tls
         )
         connections.append(connection)
     began = time.perf_counter()

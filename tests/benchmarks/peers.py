@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,11 +35,17 @@ class Peer:
 
 
 @contextmanager
-def memory_server(folder: Path, registry_url: str = "") -> Iterator[Peer]:
+def memory_server(
+    folder: Path,
+    registry_url: str = "",
+    settings: Mapping[str, str] | None = None,
+    channel_to: Callable[[str], grpc.Channel] = grpc.insecure_channel,
+) -> Iterator[Peer]:
     """The whole server, logging to a file as in production, over a cluster in memory, and with the
-    registry of this URL."""
-    with _running("memory_server", [], folder, registry_url) as peer:
-        with grpc.insecure_channel(peer.address) as channel:
+    registry of this URL and these settings."""
+    given = {"MODELSERVICE_DATABASE_URL": registry_url} | dict(settings or {})
+    with _running("memory_server", [], folder, given) as peer:
+        with channel_to(peer.address) as channel:
             wait_serving(channel)
         yield peer
 
@@ -52,7 +58,7 @@ def bare_server(folder: Path, answers: dict[str, bytes]) -> Iterator[Peer]:
         path = folder / f"{name}.bytes"
         path.write_bytes(answer)
         arguments.append(str(path))
-    with _running("bare_server", arguments, folder) as peer:
+    with _running("bare_server", arguments, folder, {}) as peer:
         yield peer
 
 
@@ -73,16 +79,14 @@ def wait_serving(channel: grpc.Channel) -> None:
 
 @contextmanager
 def _running(
-    module: str, arguments: list[str], folder: Path, registry_url: str = ""
+    module: str, arguments: list[str], folder: Path, settings: Mapping[str, str]
 ) -> Iterator[Peer]:
     log = folder / f"{module}.log"
     path = os.pathsep.join([str(ROOT), str(ROOT / "generated")])
     with log.open("ab") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments],
-            env=os.environ
-            | {"PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"}
-            | {"MODELSERVICE_DATABASE_URL": registry_url},
+            env=os.environ | {"PYTHONPATH": path, "GRPC_VERBOSITY": "NONE"} | settings,
             stdout=subprocess.PIPE,
             stderr=log_file,
             text=True,

@@ -45,7 +45,7 @@ class ServerCertificate:
         self._paths = paths
         self._now = now
         self._current: Certificate
-        # What the files had when they were last read: a text instead of unreadable ones.
+        # The content of the files at the last reading; a text where they could not be read.
         self._seen: Files | str
         self._judged: Files | str
         self._problem = ""
@@ -94,7 +94,7 @@ class ServerCertificate:
         return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch)
 
     def check(self) -> None:
-        """Read the files once. What they have is used, or reported, at the second time.
+        """Read the files once. Content is used, or reported, when it is read for the second time.
 
         A volume of a Secret is replaced between the reading of two files, and other tools write one
         after the other: such a pair is gone the next time.

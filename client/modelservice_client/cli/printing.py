@@ -17,6 +17,7 @@ from modelservice_client.cli.connection import Output
 from modelservice_client.cli.failures import failure_rows
 from modelservice_client.cli.progress import reason_of, replicas_of, state_text
 from modelservice_client.cli.screen import Screen, facts, listing
+from modelservice_client.cli.text import one_line
 
 Cells = Sequence[str | Text]
 
@@ -42,7 +43,7 @@ class Printer:
         if self._output is Output.TABLE:
             for_people()
         elif self._output is Output.NAME:
-            self._screen.result(name)
+            self._screen.result(one_line(name))
         else:
             self.message(message)
 
@@ -56,7 +57,7 @@ class Printer:
         """Print a list: JSON and YAML have an array."""
         if self._output is Output.NAME:
             for message in messages:
-                self._screen.result(name(message))
+                self._screen.result(one_line(name(message)))
         elif self._output is Output.TABLE:
             rows = [row(message) for message in messages]
             if rows:

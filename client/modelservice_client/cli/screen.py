@@ -78,7 +78,7 @@ class Screen:
     def hints(self, lines: Iterable[str]) -> None:
         """Print what can be done next. Commands are neither cut nor wrapped, to be copied."""
         for line in lines:
-            self.err.print(Text(line), soft_wrap=True)
+            self.err.print(Text(log_line(line)), soft_wrap=True)
 
     def _command(self, line: str) -> None:
         self.err.file.write(line + "\n")
@@ -93,7 +93,7 @@ def facts(rows: Iterable[tuple[str, str | Text]]) -> Table:
     for name, value in rows:
         if value:
             shown = value if isinstance(value, Text) else Text(one_line(value))
-            grid.add_row(Text(name), shown)
+            grid.add_row(Text(log_line(name)), shown)
     return grid
 
 
@@ -122,7 +122,9 @@ def hanging(first: Text, second: Text, gap: int = 1) -> Table:
 
 
 def _print(console: Console, renderable: RenderableType) -> None:
-    """Print without the blanks that fill a line up."""
+    """Print without the blanks that fill a line up; a text as one line."""
+    if isinstance(renderable, str):
+        renderable = Text(one_line(renderable))
     if console.width < _UNLIMITED:
         console.print(renderable)
         return

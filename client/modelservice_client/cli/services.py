@@ -5,7 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 
-from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceStatus
+from modelservice.v1.inference_service_pb2 import (
+    InferenceService,
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+)
 from modelservice.v1.model_service_pb2 import DeployRequest, DeployResponse, WatchStatusRequest
 
 from modelservice_client.cli.connection import Output
@@ -48,12 +52,14 @@ def deploy_request(
     if name:
         request.namespace, request.name = split_name(name, session.given.namespace)
     request.namespace = session.given.namespace or request.namespace or session.namespace
-    request.spec.CopyFrom(spec_of(flags, request.spec))
+    spec = spec_of(flags, request.spec)
+    if spec != InferenceServiceSpec():
+        request.spec.CopyFrom(spec)
     request.labels.update(pairs("--label", labels))
     request.annotations.update(pairs("--annotation", annotations))
     if not request.name and not request.spec.HasField("registered_model"):
         raise UsageError("a name is needed: modelctl deploy NAME ..., or name in the file")
-    if request.spec.WhichOneof("predictor") is None:
+    if request.spec.WhichOneof("predictor") is None and not request.restart:
         raise UsageError("give --format and --storage-uri, or --image, or --file")
     return request
 

@@ -25,7 +25,7 @@ from modelservice_client.cli.request_flags import UsageError
 from modelservice_client.cli.screen import Screen
 from modelservice_client.cli.text import one_line
 
-CONFIG_OR_JSON = 1
+WRONG_FILE = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
 TERMINATED = 143
@@ -159,7 +159,7 @@ class Session:
             return 64 + int(error.code.value[0])
         if isinstance(error, (FileError, UnreadableFileError)):
             self.screen.error(str(error), "the request is wrong")
-            return CONFIG_OR_JSON if isinstance(error, FileError) else WRONG_USAGE
+            return WRONG_FILE if isinstance(error, FileError) else WRONG_USAGE
         if isinstance(error, (UsageError, ConfigError)):
             self.screen.error(str(error), "wrong usage")
             return WRONG_USAGE

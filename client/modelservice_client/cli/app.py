@@ -25,8 +25,21 @@ app.add_typer(registry_commands.app, name="registry")
 app.add_typer(config_commands.app, name="config")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from modelservice_client.cli.doctor import own_version
+
+        typer.echo(f"modelctl {own_version()}")
+        raise typer.Exit
+
+
 @app.callback()
-def modelctl() -> None:
+def modelctl(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show it and exit."),
+    ] = False,
+) -> None:
     """Deploy models with ModelService and follow their rollouts.
 
     Results are printed to standard output, progress and errors to standard error. Exit codes are

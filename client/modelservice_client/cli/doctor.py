@@ -65,7 +65,7 @@ def doctor(session: Session) -> None:
 
 def _checks(session: Session) -> Iterator[Check]:
     options = session.connection
-    yield Check("modelctl", "", f"version {_version()}, API modelservice.v1")
+    yield Check("modelctl", "", f"version {own_version()}, API modelservice.v1")
     yield Check("server", "", f"{options.server}, from {session.given.source()}")
     yield Check("tls", "", _tls(options))
     began = time.monotonic()
@@ -120,7 +120,8 @@ def _tls(options: Connection) -> str:
     return f"on, with the CAs of {options.ca or 'this system'}"
 
 
-def _version() -> str:
+def own_version() -> str:
+    """Return the version of modelctl, as it is installed."""
     try:
         return version("modelservice-client")
     except PackageNotFoundError:

@@ -308,6 +308,9 @@ def test_a_service_is_restarted_and_deleted(served: Served, name: str) -> None:
     modelctl("deploy", name, *IMAGE)
     run = modelctl("restart", name)
     assert (run.exit_code, "RESTARTED" in run.stderr) == (0, True)
+    file = json.dumps({"name": name, "restart": True})
+    run = modelctl("deploy", "-f", "-", stdin=file)
+    assert (run.exit_code, "RESTARTED" in run.stderr) == (0, True)
     would = modelctl("delete", name, "--validate-only")
     assert would.stdout == f"{NAMESPACE}/{name} would be deleted; nothing was written\n"
     late = modelctl("delete", name, "--timeout", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,3 +51,9 @@ def test_help_imports_nothing_that_only_commands_need() -> None:
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    run = modelctl("--version")
+    assert run.exit_code == 0
+    assert re.fullmatch(r"modelctl (\d+\.\d+\.\d+\S*|unknown)\n", run.stdout)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
@@ -101,10 +102,18 @@ def test_details_are_read_and_what_cannot_be_read_is_left_out() -> None:
         damaged = error_of(code, "x" * 10_000, [("grpc-status-details-bin", value)])
         assert damaged.reason == ""
         assert len(str(damaged)) < 5000
-    pushbacks = {"1500": 1.5, "-1": None, "soon": None, "0": 0.0}
+    pushbacks = {"1500": 1.5, "-1": None, "soon": None, "0": 0.0, "9" * 5000: None}
     for text, seconds in pushbacks.items():
         pushed = error_of(StatusCode.RESOURCE_EXHAUSTED, "", [("grpc-retry-pushback-ms", text)])
         assert pushed.retry_after == seconds
+
+
+def test_a_delay_of_ages_is_not_waited_for() -> None:
+    retry = RetryInfo(retry_delay=Duration(seconds=2**62, nanos=5))
+    code = StatusCode.UNAVAILABLE
+    error = error_of(code, "later", status_of("VIEW_NOT_READY", code, retry))
+    assert error.passes
+    assert POLICY.begin("Get", None).pause_after(error) == 60
 
 
 def test_a_deletion_that_was_not_answered_is_repeated_and_may_find_nothing() -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import modelservice_client as ms
 import pytest
 from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceStatus
 from modelservice.v1.model_service_pb2 import DeployResponse, WatchStatusRequest
 from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
+from modelservice.v1.model_service_pb2_grpc import (
+    ModelServiceServicer,
+    add_ModelServiceServicer_to_server,
+)
 from modelservice.v1.registry_pb2 import RegisteredModel
 from modelservice.v1.registry_service_pb2 import (
     CreateRegisteredModelRequest,
@@ -249,3 +255,28 @@ async def test_a_watch_that_is_left_in_the_middle_holds_nothing_open(
 
     await asyncio.to_thread(left)
     await eventually("no thread of a watch is left", lambda: not guards())
+
+
+async def test_cancelling_a_task_ends_its_stream_and_leaves_the_rollout_alone(name: str) -> None:
+    opened, ended = threading.Event(), threading.Event()
+
+    class Silent(ModelServiceServicer):
+        def WatchStatus(self, request: Any, context: grpc.ServicerContext) -> Iterator[Message]:
+            context.add_callback(ended.set)
+            opened.set()
+            yield Message(type=Message.TYPE_SYNCED)
+            ended.wait(PATIENCE_SECONDS)
+
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        add_ModelServiceServicer_to_server(Silent(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        async with ms.AsyncClient(f"127.0.0.1:{port}") as client:
+            wait = asyncio.create_task(client.wait_ready(name, rollout_id="r"))
+            await eventually("the stream is open", opened.is_set)
+            wait.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await wait
+            await eventually("the stream has ended", ended.is_set)
+        server.stop(None).wait()

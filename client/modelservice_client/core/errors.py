@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -285,7 +286,7 @@ def _read_detail(detail: Any, found: _Details) -> None:
     if detail.Unpack(found.info):
         return
     if detail.Unpack(retry):
-        found.retry_after = max(retry.retry_delay.ToTimedelta().total_seconds(), 0.0)
+        found.retry_after = max(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9, 0.0)
     elif detail.Unpack(request):
         found.violations = tuple(
             FieldViolation(violation.field, violation.description)
@@ -298,7 +299,7 @@ def _read_detail(detail: Any, found: _Details) -> None:
 def _pushback_seconds(value: str | bytes) -> float | None:
     """Read gRPC's delay in milliseconds. A negative one, or none, means not to retry."""
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
-    return int(text) / 1000 if text.isascii() and text.isdigit() else None
+    return int(text) / 1000 if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def _is_known(failure: Failure) -> bool:

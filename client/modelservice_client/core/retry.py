@@ -22,6 +22,8 @@ from modelservice_client.core.errors import ModelServiceError, NotReachable, Tim
 # found within 2 s.
 FIRST_BACKOFF_SECONDS = 0.25
 LONGEST_BACKOFF_SECONDS = 2.0
+# The longest delay that a server asks for is 30 s; more does not come from one of ModelService.
+LONGEST_DELAY_SECONDS = 60.0
 # Every call is answered within this time, or it hangs.
 ATTEMPT_SECONDS = 30.0
 # No step takes longer, a silent stream's included: this process itself was stopped meanwhile.
@@ -97,7 +99,8 @@ class Retry:
         if now - self._heard >= self._policy.patience:
             raise self._unanswered(error, now - self._heard)
         longest = min(FIRST_BACKOFF_SECONDS * 2.0**self._failures, LONGEST_BACKOFF_SECONDS)
-        pause = (error.retry_after or 0.0) + self._policy.random() * longest
+        asked = min(error.retry_after or 0.0, LONGEST_DELAY_SECONDS)
+        pause = asked + self._policy.random() * longest
         if now + pause >= self._ends:
             self._raise_at_the_end(error)
         self._failures = min(self._failures + 1, 10)

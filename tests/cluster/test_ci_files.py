@@ -82,11 +82,16 @@ def test_each_waits_out_an_outage_and_ends_like_the_script_itself(
             for platform, play in PLATFORMS.items():
                 name = f"{platform}-{Path(model).stem}"
                 folder = checkout(tmp_path, name, server.request(name, model))
-                job = play({"server": server.address}, OPTIONS, folder)
+                inputs = {"server": server.address, "patience": "300"}
+                job = play(inputs, OPTIONS, folder)
                 of_model[platform] = started(script, name, job, folder)
             name = f"direct-{Path(model).stem}"
             of_model["direct"] = script.run(
-                "dash", server.address, server.request(name, model), CI_JOB_ID="1"
+                "dash",
+                server.address,
+                server.request(name, model),
+                *("--patience", "300"),
+                CI_JOB_ID="1",
             )
             of_model["direct"].name = name
         for run in [*runs[GOOD].values(), *runs[BAD].values()]:

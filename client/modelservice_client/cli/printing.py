@@ -29,11 +29,6 @@ class Printer:
         self._screen = screen
         self._output = output
 
-    @property
-    def for_people(self) -> bool:
-        """Whether tables are asked for."""
-        return self._output is Output.TABLE
-
     def message(self, message: Message) -> None:
         """Print one message for programs."""
         self.data(_as_dict(message))

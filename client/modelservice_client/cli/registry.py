@@ -262,14 +262,11 @@ def _deployment_row(record: Any) -> Cells:
         reason_of(record.failure) if record.HasField("failure") else ""
     )
     return (
-        record.model,
-        record.version,
-        record.environment,
-        _state(record),
-        reason,
-        age(record.create_time),
-        f"{record.namespace}/{record.service}",
         record.id,
+        f"{record.model}/{record.version}",
+        _state(record) + (f" ({reason})" if reason else ""),
+        age(record.create_time),
+        f"{record.environment}: {record.namespace}/{record.service}",
     )
 
 
@@ -291,7 +288,7 @@ _TABLES: dict[type[Message], tuple[Sequence[str], Callable[[Any], Cells], Sequen
         ("project", "name"),
     ),
     ModelDeployment: (
-        ("MODEL", "VERSION", "ENVIRONMENT", "STATE", "REASON", "AGE", "SERVICE", "ID"),
+        ("ID", "MODEL", "STATE", "AGE", "DEPLOYED TO"),
         _deployment_row,
         ("project", "id"),
     ),

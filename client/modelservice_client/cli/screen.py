@@ -103,7 +103,7 @@ def listing(
     """Lay out a list, a line for each row. On a terminal the last column is cut where it must."""
     names = list(columns)
     fits = console.width < _UNLIMITED
-    table = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="bold", expand=fits)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", expand=fits)
     for i, name in enumerate(names):
         last = fits and i == len(names) - 1
         table.add_column(name, no_wrap=True, overflow="ellipsis", ratio=1 if last else None)

@@ -110,8 +110,9 @@ class Client:
     ) -> DeployResponse:
         """Deploy a service, and return once it is stored, without waiting for its rollout.
 
-        Give a DeployRequest, its fields as keywords, or both. Without a request_id the client makes
-        one; each attempt has the same, so that a Deploy is one rollout however often it is sent.
+        Give a DeployRequest, its fields as keywords, or both: keywords replace fields. Without a
+        request_id the client makes one; each attempt has the same, so that a Deploy is one rollout
+        however often it is sent.
         `timeout` bounds all attempts, in seconds. An error has the request_id, and a Deploy with it
         continues the same rollout.
 

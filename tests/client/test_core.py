@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2, registry_service_pb2
 from modelservice.v1.errors_pb2 import ErrorReason
-from modelservice.v1.inference_service_pb2 import InferenceService
+from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceSpec
 from modelservice.v1.model_service_pb2 import DeleteRequest, DeleteResponse, WatchStatusRequest
 from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
 from modelservice.v1.registry_pb2 import RegisteredModel
@@ -147,10 +147,16 @@ def test_an_error_after_a_lost_attempt_says_that_it_may_be_about_the_own_write()
 
 
 def test_a_request_is_not_changed_and_its_request_id_is_kept() -> None:
-    request = model_service_pb2.DeployRequest(name="iris", request_id="mine")
-    made = calls.deploy_request(request, {"namespace": "ns"}, lambda: "new")
+    request = model_service_pb2.DeployRequest(
+        name="iris", request_id="mine", labels={"team": "a"}, spec={"env": {"A": "1"}}
+    )
+    before = request.SerializeToString(deterministic=True)
+    spec = InferenceServiceSpec(env={"B": "2"})
+    made = calls.deploy_request(request, {"namespace": "ns", "spec": spec}, lambda: "new")
     assert (made.name, made.namespace, made.request_id) == ("iris", "ns", "mine")
-    assert request.namespace == ""
+    assert dict(made.labels) == {"team": "a"}
+    assert made.spec == spec
+    assert request.SerializeToString(deterministic=True) == before
 
 
 def test_the_time_in_which_the_client_itself_was_stopped_is_no_silence_of_servers() -> None:
@@ -184,8 +190,8 @@ def watched(request: WatchStatusRequest, *script: Any) -> tuple[list[Any], list[
 
 
 def message(kind: Message.Type.ValueType, token: str = "", **service: Any) -> Message:
-    told = InferenceService(namespace="ns", **service) if service else None
-    return Message(type=kind, service=told, resume_token=token)
+    sent = InferenceService(namespace="ns", **service) if service else None
+    return Message(type=kind, service=sent, resume_token=token)
 
 
 def test_a_token_that_another_release_made_is_dropped_and_nothing_is_shown_twice() -> None:

@@ -158,7 +158,7 @@ async def test_a_replica_that_is_behind_never_shows_the_time_before(
         proxy.backend = both.addresses[1]
         proxy.cut()
         await eventually(
-            "both were told to wait",
+            "both met the replica that is behind",
             lambda: [retry.error.reason for retry in retries].count("VIEW_BEHIND") >= 2,
         )
         both.inside(both.clusters[1].release_feed)

@@ -38,10 +38,12 @@ class DeployFields(TypedDict, total=False):
 def deploy_request(
     request: DeployRequest | None, fields: DeployFields, new_id: Callable[[], str]
 ) -> DeployRequest:
-    """Return a copy of the request with the fields, and with a request_id."""
+    """Return a copy of the request with these fields in place of its own, and with a request_id."""
     asked = DeployRequest()
     if request is not None:
         asked.CopyFrom(request)
+    for name in fields:
+        asked.ClearField(name)  # type: ignore[arg-type]
     asked.MergeFrom(DeployRequest(**fields))
     if not asked.request_id:
         asked.request_id = new_id()

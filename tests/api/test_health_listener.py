@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import grpc
 import pytest
@@ -31,7 +34,7 @@ from tests.serving import Served, serving
 from .requests import deploy
 from .tls_files import TlsFiles
 
-SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+SERVING = HealthCheckResponse.SERVING
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def port() -> int:
 
 @pytest.fixture
 def served(files: TlsFiles, port: int) -> Iterator[Served]:
-    stop = {"delay": "0.5", "grace": "10"}
+    stop = {"delay": "0", "grace": str(PATIENCE_SECONDS)}
     with serving(files.settings(stop=stop, health_listen=f"127.0.0.1:{port}")) as served:
         served.wait_until_synced()
         yield served
@@ -133,17 +136,30 @@ def test_connections_there_that_say_nothing_are_closed(port: int, probe: grpc.Ch
         assert is_live(probe)
 
 
-def test_it_answers_until_the_last_call_has_ended(served: Served, probe: grpc.Channel) -> None:
+def test_it_answers_until_the_last_call_has_ended(
+    files: TlsFiles, served: Served, probe: grpc.Channel, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, begun, released = served.memory.apply, threading.Event(), threading.Event()
+
+    async def slow(deploy: Any) -> Any:
+        begun.set()
+        await asyncio.to_thread(released.wait, PATIENCE_SECONDS)
+        return await apply(deploy)
+
+    monkeypatch.setattr(served.memory, "apply", slow)
     watch = HealthStub(probe).Watch(HealthCheckRequest(), timeout=PATIENCE_SECONDS)
     assert next(watch).status == SERVING
-    served.begin_stop()
-    assert next(watch).status == NOT_SERVING
-    live = HealthCheckRequest(service="live")
-    assert HealthStub(probe).Check(live, timeout=PATIENCE_SECONDS).status == SERVING
-    with pytest.raises(grpc.RpcError) as raised:
-        list(watch)
-    assert raised.value.code() is StatusCode.UNAVAILABLE
-    assert "stopping" in raised.value.details()
+    with files.channel(served.address) as channel:
+        answer = ModelServiceStub(channel).Deploy.future(deploy(name), timeout=PATIENCE_SECONDS)
+        assert begun.wait(PATIENCE_SECONDS)
+        served.begin_stop()
+        with pytest.raises(grpc.RpcError) as raised:
+            list(watch)
+        assert raised.value.code() is StatusCode.UNAVAILABLE
+        assert "stopping" in raised.value.details()
+        assert is_live(probe)
+        released.set()
+        assert answer.result().rollout_id
     served.join()
 
 

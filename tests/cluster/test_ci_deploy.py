@@ -267,7 +267,7 @@ def test_wrong_usage_ends_with_2_before_anything_is_sent(script: Script, served:
     for run in in_both_shells(script, served.address, "wrong", CI_JOB_ID="1"):
         assert run.code() == 2
         assert "grpcurl is needed and is not on the PATH" in run.errors
-    names = {key.name for key, _ in served.inside(lambda: list(served.memory.store))}
+    names = {key.name for key in served.inside(lambda: list(served.memory.store))}
     assert not {name for name in names if name.startswith("wrong")}
 
 

@@ -61,18 +61,14 @@ def set_context(
       modelctl config set prod --server modelservice.example:443 --token-file /run/token -n models
     """
     from dataclasses import replace
-    from pathlib import Path
 
-    from modelservice_client.cli.contexts import Context
+    from modelservice_client.cli.contexts import Context, expanded
 
     files = {"ca": ca, "cert": cert, "key": key, "token_file": token_file}
-    given: dict[str, object] = {
-        option: str(Path(path).expanduser().absolute()) if path else path
-        for option, path in files.items()
-    }
-    given |= {"server": server, "namespace": namespace, "server_name": server_name}
-    given["plaintext"] = plaintext
+    given: dict[str, object] = {"server": server, "namespace": namespace}
+    given |= {"server_name": server_name, "plaintext": plaintext}
     with _config() as config:
+        given |= {o: str(expanded(path).absolute()) if path else path for o, path in files.items()}
         changes = {option: value for option, value in given.items() if value is not None}
         config.contexts[name] = replace(config.contexts.get(name, Context()), **changes)  # type: ignore[arg-type]
         if not config.contexts[name].server:

@@ -79,13 +79,23 @@ class Config:
 
 
 def config_path() -> Path:
-    """Return where the file is, or would be."""
+    """Return where the file is, or would be. Raises ConfigError."""
     if named := os.environ.get("MODELCTL_CONFIG"):
         return Path(named)
     # The specification: a path that is not absolute is to be ignored.
     home = os.environ.get("XDG_CONFIG_HOME", "")
-    base = Path(home) if home.startswith("/") else Path.home() / ".config"
+    base = Path(home) if home.startswith("/") else expanded("~/.config")
     return base / "modelctl/config.yaml"
+
+
+def expanded(path: str) -> Path:
+    """Return a path with the home directory in place of ~. Raises ConfigError."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{path}: no home directory is known for it: set HOME, or give a path without ~"
+        ) from None
 
 
 def load() -> Config:
@@ -102,7 +112,7 @@ def load() -> Config:
         raise ConfigError(f"{path}: must have at most {MOST_BYTES} bytes")
     try:
         data = yaml.safe_load(content)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     data = _object(path, "", {} if data is None else data, {"current", "contexts"})
     contexts = data.get("contexts") or {}
@@ -121,8 +131,11 @@ def _context(path: Path, name: str, value: Any) -> Context:
             kind = "true or false" if must is bool else "a string"
             raise ConfigError(f"{path}: contexts.{name}.{key}: must be {kind}")
         if key in _FILES and given:
-            # Beside the file, wherever modelctl runs.
-            data[key] = str(path.parent / Path(str(given)).expanduser())
+            try:
+                # Beside the file, wherever modelctl runs.
+                data[key] = str(path.parent / expanded(str(given)))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: contexts.{name}.{key}: {error}") from None
     return Context(**data)
 
 

@@ -80,6 +80,8 @@ def test_only_its_owner_can_read_the_file() -> None:
         ("contexts: {a: {sever: b}}", "contexts.a: has no field sever"),
         ("contexts: {a: {plaintext: 1}}", "contexts.a.plaintext: must be true or false"),
         ("contexts: {a: {server: 1}}", "contexts.a.server: must be a string"),
+        ("current: 2030-13-45", "month must be"),
+        ("contexts: {a: {ca: ~nobody-here/ca.pem}}", "contexts.a.ca: ~nobody-here/ca.pem: no home"),
         ("current: gone", "there is no context gone; there is none"),
     ],
 )
@@ -103,6 +105,18 @@ def test_a_base_directory_that_is_not_absolute_is_ignored(monkeypatch: pytest.Mo
     assert config_path() == Path.home() / ".config/modelctl/config.yaml"
     with pytest.raises(ConfigError):
         load().context("gone")
+
+
+def test_a_user_without_a_home_directory_reads_how_to_name_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    run = modelctl("list")
+    assert run.exit_code == 2
+    assert "set HOME" in run.stderr
+    assert modelctl("list", "--server", "127.0.0.1:9", "--patience", "0").exit_code == 1
 
 
 def test_without_a_server_the_command_says_how_to_name_one() -> None:

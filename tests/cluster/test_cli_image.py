@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -19,13 +20,14 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[server_image.Command]:
+def run(request: pytest.FixtureRequest) -> Iterator[server_image.Command]:
     """Runs commands in the image, which `make image TARGET=cli` built."""
     if why := unmet(packages.check):
         assert os.environ.get("CI") != "true", why
         pytest.skip(why)
     packages.install(say_to(request.config))
-    with server_image.modelctl(tmp_path) as run:
+    # pytest would keep its own folders, and images are large.
+    with TemporaryDirectory() as folder, server_image.modelctl(Path(folder)) as run:
         yield run
 
 

@@ -51,8 +51,9 @@ class Alone:
         return self.process.returncode
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The logged events of a name, in order."""
-        return [event for event in map(json.loads, list(self.lines)) if event["event"] == name]
+        """The logged events of a name, in order. gRPC's own lines are none."""
+        logged = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [event for event in logged if event["event"] == name]
 
     def _read(self) -> None:
         for line in self.process.stderr:

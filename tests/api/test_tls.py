@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import ssl
 import subprocess
 import threading
 import time
@@ -161,9 +162,18 @@ def a_pipe(files: TlsFiles) -> None:
 
 Break = Callable[[TlsFiles], None]
 CERT, KEY = "MODELSERVICE_TLS_CERT: .*tls.crt ", "MODELSERVICE_TLS_KEY: .*tls.key "
+
+
+def of_an_unknown_version(files: TlsFiles) -> None:
+    der = ssl.PEM_cert_to_DER_cert(files.content[0].decode())
+    changed = der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x22", 1)
+    files.put(ssl.DER_cert_to_PEM_cert(changed).encode(), files.content[1])
+
+
 BREAKS: dict[str, tuple[Break, str]] = {
     "garbage": (lambda f: f.put(b"garbage", f.content[1]), f"{CERT}must have the server's certif"),
     "no end": (lambda f: f.put(f.content[0][:-99], f.content[1]), f"{CERT}must have the server's"),
+    "unknown version": (of_an_unknown_version, f"{CERT}must have the server's"),
     "empty": (lambda f: f.put(b"", f.content[1]), f"{CERT}is empty"),
     "missing": (lambda f: f.put(None, f.content[1]), f"{CERT}cannot be read .No such file"),
     "too large": (lambda f: f.put(b" " * (MOST_BYTES + 1), b""), f"{CERT}must have at most 65536"),

@@ -30,7 +30,7 @@ _RSA_BITS = range(2048, 8192 + 1)
 # RSA-PSS has another, and gRPC cannot serve it.
 _ALGORITHMS = (PublicKeyAlgorithmOID.RSAES_PKCS1_v1_5, PublicKeyAlgorithmOID.EC_PUBLIC_KEY)
 _CURVES = (ec.SECP256R1, ec.SECP384R1)
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
 class CertificateUnusable(Exception):

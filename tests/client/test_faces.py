@@ -239,6 +239,26 @@ async def test_closing_a_client_ends_its_waits(face: Face, served: Served, name:
         await face.call("get", name)
 
 
+async def test_closing_a_watch_ends_its_reader_without_an_error(face: Face, name: str) -> None:
+    messages, watch = list[Message](), face.client.watch(name)
+
+    async def read_in_a_task() -> None:
+        async for message in watch:
+            messages.append(message)
+
+    reading = (
+        read_in_a_task()
+        if isinstance(watch, ms.AsyncWatch)
+        else asyncio.to_thread(messages.extend, watch)
+    )
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(PATIENCE_SECONDS):
+        reader = tasks.create_task(reading)
+        await eventually("the stream is open", lambda: messages)
+        watch.close()
+        await reader
+    assert [message.type for message in messages] == [Message.TYPE_SYNCED]
+
+
 async def test_a_watch_that_is_left_in_the_middle_holds_nothing_open(
     served: Served, name: str
 ) -> None:

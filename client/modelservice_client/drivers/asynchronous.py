@@ -153,8 +153,16 @@ class Run(Generic[T]):
                 try:
                     answer = await self._carry_out(step)
                 except ModelServiceError as error:
+                    self._stop_if_closed()
                     step = self._routine.throw(error)
+                except asyncio.CancelledError:
+                    # How gRPC ends the reading of a stream that another task has closed.
+                    task = asyncio.current_task()
+                    if not (task and task.cancelling()):
+                        self._stop_if_closed()
+                    raise
                 else:
+                    self._stop_if_closed()
                     step = self._routine.send(answer)
             return step.message
         except StopIteration as ended:
@@ -166,10 +174,14 @@ class Run(Generic[T]):
             raise
 
     def close(self) -> None:
-        """Cancel the watch, if one is open, and end."""
+        """Cancel the watch, if one is open, and end; also for a task that waits for a message."""
         self._over = True
         self._close_stream()
         self._routine.close()
+
+    def _stop_if_closed(self) -> None:
+        if self._over:
+            raise StopIteration
 
     async def _carry_out(self, step: Step) -> Any:
         match step:

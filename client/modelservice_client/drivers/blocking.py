@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -186,8 +186,10 @@ class Run(Generic[T]):
                 try:
                     answer = self._carry_out(step)
                 except ModelServiceError as error:
+                    self._stop_if_closed()
                     step = self._routine.throw(error)
                 else:
+                    self._stop_if_closed()
                     step = self._routine.send(answer)
             return step.message
         except StopIteration as ended:
@@ -199,10 +201,16 @@ class Run(Generic[T]):
             raise
 
     def close(self) -> None:
-        """Cancel the watch, if one is open, and end."""
+        """Cancel the watch, if one is open, and end; also for a thread that waits for a message."""
         self._over = True
         self._close_stream()
-        self._routine.close()
+        # Another thread may be in the middle of it, and stops at the next step.
+        with suppress(ValueError):
+            self._routine.close()
+
+    def _stop_if_closed(self) -> None:
+        if self._over:
+            raise StopIteration
 
     def _carry_out(self, step: Step) -> Any:
         match step:
@@ -211,8 +219,8 @@ class Run(Generic[T]):
             case Open():
                 self._stream = self._driver.open(step)
             case Receive():
-                assert self._stream
-                return self._driver.receive(self._stream, step)
+                # None once another thread has closed it.
+                return self._driver.receive(stream, step) if (stream := self._stream) else None
             case Close():
                 self._close_stream()
             case Pause():
@@ -220,6 +228,6 @@ class Run(Generic[T]):
         return None
 
     def _close_stream(self) -> None:
-        if self._stream:
-            self._stream.close()
-            self._stream = None
+        stream, self._stream = self._stream, None
+        if stream:
+            stream.close()

@@ -81,10 +81,9 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
         service = response.service
         if wait and response.rollout_id:
             _goes_on(session, service)
-            left = max(ends - time.monotonic(), 0.001)
             service = session.client.wait_ready(
                 response,
-                timeout=left,
+                timeout=_left(ends),
                 on_change=session.shown_by(progress, response.rollout_id),
             )
     if wait and response.rollout_id:
@@ -118,14 +117,17 @@ def status(session: Session, name: str, watch: bool, rollout_id: str, timeout: f
             service, service_name(service), lambda: show_service(session.screen, service)
         )
         return
+    ends = time.monotonic() + timeout
     awaited = InferenceService(namespace=namespace, name=name, rollout_id=rollout_id)
     if not rollout_id:
-        awaited = session.client.get(name, namespace=namespace)
+        awaited = session.client.get(name, namespace=namespace, timeout=timeout)
         session.heard = True
     _goes_on(session, awaited)
     with session.progress(f"Status of {service_name(awaited).lstrip('/')}") as progress:
         service = session.client.wait_ready(
-            awaited, timeout=timeout, on_change=session.shown_by(progress, awaited.rollout_id)
+            awaited,
+            timeout=_left(ends),
+            on_change=session.shown_by(progress, awaited.rollout_id),
         )
     _print_ready(session, service, progress.seconds)
 
@@ -172,6 +174,7 @@ def delete(
 ) -> None:
     """Delete a service, and wait until it is gone."""
     namespace, name = split_name(name, session.namespace)
+    ends = time.monotonic() + timeout
     response = session.client.delete(
         name,
         namespace=namespace,
@@ -179,6 +182,7 @@ def delete(
         force=force,
         allow_missing=allow_missing,
         validate_only=validate_only,
+        timeout=timeout,
     )
     session.heard = True
     service, screen = response.service, session.screen
@@ -204,7 +208,7 @@ def delete(
                 namespace=service.namespace,
                 until=WatchStatusRequest.UNTIL_GONE,
                 rollout_id=service.rollout_id,
-                timeout=timeout,
+                timeout=_left(ends),
             )
             with messages:
                 for message in messages:
@@ -212,6 +216,11 @@ def delete(
                         shown(message.service)
     done = "deleted" if wait else "being deleted"
     session.printer.one(service, full, lambda: screen.show(f"{full} is {done}"))
+
+
+def _left(ends: float) -> float:
+    """Return the seconds until a monotonic time, above 0."""
+    return max(ends - time.monotonic(), 0.001)
 
 
 def _goes_on(session: Session, service: InferenceService) -> None:

@@ -378,3 +378,14 @@ def test_no_connection_ends_with_1(words: tuple[str, ...]) -> None:
     run = modelctl(*words, "--server", absent, "--patience", "0")
     assert run.exit_code == 1
     assert "no server has answered" in run.stderr
+
+
+@pytest.mark.parametrize("words", [("delete", "x"), ("status", "x", "--watch")])
+def test_the_timeout_bounds_the_call_before_the_wait_too(words: tuple[str, ...]) -> None:
+    absent = f"127.0.0.1:{own_block().next()}"
+    run = modelctl(*words, "--server", absent, "--timeout", "0.2")
+    assert run.exit_code == 1
+    waited = re.search(r"no server has answered for (\d+) s", run.stderr)
+    assert waited
+    # Not the patience, which is 60 s by default.
+    assert int(waited[1]) < 30

@@ -48,7 +48,7 @@ class Token:
     """A bearer token: none, a text, the result of a function, or the contents of a file.
 
     A file is read again when it has changed, looked at once a call, as for a ServiceAccount's
-    projected token. While it cannot be read, the token from before is sent.
+    projected token. While it cannot be read, or has no valid token, the one from before is sent.
     """
 
     def __init__(
@@ -75,8 +75,9 @@ class Token:
         return bool(self._file or self._make)
 
     def metadata(self) -> Metadata:
-        """Return the metadata of the next call. Raises ValueError where there is no valid token,
-        OSError where its file was never readable; neither has the token in its text."""
+        """Return the metadata of the next call. Raises ValueError where there never was a valid
+        token, or a function returns none, OSError where the file was never readable; neither has
+        the token in its text."""
         if self._make:
             self._token = _checked(self._make(), "token")
         elif self._file:
@@ -95,11 +96,11 @@ class Token:
                 return
             with file.open("rb") as opened:
                 text = opened.read(_LONGEST_TOKEN + 2).decode("ascii", "replace").strip()
-        except OSError:
-            if self._token:
-                return
-            raise
-        self._token, self._seen = _checked(text, str(file)), seen
+            self._token, self._seen = _checked(text, str(file)), seen
+        except (OSError, ValueError):
+            # Also one that is being written is empty for a moment.
+            if not self._token:
+                raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import yaml
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab.port_blocks import own_block
+from server.api import call_log
 from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.rollout.status import State
 from tests.api.requests import NAMESPACE, deploy, eventually, failed, get, key
@@ -34,10 +35,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     before = structlog.get_config()
     # What the server logs is not to be among what modelctl prints.
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    call_log.logger.cache_clear()
     with serving(settings(registry=f"sqlite:///{folder}/registry.db")) as served:
         served.wait_until_synced()
         yield served
     structlog.configure(**before)
+    call_log.logger.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TextIO
 
 from rich.console import Console, RenderableType
@@ -23,6 +24,9 @@ class Screen:
     """Prints for a person at a terminal, a pipe, or the log of a CI job."""
 
     def __init__(self) -> None:
+        if isinstance(sys.stdout, TextIOWrapper):
+            # As standard error does: some encodings cannot express every text of a server.
+            sys.stdout.reconfigure(errors="backslashreplace")
         self.out = _console(sys.stdout)
         self.err = _console(sys.stderr)
         self.github = os.environ.get("GITHUB_ACTIONS") == "true"

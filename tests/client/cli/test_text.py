@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from modelservice_client.cli.screen import Screen
 from modelservice_client.cli.text import LONGEST_LINE, log_line, one_line
 
 
@@ -45,3 +48,14 @@ def test_a_line_has_a_bound() -> None:
 def test_a_log_line_keeps_its_indentation() -> None:
     assert log_line('  File "model.py"') == '  File "model.py"'
     assert log_line("\tat Main.java") == "    at Main.java"
+
+
+def test_an_output_that_cannot_express_a_character_gets_its_escape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    screen = Screen()
+    screen.show("grün")
+    screen.result("日本")
+    assert output.getvalue() == b"gr\\xfcn\n\\u65e5\\u672c\n"

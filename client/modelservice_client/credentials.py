@@ -85,7 +85,7 @@ class Token:
         return (("authorization", f"Bearer {self._token}"),) if self._token else ()
 
     def redact(self, text: str) -> str:
-        """Take the token out of a text that came from outside."""
+        """Take the token out of a text."""
         return text.replace(self._token, "***") if self._token else text
 
     def _refresh(self, file: Path) -> None:
@@ -112,6 +112,14 @@ class ChannelSpec:
     options: tuple[tuple[str, Any], ...]
     token: Token
     metadata: Metadata = field(repr=False)
+
+    def redact(self, text: str) -> str:
+        """Take the tokens out of a text that came from outside."""
+        text = self.token.redact(text)
+        for name, value in self.metadata:
+            for secret in value.split()[-1:] if name == "authorization" else ():
+                text = text.replace(secret, "***")
+        return text
 
 
 def channel_spec(

@@ -131,9 +131,14 @@ async def test_a_token_that_is_none_ends_the_call_and_is_not_in_its_text(
     assert recorder.sent == []
 
 
-async def test_a_token_is_in_no_text(kind: str, recorder: Recorder, address: str) -> None:
+@pytest.mark.parametrize(
+    "given", [{"token": TOKEN}, {"metadata": [("Authorization", f"Bearer {TOKEN}")]}]
+)
+async def test_a_token_is_in_no_text(
+    given: dict[str, Any], kind: str, recorder: Recorder, address: str
+) -> None:
     recorder.repeats = True
-    async with client(kind, address, token=TOKEN) as face:
+    async with client(kind, address, **given) as face:
         assert TOKEN not in repr(face.client)
         assert TOKEN not in repr(vars(face.client))
         with pytest.raises(ms.PermissionDenied) as raised:

@@ -115,7 +115,7 @@ class Driver:
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
-            raise error_from(error, self._spec.token) from None
+            raise error_from(error, self._spec) from None
         except (grpc.aio.UsageError, asyncio.CancelledError):
             # How gRPC ends calls of a channel that is closed meanwhile.
             task = asyncio.current_task()

@@ -104,7 +104,7 @@ class Driver:
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
-            raise error_from(error, self._spec.token) from None
+            raise error_from(error, self._spec) from None
         except ValueError:
             # gRPC's word for a channel that another thread has closed meanwhile.
             if self._closed.is_set():

@@ -14,14 +14,14 @@ from modelservice_client.core.errors import (
     Unauthenticated,
     error_of,
 )
-from modelservice_client.credentials import Token
+from modelservice_client.credentials import ChannelSpec
 
 
-def error_from(error: Any, token: Token) -> ModelServiceError:
-    """Translate an RpcError, also of grpc.aio, without the token that a proxy may have repeated."""
+def error_from(error: Any, spec: ChannelSpec) -> ModelServiceError:
+    """Translate an RpcError, also of grpc.aio, without tokens that a proxy may have repeated."""
     # types-grpcio does not know that they are pairs.
     metadata = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
-    return error_of(error.code(), token.redact(error.details() or ""), metadata)
+    return error_of(error.code(), spec.redact(error.details() or ""), metadata)
 
 
 def closed() -> ClientClosed:

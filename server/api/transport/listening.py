@@ -48,7 +48,10 @@ async def listen(
             else:
                 server.add_insecure_port(literal)
         except RuntimeError as e:
-            raise AddressUnusable(f"{setting}: {address} cannot be used: {literal} is taken") from e
+            reason = f"{literal} is taken"
+            if credentials:
+                reason += ", or gRPC cannot use the certificate"
+            raise AddressUnusable(f"{setting}: {address} cannot be used: {reason}") from e
     await server.start()
     return chosen
 

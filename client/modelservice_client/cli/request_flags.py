@@ -142,12 +142,17 @@ def split_name(name: str, namespace: str) -> tuple[str, str]:
     return before, after
 
 
-def request_id_of(given: str) -> str:
-    """Return the given request_id, else that of the job on GitHub or GitLab, else an empty text."""
+def request_id_of(given: str, *, restart: bool = False) -> str:
+    """Return the given request_id, else that of the job on GitHub or GitLab, else an empty text.
+
+    A job that deploys a service and restarts it makes two rollouts, so a restart has an id of its
+    own.
+    """
+    kind = "-restart" if restart else ""
     if not given and (run := os.environ.get("GITHUB_RUN_ID")):
-        given = f"github-{run}-{os.environ.get('GITHUB_RUN_ATTEMPT') or 1}"
+        given = f"github-{run}-{os.environ.get('GITHUB_RUN_ATTEMPT') or 1}{kind}"
     if not given and (job := os.environ.get("CI_JOB_ID")):
-        given = f"gitlab-{job}"
+        given = f"gitlab-{job}{kind}"
     if given and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given):
         raise UsageError(
             f"--request-id must be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', got {given[:64]}"

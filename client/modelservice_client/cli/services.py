@@ -66,7 +66,8 @@ def deploy_request(
 
 def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float) -> None:
     """Deploy, and wait for the rollout."""
-    request.request_id = request_id_of(request.request_id) or str(uuid.uuid4())
+    given = request_id_of(request.request_id, restart=request.restart)
+    request.request_id = given or str(uuid.uuid4())
     name = f"{request.namespace}/{request.name}".lstrip("/")
     ends = time.monotonic() + timeout
     session.going_on = (

@@ -287,6 +287,14 @@ def test_a_job_is_one_request(name: str, env: dict[str, str], request_id: str) -
     assert modelctl("deploy", name, *changed).exit_code == 0
 
 
+@pytest.mark.parametrize("env", [{"GITHUB_RUN_ID": "14"}, {"CI_JOB_ID": "15"}])
+def test_a_job_can_deploy_a_service_and_restart_it(name: str, env: dict[str, str]) -> None:
+    deployed = modelctl("deploy", name, *IMAGE, "-o", "json", **env)
+    restarts = [modelctl("restart", name, "-o", "json", **env) for _ in range(2)]
+    rollouts = [json.loads(run.stdout)["rollout_id"] for run in (deployed, *restarts)]
+    assert rollouts[0] != rollouts[1] == rollouts[2]
+
+
 def test_a_deploy_can_be_checked_without_writing_and_without_waiting(name: str) -> None:
     run = modelctl("deploy", name, *IMAGE, "--validate-only")
     assert run.stdout == f"{NAMESPACE}/{name} would be created; nothing was written\n"

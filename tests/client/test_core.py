@@ -146,6 +146,50 @@ def test_an_error_after_a_lost_attempt_says_that_it_may_be_about_the_own_write()
     assert [attempt.request_id for attempt in sent] == ["r-1", "r-1"]
 
 
+REFUSED = errors.NotReachable(
+    "failed to connect to all addresses; last error: Connection refused",
+    code=StatusCode.UNAVAILABLE,
+)
+UNRESOLVED = errors.NotReachable("errors resolving iris:1: not found", code=StatusCode.UNAVAILABLE)
+WRITE = calls.deploy_request(None, {"name": "iris"}, lambda: "r-1")
+CHECK = calls.deploy_request(None, {"name": "iris", "validate_only": True}, lambda: "r-1")
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_", "attempts", "may_be_done"),
+    [
+        (rpcs.DEPLOY, WRITE, [REFUSED, UNRESOLVED], False),
+        (rpcs.DEPLOY, WRITE, [REFUSED, LOST], True),
+        (rpcs.DEPLOY, WRITE, [LOST, REFUSED], True),
+        (rpcs.DEPLOY, CHECK, [LOST, LOST], False),
+        (rpcs.LIST, model_service_pb2.ListRequest(), [LOST, LOST], False),
+    ],
+)
+def test_only_a_write_that_was_sent_may_have_been_done(
+    rpc: Any, request_: Any, attempts: list[errors.ModelServiceError], may_be_done: bool
+) -> None:
+    now = [0.0]
+
+    def random() -> float:
+        # The first pause outlasts the patience.
+        now[0] += 31.0
+        return 0.0
+
+    policy = Policy(lambda: now[0], random, patience=30.0)
+    error, sent = answered(calls.call(policy, rpc, request_, 600), *attempts)
+    assert isinstance(error, errors.NotReachable)
+    assert "no server has answered" in error.message
+    assert len(sent) == 2
+    assert error.earlier_attempt_lost is may_be_done
+    assert ("may have been done" in str(error)) is may_be_done
+
+
+def test_a_deletion_that_was_not_sent_is_repeated_as_it_is() -> None:
+    request = DeleteRequest(name="iris")
+    _, sent = answered(calls.call(POLICY, rpcs.DELETE, request, 60), REFUSED, DeleteResponse())
+    assert [attempt.allow_missing for attempt in sent] == [False, False]
+
+
 def test_a_request_is_not_changed_and_its_request_id_is_kept() -> None:
     request = model_service_pb2.DeployRequest(
         name="iris", request_id="mine", labels={"team": "a"}, spec={"env": {"A": "1"}}

@@ -66,7 +66,7 @@ def report(
         with screen.section(f"log of {failure.container or 'the model server'}"):
             screen.log(failure.log_lines)
     if error.earlier_attempt_lost:
-        screen.note("An earlier attempt was not answered, and may have been done.")
+        screen.note("An attempt was sent and not answered, and may have been done.")
     if isinstance(error, (NotReachable, Timeout)):
         screen.hints(going_on)
 

@@ -12,6 +12,7 @@ from modelservice.v1.inference_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2 import DeployRequest, DeployResponse, WatchStatusRequest
 
+from modelservice_client import NotReachable
 from modelservice_client.cli.connection import Output
 from modelservice_client.cli.printing import (
     SERVICE_COLUMNS,
@@ -70,12 +71,18 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
     request.request_id = given or str(uuid.uuid4())
     name = f"{request.namespace}/{request.name}".lstrip("/")
     ends = time.monotonic() + timeout
-    session.going_on = (
-        "The Deploy may have been done. The same command takes it up again with"
-        f" --request-id {request.request_id}",
-    )
+    if not request.validate_only:
+        session.going_on = (
+            "If the request was done, the same command takes it up again with"
+            f" --request-id {request.request_id}",
+        )
     with session.progress(f"Deploy {name}") as progress:
-        response = session.client.deploy(request, timeout=timeout)
+        try:
+            response = session.client.deploy(request, timeout=timeout)
+        except NotReachable as error:
+            if not error.earlier_attempt_lost:
+                session.going_on = ()
+            raise
         session.heard = True
         action = DeployResponse.Action.Name(response.action).removeprefix("ACTION_")
         progress.event(action, service_name(response.service), "bold")

@@ -56,21 +56,20 @@ def call(policy: Policy, rpc: Rpc[Req, Res], request: Req, timeout: float | None
     A request that is not repeatable is repeated only where the server says that it did nothing.
     """
     retry = policy.begin(rpc.method, timeout)
-    lost = False
+    writes = rpc.writes and not getattr(request, "validate_only", False)
     while True:
         retry.begin_attempt()
         try:
             response: Res = yield Send(rpc, request, retry.attempt_seconds())
             return response
         except ModelServiceError as error:
-            error.earlier_attempt_lost = lost
-            may_be_done = isinstance(error, NotReachable) or error.reason in _OUTCOME_UNKNOWN
-            if may_be_done and not rpc.repeatable:
-                raise
+            error.earlier_attempt_lost = retry.lost
+            if writes and _may_be_done(error):
+                if not rpc.repeatable:
+                    raise
+                retry.lost = True
+                request = _repeated(request)
             pause = retry.pause_after(error)
-        if may_be_done:
-            lost = True
-            request = _repeated(request)
         yield Pause(pause)
 
 
@@ -87,6 +86,13 @@ def deploy(
 
 # Of these the server does not say whether something was written.
 _OUTCOME_UNKNOWN = ("WRITE_OUTCOME_UNKNOWN", "REGISTRY_UNAVAILABLE")
+
+
+def _may_be_done(error: ModelServiceError) -> bool:
+    """Whether the attempt that failed so may have been done all the same."""
+    if isinstance(error, NotReachable):
+        return error.was_sent
+    return error.reason in _OUTCOME_UNKNOWN
 
 
 def _repeated(request: Req) -> Req:

@@ -27,6 +27,8 @@ _LOST = (
     StatusCode.INTERNAL,
     StatusCode.CANCELLED,
 )
+# gRPC says only in its text that there was no connection, so that nothing was sent.
+_NOT_SENT = ("failed to connect to all addresses", "errors resolving ", "DNS resolution failed")
 # A handshake that fails so fails again: the other side has another certificate, or speaks no TLS.
 _TLS_REFUSED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Hostname Verification Check")
 
@@ -52,8 +54,8 @@ class ModelServiceError(Exception):
         it does not. The client has already waited and tried again within the call's timeout.
     service: the state of the service that was received last, where one was awaited.
     request_id: the request_id of a Deploy. Deploying again with it continues the same rollout.
-    earlier_attempt_lost: an earlier attempt of this call was sent and not answered, so that it may
-        have been done: an ETAG_MISMATCH or ALREADY_EXISTS can be about this call's own write.
+    earlier_attempt_lost: an attempt of this write was sent and not answered, so that it may have
+        been done: an ETAG_MISMATCH or ALREADY_EXISTS can be about this call's own write.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class ModelServiceError(Exception):
                 lines.append(f"remedy: {failure.remedy}")
             lines += [f"  | {line}" for line in failure.log_lines]
         if self.earlier_attempt_lost:
-            lines.append("an earlier attempt of this call was not answered, and may have been done")
+            lines.append("an attempt of this call was not answered, and may have been done")
         return "\n".join(lines)
 
     @property
@@ -109,6 +111,11 @@ class NotReachable(ModelServiceError):
     def passes(self) -> bool:
         """Whether another attempt can help."""
         return not any(text in self.message for text in _TLS_REFUSED)
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the request may have reached a server."""
+        return self.code is not StatusCode.UNAVAILABLE or not self.message.startswith(_NOT_SENT)
 
 
 class ClientClosed(ModelServiceError):

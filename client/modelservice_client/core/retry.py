@@ -66,6 +66,8 @@ class Retry:
         self._heard = self._began = self._running = policy.clock()
         self._ends = self._began + timeout
         self._failures = 0
+        # Whether an attempt to write was sent and not answered.
+        self.lost = False
 
     def left(self) -> float | None:
         """Return the seconds until the timeout, not below 0; None without one."""
@@ -135,4 +137,5 @@ class Retry:
         message = f"{self._method}: no server has answered for {seconds:.0f} s: {error.message}"
         raised = NotReachable(message, code=error.code, retry_after=error.retry_after)
         raised.service = error.service
+        raised.earlier_attempt_lost = self.lost
         return raised

@@ -27,6 +27,11 @@ class Rpc(Generic[Req, Res]):
         """The method's name, without its service."""
         return self.path.rpartition("/")[2]
 
+    @property
+    def writes(self) -> bool:
+        """Whether the method changes something, by the verb that it begins with."""
+        return not self.method.startswith(("Get", "List", "Watch"))
+
 
 _MODEL_SERVICE = "/modelservice.v1.ModelService/"
 _REGISTRY = "/modelservice.v1.RegistryService/"

@@ -383,12 +383,33 @@ def test_doctor_judges_what_the_server_offers_and_names_what_it_does_not() -> No
     assert "off, since the server is on this machine" in checks["tls"]["detail"]
 
 
-@pytest.mark.parametrize("words", [("list",), ("doctor",), ("deploy", "x", *IMAGE)])
+@pytest.mark.parametrize(
+    "words", [("list",), ("doctor",), ("deploy", "x", *IMAGE), ("restart", "x")]
+)
 def test_no_connection_ends_with_1(words: tuple[str, ...]) -> None:
     absent = f"127.0.0.1:{own_block().next()}"
     run = modelctl(*words, "--server", absent, "--patience", "0")
     assert run.exit_code == 1
     assert "no server has answered" in run.stderr
+    # Nothing was sent.
+    assert "done" not in run.stderr
+    assert "--request-id" not in run.stderr
+
+
+@pytest.mark.parametrize("words", [("deploy", *IMAGE), ("restart",)])
+def test_a_request_that_was_sent_and_not_answered_may_have_been_done(
+    served: Served, name: str, words: tuple[str, ...]
+) -> None:
+    modelctl("deploy", name, *IMAGE)
+    with cutting_proxy(served.address) as proxy:
+        proxy.cuts["Deploy"] = [grpc.StatusCode.INTERNAL]
+        at = ("--server", proxy.address, "--patience", "0", "--request-id", "r-1")
+        run = modelctl(words[0], name, *words[1:], *at)
+    assert run.exit_code == 1
+    assert run.stderr.splitlines()[-2:] == [
+        "An attempt was sent and not answered, and may have been done.",
+        "If the request was done, the same command takes it up again with --request-id r-1",
+    ]
 
 
 @pytest.mark.parametrize("words", [("delete", "x"), ("status", "x", "--watch")])

@@ -85,7 +85,8 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
             raise
         session.heard = True
         action = DeployResponse.Action.Name(response.action).removeprefix("ACTION_")
-        progress.event(action, service_name(response.service), "bold")
+        if not request.validate_only:
+            progress.event(action, service_name(response.service), "bold")
         service = response.service
         if wait and response.rollout_id:
             _goes_on(session, service)

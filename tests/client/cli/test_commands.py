@@ -298,6 +298,7 @@ def test_a_job_can_deploy_a_service_and_restart_it(name: str, env: dict[str, str
 def test_a_deploy_can_be_checked_without_writing_and_without_waiting(name: str) -> None:
     run = modelctl("deploy", name, *IMAGE, "--validate-only")
     assert run.stdout == f"{NAMESPACE}/{name} would be created; nothing was written\n"
+    assert run.stderr == ""
     assert modelctl("status", name).exit_code == 69
     run = modelctl("deploy", name, *IMAGE, "--no-wait")
     assert run.exit_code == 0

@@ -43,13 +43,15 @@ def deploy(name: str, image: str = "example.org/model:1", **others: Any) -> Depl
     return DeployRequest(name=name, spec=container(image), **others)
 
 
-def failed(rollout_id: str, state: State = State.FAILED, **others: Any) -> Status:
+def failed(
+    rollout_id: str, state: State = State.FAILED, retrying: bool = False, **others: Any
+) -> Status:
     """A status with a failure of a rollout."""
     failure = Failure(
         FailureReason.IMAGE_PULL,
         "the image example.org/model:1 is not there",
         "push it",
-        retrying=False,
+        retrying=retrying,
         rollout_id=rollout_id,
         pod="pod-1",
         container="kserve-container",

@@ -14,6 +14,7 @@ from modelservice_client.cli.screen import Screen, facts
 from modelservice_client.cli.text import one_line
 
 _MOST_DETAILS = 20
+_RETRYING = "yes: the cluster tries the same again; this command has ended"
 
 
 def failure_rows(failure: Failure) -> list[tuple[str, str | Text]]:
@@ -26,7 +27,7 @@ def failure_rows(failure: Failure) -> list[tuple[str, str | Text]]:
         ("container", where),
         ("exit code", str(failure.exit_code) if failure.HasField("exit_code") else ""),
         ("restarts", str(failure.restart_count or "")),
-        ("retrying", "yes: the rollout may still recover" if failure.retrying else ""),
+        ("retrying", _RETRYING if failure.retrying else ""),
     ]
 
 

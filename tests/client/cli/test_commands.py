@@ -173,7 +173,7 @@ def test_a_failed_rollout_ends_with_73_its_remedy_and_its_log(
     served: Served, stub: ModelServiceStub, name: str, words: tuple[str, ...]
 ) -> None:
     stub.Deploy(deploy(name))
-    fail(served, stub, name)
+    fail(served, stub, name, retrying=True)
     run = modelctl(words[0], name, *words[1:])
     assert run.exit_code == 73
     assert run.stdout == ""
@@ -181,6 +181,7 @@ def test_a_failed_rollout_ends_with_73_its_remedy_and_its_log(
     assert ["error:", f"{NAMESPACE}/{name}", "failed:", "IMAGE_PULL"] in lines
     assert ["remedy", "push", "it"] in lines
     assert ["container", "pod-1/kserve-container"] in lines
+    assert "retrying   yes: the cluster tries the same again; this command has ended" in run.stderr
     assert run.stderr.splitlines()[-4:] == [
         "  | Traceback:",
         "  |   raise [bold]x[/bold]",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,8 @@ import grpc
 # Trailing and leading metadata of a call are limited to 8 KiB.
 _LONGEST_TOKEN = 8192
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_KEY = re.compile(b"-----BEGIN (RSA |EC |DSA )?PRIVATE KEY-----")
+_ENCRYPTED = b"Proc-Type: 4,ENCRYPTED"
 _LOOPBACK_NAMES = ("localhost", "localhost.", "ip6-localhost")
 
 Metadata = tuple[tuple[str, str], ...]
@@ -36,12 +39,40 @@ class Tls:
     server_name: str = ""
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
-        """Read the files. Raises OSError where one cannot be read, ValueError for half a pair."""
+        """Read the files. Raises OSError where one cannot be read, ValueError where one is not in
+        PEM or half a pair is missing: gRPC would take that for a server that is not reachable."""
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file must be set both or neither")
         return grpc.ssl_channel_credentials(
-            _read(self.ca_file), _read(self.key_file), _read(self.cert_file)
+            self._certificates("ca_file"), self._private_key(), self._certificates("cert_file")
         )
+
+    def _certificates(self, field: str) -> bytes | None:
+        content = self._read(field)
+        if content is not None:
+            try:
+                # Between certificates there may be comments in any language.
+                text = content.decode("ascii", "ignore")
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+            except (ssl.SSLError, ValueError):
+                file = os.fspath(getattr(self, field))
+                raise ValueError(f"{field} {file} must have certificates in PEM") from None
+        return content
+
+    def _private_key(self) -> bytes | None:
+        content = self._read("key_file")
+        if content is not None and (not _KEY.search(content) or _ENCRYPTED in content):
+            file = os.fspath(self.key_file or "")
+            raise ValueError(f"key_file {file} must have a private key in PEM, not encrypted")
+        return content
+
+    def _read(self, field: str) -> bytes | None:
+        file = getattr(self, field)
+        try:
+            return None if file is None else Path(file).read_bytes()
+        except OSError as error:
+            named = f"{field} {os.fspath(file)}: {error.strerror}"
+            raise OSError(error.errno, named) from error
 
 
 class Token:
@@ -203,10 +234,6 @@ def _checked(token: str, source: str) -> str:
             " without spaces"
         )
     return token
-
-
-def _read(file: str | os.PathLike[str] | None) -> bytes | None:
-    return None if file is None else Path(file).read_bytes()
 
 
 def _version() -> str:

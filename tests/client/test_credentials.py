@@ -209,6 +209,39 @@ async def test_a_handshake_that_fails_for_good_is_not_tried_again(
     assert recorder.sent == []
 
 
+@pytest.mark.parametrize("field", ["ca_file", "cert_file", "key_file"])
+@pytest.mark.parametrize("content", [b"", b"\x30\x82", b"-----BEGIN CERTIFICATE-----\nno\n", None])
+def test_a_file_of_tls_that_has_not_what_it_must_is_named(
+    certificate: Path, tmp_path: Path, field: str, content: bytes | None
+) -> None:
+    file = tmp_path / "file.pem"
+    if content is not None:
+        file.write_bytes(content)
+    pair = {"cert_file": certificate / "tls.crt", "key_file": certificate / "tls.key"}
+    with pytest.raises((ValueError, OSError)) as raised:
+        ms.Client("localhost:1", tls=ms.Tls(**pair | {field: file}))
+    if content is None:
+        assert isinstance(raised.value, FileNotFoundError)
+        assert f"{field} {file}: No such file" in str(raised.value)
+    else:
+        what = "a private key" if field == "key_file" else "certificates"
+        assert str(raised.value).startswith(f"{field} {file} must have {what} in PEM")
+
+
+def test_files_of_tls_may_have_comments_and_an_encrypted_key_is_refused(
+    certificate: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file.pem"
+    file.write_bytes("# Autorität\n".encode() + (certificate / "tls.crt").read_bytes())
+    key = certificate / "tls.key"
+    ms.Client("localhost:1", tls=ms.Tls(ca_file=file, cert_file=file, key_file=key)).close()
+    for begin in ("ENCRYPTED PRIVATE KEY-----", "RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED"):
+        encrypted = tmp_path / "encrypted.pem"
+        encrypted.write_text(f"-----BEGIN {begin}\n")
+        with pytest.raises(ValueError, match="not encrypted"):
+            ms.Client("localhost:1", tls=ms.Tls(cert_file=file, key_file=encrypted))
+
+
 def server_credentials(folder: Path) -> grpc.ServerCredentials:
     pair = ((folder / "tls.key").read_bytes(), (folder / "tls.crt").read_bytes())
     return grpc.ssl_server_credentials([pair])

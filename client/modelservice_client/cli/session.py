@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -85,6 +86,8 @@ class Session:
             tls = False
             if options.ca or options.cert or options.key or options.server_name:
                 raise UsageError("--ca, --cert, --key and --server-name need TLS, not --plaintext")
+        elif bool(options.cert) != bool(options.key):
+            raise UsageError("--cert and --key must be given both or neither")
         elif options.ca or options.cert or options.key or options.server_name:
             tls = Tls(
                 ca_file=options.ca or None,
@@ -103,7 +106,9 @@ class Session:
                 on_retry=self._retrying,
             )
         except (ValueError, OSError) as error:
-            raise UsageError(str(error)) from error
+            problem = (isinstance(error, OSError) and error.strerror) or str(error)
+            # The library names its argument.
+            raise UsageError(re.sub("^(ca|cert|key)_file ", r"--\1 ", problem)) from error
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:

@@ -20,6 +20,10 @@ from yaml.constructor import SafeConstructor
 
 MOST_BYTES = 1 << 20  # of a request, by the server's own limit
 MOST_NODES = 10_000
+_MANIFEST = (
+    "is a Kubernetes manifest and must be a DeployRequest: see docs/modelctl.md, A request from a"
+    " file"
+)
 
 
 class FileError(Exception):
@@ -112,6 +116,8 @@ class _Reader:
 
     def request(self, root: yaml.Node) -> DeployRequest:
         if isinstance(root, yaml.MappingNode):
+            if {"apiVersion", "kind"} <= {str(key.value) for key, _ in root.value}:
+                raise self._error(root, "", _MANIFEST)
             for pair in list(root.value):
                 name = str(pair[0].value)
                 output_only = _field_named(InferenceService.DESCRIPTOR, name)

@@ -43,6 +43,8 @@ WRONG = [
     ("name: [", ":1: "),
     ("", ": is empty"),
     ("[" * 1000, "is nested too deeply"),
+    ("apiVersion: v1\nkind: Pod", ":1: is a Kubernetes manifest and must be a DeployRequest: see"),
+    ('{"kind": "A", "spec": [], "apiVersion": "b"}', "docs/modelctl.md"),
     ("x: !!python/object/apply:os.system [id]", "DeployRequest has no such field"),
     ("name: !!python/object/apply:os.system [id]", "must be a string, got a list"),
 ]
@@ -60,6 +62,12 @@ def test_the_value_of_a_variable_is_in_no_error() -> None:
     with pytest.raises(FileError) as raised:
         parse("spec: {env: {TOKEN: 123456}}", "service.yaml")
     assert "123456" not in str(raised.value)
+
+
+def test_the_request_of_the_document_is_one() -> None:
+    text = Path("docs/modelctl.md").read_text().split("```yaml\n")[1].split("```")[0]
+    found = parse(text, "service.yaml")
+    assert found.request.spec.model.storage_uri == "gs://models/iris"
 
 
 def test_json_may_have_tabs_escapes_and_both_spellings_of_names() -> None:

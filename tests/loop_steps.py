@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import IO, Any
 
 TESTS = str(Path(__file__).parent)
 # More than this keeps every other caller waiting for longer than a healthy network does.
@@ -79,7 +79,9 @@ class LoopSteps:
                     self.longest = Step(seconds, _name(callback), stack)
 
         ended = threading.Event()
-        sampler = threading.Thread(target=self._sample, args=(ended,), daemon=True)
+        # Opened before any test: some leave the process without descriptors.
+        stacks = TemporaryFile()  # noqa: SIM115 the sampler reads it until the end
+        sampler = threading.Thread(target=self._sample, args=(ended, stacks), daemon=True)
         gc.callbacks.append(collected)
         asyncio.events.Handle._run = run  # type: ignore[method-assign]
         sampler.start()
@@ -90,22 +92,24 @@ class LoopSteps:
             gc.callbacks.remove(collected)
             ended.set()
             sampler.join()
+            stacks.close()
 
-    def _sample(self, ended: threading.Event) -> None:
+    def _sample(self, ended: threading.Event, stacks: IO[bytes]) -> None:
         while not ended.wait(_SAMPLE_SECONDS):
             now = time.monotonic()
             for thread, (began, stack) in list(self._running.items()):
                 if not stack and now - began > LONGEST_SECONDS / 2:
-                    self._running[thread] = (began, _stack(thread))
+                    self._running[thread] = (began, _stack(thread, stacks))
 
 
-def _stack(thread: int) -> str:
+def _stack(thread: int, file: IO[bytes]) -> str:
     """The innermost frames of a thread. By faulthandler: it makes no object of a frame that another
     thread runs, on which Python 3.11 crashes now and then."""
-    with TemporaryFile() as file:
-        faulthandler.dump_traceback(file)
-        file.seek(0)
-        threads = file.read().decode(errors="replace").split("\n\n")
+    file.seek(0)
+    file.truncate()
+    faulthandler.dump_traceback(file)
+    file.seek(0)
+    threads = file.read().decode(errors="replace").split("\n\n")
     # The newest is first; one that has ended can have had the same number.
     stack = next((text for text in threads if f"0x{thread:016x}" in text), "")
     return "\n".join(stack.splitlines()[1 : _FRAMES + 1])

@@ -24,6 +24,8 @@ curl -H 'Content-Type: application/json' -d '{{"inputs": [
   URL/v2/models/iris/infer    # URL is the url in the status above
 
 grpcurl -plaintext -d '{{"name": "iris"}}' {address} modelservice.v1.ModelService/Delete
+
+docs/modelctl.md has the command line, and docs/clients.md the Python client.
 """
 
 

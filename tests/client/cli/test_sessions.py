@@ -248,6 +248,8 @@ def test_the_session_of_the_document(running: Server, sessions: Sessions) -> Non
         assert words[0] == "modelctl"
         text = " ".join(words[1:])
         text = text.replace("localhost:50051", running.running.address)
+        # A server knows no working directory of its callers.
+        assert "--storage-uri" not in text or "--storage-uri $PWD/" in text
         text = re.sub(r"--format sklearn --storage-uri \S+", " ".join(sessions.model("good")), text)
         run = sessions.run("", *text.split())
         assert run.code() == 0, run.errors

@@ -18,7 +18,6 @@ import grpc
 _LONGEST_TOKEN = 8192
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _KEY = re.compile(b"-----BEGIN (RSA |EC |DSA )?PRIVATE KEY-----")
-_ENCRYPTED = b"Proc-Type: 4,ENCRYPTED"
 _LOOPBACK_NAMES = ("localhost", "localhost.", "ip6-localhost")
 
 Metadata = tuple[tuple[str, str], ...]
@@ -43,9 +42,8 @@ class Tls:
         PEM or half a pair is missing: gRPC would take that for a server that is not reachable."""
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file must be set both or neither")
-        return grpc.ssl_channel_credentials(
-            self._certificates("ca_file"), self._private_key(), self._certificates("cert_file")
-        )
+        ca, certificate = self._certificates("ca_file"), self._certificates("cert_file")
+        return grpc.ssl_channel_credentials(ca, self._private_key(), certificate)
 
     def _certificates(self, field: str) -> bytes | None:
         content = self._read(field)
@@ -61,10 +59,25 @@ class Tls:
 
     def _private_key(self) -> bytes | None:
         content = self._read("key_file")
-        if content is not None and (not _KEY.search(content) or _ENCRYPTED in content):
+        if content is not None and not (_KEY.search(content) and self._is_a_pair()):
             file = os.fspath(self.key_file or "")
-            raise ValueError(f"key_file {file} must have a private key in PEM, not encrypted")
+            raise ValueError(
+                f"key_file {file} must have the certificate's private key in PEM, not encrypted"
+            )
         return content
+
+    def _is_a_pair(self) -> bool:
+        """Whether the key is the certificate's. A pipe is not read twice, and passes."""
+        certificate, key = Path(self.cert_file or ""), Path(self.key_file or "")
+        if certificate.is_file() and key.is_file():
+            try:
+                # With a password, even an empty one, OpenSSL does not ask at the terminal.
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.load_cert_chain(certificate, key, password="")
+            except ssl.SSLError as error:
+                # A key that OpenSSL finds too small or too weak may be good enough for gRPC.
+                return "_TOO_" in (error.reason or "")
+        return True
 
     def _read(self, field: str) -> bytes | None:
         file = getattr(self, field)

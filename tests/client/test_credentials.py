@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import modelservice_client as ms
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from modelservice.v1.model_service_pb2 import GetResponse
 from modelservice.v1.model_service_pb2_grpc import (
     ModelServiceServicer,
@@ -224,22 +226,32 @@ def test_a_file_of_tls_that_has_not_what_it_must_is_named(
         assert isinstance(raised.value, FileNotFoundError)
         assert f"{field} {file}: No such file" in str(raised.value)
     else:
-        what = "a private key" if field == "key_file" else "certificates"
+        what = "the certificate's private key" if field == "key_file" else "certificates"
         assert str(raised.value).startswith(f"{field} {file} must have {what} in PEM")
 
 
-def test_files_of_tls_may_have_comments_and_an_encrypted_key_is_refused(
+def test_a_key_that_is_encrypted_damaged_or_anothers_is_refused(
     certificate: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "file.pem"
     file.write_bytes("# Autorität\n".encode() + (certificate / "tls.crt").read_bytes())
     key = certificate / "tls.key"
     ms.Client("localhost:1", tls=ms.Tls(ca_file=file, cert_file=file, key_file=key)).close()
-    for begin in ("ENCRYPTED PRIVATE KEY-----", "RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED"):
-        encrypted = tmp_path / "encrypted.pem"
-        encrypted.write_text(f"-----BEGIN {begin}\n")
-        with pytest.raises(ValueError, match="not encrypted"):
-            ms.Client("localhost:1", tls=ms.Tls(cert_file=file, key_file=encrypted))
+    text = key.read_bytes()
+    encrypted = serialization.load_pem_private_key(text, None).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    other = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    for wrong in (encrypted, other, text[:100], b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n"):
+        (tmp_path / "wrong.pem").write_bytes(wrong)
+        with pytest.raises(ValueError, match="must have the certificate's private key in PEM"):
+            ms.Client("localhost:1", tls=ms.Tls(cert_file=file, key_file=tmp_path / "wrong.pem"))
 
 
 def server_credentials(folder: Path) -> grpc.ServerCredentials:

@@ -149,7 +149,7 @@ WRONG = [
     (("list", "-l", "a b c"), 67, "label_selector"),
     (("list", "--ca", "absent.pem"), 2, "error: --ca absent.pem: No such file or directory\n"),
     (("list", "--ca", "/dev/null"), 2, "error: --ca /dev/null must have certificates in PEM\n"),
-    (("list", "--cert", "/dev/null", "--key", "/dev/null"), 2, "--key /dev/null must have a priv"),
+    (("list", "--cert", "/dev/null", "--key", "/dev/null"), 2, "--cert /dev/null must have cert"),
     (("list", "--cert", "a.pem"), 2, "--cert and --key must be given both or neither"),
     (("list", "--plaintext", "--ca", "a.pem"), 2, "need TLS"),
     (("status", "absent"), 69, "SERVICE_NOT_FOUND"),

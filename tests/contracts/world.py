@@ -117,7 +117,8 @@ class Follower:
                     self._told.clear()
                     await self._told.wait()
         except TimeoutError:
-            pytest.fail(f"{what}: not told within {PATIENCE_SECONDS:.0f} s")
+            last = self.events[-1] if self.events else "nothing"
+            pytest.fail(f"{what}: not told within {PATIENCE_SECONDS:.0f} s, but {last}")
 
     async def synced(self) -> None:
         await self.until("Synced", lambda: any(isinstance(e, Synced) for e in self.events))

@@ -162,15 +162,17 @@ async def test_a_start_does_not_wait_for_the_removal_of_unused_folders(
     remove, may = cluster.remove, threading.Event()
 
     def slowly(folders: list[Path]) -> None:
-        assert may.wait(PATIENCE_SECONDS)
+        assert may.wait(2 * PATIENCE_SECONDS)
         remove(folders)
 
     monkeypatch.setattr(cluster, "remove", slowly)
     left = tmp_path / "state" / "work" / "gone"
     (left / "1" / "model").mkdir(parents=True)
     async with world_of(tmp_path) as world:
-        await world.ready(world.model())
-        assert left.exists()
-        may.set()
+        try:
+            await world.ready(world.model())
+            assert left.exists()
+        finally:
+            may.set()
         await eventually("its removal", lambda: not left.exists())
         assert len(list((tmp_path / "state" / "work").iterdir())) == 1, "what is needed stays"

@@ -171,7 +171,7 @@ def test_only_documented_codes_come_back(grpc_channel, memory, kind, data, fault
     try:
         _call(grpc_channel, request)
     except grpc.RpcError as error:
-        _check(request.method, error)
+        _check(request, error)
     finally:
         memory.back()
         memory.fail_next_write(None)
@@ -187,8 +187,9 @@ def _call(channel: grpc.Channel, request: Request) -> None:
         channel.unary_unary(path)(request.content, timeout=PATIENCE_SECONDS)
 
 
-def _check(method: str, error: grpc.RpcError) -> None:
-    refusal = refusal_of(error)
+def _check(request: Request, error: grpc.RpcError) -> None:
+    method = request.method
+    refusal = refusal_of(error, request.content)
     of_registry = METHODS[method].containing_service.name == "RegistryService"
     anywhere = ANYWHERE_IN_THE_REGISTRY if of_registry else ANYWHERE
     assert refusal.reason in anywhere | DOCUMENTED[method], refusal

@@ -122,5 +122,5 @@ def _refused_or_answered(call: Call, token: str) -> None:
     try:
         call(token)
     except grpc.RpcError as e:
-        reason = refusal_of(e).reason
+        reason = refusal_of(e, token.encode()).reason
     assert reason is None or reason in REASONS

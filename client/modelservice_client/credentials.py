@@ -190,7 +190,7 @@ def channel_spec(
             " plaintext_token=True"
         )
     chosen = dict(_OPTIONS)
-    chosen["grpc.primary_user_agent"] = f"modelservice-client/{_version()}"
+    chosen["grpc.primary_user_agent"] = f"modelservice-client/{own_version()}"
     if local:
         # A proxy in between would get what is meant for this machine alone.
         chosen["grpc.enable_http_proxy"] = 0
@@ -249,7 +249,8 @@ def _checked(token: str, source: str) -> str:
     return token
 
 
-def _version() -> str:
+def own_version() -> str:
+    """Return the version of this distribution, as it is installed."""
     try:
         return version("modelservice-client")
     except PackageNotFoundError:

@@ -27,7 +27,7 @@ app.add_typer(config_commands.app, name="config")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from modelservice_client.cli.doctor import own_version
+        from modelservice_client.credentials import own_version
 
         typer.echo(f"modelctl {own_version()}")
         raise typer.Exit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from google.protobuf.message import Message
@@ -19,7 +18,8 @@ from modelservice_client.cli.connection import Connection, Output
 from modelservice_client.cli.screen import facts
 from modelservice_client.cli.session import Session
 from modelservice_client.cli.text import one_line
-from modelservice_client.credentials import is_local
+from modelservice_client.core.enum_names import enum_name
+from modelservice_client.credentials import is_local, own_version
 
 _HEALTH: Rpc[Any, Any] = Rpc("/grpc.health.v1.Health/List", HealthListRequest, HealthListResponse)
 _SECONDS = 10.0
@@ -102,8 +102,8 @@ def _health(session: Session) -> dict[str, str] | None:
             return None
         raise
     assert isinstance(answer, HealthListResponse)
-    names = HealthCheckResponse.ServingStatus
-    return {name: names.Name(found.status) for name, found in answer.statuses.items()}
+    kinds = HealthCheckResponse.ServingStatus
+    return {name: enum_name(kinds, found.status, "") for name, found in answer.statuses.items()}
 
 
 def _judged(name: str, statuses: dict[str, str], service: str) -> Check:
@@ -118,11 +118,3 @@ def _tls(options: Connection) -> str:
     if is_local(options.server) and not others:
         return "off, since the server is on this machine"
     return f"on, with the CAs of {options.ca or 'this system'}"
-
-
-def own_version() -> str:
-    """Return the version of modelctl, as it is installed."""
-    try:
-        return version("modelservice-client")
-    except PackageNotFoundError:
-        return "unknown"

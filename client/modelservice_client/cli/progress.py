@@ -17,6 +17,7 @@ from rich.text import Text
 
 from modelservice_client.cli.screen import Screen, hanging
 from modelservice_client.cli.text import one_line
+from modelservice_client.core.enum_names import enum_name
 
 # A message that only counts on is printed again after this time, so that a log shows life.
 _REPEAT_SECONDS = 30.0
@@ -35,9 +36,7 @@ _AMOUNTS = re.compile(r"([\d.]{1,9}) (\w{0,2})B of ([\d.]{1,9}) (\w{0,2})B\b")
 
 def state_of(service: InferenceService) -> str:
     """Return the name of the state, without its prefix."""
-    states = InferenceServiceStatus.State
-    number = service.status.state
-    return states.Name(number).removeprefix("STATE_") if number in states.values() else str(number)
+    return enum_name(InferenceServiceStatus.State, service.status.state, "STATE_")
 
 
 def state_text(service: InferenceService) -> Text:
@@ -48,8 +47,7 @@ def state_text(service: InferenceService) -> Text:
 
 def reason_of(failure: Failure) -> str:
     """Return the name of a failure's reason, without its prefix."""
-    known, number = Failure.Reason, failure.reason
-    return known.Name(number).removeprefix("REASON_") if number in known.values() else str(number)
+    return enum_name(Failure.Reason, failure.reason, "REASON_")
 
 
 def replicas_of(service: InferenceService) -> str:

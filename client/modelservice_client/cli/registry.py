@@ -40,6 +40,7 @@ from modelservice_client.cli.printing import Cells, age
 from modelservice_client.cli.progress import reason_of
 from modelservice_client.cli.request_flags import SpecFlags, UsageError, pairs, spec_of, split_name
 from modelservice_client.cli.services import deploy as deploy_service
+from modelservice_client.core.enum_names import enum_name
 from modelservice_client.cli.session import Session
 
 
@@ -235,8 +236,9 @@ def deploy(
     deploy_service(session, request, wait, timeout)
 
 
-def _state(message: Any) -> str:
-    return str(type(message).State.Name(message.state)).removeprefix("STATE_")
+def state_of(message: Any) -> str:
+    """Return the name of a version's or a deployment's state, without its prefix."""
+    return enum_name(type(message).State, message.state, "STATE_")
 
 
 def _model_row(model: Any) -> Cells:
@@ -245,7 +247,13 @@ def _model_row(model: Any) -> Cells:
 
 def _version_row(version: Any) -> Cells:
     artifact = version.storage_uri or version.image
-    return version.version, _state(version), version.format.name, age(version.create_time), artifact
+    return (
+        version.version,
+        state_of(version),
+        version.format.name,
+        age(version.create_time),
+        artifact,
+    )
 
 
 def _environment_row(environment: Any) -> Cells:
@@ -264,7 +272,7 @@ def _deployment_row(record: Any) -> Cells:
     return (
         record.id,
         f"{record.model}/{record.version}",
-        _state(record) + (f" ({reason})" if reason else ""),
+        state_of(record) + (f" ({reason})" if reason else ""),
         age(record.create_time),
         f"{record.environment}: {record.namespace}/{record.service}",
     )

@@ -30,6 +30,7 @@ from modelservice_client.cli.request_flags import (
     split_name,
 )
 from modelservice_client.cli.session import Session
+from modelservice_client.core.enum_names import enum_name
 
 
 def deploy_request(
@@ -84,7 +85,7 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
                 session.going_on = ()
             raise
         session.heard = True
-        action = DeployResponse.Action.Name(response.action).removeprefix("ACTION_")
+        action = enum_name(DeployResponse.Action, response.action, "ACTION_")
         if not request.validate_only:
             progress.event(action, service_name(response.service), "bold")
         service = response.service

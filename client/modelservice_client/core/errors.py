@@ -14,6 +14,8 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import Failure, InferenceService
 
+from modelservice_client.core.enum_names import enum_name
+
 _DOMAIN = "modelservice"
 _DETAILS_KEY = "grpc-status-details-bin"
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -85,8 +87,8 @@ class ModelServiceError(Exception):
         lines = [f"{' '.join(filter(None, (self.code.name, self.reason)))}: {self.message}"]
         lines += [f"{path}: {description}" for path, description in self.violations]
         if failure := self.failure:
-            name = Failure.Reason.Name(failure.reason) if _is_known(failure) else failure.reason
-            lines.append(f"{str(name).removeprefix('REASON_')}: {failure.message}")
+            name = enum_name(Failure.Reason, failure.reason, "REASON_")
+            lines.append(f"{name}: {failure.message}")
             if failure.remedy:
                 lines.append(f"remedy: {failure.remedy}")
             lines += [f"  | {line}" for line in failure.log_lines]
@@ -307,7 +309,3 @@ def _pushback_seconds(value: str | bytes) -> float | None:
     """Read gRPC's delay in milliseconds. A negative one, or none, means not to retry."""
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
     return int(text) / 1000 if re.fullmatch("[0-9]{1,9}", text) else None
-
-
-def _is_known(failure: Failure) -> bool:
-    return failure.reason in Failure.Reason.values()

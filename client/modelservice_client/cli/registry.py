@@ -35,13 +35,12 @@ from modelservice.v1.registry_service_pb2 import (
 )
 
 from modelservice_client import rpcs
-from modelservice_client.cli.connection import Output
 from modelservice_client.cli.printing import Cells, age
 from modelservice_client.cli.progress import reason_of
 from modelservice_client.cli.request_flags import SpecFlags, UsageError, pairs, spec_of, split_name
 from modelservice_client.cli.services import deploy as deploy_service
-from modelservice_client.core.enum_names import enum_name
 from modelservice_client.cli.session import Session
+from modelservice_client.core.enum_names import enum_name
 
 
 def list_models(session: Session, project: str) -> None:
@@ -81,8 +80,8 @@ def set_default(session: Session, project: str, name: str, version: str) -> None
 def delete_model(session: Session, project: str, name: str, allow_missing: bool) -> None:
     """Delete a model."""
     request = DeleteRegisteredModelRequest(project=project, name=name, allow_missing=allow_missing)
-    session.client.call(rpcs.DELETE_REGISTERED_MODEL, request)
-    _deleted(session, f"{project}/{name}")
+    response = session.client.call(rpcs.DELETE_REGISTERED_MODEL, request)
+    _deleted(session, response, f"{project}/{name}")
 
 
 def list_versions(session: Session, project: str, model: str) -> None:
@@ -151,8 +150,8 @@ def delete_version(
     request = DeleteModelVersionRequest(
         project=project, model=model, version=version, allow_missing=allow_missing
     )
-    session.client.call(rpcs.DELETE_MODEL_VERSION, request)
-    _deleted(session, f"{project}/{model}/{version}")
+    response = session.client.call(rpcs.DELETE_MODEL_VERSION, request)
+    _deleted(session, response, f"{project}/{model}/{version}")
 
 
 def list_environments(session: Session, project: str) -> None:
@@ -188,8 +187,8 @@ def delete_environment(session: Session, project: str, name: str, allow_missing:
     request = DeleteServingEnvironmentRequest(
         project=project, name=name, allow_missing=allow_missing
     )
-    session.client.call(rpcs.DELETE_SERVING_ENVIRONMENT, request)
-    _deleted(session, f"{project}/{name}")
+    response = session.client.call(rpcs.DELETE_SERVING_ENVIRONMENT, request)
+    _deleted(session, response, f"{project}/{name}")
 
 
 def list_deployments(
@@ -311,10 +310,7 @@ def _many(session: Session, resources: Iterable[Message]) -> None:
 
 
 def _one(session: Session, resource: Message) -> None:
-    if session.output in (Output.TABLE, Output.NAME):
-        _many(session, [resource])
-    else:
-        session.printer.message(resource)
+    session.printer.one(resource, _name(resource), lambda: _many(session, [resource]))
 
 
 def _name(resource: Message) -> str:
@@ -322,10 +318,5 @@ def _name(resource: Message) -> str:
     return "/".join(getattr(resource, part) for part in parts)
 
 
-def _deleted(session: Session, name: str) -> None:
-    if session.output is Output.NAME:
-        session.screen.result(name)
-    elif session.output is Output.TABLE:
-        session.screen.show(f"{name} is deleted")
-    else:
-        session.screen.result("{}")
+def _deleted(session: Session, response: Message, name: str) -> None:
+    session.printer.one(response, name, lambda: session.screen.show(f"{name} is deleted"))

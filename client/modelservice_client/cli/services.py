@@ -99,9 +99,7 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
     if wait and response.rollout_id:
         _print_ready(session, service, progress.seconds)
     elif response.rollout_id:
-        session.printer.one(
-            service, service_name(service), lambda: show_service(session.screen, service)
-        )
+        _print_status(session, service)
     else:
         word = f"would be {action.lower()}" if action != "UNCHANGED" else "would stay as it is"
         session.printer.one(
@@ -122,10 +120,7 @@ def status(session: Session, name: str, watch: bool, rollout_id: str, timeout: f
     """Show a service's status; with `watch` until its rollout is ready or has failed."""
     namespace, name = split_name(name, session.namespace)
     if not watch:
-        service = session.client.get(name, namespace=namespace, rollout_id=rollout_id)
-        session.printer.one(
-            service, service_name(service), lambda: show_service(session.screen, service)
-        )
+        _print_status(session, session.client.get(name, namespace=namespace, rollout_id=rollout_id))
         return
     ends = time.monotonic() + timeout
     awaited = InferenceService(namespace=namespace, name=name, rollout_id=rollout_id)
@@ -240,6 +235,12 @@ def _goes_on(session: Session, service: InferenceService) -> None:
     session.going_on = (
         f"The rollout of {full} goes on. Watch it with:",
         "  " + session.given.command(*words),
+    )
+
+
+def _print_status(session: Session, service: InferenceService) -> None:
+    session.printer.one(
+        service, service_name(service), lambda: show_service(session.screen, service)
     )
 
 

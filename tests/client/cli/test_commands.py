@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +51,6 @@ def at_the_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
 def stub(served: Served) -> Iterator[ModelServiceStub]:
     with grpc.insecure_channel(served.address) as channel:
         yield ModelServiceStub(channel)
-
-
-@pytest.fixture
-def open_rollouts(served: Served) -> Iterator[None]:
-    """Rollouts do not become ready by themselves."""
-    served.memory.ready_after = None
-    yield
-    served.memory.ready_after = timedelta(0)
 
 
 def fail(served: Served, stub: ModelServiceStub, name: str, **others: Any) -> str:

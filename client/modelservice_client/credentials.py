@@ -214,7 +214,7 @@ _OPTIONS: dict[str, Any] = {
     # The server closes connections that ping more often than each 10 s.
     "grpc.keepalive_time_ms": 15_000,
     "grpc.keepalive_timeout_ms": 10_000,
-    # Without this one a dead connection is noticed after a minute, whatever the two above say.
+    # Without this one a dead connection is noticed only after a minute, in spite of the two above.
     "grpc.http2.ping_timeout_ms": 10_000,
     "grpc.http2.max_pings_without_data": 0,
     # The second is also how long an attempt to connect may take.

@@ -1,4 +1,4 @@
-"""The configuration file: named servers, one of which is in use.
+"""The configuration file: servers by name, and the name of the current one.
 
 It is `modelctl/config.yaml` in $XDG_CONFIG_HOME, which is ~/.config by default, or the file that
 MODELCTL_CONFIG names:

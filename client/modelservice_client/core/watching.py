@@ -267,10 +267,10 @@ def _look_for(policy: Policy, view: _View, service: InferenceService) -> Routine
 
 
 def _is_older(service: InferenceService, shown: InferenceService) -> bool:
-    """Whether a state is from before another one, as far as the object tells.
+    """Whether a state is from before another one.
 
     The times of conditions never go back. Two states of one generation with the same times cannot
-    be told apart.
+    be ordered.
     """
     if service.uid != shown.uid:
         return _time(service.create_time) < _time(shown.create_time)

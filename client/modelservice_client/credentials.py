@@ -80,9 +80,11 @@ class Tls:
         return True
 
     def _read(self, field: str) -> bytes | None:
-        file = getattr(self, field)
+        file: str | os.PathLike[str] | None = getattr(self, field)
+        if file is None:
+            return None
         try:
-            return None if file is None else Path(file).read_bytes()
+            return Path(file).read_bytes()
         except OSError as error:
             named = f"{field} {os.fspath(file)}: {error.strerror}"
             raise OSError(error.errno, named) from error

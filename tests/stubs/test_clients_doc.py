@@ -1,4 +1,4 @@
-"""The Python of docs/clients.md, docs/api.md and the stubs' README passes mypy and runs."""
+"""The Python of docs/clients.md, docs/api.md and the two READMEs passes mypy and runs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ from tests.serving import Served, serving, settings
 ROOT = Path(__file__).parents[2]
 DOC = ROOT / "docs/clients.md"
 STUBS_README = ROOT / "generated/README.md"
+CLIENT_README = ROOT / "client/README.md"
 
 
 def blocks(file: Path, language: str) -> list[str]:
@@ -51,8 +52,10 @@ def written(folder: Path) -> dict[str, Path]:
     """The code of the documents, as files in a folder."""
     first, *others = blocks(DOC, "python")
     call, why = blocks(STUBS_README, "python")
+    [client] = blocks(CLIENT_README, "python")
     code = {
         "first": first,
+        "client": client,
         "clients": "\n\n".join(others),
         "stubs": why,
         "call": call,
@@ -99,7 +102,7 @@ def test_the_code_passes_mypy_strict(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert "no issues found in 5 source files" in done.stdout
+    assert "no issues found in 6 source files" in done.stdout
 
 
 def test_the_first_lines_deploy_a_model_and_wait_for_it(

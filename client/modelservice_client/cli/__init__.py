@@ -1,6 +1,7 @@
 """modelctl, the command line of ModelService: see docs/modelctl.md."""
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
@@ -13,6 +14,6 @@ def main() -> None:
         sys.exit("modelctl needs more packages: pip install 'modelservice-client[cli]'")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape.
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     app(prog_name="modelctl")

@@ -184,6 +184,30 @@ def test_only_a_write_that_was_sent_may_have_been_done(
     assert ("may have been done" in str(error)) is may_be_done
 
 
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize(("timeout", "patience"), [(30.0, 60.0), (600.0, 30.0)])
+def test_an_error_says_whether_the_timeout_has_ended_the_attempts(
+    connected: bool, timeout: float, patience: float
+) -> None:
+    code = StatusCode.UNAVAILABLE
+    busy = errors.Unavailable("later", code=code, reason="SERVER_STOPPING", retry_after=1.0)
+    answer = busy if connected else REFUSED
+    now = [0.0]
+
+    def random() -> float:
+        now[0] += 20.0
+        return 0.0
+
+    policy = Policy(lambda: now[0], random, patience)
+    request = model_service_pb2.ListRequest()
+    error, _ = answered(calls.call(policy, rpcs.LIST, request, timeout), *[answer] * 50)
+    assert error.timed_out is (connected or timeout < patience)
+    if not connected:
+        assert isinstance(error, errors.NotReachable)
+        assert error.silence >= min(timeout, patience) - 20
+        assert error.__cause__ is REFUSED
+
+
 def test_a_deletion_that_was_not_sent_is_repeated_as_it_is() -> None:
     request = DeleteRequest(name="iris")
     _, sent = answered(calls.call(POLICY, rpcs.DELETE, request, 60), REFUSED, DeleteResponse())

@@ -58,6 +58,7 @@ class ModelServiceError(Exception):
     request_id: the request_id of a Deploy. Deploying again with it continues the same rollout.
     earlier_attempt_lost: an attempt of this write was sent and not answered, so that it may have
         been done: an ETAG_MISMATCH or ALREADY_EXISTS can be about this call's own write.
+    timed_out: the timeout of the call has ended its attempts; another one might have succeeded.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ModelServiceError(Exception):
         self.service: InferenceService | None = None
         self.request_id = ""
         self.earlier_attempt_lost = False
+        self.timed_out = False
 
     def __str__(self) -> str:
         lines = [f"{' '.join(filter(None, (self.code.name, self.reason)))}: {self.message}"]
@@ -106,8 +108,11 @@ class NotReachable(ModelServiceError):
     """No server answered: there is no connection, it was cut, or a proxy answered in its place.
 
     It is raised after `patience` without an answer or at the call's timeout, and at once where the
-    TLS handshake fails for good. `code` is the one that gRPC gave last.
+    TLS handshake fails for good. `code` is the one that gRPC gave last, and the exception's cause
+    has gRPC's own text. `silence`: the seconds since the last answer, or since the call began.
     """
+
+    silence = 0.0
 
     @property
     def passes(self) -> bool:

@@ -99,7 +99,7 @@ class Retry:
         if not error.passes:
             raise error
         if now - self._heard >= self._policy.patience:
-            raise self._unanswered(error, now - self._heard)
+            raise self._unanswered(error, now) from error
         longest = min(FIRST_BACKOFF_SECONDS * 2.0**self._failures, LONGEST_BACKOFF_SECONDS)
         asked = min(error.retry_after or 0.0, LONGEST_DELAY_SECONDS)
         pause = asked + self._policy.random() * longest
@@ -128,14 +128,20 @@ class Retry:
                 why += f"; the last error was {error}"
             late = Timeout(why, code=StatusCode.DEADLINE_EXCEEDED)
             late.service = error.service
-            raise late
+            late.timed_out = True
+            raise late from error
         if isinstance(error, NotReachable):
-            raise self._unanswered(error, self._policy.clock() - self._heard)
+            raised = self._unanswered(error, self._policy.clock())
+            raised.timed_out = True
+            raise raised from error
+        error.timed_out = True
         raise error
 
-    def _unanswered(self, error: ModelServiceError, seconds: float) -> NotReachable:
-        message = f"{self._method}: no server has answered for {seconds:.0f} s: {error.message}"
+    def _unanswered(self, error: ModelServiceError, now: float) -> NotReachable:
+        silence = now - self._heard
+        message = f"{self._method}: no server has answered for {silence:.0f} s: {error.message}"
         raised = NotReachable(message, code=error.code, retry_after=error.retry_after)
+        raised.silence = silence
         raised.service = error.service
         raised.earlier_attempt_lost = self.lost
         return raised

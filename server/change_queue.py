@@ -29,6 +29,10 @@ class ChangeQueue(Generic[Key]):
         self._keys[key] = None
         self._wake.set()
 
+    def __contains__(self, key: Key) -> bool:
+        """Report whether a key is queued."""
+        return key in self._keys
+
     def discard(self, key: Key) -> None:
         """Drop a key, if it is queued."""
         self._keys.pop(key, None)

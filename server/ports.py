@@ -78,6 +78,22 @@ class Cluster(Protocol):
         """
         ...
 
+    def position(self, key: ServiceKey) -> str:
+        """Return how far the cluster was when the sink got its present state of a service.
+
+        It is opaque, at most 400 characters, and comparable in every replica of the cluster. Empty
+        if the cluster has one replica only.
+        """
+        ...
+
+    def reached(self, key: ServiceKey, position: str) -> bool:
+        """Report whether the sink has a service as it was at a position, or newer.
+
+        A replica that has read every change so far has reached every position that another replica
+        returned before. True for a text that is no position.
+        """
+        ...
+
     def age(self) -> timedelta | None:
         """Return the time since the sink was last known to be current; None before it is synced."""
         ...

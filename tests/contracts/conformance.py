@@ -7,6 +7,7 @@ from tests.contracts.deploying import DeployConformance, RestartConformance
 from tests.contracts.feeding import FeedConformance
 from tests.contracts.guarding import GuardConformance, RequestIdConformance
 from tests.contracts.own_writes import OwnWritesConformance
+from tests.contracts.positions import PositionConformance
 from tests.contracts.registered import RegisteredConformance
 
 
@@ -19,6 +20,7 @@ class ClusterConformance(
     UnmanagedConformance,
     FeedConformance,
     OwnWritesConformance,
+    PositionConformance,
     RegisteredConformance,
 ):
     """What every cluster keeps to."""

@@ -49,6 +49,8 @@ class MemoryCluster:
     _next_failure: ServiceError | None = field(default=None, init=False)
     _sink: ServiceSink | None = field(default=None, init=False)
     _changes: ChangeQueue[ServiceKey] = field(default_factory=ChangeQueue, init=False)
+    # The revision of each service in the sink.
+    _reported: dict[ServiceKey, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._sighted.set()
@@ -111,6 +113,15 @@ class MemoryCluster:
         finally:
             self._sink = None
             self.store.feeds.remove(changes)
+
+    def position(self, key: ServiceKey) -> str:
+        """See `server.ports.Cluster`."""
+        return str(self._reported.get(key, 0))
+
+    def reached(self, key: ServiceKey, position: str) -> bool:
+        """See `server.ports.Cluster`."""
+        awaited = int(position) if position.isdecimal() else 0
+        return self._reported.get(key, 0) >= awaited
 
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
@@ -227,6 +238,7 @@ class MemoryCluster:
         self._changes.discard(key)
         if self._sink is None:
             return
+        self._reported[key] = self.store.revision(key)
         if service := self.store.service(key):
             self._sink.put(service)
         else:

@@ -20,6 +20,7 @@ class Store:
         self.missing_namespaces: set[str] = set()
         self.feeds: list[ChangeQueue[ServiceKey]] = []
         self._services: dict[ServiceKey, Stored] = {}
+        self._revisions: dict[ServiceKey, int] = {}
 
     def __iter__(self) -> Iterator[ServiceKey]:
         return iter(list(self._services))
@@ -32,6 +33,10 @@ class Store:
         """The service under the key."""
         stored = self._services.get(key)
         return stored.service if stored else None
+
+    def revision(self, key: ServiceKey) -> int:
+        """The number of changes of the service, its deletions included."""
+        return self._revisions.get(key, 0)
 
     def put(self, stored: Stored) -> None:
         """Store, and queue the change for every feed."""
@@ -49,5 +54,6 @@ class Store:
         self._changed(key)
 
     def _changed(self, key: ServiceKey) -> None:
+        self._revisions[key] = self.revision(key) + 1
         for changes in self.feeds:
             changes.add(key)

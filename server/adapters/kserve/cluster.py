@@ -75,6 +75,14 @@ class KServeCluster:
         """See `server.ports.Cluster`."""
         await self._feed.follow(sink)
 
+    def position(self, key: ServiceKey) -> str:
+        """See `server.ports.Cluster`."""
+        return self._feed.position(key)
+
+    def reached(self, key: ServiceKey, position: str) -> bool:
+        """See `server.ports.Cluster`."""
+        return self._feed.reached(key, position)
+
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
         return self._feed.age()

@@ -138,6 +138,14 @@ class LocalCluster:
         finally:
             self._sinks.remove(sink)
 
+    def position(self, key: ServiceKey) -> str:
+        """See `server.ports.Cluster`: this process is the only replica."""
+        return ""
+
+    def reached(self, key: ServiceKey, position: str) -> bool:
+        """See `server.ports.Cluster`."""
+        return True
+
     def age(self) -> timedelta | None:
         """See `server.ports.Cluster`."""
         return timedelta(0)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+# In a message, before a line of a log, which each process reads by itself. It ends the message.
+LAST_LOG_LINE = ", its last log line: "
+
 
 class State(StrEnum):
     """The states of a service, by the API's names."""

@@ -120,7 +120,7 @@ def unavailable(cause: Exception | None = None) -> ClusterUnavailable:
 
 def list_error(status: int, resource: Resource) -> ServiceError:
     """Return the error for a list, refused by 403 or 404, without which no service is reported."""
-    _, plural = resource.kind.value
+    plural = resource.kind.value[1]
     return _lacks_right("list", plural) if status == HTTPStatus.FORBIDDEN else _kserve_missing()
 
 

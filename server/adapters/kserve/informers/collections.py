@@ -15,18 +15,19 @@ SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 
 
 class Kind(Enum):
-    """The kinds that a status is derived from: API group and version, and the name in paths."""
+    """The kinds that a status is derived from: API group and version, the name in paths, and the
+    name in positions."""
 
-    SERVICES = ("apis/serving.kserve.io/v1beta1", "inferenceservices")
-    DEPLOYMENTS = ("apis/apps/v1", "deployments")
-    REPLICA_SETS = ("apis/apps/v1", "replicasets")
-    AUTOSCALERS = ("apis/autoscaling/v2", "horizontalpodautoscalers")
-    PODS = ("api/v1", "pods")
-    EVENTS = ("api/v1", "events")
-    KNATIVE_SERVICES = ("apis/serving.knative.dev/v1", "services")
-    REVISIONS = ("apis/serving.knative.dev/v1", "revisions")
-    ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "rolebindings")
-    CLUSTER_ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings")
+    SERVICES = ("apis/serving.kserve.io/v1beta1", "inferenceservices", "isvc")
+    DEPLOYMENTS = ("apis/apps/v1", "deployments", "deploy")
+    REPLICA_SETS = ("apis/apps/v1", "replicasets", "rs")
+    AUTOSCALERS = ("apis/autoscaling/v2", "horizontalpodautoscalers", "hpa")
+    PODS = ("api/v1", "pods", "po")
+    EVENTS = ("api/v1", "events", "ev")
+    KNATIVE_SERVICES = ("apis/serving.knative.dev/v1", "services", "ksvc")
+    REVISIONS = ("apis/serving.knative.dev/v1", "revisions", "rev")
+    ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "rolebindings", "rb")
+    CLUSTER_ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "crb")
 
 
 # A cluster may have them or not, and may get or lose them.
@@ -36,16 +37,20 @@ BINDINGS = (Kind.ROLE_BINDINGS, Kind.CLUSTER_ROLE_BINDINGS)
 # KServe labels its objects, and the labels of their templates reach ReplicaSets and pods.
 LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS, *KNATIVE)
 # Other events are not watched: an HPA without metrics writes one every 15 s.
-_WARNINGS_ABOUT = ("InferenceService", "Pod")
+_WARNINGS_ABOUT = {"InferenceService": "isvc", "Pod": "po"}
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A collection to list and watch: one kind, in one namespace or (empty) in all."""
+    """A collection to list and watch: one kind, in one namespace or (empty) in all.
+
+    `part` distinguishes collections of one kind and namespace in positions.
+    """
 
     kind: Kind
     namespace: str = ""
     selector: tuple[tuple[str, str], ...] = ()
+    part: str = ""
 
     @property
     def optional(self) -> bool:
@@ -58,9 +63,14 @@ class Resource:
         return f"/{self.kind.value[0]}"
 
     @property
+    def short_name(self) -> str:
+        """Return the name in positions: the same in every replica, whatever the namespace."""
+        return self.kind.value[2] + self.part
+
+    @property
     def path(self) -> str:
         """Return the collection's path."""
-        group, plural = self.kind.value
+        group, plural, _ = self.kind.value
         scope = f"namespaces/{self.namespace}/" if self.namespace else ""
         return f"/{group}/{scope}{plural}"
 
@@ -80,9 +90,9 @@ def _followed_in(namespace: str) -> Iterator[Resource]:
     yield Resource(Kind.SERVICES, namespace)
     for kind in LABELLED:
         yield Resource(kind, namespace, (("labelSelector", SERVICE_LABEL),))
-    for involved in _WARNINGS_ABOUT:
+    for involved, part in _WARNINGS_ABOUT.items():
         selector = f"involvedObject.kind={involved},type=Warning"
-        yield Resource(Kind.EVENTS, namespace, (("fieldSelector", selector),))
+        yield Resource(Kind.EVENTS, namespace, (("fieldSelector", selector),), part)
 
 
 def serves(answer: Answer, kind: Kind) -> bool:

@@ -14,6 +14,7 @@ from server.adapters.kserve.informers.collections import (
     Kind,
     Resource,
 )
+from server.adapters.kserve.informers.progress import version_of
 from server.adapters.kserve.informers.service_cache import ServiceCache
 from server.adapters.kserve.informers.text_interning import long_texts, share_texts
 from server.adapters.kserve.informers.watch_stream import WatchEvent
@@ -96,6 +97,11 @@ class ObjectCache:
         """Return the uid of the cached InferenceService; empty if there is none."""
         service = self._services.get(key)
         return uid_of(service) if service else ""
+
+    def version_at(self, key: ServiceKey) -> int:
+        """Return the resourceVersion of the cached InferenceService; 0 if there is none."""
+        service = self._services.get(key)
+        return version_of(service) if service else 0
 
     def put_written(self, key: ServiceKey, written: Object) -> None:
         """Store the API server's answer to a write. Older events are ignored from then on."""

@@ -13,6 +13,7 @@ import structlog
 
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.collections import Resource, serves
+from server.adapters.kserve.informers.progress import Progress
 from server.adapters.kserve.informers.watch_stream import (
     Backoff,
     Expired,
@@ -66,13 +67,14 @@ class Reflector:
 
     `synced` is set once the first list is stored. `current_at`: the last monotonic time whose state
     the sink is known to have. An optional collection that is missing counts as empty, and is looked
-    for again and again.
+    for again and again. `progress`: how far the sink has the collection.
     """
 
     def __init__(self, api: ApiServer, resource: Resource, sink: Sink) -> None:
         self.resource = resource
         self.synced = asyncio.Event()
         self.current_at = 0.0
+        self.progress = Progress()
         self._api = api
         self._sink = sink
         self._relist = True
@@ -162,6 +164,7 @@ class Reflector:
     async def _wait_for_it(self) -> tuple[float, None]:
         """Wait before the next look. Until then the collection counts as empty."""
         self._sink.absent(self.resource)
+        self.progress = Progress(absent=True)
         self._connected_since = self.current_at = time.monotonic()
         self.synced.set()
         await asyncio.sleep(LOOK_AGAIN_AFTER)
@@ -193,6 +196,7 @@ class Reflector:
             query["continue"] = metadata["continue"]
         self._sink.listed(self.resource, objects, began)
         self._resume_from = metadata["resourceVersion"]
+        self.progress = self.progress.listed(self._resume_from, objects)
         self._relist = False
         self.current_at = asked_at
         self.synced.set()
@@ -222,6 +226,7 @@ class Reflector:
         if event.type != "BOOKMARK":
             self._sink.changed(self.resource, event)
         self._resume_from = event.resource_version
+        self.progress = self.progress.read(event)
 
     def _note(self, trouble: str, cause: str = "") -> None:
         """Log a problem once, with its first cause, and once when it is over."""

@@ -2,7 +2,8 @@
 
 The answer to a write is often ahead of the watch, and now and then behind it. Only here it is
 decided which of two objects is the older one; that one is dropped. They are compared by uid and
-generation: clients may not compare resourceVersions.
+generation, which order the states of a service also on an API server whose resourceVersions are no
+integers.
 """
 
 from __future__ import annotations

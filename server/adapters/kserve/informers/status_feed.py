@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.api_server_probe import ApiServerProbe
-from server.adapters.kserve.informers.collections import KNATIVE, Resource, followed
+from server.adapters.kserve.informers.collections import KNATIVE, Kind, Resource, followed
 from server.adapters.kserve.informers.emit_rate import EmitRate
 from server.adapters.kserve.informers.kserve_release import ReleaseReader
 from server.adapters.kserve.informers.log_fetcher import LogFetcher
 from server.adapters.kserve.informers.object_cache import ObjectCache
+from server.adapters.kserve.informers.progress import decode_position, encode_position
 from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.service_views import ServiceViews
 from server.adapters.kserve.objects import Object, key_of
@@ -50,6 +51,8 @@ class StatusFeed:
         self._sink: ServiceSink | None = None
         self._changes = ChangeQueue[ServiceKey]()
         self._rechecks: dict[ServiceKey, asyncio.TimerHandle] = {}
+        # The services whose present state is reported later.
+        self._delayed: set[ServiceKey] = set()
         self._emit_rate = EmitRate()
 
     def on_reachable_change(self, changed: Callable[[], None]) -> None:
@@ -74,6 +77,26 @@ class StatusFeed:
         if self._sink is None:
             return None
         return timedelta(seconds=time.monotonic() - min(r.current_at for r in self._reflectors))
+
+    def position(self, key: ServiceKey) -> str:
+        """See `server.ports.Cluster`."""
+        newest = {r.resource.short_name: r.progress.newest for r in self._reflectors_of(key)}
+        services = Kind.SERVICES.value[2]
+        # The answer to a write may be ahead of the watch.
+        newest[services] = max(newest.get(services, 0), self.object_cache.version_at(key))
+        return encode_position(newest)
+
+    def reached(self, key: ServiceKey, position: str) -> bool:
+        """See `server.ports.Cluster`."""
+        if self._sink is None or key in self._changes or key in self._delayed:
+            return False
+        # A collection that is absent here, or that only another release follows, sends nothing.
+        read_to = {
+            r.resource.short_name: r.progress.read_to
+            for r in self._reflectors_of(key)
+            if not r.progress.absent
+        }
+        return all(read_to.get(name, v) >= v for name, v in decode_position(position))
 
     def derive(self, key: ServiceKey) -> InferenceService | None:
         """Return the service as the cache has it now; None if there is none."""
@@ -131,6 +154,7 @@ class StatusFeed:
             for timer in self._rechecks.values():
                 timer.cancel()
             self._rechecks.clear()
+            self._delayed.clear()
 
     async def _report_changes(self) -> None:
         for key in self._changes.pull():
@@ -142,6 +166,7 @@ class StatusFeed:
         report may be delayed."""
         assert self._sink
         self._changes.discard(key)
+        self._delayed.discard(key)
         view = self._views.derive(key, self._probe.now())
         if planned := self._rechecks.pop(key, None):
             planned.cancel()
@@ -155,6 +180,7 @@ class StatusFeed:
             self._log_fetcher.want(key, view.log_wanted)
         if wait := self._emit_rate.wait(view.service, at_once=at_once):
             self._recheck_after(key, wait)
+            self._delayed.add(key)
             return view.service
         if view.recheck_at:
             self._recheck_after(key, (view.recheck_at - self._probe.now()).total_seconds())
@@ -177,6 +203,9 @@ class StatusFeed:
             # Once all is synced, every service is reported.
             elif not self.object_cache.uid_at(key):
                 self._views.forget(key)
+
+    def _reflectors_of(self, key: ServiceKey) -> Iterator[Reflector]:
+        return (r for r in self._reflectors if r.resource.namespace in ("", key.namespace))
 
     def _confirm(self, asked_at: float) -> None:
         for reflector in self._reflectors:

@@ -16,6 +16,7 @@ from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.pod import Container
 from server.adapters.kserve.status.pods.pod_context import PodContext
 from server.domain.rollout.facts import Starting
+from server.domain.rollout.status import LAST_LOG_LINE
 
 # The durations that are reported, so that the message does not change every second.
 _STEPS = tuple(timedelta(seconds=s) for s in (15, 30, 60, 120, 180, 300, 600, 1800, 3600))
@@ -63,7 +64,7 @@ class Start:
                 " pulled"
             )
         return f"{name} has run for more than {duration}" + (
-            f", its last log line: {last}" if last else ""
+            f"{LAST_LOG_LINE}{last}" if last else ""
         )
 
     @property

@@ -1,0 +1,49 @@
+"""A digest of a service's state, which every replica derives alike."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from server.domain.rollout.status import LAST_LOG_LINE, InferenceServiceStatus
+from server.domain.service.commands import fingerprint
+from server.domain.service.inference_service import InferenceService
+
+
+def state_digest(service: InferenceService) -> str:
+    """Hash the state of a service without that which one process remembers or fetches by itself.
+
+    Two states with the same digest are the same to a reader: they may differ in lines of logs, in
+    times of first sight, and in the newest generation that a process has seen READY. The etag
+    stands for spec, labels and annotations.
+    """
+    return fingerprint(
+        [
+            service.uid,
+            service.generation,
+            service.etag,
+            asdict(_derived_alike(service.status)),
+            dict(service.selectable_labels),
+            service.delete_time,
+            service.unmanaged,
+            service.deployment_id,
+            service.spec_writer,
+        ]
+    )
+
+
+def _derived_alike(status: InferenceServiceStatus) -> InferenceServiceStatus:
+    alike = replace(status, latest_ready_generation=None, message=_without_log_line(status.message))
+    if status.failure:
+        failure = replace(
+            status.failure,
+            message=_without_log_line(status.failure.message),
+            log_lines=(),
+            first_seen_time=None,
+        )
+        # The time of the last transition is that of the failure then.
+        alike = replace(alike, failure=failure, last_transition_time=None)
+    return alike
+
+
+def _without_log_line(message: str) -> str:
+    return message.partition(LAST_LOG_LINE)[0]

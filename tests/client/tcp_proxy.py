@@ -11,13 +11,14 @@ from tests.patience import PATIENCE_SECONDS
 
 
 class TcpProxy:
-    """Listens on loopback and passes to `backend`, which can change for new connections; without
-    one they are refused. `accepted`: how many connections it has passed to a backend."""
+    """Listens on loopback and passes each new connection to the next of `backends`, which can be
+    changed. `accepted`: how many connections it has passed to a backend."""
 
-    def __init__(self, backend: str) -> None:
-        self.backend: str | None = backend
+    def __init__(self, *backends: str) -> None:
+        self.backends = backends
         self.address = ""
         self.accepted = 0
+        self._turn = -1
         self._loop = asyncio.new_event_loop()
         self._pairs: set[_Pair] = set()
         self._started = threading.Event()
@@ -64,10 +65,8 @@ class TcpProxy:
         self._loop.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.backend is None:
-            writer.transport.abort()
-            return
-        host, _, port = self.backend.rpartition(":")
+        self._turn += 1
+        host, _, port = self.backends[self._turn % len(self.backends)].rpartition(":")
         try:
             there = await asyncio.open_connection(host, int(port))
         except OSError:
@@ -103,9 +102,9 @@ class _Pair:
 
 
 @contextmanager
-def tcp_proxy(backend: str) -> Iterator[TcpProxy]:
-    """A proxy before the server at this address."""
-    proxy = TcpProxy(backend)
+def tcp_proxy(*backends: str) -> Iterator[TcpProxy]:
+    """A proxy before the servers at these addresses."""
+    proxy = TcpProxy(*backends)
     try:
         yield proxy
     finally:

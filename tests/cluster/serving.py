@@ -55,7 +55,14 @@ class Server(Component):
     """
 
     def __init__(
-        self, name: str, *, kubeconfig: Path, folder: Path, sweeper: Sweeper, env: Mapping[str, str]
+        self,
+        name: str,
+        *,
+        program: str,
+        kubeconfig: Path,
+        folder: Path,
+        sweeper: Sweeper,
+        env: Mapping[str, str],
     ) -> None:
         self._ports = PortBlock()
         self.address = f"127.0.0.1:{self._ports.next()}"
@@ -69,7 +76,7 @@ class Server(Component):
         }
         super().__init__(
             name,
-            [sys.executable, "-m", "server"],
+            [sys.executable, "-m", program],
             logs=folder,
             sweeper=sweeper,
             ready=self.is_serving,
@@ -112,11 +119,17 @@ class Replicas:
         return server
 
     def make(
-        self, env: Mapping[str, str] | None = None, *, kubeconfig: Path | None = None
+        self,
+        env: Mapping[str, str] | None = None,
+        *,
+        kubeconfig: Path | None = None,
+        program: str = "server",
     ) -> Server:
-        """A server that is not started: for tests of the start itself."""
+        """A server that is not started, for tests of the start itself; `program` is another module
+        to run in its place."""
         server = Server(
             f"server-{len(self._servers) + 1}",
+            program=program,
             kubeconfig=kubeconfig or self.kubeconfig,
             folder=self.folder,
             sweeper=self._sweeper,

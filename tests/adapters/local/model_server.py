@@ -1,6 +1,7 @@
 """A model server of the Open Inference Protocol that does as its model says: for tests.
 
-The model is a JSON file: load_seconds, exit (a code, while loading), says (a text, on the way),
+The model is a JSON file: load_seconds, loads_once (a file that its load waits for), exit (a code,
+while loading), says (a text, on the way),
 hang (in load, deaf to SIGTERM), unready (its load ends, but its model is not ready), ready_after
 (seconds in which it answers, loads, and is not ready), predict_seconds, arrived (a file that a
 prediction makes as it begins),
@@ -88,6 +89,8 @@ def load(model: str) -> dict[str, Any]:
     if orders.get("child"):
         subprocess.Popen(["sleep", "3600"])
     time.sleep(orders.get("load_seconds", 0))
+    while "loads_once" in orders and not Path(orders["loads_once"]).exists():
+        time.sleep(0.1)
     if "exit" in orders:
         sys.exit(orders["exit"])
     return orders

@@ -62,9 +62,10 @@ class Server:
 
 
 @contextmanager
-def server(folder: Path, **environment: str) -> Iterator[Server]:
+def server(folder: Path, program: str = "server", **environment: str) -> Iterator[Server]:
+    """`program`: another module to run in place of `server`."""
     with (
-        alone("server", **(settings(folder) | environment)) as running,
+        alone(program, **(settings(folder) | environment)) as running,
         grpc.insecure_channel(running.address) as channel,
     ):
         server = Server(running, channel)

@@ -1,8 +1,9 @@
-"""`python -m tests.benchmarks`: measure, and print a table."""
+"""`python -m tests.benchmarks`: measure, print a table, and write the figures as JSON."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -26,8 +27,11 @@ from .peers import PeerFailed
 from .reading import measure_get, measure_list
 from .samples import NAMESPACE
 from .starting import measure_start
+from .streaming import measure_streams, measure_streams_of_many
 
 CANNOT_MEASURE = 1
+INTERRUPTED = 130
+FIGURES = Path("build/benchmarks.json")
 _NOT_MEASURED = (
     BuildFailed,
     ComponentFailed,
@@ -70,7 +74,24 @@ def deployments(folder: Path) -> list[Comparison]:
     return measure_deployments(say, many=100_000, few=1000, rounds=100, folder=folder)
 
 
+def streams(folder: Path) -> list[Comparison]:
+    """WatchStatus to 100, 1,000 and 10,000 readers, beside a bare server that pushes the same."""
+    compared = measure_streams(say, streams=100, changes=20, stalled=0, storms=0, folder=folder)
+    compared += measure_streams(say, streams=1000, changes=10, stalled=0, storms=0, folder=folder)
+    return compared + measure_streams(
+        say, streams=10_000, changes=7, stalled=100, storms=3, folder=folder
+    )
+
+
+def streams_of_many(folder: Path) -> list[Comparison]:
+    """The memory of WatchStatus of all namespaces, with 1,000 and with 5,000 services."""
+    compared = measure_streams_of_many(say, services=1000, streams=400, folder=folder)
+    return compared + measure_streams_of_many(say, services=5000, streams=100, folder=folder)
+
+
 PARTS: dict[str, Callable[[Path], list[Comparison]]] = {
+    "streams": streams,
+    "streams-of-many": streams_of_many,
     "get": get,
     "tls": tls,
     "list": list_,
@@ -81,20 +102,23 @@ PARTS: dict[str, Callable[[Path], list[Comparison]]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure what is asked for; 0 whatever comes out, CANNOT_MEASURE when a part does not run."""
-    chosen = _parser().parse_args(arguments).only or list(PARTS)
+    """Measure what is asked for; 0 whatever comes out, CANNOT_MEASURE when a part does not run,
+    INTERRUPTED after Ctrl-C. The parts that were measured are written in any case."""
+    asked = _parser().parse_args(arguments)
     began = time.monotonic()
-    comparisons: list[Comparison] = []
+    measured: dict[str, list[Comparison]] = {}
     code = 0
-    for name in chosen:
-        try:
-            with tempfile.TemporaryDirectory(prefix="modelservice-bench-") as folder:
-                comparisons += PARTS[name](Path(folder))
-        except _NOT_MEASURED as error:
-            code = _cannot(name, str(error))
-        except grpc.RpcError as error:
-            code = _cannot(name, f"a call failed: {error}")
+    try:
+        for name in asked.parts or PARTS:
+            code = _measure(name, measured) or code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    comparisons = [comparison for part in measured.values() for comparison in part]
     say(f"\n{table(comparisons)}\n\nmedians, in {time.monotonic() - began:.0f} s")
+    figures = {part: [c.figures for c in compared] for part, compared in measured.items()}
+    asked.json.parent.mkdir(parents=True, exist_ok=True)
+    asked.json.write_text(json.dumps(figures, indent=2) + "\n")
+    say(f"all figures: {asked.json}")
     return code
 
 
@@ -102,22 +126,49 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def _measure(name: str, measured: dict[str, list[Comparison]]) -> int:
+    began = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="modelservice-bench-") as folder:
+            measured[name] = PARTS[name](Path(folder))
+    except _NOT_MEASURED as error:
+        return _cannot(name, str(error))
+    except grpc.RpcError as error:
+        return _cannot(name, f"a call failed: {error}")
+    say(f"{name}: measured in {time.monotonic() - began:.0f} s")
+    return 0
+
+
 def _cannot(name: str, why: str) -> int:
     print(f"error: {name} cannot be measured: {why}", file=sys.stderr, flush=True)
     return CANNOT_MEASURE
 
 
+def _part(name: str) -> str:
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(PARTS)}, got {name!r}")
+    return name
+
+
 def _parser() -> argparse.ArgumentParser:
+    parts = "\n".join(f"  {name:16}{part.__doc__}" for name, part in PARTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Measure the server side by side with what it stands on, and print the ratios "
         "beside what is aimed at. It reports and does not judge: the exit code is 0 unless "
         "something cannot be measured. On a busy machine both sides are slow, and the ratios "
         "scatter.",
-        epilog="\n".join(f"  {name:12}{part.__doc__}" for name, part in PARTS.items()),
+        epilog=f"parts:\n{parts}\n\nexamples:\n"
+        "  python -m tests.benchmarks\n"
+        "  python -m tests.benchmarks streams get --json /tmp/figures.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help="of these parts")
+    parser.add_argument(
+        "parts", nargs="*", type=_part, metavar="PART", help="a part; without any: all"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=FIGURES, metavar="FILE", help=f"default: {FIGURES}"
+    )
     return parser
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 Say = Callable[[str], None]
 
@@ -13,7 +14,8 @@ Say = Callable[[str], None]
 class Comparison:
     """Ours beside the bare thing, one number a round each.
 
-    `aim_least` and `aim_most` bound the ratio; without either it is told for information.
+    `aim_least` and `aim_most` bound the ratio, `aim_more` the difference; without any of them it
+    is for information.
     """
 
     what: str
@@ -23,6 +25,7 @@ class Comparison:
     bare_is: str
     aim_least: float | None = None
     aim_most: float | None = None
+    aim_more: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -42,17 +45,29 @@ class Comparison:
             self._verdict(),
         )
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What the JSON file has of it."""
+        medians = {"ours_median": median(self.ours), "bare_median": median(self.bare)}
+        return asdict(self) | medians | {"ratio": self.ratio, "verdict": self._verdict()}
+
     def _aim(self) -> str:
         if self.aim_least is not None:
             return f">= {self.aim_least:g}"
+        if self.aim_more is not None:
+            return f"<= {self.aim_more:g} {self.unit} more"
         return "" if self.aim_most is None else f"<= {self.aim_most:g}"
 
     def _verdict(self) -> str:
-        if self.aim_least is None and self.aim_most is None:
+        if self.aim_least is not None:
+            met = self.ratio >= self.aim_least
+        elif self.aim_most is not None:
+            met = self.ratio <= self.aim_most
+        elif self.aim_more is not None:
+            met = median(self.ours) - median(self.bare) <= self.aim_more
+        else:
             return ""
-        least = float("-inf") if self.aim_least is None else self.aim_least
-        most = float("inf") if self.aim_most is None else self.aim_most
-        return "met" if least <= self.ratio <= most else "missed"
+        return "met" if met else "missed"
 
 
 _TITLES = ("measured", "ours", "beside", "ratio", "aim", "")

@@ -1,10 +1,13 @@
 """The real application over a cluster in memory, with a registry where MODELSERVICE_DATABASE_URL
-names one; prints its port."""
+names one; prints its port.
+
+With `never-ready` a rollout stays as it is deployed: a Deploy is one change, not two."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 
 from server import logs, settings
 from server.app import Application, opened_registry
@@ -18,7 +21,10 @@ async def main() -> None:
     loaded = settings.load()
     logs.configure(loaded.log)
     async with opened_registry(loaded) as registry:
-        application = Application(MemoryCluster(), loaded, registry)
+        cluster = MemoryCluster()
+        if "never-ready" in sys.argv:
+            cluster.ready_after = None
+        application = Application(cluster, loaded, registry)
         print(await application.start(), flush=True)
         await application.run(asyncio.Event())
 

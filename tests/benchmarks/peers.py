@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +14,11 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.http2 import grpc_message
+
 ROOT = Path(__file__).parents[2]
 SERVING_SECONDS = 60.0
+QUIET_SECONDS = 20.0
 
 
 class PeerFailed(RuntimeError):
@@ -33,6 +37,17 @@ class Peer:
         times = self._process.cpu_times()
         return float(times.user + times.system)
 
+    def memory_bytes(self) -> int:
+        """The process's resident memory, once it is at rest."""
+        ends = time.monotonic() + QUIET_SECONDS
+        used = self.cpu_seconds()
+        while time.monotonic() < ends:
+            time.sleep(0.5)
+            before, used = used, self.cpu_seconds()
+            if used - before < 0.05:
+                break
+        return int(self._process.memory_info().rss)
+
 
 @contextmanager
 def memory_server(
@@ -40,11 +55,12 @@ def memory_server(
     registry_url: str = "",
     settings: Mapping[str, str] | None = None,
     channel_to: Callable[[str], grpc.Channel] = grpc.insecure_channel,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Peer]:
     """The whole server, logging to a file as in production, over a cluster in memory, and with the
-    registry of this URL and these settings."""
+    registry of this URL, these settings, and these arguments of `memory_server`."""
     given = {"MODELSERVICE_DATABASE_URL": registry_url} | dict(settings or {})
-    with _running("memory_server", [], folder, given) as peer:
+    with _running("memory_server", arguments, folder, given) as peer:
         with channel_to(peer.address) as channel:
             wait_serving(channel)
         yield peer
@@ -59,6 +75,18 @@ def bare_server(folder: Path, answers: dict[str, bytes]) -> Iterator[Peer]:
         path.write_bytes(answer)
         arguments.append(str(path))
     with _running("bare_server", arguments, folder, {}) as peer:
+        yield peer
+
+
+@contextmanager
+def bare_watch_server(folder: Path, opening: Sequence[bytes], changed: bytes) -> Iterator[Peer]:
+    """grpc.aio and nothing else: these messages at the beginning of each WatchStatus, and the
+    other one to all of them at each Deploy."""
+    paths = []
+    for name, messages in (("opening", opening), ("changed", [changed])):
+        paths.append(folder / f"{name}.messages")
+        paths[-1].write_bytes(b"".join(map(grpc_message, messages)))
+    with _running("bare_watch_server", list(map(str, paths)), folder, {}) as peer:
         yield peer
 
 
@@ -79,7 +107,7 @@ def wait_serving(channel: grpc.Channel) -> None:
 
 @contextmanager
 def _running(
-    module: str, arguments: list[str], folder: Path, settings: Mapping[str, str]
+    module: str, arguments: Sequence[str], folder: Path, settings: Mapping[str, str]
 ) -> Iterator[Peer]:
     log = folder / f"{module}.log"
     path = os.pathsep.join([str(ROOT), str(ROOT / "generated")])

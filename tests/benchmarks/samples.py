@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
 NAMESPACE = "model-serving"
 _VARIABLES = 24
 _VALUE_LENGTH = 40
+# In a variable, so that the bytes of each state tell it from the others.
+MARKER = re.compile(rb"change-\d{5}")
 
 
 def deploy_request(name: str, namespace: str = NAMESPACE) -> pb.DeployRequest:
@@ -22,6 +26,18 @@ def deploy_request(name: str, namespace: str = NAMESPACE) -> pb.DeployRequest:
     )
     labels = {"team": "forecasting", "stage": "production", "example.com/model": name}
     return pb.DeployRequest(namespace=namespace, name=name, spec=spec, labels=labels)
+
+
+def marker(number: int) -> bytes:
+    """The marker of a change."""
+    return f"change-{number:05}".encode()
+
+
+def change_request(name: str, number: int) -> pb.DeployRequest:
+    """Another rollout of the same model, known by its marker."""
+    request = deploy_request(name)
+    request.spec.env["CHANGE"] = marker(number).decode()
+    return request
 
 
 def names(count: int, prefix: str = "model") -> list[str]:

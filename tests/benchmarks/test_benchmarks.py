@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from .listing_deployments import measure_deployments
 from .load import LoadFailed, Served, load
 from .peers import ROOT, bare_server
 from .reading import measure_get, measure_list
+from .streaming import measure_streams, measure_streams_of_many
 
 pytestmark = pytest.mark.processes
 
@@ -48,6 +50,17 @@ def test_a_page_of_deployments_is_measured_for_each_filter(tmp_path: Path) -> No
     assert len(measured) % 9 == 0
 
 
+def test_streams_are_measured_beside_a_bare_server(tmp_path: Path) -> None:
+    measured = measure_streams(print, streams=20, changes=2, stalled=2, storms=1, folder=tmp_path)
+    assert len(measured) == 4
+    assert all(comparison.ratio > 0 for comparison in measured)
+
+
+def test_streams_of_many_services_are_measured_beside_a_bare_server(tmp_path: Path) -> None:
+    [memory] = measure_streams_of_many(print, services=5, streams=30, folder=tmp_path)
+    assert len(memory.ours) == len(memory.bare) == 1
+
+
 def test_the_load_knows_the_size_of_the_answers(tmp_path: Path) -> None:
     with bare_server(tmp_path, {"Get": b"x" * 40_000}) as peer:
         served = asked_for_a_moment(peer.address)
@@ -66,6 +79,17 @@ def test_the_table_has_the_aim_beside_the_median_of_the_rounds_ratios() -> None:
     _, first, second = table([met, missed]).splitlines()
     assert first.split()[-4:] == ["0.80", ">=", "0.7", "met"]
     assert second.split()[-4:] == ["25.00", "<=", "20", "missed"]
+
+
+def test_all_figures_are_in_a_file(tmp_path: Path) -> None:
+    figures = json.loads(json.dumps(Comparison("List", "ms", [50], [2], "bare").figures))
+    assert (figures["ours_median"], figures["bare_median"], figures["ratio"]) == (50, 2, 25)
+
+
+def test_an_aim_may_be_so_much_more_than_the_bare_server_takes() -> None:
+    met = Comparison("memory", "KiB", [27], [24], "bare", aim_more=4)
+    missed = Comparison("memory", "KiB", [29], [24], "bare", aim_more=4)
+    assert [c.figures["verdict"] for c in (met, missed)] == ["met", "missed"]
 
 
 def test_the_command_tells_what_it_measures() -> None:

@@ -28,6 +28,7 @@ ASKED_BY_EVERYBODY = (
     "/readyz",
     KNATIVE,
     f"/apis/{RBAC}",
+    "/apis/serving.kserve.io/v1alpha1",
     SCHEMAS,
     f"{SCHEMAS}/apis/serving.kserve.io/v1beta1",
 )

@@ -49,6 +49,7 @@ class PlayedCluster(ScriptedServer):
         self.groups = {
             "/apis/serving.knative.dev/v1": ["services", "revisions"],
             "/apis/rbac.authorization.k8s.io/v1": ["rolebindings", "clusterrolebindings"],
+            "/apis/serving.kserve.io/v1alpha1": ["servingruntimes", "clusterservingruntimes"],
         }
         self.collections = {
             SERVICES: Collection(),

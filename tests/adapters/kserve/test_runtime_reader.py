@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from server.adapters.kserve.apply import runtime_reader
 from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.manifests.serving_runtimes import Runtimes
 from server.deadline import Deadline
 from server.domain.errors import ClusterUnavailable
 from server.domain.service.inference_service import ModelFormat, ModelPredictor
@@ -22,6 +23,11 @@ MODEL = ModelPredictor(ModelFormat("sklearn"))
 MINE = runtime("mine")
 
 
+def reading(api: ApiServer, cached: Runtimes | None = None) -> RuntimeReader:
+    """A reader beside a cache with these runtimes, or with none."""
+    return RuntimeReader(api, lambda _: cached)
+
+
 def holding(*runtimes: dict[str, Any]) -> str:
     return json.dumps({"metadata": {}, "items": runtimes})
 
@@ -30,7 +36,7 @@ async def test_it_reads_those_of_the_namespace_and_those_of_the_cluster(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.texts |= {NAMESPACED: holding(MINE), CLUSTER: holding(SKLEARN)}
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == [
+    assert await reading(api).read(MODEL, "model-serving", Deadline.after(5)) == [
         MINE,
         SKLEARN,
     ]
@@ -40,7 +46,7 @@ async def test_a_runtime_counts_from_the_moment_that_it_is_there(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding()}
-    reader = RuntimeReader(api)
+    reader = reading(api)
     assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == []
     server.texts[CLUSTER] = holding(SKLEARN)
     assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
@@ -50,9 +56,26 @@ async def test_deploys_in_quick_succession_share_a_list(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
-    reader = RuntimeReader(api)
+    reader = reading(api)
     for _ in range(3):
         assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
+    assert server.count("text") == 2
+
+
+async def test_where_the_cache_has_a_runtime_nothing_is_asked(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    reader = reading(api, Runtimes([MINE], [SKLEARN]))
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [MINE, SKLEARN]
+    assert server.requests == []
+
+
+async def test_a_runtime_that_the_cache_does_not_have_yet_is_found(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
+    reader = reading(api, Runtimes([], []))
+    assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
     assert server.count("text") == 2
 
 
@@ -61,7 +84,7 @@ async def test_a_later_deploy_reads_the_runtimes_again(
 ) -> None:
     monkeypatch.setattr(runtime_reader, "SHARED_FOR", 0.0)
     server.texts |= {NAMESPACED: holding(), CLUSTER: holding(SKLEARN)}
-    reader = RuntimeReader(api)
+    reader = reading(api)
     await reader.read(MODEL, "model-serving", Deadline.after(5))
     server.texts[CLUSTER] = holding(SKLEARN, MINE)
     assert await reader.read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN, MINE]
@@ -71,7 +94,7 @@ async def test_of_a_kind_that_the_cluster_does_not_have_there_are_none(
     server: ScriptedServer, api: ApiServer
 ) -> None:
     server.absent |= {NAMESPACED, CLUSTER}
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == []
+    assert await reading(api).read(MODEL, "model-serving", Deadline.after(5)) == []
 
 
 async def test_runtimes_that_may_not_be_listed_are_not_known(
@@ -79,7 +102,7 @@ async def test_runtimes_that_may_not_be_listed_are_not_known(
 ) -> None:
     server.texts[NAMESPACED] = holding(MINE)
     server.list_faults.append(answering(403))
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == []
+    assert await reading(api).read(MODEL, "model-serving", Deadline.after(5)) == []
     assert len(server.requests) == 2
 
 
@@ -89,7 +112,7 @@ async def test_an_api_server_that_has_just_started_is_asked_again(
 ) -> None:
     server.texts[NAMESPACED] = holding()
     server.list_faults += [answering(status), answering(200, {"items": [SKLEARN]})]
-    assert await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
+    assert await reading(api).read(MODEL, "model-serving", Deadline.after(5)) == [SKLEARN]
 
 
 @pytest.mark.parametrize(
@@ -103,14 +126,14 @@ async def test_nothing_is_deployed_without_knowing_the_runtimes(
     server.texts[NAMESPACED] = holding()
     server.list_faults += [fault] * 5
     with pytest.raises(ClusterUnavailable):
-        await RuntimeReader(api).read(MODEL, "model-serving", Deadline.after(0.5))
+        await reading(api).read(MODEL, "model-serving", Deadline.after(0.5))
 
 
 async def test_refusals_in_ever_new_namespaces_fill_neither_the_log_nor_the_memory(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime_reader, "MOST_REFUSALS_LOGGED", 3)
-    reader = RuntimeReader(api)
+    reader = reading(api)
     with capture_logs() as logged:
         for n in range(10):
             server.list_faults.extend([answering(403)] * 2)

@@ -1,15 +1,15 @@
-"""List the serving runtimes, when a Deploy of a model replaces pods.
+"""Find the serving runtimes of a model, when a Deploy replaces its pods.
 
-No informer watches them, because nothing else needs them. A list may come from the API server's
-cache, half a second old. Before a model counts as without a runtime, the list is read past the
-cache: a runtime that was installed just before its service gives it a readiness probe.
+They come from the informers' cache, or where that has none from a list, which may be half a second
+old. Before a model counts as without a runtime, they are read past every cache: a runtime that was
+installed just before its service gives it a readiness probe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 import structlog
@@ -36,10 +36,14 @@ log = structlog.get_logger(__name__)
 
 
 class RuntimeReader:
-    """Lists serving runtimes; Deploys in quick succession share a list."""
+    """Reads serving runtimes. `cached` returns those for a namespace, or None if it has none.
 
-    def __init__(self, api: ApiServer) -> None:
+    Without a cache Deploys in quick succession share a list.
+    """
+
+    def __init__(self, api: ApiServer, cached: Callable[[str], Runtimes | None]) -> None:
         self._api = api
+        self._cached = cached
         self._shared: dict[str, tuple[float, Sequence[Object] | None]] = {}
         self._refused: set[str] = set()
 
@@ -51,7 +55,7 @@ class RuntimeReader:
         readiness probe until the next change.
         """
         deadline = deadline.sooner(Deadline.after(READ_TIMEOUT))
-        runtimes = await self._list_both(namespace, deadline)
+        runtimes = self._cached(namespace) or await self._list_both(namespace, deadline)
         found = candidates(model, runtimes)
         if found or None in (runtimes.namespaced, runtimes.cluster):
             return found

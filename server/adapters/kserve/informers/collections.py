@@ -15,8 +15,11 @@ SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 
 
 class Kind(Enum):
-    """The kinds that a status is derived from: API group and version, the name in paths, and the
-    name in positions."""
+    """The kinds that are watched: API group and version, the name in paths, and the name in
+    positions.
+
+    A status is derived from all but the runtimes, which a Deploy reads.
+    """
 
     SERVICES = ("apis/serving.kserve.io/v1beta1", "inferenceservices", "isvc")
     DEPLOYMENTS = ("apis/apps/v1", "deployments", "deploy")
@@ -28,12 +31,15 @@ class Kind(Enum):
     REVISIONS = ("apis/serving.knative.dev/v1", "revisions", "rev")
     ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "rolebindings", "rb")
     CLUSTER_ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "crb")
+    SERVING_RUNTIMES = ("apis/serving.kserve.io/v1alpha1", "servingruntimes", "sr")
+    CLUSTER_SERVING_RUNTIMES = ("apis/serving.kserve.io/v1alpha1", "clusterservingruntimes", "csr")
 
 
 # A cluster may have them or not, and may get or lose them.
 KNATIVE = (Kind.KNATIVE_SERVICES, Kind.REVISIONS)
 # They show which ServiceAccounts have rights, in any namespace. Not every account may read them.
 BINDINGS = (Kind.ROLE_BINDINGS, Kind.CLUSTER_ROLE_BINDINGS)
+RUNTIMES = (Kind.SERVING_RUNTIMES, Kind.CLUSTER_SERVING_RUNTIMES)
 # KServe labels its objects, and the labels of their templates reach ReplicaSets and pods.
 LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS, *KNATIVE)
 # Other events are not watched: an HPA without metrics writes one every 15 s.
@@ -55,7 +61,7 @@ class Resource:
     @property
     def optional(self) -> bool:
         """Return whether a cluster may lack the collection, or our account may not read it."""
-        return self.kind in (*KNATIVE, *BINDINGS)
+        return self.kind in (*KNATIVE, *BINDINGS, *RUNTIMES)
 
     @property
     def group_path(self) -> str:
@@ -84,6 +90,12 @@ def followed(namespaces: Sequence[str]) -> list[Resource]:
     """Return the collections to watch for these namespaces; for all if none is given."""
     of_services = [r for namespace in namespaces or ("",) for r in _followed_in(namespace)]
     return [*of_services, *map(Resource, BINDINGS)]
+
+
+def followed_runtimes(namespaces: Sequence[str]) -> list[Resource]:
+    """Return the collections of serving runtimes that services of these namespaces can use."""
+    own = [Resource(Kind.SERVING_RUNTIMES, namespace) for namespace in namespaces or ("",)]
+    return [*own, Resource(Kind.CLUSTER_SERVING_RUNTIMES)]
 
 
 def _followed_in(namespace: str) -> Iterator[Resource]:

@@ -16,6 +16,7 @@ from server.adapters.kserve.informers.log_fetcher import LogFetcher
 from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.progress import decode_position, encode_position
 from server.adapters.kserve.informers.reflector import Reflector
+from server.adapters.kserve.informers.runtime_cache import RuntimeCache
 from server.adapters.kserve.informers.service_views import ServiceViews
 from server.adapters.kserve.objects import Object, key_of
 from server.adapters.kserve.status.observed_objects import LogExcerpt
@@ -32,14 +33,15 @@ class StatusFeed:
     """Watch the cluster while it `follow`s, and derive services from the cache at any time.
 
     `namespaces`: the namespaces to watch, or none for all. `caller`: decides which container text
-    may be shown. `object_cache` has the raw objects. `releases` reads KServe's release; with an
-    unsupported one nothing is reported.
+    may be shown. `object_cache` has the raw objects, `runtime_cache` the serving runtimes.
+    `releases` reads KServe's release; with an unsupported one nothing is reported.
     """
 
     def __init__(
         self, api: ApiServer, namespaces: Sequence[str], caller: Caller | None = None
     ) -> None:
         self.object_cache = ObjectCache(self._touch, caller)
+        self.runtime_cache = RuntimeCache(api, namespaces)
         self._api = api
         self._namespaces = namespaces
         self._views = ServiceViews(self.object_cache)
@@ -127,6 +129,7 @@ class StatusFeed:
         self._reflectors = [
             Reflector(self._api, r, self.object_cache) for r in followed(self._namespaces)
         ]
+        self.runtime_cache = RuntimeCache(self._api, self._namespaces)
         self._emit_rate = EmitRate()  # this sink has had no report yet
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -134,7 +137,7 @@ class StatusFeed:
                 tasks.create_task(self.releases.run(), name="KServe's release")
                 for n in range(LOGS_AT_ONCE):
                     tasks.create_task(self._log_fetcher.run(), name=f"log fetcher {n}")
-                for reflector in self._reflectors:
+                for reflector in (*self._reflectors, *self.runtime_cache.reflectors):
                     tasks.create_task(reflector.run(), name=f"reflector of {reflector.resource}")
                 for reflector in self._reflectors:
                     await reflector.synced.wait()
@@ -208,9 +211,9 @@ class StatusFeed:
         return (r for r in self._reflectors if r.resource.namespace in ("", key.namespace))
 
     def _confirm(self, asked_at: float) -> None:
-        for reflector in self._reflectors:
+        for reflector in (*self._reflectors, *self.runtime_cache.reflectors):
             reflector.confirm(asked_at)
 
     def _reconnect(self) -> None:
-        for reflector in self._reflectors:
+        for reflector in (*self._reflectors, *self.runtime_cache.reflectors):
             reflector.reconnect()

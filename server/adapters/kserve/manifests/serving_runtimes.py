@@ -16,6 +16,7 @@ from server.adapters.kserve.objects import (
     name_of,
 )
 from server.domain.kubernetes.quantities import quantities
+from server.domain.service import model_name
 from server.domain.service.inference_service import ModelFormat, ModelPredictor, Resources
 
 MLSERVER = "mlserver"
@@ -28,6 +29,9 @@ _SERVER_TYPES = {
     "kserve-tritonserver": "tritonserver",
     "kserve-torchserve": "torchserve",
 }
+_USED_OF_METADATA = ("namespace", "name", "creationTimestamp")
+_USED_OF_SPEC = ("supportedModelFormats", "protocolVersions", "disabled", "multiModel")
+_USED_OF_CONTAINER = ("name", "args", "ports", "readinessProbe", "resources")
 _PROTOCOLS = ("v1", "v2", "grpc-v1", "grpc-v2")
 # KServe's protocol for a model that names none: by its format, then by the server, then the first
 # of _PROTOCOLS that the runtime supports.
@@ -41,6 +45,28 @@ class Runtimes:
 
     namespaced: Sequence[Object] | None = None
     cluster: Sequence[Object] | None = None
+
+
+def with_used_fields(runtime: Object) -> Object:
+    """Return a runtime with nothing but what this module and the readiness probe read."""
+    metadata, spec = get_map(runtime, "metadata"), get_map(runtime, "spec")
+    container = serving_container(runtime)
+    variable = find_by_name(get_list(container, "env"), model_name.VARIABLE)
+    used = {name: container[name] for name in _USED_OF_CONTAINER if name in container}
+    return {
+        "metadata": {
+            **{name: metadata[name] for name in _USED_OF_METADATA if name in metadata},
+            "annotations": {
+                name: text for name, text in annotations_of(runtime).items() if name == _SERVER_TYPE
+            },
+        },
+        "spec": {
+            **{name: spec[name] for name in _USED_OF_SPEC if name in spec},
+            # Its fields do not count, but that it has them.
+            "workerSpec": bool(spec.get("workerSpec")),
+            "containers": [{**used, "env": [variable] if variable else []}] if container else [],
+        },
+    }
 
 
 def candidates(model: ModelPredictor, runtimes: Runtimes) -> list[Object]:

@@ -78,7 +78,8 @@ class Connection:
         """Return the same with what is not given taken from the environment and the context.
 
         A server that is named by --server or by MODELSERVICE_SERVER gets nothing of a context,
-        above all no token: that would be another server's. Raises ConfigError.
+        above all no token, unless --context names it: that would be another server's. Raises
+        ConfigError.
         """
         from modelservice_client.cli.contexts import Context, load
 

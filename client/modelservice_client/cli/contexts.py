@@ -61,7 +61,8 @@ class Config:
         return self.contexts[name]
 
     def save(self) -> None:
-        """Write the file, readable by its owner only, in one step."""
+        """Write the file, readable by its owner only, in one step. Where it is a symbolic link, the
+        file that it leads to is written. Raises ConfigError, and leaves nothing behind then."""
         contexts = {
             name: {key: value for key, value in asdict(context).items() if value not in ("", None)}
             for name, context in self.contexts.items()
@@ -69,11 +70,18 @@ class Config:
         text = yaml.safe_dump({"current": self.current, "contexts": contexts}, sort_keys=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            there = self.path.resolve()
             with tempfile.NamedTemporaryFile(
-                "w", dir=self.path.parent, prefix=".config", delete=False
+                "w", dir=there.parent, prefix=".config", delete=False
             ) as written:
-                written.write(text)
-            Path(written.name).replace(self.path)
+                new = Path(written.name)
+                try:
+                    written.write(text)
+                    written.flush()
+                    new.replace(there)
+                except BaseException:
+                    new.unlink(missing_ok=True)
+                    raise
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror or error}") from error
 

@@ -18,12 +18,14 @@ from modelservice_client.cli.connection import Connection, Output
 from modelservice_client.cli.screen import facts
 from modelservice_client.cli.session import Session
 from modelservice_client.cli.text import one_line
+from modelservice_client.cli.unreachable import cause_of
 from modelservice_client.core.enum_names import enum_name
 from modelservice_client.credentials import is_local, own_version
 
 _HEALTH: Rpc[Any, Any] = Rpc("/grpc.health.v1.Health/List", HealthListRequest, HealthListResponse)
 _SECONDS = 10.0
 _NOT_OFFERED = "not offered by this server"
+_NO_RPC = "unknown: the API has no call for it yet"
 _MARKS = {"ok": Text("ok", "bold green"), "failed": Text("FAILED", "bold red"), "": Text("-")}
 
 
@@ -44,7 +46,10 @@ def doctor(session: Session) -> None:
         checks.extend(_checks(session))
     except ModelServiceError as failed:
         error = failed
-        checks.append(Check("connection", "failed", one_line(failed.message)))
+        if session.heard:
+            checks.append(Check("services", "failed", one_line(failed.message)))
+        else:
+            checks.append(Check("connection", "failed", cause_of(failed)))
     if session.output is Output.TABLE:
         rows = [
             (check.name, Text.assemble(_MARKS[check.result], "  ", one_line(check.detail)))
@@ -72,7 +77,7 @@ def _checks(session: Session) -> Iterator[Check]:
     statuses = _health(session)
     session.heard = True
     yield Check("connection", "ok", f"answers in {(time.monotonic() - began) * 1000:.0f} ms")
-    yield Check("version", "", _NOT_OFFERED)
+    yield Check("version", "", _NO_RPC)
     if statuses is None:
         yield Check("health", "", _NOT_OFFERED)
     else:
@@ -90,8 +95,8 @@ def _checks(session: Session) -> Iterator[Check]:
     yield Check(
         "services", "ok", f"{listed.total_size}; the cluster was heard from {seen:.1f} s ago"
     )
-    yield Check("identity", "", f"{_NOT_OFFERED}: callers have none")
-    yield Check("rights", "", f"{_NOT_OFFERED}: every caller may do everything")
+    yield Check("identity", "", _identity(options))
+    yield Check("rights", "", f"{_NO_RPC}; List is allowed")
 
 
 def _health(session: Session) -> dict[str, str] | None:
@@ -109,6 +114,14 @@ def _health(session: Session) -> dict[str, str] | None:
 def _judged(name: str, statuses: dict[str, str], service: str) -> Check:
     status = statuses.get(service, "UNKNOWN")
     return Check(name, "ok" if status == "SERVING" else "failed", status)
+
+
+def _identity(options: Connection) -> str:
+    sent = [
+        *(["the token of " + options.token_file] if options.token_file else []),
+        *(["the certificate of " + options.cert] if options.cert else []),
+    ]
+    return f"{_NO_RPC}; modelctl sends {' and '.join(sent) or 'none'}"
 
 
 def _tls(options: Connection) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import Failure, InferenceService
 from rich.text import Text
 
@@ -12,6 +13,7 @@ from modelservice_client.cli.progress import reason_of, state_text
 from modelservice_client.cli.request_file import RequestFile
 from modelservice_client.cli.screen import Screen, facts
 from modelservice_client.cli.text import one_line
+from modelservice_client.cli.unreachable import describe, remedy_of
 
 _MOST_DETAILS = 20
 _RETRYING = "yes: the cluster tries the same again; this command has ended"
@@ -34,32 +36,43 @@ def failure_rows(failure: Failure) -> list[tuple[str, str | Text]]:
 def report(
     screen: Screen,
     error: ModelServiceError,
-    file: RequestFile | None,
-    going_on: Sequence[str],
+    file: RequestFile | None = None,
+    going_on: Sequence[str] = (),
+    server: str = "",
+    *,
+    heard: bool = False,
+    timed_out: bool = False,
 ) -> None:
-    """Print an error of the server: what failed, the fields, the cause, and how to go on."""
+    """Print an error of the server: what failed, the fields, the cause, and how to go on.
+
+    `server` is its address, `heard` whether it has answered before, `timed_out` whether --timeout
+    has ended the attempts.
+    """
     violations = [
         f"{file.place_of(path) + ': ' if file else ''}{path}: {description}"
         for path, description in error.violations
     ]
-    failure = error.failure
-    service = error.service
+    failure, service = error.failure, error.service
     name = f"{service.namespace}/{service.name}" if service else ""
-    code = error.reason or error.code.name
+    unreachable = _unreachable(error)
     details = list(violations)
-    if failure:
-        title = f"{name or 'the rollout'} failed: {reason_of(failure)}"
-        text = title
-        details += [failure.message, f"remedy: {failure.remedy}" if failure.remedy else ""]
-    else:
-        title = f"{name}: {code}" if name else code
-        text = f"{code}: {error.message}"
-    screen.error(text, title, [line for line in details if line])
     rows: list[tuple[str, str | Text]] = [("field", line) for line in violations]
     if failure:
+        title = text = f"{name or 'the rollout'} failed: {reason_of(failure)}"
+        details += [failure.message, f"remedy: {failure.remedy}" if failure.remedy else ""]
         rows += failure_rows(failure)
+    elif unreachable:
+        title = "no connection"
+        text = describe(unreachable, server, heard)
+        rows.append(("remedy", Text(remedy_of(unreachable), "green")))
     else:
-        rows += list(error.details.items())[:_MOST_DETAILS]
+        title = error.reason or error.code.name
+        text = f"{title}: {_message_of(error)}"
+        title = f"{name}: {title}" if name else title
+        rows += _further_details(error)
+    if timed_out and not (isinstance(error, Timeout) and not unreachable):
+        text = f"not decided within the timeout; {text}"
+    screen.error(text, title, [line for line in details if line])
     if service and service.HasField("status") and (failure or isinstance(error, Timeout)):
         rows.append(("state", _state(service)))
     screen.note(facts(rows))
@@ -68,8 +81,33 @@ def report(
             screen.log(failure.log_lines)
     if error.earlier_attempt_lost:
         screen.note("An attempt was sent and not answered, and may have been done.")
-    if isinstance(error, (NotReachable, Timeout)):
+    if unreachable or timed_out:
         screen.hints(going_on)
+
+
+def _unreachable(error: ModelServiceError) -> NotReachable | None:
+    """Return the lost connection that the error is, or that a wait has ended with."""
+    if not isinstance(error, Timeout):
+        return error if isinstance(error, NotReachable) else None
+    last = error.__cause__
+    # gRPC itself ends a watch with DEADLINE_EXCEEDED where its time is over.
+    lost = isinstance(last, NotReachable) and last.code is not StatusCode.DEADLINE_EXCEEDED
+    return last if isinstance(last, NotReachable) and lost else None
+
+
+def _message_of(error: ModelServiceError) -> str:
+    if error.violations and all(
+        violation.description in error.message for violation in error.violations
+    ):
+        # The lines that follow say the same, with the place of each field.
+        return "the request is refused, and nothing was written"
+    return error.message
+
+
+def _further_details(error: ModelServiceError) -> list[tuple[str, str | Text]]:
+    """Return the details that the message does not have."""
+    found = [(name, value) for name, value in error.details.items() if value not in error.message]
+    return list(found[:_MOST_DETAILS])
 
 
 def _state(service: InferenceService) -> Text:

@@ -79,3 +79,20 @@ Image = Annotated[
     str, typer.Option(metavar="TEXT", help="A container image that serves the model itself.")
 ]
 Description = Annotated[str, typer.Option(metavar="TEXT", help="A description for people.")]
+NewDescription = Annotated[
+    str | None,
+    typer.Option("--description", metavar="TEXT", help="A description; an empty one removes it."),
+]
+NewLabels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="NAME=VALUE", help="Replaces all labels. Repeatable."),
+]
+ResourceFile = Annotated[
+    str,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE",
+        help="The resource as YAML or JSON, as `get -o yaml` prints it; - is standard input.",
+    ),
+]

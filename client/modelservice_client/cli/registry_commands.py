@@ -145,6 +145,7 @@ def create_model(
     session: "Session",
     project: Project,
     name: Model,
+    file: options.ResourceFile = "",
     description: options.Description = "",
     label: options.Labels = None,
 ) -> None:
@@ -156,7 +157,39 @@ def create_model(
     """
     from modelservice_client.cli import registry
 
-    registry.create_model(session, project, name, description, label or [])
+    registry.create_model(session, file, project, name, description, label or [])
+
+
+@models.command(name="update")
+@calls_server
+def update_model(
+    session: "Session",
+    project: Project,
+    name: Model,
+    file: options.ResourceFile = "",
+    description: options.NewDescription = None,
+    label: options.NewLabels = None,
+    default_version: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Deployed where none is named; an empty one unsets it."),
+    ] = None,
+    etag: options.Etag = "",
+) -> None:
+    """Change a model.
+
+    Flags change their fields alone. A file replaces all fields that can change, and fails if the
+    model has changed since it was printed.
+
+    \b
+    Examples:
+      modelctl registry model update fraud scorer --description "scores card payments"
+      modelctl registry model update fraud scorer -f scorer.yaml
+    """
+    from modelservice_client.cli import registry
+
+    registry.update_model(
+        session, file, project, name, description, label or [], default_version, etag
+    )
 
 
 @models.command()
@@ -224,6 +257,7 @@ def create_version(
     project: Project,
     model: Model,
     version: Version,
+    file: options.ResourceFile = "",
     storage_uri: options.StorageUri = "",
     image: options.Image = "",
     format: options.Format = "",  # noqa: A002
@@ -240,20 +274,67 @@ def create_version(
     Examples:
       modelctl registry version create fraud scorer 2 --format sklearn --storage-uri gs://bucket/2
     """
+    from modelservice.v1.inference_service_pb2 import ModelFormat
+
     from modelservice_client.cli import registry
 
     registry.create_version(
         session,
+        file,
         project,
         model,
         version,
         storage_uri,
         image,
-        format,
-        format_version,
+        ModelFormat(name=format, version=format_version),
         pending,
         description,
         label or [],
+    )
+
+
+@versions.command(name="update")
+@calls_server
+def update_version(
+    session: "Session",
+    project: Project,
+    model: Model,
+    version: Version,
+    file: options.ResourceFile = "",
+    storage_uri: options.StorageUri = "",
+    image: options.Image = "",
+    format: options.Format = "",  # noqa: A002
+    format_version: options.FormatVersion = "",
+    description: options.NewDescription = None,
+    label: options.NewLabels = None,
+    etag: options.Etag = "",
+) -> None:
+    """Change a version; where its files are and their format while it is pending.
+
+    Flags change their fields alone. A file replaces all fields that can change, and fails if the
+    version has changed since it was printed.
+
+    \b
+    Examples:
+      modelctl registry version update fraud scorer 2 --label approved=yes
+      modelctl registry version update fraud scorer 2 -f version.yaml
+    """
+    from modelservice.v1.inference_service_pb2 import ModelFormat
+
+    from modelservice_client.cli import registry
+
+    registry.update_version(
+        session,
+        file,
+        project,
+        model,
+        version,
+        storage_uri,
+        image,
+        ModelFormat(name=format, version=format_version),
+        description,
+        label or [],
+        etag,
     )
 
 
@@ -339,18 +420,92 @@ def create_environment(
     session: "Session",
     project: Project,
     name: Environment,
+    file: options.ResourceFile = "",
+    env: options.Env = None,
+    secret_env: options.SecretEnv = None,
+    request: options.Requests = None,
+    limit: options.Limits = None,
+    replicas: options.Replicas = None,
+    min_replicas: options.MinReplicas = None,
+    max_replicas: options.MaxReplicas = None,
+    service_account: options.ServiceAccount = "",
+    mode: options.Mode = "",
     description: options.Description = "",
     label: options.Labels = None,
 ) -> None:
     """Create an environment, in the namespace of --namespace or of its own name.
 
+    Flags such as --env and --limit are the defaults of what is deployed there.
+
     \b
     Examples:
-      modelctl registry environment create fraud staging -n models-staging
+      modelctl registry environment create fraud staging -n models-staging --limit memory=2Gi
     """
     from modelservice_client.cli import registry
+    from modelservice_client.cli.request_flags import SpecFlags
 
-    registry.create_environment(session, project, name, description, label or [])
+    defaults = SpecFlags(
+        env=env or [],
+        secret_env=secret_env or [],
+        requests=request or [],
+        limits=limit or [],
+        replicas=replicas,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        service_account=service_account,
+        mode=mode,
+    )
+    registry.create_environment(session, file, project, name, defaults, description, label or [])
+
+
+@environments.command(name="update")
+@calls_server
+def update_environment(
+    session: "Session",
+    project: Project,
+    name: Environment,
+    file: options.ResourceFile = "",
+    env: options.Env = None,
+    secret_env: options.SecretEnv = None,
+    request: options.Requests = None,
+    limit: options.Limits = None,
+    replicas: options.Replicas = None,
+    min_replicas: options.MinReplicas = None,
+    max_replicas: options.MaxReplicas = None,
+    service_account: options.ServiceAccount = "",
+    mode: options.Mode = "",
+    description: options.NewDescription = None,
+    label: options.NewLabels = None,
+    etag: options.Etag = "",
+) -> None:
+    """Change an environment. Services get its defaults at their next deploy.
+
+    Flags such as --env and --limit replace all defaults. A file replaces all fields that can
+    change, and fails if the environment has changed since it was printed.
+
+    \b
+    Examples:
+      modelctl registry environment update fraud staging --limit memory=4Gi --replicas 2
+      modelctl registry environment get fraud staging -o yaml > staging.yaml
+      modelctl registry environment update fraud staging -f staging.yaml
+    """
+    from modelservice_client.cli import registry
+    from modelservice_client.cli.request_flags import SpecFlags
+
+    defaults = SpecFlags(
+        env=env or [],
+        secret_env=secret_env or [],
+        requests=request or [],
+        limits=limit or [],
+        replicas=replicas,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        service_account=service_account,
+        mode=mode,
+    )
+    registry.update_environment(
+        session, file, project, name, defaults, description, label or [], etag
+    )
 
 
 @environments.command(name="delete")

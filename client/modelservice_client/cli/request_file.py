@@ -1,4 +1,4 @@
-"""Requests from files: the JSON form of a DeployRequest, as YAML or JSON."""
+"""Requests and resources from files: the JSON form of their message, as YAML or JSON."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import difflib
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import DeployRequest
@@ -20,14 +22,22 @@ from yaml.constructor import SafeConstructor
 
 MOST_BYTES = 1 << 20  # of a request, by the server's own limit
 MOST_NODES = 10_000
+_MOST_PROBLEMS = 20
 _MANIFEST = (
     "is a Kubernetes manifest and must be a DeployRequest: see docs/modelctl.md, A request from a"
     " file"
 )
 
 
+Resource = TypeVar("Resource", bound=Message)
+
+
 class FileError(Exception):
-    """A file is not the JSON form of a DeployRequest; the text names the line and the field."""
+    """A file is not the JSON form of its message; each problem names the line and the field."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class UnreadableFileError(Exception):
@@ -57,6 +67,18 @@ def read_file(name: str) -> RequestFile:
     An InferenceService is a request too: the fields that only the server sets are ignored, and its
     etag makes the deploy fail if the service has changed since.
     """
+    return parse(*_read(name))
+
+
+def read_resource(name: str, resource: type[Resource]) -> Resource:
+    """Read a resource of the registry in a file, or for `-` in standard input."""
+    text, file = _read(name)
+    with _bounded(file):
+        return _Reader(RequestFile(file)).message(_compose(text, file), resource)
+
+
+def _read(name: str) -> tuple[str, str]:
+    """Return the text of a file, and its name in errors."""
     try:
         if name == "-":
             content = sys.stdin.buffer.read(MOST_BYTES + 1)
@@ -69,7 +91,7 @@ def read_file(name: str) -> RequestFile:
     if len(content) > MOST_BYTES:
         raise FileError(f"{shown}: must have at most {MOST_BYTES} bytes")
     try:
-        return parse(content.decode("utf-8-sig"), shown)
+        return content.decode("utf-8-sig"), shown
     except UnicodeDecodeError as error:
         raise FileError(f"{shown}: must be UTF-8, byte {error.start} is not") from error
 
@@ -77,13 +99,17 @@ def read_file(name: str) -> RequestFile:
 def parse(text: str, file: str) -> RequestFile:
     """Read the request in a text; `file` is its name in errors."""
     found = RequestFile(file)
+    with _bounded(file):
+        found.request = _Reader(found).request(_compose(text, file))
+    return found
+
+
+@contextmanager
+def _bounded(file: str) -> Iterator[None]:
     try:
-        reader = _Reader(found)
-        root = _compose(text, file)
-        found.request = reader.request(root)
+        yield
     except RecursionError as error:
         raise FileError(f"{file}: is nested too deeply") from error
-    return found
 
 
 def _compose(text: str, file: str) -> yaml.Node:
@@ -107,68 +133,85 @@ def _compose(text: str, file: str) -> yaml.Node:
 
 
 class _Reader:
-    """Turns YAML into what json_format takes, and checks each field where its line is known."""
+    """Turns YAML into what json_format takes, and checks each field where its line is known.
+
+    What is wrong is collected, so that one run shows all of it.
+    """
 
     def __init__(self, found: RequestFile) -> None:
         self._found = found
         self._scalars = SafeConstructor()
         self._nodes = 0
+        self._problems: list[str] = []
 
     def request(self, root: yaml.Node) -> DeployRequest:
         if isinstance(root, yaml.MappingNode):
             if {"apiVersion", "kind"} <= {str(key.value) for key, _ in root.value}:
-                raise self._error(root, "", _MANIFEST)
+                self._wrong(root, "", _MANIFEST)
+                raise FileError(*self._problems)
             for pair in list(root.value):
                 name = str(pair[0].value)
                 output_only = _field_named(InferenceService.DESCRIPTOR, name)
                 if output_only and not _field_named(DeployRequest.DESCRIPTOR, name):
                     self._found.ignored.append(output_only.name)
                     root.value.remove(pair)
-        request = DeployRequest()
+        return self.message(root, DeployRequest)
+
+    def message(self, root: yaml.Node, kind: type[Resource]) -> Resource:
+        """Return the message that is the root. Raises FileError with everything that is wrong."""
+        message = kind()
+        descriptor: Any = kind.DESCRIPTOR
+        content = self._message(root, descriptor, "")
+        if self._problems:
+            more = len(self._problems) - _MOST_PROBLEMS
+            others = [f"{self._found.file}: and {more} more"] if more > 0 else []
+            raise FileError(*self._problems[:_MOST_PROBLEMS], *others)
         try:
-            json_format.ParseDict(self._message(root, DeployRequest.DESCRIPTOR, ""), request)
+            json_format.ParseDict(content, message)
         except json_format.ParseError as error:  # none that is known: each field was checked
             raise FileError(f"{self._found.file}: {error}") from error
-        return request
+        return message
 
     def _message(self, node: yaml.Node, message: Descriptor, path: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        given: set[str] = set()
         chosen: dict[str, str] = {}
         for key, name, value in self._entries(node, path):
             known = _field_named(message, name)
             inner = _join(path, known.name if known else name)
             if known is None:
-                raise self._error(key, inner, _unknown_field(message, name))
-            if known.name in found:
-                raise self._error(key, inner, "must be given once")
-            self._found.lines[inner] = key.start_mark.line + 1
-            content = self._field(value, known, inner)
-            if content is None:
+                self._wrong(key, inner, _unknown_field(message, name))
                 continue
+            if known.name in given:
+                self._wrong(key, inner, "must be given once")
+                continue
+            self._found.lines[inner] = key.start_mark.line + 1
+            if _is_null(value):
+                continue
+            given.add(known.name)
             oneof = known.containing_oneof
             other = chosen.setdefault(oneof.name, known.name) if oneof else known.name
             if other != known.name:
                 problem = f"must not be given beside {_join(path, other)}: choose one of them"
-                raise self._error(key, inner, problem)
-            found[known.name] = content
+                self._wrong(key, inner, problem)
+            found[known.name] = self._field(value, known, inner)
         return found
 
     def _field(self, node: yaml.Node, known: FieldDescriptor, path: str) -> Any:
-        if _is_null(node):
-            return None
         if known.message_type is not None and known.message_type.GetOptions().map_entry:
             value_field = known.message_type.fields_by_name["value"]
-            found = {}
+            found: dict[str, Any] = {}
             for key, name, value in self._entries(node, path):
                 inner = f"{path}[{json.dumps(name, ensure_ascii=False)}]"
                 if name in found:
-                    raise self._error(key, inner, "must be given once")
+                    self._wrong(key, inner, "must be given once")
                 self._found.lines[inner] = key.start_mark.line + 1
                 found[name] = self._value(value, value_field, inner, secret=True)
             return found
         if known.is_repeated:
             if not isinstance(node, yaml.SequenceNode):
-                raise self._error(node, path, f"must be a list, got {_kind(node)}")
+                self._wrong(node, path, f"must be a list, got {_kind(node)}")
+                return None
             items = []
             for i, item in enumerate(node.value):
                 self._found.lines[f"{path}[{i}]"] = item.start_mark.line + 1
@@ -181,22 +224,41 @@ class _Reader:
     ) -> Any:
         """Read one value, of a field, a list or a map. A `secret` one is not shown in errors."""
         message = known.message_type
+        if message is not None and message.full_name == "google.protobuf.Struct":
+            return self._object(node, path)
         if message is not None and not message.full_name.startswith("google.protobuf."):
             return self._message(node, message, path)
         if not isinstance(node, yaml.ScalarNode) or _is_null(node):
-            raise self._error(node, path, f"must be {_expected(known)}, got {_kind(node)}")
+            self._wrong(node, path, f"must be {_expected(known)}, got {_kind(node)}")
+            return None
         value = self._scalar(node)
         single = known.name if not known.is_repeated else None
         try:
             assert known.containing_type is not None
             holder = GetMessageClass(known.containing_type)()
             json_format.ParseDict({known.name: value if single else [value]}, holder)
-        except json_format.ParseError as error:
+        except json_format.ParseError:
             given = _kind(node) if secret else f"{node.value[:64]} ({_kind(node)})"
             quoted = ": put it in quotes" if _expected(known) == "a string" else ""
-            problem = f"must be {_expected(known)}, got {given}{quoted}"
-            raise self._error(node, path, problem) from error
+            self._wrong(node, path, f"must be {_expected(known)}, got {given}{quoted}")
         return value
+
+    def _object(self, node: yaml.Node, path: str) -> dict[str, Any]:
+        """Read a Struct: any JSON object."""
+        return {
+            name: self._any(value, _join(path, name))
+            for _, name, value in self._entries(node, path)
+        }
+
+    def _any(self, node: yaml.Node, path: str) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self._object(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            self._count(len(node.value), node, path)
+            return [self._any(item, path) for item in node.value]
+        return (
+            self._scalar(node) if isinstance(node, yaml.ScalarNode) and not _is_null(node) else None
+        )
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         if node.tag in _KINDS:
@@ -211,20 +273,25 @@ class _Reader:
 
     def _entries(self, node: yaml.Node, path: str) -> Iterator[tuple[yaml.Node, str, yaml.Node]]:
         if not isinstance(node, yaml.MappingNode):
-            raise self._error(node, path, f"must be an object, got {_kind(node)}")
+            self._wrong(node, path, f"must be an object, got {_kind(node)}")
+            return
+        self._count(len(node.value), node, path)
         for key, value in node.value:
-            self._nodes += 1
-            if self._nodes > MOST_NODES:
-                raise self._error(
-                    key, path, f"must have at most {MOST_NODES} fields, aliases counted"
-                )
-            if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, path, "must have texts as keys")
-            yield key, key.value, value
+            if isinstance(key, yaml.ScalarNode):
+                yield key, key.value, value
+            else:
+                self._wrong(key, path, "must have texts as keys")
 
-    def _error(self, node: yaml.Node, path: str, problem: str) -> FileError:
+    def _count(self, more: int, node: yaml.Node, path: str) -> None:
+        self._nodes += more
+        if self._nodes > MOST_NODES:
+            self._problems.clear()
+            self._wrong(node, path, f"must have at most {MOST_NODES} fields, aliases counted")
+            raise FileError(*self._problems)
+
+    def _wrong(self, node: yaml.Node, path: str, problem: str) -> None:
         place = f"{self._found.file}:{node.start_mark.line + 1}"
-        return FileError(f"{place}: {path}: {problem}" if path else f"{place}: {problem}")
+        self._problems.append(f"{place}: {path}: {problem}" if path else f"{place}: {problem}")
 
 
 def _join(path: str, name: str) -> str:

@@ -71,7 +71,7 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
     given = request_id_of(request.request_id, restart=request.restart)
     request.request_id = given or str(uuid.uuid4())
     name = f"{request.namespace}/{request.name}".lstrip("/")
-    ends = time.monotonic() + timeout
+    ends = session.ends_after(timeout)
     if not request.validate_only:
         session.going_on = (
             "If the request was done, the same command takes it up again with"
@@ -120,9 +120,12 @@ def status(session: Session, name: str, watch: bool, rollout_id: str, timeout: f
     """Show a service's status; with `watch` until its rollout is ready or has failed."""
     namespace, name = split_name(name, session.namespace)
     if not watch:
-        _print_status(session, session.client.get(name, namespace=namespace, rollout_id=rollout_id))
+        found = session.client.get(
+            name, namespace=namespace, rollout_id=rollout_id, timeout=session.seconds
+        )
+        _print_status(session, found)
         return
-    ends = time.monotonic() + timeout
+    ends = session.ends_after(timeout)
     awaited = InferenceService(namespace=namespace, name=name, rollout_id=rollout_id)
     if not rollout_id:
         awaited = session.client.get(name, namespace=namespace, timeout=timeout)
@@ -142,7 +145,7 @@ def get(session: Session, names: list[str]) -> None:
     services = []
     for given in names:
         namespace, name = split_name(given, session.namespace)
-        services.append(session.client.get(name, namespace=namespace))
+        services.append(session.client.get(name, namespace=namespace, timeout=session.seconds))
     if len(services) == 1 and session.output in (Output.JSON, Output.YAML):
         session.printer.message(services[0])
     else:
@@ -163,6 +166,7 @@ def list_services(session: Session, everywhere: bool, selector: str, states: lis
         namespace="-" if everywhere else session.namespace,
         label_selector=selector,
         states=wanted,
+        timeout=session.seconds,
     )
     session.printer.many(services, SERVICE_COLUMNS, service_row, service_name)
 
@@ -179,7 +183,7 @@ def delete(
 ) -> None:
     """Delete a service, and wait until it is gone."""
     namespace, name = split_name(name, session.namespace)
-    ends = time.monotonic() + timeout
+    ends = session.ends_after(timeout)
     response = session.client.delete(
         name,
         namespace=namespace,

@@ -6,16 +6,18 @@ import logging
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
+from google.protobuf.message import Message
 from modelservice.v1.inference_service_pb2 import InferenceService
 
-from modelservice_client import Client, ModelServiceError, NotReachable, Retrying, Tls
+from modelservice_client import Client, ModelServiceError, NotReachable, Retrying, Rpc, Tls
 from modelservice_client.cli.connection import Connection, Output
 from modelservice_client.cli.contexts import ConfigError
 from modelservice_client.cli.failures import report
@@ -25,11 +27,18 @@ from modelservice_client.cli.request_file import FileError, RequestFile, Unreada
 from modelservice_client.cli.request_flags import UsageError
 from modelservice_client.cli.screen import Screen
 from modelservice_client.cli.text import one_line
+from modelservice_client.cli.unreachable import cause_of
 
-WRONG_FILE = 1
+NO_CONNECTION = WRONG_FILE = 1
 WRONG_USAGE = 2
+TIMED_OUT = 68
+SERVER_WENT_AWAY = 78
 INTERRUPTED = 130
 TERMINATED = 143
+_CALL_SECONDS = 60.0
+
+Req = TypeVar("Req", bound=Message)
+Res = TypeVar("Res", bound=Message)
 
 
 class Terminated(BaseException):
@@ -48,7 +57,9 @@ class Session:
         # Lines that say how to go on after Ctrl-C, a timeout, or a lost server.
         self.going_on: Sequence[str] = ()
         self.on_retry: Callable[[str], None] = self._note_retry
+        # Whether a server has answered, and whether --timeout bounds the command.
         self.heard = False
+        self.has_timeout = False
         self._noted = ""
         self._on_sigterm: Any = signal.SIG_DFL
 
@@ -66,6 +77,24 @@ class Session:
     def output(self) -> Output:
         """How to print the result."""
         return self.given.output
+
+    @property
+    def seconds(self) -> float:
+        """How long one call may take with its attempts, where no --timeout says it."""
+        return max(_CALL_SECONDS, self.connection.patience)
+
+    def call(self, rpc: Rpc[Req, Res], request: Req) -> Res:
+        """Make a call that no --timeout bounds."""
+        return self.client.call(rpc, request, timeout=self.seconds)
+
+    def pages(self, rpc: Rpc[Req, Res], request: Req) -> Iterator[Res]:
+        """Iterate the pages of a list."""
+        return self.client.pages(rpc, request, timeout=self.seconds)
+
+    def ends_after(self, timeout: float) -> float:
+        """Return the monotonic time at which the command's --timeout is over."""
+        self.has_timeout = True
+        return time.monotonic() + timeout
 
     @cached_property
     def printer(self) -> Printer:
@@ -158,13 +187,24 @@ class Session:
         if isinstance(error, ModelServiceError):
             if error.service is not None and self.output in (Output.JSON, Output.YAML):
                 self.printer.message(error.service)
-            report(self.screen, error, self.file, self.going_on)
-            if isinstance(error, NotReachable):
-                return 78 if self.heard else 1
-            return 64 + int(error.code.value[0])
-        if isinstance(error, (FileError, UnreadableFileError)):
+            timed_out = error.timed_out and self.has_timeout
+            report(
+                self.screen,
+                error,
+                self.file,
+                self.going_on,
+                self.connection.server,
+                heard=self.heard,
+                timed_out=timed_out,
+            )
+            return self._exit_code(error, timed_out)
+        if isinstance(error, FileError):
+            for problem in error.problems:
+                self.screen.error(problem, "the request is wrong")
+            return WRONG_FILE
+        if isinstance(error, UnreadableFileError):
             self.screen.error(str(error), "the request is wrong")
-            return WRONG_FILE if isinstance(error, FileError) else WRONG_USAGE
+            return WRONG_USAGE
         if isinstance(error, (UsageError, ConfigError)):
             self.screen.error(str(error), "wrong usage")
             return WRONG_USAGE
@@ -174,10 +214,19 @@ class Session:
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else TERMINATED
         return None
 
+    def _exit_code(self, error: ModelServiceError, timed_out: bool) -> int:
+        if timed_out:
+            return TIMED_OUT
+        if isinstance(error, NotReachable):
+            return SERVER_WENT_AWAY if self.heard else NO_CONNECTION
+        return 64 + int(error.code.value[0])
+
     def _retrying(self, retrying: Retrying) -> None:
         if not isinstance(retrying.error, NotReachable):
             self.heard = True
-        self.on_retry(f"{retrying.method}: {retrying.error.message}")
+            self.on_retry(f"{retrying.method}: {retrying.error.message}")
+        else:
+            self.on_retry(f"{retrying.method} was not answered: {cause_of(retrying.error)}")
 
     def _note_retry(self, text: str) -> None:
         if text != self._noted:

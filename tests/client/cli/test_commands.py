@@ -13,6 +13,7 @@ import pytest
 import structlog
 import yaml
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+from modelservice_client import cli, rpcs
 
 from lab.port_blocks import own_block
 from server.api import call_log
@@ -21,6 +22,7 @@ from server.domain.rollout.status import State
 from tests.api.requests import NAMESPACE, deploy, eventually, failed, get, key
 from tests.cluster.cutting_proxy import cutting_proxy
 from tests.serving import Served, serving, settings
+from tests.transcript import transcript
 
 from .running import modelctl
 
@@ -120,6 +122,8 @@ def test_a_field_that_the_server_refuses_is_named_by_its_line(name: str, tmp_pat
     assert run.exit_code == 67
     assert "FIELD_INVALID" in run.stderr
     assert f"{file}:4: spec.container.image: must" in run.stderr
+    # Each once.
+    assert run.stderr.count("spec.container.image") == 1
 
 
 WRONG = [
@@ -262,7 +266,7 @@ def test_a_proxy_that_cuts_is_asked_again_and_there_is_one_rollout(
         proxy.cuts["WatchStatus"] = [grpc.StatusCode.INTERNAL]
         run = modelctl("deploy", name, *IMAGE, "--server", proxy.address)
     assert run.exit_code == 0, run.stderr
-    assert "RETRYING     Deploy: cut by the proxy" in run.stderr
+    assert "RETRYING     Deploy was not answered: cut by the proxy" in run.stderr
     assert get(stub, name).generation == 1
 
 
@@ -367,6 +371,75 @@ def test_a_registered_model_is_deployed_and_its_record_is_read(served: Served, n
     assert [run.exit_code for run in ends] == [0] * 9, [run.stderr for run in ends]
 
 
+def test_what_is_in_the_registry_can_be_changed_by_flags_and_by_a_file(
+    name: str, tmp_path: Path
+) -> None:
+    def registry(*words: str) -> Any:
+        run = modelctl("registry", *words, "-o", "json")
+        assert run.exit_code == 0, run.stderr
+        return json.loads(run.stdout)
+
+    def edited(kind: str, words: tuple[str, ...], **changes: Any) -> str:
+        file = tmp_path / f"{kind}.yaml"
+        file.write_text(yaml.safe_dump(registry(kind, "get", *words) | changes))
+        return str(file)
+
+    model, version = (name, "scorer"), (name, "scorer", "1")
+    registry("model", "create", *model, "--description", "first", "--label", "a=1")
+    registry("version", "create", *version, "--image", "a:1", "--pending")
+    changed = registry("version", "update", *version, "--storage-uri", "gs://b", "--format", "onnx")
+    assert (changed["storage_uri"], changed["format"]) == ("gs://b", {"name": "onnx"})
+    assert "image" not in registry("version", "ready", *version)
+    changed = registry("model", "update", *model, "--default-version", "1", "--label", "b=2")
+    assert (changed["default_version"], changed["labels"]) == ("1", {"b": "2"})
+    assert changed["description"] == "first"
+    assert "description" not in registry("model", "update", *model, "--description", "")
+
+    file = edited("model", model, description="by file", labels={})
+    assert registry("model", "update", *model, "-f", file)["description"] == "by file"
+    assert "labels" not in registry("model", "get", *model)
+    stale = modelctl("registry", "model", "update", *model, "-f", file, "--description", "late")
+    assert (stale.exit_code, "ETAG_MISMATCH" in stale.stderr) == (74, True)
+    file = edited("version", version, metadata={"auc": 0.9, "layers": [1, {"deep": None}]})
+    assert registry("version", "update", *version, "-f", file)["metadata"] == {
+        "auc": 0.9,
+        "layers": [1.0, {"deep": None}],
+    }
+
+    place = (name, "test")
+    made = registry("environment", "create", *place, "-n", NAMESPACE, "--limit", "memory=1Gi")
+    assert made["defaults"] == {"resources": {"limits": {"memory": "1Gi"}}}
+    made = registry("environment", "update", *place, "--replicas", "2", "--etag", made["etag"])
+    assert made["defaults"] == {"scaling": {"min_replicas": 2, "max_replicas": 2}}
+    file = edited("environment", place, defaults={"env": {"A": "1"}})
+    assert registry("environment", "update", *place, "-f", file)["defaults"] == {"env": {"A": "1"}}
+
+    nothing = modelctl("registry", "environment", "update", *place)
+    assert (nothing.exit_code, "nothing to change" in nothing.stderr) == (2, True)
+    other = modelctl("registry", "environment", "update", name, "other", "-f", file)
+    assert (other.exit_code, "name must be other, got test in" in other.stderr) == (2, True)
+
+
+def test_the_update_of_the_document(name: str, tmp_path: Path) -> None:
+    modelctl("registry", "environment", "create", name, "staging")
+    file = tmp_path / "staging.yaml"
+    # docs/modelctl.md
+    for step in transcript("docs/modelctl.md", "The registry"):
+        command, _, redirected = step.command.partition(" > ")
+        words = command.replace("fraud", name).replace("staging.yaml", str(file)).split()
+        run = modelctl(*words[1:])
+        assert run.exit_code == 0, run.stderr
+        if redirected:
+            file.write_text(run.stdout)
+
+
+def test_every_rpc_has_a_command() -> None:
+    source = "".join(file.read_text() for file in Path(cli.__file__).parent.glob("*.py"))
+    through_the_client = {"DEPLOY", "GET", "DELETE", "WATCH_STATUS"}
+    named = set(re.findall(r"rpcs\.([A-Z_]+)", source)) | through_the_client
+    assert {name for name, rpc in vars(rpcs).items() if isinstance(rpc, rpcs.Rpc)} == named
+
+
 def test_doctor_judges_what_the_server_offers_and_names_what_it_does_not() -> None:
     run = modelctl("doctor", "-o", "json")
     assert run.exit_code == 0
@@ -374,7 +447,7 @@ def test_doctor_judges_what_the_server_offers_and_names_what_it_does_not() -> No
     judged = {name for name, check in checks.items() if check["result"] == "ok"}
     assert judged == {"connection", "health", "cluster", "registry", "services"}
     for name in ("version", "identity", "rights"):
-        assert checks[name]["detail"].startswith("not offered by this server")
+        assert checks[name]["detail"].startswith("unknown: the API has no call for it yet")
     assert checks["server"]["detail"].endswith("from MODELSERVICE_SERVER")
     assert "off, since the server is on this machine" in checks["tls"]["detail"]
 
@@ -386,7 +459,8 @@ def test_no_connection_ends_with_1(words: tuple[str, ...]) -> None:
     absent = f"127.0.0.1:{own_block().next()}"
     run = modelctl(*words, "--server", absent, "--patience", "0")
     assert run.exit_code == 1
-    assert "no server has answered" in run.stderr
+    assert f"error: no server answers at {absent}: connection refused\n" in run.stderr
+    assert "remedy  Check the address, and that the server runs there.\n" in run.stderr
     # Nothing was sent.
     assert "done" not in run.stderr
     assert "--request-id" not in run.stderr
@@ -408,12 +482,44 @@ def test_a_request_that_was_sent_and_not_answered_may_have_been_done(
     ]
 
 
-@pytest.mark.parametrize("words", [("delete", "x"), ("status", "x", "--watch")])
-def test_the_timeout_bounds_the_call_before_the_wait_too(words: tuple[str, ...]) -> None:
+TIMED = [
+    ("deploy", "x", *IMAGE),
+    ("restart", "x"),
+    ("delete", "x"),
+    ("status", "x", "--watch"),
+    ("status", "x", "--watch", "--rollout-id", "r"),
+]
+
+
+@pytest.mark.parametrize("words", TIMED)
+def test_a_timeout_ends_with_68_also_where_no_server_has_ever_answered(
+    words: tuple[str, ...],
+) -> None:
     absent = f"127.0.0.1:{own_block().next()}"
     run = modelctl(*words, "--server", absent, "--timeout", "0.2")
+    assert run.exit_code == 68
+    [error] = [line for line in run.stderr.splitlines() if line.startswith("error:")]
+    assert error.startswith("error: not decided within the timeout; no server answers at ")
+    assert error.endswith(": connection refused")
+
+
+def test_a_server_that_answers_and_cannot_serve_yet_is_no_lost_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("modelservice_client.cli.doctor._SECONDS", 0.5)
+    with serving(settings(), synced=False) as unsynced:
+        at = ("--server", unsynced.address)
+        status = modelctl("status", "x", "--watch", *at, "--timeout", "0.5")
+        doctor = modelctl("doctor", *at)
+    assert status.exit_code == 68
+    assert re.search(r"^error: not decided within the timeout; [A-Z_]+: ", status.stderr, re.M)
+    assert doctor.exit_code == 78
+    checks = {line.split()[0]: line.split()[1] for line in doctor.stdout.splitlines()}
+    assert (checks["connection"], checks["services"]) == ("ok", "FAILED")
+
+
+def test_a_connection_that_can_never_work_says_how_to_make_one(served: Served) -> None:
+    run = modelctl("list", "--tls")
     assert run.exit_code == 1
-    waited = re.search(r"no server has answered for (\d+) s", run.stderr)
-    assert waited
-    # Not the patience, which is 60 s by default.
-    assert int(waited[1]) < 30
+    assert f"no server answers at {served.address}: it does not use TLS\n" in run.stderr
+    assert "remedy  Give --plaintext, or another port.\n" in run.stderr

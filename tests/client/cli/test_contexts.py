@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 from pathlib import Path
 
@@ -69,6 +70,29 @@ def test_a_change_keeps_what_it_does_not_name_and_an_empty_value_unsets() -> Non
 @pytest.mark.usefixtures("staging")
 def test_only_its_owner_can_read_the_file() -> None:
     assert stat.S_IMODE(config_path().stat().st_mode) == 0o600
+
+
+def test_a_file_behind_a_symbolic_link_is_written_and_the_link_stays(tmp_path: Path) -> None:
+    there = tmp_path / "dotfiles.yaml"
+    there.write_text("")
+    config_path().parent.mkdir(parents=True)
+    config_path().symlink_to(there)
+    assert modelctl("config", "set", "a", "--server", "a:1").exit_code == 0
+    assert config_path().is_symlink()
+    assert "a:1" in there.read_text()
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def replace(self: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", replace)
+    run = modelctl("config", "set", "a", "--server", "a:1")
+    assert run.exit_code == 2
+    assert f"{config_path()}: No space left on device" in run.stderr
+    assert list(config_path().parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(

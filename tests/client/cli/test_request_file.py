@@ -58,6 +58,37 @@ def test_a_wrong_field_is_named_by_its_line_and_path(text: str, error: str) -> N
     assert error in str(raised.value)
 
 
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    text = """\
+nam: iris
+spec:
+  model: {storage_url: x}
+  container: []
+  scaling: {min_replicas: x, target: 5}
+  env: {A: 1, B: two, A: three}
+  tolerations: [{key: a}, b]
+"""
+    with pytest.raises(FileError) as raised:
+        parse(text, "service.yaml")
+    assert [problem.split(" ")[:2] for problem in raised.value.problems] == [
+        ["service.yaml:1:", "nam:"],
+        ["service.yaml:3:", "spec.model.storage_url:"],
+        ["service.yaml:4:", "spec.container:"],
+        ["service.yaml:4:", "spec.container:"],
+        ["service.yaml:5:", "spec.scaling.min_replicas:"],
+        ["service.yaml:6:", 'spec.env["A"]:'],
+        ["service.yaml:6:", 'spec.env["A"]:'],
+        ["service.yaml:7:", "spec.tolerations[1]:"],
+    ]
+
+
+def test_a_file_with_nothing_right_ends_after_some_lines() -> None:
+    with pytest.raises(FileError) as raised:
+        parse("\n".join(f"wrong-{i}: 1" for i in range(50)), "service.yaml")
+    assert len(raised.value.problems) == 21
+    assert raised.value.problems[-1] == "service.yaml: and 30 more"
+
+
 def test_the_value_of_a_variable_is_in_no_error() -> None:
     with pytest.raises(FileError) as raised:
         parse("spec: {env: {TOKEN: 123456}}", "service.yaml")

@@ -1,10 +1,15 @@
-"""modelctl and a server with the certificate that docs/operations.md makes."""
+"""modelctl over TLS, with the certificate that docs/operations.md makes, and with tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+from modelservice.v1 import model_service_pb2_grpc
+from modelservice.v1.model_service_pb2 import ListRequest, ListResponse
 
 from tests.api.test_tls_document import make_certificate
 from tests.serving import serving, settings
@@ -30,3 +35,95 @@ def test_the_lines_of_the_document_reach_a_server_with_tls(
         for _, *words in commands:
             run = modelctl(*(word.replace(":50051", f":{served.port}") for word in words))
             assert run.exit_code == 0, run.stderr
+
+
+class Recorder(model_service_pb2_grpc.ModelServiceServicer):
+    """Lists nothing, and keeps the credentials of each call."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def List(self, request: ListRequest, context: grpc.ServicerContext) -> ListResponse:
+        self.seen.append(str(dict(context.invocation_metadata()).get("authorization")))
+        return ListResponse()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificate")
+    make_certificate(folder)
+    return folder
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def address(certificate: Path, recorder: Recorder) -> Iterator[str]:
+    """A server with TLS behind which the recorder is."""
+    pair = [(certificate / name).read_bytes() for name in ("tls.key", "tls.crt")]
+    with ThreadPoolExecutor(1) as threads:
+        server = grpc.server(threads)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(recorder, server)
+        port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([tuple(pair)]))
+        server.start()
+        yield f"localhost:{port}"
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("named", ["--token-file", "MODELSERVICE_TOKEN_FILE", "context"])
+def test_the_token_of_a_file_reaches_a_server_with_tls(
+    named: str, address: str, recorder: Recorder, certificate: Path, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    ca = ("--ca", str(certificate / "ca.crt"))
+    at, env = ("--server", address, *ca), {}
+    if named == "--token-file":
+        at += (named, str(token))
+    elif named == "context":
+        assert modelctl("config", "set", "a", *at, "--token-file", str(token)).exit_code == 0
+        at = ()
+    else:
+        env[named] = str(token)
+    assert modelctl("list", *at, **env).exit_code == 0
+    token.write_text("second\n")
+    assert modelctl("list", *at, **env).exit_code == 0
+    assert recorder.seen == ["Bearer first", "Bearer second"]
+
+
+def test_a_token_is_not_sent_in_plaintext_to_another_machine(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("hunter2\n")
+    to = ("--server", "192.0.2.1:50051", "--plaintext", "--patience", "0")
+    run = modelctl("list", *to, "--token-file", str(token))
+    assert run.exit_code == 2
+    assert "error: " in run.stderr
+    assert "hunter2" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "cause", "remedy"),
+    [
+        (("--tls",), "its certificate is not trusted", "--ca FILE"),
+        (("--ca", "ca.crt", "--server-name", "other"), "is for another name", "--server-name"),
+        (("--plaintext",), "it closed the connection", "leave out --plaintext"),
+    ],
+)
+def test_a_handshake_that_fails_says_why_and_what_to_give(
+    flags: tuple[str, ...],
+    cause: str,
+    remedy: str,
+    address: str,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(certificate)
+    run = modelctl("list", "--server", address, "--patience", "0", *flags)
+    assert run.exit_code == 1
+    error, advice = run.stderr.splitlines()
+    assert error.startswith(f"error: no server answers at {address}: ")
+    assert cause in error
+    assert remedy in advice

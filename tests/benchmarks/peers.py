@@ -46,6 +46,10 @@ class Peer:
             before, used = used, self.cpu_seconds()
             if used - before < 0.05:
                 break
+        return self.resident_bytes()
+
+    def resident_bytes(self) -> int:
+        """The process's resident memory as it is now."""
         return int(self._process.memory_info().rss)
 
 

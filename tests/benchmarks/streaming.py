@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,6 +19,7 @@ from .peers import Peer, bare_watch_server, memory_server
 from .samples import NAMESPACE, change_request, deploy_request, marker, names
 from .watchers import Watchers
 
+[NAME] = names(1)
 BARE = "bare grpc.aio"
 # Open at once, as dashboards are: each gets a message for every service.
 OPENED_AT_ONCE = 25
@@ -30,12 +31,12 @@ _LONGEST_MESSAGE = ("grpc.max_receive_message_length", 2**20)
 
 
 @dataclass
-class _Side:
-    """One of the two servers with its readers, and one number a round of what is measured."""
+class Side:
+    """One of the servers with its readers, and one number a round of what is measured."""
 
     peer: Peer
+    stub: ModelServiceStub
     watchers: Watchers
-    change: Callable[[int], None]
     opening: float = 0.0
     memory: float = 0.0
     cpu: float = 0.0
@@ -51,6 +52,10 @@ class _Side:
             some = requests[start : start + at_once]
             self.opening += await self.watchers.open(some, messages)
         self.memory = (self.peer.memory_bytes() - before) / len(requests) / 2**10
+
+    def change(self, number: int) -> None:
+        """Change the service that is watched."""
+        self.stub.Deploy(change_request(NAME, number))
 
     async def time_change(self, number: int) -> list[float]:
         """The milliseconds until each reader has a change."""
@@ -79,10 +84,9 @@ def measure_streams_of_many(
 async def _measure_streams(
     say: Say, streams: int, changes: int, stalled: int, storms: int, folder: Path
 ) -> list[Comparison]:
-    [name] = names(1)
-    request = pb.WatchStatusRequest(namespace=NAMESPACE, name=name)
+    request = pb.WatchStatusRequest(namespace=NAMESPACE, name=NAME)
     requests = [request.SerializeToString()] * streams
-    with _side_by_side(folder, name, request, 1) as (ours, bare, messages):
+    with _side_by_side(folder, request, 1) as (ours, bare, messages):
         numbers = count(2)
         for side in (bare, ours):
             await side.open(requests, messages, at_once=streams)
@@ -92,7 +96,7 @@ async def _measure_streams(
             for side in (bare, ours):
                 times = await side.time_change(next(numbers))
                 side.last.append(times[-1])
-                side.p99.append(_p99(times))
+                side.p99.append(p99(times))
         for side in (bare, ours):
             used = side.peer.cpu_seconds() - before[side.peer]
             side.cpu = used / changes / streams * 1e6
@@ -102,7 +106,7 @@ async def _measure_streams(
             for round_ in range(CHANGES_UNTIL_STALLED + changes):
                 times = await ours.time_change(next(numbers))
                 if round_ >= CHANGES_UNTIL_STALLED:
-                    ours.stalled_p99.append(_p99(times))
+                    ours.stalled_p99.append(p99(times))
             say(f"streams: {stalled:,} stalled, p99 {ours.stalled_p99[-1]:,.0f} ms")
         for _ in range(storms):
             for side in (bare, ours):
@@ -112,7 +116,7 @@ async def _measure_streams(
     return _comparisons(streams, ours, bare, stalled)
 
 
-def _comparisons(streams: int, ours: _Side, bare: _Side, stalled: int) -> list[Comparison]:
+def _comparisons(streams: int, ours: Side, bare: Side, stalled: int) -> list[Comparison]:
     what = f"{streams:,} streams"
     compared = [
         Comparison(f"{what}, a change", "ms", ours.last, bare.last, BARE, aim_most=2),
@@ -139,10 +143,9 @@ def _comparisons(streams: int, ours: _Side, bare: _Side, stalled: int) -> list[C
 async def _measure_streams_of_many(
     say: Say, services: int, streams: int, folder: Path
 ) -> list[Comparison]:
-    name = names(1)[0]
     request = pb.WatchStatusRequest(namespace="-")
     requests = [request.SerializeToString()] * streams
-    with _side_by_side(folder, name, request, services) as (ours, bare, messages):
+    with _side_by_side(folder, request, services) as (ours, bare, messages):
         for side in (bare, ours):
             await side.open(requests, messages, at_once=OPENED_AT_ONCE)
         say(f"streams: {streams:,} of {services:,} services: {ours.memory:.1f} KiB each")
@@ -151,24 +154,37 @@ async def _measure_streams_of_many(
 
 
 @contextmanager
+def watched_server(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Side]:
+    """A server over a cluster in memory with one service, on which a Deploy is one change."""
+    with (
+        memory_server(folder, settings=settings, arguments=["never-ready"]) as peer,
+        _side(peer) as side,
+    ):
+        side.change(0)
+        yield side
+
+
+@contextmanager
 def _side_by_side(
-    folder: Path, name: str, request: pb.WatchStatusRequest, services: int
-) -> Iterator[tuple[_Side, _Side, int]]:
+    folder: Path, request: pb.WatchStatusRequest, services: int
+) -> Iterator[tuple[Side, Side, int]]:
     """Both servers, and how many messages a stream begins with."""
-    with memory_server(folder, arguments=["never-ready"]) as peer, _channel(peer) as channel:
-        stub = ModelServiceStub(channel)
-        for other in names(services)[1:]:
-            stub.Deploy(deploy_request(other))
-        stub.Deploy(change_request(name, 0))
-        opening, changed = _recorded(stub, request, change_request(name, 1))
-        with bare_watch_server(folder, opening, changed) as beside, _channel(beside) as other:
-            ours = _Side(peer, Watchers(peer.address), _changer(stub, name))
-            bare = _Side(beside, Watchers(beside.address), _changer(ModelServiceStub(other), name))
-            try:
-                yield ours, bare, len(opening)
-            finally:
-                ours.watchers.close()
-                bare.watchers.close()
+    with watched_server(folder) as ours:
+        for name in names(services)[1:]:
+            ours.stub.Deploy(deploy_request(name))
+        opening, changed = _recorded(ours.stub, request, change_request(NAME, 1))
+        with bare_watch_server(folder, opening, changed) as peer, _side(peer) as bare:
+            yield ours, bare, len(opening)
+
+
+@contextmanager
+def _side(peer: Peer) -> Iterator[Side]:
+    with grpc.insecure_channel(peer.address, options=[_LONGEST_MESSAGE]) as channel:
+        side = Side(peer, ModelServiceStub(channel), Watchers(peer.address))
+        try:
+            yield side
+        finally:
+            side.watchers.close()
 
 
 def _recorded(
@@ -187,13 +203,6 @@ def _recorded(
     return opening, changed
 
 
-def _changer(stub: ModelServiceStub, name: str) -> Callable[[int], None]:
-    return lambda number: stub.Deploy(change_request(name, number)) and None
-
-
-def _channel(peer: Peer) -> grpc.Channel:
-    return grpc.insecure_channel(peer.address, options=[_LONGEST_MESSAGE])
-
-
-def _p99(times: Sequence[float]) -> float:
+def p99(times: Sequence[float]) -> float:
+    """The time after which 99 % have it."""
     return quantiles(times, n=100)[-1] if len(times) > 1 else times[0]

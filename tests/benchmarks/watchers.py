@@ -43,6 +43,8 @@ RETRY_SECONDS = 0.1
 PATIENCE_SECONDS = 300.0
 
 _PREFIX = 5
+# How a message begins whose field `type` is RESET.
+_RESET = pb.WatchStatusResponse(type=pb.WatchStatusResponse.TYPE_RESET).SerializeToString()
 
 Awaited = Callable[["Reader", bytes], bool]
 
@@ -65,11 +67,16 @@ class Reader:
 
 
 class Watchers:
-    """Readers of one server. `refused` counts the streams that the server refused, which are
-    opened again after RETRY_SECONDS. A stream that ends after its first message is LoadFailed."""
+    """Readers of one server.
+
+    `refused` counts the streams that the server refused, which are opened again after
+    RETRY_SECONDS; `resets` counts messages of RESET. A stream that ends after its first message is
+    LoadFailed, unless it is stalled: then it is opened again.
+    """
 
     def __init__(self, address: str) -> None:
         self.refused = 0
+        self.resets = 0
         self.failure = ""
         self.readers: list[Reader] = []
         self._address = address
@@ -125,6 +132,8 @@ class Watchers:
         """Count a message."""
         reader.last = message
         reader.messages += 1
+        if message.startswith(_RESET):
+            self.resets += 1
         if reader in self._waiting and self._awaited(reader, message):
             self._waiting.discard(reader)
             self._arrivals.append(time.perf_counter())
@@ -252,10 +261,12 @@ class _Connection(asyncio.Protocol):
     def _end(self, reader: Reader | None) -> None:
         if reader is None or self._closing:
             return
-        if reader.messages:
+        if reader.messages and not reader.stalled:
             self._watchers.fail("a watch ended")
             return
-        self._watchers.refused += 1
+        if not reader.messages:
+            self._watchers.refused += 1
+        reader.reset()
         asyncio.get_running_loop().call_later(RETRY_SECONDS, self._retry, reader)
 
     def _retry(self, reader: Reader) -> None:

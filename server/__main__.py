@@ -27,11 +27,15 @@ from server.domain.rollout.container_output import without_controls
 WRONG_SETTING = 2
 FAILED = 1
 INTERRUPTED = 130
+_NEW_TOKEN = "new-token"  # noqa: S105
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serve until a signal, or migrate the database. Return the exit code."""
-    act = _migrate if _parser().parse_args(arguments).command == "migrate" else _serve
+    """Serve until a signal, migrate the database, or make a token. Return the exit code."""
+    parsed = _parser().parse_args(arguments)
+    if parsed.command == _NEW_TOKEN:
+        return _new_token(parsed.user)
+    act = _migrate if parsed.command == "migrate" else _serve
     try:
         loaded = settings.load()
         logs.configure(loaded.log)
@@ -59,7 +63,27 @@ def _parser() -> argparse.ArgumentParser:
         " release. Run it before servers of this release start; with SQLite they do it themselves."
         " All data is kept, and a second run changes nothing.",
     )
+    new_token = commands.add_parser(
+        _NEW_TOKEN,
+        help="make a token of MODELSERVICE_TOKENS_FILE, and exit",
+        description="Makes a token. Prints it on standard error, and its entry of"
+        " MODELSERVICE_TOKENS_FILE, which has only its SHA-256, on standard output. Roles are added"
+        " by hand; docs/identity.md has them.",
+    )
+    new_token.add_argument("user", help="name of the user who has the token")
     return parser
+
+
+def _new_token(user: str) -> int:
+    from server.adapters.token_file import new_token  # noqa: PLC0415 - see _serve
+
+    try:
+        token, entry = new_token(user)
+    except ValueError as e:
+        return _print_error(f"USER: {e}", WRONG_SETTING)
+    print(token, file=sys.stderr)
+    print(entry, end="")
+    return 0
 
 
 def _settings_lines() -> Sequence[str]:

@@ -42,10 +42,11 @@ from server.control.watch_cache import WatchCache
 from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.memory_trimming import keep_freeing
-from server.ports import Cluster, Registry
+from server.ports import Cluster, Identities, Registry
 from server.settings import Serving, Settings, SettingsInvalid
 
 if TYPE_CHECKING:
+    from server.adapters.token_file import TokenFile
     from server.api.transport.server_certificate import ServerCertificate
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class Application:
         registry: Registry | None = None,
         tasks: Sequence[Task] = (),
         listeners: Sequence[AbstractAsyncContextManager[object]] = (),
+        identities: Identities | None = None,
     ) -> None:
         serving = settings.serving
         reserved = ReservedNamespaces(
@@ -84,14 +86,16 @@ class Application:
             settings.kubernetes.default_namespace,
             serving.namespaces,
             reserved if settings.kserve.enabled else None,
+            identities,
         )
+        self.identities = identities
         self._cluster = cluster
         self._registry = registry
         self._settings = settings
         self._cache = WatchCache(cluster.refusal)
         self._health = Health()
         limits = CallLimits(serving.max_calls, serving.max_streams)
-        self._interceptor = _interceptor(settings, limits)
+        self._interceptor = _interceptor(settings, limits, identities)
         reader = Reader(cluster, self._cache, authorizer)
         registered = registry or NoRegistry()
         memory = ServiceMemory(self._cache, serving.services_memory_bytes())
@@ -106,7 +110,7 @@ class Application:
             watcher=Watcher(self._cache, reader, authorizer),
             responses=Responses(cluster),
         )
-        registering = _registry_service(registered, self._cache)
+        registering = _registry_service(registered, self._cache, authorizer)
         self._certificate = _certificate(serving)
         self._server = grpc_server(
             models,
@@ -191,19 +195,38 @@ async def _endless(task: Task) -> NoReturn:
     raise AssertionError(f"the task {task.name!r} ended by itself")
 
 
-def _registry_service(registry: Registry, cache: WatchCache) -> RegistryService:
+def _registry_service(
+    registry: Registry, cache: WatchCache, authorizer: Authorizer
+) -> RegistryService:
     return RegistryService(
-        models=Models(registry, cache),
-        versions=Versions(registry, cache),
-        environments=Environments(registry, cache),
-        deployments=Deployments(registry),
+        models=Models(registry, cache, authorizer),
+        versions=Versions(registry, cache, authorizer),
+        environments=Environments(registry, cache, authorizer),
+        deployments=Deployments(registry, authorizer),
     )
 
 
-def _interceptor(settings: Settings, limits: CallLimits) -> CallInterceptor:
+def _interceptor(
+    settings: Settings, limits: CallLimits, identities: Identities | None = None
+) -> CallInterceptor:
     return CallInterceptor(
-        anonymous_caller(settings), settings.kubernetes.default_namespace, limits
+        anonymous_caller(settings), settings.kubernetes.default_namespace, limits, identities
     )
+
+
+async def opened_token_file(settings: Settings) -> TokenFile | None:
+    """Read the file of tokens; None without one. Raises SettingsInvalid."""
+    if settings.identity.auth != "tokens":
+        return None
+    # Imported here, since others do not need it.
+    from server.adapters.token_file import TokenFile, TokenFileUnusable  # noqa: PLC0415
+
+    file = TokenFile(settings.identity.tokens_path())
+    try:
+        await file.load()
+    except TokenFileUnusable as e:
+        raise SettingsInvalid(str(e)) from None
+    return file
 
 
 def _certificate(serving: Serving) -> ServerCertificate | None:
@@ -231,7 +254,7 @@ async def _loaded_credentials(
 
 
 def anonymous_caller(settings: Settings) -> Caller:
-    """Return the caller of every call, as long as callers have no identity."""
+    """Return the caller of every call where callers have no identity."""
     return Caller(reads_output_in=settings.serving.show_container_text)
 
 
@@ -252,7 +275,10 @@ async def run(settings: Settings) -> None:
     opened = _kserve(settings) if settings.kserve.enabled else _local(settings, grace)
     # Lock the state directory before opening the registry in it.
     async with opened as cluster, opened_registry(settings) as registry:
-        await serve(Application(cluster, settings, registry), grace.begin)
+        file = await opened_token_file(settings)
+        tasks = [Task("tokens", file.follow)] if file else []
+        application = Application(cluster, settings, registry, tasks, identities=file)
+        await serve(application, grace.begin)
 
 
 class Grace:

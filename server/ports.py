@@ -1,4 +1,4 @@
-"""The ports of control: a cluster and a registry."""
+"""The ports of control: a cluster, a registry, and the identity and rights of callers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
+from server.domain.caller import Access, BearerToken, Caller
 from server.domain.errors import ServiceError
 from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
 from server.domain.registry.registered import (
@@ -111,6 +112,26 @@ class Cluster(Protocol):
 
     def reachable(self) -> bool:
         """Report whether the cluster answered the last request and accepted our credentials."""
+        ...
+
+
+class Identities(Protocol):
+    """Decides who callers are, and what they may do.
+
+    Both answers may come from a cache; with `fresh` they are at most some seconds old. Its methods
+    raise ClusterUnavailable while that cannot be decided, and TooManyRequests.
+    """
+
+    async def authenticate(self, token: BearerToken, *, fresh: bool = False) -> Caller:
+        """Return the caller of a token. Raises Unauthenticated."""
+        ...
+
+    async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
+        """Return whether a caller has a right."""
+        ...
+
+    def remedy(self, caller: Caller, access: Access) -> str:
+        """Return how a caller without a right checks it or gets it, for a message."""
         ...
 
 

@@ -207,6 +207,40 @@ class Serving(BaseSettings):
         return self
 
 
+class Identity(BaseSettings):
+    """Who callers are, and what they may do."""
+
+    model_config = _group(PREFIX)
+
+    auth: Literal["none", "tokens"] = Field(
+        "none",
+        description="none: every caller may do everything; tokens: callers have tokens and roles of"
+        " MODELSERVICE_TOKENS_FILE",
+    )
+    tokens_file: str = Field(
+        "",
+        description="path of a TOML file with hashed tokens, their users and roles; read again when"
+        " it changes",
+    )
+
+    def tokens_path(self) -> Path:
+        """Return the file of tokens."""
+        return _expanded("MODELSERVICE_TOKENS_FILE", self.tokens_file)
+
+    @model_validator(mode="after")
+    def _file_with_its_kind(self) -> Identity:
+        if self.auth == "tokens" and not self.tokens_file:
+            raise ValueError(
+                "MODELSERVICE_TOKENS_FILE: must be set, since MODELSERVICE_AUTH is tokens"
+            )
+        if self.tokens_file and self.auth != "tokens":
+            raise ValueError(
+                "MODELSERVICE_AUTH: must be tokens, since MODELSERVICE_TOKENS_FILE is set, got"
+                f" {self.auth}"
+            )
+        return self
+
+
 class Local(BaseSettings):
     """The local cluster."""
 
@@ -336,11 +370,12 @@ class Testing(BaseSettings):
 class Settings:
     """All settings, by group."""
 
-    groups: ClassVar = (KServe, Kubernetes, Serving, Local, Database, Stop, Log)
+    groups: ClassVar = (KServe, Kubernetes, Serving, Identity, Local, Database, Stop, Log)
 
     kserve: KServe
     kubernetes: Kubernetes
     serving: Serving
+    identity: Identity
     local: Local
     database: Database
     stop: Stop
@@ -370,6 +405,7 @@ def load() -> Settings:
         kserve=_loaded(KServe),
         kubernetes=_loaded(Kubernetes),
         serving=_loaded(Serving),
+        identity=_loaded(Identity),
         local=_loaded(Local),
         database=_loaded(Database),
         stop=_loaded(Stop),

@@ -10,9 +10,10 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from server.app import Application, opened_registry
+from server.app import Application, Task, opened_registry, opened_token_file
 from server.settings import (
     Database,
+    Identity,
     KServe,
     Kubernetes,
     Local,
@@ -32,6 +33,7 @@ def settings(
     serving: dict[str, Any] | None = None,
     stop: dict[str, Any] | None = None,
     registry: str = "",
+    identity: dict[str, Any] | None = None,
 ) -> Settings:
     """The defaults, on a free port, with a stop that need not wait for any load balancer.
     `registry` is its URL; empty: there is none."""
@@ -39,6 +41,7 @@ def settings(
         kserve=KServe(enabled=True),
         kubernetes=Kubernetes(),
         serving=Serving(**{"listen": "127.0.0.1:0"} | (serving or {})),
+        identity=Identity(**(identity or {})),
         local=Local(),
         database=Database(url=registry),
         stop=Stop(**{"delay": "0", "grace": "10"} | (stop or {})),
@@ -114,6 +117,9 @@ class Served:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         async with opened_registry(self._settings) as self.registry:
+            if file := await opened_token_file(self._settings):
+                tasks = [*self._parts.get("tasks", ()), Task("tokens", file.follow)]
+                self._parts |= {"identities": file, "tasks": tasks}
             self.application = Application(
                 self.memory, self._settings, self.registry, **self._parts
             )

@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from server import settings
+from server.adapters import token_file
 from server.adapters.kserve import client
 from server.adapters.kserve.informers import status_feed
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
-from server.api import grpc_server, requests, responses
+from server.api import authentication, grpc_server, requests, responses
 from server.api.interceptor import CallLimits
 from server.api.transport import certificate
 from server.control import live_reads, watch_cache
@@ -55,6 +56,8 @@ LIMITS = {
     "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],
+    "a token, in bytes": authentication.MOST_TOKEN_BYTES,
+    "the file of tokens, in bytes": token_file.MOST_BYTES,
     "a spec, in bytes": spec_validation.MOST_SPEC_BYTES,
     "variables, and arguments": spec_validation.MOST_VARIABLES,
     "labels; node labels and tolerations": spec_validation.MOST_TOLERATIONS,

@@ -35,7 +35,8 @@ _OPTIONS = (
     # By default a second server on the port would get every other connection, silently.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", 2**20),
-    ("grpc.max_metadata_size", 8 * 2**10),
+    # For tokens: those of OIDC, with groups, take some KiB.
+    ("grpc.max_metadata_size", 16 * 2**10),
     ("grpc.max_concurrent_streams", _STREAMS),
     # By default an ended stream counts until it is freed here, and a client that opens the next one
     # at once gets a RST_STREAM without a status.

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from server.api.authentication import bearer_token
 from server.api.call_log import CallLog, logger
-from server.api.errors import code_of, message_of, trailing_metadata
+from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.limits import check_limits
 from server.control.call import Call
 from server.deadline import Deadline
@@ -29,6 +30,7 @@ from server.domain.errors import (
     TooManyRequests,
     TooManyStreams,
 )
+from server.ports import Identities
 
 _KINDS = ("unary_unary", "unary_stream", "stream_stream")
 # A caller's deadline begins before its request travels here.
@@ -39,6 +41,7 @@ _HEALTH = "/grpc.health."
 _QUIET = (_HEALTH, _REFLECTION)
 _REFLECTION_SECONDS = 1.0
 _REFUSED_SECONDS = 1.0
+_LOGGED_BYTES = 128
 
 Context = Any
 Handler = Callable[[Any, Any], Any]
@@ -97,8 +100,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     this API get a Call in place of gRPC's context; those of standard services get the context.
     """
 
-    def __init__(self, caller: Caller, default_namespace: str, limits: CallLimits) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        default_namespace: str,
+        limits: CallLimits,
+        identities: Identities | None = None,
+    ) -> None:
+        """`caller` makes the calls where there are no `identities`."""
         self._caller = caller
+        self._identities = identities
         self._default_namespace = default_namespace
         self._limits = limits
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -163,7 +174,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._open[counted_as] += 1
         try:
             argument = call if kind in (_Kind.CALL, _Kind.STREAM) else context
-            outcome = await _outcome(refusal, handler, request, argument, context, line)
+            outcome = await _outcome(
+                refusal, self._identities, handler, request, argument, context, line
+            )
             # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
             # 1 MiB, which takes 30 MiB as a message, would stay until a garbage collection.
             del request
@@ -230,6 +243,7 @@ class _Abort(NamedTuple):
 
 async def _outcome(
     refusal: ServiceError | None,
+    identities: Identities | None,
     handler: Handler,
     request: Any,
     argument: Call | Context,
@@ -240,6 +254,10 @@ async def _outcome(
     try:
         if refusal:
             raise refusal
+        # Health and reflection, which get the context, are open.
+        if identities is not None and isinstance(argument, Call):
+            argument = await _authenticated(identities, argument, context)
+            line.fields["user"] = cut(argument.caller.name, _LOGGED_BYTES)
         response = await _handle(handler, request, argument, context)
         line.write(grpc.StatusCode.OK)
         return response
@@ -261,6 +279,12 @@ async def _outcome(
             line.write(_code_of_cancellation(context))
             raise
         return _abort(e, line)
+
+
+async def _authenticated(identities: Identities, call: Call, context: Context) -> Call:
+    token = bearer_token(context.invocation_metadata())
+    caller = await identities.authenticate(token)
+    return Call(caller, call.deadline, call.trace, token)
 
 
 async def _handle(

@@ -1,17 +1,35 @@
-"""Authorization: the namespaces that this server serves, and those that are reserved."""
+"""Authorization: who a call's caller is, and what it may do, where.
+
+Rights come before existence: nothing is looked up for a call before its caller has the right.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from server.control.call import Call
 from server.control.watch_cache import ALL
-from server.domain.errors import NamespaceNotServed, ReservedNamespace
+from server.deadline import NEVER, Deadline
+from server.domain.caller import Access, Caller, Resource
+from server.domain.errors import (
+    NamespaceNotServed,
+    PermissionDenied,
+    ReservedNamespace,
+    ServiceError,
+)
+from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import ServiceKey
+from server.domain.service.validation import check_namespace
+from server.ports import Identities
 
 _KUBERNETES = "kube-"
 _KNATIVE = frozenset({"knative-serving", "knative-eventing", "knative-operator"})
+# How often the rights of an open stream are checked.
+RECHECK = timedelta(seconds=30)
 
 
 class Verb(StrEnum):
@@ -22,6 +40,25 @@ class Verb(StrEnum):
     WATCH = "watch"
     DEPLOY = "deploy"
     DELETE = "delete"
+
+
+class ProjectVerb(StrEnum):
+    """What a call asks to do with a project of the registry. CREATE: register its first model."""
+
+    GET = "get"
+    UPDATE = "update"
+    CREATE = "create"
+
+
+# By Kubernetes' names. A Deploy is a server-side apply, which is a patch.
+_RIGHTS = {
+    Verb.GET: "get",
+    Verb.LIST: "list",
+    Verb.WATCH: "watch",
+    Verb.DEPLOY: "patch",
+    Verb.DELETE: "delete",
+}
+_CREATE = "create"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +79,188 @@ class ReservedNamespaces:
 
 @dataclass(frozen=True, slots=True)
 class Authorizer:
-    """Decides which services a call may act on. Every caller has the same rights so far.
+    """Decides which services and projects a call may act on.
 
     An empty `served` stands for every namespace; `reserved` is None where there is no platform
-    that must be protected.
+    that must be protected. Without `identities` every caller has every right.
     """
 
     default_namespace: str
     served: frozenset[str] = frozenset()
     reserved: ReservedNamespaces | None = None
+    identities: Identities | None = None
 
-    def authorize(self, call: Call, verb: Verb, target: ServiceKey) -> ServiceKey:
+    async def authorize(self, call: Call, verb: Verb, target: ServiceKey) -> ServiceKey:
         """Return the target with the default namespace filled in, if the call may act there.
 
-        A List or watch of the namespace `-` covers every served namespace. Raises
-        NamespaceNotServed, and for a Deploy ReservedNamespace.
+        A List or watch of the namespace `-` is answered as it is: `coverage` decides about it.
+        Raises NamespaceNotServed, PermissionDenied, and for a Deploy ReservedNamespace.
         """
         if verb in (Verb.LIST, Verb.WATCH) and target == (ALL, ""):
             return target
         key = ServiceKey(target.namespace or self.default_namespace, target.name)
         if self.served and key.namespace not in self.served:
             raise NamespaceNotServed(key.namespace)
+        if self.identities:
+            # No right is asked for about a name that no namespace can have.
+            check_namespace(key.namespace)
+            access = Access(_RIGHTS[verb], Resource.SERVICES, key.namespace)
+            await self._require(self.identities, call, access)
         if verb is Verb.DEPLOY and self.reserved and key.namespace in self.reserved:
             raise ReservedNamespace(key.namespace)
         return key
+
+    async def creation_refusal(self, call: Call, namespace: str) -> ServiceError | None:
+        """Return the error of a Deploy that creates its service; None where it may."""
+        if not self.identities:
+            return None
+        access = Access(_CREATE, Resource.SERVICES, namespace)
+        if await self.identities.allows(call.caller, access):
+            return None
+        return _denied(self.identities, call.caller, access)
+
+    async def authorize_project(self, call: Call, verb: ProjectVerb, project: str) -> None:
+        """Check a call's right on a project, whose name is valid. Raises PermissionDenied."""
+        if self.identities:
+            access = Access(verb, Resource.PROJECTS, name=project)
+            await self._require(self.identities, call, access)
+
+    async def project_refusal(
+        self, call: Call, verb: ProjectVerb, project: str
+    ) -> ServiceError | None:
+        """Return the error of a call without a right on a project; None where it has the right."""
+        try:
+            await self.authorize_project(call, verb, project)
+        except PermissionDenied as refusal:
+            return refusal
+        return None
+
+    async def coverage(
+        self, call: Call, verb: Verb, target: ServiceKey, present: Callable[[], Collection[str]]
+    ) -> Coverage:
+        """Return the part of an authorized target that a List or watch shows.
+
+        For `-` that is every namespace in which the caller has the right, of those that are served
+        or, where all are, those with services, which `present` returns. Raises PermissionDenied if
+        there is none.
+        """
+        coverage = Coverage(self, call, verb, target, present)
+        await coverage.begin()
+        return coverage
+
+    async def _require(self, identities: Identities, call: Call, access: Access) -> None:
+        if not await identities.allows(call.caller, access):
+            raise _denied(identities, call.caller, access)
+
+
+def _denied(identities: Identities, caller: Caller, access: Access) -> PermissionDenied:
+    return PermissionDenied(caller, access, identities.remedy(caller, access))
+
+
+class Coverage:
+    """The part of a target that the caller's rights cover.
+
+    A stream has to `renew` it when it is `due`, since rights and tokens end.
+    """
+
+    def __init__(
+        self,
+        authorizer: Authorizer,
+        call: Call,
+        verb: Verb,
+        target: ServiceKey,
+        present: Callable[[], Collection[str]],
+    ) -> None:
+        self.target = target
+        self.due = NEVER
+        # Equal for two streams of a target if they cover the same; empty where that is all of it.
+        self.scope = ""
+        self._authorizer = authorizer
+        self._identities = authorizer.identities
+        self._caller, self._token = call.caller, call.token
+        self._right = _RIGHTS[verb]
+        self._present = present
+        # Of the namespaces of `-`; None where the whole target is covered.
+        self._decided: dict[str, bool] | None = None
+
+    async def begin(self) -> None:
+        """Decide about the namespaces of `-`. Raises PermissionDenied if none is covered."""
+        if self._identities:
+            if self.target.namespace == ALL:
+                await self._decide_all(self._identities, fresh=False)
+            self._schedule()
+
+    async def renew(self) -> Collection[str]:
+        """Authenticate the caller again, decide anew, and return the namespaces that are covered
+        only now, or no longer.
+
+        Raises Unauthenticated if the token is no longer valid, and PermissionDenied if nothing is
+        covered any more.
+        """
+        if not self._identities:
+            return ()
+        if self._token:
+            self._caller = await self._identities.authenticate(self._token, fresh=True)
+        names = {*self._present(), *(self._decided or ())}
+        before = {name for name in names if self.covers(name)}
+        if self.target.namespace == ALL:
+            await self._decide_all(self._identities, fresh=True)
+        else:
+            await self._require(self._identities, self._access(self.target.namespace))
+        self._schedule()
+        return {name for name in names if self.covers(name) != (name in before)}
+
+    async def add(self, keys: Iterable[ServiceKey]) -> None:
+        """Decide about the namespaces of services that are new."""
+        if self._decided is None or not self._identities:
+            return
+        if new := sorted({key.namespace for key in keys} - self._decided.keys()):
+            allowed = await self._allowed(self._identities, new, fresh=False)
+            self._note({**self._decided, **dict(zip(new, allowed, strict=True))})
+
+    def covers(self, namespace: str) -> bool:
+        """Report whether services of a namespace are covered."""
+        return self._decided is None or self._decided.get(namespace, False)
+
+    @property
+    def targets(self) -> Sequence[ServiceKey]:
+        """Return the targets that together are what is covered, by namespace."""
+        if self._decided is None:
+            return [self.target]
+        return [ServiceKey(name, "") for name in sorted(self._decided) if self._decided[name]]
+
+    async def _decide_all(self, identities: Identities, *, fresh: bool) -> None:
+        everywhere = self._access("")
+        if await identities.allows(self._caller, everywhere, fresh=fresh):
+            self._note(None)
+            return
+        default = self._authorizer.default_namespace
+        names = sorted(self._authorizer.served or {*self._present(), default})
+        allowed = await self._allowed(identities, names, fresh=fresh)
+        if not any(allowed):
+            raise _denied(identities, self._caller, everywhere)
+        self._note(dict(zip(names, allowed, strict=True)))
+
+    async def _allowed(
+        self, identities: Identities, namespaces: Sequence[str], *, fresh: bool
+    ) -> Sequence[bool]:
+        accesses = [self._access(name) for name in namespaces]
+        return await asyncio.gather(
+            *(identities.allows(self._caller, access, fresh=fresh) for access in accesses)
+        )
+
+    async def _require(self, identities: Identities, access: Access) -> None:
+        if not await identities.allows(self._caller, access, fresh=True):
+            raise _denied(identities, self._caller, access)
+
+    def _access(self, namespace: str) -> Access:
+        return Access(self._right, Resource.SERVICES, namespace)
+
+    def _note(self, decided: dict[str, bool] | None) -> None:
+        self._decided = decided
+        self.scope = "" if decided is None else fingerprint([t.namespace for t in self.targets])
+
+    def _schedule(self) -> None:
+        ends = self._caller.expires
+        left = ends - datetime.now(UTC) if ends else RECHECK
+        self.due = Deadline.after(max(timedelta(0), min(RECHECK, left)))

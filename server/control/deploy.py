@@ -38,10 +38,11 @@ class Deployer:
         predictor = deploy.spec.predictor if deploy.spec else None
         if isinstance(predictor, RegisteredModelPredictor):
             return await self._registry_deployer.deploy(call, deploy, predictor)
-        key = self._authorizer.authorize(call, Verb.DEPLOY, deploy.key)
+        key = await self._authorizer.authorize(call, Verb.DEPLOY, deploy.key)
         deploy = replace(deploy, key=key)
         check_deploy(deploy)
-        deploy = canonical_deploy(deploy)
+        refusal = await self._authorizer.creation_refusal(call, key.namespace)
+        deploy = replace(canonical_deploy(deploy), absence_refused=refusal)
         with self._memory.reserve(deploy):
             return await self._cluster.apply(deploy)
 
@@ -49,7 +50,7 @@ class Deployer:
         self, call: Call, delete: Delete, *, allow_missing: bool
     ) -> InferenceService | None:
         """Begin a deletion and return the service as it then is; None where it was missing."""
-        key = self._authorizer.authorize(call, Verb.DELETE, delete.key)
+        key = await self._authorizer.authorize(call, Verb.DELETE, delete.key)
         delete = replace(delete, key=key, deadline=call.write_deadline())
         check_delete(delete)
         try:

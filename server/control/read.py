@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
-from server.control.authorizer import Authorizer, Verb
+from server.control.authorizer import Authorizer, Coverage, Verb
 from server.control.call import Call
 from server.control.live_reads import LiveReads
 from server.control.watch_cache import ALL, WatchCache
@@ -73,10 +73,10 @@ class Reader:
     ) -> InferenceService:
         """Return the service, no older than `rollout` where one is named.
 
-        Raises NamespaceNotServed, FieldInvalid, ServiceNotFound, RolloutGone, ViewNotReady,
-        ViewBehind.
+        Raises NamespaceNotServed, PermissionDenied, FieldInvalid, ServiceNotFound, RolloutGone,
+        ViewNotReady, ViewBehind.
         """
-        key = self._authorizer.authorize(call, Verb.GET, key)
+        key = await self._authorizer.authorize(call, Verb.GET, key)
         check_key(key)
         self._cache.require_synced()
         if rollout:
@@ -89,20 +89,22 @@ class Reader:
     async def list(self, call: Call, query: ListQuery) -> ListPage:
         """Return a page of services by namespace and name.
 
-        Raises NamespaceNotServed, FieldInvalid, ViewNotReady, PageTokenInvalid.
+        A page of `-` has the namespaces that the caller may list, as it is asked for. Raises
+        NamespaceNotServed, PermissionDenied, FieldInvalid, ViewNotReady, PageTokenInvalid.
         """
-        target = self._authorizer.authorize(call, Verb.LIST, query.target)
+        target = await self._authorizer.authorize(call, Verb.LIST, query.target)
         if target.namespace != ALL:
             check_namespace(target.namespace)
         query = replace(query, target=target)
         self._cache.require_synced()
         after = _page_start(query)
+        coverage = await self._authorizer.coverage(call, Verb.LIST, target, self._cache.namespaces)
         if not query.selector and not query.states:
-            total = self._cache.count(query.target)
-            rest = self._cache.services(query.target, after)
+            total = sum(map(self._cache.count, coverage.targets))
+            rest = self._services(coverage, after)
             page: Sequence[InferenceService] = list(islice(rest, query.page_size + 1))
         else:
-            found = await self._matching(query)
+            found = await self._matching(query, coverage)
             total = len(found)
             start = bisect_right(found, after, key=lambda s: s.key) if after else 0
             page = found[start : start + query.page_size + 1]
@@ -156,10 +158,15 @@ class Reader:
             and service.generation >= rollout.generation
         )
 
-    async def _matching(self, query: ListQuery) -> Sequence[InferenceService]:
+    def _services(
+        self, coverage: Coverage, after: ServiceKey | None = None
+    ) -> Iterator[InferenceService]:
+        return chain.from_iterable(self._cache.services(t, after) for t in coverage.targets)
+
+    async def _matching(self, query: ListQuery, coverage: Coverage) -> Sequence[InferenceService]:
         """Return all matches of one moment. Other calls have the event loop in between."""
         found = []
-        for nth, service in enumerate(list(self._cache.services(query.target)), start=1):
+        for nth, service in enumerate(list(self._services(coverage)), start=1):
             if _matches(query, service):
                 found.append(service)
             if nth % MATCHED_AT_ONCE == 0:

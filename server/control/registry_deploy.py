@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from uuid import uuid4
 
 import structlog
 
 from server import failpoints
-from server.control.authorizer import Authorizer, Verb
+from server.control.authorizer import Authorizer, ProjectVerb, Verb
 from server.control.call import Call
 from server.control.registry.lookup import environment_of, model_of, version_of
 from server.control.registry.usage import require_ready
@@ -83,8 +84,12 @@ class RegistryDeployer:
         write resolves them again, under its locks.
         """
         check_registered(registered)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, registered.project)
         resolved, found = await self._registry.read(partial(_resolve, deploy, registered, ""))
-        self._authorizer.authorize(call, Verb.DEPLOY, resolved.key)
+        await self._authorizer.authorize(call, Verb.DEPLOY, resolved.key)
+        refusal = await self._authorizer.creation_refusal(call, resolved.key.namespace)
+        deploy = replace(deploy, absence_refused=refusal)
+        resolved = replace(resolved, absence_refused=refusal)
         if deploy.validate_only:
             await self._registry.read(partial(self._require_name, deploy, resolved, found))
             with self._memory.reserve(resolved):

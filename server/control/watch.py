@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
+from itertools import chain
 from typing import Protocol
 
 from server.change_queue import ChangeQueue
-from server.control.authorizer import Authorizer, Verb
+from server.control.authorizer import Authorizer, Coverage, Verb
 from server.control.call import Call
 from server.control.read import Reader
 from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
@@ -92,9 +93,11 @@ class Watcher:
 
         It ends normally only when the awaited state was reached. If it cannot be reached any more,
         RolloutFailed, RolloutSuperseded, RolloutGone or ServiceStopped is raised right after the
-        event of the service that decided it.
+        event of the service that decided it. A watch of `-` has the namespaces that the caller may
+        watch: services of one that it may watch no longer are LEFT. PermissionDenied is raised
+        where no namespace is left, and Unauthenticated when the caller's token ends.
         """
-        target = self._authorizer.authorize(call, Verb.WATCH, watch.target)
+        target = await self._authorizer.authorize(call, Verb.WATCH, watch.target)
         if target.name:
             check_key(target)
         elif target.namespace != ALL:
@@ -103,25 +106,37 @@ class Watcher:
         self._cache.require_synced()
         # Subscribe first: changes between the two would be lost.
         with self._cache.subscribe(watch.target) as changes:
+            coverage = await self._authorizer.coverage(
+                call, Verb.WATCH, target, self._cache.namespaces
+            )
             wait = await self._wait(call, watch)
-            stream = _WatchStream(self._cache, watch)
-            for event in stream.initial_events():
-                yield event
-            while not wait.is_over(stream.sent.get(watch.target)):
+            stream = _WatchStream(self._cache, watch, coverage)
+            events = stream.initial_events()
+            while True:
+                for event in events:
+                    # Also between two events: a slow reader may take minutes for the first ones.
+                    if coverage.due.expired:
+                        stream.rescope(await coverage.renew())
+                    if stream.may_send(event):
+                        yield event
+                if wait.is_over(stream.sent.get(watch.target)):
+                    return
                 if stream.synced:
-                    events = await self._next(stream, changes)
+                    events = await self._next(stream, changes, coverage)
                 else:
                     events = [stream.synced_event()]
-                for event in events:
-                    yield event
 
     async def _next(
-        self, stream: _WatchStream, changes: ChangeQueue[ServiceKey]
+        self, stream: _WatchStream, changes: ChangeQueue[ServiceKey], coverage: Coverage
     ) -> list[WatchEvent]:
         self._cache.require_running()
-        await changes.wait(stream.seconds_to_heartbeat())
+        await changes.wait(min(stream.seconds_to_wait(), coverage.due.left()))
         self._cache.require_running()
-        events = stream.events_of(changes.pull())
+        if coverage.due.expired:
+            stream.rescope(await coverage.renew())
+        keys = [*stream.rescoped(), *changes.pull()]
+        await coverage.add(keys)
+        events = stream.events_of(keys)
         # A change within the target may still send nothing.
         if not events and not stream.seconds_to_heartbeat():
             return [stream.heartbeat()]
@@ -214,11 +229,13 @@ class _WatchStream:
     stream takes one slot for each service, however slow its reader is.
     """
 
-    def __init__(self, cache: WatchCache, watch: Watch) -> None:
+    def __init__(self, cache: WatchCache, watch: Watch, coverage: Coverage) -> None:
         self.sent: dict[ServiceKey, InferenceService] = {}
         self.synced = False
         self._cache = cache
         self._watch = watch
+        self._coverage = coverage
+        self._rescoped: set[str] = set()
         self._token = watch.resume_token
         self._binding = watch.binding
         self._opened_at = self._new_token()
@@ -226,7 +243,7 @@ class _WatchStream:
 
     def initial_events(self) -> list[WatchEvent]:
         """Return a snapshot, or for a resumed stream the changes since its token."""
-        since = _version_in(self._watch, self._cache)
+        since = _version_in(self._watch, self._cache, self._coverage)
         changes = None if since is None else self._changes_since(since)
         return self._snapshot() if changes is None else changes
 
@@ -244,6 +261,28 @@ class _WatchStream:
         """Return the seconds until the next heartbeat is due; 0 when it is."""
         return self._heartbeat_due.left()
 
+    def seconds_to_wait(self) -> float:
+        """Return the seconds until there is something to do although nothing changes."""
+        return 0 if self._rescoped else self.seconds_to_heartbeat()
+
+    def may_send(self, event: WatchEvent) -> bool:
+        """Report whether the caller may still see an event: of what it may not, only that it
+        LEFT."""
+        service = event.service
+        return service is None or event.type is EventType.LEFT or self._covers(service)
+
+    def rescope(self, namespaces: Collection[str]) -> None:
+        """Note namespaces that are covered only now, or no longer."""
+        self._rescoped.update(namespaces)
+
+    def rescoped(self) -> list[ServiceKey]:
+        """Return the services of the namespaces that were noted, and forget these."""
+        if not self._rescoped:
+            return []
+        namespaces, self._rescoped = sorted(self._rescoped), set()
+        present = (s.key for n in namespaces for s in self._cache.services(ServiceKey(n, "")))
+        return sorted({*present, *(key for key in self.sent if key.namespace in namespaces)})
+
     def events_of(self, keys: Iterable[ServiceKey]) -> list[WatchEvent]:
         """Return the events from the states sent last to the current ones.
 
@@ -257,6 +296,11 @@ class _WatchStream:
 
     def _events_of(self, key: ServiceKey) -> Iterator[WatchEvent]:
         before, now = self.sent.get(key), self._cache.get(key)
+        if not self._coverage.covers(key.namespace):
+            # Not even that it was deleted.
+            if before:
+                yield self._event(EventType.LEFT, _identity(self.sent.pop(key)))
+            return
         if before and (now is None or now.uid != before.uid):
             yield self._event(EventType.DELETED, _identity(self.sent.pop(key)))
         if now and self._selects(now):
@@ -267,7 +311,7 @@ class _WatchStream:
 
     def _snapshot(self) -> list[WatchEvent]:
         resets = [self._event(EventType.RESET)] if self._watch.resume_token else []
-        selected = filter(self._selects, self._cache.services(self._watch.target))
+        selected = filter(self._selects, self._services())
         return resets + [self._service_event(EventType.SNAPSHOT, service) for service in selected]
 
     def _changes_since(self, since: int) -> list[WatchEvent] | None:
@@ -275,12 +319,13 @@ class _WatchStream:
         deleted = self._cache.deleted_since(since, self._watch.target)
         if deleted is None:
             return None
-        services = self._cache.services(self._watch.target)
-        self.sent = {s.key: s for s in services if self._selects(s)}
-        events = [self._event(EventType.DELETED, identity) for identity in deleted]
+        self.sent = {s.key: s for s in self._services() if self._selects(s)}
+        events = [self._event(EventType.DELETED, each) for each in deleted if self._covers(each)]
         # A wait ends right after the event of the service that decides it, changed or not.
         known = since if self._watch.until is Until.FOREVER else -1
         for service in self._cache.changed_since(known, self._watch.target):
+            if not self._covers(service):
+                continue
             if self._selects(service):
                 events.append(self._event(EventType.CHANGED, service))
                 continue
@@ -291,6 +336,12 @@ class _WatchStream:
             if any(map(self._watch.selector.matches, former)):
                 events.append(self._event(EventType.LEFT, _identity(service)))
         return events
+
+    def _services(self) -> Iterator[InferenceService]:
+        return chain.from_iterable(map(self._cache.services, self._coverage.targets))
+
+    def _covers(self, service: InferenceService | ServiceIdentity) -> bool:
+        return self._coverage.covers(service.key.namespace)
 
     def _service_event(self, kind: EventType, service: InferenceService) -> WatchEvent:
         self.sent[service.key] = service
@@ -306,18 +357,21 @@ class _WatchStream:
         return WatchEvent(kind, service, self._token)
 
     def _new_token(self) -> str:
-        return encode_token([self._cache.epoch, self._cache.version, self._binding])
+        parts: list[str | int] = [self._cache.epoch, self._cache.version, self._binding]
+        # Its reader has seen what this scope covers: in another one it may lack services.
+        return encode_token([*parts, self._coverage.scope] if self._coverage.scope else parts)
 
 
 def _identity(service: InferenceService) -> ServiceIdentity:
     return ServiceIdentity(service.key, service.uid, service.rollout)
 
 
-def _version_in(watch: Watch, cache: WatchCache) -> int | None:
-    """Return the version in the watch's token; None without a token of this process."""
+def _version_in(watch: Watch, cache: WatchCache, coverage: Coverage) -> int | None:
+    """Return the version in the watch's token; None without a token of this process and scope."""
     if not watch.resume_token:
         return None
     match decode_token(watch.resume_token):
-        case [str(epoch), int(version), watch.binding]:
-            return version if epoch == cache.epoch else None
+        case [str(epoch), int(version), watch.binding, *scope] if len(scope) < 2:
+            current = epoch == cache.epoch and "".join(map(str, scope)) == coverage.scope
+            return version if current else None
     raise ResumeTokenInvalid("resume_token must be from a watch of the same target and selector")

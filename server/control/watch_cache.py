@@ -133,6 +133,14 @@ class WatchCache:
         """Return the number of the target's services."""
         return len(self._covered(target))
 
+    def namespaces(self) -> list[str]:
+        """Return the namespaces that have services, in order."""
+        found, start = list[str](), 0
+        while start < len(self._sorted):
+            found.append(self._sorted[start].namespace)
+            start = bisect_left(self._sorted, ServiceKey(found[-1] + "\0", ""), start)
+        return found
+
     def changed_since(self, version: int, target: ServiceKey) -> list[InferenceService]:
         """Return the target's services that changed after a version, oldest change first."""
         entries = [self._entries[key] for key in self._covered(target)]

@@ -1,15 +1,25 @@
-"""The caller of an RPC, and its rights."""
+"""The caller of an RPC: its identity, its token and the rights that it may have."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
 
 ALL_NAMESPACES = "*"
+MOST_NAMED_GROUPS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller. All are anonymous, with an empty `name`, until callers have an identity.
+    """A caller. An anonymous one has an empty `name`.
+
+    `uid`, `groups` and `extra` are those of Kubernetes' UserInfo. `expires`: the end of its token,
+    where that is known.
 
     `reads_output_in`: the namespaces in which the caller may read the output of containers that
     can read more than the caller, `*` for all of them.
@@ -17,6 +27,10 @@ class Caller:
 
     name: str = ""
     reads_output_in: frozenset[str] = frozenset()
+    uid: str = ""
+    groups: tuple[str, ...] = ()
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    expires: datetime | None = field(default=None, compare=False)
 
     def may_read_output(self, namespace: str, holding: str) -> bool:
         """Return whether the caller may read what a container wrote.
@@ -29,3 +43,78 @@ class Caller:
 
 
 ANONYMOUS = Caller()
+
+
+class BearerToken:
+    """A bearer token. Its repr is its digest, so that it appears in no log, error or trace.
+
+    `digest` is its SHA-256 in hex, the key of every cache.
+    """
+
+    __slots__ = ("_secret", "digest")
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self.digest = hashlib.sha256(secret.encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"BearerToken(sha256:{self.digest[:8]})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a token is not copied out of the process")
+
+    def reveal(self) -> str:
+        """Return the token itself, for the API server alone."""
+        return self._secret
+
+
+class Resource(StrEnum):
+    """The kinds of resources that rights are about, by the names that Kubernetes' RBAC has."""
+
+    SERVICES = "inferenceservices.serving.kserve.io"
+    PROJECTS = "projects.registry.modelservice.dev"
+
+    @property
+    def plural(self) -> str:
+        """Return the resource's name in rules of RBAC."""
+        return self.value.partition(".")[0]
+
+    @property
+    def group(self) -> str:
+        """Return the resource's API group."""
+        return self.value.partition(".")[2]
+
+
+class Access(NamedTuple):
+    """A verb on a resource, as Kubernetes' RBAC has it.
+
+    `namespace`: of services; empty: all namespaces. `name`: of a project.
+    """
+
+    verb: str
+    resource: Resource
+    namespace: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.resource is Resource.PROJECTS:
+            return f"{self.verb} {self.resource} {self.name!a}"
+        where = f"the namespace {self.namespace!a}" if self.namespace else "any namespace"
+        return f"{self.verb} {self.resource} in {where}"
+
+    def kubectl_check(self, caller: Caller) -> str:
+        """Return the command with which a cluster's administrator checks the right."""
+        return shlex.join(self._kubectl_words(caller))
+
+    def _kubectl_words(self, caller: Caller) -> Iterator[str]:
+        yield from ("kubectl", "auth", "can-i", self.verb)
+        yield f"{self.resource}/{self.name}" if self.name else self.resource
+        if self.namespace:
+            yield f"--namespace={self.namespace}"
+        elif self.resource is Resource.SERVICES:
+            yield "--all-namespaces"
+        yield f"--as={caller.name}"
+        # The API server adds the groups of ServiceAccounts, and system:authenticated.
+        named = [group for group in caller.groups if not group.startswith("system:")]
+        for group in named[:MOST_NAMED_GROUPS]:
+            yield f"--as-group={group}"

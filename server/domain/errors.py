@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    from server.domain.caller import Access, Caller
     from server.domain.rollout.status import Failure
     from server.domain.service.inference_service import ServiceKey
 
@@ -32,6 +33,7 @@ class ErrorReason(StrEnum):
     ENVIRONMENT_NOT_FOUND = "ENVIRONMENT_NOT_FOUND"
     DEPLOYMENT_NOT_FOUND = "DEPLOYMENT_NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
     ETAG_MISMATCH = "ETAG_MISMATCH"
     CONCURRENT_WRITE = "CONCURRENT_WRITE"
     ROLLOUT_SUPERSEDED = "ROLLOUT_SUPERSEDED"
@@ -68,6 +70,7 @@ class ErrorReason(StrEnum):
     TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     INTERNAL = "INTERNAL"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
 
 
 # More than this nobody reads, so validation stops there.
@@ -165,6 +168,25 @@ class AlreadyExists(ServiceError):
     reason = ErrorReason.ALREADY_EXISTS
 
 
+class PermissionDenied(ServiceError):
+    """The caller lacks a right. `check` says how to check or get it.
+
+    It is raised before anything is looked up, and depends on nothing that is stored.
+    """
+
+    reason = ErrorReason.PERMISSION_DENIED
+
+    def __init__(self, caller: Caller, access: Access, check: str) -> None:
+        super().__init__(
+            f"the user {caller.name!a} may not {access}; {check}",
+            user=caller.name,
+            verb=access.verb,
+            resource=access.resource,
+            namespace=access.namespace,
+            **({"project": access.name} if access.name else {}),
+        )
+
+
 class EtagMismatch(ServiceError):
     """The resource has changed since its etag was read; nothing was written."""
 
@@ -240,6 +262,12 @@ class PolicyRefused(ServiceError):
     """An admission webhook refused the write; metadata: webhook."""
 
     reason = ErrorReason.POLICY_REFUSED
+
+
+class Unauthenticated(ServiceError):
+    """The call has no valid credentials; the message says which ones are needed."""
+
+    reason = ErrorReason.UNAUTHENTICATED
 
 
 class NamespaceTerminating(ServiceError):

@@ -232,11 +232,11 @@ async def endless_headers(target: Target, seconds: float) -> Made:
 
 
 async def large_metadata(target: Target, seconds: float) -> Made:
-    """Calls with 16 KiB of metadata, which is twice the limit."""
+    """Calls with 32 KiB of metadata, which is twice the limit."""
 
     def act(connection: Connection) -> int:
         for _ in range(10):
-            connection.call(GET, CONTENT, ("x-large", "x" * 2**14))
+            connection.call(GET, CONTENT, ("x-large", "x" * 2**15))
         return 10
 
     return await _repeat(target, seconds, act)
@@ -346,7 +346,7 @@ ATTACKS = (
     Attack("zero window", zero_window, ENDS, sees={"open": 1600}),
     Attack("headers without an end", endless_headers, ENDS, by_bytes=True, least_calls=1000),
     Attack(
-        "16 KiB of metadata", large_metadata, _ANSWERED_EARLY, by_bytes=True, sees={"answered": 100}
+        "32 KiB of metadata", large_metadata, _ANSWERED_EARLY, by_bytes=True, sees={"answered": 100}
     ),
     Attack("frames without a call", frames_without_a_call, ENDS, by_bytes=True, least_calls=1000),
     Attack("gzip bombs", gzip_bombs, _ANSWERED_EARLY, by_bytes=True, sees={"answered": 10}),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
+from server.control.authorizer import Authorizer
 from server.control.call import Call
 from server.control.registry.deployments import Deployments
 from server.control.registry.environments import Environments
@@ -48,10 +49,11 @@ class Registering:
     cache: WatchCache = field(default_factory=WatchCache)
 
     def __post_init__(self) -> None:
-        self.models = Models(self.registry, self.cache)
-        self.versions = Versions(self.registry, self.cache)
-        self.environments = Environments(self.registry, self.cache)
-        self.deployments = Deployments(self.registry)
+        everyone = Authorizer("default")
+        self.models = Models(self.registry, self.cache, everyone)
+        self.versions = Versions(self.registry, self.cache, everyone)
+        self.environments = Environments(self.registry, self.cache, everyone)
+        self.deployments = Deployments(self.registry, everyone)
 
     def model(self, name: str = "fraud") -> ModelKey:
         return ModelKey(self.project, name)

@@ -68,9 +68,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     name, and the derived name is taken by another model or environment: set a name.
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
-    """PERMISSION_DENIED: the caller may not do this in this namespace. It is checked before
-    existence, so it does not reveal whether the service exists. Not used yet, since callers have
-    no identity.
+    """PERMISSION_DENIED: the caller may not do this in this namespace or project. It is checked before
+    existence, so it does not reveal whether anything exists. The metadata has `user`, `verb`,
+    `resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message says how
+    to get the right. It also ends a WatchStatus when its caller may watch nothing of it any more.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 801
     """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -204,8 +205,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     server to renew them; it continues without a restart.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
-    """UNAUTHENTICATED: the call carried no valid credentials. Not used yet, since callers have no
-    identity.
+    """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
+    `authorization: Bearer TOKEN`. It also ends a WatchStatus when its token ends: watch again with
+    a new one. Servers whose callers have no identity never answer it.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -275,9 +277,10 @@ environment of that name is registered already; or a Deploy of a registered mode
 name, and the derived name is taken by another model or environment: set a name.
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
-"""PERMISSION_DENIED: the caller may not do this in this namespace. It is checked before
-existence, so it does not reveal whether the service exists. Not used yet, since callers have
-no identity.
+"""PERMISSION_DENIED: the caller may not do this in this namespace or project. It is checked before
+existence, so it does not reveal whether anything exists. The metadata has `user`, `verb`,
+`resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message says how
+to get the right. It also ends a WatchStatus when its caller may watch nothing of it any more.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 801
 """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -411,7 +414,8 @@ credentials: they have ended, or it refuses them. Nothing was written. Ask the o
 server to renew them; it continues without a restart.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
-"""UNAUTHENTICATED: the call carried no valid credentials. Not used yet, since callers have no
-identity.
+"""UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
+`authorization: Bearer TOKEN`. It also ends a WatchStatus when its token ends: watch again with
+a new one. Servers whose callers have no identity never answer it.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -519,7 +519,7 @@ class ModelDeployment(_message.Message):
     error_message: _builtins.str
     """The message that the caller of such a Deploy got. Else empty."""
     caller: _builtins.str
-    """The caller of the Deploy. Empty, since callers have no identity yet."""
+    """The user name of the caller of the Deploy. Empty where callers have no identity."""
     @_builtins.property
     def failure(self) -> _inference_service_pb2.Failure:
         """Its present problem, or its problem when it ended. Unset if none is known. ListModelDeployments

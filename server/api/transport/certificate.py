@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import PublicKeyAlgorithmOID
+
+from server.bounded_file import FileUnusable, read_file
 
 CERT = "MODELSERVICE_TLS_CERT"
 KEY = "MODELSERVICE_TLS_KEY"
@@ -69,25 +69,9 @@ def read_files(paths: Paths) -> Files:
 
 def _read(setting: str, path: Path) -> bytes:
     try:
-        # A pipe would keep the reader waiting for its other end.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise CertificateUnusable(f"{setting}: {path} must be a file")
-            with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(MOST_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    except OSError as e:
-        raise CertificateUnusable(
-            f"{setting}: {path} cannot be read ({os.strerror(e.errno or 0)}): it must be a file"
-            f" that user {os.getuid()} may read"
-        ) from None
-    if len(content) > MOST_BYTES:
-        raise CertificateUnusable(f"{setting}: {path} must have at most {MOST_BYTES} bytes")
-    if not content:
-        raise CertificateUnusable(f"{setting}: {path} is empty")
-    return content
+        return read_file(path, MOST_BYTES)
+    except FileUnusable as e:
+        raise CertificateUnusable(f"{setting}: {e}") from None
 
 
 def parse(files: Files, paths: Paths, now: datetime) -> Certificate:

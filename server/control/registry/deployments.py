@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, replace
 
+from server.control.authorizer import Authorizer, ProjectVerb
 from server.control.call import Call
 from server.control.registry.pages import ItemPage, PagedList
 from server.domain.registry.deployment import DeploymentFilter, ModelDeployment
@@ -15,12 +16,14 @@ from server.ports import Page, Registry, RegistryReading
 class Deployments:
     """Reads records, each in its own project only."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, authorizer: Authorizer) -> None:
         self._registry = registry
+        self._authorizer = authorizer
 
     async def get(self, call: Call, project: str, deployment_id: str) -> ModelDeployment:
         """Return a record. Raises FieldInvalid, DeploymentNotFound."""
         check_deployment(project, deployment_id)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, project)
 
         async def work(tx: RegistryReading) -> ModelDeployment | None:
             return await tx.deployment(deployment_id)
@@ -38,6 +41,7 @@ class Deployments:
         """Return a page of the records that match a filter, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_filter(matching)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, matching.project)
         # The order of a set differs between the replicas that serve the pages.
         others = replace(matching, states=frozenset())
         paged = PagedList("deployments", *astuple(others), sorted(matching.states))

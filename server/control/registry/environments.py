@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from server.control.authorizer import Authorizer, ProjectVerb
 from server.control.call import Call
 from server.control.registry.lookup import environment_of
 from server.control.registry.pages import ItemPage, PagedList
@@ -25,15 +26,17 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Environments:
     """Manages environments. A change applies from the next Deploy on."""
 
-    def __init__(self, registry: Registry, cache: WatchCache) -> None:
+    def __init__(self, registry: Registry, cache: WatchCache, authorizer: Authorizer) -> None:
         self._registry = registry
         self._cache = cache
+        self._authorizer = authorizer
 
     async def create(
         self, call: Call, key: EnvironmentKey, content: EnvironmentContent
     ) -> ServingEnvironment:
         """Create an environment. Raises FieldInvalid, AlreadyExists."""
         check_new(key, content, "environment")
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
         environment_id = str(uuid4())
 
         async def work(tx: RegistryWriting) -> ServingEnvironment:
@@ -46,6 +49,7 @@ class Environments:
     async def get(self, call: Call, key: EnvironmentKey) -> ServingEnvironment:
         """Return an environment. Raises FieldInvalid, EnvironmentNotFound."""
         check_key(key)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, key.project)
         return await self._registry.read(lambda tx: environment_of(tx, key))
 
     async def list(
@@ -54,6 +58,7 @@ class Environments:
         """Return a page of a project's environments, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_project(project)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, project)
         paged = PagedList("environments", project)
         start = paged.start(page_token)
 
@@ -68,6 +73,7 @@ class Environments:
         """Update an environment. Raises FieldInvalid, EnvironmentNotFound, EtagMismatch,
         EnvironmentNamespaceFixed."""
         check_change(key, change, "environment")
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
 
         async def work(tx: RegistryWriting) -> ServingEnvironment:
             environment = await environment_of(tx, key)
@@ -85,6 +91,7 @@ class Environments:
         """Delete an environment; its namespace stays. Raises FieldInvalid, EnvironmentNotFound,
         EtagMismatch, InUse."""
         check_key(key)
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
 
         async def work(tx: RegistryWriting) -> None:
             environment = await environment_of(tx, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from server.control.authorizer import Authorizer, ProjectVerb
 from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
 from server.control.registry.pages import ItemPage, PagedList
@@ -25,16 +26,31 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Models:
     """Manages models. A default version is READY, also under concurrent writes."""
 
-    def __init__(self, registry: Registry, cache: WatchCache) -> None:
+    def __init__(self, registry: Registry, cache: WatchCache, authorizer: Authorizer) -> None:
         self._registry = registry
         self._cache = cache
+        self._authorizer = authorizer
 
     async def create(self, call: Call, key: ModelKey, content: ModelContent) -> RegisteredModel:
-        """Create a model. Raises FieldInvalid, AlreadyExists."""
+        """Create a model. Raises FieldInvalid, AlreadyExists.
+
+        A project's first model takes the right to create the project, any other one that to update
+        it.
+        """
         check_new(key, content, "model")
+        refused = {
+            first: await self._authorizer.project_refusal(call, verb, key.project)
+            for first, verb in ((True, ProjectVerb.CREATE), (False, ProjectVerb.UPDATE))
+        }
+        if refused[True] and (refusal := refused[False]):
+            raise refusal
         model_id = str(uuid4())
 
         async def work(tx: RegistryWriting) -> RegisteredModel:
+            if any(refused.values()):
+                present = await tx.models(key.project, 1, None)
+                if refusal := refused[not present.items]:
+                    raise refusal
             model = new_model(key, model_id, content, await tx.now())
             await tx.add(model)
             return model
@@ -44,6 +60,7 @@ class Models:
     async def get(self, call: Call, key: ModelKey) -> RegisteredModel:
         """Return a model. Raises FieldInvalid, ModelNotFound."""
         check_key(key)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, key.project)
         return await self._registry.read(lambda tx: model_of(tx, key))
 
     async def list(
@@ -52,6 +69,7 @@ class Models:
         """Return a page of a project's models, newest first. Raises FieldInvalid,
         PageTokenInvalid."""
         check_project(project)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, project)
         paged = PagedList("models", project)
         start = paged.start(page_token)
 
@@ -66,6 +84,7 @@ class Models:
         """Update a model. Raises FieldInvalid, ModelNotFound, EtagMismatch, and for a new default
         version VersionNotFound, VersionNotReady, VersionArchived."""
         check_change(key, change, "model")
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
 
         async def work(tx: RegistryWriting) -> RegisteredModel:
             model = await model_of(tx, key)
@@ -84,6 +103,7 @@ class Models:
         """Delete a model with its versions. Raises FieldInvalid, ModelNotFound, EtagMismatch,
         InUse."""
         check_key(key)
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
 
         async def work(tx: RegistryWriting) -> None:
             model = await model_of(tx, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from server.control.authorizer import Authorizer, ProjectVerb
 from server.control.call import Call
 from server.control.registry.lookup import model_of, version_of
 from server.control.registry.pages import ItemPage, PagedList
@@ -26,13 +27,15 @@ from server.ports import Page, Registry, RegistryReading, RegistryWriting
 class Versions:
     """Manages versions. A write reads, and so locks, the model first, with its default version."""
 
-    def __init__(self, registry: Registry, cache: WatchCache) -> None:
+    def __init__(self, registry: Registry, cache: WatchCache, authorizer: Authorizer) -> None:
         self._registry = registry
         self._cache = cache
+        self._authorizer = authorizer
 
     async def create(self, call: Call, key: VersionKey, content: VersionContent) -> ModelVersion:
         """Create a version of a model. Raises FieldInvalid, ModelNotFound, AlreadyExists."""
         check_new(key, content, "version")
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
         version_id = str(uuid4())
 
         async def work(tx: RegistryWriting) -> ModelVersion:
@@ -46,6 +49,7 @@ class Versions:
     async def get(self, call: Call, key: VersionKey) -> ModelVersion:
         """Return a version. Raises FieldInvalid, ModelNotFound, VersionNotFound."""
         check_key(key)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, key.project)
 
         async def work(tx: RegistryReading) -> ModelVersion:
             await model_of(tx, key.of)
@@ -59,6 +63,7 @@ class Versions:
         """Return a page of a model's versions, newest first. Raises FieldInvalid, PageTokenInvalid,
         ModelNotFound."""
         check_key(model)
+        await self._authorizer.authorize_project(call, ProjectVerb.GET, model.project)
         paged = PagedList("versions", *model)
         start = paged.start(page_token)
 
@@ -74,6 +79,7 @@ class Versions:
         """Update a version; one that is not READY is no longer its model's default. Raises
         FieldInvalid, ModelNotFound, VersionNotFound, EtagMismatch."""
         check_change(key, change, "version")
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
 
         async def work(tx: RegistryWriting) -> ModelVersion:
             model = await model_of(tx, key.of)
@@ -92,6 +98,7 @@ class Versions:
         """Delete a version, also as its model's default. Raises FieldInvalid, ModelNotFound,
         VersionNotFound, EtagMismatch, InUse."""
         check_key(key)
+        await self._authorizer.authorize_project(call, ProjectVerb.UPDATE, key.project)
 
         async def work(tx: RegistryWriting) -> None:
             model = await model_of(tx, key.of)

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from server.deadline import Deadline
+from server.domain.errors import ServiceError
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.inference_service import (
     InferenceService,
@@ -72,7 +73,8 @@ class Deploy:
 
     `spec` None keeps spec, labels and annotations; only `restart` allows that. The cluster has to
     answer before `deadline`. `provenance` is set for a registered model; `sent_hash` is then the
-    body_hash of the request before its model was resolved.
+    body_hash of the request before its model was resolved. `absence_refused` is raised where there
+    is no service, and its caller may not create one.
     """
 
     key: ServiceKey
@@ -88,6 +90,7 @@ class Deploy:
     provenance: Provenance | None = None
     sent_hash: str = ""
     deadline: Deadline = field(default_factory=_soon, compare=False)
+    absence_refused: ServiceError | None = field(default=None, compare=False)
 
     @property
     def origin(self) -> Mapping[str, str]:

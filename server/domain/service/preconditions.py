@@ -100,6 +100,8 @@ def with_request(
 
 
 def _admit_creation(deploy: Deploy) -> None:
+    if deploy.absence_refused:
+        raise deploy.absence_refused
     if deploy.etag or deploy.spec is None:
         raise ServiceNotFound(deploy.key)
 

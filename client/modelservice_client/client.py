@@ -80,7 +80,7 @@ class Client:
         spec = channel_spec(target, tls, credentials, plaintext_token, metadata, options)
         self._target = target
         self._driver = Driver(spec)
-        self._policy = Policy(time.monotonic, random.random, patience, on_retry)
+        self._policy = Policy(time.monotonic, random.random, patience, on_retry, target)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._target!r})"

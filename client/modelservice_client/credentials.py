@@ -130,10 +130,6 @@ class Token:
             self._refresh(self._file)
         return (("authorization", f"Bearer {self._token}"),) if self._token else ()
 
-    def redact(self, text: str) -> str:
-        """Take the token out of a text."""
-        return text.replace(self._token, "***") if self._token else text
-
     def _refresh(self, file: Path) -> None:
         try:
             found = file.stat()
@@ -159,13 +155,13 @@ class ChannelSpec:
     token: Token
     metadata: Metadata = field(repr=False)
 
-    def redact(self, text: str) -> str:
-        """Take the tokens out of a text that came from outside."""
-        text = self.token.redact(text)
-        for name, value in self.metadata:
-            for secret in value.split()[-1:] if name == "authorization" else ():
-                text = text.replace(secret, "***")
-        return text
+
+def redact(text: str, sent: Metadata) -> str:
+    """Take the tokens that a call has sent out of a text that came back."""
+    for name, value in sent:
+        for secret in value.split()[-1:] if name == "authorization" else ():
+            text = text.replace(secret, "***")
+    return text
 
 
 def channel_spec(
@@ -208,8 +204,11 @@ def is_local(target: str) -> bool:
     """Whether every address of a target is this machine's own, by its text alone."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    addresses = re.sub(r"^(dns|ipv4|ipv6|passthrough):(//[^/]*/)?", "", target)
-    return all(_is_loopback(address) for address in addresses.split(","))
+    scheme = re.match(r"(dns|ipv4|ipv6|passthrough):(//([^/]*)/)?", target)
+    addresses = target[scheme.end() :] if scheme else target
+    # The authority of a DNS target is the server that resolves its names: to any address.
+    trusts_names = not (scheme and scheme[3])
+    return all(_is_loopback(address, trusts_names) for address in addresses.split(","))
 
 
 _OPTIONS: dict[str, Any] = {
@@ -231,11 +230,11 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _is_loopback(address: str) -> bool:
+def _is_loopback(address: str, trusts_names: bool) -> bool:
     host = address.rpartition(":")[0] if re.search(r"[^:]:\d+$", address) else address
     host = host.strip("[]").lower()
     if host in _LOOPBACK_NAMES:
-        return True
+        return trusts_names
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

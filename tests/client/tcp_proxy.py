@@ -76,7 +76,9 @@ class TcpProxy:
         pair = _Pair(writer, there[1])
         self._pairs.add(pair)
         try:
-            await asyncio.gather(pair.pump(reader, there[1]), pair.pump(there[0], writer))
+            # asyncio would log the cancellation of `stop` as an error.
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(pair.pump(reader, there[1]), pair.pump(there[0], writer))
         finally:
             pair.cut()
             self._pairs.discard(pair)

@@ -98,6 +98,8 @@ def test_details_are_read_and_what_cannot_be_read_is_left_out() -> None:
     assert error.violations == (errors.FieldViolation("name", "must be set"),)
     assert error.retry_after == 1.5
     assert str(error) == "INVALID_ARGUMENT FIELD_INVALID: no\nname: must be set"
+    same = error_of(code, "name: must be set", status_of("FIELD_INVALID", code, violations))
+    assert str(same) == "INVALID_ARGUMENT FIELD_INVALID: name: must be set"
     for value in (b"\xff", b""):
         damaged = error_of(code, "x" * 10_000, [("grpc-status-details-bin", value)])
         assert damaged.reason == ""
@@ -236,6 +238,59 @@ def test_the_time_in_which_the_client_itself_was_stopped_is_no_silence_of_server
     service = world.run(watching.wait_ready(policy, request, 3600))
     assert service.status.message == "at 2"
     assert world.time > 300
+
+
+def test_an_error_without_a_server_says_what_was_tried_how_often_and_what_to_do() -> None:
+    now = [0.0]
+
+    def random() -> float:
+        now[0] += 20.0
+        return 0.0
+
+    policy = Policy(lambda: now[0], random, 30.0, target="iris.example:1")
+    listing = model_service_pb2.ListRequest()
+    error, _ = answered(calls.call(policy, rpcs.LIST, listing, None), *[REFUSED] * 3)
+    assert error.message == (
+        "List to iris.example:1: no server has answered for 40 s, in 3 attempts; the last one:"
+        " Connection refused. Check the address, and that a server runs there"
+    )
+
+
+def test_the_read_at_the_end_of_a_wait_has_what_is_left_of_its_time() -> None:
+    now = [0.0]
+    policy = Policy(lambda: now[0], lambda: 0.0)
+    request = WatchStatusRequest(namespace="ns", name="a", rollout_id="1/1")
+    routine = watching.wait_ready(policy, request, 60.0)
+    step = next(routine)
+    while not isinstance(step, Send):
+        now[0] += 50.0 if isinstance(step, Receive) else 0.0
+        step = routine.send(None)
+    assert step.timeout == 10.0
+    now[0] += 10.0
+    with pytest.raises(errors.Timeout, match="not decided in 10 s"):
+        routine.throw(LOST)
+
+
+def test_a_service_that_a_new_beginning_lacks_is_looked_for_within_the_time_of_the_watch() -> None:
+    now = [0.0]
+    request = WatchStatusRequest(namespace="ns")
+    routine = watching.watch(Policy(lambda: now[0], lambda: 0.0), request, 60.0)
+    synced = message(Message.TYPE_SYNCED, token="t")
+    came = iter(
+        [
+            message(Message.TYPE_SNAPSHOT, name="a", uid="1", generation=1),
+            synced,
+            LOST,
+            message(Message.TYPE_RESET),
+            synced,
+        ]
+    )
+    step = next(routine)
+    while not isinstance(step, Send):
+        answer = next(came) if isinstance(step, Receive) else None
+        now[0] += 11.0 if answer else 0.0
+        step = routine.throw(answer) if answer is LOST else routine.send(answer)
+    assert step.timeout == 5.0
 
 
 def watched(request: WatchStatusRequest, *script: Any) -> tuple[list[Any], list[Any]]:

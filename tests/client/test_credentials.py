@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from modelservice.v1.model_service_pb2 import GetResponse
+from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
 from modelservice.v1.model_service_pb2_grpc import (
     ModelServiceServicer,
     add_ModelServiceServicer_to_server,
@@ -23,23 +26,37 @@ from modelservice_client.credentials import is_local
 
 from lab.credentials import write_loopback_certificate
 from tests.client.faces import client
+from tests.client.test_faces import eventually
+from tests.patience import PATIENCE_SECONDS
 
 TOKEN = "token-of-the-test"
 
 
 class Recorder(ModelServiceServicer):
     """Answers Get, and keeps the metadata of each call. `repeats`: it is put into the error, as a
-    proxy may do."""
+    proxy may do. A Get of `held` waits for a Get of something else."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.repeats = False
+        self._other = threading.Event()
 
     def Get(self, request: Any, context: grpc.ServicerContext) -> GetResponse:
-        self.sent.append(dict(context.invocation_metadata()))
+        sent = dict(context.invocation_metadata())
+        self.sent.append(sent)
+        if request.name == "held":
+            assert self._other.wait(PATIENCE_SECONDS)
+        self._other.set()
         if self.repeats:
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"not {self.sent[-1]}")
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, f"not {sent}")
         return GetResponse()
+
+    def WatchStatus(self, request: Any, context: grpc.ServicerContext) -> Iterator[Message]:
+        sent = dict(context.invocation_metadata())
+        self.sent.append(sent)
+        yield Message(type=Message.TYPE_SYNCED)
+        assert self._other.wait(PATIENCE_SECONDS)
+        context.abort(grpc.StatusCode.PERMISSION_DENIED, f"not {sent}")
 
     @property
     def authorizations(self) -> list[Any]:
@@ -50,7 +67,7 @@ class Recorder(ModelServiceServicer):
 def recorded(
     recorder: Recorder, credentials: grpc.ServerCredentials | None = None
 ) -> Iterator[str]:
-    with ThreadPoolExecutor(2) as threads:
+    with ThreadPoolExecutor(4) as threads:
         server = grpc.server(threads)
         add_ModelServiceServicer_to_server(recorder, server)
         port = (
@@ -150,6 +167,22 @@ async def test_a_token_is_in_no_text(
     assert recorder.authorizations == [f"Bearer {TOKEN}"]
 
 
+async def test_a_token_is_in_no_error_of_its_call_after_it_was_replaced(
+    kind: str, recorder: Recorder, address: str
+) -> None:
+    tokens = iter(["first-token", "second-token", "third-token"])
+    recorder.repeats = True
+    async with client(kind, address, token=lambda: next(tokens)) as face:
+        watch = asyncio.create_task(face.call("watch", "iris"))
+        held = asyncio.create_task(face.call("get", "held"))
+        await eventually("both are open", lambda: len(recorder.sent) == 2)
+        third = asyncio.create_task(face.call("get", "iris"))
+        for call in (watch, held, third):
+            with pytest.raises(ms.PermissionDenied, match="authorization") as raised:
+                await call
+            assert "-token" not in f"{raised.value} {vars(raised.value)}"
+
+
 def test_a_token_is_not_sent_in_plaintext_to_another_machine() -> None:
     with pytest.raises(ValueError, match=r"must not be sent to example\.org:1 in plaintext"):
         ms.Client("example.org:1", tls=False, token=TOKEN)
@@ -176,6 +209,9 @@ def test_a_token_is_not_sent_in_plaintext_to_another_machine() -> None:
         ("localhost.example.org:1", False),
         ("127.0.0.1.example.org:1", False),
         ("dns://127.0.0.1/example.org:1", False),
+        # A name means what the named DNS server says.
+        ("dns://8.8.8.8/localhost:1", False),
+        ("dns://8.8.8.8/127.0.0.1:1", True),
         ("xds:///localhost", False),
         ("10.0.0.1:1", False),
     ],
@@ -200,14 +236,16 @@ async def test_a_handshake_that_fails_for_good_is_not_tried_again(
     with recorded(recorder, server_credentials(certificate)) as encrypted:
         ca = certificate / "tls.crt"
         for target, tls, why in (
-            (encrypted, True, "CERTIFICATE_VERIFY_FAILED"),
-            (encrypted, ms.Tls(ca_file=ca, server_name="other.example"), "Hostname Verification"),
-            (address, ms.Tls(ca_file=ca), "WRONG_VERSION_NUMBER"),
+            (encrypted, True, "CERTIFICATE_VERIFY_FAILED.*ca_file of Tls"),
+            (encrypted, ms.Tls(ca_file=ca, server_name="x.example"), "Hostname.*server_name of"),
+            (address, ms.Tls(ca_file=ca), "WRONG_VERSION_NUMBER.*use tls=False"),
         ):
             async with client(kind, target, tls=tls) as face:
                 with pytest.raises(ms.NotReachable, match=why) as raised:
                     await face.call("get", "iris")
+            assert f"Get to {target}: the TLS handshake fails" in str(raised.value)
             assert "no server has answered" not in str(raised.value)
+            assert not raised.value.passes
     assert recorder.sent == []
 
 

@@ -50,12 +50,20 @@ def deploy_request(
     return asked
 
 
-def call(policy: Policy, rpc: Rpc[Req, Res], request: Req, timeout: float | None) -> Routine[Res]:
+def call(
+    policy: Policy,
+    rpc: Rpc[Req, Res],
+    request: Req,
+    timeout: float | None,
+    *,
+    waits: bool = False,
+) -> Routine[Res]:
     """Make a call, and repeat it until it succeeds, fails for good, or `timeout` seconds are over.
 
-    A request that is not repeatable is repeated only where the server says that it did nothing.
+    One that is the end of a wait `waits`: at the end of the time it fails with Timeout. A request
+    that is not repeatable is repeated only where the server says that it did nothing.
     """
-    retry = policy.begin(rpc.method, timeout)
+    retry = policy.begin(rpc.method, timeout, waits=waits)
     writes = rpc.writes and not getattr(request, "validate_only", False)
     while True:
         retry.begin_attempt()

@@ -31,8 +31,12 @@ _LOST = (
 )
 # gRPC says only in its text that there was no connection, so that nothing was sent.
 _NOT_SENT = ("failed to connect to all addresses", "errors resolving ", "DNS resolution failed")
-# A handshake that fails so fails again: the other side has another certificate, or speaks no TLS.
-_TLS_REFUSED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Hostname Verification Check")
+# gRPC's words for handshakes that fail again however often they are tried, and what to do.
+_TLS_REMEDIES = {
+    "CERTIFICATE_VERIFY_FAILED": "trust the authority of the server's certificate: ca_file of Tls",
+    "WRONG_VERSION_NUMBER": "the server speaks no TLS there: use tls=False, or its port with TLS",
+    "Hostname Verification Check": "name the host as its certificate does: server_name of Tls",
+}
 
 
 class FieldViolation(NamedTuple):
@@ -87,7 +91,9 @@ class ModelServiceError(Exception):
 
     def __str__(self) -> str:
         lines = [f"{' '.join(filter(None, (self.code.name, self.reason)))}: {self.message}"]
-        lines += [f"{path}: {description}" for path, description in self.violations]
+        violations = [f"{path}: {description}" for path, description in self.violations]
+        # The message mostly consists of them.
+        lines += [line for line in violations if line not in self.message]
         if failure := self.failure:
             name = enum_name(Failure.Reason, failure.reason, "REASON_")
             lines.append(f"{name}: {failure.message}")
@@ -117,12 +123,23 @@ class NotReachable(ModelServiceError):
     @property
     def passes(self) -> bool:
         """Whether another attempt can help."""
-        return not any(text in self.message for text in _TLS_REFUSED)
+        return not self.tls_remedy
+
+    @property
+    def tls_remedy(self) -> str:
+        """What to do where the TLS handshake fails for good, else empty."""
+        remedies = (remedy for text, remedy in _TLS_REMEDIES.items() if text in self._grpc_text)
+        return next(remedies, "")
+
+    @property
+    def _grpc_text(self) -> str:
+        cause = self.__cause__
+        return cause.message if isinstance(cause, NotReachable) else self.message
 
     @property
     def was_sent(self) -> bool:
         """Whether the request may have reached a server."""
-        return self.code is not StatusCode.UNAVAILABLE or not self.message.startswith(_NOT_SENT)
+        return self.code is not StatusCode.UNAVAILABLE or not self._grpc_text.startswith(_NOT_SENT)
 
 
 class ClientClosed(ModelServiceError):

@@ -42,12 +42,13 @@ class Retrying:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`clock` gives seconds, `random` numbers of [0, 1). `patience`: the seconds without any answer
-    after which no server counts as reachable."""
+    after which no server counts as reachable. `target`: the server's address, for errors."""
 
     clock: Callable[[], float]
     random: Callable[[], float]
     patience: float = 60.0
     on_retry: Callable[[Retrying], None] | None = None
+    target: str = ""
 
     def begin(self, method: str, timeout: float | None, *, waits: bool = False) -> Retry:
         """Begin the attempts of a call, which `timeout` seconds bound in all. At the end of the
@@ -66,6 +67,8 @@ class Retry:
         self._heard = self._began = self._running = policy.clock()
         self._ends = self._began + timeout
         self._failures = 0
+        # The attempts since a server answered last.
+        self._unanswered_attempts = 0
         # Whether an attempt to write was sent and not answered.
         self.lost = False
 
@@ -82,10 +85,12 @@ class Retry:
     def begin_attempt(self) -> None:
         """Mark the time at which an attempt begins."""
         self._began = self._now()
+        self._unanswered_attempts += 1
 
     def heard(self) -> None:
         """Mark that a server has answered."""
         self._heard = self._now()
+        self._unanswered_attempts = 0
 
     def pause_after(self, error: ModelServiceError) -> float:
         """Return the seconds to wait before the next attempt, or raise where there is none."""
@@ -97,6 +102,8 @@ class Retry:
         if now >= self._ends:
             self._raise_at_the_end(error)
         if not error.passes:
+            if isinstance(error, NotReachable):
+                raise self._tls_refused(error) from error
             raise error
         if now - self._heard >= self._policy.patience:
             raise self._unanswered(error, now) from error
@@ -138,10 +145,24 @@ class Retry:
         raise error
 
     def _unanswered(self, error: ModelServiceError, now: float) -> NotReachable:
-        silence = now - self._heard
-        message = f"{self._method}: no server has answered for {silence:.0f} s: {error.message}"
-        raised = NotReachable(message, code=error.code, retry_after=error.retry_after)
-        raised.silence = silence
+        attempts = max(self._unanswered_attempts, 1)
+        why = error.message.rpartition("last error: ")[2]
+        raised = self._not_reachable(
+            error,
+            f"no server has answered for {now - self._heard:.0f} s, in {attempts}"
+            f" attempt{'s' if attempts > 1 else ''}; the last one: {why}."
+            " Check the address, and that a server runs there",
+        )
+        raised.silence = now - self._heard
+        return raised
+
+    def _tls_refused(self, error: NotReachable) -> NotReachable:
+        why = error.message.rpartition("last error: ")[2]
+        return self._not_reachable(error, f"the TLS handshake fails: {why}. {error.tls_remedy}")
+
+    def _not_reachable(self, error: ModelServiceError, message: str) -> NotReachable:
+        where = f"{self._method} to {self._policy.target}" if self._policy.target else self._method
+        raised = NotReachable(f"{where}: {message}", code=error.code, retry_after=error.retry_after)
         raised.service = error.service
         raised.earlier_attempt_lost = self.lost
         return raised

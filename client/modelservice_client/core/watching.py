@@ -65,7 +65,8 @@ def watch(
                     yield Emit(shown)
                 if message.type == Message.TYPE_SYNCED:
                     for absent in view.absent():
-                        for shown in (yield from _look_for(policy, view, absent)):
+                        left = retry.left()
+                        for shown in (yield from _look_for(policy, view, absent, left)):
                             yield Emit(shown)
                     if first := view.synced(message):
                         yield Emit(first)
@@ -90,11 +91,13 @@ def wait_ready(
 ) -> Routine[InferenceService]:
     """Return the service once the rollout that the request names is ready."""
     request.until = WatchStatusRequest.UNTIL_READY
+    ends = None if timeout is None else policy.clock() + timeout
     service = yield from watch(policy, request, timeout, on_change)
     if service is not None:
         return service
     get = GetRequest(namespace=request.namespace, name=request.name, rollout_id=request.rollout_id)
-    return (yield from call(policy, rpcs.GET, get, timeout)).service
+    left = None if ends is None else max(ends - policy.clock(), 0.0)
+    return (yield from call(policy, rpcs.GET, get, left, waits=True)).service
 
 
 def wait_gone(
@@ -252,15 +255,18 @@ class _View:
             self._deleted.popitem(last=False)
 
 
-def _look_for(policy: Policy, view: _View, service: InferenceService) -> Routine[list[Message]]:
-    """Ask for a service that a stream which began anew did not list.
+def _look_for(
+    policy: Policy, view: _View, service: InferenceService, left: float | None
+) -> Routine[list[Message]]:
+    """Ask for a service that a stream which began anew did not list, within the watch's time.
 
     The rollout_id makes the server confirm its absence, so that a replica which has not seen a new
     service yet does not count as its end.
     """
     get = GetRequest(namespace=service.namespace, name=service.name, rollout_id=service.rollout_id)
     try:
-        yield from call(policy, rpcs.GET, get, _LOOK_SECONDS)
+        seconds = _LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS)
+        yield from call(policy, rpcs.GET, get, seconds)
     except (NotFound, ServiceDeleted):
         return list(view.end(service, Message.TYPE_DELETED))
     return list(view.end(service, Message.TYPE_LEFT)) if view.selects else []

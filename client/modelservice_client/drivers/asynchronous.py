@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -49,7 +49,7 @@ class Driver:
             request_serializer=step.rpc.request.SerializeToString,
             response_deserializer=step.rpc.response.FromString,
         )
-        async with self._translated():
+        async with self._translated(headers):
             response: Message = await call(
                 step.request,
                 timeout=step.timeout,
@@ -58,7 +58,7 @@ class Driver:
             )
         return response
 
-    async def open(self, step: Open) -> Any:
+    async def open(self, step: Open) -> Stream:
         """Open a watch; whether it works shows with its first message."""
         headers = await self._headers()
         call: Any = self._channel().unary_stream(
@@ -66,14 +66,14 @@ class Driver:
             request_serializer=rpcs.WATCH_STATUS.request.SerializeToString,
             response_deserializer=rpcs.WATCH_STATUS.response.FromString,
         )
-        async with self._translated():
-            return call(step.request, timeout=step.timeout, metadata=headers)
+        async with self._translated(headers):
+            return Stream(call(step.request, timeout=step.timeout, metadata=headers), headers)
 
-    async def receive(self, stream: Any, step: Receive) -> WatchStatusResponse | None:
+    async def receive(self, stream: Stream, step: Receive) -> WatchStatusResponse | None:
         """Wait for the next message of a watch; None is its end."""
         try:
-            async with self._translated(), asyncio.timeout(step.timeout):
-                message = await stream.read()
+            async with self._translated(stream.headers), asyncio.timeout(step.timeout):
+                message = await stream.call.read()
         except TimeoutError:
             raise silent(step.timeout) from None
         return None if message is grpc.aio.EOF else message
@@ -109,19 +109,26 @@ class Driver:
         return (*self._spec.metadata, *found)
 
     @asynccontextmanager
-    async def _translated(self) -> AsyncIterator[None]:
+    async def _translated(self, headers: Metadata) -> AsyncIterator[None]:
         try:
             yield
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
-            raise error_from(error, self._spec) from None
+            raise error_from(error, headers) from None
         except (grpc.aio.UsageError, asyncio.CancelledError):
             # How gRPC ends calls of a channel that is closed meanwhile.
             task = asyncio.current_task()
             if self._closed.is_set() and not (task and task.cancelling()):
                 raise closed() from None
             raise
+
+
+class Stream(NamedTuple):
+    """An open watch, and the headers that opened it."""
+
+    call: Any
+    headers: Metadata
 
 
 class Run(Generic[T]):
@@ -132,7 +139,7 @@ class Run(Generic[T]):
     def __init__(self, driver: Driver, routine: Routine[T]) -> None:
         self._driver = driver
         self._routine = routine
-        self._stream: Any = None
+        self._stream: Stream | None = None
         self._over = False
 
     async def __aenter__(self) -> Run[T]:
@@ -190,7 +197,8 @@ class Run(Generic[T]):
             case Open():
                 self._stream = await self._driver.open(step)
             case Receive():
-                return await self._driver.receive(self._stream, step)
+                stream = self._stream
+                return await self._driver.receive(stream, step) if stream else None
             case Close():
                 self._close_stream()
             case Pause():
@@ -199,5 +207,5 @@ class Run(Generic[T]):
 
     def _close_stream(self) -> None:
         if self._stream:
-            self._stream.cancel()
+            self._stream.call.cancel()
             self._stream = None

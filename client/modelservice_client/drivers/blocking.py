@@ -54,7 +54,7 @@ class Driver:
             response_deserializer=step.rpc.response.FromString,
         )
         headers = self._headers()
-        with self._translated():
+        with self._translated(headers):
             response: Message = call(
                 step.request,
                 timeout=step.timeout,
@@ -71,13 +71,13 @@ class Driver:
             response_deserializer=rpcs.WATCH_STATUS.response.FromString,
         )
         headers = self._headers()
-        with self._translated():
-            return Stream(call(step.request, timeout=step.timeout, metadata=headers))
+        with self._translated(headers):
+            return Stream(call(step.request, timeout=step.timeout, metadata=headers), headers)
 
     def receive(self, stream: Stream, step: Receive) -> WatchStatusResponse | None:
         """Wait for the next message of a watch; None is its end."""
         try:
-            with self._translated():
+            with self._translated(stream.headers):
                 return stream.receive(step.timeout)
         except NotReachable:
             if stream.was_silent:
@@ -98,13 +98,13 @@ class Driver:
             raise headers_failed(error) from None
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, headers: Metadata) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
-            raise error_from(error, self._spec) from None
+            raise error_from(error, headers) from None
         except ValueError:
             # gRPC's word for a channel that another thread has closed meanwhile.
             if self._closed.is_set():
@@ -113,10 +113,11 @@ class Driver:
 
 
 class Stream:
-    """An open watch. A thread cancels it when a message is waited for too long: gRPC's blocking
-    iterator has no timeout."""
+    """An open watch, and the `headers` that opened it. A thread cancels it when a message is waited
+    for too long: gRPC's blocking iterator has no timeout."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, headers: Metadata) -> None:
+        self.headers = headers
         self.was_silent = False
         self._call = call
         self._silent_at = math.inf

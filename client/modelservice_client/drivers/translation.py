@@ -14,14 +14,15 @@ from modelservice_client.core.errors import (
     Unauthenticated,
     error_of,
 )
-from modelservice_client.credentials import ChannelSpec
+from modelservice_client.credentials import Metadata, redact
 
 
-def error_from(error: Any, spec: ChannelSpec) -> ModelServiceError:
-    """Translate an RpcError, also of grpc.aio, without tokens that a proxy may have repeated."""
+def error_from(error: Any, sent: Metadata) -> ModelServiceError:
+    """Translate an RpcError, also of grpc.aio, without the tokens that the call has sent, which a
+    proxy may have repeated."""
     # types-grpcio does not know that they are pairs.
     metadata = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
-    return error_of(error.code(), spec.redact(error.details() or ""), metadata)
+    return error_of(error.code(), redact(error.details() or "", sent), metadata)
 
 
 def closed() -> ClientClosed:

@@ -36,6 +36,7 @@ SERVER_WENT_AWAY = 78
 INTERRUPTED = 130
 TERMINATED = 143
 _CALL_SECONDS = 60.0
+_OF_THE_LIBRARY = ", or allow it with plaintext_token=True"
 
 Req = TypeVar("Req", bound=Message)
 Res = TypeVar("Res", bound=Message)
@@ -136,8 +137,9 @@ class Session:
             )
         except (ValueError, OSError) as error:
             problem = (isinstance(error, OSError) and error.strerror) or str(error)
-            # The library names its argument.
-            raise UsageError(re.sub("^(ca|cert|key)_file ", r"--\1 ", problem)) from error
+            # The library names its arguments.
+            problem = re.sub("^(ca|cert|key)_file ", r"--\1 ", problem)
+            raise UsageError(problem.removesuffix(_OF_THE_LIBRARY)) from error
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grpc import StatusCode
-from modelservice.v1.inference_service_pb2 import Failure, InferenceService
+from modelservice.v1.inference_service_pb2 import Failure
 from rich.text import Text
 
 from modelservice_client import ModelServiceError, NotReachable, Timeout
@@ -16,14 +16,13 @@ from modelservice_client.cli.text import one_line
 from modelservice_client.cli.unreachable import describe, remedy_of
 
 _MOST_DETAILS = 20
-_RETRYING = "yes: the cluster tries the same again; this command has ended"
+_RETRYING = "yes: the cluster tries the same again"
 
 
 def failure_rows(failure: Failure) -> list[tuple[str, str | Text]]:
     """Return what is known of a failure, by names."""
     where = "/".join(part for part in (failure.pod, failure.container) if part)
     return [
-        ("reason", Text(reason_of(failure), "bold")),
         ("message", failure.message),
         ("remedy", Text(one_line(failure.remedy), "green")),
         ("container", where),
@@ -41,12 +40,12 @@ def report(
     server: str = "",
     *,
     heard: bool = False,
-    timed_out: bool = False,
+    timeout: float | None = None,
 ) -> None:
     """Print an error of the server: what failed, the fields, the cause, and how to go on.
 
-    `server` is its address, `heard` whether it has answered before, `timed_out` whether --timeout
-    has ended the attempts.
+    `server` is its address, `heard` whether it has answered before, `timeout` the seconds of
+    --timeout if they have ended the attempts.
     """
     violations = [
         f"{file.place_of(path) + ': ' if file else ''}{path}: {description}"
@@ -61,6 +60,8 @@ def report(
         title = text = f"{name or 'the rollout'} failed: {reason_of(failure)}"
         details += [failure.message, f"remedy: {failure.remedy}" if failure.remedy else ""]
         rows += failure_rows(failure)
+        if failure.retrying:
+            rows[-1] = ("retrying", f"{_RETRYING}; this command has ended")
     elif unreachable:
         title = "no connection"
         text = describe(unreachable, server, heard)
@@ -70,18 +71,21 @@ def report(
         text = f"{title}: {_message_of(error)}"
         title = f"{name}: {title}" if name else title
         rows += _further_details(error)
-    if timed_out and not (isinstance(error, Timeout) and not unreachable):
-        text = f"not decided within the timeout; {text}"
+    if timeout is not None:
+        late = f"not decided within the timeout of {timeout:g} s"
+        text = late if isinstance(error, Timeout) and not unreachable else f"{late}; {text}"
     screen.error(text, title, [line for line in details if line])
-    if service and service.HasField("status") and (failure or isinstance(error, Timeout)):
-        rows.append(("state", _state(service)))
+    if service and service.HasField("status") and isinstance(error, Timeout):
+        rows.append(("state", state_text(service)))
+    if service and service.status.serving and failure:
+        rows.append(("serving", "an older rollout serves"))
     screen.note(facts(rows))
     if failure and failure.log_lines:
         with screen.section(f"log of {failure.container or 'the model server'}"):
             screen.log(failure.log_lines)
     if error.earlier_attempt_lost:
         screen.note("An attempt was sent and not answered, and may have been done.")
-    if unreachable or timed_out:
+    if unreachable or timeout is not None:
         screen.hints(going_on)
 
 
@@ -108,8 +112,3 @@ def _further_details(error: ModelServiceError) -> list[tuple[str, str | Text]]:
     """Return the details that the message does not have."""
     found = [(name, value) for name, value in error.details.items() if value not in error.message]
     return list(found[:_MOST_DETAILS])
-
-
-def _state(service: InferenceService) -> Text:
-    serving = ", and an older rollout serves" if service.status.serving else ""
-    return Text.assemble(state_text(service), serving)

@@ -117,7 +117,8 @@ def show_service(screen: Screen, service: InferenceService) -> None:
     screen.show(facts(rows))
     if status.HasField("failure"):
         screen.show(Text("failure", "bold red"))
-        screen.show(facts([("  " + name, value) for name, value in failure_rows(status.failure)]))
+        rows = [("reason", Text(reason_of(status.failure), "bold")), *failure_rows(status.failure)]
+        screen.show(facts([("  " + name, value) for name, value in rows]))
         screen.log(status.failure.log_lines, screen.out)
 
 

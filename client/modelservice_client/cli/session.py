@@ -58,9 +58,9 @@ class Session:
         # Lines that say how to go on after Ctrl-C, a timeout, or a lost server.
         self.going_on: Sequence[str] = ()
         self.on_retry: Callable[[str], None] = self._note_retry
-        # Whether a server has answered, and whether --timeout bounds the command.
+        # Whether a server has answered, and the --timeout that bounds the command.
         self.heard = False
-        self.has_timeout = False
+        self.timeout: float | None = None
         self._noted = ""
         self._on_sigterm: Any = signal.SIG_DFL
 
@@ -94,7 +94,7 @@ class Session:
 
     def ends_after(self, timeout: float) -> float:
         """Return the monotonic time at which the command's --timeout is over."""
-        self.has_timeout = True
+        self.timeout = timeout
         return time.monotonic() + timeout
 
     @cached_property
@@ -189,7 +189,7 @@ class Session:
         if isinstance(error, ModelServiceError):
             if error.service is not None and self.output in (Output.JSON, Output.YAML):
                 self.printer.message(error.service)
-            timed_out = error.timed_out and self.has_timeout
+            timeout = self.timeout if error.timed_out else None
             report(
                 self.screen,
                 error,
@@ -197,9 +197,9 @@ class Session:
                 self.going_on,
                 self.connection.server,
                 heard=self.heard,
-                timed_out=timed_out,
+                timeout=timeout,
             )
-            return self._exit_code(error, timed_out)
+            return TIMED_OUT if timeout is not None else self._exit_code(error)
         if isinstance(error, FileError):
             for problem in error.problems:
                 self.screen.error(problem, "the request is wrong")
@@ -216,9 +216,7 @@ class Session:
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else TERMINATED
         return None
 
-    def _exit_code(self, error: ModelServiceError, timed_out: bool) -> int:
-        if timed_out:
-            return TIMED_OUT
+    def _exit_code(self, error: ModelServiceError) -> int:
         if isinstance(error, NotReachable):
             return SERVER_WENT_AWAY if self.heard else NO_CONNECTION
         return 64 + int(error.code.value[0])

@@ -243,9 +243,10 @@ def test_other_ends_of_a_rollout_have_their_codes(
     # No state of the newer rollout is shown.
     assert run.stderr.startswith("error: ROLLOUT_SUPERSEDED")
 
-    run = modelctl("status", name, "-w", "--timeout", "1")
+    run = modelctl("status", name, "-w", "--timeout", "2")
     newest = get(stub, name).rollout_id
     assert run.exit_code == 68
+    assert "error: not decided within the timeout of 2 s\n" in run.stderr
     goes_on = f"modelctl status {NAMESPACE}/{name} --watch --rollout-id {newest}"
     assert run.stderr.splitlines()[-1].strip() == goes_on
 
@@ -499,7 +500,7 @@ def test_a_timeout_ends_with_68_also_where_no_server_has_ever_answered(
     run = modelctl(*words, "--server", absent, "--timeout", "0.2")
     assert run.exit_code == 68
     [error] = [line for line in run.stderr.splitlines() if line.startswith("error:")]
-    assert error.startswith("error: not decided within the timeout; no server answers at ")
+    assert error.startswith("error: not decided within the timeout of 0.2 s; no server answers ")
     assert error.endswith(": connection refused")
 
 
@@ -512,7 +513,9 @@ def test_a_server_that_answers_and_cannot_serve_yet_is_no_lost_connection(
         status = modelctl("status", "x", "--watch", *at, "--timeout", "0.5")
         doctor = modelctl("doctor", *at)
     assert status.exit_code == 68
-    assert re.search(r"^error: not decided within the timeout; [A-Z_]+: ", status.stderr, re.M)
+    assert re.search(
+        r"^error: not decided within the timeout of 0.5 s; [A-Z_]+: ", status.stderr, re.M
+    )
     assert doctor.exit_code == 78
     checks = {line.split()[0]: line.split()[1] for line in doctor.stdout.splitlines()}
     assert (checks["connection"], checks["services"]) == ("ok", "FAILED")

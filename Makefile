@@ -93,8 +93,8 @@ image: ## The server's container image, TARGET=cli modelctl's: IMAGE=name:tag; P
 failures: $(READY) ## How rollouts fail on a real node, and how soon it is reported: 12 minutes; MODE=knative
 	$(BIN)/python -m tests.node$(if $(filter knative,$(MODE)),.knative).failures
 
-bench: $(READY) ## Measure the server beside what it stands on, and print ratios
-	$(BIN)/python -m tests.benchmarks
+bench: $(READY) ## Measure the server beside what it stands on, and print ratios; BENCH=streams is a part
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 sizes: $(READY) ## How large files, functions and folders are: FOLDER= is another than server/
 	@$(BIN)/python -m tests.measures.sizes $(FOLDER)
@@ -105,7 +105,7 @@ walks: $(READY) ## How many calls a Deploy, a pod event and a Get take; SEQUENCE
 attack: $(READY) ## A caller's worst, and what becomes of the others: 3 minutes, an hour by make soak
 	$(BIN)/python -m tests.attacks
 
-soak: $(READY) ## The long runs: 200 kills around a Deploy, ten times the random examples, and others
+soak: $(READY) ## The long runs: 200 kills around a Deploy, 10,000 watches, ten times the random examples, and others
 	$(BIN)/python -m pytest -m 'soak or hypothesis' --hypothesis-profile=soak
 
 stubs: $(READY) ## Generate generated/ from the protos

@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[2] / "generated"))
 from lab import BuildFailed, ComponentFailed, booted_lab
 from lab.debian import InstallFailed
 
+from .changing import measure_change
 from .comparing import Comparison, table
 from .deploying import measure_deploy
 from .encrypting import measure_tls
@@ -31,6 +32,7 @@ from .streaming import measure_streams, measure_streams_of_many
 
 CANNOT_MEASURE = 1
 INTERRUPTED = 130
+SIZES = (100, 1000, 10_000)
 FIGURES = Path("build/benchmarks.json")
 _NOT_MEASURED = (
     BuildFailed,
@@ -43,18 +45,25 @@ _NOT_MEASURED = (
 
 
 def get(folder: Path) -> list[Comparison]:
-    """Get at full load, beside a bare grpc.aio server that sends the same bytes."""
-    return measure_get(say, rounds=40, seconds=0.5, folder=folder)
+    """Get at full load of 100, 1,000 and 10,000 services, beside a bare grpc.aio server."""
+    return [
+        comparison
+        for services in SIZES
+        for comparison in measure_get(say, services=services, rounds=16, seconds=0.5, folder=folder)
+    ]
 
 
 def tls(folder: Path) -> list[Comparison]:
     """Get at full load with TLS, beside Get in plaintext."""
-    return measure_tls(say, rounds=40, seconds=0.5, folder=folder)
+    return measure_tls(say, rounds=20, seconds=0.5, folder=folder)
 
 
 def list_(folder: Path) -> list[Comparison]:
-    """List of 1,000 services by pages, beside a bare grpc.aio server sending one page's bytes."""
-    return [measure_list(say, services=1000, rounds=40, page_size=100, folder=folder)]
+    """List of 100, 1,000 and 10,000 services by pages, beside a bare server of the same bytes."""
+    return [
+        measure_list(say, services=services, rounds=10, page_size=100, folder=folder)
+        for services in SIZES
+    ]
 
 
 def deploy(folder: Path) -> list[Comparison]:
@@ -63,10 +72,18 @@ def deploy(folder: Path) -> list[Comparison]:
         return [measure_deploy(say, lab, namespace=NAMESPACE, rounds=100, folder=folder)]
 
 
-def start(folder: Path) -> list[Comparison]:
-    """Start to SERVING with 1,000 services on the lab, beside raw lists of the same kinds."""
+def change(folder: Path) -> list[Comparison]:
+    """A change at the lab's API server until one client has it, beside a raw watch."""
     with booted_lab(say) as lab:
-        return measure_start(say, lab, namespace=NAMESPACE, services=1000, rounds=5, folder=folder)
+        return [measure_change(say, lab, namespace=NAMESPACE, rounds=100, folder=folder)]
+
+
+def start(folder: Path) -> list[Comparison]:
+    """Start to SERVING and memory with 1,000 and 10,000 services on the lab, beside raw lists."""
+    with booted_lab(say) as lab:
+        return measure_start(
+            say, lab, namespace=NAMESPACE, sizes=SIZES[1:], rounds=3, folder=folder
+        )
 
 
 def deployments(folder: Path) -> list[Comparison]:
@@ -96,6 +113,7 @@ PARTS: dict[str, Callable[[Path], list[Comparison]]] = {
     "tls": tls,
     "list": list_,
     "deployments": deployments,
+    "change": change,
     "deploy": deploy,
     "start": start,
 }

@@ -33,7 +33,7 @@ def measure_deploy(say: Say, lab: Lab, *, namespace: str, rounds: int, folder: P
         ours, bare = asyncio.run(
             _side_by_side(say, lab, address, kubeconfig, names(rounds + WARM_UP), namespace)
         )
-    return Comparison("Deploy", "ms", ours, bare, "raw server-side apply", aim_most=1.25)
+    return Comparison("Deploy", "ms", ours, bare, "raw server-side apply", aim_most=1.12)
 
 
 async def _side_by_side(

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from modelservice.v1 import model_service_pb2 as pb
@@ -17,6 +17,14 @@ from server.adapters.kserve.apply.kserve_config import KServeConfig
 from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.api.requests import deploy_of
 from server.domain.service.canonical_spec import canonical_deploy
+
+
+class Listed(NamedTuple):
+    """A collection: how many objects, the bytes of their JSON, and its resourceVersion."""
+
+    objects: int
+    bytes: int
+    version: str
 
 
 class RawApi:
@@ -38,12 +46,28 @@ class RawApi:
             told = json.loads(await answer.read())
             assert answer.status == 201, told
 
-    async def list(self, path: str, query: dict[str, str]) -> int:
-        """Read a whole collection at once; how many objects there are."""
+    async def patch(self, path: str, change: dict[str, Any]) -> None:
+        """Merge a change into an object."""
+        headers = {"Content-Type": "application/merge-patch+json"}
+        async with self._session.patch(path, data=json.dumps(change), headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+
+    async def watch(self, path: str, version: str) -> AsyncIterator[bytes]:
+        """The lines of a watch of a collection from this resourceVersion on."""
+        query = {"watch": "true", "resourceVersion": version}
+        forever = aiohttp.ClientTimeout(total=None)
+        async with self._session.get(path, params=query, timeout=forever) as answer:
+            assert answer.status == 200, await answer.text()
+            async for line in answer.content:
+                yield line
+
+    async def list(self, path: str, query: dict[str, str]) -> Listed:
+        """Read a whole collection at once."""
         async with self._session.get(path, params=query) as answer:
-            told = json.loads(await answer.read())
+            content = await answer.read()
+            told = json.loads(content)
             assert answer.status == 200, told
-        return len(told["items"])
+        return Listed(len(told["items"]), len(content), told["metadata"]["resourceVersion"])
 
 
 @asynccontextmanager

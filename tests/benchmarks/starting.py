@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 
@@ -15,58 +17,89 @@ from server.adapters.kserve.informers.collections import followed
 from tests.cluster.serving import Replicas, install, serving
 
 from .comparing import Comparison, Say
-from .peers import wait_serving
+from .peers import Peer, wait_serving
 from .raw_api import manifest_for, raw_api
 from .samples import deploy_request, names
 
 
+class _Start(NamedTuple):
+    """Seconds until the process listens, and from there to SERVING; its bytes of memory then."""
+
+    imports: float
+    sync: float
+    memory: int
+
+
+class _Lists(NamedTuple):
+    """The seconds for all lists, and the bytes of an InferenceService in JSON."""
+
+    seconds: float
+    service_bytes: float
+
+
 def measure_start(
-    say: Say, lab: Lab, *, namespace: str, services: int, rounds: int, folder: Path
+    say: Say, lab: Lab, *, namespace: str, sizes: Sequence[int], rounds: int, folder: Path
 ) -> list[Comparison]:
-    """With KServe stopped, so that nothing changes meanwhile."""
+    """With so many services, with KServe stopped, so that nothing changes meanwhile."""
     kubeconfig = install(lab)
-    imports: list[float] = []
-    syncs: list[float] = []
-    lists: list[float] = []
+    compared: list[Comparison] = []
     with lab.kserve_stopped(), serving(kubeconfig, folder) as replicas:
-        _write(lab, namespace, services)
-        say(f"start: wrote {services:,} services")
-        for _ in range(rounds):
-            lists.append(asyncio.run(_list_all(lab, kubeconfig, services)))
-            imported, synced = _start(replicas)
-            imports.append(imported)
-            syncs.append(synced)
-            say(f"start: {imported:.2f} s to listen, {synced:.2f} s more to serve")
-    what = f"on {services:,} services"
+        empty = _start(replicas).memory
+        before = 0
+        for services in sizes:
+            _write(lab, namespace, names(services)[before:])
+            before = services
+            say(f"start: wrote {services:,} services")
+            starts: list[_Start] = []
+            lists: list[_Lists] = []
+            for _ in range(rounds):
+                lists.append(asyncio.run(_list_all(lab, kubeconfig, services)))
+                starts.append(_start(replicas))
+                took = starts[-1]
+                say(f"start: {took.imports:.2f} s to listen, {took.sync:.2f} s more to serve")
+            compared += _comparisons(services, starts, lists, empty)
+    return compared
+
+
+def _comparisons(
+    services: int, starts: Sequence[_Start], lists: Sequence[_Lists], empty: int
+) -> list[Comparison]:
+    syncs, imports = [s.sync for s in starts], [s.imports for s in starts]
+    raw = [listed.seconds for listed in lists]
+    memory = [(s.memory - empty) / services / 2**10 for s in starts]
+    json = [listed.service_bytes / 2**10 for listed in lists]
+    on = f"on {services:,} services"
     return [
         Comparison(
-            f"Listening to SERVING {what}", "s", syncs, lists, "raw lists, same kinds", aim_most=3
+            f"Listening to SERVING {on}", "s", syncs, raw, "raw lists, same kinds", aim_most=1.5
         ),
-        Comparison("Process start and imports", "s", imports, lists, "the same lists"),
+        Comparison(f"Process start and imports {on}", "s", imports, raw, "the same lists"),
+        # 10 KiB for 6 KB of JSON.
+        Comparison(f"Memory {on}", "KiB/service", memory, json, "its JSON", aim_most=1.7),
     ]
 
 
-def _write(lab: Lab, namespace: str, services: int) -> None:
+def _write(lab: Lab, namespace: str, chosen: Sequence[str]) -> None:
     def write(name: str) -> None:
         lab.apply(manifest_for(deploy_request(name, namespace)), field_manager="modelservice")
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(write, names(services)))
+        list(threads.map(write, chosen))
 
 
-async def _list_all(lab: Lab, kubeconfig: Path, expected: int) -> float:
+async def _list_all(lab: Lab, kubeconfig: Path, expected: int) -> _Lists:
     began = time.perf_counter()
     async with raw_api(lab, kubeconfig) as api:
         # This lab is without Knative, whose collections are followed where they are.
         there = [r for r in followed(()) if not r.optional]
         found = [await api.list(r.path, dict(r.selector)) for r in there]
     took = time.perf_counter() - began
-    assert found[0] >= expected, f"{found[0]} services listed of {expected}"
-    return took
+    services = found[0]
+    assert services.objects >= expected, f"{services.objects} services listed of {expected}"
+    return _Lists(took, services.bytes / services.objects)
 
 
-def _start(replicas: Replicas) -> tuple[float, float]:
-    """Seconds from the start of the process to listening, and from there to SERVING."""
+def _start(replicas: Replicas) -> _Start:
     server = replicas.make({"PYTHONDONTWRITEBYTECODE": ""})  # installed servers have bytecode
     began = time.perf_counter()
     server.launch()
@@ -75,6 +108,8 @@ def _start(replicas: Replicas) -> tuple[float, float]:
         listening = time.perf_counter()
         with grpc.insecure_channel(server.address) as channel:
             wait_serving(channel)
-        return listening - began, time.perf_counter() - listening
+        synced = time.perf_counter()
+        memory = Peer(server.address, server.pid).memory_bytes()
+        return _Start(listening - began, synced - listening, memory)
     finally:
         server.close()

@@ -28,7 +28,7 @@ def asked_for_a_moment(address: str) -> Served:
 
 
 def test_get_is_measured_beside_a_bare_server(tmp_path: Path) -> None:
-    rates, costs = measure_get(print, rounds=1, seconds=0.2, folder=tmp_path)
+    rates, costs = measure_get(print, services=2, rounds=1, seconds=0.2, folder=tmp_path)
     assert rates.ratio > 0
     assert costs.ratio > 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab import Lab
+from tests.benchmarks.changing import measure_change
 from tests.benchmarks.deploying import measure_deploy
 from tests.benchmarks.starting import measure_start
 
@@ -14,9 +15,15 @@ def test_deploy_is_measured_beside_a_raw_apply(lab: Lab, namespace: str, tmp_pat
     assert len(compared.ours) == len(compared.bare) == 2
 
 
+def test_a_change_is_measured_beside_a_raw_watch(lab: Lab, namespace: str, tmp_path: Path) -> None:
+    compared = measure_change(print, lab, namespace=namespace, rounds=2, folder=tmp_path)
+    assert len(compared.ours) == len(compared.bare) == 2
+    assert compared.ratio > 0
+
+
 def test_a_start_is_measured_beside_raw_lists(lab: Lab, namespace: str, tmp_path: Path) -> None:
-    synced, imported = measure_start(
-        print, lab, namespace=namespace, services=5, rounds=1, folder=tmp_path
+    measured = measure_start(
+        print, lab, namespace=namespace, sizes=[3, 5], rounds=1, folder=tmp_path
     )
-    assert synced.ratio > 0
-    assert imported.ratio > 0
+    assert len(measured) == 6
+    assert all(comparison.bare[0] > 0 for comparison in measured)

@@ -439,7 +439,8 @@ class ModelPredictor(_message.Message):
     """Where the files are: gs://, s3://, pvc://, file://, http(s)://, hdfs://, webhdfs://, oci://,
     hf://, or another scheme that a ClusterStorageContainer of the cluster handles. A scheme that
     nothing handles is accepted here, and the rollout then fails with REASON_STORAGE_SCHEME. Empty:
-    nothing is downloaded, for runtimes that fetch the model themselves.
+    nothing is downloaded, for runtimes that fetch the model themselves. The local cluster also takes
+    an absolute path of its machine, and refuses a relative one.
     """
     runtime: _builtins.str
     """The name of a ServingRuntime of the namespace or of a ClusterServingRuntime; never an image.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from server.adapters.local.model_files.model_sources import names_source, shown
 from server.adapters.local.processes.process_environment import expand, expand_env
 from server.domain.errors import UnsupportedByCluster
+from server.domain.kubernetes.names import escaped
 from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
@@ -44,6 +46,11 @@ def _problems(spec: InferenceServiceSpec) -> Iterator[str]:
         yield "it has no nodes to choose from, so leave spec.node_selector and spec.tolerations out"
     if spec.deployment_mode:
         yield "it has no deployment modes, so leave spec.deployment_mode out"
+    if isinstance(spec.serving, ModelPredictor) and not names_source(spec.serving.storage_uri):
+        yield (
+            "it knows no folder of the caller's, so spec.model.storage_uri must be a URI or an"
+            f" absolute path of this machine, got {escaped(shown(spec.serving.storage_uri))}"
+        )
     if isinstance(spec.serving, ModelPredictor) and not _fits_path(spec, spec.serving):
         yield (
             "the model's name is part of a URL, so MLSERVER_MODEL_NAME in spec.env, or --model_name"

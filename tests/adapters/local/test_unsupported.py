@@ -12,6 +12,8 @@ from server.domain.service.commands import Action
 from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
+    ModelFormat,
+    ModelPredictor,
     Resources,
     Scaling,
     SecretKeyRef,
@@ -19,6 +21,10 @@ from server.domain.service.inference_service import (
     Toleration,
 )
 from tests.adapters.local.world import IRIS, World
+
+
+def model_at(uri: str) -> ModelPredictor:
+    return ModelPredictor(ModelFormat("test"), uri)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,9 @@ from tests.adapters.local.world import IRIS, World
         ({"deployment_mode": "Standard"}, "spec.deployment_mode"),
         ({"deployment_mode": "Knative"}, "spec.deployment_mode"),
         ({"scaling": Scaling(min_replicas=2)}, "spec.scaling.min_replicas"),
+        ({"predictor": model_at("iris.joblib")}, r"storage_uri must be .* got 'iris\.joblib'"),
+        ({"predictor": model_at("./iris.joblib")}, "spec.model.storage_uri must be a URI"),
+        ({"predictor": model_at("file://models/iris")}, "spec.model.storage_uri must be a URI"),
         ({"env": {"MLSERVER_MODEL_NAME": "meta/llama"}}, "MLSERVER_MODEL_NAME in spec.env"),
         ({"env": {"MLSERVER_MODEL_NAME": ""}}, "MLSERVER_MODEL_NAME in spec.env"),
         ({"env": {"A": "a/b", "MLSERVER_MODEL_NAME": "$(A)"}}, "MLSERVER_MODEL_NAME in spec.env"),

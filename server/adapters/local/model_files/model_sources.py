@@ -121,6 +121,14 @@ class Source:
         return any(now[key] != file.entry[key] for key in ("size", "mtime", "ino"))
 
 
+def names_source(uri: str) -> bool:
+    """Report whether a storage_uri is empty, a URI, or an absolute path."""
+    scheme, has_scheme, path = uri.partition("://")
+    if has_scheme and scheme != "file":
+        return True
+    return not uri or (path.removeprefix("localhost") if has_scheme else uri).startswith("/")
+
+
 def source_of(uri: str) -> Source:
     """Return the source of a URI or an absolute path. Raises FetchFailed. Asks no network."""
     scheme, has_scheme, rest = uri.partition("://")

@@ -30,9 +30,11 @@ Exit codes:
   67   the request is invalid
   68   the timeout passed
   69   the service was deleted or created again; or a Deploy names something that does not exist
+  71   the caller has not the right
   73   the rollout failed, or the service is stopped; or the Deploy is refused
   74   a newer rollout replaced it
   78   the server went away and did not come back
+  80   the caller has no valid token
   130  Ctrl-C; 143: terminated
   Others are 64 and the gRPC code.
 

@@ -17,7 +17,7 @@ from server.domain.rollout.status import State
 from tests.api.requests import key
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import Served
-from tests.stubs.test_distribution import files_of
+from tests.stubs.test_distribution import files_of, make_dist
 from tests.transcript import blocks
 
 pytestmark = pytest.mark.processes
@@ -92,3 +92,30 @@ def test_the_distribution_needs_the_stubs_only(distribution: Distribution) -> No
     assert str(stubs.specifier) == f"=={distribution.version}"
     [script] = distribution.entry_points
     assert (script.name, script.value) == ("modelctl", "modelservice_client.cli:main")
+
+
+@pytest.mark.soak
+def test_the_first_lines_of_the_document_run_beside_packages_that_pin_protobuf_6(
+    served: Served, tmp_path: Path
+) -> None:
+    """With KServe's own package and others, in the releases of today: nothing of it is locked."""
+    uv, venv = Path(sys.executable).with_name("uv"), tmp_path / "venv"
+    built = make_dist(tmp_path / "dist").glob("*.whl")
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True)
+    beside = ["kserve", "opentelemetry-exporter-otlp-proto-grpc", "google-cloud-storage"]
+    install = [uv, "pip", "install", "--quiet", "--python", venv, *built, *beside]
+    subprocess.run([*install, "protobuf<7"], check=True)
+    code = blocks("docs/clients.md", "In Python", "python")[0]
+    script = tmp_path / "first.py"
+    imports = (
+        "import google.cloud.storage, google.protobuf\n"
+        "import opentelemetry.exporter.otlp.proto.grpc.trace_exporter\n"
+        "from kserve.protocol.grpc import grpc_predict_v2_pb2\n"
+        "assert google.protobuf.__version__.startswith('6.')\n"
+    )
+    shown = code.replace("127.0.0.1:50051", served.address).replace('"iris"', '"beside"')
+    script.write_text(imports + shown)
+    done = subprocess.run(
+        [venv / "bin/python", script], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert (done.returncode, done.stdout) == (0, "ready: \n"), done.stderr

@@ -25,6 +25,8 @@ from modelservice_client.credentials import is_local, own_version
 _HEALTH: Rpc[Any, Any] = Rpc("/grpc.health.v1.Health/List", HealthListRequest, HealthListResponse)
 _SECONDS = 10.0
 _NOT_OFFERED = "not offered by this server"
+# What is wrong where List is refused.
+_REFUSED = {StatusCode.UNAUTHENTICATED: "identity", StatusCode.PERMISSION_DENIED: "rights"}
 _NO_RPC = "unknown: the API has no call for it yet"
 _MARKS = {"ok": Text("ok", "bold green"), "failed": Text("FAILED", "bold red"), "": Text("-")}
 
@@ -47,7 +49,8 @@ def doctor(session: Session) -> None:
     except ModelServiceError as failed:
         error = failed
         if session.heard:
-            checks.append(Check("services", "failed", one_line(failed.message)))
+            name = _REFUSED.get(failed.code, "services")
+            checks.append(Check(name, "failed", one_line(failed.message)))
         else:
             checks.append(Check("connection", "failed", cause_of(failed)))
     if session.output is Output.TABLE:
@@ -95,8 +98,8 @@ def _checks(session: Session) -> Iterator[Check]:
     yield Check(
         "services", "ok", f"{listed.total_size}; the cluster was heard from {seen:.1f} s ago"
     )
-    yield Check("identity", "", _identity(options))
-    yield Check("rights", "", f"{_NO_RPC}; List is allowed")
+    yield Check("identity", "", f"{_NO_RPC}; {_credentials(options)}")
+    yield Check("rights", "", f"{_NO_RPC}; listing is allowed")
 
 
 def _health(session: Session) -> dict[str, str] | None:
@@ -116,12 +119,9 @@ def _judged(name: str, statuses: dict[str, str], service: str) -> Check:
     return Check(name, "ok" if status == "SERVING" else "failed", status)
 
 
-def _identity(options: Connection) -> str:
-    sent = [
-        *(["the token of " + options.token_file] if options.token_file else []),
-        *(["the certificate of " + options.cert] if options.cert else []),
-    ]
-    return f"{_NO_RPC}; modelctl sends {' and '.join(sent) or 'none'}"
+def _credentials(options: Connection) -> str:
+    files = [file for file in (options.token_file, options.cert) if file]
+    return f"sent: {' and '.join(files)}" if files else "no token and no certificate is sent"
 
 
 def _tls(options: Connection) -> str:

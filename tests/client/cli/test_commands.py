@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -451,6 +452,29 @@ def test_doctor_judges_what_the_server_offers_and_names_what_it_does_not() -> No
         assert checks[name]["detail"].startswith("unknown: the API has no call for it yet")
     assert checks["server"]["detail"].endswith("from MODELSERVICE_SERVER")
     assert "off, since the server is on this machine" in checks["tls"]["detail"]
+
+
+def test_doctor_says_whether_a_token_or_a_right_is_missing(tmp_path: Path) -> None:
+    users = tmp_path / "tokens.toml"
+    digest = hashlib.sha256(b"a" * 43).hexdigest()
+    users.write_text(
+        f'[[user]]\nname = "ci"\nsha256 = ["{digest}"]\nnamespaces = {{ theirs = "viewer" }}\n'
+    )
+    token = tmp_path / "token"
+    token.write_text("a" * 43)
+    identity = {"auth": "tokens", "tokens_file": str(users)}
+
+    def failed_check(*words: str) -> tuple[int, str]:
+        run = modelctl("doctor", "--server", guarded.address, *words)
+        rows = [line.split() for line in run.stdout.splitlines()]
+        return run.exit_code, " ".join(row[0] for row in rows if "FAILED" in row)
+
+    with serving(settings(identity=identity)) as guarded:
+        guarded.wait_until_synced()
+        assert failed_check() == (80, "identity")
+        with_token = ("--token-file", str(token))
+        assert failed_check(*with_token, "-n", NAMESPACE) == (71, "rights")
+        assert failed_check(*with_token, "-n", "theirs") == (0, "")
 
 
 @pytest.mark.parametrize(

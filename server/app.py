@@ -107,7 +107,7 @@ class Application:
                 RegistryDeployer(registered, cluster, self._cache, authorizer, memory),
             ),
             reader=reader,
-            watcher=Watcher(self._cache, reader, authorizer),
+            watcher=Watcher(cluster, self._cache, reader, authorizer),
             responses=Responses(cluster),
         )
         registering = _registry_service(registered, self._cache, authorizer)

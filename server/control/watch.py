@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,24 +15,36 @@ from typing import Protocol
 from server.change_queue import ChangeQueue
 from server.control.authorizer import Authorizer, Coverage, Verb
 from server.control.call import Call
-from server.control.read import Reader
+from server.control.read import CATCH_UP_SECONDS, Reader
+from server.control.resume_token import (
+    BEGIN_ANEW,
+    NOTHING_SENT,
+    LastSent,
+    ResumeToken,
+    parse_resume_token,
+    sent_deletion,
+    sent_state,
+)
 from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
 from server.deadline import Deadline
 from server.domain.errors import (
-    ResumeTokenInvalid,
     RolloutFailed,
     RolloutGone,
     RolloutSuperseded,
     ServiceError,
     ServiceNotFound,
     ServiceStopped,
+    ViewBehind,
 )
 from server.domain.kubernetes.selectors import Selector
-from server.domain.opaque_tokens import decode_token, encode_token
 from server.domain.rollout.rollout_id import End, Outcome, Rollout, RolloutStatus, outcome
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.validation import check_key, check_namespace
+from server.ports import Cluster
+
+# The API server is probed more often.
+_CURRENT = timedelta(seconds=10)
 
 
 class EventType(StrEnum):
@@ -83,7 +97,10 @@ class WatchEvent:
 class Watcher:
     """Watches the cache: the current state first, then the latest state after every change."""
 
-    def __init__(self, cache: WatchCache, reader: Reader, authorizer: Authorizer) -> None:
+    def __init__(
+        self, cluster: Cluster, cache: WatchCache, reader: Reader, authorizer: Authorizer
+    ) -> None:
+        self._cluster = cluster
         self._cache = cache
         self._reader = reader
         self._authorizer = authorizer
@@ -109,8 +126,11 @@ class Watcher:
             coverage = await self._authorizer.coverage(
                 call, Verb.WATCH, target, self._cache.namespaces
             )
+            token = parse_resume_token(watch.resume_token, watch.binding)
             wait = await self._wait(call, watch)
-            stream = _WatchStream(self._cache, watch, coverage)
+            if token and target.name and token.epoch != self._cache.epoch:
+                token = await self._catch_up(target, token)
+            stream = _WatchStream(self._cluster, self._cache, watch, coverage, token)
             events = stream.initial_events()
             while True:
                 for event in events:
@@ -141,6 +161,26 @@ class Watcher:
         if not events and not stream.seconds_to_heartbeat():
             return [stream.heartbeat()]
         return events
+
+    async def _catch_up(self, key: ServiceKey, token: ResumeToken) -> ResumeToken | None:
+        """Wait until this replica is not behind a token of another. Raises ViewBehind after 2 s.
+
+        None if it never will be: the view is current, and has not what the cluster had long ago, as
+        after a restore of the cluster.
+        """
+        deadline, pause = Deadline.after(CATCH_UP_SECONDS), 0.01
+        while not self._cluster.reached(key, token.position) or token.last_sent.is_contradicted(
+            self._cache.get(key)
+        ):
+            age = self._cluster.age()
+            if not deadline.left():
+                if token.is_old and age is not None and age < _CURRENT:
+                    return None
+                raise ViewBehind(f"this replica is behind the resume_token of {key}: try again")
+            await asyncio.sleep(min(pause, deadline.left()))
+            self._cache.require_running()
+            pause *= 2
+        return token
 
     async def _wait(self, call: Call, watch: Watch) -> _Wait:
         match watch.until:
@@ -229,13 +269,24 @@ class _WatchStream:
     stream takes one slot for each service, however slow its reader is.
     """
 
-    def __init__(self, cache: WatchCache, watch: Watch, coverage: Coverage) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: WatchCache,
+        watch: Watch,
+        coverage: Coverage,
+        resumed: ResumeToken | None,
+    ) -> None:
         self.sent: dict[ServiceKey, InferenceService] = {}
         self.synced = False
+        self._cluster = cluster
         self._cache = cache
         self._watch = watch
         self._coverage = coverage
         self._rescoped: set[str] = set()
+        self._resumed = resumed
+        # In a watch of one service.
+        self._last_sent = resumed.last_sent if resumed else NOTHING_SENT
         self._token = watch.resume_token
         self._binding = watch.binding
         self._opened_at = self._new_token()
@@ -243,14 +294,43 @@ class _WatchStream:
 
     def initial_events(self) -> list[WatchEvent]:
         """Return a snapshot, or for a resumed stream the changes since its token."""
-        since = _version_in(self._watch, self._cache, self._coverage)
-        changes = None if since is None else self._changes_since(since)
+        resumed = self._resumed
+        if resumed is None:
+            return self._snapshot()
+        if self._watch.target.name:
+            return self._changes_of_one(resumed)
+        if (resumed.epoch, resumed.scope) != (self._cache.epoch, self._coverage.scope):
+            return self._snapshot()
+        changes = self._changes_since(resumed.version)
         return self._snapshot() if changes is None else changes
+
+    def _changes_of_one(self, resumed: ResumeToken) -> list[WatchEvent]:
+        """Return the events from the state that was sent last, by whichever replica, to now."""
+        key, last, events = self._watch.target, resumed.last_sent, []
+        now = self._cache.get(key)
+        if last.is_held and (now is None or now.uid != last.uid):
+            gone = ServiceIdentity(key, last.uid, Rollout(last.uid, last.generation))
+            events.append(self._event(EventType.DELETED, gone))
+        if now and self._selects(now):
+            is_known = last.is_held and now.uid == last.uid and not self._is_changed(resumed, now)
+            # A wait ends right after the event of the service that decides it, changed or not.
+            if is_known and self._watch.until is Until.FOREVER:
+                self.sent[key] = now
+            else:
+                events.append(self._service_event(EventType.CHANGED, now))
+        elif now and last.is_held and now.uid == last.uid:
+            events.append(self._event(EventType.LEFT, _identity(now)))
+        return events
+
+    def _is_changed(self, resumed: ResumeToken, now: InferenceService) -> bool:
+        if resumed.epoch == self._cache.epoch:
+            return bool(self._cache.changed_since(resumed.version, now.key))
+        return not resumed.last_sent.is_state(now)
 
     def synced_event(self) -> WatchEvent:
         """Return the event that ends the initial ones. From here on events move the token."""
         self.synced = True
-        self._token = self._opened_at
+        self._token = self._new_token() if self._watch.target.name else self._opened_at
         return self._event(EventType.SYNCED)
 
     def heartbeat(self) -> WatchEvent:
@@ -310,7 +390,11 @@ class _WatchStream:
             yield self._event(EventType.LEFT, _identity(now))
 
     def _snapshot(self) -> list[WatchEvent]:
-        resets = [self._event(EventType.RESET)] if self._watch.resume_token else []
+        resets = []
+        if self._watch.resume_token:
+            # Until SYNCED only a part of the snapshot is sent, perhaps of another replica.
+            self._token = BEGIN_ANEW.encode(self._binding)
+            resets = [self._event(EventType.RESET)]
         selected = filter(self._selects, self._services())
         return resets + [self._service_event(EventType.SNAPSHOT, service) for service in selected]
 
@@ -354,24 +438,30 @@ class _WatchStream:
         self, kind: EventType, service: InferenceService | ServiceIdentity | None = None
     ) -> WatchEvent:
         self._heartbeat_due = Deadline.after(self._watch.heartbeat)
+        if self._watch.target.name and service:
+            self._last_sent = _last_sent(kind, service)
+            self._token = self._new_token()
         return WatchEvent(kind, service, self._token)
 
     def _new_token(self) -> str:
-        parts: list[str | int] = [self._cache.epoch, self._cache.version, self._binding]
         # Its reader has seen what this scope covers: in another one it may lack services.
-        return encode_token([*parts, self._coverage.scope] if self._coverage.scope else parts)
+        epoch, version, scope = self._cache.epoch, self._cache.version, self._coverage.scope
+        token, key = ResumeToken(epoch, version, scope), self._watch.target
+        if key.name:
+            position = self._cluster.position(key)
+            token = token._replace(
+                last_sent=self._last_sent, position=position, made_at=int(time.time())
+            )
+        return token.encode(self._binding)
+
+
+def _last_sent(kind: EventType, service: InferenceService | ServiceIdentity) -> LastSent:
+    if isinstance(service, InferenceService):
+        return sent_state(service)
+    if kind is EventType.DELETED:
+        return sent_deletion(service.uid, service.rollout.generation)
+    return NOTHING_SENT
 
 
 def _identity(service: InferenceService) -> ServiceIdentity:
     return ServiceIdentity(service.key, service.uid, service.rollout)
-
-
-def _version_in(watch: Watch, cache: WatchCache, coverage: Coverage) -> int | None:
-    """Return the version in the watch's token; None without a token of this process and scope."""
-    if not watch.resume_token:
-        return None
-    match decode_token(watch.resume_token):
-        case [str(epoch), int(version), watch.binding, *scope] if len(scope) < 2:
-            current = epoch == cache.epoch and "".join(map(str, scope)) == coverage.scope
-            return version if current else None
-    raise ResumeTokenInvalid("resume_token must be from a watch of the same target and selector")

@@ -19,6 +19,9 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from server.control.watch import Watch
+from server.domain.kubernetes.selectors import Selector
+from server.domain.opaque_tokens import encode_token
 from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.rollout.status import State
 from server.domain.service.inference_service import ServiceKey
@@ -211,18 +214,31 @@ def settled(stub, namespace: str) -> None:
     )
 
 
-def test_a_token_of_another_process_gives_reset_and_everything_anew(stub, name) -> None:
-    stub.Deploy(deploy(name))
-    with watching(stub, name=name) as stream:
+def test_a_watch_of_many_begins_anew_in_another_process(stub, namespace) -> None:
+    stub.Deploy(deploy("a", namespace=namespace))
+    with watching(stub, namespace=namespace) as stream:
         token = stream.until(
             lambda message: message.type == WatchStatusResponse.TYPE_SYNCED
         ).resume_token
     with serving(settings()) as served, grpc.insecure_channel(served.address) as channel:
         served.wait_until_synced()
         other = ModelServiceStub(channel)
-        other.Deploy(deploy(name))
-        with watching(other, name=name, resume_token=token) as stream:
+        other.Deploy(deploy("a", namespace=namespace))
+        settled(other, namespace)
+        with watching(other, namespace=namespace, resume_token=token) as stream:
+            begun = stream.take(2)
+            assert kinds([*begun, stream.next()]) == ["RESET", "SNAPSHOT", "SYNCED"]
+        # Cut within the snapshot, it must not be continued where the first token was.
+        with watching(stub, namespace=namespace, resume_token=begun[1].resume_token) as stream:
             assert kinds(stream.take(3)) == ["RESET", "SNAPSHOT", "SYNCED"]
+
+
+def test_a_token_of_an_earlier_release_begins_anew(stub, name) -> None:
+    stub.Deploy(deploy(name))
+    binding = Watch(key(name), Selector()).binding
+    token = encode_token(["0a1b2c3d", 7, binding])
+    with watching(stub, name=name, resume_token=token) as stream:
+        assert kinds(stream.take(3)) == ["RESET", "SNAPSHOT", "SYNCED"]
 
 
 def test_a_resume_token_belongs_to_its_own_watch(stub, name) -> None:

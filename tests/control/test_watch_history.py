@@ -87,7 +87,7 @@ class WatchReader:
             EVERYTHING, self.selector, resume_token=self.token, heartbeat=timedelta(hours=1)
         )
         reading = Reader(None, self.cache, AUTHORIZER)  # type: ignore[arg-type]  # no cluster is asked
-        self.stream = Watcher(self.cache, reading, AUTHORIZER).watch(Call(), watch)
+        self.stream = Watcher(None, self.cache, reading, AUTHORIZER).watch(Call(), watch)
         self.opening = None if self.token else set()
 
     async def read(self, most: int) -> None:

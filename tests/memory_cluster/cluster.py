@@ -101,6 +101,7 @@ class MemoryCluster:
         """See `server.ports.Cluster`."""
         changes = self._changes = ChangeQueue(self.store)
         self.store.feeds.append(changes)
+        self._reported = self.store.deletions()
         try:
             await self._sighted.wait()
             self._sink = sink

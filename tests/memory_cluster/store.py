@@ -38,6 +38,10 @@ class Store:
         """The number of changes of the service, its deletions included."""
         return self._revisions.get(key, 0)
 
+    def deletions(self) -> dict[ServiceKey, int]:
+        """The revisions of the services that are gone."""
+        return {key: n for key, n in self._revisions.items() if key not in self._services}
+
     def put(self, stored: Stored) -> None:
         """Store, and queue the change for every feed."""
         key = stored.service.key

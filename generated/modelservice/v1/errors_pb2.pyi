@@ -188,7 +188,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_VIEW_NOT_READY: _ErrorReason.ValueType  # 1404
     """UNAVAILABLE, with RetryInfo: the server has just started and has not read the cluster yet."""
     ERROR_REASON_VIEW_BEHIND: _ErrorReason.ValueType  # 1405
-    """UNAVAILABLE, with RetryInfo: this replica has not yet seen the rollout that the request names."""
+    """UNAVAILABLE, with RetryInfo: this replica has not yet seen the rollout that the request names,
+    or what its resume_token has seen on another replica.
+    """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 1406
     """UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
     answers.
@@ -397,7 +399,9 @@ written.
 ERROR_REASON_VIEW_NOT_READY: ErrorReason.ValueType  # 1404
 """UNAVAILABLE, with RetryInfo: the server has just started and has not read the cluster yet."""
 ERROR_REASON_VIEW_BEHIND: ErrorReason.ValueType  # 1405
-"""UNAVAILABLE, with RetryInfo: this replica has not yet seen the rollout that the request names."""
+"""UNAVAILABLE, with RetryInfo: this replica has not yet seen the rollout that the request names,
+or what its resume_token has seen on another replica.
+"""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 1406
 """UNAVAILABLE, with RetryInfo: the server is stopping. Another replica, or the next start,
 answers.

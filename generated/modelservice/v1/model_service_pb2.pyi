@@ -524,8 +524,10 @@ class WatchStatusRequest(_message.Message):
     Only services whose labels match, as in ListRequest. Empty: all.
     """
     resume_token: _builtins.str
-    """The last resume_token received, to continue from there, with the other fields unchanged. If it
-    is too old, or this replica cannot use it, the stream begins with RESET. Empty: start from the
+    """The last resume_token received, to continue from there, with the other fields unchanged. With
+    a `name` it continues on every replica, also after all of them have restarted: nothing that was
+    sent is repeated, and nothing is lost. Without a name it continues in the process that made it;
+    on another one, or if it is too old, the stream begins with RESET. Empty: start from the
     beginning.
     """
     until: Global___WatchStatusRequest.Until.ValueType
@@ -625,9 +627,9 @@ class WatchStatusResponse(_message.Message):
     type: Global___WatchStatusResponse.Type.ValueType
     """The kind of message."""
     resume_token: _builtins.str
-    """Pass it to a new watch to continue after this message. Until SYNCED it is the token that the
-    stream was opened with, so that an interrupted start is repeated from its beginning. Opaque; it
-    is valid for this target and selector only.
+    """Pass it to a new watch to continue after this message. In a watch without a name an interrupted
+    start is repeated from its beginning, until SYNCED. Opaque, at most 1 KiB; it is valid for this
+    target and selector only.
     """
     @_builtins.property
     def service(self) -> _inference_service_pb2.InferenceService:

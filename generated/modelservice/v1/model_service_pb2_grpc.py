@@ -208,7 +208,8 @@ class ModelServiceServicer:
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
         - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
         - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
-        - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
+        - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up in 2 s with the rollout_id, or with
+        the resume_token of another replica)
         - with UNTIL_READY: the ends above
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -142,7 +142,8 @@ class ModelServiceStub:
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
     - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
     - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
-    - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
+    - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up in 2 s with the rollout_id, or with
+      the resume_token of another replica)
     - with UNTIL_READY: the ends above
     """
 
@@ -260,7 +261,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
     - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
     - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
-    - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
+    - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up in 2 s with the rollout_id, or with
+      the resume_token of another replica)
     - with UNTIL_READY: the ends above
     """
 
@@ -405,7 +407,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
         - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
         - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
-        - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up with the rollout_id in 2 s)
+        - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up in 2 s with the rollout_id, or with
+          the resume_token of another replica)
         - with UNTIL_READY: the ends above
         """
 

@@ -1,0 +1,123 @@
+"""Resume tokens of watches, and how a stream continues from one.
+
+In the process that made it, a token continues from its version of the watch cache. The token of a
+watch of one service also continues on any other replica, and after a restart: it has the state that
+was sent last, as the digest that every replica derives alike, and how far the cluster was then. An
+exact token of a watch of many would need this of each service: some 25 bytes for a uid and a
+digest, so that 1 KiB would hold 30 services. Elsewhere such a watch begins anew instead, by RESET.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from server.domain.errors import ResumeTokenInvalid
+from server.domain.opaque_tokens import decode_token, encode_token
+from server.domain.service.commands import fingerprint
+from server.domain.service.inference_service import InferenceService
+from server.domain.service.state_digest import state_digest
+
+# Tokens of another format are from another release.
+FORMAT = 2
+OLD_SECONDS = 600
+
+
+class LastSent(NamedTuple):
+    """The last message about a service.
+
+    An empty `digest`: it was DELETED. All empty: there was none, or it LEFT.
+    """
+
+    uid: str = ""
+    generation: int = 0
+    digest: str = ""
+
+    @property
+    def is_held(self) -> bool:
+        """Report whether the reader has the service since then."""
+        return bool(self.digest)
+
+    def is_state(self, service: InferenceService) -> bool:
+        """Report whether the service is in the state that was sent."""
+        return self.uid == service.uid and self.digest == state_digest(service)
+
+    def is_contradicted(self, current: InferenceService | None) -> bool:
+        """Report whether a state is older than the message: it has a service that was deleted."""
+        return current is not None and not self.is_held and current.uid == self.uid
+
+
+NOTHING_SENT = LastSent()
+
+
+def sent_state(service: InferenceService) -> LastSent:
+    """Return the last message for a state that was sent."""
+    return LastSent(service.uid, service.generation, state_digest(service))
+
+
+def sent_deletion(uid: str, generation: int) -> LastSent:
+    """Return the last message for a deletion that was sent."""
+    return LastSent(uid, generation)
+
+
+class ResumeToken(NamedTuple):
+    """A position in a watch: a `version` of the cache of the process `epoch`.
+
+    `scope`: of the caller's rights (`server.control.authorizer.Coverage`). In a watch of one
+    service also the message that was `last_sent`, and the cluster's `position` then
+    (`server.ports.Cluster.position`); `made_at` is the Unix time.
+    """
+
+    epoch: str
+    version: int
+    scope: str = ""
+    last_sent: LastSent = NOTHING_SENT
+    position: str = ""
+    made_at: int = 0
+
+    @property
+    def is_old(self) -> bool:
+        """Report whether a replica that works cannot be behind it any more."""
+        return time.time() - self.made_at > OLD_SECONDS
+
+    def encode(self, binding: str) -> str:
+        """Encode the token for a watch of this binding."""
+        uid, generation, digest = self.last_sent
+        sent: list[str | int] = [uid, generation, digest, self.position, self.made_at]
+        parts = [self.epoch, self.version, self.scope, *sent]
+        return encode_token([FORMAT, _seal(binding, parts), *parts])
+
+
+# No process has this epoch.
+BEGIN_ANEW = ResumeToken("", 0)
+
+
+def parse_resume_token(text: str, binding: str) -> ResumeToken | None:
+    """Parse the token of a watch of this binding; None if it cannot continue, so that all is sent
+    anew. Raises ResumeTokenInvalid for a damaged one, or one of another watch."""
+    if not text:
+        return None
+    match decode_token(text):
+        case [int(release), seal, *parts] if release == FORMAT and seal == _seal(binding, parts):
+            match parts:
+                case [
+                    str(epoch),
+                    int(version),
+                    str(scope),
+                    str(uid),
+                    int(generation),
+                    str(digest),
+                    str(position),
+                    int(made_at),
+                ]:
+                    last_sent = LastSent(uid, generation, digest)
+                    return ResumeToken(epoch, version, scope, last_sent, position, made_at)
+        case [str(_), int(_), seal, *_] if seal == binding:
+            return None  # of a release without FORMAT
+    raise ResumeTokenInvalid("resume_token must be from a watch of the same target and selector")
+
+
+def _seal(binding: str, parts: Sequence[object]) -> str:
+    """Bind a token to its watch, and show damage. It is no signature: nothing rests on it."""
+    return fingerprint([binding, *parts])

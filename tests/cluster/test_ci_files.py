@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,47 @@ def test_github_and_gitlab_accept_it(
     command = [check_jsonschema, "--builtin-schema", f"vendor.{schema}", *transform]
     done = subprocess.run([*command, *documents], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+TEKTON = Path(__file__).with_name("tekton_task.schema.json")
+WRONG_TASKS = {
+    "a field of v1beta1": ("    - name: deploy\n", "    - name: deploy\n      resources: {}\n"),
+    "a param without a name": ("    - name: server\n      type", "    - type"),
+    "a number as the default": ('default: "600"', "default: 600"),
+    "a text as a list": ("default: []", 'default: ""'),
+    "a version of before": ("tekton.dev/v1", "tekton.dev/v1beta1"),
+}
+
+
+def checked_task(check_jsonschema: Path, task: str, folder: Path) -> int:
+    file = folder / "task.yaml"
+    file.write_text(task)
+    command = [check_jsonschema, "--schemafile", TEKTON, file]
+    return subprocess.run(command, capture_output=True).returncode
+
+
+def test_tekton_accepts_the_fields_of_the_task(check_jsonschema: Path, tmp_path: Path) -> None:
+    task = (CI / "tekton/task.yaml").read_text()
+    assert checked_task(check_jsonschema, task, tmp_path) == 0
+    for what, (right, wrong) in WRONG_TASKS.items():
+        assert right in task, what
+        assert checked_task(check_jsonschema, task.replace(right, wrong, 1), tmp_path) == 1, what
+
+
+def test_every_variable_of_the_task_is_declared() -> None:
+    """Tekton's webhook refuses a Task with another one."""
+    spec = yaml.safe_load((CI / "tekton/task.yaml").read_text())["spec"]
+    lists = {param["name"] for param in spec["params"] if param["type"] == "array"}
+    declared = {f"params.{param['name']}" for param in spec["params"]} - {
+        f"params.{name}" for name in lists
+    }
+    declared |= {f"params.{name}[*]" for name in lists}
+    declared |= {f"workspaces.{workspace['name']}.path" for workspace in spec["workspaces"]}
+    used = set(re.findall(r"\$\((.*?)\)", yaml.safe_dump(spec["steps"], width=10_000)))
+    assert used == declared | {"context.taskRun.uid"}
+    # A list stands for arguments, and only as a whole one.
+    [step] = spec["steps"]
+    assert [f"$(params.{name}[*])" for name in lists] == step["args"]
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

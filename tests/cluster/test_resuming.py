@@ -165,8 +165,8 @@ def state_of(service: Any) -> bytes:
     alike = type(service)()
     alike.CopyFrom(service)
     alike.status.ClearField("latest_ready_generation")
+    alike.status.ClearField("last_transition_time")
     if alike.status.HasField("failure"):
-        alike.status.ClearField("last_transition_time")
         alike.status.failure.ClearField("log_lines")
         alike.status.failure.ClearField("first_seen_time")
     return bytes(alike.SerializeToString(deterministic=True))

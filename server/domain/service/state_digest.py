@@ -13,8 +13,8 @@ def state_digest(service: InferenceService) -> str:
     """Hash the state of a service without that which one process remembers or fetches by itself.
 
     Two states with the same digest are the same to a reader: they may differ in lines of logs, in
-    times of first sight, and in the newest generation that a process has seen READY. The etag
-    stands for spec, labels and annotations.
+    the times at which a process first saw a failure or the state, and in the newest generation that
+    it has seen READY. The etag stands for spec, labels and annotations.
     """
     return fingerprint(
         [
@@ -32,17 +32,19 @@ def state_digest(service: InferenceService) -> str:
 
 
 def _derived_alike(status: InferenceServiceStatus) -> InferenceServiceStatus:
-    alike = replace(status, latest_ready_generation=None, message=_without_log_line(status.message))
-    if status.failure:
-        failure = replace(
-            status.failure,
-            message=_without_log_line(status.failure.message),
-            log_lines=(),
-            first_seen_time=None,
-        )
-        # The time of the last transition is that of the failure then.
-        alike = replace(alike, failure=failure, last_transition_time=None)
-    return alike
+    failure = status.failure and replace(
+        status.failure,
+        message=_without_log_line(status.failure.message),
+        log_lines=(),
+        first_seen_time=None,
+    )
+    return replace(
+        status,
+        message=_without_log_line(status.message),
+        latest_ready_generation=None,
+        failure=failure,
+        last_transition_time=None,
+    )
 
 
 def _without_log_line(message: str) -> str:

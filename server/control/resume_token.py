@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from server.domain.errors import ResumeTokenInvalid
 from server.domain.opaque_tokens import decode_token, encode_token
 from server.domain.service.commands import fingerprint
-from server.domain.service.inference_service import InferenceService
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.state_digest import state_digest
+from server.ports import Cluster
 
 # Tokens of another format are from another release.
 FORMAT = 2
@@ -83,10 +85,30 @@ class ResumeToken(NamedTuple):
 
     def encode(self, binding: str) -> str:
         """Encode the token for a watch of this binding."""
-        uid, generation, digest = self.last_sent
-        sent: list[str | int] = [uid, generation, digest, self.position, self.made_at]
-        parts = [self.epoch, self.version, self.scope, *sent]
-        return encode_token([FORMAT, _seal(binding, parts), *parts])
+        return _encode(self, binding)
+
+
+# All streams of a service have the same token after the same message.
+@lru_cache(maxsize=1024)
+def _encode(token: ResumeToken, binding: str) -> str:
+    uid, generation, digest = token.last_sent
+    sent: list[str | int] = [uid, generation, digest, token.position, token.made_at]
+    parts = [token.epoch, token.version, token.scope, *sent]
+    return encode_token([FORMAT, _seal(binding, parts), *parts])
+
+
+class SharedPosition:
+    """The cluster's position of a service, asked once for each version of the cache."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._last: tuple[int, ServiceKey, str] | None = None
+
+    def at(self, version: int, key: ServiceKey) -> str:
+        """Return the position when the cache came to this version, or a later one."""
+        if self._last is None or self._last[:2] != (version, key):
+            self._last = version, key, self._cluster.position(key)
+        return self._last[2]
 
 
 # No process has this epoch.

@@ -21,6 +21,7 @@ from server.control.resume_token import (
     NOTHING_SENT,
     LastSent,
     ResumeToken,
+    SharedPosition,
     parse_resume_token,
     sent_deletion,
     sent_state,
@@ -101,6 +102,7 @@ class Watcher:
         self, cluster: Cluster, cache: WatchCache, reader: Reader, authorizer: Authorizer
     ) -> None:
         self._cluster = cluster
+        self._positions = SharedPosition(cluster)
         self._cache = cache
         self._reader = reader
         self._authorizer = authorizer
@@ -130,7 +132,7 @@ class Watcher:
             wait = await self._wait(call, watch)
             if token and target.name and token.epoch != self._cache.epoch:
                 token = await self._catch_up(target, token)
-            stream = _WatchStream(self._cluster, self._cache, watch, coverage, token)
+            stream = _WatchStream(self._positions, self._cache, watch, coverage, token)
             events = stream.initial_events()
             while True:
                 for event in events:
@@ -271,7 +273,7 @@ class _WatchStream:
 
     def __init__(
         self,
-        cluster: Cluster,
+        positions: SharedPosition,
         cache: WatchCache,
         watch: Watch,
         coverage: Coverage,
@@ -279,7 +281,7 @@ class _WatchStream:
     ) -> None:
         self.sent: dict[ServiceKey, InferenceService] = {}
         self.synced = False
-        self._cluster = cluster
+        self._positions = positions
         self._cache = cache
         self._watch = watch
         self._coverage = coverage
@@ -448,7 +450,7 @@ class _WatchStream:
         epoch, version, scope = self._cache.epoch, self._cache.version, self._coverage.scope
         token, key = ResumeToken(epoch, version, scope), self._watch.target
         if key.name:
-            position = self._cluster.position(key)
+            position = self._positions.at(version, key)
             token = token._replace(
                 last_sent=self._last_sent, position=position, made_at=int(time.time())
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from weakref import ref
 
 from server.domain.rollout.status import LAST_LOG_LINE, InferenceServiceStatus
 from server.domain.service.commands import fingerprint
@@ -15,7 +16,22 @@ def state_digest(service: InferenceService) -> str:
     Two states with the same digest are the same to a reader: they may differ in lines of logs, in
     the times at which a process first saw a failure or the state, and in the newest generation that
     it has seen READY. The etag stands for spec, labels and annotations.
+
+    It is computed once for each object, as long as that lives.
     """
+    place = id(service)
+    if cached := _digests.get(place):
+        return cached[1]
+    digest = _digest(service)
+    _digests[place] = ref(service, lambda _: _digests.pop(place, None)), digest
+    return digest
+
+
+# By the object's id, which no other object has until the reference has gone.
+_digests: dict[int, tuple[ref[InferenceService], str]] = {}
+
+
+def _digest(service: InferenceService) -> str:
     return fingerprint(
         [
             service.uid,

@@ -129,9 +129,9 @@ class Watcher:
                 call, Verb.WATCH, target, self._cache.namespaces
             )
             token = parse_resume_token(watch.resume_token, watch.binding)
-            wait = await self._wait(call, watch)
             if token and target.name and token.epoch != self._cache.epoch:
                 token = await self._catch_up(target, token)
+            wait = await self._wait(call, watch)
             stream = _WatchStream(self._positions, self._cache, watch, coverage, token)
             events = stream.initial_events()
             while True:

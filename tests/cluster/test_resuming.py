@@ -19,6 +19,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from kubernetes.client.exceptions import ApiException
 from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Cluster
@@ -138,16 +139,16 @@ class CutReader:
             while agreed < len(self.stubs):
                 stub = self.stubs[self.streams % len(self.stubs)]
                 await self.read_one(stub, 1000, 0.3)
-                known = sorted(str(m.state) for m in self.model.known.values())
+                known = sorted(_alike(m.state) for m in self.model.known.values())
                 agreed = agreed + 1 if known == await self._present(stub) else 0
 
-    async def _present(self, stub: Any) -> list[str]:
+    async def _present(self, stub: Any) -> list[bytes]:
         wanted = self.request
         listing = pb.ListRequest(
             namespace=wanted.namespace, label_selector=wanted.label_selector, page_size=1000
         )
         services = (await stub.List(listing)).services
-        return sorted(str(state_of(s)) for s in services if wanted.name in ("", s.name))
+        return sorted(state_of(s) for s in services if wanted.name in ("", s.name))
 
 
 def message_of(response: pb.WatchStatusResponse) -> Message:
@@ -156,8 +157,12 @@ def message_of(response: pb.WatchStatusResponse) -> Message:
         return Message(kind, response.resume_token)
     service = response.service
     key, order = (service.namespace, service.name), int(service.labels.get("step", 0))
-    state = state_of(service)
+    state = service.SerializeToString(deterministic=True)
     return Message(kind, response.resume_token, key, service.uid, order, state)
+
+
+def _alike(state: Any) -> bytes:
+    return state_of(InferenceService.FromString(state))
 
 
 def state_of(service: Any) -> bytes:

@@ -15,11 +15,12 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
+from tests.adapters.local.server_process import server
 from tests.cluster.deploy_script import Run
 from tests.outage import BAD, GOOD, outage
 from tests.patience import PATIENCE_SECONDS
@@ -43,24 +44,42 @@ def plugins(tools: dict[str, Path], node_modules: Path) -> dict[str, Path]:
     }
 
 
+class Programs(NamedTuple):
+    """The commands of a language's two programs."""
+
+    short: list[Path]
+    long: list[Path]
+
+
+def programs_of(heading: str, language: str, folder: Path, ending: str) -> list[Path]:
+    """The two programs as files: the short one deploys a model of the test's format."""
+    short, long = blocks(DOCUMENT, heading, language)
+    assert '"sklearn"' in short
+    short = short.replace('"sklearn"', '"test"').replace('"iris"', f'"short-{ending}"')
+    files = [folder / f"short/main.{ending}", folder / f"long/main.{ending}"]
+    for file, text in zip(files, (short, long), strict=True):
+        file.parent.mkdir()
+        file.write_text(text)
+    return files
+
+
 @pytest.fixture(scope="module")
-def go_program(plugins: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def go_programs(plugins: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Programs:
     folder = tmp_path_factory.mktemp("go")
     generate(folder, plugins, "go")
     shutil.copytree(HERE / "go/example", folder, dirs_exist_ok=True)
-    [program] = blocks(DOCUMENT, "Go", "go")
-    (folder / "main.go").write_text(program)
+    files = programs_of("Go", "go", folder, "go")
     # With the flags of the tools' build, whose packages are then there.
-    run(["go", "vet", "-trimpath", "."], folder)
-    assert run(["gofmt", "-l", "main.go"], folder) == ""
-    run(["go", "build", "-trimpath", "-o", "deploy", "."], folder)
-    return [folder / "deploy"]
+    run(["go", "vet", "-trimpath", "./short", "./long"], folder)
+    assert run(["gofmt", "-l", *files], folder) == ""
+    run(["go", "build", "-trimpath", "-o", "built/", "./short", "./long"], folder)
+    return Programs([folder / "built/short"], [folder / "built/long"])
 
 
 @pytest.fixture(scope="module")
-def typescript_program(
+def typescript_programs(
     plugins: dict[str, Path], node_modules: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[Path]:
+) -> Programs:
     folder = tmp_path_factory.mktemp("typescript")
     generate(folder, plugins, "es")
     # What the document's second command generates, from a package of ours.
@@ -70,10 +89,12 @@ def typescript_program(
     for file in ("package.json", "tsconfig.json"):
         shutil.copy(NODE / file, folder)
     (folder / "node_modules").symlink_to(node_modules)
-    [program] = blocks(DOCUMENT, "TypeScript", "typescript")
-    (folder / "deploy.ts").write_text(program)
+    for file in programs_of("TypeScript", "typescript", folder, "ts"):
+        # Beside the stubs, where the document has them.
+        file.rename(folder / f"{file.parent.name}.ts")
     run([node_modules / ".bin/tsc"], folder)
-    return [Path(str(shutil.which("node"))), folder / "build/deploy.js"]
+    node = Path(str(shutil.which("node")))
+    return Programs([node, folder / "build/short.js"], [node, folder / "build/long.js"])
 
 
 def generate(folder: Path, plugins: dict[str, Path], language: str, *options: str | Path) -> None:
@@ -126,13 +147,16 @@ def test_the_versions_of_plugins_are_those_that_are_run_here() -> None:
 
 
 def test_each_program_waits_out_a_restart_and_names_the_cause_of_a_failure(
-    go_program: list[Path], typescript_program: list[Path], tmp_path: Path
+    go_programs: Programs, typescript_programs: Programs, tmp_path: Path
 ) -> None:
     runs: dict[str, list[Run]] = {GOOD: [], BAD: []}
     try:
         with outage(tmp_path) as server:
             for model, of_model in runs.items():
-                for language, program in (("go", go_program), ("ts", typescript_program)):
+                for language, program in (
+                    ("go", go_programs.long),
+                    ("ts", typescript_programs.long),
+                ):
                     name = f"{language}-{Path(model).stem}"
                     request = tmp_path / f"{name}.json"
                     request.write_text(json.dumps(server.request(name, model)))
@@ -154,3 +178,21 @@ def test_each_program_waits_out_a_restart_and_names_the_cause_of_a_failure(
         for each in [*runs[GOOD], *runs[BAD]]:
             each.process.kill()
             each.process.wait(PATIENCE_SECONDS)
+
+
+def test_each_short_program_deploys_waits_and_names_the_cause_of_a_failure(
+    go_programs: Programs, typescript_programs: Programs, tmp_path: Path
+) -> None:
+    models = {"good": {}, "bad": {"exit": 3}}
+    for name, orders in models.items():
+        (tmp_path / name).write_text(json.dumps(orders))
+    with server(tmp_path) as running:
+        address = running.running.address
+        for program in (go_programs.short, typescript_programs.short):
+            printed = run([*program, address, tmp_path / "good"], tmp_path).splitlines()
+            assert printed[-1] == "ready: true"
+            ended, reason, failure = run(
+                [*program, address, tmp_path / "bad"], tmp_path
+            ).splitlines()[-3:]
+            assert (ended, reason) == ("ready: false", "ROLLOUT_FAILED")
+            assert re.match(r"(REASON_)?MODEL_LOAD .* exited with 3 .* remedy: \w+", failure)

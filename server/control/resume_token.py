@@ -1,10 +1,10 @@
 """Resume tokens of watches, and how a stream continues from one.
 
-In the process that made it, a token continues from its version of the watch cache. The token of a
-watch of one service also continues on any other replica, and after a restart: it has the state that
-was sent last, as the digest that every replica derives alike, and how far the cluster was then. An
-exact token of a watch of many would need this of each service: some 25 bytes for a uid and a
-digest, so that 1 KiB would hold 30 services. Elsewhere such a watch begins anew instead, by RESET.
+The token of a watch of many continues from its version of the watch cache, in the process that made
+it. The token of a watch of one service continues on any replica, and after a restart: it has the
+state that was sent last, as the digest that every replica derives alike, and how far the cluster
+was then. An exact token of a watch of many would need this of each service: some 25 bytes for a uid
+and a digest, so that 1 KiB would hold 30 services. Elsewhere such a watch begins anew, by RESET.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from server.domain.errors import ResumeTokenInvalid
 from server.domain.opaque_tokens import decode_token, encode_token
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import InferenceService, ServiceKey
-from server.domain.service.state_digest import state_digest
+from server.domain.service.state_digest import remembered_digest, state_digest
 from server.ports import Cluster
 
 # Tokens of another format are from another release.
@@ -29,21 +29,25 @@ OLD_SECONDS = 600
 class LastSent(NamedTuple):
     """The last message about a service.
 
-    An empty `digest`: it was DELETED. All empty: there was none, or it LEFT.
+    `remembered`: a digest of the rest of the state, which only the process that sent it can
+    compare. An empty `digest`: it was DELETED. All empty: there was none, or it LEFT.
     """
 
     uid: str = ""
     generation: int = 0
     digest: str = ""
+    remembered: str = ""
 
     @property
     def is_held(self) -> bool:
         """Report whether the reader has the service since then."""
         return bool(self.digest)
 
-    def is_state(self, service: InferenceService) -> bool:
+    def is_state(self, service: InferenceService, *, same_process: bool) -> bool:
         """Report whether the service is in the state that was sent."""
-        return self.uid == service.uid and self.digest == state_digest(service)
+        return self.digest == state_digest(service) and (
+            not same_process or self.remembered == remembered_digest(service)
+        )
 
     def is_contradicted(self, current: InferenceService | None) -> bool:
         """Report whether a state is older than the message: it has a service that was deleted."""
@@ -55,7 +59,8 @@ NOTHING_SENT = LastSent()
 
 def sent_state(service: InferenceService) -> LastSent:
     """Return the last message for a state that was sent."""
-    return LastSent(service.uid, service.generation, state_digest(service))
+    digests = state_digest(service), remembered_digest(service)
+    return LastSent(service.uid, service.generation, *digests)
 
 
 def sent_deletion(uid: str, generation: int) -> LastSent:
@@ -91,8 +96,8 @@ class ResumeToken(NamedTuple):
 # All streams of a service have the same token after the same message.
 @lru_cache(maxsize=1024)
 def _encode(token: ResumeToken, binding: str) -> str:
-    uid, generation, digest = token.last_sent
-    sent: list[str | int] = [uid, generation, digest, token.position, token.made_at]
+    uid, generation, digest, remembered = token.last_sent
+    sent: list[str | int] = [uid, generation, digest, remembered, token.position, token.made_at]
     parts = [token.epoch, token.version, token.scope, *sent]
     return encode_token([FORMAT, _seal(binding, parts), *parts])
 
@@ -130,10 +135,11 @@ def parse_resume_token(text: str, binding: str) -> ResumeToken | None:
                     str(uid),
                     int(generation),
                     str(digest),
+                    str(remembered),
                     str(position),
                     int(made_at),
                 ]:
-                    last_sent = LastSent(uid, generation, digest)
+                    last_sent = LastSent(uid, generation, digest, remembered)
                     return ResumeToken(epoch, version, scope, last_sent, position, made_at)
         case [str(_), int(_), seal, *_] if seal == binding:
             return None  # of a release without FORMAT

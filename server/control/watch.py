@@ -314,7 +314,7 @@ class _WatchStream:
             gone = ServiceIdentity(key, last.uid, Rollout(last.uid, last.generation))
             events.append(self._event(EventType.DELETED, gone))
         if now and self._selects(now):
-            is_known = last.is_held and now.uid == last.uid and not self._is_changed(resumed, now)
+            is_known = last.is_state(now, same_process=resumed.epoch == self._cache.epoch)
             # A wait ends right after the event of the service that decides it, changed or not.
             if is_known and self._watch.until is Until.FOREVER:
                 self.sent[key] = now
@@ -323,11 +323,6 @@ class _WatchStream:
         elif now and last.is_held and now.uid == last.uid:
             events.append(self._event(EventType.LEFT, _identity(now)))
         return events
-
-    def _is_changed(self, resumed: ResumeToken, now: InferenceService) -> bool:
-        if resumed.epoch == self._cache.epoch:
-            return bool(self._cache.changed_since(resumed.version, now.key))
-        return not resumed.last_sent.is_state(now)
 
     def synced_event(self) -> WatchEvent:
         """Return the event that ends the initial ones. From here on events move the token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ from tests.client.replicas import Replicas, replicas
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
 
-from .requests import deploy, eventually, key, kinds, watching
+from .requests import deploy, eventually, failed, key, kinds, watching
 
 SYNCED = WatchStatusResponse.TYPE_SYNCED
 LONGEST_TOKEN = 1024
@@ -41,13 +42,17 @@ class Pair:
         assert len(token) <= LONGEST_TOKEN
         return token
 
-    def resumed(self, name: str, token: str) -> list[Any]:
-        """The messages of the second replica until SYNCED."""
-        with watching(self.second, name=name, resume_token=token) as stream:
+    def resumed(self, name: str, token: str, on: ModelServiceStub | None = None) -> list[Any]:
+        """The messages until SYNCED, of the second replica unless another is named."""
+        with watching(on or self.second, name=name, resume_token=token) as stream:
             messages = [stream.next()]
             while messages[-1].type != SYNCED:
                 messages.append(stream.next())
         return messages
+
+    def message(self, name: str) -> str:
+        """Of the status, by the first replica."""
+        return str(self.first.Get(GetRequest(name=name)).service.status.message)
 
     def second_shows(self, service: Any) -> None:
         """Wait until the second replica has this state."""
@@ -86,6 +91,33 @@ def test_a_change_that_was_missed_is_sent(pair: Pair, name: str) -> None:
     assert kinds([changed, synced]) == ["CHANGED", "SYNCED"]
     assert changed.service.status.message == "pulling"
     assert kinds(pair.resumed(name, changed.resume_token)) == ["SYNCED"]
+
+
+def test_a_state_that_has_come_back_is_not_repeated(pair: Pair, name: str) -> None:
+    pair.first.Deploy(deploy(name))
+    cluster = pair.both.clusters[0]
+    pair.inside(cluster.set_status, key(name), Status(State.PROGRESSING, "pulling"))
+    token = pair.token(name)
+    for message in ("loading", "pulling"):
+        pair.inside(cluster.set_status, key(name), Status(State.PROGRESSING, message))
+        eventually(message, lambda m=message: pair.message(name) == m)
+    assert kinds(pair.resumed(name, token, on=pair.first)) == ["SYNCED"]
+
+
+def test_lines_of_a_log_that_came_meanwhile_are_sent_by_the_process_that_read_them(
+    pair: Pair, name: str
+) -> None:
+    rollout_id = pair.first.Deploy(deploy(name)).rollout_id
+    cluster = pair.both.clusters[0]
+    first_seen = datetime.now(UTC)
+    pair.inside(cluster.set_status, key(name), failed(rollout_id, first_seen_time=first_seen))
+    with watching(pair.first, name=name) as stream:
+        token = stream.until(lambda m: m.service.status.HasField("failure")).resume_token
+    status = failed(rollout_id, first_seen_time=first_seen, log_lines=("no such file",))
+    pair.inside(cluster.set_status, key(name), status)
+    with watching(pair.first, name=name, resume_token=token) as stream:
+        changed = stream.until(lambda m: m.type == WatchStatusResponse.TYPE_CHANGED)
+    assert list(changed.service.status.failure.log_lines) == ["no such file"]
 
 
 def test_the_end_of_a_service_is_sent_before_the_one_that_took_its_name(

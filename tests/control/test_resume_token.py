@@ -9,7 +9,7 @@ from server.domain.errors import ResumeTokenInvalid
 from server.domain.opaque_tokens import decode_text, encode_text
 
 LONGEST_TOKEN = 1024
-SENT = LastSent("0b9e5b3e-6b8f-4b53-9d4e-2d5d0a7a8f11", 12, "0123456789abcdef")
+SENT = LastSent("0b9e5b3e-6b8f-4b53-9d4e-2d5d0a7a8f11", 12, "0123456789abcdef", "01234567")
 TOKEN = ResumeToken("0a1b2c3d", 71, "scope", SENT, "isvc=812 po=977", 1_800_000_000)
 
 

@@ -19,19 +19,28 @@ def state_digest(service: InferenceService) -> str:
 
     It is computed once for each object, as long as that lives.
     """
-    place = id(service)
-    if cached := _digests.get(place):
-        return cached[1]
-    digest = _digest(service)
-    _digests[place] = ref(service, lambda _: _digests.pop(place, None)), digest
-    return digest
+    return _digests_of(service)[0]
+
+
+def remembered_digest(service: InferenceService) -> str:
+    """Hash what `state_digest` leaves out: only the same process can compare it."""
+    return _digests_of(service)[1]
 
 
 # By the object's id, which no other object has until the reference has gone.
-_digests: dict[int, tuple[ref[InferenceService], str]] = {}
+_digests: dict[int, tuple[ref[InferenceService], tuple[str, str]]] = {}
 
 
-def _digest(service: InferenceService) -> str:
+def _digests_of(service: InferenceService) -> tuple[str, str]:
+    place = id(service)
+    if cached := _digests.get(place):
+        return cached[1]
+    digests = _state(service), _remembered(service.status)
+    _digests[place] = ref(service, lambda _: _digests.pop(place, None)), digests
+    return digests
+
+
+def _state(service: InferenceService) -> str:
     return fingerprint(
         [
             service.uid,
@@ -61,6 +70,14 @@ def _derived_alike(status: InferenceServiceStatus) -> InferenceServiceStatus:
         failure=failure,
         last_transition_time=None,
     )
+
+
+def _remembered(status: InferenceServiceStatus) -> str:
+    failure = status.failure
+    seen = [failure.message, failure.log_lines, failure.first_seen_time] if failure else []
+    return fingerprint(
+        [status.message, status.latest_ready_generation, status.last_transition_time, *seen]
+    )[:8]
 
 
 def _without_log_line(message: str) -> str:

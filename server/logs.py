@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 import traceback
 from collections.abc import Iterator, MutableMapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import structlog
 from structlog.typing import Processor
 
+from server import log_stream
 from server.domain.rollout.container_output import without_controls
+from server.log_stream import LogStream, with_time
 from server.settings import Log
 
 # Only their warnings: the callers log requests and retries themselves.
@@ -27,17 +26,19 @@ def configure(log: Log) -> None:
     level = logging.getLevelNamesMapping()[log.level.upper()]
     shared: list[Processor] = [
         structlog.processors.add_log_level,
-        _with_time,
+        with_time,
         _without_exception_texts,
     ]
     renderer = _renderer(log)
+    stream = LogStream(sys.stderr, lambda line: str(renderer(None, "", with_time(None, "", line))))
+    log_stream.write_late_lines_to(stream if level <= logging.INFO else None)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
-    _configure_libraries(shared, renderer, level)
+    _configure_libraries(stream, shared, renderer, level)
 
 
 def _renderer(log: Log) -> Processor:
@@ -61,8 +62,10 @@ def _is_of_the_server(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("ExecuteBatchError raised in core")
 
 
-def _configure_libraries(shared: list[Processor], renderer: Processor, level: int) -> None:
-    handler = logging.StreamHandler(sys.stderr)
+def _configure_libraries(
+    stream: LogStream, shared: list[Processor], renderer: Processor, level: int
+) -> None:
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -81,20 +84,6 @@ _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 def _json(event: Any, **_: Any) -> str:
     return _encode(event)
-
-
-def _with_time(
-    logger: Any, method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """Add the time, as structlog's TimeStamper does, in a fraction of its time."""
-    second, nanos = divmod(time.time_ns(), 10**9)
-    event["timestamp"] = f"{_iso(second)}.{nanos // 1000:06}Z"
-    return event
-
-
-@lru_cache(maxsize=1)
-def _iso(second: int) -> str:
-    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _without_exception_texts(

@@ -12,6 +12,7 @@ import grpc
 import structlog
 from google.protobuf.descriptor import Descriptor
 
+from server import log_stream
 from server.api.errors import cut
 
 _LOGGED_BYTES = 128
@@ -27,13 +28,21 @@ def logger() -> structlog.typing.FilteringBoundLogger:
 
 
 class CallLog:
-    """The line of one call. `quiet`: at debug level."""
+    """The line of one call. `quiet`: at debug level. `late`: it may be written a little late."""
 
     def __init__(
-        self, method: str, request: Any, default_namespace: str, trace: str, *, quiet: bool
+        self,
+        method: str,
+        request: Any,
+        default_namespace: str,
+        trace: str,
+        *,
+        quiet: bool,
+        late: bool = False,
     ) -> None:
         self._began = time.perf_counter()
         self.quiet = quiet
+        self.late = late
         self.trace = trace
         self.fields: dict[str, Any] = {"method": method[1:]}
         for field, target in targets_of(request, default_namespace).items():
@@ -48,7 +57,11 @@ class CallLog:
         level = logging.DEBUG if self.quiet else logging.INFO
         if code is grpc.StatusCode.INTERNAL:
             level = logging.ERROR
-        logger().log(level, "call", **self.fields, code=code.name, ms=ms)
+        fields = {**self.fields, "code": code.name, "ms": ms}
+        if self.late and level == logging.INFO:
+            log_stream.write_late("call", fields)
+        else:
+            logger().log(level, "call", **fields)
 
 
 def targets_of(request: Any, default_namespace: str) -> Mapping[str, str]:

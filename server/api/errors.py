@@ -118,6 +118,8 @@ def _shortened(failure: Failure) -> Failure:
 def cut(text: str, limit: int) -> str:
     """Cut a text to `limit` bytes of UTF-8, without a terminal's control sequences. Characters that
     UTF-8 cannot express are replaced."""
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text
     # No more of a long text than can be shown is worked on.
     plain = without_controls(text[: 4 * limit])
     encoded = plain.encode(errors="replace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import structlog
@@ -18,7 +19,7 @@ from modelservice.v1 import (
 )
 
 from server.api.health import GRPC_SERVICES, Health
-from server.api.interceptor import CallInterceptor, CallLimits
+from server.api.interceptor import CallInterceptor, CallLimits, InterceptedServer
 from server.api.model_service import ModelService
 from server.api.reflection import Reflection
 from server.api.registry_service import RegistryService
@@ -92,12 +93,13 @@ def grpc_server(
     """Return a server with every service registered, which does not listen yet."""
     # gRPC closes those beyond, and counts those that have not finished their handshake.
     connections = ("grpc.max_allowed_incoming_connections", most_connections(limits, encrypted))
-    server = grpc.aio.server(interceptors=[interceptor], options=(*_OPTIONS, connections))
+    server = grpc.aio.server(options=(*_OPTIONS, connections))
+    intercepted: Any = InterceptedServer(server, interceptor)
     # The interceptor passes them a Call in place of gRPC's context, and takes responses in bytes.
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)  # type: ignore[arg-type]
-    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)  # type: ignore[arg-type]
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    Reflection(GRPC_SERVICES, _PUBLIC_FILES).add_to(server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, intercepted)  # type: ignore[arg-type]
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, intercepted)  # type: ignore[arg-type]
+    health_pb2_grpc.add_HealthServicer_to_server(health, intercepted)
+    Reflection(GRPC_SERVICES, _PUBLIC_FILES).add_to(intercepted)
     return server
 
 
@@ -117,8 +119,9 @@ async def health_listener(
 
     Kubelet's gRPC probes do not speak TLS. Raises AddressUnusable.
     """
-    server = grpc.aio.server(interceptors=[interceptor], options=_HEALTH_OPTIONS)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server = grpc.aio.server(options=_HEALTH_OPTIONS)
+    intercepted: Any = InterceptedServer(server, interceptor)
+    health_pb2_grpc.add_HealthServicer_to_server(health, intercepted)
     port = await listen(server, address, "MODELSERVICE_HEALTH_LISTEN")
     log.info("listening for probes", address=f"{address.rpartition(':')[0]}:{port}")
     try:

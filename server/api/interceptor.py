@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import secrets
+import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from enum import Enum, auto
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +39,8 @@ _REFLECTION = "/grpc.reflection."
 _HEALTH = "/grpc.health."
 # Probes ask every few seconds.
 _QUIET = (_HEALTH, _REFLECTION)
+# Of the names of methods that change nothing.
+_READS = ("Get", "List", "Watch")
 _REFLECTION_SECONDS = 1.0
 _REFUSED_SECONDS = 1.0
 _LOGGED_BYTES = 128
@@ -54,23 +56,37 @@ class CallLimits(NamedTuple):
     streams: int
 
 
-class _Kind(Enum):
-    """Calls that are counted together."""
+@dataclass(slots=True, eq=False)
+class _OpenCalls:
+    """The open calls of one kind. `error`: what a call beyond the limit gets."""
 
-    CALL = auto()
-    STREAM = auto()
-    HEALTH = auto()
-    REFLECTION = auto()
-    # A call of any kind above its limit, until its caller has the error.
-    REFUSED = auto()
+    limit: float = float("inf")
+    error: Callable[[], ServiceError] | None = None
+    open: int = 0
+
+    def refusal(self) -> ServiceError | None:
+        """Return the error of one more call, or None if there is room for it."""
+        return self.error() if self.error and self.open >= self.limit else None
 
 
-def _kind_of(method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> _Kind:
-    if method.startswith(_HEALTH):
-        return _Kind.HEALTH
-    if method.startswith(_REFLECTION):
-        return _Kind.REFLECTION
-    return _Kind.STREAM if handler.response_streaming else _Kind.CALL
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method. `own`: of this API, so its handler takes a Call in place of gRPC's context."""
+
+    name: str
+    handler: Handler
+    calls: _OpenCalls
+    own: bool
+
+    @property
+    def quiet(self) -> bool:
+        """Return whether its calls are logged at debug level."""
+        return self.name.startswith(_QUIET)
+
+    @property
+    def reads(self) -> bool:
+        """Return whether its calls change nothing."""
+        return self.name.rpartition("/")[2].startswith(_READS)
 
 
 class _RefusedCalls:
@@ -92,12 +108,12 @@ class _RefusedCalls:
         self._counts.clear()
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """The only interceptor of the server.
+class CallInterceptor:
+    """The only interceptor of the server, around the handler of each method.
 
-    It wraps a method's handler once, not once a call, as general interceptor libraries do: the
-    wrapping is half of their cost, and they leave the parsing of the request outside. Methods of
-    this API get a Call in place of gRPC's context; those of standard services get the context.
+    It wraps a handler once, when it is registered. An interceptor of gRPC's is asked anew for each
+    call, which takes a tenth of a Get. Methods of this API get a Call in place of gRPC's context;
+    those of standard services get the context.
     """
 
     def __init__(
@@ -111,27 +127,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._caller = caller
         self._identities = identities
         self._default_namespace = default_namespace
-        self._limits = limits
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._open: Counter[_Kind] = Counter()
+        self._unary = _OpenCalls(limits.calls, partial(_too_many_calls, limits.calls))
+        streams = partial(_too_many_streams, limits.streams)
+        self._streams = _OpenCalls(limits.streams, streams)
+        self._reflection = _OpenCalls(limits.streams, streams)
+        self._health = _OpenCalls()
+        # Calls of any kind above its limit, until their callers have the error.
+        self._above_limits = _OpenCalls()
         self._refused = _RefusedCalls()
         self._ended = asyncio.Event()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the method's wrapped handler; None for a method that does not exist."""
-        method = handler_call_details.method
-        if method not in self._handlers:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return None
-            self._handlers[method] = self._wrap(method, handler)
-        return self._handlers[method]
 
     async def drained(self) -> None:
         """Wait until no call is open.
@@ -139,43 +143,62 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         A reflection stream stays open for as long as its caller likes. It is waited for a little
         longer than the others, since callers use it to read the details of their last status.
         """
-        await self._until(lambda: self._open.total() == self._open[_Kind.REFLECTION])
+        others = (self._unary, self._streams, self._health, self._above_limits)
+        await self._until(lambda: not any(calls.open for calls in others))
         with suppress(TimeoutError):
             async with asyncio.timeout(_REFLECTION_SECONDS):
-                await self._until(lambda: not self._open.total())
+                await self._until(lambda: not any(c.open for c in (*others, self._reflection)))
 
     async def _until(self, over: Callable[[], bool]) -> None:
         while not over():
             self._ended.clear()
             await self._ended.wait()
 
-    def _wrap(
+    def intercept(
         self, method: str, handler: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the handler of a method (`/package.Service/Name`), wrapped."""
         arity = next(kind for kind in _KINDS if getattr(handler, kind))
-        # A partial: the frame of a function here would keep the request, see `_call`.
-        call = partial(self._call, method, _kind_of(method, handler), getattr(handler, arity))
+        calls = self._counted_with(method, streaming=handler.response_streaming)
+        own = calls in (self._unary, self._streams)
+        # A partial: the frame of a function here would keep the request, see `_call`. Of the
+        # function, not of the method: gRPC examines it in each call, and a method takes longer.
+        known = _Method(method, getattr(handler, arity), calls, own)
+        call = partial(CallInterceptor._call, self, known)
         parse = _parser(handler.request_deserializer, streamed=handler.request_streaming)
         serialize = _serializer(handler.response_serializer)
         make = getattr(grpc, f"{arity}_rpc_method_handler")
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, parse, serialize)
         return wrapped
 
-    async def _call(
-        self, method: str, kind: _Kind, handler: Handler, request: Any, context: Context
-    ) -> Any:
-        call = Call(self._caller, Deadline.after(context.time_remaining()), secrets.token_hex(4))
-        refusal = self._over_limit(kind)
-        quiet = refusal is not None or method.startswith(_QUIET)
-        line = CallLog(method, request, self._default_namespace, call.trace, quiet=quiet)
+    def _counted_with(self, method: str, *, streaming: bool) -> _OpenCalls:
+        if method.startswith(_HEALTH):
+            return self._health
+        if method.startswith(_REFLECTION):
+            return self._reflection
+        return self._streams if streaming else self._unary
+
+    async def _call(self, method: _Method, request: Any, context: Context) -> Any:
+        # No secret: it names the call in the log.
+        trace = f"{random.getrandbits(32):08x}"
+        call = Call(self._caller, Deadline.after(context.time_remaining()), trace)
+        refusal = method.calls.refusal()
+        line = CallLog(
+            method.name,
+            request,
+            self._default_namespace,
+            trace,
+            quiet=refusal is not None or method.quiet,
+            late=method.reads,
+        )
         if refusal:
             self._refused.add(refusal.reason)
-        counted_as = _Kind.REFUSED if refusal else kind
-        self._open[counted_as] += 1
+        counted = self._above_limits if refusal else method.calls
+        counted.open += 1
         try:
-            argument = call if kind in (_Kind.CALL, _Kind.STREAM) else context
+            argument = call if method.own else context
             outcome = await _outcome(
-                refusal, self._identities, handler, request, argument, context, line
+                refusal, self._identities, method.handler, request, argument, context, line
             )
             # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
             # 1 MiB, which takes 30 MiB as a message, would stay until a garbage collection.
@@ -184,21 +207,63 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort(*outcome)
             return outcome
         finally:
-            self._open[counted_as] -= 1
+            counted.open -= 1
             self._ended.set()
 
-    def _over_limit(self, kind: _Kind) -> ServiceError | None:
-        """Return the error of a call above its limit; probes have none."""
-        if kind is _Kind.CALL and self._open[kind] >= self._limits.calls:
-            return TooManyRequests(
-                f"this server already answers {self._limits.calls} calls, its limit: try again soon"
-            )
-        if kind in (_Kind.STREAM, _Kind.REFLECTION) and self._open[kind] >= self._limits.streams:
-            return TooManyStreams(
-                f"this server already has {self._limits.streams} open streams, its limit: try again"
-                " soon"
-            )
-        return None
+
+class InterceptedServer:
+    """Takes services as a server does, and registers their methods with an interceptor."""
+
+    def __init__(self, server: grpc.aio.Server, interceptor: CallInterceptor) -> None:
+        self._server = server
+        self._interceptor = interceptor
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """See grpc.aio.Server."""
+        intercepted = {
+            name: self._interceptor.intercept(f"/{service_name}/{name}", handler)
+            for name, handler in method_handlers.items()
+        }
+        self._server.add_registered_method_handlers(service_name, intercepted)
+
+    def add_generic_rpc_handlers(
+        self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
+    ) -> None:
+        """See grpc.aio.Server. Registered methods come first."""
+        self._server.add_generic_rpc_handlers(
+            [_InterceptedHandler(handler, self._interceptor) for handler in generic_rpc_handlers]
+        )
+
+
+class _InterceptedHandler(grpc.GenericRpcHandler):
+    def __init__(self, handler: grpc.GenericRpcHandler, interceptor: CallInterceptor) -> None:
+        self._handler = handler
+        self._interceptor = interceptor
+        self._intercepted: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def service(
+        self, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the method's wrapped handler; None for a method that does not exist."""
+        method = handler_call_details.method
+        if method not in self._intercepted:
+            handler = self._handler.service(handler_call_details)
+            if handler is None:
+                return None
+            self._intercepted[method] = self._interceptor.intercept(method, handler)
+        return self._intercepted[method]
+
+
+def _too_many_calls(limit: int) -> ServiceError:
+    return TooManyRequests(f"this server already answers {limit} calls, its limit: try again soon")
+
+
+def _too_many_streams(limit: int) -> ServiceError:
+    return TooManyStreams(
+        f"this server already has {limit} open streams, its limit: try again soon"
+    )
 
 
 def _parser(

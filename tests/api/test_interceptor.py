@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -167,7 +166,7 @@ def test_a_namespace_that_is_not_served_is_refused_for_reads_and_writes(name) ->
         assert len(stub.List(ListRequest(namespace="-")).services) == 1
 
 
-async def test_a_method_gets_its_caller_deadline_and_trace_and_health_gets_grpcs_context() -> None:
+async def test_a_method_gets_its_caller_deadline_and_trace_and_others_get_grpcs_context() -> None:
     class Context:
         def time_remaining(self) -> float:
             return 60.0
@@ -175,17 +174,14 @@ async def test_a_method_gets_its_caller_deadline_and_trace_and_health_gets_grpcs
     async def argument(_: Any, argument: Any) -> Any:
         return argument
 
-    async def handler(_: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(argument)
-
     async def argument_of(method: str) -> Any:
         calls = CallInterceptor(Caller("trainer"), "default", CallLimits(9, 9))
-        guarded = await calls.intercept_service(handler, SimpleNamespace(method=method))
-        assert guarded is not None
+        guarded = calls.intercept(method, grpc.unary_unary_rpc_method_handler(argument))
         return await guarded.unary_unary(GetRequest(), Context())
 
     calls = [await argument_of(f"{SERVICE}/Get") for _ in range(2)]
     assert all(isinstance(call, Call) and call.caller.name == "trainer" for call in calls)
     assert 0 < calls[0].deadline.left() <= 60
     assert len({call.trace for call in calls}) == 2
-    assert isinstance(await argument_of("/grpc.health.v1.Health/Check"), Context)
+    for method in ("/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/Info"):
+        assert isinstance(await argument_of(method), Context)

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -124,14 +123,9 @@ async def test_a_refusal_that_its_caller_has_not_taken_yet_uses_no_room() -> Non
         await released.wait()
         return "answered"
 
-    async def handler(_: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(behaviour)
-
-    method = SimpleNamespace(method="/modelservice.v1.ModelService/Get")
-    guarded = await CallInterceptor(Caller(), "default", CallLimits(1, 1)).intercept_service(
-        handler, method
+    guarded = CallInterceptor(Caller(), "default", CallLimits(1, 1)).intercept(
+        "/modelservice.v1.ModelService/Get", grpc.unary_unary_rpc_method_handler(behaviour)
     )
-    assert guarded is not None
     call = partial(guarded.unary_unary, GetRequest(name="a"), Context())
     first, second = asyncio.create_task(call()), asyncio.create_task(call())
     await asyncio.sleep(0)

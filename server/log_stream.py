@@ -1,0 +1,129 @@
+"""The stream of the log. Lines may be written a little late, so that no call waits for them."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, TextIO
+
+import structlog
+
+Line = MutableMapping[str, Any]
+
+LATE_SECONDS = 0.1
+# Some 4 MiB.
+MOST_LATE_LINES = 10_000
+# At the end of the process, for a stream that takes no more.
+_LAST_SECONDS = 1.0
+
+
+class LogStream:
+    """Writes texts at once, and lines up to LATE_SECONDS late in a thread of its own.
+
+    All are in the order in which they came. `render` makes the text of a late line. A process that
+    is killed may lose the last ones. While `stream` takes no more, MOST_LATE_LINES wait; the number
+    of those beyond is logged afterwards.
+    """
+
+    def __init__(self, stream: TextIO, render: Callable[[Line], str]) -> None:
+        self._stream = stream
+        self._render = render
+        self._waiting: deque[Line] = deque()
+        # Two counts, because two threads change them.
+        self._dropped = 0
+        self._dropped_logged = 0
+        self._wanted = threading.Event()
+        # A garbage collection in the middle of a line may log another.
+        self._writing = threading.RLock()
+        self._thread: threading.Thread | None = None
+
+    def write(self, text: str) -> None:
+        """Write a text now, after the lines that wait."""
+        with self._writing:
+            self._stream.write("".join([*self._late_texts(), text]))
+            self._stream.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        if self._waiting:
+            self.write("")
+
+    def write_late(self, line: Line) -> None:
+        """Write a line soon. This waits for nothing; one thread calls it."""
+        if len(self._waiting) >= MOST_LATE_LINES:
+            self._dropped += 1
+            return
+        self._waiting.append(line)
+        if not self._wanted.is_set():
+            self._wanted.set()
+            if self._thread is None:
+                self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="late log lines", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads
+            self._wanted.clear()
+            self.flush()
+        else:
+            self._thread = thread
+            atexit.register(self._end)
+
+    def _run(self) -> None:
+        while self._wanted.wait():
+            time.sleep(LATE_SECONDS)
+            self._wanted.clear()
+            with suppress(OSError, ValueError):  # nobody reads the stream any more
+                self.flush()
+
+    def _end(self) -> None:
+        if self._writing.acquire(timeout=_LAST_SECONDS):
+            self._writing.release()
+            with suppress(OSError, ValueError):
+                self.flush()
+
+    def _late_texts(self) -> list[str]:
+        texts = [f"{self._render(self._waiting.popleft())}\n" for _ in range(len(self._waiting))]
+        if dropped := self._dropped - self._dropped_logged:
+            self._dropped_logged += dropped
+            line: Line = {"lines": dropped, "event": "log lines dropped", "level": "warning"}
+            texts.append(f"{self._render(line)}\n")
+        return texts
+
+
+_late: LogStream | None = None
+
+
+def write_late_lines_to(stream: LogStream | None) -> None:
+    """Set the stream of `write_late`. Without one its lines are logged like others."""
+    global _late
+    _late = stream
+
+
+def write_late(event: str, fields: Mapping[str, Any]) -> None:
+    """Log at level info, up to LATE_SECONDS late. A process that is killed may lose the line."""
+    if _late is None:
+        structlog.get_logger(__name__).info(event, **fields)
+        return
+    _late.write_late(with_time(None, "", {**fields, "event": event, "level": "info"}))
+
+
+def with_time(logger: Any, method: str, event: Line) -> Line:
+    """Add the time, as structlog's TimeStamper does, in a fraction of its time."""
+    if "timestamp" in event:  # a late line
+        return event
+    second, nanos = divmod(time.time_ns(), 10**9)
+    event["timestamp"] = f"{_iso(second)}.{nanos // 1000:06}Z"
+    return event
+
+
+@lru_cache(maxsize=1)
+def _iso(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

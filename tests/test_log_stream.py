@@ -1,0 +1,128 @@
+"""A line may be written late, and no call waits for the log."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from server import log_stream
+from server.log_stream import LogStream
+from tests.alone import ROOT, clean_environment
+from tests.patience import PATIENCE_SECONDS
+
+
+class Stalling(io.StringIO):
+    """A stream that takes nothing while it is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+        self.free.set()
+        self.reached = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.reached.set()
+        assert self.free.wait(PATIENCE_SECONDS)
+        return super().write(text)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def events(stream: io.StringIO) -> list[str]:
+    return [line["event"] for line in lines(stream)]
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As late as a test likes."""
+    monkeypatch.setattr(log_stream, "LATE_SECONDS", PATIENCE_SECONDS)
+
+
+def test_late_lines_are_before_the_line_that_came_after_them(late: None) -> None:
+    written = io.StringIO()
+    log = LogStream(written, json.dumps)
+    log.write_late({"event": "read 1"})
+    log.write_late({"event": "read 2"})
+    assert events(written) == []
+    log.write('{"event": "write"}\n')
+    log.write_late({"event": "read 3"})
+    log.flush()
+    assert events(written) == ["read 1", "read 2", "write", "read 3"]
+
+
+def test_a_late_line_is_written_although_nothing_comes_after_it() -> None:
+    written = Stalling()
+    LogStream(written, json.dumps).write_late({"event": "read"})
+    assert written.reached.wait(PATIENCE_SECONDS)
+
+
+def test_while_the_stream_stalls_nothing_waits_and_the_lines_beyond_the_bound_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_stream, "MOST_LATE_LINES", 3)
+    monkeypatch.setattr(log_stream, "LATE_SECONDS", 0.0)
+    written = Stalling()
+    written.free.clear()
+    log = LogStream(written, json.dumps)
+    log.write_late({"event": "first"})
+    # The thread has taken it, and hangs.
+    assert written.reached.wait(PATIENCE_SECONDS)
+    for n in range(10):
+        log.write_late({"event": f"read {n}"})
+    written.free.set()
+    log.write("")
+    assert events(written) == ["first", "read 0", "read 1", "read 2", "log lines dropped"]
+    assert lines(written)[-1]["lines"] == 7
+
+
+def test_a_stream_that_nobody_reads_any_more_ends_no_call_and_not_the_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_stream, "LATE_SECONDS", 0.0)
+    tried, broken = threading.Semaphore(0), io.StringIO()
+
+    def fails(_: str) -> int:
+        tried.release()
+        raise BrokenPipeError
+
+    monkeypatch.setattr(broken, "write", fails)
+    log = LogStream(broken, json.dumps)
+    for _ in range(2):
+        log.write_late({"event": "read"})
+        assert tried.acquire(timeout=PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("level", "logged"), [("info", ["a read", "a write", "the last read"]), ("warning", [])]
+)
+def test_at_the_end_of_the_process_every_line_is_written(level: str, logged: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, level],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    read = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["event"] for line in read] == logged
+    assert all(line["level"] == "info" and line["timestamp"] for line in read)
+
+
+_PROGRAM = """
+import sys, structlog
+from server import log_stream, logs, settings
+log_stream.LATE_SECONDS = 600.0
+logs.configure(settings.Log(format="json", level=sys.argv[1]))
+log_stream.write_late("a read", {"n": 1})
+structlog.get_logger().info("a write")
+log_stream.write_late("the last read", {"n": 2})
+"""

@@ -5,6 +5,7 @@ A script says at each step what goes wrong; once it is over, nothing does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,7 @@ LOST = {
     "cancelled": StatusCode.CANCELLED,
 }
 # What a step can meet; "ok" is nothing. A stream has to live for some steps to be cut in.
-RARE = ("stopped", "silent", "stopping", "reset", "again", "lose answer", *LOST)
+RARE = ("stopped", "silent", "stopping", "reset", "overrun", "again", "lose answer", *LOST)
 FAULTS = (*("ok",) * 20, *("advance",) * 16, *("cut and switch",) * 5, *RARE)
 # What happens to a service.
 EVENTS = ("deploy", "progress", "ready", "fail", "delete", "nothing")
@@ -118,7 +119,15 @@ class Over(Exception):
 
 
 class World:
-    def __init__(self, versions: list[Cluster], faults: Sequence[str]) -> None:
+    """`exact`: the token of a watch of one service continues on any replica, by the version that
+    was sent last, as servers do that are not older than the client. `met`: the answers that only
+    faults bring about."""
+
+    def __init__(
+        self, versions: list[Cluster], faults: Sequence[str], *, exact: bool = False
+    ) -> None:
+        self.exact = exact
+        self.met: Counter[str] = Counter()
         self.time = 0.0
         self.versions = versions
         self.now = 0
@@ -199,6 +208,8 @@ class World:
         return True
 
     def _lost(self, fault: str, silence_ends: float) -> None:
+        if fault in ("silent", "stopped", "stopping", *LOST):
+            self.met[fault] += 1
         if fault == "silent":
             self.time = silence_ends
             raise errors.NotReachable("silent", code=StatusCode.DEADLINE_EXCEEDED)
@@ -220,7 +231,9 @@ class World:
         request = WatchStatusRequest()
         request.CopyFrom(step.request)
         seen = self._replicas[self._replica]
-        if request.until and request.rollout_id and self._is_behind(request.rollout_id, seen):
+        unknown = request.until and request.rollout_id and self._is_behind(request.rollout_id, seen)
+        if unknown or seen < self._known_exactly(request):
+            self.met["VIEW_BEHIND"] += 1
             # It catches up by the next attempt.
             self._replicas[self._replica] = self.now
             raise errors.Unavailable(
@@ -240,6 +253,12 @@ class World:
         )
         self._stream.queue += self._initial(self._stream)
 
+    def _known_exactly(self, request: WatchStatusRequest) -> int:
+        """The version of the token of a watch of one service; -1 where it has to begin anew."""
+        if not (self.exact and request.name and request.resume_token):
+            return -1
+        return int(request.resume_token.rpartition("/")[2])
+
     def _is_behind(self, rollout_id: str, seen: int) -> bool:
         """Whether a view does not know a rollout that the cluster has had."""
         known = {s.rollout_id for cluster in self.versions[: seen + 1] for s in cluster.values()}
@@ -250,7 +269,8 @@ class World:
         synced = f"{self._epoch}/{stream.replica}/{stream.seen}"
         epoch, _, rest = token.partition("/")
         replica, _, version = rest.partition("/")
-        if token and epoch == str(self._epoch) and replica == str(stream.replica):
+        own = token and epoch == str(self._epoch) and replica == str(stream.replica)
+        if own or self._known_exactly(stream.request) >= 0:
             known = -1 if stream.request.until else int(version)
             yield from self._gone(stream, int(version), stream.seen)
             changed = [s for s in cluster.values() if s.version > known]
@@ -259,14 +279,17 @@ class World:
                     type=Message.TYPE_CHANGED, service=stored.message(), resume_token=token
                 )
         else:
-            if token:
-                yield Message(type=Message.TYPE_RESET, resume_token=token)
-            for stored in cluster.values():
-                yield Message(
-                    type=Message.TYPE_SNAPSHOT, service=stored.message(), resume_token=token
-                )
+            yield from self._anew(stream, token)
         stream.token = synced
         yield Message(type=Message.TYPE_SYNCED, resume_token=synced)
+
+    def _anew(self, stream: Stream, token: str) -> Iterator[Message]:
+        """A beginning, which a RESET announces to a reader who has had another one."""
+        if token:
+            self.met["RESET"] += 1
+            yield Message(type=Message.TYPE_RESET, resume_token=token)
+        for stored in self._selected(stream, stream.seen).values():
+            yield Message(type=Message.TYPE_SNAPSHOT, service=stored.message(), resume_token=token)
 
     def _selected(self, stream: Stream, version: int) -> Cluster:
         cluster = self.versions[version]
@@ -294,7 +317,12 @@ class World:
         fault = self._fault()
         self._lost(fault, min(self.time + step.timeout, stream.ends))
         if fault == "again" and self._last is not None:
+            self.met["again"] += 1
             return self._last
+        if fault == "overrun" and stream.token and not stream.queue:
+            # The reader was so slow that the server has forgotten what it lacks.
+            stream.queue += self._anew(stream, stream.token)
+            stream.queue.append(Message(type=Message.TYPE_SYNCED, resume_token=stream.token))
         self.time += 0.01
         if stream.queue:
             self._last = stream.queue.pop(0)
@@ -367,6 +395,7 @@ class World:
         else:
             answer = self._get(step.request)
         if fault == "lose answer":
+            self.met[fault] += 1
             raise errors.error_of(StatusCode.UNAVAILABLE, "lost after it was done", ())
         return answer
 

@@ -44,8 +44,9 @@ def modelctl(
 
     Results are printed to standard output, progress and errors to standard error. Exit codes are
     64 and the gRPC code: 73 the rollout failed, 74 it was superseded, 69 it is gone, 68 the timeout
-    passed, 67 the request is invalid, 78 the server went away; and 1 for no connection, 2 for wrong
-    usage, 130 after Ctrl-C, which leaves rollouts alone.
+    passed, 67 the request is invalid, 71 you may not do it, 80 your token is not valid, 78 the
+    server went away; and 1 for no connection, 2 for wrong usage, 130 after Ctrl-C, which leaves
+    rollouts alone.
 
     \b
     Examples:
@@ -108,9 +109,10 @@ def deploy(
     wait: options.Wait = True,
     timeout: options.TimeoutSeconds = 600.0,
 ) -> None:
-    """Deploy a model, and wait until its rollout is ready or has failed.
+    """Deploy a model, and wait for its rollout.
 
-    The whole spec is replaced. A file may also be what `get -o yaml` printed.
+    It ends once the rollout is ready or has failed. The whole spec is replaced. A file may also be
+    what `get -o yaml` printed.
 
     \b
     Examples:
@@ -261,7 +263,7 @@ def restart(
     wait: options.Wait = True,
     timeout: options.TimeoutSeconds = 600.0,
 ) -> None:
-    """Replace a service's pods, and wait until the new ones are ready.
+    """Replace a service's pods, and wait for the new ones.
 
     \b
     Examples:

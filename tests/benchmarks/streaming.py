@@ -136,7 +136,7 @@ def _comparisons(streams: int, ours: Side, bare: Side, stalled: int) -> list[Com
         )
     if ours.storms:
         storm = f"{what}, cut and reopened"
-        compared.append(Comparison(storm, "s", ours.storms, bare.storms, BARE, aim_most=2))
+        compared.append(Comparison(storm, "s", ours.storms, bare.storms, BARE))
     return compared
 
 

@@ -18,7 +18,7 @@ from modelservice.v1 import model_service_pb2 as pb
 
 from server.api.services import identity_message, service_message
 from server.control.read import ListPage
-from server.control.watch import Watch, WatchEvent
+from server.control.watch import EventType, Watch, WatchEvent
 from server.control.watch_cache import ServiceIdentity
 from server.domain.service.commands import Applied
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -95,7 +95,16 @@ class Responses:
         return b"".join(services) + rest.SerializeToString()
 
     def watch(self, watch: Watch, event: WatchEvent) -> bytes:
-        """Encode a WatchStatusResponse; log lines are only in a watch of one service."""
+        """Encode a WatchStatusResponse; log lines are only in a watch of one service.
+
+        An event that many streams share is encoded once.
+        """
+        encoded = event.encoded or self._encode_event(watch, event)
+        if event.is_shared:
+            event.encoded = encoded
+        return encoded
+
+    def _encode_event(self, watch: Watch, event: WatchEvent) -> bytes:
         rest = pb.WatchStatusResponse(
             type=pb.WatchStatusResponse.Type.Value(f"TYPE_{event.type.value}"),
             resume_token=event.resume_token,
@@ -105,8 +114,10 @@ class Responses:
         if event.service is None:
             return rest
         if isinstance(event.service, ServiceIdentity):
-            deleted = pb.WatchStatusResponse(service=identity_message(event.service))
-            return deleted.SerializeToString() + rest
+            gone = identity_message(event.service)
+            if event.type is EventType.LEFT:
+                gone.ClearField("rollout_id")
+            return pb.WatchStatusResponse(service=gone).SerializeToString() + rest
         encoder = self._watch_one if watch.target.name else self._watch_many
         return encoder.encode(event.service) + rest
 

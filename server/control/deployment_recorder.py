@@ -18,7 +18,7 @@ from functools import partial
 
 import structlog
 
-from server.change_queue import ChangeQueue
+from server.control.wakeups import Subscription
 from server.control.watch_cache import ALL, WatchCache
 from server.domain.errors import KServeMissing, ServerLacksRights, ServiceError
 from server.domain.registry.deployment import ModelDeployment
@@ -29,6 +29,7 @@ from server.ports import Cluster, Registry, RegistryReading, RegistryWriting
 
 log = structlog.get_logger(__name__)
 
+_EVERYTHING = ServiceKey(ALL, "")
 Decision = Callable[[ModelDeployment, datetime], ModelDeployment]
 
 
@@ -67,18 +68,18 @@ class DeploymentRecorder:
 
     async def run(self) -> None:
         """Record while this replica holds the lease, until cancelled; then release the lease."""
-        with self._cache.subscribe(ServiceKey(ALL, "")) as changes:
+        with self._cache.subscribe(_EVERYTHING) as changes:
             try:
                 while True:
                     while not self._is_current():
                         await changes.wait(self._timing.pause)
                     await asyncio.sleep(await self._lead(changes))
                     # A replica that does not lead has no use for them.
-                    changes.clear()
+                    changes.version = self._cache.version
             finally:
                 await self._lease.release()
 
-    async def _lead(self, changes: ChangeQueue[ServiceKey]) -> float:
+    async def _lead(self, changes: Subscription) -> float:
         """Record while this replica leads, and return the seconds to pause.
 
         A bug, such as an unreadable record, stops the recorder only, not the server.
@@ -98,14 +99,19 @@ class DeploymentRecorder:
     def _is_current(self) -> bool:
         return self._cache.synced and self._cluster.reachable()
 
-    async def _record_changes(self, changes: ChangeQueue[ServiceKey]) -> None:
+    async def _record_changes(self, changes: Subscription) -> None:
         if time.monotonic() >= self._sweep_at:
-            # The sweep covers what is queued; later changes are queued again.
-            changes.clear()
+            # The sweep covers what has changed; later changes are read after it.
+            changes.version = self._cache.version
             await self._update_records(None)
             self._sweep_at = time.monotonic() + self._timing.sweep
-        await changes.wait(min(self._timing.sweep, self._timing.term / 3))
-        for key in changes.pull():
+        since = await changes.wait(min(self._timing.sweep, self._timing.term / 3))
+        changed = self._cache.changes_since(since, _EVERYTHING, with_labels=False)
+        if changed is None:
+            self._sweep_at = 0.0
+            return
+        keys = [tombstone.service.key for tombstone in changed.deleted]
+        for key in dict.fromkeys([*keys, *(entry.service.key for entry in changed.changed)]):
             await self._update_records(key)
 
     async def _update_records(self, key: ServiceKey | None) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from itertools import chain
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from server.change_queue import ChangeQueue
 from server.control.authorizer import Authorizer, Coverage, Verb
 from server.control.call import Call
 from server.control.read import CATCH_UP_SECONDS, Reader
@@ -26,6 +26,7 @@ from server.control.resume_token import (
     sent_deletion,
     sent_state,
 )
+from server.control.wakeups import CLOCK_STEP, Subscription
 from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
 from server.deadline import Deadline
 from server.domain.errors import (
@@ -46,6 +47,14 @@ from server.ports import Cluster
 
 # The API server is probed more often.
 _CURRENT = timedelta(seconds=10)
+
+# Those of a storm would else have all their initial events in memory.
+_OPENED_AT_ONCE = 100
+_OPENING_SECONDS = 1.0
+# Events are encoded with the time and the age of the view: no longer.
+_SHARED_SECONDS = 0.1
+_MOST_BATCHES = 16
+_MOST_SHARED = 4
 
 
 class EventType(StrEnum):
@@ -85,14 +94,16 @@ class Watch:
         return fingerprint([*self.target, str(self.selector)])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WatchEvent:
     """One message. `service` is None for SYNCED, HEARTBEAT and RESET, and an identity for DELETED
-    and LEFT."""
+    and LEFT. An event that several streams send `is_shared`: its bytes can be kept with it."""
 
     type: EventType
     service: InferenceService | ServiceIdentity | None
     resume_token: str
+    is_shared: bool = field(default=False, compare=False)
+    encoded: bytes = field(default=b"", compare=False, repr=False)
 
 
 class Watcher:
@@ -106,6 +117,8 @@ class Watcher:
         self._cache = cache
         self._reader = reader
         self._authorizer = authorizer
+        self._batches = _SharedBatches(cache)
+        self._openings = _Openings()
 
     async def watch(self, call: Call, watch: Watch) -> AsyncGenerator[WatchEvent, None]:
         """Yield events until the wait is over, the caller leaves, or the server stops.
@@ -123,8 +136,7 @@ class Watcher:
             check_namespace(target.namespace)
         watch = replace(watch, target=target)
         self._cache.require_synced()
-        # Subscribe first: changes between the two would be lost.
-        with self._cache.subscribe(watch.target) as changes:
+        with self._cache.subscribe(target) as changes:
             coverage = await self._authorizer.coverage(
                 call, Verb.WATCH, target, self._cache.namespaces
             )
@@ -132,37 +144,39 @@ class Watcher:
             if token and target.name and token.epoch != self._cache.epoch:
                 token = await self._catch_up(target, token)
             wait = await self._wait(call, watch)
-            stream = _WatchStream(self._positions, self._cache, watch, coverage, token)
-            events = stream.initial_events()
-            while True:
-                for event in events:
-                    # Also between two events: a slow reader may take minutes for the first ones.
+            stream = _WatchStream(
+                self._positions, self._cache, self._batches, watch, coverage, changes
+            )
+            async with self._openings.admitted():
+                await stream.cover_new(changes.version)
+                for event in stream.initial_events(token):
+                    # A slow reader may take minutes for them.
                     if coverage.due.expired:
                         stream.rescope(await coverage.renew())
                     if stream.may_send(event):
                         yield event
-                if wait.is_over(stream.sent.get(watch.target)):
-                    return
-                if stream.synced:
-                    events = await self._next(stream, changes, coverage)
-                else:
-                    events = [stream.synced_event()]
+            while not wait.is_over(stream.current):
+                for event in await self._next(stream, changes, coverage):
+                    if coverage.due.expired:
+                        stream.rescope(await coverage.renew())
+                    if stream.may_send(event):
+                        yield event
 
     async def _next(
-        self, stream: _WatchStream, changes: ChangeQueue[ServiceKey], coverage: Coverage
-    ) -> list[WatchEvent]:
+        self, stream: _WatchStream, changes: Subscription, coverage: Coverage
+    ) -> Iterable[WatchEvent]:
+        if not stream.synced:
+            return [stream.synced_event()]
         self._cache.require_running()
-        await changes.wait(min(stream.seconds_to_wait(), coverage.due.left()))
+        stream.schedule()
+        since = await changes.wait()
         self._cache.require_running()
         if coverage.due.expired:
             stream.rescope(await coverage.renew())
-        keys = [*stream.rescoped(), *changes.pull()]
-        await coverage.add(keys)
-        events = stream.events_of(keys)
+        await stream.cover_new(since)
+        events = stream.events_since(since)
         # A change within the target may still send nothing.
-        if not events and not stream.seconds_to_heartbeat():
-            return [stream.heartbeat()]
-        return events
+        return events or stream.heartbeats()
 
     async def _catch_up(self, key: ServiceKey, token: ResumeToken) -> ResumeToken | None:
         """Wait until this replica is not behind a token of another. Raises ViewBehind after 2 s.
@@ -264,83 +278,177 @@ def _error_of(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceErr
     )
 
 
-class _WatchStream:
-    """The state of one stream.
+class _Openings:
+    """Limits the streams that get their initial events at a time: those of a storm come one after
+    the other. A reader that takes them slowly is not waited for."""
 
-    `sent` has the service that was sent last by key. Services are shared with the cache, so a
-    stream takes one slot for each service, however slow its reader is.
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(_OPENED_AT_ONCE)
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Wait for a slot, and have it for the length of a block, or _OPENING_SECONDS."""
+        await self._slots.acquire()
+        timer = asyncio.get_running_loop().call_later(_OPENING_SECONDS, self._slots.release)
+        try:
+            yield
+        finally:
+            if timer.when() > asyncio.get_running_loop().time():
+                timer.cancel()
+                self._slots.release()
+
+
+class _Batch(NamedTuple):
+    """The events from one version of the cache to another; in a watch of one service also the
+    message that was sent last, and the current state."""
+
+    events: list[WatchEvent]
+    last_sent: LastSent
+    current: InferenceService | None
+
+
+class _SharedBatches:
+    """Keeps the last batches for a moment: of thousands of streams that have come equally far, each
+    sends the same events."""
+
+    def __init__(self, cache: WatchCache) -> None:
+        self._cache = cache
+        self._batches: OrderedDict[_Place, tuple[Deadline, int, _Batch]] = OrderedDict()
+
+    def get(self, place: _Place, target: ServiceKey) -> _Batch | None:
+        """Return the batch from a place to the present state of a target."""
+        expires, version, batch = self._batches.get(place, _NO_BATCH)
+        if batch is None or expires.expired or self._cache.may_have_changed(version, target):
+            return None
+        return batch
+
+    def put(self, place: _Place, batch: _Batch) -> None:
+        """Keep a batch to the present, if it is small."""
+        if len(batch.events) > _MOST_SHARED:
+            return
+        for event in batch.events:
+            event.is_shared = True
+        self._batches[place] = Deadline.after(_SHARED_SECONDS), self._cache.version, batch
+        self._batches.move_to_end(place)
+        if len(self._batches) > _MOST_BATCHES:
+            self._batches.popitem(last=False)
+
+
+class _Place(NamedTuple):
+    """All that decides which events a stream sends next."""
+
+    binding: str
+    scope: str
+    version: int
+    last_sent: LastSent
+
+
+_NO_BATCH: tuple[Deadline, int, None] = (Deadline(0), 0, None)
+
+
+class _WatchStream:
+    """The state of one stream: a version of the cache, up to which its reader has seen the target.
+
+    What the reader has seen there follows from the versions and labels in the cache, so that a
+    stream costs the same however many services it covers, and however slow its reader is.
     """
 
     def __init__(
         self,
         positions: SharedPosition,
         cache: WatchCache,
+        batches: _SharedBatches,
         watch: Watch,
         coverage: Coverage,
-        resumed: ResumeToken | None,
+        changes: Subscription,
     ) -> None:
-        self.sent: dict[ServiceKey, InferenceService] = {}
+        # In a watch of one service: as it was sent last.
+        self.current: InferenceService | None = None
         self.synced = False
         self._positions = positions
         self._cache = cache
+        self._batches = batches
         self._watch = watch
         self._coverage = coverage
-        self._rescoped: set[str] = set()
-        self._resumed = resumed
-        # In a watch of one service.
-        self._last_sent = resumed.last_sent if resumed else NOTHING_SENT
+        self._changes = changes
+        # Whether they were covered before, of namespaces whose coverage has changed.
+        self._rescoped: dict[str, bool] = {}
+        self._last_sent = NOTHING_SENT
         self._token = watch.resume_token
         self._binding = watch.binding
-        self._opened_at = self._new_token()
         self._heartbeat_due = Deadline.after(watch.heartbeat)
 
-    def initial_events(self) -> list[WatchEvent]:
-        """Return a snapshot, or for a resumed stream the changes since its token."""
-        resumed = self._resumed
-        if resumed is None:
-            return self._snapshot()
-        if self._watch.target.name:
-            return self._changes_of_one(resumed)
-        if (resumed.epoch, resumed.scope) != (self._cache.epoch, self._coverage.scope):
-            return self._snapshot()
-        changes = self._changes_since(resumed.version)
-        return self._snapshot() if changes is None else changes
+    async def cover_new(self, since: int) -> None:
+        """Decide about the namespaces of services that are new since a version."""
+        seen = since
+        while self._coverage.scope and seen != self._cache.version:
+            seen = self._cache.version
+            changed = self._cache.changed_since(since, self._watch.target)
+            await self._coverage.add([entry.service.key for entry in changed])
 
-    def _changes_of_one(self, resumed: ResumeToken) -> list[WatchEvent]:
-        """Return the events from the state that was sent last, by whichever replica, to now."""
-        key, last, events = self._watch.target, resumed.last_sent, []
-        now = self._cache.get(key)
-        if last.is_held and (now is None or now.uid != last.uid):
-            gone = ServiceIdentity(key, last.uid, Rollout(last.uid, last.generation))
-            events.append(self._event(EventType.DELETED, gone))
-        if now and self._selects(now):
-            is_known = last.is_state(now, same_process=resumed.epoch == self._cache.epoch)
-            # A wait ends right after the event of the service that decides it, changed or not.
-            if is_known and self._watch.until is Until.FOREVER:
-                self.sent[key] = now
-            else:
-                events.append(self._service_event(EventType.CHANGED, now))
-        elif now and last.is_held and now.uid == last.uid:
-            events.append(self._event(EventType.LEFT, _identity(now)))
-        return events
+    def initial_events(self, resumed: ResumeToken | None) -> Iterable[WatchEvent]:
+        """Return a snapshot, or for a resumed stream the changes since its token."""
+        self._changes.version = self._cache.version
+        if resumed is None:
+            return self._snapshot(is_reset=bool(self._watch.resume_token))
+        if self._watch.target.name:
+            self._last_sent = resumed.last_sent
+            return self._changes_of_one(is_ours=resumed.epoch == self._cache.epoch)
+        if (resumed.epoch, resumed.scope) == (self._cache.epoch, self._coverage.scope):
+            events = self._changes_of_many(resumed.version, exact=False)
+            if events is not None:
+                return events
+        return self._snapshot(is_reset=True)
 
     def synced_event(self) -> WatchEvent:
         """Return the event that ends the initial ones. From here on events move the token."""
         self.synced = True
-        self._token = self._new_token() if self._watch.target.name else self._opened_at
+        self._token = self._new_token()
         return self._event(EventType.SYNCED)
 
-    def heartbeat(self) -> WatchEvent:
-        """Return the event of a quiet stream."""
-        return self._event(EventType.HEARTBEAT)
+    def events_since(self, since: int) -> Iterable[WatchEvent]:
+        """Return the events from a version, up to which the reader has seen all, to the present.
 
-    def seconds_to_heartbeat(self) -> float:
-        """Return the seconds until the next heartbeat is due; 0 when it is."""
-        return self._heartbeat_due.left()
+        Only the last event moves the token: a stream resumed from an earlier one gets them again.
+        """
+        target = self._watch.target
+        self._changes.version = self._cache.version
+        if not self._rescoped and not self._cache.may_have_changed(since, target):
+            return []
+        place = _Place(self._binding, self._coverage.scope, since, self._last_sent)
+        batch = None if self._rescoped else self._batches.get(place, target)
+        if batch is None:
+            if target.name:
+                events = self._changes_of_one(is_ours=True)
+            else:
+                changed = self._changes_of_many(since, exact=True)
+                if changed is None:
+                    self.synced = False
+                    return self._snapshot(is_reset=True)
+                events = changed
+                if events:
+                    self._token = events[-1].resume_token = self._new_token()
+            batch = _Batch(events, self._last_sent, self.current)
+            if not self._rescoped:
+                self._batches.put(place, batch)
+            self._rescoped.clear()
+        self._last_sent, self.current = batch.last_sent, batch.current
+        if batch.events:
+            self._token = batch.events[-1].resume_token
+            self._heartbeat_due = Deadline.after(self._watch.heartbeat)
+        return batch.events
 
-    def seconds_to_wait(self) -> float:
-        """Return the seconds until there is something to do although nothing changes."""
-        return 0 if self._rescoped else self.seconds_to_heartbeat()
+    def heartbeats(self) -> list[WatchEvent]:
+        """Return the event of a quiet stream, if it is due."""
+        if self._heartbeat_due.left() > CLOCK_STEP:
+            return []
+        self._token = self._new_token()
+        return [self._event(EventType.HEARTBEAT)]
+
+    def schedule(self) -> None:
+        """Let the next wait end when there is something to do although nothing changes."""
+        due = self._heartbeat_due.sooner(self._coverage.due)
+        self._changes.due = 0.0 if self._rescoped else due.at
 
     def may_send(self, event: WatchEvent) -> bool:
         """Report whether the caller may still see an event: of what it may not, only that it
@@ -350,73 +458,84 @@ class _WatchStream:
 
     def rescope(self, namespaces: Collection[str]) -> None:
         """Note namespaces that are covered only now, or no longer."""
-        self._rescoped.update(namespaces)
+        for namespace in namespaces:
+            self._rescoped.setdefault(namespace, not self._coverage.covers(namespace))
 
-    def rescoped(self) -> list[ServiceKey]:
-        """Return the services of the namespaces that were noted, and forget these."""
-        if not self._rescoped:
-            return []
-        namespaces, self._rescoped = sorted(self._rescoped), set()
-        present = (s.key for n in namespaces for s in self._cache.services(ServiceKey(n, "")))
-        return sorted({*present, *(key for key in self.sent if key.namespace in namespaces)})
-
-    def events_of(self, keys: Iterable[ServiceKey]) -> list[WatchEvent]:
-        """Return the events from the states sent last to the current ones.
-
-        Only the last event moves the token: a stream resumed from an earlier one gets them again.
-        """
-        events = [event for key in keys for event in self._events_of(key)]
-        self._token = self._new_token()
-        if events:
-            events[-1] = replace(events[-1], resume_token=self._token)
+    def _changes_of_one(self, *, is_ours: bool) -> list[WatchEvent]:
+        """Return the events from the state that was sent last to now; `is_ours`: sent by this
+        process."""
+        key, last, events = self._watch.target, self._last_sent, list[WatchEvent]()
+        now = self._cache.get(key)
+        self.current = None
+        if last.is_held and (now is None or now.uid != last.uid):
+            gone = ServiceIdentity(key, last.uid, Rollout(last.uid, last.generation))
+            events.append(self._event(EventType.DELETED, gone))
+        if now and self._selects(now):
+            self.current = now
+            is_known = last.is_state(now, same_process=is_ours)
+            # A wait ends right after the event of the service that decides it, changed or not.
+            if not is_known or (not self.synced and self._watch.until is not Until.FOREVER):
+                events.append(self._event(EventType.CHANGED, now))
+        elif now and last.is_held and now.uid == last.uid:
+            events.append(self._event(EventType.LEFT, _identity(now)))
         return events
 
-    def _events_of(self, key: ServiceKey) -> Iterator[WatchEvent]:
-        before, now = self.sent.get(key), self._cache.get(key)
-        if not self._coverage.covers(key.namespace):
-            # Not even that it was deleted.
-            if before:
-                yield self._event(EventType.LEFT, _identity(self.sent.pop(key)))
-            return
-        if before and (now is None or now.uid != before.uid):
-            yield self._event(EventType.DELETED, _identity(self.sent.pop(key)))
-        if now and self._selects(now):
-            if self.sent.get(key) is not now:
-                yield self._service_event(EventType.CHANGED, now)
-        elif now and self.sent.pop(key, None):
-            yield self._event(EventType.LEFT, _identity(now))
+    def _changes_of_many(self, since: int, *, exact: bool) -> list[WatchEvent] | None:
+        """Return the events since a version; None if the cache does not reach back to it.
 
-    def _snapshot(self) -> list[WatchEvent]:
+        `exact`: the reader has seen the states at this version. Else it may have seen later ones
+        too, in a stream that was cut before it sent the next token.
+        """
+        selector, target = self._watch.selector, self._watch.target
+        changes = self._cache.changes_since(since, target, with_labels=bool(selector))
+        if changes is None:
+            return None
+
+        def was_seen(uid: str, born: int, last: Mapping[str, str]) -> bool:
+            labels = [*(former.labels for former in changes.former_labels.get(uid, ())), last]
+            if exact:
+                return born <= since and selector.matches(labels[0])
+            return any(map(selector.matches, labels))
+
+        changed = {entry.service.key: entry for entry in changes.changed}
+        for namespace in self._rescoped:
+            for entry in self._cache.entries(ServiceKey(namespace, "")):
+                changed[entry.service.key] = entry
+        found: list[tuple[int, EventType, InferenceService | ServiceIdentity]] = []
+        for entry in changed.values():
+            service = entry.service
+            if self._covers(service) and self._selects(service):
+                found.append((entry.version, EventType.CHANGED, service))
+            elif self._was_covered(service) and was_seen(
+                service.uid, entry.born, service.selectable_labels
+            ):
+                found.append((entry.version, EventType.LEFT, _identity(service)))
+        for version, gone, born, labels in changes.deleted:
+            if self._was_covered(gone) and was_seen(gone.uid, born, labels):
+                # Not even that it was deleted.
+                kind = EventType.DELETED if self._covers(gone) else EventType.LEFT
+                found.append((version, kind, gone))
+        found.sort(key=lambda event: event[0])
+        if self._rescoped:
+            # As in a snapshot.
+            found.sort(key=lambda event: event[2].key)
+        return [self._event(kind, service) for _, kind, service in found]
+
+    def _snapshot(self, *, is_reset: bool) -> Iterable[WatchEvent]:
         resets = []
-        if self._watch.resume_token:
+        if is_reset:
             # Until SYNCED only a part of the snapshot is sent, perhaps of another replica.
             self._token = BEGIN_ANEW.encode(self._binding)
             resets = [self._event(EventType.RESET)]
-        selected = filter(self._selects, self._services())
-        return resets + [self._service_event(EventType.SNAPSHOT, service) for service in selected]
-
-    def _changes_since(self, since: int) -> list[WatchEvent] | None:
-        """Return the events since a version; None if the cache does not reach back to it."""
-        deleted = self._cache.deleted_since(since, self._watch.target)
-        if deleted is None:
-            return None
-        self.sent = {s.key: s for s in self._services() if self._selects(s)}
-        events = [self._event(EventType.DELETED, each) for each in deleted if self._covers(each)]
-        # A wait ends right after the event of the service that decides it, changed or not.
-        known = since if self._watch.until is Until.FOREVER else -1
-        for service in self._cache.changed_since(known, self._watch.target):
-            if not self._covers(service):
-                continue
-            if self._selects(service):
-                events.append(self._event(EventType.CHANGED, service))
-                continue
-            former = self._cache.labels_since(service.key, since)
-            if former is None:
-                return None
-            # Otherwise the reader cannot have seen it.
-            if any(map(self._watch.selector.matches, former)):
-                events.append(self._event(EventType.LEFT, _identity(service)))
-        return events
+        self._last_sent, self._changes.version = NOTHING_SENT, self._cache.version
+        self._rescoped.clear()
+        services = list(self._services())
+        if self._watch.target.name:
+            selected = [service for service in services if self._selects(service)]
+            self.current = selected[0] if selected else None
+            return resets + [self._event(EventType.SNAPSHOT, service) for service in selected]
+        matching = filter(self._selects, services)
+        return chain(resets, (self._event(EventType.SNAPSHOT, service) for service in matching))
 
     def _services(self) -> Iterator[InferenceService]:
         return chain.from_iterable(map(self._cache.services, self._coverage.targets))
@@ -424,9 +543,8 @@ class _WatchStream:
     def _covers(self, service: InferenceService | ServiceIdentity) -> bool:
         return self._coverage.covers(service.key.namespace)
 
-    def _service_event(self, kind: EventType, service: InferenceService) -> WatchEvent:
-        self.sent[service.key] = service
-        return self._event(kind, service)
+    def _was_covered(self, service: InferenceService | ServiceIdentity) -> bool:
+        return self._rescoped.get(service.key.namespace, self._covers(service))
 
     def _selects(self, service: InferenceService) -> bool:
         return self._watch.selector.matches(service.selectable_labels)
@@ -442,7 +560,7 @@ class _WatchStream:
 
     def _new_token(self) -> str:
         # Its reader has seen what this scope covers: in another one it may lack services.
-        epoch, version, scope = self._cache.epoch, self._cache.version, self._coverage.scope
+        epoch, version, scope = self._cache.epoch, self._changes.version, self._coverage.scope
         token, key = ResumeToken(epoch, version, scope), self._watch.target
         if key.name:
             position = self._positions.at(version, key)

@@ -1,4 +1,5 @@
-"""The watch cache: every service as last reported, tombstones of deleted ones, and subscriptions.
+"""The watch cache: every service as last reported, in the order of their last changes, tombstones
+of deleted ones, and subscriptions.
 
 All reads are served from here. The cluster alone fills it, in order, with the results of our writes
 too (`server.ports.Cluster`). No method awaits, so a reader always sees a consistent state.
@@ -8,13 +9,13 @@ from __future__ import annotations
 
 import secrets
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import takewhile
 from typing import NamedTuple
 
-from server.change_queue import ChangeQueue
+from server.control.wakeups import Subscription, Wakeups
 from server.domain.errors import ServerStopping, ServiceError, ViewNotReady
 from server.domain.listeners import Listeners
 from server.domain.rollout.rollout_id import Rollout
@@ -23,8 +24,7 @@ from server.domain.service.memory_size import size_in_memory
 
 ALL = "-"
 MOST_TOMBSTONES = 10_000
-# Of each service.
-MOST_FORMER_LABELS = 4
+MOST_FORMER_LABELS = 10_000
 
 
 class ServiceIdentity(NamedTuple):
@@ -36,25 +36,39 @@ class ServiceIdentity(NamedTuple):
 
 
 class Tombstone(NamedTuple):
-    """A deleted service, and the version of the cache that its deletion made."""
+    """A deleted service: the versions of the cache that its first state and its deletion made, and
+    its last labels."""
 
     version: int
     service: ServiceIdentity
+    born: int
+    labels: Mapping[str, str]
 
 
 class FormerLabels(NamedTuple):
     """Labels that a service had, and the version of the cache that ended them."""
 
     version: int
+    uid: str
     labels: Mapping[str, str]
 
 
-@dataclass(slots=True)
-class _Entry:
+class Entry(NamedTuple):
+    """A service, and the versions of the cache that its first and its present state made."""
+
     service: InferenceService
     version: int
+    born: int
     bytes: int
-    former_labels: tuple[FormerLabels, ...]
+
+
+class Changes(NamedTuple):
+    """The changes of a target since a version: its services that changed and were deleted, each
+    oldest first, and the labels that services of any target had before, oldest first by uid."""
+
+    changed: Sequence[Entry]
+    deleted: Sequence[Tombstone]
+    former_labels: Mapping[str, Sequence[FormerLabels]]
 
 
 class WatchCache:
@@ -72,44 +86,54 @@ class WatchCache:
         self.bytes = 0
         self.synced = False
         self.stopping = False
-        self._entries: dict[ServiceKey, _Entry] = {}
+        self._entries: dict[ServiceKey, Entry] = {}
         self._sorted: list[ServiceKey] = []
+        # The services of a namespace, and of all, by their last change.
+        self._by_change: dict[ServiceKey, OrderedDict[ServiceKey, None]] = {}
         self._tombstones: deque[Tombstone] = deque()
         self._deleted: set[str] = set()
         self._dropped_version = 0
-        self._subscriptions: dict[ServiceKey, set[ChangeQueue[ServiceKey]]] = {}
+        self._former_labels: deque[FormerLabels] = deque()
+        self._dropped_labels_version = 0
+        self._wakeups = Wakeups(lambda: self.version)
         self.lifecycle = Listeners()
 
     def put(self, service: InferenceService) -> None:
         """See `server.ports.ServiceSink`. A state that equals the last one changes nothing."""
-        entry = self._entries.get(service.key)
-        former: tuple[FormerLabels, ...] = ()
+        entry, before = self._entries.get(service.key), self.version
         if entry is None:
             insort(self._sorted, service.key)
         elif entry.service == service:
             return
         elif entry.service.uid != service.uid:
-            self._bury(entry.service)
-        else:
-            former = entry.former_labels
-            if (labels := entry.service.selectable_labels) != service.selectable_labels:
-                ended = FormerLabels(self.version + 1, labels)
-                former = (*former, ended)[-MOST_FORMER_LABELS:]
+            self._bury(entry)
+        elif entry.service.selectable_labels != service.selectable_labels:
+            self._keep_labels(entry.service)
         self.version += 1
         size = _size(service, entry)
         self.bytes += size - (entry.bytes if entry else 0)
-        self._entries[service.key] = _Entry(service, self.version, size, former)
-        self._notify(service.key)
+        same = entry is not None and entry.service.uid == service.uid
+        born = entry.born if entry and same else self.version
+        self._entries[service.key] = Entry(service, self.version, born, size)
+        for target in _groups(service.key):
+            order = self._by_change.setdefault(target, OrderedDict())
+            order[service.key] = None
+            order.move_to_end(service.key)
+        self._notify(service.key, before)
 
     def remove(self, key: ServiceKey) -> None:
         """See `server.ports.ServiceSink`."""
-        entry = self._entries.pop(key, None)
+        entry, before = self._entries.pop(key, None), self.version
         if entry is None:
             return
         self.bytes -= entry.bytes
         del self._sorted[bisect_left(self._sorted, key)]
-        self._bury(entry.service)
-        self._notify(key)
+        for target in _groups(key):
+            del self._by_change[target][key]
+            if not self._by_change[target]:
+                del self._by_change[target]
+        self._bury(entry)
+        self._notify(key, before)
 
     def get(self, key: ServiceKey) -> InferenceService | None:
         """Return the service as last known."""
@@ -141,52 +165,58 @@ class WatchCache:
             start = bisect_left(self._sorted, ServiceKey(found[-1] + "\0", ""), start)
         return found
 
-    def changed_since(self, version: int, target: ServiceKey) -> list[InferenceService]:
+    def entries(self, target: ServiceKey) -> Iterator[Entry]:
+        """Return the target's services by namespace and name, with their versions."""
+        return (self._entries[key] for key in self._covered(target))
+
+    def changed_since(self, version: int, target: ServiceKey) -> list[Entry]:
         """Return the target's services that changed after a version, oldest change first."""
-        entries = [self._entries[key] for key in self._covered(target)]
-        newer = sorted((e for e in entries if e.version > version), key=lambda e: e.version)
-        return [e.service for e in newer]
+        if target.name:
+            entry = self._entries.get(target)
+            return [entry] if entry and entry.version > version else []
+        entries = (self._entries[key] for key in reversed(self._by_change.get(target, ())))
+        newer = list(takewhile(lambda entry: entry.version > version, entries))
+        return newer[::-1]
 
-    def labels_since(self, key: ServiceKey, version: int) -> list[Mapping[str, str]] | None:
-        """Return the labels that a service had after a version, and has no longer; None if labels
-        of that time were dropped."""
-        former = self._entries[key].former_labels
-        if len(former) == MOST_FORMER_LABELS and former[0].version > version:
-            return None
-        return [each.labels for each in former if each.version > version]
-
-    def deleted_since(self, version: int, target: ServiceKey) -> list[ServiceIdentity] | None:
+    def deleted_since(self, version: int, target: ServiceKey) -> list[Tombstone] | None:
         """Return the target's services deleted after a version, in order; None if tombstones of
         that time were dropped."""
         if version < self._dropped_version or version > self.version:
             return None
-        return [
-            tombstone.service
-            for tombstone in self._tombstones
-            if tombstone.version > version and covers(target, tombstone.service.key)
-        ]
+        newer = takewhile(lambda each: each.version > version, reversed(self._tombstones))
+        return [each for each in newer if covers(target, each.service.key)][::-1]
+
+    def changes_since(
+        self, version: int, target: ServiceKey, *, with_labels: bool
+    ) -> Changes | None:
+        """Return the target's changes after a version, with the labels that ended since; None if
+        some of them were dropped."""
+        deleted = self.deleted_since(version, target)
+        if deleted is None or (with_labels and version < self._dropped_labels_version):
+            return None
+        former: dict[str, list[FormerLabels]] = {}
+        if with_labels:
+            newer = takewhile(lambda each: each.version > version, reversed(self._former_labels))
+            for labels in reversed(list(newer)):
+                former.setdefault(labels.uid, []).append(labels)
+        return Changes(self.changed_since(version, target), deleted, former)
 
     def is_deleted(self, uid: str) -> bool:
         """Return whether this process saw the deletion of a uid."""
         return uid in self._deleted
 
-    @contextmanager
-    def subscribe(self, target: ServiceKey) -> Iterator[ChangeQueue[ServiceKey]]:
-        """Queue every change that the target covers, for the length of a block."""
-        changes = ChangeQueue[ServiceKey]()
-        self._subscriptions.setdefault(target, set()).add(changes)
-        try:
-            yield changes
-        finally:
-            subscribed = self._subscriptions[target]
-            subscribed.discard(changes)
-            if not subscribed:
-                del self._subscriptions[target]
+    def subscribe(self, target: ServiceKey) -> AbstractContextManager[Subscription]:
+        """Return a subscription to the target's changes, for the length of a block."""
+        return self._wakeups.subscribe(target)
+
+    def may_have_changed(self, version: int, target: ServiceKey) -> bool:
+        """Report whether a target that has a subscription changed after a version."""
+        return self._wakeups.changed_since(version, target)
 
     def mark_synced(self) -> None:
         """See `server.ports.ServiceSink`. It wakes the waiters."""
         self.synced = True
-        self._wake_all()
+        self._wakeups.wake_all()
         self.lifecycle.notify()
 
     def require_synced(self) -> None:
@@ -203,13 +233,8 @@ class WatchCache:
     def stop(self) -> None:
         """Wake every subscriber, so that each ends its stream."""
         self.stopping = True
-        self._wake_all()
+        self._wakeups.wake_all()
         self.lifecycle.notify()
-
-    def _wake_all(self) -> None:
-        for subscribed in self._subscriptions.values():
-            for changes in subscribed:
-                changes.wake()
 
     def _covered(self, target: ServiceKey) -> list[ServiceKey]:
         namespace, name = target
@@ -221,23 +246,34 @@ class WatchCache:
         high = bisect_left(self._sorted, ServiceKey(namespace + "\0", ""))
         return self._sorted[low:high]
 
-    def _bury(self, service: InferenceService) -> None:
+    def _bury(self, entry: Entry) -> None:
         self.version += 1
+        service = entry.service
         deleted = ServiceIdentity(service.key, service.uid, service.rollout)
-        self._tombstones.append(Tombstone(self.version, deleted))
+        tombstone = Tombstone(self.version, deleted, entry.born, service.selectable_labels)
+        self._tombstones.append(tombstone)
         self._deleted.add(service.uid)
         if len(self._tombstones) > MOST_TOMBSTONES:
             oldest = self._tombstones.popleft()
             self._deleted.discard(oldest.service.uid)
             self._dropped_version = oldest.version
 
-    def _notify(self, key: ServiceKey) -> None:
-        for target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, "")):
-            for changes in self._subscriptions.get(target, ()):
-                changes.add(key)
+    def _keep_labels(self, service: InferenceService) -> None:
+        ended = FormerLabels(self.version + 1, service.uid, service.selectable_labels)
+        self._former_labels.append(ended)
+        if len(self._former_labels) > MOST_FORMER_LABELS:
+            self._dropped_labels_version = self._former_labels.popleft().version
+
+    def _notify(self, key: ServiceKey, before: int) -> None:
+        for target in (key, *_groups(key)):
+            self._wakeups.notify(target, before)
 
 
-def _size(service: InferenceService, entry: _Entry | None) -> int:
+def _groups(key: ServiceKey) -> tuple[ServiceKey, ServiceKey]:
+    return ServiceKey(key.namespace, ""), ServiceKey(ALL, "")
+
+
+def _size(service: InferenceService, entry: Entry | None) -> int:
     """Return a service's bytes, counted anew only if more than its status changed."""
     if entry and (
         (service.spec, service.labels, service.annotations)
@@ -249,4 +285,4 @@ def _size(service: InferenceService, entry: _Entry | None) -> int:
 
 def covers(target: ServiceKey, key: ServiceKey) -> bool:
     """Return whether a target (a service, a namespace, or all) covers a service."""
-    return target in (key, ServiceKey(key.namespace, ""), ServiceKey(ALL, ""))
+    return target in (key, *_groups(key))

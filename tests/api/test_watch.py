@@ -124,12 +124,7 @@ def test_a_resumed_stream_says_left_only_of_what_its_reader_may_have_seen(stub, 
     assert kinds(resumed) == ["LEFT", "SYNCED"]
     left = resumed[0].service
     assert left.name == "a"
-    assert {field.name for field, _ in left.ListFields()} == {
-        "namespace",
-        "name",
-        "uid",
-        "rollout_id",
-    }
+    assert {field.name for field, _ in left.ListFields()} == {"namespace", "name", "uid"}
 
 
 def test_log_lines_come_to_watches_of_one_service_only(stub, memory, name) -> None:

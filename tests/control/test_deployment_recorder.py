@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from server.control.watch_cache import ALL
 from server.domain.registry.deployment import (
     DeploymentFilter,
     DeploymentState,
@@ -18,11 +17,9 @@ from server.domain.registry.deployment import (
 from server.domain.registry.deployment_progress import GIVE_UP_AFTER
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Delete
-from server.domain.service.inference_service import ServiceKey
 from server.ports import Registry
 from tests.control.recorder_world import BRISK, FAILING, World, spec, world
 from tests.memory_cluster.cluster import MemoryCluster
-from tests.patience import PATIENCE_SECONDS
 
 __all__ = ["world"]
 
@@ -146,17 +143,6 @@ async def test_a_deploy_that_never_reached_the_cluster_is_given_up_and_no_sooner
         # The same name: what is there does not carry it.
         await world.apply(young)
         await world.until(young, DeploymentState.DEPLOYED)
-
-
-async def test_a_replica_that_does_not_lead_queues_no_changes(world: World) -> None:
-    assert await world.registry.lead("another", timedelta(minutes=1))
-    async with world.replica() as cache:
-        await world.deploy("fraud")
-        [listening] = cache._subscriptions[ServiceKey(ALL, "")]
-        ends = time.monotonic() + PATIENCE_SECONDS
-        while cache.get(ServiceKey("staging", "fraud")) is None or listening._keys:
-            assert time.monotonic() < ends
-            await asyncio.sleep(0.02)
 
 
 async def test_two_replicas_that_both_lead_come_to_the_same_records(world: World) -> None:

@@ -32,7 +32,7 @@ def test_a_service_that_was_made_anew_ends_the_one_before_it() -> None:
     cache.put(SERVICE)
     cache.put(replace(SERVICE, uid="uid-2"))
     assert cache.is_deleted("uid-1")
-    assert [gone.uid for gone in cache.deleted_since(0, KEY) or ()] == ["uid-1"]
+    assert [gone.service.uid for gone in cache.deleted_since(0, KEY) or ()] == ["uid-1"]
 
 
 def test_the_memory_of_a_service_is_counted_anew_only_where_its_texts_changed(

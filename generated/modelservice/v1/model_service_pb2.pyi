@@ -588,8 +588,8 @@ class WatchStatusResponse(_message.Message):
         """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
         TYPE_LEFT: WatchStatusResponse._Type.ValueType  # 5
         """A service exists, but the label selector or the caller's rights no longer cover it. Sent only
-        for a service that this watch may have sent before. `service` has the same fields as in
-        TYPE_DELETED.
+        for a service that this watch may have sent before. `service` has only namespace, name and
+        uid.
         """
         TYPE_HEARTBEAT: WatchStatusResponse._Type.ValueType  # 6
         """No change; view_age is current. `service` is unset."""
@@ -611,8 +611,8 @@ class WatchStatusResponse(_message.Message):
     """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
     TYPE_LEFT: WatchStatusResponse.Type.ValueType  # 5
     """A service exists, but the label selector or the caller's rights no longer cover it. Sent only
-    for a service that this watch may have sent before. `service` has the same fields as in
-    TYPE_DELETED.
+    for a service that this watch may have sent before. `service` has only namespace, name and
+    uid.
     """
     TYPE_HEARTBEAT: WatchStatusResponse.Type.ValueType  # 6
     """No change; view_age is current. `service` is unset."""

@@ -43,9 +43,10 @@ from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Identities, Registry
-from server.settings import Serving, Settings, SettingsInvalid
+from server.settings import Identity, Serving, Settings, SettingsInvalid
 
 if TYPE_CHECKING:
+    from server.adapters.kserve.client import ApiServer
     from server.adapters.token_file import TokenFile
     from server.api.transport.server_certificate import ServerCertificate
 
@@ -214,6 +215,16 @@ def _interceptor(
     )
 
 
+def kubernetes_identities(api: ApiServer, identity: Identity) -> Identities:
+    """Return the identities of a cluster's API server."""
+    # Imported here, since others do not need it.
+    from server.adapters.kserve.identity.identities import KubernetesIdentities  # noqa: PLC0415
+    from server.adapters.kserve.identity.reviews import Reviews  # noqa: PLC0415
+
+    reviews = Reviews(api, identity.audience)
+    return KubernetesIdentities(reviews, identity.audience, identity.auth_outage)
+
+
 async def opened_token_file(settings: Settings) -> TokenFile | None:
     """Read the file of tokens; None without one. Raises SettingsInvalid."""
     if settings.identity.auth != "tokens":
@@ -274,10 +285,10 @@ async def run(settings: Settings) -> None:
     grace = Grace(settings.stop.grace)
     opened = _kserve(settings) if settings.kserve.enabled else _local(settings, grace)
     # Lock the state directory before opening the registry in it.
-    async with opened as cluster, opened_registry(settings) as registry:
+    async with opened as (cluster, identities), opened_registry(settings) as registry:
         file = await opened_token_file(settings)
         tasks = [Task("tokens", file.follow)] if file else []
-        application = Application(cluster, settings, registry, tasks, identities=file)
+        application = Application(cluster, settings, registry, tasks, identities=file or identities)
         await serve(application, grace.begin)
 
 
@@ -316,7 +327,7 @@ async def serve(application: Application, stopping: Callable[[], None] = lambda:
 
 
 @asynccontextmanager
-async def _kserve(settings: Settings) -> AsyncIterator[Cluster]:
+async def _kserve(settings: Settings) -> AsyncIterator[tuple[Cluster, Identities | None]]:
     # Imported here, since it takes a tenth of a second and the other cluster does not need it.
     from server.adapters.kserve.client import ApiServer  # noqa: PLC0415
     from server.adapters.kserve.cluster import KServeCluster  # noqa: PLC0415
@@ -340,7 +351,8 @@ async def _kserve(settings: Settings) -> AsyncIterator[Cluster]:
             caller=anonymous_caller(settings),
         )
         await cluster.check_release(RELEASE_TIMEOUT)
-        yield cluster
+        reviewed = settings.identity.auth == "kubernetes"
+        yield cluster, kubernetes_identities(api, settings.identity) if reviewed else None
     except KServeTooOld as e:
         raise SettingsInvalid(f"KSERVE_ENABLED: {e}") from e
     finally:
@@ -348,7 +360,7 @@ async def _kserve(settings: Settings) -> AsyncIterator[Cluster]:
 
 
 @asynccontextmanager
-async def _local(settings: Settings, grace: Grace) -> AsyncIterator[Cluster]:
+async def _local(settings: Settings, grace: Grace) -> AsyncIterator[tuple[Cluster, None]]:
     # Imported here, since it takes a tenth of a second and the other cluster does not need it.
     from server.adapters.local import factory  # noqa: PLC0415
 
@@ -364,7 +376,7 @@ async def _local(settings: Settings, grace: Grace) -> AsyncIterator[Cluster]:
             progress_deadline=local.progress_deadline,
             environment=local.environment(),
         ) as cluster:
-            yield cluster
+            yield cluster, None
     except factory.RuntimesInvalid as e:
         raise SettingsInvalid(f"MODELSERVICE_SERVING_RUNTIMES: {e}") from e
     except factory.StateDirUnusable as e:

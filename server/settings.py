@@ -212,10 +212,22 @@ class Identity(BaseSettings):
 
     model_config = _group(PREFIX)
 
-    auth: Literal["none", "tokens"] = Field(
+    auth: Literal["none", "tokens", "kubernetes"] = Field(
         "none",
         description="none: every caller may do everything; tokens: callers have tokens and roles of"
-        " MODELSERVICE_TOKENS_FILE",
+        " MODELSERVICE_TOKENS_FILE; kubernetes: callers have tokens and rights of the cluster",
+    )
+    audience: str = Field(
+        "modelservice",
+        min_length=1,
+        max_length=253,
+        description="audience of the cluster's tokens; that of the API server itself lets in other"
+        " users too, whose tokens this server could then use elsewhere",
+    )
+    auth_outage: Seconds = Field(
+        timedelta(minutes=10),
+        description="seconds for which callers keep their rights while the API server does not"
+        " answer",
     )
     tokens_file: str = Field(
         "",
@@ -382,6 +394,14 @@ class Settings:
     log: Log
     testing: Testing
 
+    def require_consistent(self) -> None:
+        """Raise SettingsInvalid for settings of different groups that exclude each other."""
+        if self.identity.auth == "kubernetes" and not self.kserve.enabled:
+            raise SettingsInvalid(
+                "MODELSERVICE_AUTH: must be none or tokens while KSERVE_ENABLED is not true, got"
+                " kubernetes"
+            )
+
     def platform_namespaces(self) -> frozenset[str]:
         """Return KServe's namespace, and in a pod this server's own."""
         own = _POD_NAMESPACE.read_text() if _POD_NAMESPACE.is_file() else ""
@@ -401,7 +421,7 @@ class Settings:
 def load() -> Settings:
     """Read the environment. Raises SettingsInvalid."""
     refuse_unknown([variable for variable, _ in described()])
-    return Settings(
+    loaded = Settings(
         kserve=_loaded(KServe),
         kubernetes=_loaded(Kubernetes),
         serving=_loaded(Serving),
@@ -412,6 +432,8 @@ def load() -> Settings:
         log=_loaded(Log),
         testing=_loaded(Testing),
     )
+    loaded.require_consistent()
+    return loaded
 
 
 def described() -> Iterator[tuple[str, str]]:

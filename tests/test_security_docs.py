@@ -11,6 +11,7 @@ import yaml
 from server import settings
 from server.adapters import token_file
 from server.adapters.kserve import client
+from server.adapters.kserve.identity import identities
 from server.adapters.kserve.informers import status_feed
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
@@ -32,6 +33,14 @@ SHIPPED = CallLimits(
 HEALTH = dict(grpc_server._HEALTH_OPTIONS)
 SERVING = settings.Serving.model_fields
 SERVED, EVERYWHERE, KSERVE = "namespaces that are served", "the cluster", "KServe's namespace"
+DELEGATED = "the cluster, with components/identity"
+# Of system:auth-delegator, which Kubernetes has.
+REVIEWS = {
+    (DELEGATED, "authentication.k8s.io", "tokenreviews", "create"),
+    (DELEGATED, "authorization.k8s.io", "subjectaccessreviews", "create"),
+}
+# Of callers.
+CALLER_ROLES = ROOT / "k8s/components/identity/caller-roles.yaml"
 WHERE = {
     ("ClusterRole", "modelservice"): SERVED,
     ("ClusterRole", "modelservice-knative"): SERVED,
@@ -57,6 +66,10 @@ LIMITS = {
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],
     "a token, in bytes": authentication.MOST_TOKEN_BYTES,
+    "callers whose tokens are remembered; refused tokens as many": identities.MOST_TOKENS,
+    "rights that are remembered; refused ones as many": identities.MOST_RIGHTS,
+    "reviews at once, of unknown tokens and of rights": identities.REVIEWS_AT_ONCE,
+    "reviews of unknown tokens in a second": identities.UNKNOWN_A_SECOND,
     "the file of tokens, in bytes": token_file.MOST_BYTES,
     "a spec, in bytes": spec_validation.MOST_SPEC_BYTES,
     "variables, and arguments": spec_validation.MOST_VARIABLES,
@@ -103,9 +116,11 @@ def rights_of(manifest: dict[str, Any]) -> set[tuple[str, str, str, str]]:
 
 
 def test_the_account_can_do_what_the_table_says() -> None:
-    files = [*(ROOT / "k8s").rglob("*.yaml")]
+    files = {*(ROOT / "k8s").rglob("*.yaml")} - {CALLER_ROLES}
     manifests = [m for file in files for m in yaml.safe_load_all(file.read_text())]
     given = {r for m in manifests if "rules" in m for r in rights_of(m)}
+    if any(m.get("roleRef", {}).get("name") == "system:auth-delegator" for m in manifests):
+        given |= REVIEWS
     told = {
         (where, group, resource, verb)
         for where, group, resources, verbs in rows_of("Rights of the server's account")

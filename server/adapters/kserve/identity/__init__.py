@@ -1,0 +1,1 @@
+"""Callers' identities and rights, by reviews of the API server."""

@@ -1,0 +1,302 @@
+"""Reviews by the API server: how many are made, how long their results last, and its silence.
+
+The API server is a double: time and its silence cannot be had otherwise. tests/cluster has the
+real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+import pytest
+
+from server.adapters.kserve.client import Answer, Unanswered
+from server.adapters.kserve.identity import identities as limits
+from server.adapters.kserve.identity.identities import KubernetesIdentities
+from server.adapters.kserve.identity.reviews import Reviews, expiry_of
+from server.domain.caller import Access, BearerToken, Caller, Resource
+from server.domain.errors import (
+    ClusterUnavailable,
+    ServerLacksRights,
+    TooManyRequests,
+    Unauthenticated,
+)
+
+OUTAGE = timedelta(minutes=10)
+READS = Access("get", Resource.SERVICES, "models")
+USER = {
+    "username": "system:serviceaccount:team:ci",
+    "uid": "u-1",
+    "groups": ["system:serviceaccounts", "system:authenticated"],
+    "extra": {"authentication.kubernetes.io/pod-name": ["pod-1"]},
+}
+CALLER = Caller(
+    USER["username"],
+    uid="u-1",
+    groups=("system:serviceaccounts", "system:authenticated"),
+    extra=(("authentication.kubernetes.io/pod-name", ("pod-1",)),),
+)
+
+
+class ApiServer:
+    """Accepts the tokens in `valid` and the accesses in `rights`, unless it answers `status` or is
+    silent."""
+
+    def __init__(self) -> None:
+        self.valid, self.rights = {"good"}, {READS}
+        self.audiences: list[str] | None = ["modelservice"]
+        self.silent, self.status = False, 201
+        self.sent: list[Mapping[str, Any]] = []
+
+    async def send(self, method: str, path: str, *, body: Any, timeout: float) -> Answer:
+        self.sent.append(body)
+        await asyncio.sleep(0)
+        if self.silent:
+            raise Unanswered("TimeoutError")
+        spec = body["spec"]
+        if body["kind"] == "TokenReview":
+            known = spec["token"] in self.valid
+            status = {"authenticated": known, "user": USER, "audiences": self.audiences}
+            return Answer(self.status, {}, {"status": status if known else {}})
+        named = spec["resourceAttributes"]
+        resource = Resource(f"{named['resource']}.{named['group']}")
+        access = Access(named["verb"], resource, named["namespace"], named["name"])
+        return Answer(self.status, {}, {"status": {"allowed": access in self.rights}})
+
+    def reviews(self) -> int:
+        """How many came since the last time."""
+        sent, self.sent = self.sent, []
+        return len(sent)
+
+
+class World:
+    def __init__(self) -> None:
+        self.api, self.now = ApiServer(), 1000.0
+        reviews: Any = Reviews(self.api, "modelservice")  # type: ignore[arg-type]
+        self.identities = KubernetesIdentities(reviews, "modelservice", OUTAGE, lambda: self.now)
+
+    async def authenticate(self, token: str = "good", **how: bool) -> Caller:
+        return await self.identities.authenticate(BearerToken(token), **how)
+
+    async def allows(self, **how: bool) -> bool:
+        return await self.identities.allows(CALLER, READS, **how)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def jwt(expires: datetime) -> str:
+    claims = json.dumps({"exp": int(expires.timestamp())}).encode()
+    return f"e30.{base64.urlsafe_b64encode(claims).decode().rstrip('=')}.c2ln"
+
+
+async def test_a_first_call_takes_one_review_of_each_kind_and_further_ones_none(
+    world: World,
+) -> None:
+    for _ in range(3):
+        assert await world.authenticate() == CALLER
+        assert await world.allows()
+    token, access = world.api.sent
+    assert token["spec"] == {"token": "good", "audiences": ["modelservice"]}
+    assert access["spec"] == {
+        "user": USER["username"],
+        "uid": "u-1",
+        "groups": USER["groups"],
+        "extra": USER["extra"],
+        "resourceAttributes": {
+            "verb": "get",
+            "group": "serving.kserve.io",
+            "resource": "inferenceservices",
+            "namespace": "models",
+            "name": "",
+        },
+    }
+
+
+async def test_a_storm_of_one_token_is_one_review(world: World) -> None:
+    await asyncio.gather(*(world.authenticate() for _ in range(100)))
+    assert world.api.reviews() == 1
+    await asyncio.gather(*(world.allows() for _ in range(100)))
+    assert world.api.reviews() == 1
+
+
+async def test_a_caller_that_leaves_does_not_end_the_review_of_the_others(world: World) -> None:
+    leaves, stays = (asyncio.create_task(world.authenticate()) for _ in range(2))
+    while not world.api.sent:
+        await asyncio.sleep(0)
+    leaves.cancel()
+    assert await stays == CALLER
+    assert world.api.reviews() == 1
+
+
+async def test_what_is_allowed_lasts_a_minute_and_what_is_denied_ten_seconds(world: World) -> None:
+    assert await world.allows()
+    with pytest.raises(Unauthenticated):
+        await world.authenticate("bad")
+    world.api.reviews()
+    world.now += 9
+    with pytest.raises(Unauthenticated):
+        await world.authenticate("bad")
+    assert world.api.reviews() == 0
+    world.now += 2
+    world.api.valid.add("bad")
+    assert await world.authenticate("bad") == CALLER
+    world.now += 48
+    world.api.reviews()
+    world.api.rights.clear()
+    assert await world.allows()
+    assert world.api.reviews() == 0
+    world.now += 2
+    assert not await world.allows()
+
+
+async def test_what_is_asked_for_afresh_is_some_seconds_old_at_most(world: World) -> None:
+    assert await world.allows()
+    world.api.rights.clear()
+    world.now += 4
+    assert await world.allows(fresh=True)
+    world.now += 2
+    assert not await world.allows(fresh=True)
+    assert not await world.allows()
+
+
+async def test_while_the_api_server_is_silent_who_was_allowed_stays_so_for_the_outage(
+    world: World,
+) -> None:
+    assert await world.authenticate() == CALLER
+    assert await world.allows()
+    world.api.silent = True
+    world.now += 61
+    for _ in range(3):
+        assert await world.authenticate() == CALLER
+        assert await world.allows(fresh=True)
+        with pytest.raises(ClusterUnavailable):
+            await world.authenticate("unknown")
+        world.now += 179
+    world.now += 3
+    with pytest.raises(ClusterUnavailable):
+        await world.authenticate()
+    with pytest.raises(ClusterUnavailable):
+        await world.allows()
+    world.api.silent = False
+    assert await world.authenticate() == CALLER
+    assert await world.allows()
+
+
+async def test_after_a_silence_it_is_asked_again_in_the_background(world: World) -> None:
+    assert await world.allows()
+    world.api.silent = True
+    world.now += 61
+    assert await world.allows()
+    world.api.silent = False
+    world.api.rights.clear()
+    world.api.reviews()
+    world.now += 4
+    assert await world.allows()
+    assert world.api.reviews() == 0
+    world.now += 2
+    assert await world.allows()
+    while await world.allows():
+        await asyncio.sleep(0)
+    assert world.api.reviews() == 1
+
+
+async def test_a_token_is_not_used_past_its_own_end(world: World) -> None:
+    soon, past = datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) - timedelta(seconds=2)
+    world.api.valid |= {jwt(soon), jwt(past)}
+    assert (await world.authenticate(jwt(soon))).expires == soon.replace(microsecond=0)
+    world.api.reviews()
+    with pytest.raises(Unauthenticated):
+        await world.authenticate(jwt(past))
+    assert world.api.reviews() == 0
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_cached_token_ends_at_its_time(
+    world: World, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    token = jwt(datetime.now(UTC) + timedelta(minutes=50))
+    world.api.valid.add(token)
+    assert (await world.authenticate(token)).expires
+    world.api.silent = silent
+    monkeypatch.setattr(limits, "datetime", Later)
+    with pytest.raises(Unauthenticated):
+        await world.authenticate(token)
+
+
+@pytest.mark.parametrize("audiences", [None, [], ["https://kubernetes.default.svc"]])
+async def test_a_token_without_our_audience_is_refused(
+    world: World, audiences: list[str] | None
+) -> None:
+    world.api.audiences = audiences
+    with pytest.raises(Unauthenticated):
+        await world.authenticate()
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_error_of_the_api_server_is_no_refusal(world: World, status: int) -> None:
+    assert await world.authenticate() == CALLER
+    world.api.status = status
+    world.now += 61
+    assert await world.authenticate() == CALLER
+    with pytest.raises(ClusterUnavailable):
+        await world.authenticate("unknown")
+
+
+async def test_a_server_that_may_not_review_says_so(world: World) -> None:
+    world.api.status = 403
+    with pytest.raises(ServerLacksRights, match="may not create tokenreviews"):
+        await world.authenticate()
+    with pytest.raises(ServerLacksRights, match="may not create subjectaccessreviews"):
+        await world.allows()
+
+
+async def test_a_flood_of_unknown_tokens_is_bounded_and_known_callers_are_served(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await world.authenticate() == CALLER
+    world.api.reviews()
+    monkeypatch.setattr(limits, "UNKNOWN_WAIT_SECONDS", 0.0)
+    flood = [asyncio.create_task(world.authenticate(f"bad-{n}")) for n in range(3000)]
+    world.now += 61
+    assert await world.authenticate() == CALLER
+    refused = await asyncio.gather(*flood, return_exceptions=True)
+    kinds = {type(error) for error in refused}
+    assert kinds == {Unauthenticated, TooManyRequests}
+    # The burst, and what the seconds that this took have added to it.
+    assert world.api.reviews() < 3000
+
+
+async def test_garbage_displaces_nothing_that_is_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MOST_TOKENS", 3)
+    world = World()
+    assert await world.authenticate() == CALLER
+    for number in range(10):
+        with pytest.raises(Unauthenticated):
+            await world.authenticate(f"bad-{number}")
+    world.api.reviews()
+    assert await world.authenticate() == CALLER
+    assert world.api.reviews() == 0
+    assert len(world.identities._callers._denied) == 3
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["a.b.c", "a.e30.c", "a.W10.c", "a.eyJleHAiOiJ4In0.c", "a.eyJleHAiOjFlOTl9.c", "x", ".."],
+)
+def test_a_token_that_is_no_jwt_with_an_end_has_none(token: str) -> None:
+    assert expiry_of(BearerToken(token)) is None

@@ -86,10 +86,12 @@ FULL = {"cuts": 60, "stopped": 300.0, "ages": 12}
 
 
 class Ended(NamedTuple):
-    """How a wait ended. `states`: how many it showed; `seconds`: since the outage was over."""
+    """How a wait ended. `states`: how many it showed, of which `again` were there before, with
+    others in between; `seconds`: since the outage was over."""
 
     outcome: str
     states: int
+    again: int
     seconds: float
 
 
@@ -208,7 +210,8 @@ class Clients:
             assert {service["generation"] for service in services} == {"1"}
         assert last == ("READY" if is_good else "FAILED"), self
         assert len(states) > 1, self
-        return Ended(outcome, len(states), seconds[run_name])
+        again = len(states) - len(set(states))
+        return Ended(outcome, len(states), again, seconds[run_name])
 
     def _check_watch(self, kind: str) -> None:
         """A watch of many: no state twice in a row, none of its own end, and the last one."""
@@ -312,16 +315,21 @@ def behind(scene: Scene) -> None:
 
 
 def stopped(scene: Scene) -> None:
+    began = time.monotonic()
     scene.clients.send_signal(signal.SIGSTOP)
+    # What a server has sent before it leaves them would be read from the socket afterwards.
+    scene.clients.wait_for("the servers have left them", lambda: scene.proxy.connections == 0)
     scene.finish()
-    time.sleep(scene.lengths.stopped)
+    time.sleep(max(scene.lengths.stopped - (time.monotonic() - began), 0.0))
     scene.clients.send_signal(signal.SIGCONT)
 
 
 def aged(scene: Scene) -> None:
     connections = 2 + len([name for name in NAMES if name.startswith("modelctl")])
     enough = scene.proxy.accepted + scene.lengths.ages * connections
-    scene.clients.wait_for("they aged", lambda: scene.proxy.accepted >= enough)
+    scene.clients.wait_for(
+        "they aged", lambda: scene.clients.met and scene.proxy.accepted >= enough
+    )
     scene.finish()
 
 
@@ -419,7 +427,8 @@ def programs(
 def table(cells: dict[str, dict[str, Ended]]) -> str:
     """The outcomes, for reading."""
     lines = [
-        f"{outage:53}  {name:14}  {ended.outcome:32}  {ended.states:2} states"
+        f"{outage:53}  {name:14}  {ended.outcome:32}  {ended.states:2} states,"
+        f" {ended.again} again"
         f"  {ended.seconds:5.1f} s after the outage"
         for outage, waits in cells.items()
         for name, ended in waits.items()

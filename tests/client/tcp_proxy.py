@@ -26,6 +26,11 @@ class TcpProxy:
         self._thread.start()
         assert self._started.wait(PATIENCE_SECONDS)
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._pairs)
+
     def cut(self) -> None:
         """Reset every connection."""
         self._inside(lambda: [pair.cut() for pair in list(self._pairs)])

@@ -74,18 +74,6 @@ def test_without_its_service_nothing_is_observed() -> None:
     assert touches.object_cache.observed(IRIS) is None
 
 
-def test_managed_fields_are_kept_for_services_only() -> None:
-    touches = Touches()
-    touches.by(SERVICES, service())
-    touches.by(PODS, pod())
-
-    observed = touches.object_cache.observed(IRIS)
-
-    assert observed
-    assert "managedFields" in observed.service["metadata"]
-    assert "managedFields" not in observed.pods[0]["metadata"]
-
-
 def test_a_list_drops_what_it_does_not_hold_and_touches_whose_that_was() -> None:
     touches = Touches()
     touches.by(SERVICES, service())

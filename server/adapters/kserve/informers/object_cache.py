@@ -14,6 +14,7 @@ from server.adapters.kserve.informers.collections import (
     Kind,
     Resource,
 )
+from server.adapters.kserve.informers.held_fields import without_unused
 from server.adapters.kserve.informers.progress import version_of
 from server.adapters.kserve.informers.service_cache import ServiceCache
 from server.adapters.kserve.informers.text_interning import long_texts, share_texts
@@ -105,7 +106,7 @@ class ObjectCache:
 
     def put_written(self, key: ServiceKey, written: Object) -> None:
         """Store the API server's answer to a write. Older events are ignored from then on."""
-        self._share(written, key)
+        self._share(without_unused(Kind.SERVICES, dict(written)), key)
         self._touch_services(self._services.take_written(written))
 
     def put_deleted(self, deleted: Object) -> None:
@@ -179,8 +180,6 @@ class ObjectCache:
             self._touch_owners([self._put(resource, event.object)])
 
     def _put(self, resource: Resource, found: dict[str, Any]) -> _Owner:
-        # Only the managedFields of the InferenceService itself are used.
-        found["metadata"].pop("managedFields", None)
         owner = _owner(resource.kind, found)
         if isinstance(owner, ServiceKey):
             self._share(found, owner)

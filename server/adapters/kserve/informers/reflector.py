@@ -13,6 +13,7 @@ import structlog
 
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.collections import Resource, serves
+from server.adapters.kserve.informers.held_fields import without_unused
 from server.adapters.kserve.informers.progress import Progress
 from server.adapters.kserve.informers.watch_stream import (
     Backoff,
@@ -190,7 +191,7 @@ class Reflector:
             )
             admit_answer(answer.status, answer.headers)
             items, metadata = read_page(answer.body)
-            objects += items
+            objects += [without_unused(self.resource.kind, found) for found in items]
             if not metadata.get("continue"):
                 break
             query["continue"] = metadata["continue"]
@@ -224,6 +225,7 @@ class Reflector:
 
     def _take(self, event: WatchEvent) -> None:
         if event.type != "BOOKMARK":
+            without_unused(self.resource.kind, event.object)
             self._sink.changed(self.resource, event)
         self._resume_from = event.resource_version
         self.progress = self.progress.read(event)

@@ -6,7 +6,8 @@ Admission webhooks own no fields: that distinguishes a user's fields from those 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,6 +16,38 @@ from server.adapters.kserve.names import FIELD_MANAGER
 Fields = Mapping[str, Any]
 """FieldsV1: `f:NAME` is a field, `k:{...}` a list's item by its key, `.` the node itself."""
 
+
+class PackedFields(Mapping[str, Any]):
+    """Hold FieldsV1 as a text, which equal ones share, and parse it when it is read."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = sys.intern(text)
+
+    def __getitem__(self, name: str) -> Any:
+        return _parsed(self._text)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_parsed(self._text))
+
+    def __len__(self) -> int:
+        return len(_parsed(self._text))
+
+
+def packed(fields: Fields) -> Fields:
+    """Return the fields packed; those that take long to parse stay as they are."""
+    text = json.dumps(fields, separators=(",", ":"))
+    return PackedFields(text) if len(text) <= LONGEST_PACKED else fields
+
+
+# At most some 10 MB. The services of one pipeline share an entry.
+@lru_cache(maxsize=128)
+def _parsed(text: str) -> Fields:
+    fields: Fields = json.loads(text)
+    return fields
+
+
 ItemKey = tuple[tuple[str, Any], ...]
 """Identifies an item of a list by the names and values of its key fields."""
 
@@ -22,6 +55,7 @@ Entry = Mapping[str, Any]
 
 PREDICTOR = ("f:spec", "f:predictor")
 LONGEST_KEPT_KEY = 256
+LONGEST_PACKED = 2**14
 _ITSELF = {"."}
 
 

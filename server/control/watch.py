@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -147,7 +148,8 @@ class Watcher:
             stream = _WatchStream(
                 self._positions, self._cache, self._batches, watch, coverage, changes
             )
-            async with self._openings.admitted():
+            opened = await self._openings.admit()
+            try:
                 await stream.cover_new(changes.version)
                 for event in stream.initial_events(token):
                     # A slow reader may take minutes for them.
@@ -155,6 +157,8 @@ class Watcher:
                         stream.rescope(await coverage.renew())
                     if stream.may_send(event):
                         yield event
+            finally:
+                opened()
             while not wait.is_over(stream.current):
                 for event in await self._next(stream, changes, coverage):
                     if coverage.due.expired:
@@ -285,17 +289,17 @@ class _Openings:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(_OPENED_AT_ONCE)
 
-    @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """Wait for a slot, and have it for the length of a block, or _OPENING_SECONDS."""
+    async def admit(self) -> Callable[[], None]:
+        """Wait for a slot, and return the function that frees it. After _OPENING_SECONDS it is free
+        anyway."""
         await self._slots.acquire()
         timer = asyncio.get_running_loop().call_later(_OPENING_SECONDS, self._slots.release)
-        try:
-            yield
-        finally:
-            if timer.when() > asyncio.get_running_loop().time():
-                timer.cancel()
-                self._slots.release()
+        return partial(self._free, timer)
+
+    def _free(self, timer: asyncio.TimerHandle) -> None:
+        if timer.when() > asyncio.get_running_loop().time():
+            timer.cancel()
+            self._slots.release()
 
 
 class _Batch(NamedTuple):

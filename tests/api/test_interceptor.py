@@ -119,14 +119,14 @@ def test_a_caller_that_leaves_takes_its_call_along(stub, grpc_server, monkeypatc
 
 def test_streams_whose_readers_left_are_forgotten(stub, grpc_server, name) -> None:
     cache = grpc_server.application._cache
-    before = len(cache._subscriptions)
+    before = len(cache._wakeups._topics)
     calls = [stub.WatchStatus(WatchStatusRequest(name=f"{name}-{n}")) for n in range(20)]
     for call in calls:
         next(call)
-    assert len(cache._subscriptions) == before + 20
+    assert len(cache._wakeups._topics) == before + 20
     for call in calls:
         call.cancel()
-    eventually("no subscription is left", lambda: len(cache._subscriptions) == before)
+    eventually("no subscription is left", lambda: len(cache._wakeups._topics) == before)
 
 
 def test_calls_before_the_cache_has_synced_are_view_not_ready(name) -> None:

@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from server.control import watch_cache
 from server.control.authorizer import Authorizer
 from server.control.call import Call
 from server.control.read import Reader
@@ -23,6 +25,7 @@ from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
 from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
+from tests.control.virtual_time import run_in_virtual_time
 
 NAMES = ("a", "b", "c")
 AUTHORIZER = Authorizer("models")
@@ -52,7 +55,8 @@ class World:
                 self.made += 1
                 self._put(_service(key, f"uid-{self.made}"))
             case ("a" | "b" | "c") as team, service if service:
-                self._put(replace(service, selectable_labels={"team": team}))
+                generation = service.generation + 1
+                self._put(replace(service, generation=generation, selectable_labels={"team": team}))
             case "delete", service if service:
                 del self.services[key]
                 self.cache.remove(key)
@@ -81,6 +85,9 @@ class WatchReader:
     token: str = ""
     opening: set[ServiceKey] | None = None
     stream: AsyncIterator[WatchEvent] | None = None
+    next: asyncio.Future[WatchEvent] | None = None
+    # Until then a stream that resumes may repeat the states of one that was cut.
+    synced: bool = False
 
     def open(self) -> None:
         watch = Watch(
@@ -89,33 +96,40 @@ class WatchReader:
         reading = Reader(None, self.cache, AUTHORIZER)  # type: ignore[arg-type]  # no cluster is asked
         self.stream = Watcher(None, self.cache, reading, AUTHORIZER).watch(Call(), watch)
         self.opening = None if self.token else set()
+        self.synced = False
 
     async def read(self, most: int) -> None:
         """Read until nothing comes at once, or `most` messages came."""
         assert self.stream
         for _ in range(most):
-            message = asyncio.ensure_future(anext(self.stream))
-            done, _ = await asyncio.wait([message], timeout=0.001)
+            self.next = self.next or asyncio.ensure_future(anext(self.stream))
+            done, _ = await asyncio.wait([self.next], timeout=0.001)
             if not done:
-                message.cancel()
-                with suppress(asyncio.CancelledError):
-                    await message
-                await self.cut()
                 return
-            self.take(message.result())
+            event, self.next = self.next.result(), None
+            self.take(event)
+
+    async def close(self) -> None:
+        assert self.stream
+        if self.next:
+            self.next.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.next
+            self.next = None
+        await self.stream.aclose()  # type: ignore[attr-defined]
 
     async def cut(self) -> None:
-        assert self.stream
-        await self.stream.aclose()  # type: ignore[attr-defined]
+        await self.close()
         self.open()
 
     def take(self, event: WatchEvent) -> None:
         self.token = event.resume_token
         match event.type:
             case EventType.RESET:
-                self.opening = set()
+                self.opening, self.synced = set(), False
             case EventType.SYNCED:
                 self._end_opening()
+                self.synced = True
             case EventType.SNAPSHOT | EventType.CHANGED:
                 self._learn(event.service)
             case EventType.LEFT:
@@ -130,6 +144,8 @@ class WatchReader:
     def _learn(self, service: InferenceService | None) -> None:
         assert service
         before = self.known.get(service.key)
+        assert not self.synced or before != service, "a live stream repeated a state"
+        assert self.selector.matches(service.selectable_labels), "it does not match"
         assert service.uid not in self.ended, "a service that was reported as deleted came back"
         if before and before.uid == service.uid:
             assert service.generation >= before.generation, "a service went back in time"
@@ -140,6 +156,10 @@ class WatchReader:
             self.opening.add(service.key)
 
     def _drop(self, service: InferenceService | ServiceIdentity) -> None:
+        if self.synced:
+            known = self.known.get(service.key)
+            assert known, "a service ended that the reader does not have"
+            assert known.uid == service.uid, "a service ended that the reader does not have"
         if service.key in self.known and self.known[service.key].uid == service.uid:
             del self.known[service.key]
 
@@ -155,10 +175,21 @@ STEPS = st.tuples(
 READS = st.tuples(st.integers(0, 2), st.integers(1, 3), st.booleans())
 
 
-@given(st.lists(st.one_of(STEPS, READS), min_size=10, max_size=60))
-async def test_a_stream_sends_a_history_that_ends_at_the_current_state(
-    plan: list[tuple[str, str] | tuple[int, int, bool]],
-) -> None:
+PLANS = st.lists(st.one_of(STEPS, READS), min_size=10, max_size=60)
+Plan = list[tuple[str, str] | tuple[int, int, bool]]
+
+
+@settings(max_examples=1000)
+@given(PLANS, st.booleans())
+def test_a_stream_sends_a_history_that_ends_at_the_current_state(plan: Plan, small: bool) -> None:
+    with (
+        patch.object(watch_cache, "MOST_TOMBSTONES", 2 if small else 10_000),
+        patch.object(watch_cache, "MOST_FORMER_LABELS", 2 if small else 10_000),
+    ):
+        run_in_virtual_time(play(plan))
+
+
+async def play(plan: Plan) -> None:
     world = World()
     world.cache.synced = True
     readers = [
@@ -182,3 +213,4 @@ async def test_a_stream_sends_a_history_that_ends_at_the_current_state(
             for key, service in world.services.items()
             if reader.selector.matches(service.selectable_labels)
         }
+        await reader.close()

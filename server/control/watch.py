@@ -357,6 +357,22 @@ class _WatchStream:
     stream costs the same however many services it covers, and however slow its reader is.
     """
 
+    __slots__ = (
+        "_batches",
+        "_binding",
+        "_cache",
+        "_changes",
+        "_coverage",
+        "_heartbeat_due",
+        "_last_sent",
+        "_positions",
+        "_rescoped",
+        "_token",
+        "_watch",
+        "current",
+        "synced",
+    )
+
     def __init__(
         self,
         positions: SharedPosition,

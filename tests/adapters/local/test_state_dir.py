@@ -170,9 +170,10 @@ async def test_a_start_does_not_wait_for_the_removal_of_unused_folders(
     (left / "1" / "model").mkdir(parents=True)
     async with world_of(tmp_path) as world:
         try:
-            await world.ready(world.model())
+            deployed = await world.deploy(world.model())
             assert left.exists()
         finally:
             may.set()
         await eventually("its removal", lambda: not left.exists())
+        await world.told.ready(deployed.service.key, deployed.service.generation)
         assert len(list((tmp_path / "state" / "work").iterdir())) == 1, "what is needed stays"

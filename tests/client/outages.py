@@ -159,9 +159,7 @@ class Clients:
     def states(self, name: str) -> list[str]:
         """Each state that a wait has shown, as a text."""
         if run := self._modelctl.get(name):
-            lines = [re.fullmatch(r" +\d+\.\d s  (\w+) *(.*)", line) for line in run.err]
-            found = [" ".join(line.groups()) for line in lines if line]
-            return [text for text in found if text.split()[0] not in ("CREATED", "RETRYING")]
+            return _printed_states(run.err)
         return [json.dumps(service, sort_keys=True) for service in self._services(name)]
 
     def ended(self, over: float) -> dict[str, Ended]:
@@ -237,6 +235,19 @@ class Clients:
 
     def _said(self, who: str) -> list[dict[str, Any]]:
         return [said for said in map(json.loads, list(self._library.out)) if said["who"] == who]
+
+
+def _printed_states(lines: Sequence[str]) -> list[str]:
+    """The states among the lines of modelctl. In a pipe it prints a line again, so that a log shows
+    life, when the service changes after 30 s without one."""
+    found: list[tuple[float, str]] = []
+    for line in lines:
+        if match := re.fullmatch(r" +(\d+\.\d) s  (\w+ *.*)", line):
+            seconds, text = float(match[1]), " ".join(match[2].split())
+            shows_life = found and found[-1][1] == text and seconds >= found[-1][0] + 29.9
+            if text.split()[0] not in ("CREATED", "RETRYING") and not shows_life:
+                found.append((seconds, text))
+    return [text for _, text in found]
 
 
 MODELCTL = [

@@ -8,14 +8,14 @@ import random
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from lab.port_blocks import own_block
+from lab.port_blocks import PortBlock, own_block
 from tests.adapters.local import server_process
 from tests.client.outages import BAD, FULL, GOOD, OUTAGES, Lengths, documented, play, table
 
@@ -29,7 +29,9 @@ class LocalPlace:
     reason = "MODEL_LOAD"
 
     def __init__(self, folder: Path, program: str, stack: ExitStack) -> None:
-        self.addresses = (f"127.0.0.1:{own_block().next()}",)
+        # Ports that no other server takes while this one is away, side by side as they may be.
+        self._ports = stack.enter_context(closing(PortBlock()))
+        self.addresses = (f"127.0.0.1:{self._ports.next()}",)
         self._folder = folder
         self._program = program
         self._stack = stack
@@ -58,7 +60,10 @@ class LocalPlace:
     def start(self) -> None:
         self._server = self._stack.enter_context(
             server_process.server(
-                self._folder, self._program, MODELSERVICE_LISTEN=self.addresses[0]
+                self._folder,
+                self._program,
+                MODELSERVICE_LISTEN=self.addresses[0],
+                MODELSERVICE_SERVING_PORTS=self._ports.setting,
             )
         )
 
@@ -92,7 +97,7 @@ def test_the_document_has_every_outage() -> None:
 def test_outages_of_full_length_that_begin_at_any_time(tmp_path: Path) -> None:
     seed = secrets.randbelow(10**6)
     print(f"seed {seed}")
-    # Two threads that ask for it first would make two.
+    # Each server's settings ask for it first: two threads that do so at once would make two.
     own_block()
 
     def played(number: int, outage: str) -> Any:

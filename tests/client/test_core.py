@@ -22,7 +22,7 @@ from modelservice_client import AsyncClient, AsyncWatch, Client, Watch, rpcs
 from modelservice_client.core import calls, errors, watching
 from modelservice_client.core.errors import error_of
 from modelservice_client.core.retry import Policy
-from modelservice_client.core.steps import Emit, Open, Pause, Receive, Send
+from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Send
 
 from tests.client.core_world import World, history
 
@@ -341,6 +341,114 @@ def test_a_replica_that_is_behind_does_not_make_a_service_leave_a_selection() ->
         Message.TYPE_SNAPSHOT,
         Message.TYPE_SYNCED,
     ]
+
+
+DENIED = errors.PermissionDenied("no right to get", code=StatusCode.PERMISSION_DENIED)
+EXPIRED = errors.Unauthenticated("the token has expired", code=StatusCode.UNAUTHENTICATED)
+
+
+def test_a_service_that_the_caller_may_not_get_has_left_a_watch_that_began_anew() -> None:
+    snapshot = message(Message.TYPE_SNAPSHOT, name="a", uid="1", generation=1)
+    synced, reset = message(Message.TYPE_SYNCED, token="t"), message(Message.TYPE_RESET, token="t")
+    changed = message(Message.TYPE_CHANGED, token="t", name="a", uid="1", generation=1)
+    script = [snapshot, synced, LOST, reset, synced, DENIED, changed]
+    _, shown = watched(WatchStatusRequest(namespace="ns"), *script)
+    assert [Message.Type.Name(shown_message.type) for shown_message in shown] == [
+        "TYPE_SNAPSHOT",
+        "TYPE_SYNCED",
+        "TYPE_LEFT",
+        "TYPE_CHANGED",
+    ]
+
+
+def awaited(**fields: Any) -> WatchStatusRequest:
+    return WatchStatusRequest(namespace="ns", name="a", rollout_id="1/1", **fields)
+
+
+def a_watch() -> Any:
+    request = awaited(until=WatchStatusRequest.UNTIL_READY)
+    return watching.watch(POLICY, request, None)
+
+
+def a_wait_for_ready() -> Any:
+    return watching.wait_ready(POLICY, awaited(), 600.0)
+
+
+def a_wait_for_the_end() -> Any:
+    return watching.wait_gone(POLICY, awaited(), 600.0)
+
+
+def a_deploy_and_wait() -> Any:
+    return watching.deploy_and_wait(POLICY, WRITE, 600.0)
+
+
+def played(routine: Any, *script: Any) -> tuple[list[str], errors.ModelServiceError | None]:
+    """The steps of a watch that receives this, without those that receive or show, and its error.
+    A Deploy is answered."""
+    deployed = model_service_pb2.DeployResponse(rollout_id="1/1")
+    deployed.service.namespace, deployed.service.name = "ns", "a"
+    left, steps = list(script), []
+    try:
+        step = next(routine)
+        while True:
+            if not isinstance(step, Receive | Emit):
+                steps.append(type(step).__name__)
+            if isinstance(step, Send) and step.rpc is rpcs.DEPLOY:
+                steps.pop()
+                step = routine.send(deployed)
+                continue
+            answer = left.pop(0) if isinstance(step, Receive | Send) else None
+            failed = isinstance(answer, Exception)
+            step = routine.throw(answer) if failed else routine.send(answer)
+    except StopIteration:
+        assert not left
+        return steps, None
+    except errors.ModelServiceError as error:
+        assert not left
+        return steps, error
+
+
+WATCHES = [a_watch, a_wait_for_ready, a_wait_for_the_end, a_deploy_and_wait]
+SNAPSHOT = message(Message.TYPE_SNAPSHOT, name="a", uid="1", generation=1, rollout_id="1/1")
+SYNCED = message(Message.TYPE_SYNCED, token="t")
+HEARTBEAT = message(Message.TYPE_HEARTBEAT, token="t")
+
+
+@pytest.mark.parametrize("begin", WATCHES)
+def test_a_stream_whose_token_has_expired_is_opened_again_at_once(begin: Any) -> None:
+    script = [SNAPSHOT, SYNCED, EXPIRED, SYNCED, EXPIRED, HEARTBEAT, None]
+    assert played(begin(), *script) == (["Open", "Close", "Open", "Close", "Open"], None)
+
+
+@pytest.mark.parametrize("begin", WATCHES)
+def test_a_token_with_which_no_stream_was_served_ends_the_watch(begin: Any) -> None:
+    steps, error = played(begin(), EXPIRED)
+    assert (steps, error) == (["Open", "Close"], EXPIRED)
+    steps, error = played(begin(), SNAPSHOT, SYNCED, EXPIRED, EXPIRED)
+    assert (steps, error) == (["Open", "Close", "Open", "Close"], EXPIRED)
+
+
+def test_a_token_with_which_a_service_cannot_be_looked_for_ends_the_watch() -> None:
+    reset = message(Message.TYPE_RESET, token="t")
+    steps, error = played(a_watch(), SNAPSHOT, SYNCED, LOST, reset, SYNCED, EXPIRED)
+    assert (steps, error) == (["Open", "Close", "Pause", "Open", "Send", "Close"], EXPIRED)
+
+
+def test_a_token_that_expires_at_the_end_of_the_time_is_a_timeout() -> None:
+    now = [0.0]
+    routine = watching.wait_ready(Policy(lambda: now[0], lambda: 0.0), awaited(), 60.0)
+    assert isinstance(next(routine), Open)
+    assert isinstance(routine.send(None), Receive)
+    assert isinstance(routine.send(HEARTBEAT), Receive)
+    now[0] = 60.0
+    step = routine.throw(EXPIRED)
+    assert isinstance(step, Close)
+    step = routine.send(None)
+    assert isinstance(step, Open)
+    assert step.timeout == 0.0
+    step = routine.throw(error_of(StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ()))
+    with pytest.raises(errors.Timeout, match="not decided in 60 s"):
+        routine.send(None)
 
 
 def test_the_table_has_every_rpc() -> None:

@@ -16,6 +16,7 @@ import modelservice_client as ms
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import GetResponse
 from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
 from modelservice.v1.model_service_pb2_grpc import (
@@ -118,6 +119,42 @@ async def test_a_token_file_is_read_again_when_it_changes(
         file.unlink()
         await face.call("get", "iris")
     assert recorder.authorizations == ["Bearer first", *["Bearer other"] * 3]
+
+
+class Expiring(Recorder):
+    """Ends a watch with the first token when that `expires`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expires = threading.Event()
+
+    def WatchStatus(self, request: Any, context: grpc.ServicerContext) -> Iterator[Message]:
+        self.sent.append(dict(context.invocation_metadata()))
+        if self.authorizations[-1] == "Bearer first":
+            yield Message(type=Message.TYPE_SYNCED, resume_token="t")
+            assert self.expires.wait(PATIENCE_SECONDS)
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token has expired")
+        service = InferenceService(namespace="ns", name="iris", uid="1")
+        yield Message(type=Message.TYPE_CHANGED, service=service)
+
+
+async def test_a_watch_whose_token_expires_goes_on_with_the_one_in_the_file_then(
+    kind: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    recorder = Expiring()
+    with recorded(recorder) as address:
+        async with (
+            client(kind, address, token_file=file) as face,
+            face.watch("iris") as messages,
+        ):
+            assert (await messages.next()).type == Message.TYPE_SYNCED
+            (tmp_path / "new").write_text("second\n")
+            (tmp_path / "new").rename(file)
+            recorder.expires.set()
+            assert (await messages.next()).type == Message.TYPE_CHANGED
+    assert recorder.authorizations == ["Bearer first", "Bearer second"]
 
 
 async def test_a_token_comes_from_a_text_or_a_function(

@@ -23,7 +23,9 @@ from modelservice_client.core.errors import (
     ModelServiceError,
     NotFound,
     NotReachable,
+    PermissionDenied,
     ServiceDeleted,
+    Unauthenticated,
 )
 from modelservice_client.core.retry import Policy
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine
@@ -55,19 +57,25 @@ def watch(
     retry = policy.begin(rpcs.WATCH_STATUS.method, timeout, waits=True)
     while True:
         retry.begin_attempt()
+        # Whether the server has accepted the token of the present stream.
+        accepted = False
         try:
             yield Open(view.request(), retry.left())
             while (message := (yield Receive(SILENCE_SECONDS))) is not None:
                 retry.heard()
+                accepted = True
                 for shown in view.take(message):
                     if on_change and shown.type in (Message.TYPE_SNAPSHOT, Message.TYPE_CHANGED):
                         on_change(shown.service)
                     yield Emit(shown)
                 if message.type == Message.TYPE_SYNCED:
+                    # A Get has read the token anew, so its UNAUTHENTICATED is final.
+                    accepted = False
                     for absent in view.absent():
                         left = retry.left()
                         for shown in (yield from _look_for(policy, view, absent, left)):
                             yield Emit(shown)
+                    accepted = True
                     if first := view.synced(message):
                         yield Emit(first)
             if request.until:
@@ -80,6 +88,10 @@ def watch(
             error = NotReachable(error.message, code=error.code)
         error.service = view.last
         yield Close()
+        if accepted and isinstance(error, Unauthenticated):
+            # The token has expired since the stream was opened. The next stream has the present
+            # one.
+            continue
         yield Pause(retry.pause_after(error))
 
 
@@ -261,7 +273,8 @@ def _look_for(
     """Ask for a service that a stream which began anew did not list, within the watch's time.
 
     The rollout_id makes the server confirm its absence, so that a replica which has not seen a new
-    service yet does not count as its end.
+    service yet does not count as its end. A caller that may watch the service and not get it cannot
+    learn whether it was deleted: then it has left the watch.
     """
     get = GetRequest(namespace=service.namespace, name=service.name, rollout_id=service.rollout_id)
     try:
@@ -269,6 +282,8 @@ def _look_for(
         yield from call(policy, rpcs.GET, get, seconds)
     except (NotFound, ServiceDeleted):
         return list(view.end(service, Message.TYPE_DELETED))
+    except PermissionDenied:
+        return list(view.end(service, Message.TYPE_LEFT))
     return list(view.end(service, Message.TYPE_LEFT)) if view.selects else []
 
 

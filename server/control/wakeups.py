@@ -13,7 +13,7 @@ from server.domain.service.inference_service import ServiceKey
 
 # asyncio runs all that is ready before it polls again. Some 10 ms.
 WOKEN_AT_ONCE = 200
-# A reader is woken this much too early at most, and never too late.
+# A reader is woken this much late at most, and never early: it would find nothing that is due.
 CLOCK_STEP = 0.05
 
 
@@ -164,7 +164,7 @@ class _Clock:
 
     def add(self, subscription: Subscription) -> None:
         """Wake a subscription at its `due`, if it is not there yet, or for a later one."""
-        step = int(subscription.due / CLOCK_STEP)
+        step = _step_after(subscription.due)
         if subscription.step is not None:
             if subscription.step <= step:
                 return
@@ -197,7 +197,7 @@ class _Clock:
             step = heappop(self._order)
             for subscription in self._steps.pop(step):
                 subscription.step = None
-                if int(subscription.due / CLOCK_STEP) > step:
+                if _step_after(subscription.due) > step:
                     self.add(subscription)
                 else:
                     due[subscription] = None
@@ -205,3 +205,7 @@ class _Clock:
             self._wake(due, 0)
         if self._order:
             self._start()
+
+
+def _step_after(time: float) -> int:
+    return int(time / CLOCK_STEP) + 1

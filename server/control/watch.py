@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
-from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
 
 from server.control.authorizer import Authorizer, Coverage, Verb
 from server.control.call import Call
-from server.control.read import CATCH_UP_SECONDS, Reader
+from server.control.read import CATCH_UP_SECONDS, MATCHED_AT_ONCE, Reader
 from server.control.resume_token import (
     BEGIN_ANEW,
     NOTHING_SENT,
@@ -27,7 +34,7 @@ from server.control.resume_token import (
     sent_deletion,
     sent_state,
 )
-from server.control.wakeups import CLOCK_STEP, Subscription
+from server.control.wakeups import Subscription
 from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
 from server.deadline import Deadline
 from server.domain.errors import (
@@ -143,7 +150,7 @@ class Watcher:
             )
             token = parse_resume_token(watch.resume_token, watch.binding)
             if token and target.name and token.epoch != self._cache.epoch:
-                token = await self._catch_up(target, token)
+                token = await self._catch_up(target, token, changes)
             wait = await self._wait(call, watch)
             stream = _WatchStream(
                 self._positions, self._cache, self._batches, watch, coverage, changes
@@ -152,6 +159,10 @@ class Watcher:
             try:
                 await stream.cover_new(changes.version)
                 for event in stream.initial_events(token):
+                    if event is None:
+                        # Services that do not match take time too.
+                        await asyncio.sleep(0)
+                        continue
                     # A slow reader may take minutes for them.
                     if coverage.due.expired:
                         stream.rescope(await coverage.renew())
@@ -161,6 +172,9 @@ class Watcher:
                 opened()
             while not wait.is_over(stream.current):
                 for event in await self._next(stream, changes, coverage):
+                    if event is None:
+                        await asyncio.sleep(0)
+                        continue
                     if coverage.due.expired:
                         stream.rescope(await coverage.renew())
                     if stream.may_send(event):
@@ -168,7 +182,7 @@ class Watcher:
 
     async def _next(
         self, stream: _WatchStream, changes: Subscription, coverage: Coverage
-    ) -> Iterable[WatchEvent]:
+    ) -> Iterable[WatchEvent | None]:
         if not stream.synced:
             return [stream.synced_event()]
         self._cache.require_running()
@@ -182,7 +196,9 @@ class Watcher:
         # A change within the target may still send nothing.
         return events or stream.heartbeats()
 
-    async def _catch_up(self, key: ServiceKey, token: ResumeToken) -> ResumeToken | None:
+    async def _catch_up(
+        self, key: ServiceKey, token: ResumeToken, changes: Subscription
+    ) -> ResumeToken | None:
         """Wait until this replica is not behind a token of another. Raises ViewBehind after 2 s.
 
         None if it never will be: the view is current, and has not what the cluster had long ago, as
@@ -197,7 +213,8 @@ class Watcher:
                 if token.is_old and age is not None and age < _CURRENT:
                     return None
                 raise ViewBehind(f"this replica is behind the resume_token of {key}: try again")
-            await asyncio.sleep(min(pause, deadline.left()))
+            # Of a service that changes all the time, it is reached right after a report only.
+            await changes.wait(min(pause, deadline.left()))
             self._cache.require_running()
             pause *= 2
         return token
@@ -293,13 +310,27 @@ class _Openings:
         """Wait for a slot, and return the function that frees it. After _OPENING_SECONDS it is free
         anyway."""
         await self._slots.acquire()
-        timer = asyncio.get_running_loop().call_later(_OPENING_SECONDS, self._slots.release)
-        return partial(self._free, timer)
+        slot = _Slot(self._slots)
+        timer = asyncio.get_running_loop().call_later(_OPENING_SECONDS, slot.free)
 
-    def _free(self, timer: asyncio.TimerHandle) -> None:
-        if timer.when() > asyncio.get_running_loop().time():
+        def opened() -> None:
             timer.cancel()
-            self._slots.release()
+            slot.free()
+
+        return opened
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A slot of an opening, which is freed once."""
+
+    slots: asyncio.Semaphore
+    is_free: bool = False
+
+    def free(self) -> None:
+        if not self.is_free:
+            self.is_free = True
+            self.slots.release()
 
 
 class _Batch(NamedTuple):
@@ -406,8 +437,11 @@ class _WatchStream:
             changed = self._cache.changed_since(since, self._watch.target)
             await self._coverage.add([entry.service.key for entry in changed])
 
-    def initial_events(self, resumed: ResumeToken | None) -> Iterable[WatchEvent]:
-        """Return a snapshot, or for a resumed stream the changes since its token."""
+    def initial_events(self, resumed: ResumeToken | None) -> Iterable[WatchEvent | None]:
+        """Return a snapshot, or for a resumed stream the changes since its token.
+
+        None stands for a moment in which other calls may have the event loop.
+        """
         self._changes.version = self._cache.version
         if resumed is None:
             return self._snapshot(is_reset=bool(self._watch.resume_token))
@@ -426,7 +460,7 @@ class _WatchStream:
         self._token = self._new_token()
         return self._event(EventType.SYNCED)
 
-    def events_since(self, since: int) -> Iterable[WatchEvent]:
+    def events_since(self, since: int) -> Iterable[WatchEvent | None]:
         """Return the events from a version, up to which the reader has seen all, to the present.
 
         Only the last event moves the token: a stream resumed from an earlier one gets them again.
@@ -460,7 +494,7 @@ class _WatchStream:
 
     def heartbeats(self) -> list[WatchEvent]:
         """Return the event of a quiet stream, if it is due."""
-        if self._heartbeat_due.left() > CLOCK_STEP:
+        if not self._heartbeat_due.expired:
             return []
         self._token = self._new_token()
         return [self._event(EventType.HEARTBEAT)]
@@ -541,7 +575,7 @@ class _WatchStream:
             found.sort(key=lambda event: event[2].key)
         return [self._event(kind, service) for _, kind, service in found]
 
-    def _snapshot(self, *, is_reset: bool) -> Iterable[WatchEvent]:
+    def _snapshot(self, *, is_reset: bool) -> Iterable[WatchEvent | None]:
         resets = []
         if is_reset:
             # Until SYNCED only a part of the snapshot is sent, perhaps of another replica.
@@ -554,8 +588,14 @@ class _WatchStream:
             selected = [service for service in services if self._selects(service)]
             self.current = selected[0] if selected else None
             return resets + [self._event(EventType.SNAPSHOT, service) for service in selected]
-        matching = filter(self._selects, services)
-        return chain(resets, (self._event(EventType.SNAPSHOT, service) for service in matching))
+        return chain(resets, self._snapshot_of(services))
+
+    def _snapshot_of(self, services: Sequence[InferenceService]) -> Iterator[WatchEvent | None]:
+        for nth, service in enumerate(services, start=1):
+            if self._selects(service):
+                yield self._event(EventType.SNAPSHOT, service)
+            if nth % MATCHED_AT_ONCE == 0:
+                yield None
 
     def _services(self) -> Iterator[InferenceService]:
         return chain.from_iterable(map(self._cache.services, self._coverage.targets))

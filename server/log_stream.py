@@ -90,7 +90,11 @@ class LogStream:
                 self.flush()
 
     def _late_texts(self) -> list[str]:
-        texts = [f"{self._render(self._waiting.popleft())}\n" for _ in range(len(self._waiting))]
+        texts = list[str]()
+        # A line that a garbage collection logs meanwhile takes the ones before it.
+        with suppress(IndexError):
+            for _ in range(len(self._waiting)):
+                texts.append(f"{self._render(self._waiting.popleft())}\n")
         if dropped := self._dropped - self._dropped_logged:
             self._dropped_logged += dropped
             line: Line = {"lines": dropped, "event": "log lines dropped", "level": "warning"}

@@ -126,3 +126,18 @@ log_stream.write_late("a read", {"n": 1})
 structlog.get_logger().info("a write")
 log_stream.write_late("the last read", {"n": 2})
 """
+
+
+def test_a_line_that_is_logged_while_lines_are_rendered_loses_none() -> None:
+    """As by a garbage collection, which may run in the middle of a line."""
+    out = io.StringIO()
+
+    def render(line: dict[str, Any]) -> str:
+        if line["event"] == "first":
+            stream.write("nested\n")
+        return str(line["event"])
+
+    stream = LogStream(out, render)
+    stream._waiting.extend({"event": event} for event in ("first", "second", "third"))
+    stream.flush()
+    assert sorted(out.getvalue().split()) == ["first", "nested", "second", "third"]

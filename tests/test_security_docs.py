@@ -70,6 +70,7 @@ LIMITS = {
     "rights that are remembered; refused ones as many": identities.MOST_RIGHTS,
     "reviews at once, of unknown tokens and of rights": identities.REVIEWS_AT_ONCE,
     "reviews of unknown tokens in a second": identities.UNKNOWN_A_SECOND,
+    "calls that wait for reviews of unknown tokens": identities.UNKNOWN_WAITING,
     "the file of tokens, in bytes": token_file.MOST_BYTES,
     "a spec, in bytes": spec_validation.MOST_SPEC_BYTES,
     "variables, and arguments": spec_validation.MOST_VARIABLES,

@@ -51,6 +51,8 @@ class ApiServer:
         self.valid, self.rights = {"good"}, {READS}
         self.audiences: list[str] | None = ["modelservice"]
         self.silent, self.status = False, 201
+        # Reviews of other tokens wait for it.
+        self.release: asyncio.Event | None = None
         self.sent: list[Mapping[str, Any]] = []
 
     async def send(self, method: str, path: str, *, body: Any, timeout: float) -> Answer:
@@ -61,6 +63,8 @@ class ApiServer:
         spec = body["spec"]
         if body["kind"] == "TokenReview":
             known = spec["token"] in self.valid
+            if self.release and not known:
+                await self.release.wait()
             status = {"authenticated": known, "user": USER, "audiences": self.audiences}
             return Answer(self.status, {}, {"status": status if known else {}})
         named = spec["resourceAttributes"]
@@ -269,6 +273,7 @@ async def test_a_flood_of_unknown_tokens_is_bounded_and_known_callers_are_served
     assert await world.authenticate() == CALLER
     world.api.reviews()
     monkeypatch.setattr(limits, "UNKNOWN_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "UNKNOWN_WAITING", 3000)
     flood = [asyncio.create_task(world.authenticate(f"bad-{n}")) for n in range(3000)]
     world.now += 61
     assert await world.authenticate() == CALLER
@@ -277,6 +282,30 @@ async def test_a_flood_of_unknown_tokens_is_bounded_and_known_callers_are_served
     assert kinds == {Unauthenticated, TooManyRequests}
     # The burst, and what the seconds that this took have added to it.
     assert world.api.reviews() < 3000
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["tokens", "token"])
+async def test_few_calls_wait_for_reviews_of_unknown_tokens(world: World, same: bool) -> None:
+    assert await world.authenticate() == CALLER
+    with pytest.raises(Unauthenticated):
+        await world.authenticate("denied")
+    world.api.release = asyncio.Event()
+    names = ["bad" if same else f"bad-{number}" for number in range(1000)]
+    flood = [asyncio.create_task(world.authenticate(name)) for name in names]
+    done, waiting = await asyncio.wait(flood, timeout=0.1)
+    assert (len(done), len(waiting)) == (900, 100)
+    assert {type(task.exception()) for task in done} == {TooManyRequests}
+    with pytest.raises(Unauthenticated):
+        await world.authenticate("denied")
+    world.now += 61
+    assert await world.authenticate() == CALLER
+    # Calls whose clients leave make room.
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    world.api.release.set()
+    with pytest.raises(Unauthenticated):
+        await world.authenticate("bad-another")
 
 
 async def test_garbage_displaces_nothing_that_is_known(

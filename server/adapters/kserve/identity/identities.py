@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -19,6 +20,8 @@ MOST_RIGHTS = 50_000
 UNKNOWN_A_SECOND = 250
 UNKNOWN_BURST = 500
 UNKNOWN_WAIT_SECONDS = 4.0
+# A tenth of the calls that are answered at once as shipped: the others stay for known callers.
+UNKNOWN_WAITING = 100
 REVIEWS_AT_ONCE = 20
 
 
@@ -41,12 +44,15 @@ class KubernetesIdentities:
         self._callers = ReviewCache[str, Caller | None](outage, MOST_TOKENS, clock)
         self._rights = ReviewCache[tuple[Caller, Access], bool](outage, MOST_RIGHTS, clock)
         self._unknown = _Rate(UNKNOWN_A_SECOND, UNKNOWN_BURST)
+        # Calls that wait for the review of an unknown token.
+        self._waiting = 0
         self._slots = asyncio.Semaphore(REVIEWS_AT_ONCE)
 
     async def authenticate(self, token: BearerToken, *, fresh: bool = False) -> Caller:
         """See `server.ports.Identities`."""
         review = partial(self._review, token)
-        caller = await self._callers.get(token.digest, review, fresh=fresh)
+        waiting = nullcontext() if self._callers.knows(token.digest) else self._waiting_unknown()
+        caller = await self._callers.get(token.digest, review, fresh=fresh, waiting=waiting)
         if caller is None:
             raise Unauthenticated(
                 f"the token must be one of this cluster for the audience {self._audience!a}, and"
@@ -66,6 +72,17 @@ class KubernetesIdentities:
     def remedy(self, caller: Caller, access: Access) -> str:
         """See `server.ports.Identities`."""
         return f"check with: {access.kubectl_check(caller)}"
+
+    @contextmanager
+    def _waiting_unknown(self) -> Iterator[None]:
+        """Count a call that waits. Raises TooManyRequests where too many wait already."""
+        if self._waiting >= UNKNOWN_WAITING:
+            raise _too_many()
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     async def _review(self, token: BearerToken) -> Caller | None:
         expires = expiry_of(token)
@@ -95,9 +112,11 @@ class _Rate:
         now = time.monotonic()
         turn = max(self._next, now - self._burst_seconds)
         if turn - now > UNKNOWN_WAIT_SECONDS:
-            raise TooManyRequests(
-                "too many new tokens are sent to this server at once: try again soon"
-            )
+            raise _too_many()
         self._next = turn + self._interval
         if turn > now:
             await asyncio.sleep(turn - now)
+
+
+def _too_many() -> TooManyRequests:
+    return TooManyRequests("too many new tokens are sent to this server at once: try again soon")

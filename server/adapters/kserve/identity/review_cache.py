@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -18,6 +19,8 @@ DENIED_SECONDS = 10.0
 FRESH_SECONDS = 5.0
 # While the API server does not answer, it is asked again so often for each key.
 RETRY_SECONDS = 5.0
+
+_ANY_NUMBER = nullcontext()
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -60,11 +63,17 @@ class ReviewCache(Generic[Key, Result]):
         self._denied.pop(key, None)
 
     async def get(
-        self, key: Key, review: Callable[[], Awaitable[Result]], *, fresh: bool = False
+        self,
+        key: Key,
+        review: Callable[[], Awaitable[Result]],
+        *,
+        fresh: bool = False,
+        waiting: AbstractContextManager[None] = _ANY_NUMBER,
     ) -> Result:
         """Return a result, of a new review if there is none that may be used.
 
-        Raises the errors of `review`; ClusterUnavailable only where no result may be used instead.
+        `waiting` is entered only to wait for a review. Raises its errors and those of `review`;
+        ClusterUnavailable only where no result may be used instead.
         """
         now = self._clock()
         if entry := self._allowed.get(key):
@@ -83,7 +92,8 @@ class ReviewCache(Generic[Key, Result]):
                 return denied.result
         try:
             # One caller that leaves does not end the review of the others.
-            return await asyncio.shield(self._start(key, review))
+            with waiting:
+                return await asyncio.shield(self._start(key, review))
         except ClusterUnavailable:
             entry = self._allowed.get(key)
             if entry and self._clock() - entry.reviewed <= self._outage:

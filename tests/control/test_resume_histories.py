@@ -137,6 +137,7 @@ def test_a_watch_that_resumes_on_any_replica_is_sent_a_history(plan: Plan) -> No
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 @settings(max_examples=20_000, derandomize=False, print_blob=True)
 @given(PLANS)
 def test_twenty_thousand_histories_of_watches_that_resume_on_any_replica(plan: Plan) -> None:

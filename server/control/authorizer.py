@@ -235,7 +235,10 @@ class Coverage:
             self._note(None)
             return
         default = self._authorizer.default_namespace
-        names = sorted(self._authorizer.served or {*self._present(), default})
+        # Not only those with services: the deletion of a namespace's last service is sent, too, and
+        # its watch goes on. A namespace without services is dropped once it is denied.
+        allowed_before = [name for name, allowed in (self._decided or {}).items() if allowed]
+        names = sorted(self._authorizer.served or {*self._present(), default, *allowed_before})
         allowed = await self._allowed(identities, names, fresh=fresh)
         if not any(allowed):
             raise _denied(identities, self._caller, everywhere)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +22,12 @@ from modelservice.v1.registry_pb2 import ModelVersion, RegisteredModel, ServingE
 
 from server.adapters import token_file
 from server.control import authorizer
+from server.control.authorizer import Authorizer, Verb
+from server.control.call import Call
+from server.control.watch_cache import ALL
+from server.domain.caller import Access, Caller
 from server.domain.service.inference_service import ServiceKey
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
@@ -331,6 +339,74 @@ def test_a_watch_of_all_namespaces_shows_those_that_the_caller_may_watch(world: 
         root.Deploy(deploy("c", namespace=HERE))
         changed = stream.next()
         assert (kinds([changed]), changed.service.namespace) == (["CHANGED"], HERE)
+
+
+@pytest.mark.parametrize("others", [(), (THERE,)], ids=["only", "another"])
+def test_a_watch_of_all_namespaces_outlives_the_last_service_of_one(
+    world: World, others: tuple[str, ...]
+) -> None:
+    """The service goes while the rights are checked."""
+    root = world.client("root").models
+    for namespace in (HERE, *others):
+        root.Deploy(deploy("a", namespace=namespace))
+    root.Delete(pb.DeleteRequest(namespace=HERE, name="a"))
+    world.write(entry("ci", namespaces=dict.fromkeys((HERE, *others), "viewer")))
+    client = world.client("ci")
+    eventually_known(client)
+    identities = world.served.application.identities
+    allows, checking, goes_on = identities.allows, threading.Event(), threading.Event()
+
+    async def slowly(caller: Any, access: Any, *, fresh: bool = False) -> bool:
+        if fresh and caller.name == "ci":
+            checking.set()
+            ends = time.monotonic() + 5
+            while not goes_on.is_set() and time.monotonic() < ends:
+                await asyncio.sleep(0.01)
+        return await allows(caller, access, fresh=fresh)
+
+    with watching(client.models, namespace="-") as stream:
+        shown = stream.take(2 + len(others))
+        assert kinds(shown) == ["SNAPSHOT"] * (1 + len(others)) + ["SYNCED"]
+        identities.allows = slowly
+        assert checking.wait(PATIENCE_SECONDS)
+        world.served.memory.finish_delete(ServiceKey(HERE, "a"))
+        eventually(
+            "the service is gone",
+            lambda: not root.List(pb.ListRequest(namespace=HERE)).services,
+        )
+        goes_on.set()
+        deleted = stream.next()
+        assert (kinds([deleted]), deleted.service.namespace) == (["DELETED"], HERE)
+        # Some checks later.
+        time.sleep(4 * authorizer.RECHECK.total_seconds())
+        root.Deploy(deploy("b", namespace=HERE))
+        changed = stream.next()
+        assert (kinds([changed]), changed.service.name) == (["CHANGED"], "b")
+
+
+async def test_a_namespace_without_services_is_asked_about_until_it_is_denied() -> None:
+    allowed, asked = {HERE, THERE}, list[str]()
+
+    class Rights:
+        async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
+            asked.append(access.namespace)
+            return access.namespace in allowed
+
+    rights: Any = Rights()
+    namespaces = [HERE, THERE]
+    coverage = await Authorizer("default", identities=rights).coverage(
+        Call(), Verb.WATCH, ServiceKey(ALL, ""), lambda: namespaces
+    )
+    namespaces.clear()
+    for _ in range(2):
+        asked.clear()
+        assert not await coverage.renew()
+        assert asked == ["", "default", HERE, THERE]
+    allowed.remove(THERE)
+    assert await coverage.renew() == {THERE}
+    asked.clear()
+    assert not await coverage.renew()
+    assert asked == ["", "default", HERE]
 
 
 def test_services_that_a_watch_no_longer_covers_are_left_and_new_ones_come(world: World) -> None:

@@ -259,6 +259,21 @@ async def test_an_error_of_the_api_server_is_no_refusal(world: World, status: in
         await world.authenticate("unknown")
 
 
+async def test_callers_outlast_a_server_that_may_not_review_for_the_outage(world: World) -> None:
+    assert await world.authenticate() == CALLER
+    assert await world.allows()
+    world.api.status = 403
+    world.now += 61
+    for fresh in (True, False):
+        assert await world.authenticate(fresh=fresh) == CALLER
+        assert await world.allows(fresh=fresh)
+    world.now += OUTAGE.total_seconds()
+    with pytest.raises(ServerLacksRights):
+        await world.authenticate()
+    with pytest.raises(ServerLacksRights):
+        await world.allows()
+
+
 async def test_a_server_that_may_not_review_says_so(world: World) -> None:
     world.api.status = 403
     with pytest.raises(ServerLacksRights, match="may not create tokenreviews"):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from server.domain.errors import ClusterUnavailable
+from server.domain.errors import ClusterUnavailable, ServerLacksRights
 
 ALLOWED_SECONDS = 60.0
 DENIED_SECONDS = 10.0
@@ -21,6 +21,8 @@ FRESH_SECONDS = 5.0
 RETRY_SECONDS = 5.0
 
 _ANY_NUMBER = nullcontext()
+# An API server that has just started may refuse this server's own account for a moment.
+_NO_ANSWER = (ClusterUnavailable, ServerLacksRights)
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -73,7 +75,7 @@ class ReviewCache(Generic[Key, Result]):
         """Return a result, of a new review if there is none that may be used.
 
         `waiting` is entered only to wait for a review. Raises its errors and those of `review`;
-        ClusterUnavailable only where no result may be used instead.
+        ClusterUnavailable and ServerLacksRights only where no result may be used instead.
         """
         now = self._clock()
         if entry := self._allowed.get(key):
@@ -94,7 +96,7 @@ class ReviewCache(Generic[Key, Result]):
             # One caller that leaves does not end the review of the others.
             with waiting:
                 return await asyncio.shield(self._start(key, review))
-        except ClusterUnavailable:
+        except _NO_ANSWER:
             entry = self._allowed.get(key)
             if entry and self._clock() - entry.reviewed <= self._outage:
                 return entry.result
@@ -111,7 +113,7 @@ class ReviewCache(Generic[Key, Result]):
     async def _review(self, key: Key, review: Callable[[], Awaitable[Result]]) -> Result:
         try:
             result = await review()
-        except ClusterUnavailable:
+        except _NO_ANSWER:
             if entry := self._allowed.get(key):
                 entry.failed = self._clock()
             raise

@@ -158,27 +158,24 @@ class Watcher:
             opened = await self._openings.admit()
             try:
                 await stream.cover_new(changes.version)
-                for event in stream.initial_events(token):
-                    if event is None:
-                        # Services that do not match take time too.
-                        await asyncio.sleep(0)
-                        continue
-                    # A slow reader may take minutes for them.
-                    if coverage.due.expired:
-                        stream.rescope(await coverage.renew())
-                    if stream.may_send(event):
-                        yield event
+                events = stream.initial_events(token)
+                while True:
+                    for event in events:
+                        if event is None:
+                            # Services that do not match take time too.
+                            await asyncio.sleep(0)
+                            continue
+                        # A slow reader may take minutes for the ones before.
+                        if coverage.due.expired:
+                            stream.rescope(await coverage.renew())
+                        if stream.may_send(event):
+                            yield event
+                    opened()
+                    if wait.is_over(stream.current):
+                        return
+                    events = await self._next(stream, changes, coverage)
             finally:
                 opened()
-            while not wait.is_over(stream.current):
-                for event in await self._next(stream, changes, coverage):
-                    if event is None:
-                        await asyncio.sleep(0)
-                        continue
-                    if coverage.due.expired:
-                        stream.rescope(await coverage.renew())
-                    if stream.may_send(event):
-                        yield event
 
     async def _next(
         self, stream: _WatchStream, changes: Subscription, coverage: Coverage
@@ -307,8 +304,8 @@ class _Openings:
         self._slots = asyncio.Semaphore(_OPENED_AT_ONCE)
 
     async def admit(self) -> Callable[[], None]:
-        """Wait for a slot, and return the function that frees it. After _OPENING_SECONDS it is free
-        anyway."""
+        """Wait for a slot, and return the function that frees it, which may be called again. After
+        _OPENING_SECONDS it is free anyway."""
         await self._slots.acquire()
         slot = _Slot(self._slots)
         timer = asyncio.get_running_loop().call_later(_OPENING_SECONDS, slot.free)

@@ -78,7 +78,7 @@ class Wakeups:
     """All subscriptions. `version` returns the version of the last change of any target.
 
     A change costs the same however many readers a target has: the readers are woken later, some in
-    each round of the event loop. The clock has one timer, whatever the number of readers.
+    each round of the event loop. The clock has one timer for all readers.
     """
 
     def __init__(self, version: Callable[[], int]) -> None:

@@ -70,7 +70,7 @@ class Resource:
 
     @property
     def short_name(self) -> str:
-        """Return the name in positions: the same in every replica, whatever the namespace."""
+        """Return the name in positions: the same in every replica and for every namespace."""
         return self.kind.value[2] + self.part
 
     @property

@@ -37,22 +37,14 @@ class ChangeQueue(Generic[Key]):
         """Drop a key, if it is queued."""
         self._keys.pop(key, None)
 
-    def wake(self) -> None:
-        """Wake the reader although no key changed."""
-        self._wake.set()
-
     def pull(self) -> Iterator[Key]:
         """Take what is queued now, oldest first. A key leaves the queue as it is yielded."""
         for _ in range(len(self._keys)):
             if self._keys:
                 yield self._keys.popitem(last=False)[0]
 
-    def clear(self) -> None:
-        """Drop what is queued."""
-        self._keys.clear()
-
     async def wait(self, seconds: float | None = None) -> None:
-        """Wait for an `add` or a `wake` since the last wait, for so many seconds at most.
+        """Wait for an `add` since the last wait, for so many seconds at most.
 
         Pull after it, since keys that stay queued do not end the next wait.
         """

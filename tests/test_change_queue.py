@@ -78,18 +78,12 @@ def test_a_reader_that_waits_and_pulls_ends_with_the_latest_of_every_key(
     asyncio.run(run())
 
 
-async def test_a_wake_ends_one_wait_and_queues_nothing() -> None:
+async def test_an_add_ends_one_wait() -> None:
     queue = ChangeQueue[str]()
-    queue.wake()
+    queue.add("a")
     async with asyncio.timeout(10):
         await queue.wait()
-    assert list(queue.pull()) == []
+    assert list(queue.pull()) == ["a"]
     began = time.monotonic()
     await queue.wait(0.05)
     assert time.monotonic() - began >= 0.05
-
-
-async def test_a_cleared_queue_has_no_key() -> None:
-    queue = ChangeQueue("ab")
-    queue.clear()
-    assert list(queue.pull()) == []

@@ -243,6 +243,8 @@ def _of_url(url: str) -> dict[str, str]:
 
 
 def _of_query(query: str) -> Iterator[tuple[str, str]]:
+    # libpq takes one & after the last parameter.
+    query = query.removesuffix("&") if query != "&" else query
     for pair in query.split("&") if query else ():
         keyword, *values = pair.split("=")
         name = _decoded("a parameter's name", keyword)

@@ -108,6 +108,9 @@ PIECES = """@ : / ? , [ ] & = % # + . %40 %3D %C3%A9 u pw host ::1 5432 é
 
 @given(st.lists(st.sampled_from([*PIECES.split(), " "]), max_size=12).map("".join))
 @example("u:p@[::1]:5/d?user=x&&port=1")
+@example("?sslmode=require&")
+@example("?&")
+@example("?sslmode=require&&")
 def test_any_url_is_read_as_libpq_reads_it(libpq: Any, rest: str) -> None:
     theirs = as_libpq(libpq, f"postgresql://{rest}")
     assert as_we(f"postgresql://{rest}") == theirs

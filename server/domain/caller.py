@@ -21,6 +21,9 @@ class Caller:
     `uid`, `groups` and `extra` are those of Kubernetes' UserInfo. `expires`: the end of its token,
     where that is known.
 
+    `impersonated_by`: the user who acts for this one by impersonation; empty where nobody does.
+    Rights are those of `name` alone.
+
     `reads_output_in`: the namespaces in which the caller may read the output of containers that
     can read more than the caller, `*` for all of them.
     """
@@ -31,6 +34,7 @@ class Caller:
     groups: tuple[str, ...] = ()
     extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
     expires: datetime | None = field(default=None, compare=False)
+    impersonated_by: str = field(default="", compare=False)
 
     def may_read_output(self, namespace: str, holding: str) -> bool:
         """Return whether the caller may read what a container wrote.

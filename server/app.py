@@ -20,6 +20,7 @@ import structlog
 
 from server import failpoints
 from server.adapters.no_registry import NoRegistry
+from server.api.authentication import Authentication
 from server.api.grpc_server import grpc_server, health_listener
 from server.api.health import Health, follow_health, health_statuses
 from server.api.interceptor import CallInterceptor, CallLimits
@@ -96,7 +97,9 @@ class Application:
         self._cache = WatchCache(cluster.refusal)
         self._health = Health()
         limits = CallLimits(serving.max_calls, serving.max_streams)
-        self._interceptor = _interceptor(settings, limits, identities)
+        self._interceptor = _interceptor(
+            settings, limits, Authentication(identities) if identities else None
+        )
         reader = Reader(cluster, self._cache, authorizer)
         registered = registry or NoRegistry()
         memory = ServiceMemory(self._cache, serving.services_memory_bytes())
@@ -208,10 +211,10 @@ def _registry_service(
 
 
 def _interceptor(
-    settings: Settings, limits: CallLimits, identities: Identities | None = None
+    settings: Settings, limits: CallLimits, authentication: Authentication | None = None
 ) -> CallInterceptor:
     return CallInterceptor(
-        anonymous_caller(settings), settings.kubernetes.default_namespace, limits, identities
+        anonymous_caller(settings), settings.kubernetes.default_namespace, limits, authentication
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from server.api.authentication import bearer_token
+from server.api.authentication import Authentication
 from server.api.call_log import CallLog, logger
 from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.limits import check_limits
@@ -30,7 +30,6 @@ from server.domain.errors import (
     TooManyRequests,
     TooManyStreams,
 )
-from server.ports import Identities
 
 _KINDS = ("unary_unary", "unary_stream", "stream_stream")
 # A caller's deadline begins before its request travels here.
@@ -121,11 +120,11 @@ class CallInterceptor:
         caller: Caller,
         default_namespace: str,
         limits: CallLimits,
-        identities: Identities | None = None,
+        authentication: Authentication | None = None,
     ) -> None:
-        """`caller` makes the calls where there are no `identities`."""
+        """`caller` makes the calls where there is no `authentication`."""
         self._caller = caller
-        self._identities = identities
+        self._authentication = authentication
         self._default_namespace = default_namespace
         self._unary = _OpenCalls(limits.calls, partial(_too_many_calls, limits.calls))
         streams = partial(_too_many_streams, limits.streams)
@@ -198,7 +197,7 @@ class CallInterceptor:
         try:
             argument = call if method.own else context
             outcome = await _outcome(
-                refusal, self._identities, method.handler, request, argument, context, line
+                refusal, self._authentication, method.handler, request, argument, context, line
             )
             # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
             # 1 MiB, which takes 30 MiB as a message, would stay until a garbage collection.
@@ -308,7 +307,7 @@ class _Abort(NamedTuple):
 
 async def _outcome(
     refusal: ServiceError | None,
-    identities: Identities | None,
+    authentication: Authentication | None,
     handler: Handler,
     request: Any,
     argument: Call | Context,
@@ -320,8 +319,8 @@ async def _outcome(
         if refusal:
             raise refusal
         # Health and reflection, which get the context, are open.
-        if identities is not None and isinstance(argument, Call):
-            argument = await _authenticated(identities, argument, context)
+        if authentication is not None and isinstance(argument, Call):
+            argument = await authentication.authenticated(argument, context)
             line.fields["user"] = cut(argument.caller.name, _LOGGED_BYTES)
         response = await _handle(handler, request, argument, context)
         line.write(grpc.StatusCode.OK)
@@ -344,12 +343,6 @@ async def _outcome(
             line.write(_code_of_cancellation(context))
             raise
         return _abort(e, line)
-
-
-async def _authenticated(identities: Identities, call: Call, context: Context) -> Call:
-    token = bearer_token(context.invocation_metadata())
-    caller = await identities.authenticate(token)
-    return Call(caller, call.deadline, call.trace, token)
 
 
 async def _handle(

@@ -177,7 +177,7 @@ class Coverage:
         self.scope = ""
         self._authorizer = authorizer
         self._identities = authorizer.identities
-        self._caller, self._token = call.caller, call.token
+        self._caller, self._authenticate = call.caller, call.authenticate
         self._right = _RIGHTS[verb]
         self._present = present
         # Of the namespaces of `-`; None where the whole target is covered.
@@ -199,8 +199,8 @@ class Coverage:
         """
         if not self._identities:
             return ()
-        if self._token:
-            self._caller = await self._identities.authenticate(self._token, fresh=True)
+        if self._authenticate:
+            self._caller = await self._authenticate(fresh=True)
         names = {*self._present(), *(self._decided or ())}
         before = {name for name in names if self.covers(name)}
         if self.target.namespace == ALL:

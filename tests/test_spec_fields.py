@@ -497,13 +497,13 @@ async def local(started: StartedProcesses, tmp_path: Path) -> AsyncIterator[Loca
             yield cluster
 
 
-async def refusal_of(cluster: LocalCluster, deploy: Deploy) -> str:
-    """Deploy, and say why it was refused; empty where it was not."""
+async def refusal_of(cluster: LocalCluster, deploy: Deploy) -> tuple[str, set[str]]:
+    """Deploy; why it was refused, empty where it was not, and the fields that it warns of."""
     try:
-        await cluster.apply(deploy)
+        applied = await cluster.apply(deploy)
     except UnsupportedByCluster as e:
-        return e.message
-    return ""
+        return e.message, set()
+    return "", {warning.field for warning in applied.warnings}
 
 
 async def test_the_local_cluster_enforces_a_field_or_refuses_it_by_name_or_is_documented_not_to(
@@ -519,7 +519,8 @@ async def test_the_local_cluster_enforces_a_field_or_refuses_it_by_name_or_is_do
     without = await started.found.get()
     for number, path in enumerate(OF_THE_CLUSTER):
         key, top = ServiceKey("model-serving", f"iris-{number}"), path.split(".")[1]
-        if refusal := await refusal_of(local, Deploy(key, SAMPLES[path])):
+        refusal, warned_of = await refusal_of(local, Deploy(key, SAMPLES[path]))
+        if refusal:
             assert f"spec.{top}" in refusal, (
                 f"server/adapters/local/unsupported.py: the message does not name {path}"
             )
@@ -542,10 +543,14 @@ async def test_the_local_cluster_enforces_a_field_or_refuses_it_by_name_or_is_do
         assert read.spec == SAMPLES[path]
         if await started.found.get() != without:
             assert path not in NOT_ENFORCED, f"{path} is applied: take it out of NOT_ENFORCED"
+            assert not warned_of
             continue
         assert path in NOT_ENFORCED, (
             f"apply {path}, or refuse it in server/adapters/local/unsupported.py, or name it in"
             f' NOT_ENFORCED of tests/test_spec_fields.py and {LOCAL}, "Accepted and not enforced"'
+        )
+        assert any(path.startswith(field) for field in warned_of), (
+            f"warn of {path} in `unenforced` of server/adapters/local/unsupported.py"
         )
         for word in {top, top if top == "resources" else path.split(".")[-1]}:
             assert word in documented, f'name {word} under "Accepted and not enforced" in {LOCAL}'

@@ -60,6 +60,10 @@ class Responses:
             action=pb.DeployResponse.Action.Value(f"ACTION_{applied.action.value}"),
             rollout_id=rollout_id,
             view_age=self._view_age(),
+            warnings=[
+                pb.DeployResponse.Warning(field=w.field, message=w.message)
+                for w in applied.warnings
+            ],
         ).SerializeToString()
 
     def get(self, service: InferenceService) -> bytes:

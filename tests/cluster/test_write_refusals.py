@@ -113,7 +113,7 @@ async def test_kserves_own_webhook_refuses(kserve: KServeCluster, key: ServiceKe
     assert refused.value.metadata == {"webhook": "inferenceservice.kserve-webhook-server.validator"}
 
 
-def no_bad_labels(namespace: str) -> tuple[Manifest, Manifest]:
+def no_bad_labels(namespace: str, action: str = "Deny") -> tuple[Manifest, Manifest]:
     rule = {
         "apiGroups": ["serving.kserve.io"],
         "apiVersions": ["*"],
@@ -137,7 +137,7 @@ def no_bad_labels(namespace: str) -> tuple[Manifest, Manifest]:
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicyBinding",
         "metadata": {"name": f"labels-{namespace}"},
-        "spec": {"policyName": f"labels-{namespace}", "validationActions": ["Deny"]},
+        "spec": {"policyName": f"labels-{namespace}", "validationActions": [action]},
     }
     return policy, binding
 
@@ -151,6 +151,23 @@ async def test_a_policy_of_the_cluster_refuses(
         with pytest.raises(PolicyRefused, match="no bad labels") as refused:
             await kserve.apply(Deploy(key, MODEL, {"bad": "yes"}))
         assert refused.value.metadata == {"webhook": f"labels-{key.namespace}"}
+
+
+async def test_a_warning_of_a_policy_reaches_the_caller(
+    cluster: Cluster, kserve: KServeCluster, key: ServiceKey
+) -> None:
+    bad = Deploy(key, MODEL, {"bad": "yes"})
+    dry = dataclasses.replace(bad, validate_only=True)
+    with standing(cluster, *no_bad_labels(key.namespace, "Warn")):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            # The API server takes up policies some moments after they are stored.
+            while not (await kserve.apply(dry)).warnings:
+                await asyncio.sleep(0.2)
+        applied = await kserve.apply(bad)
+    assert applied.action is Action.CREATED
+    [warning] = applied.warnings
+    assert warning.field == ""
+    assert "no bad labels" in warning.message
 
 
 async def refused_at_last(

@@ -165,6 +165,20 @@ class DeployConformance:
         back = deploy(world, read.spec, labels=read.labels, annotations=read.annotations)
         assert (await world.cluster.apply(back)).action is Action.UNCHANGED
 
+    async def test_no_replicas_is_warned_of_where_one_always_runs(self, world: World) -> None:
+        spec = in_standard_mode(world, plain(world, scaling=Scaling(min_replicas=0)))
+        dry, first, again = [
+            await world.cluster.apply(deploy(world, spec, validate_only=validate_only))
+            for validate_only in (True, False, False)
+        ]
+        assert (dry.action, again.action) == (Action.CREATED, Action.UNCHANGED)
+        for applied in (dry, first, again):
+            [warning] = applied.warnings
+            assert warning.field == "spec.scaling.min_replicas"
+            assert warning.message.startswith("0 means 1")
+        silent = await world.cluster.apply(deploy(world, in_standard_mode(world, plain(world))))
+        assert silent.warnings == ()
+
     async def test_another_kind_of_predictor_is_an_update(self, world: World) -> None:
         needs(world, Ability.CONTAINERS)
         await world.cluster.apply(deploy(world, plain(world)))

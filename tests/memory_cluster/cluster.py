@@ -26,6 +26,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
+from server.domain.service.write_warnings import standard_mode_warnings
 from server.ports import ServiceSink
 from tests.memory_cluster import statuses
 from tests.memory_cluster.store import Store
@@ -65,7 +66,7 @@ class MemoryCluster:
         if stored and replayed:
             first = Rollout(stored.service.uid, replayed.generation)
             self._report(deploy.key)
-            return Applied(stored.service, replayed.action, first)
+            return _applied(stored.service, replayed.action, first)
         if deploy.key.namespace in self.store.missing_namespaces:
             raise _no_namespace(deploy.key.namespace)
         action, wanted = plan_deploy(deploy, stored)
@@ -74,7 +75,7 @@ class MemoryCluster:
             self._settle_later(wanted.service)
         self._report(deploy.key)
         rollout = None if deploy.validate_only else wanted.service.rollout
-        return Applied(wanted.service, action, rollout)
+        return _applied(wanted.service, action, rollout)
 
     async def delete(self, delete: Delete) -> InferenceService:
         """See `server.ports.Cluster`."""
@@ -248,3 +249,8 @@ class MemoryCluster:
 
 def _no_namespace(namespace: str) -> NamespaceNotFound:
     return NamespaceNotFound(f"there is no namespace {namespace!r}", namespace=namespace)
+
+
+def _applied(service: InferenceService, action: Action, rollout: Rollout | None) -> Applied:
+    warnings = standard_mode_warnings(service.spec, service.annotations) if service.spec else ()
+    return Applied(service, action, rollout, tuple(warnings))

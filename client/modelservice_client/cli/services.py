@@ -88,6 +88,9 @@ def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float)
         action = enum_name(DeployResponse.Action, response.action, "ACTION_")
         if not request.validate_only:
             progress.event(action, service_name(response.service), "bold")
+        for warning in response.warnings:
+            path = f"{warning.field}: " if warning.field else ""
+            progress.event("WARNING", f"{path}{warning.message}", "yellow")
         service = response.service
         if wait and response.rollout_id:
             _goes_on(session, service)

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelservice.v1 import inference_service_pb2 as modelservice_dot_v1_dot_inference__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelservice/v1/model_service.proto\x12\x0fmodelservice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'modelservice/v1/inference_service.proto\"\xb8\x03\n\rDeployRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\x04spec\x18\x04 \x01(\x0b\x32%.modelservice.v1.InferenceServiceSpec\x12:\n\x06labels\x18\x05 \x03(\x0b\x32*.modelservice.v1.DeployRequest.LabelsEntry\x12\x44\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32/.modelservice.v1.DeployRequest.AnnotationsEntry\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rvalidate_only\x18\t \x01(\x08\x12\x0f\n\x07restart\x18\n \x01(\x08\x12\r\n\x05\x66orce\x18\x0b \x01(\x08\x12\x13\n\x0b\x63reate_only\x18\x0c \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb3\x02\n\x0e\x44\x65ployResponse\x12\x32\n\x07service\x18\x01 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12\x36\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32&.modelservice.v1.DeployResponse.Action\x12\x12\n\nrollout_id\x18\x03 \x01(\t\x12+\n\x08view_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"t\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43TION_CREATED\x10\x01\x12\x12\n\x0e\x41\x43TION_UPDATED\x10\x02\x12\x14\n\x10\x41\x43TION_UNCHANGED\x10\x03\x12\x14\n\x10\x41\x43TION_RESTARTED\x10\x04\"A\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\"n\n\x0bGetResponse\x12\x32\n\x07service\x18\x01 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12+\n\x08view_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9e\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x16\n\x0elabel_selector\x18\x06 \x01(\t\x12=\n\x06states\x18\x07 \x03(\x0e\x32-.modelservice.v1.InferenceServiceStatus.State\"\x9d\x01\n\x0cListResponse\x12\x33\n\x08services\x18\x01 \x03(\x0b\x32!.modelservice.v1.InferenceService\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12+\n\x08view_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\rDeleteRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\r\n\x05\x66orce\x18\x06 \x01(\x08\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\"q\n\x0e\x44\x65leteResponse\x12\x32\n\x07service\x18\x01 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12+\n\x08view_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa9\x02\n\x12WatchStatusRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0elabel_selector\x18\x04 \x01(\t\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x12\x38\n\x05until\x18\x06 \x01(\x0e\x32).modelservice.v1.WatchStatusRequest.Until\x12\x12\n\nrollout_id\x18\x07 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x05Until\x12\x15\n\x11UNTIL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bUNTIL_READY\x10\x01\x12\x0e\n\nUNTIL_GONE\x10\x02\"\x91\x03\n\x13WatchStatusResponse\x12\x37\n\x04type\x18\x01 \x01(\x0e\x32).modelservice.v1.WatchStatusResponse.Type\x12\x32\n\x07service\x18\x02 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x30\n\x0cobserve_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08view_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x97\x01\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rTYPE_SNAPSHOT\x10\x01\x12\x0f\n\x0bTYPE_SYNCED\x10\x02\x12\x10\n\x0cTYPE_CHANGED\x10\x03\x12\x10\n\x0cTYPE_DELETED\x10\x04\x12\r\n\tTYPE_LEFT\x10\x05\x12\x12\n\x0eTYPE_HEARTBEAT\x10\x06\x12\x0e\n\nTYPE_RESET\x10\x07\x32\x87\x03\n\x0cModelService\x12I\n\x06\x44\x65ploy\x12\x1e.modelservice.v1.DeployRequest\x1a\x1f.modelservice.v1.DeployResponse\x12@\n\x03Get\x12\x1b.modelservice.v1.GetRequest\x1a\x1c.modelservice.v1.GetResponse\x12\x43\n\x04List\x12\x1c.modelservice.v1.ListRequest\x1a\x1d.modelservice.v1.ListResponse\x12I\n\x06\x44\x65lete\x12\x1e.modelservice.v1.DeleteRequest\x1a\x1f.modelservice.v1.DeleteResponse\x12Z\n\x0bWatchStatus\x12#.modelservice.v1.WatchStatusRequest\x1a$.modelservice.v1.WatchStatusResponse0\x01\x42L\n\x13\x64\x65v.modelservice.v1P\x01Z3modelservice.dev/api/modelservice/v1;modelservicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#modelservice/v1/model_service.proto\x12\x0fmodelservice.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'modelservice/v1/inference_service.proto\"\xb8\x03\n\rDeployRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\x04spec\x18\x04 \x01(\x0b\x32%.modelservice.v1.InferenceServiceSpec\x12:\n\x06labels\x18\x05 \x03(\x0b\x32*.modelservice.v1.DeployRequest.LabelsEntry\x12\x44\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32/.modelservice.v1.DeployRequest.AnnotationsEntry\x12\x0c\n\x04\x65tag\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x15\n\rvalidate_only\x18\t \x01(\x08\x12\x0f\n\x07restart\x18\n \x01(\x08\x12\r\n\x05\x66orce\x18\x0b \x01(\x08\x12\x13\n\x0b\x63reate_only\x18\x0c \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x99\x03\n\x0e\x44\x65ployResponse\x12\x32\n\x07service\x18\x01 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12\x36\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32&.modelservice.v1.DeployResponse.Action\x12\x12\n\nrollout_id\x18\x03 \x01(\t\x12+\n\x08view_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x08warnings\x18\x07 \x03(\x0b\x32\'.modelservice.v1.DeployResponse.Warning\x1a)\n\x07Warning\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"t\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41\x43TION_CREATED\x10\x01\x12\x12\n\x0e\x41\x43TION_UPDATED\x10\x02\x12\x14\n\x10\x41\x43TION_UNCHANGED\x10\x03\x12\x14\n\x10\x41\x43TION_RESTARTED\x10\x04\"A\n\nGetRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\"n\n\x0bGetResponse\x12\x32\n\x07service\x18\x01 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12+\n\x08view_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9e\x01\n\x0bListRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x16\n\x0elabel_selector\x18\x06 \x01(\t\x12=\n\x06states\x18\x07 \x03(\x0e\x32-.modelservice.v1.InferenceServiceStatus.State\"\x9d\x01\n\x0cListResponse\x12\x33\n\x08services\x18\x01 \x03(\x0b\x32!.modelservice.v1.InferenceService\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12+\n\x08view_age\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"{\n\rDeleteRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x15\n\rallow_missing\x18\x05 \x01(\x08\x12\r\n\x05\x66orce\x18\x06 \x01(\x08\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\"q\n\x0e\x44\x65leteResponse\x12\x32\n\x07service\x18\x01 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12+\n\x08view_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa9\x02\n\x12WatchStatusRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0elabel_selector\x18\x04 \x01(\t\x12\x14\n\x0cresume_token\x18\x05 \x01(\t\x12\x38\n\x05until\x18\x06 \x01(\x0e\x32).modelservice.v1.WatchStatusRequest.Until\x12\x12\n\nrollout_id\x18\x07 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x05Until\x12\x15\n\x11UNTIL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bUNTIL_READY\x10\x01\x12\x0e\n\nUNTIL_GONE\x10\x02\"\x91\x03\n\x13WatchStatusResponse\x12\x37\n\x04type\x18\x01 \x01(\x0e\x32).modelservice.v1.WatchStatusResponse.Type\x12\x32\n\x07service\x18\x02 \x01(\x0b\x32!.modelservice.v1.InferenceService\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\x30\n\x0cobserve_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08view_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x97\x01\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rTYPE_SNAPSHOT\x10\x01\x12\x0f\n\x0bTYPE_SYNCED\x10\x02\x12\x10\n\x0cTYPE_CHANGED\x10\x03\x12\x10\n\x0cTYPE_DELETED\x10\x04\x12\r\n\tTYPE_LEFT\x10\x05\x12\x12\n\x0eTYPE_HEARTBEAT\x10\x06\x12\x0e\n\nTYPE_RESET\x10\x07\x32\x87\x03\n\x0cModelService\x12I\n\x06\x44\x65ploy\x12\x1e.modelservice.v1.DeployRequest\x1a\x1f.modelservice.v1.DeployResponse\x12@\n\x03Get\x12\x1b.modelservice.v1.GetRequest\x1a\x1c.modelservice.v1.GetResponse\x12\x43\n\x04List\x12\x1c.modelservice.v1.ListRequest\x1a\x1d.modelservice.v1.ListResponse\x12I\n\x06\x44\x65lete\x12\x1e.modelservice.v1.DeleteRequest\x1a\x1f.modelservice.v1.DeleteResponse\x12Z\n\x0bWatchStatus\x12#.modelservice.v1.WatchStatusRequest\x1a$.modelservice.v1.WatchStatusResponse0\x01\x42L\n\x13\x64\x65v.modelservice.v1P\x01Z3modelservice.dev/api/modelservice/v1;modelservicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,29 +46,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEPLOYREQUEST_ANNOTATIONSENTRY']._serialized_start=553
   _globals['_DEPLOYREQUEST_ANNOTATIONSENTRY']._serialized_end=603
   _globals['_DEPLOYRESPONSE']._serialized_start=606
-  _globals['_DEPLOYRESPONSE']._serialized_end=913
-  _globals['_DEPLOYRESPONSE_ACTION']._serialized_start=797
-  _globals['_DEPLOYRESPONSE_ACTION']._serialized_end=913
-  _globals['_GETREQUEST']._serialized_start=915
-  _globals['_GETREQUEST']._serialized_end=980
-  _globals['_GETRESPONSE']._serialized_start=982
-  _globals['_GETRESPONSE']._serialized_end=1092
-  _globals['_LISTREQUEST']._serialized_start=1095
-  _globals['_LISTREQUEST']._serialized_end=1253
-  _globals['_LISTRESPONSE']._serialized_start=1256
-  _globals['_LISTRESPONSE']._serialized_end=1413
-  _globals['_DELETEREQUEST']._serialized_start=1415
-  _globals['_DELETEREQUEST']._serialized_end=1538
-  _globals['_DELETERESPONSE']._serialized_start=1540
-  _globals['_DELETERESPONSE']._serialized_end=1653
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=1656
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=1953
-  _globals['_WATCHSTATUSREQUEST_UNTIL']._serialized_start=1890
-  _globals['_WATCHSTATUSREQUEST_UNTIL']._serialized_end=1953
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1956
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=2357
-  _globals['_WATCHSTATUSRESPONSE_TYPE']._serialized_start=2206
-  _globals['_WATCHSTATUSRESPONSE_TYPE']._serialized_end=2357
-  _globals['_MODELSERVICE']._serialized_start=2360
-  _globals['_MODELSERVICE']._serialized_end=2751
+  _globals['_DEPLOYRESPONSE']._serialized_end=1015
+  _globals['_DEPLOYRESPONSE_WARNING']._serialized_start=856
+  _globals['_DEPLOYRESPONSE_WARNING']._serialized_end=897
+  _globals['_DEPLOYRESPONSE_ACTION']._serialized_start=899
+  _globals['_DEPLOYRESPONSE_ACTION']._serialized_end=1015
+  _globals['_GETREQUEST']._serialized_start=1017
+  _globals['_GETREQUEST']._serialized_end=1082
+  _globals['_GETRESPONSE']._serialized_start=1084
+  _globals['_GETRESPONSE']._serialized_end=1194
+  _globals['_LISTREQUEST']._serialized_start=1197
+  _globals['_LISTREQUEST']._serialized_end=1355
+  _globals['_LISTRESPONSE']._serialized_start=1358
+  _globals['_LISTRESPONSE']._serialized_end=1515
+  _globals['_DELETEREQUEST']._serialized_start=1517
+  _globals['_DELETEREQUEST']._serialized_end=1640
+  _globals['_DELETERESPONSE']._serialized_start=1642
+  _globals['_DELETERESPONSE']._serialized_end=1755
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=1758
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=2055
+  _globals['_WATCHSTATUSREQUEST_UNTIL']._serialized_start=1992
+  _globals['_WATCHSTATUSREQUEST_UNTIL']._serialized_end=2055
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=2058
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=2459
+  _globals['_WATCHSTATUSRESPONSE_TYPE']._serialized_start=2308
+  _globals['_WATCHSTATUSRESPONSE_TYPE']._serialized_end=2459
+  _globals['_MODELSERVICE']._serialized_start=2462
+  _globals['_MODELSERVICE']._serialized_end=2853
 # @@protoc_insertion_point(module_scope)

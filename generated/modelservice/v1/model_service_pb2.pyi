@@ -206,10 +206,35 @@ class DeployResponse(_message.Message):
     ACTION_RESTARTED: DeployResponse.Action.ValueType  # 4
     """The pods are being replaced, and nothing else was changed."""
 
+    @_typing.final
+    class Warning(_message.Message):
+        """A warning about a Deploy that was accepted."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FIELD_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        field: _builtins.str
+        """The path of the request's field that it is about. Empty for a warning of the API server."""
+        message: _builtins.str
+        """The warning, for people. Its wording may change."""
+        def __init__(
+            self,
+            *,
+            field: _builtins.str = ...,
+            message: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "message", b"message"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SERVICE_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     VIEW_AGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     action: Global___DeployResponse.Action.ValueType
     """The effect of this Deploy."""
     rollout_id: _builtins.str
@@ -226,6 +251,15 @@ class DeployResponse(_message.Message):
     def view_age(self) -> _duration_pb2.Duration:
         """The time since the server's view last heard from the cluster. JSON: "0.250s"."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeployResponse.Warning]:
+        """5 and 6 are planned: changes, replaces_pods.
+
+        What is accepted and has another effect than it seems to have, such as a min_replicas of 0 in
+        Standard mode; then the warnings of the cluster's API server about this write, such as those of
+        its admission policies. Set with validate_only too. Print them: nothing else shows them later.
+        """
+
     def __init__(
         self,
         *,
@@ -233,10 +267,11 @@ class DeployResponse(_message.Message):
         action: Global___DeployResponse.Action.ValueType = ...,
         rollout_id: _builtins.str = ...,
         view_age: _duration_pb2.Duration | None = ...,
+        warnings: _abc.Iterable[Global___DeployResponse.Warning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service", "view_age", b"view_age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "rollout_id", b"rollout_id", "service", b"service", "view_age", b"view_age"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "rollout_id", b"rollout_id", "service", b"service", "view_age", b"view_age", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

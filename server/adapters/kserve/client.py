@@ -27,6 +27,7 @@ from server.adapters.kserve.connection.connection import (
     open_kubeconfig,
 )
 from server.adapters.kserve.connection.credentials import Access
+from server.adapters.kserve.warning_headers import warning_texts
 from server.deadline import Deadline
 
 CONNECT_TIMEOUT = 1.5
@@ -68,11 +69,13 @@ class Answer:
     """The API server's answer, of any status.
 
     A body that is not a JSON object comes as `{"message": <its first 200 characters>}`.
+    `warnings`: the texts of its Warning headers.
     """
 
     status: int
     headers: Mapping[str, str]
     body: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -145,7 +148,8 @@ class ApiServer:
         request = {"params": query, "data": data, "headers": headers}
         async with self._request(method, path, request, limits, deadline) as response:
             content = await read_at_most(response, LARGEST_ANSWER)
-            return Answer(response.status, response.headers, _decode(content))
+            warnings = tuple(warning_texts(response.headers.getall("Warning", ())))
+            return Answer(response.status, response.headers, _decode(content), warnings)
 
     @asynccontextmanager
     async def open_stream(

@@ -13,7 +13,7 @@ from server.adapters.local.rollouts.model_server_run import ModelServerConfig
 from server.adapters.local.state_dir import StateDir
 from server.adapters.local.stored_service import Record
 from server.adapters.local.supervisor import Supervisor
-from server.adapters.local.unsupported import refuse_unsupported
+from server.adapters.local.unsupported import refuse_unsupported, unenforced
 from server.deadline import NEVER, Deadline
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
 from server.domain.rollout.rollout_id import Rollout
@@ -97,16 +97,17 @@ class LocalCluster:
         if supervisor and replayed:
             self._state.sync_pending()
             service = self._report(supervisor)
-            return Applied(service, replayed.action, Rollout(service.uid, replayed.generation))
+            rollout = Rollout(service.uid, replayed.generation)
+            return _applied(service, replayed.action, rollout)
         action, wanted = plan_deploy(deploy, stored)
         if deploy.validate_only:
-            return Applied(wanted.service, action, None)
+            return _applied(wanted.service, action, None)
         if action is not Action.UNCHANGED or not supervisor:
             supervisor = self._store(wanted, supervisor)
         else:
             self._state.sync_pending()
             supervisor.retry_now()
-        return Applied(self._report(supervisor), action, wanted.service.rollout)
+        return _applied(self._report(supervisor), action, wanted.service.rollout)
 
     async def delete(self, delete: Delete) -> InferenceService:
         """See `server.ports.Cluster`."""
@@ -227,6 +228,11 @@ class LocalCluster:
             self._config.ports.release(supervisor.record.port)
             for sink in self._sinks:
                 sink.remove(key)
+
+
+def _applied(service: InferenceService, action: Action, rollout: Rollout | None) -> Applied:
+    warnings = unenforced(service.spec) if service.spec else ()
+    return Applied(service, action, rollout, tuple(warnings))
 
 
 def remove(folders: list[Path]) -> None:

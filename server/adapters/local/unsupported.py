@@ -1,4 +1,4 @@
-"""Refuses specs that the local cluster cannot run, and names the alternatives."""
+"""Refuses specs that the local cluster cannot run, and warns of what it does not enforce."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from server.domain.service.inference_service import (
     ModelPredictor,
 )
 from server.domain.service.model_name import model_name
+from server.domain.service.write_warnings import WriteWarning
+
+_ONE_REPLICA = "the local cluster always runs one replica"
 
 
 def refuse_unsupported(spec: InferenceServiceSpec) -> None:
@@ -24,6 +27,23 @@ def refuse_unsupported(spec: InferenceServiceSpec) -> None:
             f"the local cluster runs model servers as processes of this machine: "
             f"{'; '.join(problems)}; or deploy on a cluster with KServe (KSERVE_ENABLED)"
         )
+
+
+def unenforced(spec: InferenceServiceSpec) -> Iterator[WriteWarning]:
+    """Yield a warning for each field that is kept and has no effect on processes."""
+    scaling = spec.scaling
+    if spec.resources.requests or spec.resources.limits:
+        yield WriteWarning("spec.resources", "the local cluster limits no process: kept only")
+    if spec.image_pull_policy:
+        yield WriteWarning("spec.image_pull_policy", "the local cluster pulls no image: kept only")
+    if scaling.min_replicas == 0:
+        yield WriteWarning("spec.scaling.min_replicas", f"0 means 1: {_ONE_REPLICA}")
+    if (scaling.max_replicas or 1) > 1:
+        yield WriteWarning("spec.scaling.max_replicas", f"{_ONE_REPLICA}: kept only")
+    if scaling.target is not None:
+        yield WriteWarning("spec.scaling.target", f"{_ONE_REPLICA}: kept only")
+    if scaling.metric:
+        yield WriteWarning("spec.scaling.metric", f"{_ONE_REPLICA}: kept only")
 
 
 def _problems(spec: InferenceServiceSpec) -> Iterator[str]:

@@ -17,6 +17,7 @@ from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ServiceKey,
 )
+from server.domain.service.write_warnings import WriteWarning
 
 STOP_ANNOTATION = "serving.kserve.io/stop"
 MANAGED_BY_LABEL = ("app.kubernetes.io/managed-by", "modelservice")
@@ -132,11 +133,13 @@ class Applied:
     """The result of a Deploy.
 
     `rollout` is None for a dry run; for a replayed request_id it is that of the first write.
+    `warnings`: of the cluster and about the stored spec.
     """
 
     service: InferenceService
     action: Action
     rollout: Rollout | None
+    warnings: tuple[WriteWarning, ...] = ()
 
 
 def is_stop_requested(annotations: Mapping[str, Any]) -> bool:

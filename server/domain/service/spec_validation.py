@@ -50,6 +50,8 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     "Knative": ("concurrency", "rps"),
 }
 _ALL_METRICS = tuple(metric for metrics in METRICS.values() for metric in metrics)
+AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
+"""KServe's autoscaler in Standard mode; "hpa" without it."""
 # With this annotation Knative leaves scaling to Kubernetes' own autoscaler, like Standard mode.
 KNATIVE_AUTOSCALER = "autoscaling.knative.dev/class"
 KUBERNETES_OWN = "hpa.autoscaling.knative.dev"

@@ -26,7 +26,11 @@ from server.domain.kubernetes.names import (
 )
 from server.domain.service.commands import MANAGED_BY_LABEL, STOP_ANNOTATION, Delete, Deploy
 from server.domain.service.inference_service import RegisteredModelPredictor, ServiceKey
-from server.domain.service.spec_validation import predictor_violations, spec_violations
+from server.domain.service.spec_validation import (
+    AUTOSCALER_CLASS,
+    predictor_violations,
+    spec_violations,
+)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -47,7 +51,7 @@ _FREE_DOMAIN = "app.kubernetes.io"
 _FREE_ANNOTATIONS = frozenset(
     {
         STOP_ANNOTATION,
-        "serving.kserve.io/autoscalerClass",
+        AUTOSCALER_CLASS,
         "serving.kserve.io/storageSecretName",
         "serving.kserve.io/enable-prometheus-scraping",
         "serving.kserve.io/enable-metric-aggregation",

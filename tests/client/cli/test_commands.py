@@ -306,6 +306,15 @@ def test_a_deploy_can_be_checked_without_writing_and_without_waiting(name: str) 
     assert f"service  {NAMESPACE}/{name}" in re.sub(" +", "  ", run.stdout)
 
 
+def test_a_warning_is_printed_on_standard_error(name: str) -> None:
+    for words in (("--validate-only",), ("-o", "name")):
+        run = modelctl("deploy", name, *IMAGE, "--min-replicas", "0", *words)
+        assert run.exit_code == 0
+        [line] = [line for line in run.stderr.splitlines() if "WARNING" in line]
+        assert "spec.scaling.min_replicas: 0 means 1 in Standard mode" in line
+        assert "WARNING" not in run.stdout
+
+
 def test_a_list_is_of_a_namespace_or_of_all(name: str) -> None:
     modelctl("deploy", f"there/{name}", *IMAGE, "--label", f"only={name}")
     assert name not in modelctl("list").stdout

@@ -36,9 +36,9 @@ from server.adapters.kserve.manifests.object_parser import removed_paths, servic
 from server.adapters.kserve.manifests.readiness_probe import probe_for
 from server.adapters.kserve.manifests.resource_defaults import model_additions
 from server.adapters.kserve.manifests.serving_runtimes import resources_of
-from server.adapters.kserve.modes import KNATIVE
+from server.adapters.kserve.modes import KNATIVE, STANDARD, mode_of, settled_mode_of
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
-from server.adapters.kserve.objects import Object, rollout_of
+from server.adapters.kserve.objects import Object, annotations_of, rollout_of
 from server.deadline import Deadline
 from server.domain.errors import (
     ServiceDeleting,
@@ -51,6 +51,7 @@ from server.domain.service.commands import Action, Applied, Deploy
 from server.domain.service.deploy_plan import initial_status
 from server.domain.service.inference_service import ModelPredictor
 from server.domain.service.preconditions import PastRequest
+from server.domain.service.write_warnings import WriteWarning, standard_mode_warnings
 
 REMOVED = "removed from the service"
 
@@ -92,7 +93,8 @@ class ServiceApplier:
                 raise
             raise StaleObject from error
         if isinstance(plan, PastRequest) or plan.unchanged:
-            return self._already_applied(deploy, plan, current)
+            applied = self._already_applied(deploy, plan, current)
+            return _with_warnings(applied, current.parsed.obj if current.parsed else {}, config)
         if plan.replaces_pods:
             plan = plan.with_added(await self._fields_to_add(plan, deploy.deadline))
         if plan.frozen:
@@ -100,7 +102,8 @@ class ServiceApplier:
         answer = await self._write(deploy, plan, dry_run=deploy.validate_only)
         if not answer.ok:
             raise _write_error(deploy, plan, answer, current.live)
-        return self._applied(deploy, plan, answer.body)
+        applied = self._applied(deploy, plan, answer.body)
+        return _with_warnings(applied, answer.body, config, answer.warnings)
 
     async def _kserve_config(self, deadline: Deadline) -> KServeConfig:
         try:
@@ -181,6 +184,18 @@ class ServiceApplier:
         if removed:
             service = replace(service, status=with_paths(service.status, REMOVED, removed))
         return Applied(service, action, rollout)
+
+
+def _with_warnings(
+    applied: Applied, obj: Object, config: KServeConfig, of_the_cluster: Sequence[str] = ()
+) -> Applied:
+    """Add the warnings about the object's spec and mode, and those of the API server."""
+    service = applied.service
+    warnings = [WriteWarning("", text) for text in of_the_cluster]
+    mode = mode_of(settled_mode_of(obj), annotations_of(obj)) or config.default_mode
+    if service.spec and mode == STANDARD:
+        warnings = [*standard_mode_warnings(service.spec, annotations_of(obj)), *warnings]
+    return replace(applied, warnings=tuple(warnings))
 
 
 def _action(plan: Plan, written: Rollout) -> Action:

@@ -28,8 +28,8 @@ from server.adapters.kserve.status.runtime_changes import (
 )
 from server.domain.rollout.facts import ComponentFacts
 from server.domain.rollout.status import Component, ComponentStatus
+from server.domain.service.spec_validation import AUTOSCALER_CLASS
 
-AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
 _DEFAULT_CPU_UTILIZATION = 80
 
 

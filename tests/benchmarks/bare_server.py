@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 from modelservice.v1 import model_service_pb2
+
+from server.control.watch_cache import WatchCache
+from server.memory_trimming import keep_freeing
 
 
 def answering(answer: bytes) -> grpc.RpcMethodHandler[Any, Any]:
@@ -23,15 +27,29 @@ def answering(answer: bytes) -> grpc.RpcMethodHandler[Any, Any]:
     return grpc.unary_unary_rpc_method_handler(answer_it)
 
 
-async def main(paths: list[Path]) -> None:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    handlers = {path.stem: answering(path.read_bytes()) for path in paths}
+async def serve(
+    handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
+    options: Sequence[tuple[str, int]] = (),
+) -> None:
+    """Serve methods of ModelService, and print the port.
+
+    Garbage is collected as in the server that is measured beside it: CPython's own collector would
+    examine all objects again and again while thousands of streams are opened, and the bare server
+    would look slower than gRPC is.
+    """
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *options])
     service = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)
-    await server.wait_for_termination()
+    cache = WatchCache()
+    cache.mark_synced()
+    await keep_freeing(cache)
+
+
+async def main(paths: list[Path]) -> None:
+    await serve({path.stem: answering(path.read_bytes()) for path in paths})
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from modelservice.v1 import model_service_pb2
 
+from .bare_server import serve
 from .samples import MARKER
 
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),
     # By default most streams of a storm are refused.
     ("grpc.server.max_pending_requests", 20_000),
     ("grpc.server.max_pending_requests_hard_limit", 20_000),
@@ -61,18 +60,12 @@ class Feed:
 
 
 async def main(opening: Path, changed: Path) -> None:
-    server = grpc.aio.server(options=_OPTIONS)
     feed = Feed(messages_in(opening.read_bytes()), *messages_in(changed.read_bytes()))
     handlers = {
         "WatchStatus": grpc.unary_stream_rpc_method_handler(feed.watch),
         "Deploy": grpc.unary_unary_rpc_method_handler(feed.deploy),
     }
-    service = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(port, flush=True)
-    await server.wait_for_termination()
+    await serve(handlers, _OPTIONS)
 
 
 if __name__ == "__main__":

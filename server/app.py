@@ -21,9 +21,10 @@ import structlog
 from server import failpoints
 from server.adapters.no_registry import NoRegistry
 from server.api.authentication import Authentication
+from server.api.call_limits import CallerLimits, CallLimits
 from server.api.grpc_server import grpc_server, health_listener
 from server.api.health import Health, follow_health, health_statuses
-from server.api.interceptor import CallInterceptor, CallLimits
+from server.api.interceptor import CallInterceptor
 from server.api.model_service import ModelService
 from server.api.registry_service import RegistryService
 from server.api.responses import Responses
@@ -96,7 +97,9 @@ class Application:
         self._settings = settings
         self._cache = WatchCache(cluster.refusal)
         self._health = Health()
-        limits = CallLimits(serving.max_calls, serving.max_streams)
+        limits = CallLimits(
+            serving.max_calls, serving.max_streams, CallerLimits(*serving.limits_of_caller())
+        )
         self._interceptor = _interceptor(
             settings, limits, Authentication(identities) if identities else None
         )

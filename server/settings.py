@@ -45,6 +45,8 @@ __all__ = ["Settings", "SettingsInvalid", "described", "load"]
 
 # docs/operations.md has the arithmetic.
 MEMORY_SHARE = 4
+# Of the server's limits, for each caller.
+CALLER_SHARE = 4
 
 
 def _group(prefix: str) -> SettingsConfigDict:
@@ -164,6 +166,24 @@ class Serving(BaseSettings):
         ge=1,
         description="maximum of concurrent watches; further watches get RESOURCE_EXHAUSTED",
     )
+    caller_rate: int = Field(
+        1000,
+        ge=1,
+        description="maximum of calls a second of each identified caller, as many of them at one"
+        " moment after a pause; further calls get RESOURCE_EXHAUSTED",
+    )
+    caller_max_calls: int | None = Field(
+        None,
+        ge=1,
+        description="maximum of concurrent calls of each identified caller; unset: a quarter of"
+        " MODELSERVICE_MAX_CALLS",
+    )
+    caller_max_streams: int | None = Field(
+        None,
+        ge=1,
+        description="maximum of concurrent watches of each identified caller; unset: a quarter of"
+        " MODELSERVICE_MAX_STREAMS",
+    )
 
     services_memory: Bytes | None = Field(
         None,
@@ -171,6 +191,15 @@ class Serving(BaseSettings):
         " gets RESOURCE_EXHAUSTED; unset: a quarter of the cgroup's memory limit, else of the"
         " machine's memory",
     )
+
+    def limits_of_caller(self) -> tuple[int, int, int]:
+        """Return the maximum of calls a second, and of concurrent calls and watches, of each
+        identified caller."""
+        return (
+            self.caller_rate,
+            self.caller_max_calls or max(1, self.max_calls // CALLER_SHARE),
+            self.caller_max_streams or max(1, self.max_streams // CALLER_SHARE),
+        )
 
     def services_memory_bytes(self) -> int:
         """Return the maximum of this server's memory for services."""

@@ -106,7 +106,8 @@ def main() -> None:
         # Without a URL it would be in this user's own state directory.
         url = loaded.database.url.get_secret_value()
         async with app.opened_registry(loaded) if url else nullcontext() as registry:
-            await app.serve(app.Application(Cluster(), loaded, registry))
+            tokens = await app.opened_token_file(loaded)
+            await app.serve(app.Application(Cluster(), loaded, registry, identities=tokens))
 
     loaded = settings.load()
     logs.configure(loaded.log)

@@ -48,6 +48,10 @@ def test_each_limit_of_the_document_is_the_servers() -> None:
     assert shown.pop("calls open on a server; watches") == (
         "`MODELSERVICE_MAX_CALLS`, `MODELSERVICE_MAX_STREAMS`"
     )
+    assert shown.pop("those of one caller; its calls a second") == (
+        "`MODELSERVICE_CALLER_MAX_CALLS`, `MODELSERVICE_CALLER_MAX_STREAMS`,"
+        " `MODELSERVICE_CALLER_RATE`"
+    )
     assert shown == LIMITS
     [metadata] = [row for row in rows if row[0].startswith("metadata")]
     assert f"above {HARD_METADATA_KIB} KiB always: RESOURCE_EXHAUSTED" in metadata[2]

@@ -15,8 +15,8 @@ from server.adapters.kserve.identity import identities
 from server.adapters.kserve.informers import status_feed
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
-from server.api import authentication, grpc_server, requests, responses
-from server.api.interceptor import CallLimits
+from server.api import authentication, call_limits, grpc_server, requests, responses
+from server.api.call_limits import CallerLimits, CallLimits
 from server.api.transport import certificate
 from server.control import live_reads, watch_cache
 from server.domain.kubernetes import selectors
@@ -30,6 +30,7 @@ SHIPPED = CallLimits(
     settings.Serving.model_fields["max_calls"].default,
     settings.Serving.model_fields["max_streams"].default,
 )
+OF_CALLER = CallerLimits(*settings.Serving().limits_of_caller())
 HEALTH = dict(grpc_server._HEALTH_OPTIONS)
 SERVING = settings.Serving.model_fields
 SERVED, EVERYWHERE, KSERVE = "namespaces that are served", "the cluster", "KServe's namespace"
@@ -50,6 +51,17 @@ WHERE = {
 LIMITS = {
     "calls answered at once, of all callers": SERVING["max_calls"].default,
     "streams open at once: watches; reflection as many": SERVING["max_streams"].default,
+    "calls a second of each identified caller, as many at one moment after a pause": (
+        OF_CALLER.rate
+    ),
+    "calls answered at once, of each identified caller": OF_CALLER.calls,
+    "streams open at once, of each identified caller": OF_CALLER.streams,
+    "idle callers whose rate is remembered": call_limits.MOST_IDLE_CALLERS,
+    "refusals in a second that are sent at once": call_limits.PROMPT_REFUSALS,
+    "memory of refusals that are sent late, in bytes": call_limits.MOST_HELD_BYTES,
+    "memory of requests above 32 KiB whose callers are not authenticated yet, in bytes": (
+        call_limits.MOST_ARRIVING_BYTES
+    ),
     "connections at once, also in their handshake": grpc_server.most_connections(
         SHIPPED, encrypted=False
     ),

@@ -33,8 +33,6 @@ class CallLog:
     def __init__(
         self,
         method: str,
-        request: Any,
-        default_namespace: str,
         trace: str,
         *,
         quiet: bool,
@@ -45,6 +43,9 @@ class CallLog:
         self.late = late
         self.trace = trace
         self.fields: dict[str, Any] = {"method": method[1:]}
+
+    def describe(self, request: Any, default_namespace: str) -> None:
+        """Add the names in a request."""
         for field, target in targets_of(request, default_namespace).items():
             self.fields[field] = cut(target, _LOGGED_BYTES)
         fields = _fields_of(getattr(request, "DESCRIPTOR", None))

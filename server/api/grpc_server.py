@@ -18,8 +18,9 @@ from modelservice.v1 import (
     registry_service_pb2_grpc,
 )
 
+from server.api.call_limits import CallLimits
 from server.api.health import GRPC_SERVICES, Health
-from server.api.interceptor import CallInterceptor, CallLimits, InterceptedServer
+from server.api.interceptor import CallInterceptor, InterceptedServer
 from server.api.model_service import ModelService
 from server.api.reflection import Reflection
 from server.api.registry_service import RegistryService

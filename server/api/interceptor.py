@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -16,20 +15,21 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from server.api.authentication import Authentication
-from server.api.call_log import CallLog, logger
+from server.api.call_limits import (
+    AdmittedCall,
+    ArrivingRequests,
+    CallAdmission,
+    CallKind,
+    CallLimits,
+    RefusedCalls,
+)
+from server.api.call_log import CallLog
 from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.limits import check_limits
 from server.control.call import Call
 from server.deadline import Deadline
 from server.domain.caller import Caller
-from server.domain.errors import (
-    ErrorReason,
-    FieldInvalid,
-    FieldViolation,
-    ServiceError,
-    TooManyRequests,
-    TooManyStreams,
-)
+from server.domain.errors import FieldInvalid, FieldViolation, ServiceError
 
 _KINDS = ("unary_unary", "unary_stream", "stream_stream")
 # A caller's deadline begins before its request travels here.
@@ -41,41 +41,24 @@ _QUIET = (_HEALTH, _REFLECTION)
 # Of the names of methods that change nothing.
 _READS = ("Get", "List", "Watch")
 _REFLECTION_SECONDS = 1.0
-_REFUSED_SECONDS = 1.0
 _LOGGED_BYTES = 128
 
 Context = Any
 Handler = Callable[[Any, Any], Any]
 
 
-class CallLimits(NamedTuple):
-    """How many calls may be open at once: unary ones, and streams."""
-
-    calls: int
-    streams: int
-
-
-@dataclass(slots=True, eq=False)
-class _OpenCalls:
-    """The open calls of one kind. `error`: what a call beyond the limit gets."""
-
-    limit: float = float("inf")
-    error: Callable[[], ServiceError] | None = None
-    open: int = 0
-
-    def refusal(self) -> ServiceError | None:
-        """Return the error of one more call, or None if there is room for it."""
-        return self.error() if self.error and self.open >= self.limit else None
-
-
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """A method. `own`: of this API, so its handler takes a Call in place of gRPC's context."""
+    """A method. `own`: of this API, so its handler takes a Call in place of gRPC's context.
+
+    `parse` makes its request of bytes; None where gRPC does, since requests are streamed.
+    """
 
     name: str
     handler: Handler
-    calls: _OpenCalls
+    kind: CallKind
     own: bool
+    parse: Callable[[bytes], Any] | None
 
     @property
     def quiet(self) -> bool:
@@ -86,25 +69,6 @@ class _Method:
     def reads(self) -> bool:
         """Return whether its calls change nothing."""
         return self.name.rpartition("/")[2].startswith(_READS)
-
-
-class _RefusedCalls:
-    """Counts the calls above the limits, and logs their number once a second at most: a line for
-    each would let a flood of calls flood the log."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[ErrorReason] = Counter()
-
-    def add(self, reason: ErrorReason) -> None:
-        """Count one more."""
-        if not self._counts:
-            asyncio.get_running_loop().call_later(_REFUSED_SECONDS, self._log)
-        self._counts[reason] += 1
-
-    def _log(self) -> None:
-        for reason, calls in self._counts.items():
-            logger().warning("calls refused", reason=reason.value, calls=calls)
-        self._counts.clear()
 
 
 class CallInterceptor:
@@ -126,14 +90,9 @@ class CallInterceptor:
         self._caller = caller
         self._authentication = authentication
         self._default_namespace = default_namespace
-        self._unary = _OpenCalls(limits.calls, partial(_too_many_calls, limits.calls))
-        streams = partial(_too_many_streams, limits.streams)
-        self._streams = _OpenCalls(limits.streams, streams)
-        self._reflection = _OpenCalls(limits.streams, streams)
-        self._health = _OpenCalls()
-        # Calls of any kind above its limit, until their callers have the error.
-        self._above_limits = _OpenCalls()
-        self._refused = _RefusedCalls()
+        self._admission = CallAdmission(limits)
+        self._arriving = ArrivingRequests()
+        self._refused = RefusedCalls()
         self._ended = asyncio.Event()
 
     async def drained(self) -> None:
@@ -142,11 +101,12 @@ class CallInterceptor:
         A reflection stream stays open for as long as its caller likes. It is waited for a little
         longer than the others, since callers use it to read the details of their last status.
         """
-        others = (self._unary, self._streams, self._health, self._above_limits)
-        await self._until(lambda: not any(calls.open for calls in others))
+        calls = self._admission
+        others = (calls.unary, calls.streams, calls.health)
+        await self._until(lambda: not any(kind.begun for kind in others))
         with suppress(TimeoutError):
             async with asyncio.timeout(_REFLECTION_SECONDS):
-                await self._until(lambda: not any(c.open for c in (*others, self._reflection)))
+                await self._until(lambda: not any(k.begun for k in (*others, calls.reflection)))
 
     async def _until(self, over: Callable[[], bool]) -> None:
         while not over():
@@ -158,56 +118,96 @@ class CallInterceptor:
     ) -> grpc.RpcMethodHandler[Any, Any]:
         """Return the handler of a method (`/package.Service/Name`), wrapped."""
         arity = next(kind for kind in _KINDS if getattr(handler, kind))
-        calls = self._counted_with(method, streaming=handler.response_streaming)
-        own = calls in (self._unary, self._streams)
+        kind = self._kind_of(method, streaming=handler.response_streaming)
+        own = kind in (self._admission.unary, self._admission.streams)
+        parse = _parser(handler.request_deserializer)
+        # gRPC parses streamed requests; a single one is parsed once its call is admitted.
+        by_grpc, by_us = (parse, None) if handler.request_streaming else (None, parse)
         # A partial: the frame of a function here would keep the request, see `_call`. Of the
         # function, not of the method: gRPC examines it in each call, and a method takes longer.
-        known = _Method(method, getattr(handler, arity), calls, own)
+        known = _Method(method, getattr(handler, arity), kind, own, by_us)
         call = partial(CallInterceptor._call, self, known)
-        parse = _parser(handler.request_deserializer, streamed=handler.request_streaming)
         serialize = _serializer(handler.response_serializer)
         make = getattr(grpc, f"{arity}_rpc_method_handler")
-        wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, parse, serialize)
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, by_grpc, serialize)
         return wrapped
 
-    def _counted_with(self, method: str, *, streaming: bool) -> _OpenCalls:
+    def _kind_of(self, method: str, *, streaming: bool) -> CallKind:
         if method.startswith(_HEALTH):
-            return self._health
+            return self._admission.health
         if method.startswith(_REFLECTION):
-            return self._reflection
-        return self._streams if streaming else self._unary
+            return self._admission.reflection
+        return self._admission.streams if streaming else self._admission.unary
 
     async def _call(self, method: _Method, request: Any, context: Context) -> Any:
         # No secret: it names the call in the log.
         trace = f"{random.getrandbits(32):08x}"
-        call = Call(self._caller, Deadline.after(context.time_remaining()), trace)
-        refusal = method.calls.refusal()
-        line = CallLog(
-            method.name,
-            request,
-            self._default_namespace,
-            trace,
-            quiet=refusal is not None or method.quiet,
-            late=method.reads,
-        )
-        if refusal:
-            self._refused.add(refusal.reason)
-        counted = self._above_limits if refusal else method.calls
-        counted.open += 1
+        line = CallLog(method.name, trace, quiet=method.quiet, late=method.reads)
+        method.kind.begun += 1
         try:
-            argument = call if method.own else context
-            outcome = await _outcome(
-                refusal, self._authentication, method.handler, request, argument, context, line
-            )
+            outcome = await self._outcome(method, request, context, line)
             # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
-            # 1 MiB, which takes 30 MiB as a message, would stay until a garbage collection.
+            # 1 MiB would stay until a garbage collection.
             del request
             if isinstance(outcome, _Abort):
                 await context.abort(*outcome)
             return outcome
         finally:
-            counted.open -= 1
+            method.kind.begun -= 1
             self._ended.set()
+
+    async def _outcome(self, method: _Method, request: Any, context: Context, line: CallLog) -> Any:
+        """Return the response, or an _Abort for an error, once it is logged."""
+        admitted: AdmittedCall | None = None
+        try:
+            try:
+                call = await self._authenticated(method, request, context, line)
+                by = call.caller.impersonated_by or call.caller.name
+                admitted = self._admission.admit(method.kind, by)
+            except ServiceError as refusal:
+                line.quiet = True
+                await self._refused.add(refusal.reason, _size(request))
+                raise
+            if method.parse:
+                request = method.parse(request)
+                line.describe(request, self._default_namespace)
+            response = await _handle(method, request, call if method.own else context, context)
+            line.write(grpc.StatusCode.OK)
+            return response
+        except grpc.aio.AbortError as aborted:
+            line.write(context.code())
+            del request  # as in `_call`
+            raise aborted.with_traceback(None) from None
+        except grpc.aio.InternalError:
+            # gRPC found the client gone as it wrote, before our task was cancelled.
+            line.write(_code_of_cancellation(context))
+            raise
+        except Exception as e:
+            return _abort(e, line)
+        except asyncio.CancelledError as e:
+            # A client that leaves cancels this task. A CancelledError from elsewhere is a bug, and
+            # would leave the client without a response for ever.
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                line.write(_code_of_cancellation(context))
+                raise
+            return _abort(e, line)
+        finally:
+            if admitted:
+                admitted.end()
+
+    async def _authenticated(
+        self, method: _Method, request: Any, context: Context, line: CallLog
+    ) -> Call:
+        """Return the call with its caller. That of health and reflection, which are open, is not
+        authenticated."""
+        call = Call(self._caller, Deadline.after(context.time_remaining()), line.trace)
+        if self._authentication is None or not method.own:
+            return call
+        with self._arriving.counted(_size(request)):
+            call = await self._authentication.authenticated(call, context)
+        line.fields["user"] = cut(call.caller.name, _LOGGED_BYTES)
+        return call
 
 
 class InterceptedServer:
@@ -255,35 +255,16 @@ class _InterceptedHandler(grpc.GenericRpcHandler):
         return self._intercepted[method]
 
 
-def _too_many_calls(limit: int) -> ServiceError:
-    return TooManyRequests(f"this server already answers {limit} calls, its limit: try again soon")
-
-
-def _too_many_streams(limit: int) -> ServiceError:
-    return TooManyStreams(
-        f"this server already has {limit} open streams, its limit: try again soon"
-    )
-
-
-def _parser(
-    deserializer: Callable[[bytes], Any] | None, *, streamed: bool
-) -> Callable[[bytes], Any]:
-    """Return a deserializer that turns unreadable bytes into an error of ours.
-
-    gRPC parses a single request outside of the call, and would send the text of an exception: the
-    error takes the request's place until the call begins.
-    """
+def _parser(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Return a deserializer that turns unreadable bytes into an error of ours."""
 
     def parse(raw: bytes) -> Any:
         try:
             return deserializer(raw) if deserializer else raw
         except DecodeError:
-            error = FieldInvalid(
+            raise FieldInvalid(
                 [FieldViolation("request", "must be the protobuf message of this method")]
-            )
-            if streamed:
-                raise error from None
-            return error
+            ) from None
 
     return parse
 
@@ -305,60 +286,21 @@ class _Abort(NamedTuple):
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-async def _outcome(
-    refusal: ServiceError | None,
-    authentication: Authentication | None,
-    handler: Handler,
-    request: Any,
-    argument: Call | Context,
-    context: Context,
-    line: CallLog,
-) -> Any:
-    """Return the response, or an _Abort for an error, once it is logged."""
-    try:
-        if refusal:
-            raise refusal
-        # Health and reflection, which get the context, are open.
-        if authentication is not None and isinstance(argument, Call):
-            argument = await authentication.authenticated(argument, context)
-            line.fields["user"] = cut(argument.caller.name, _LOGGED_BYTES)
-        response = await _handle(handler, request, argument, context)
-        line.write(grpc.StatusCode.OK)
-        return response
-    except grpc.aio.AbortError as aborted:
-        line.write(context.code())
-        del request  # as in `_call`
-        raise aborted.with_traceback(None) from None
-    except grpc.aio.InternalError:
-        # gRPC found the client gone as it wrote, before our task was cancelled.
-        line.write(_code_of_cancellation(context))
-        raise
-    except Exception as e:
-        return _abort(e, line)
-    except asyncio.CancelledError as e:
-        # A client that leaves cancels this task. A CancelledError from elsewhere is a bug, and
-        # would leave the client without a response for ever.
-        task = asyncio.current_task()
-        if task and task.cancelling():
-            line.write(_code_of_cancellation(context))
-            raise
-        return _abort(e, line)
-
-
-async def _handle(
-    handler: Handler, request: Any, argument: Call | Context, context: Context
-) -> Any:
-    if isinstance(request, ServiceError):
-        raise request
+async def _handle(method: _Method, request: Any, argument: Call | Context, context: Context) -> Any:
     if isinstance(request, Message):
         check_limits(request)
-    handling = handler(request, argument)
+    handling = method.handler(request, argument)
     if not inspect.isasyncgen(handling):
         return await handling
     async with aclosing(handling) as responses:
         async for response in responses:
             await context.write(response)
     return None
+
+
+def _size(request: Any) -> int:
+    """Return the bytes of a request that is not parsed; 0 for streamed ones."""
+    return len(request) if isinstance(request, bytes) else 0
 
 
 def _abort(error: BaseException, line: CallLog) -> _Abort:

@@ -15,7 +15,8 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.api.interceptor import CallInterceptor, CallLimits
+from server.api.call_limits import CallLimits
+from server.api.interceptor import CallInterceptor
 from server.control.call import Call
 from server.domain.caller import Caller
 from tests.patience import PATIENCE_SECONDS

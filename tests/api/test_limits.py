@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.api.interceptor import CallInterceptor, CallLimits
+from server.api.call_limits import CallLimits
+from server.api.interceptor import CallInterceptor
 from server.domain.caller import Caller
 from tests.alone import Alone, alone
 from tests.patience import PATIENCE_SECONDS

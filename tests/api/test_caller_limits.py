@@ -1,0 +1,248 @@
+"""Each caller has limits of its own: the flood of one leaves the others alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from grpc import StatusCode
+from modelservice.v1.model_service_pb2 import DeployResponse, ListRequest
+
+from server.api import call_limits
+from server.api.call_limits import (
+    ArrivingRequests,
+    CallAdmission,
+    CallerLimits,
+    CallLimits,
+    RefusedCalls,
+)
+from server.domain.errors import ErrorReason, TooManyRequests
+from server.settings import Serving
+from server.token_bucket import TokenBucket
+from tests.alone import alone
+from tests.patience import PATIENCE_SECONDS
+from tests.refusals import refusal_of
+from tests.serving import Served, serving, settings
+
+from .requests import deploy, eventually, watching
+from .token_files import Client, entry, identity
+
+CALLS, STREAMS = 3, 2
+PLENTY = 1_000_000
+
+
+class World(NamedTuple):
+    served: Served
+    flooder: Client
+    other: Client
+
+
+@contextmanager
+def world(folder: Path, **limits: int) -> Iterator[World]:
+    file = folder / "tokens.toml"
+    users = [entry(user, namespaces={"*": "admin"}) for user in ("flooder", "other")]
+    file.write_text("\n".join(users))
+    given = {"caller_rate": PLENTY} | {f"caller_{name}": n for name, n in limits.items()}
+    with serving(settings(serving=given, identity=identity(file))) as served:
+        served.wait_until_synced()
+        with grpc.insecure_channel(served.address) as channel:
+            callers = [Client.of(channel, user) for user in ("flooder", "other")]
+            yield World(served, *callers)
+
+
+def refused_for_now(call: Callable[[], object]) -> str | None:
+    """The reason of a refusal that says when to call again; None where the call is answered."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return reason_for_now(error)
+    return None
+
+
+def reason_for_now(error: Any) -> str:
+    refusal = refusal_of(error)
+    assert refusal.code is StatusCode.RESOURCE_EXHAUSTED
+    assert refusal.retry_after > timedelta(0)
+    pushback = dict(error.trailing_metadata())["grpc-retry-pushback-ms"]
+    assert timedelta(milliseconds=int(pushback)) == refusal.retry_after
+    return refusal.reason
+
+
+def test_a_caller_with_its_limit_of_calls_is_refused_and_another_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world(tmp_path, max_calls=CALLS) as (served, flooder, other):
+        released, apply = asyncio.Event(), served.memory.apply
+        began: list[Any] = []
+
+        async def held(deploy: Any) -> Any:
+            began.append(deploy)
+            await released.wait()
+            return await apply(deploy)
+
+        monkeypatch.setattr(served.memory, "apply", held)
+        with ThreadPoolExecutor(CALLS) as pool:
+            waiting = [pool.submit(flooder.models.Deploy, deploy(f"s{n}")) for n in range(CALLS)]
+            eventually("as many calls are open as may be", lambda: len(began) == CALLS)
+            refusal = refused_for_now(lambda: flooder.models.List(ListRequest()))
+            assert refusal == "TOO_MANY_REQUESTS"
+            assert other.models.List(ListRequest()) is not None
+            served.inside(released.set)
+            assert all(isinstance(each.result(), DeployResponse) for each in waiting)
+        assert flooder.models.List(ListRequest()).services
+
+
+def test_a_caller_with_its_limit_of_streams_is_refused_and_another_is_answered(
+    tmp_path: Path,
+) -> None:
+    with world(tmp_path, max_streams=STREAMS) as (_, flooder, other):
+        with ExitStack() as opened:
+            for nth in range(STREAMS):
+                opened.enter_context(watching(flooder.models, name=f"w{nth}")).next()
+            with watching(flooder.models, name="one-too-many") as stream:
+                messages, error = stream.rest()
+            assert (messages, reason_for_now(error)) == ([], "TOO_MANY_STREAMS")
+            assert opened.enter_context(watching(other.models, name="w")).next()
+            # Its other calls are answered.
+            assert flooder.models.List(ListRequest()) is not None
+
+        def opens() -> bool:
+            with watching(flooder.models, name="another") as stream:
+                return refused_for_now(stream.next) is None
+
+        eventually("there is room again", opens)
+
+
+def test_a_caller_above_its_rate_is_refused_and_another_is_answered(tmp_path: Path) -> None:
+    with world(tmp_path, rate=1) as (_, flooder, other):
+        refusal = None
+
+        def flood() -> bool:
+            nonlocal refusal
+            refusal = refused_for_now(lambda: flooder.models.List(ListRequest()))
+            return refusal is not None
+
+        eventually("it calls twice within a second", flood)
+        assert refusal == "TOO_MANY_REQUESTS"
+        assert other.models.List(ListRequest()) is not None
+        eventually("it may call again", lambda: not flood())
+
+
+def test_callers_without_identity_share_the_servers_limits_alone() -> None:
+    limits = {"caller_rate": 1, "caller_max_calls": 1, "caller_max_streams": 1}
+    with serving(settings(serving=limits)) as served:
+        served.wait_until_synced()
+        with grpc.insecure_channel(served.address) as channel, ExitStack() as opened:
+            client = Client(channel)
+            for nth in range(3):
+                opened.enter_context(watching(client.models, name=f"w{nth}")).next()
+                assert client.models.List(ListRequest()) is not None
+
+
+def test_a_caller_has_a_quarter_of_the_servers_limits_unless_they_are_set() -> None:
+    assert Serving().limits_of_caller() == (1000, 250, 3000)
+    assert Serving(max_calls=2, max_streams=40).limits_of_caller() == (1000, 1, 10)
+    given = Serving(caller_rate=7, caller_max_calls=8, caller_max_streams=9)
+    assert given.limits_of_caller() == (7, 8, 9)
+
+
+def test_a_bucket_lets_its_burst_pass_and_then_its_rate() -> None:
+    bucket = TokenBucket(rate=10, burst=3)
+    passed = []
+    for tenths in (1000, 1000, 1000, 1000, 1001, 1001, 1002, 2000, 2000, 2000, 2000):
+        now = tenths / 10
+        passed.append(bucket.delay(now) < 1e-6)
+        if passed[-1]:
+            bucket.take(now)
+    assert passed == [*[True] * 3, False, True, False, True, *[True] * 3, False]
+    assert bucket.delay(200.0) == pytest.approx(0.1)
+
+
+def test_few_callers_are_remembered_and_those_with_open_calls_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_limits, "MOST_IDLE_CALLERS", 3)
+    admission = CallAdmission(CallLimits(PLENTY, PLENTY, CallerLimits(1, 1, 1)))
+    open_calls = [admission.admit(admission.unary, f"busy-{n}") for n in range(5)]
+    for number in range(100):
+        admission.admit(admission.unary, f"idle-{number}").end()
+    assert (len(admission._busy), len(admission._idle)) == (5, 3)
+    with pytest.raises(TooManyRequests, match="this caller already has 1 calls"):
+        admission.admit(admission.unary, "busy-0")
+    with pytest.raises(TooManyRequests, match="more than 1 calls a second"):
+        admission.admit(admission.unary, "idle-99")
+    for call in open_calls:
+        call.end()
+    assert (len(admission._busy), len(admission._idle)) == (0, 3)
+    assert admission.unary.open == 0
+
+
+async def test_the_refusals_of_a_flood_are_held_as_long_as_they_take_little_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_limits, "HELD_SECONDS", (PATIENCE_SECONDS, PATIENCE_SECONDS))
+    monkeypatch.setattr(call_limits, "PROMPT_REFUSALS", 5)
+    monkeypatch.setattr(call_limits, "MOST_HELD_BYTES", 2 * 2**20)
+    monkeypatch.setattr(call_limits, "_SUMMED_SECONDS", 10 * PATIENCE_SECONDS)
+    refused = RefusedCalls()
+
+    async def answered(calls: int) -> set[asyncio.Task[None]]:
+        adding = [refused.add(ErrorReason.TOO_MANY_REQUESTS, 2**20 - 2**15) for _ in range(calls)]
+        tasks = [asyncio.create_task(each) for each in adding]
+        await asyncio.sleep(0)
+        held.update(task for task in tasks if not task.done())
+        return {task for task in tasks if task.done()}
+
+    held: set[asyncio.Task[None]] = set()
+    assert (len(await answered(5)), len(held)) == (5, 0)
+    assert (len(await answered(10)), len(held)) == (8, 2)
+    # Those whose clients leave make room.
+    for task in held:
+        task.cancel()
+    await asyncio.wait(held)
+    held.clear()
+    assert (len(await answered(1)), len(held)) == (0, 1)
+
+
+def test_large_requests_of_callers_that_are_not_authenticated_yet_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_limits, "MOST_ARRIVING_BYTES", 2**21)
+    arriving = ArrivingRequests()
+    with ExitStack() as waiting:
+        for _ in range(2):
+            waiting.enter_context(arriving.counted(2**20))
+        with pytest.raises(TooManyRequests):
+            waiting.enter_context(arriving.counted(2**20))
+        for _ in range(100):
+            waiting.enter_context(arriving.counted(2**15))
+    with arriving.counted(2**21):
+        pass
+
+
+@pytest.mark.processes
+def test_calls_without_a_valid_token_are_summed_up_in_the_log(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("other", namespaces={"*": "admin"}))
+    given = {"MODELSERVICE_AUTH": "tokens", "MODELSERVICE_TOKENS_FILE": str(file)}
+    with alone(MODELSERVICE_STOP_DELAY="0", **given) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            for number in range(50):
+                garbage = Client(channel, f"Bearer garbage-{number}")
+                with pytest.raises(grpc.RpcError):
+                    garbage.models.List(ListRequest())
+
+            def counted() -> int:
+                return sum(line["calls"] for line in server.events("calls refused"))
+
+            eventually("all are counted", lambda: counted() == 50)
+        assert server.stop() == 0
+    assert {line["reason"] for line in server.events("calls refused")} == {"UNAUTHENTICATED"}
+    assert not [call for call in server.events("call") if call["level"] != "debug"]

@@ -13,6 +13,7 @@ from contextlib import (
     suppress,
 )
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import grpc
@@ -28,7 +29,8 @@ from server.api.interceptor import CallInterceptor
 from server.api.model_service import ModelService
 from server.api.registry_service import RegistryService
 from server.api.responses import Responses
-from server.api.transport.listening import listen
+from server.api.transport.listening import add_port
+from server.bounded_file import FileUnusable
 from server.control.authorizer import Authorizer, ReservedNamespaces
 from server.control.deploy import Deployer
 from server.control.deployment_recorder import DeploymentRecorder
@@ -43,6 +45,7 @@ from server.control.watch import Watcher
 from server.control.watch_cache import WatchCache
 from server.deadline import Deadline
 from server.domain.caller import Caller
+from server.followed_file import FollowedFile
 from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Identities, Registry
 from server.settings import Identity, Serving, Settings, SettingsInvalid
@@ -50,6 +53,7 @@ from server.settings import Identity, Serving, Settings, SettingsInvalid
 if TYPE_CHECKING:
     from server.adapters.kserve.client import ApiServer
     from server.adapters.token_file import TokenFile
+    from server.api.transport.client_certificates import ClientCertificates
     from server.api.transport.server_certificate import ServerCertificate
 
 log = structlog.get_logger(__name__)
@@ -100,9 +104,9 @@ class Application:
         limits = CallLimits(
             serving.max_calls, serving.max_streams, CallerLimits(*serving.limits_of_caller())
         )
-        self._interceptor = _interceptor(
-            settings, limits, Authentication(identities) if identities else None
-        )
+        self._clients = _client_certificates(serving)
+        authentication = Authentication(identities, self._clients) if identities else None
+        self._interceptor = _interceptor(settings, limits, authentication)
         reader = Reader(cluster, self._cache, authorizer)
         registered = registry or NoRegistry()
         memory = ServiceMemory(self._cache, serving.services_memory_bytes())
@@ -133,6 +137,8 @@ class Application:
             probes = _interceptor(settings, limits)
             self._listeners.append(health_listener(self._health, probes, serving.health_listen))
         self._listening = AsyncExitStack()
+        # Of the listener for client certificates; 0 where there is none.
+        self.mtls_port = 0
         self._tasks = [
             Task("status feed", lambda: cluster.follow(self._cache)),
             Task("health", lambda: follow_health(self._health, self._cache, cluster, registry)),
@@ -141,6 +147,8 @@ class Application:
         ]
         if self._certificate:
             self._tasks.append(Task("certificate", self._certificate.follow))
+        if self._clients:
+            self._tasks.append(Task("client CA", self._clients.file.follow))
         if registry:
             recorder = DeploymentRecorder(registry, cluster, self._cache)
             self._tasks.append(Task("deployment recorder", recorder.run))
@@ -148,21 +156,33 @@ class Application:
     async def start(self) -> int:
         """Listen, and return the port.
 
-        Raises AddressUnusable, SettingsInvalid for the certificate, and the errors of listeners.
+        Raises AddressUnusable, SettingsInvalid for the certificate and the CA of clients, and the
+        errors of listeners.
         """
         self._health.set(health_statuses(self._cache, self._cluster, self._registry))
-        address = self._settings.serving.listen
+        serving = self._settings.serving
         credentials = await _loaded_credentials(self._certificate)
+        if self._clients:
+            await _load(self._clients.file)
         async with AsyncExitStack() as entered:
             for listener in self._listeners:
                 await entered.enter_async_context(listener)
-            port = await listen(self._server, address, credentials=credentials)
+            port = await add_port(
+                self._server, serving.listen, credentials=credentials and partial(credentials, None)
+            )
+            if serving.mtls_listen and credentials:
+                self.mtls_port = await add_port(
+                    self._server,
+                    serving.mtls_listen,
+                    "MODELSERVICE_MTLS_LISTEN",
+                    partial(credentials, self._clients),
+                )
+                address = _with_port(serving.mtls_listen, self.mtls_port)
+                log.info("listening for client certificates", address=address)
+            await self._server.start()
             self._listening = entered.pop_all()
-        log.info(
-            "listening",
-            address=f"{address.rpartition(':')[0]}:{port}",
-            encrypted=credentials is not None,
-        )
+        address = _with_port(serving.listen, port)
+        log.info("listening", address=address, encrypted=credentials is not None)
         return port
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -195,6 +215,10 @@ class Application:
         await self._server.stop(None)
         await refusing
         log.info("stopped")
+
+
+def _with_port(address: str, port: int) -> str:
+    return f"{address.rpartition(':')[0]}:{port}"
 
 
 async def _endless(task: Task) -> NoReturn:
@@ -236,14 +260,28 @@ async def opened_token_file(settings: Settings) -> TokenFile | None:
     if settings.identity.auth != "tokens":
         return None
     # Imported here, since others do not need it.
-    from server.adapters.token_file import TokenFile, TokenFileUnusable  # noqa: PLC0415
+    from server.adapters.token_file import TokenFile  # noqa: PLC0415
 
-    file = TokenFile(settings.identity.tokens_path())
+    tokens = TokenFile(settings.identity.tokens_path())
+    await _load(tokens.file)
+    return tokens
+
+
+async def _load(file: FollowedFile) -> None:
+    """Raises SettingsInvalid."""
     try:
         await file.load()
-    except TokenFileUnusable as e:
+    except FileUnusable as e:
         raise SettingsInvalid(str(e)) from None
-    return file
+
+
+def _client_certificates(serving: Serving) -> ClientCertificates | None:
+    if not (path := serving.client_ca_path()):
+        return None
+    # Imported here, as below.
+    from server.api.transport.client_certificates import ClientCertificates  # noqa: PLC0415
+
+    return ClientCertificates(path)
 
 
 def _certificate(serving: Serving) -> ServerCertificate | None:
@@ -258,7 +296,7 @@ def _certificate(serving: Serving) -> ServerCertificate | None:
 
 async def _loaded_credentials(
     certificate: ServerCertificate | None,
-) -> Callable[[], grpc.ServerCredentials] | None:
+) -> Callable[[ClientCertificates | None], grpc.ServerCredentials] | None:
     if certificate is None:
         return None
     from server.api.transport.certificate import CertificateUnusable  # noqa: PLC0415
@@ -293,7 +331,7 @@ async def run(settings: Settings) -> None:
     # Lock the state directory before opening the registry in it.
     async with opened as (cluster, identities), opened_registry(settings) as registry:
         file = await opened_token_file(settings)
-        tasks = [Task("tokens", file.follow)] if file else []
+        tasks = [Task("tokens", file.file.follow)] if file else []
         application = Application(cluster, settings, registry, tasks, identities=file or identities)
         await serve(application, grace.begin)
 

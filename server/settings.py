@@ -136,6 +136,16 @@ class Serving(BaseSettings):
         description="host and port of a second listener that serves grpc.health.v1 alone, in"
         " plaintext, for probes that cannot do TLS; unset: none",
     )
+    mtls_listen: Address | None = Field(
+        None,
+        description="host and port of a further listener, for callers with client certificates in"
+        " place of tokens; unset: none",
+    )
+    client_ca: str = Field(
+        "",
+        description="path of a PEM file with the CAs of client certificates; read again when it"
+        " changes",
+    )
     namespaces: Namespaces = Field(
         frozenset(), description="namespaces to serve, separated by commas; unset: all"
     )
@@ -216,13 +226,18 @@ class Serving(BaseSettings):
             _expanded("MODELSERVICE_TLS_KEY", self.tls_key),
         )
 
+    def client_ca_path(self) -> Path | None:
+        """Return the file with the CAs of client certificates; None without a listener for them."""
+        return _expanded("MODELSERVICE_CLIENT_CA", self.client_ca) if self.client_ca else None
+
     @model_validator(mode="after")
-    def _certificate_with_its_key(self) -> Serving:
-        if bool(self.tls_cert) != bool(self.tls_key):
-            given, missing = "MODELSERVICE_TLS_CERT", "MODELSERVICE_TLS_KEY"
-            if self.tls_key:
-                given, missing = missing, given
-            raise ValueError(f"{missing}: must be set, since {given} is")
+    def _listeners_with_their_files(self) -> Serving:
+        _require_both("TLS_CERT", self.tls_cert, "TLS_KEY", self.tls_key)
+        _require_both("MTLS_LISTEN", self.mtls_listen, "CLIENT_CA", self.client_ca)
+        if self.mtls_listen and not self.tls_cert:
+            raise ValueError(
+                "MODELSERVICE_TLS_CERT: must be set, since MODELSERVICE_MTLS_LISTEN is"
+            )
         return self
 
     @model_validator(mode="after")
@@ -425,6 +440,11 @@ class Settings:
 
     def require_consistent(self) -> None:
         """Raise SettingsInvalid for settings of different groups that exclude each other."""
+        if self.identity.auth == "none" and self.serving.mtls_listen:
+            raise SettingsInvalid(
+                "MODELSERVICE_AUTH: must be tokens or kubernetes, since MODELSERVICE_MTLS_LISTEN is"
+                " set, got none"
+            )
         if self.identity.auth == "kubernetes" and not self.kserve.enabled:
             raise SettingsInvalid(
                 "MODELSERVICE_AUTH: must be none or tokens while KSERVE_ENABLED is not true, got"
@@ -480,6 +500,12 @@ def _loaded(group: type[_Group]) -> _Group:
         return group()
     except ValidationError as e:
         raise SettingsInvalid("; ".join(setting_problems(group, e))) from None
+
+
+def _require_both(one: str, value: object, other: str, other_value: object) -> None:
+    if bool(value) != bool(other_value):
+        given, missing = (one, other) if value else (other, one)
+        raise ValueError(f"{PREFIX}{missing}: must be set, since {PREFIX}{given} is")
 
 
 def _shown(default: object) -> str:

@@ -42,11 +42,12 @@ class Authority:
         begins: dt.timedelta = -dt.timedelta(hours=1),
         ends: dt.timedelta = dt.timedelta(days=1),
         curve: ec.EllipticCurve | None = None,
+        subject: x509.Name | None = None,
     ) -> tuple[bytes, bytes]:
         """A certificate for these hosts and addresses, and its key, as PEM; valid from `begins` to
         `ends`, from now."""
         key = ec.generate_private_key(curve or ec.SECP256R1())
-        certificate = self._sign(_name(name), key, hosts, begins=begins, ends=ends)
+        certificate = self._sign(subject or _name(name), key, hosts, begins=begins, ends=ends)
         pem = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,

@@ -118,7 +118,7 @@ class Served:
         self._stop = asyncio.Event()
         async with opened_registry(self._settings) as self.registry:
             if file := await opened_token_file(self._settings):
-                tasks = [*self._parts.get("tasks", ()), Task("tokens", file.follow)]
+                tasks = [*self._parts.get("tasks", ()), Task("tokens", file.file.follow)]
                 self._parts |= {"identities": file, "tasks": tasks}
             self.application = Application(
                 self.memory, self._settings, self.registry, **self._parts

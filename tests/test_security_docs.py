@@ -17,7 +17,7 @@ from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
 from server.api import authentication, call_limits, grpc_server, requests, responses
 from server.api.call_limits import CallerLimits, CallLimits
-from server.api.transport import certificate
+from server.api.transport import certificate, client_certificates
 from server.control import live_reads, watch_cache
 from server.domain.kubernetes import selectors
 from server.domain.rollout import container_output, log_excerpt
@@ -62,11 +62,11 @@ LIMITS = {
     "memory of requests above 32 KiB whose callers are not authenticated yet, in bytes": (
         call_limits.MOST_ARRIVING_BYTES
     ),
-    "connections at once, also in their handshake": grpc_server.most_connections(
+    "connections at once of a listener, also in their handshake": grpc_server.most_connections(
         SHIPPED, encrypted=False
     ),
-    "connections at once with TLS, also in their handshake": grpc_server.most_connections(
-        SHIPPED, encrypted=True
+    "connections at once of a listener with TLS, also in their handshake": (
+        grpc_server.most_connections(SHIPPED, encrypted=True)
     ),
     "a handshake, from the connection to HTTP/2 in TLS, in milliseconds": (
         OPTIONS["grpc.server_handshake_timeout_ms"]
@@ -74,6 +74,10 @@ LIMITS = {
     "connections of the listener for probes": HEALTH["grpc.max_allowed_incoming_connections"],
     "a request of the listener for probes, in bytes": HEALTH["grpc.max_receive_message_length"],
     "a file of the certificate or its key, in bytes": certificate.MOST_BYTES,
+    "the file of the CAs of client certificates, in bytes": client_certificates.MOST_BYTES,
+    "client certificates whose callers are remembered": client_certificates.MOST_CERTIFICATES,
+    "the CN and each O of a client certificate, in bytes": client_certificates.MOST_NAME_BYTES,
+    "O of a client certificate": client_certificates.MOST_GROUPS,
     "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],

@@ -5,41 +5,38 @@ docs/identity.md explains its fields. Tokens are in it as their SHA-256 alone.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from server.bounded_file import FileUnusable, read_file
-from server.domain.caller import ALL_NAMESPACES, Access, BearerToken, Caller, Resource
+from server.domain.caller import (
+    ALL_NAMESPACES,
+    AUTHENTICATED,
+    RESERVED,
+    Access,
+    BearerToken,
+    Caller,
+    Resource,
+)
 from server.domain.errors import Unauthenticated
 from server.domain.kubernetes.names import dns_label_problem
 from server.domain.registry.resource_names import project_problem
+from server.followed_file import Events, FollowedFile
 
 SETTING = "MODELSERVICE_TOKENS_FILE"
 MOST_BYTES = 256 * 2**10
-EVERY_SECONDS = 1.0
-AUTHENTICATED = "system:authenticated"
 _MOST_PROBLEMS = 5
-_RESERVED = "system:"
+_EVENTS = Events("tokens loaded", "tokens replaced", "tokens cannot be replaced")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[!-~]{1,253}")
-
-log = structlog.get_logger(__name__)
-
-
-class TokenFileUnusable(Exception):
-    """The file cannot be used; the message names the setting, for operators."""
 
 
 class Role(StrEnum):
@@ -66,8 +63,8 @@ _VERBS: Mapping[Resource, Mapping[Role, set[str]]] = {
 
 
 def _checked_name(name: str) -> str:
-    if name.startswith(_RESERVED):
-        raise ValueError(f"must not begin with {_RESERVED}, which Kubernetes keeps for its own")
+    if name.startswith(RESERVED):
+        raise ValueError(f"must not begin with {RESERVED}, which Kubernetes keeps for its own")
     if not _NAME.fullmatch(name):
         raise ValueError("must have 1 to 253 printable characters of ASCII, and no spaces")
     return name
@@ -106,9 +103,8 @@ class _Row(BaseModel):
 
 class _User(_Row):
     groups: tuple[_Name, ...] = ()
-    sha256: Annotated[
-        tuple[Annotated[str, AfterValidator(_checked_digest)], ...], Field(min_length=1)
-    ]
+    # A user without a token has a client certificate.
+    sha256: tuple[Annotated[str, AfterValidator(_checked_digest)], ...] = ()
 
 
 class _Table(BaseModel):
@@ -170,49 +166,11 @@ def new_token(user: str) -> tuple[str, str]:
 
 
 class TokenFile:
-    """The file in use; implements `server.ports.Identities`. `load` it, then `follow` it.
-
-    A file that cannot be used is logged once, and the one in use stays. It is read in a thread.
-    """
+    """The file in use; implements `server.ports.Identities`. Load its `file`, then follow it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.file = FollowedFile(SETTING, path, MOST_BYTES, _EVENTS, self._use)
         self._tokens = Tokens()
-        # The content at the last reading; a text where it could not be read.
-        self._seen: bytes | str = b""
-        self._judged: bytes | str = b""
-
-    async def load(self) -> None:
-        """Read the file. Raises TokenFileUnusable."""
-        try:
-            content = await asyncio.to_thread(read_file, self._path, MOST_BYTES)
-            self._tokens = await asyncio.to_thread(parse, content)
-        except FileUnusable as e:
-            raise TokenFileUnusable(f"{SETTING}: {e}") from None
-        except ValueError as e:
-            raise TokenFileUnusable(f"{SETTING}: {self._path}: {e}") from None
-        self._seen = self._judged = content
-        self._log_use("tokens loaded")
-
-    async def follow(self) -> None:
-        """Replace the tokens as the file changes, until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_SECONDS)
-            # If no thread can be started, it is tried again the next time.
-            with suppress(RuntimeError):
-                await asyncio.to_thread(self.check)
-
-    def check(self) -> None:
-        """Read the file once. Content is used, or reported, when it is read for the second time:
-        others write a file in several steps."""
-        try:
-            content: bytes | str = read_file(self._path, MOST_BYTES)
-        except FileUnusable as e:
-            content = f"{SETTING}: {e}"
-        if content == self._seen and content != self._judged:
-            self._judge(content)
-            self._judged = content
-        self._seen = content
 
     async def authenticate(self, token: BearerToken, *, fresh: bool = False) -> Caller:
         """See `server.ports.Identities`."""
@@ -234,20 +192,9 @@ class TokenFile:
         role = next(role for role in Role if access.verb in verbs[role])
         return f"ask the operator of this server for the role {role} there ({SETTING})"
 
-    def _judge(self, content: bytes | str) -> None:
-        problem = content if isinstance(content, str) else ""
-        if isinstance(content, bytes):
-            try:
-                self._tokens = parse(content)
-            except ValueError as e:
-                problem = f"{SETTING}: {self._path}: {e}"
-        if problem:
-            log.error("tokens cannot be replaced", problem=problem, users=len(self._tokens.users))
-        else:
-            self._log_use("tokens replaced")
-
-    def _log_use(self, event: str) -> None:
-        log.info(event, users=len(self._tokens.users), tokens=len(self._tokens.callers))
+    def _use(self, content: bytes) -> Mapping[str, object]:
+        self._tokens = parse(content)
+        return {"users": len(self._tokens.users), "tokens": len(self._tokens.callers)}
 
 
 def _allows(row: _Row, access: Access) -> bool:

@@ -1,16 +1,20 @@
-"""Authenticates calls, by the bearer token of their metadata."""
+"""Authenticates calls, by the client certificate of their connection or a bearer token."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from server.control.call import Call
+from server.control.call import Authenticate, Call
 from server.domain.caller import BearerToken
 from server.domain.errors import Unauthenticated
 from server.ports import Identities
+
+if TYPE_CHECKING:
+    from server.api.transport.client_certificates import ClientCertificates
 
 # Kubernetes' tokens of ServiceAccounts have 1 KiB, those of OIDC with many groups some KiB.
 MOST_TOKEN_BYTES = 8192
@@ -19,17 +23,45 @@ _BEARER = re.compile(rf"[Bb]earer +([!-~]{{1,{MOST_TOKEN_BYTES}}})")
 _WANTED = "the metadata `authorization` must be `Bearer TOKEN`"
 
 
-class Authentication:
-    """Authenticates calls."""
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """The certificate of one connection, whose chain its handshake has verified. Both are PEM."""
 
-    def __init__(self, identities: Identities) -> None:
+    leaf: bytes
+    intermediates: bytes
+
+
+def client_certificate(context: Any) -> ClientCertificate | None:
+    """Return the certificate of a call's connection; None on a listener that asks for none."""
+    properties = context.auth_context()
+    if leaf := properties.get("x509_pem_cert"):
+        return ClientCertificate(leaf[0], b"".join(properties.get("x509_pem_cert_chain", ())))
+    return None
+
+
+class Authentication:
+    """Authenticates calls: by a token, and by a certificate where there are `certificates`."""
+
+    def __init__(
+        self, identities: Identities, certificates: ClientCertificates | None = None
+    ) -> None:
         self._identities = identities
+        self._certificates = certificates
 
     async def authenticated(self, call: Call, context: Any) -> Call:
         """Return the call with its caller. Raises Unauthenticated."""
-        token = bearer_token(context.invocation_metadata())
-        authenticate = partial(self._identities.authenticate, token)
+        authenticate = self._by_credentials(context)
         return Call(await authenticate(), call.deadline, call.trace, authenticate)
+
+    def _by_credentials(self, context: Any) -> Authenticate:
+        metadata = context.invocation_metadata()
+        if self._certificates and (certificate := client_certificate(context)):
+            if any(key == _KEY for key, _ in metadata):
+                raise Unauthenticated(
+                    "the call has a client certificate and a token: it must have one of them"
+                )
+            return partial(self._certificates.caller_of, certificate)
+        return partial(self._identities.authenticate, bearer_token(metadata))
 
 
 def bearer_token(metadata: Iterable[tuple[str, Any]]) -> BearerToken:

@@ -24,7 +24,7 @@ from server.api.interceptor import CallInterceptor, InterceptedServer
 from server.api.model_service import ModelService
 from server.api.reflection import Reflection
 from server.api.registry_service import RegistryService
-from server.api.transport.listening import listen
+from server.api.transport.listening import add_port
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +123,8 @@ async def health_listener(
     server = grpc.aio.server(options=_HEALTH_OPTIONS)
     intercepted: Any = InterceptedServer(server, interceptor)
     health_pb2_grpc.add_HealthServicer_to_server(health, intercepted)
-    port = await listen(server, address, "MODELSERVICE_HEALTH_LISTEN")
+    port = await add_port(server, address, "MODELSERVICE_HEALTH_LISTEN")
+    await server.start()
     log.info("listening for probes", address=f"{address.rpartition(':')[0]}:{port}")
     try:
         yield

@@ -11,6 +11,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 ALL_NAMESPACES = "*"
+# Names of users and groups with this prefix are Kubernetes' own.
+RESERVED = "system:"
+# The group of every caller with an identity.
+AUTHENTICATED = "system:authenticated"
 MOST_NAMED_GROUPS = 5
 
 

@@ -20,7 +20,7 @@ from modelservice.v1 import registry_service_pb2 as registry_pb
 from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, RegisteredModelPredictor
 from modelservice.v1.registry_pb2 import ModelVersion, RegisteredModel, ServingEnvironment
 
-from server.adapters import token_file
+from server import followed_file
 from server.control import authorizer
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
@@ -183,7 +183,7 @@ def in_role(role: str, where: str = HERE) -> str:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Its file is read often, and streams are checked often. `root` may do everything."""
-    monkeypatch.setattr(token_file, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(followed_file, "EVERY_SECONDS", 0.02)
     monkeypatch.setattr(authorizer, "RECHECK", authorizer.RECHECK / 600)
     file = tmp_path / "tokens.toml"
     file.write_text("".join([entry("root", **everything()), *map(in_role, ROLES)]))

@@ -92,6 +92,21 @@ def kubeconfig(tmp_path: Path) -> str:
         ),
         ({"MODELSERVICE_TLS_CERT": "tls.crt"}, "MODELSERVICE_TLS_KEY: must be set"),
         ({"MODELSERVICE_TLS_KEY": "tls.key"}, "MODELSERVICE_TLS_CERT: must be set"),
+        ({"MODELSERVICE_MTLS_LISTEN": "localhost:1"}, "MODELSERVICE_CLIENT_CA: must be set"),
+        ({"MODELSERVICE_CLIENT_CA": "ca.crt"}, "MODELSERVICE_MTLS_LISTEN: must be set"),
+        (
+            {"MODELSERVICE_CLIENT_CA": "ca.crt", "MODELSERVICE_MTLS_LISTEN": "localhost:1"},
+            "MODELSERVICE_TLS_CERT: must be set",
+        ),
+        (
+            {
+                "MODELSERVICE_CLIENT_CA": "ca.crt",
+                "MODELSERVICE_MTLS_LISTEN": "localhost:1",
+                "MODELSERVICE_TLS_CERT": "tls.crt",
+                "MODELSERVICE_TLS_KEY": "tls.key",
+            },
+            "MODELSERVICE_AUTH: must be tokens or kubernetes",
+        ),
         ({"MODELSERVICE_HEALTH_LISTEN": "50052"}, "MODELSERVICE_HEALTH_LISTEN"),
         ({"MODELSERVICE_ALLOW_PLAINTEXT": "-"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
         ({"MODELSERVICE_NAMESPACES": "a,B_"}, "MODELSERVICE_NAMESPACES"),

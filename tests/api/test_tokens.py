@@ -14,7 +14,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from modelservice.v1.model_service_pb2 import ListRequest, WatchStatusRequest
 from structlog.testing import capture_logs
 
-from server.adapters.token_file import MOST_BYTES, TokenFile, TokenFileUnusable, parse
+from server.adapters.token_file import MOST_BYTES, TokenFile, parse
+from server.bounded_file import FileUnusable
 from server.domain.caller import Access, BearerToken, Caller, Resource
 from server.settings import SettingsInvalid
 from tests.refusals import refusal_of, refused
@@ -103,23 +104,23 @@ async def test_a_broken_file_is_logged_once_and_the_one_in_use_stays(tmp_path: P
     file = tmp_path / "tokens.toml"
     file.write_text(entry("ci", namespaces={"a": "viewer"}))
     tokens = TokenFile(file)
-    await tokens.load()
+    await tokens.file.load()
     reads = Access("get", Resource.SERVICES, "a")
     with capture_logs() as logged:
         for broken in ("[[user]]", f'{entry("ci")}more = "{TOKEN}"', "\0", ""):
             file.write_text(broken)
             for _ in range(4):
-                tokens.check()
+                tokens.file.check()
         file.unlink()
         for _ in range(4):
-            tokens.check()
+            tokens.file.check()
     assert [line["event"] for line in logged] == ["tokens cannot be replaced"] * 5
     assert TOKEN not in str(logged)
     assert await tokens.allows(await tokens.authenticate(BearerToken(TOKEN)), reads)
     file.write_text(entry("ci", namespaces={"b": "viewer"}))
     with capture_logs() as logged:
         for _ in range(4):
-            tokens.check()
+            tokens.file.check()
     assert [line["event"] for line in logged] == ["tokens replaced"]
     assert not await tokens.allows(Caller("ci"), reads)
 
@@ -128,11 +129,11 @@ async def test_content_that_is_still_being_written_is_not_used(tmp_path: Path) -
     file = tmp_path / "tokens.toml"
     file.write_text(entry("ci"))
     tokens = TokenFile(file)
-    await tokens.load()
+    await tokens.file.load()
     with capture_logs() as logged:
         for number in range(5):
             file.write_text(entry("ci") + "[[user" + "x" * number)
-            tokens.check()
+            tokens.file.check()
     assert not logged
 
 
@@ -169,8 +170,8 @@ async def test_a_file_that_cannot_be_used_is_refused_with_its_place(
 ) -> None:
     file = tmp_path / "tokens.toml"
     file.write_text(content)
-    with pytest.raises(TokenFileUnusable) as raised:
-        await TokenFile(file).load()
+    with pytest.raises(FileUnusable) as raised:
+        await TokenFile(file).file.load()
     assert str(raised.value).startswith("MODELSERVICE_TOKENS_FILE: ")
     assert problem in str(raised.value)
     assert TOKEN not in str(raised.value)

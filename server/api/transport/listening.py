@@ -21,16 +21,17 @@ class AddressUnusable(Exception):
     """The server cannot listen on the address; the message is for operators."""
 
 
-async def listen(
+async def add_port(
     server: grpc.aio.Server,
     address: str,
     setting: str = "MODELSERVICE_LISTEN",
     credentials: Callable[[], grpc.ServerCredentials] | None = None,
 ) -> int:
-    """Listen on every address of a name, and return the port, which port 0 lets the system choose.
+    """Have a server that has not started listen on every address of a name, and return the port,
+    which port 0 lets the system choose.
 
     `credentials` makes those of one address; without them traffic is plaintext. Raises
-    AddressUnusable, which names the setting, and listens on none, if an address cannot be used.
+    AddressUnusable, which names the setting, if an address cannot be used.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -52,7 +53,6 @@ async def listen(
             if credentials:
                 reason += ", or gRPC cannot use the certificate"
             raise AddressUnusable(f"{setting}: {address} cannot be used: {reason}") from e
-    await server.start()
     return chosen
 
 

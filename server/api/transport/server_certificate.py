@@ -19,6 +19,7 @@ from server.api.transport.certificate import (
     parse,
     read_files,
 )
+from server.api.transport.client_certificates import ClientCertificates
 
 log = structlog.get_logger(__name__)
 
@@ -73,25 +74,31 @@ class ServerCertificate:
             with suppress(RuntimeError):
                 await asyncio.to_thread(self.check)
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials for one address of a listener.
+    def credentials(self, clients: ClientCertificates | None = None) -> grpc.ServerCredentials:
+        """Return credentials for one address of a listener; with `clients` it requires client
+        certificates of their CAs.
 
         gRPC asks for a new certificate before each handshake, in a thread of its own. Each address
         has to be given each new one, so two addresses cannot share their credentials.
         """
-        given = self._current
+
+        def current() -> tuple[Certificate, bytes | None]:
+            return self._current, clients.authorities if clients else None
+
+        given = current()
 
         def replacement() -> grpc.ServerCertificateConfiguration | None:
             nonlocal given
-            current = self._current
-            if current is given:
+            if given == (now := current()):
                 return None
-            given = current
-            return _configuration(current)
+            given = now
+            return _configuration(*given)
 
         # grpc's stubs leave None out, which it documents as "no change".
         fetch = cast("Callable[[], grpc.ServerCertificateConfiguration]", replacement)
-        return grpc.dynamic_ssl_server_credentials(_configuration(given), fetch)
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(*given), fetch, require_client_authentication=clients is not None
+        )
 
     def check(self) -> None:
         """Read the files once. Content is used, or reported, when it is read for the second time.
@@ -152,5 +159,8 @@ class ServerCertificate:
         return {"expires": current.expires.isoformat(), "sha256": current.sha256}
 
 
-def _configuration(certificate: Certificate) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(certificate.key, certificate.chain)])
+def _configuration(
+    certificate: Certificate, authorities: bytes | None
+) -> grpc.ServerCertificateConfiguration:
+    pair = certificate.key, certificate.chain
+    return grpc.ssl_server_certificate_configuration([pair], authorities)

@@ -44,7 +44,7 @@ from server.control.service_memory import ServiceMemory
 from server.control.watch import Watcher
 from server.control.watch_cache import WatchCache
 from server.deadline import Deadline
-from server.domain.caller import Caller
+from server.domain.caller import ALL_NAMESPACES, Caller
 from server.followed_file import FollowedFile
 from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Identities, Registry
@@ -309,7 +309,12 @@ async def _loaded_credentials(
 
 
 def anonymous_caller(settings: Settings) -> Caller:
-    """Return the caller of every call where callers have no identity."""
+    """Return the caller of every call where callers have no identity.
+
+    Where they have one, each caller's right decides about the text of containers, after all else.
+    """
+    if settings.identity.auth != "none":
+        return Caller(reads_output_in=frozenset({ALL_NAMESPACES}))
     return Caller(reads_output_in=settings.serving.show_container_text)
 
 

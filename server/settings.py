@@ -160,9 +160,9 @@ class Serving(BaseSettings):
     )
     show_container_text: NamespacesOrAll = Field(
         frozenset(),
-        description="namespaces in which every caller sees logs and termination messages of"
-        " containers, even if a container can read Secrets or its ServiceAccount has rights;"
-        " separated by commas, * for all",
+        description="where callers have no identity: namespaces in which every caller sees logs and"
+        " termination messages of containers, even if a container can read Secrets or its"
+        " ServiceAccount has rights; separated by commas, * for all",
     )
     max_calls: int = Field(
         1000,

@@ -48,7 +48,9 @@ class Role(StrEnum):
 
 
 _READS = {"get", "list", "watch"}
+# As Kubernetes' own roles: its `view` reads pods' logs too.
 _VERBS: Mapping[Resource, Mapping[Role, set[str]]] = {
+    Resource.POD_LOGS: {role: {"get"} for role in Role},
     Resource.SERVICES: {
         Role.VIEWER: _READS,
         Role.DEPLOYER: _READS | {"create", "patch", "delete"},

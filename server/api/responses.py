@@ -21,7 +21,7 @@ from server.control.read import ListPage
 from server.control.watch import EventType, Watch, WatchEvent
 from server.control.watch_cache import ServiceIdentity
 from server.domain.service.commands import Applied
-from server.domain.service.inference_service import InferenceService, ServiceKey
+from server.domain.service.inference_service import InferenceService
 from server.ports import Cluster
 
 _DAY_SECONDS = 86_400
@@ -179,16 +179,17 @@ class EncodingCache:
     """Caches bytes for as long as their service objects live, up to CACHE_BYTES, by last use.
 
     Service objects are frozen and the watch cache keeps one for each state, so the identity of the
-    object shows whether the bytes are current.
+    object shows whether the bytes are current. A state is cached in two forms at most: with the
+    text of containers and without it.
     """
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[object, ServiceKey], _Entry] = OrderedDict()
+        self._entries: OrderedDict[tuple[object, int], _Entry] = OrderedDict()
         self._bytes = 0
 
     def get(self, owner: object, service: InferenceService) -> bytes | None:
         """Return the owner's bytes of this state of the service, if they are cached."""
-        place = (owner, service.key)
+        place = (owner, id(service))
         entry = self._entries.get(place)
         if entry is None or entry.service() is not service:
             return None
@@ -196,19 +197,19 @@ class EncodingCache:
         return entry.encoded
 
     def put(self, owner: object, service: InferenceService, encoded: bytes) -> None:
-        """Cache the owner's bytes in place of earlier ones."""
-        place = (owner, service.key)
+        """Cache the owner's bytes of this state of the service."""
+        place = (owner, id(service))
         self._drop(place)
         self._entries[place] = _Entry(ref(service, partial(self._forget, place)), encoded)
         self._bytes += len(encoded)
         while self._bytes > CACHE_BYTES:
             self._drop(next(iter(self._entries)))
 
-    def _forget(self, place: tuple[object, ServiceKey], gone: ref[InferenceService]) -> None:
+    def _forget(self, place: tuple[object, int], gone: ref[InferenceService]) -> None:
         entry = self._entries.get(place)
         if entry and entry.service is gone:
             self._drop(place)
 
-    def _drop(self, place: tuple[object, ServiceKey]) -> None:
+    def _drop(self, place: tuple[object, int]) -> None:
         if entry := self._entries.pop(place, None):
             self._bytes -= len(entry.encoded)

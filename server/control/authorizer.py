@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -16,13 +16,22 @@ from server.control.watch_cache import ALL
 from server.deadline import NEVER, Deadline
 from server.domain.caller import Access, Caller, Resource
 from server.domain.errors import (
+    ClusterUnavailable,
     NamespaceNotServed,
     PermissionDenied,
     ReservedNamespace,
+    ServerLacksRights,
     ServiceError,
 )
+from server.domain.registry.deployment import ModelDeployment
 from server.domain.service.commands import fingerprint
-from server.domain.service.inference_service import ServiceKey
+from server.domain.service.container_text import (
+    failure_has_container_text,
+    failure_without_container_text,
+    has_container_text,
+    without_container_text,
+)
+from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.validation import check_namespace
 from server.ports import Identities
 
@@ -148,9 +157,65 @@ class Authorizer:
         await coverage.begin()
         return coverage
 
+    async def shown(self, call: Call, service: InferenceService) -> InferenceService:
+        """Return a service as the caller may see it: the text of containers takes a right of its
+        own, which is asked for only where there is such text."""
+        [shown] = await self.shown_list(call, [service])
+        return shown
+
+    async def shown_list(
+        self, call: Call, services: Sequence[InferenceService]
+    ) -> Sequence[InferenceService]:
+        """Return services as the caller may see them: see `shown`."""
+        if not self.identities:
+            return services
+        texts = {s.key.namespace for s in services if has_container_text(s)}
+        denied = await self._without_logs(self.identities, call.caller, texts)
+        if not denied:
+            return services
+        return [
+            without_container_text(s) if s.key.namespace in denied and has_container_text(s) else s
+            for s in services
+        ]
+
+    async def shown_records(
+        self, call: Call, records: Sequence[ModelDeployment]
+    ) -> Sequence[ModelDeployment]:
+        """Return records of deployments as the caller may see them: see `shown`."""
+        if not self.identities:
+            return records
+        failures = [(record, record.failure) for record in records if record.failure]
+        texts = {r.service.namespace for r, f in failures if failure_has_container_text(f)}
+        denied = await self._without_logs(self.identities, call.caller, texts)
+        return [
+            replace(record, failure=failure_without_container_text(record.failure))
+            if record.failure and record.service.namespace in denied
+            else record
+            for record in records
+        ]
+
+    async def _without_logs(
+        self, identities: Identities, caller: Caller, namespaces: Iterable[str]
+    ) -> set[str]:
+        """Return those of the namespaces in which the caller may not read logs."""
+        names = sorted(namespaces)
+        allowed = await asyncio.gather(*(_reads_logs(identities, caller, name) for name in names))
+        return {name for name, allows in zip(names, allowed, strict=True) if not allows}
+
     async def _require(self, identities: Identities, call: Call, access: Access) -> None:
         if not await identities.allows(call.caller, access):
             raise _denied(identities, call.caller, access)
+
+
+async def _reads_logs(
+    identities: Identities, caller: Caller, namespace: str, *, fresh: bool = False
+) -> bool:
+    """Return whether a caller may read logs; False where that is not known."""
+    access = Access("get", Resource.POD_LOGS, namespace)
+    try:
+        return await identities.allows(caller, access, fresh=fresh)
+    except (ClusterUnavailable, ServerLacksRights):
+        return False
 
 
 def _denied(identities: Identities, caller: Caller, access: Access) -> PermissionDenied:
@@ -182,6 +247,8 @@ class Coverage:
         self._present = present
         # Of the namespaces of `-`; None where the whole target is covered.
         self._decided: dict[str, bool] | None = None
+        # The namespaces whose logs the caller may read, or not, until rights are checked again.
+        self._logs: dict[str, bool] = {}
 
     async def begin(self) -> None:
         """Decide about the namespaces of `-`. Raises PermissionDenied if none is covered."""
@@ -201,6 +268,7 @@ class Coverage:
             return ()
         if self._authenticate:
             self._caller = await self._authenticate(fresh=True)
+        self._logs.clear()
         names = {*self._present(), *(self._decided or ())}
         before = {name for name in names if self.covers(name)}
         if self.target.namespace == ALL:
@@ -221,6 +289,17 @@ class Coverage:
     def covers(self, namespace: str) -> bool:
         """Report whether services of a namespace are covered."""
         return self._decided is None or self._decided.get(namespace, False)
+
+    async def shown(self, service: InferenceService) -> InferenceService:
+        """Return a service as the caller may see it: see `Authorizer.shown`."""
+        if not self._identities or not has_container_text(service):
+            return service
+        namespace = service.key.namespace
+        if namespace not in self._logs:
+            self._logs[namespace] = await _reads_logs(
+                self._identities, self._caller, namespace, fresh=True
+            )
+        return service if self._logs[namespace] else without_container_text(service)
 
     @property
     def targets(self) -> Sequence[ServiceKey]:

@@ -34,6 +34,11 @@ class Deployer:
 
     async def deploy(self, call: Call, deploy: Deploy) -> Applied:
         """Carry out a Deploy, and return once the cluster has stored it."""
+        applied = await self._deploy(call, deploy)
+        service = await self._authorizer.shown(call, applied.service)
+        return replace(applied, service=service)
+
+    async def _deploy(self, call: Call, deploy: Deploy) -> Applied:
         deploy = replace(deploy, deadline=call.write_deadline())
         predictor = deploy.spec.predictor if deploy.spec else None
         if isinstance(predictor, RegisteredModelPredictor):
@@ -54,7 +59,7 @@ class Deployer:
         delete = replace(delete, key=key, deadline=call.write_deadline())
         check_delete(delete)
         try:
-            return await self._cluster.delete(delete)
+            return await self._authorizer.shown(call, await self._cluster.delete(delete))
         except ServiceNotFound:
             if allow_missing:
                 return None

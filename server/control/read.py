@@ -84,7 +84,7 @@ class Reader:
         service = self._cache.get(key)
         if service is None:
             raise ServiceNotFound(key)
-        return service
+        return await self._authorizer.shown(call, service)
 
     async def list(self, call: Call, query: ListQuery) -> ListPage:
         """Return a page of services by namespace and name.
@@ -109,7 +109,7 @@ class Reader:
             start = bisect_right(found, after, key=lambda s: s.key) if after else 0
             page = found[start : start + query.page_size + 1]
         return ListPage(
-            services=page[: query.page_size],
+            services=await self._authorizer.shown_list(call, page[: query.page_size]),
             more=len(page) > query.page_size,
             total=total,
             token_after=lambda s: _page_token(query, s.key),

@@ -169,9 +169,10 @@ class Watcher:
                         if coverage.due.expired:
                             stream.rescope(await coverage.renew())
                         if stream.may_send(event):
-                            yield event
+                            yield await _shown(coverage, event)
                     opened()
-                    if wait.is_over(stream.current):
+                    current = stream.current
+                    if wait.is_over(current and await coverage.shown(current)):
                         return
                     events = await self._next(stream, changes, coverage)
             finally:
@@ -294,6 +295,16 @@ def _error_of(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceErr
         f"the awaited rollout of {key} is gone: its service was deleted, is being deleted,"
         " or was created again"
     )
+
+
+async def _shown(coverage: Coverage, event: WatchEvent) -> WatchEvent:
+    """Return an event as the caller may see it. Streams share those with the text of containers."""
+    if not isinstance(event.service, InferenceService):
+        return event
+    shown = await coverage.shown(event.service)
+    if shown is event.service:
+        return event
+    return replace(event, service=shown, is_shared=False, encoded=b"")
 
 
 class _Openings:

@@ -81,11 +81,18 @@ class Resource(StrEnum):
 
     SERVICES = "inferenceservices.serving.kserve.io"
     PROJECTS = "projects.registry.modelservice.dev"
+    # The text that containers write.
+    POD_LOGS = "pods/log"
 
     @property
     def plural(self) -> str:
-        """Return the resource's name in rules of RBAC."""
-        return self.value.partition(".")[0]
+        """Return the resource's name in rules of RBAC, without its subresource."""
+        return self.value.partition(".")[0].partition("/")[0]
+
+    @property
+    def subresource(self) -> str:
+        """Return the subresource's name; empty for the resource itself."""
+        return self.value.partition("/")[2]
 
     @property
     def group(self) -> str:
@@ -96,7 +103,7 @@ class Resource(StrEnum):
 class Access(NamedTuple):
     """A verb on a resource, as Kubernetes' RBAC has it.
 
-    `namespace`: of services; empty: all namespaces. `name`: of a project.
+    `namespace`: of services and pods; empty: all namespaces. `name`: of a project.
     """
 
     verb: str
@@ -116,11 +123,12 @@ class Access(NamedTuple):
 
     def _kubectl_words(self, caller: Caller) -> Iterator[str]:
         yield from ("kubectl", "auth", "can-i", self.verb)
-        yield f"{self.resource}/{self.name}" if self.name else self.resource
-        if self.namespace:
-            yield f"--namespace={self.namespace}"
-        elif self.resource is Resource.SERVICES:
-            yield "--all-namespaces"
+        resource = self.resource.value.removesuffix(f"/{self.resource.subresource}")
+        yield f"{resource}/{self.name}" if self.name else resource
+        if self.resource.subresource:
+            yield f"--subresource={self.resource.subresource}"
+        # Without either kubectl takes a namespace of its own, also for what has none.
+        yield f"--namespace={self.namespace}" if self.namespace else "--all-namespaces"
         yield f"--as={caller.name}"
         # The API server adds the groups of ServiceAccounts, and system:authenticated.
         named = [group for group in caller.groups if not group.startswith("system:")]

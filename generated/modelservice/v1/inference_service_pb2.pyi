@@ -1301,12 +1301,15 @@ class Failure(_message.Message):
         wherever a message quotes a container. Control sequences are left out. Everything else that the
         model server prints is shown unchanged.
 
-        On KServe one line replaces this excerpt, and any other text of the container, if the container
-        can read what callers may not. The line begins with "(not shown: " and gives the reason. This
-        applies if the container has `secret_env` or an `envFrom`, a Secret's files, a ServiceAccount
-        that is not `default`, or a token of its ServiceAccount for other systems, or one that is bound
-        to a role. Exit code, reason and remedy stay. The server's setting
-        MODELSERVICE_SHOW_CONTAINER_TEXT names namespaces in which the text is shown nevertheless.
+        One line that begins with "(not shown: " and gives the reason replaces this excerpt, and any
+        other text of the container, for callers who have an identity and not the right to get pods/log
+        in the namespace. Exit code, reason and remedy stay.
+
+        Where callers have no identity, it does so on KServe if the container can read what callers may
+        not: if it has `secret_env` or an `envFrom`, a Secret's files, a ServiceAccount that is not
+        `default`, or a token of its ServiceAccount for other systems, or one that is bound to a role.
+        The server's setting MODELSERVICE_SHOW_CONTAINER_TEXT names namespaces in which the text is
+        shown nevertheless.
         """
 
     @_builtins.property

@@ -104,6 +104,9 @@ def _deployment_row(deployment: ModelDeployment) -> dict[str, Any]:
 
 def _failure_of(stored: Any) -> Failure | None:
     """Parse a failure; None for one of a newer release that this release cannot parse."""
+    if isinstance(stored, dict) and "container_text" not in stored:
+        # Of a release that did not keep which part a container wrote: any of it may be.
+        stored = {**stored, "container_text": stored.get("message", "")}
     try:
         return _FAILURE.validate_python(stored)
     except ValidationError:

@@ -33,7 +33,8 @@ class Deployments:
             raise DeploymentNotFound(
                 f"there is no deployment {deployment_id!a} in the project {project!a}"
             )
-        return record
+        [shown] = await self._authorizer.shown_records(call, [record])
+        return shown
 
     async def list(
         self, call: Call, matching: DeploymentFilter, size: int, page_token: str
@@ -50,4 +51,6 @@ class Deployments:
         async def work(tx: RegistryReading) -> Page[ModelDeployment]:
             return await tx.deployments(matching, size, start)
 
-        return paged.with_tokens(await self._registry.read(work))
+        page = await self._registry.read(work)
+        shown = await self._authorizer.shown_records(call, page.items)
+        return paged.with_tokens(replace(page, items=shown))

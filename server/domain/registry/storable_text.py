@@ -33,4 +33,5 @@ def _storable_failure(failure: Failure) -> Failure:
         pod=storable_text(failure.pod),
         container=storable_text(failure.container),
         log_lines=tuple(map(storable_text, failure.log_lines)),
+        container_text=storable_text(failure.container_text),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from server.domain.rollout.rollout_id import Rollout
@@ -14,23 +14,17 @@ class Problem:
     """A problem of the new pods, or of creating them.
 
     It fails the rollout once it has lasted for `tolerated`; None: it may still pass, and is only
-    reported. `container_text`: the end of the failure's message, if a container wrote it.
+    reported.
     """
 
     failure: Failure
     since: datetime
     tolerated: timedelta | None = timedelta(0)
-    container_text: str = ""
 
     @property
     def fails_at(self) -> datetime | None:
         """Return the time at which it fails the rollout."""
         return None if self.tolerated is None else self.since + self.tolerated
-
-    def with_container_text(self, text: str) -> Problem:
-        """Return the problem with `text` in place of the container's text."""
-        message = self.failure.message.removesuffix(self.container_text) + text
-        return replace(self, failure=replace(self.failure, message=message), container_text=text)
 
 
 @dataclass(frozen=True, slots=True)

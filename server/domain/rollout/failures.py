@@ -115,6 +115,7 @@ def failure_of(
     exit_code: int | None = None,
     restart_count: int = 0,
     first_seen_time: datetime | None = None,
+    container_text: str = "",
 ) -> Failure:
     """Make a failure with its reason's remedy, unless a more exact one is given.
 
@@ -132,4 +133,5 @@ def failure_of(
         exit_code=exit_code,
         restart_count=restart_count,
         first_seen_time=first_seen_time,
+        container_text=container_text,
     )

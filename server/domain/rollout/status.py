@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -63,7 +63,8 @@ class Failure:
     """A problem, its place and its remedy: made by `failures.failure_of`.
 
     `rollout_id` is empty if no rollout is to blame. `exit_code` is None if no container exited.
-    `retrying`: the cluster retries by itself.
+    `retrying`: the cluster retries by itself. `container_text`: the end of the message, if a
+    container wrote it.
     """
 
     reason: FailureReason
@@ -78,6 +79,12 @@ class Failure:
     restart_count: int = 0
     log_lines: tuple[str, ...] = ()
     first_seen_time: datetime | None = None
+    container_text: str = ""
+
+    def with_container_text(self, text: str) -> Failure:
+        """Return the failure with `text` in place of the container's text in its message."""
+        message = self.message.removesuffix(self.container_text) + text
+        return replace(self, message=message, container_text=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +112,17 @@ class ComponentStatus:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One of the cluster's own conditions, unchanged; the state does not follow from it alone."""
+    """One of the cluster's own conditions, unchanged; the state does not follow from it alone.
+
+    `container_text`: the end of the message, if a container wrote it.
+    """
 
     type: str
     status: str
     reason: str = ""
     message: str = ""
     last_transition_time: datetime | None = None
+    container_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

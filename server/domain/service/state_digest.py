@@ -62,6 +62,7 @@ def _derived_alike(status: InferenceServiceStatus) -> InferenceServiceStatus:
         message=_without_log_line(status.failure.message),
         log_lines=(),
         first_seen_time=None,
+        container_text="",
     )
     return replace(
         status,

@@ -16,6 +16,7 @@ from server.adapters.kserve.status.service_status import status_of
 from server.domain.caller import Caller
 from server.domain.rollout.state_table import decide
 from server.domain.rollout.status import FailureReason, InferenceServiceStatus
+from server.domain.service.container_text import HELD_BACK, status_without_container_text
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
     end,
@@ -105,11 +106,22 @@ def test_a_secret_is_masked_wherever_the_cluster_repeats_what_a_container_wrote(
 
 @pytest.mark.parametrize("place", [p for p in PLACES if p != "condition"])
 def test_container_text_can_be_removed_from_a_problem_later(place: str) -> None:
-    problems = facts(*shown_where(place)).all_problems
+    problems = [problem.failure for problem in facts(*shown_where(place)).all_problems]
     assert "cannot log in" in repr(problems)
     later = [p.with_container_text("(not shown)") if p.container_text else p for p in problems]
     assert "(not shown)" in repr(later)
     assert "cannot log in" not in repr(later)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_caller_who_may_not_read_logs_sees_nothing_of_it(place: str) -> None:
+    shown = status(*shown_where(place))
+    assert "cannot log in" in repr(shown)
+    held_back = status_without_container_text(shown)
+    assert HELD_BACK in repr(held_back)
+    assert "cannot log in" not in repr(held_back)
+    reasons = [each.failure and each.failure.reason for each in (shown, held_back)]
+    assert reasons[0] == reasons[1]
 
 
 def test_a_condition_message_in_a_warning_is_masked() -> None:

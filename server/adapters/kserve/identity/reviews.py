@@ -46,6 +46,7 @@ class Reviews:
             "verb": access.verb,
             "group": access.resource.group,
             "resource": access.resource.plural,
+            "subresource": access.resource.subresource,
             "namespace": access.namespace,
             "name": access.name,
         }

@@ -26,10 +26,11 @@ from server.adapters.kserve.status.pods.redaction import gate_for_service, redac
 from server.adapters.kserve.status.remaining_objects import remaining_objects
 from server.adapters.kserve.status.staleness import StalenessCheck
 from server.adapters.kserve.status.standard_facts import standard_facts
+from server.domain.rollout.container_output import OutputGate
 from server.domain.rollout.facts import Facts, Problem
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.state_table import Decision
-from server.domain.rollout.status import FailureReason, InferenceServiceStatus
+from server.domain.rollout.status import Condition, FailureReason, InferenceServiceStatus
 from server.domain.service.commands import is_stop_requested
 
 # Kubernetes bounds the conditions of its own kinds so; the InferenceService's schema does not.
@@ -113,11 +114,7 @@ def status_of(
     conditions = service.shown_conditions
     if any(c.message for c in conditions):
         gate = gate_for_service(observed)
-        conditions = tuple(
-            # A message is cut after redaction: half a secret would not be recognised.
-            replace(c, message=redacted_message(gate, c.message)[:_LONGEST_MESSAGE])
-            for c in conditions
-        )
+        conditions = tuple(_redacted(gate, condition) for condition in conditions)
     runtime = service.serving_runtime
     if not runtime and not observed.release.reports_runtime:
         runtime = str(get_map(service.obj, "spec", "predictor", "model").get("runtime") or "")
@@ -135,6 +132,13 @@ def status_of(
         conditions=conditions,
         last_transition_time=_last_transition_time(service, observed, decision),
     )
+
+
+def _redacted(gate: OutputGate, condition: Condition) -> Condition:
+    platform, container = redacted_message(gate, condition.message)
+    # A message is cut after redaction: half a secret would not be recognised.
+    message = (platform + container)[:_LONGEST_MESSAGE]
+    return replace(condition, message=message, container_text=message[len(platform) :])
 
 
 def _is_namespace_deleting(service: ParsedService, *children: tuple[Object, ...]) -> bool:
@@ -196,15 +200,16 @@ def _ingress_problem(
 ) -> Problem:
     ingress = service.conditions["IngressReady"]
     since = parse_time(ingress.get("lastTransitionTime")) or fails_at
-    message = str(ingress.get("message") or "")
+    message, container = str(ingress.get("message") or ""), ""
     if message:
-        message = redacted_message(gate_for_service(observed), message)
-    reported = ": ".join(filter(None, (ingress.get("reason"), message)))
+        message, container = redacted_message(gate_for_service(observed), message)
+    reported = ": ".join(filter(None, (ingress.get("reason"), message + container)))
     reported = reported or "KServe has not created it and gives no reason; see its controller's log"
     failure = failure_of(
         FailureReason.INGRESS,
         f"the model serves, but its route from outside is not ready: {reported}",
         first_seen_time=since,
+        container_text=container,
     )
     return Problem(failure, since, tolerated=None)
 

@@ -49,11 +49,13 @@ def load_failure(code: int, lines: Sequence[str]) -> Failure:
     """Return the failure of a server that exited before it was ready, also with code 0."""
     if code == NOT_STARTED and lines and lines[-1].startswith(NOT_STARTED_WORDS):
         remedy = "install what the runtime's command names, or correct its row; then deploy again"
-        return _with_log(failure(FailureReason.NO_RUNTIME, lines[-1], remedy), lines, code)
+        found = failure(FailureReason.NO_RUNTIME, lines[-1], remedy)
+        return _with_log(replace(found, container_text=lines[-1]), lines, code)
     message = f"the model server {_ended(code)} before its model was ready"
+    found = failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY)
     if why := cause_line(lines):
-        message += f": {why}"
-    return _with_log(failure(FailureReason.MODEL_LOAD, message, MODEL_REMEDY), lines, code)
+        found = replace(found, message=f"{message}: {why}", container_text=why)
+    return _with_log(found, lines, code)
 
 
 def crash_failure(code: int, lines: Sequence[str]) -> Failure:

@@ -40,7 +40,7 @@ def reconcile_warning(
     ready = service.conditions.get(component.ready_condition, {})
     if not (facts.complete and facts.attempt and ready.get("reason") == RECONCILE_FAILED):
         return None
-    message = redacted_message(gate_for_service(observed), str(ready.get("message") or ""))
+    message, _ = redacted_message(gate_for_service(observed), str(ready.get("message") or ""))
     message = without_dry_run_name(message)
     if is_lost_race(message):
         return ""
@@ -67,7 +67,8 @@ def foreign_condition_warning(service: ParsedService, observed: ObservedObjects)
     ]
     cut = [n if len(n) <= LONGEST_NAME else f"{n[:LONGEST_NAME]}..." for n in names]
     cause = f", for a condition that is not KServe's own: {', '.join(cut[:MAX_FOREIGN_CONDITIONS])}"
-    message = redacted_message(gate_for_service(observed), str(ready.get("message") or ""))
+    # A container's text is in the condition itself.
+    message, _ = redacted_message(gate_for_service(observed), str(ready.get("message") or ""))
     reported = ": ".join(str(t) for t in (ready.get("reason"), message) if t)[:LONGEST_MESSAGE]
     return (
         f"it serves; KServe reports Ready={ready['status']}{cause if names else ''}"

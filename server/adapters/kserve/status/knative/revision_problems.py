@@ -73,8 +73,9 @@ def revision_problems(
             component=component.kind,
             exit_code=int(exit_code[1]) if exit_code else None,
             first_seen_time=since,
+            container_text="" if of_platform else text,
         )
-        yield Problem(failure, since, container_text="" if of_platform else text)
+        yield Problem(failure, since)
 
 
 def activation_problem(

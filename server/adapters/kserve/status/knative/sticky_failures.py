@@ -62,11 +62,12 @@ class StickyFailures:
 
 
 def _redacted(kept: StickyFailure, gate_of: Callable[[Failure], OutputGate]) -> StickyFailure:
-    problem = kept.problem
-    held_back = gate_of(problem.failure).held_back if problem.container_text else ""
+    failure = kept.problem.failure
+    held_back = gate_of(failure).held_back if failure.container_text else ""
     if not held_back:
         return kept
-    return replace(kept, problem=problem.with_container_text(held_back))
+    redacted = failure.with_container_text(held_back)
+    return replace(kept, problem=replace(kept.problem, failure=redacted))
 
 
 def _more_significant(before: Problem | None, now: Problem | None) -> Problem | None:

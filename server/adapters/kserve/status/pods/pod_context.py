@@ -71,8 +71,9 @@ class PodContext:
             restart_count=container.restart_count if container else 0,
             retrying=retrying,
             first_seen_time=since,
+            container_text=container_text,
         )
-        return Problem(failure, since, tolerated, container_text)
+        return Problem(failure, since, tolerated)
 
     def has_failed_load(self, container: str) -> bool:
         """Return whether KServe or the container's log says that the model could not be loaded.

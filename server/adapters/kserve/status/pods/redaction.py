@@ -25,13 +25,14 @@ def gate_for_service(observed: ObservedObjects) -> OutputGate:
     return observed.output_policy.gate_for(secrets)
 
 
-def redacted_message(output: OutputGate, message: str) -> str:
-    """Return a message of KServe or Knative, with a container's text as it may be shown."""
+def redacted_message(output: OutputGate, message: str) -> tuple[str, str]:
+    """Return a message of KServe or Knative, and a container's text at its end, as it may be
+    shown."""
     repeated = _REPEATED.search(message)
     if repeated is None:
-        return output.masked(message)
+        return output.masked(message), ""
     end = repeated.end()
-    return output.masked(message[:end]) + output.shown(message[end:])
+    return output.masked(message[:end]), output.shown(message[end:])
 
 
 def _service_secrets(

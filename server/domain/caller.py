@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -119,18 +120,39 @@ class Access(NamedTuple):
 
     def kubectl_check(self, caller: Caller) -> str:
         """Return the command with which a cluster's administrator checks the right."""
-        return shlex.join(self._kubectl_words(caller))
+        if self.resource is Resource.PROJECTS:
+            # kubectl auth can-i asks about the group of a resource only if the API server has it.
+            attributes = {
+                "verb": self.verb,
+                "group": self.resource.group,
+                "resource": self.resource.plural,
+                "name": self.name,
+            }
+            review = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": attributes},
+            }
+            words = ["kubectl", "create", "--validate=false", *_as(caller), "-f", "-"]
+            output = "-o 'jsonpath={.status.allowed}'"
+            return (
+                f"echo '{json.dumps(review, separators=(',', ':'))}' | {shlex.join(words)} {output}"
+            )
+        return shlex.join(self._can_i(caller))
 
-    def _kubectl_words(self, caller: Caller) -> Iterator[str]:
-        yield from ("kubectl", "auth", "can-i", self.verb)
-        resource = self.resource.value.removesuffix(f"/{self.resource.subresource}")
-        yield f"{resource}/{self.name}" if self.name else resource
-        if self.resource.subresource:
-            yield f"--subresource={self.resource.subresource}"
-        # Without either kubectl takes a namespace of its own, also for what has none.
+    def _can_i(self, caller: Caller) -> Iterator[str]:
+        resource, _, subresource = self.resource.partition("/")
+        yield from ("kubectl", "auth", "can-i", self.verb, resource)
+        if subresource:
+            yield f"--subresource={subresource}"
         yield f"--namespace={self.namespace}" if self.namespace else "--all-namespaces"
-        yield f"--as={caller.name}"
-        # The API server adds the groups of ServiceAccounts, and system:authenticated.
-        named = [group for group in caller.groups if not group.startswith("system:")]
-        for group in named[:MOST_NAMED_GROUPS]:
-            yield f"--as-group={group}"
+        yield from _as(caller)
+
+
+def _as(caller: Caller) -> Iterator[str]:
+    """Yield kubectl's options to act as a caller."""
+    yield f"--as={caller.name}"
+    # The API server adds the groups of ServiceAccounts, and system:authenticated.
+    named = [group for group in caller.groups if not group.startswith("system:")]
+    for group in named[:MOST_NAMED_GROUPS]:
+        yield f"--as-group={group}"

@@ -203,9 +203,8 @@ def test_records_hold_it_back_from_those_who_may_not_read_it_in_their_namespace(
     for stored_by in ("this release", "an earlier one"):
         if stored_by == "an earlier one":
             with sqlite3.connect(world.database) as database:
-                database.execute(
-                    "update model_deployments set failure = json_remove(failure, '$.container_text')"
-                )
+                stored = "json_remove(failure, '$.container_text')"
+                database.execute(f"update model_deployments set failure = {stored}")
         for client in (world.blind, world.projects):
             for answer in (
                 client.registry.GetModelDeployment(get),

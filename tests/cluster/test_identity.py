@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import pytest
 import yaml
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1 import registry_service_pb2 as registry_pb
+from modelservice.v1.inference_service_pb2 import SecretKeyRef
 
 from lab import Cluster, Lab
+from server.domain.service.container_text import HELD_BACK
 from tests.alone import clean_environment
 from tests.api.requests import eventually, watching
 from tests.api.test_rights import REGISTRY, SERVICES, TABLE, Answer, answer
@@ -30,6 +34,7 @@ from .fixtures import StartReplica
 from .interference import Link
 from .kubeconfigs import kubectl_program
 from .serving import NAMESPACE, ROOT, Replicas, Server
+from .test_container_text import PLANTED, plant
 
 RBAC = "rbac.authorization.k8s.io/v1"
 KUBERNETES = {"MODELSERVICE_AUTH": "kubernetes"}
@@ -67,23 +72,42 @@ class Caller:
         return Client(self._server.channel, f"Bearer {token}")
 
     def bind(self, role: str, namespace: str) -> dict[str, Any]:
-        """Give it a role in a namespace."""
-        self._cluster.apply(CALLER_ROLES[role])
-        binding = {
-            "apiVersion": RBAC,
+        """Give it a role of the component in a namespace."""
+        return self.bind_to(CALLER_ROLES[role], namespace)
+
+    def bind_to(self, cluster_role: dict[str, Any], namespace: str) -> dict[str, Any]:
+        """Give it a ClusterRole in a namespace."""
+        self._cluster.apply(cluster_role)
+        role = cluster_role["metadata"]["name"]
+        binding = self._binding(role) | {
             "kind": "RoleBinding",
             "metadata": {"name": f"{self.name}-{role}", "namespace": namespace},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "ClusterRole",
-                "name": role,
-            },
-            "subjects": [
-                {"kind": "ServiceAccount", "name": self.name, "namespace": self._namespace}
-            ],
         }
         self._cluster.apply(binding)
         return binding
+
+    @contextmanager
+    def bound_everywhere(self, role: str) -> Iterator[None]:
+        """Give it a role of the component in the cluster, for the length of a block."""
+        self._cluster.apply(CALLER_ROLES[role])
+        binding = self._binding(role) | {
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": f"{self._namespace}-{self.name}-{role}"},
+        }
+        self._cluster.apply(binding)
+        try:
+            yield
+        finally:
+            self._cluster.delete(binding)
+
+    def _binding(self, role: str) -> dict[str, Any]:
+        group = "rbac.authorization.k8s.io"
+        account = {"kind": "ServiceAccount", "name": self.name, "namespace": self._namespace}
+        return {
+            "apiVersion": RBAC,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [account],
+        }
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +251,86 @@ def test_a_refusal_has_the_command_that_checks_the_right(caller: Caller, namespa
         f" '{namespace}'; check with: kubectl auth can-i list"
         f" inferenceservices.serving.kserve.io --namespace={namespace} --as={user}"
     )
+
+
+def test_the_text_of_containers_takes_the_right_to_read_logs(
+    lab: Lab, asking: Server, namespace: str
+) -> None:
+    """Also of containers with values of Secrets, since kubectl shows their logs too."""
+    reader, blind = (Caller(lab, asking, namespace, name) for name in ("reader", "blind"))
+    reader.bind("modelservice-deployer", namespace)
+    viewer = CALLER_ROLES["modelservice-viewer"]
+    services = [rule for rule in viewer["rules"] if rule["resources"] == ["inferenceservices"]]
+    blind.bind_to(viewer | {"metadata": {"name": "services-alone"}, "rules": services}, namespace)
+    login = {"name": "login", "namespace": namespace}
+    lab.apply({"apiVersion": "v1", "kind": "Secret", "metadata": login, "data": {"key": "eA=="}})
+    secret_env = {"LOGIN": SecretKeyRef(secret="login", key="key")}
+    spec = container("lab/crash:3", secret_env=secret_env)
+    request = pb.DeployRequest(namespace=namespace, name="crash", spec=spec)
+    assert answer(reader.client, "Deploy", request).code is StatusCode.OK
+    get, listing = (
+        pb.GetRequest(namespace=namespace, name="crash"),
+        pb.ListRequest(namespace=namespace),
+    )
+
+    def is_shown() -> bool:
+        plant(lab, namespace, "crash")
+        return PLANTED in str(reader.client.models.Get(get))
+
+    eventually("the reader sees the text", is_shown)
+    # The container may exit again: it is planted until both have been asked in between.
+    eventually(
+        "it is held back",
+        lambda: is_shown() and HELD_BACK in str(blind.client.models.Get(get)) and is_shown(),
+    )
+    for shown in (blind.client.models.Get(get), blind.client.models.List(listing)):
+        assert PLANTED not in str(shown)
+    with watching(blind.client.models, namespace=namespace, name="crash") as stream:
+        assert PLANTED not in str(stream.next())
+
+
+def test_the_command_of_a_refusal_answers_as_the_server_does(
+    cluster: Cluster, caller: Caller, namespace: str, built_kubectl: Path
+) -> None:
+    project = registry_pb.GetRegisteredModelRequest(project=namespace, name="fraud")
+    asked: dict[str, tuple[str, Any]] = {
+        "of a namespace": ("List", pb.ListRequest(namespace=namespace)),
+        "of all": ("List", pb.ListRequest(namespace="-")),
+        "of a project": ("GetRegisteredModel", project),
+    }
+    commands = {}
+    for what, (method, request) in asked.items():
+        refusal = answer(caller.client, method, request)
+        assert refusal.code is StatusCode.PERMISSION_DENIED, what
+        commands[what] = refusal.message.partition("check with: ")[2]
+
+    def says(*expected: str) -> bool:
+        return [run(built_kubectl, cluster, command) for command in commands.values()] == [
+            *expected
+        ]
+
+    assert says("no", "no", "false")
+    # The API server takes a moment to know of a binding. On projects this one gives nothing.
+    caller.bind("modelservice-viewer", namespace)
+    eventually("the binding counts", lambda: says("yes", "no", "false"))
+    with caller.bound_everywhere("modelservice-viewer"):
+        eventually("the other one counts", lambda: says("yes", "yes", "true"))
+
+
+def run(kubectl: Path, cluster: Cluster, command: str) -> str:
+    """The output of a command that calls kubectl."""
+    environment = clean_environment() | {
+        "PATH": f"{kubectl.parent}:{os.environ['PATH']}",
+        "KUBECONFIG": str(cluster.kubeconfig),
+    }
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("audience", ["https://kubernetes.default.svc.cluster.local", "other"])

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1 import registry_service_pb2 as registry_pb
 
-from server.adapters import token_file
+from server import followed_file
 from server.control import authorizer
 from server.domain.caller import Access, Caller, Resource
 from server.domain.errors import ClusterUnavailable
@@ -80,7 +80,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Streams are checked often."""
-    monkeypatch.setattr(token_file, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(followed_file, "EVERY_SECONDS", 0.02)
     monkeypatch.setattr(authorizer, "RECHECK", authorizer.RECHECK / 600)
     file = tmp_path / "tokens.toml"
     roles = {"namespaces": {"*": "admin"}, "projects": {"*": "admin"}}

@@ -9,7 +9,7 @@ from modelservice.v1.model_service_pb2 import DeployRequest, ListRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from server.api import grpc_server, reflection, responses
-from server.control.watch import Watch
+from server.control.watch_stream import Watch
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 from tests.transcript import section

@@ -15,7 +15,7 @@ from modelservice.v1 import model_service_pb2 as pb
 
 from server.api.specs import duration_of, spec_of
 from server.control.read import ListQuery
-from server.control.watch import Until, Watch
+from server.control.watch_stream import Until, Watch
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.kubernetes.names import escaped
 from server.domain.kubernetes.selectors import Selector

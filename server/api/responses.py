@@ -18,8 +18,8 @@ from modelservice.v1 import model_service_pb2 as pb
 
 from server.api.services import identity_message, service_message
 from server.control.read import ListPage
-from server.control.watch import EventType, Watch, WatchEvent
 from server.control.watch_cache import ServiceIdentity
+from server.control.watch_stream import EventType, Watch, WatchEvent
 from server.domain.service.commands import Applied
 from server.domain.service.inference_service import InferenceService
 from server.ports import Cluster

@@ -1,7 +1,7 @@
 """Resume tokens of watches, and how a stream continues from one.
 
-The token of a watch of many continues from its version of the watch cache, in the process that made
-it. The token of a watch of one service continues on any replica, and after a restart: it has the
+The token of a watch of many continues in the process that made it, from versions of its watch
+cache. The token of a watch of one service continues on any replica, and after a restart: it has the
 state that was sent last, as the digest that every replica derives alike, and how far the cluster
 was then. An exact token of a watch of many would need this of each service: some 25 bytes for a uid
 and a digest, so that 1 KiB would hold 30 services. Elsewhere such a watch begins anew, by RESET.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from server.domain.errors import ResumeTokenInvalid
@@ -24,6 +25,8 @@ from server.ports import Cluster
 # Tokens of another format are from another release.
 FORMAT = 2
 OLD_SECONDS = 600
+# With more, a token would be too long: it would take as many cuts within what is sent after a cut.
+MOST_SPANS = 16
 
 
 class LastSent(NamedTuple):
@@ -68,8 +71,30 @@ def sent_deletion(uid: str, generation: int) -> LastSent:
     return LastSent(uid, generation)
 
 
+class Seen(NamedTuple):
+    """What the reader of a watch of many has seen: every service as it was at a `version` of the
+    watch cache.
+
+    Events are sent in the order of the services' births. So of a reader that was cut between two of
+    them, the services that were born until then are at a later version. `spans` are such births
+    with their versions, the oldest birth first.
+    """
+
+    version: int
+    spans: tuple[tuple[int, int], ...] = ()
+
+    def at(self, born: int) -> int:
+        """Return the version at which the reader has seen the service of a birth."""
+        return next((version for last, version in self.spans if born <= last), self.version)
+
+    def moved(self, born: int, version: int) -> Seen:
+        """Return what it has seen once it has the services until a birth at a version."""
+        rest = (span for span in self.spans if span[0] > born)
+        return Seen(self.version, ((born, version), *rest))
+
+
 class ResumeToken(NamedTuple):
-    """A position in a watch: a `version` of the cache of the process `epoch`.
+    """A position in a watch: what its reader has `seen` of the cache of the process `epoch`.
 
     `scope`: of the caller's rights (`server.control.authorizer.Coverage`). In a watch of one
     service also the message that was `last_sent`, and the cluster's `position` then
@@ -77,7 +102,7 @@ class ResumeToken(NamedTuple):
     """
 
     epoch: str
-    version: int
+    seen: Seen
     scope: str = ""
     last_sent: LastSent = NOTHING_SENT
     position: str = ""
@@ -98,7 +123,8 @@ class ResumeToken(NamedTuple):
 def _encode(token: ResumeToken, binding: str) -> str:
     uid, generation, digest, remembered = token.last_sent
     sent: list[str | int] = [uid, generation, digest, remembered, token.position, token.made_at]
-    parts = [token.epoch, token.version, token.scope, *sent]
+    spans = chain.from_iterable(token.seen.spans)
+    parts = [token.epoch, token.seen.version, token.scope, *sent, *spans]
     return encode_token([FORMAT, _seal(binding, parts), *parts])
 
 
@@ -117,7 +143,7 @@ class SharedPosition:
 
 
 # No process has this epoch.
-BEGIN_ANEW = ResumeToken("", 0)
+BEGIN_ANEW = ResumeToken("", Seen(0))
 
 
 def parse_resume_token(text: str, binding: str) -> ResumeToken | None:
@@ -138,9 +164,12 @@ def parse_resume_token(text: str, binding: str) -> ResumeToken | None:
                     str(remembered),
                     str(position),
                     int(made_at),
+                    *spans,
                 ]:
+                    numbers = [each for each in spans if isinstance(each, int)]
+                    seen = Seen(version, tuple(zip(numbers[::2], numbers[1::2], strict=False)))
                     last_sent = LastSent(uid, generation, digest, remembered)
-                    return ResumeToken(epoch, version, scope, last_sent, position, made_at)
+                    return ResumeToken(epoch, seen, scope, last_sent, position, made_at)
         case [str(_), int(_), seal, *_] if seal == binding:
             return None  # of a release without FORMAT
     raise ResumeTokenInvalid("resume_token must be from a watch of the same target and selector")

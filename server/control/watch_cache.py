@@ -61,6 +61,11 @@ class Entry(NamedTuple):
     born: int
     bytes: int
 
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The labels that selectors match."""
+        return self.service.selectable_labels
+
 
 class Changes(NamedTuple):
     """The changes of a target since a version: its services that changed and were deleted, each

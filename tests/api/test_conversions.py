@@ -23,7 +23,7 @@ from server.api.registry_responses import (
     version_message,
 )
 from server.api.services import failure_message, service_message, status_message
-from server.control.watch import EventType
+from server.control.watch_stream import EventType
 from server.domain.registry.deployment import DeploymentState, DesiredState, ModelDeployment
 from server.domain.registry.registered import (
     EnvironmentKey,

@@ -13,8 +13,8 @@ from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import GetRequest, WatchStatusRequest, WatchStatusResponse
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.control.resume_token import LastSent, ResumeToken
-from server.control.watch import Watch
+from server.control.resume_token import LastSent, ResumeToken, Seen
+from server.control.watch_stream import Watch
 from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.rollout.status import State
@@ -167,6 +167,6 @@ def test_a_position_that_the_cluster_lost_long_ago_begins_anew(pair: Pair, name:
     uid = pair.first.Deploy(deploy(name)).service.uid
     sent = LastSent(uid, 1, "digest")
     pair.second_shows(pair.first.Get(GetRequest(name=name)).service)
-    lost = ResumeToken("0a1b2c3d", 7, last_sent=sent, position="999", made_at=1)
+    lost = ResumeToken("0a1b2c3d", Seen(7), last_sent=sent, position="999", made_at=1)
     token = lost.encode(Watch(key(name), Selector()).binding)
     assert kinds(pair.resumed(name, token)) == ["RESET", "SNAPSHOT", "SYNCED"]

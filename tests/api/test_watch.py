@@ -19,7 +19,7 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-from server.control.watch import Watch
+from server.control.watch_stream import Watch
 from server.domain.kubernetes.selectors import Selector
 from server.domain.opaque_tokens import encode_token
 from server.domain.rollout.status import InferenceServiceStatus as Status
@@ -188,14 +188,20 @@ def test_a_resumed_stream_sends_the_changes_since_its_token(stub, memory, namesp
     with watching(stub, namespace=namespace, resume_token=token) as stream:
         messages = [stream.next()]
         while messages[-1].type != WatchStatusResponse.TYPE_SYNCED:
-            assert messages[-1].resume_token == token
             messages.append(stream.next())
-    assert {(kind, m.service.name) for kind, m in zip(kinds(messages), messages, strict=True)} == {
-        ("CHANGED", "changed"),
-        ("DELETED", "deleted"),
-        ("CHANGED", "new"),
-        ("SYNCED", ""),
-    }
+    expected = [("CHANGED", "changed"), ("DELETED", "deleted"), ("CHANGED", "new"), ("SYNCED", "")]
+    assert named(messages) == expected
+    for nth, message in enumerate(messages, start=1):
+        with watching(stub, namespace=namespace, resume_token=message.resume_token) as stream:
+            rest = [stream.next()]
+            while rest[-1].type != WatchStatusResponse.TYPE_SYNCED:
+                rest.append(stream.next())
+        assert named(rest) == (expected[nth:] or [("SYNCED", "")])
+
+
+def named(messages: list[WatchStatusResponse]) -> list[tuple[str, str]]:
+    """The type of each message, and the name of its service."""
+    return [(kind, m.service.name) for kind, m in zip(kinds(messages), messages, strict=True)]
 
 
 def settled(stub, namespace: str) -> None:

@@ -77,7 +77,7 @@ class ModelReader:
         assert message.order >= shown, f"back in time, from state {shown} to {message.order}"
         if self._opening is None and before:
             assert before.uid == message.uid, "the end of the service before it was not sent"
-            assert not self.watches_one or before.state != message.state, "a state was sent twice"
+            assert before.state != message.state, "a state was sent twice"
         self._shown[key] = message.order
         self.known[key] = message
         if self._opening is not None:
@@ -85,13 +85,11 @@ class ModelReader:
 
     def _drop(self, message: Message) -> None:
         held = self.known.get(message.key)
-        if self.watches_one:
-            assert held, f"{message.type} of a service that the reader does not have"
-            assert held.uid == message.uid, f"{message.type} of another service"
+        assert held, f"{message.type} of a service that the reader does not have"
+        assert held.uid == message.uid, f"{message.type} of another service"
         if message.type == "DELETED":
             self._ended.add(message.uid)
-        if held and held.uid == message.uid:
-            del self.known[message.key]
+        del self.known[message.key]
 
     def _end_opening(self) -> None:
         if self._opening is not None:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from server.control.authorizer import Authorizer
 from server.control.call import Call
 from server.control.read import Reader
-from server.control.watch import Watch, Watcher, WatchEvent
+from server.control.watch import Watcher
 from server.control.watch_cache import ServiceIdentity, WatchCache
+from server.control.watch_stream import Watch, WatchEvent
 from server.domain.errors import ViewBehind
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.control import watch_cache
-from server.control.watch import Watch
 from server.control.watch_cache import ALL
+from server.control.watch_stream import Watch
 from server.domain.kubernetes.selectors import Selector
 from server.domain.service.inference_service import ServiceKey
 from tests.control.replica_world import Connection, History, Replica
 from tests.control.virtual_time import run_in_virtual_time
 
-KEYS = [ServiceKey("ns", name) for name in ("iris", "rose")]
+KEYS = [ServiceKey("ns", name) for name in ("iris", "lily", "rose")]
 TEAM_A = Selector.parse("team=a")
 HEARTBEAT = timedelta(hours=1)
 WATCHES = [

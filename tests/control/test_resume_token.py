@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from server.control.resume_token import LastSent, ResumeToken, parse_resume_token
+from server.control.resume_token import (
+    MOST_SPANS,
+    LastSent,
+    ResumeToken,
+    Seen,
+    parse_resume_token,
+)
 from server.domain.errors import ResumeTokenInvalid
 from server.domain.opaque_tokens import decode_text, encode_text
 
 LONGEST_TOKEN = 1024
 SENT = LastSent("0b9e5b3e-6b8f-4b53-9d4e-2d5d0a7a8f11", 12, "0123456789abcdef", "01234567")
-TOKEN = ResumeToken("0a1b2c3d", 71, "scope", SENT, "isvc=812 po=977", 1_800_000_000)
+TOKEN = ResumeToken("0a1b2c3d", Seen(71), "scope", SENT, "isvc=812 po=977", 1_800_000_000)
 
 
 def test_a_token_is_read_as_it_was_made() -> None:
@@ -19,8 +25,19 @@ def test_a_token_is_read_as_it_was_made() -> None:
 
 
 def test_the_longest_token_has_less_than_a_kibibyte() -> None:
-    longest = TOKEN._replace(version=2**63, scope="f" * 16, position="p" * 400)
-    assert len(longest.encode("f" * 16)) <= LONGEST_TOKEN
+    of_one = TOKEN._replace(seen=Seen(2**63), scope="f" * 16, position="p" * 400)
+    spans = tuple((10**9 + nth, 10**9) for nth in range(MOST_SPANS))
+    of_many = ResumeToken("0a1b2c3d", Seen(10**9, spans), scope="f" * 16)
+    for token in (of_one, of_many):
+        assert len(token.encode("f" * 16)) <= LONGEST_TOKEN
+        assert parse_resume_token(token.encode("f" * 16), "f" * 16) == token
+
+
+def test_a_reader_that_is_cut_again_and_again_has_seen_each_birth_at_its_own_version() -> None:
+    once = Seen(10).moved(8, 20)
+    twice = once.moved(4, 30)
+    assert [twice.at(born) for born in (4, 5, 8, 9)] == [30, 20, 20, 10]
+    assert twice.moved(8, 40) == Seen(10, ((8, 40),))
 
 
 def test_a_token_of_another_watch_is_refused() -> None:

@@ -20,8 +20,9 @@ from server.control import watch_cache
 from server.control.authorizer import Authorizer
 from server.control.call import Call
 from server.control.read import Reader
-from server.control.watch import EventType, Watch, Watcher, WatchEvent
+from server.control.watch import Watcher
 from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
+from server.control.watch_stream import EventType, Watch, WatchEvent
 from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -39,7 +40,6 @@ class World:
 
     cache: WatchCache = field(default_factory=WatchCache)
     services: dict[ServiceKey, InferenceService] = field(default_factory=dict)
-    matched: set[str] = field(default_factory=set)
     made: int = 0
 
     def step(self, name: str, what: str) -> None:
@@ -63,8 +63,6 @@ class World:
 
     def _put(self, service: InferenceService) -> None:
         self.services[service.key] = service
-        if TEAM_A.matches(service.selectable_labels):
-            self.matched.add(service.uid)
         self.cache.put(service)
 
 
@@ -77,26 +75,21 @@ def _service(key: ServiceKey, uid: str) -> InferenceService:
 class WatchReader:
     """A caller that applies events, and checks that they are a history."""
 
-    cache: WatchCache
+    watcher: Watcher
     selector: Selector = field(default_factory=Selector)
-    matched: set[str] = field(default_factory=set)
     known: dict[ServiceKey, InferenceService] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     token: str = ""
     opening: set[ServiceKey] | None = None
     stream: AsyncIterator[WatchEvent] | None = None
     next: asyncio.Future[WatchEvent] | None = None
-    # Until then a stream that resumes may repeat the states of one that was cut.
-    synced: bool = False
 
     def open(self) -> None:
         watch = Watch(
             EVERYTHING, self.selector, resume_token=self.token, heartbeat=timedelta(hours=1)
         )
-        reading = Reader(None, self.cache, AUTHORIZER)  # type: ignore[arg-type]  # no cluster is asked
-        self.stream = Watcher(None, self.cache, reading, AUTHORIZER).watch(Call(), watch)
+        self.stream = self.watcher.watch(Call(), watch)
         self.opening = None if self.token else set()
-        self.synced = False
 
     async def read(self, most: int) -> None:
         """Read until nothing comes at once, or `most` messages came."""
@@ -126,15 +119,13 @@ class WatchReader:
         self.token = event.resume_token
         match event.type:
             case EventType.RESET:
-                self.opening, self.synced = set(), False
+                self.opening = set()
             case EventType.SYNCED:
                 self._end_opening()
-                self.synced = True
             case EventType.SNAPSHOT | EventType.CHANGED:
                 self._learn(event.service)
             case EventType.LEFT:
                 assert event.service
-                assert event.service.uid in self.matched, "a service left that never matched"
                 self._drop(event.service)
             case EventType.DELETED:
                 assert event.service
@@ -144,7 +135,7 @@ class WatchReader:
     def _learn(self, service: InferenceService | None) -> None:
         assert service
         before = self.known.get(service.key)
-        assert not self.synced or before != service, "a live stream repeated a state"
+        assert self.opening is not None or before != service, "a state was sent twice"
         assert self.selector.matches(service.selectable_labels), "it does not match"
         assert service.uid not in self.ended, "a service that was reported as deleted came back"
         if before and before.uid == service.uid:
@@ -156,12 +147,10 @@ class WatchReader:
             self.opening.add(service.key)
 
     def _drop(self, service: InferenceService | ServiceIdentity) -> None:
-        if self.synced:
-            known = self.known.get(service.key)
-            assert known, "a service ended that the reader does not have"
-            assert known.uid == service.uid, "a service ended that the reader does not have"
-        if service.key in self.known and self.known[service.key].uid == service.uid:
-            del self.known[service.key]
+        known = self.known.get(service.key)
+        assert known, "a service ended that the reader does not have"
+        assert known.uid == service.uid, "a service ended that the reader does not have"
+        del self.known[service.key]
 
     def _end_opening(self) -> None:
         if self.opening is not None:
@@ -192,10 +181,10 @@ def test_a_stream_sends_a_history_that_ends_at_the_current_state(plan: Plan, sma
 async def play(plan: Plan) -> None:
     world = World()
     world.cache.synced = True
-    readers = [
-        WatchReader(world.cache, selector, world.matched)
-        for selector in (Selector(), Selector(), TEAM_A)
-    ]
+    # No cluster is asked.
+    reading = Reader(None, world.cache, AUTHORIZER)  # type: ignore[arg-type]
+    watcher = Watcher(None, world.cache, reading, AUTHORIZER)  # type: ignore[arg-type]
+    readers = [WatchReader(watcher, selector) for selector in (Selector(), Selector(), TEAM_A)]
     for reader in readers:
         reader.open()
     for step in plan:

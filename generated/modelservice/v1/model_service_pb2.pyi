@@ -561,9 +561,9 @@ class WatchStatusRequest(_message.Message):
     resume_token: _builtins.str
     """The last resume_token received, to continue from there, with the other fields unchanged. With
     a `name` it continues on every replica, also after all of them have restarted: nothing that was
-    sent is repeated, and nothing is lost. Without a name it continues in the process that made it;
-    on another one, or if it is too old, the stream begins with RESET. Empty: start from the
-    beginning.
+    sent is repeated, and nothing is lost. Without a name the same holds in the process that made
+    it, but that a service which changed and changed back meanwhile is CHANGED; on another one, or
+    if it is too old, the stream begins with RESET. Empty: start from the beginning.
     """
     until: Global___WatchStatusRequest.Until.ValueType
     """The event that ends the stream."""
@@ -623,8 +623,7 @@ class WatchStatusResponse(_message.Message):
         """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
         TYPE_LEFT: WatchStatusResponse._Type.ValueType  # 5
         """A service exists, but the label selector or the caller's rights no longer cover it. Sent only
-        for a service that this watch may have sent before. `service` has only namespace, name and
-        uid.
+        for a service that was sent before. `service` has only namespace, name and uid.
         """
         TYPE_HEARTBEAT: WatchStatusResponse._Type.ValueType  # 6
         """No change; view_age is current. `service` is unset."""
@@ -646,8 +645,7 @@ class WatchStatusResponse(_message.Message):
     """A service is gone. `service` has only namespace, name, uid and its last rollout_id."""
     TYPE_LEFT: WatchStatusResponse.Type.ValueType  # 5
     """A service exists, but the label selector or the caller's rights no longer cover it. Sent only
-    for a service that this watch may have sent before. `service` has only namespace, name and
-    uid.
+    for a service that was sent before. `service` has only namespace, name and uid.
     """
     TYPE_HEARTBEAT: WatchStatusResponse.Type.ValueType  # 6
     """No change; view_age is current. `service` is unset."""
@@ -662,8 +660,8 @@ class WatchStatusResponse(_message.Message):
     type: Global___WatchStatusResponse.Type.ValueType
     """The kind of message."""
     resume_token: _builtins.str
-    """Pass it to a new watch to continue after this message. In a watch without a name an interrupted
-    start is repeated from its beginning, until SYNCED. Opaque, at most 1 KiB; it is valid for this
+    """Pass it to a new watch to continue after this message. In a watch without a name SNAPSHOTs that
+    are interrupted are repeated from their beginning, until SYNCED. Opaque, at most 1 KiB; it is valid for this
     target and selector only.
     """
     @_builtins.property

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
@@ -53,6 +55,8 @@ class ApiServer:
         self.silent, self.status = False, 201
         # Reviews of other tokens wait for it.
         self.release: asyncio.Event | None = None
+        # Reviews of rights wait for it too; so many do.
+        self.holds_rights, self.holding = False, 0
         self.sent: list[Mapping[str, Any]] = []
 
     async def send(self, method: str, path: str, *, body: Any, timeout: float) -> Answer:
@@ -68,6 +72,10 @@ class ApiServer:
             status = {"authenticated": known, "user": USER, "audiences": self.audiences}
             return Answer(self.status, {}, {"status": status if known else {}})
         named = spec["resourceAttributes"]
+        if self.release and self.holds_rights:
+            self.holding += 1
+            await self.release.wait()
+            self.holding -= 1
         resource = Resource(f"{named['resource']}.{named['group']}")
         access = Access(named["verb"], resource, named["namespace"], named["name"])
         return Answer(self.status, {}, {"status": {"allowed": access in self.rights}})
@@ -287,7 +295,7 @@ async def test_a_flood_of_unknown_tokens_is_bounded_and_known_callers_are_served
 ) -> None:
     assert await world.authenticate() == CALLER
     world.api.reviews()
-    monkeypatch.setattr(limits, "UNKNOWN_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "WAIT_SECONDS", 0.0)
     monkeypatch.setattr(limits, "UNKNOWN_WAITING", 3000)
     flood = [asyncio.create_task(world.authenticate(f"bad-{n}")) for n in range(3000)]
     world.now += 61
@@ -300,7 +308,10 @@ async def test_a_flood_of_unknown_tokens_is_bounded_and_known_callers_are_served
 
 
 @pytest.mark.parametrize("same", [False, True], ids=["tokens", "token"])
-async def test_few_calls_wait_for_reviews_of_unknown_tokens(world: World, same: bool) -> None:
+async def test_calls_that_wait_for_reviews_of_unknown_tokens_are_bounded(
+    world: World, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "UNKNOWN_WAITING", 100)
     assert await world.authenticate() == CALLER
     with pytest.raises(Unauthenticated):
         await world.authenticate("denied")
@@ -321,6 +332,63 @@ async def test_few_calls_wait_for_reviews_of_unknown_tokens(world: World, same: 
     world.api.release.set()
     with pytest.raises(Unauthenticated):
         await world.authenticate("bad-another")
+
+
+async def test_a_thousand_callers_at_once_after_a_restart_are_all_let_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The seconds that its pace takes are not waited for.
+    monkeypatch.setattr(limits, "UNKNOWN_A_SECOND", 100_000)
+    world = World()
+    world.api.valid = {f"token-{number}" for number in range(1000)}
+    callers = [world.authenticate(token) for token in sorted(world.api.valid)]
+    assert await asyncio.gather(*callers) == [CALLER] * 1000
+    assert world.api.reviews() == 1000
+
+
+async def test_an_api_server_that_does_not_answer_keeps_nobody_waiting_for_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await world.authenticate() == CALLER
+    assert await world.allows()
+    world.now += 61
+    monkeypatch.setattr(limits, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "KNOWN_WAIT_SECONDS", 0.05)
+    world.api.release = asyncio.Event()
+    world.api.holds_rights = True
+    flood = [asyncio.create_task(world.authenticate(f"bad-{number}")) for number in range(30)]
+    others = [replace(CALLER, name=f"other-{number}") for number in range(30)]
+    flood += [asyncio.create_task(world.identities.allows(other, READS)) for other in others]
+    done, held = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    while len(done) < 20:
+        more, held = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
+        done |= more
+    errors = Counter(type(task.exception()) for task in done)
+    assert errors == {TooManyRequests: 10, ClusterUnavailable: 10}
+    # Known tokens take no slots of unknown ones, and known rights stay.
+    assert await world.authenticate() == CALLER
+    assert await world.allows()
+    world.api.release.set()
+    await asyncio.wait(held)
+
+
+async def test_a_caller_that_asks_for_many_rights_does_not_delay_the_others(world: World) -> None:
+    world.api.release = asyncio.Event()
+    world.api.holds_rights = True
+    greedy = replace(CALLER, name="greedy")
+    asked = [
+        asyncio.create_task(
+            world.identities.allows(greedy, READS._replace(namespace=f"n-{number}"))
+        )
+        for number in range(100)
+    ]
+    while world.api.holding < limits.REVIEWS_OF_CALLER_AT_ONCE:
+        await asyncio.sleep(0)
+    world.api.holds_rights = False
+    assert await world.allows()
+    assert world.api.holding == limits.REVIEWS_OF_CALLER_AT_ONCE
+    world.api.release.set()
+    assert not any(await asyncio.gather(*asked))
 
 
 async def test_garbage_displaces_nothing_that_is_known(

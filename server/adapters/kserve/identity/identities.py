@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from weakref import WeakValueDictionary
 
 from server.adapters.kserve.identity.review_cache import ReviewCache
 from server.adapters.kserve.identity.reviews import Reviews, expiry_of
 from server.domain.caller import Access, BearerToken, Caller
-from server.domain.errors import TooManyRequests, Unauthenticated
+from server.domain.errors import ClusterUnavailable, ServiceError, TooManyRequests, Unauthenticated
+from server.token_bucket import TokenBucket
 
 MOST_TOKENS = 10_000
 MOST_RIGHTS = 50_000
 # Of tokens that are not known: a burst after a restart, and then so many a second.
 UNKNOWN_A_SECOND = 250
 UNKNOWN_BURST = 500
-UNKNOWN_WAIT_SECONDS = 4.0
-# A tenth of the calls that are answered at once as shipped: the others stay for known callers.
-UNKNOWN_WAITING = 100
+# Calls that wait for reviews of such tokens, at 32 KiB each: all callers after a restart.
+UNKNOWN_WAITING = 2000
+# Of unknown tokens, and of rights. The second: of one caller's rights.
 REVIEWS_AT_ONCE = 20
+REVIEWS_OF_CALLER_AT_ONCE = 10
+# Until a review begins. Then callers whose rights are known keep them for now.
+WAIT_SECONDS = 10.0
+KNOWN_WAIT_SECONDS = 3.0
 
 
 class KubernetesIdentities:
@@ -43,10 +49,14 @@ class KubernetesIdentities:
         self._audience = audience
         self._callers = ReviewCache[str, Caller | None](outage, MOST_TOKENS, clock)
         self._rights = ReviewCache[tuple[Caller, Access], bool](outage, MOST_RIGHTS, clock)
-        self._unknown = _Rate(UNKNOWN_A_SECOND, UNKNOWN_BURST)
+        self._unknown = TokenBucket(UNKNOWN_A_SECOND, UNKNOWN_BURST)
         # Calls that wait for the review of an unknown token.
         self._waiting = 0
-        self._slots = asyncio.Semaphore(REVIEWS_AT_ONCE)
+        # Apart, so that no flood of unknown tokens delays known callers.
+        self._token_slots = asyncio.Semaphore(REVIEWS_AT_ONCE)
+        self._right_slots = asyncio.Semaphore(REVIEWS_AT_ONCE)
+        # By name: a caller that asks for rights in many namespaces does not delay the others.
+        self._caller_slots = WeakValueDictionary[str, asyncio.Semaphore]()
 
     async def authenticate(self, token: BearerToken, *, fresh: bool = False) -> Caller:
         """See `server.ports.Identities`."""
@@ -90,33 +100,52 @@ class KubernetesIdentities:
             return None
         if self._callers.knows(token.digest):
             return await self._reviews.caller_of(token)
-        await self._unknown.wait()
-        async with self._slots:
+        now = time.monotonic()
+        delay = self._unknown.delay(now)
+        if delay > WAIT_SECONDS:
+            raise _too_many()
+        self._unknown.take(now)
+        async with _slot(self._token_slots, WAIT_SECONDS, _too_many, delay):
             return await self._reviews.caller_of(token)
 
     async def _allows(self, caller: Caller, access: Access) -> bool:
-        async with self._slots:
+        own = self._caller_slots.get(caller.name)
+        if own is None:
+            own = asyncio.Semaphore(REVIEWS_OF_CALLER_AT_ONCE)
+            self._caller_slots[caller.name] = own
+        known = self._rights.knows((caller, access))
+        wait = KNOWN_WAIT_SECONDS if known else WAIT_SECONDS
+        async with _slot(own, wait, _too_slow), _slot(self._right_slots, wait, _too_slow):
             return await self._reviews.allows(caller, access)
 
 
-class _Rate:
-    """Lets so many pass a second, after a burst."""
-
-    def __init__(self, a_second: float, burst: int) -> None:
-        self._interval = 1 / a_second
-        self._burst_seconds = burst / a_second
-        self._next = 0.0
-
-    async def wait(self) -> None:
-        """Wait for one's turn. Raises TooManyRequests where that would take too long."""
-        now = time.monotonic()
-        turn = max(self._next, now - self._burst_seconds)
-        if turn - now > UNKNOWN_WAIT_SECONDS:
-            raise _too_many()
-        self._next = turn + self._interval
-        if turn > now:
-            await asyncio.sleep(turn - now)
+@asynccontextmanager
+async def _slot(
+    slots: asyncio.Semaphore,
+    wait: float,
+    error: Callable[[], ServiceError],
+    delay: float = 0.0,
+) -> AsyncIterator[None]:
+    """Hold a slot for the length of a block, after a delay. Raises `error` after `wait` seconds."""
+    try:
+        async with asyncio.timeout(wait):
+            if delay:
+                await asyncio.sleep(delay)
+            await slots.acquire()
+    except TimeoutError:
+        raise error() from None
+    try:
+        yield
+    finally:
+        slots.release()
 
 
 def _too_many() -> TooManyRequests:
     return TooManyRequests("too many new tokens are sent to this server at once: try again soon")
+
+
+def _too_slow() -> ClusterUnavailable:
+    return ClusterUnavailable(
+        "the Kubernetes API server is slow, so that the caller's rights are not known; nothing was"
+        " done"
+    )

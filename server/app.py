@@ -21,6 +21,7 @@ import structlog
 
 from server import failpoints
 from server.adapters.no_registry import NoRegistry
+from server.api.audit import Audit
 from server.api.authentication import Authentication
 from server.api.call_limits import CallerLimits, CallLimits
 from server.api.grpc_server import grpc_server, health_listener
@@ -84,6 +85,7 @@ class Application:
         tasks: Sequence[Task] = (),
         listeners: Sequence[AbstractAsyncContextManager[object]] = (),
         identities: Identities | None = None,
+        audit: Audit | None = None,
     ) -> None:
         serving = settings.serving
         reserved = ReservedNamespaces(
@@ -106,7 +108,7 @@ class Application:
         )
         self._clients = _client_certificates(serving)
         authentication = Authentication(identities, self._clients) if identities else None
-        self._interceptor = _interceptor(settings, limits, authentication)
+        self._interceptor = _interceptor(settings, limits, authentication, audit)
         reader = Reader(cluster, self._cache, authorizer)
         registered = registry or NoRegistry()
         memory = ServiceMemory(self._cache, serving.services_memory_bytes())
@@ -238,11 +240,13 @@ def _registry_service(
 
 
 def _interceptor(
-    settings: Settings, limits: CallLimits, authentication: Authentication | None = None
+    settings: Settings,
+    limits: CallLimits,
+    authentication: Authentication | None = None,
+    audit: Audit | None = None,
 ) -> CallInterceptor:
-    return CallInterceptor(
-        anonymous_caller(settings), settings.kubernetes.default_namespace, limits, authentication
-    )
+    namespace = settings.kubernetes.default_namespace
+    return CallInterceptor(anonymous_caller(settings), namespace, limits, authentication, audit)
 
 
 def kubernetes_identities(api: ApiServer, identity: Identity) -> Identities:
@@ -334,10 +338,16 @@ async def run(settings: Settings) -> None:
     grace = Grace(settings.stop.grace)
     opened = _kserve(settings) if settings.kserve.enabled else _local(settings, grace)
     # Lock the state directory before opening the registry in it.
-    async with opened as (cluster, identities), opened_registry(settings) as registry:
+    async with (
+        opened as (cluster, identities),
+        opened_registry(settings) as registry,
+        opened_audit(settings) as audit,
+    ):
         file = await opened_token_file(settings)
         tasks = [Task("tokens", file.file.follow)] if file else []
-        application = Application(cluster, settings, registry, tasks, identities=file or identities)
+        application = Application(
+            cluster, settings, registry, tasks, identities=file or identities, audit=audit
+        )
         await serve(application, grace.begin)
 
 
@@ -451,3 +461,21 @@ async def opened_registry(settings: Settings) -> AsyncIterator[Registry | None]:
         raise SettingsInvalid(f"MODELSERVICE_DATABASE_URL: {e}") from None
     except factory.RegistryUnusable as e:
         raise RegistryUnusable(str(e)) from e
+
+
+@asynccontextmanager
+async def opened_audit(settings: Settings) -> AsyncIterator[Audit | None]:
+    """Open the audit for the length of a block; None without one. Raises SettingsInvalid."""
+    if not settings.identity.audit:
+        yield None
+        return
+    # Imported here, since others do not need it.
+    from server.adapters.audit_file import AuditUnusable, opened_audit_file  # noqa: PLC0415
+
+    try:
+        async with opened_audit_file(settings.identity.audit_path()) as sink:
+            audit = Audit(sink)
+            yield audit
+            audit.sum_up()
+    except AuditUnusable as e:
+        raise SettingsInvalid(f"MODELSERVICE_AUDIT: {e}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -132,6 +133,27 @@ class Identities(Protocol):
 
     def remedy(self, caller: Caller, access: Access) -> str:
         """Return how a caller without a right checks it or gets it, for a message."""
+        ...
+
+
+# How long a call waits for its audit record to be stored.
+AUDIT_SECONDS = 2.0
+# A pipe takes as much at once, or nothing of it: PIPE_BUF.
+MOST_AUDIT_BYTES = 4096
+
+
+class AuditSink(Protocol):
+    """Stores audit records in order, each a line of at most MOST_AUDIT_BYTES."""
+
+    def available(self) -> bool:
+        """Report whether records are stored within AUDIT_SECONDS, as far as is known."""
+        ...
+
+    def put(self, line: bytes) -> asyncio.Future[None]:
+        """Queue a record. The future is done once it is stored.
+
+        While the sink takes nothing, the record waits for as long as this process lives.
+        """
         ...
 
 

@@ -279,6 +279,16 @@ class Identity(BaseSettings):
         " it changes",
     )
 
+    audit: str = Field(
+        "",
+        description="path of a file or pipe for audit records of writes, - for standard output;"
+        " while it takes none, writes are refused; unset: none",
+    )
+
+    def audit_path(self) -> Path | None:
+        """Return the file or pipe for audit records; None for standard output."""
+        return None if self.audit == "-" else _expanded("MODELSERVICE_AUDIT", self.audit)
+
     def tokens_path(self) -> Path:
         """Return the file of tokens."""
         return _expanded("MODELSERVICE_TOKENS_FILE", self.tokens_file)

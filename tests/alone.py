@@ -26,9 +26,10 @@ ROOT = Path(__file__).parents[1]
 class Alone:
     """The process, and what it has logged."""
 
-    def __init__(self, program: str, environment: dict[str, str]) -> None:
+    def __init__(self, program: str, environment: dict[str, str], stdout: Any = None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", program],
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
@@ -79,9 +80,11 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextmanager
-def alone(program: str = "tests.alone", /, **environment: str) -> Iterator[Alone]:
+def alone(
+    program: str = "tests.alone", /, *, stdout: Any = None, **environment: str
+) -> Iterator[Alone]:
     """The process, or that of another program which logs alike, for the length of a block."""
-    server = Alone(program, environment)
+    server = Alone(program, environment, stdout)
     try:
         yield server
     finally:
@@ -92,7 +95,7 @@ def alone(program: str = "tests.alone", /, **environment: str) -> Iterator[Alone
 
 
 def main() -> None:
-    from server import app, logs, settings
+    from server import app, failpoints, logs, settings
     from server.domain.service.commands import Applied, Deploy
     from tests.memory_cluster.cluster import MemoryCluster
 
@@ -105,12 +108,20 @@ def main() -> None:
     async def serve(loaded: settings.Settings) -> None:
         # Without a URL it would be in this user's own state directory.
         url = loaded.database.url.get_secret_value()
-        async with app.opened_registry(loaded) if url else nullcontext() as registry:
+        async with (
+            app.opened_registry(loaded) if url else nullcontext() as registry,
+            app.opened_audit(loaded) as audit,
+        ):
             tokens = await app.opened_token_file(loaded)
-            await app.serve(app.Application(Cluster(), loaded, registry, identities=tokens))
+            application = app.Application(
+                Cluster(), loaded, registry, identities=tokens, audit=audit
+            )
+            await app.serve(application)
 
     loaded = settings.load()
     logs.configure(loaded.log)
+    if loaded.testing.crash_at:
+        failpoints.arm(loaded.testing.crash_at)
     asyncio.run(serve(loaded))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from server.app import Application, Task, opened_registry, opened_token_file
+from server.app import Application, Task, opened_audit, opened_registry, opened_token_file
 from server.settings import (
     Database,
     Identity,
@@ -116,12 +116,15 @@ class Served:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        async with opened_registry(self._settings) as self.registry:
+        async with (
+            opened_registry(self._settings) as self.registry,
+            opened_audit(self._settings) as audit,
+        ):
             if file := await opened_token_file(self._settings):
                 tasks = [*self._parts.get("tasks", ()), Task("tokens", file.file.follow)]
                 self._parts |= {"identities": file, "tasks": tasks}
             self.application = Application(
-                self.memory, self._settings, self.registry, **self._parts
+                self.memory, self._settings, self.registry, audit=audit, **self._parts
             )
             self.port = await self.application.start()
             self._listening.set()

@@ -51,7 +51,8 @@ class Authentication:
     async def authenticated(self, call: Call, context: Any) -> Call:
         """Return the call with its caller. Raises Unauthenticated."""
         authenticate = self._by_credentials(context)
-        return Call(await authenticate(), call.deadline, call.trace, authenticate)
+        caller = await authenticate()
+        return Call(caller, call.deadline, call.trace, authenticate, call.record)
 
     def _by_credentials(self, context: Any) -> Authenticate:
         metadata = context.invocation_metadata()

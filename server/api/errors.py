@@ -43,6 +43,7 @@ _RETRY_DELAYS: Mapping[ErrorReason, timedelta] = {
     ErrorReason.VIEW_BEHIND: timedelta(seconds=1),
     ErrorReason.REGISTRY_UNAVAILABLE: timedelta(seconds=2),
     ErrorReason.SERVER_STOPPING: timedelta(seconds=1),
+    ErrorReason.AUDIT_UNAVAILABLE: timedelta(seconds=2),
 }
 _CODES = {code.value[0]: code for code in StatusCode}
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from server.api.audit import Audit, AuditedCall
 from server.api.authentication import Authentication
 from server.api.call_limits import (
     AdmittedCall,
@@ -29,7 +30,7 @@ from server.api.limits import check_limits
 from server.control.call import Call
 from server.deadline import Deadline
 from server.domain.caller import Caller
-from server.domain.errors import FieldInvalid, FieldViolation, ServiceError
+from server.domain.errors import AuditUnavailable, FieldInvalid, FieldViolation, ServiceError
 
 _KINDS = ("unary_unary", "unary_stream", "stream_stream")
 # A caller's deadline begins before its request travels here.
@@ -85,10 +86,12 @@ class CallInterceptor:
         default_namespace: str,
         limits: CallLimits,
         authentication: Authentication | None = None,
+        audit: Audit | None = None,
     ) -> None:
         """`caller` makes the calls where there is no `authentication`."""
         self._caller = caller
         self._authentication = authentication
+        self._audit = audit
         self._default_namespace = default_namespace
         self._admission = CallAdmission(limits)
         self._arriving = ArrivingRequests()
@@ -157,11 +160,17 @@ class CallInterceptor:
             self._ended.set()
 
     async def _outcome(self, method: _Method, request: Any, context: Context, line: CallLog) -> Any:
-        """Return the response, or an _Abort for an error, once it is logged."""
+        """Return the response, or an _Abort for an error, once it is on record and logged."""
+        record: AuditedCall | None = None
+        if self._audit and method.own:
+            writes = not method.reads
+            record = AuditedCall(self._audit, line.fields, context.peer, writes=writes)
         admitted: AdmittedCall | None = None
         try:
             try:
-                call = await self._authenticated(method, request, context, line)
+                call = await self._authenticated(method, request, context, line, record)
+                if record:
+                    record.caller = call.caller
                 by = call.caller.impersonated_by or call.caller.name
                 admitted = self._admission.admit(method.kind, by)
             except ServiceError as refusal:
@@ -172,6 +181,8 @@ class CallInterceptor:
                 request = method.parse(request)
                 line.describe(request, self._default_namespace)
             response = await _handle(method, request, call if method.own else context, context)
+            if record:
+                await record.end(grpc.StatusCode.OK.name)
             line.write(grpc.StatusCode.OK)
             return response
         except grpc.aio.AbortError as aborted:
@@ -183,25 +194,34 @@ class CallInterceptor:
             line.write(_code_of_cancellation(context))
             raise
         except Exception as e:
-            return _abort(e, line)
+            return await _abort(e, line, record)
         except asyncio.CancelledError as e:
             # A client that leaves cancels this task. A CancelledError from elsewhere is a bug, and
             # would leave the client without a response for ever.
             task = asyncio.current_task()
             if task and task.cancelling():
-                line.write(_code_of_cancellation(context))
+                code = _code_of_cancellation(context)
+                if record:
+                    record.put_end(code.name)
+                line.write(code)
                 raise
-            return _abort(e, line)
+            return await _abort(e, line, record)
         finally:
             if admitted:
                 admitted.end()
 
     async def _authenticated(
-        self, method: _Method, request: Any, context: Context, line: CallLog
+        self,
+        method: _Method,
+        request: Any,
+        context: Context,
+        line: CallLog,
+        record: AuditedCall | None,
     ) -> Call:
         """Return the call with its caller. That of health and reflection, which are open, is not
         authenticated."""
-        call = Call(self._caller, Deadline.after(context.time_remaining()), line.trace)
+        deadline = Deadline.after(context.time_remaining())
+        call = Call(self._caller, deadline, line.trace, record=record)
         if self._authentication is None or not method.own:
             return call
         with self._arriving.counted(_size(request)):
@@ -303,16 +323,21 @@ def _size(request: Any) -> int:
     return len(request) if isinstance(request, bytes) else 0
 
 
-def _abort(error: BaseException, line: CallLog) -> _Abort:
+async def _abort(error: BaseException, line: CallLog, record: AuditedCall | None) -> _Abort:
     if not isinstance(error, ServiceError):
         line.fields.update(error_id=line.trace, exc_info=error)
         error = ServiceError(
             f"a bug of the server; report the id {line.trace}, under which its log has it",
             id=line.trace,
         )
+    code = code_of(error)
     line.fields["reason"] = error.reason.value
-    line.write(code_of(error))
-    return _Abort(code_of(error), message_of(error), trailing_metadata(error))
+    line.write(code)
+    if record:
+        # The record waits for the sink then, and the caller gets its error.
+        with suppress(AuditUnavailable):
+            await record.end(code.name, error.reason.value)
+    return _Abort(code, message_of(error), trailing_metadata(error))
 
 
 def _code_of_cancellation(context: Context) -> grpc.StatusCode:

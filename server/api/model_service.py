@@ -37,6 +37,8 @@ class ModelService:
     async def Deploy(self, request: pb.DeployRequest, call: Call) -> bytes:  # noqa: N802
         """Serve the RPC."""
         applied = await self._deployer.deploy(call, deploy_of(request))
+        rollout = {"rollout_id": applied.rollout.id} if applied.rollout else {}
+        call.note_result(action=applied.action.value, **rollout)
         failpoints.reached("before-answer")
         return self._responses.deploy(applied)
 
@@ -56,6 +58,8 @@ class ModelService:
         service = await self._deployer.delete(
             call, delete_of(request), allow_missing=request.allow_missing
         )
+        if service:
+            call.note_result(rollout_id=service.rollout.id)
         return self._responses.delete(service)
 
     async def WatchStatus(  # noqa: N802

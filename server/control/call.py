@@ -26,18 +26,45 @@ class Authenticate(Protocol):
         ...
 
 
+class CallRecord(Protocol):
+    """The audit record of a call that writes."""
+
+    async def begin(self, caller: Caller, deadline: Deadline, target: str) -> None:
+        """Store that the caller is about to write. Raises AuditUnavailable."""
+        ...
+
+    def note(self, **result: str) -> None:
+        """Add fields of the result to the record of the end."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One RPC. The interceptor makes it, and every method of control that serves RPCs takes it.
 
     `trace` names the call in the log. `authenticate`: for a stream, to check its caller again; None
-    where callers have no identity.
+    where callers have no identity. `record` is None where there is no audit.
     """
 
     caller: Caller = ANONYMOUS
     deadline: Deadline = NEVER
     trace: str = ""
     authenticate: Authenticate | None = None
+    record: CallRecord | None = None
+
+    async def begin_write(self, target: tuple[str, ...]) -> None:
+        """Store the audit record that the caller is about to write `target`, a key.
+
+        Every method that writes calls it, after it has authorized and validated and before it
+        writes anything. Raises AuditUnavailable: then nothing may be written.
+        """
+        if self.record:
+            await self.record.begin(self.caller, self.deadline, "/".join(target))
+
+    def note_result(self, **result: str) -> None:
+        """Add fields of the result to the audit record."""
+        if self.record:
+            self.record.note(**result)
 
     def write_deadline(self) -> Deadline:
         """Return until when the cluster has to answer a write: shortly before the deadline."""

@@ -48,6 +48,8 @@ class Deployer:
         check_deploy(deploy)
         refusal = await self._authorizer.creation_refusal(call, key.namespace)
         deploy = replace(canonical_deploy(deploy), absence_refused=refusal)
+        if not deploy.validate_only:
+            await call.begin_write(key)
         with self._memory.reserve(deploy):
             return await self._cluster.apply(deploy)
 
@@ -58,6 +60,8 @@ class Deployer:
         key = await self._authorizer.authorize(call, Verb.DELETE, delete.key)
         delete = replace(delete, key=key, deadline=call.write_deadline())
         check_delete(delete)
+        if not delete.validate_only:
+            await call.begin_write(key)
         try:
             return await self._authorizer.shown(call, await self._cluster.delete(delete))
         except ServiceNotFound:

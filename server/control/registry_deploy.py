@@ -94,6 +94,7 @@ class RegistryDeployer:
             await self._registry.read(partial(self._require_name, deploy, resolved, found))
             with self._memory.reserve(resolved):
                 return await self._cluster.apply(resolved)
+        await call.begin_write(resolved.key)
         with ExitStack() as memory:
             failpoints.reached("before-record")
             resolved = await self._registry.write(

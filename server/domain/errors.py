@@ -65,6 +65,7 @@ class ErrorReason(StrEnum):
     VIEW_BEHIND = "VIEW_BEHIND"
     REGISTRY_UNAVAILABLE = "REGISTRY_UNAVAILABLE"
     SERVER_STOPPING = "SERVER_STOPPING"
+    AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
     QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     MEMORY_EXCEEDED = "MEMORY_EXCEEDED"
     TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
@@ -366,6 +367,12 @@ class ServerStopping(ServiceError):
     """This server is stopping; another replica will answer, or this one after its restart."""
 
     reason = ErrorReason.SERVER_STOPPING
+
+
+class AuditUnavailable(ServiceError):
+    """The audit record of a write cannot be stored; the message says whether it was written."""
+
+    reason = ErrorReason.AUDIT_UNAVAILABLE
 
 
 class QuotaExceeded(ServiceError):

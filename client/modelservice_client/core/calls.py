@@ -93,7 +93,7 @@ def deploy(
 
 
 # Of these the server does not say whether something was written.
-_OUTCOME_UNKNOWN = ("WRITE_OUTCOME_UNKNOWN", "REGISTRY_UNAVAILABLE")
+_OUTCOME_UNKNOWN = ("WRITE_OUTCOME_UNKNOWN", "REGISTRY_UNAVAILABLE", "AUDIT_UNAVAILABLE")
 
 
 def _may_be_done(error: ModelServiceError) -> bool:

@@ -206,6 +206,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     credentials: they have ended, or it refuses them. Nothing was written. Ask the operator of the
     server to renew them; it continues without a restart.
     """
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 1409
+    """UNAVAILABLE, with RetryInfo: the server cannot store the audit record of this write. The message
+    says whether something was written: without the first of its two records nothing is. Reads and
+    validate_only go on.
+    """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
     """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
     `authorization: Bearer TOKEN`. It also ends a WatchStatus when its token ends: watch again with
@@ -416,6 +421,11 @@ ERROR_REASON_SERVER_CREDENTIALS_REFUSED: ErrorReason.ValueType  # 1408
 """UNAVAILABLE, with RetryInfo: the Kubernetes API server does not take the server's own
 credentials: they have ended, or it refuses them. Nothing was written. Ask the operator of the
 server to renew them; it continues without a restart.
+"""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 1409
+"""UNAVAILABLE, with RetryInfo: the server cannot store the audit record of this write. The message
+says whether something was written: without the first of its two records nothing is. Reads and
+validate_only go on.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata

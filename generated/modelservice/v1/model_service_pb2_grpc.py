@@ -123,7 +123,7 @@ class ModelServiceServicer:
         UPDATES_DISABLED
         - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED, MEMORY_EXCEEDED
         - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-        WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+        WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
         - with a registered_model, NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
         ENVIRONMENT_NOT_FOUND; FAILED_PRECONDITION: VERSION_NOT_READY, VERSION_ARCHIVED,
         NO_DEPLOYABLE_VERSION, ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED; UNAVAILABLE:
@@ -163,7 +163,7 @@ class ModelServiceServicer:
         - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
         - FAILED_PRECONDITION: NOT_MANAGED, POLICY_REFUSED
         - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-        WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
+        WRITE_OUTCOME_UNKNOWN (retry with allow_missing), AUDIT_UNAVAILABLE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

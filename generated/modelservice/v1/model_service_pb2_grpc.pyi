@@ -73,7 +73,7 @@ class ModelServiceStub:
       UPDATES_DISABLED
     - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED, MEMORY_EXCEEDED
     - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-      WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+      WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
     - with a registered_model, NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
       ENVIRONMENT_NOT_FOUND; FAILED_PRECONDITION: VERSION_NOT_READY, VERSION_ARCHIVED,
       NO_DEPLOYABLE_VERSION, ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED; UNAVAILABLE:
@@ -101,7 +101,7 @@ class ModelServiceStub:
     - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
     - FAILED_PRECONDITION: NOT_MANAGED, POLICY_REFUSED
     - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-      WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
+      WRITE_OUTCOME_UNKNOWN (retry with allow_missing), AUDIT_UNAVAILABLE
     """
     WatchStatus: _grpc.UnaryStreamMultiCallable[_model_service_pb2.WatchStatusRequest, _model_service_pb2.WatchStatusResponse]
     """Follows one service, the services of a namespace, or all services: first their present status,
@@ -192,7 +192,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
       UPDATES_DISABLED
     - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED, MEMORY_EXCEEDED
     - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-      WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+      WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
     - with a registered_model, NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
       ENVIRONMENT_NOT_FOUND; FAILED_PRECONDITION: VERSION_NOT_READY, VERSION_ARCHIVED,
       NO_DEPLOYABLE_VERSION, ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED; UNAVAILABLE:
@@ -220,7 +220,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
     - FAILED_PRECONDITION: NOT_MANAGED, POLICY_REFUSED
     - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-      WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
+      WRITE_OUTCOME_UNKNOWN (retry with allow_missing), AUDIT_UNAVAILABLE
     """
     WatchStatus: _aio.UnaryStreamMultiCallable[_model_service_pb2.WatchStatusRequest, _model_service_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """Follows one service, the services of a namespace, or all services: first their present status,
@@ -314,7 +314,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
           UPDATES_DISABLED
         - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED, MEMORY_EXCEEDED
         - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-          WRITE_OUTCOME_UNKNOWN (retry with the same request_id)
+          WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
         - with a registered_model, NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND,
           ENVIRONMENT_NOT_FOUND; FAILED_PRECONDITION: VERSION_NOT_READY, VERSION_ARCHIVED,
           NO_DEPLOYABLE_VERSION, ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED; UNAVAILABLE:
@@ -360,7 +360,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         - ABORTED: ETAG_MISMATCH, CONCURRENT_WRITE
         - FAILED_PRECONDITION: NOT_MANAGED, POLICY_REFUSED
         - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE (nothing was written),
-          WRITE_OUTCOME_UNKNOWN (retry with allow_missing)
+          WRITE_OUTCOME_UNKNOWN (retry with allow_missing), AUDIT_UNAVAILABLE
         """
 
     @_abc_1.abstractmethod

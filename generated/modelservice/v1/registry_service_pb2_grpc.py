@@ -50,7 +50,7 @@ class RegistryServiceStub:
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
-    SERVER_STOPPING
+    AUDIT_UNAVAILABLE (of writes), SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
 
@@ -172,7 +172,7 @@ class RegistryServiceServicer:
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
-    SERVER_STOPPING
+    AUDIT_UNAVAILABLE (of writes), SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
 
@@ -470,7 +470,7 @@ class RegistryService:
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
-    SERVER_STOPPING
+    AUDIT_UNAVAILABLE (of writes), SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
 

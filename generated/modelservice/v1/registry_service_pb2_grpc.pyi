@@ -51,7 +51,7 @@ class RegistryServiceStub:
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
-      SERVER_STOPPING
+      AUDIT_UNAVAILABLE (of writes), SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
 
@@ -191,7 +191,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
-      SERVER_STOPPING
+      AUDIT_UNAVAILABLE (of writes), SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
 
@@ -327,7 +327,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     - FAILED_PRECONDITION: REGISTRY_DISABLED (this server has no registry)
     - RESOURCE_EXHAUSTED: TOO_MANY_REQUESTS
     - UNAVAILABLE: REGISTRY_UNAVAILABLE (the message says whether something may have been stored),
-      SERVER_STOPPING
+      AUDIT_UNAVAILABLE (of writes), SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
 

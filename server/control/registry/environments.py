@@ -44,6 +44,7 @@ class Environments:
             await tx.add(environment)
             return environment
 
+        await call.begin_write(key)
         return await self._registry.write(work)
 
     async def get(self, call: Call, key: EnvironmentKey) -> ServingEnvironment:
@@ -83,6 +84,7 @@ class Environments:
                 await tx.replace(after)
             return after
 
+        await call.begin_write(key)
         return await self._registry.write(work)
 
     async def delete(
@@ -99,6 +101,7 @@ class Environments:
             await require_unused(tx, self._cache, environment)
             await tx.remove(environment)
 
+        await call.begin_write(key)
         try:
             await self._registry.write(work)
         except EnvironmentNotFound:

@@ -55,6 +55,7 @@ class Models:
             await tx.add(model)
             return model
 
+        await call.begin_write(key)
         return await self._registry.write(work)
 
     async def get(self, call: Call, key: ModelKey) -> RegisteredModel:
@@ -97,6 +98,7 @@ class Models:
                 await tx.replace(after)
             return after
 
+        await call.begin_write(key)
         return await self._registry.write(work)
 
     async def delete(self, call: Call, key: ModelKey, *, etag: str, allow_missing: bool) -> None:
@@ -111,6 +113,7 @@ class Models:
             await require_unused(tx, self._cache, model)
             await tx.remove(model)
 
+        await call.begin_write(key)
         try:
             await self._registry.write(work)
         except ModelNotFound:

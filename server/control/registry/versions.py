@@ -44,6 +44,7 @@ class Versions:
             await tx.add(version)
             return version
 
+        await call.begin_write(key)
         return await self._registry.write(work)
 
     async def get(self, call: Call, key: VersionKey) -> ModelVersion:
@@ -92,6 +93,7 @@ class Versions:
                 await _clear_default(tx, model, version)
             return after
 
+        await call.begin_write(key)
         return await self._registry.write(work)
 
     async def delete(self, call: Call, key: VersionKey, *, etag: str, allow_missing: bool) -> None:
@@ -108,6 +110,7 @@ class Versions:
             await _clear_default(tx, model, version)
             await tx.remove(version)
 
+        await call.begin_write(key)
         try:
             await self._registry.write(work)
         except (ModelNotFound, VersionNotFound):

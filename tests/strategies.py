@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from server.domain.kubernetes.quantities import value
 from server.domain.service.commands import STOP_ANNOTATION, Deploy
 from server.domain.service.inference_service import (
+    RECREATE,
+    ROLLING,
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
     ModelPredictor,
     Resources,
+    RolloutStrategy,
     Scaling,
     SecretKeyRef,
     ServiceKey,
@@ -182,6 +185,12 @@ _pull_policies = st.sampled_from(["", "Always", "IfNotPresent", "Never"])
 _modes = st.sampled_from(["", "Standard", "RawDeployment"])
 _node_selectors = st.dictionaries(label_keys, label_values, max_size=3)
 _some_tolerations = st.lists(tolerations, max_size=3).map(tuple)
+_pod_counts = st.sampled_from(["", "1", "3", "25%", "100%"])
+_rollout_strategies = (
+    st.none()
+    | st.just(RolloutStrategy(RECREATE))
+    | st.builds(RolloutStrategy, st.just(ROLLING), _pod_counts, _pod_counts)
+)
 _timeouts = st.none() | st.integers(1, 10_000).map(lambda s: timedelta(seconds=s))
 
 
@@ -203,6 +212,7 @@ def specs(
         node_selector=draw(_node_selectors),
         tolerations=draw(_some_tolerations),
         request_timeout=draw(_timeouts),
+        rollout_strategy=draw(_rollout_strategies),
     )
 
 

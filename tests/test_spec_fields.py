@@ -50,6 +50,8 @@ from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.canonical_spec import canonical_options
 from server.domain.service.commands import Deploy
 from server.domain.service.inference_service import (
+    RECREATE,
+    ROLLING,
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -57,6 +59,7 @@ from server.domain.service.inference_service import (
     Predictor,
     RegisteredModelPredictor,
     Resources,
+    RolloutStrategy,
     Scaling,
     SecretKeyRef,
     ServiceKey,
@@ -103,6 +106,10 @@ def tolerating(*words: Any) -> InferenceServiceSpec:
     return replace(MODEL, tolerations=(Toleration(*words),))
 
 
+def rolling(**limits: str) -> InferenceServiceSpec:
+    return replace(MODEL, rollout_strategy=RolloutStrategy(ROLLING, **limits))
+
+
 SECRET = replace(MODEL, secret_env={"TOKEN": SecretKeyRef("hub", "token")})
 
 # By each field's path, a spec in which it is not as it is by default; else one of those above.
@@ -141,6 +148,9 @@ SAMPLES: Mapping[str, InferenceServiceSpec] = {
     "spec.tolerations.effect": tolerating("gpu", "Exists", "", "NoSchedule"),
     "spec.tolerations.toleration_seconds": tolerating("gpu", "Exists", "", "NoExecute", 60),
     "spec.request_timeout": replace(MODEL, request_timeout=timedelta(seconds=300)),
+    "spec.rollout_strategy.type": replace(MODEL, rollout_strategy=RolloutStrategy(RECREATE)),
+    "spec.rollout_strategy.max_surge": rolling(max_surge="1"),
+    "spec.rollout_strategy.max_unavailable": rolling(max_unavailable="50%"),
 }
 OPTIONS = [path for path in SAMPLES if path.split(".")[1] not in PREDICTORS]
 # The registry's names are not the cluster's, which runs what they are resolved to.
@@ -443,7 +453,13 @@ NOT_ENFORCED = (
     "spec.scaling.max_replicas",
     "spec.scaling.target",
     "spec.scaling.metric",
+    "spec.rollout_strategy.max_surge",
+    "spec.rollout_strategy.max_unavailable",
 )
+# What decides about a rollout, and not about the process that it starts.
+OF_THE_ROLLOUT = {
+    "spec.rollout_strategy.type": "tests/adapters/local/test_rollouts.py",
+}
 # Refused for some values only; documents say it in these words.
 SAID_OTHERWISE = {"spec.scaling.min_replicas": "more than one replica"}
 
@@ -544,6 +560,10 @@ async def test_the_local_cluster_enforces_a_field_or_refuses_it_by_name_or_is_do
         if await started.found.get() != without:
             assert path not in NOT_ENFORCED, f"{path} is applied: take it out of NOT_ENFORCED"
             assert not warned_of
+            continue
+        if path in OF_THE_ROLLOUT:
+            assert not warned_of
+            assert path.split(".")[1] in Path(OF_THE_ROLLOUT[path]).read_text()
             continue
         assert path in NOT_ENFORCED, (
             f"apply {path}, or refuse it in server/adapters/local/unsupported.py, or name it in"

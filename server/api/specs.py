@@ -11,6 +11,8 @@ from modelservice.v1 import inference_service_pb2 as pb
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.service.inference_service import (
     LONGEST_DURATION_SECONDS,
+    RECREATE,
+    ROLLING,
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
@@ -18,11 +20,17 @@ from server.domain.service.inference_service import (
     Predictor,
     RegisteredModelPredictor,
     Resources,
+    RolloutStrategy,
     Scaling,
     SecretKeyRef,
     ServingOptions,
     Toleration,
 )
+
+_STRATEGIES = {
+    pb.RolloutStrategy.TYPE_ROLLING: ROLLING,
+    pb.RolloutStrategy.TYPE_RECREATE: RECREATE,
+}
 
 
 def spec_of(message: pb.InferenceServiceSpec) -> InferenceServiceSpec:
@@ -68,6 +76,8 @@ def options_message(options: ServingOptions) -> pb.InferenceServiceSpec:
         message.scaling.CopyFrom(_scaling_message(options.scaling))
     if options.request_timeout is not None:
         message.request_timeout.FromTimedelta(options.request_timeout)
+    if options.rollout_strategy is not None:
+        message.rollout_strategy.CopyFrom(_strategy_message(options.rollout_strategy))
     return message
 
 
@@ -98,6 +108,9 @@ def _options_in(message: pb.InferenceServiceSpec, path: str) -> dict[str, Any]:
         "request_timeout": duration_of(message.request_timeout, f"{path}.request_timeout")
         if timed
         else None,
+        "rollout_strategy": _strategy_of(message.rollout_strategy, f"{path}.rollout_strategy")
+        if message.HasField("rollout_strategy")
+        else None,
     }
 
 
@@ -116,6 +129,21 @@ def _scaling_message(scaling: Scaling) -> pb.Scaling:
         max_replicas=scaling.max_replicas,
         target=scaling.target,
         metric=scaling.metric,
+    )
+
+
+def _strategy_of(message: pb.RolloutStrategy, path: str) -> RolloutStrategy:
+    if message.type not in _STRATEGIES:
+        why = f"must be TYPE_ROLLING or TYPE_RECREATE, got {message.type}"
+        raise FieldInvalid([FieldViolation(f"{path}.type", why)])
+    return RolloutStrategy(_STRATEGIES[message.type], message.max_surge, message.max_unavailable)
+
+
+def _strategy_message(strategy: RolloutStrategy) -> pb.RolloutStrategy:
+    return pb.RolloutStrategy(
+        type=pb.RolloutStrategy.Type.Value(f"TYPE_{strategy.type}"),
+        max_surge=strategy.max_surge,
+        max_unavailable=strategy.max_unavailable,
     )
 
 

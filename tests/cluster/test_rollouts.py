@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from grpc import StatusCode
-from modelservice.v1.inference_service_pb2 import InferenceService
+from modelservice.v1.inference_service_pb2 import InferenceService, RolloutStrategy
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Cluster, Lab
@@ -195,6 +195,31 @@ def test_scaling_alone_from_one_to_three_keeps_the_pods_and_stays_ready(
     assert last == READY
     assert set(before) <= UNDER_WAY
     assert all(s.status.serving for s in heard.services)
+
+
+def test_a_strategy_alone_keeps_the_pods_and_holds_for_the_next_rollout(
+    lab: Lab, stub: ModelServiceStub, namespace: str, watching: Watching, rolled_out: RolledOut
+) -> None:
+    recreate = RolloutStrategy(type=RolloutStrategy.TYPE_RECREATE)
+    rolled_out("iris", container("ready:1"))
+    [first] = pods(lab, namespace, "iris")
+    heard = watching("iris")
+    answer = deploy(stub, namespace, "iris", container("ready:1", rollout_strategy=recreate))
+    assert answer.service.generation == 2
+    wait_ready(stub, namespace, "iris", answer.rollout_id)
+    assert [p["metadata"]["uid"] for p in pods(lab, namespace, "iris")] == [
+        first["metadata"]["uid"]
+    ]
+    heard.wait_state(READY, 2)
+    assert all(s.status.serving for s in heard.services), heard.told()
+
+    answer = deploy(stub, namespace, "iris", container("lab/slow:3s", rollout_strategy=recreate))
+    wait_ready(stub, namespace, "iris", answer.rollout_id)
+    heard.wait_state(READY, 3)
+    of_the_next = [s.status for s in heard.services if s.generation == 3]
+    assert any(not status.serving for status in of_the_next), heard.told()
+    [second] = pods(lab, namespace, "iris")
+    assert ready_since(second) > ready_since(first)
 
 
 def test_a_ready_service_that_scales_up_stays_ready_though_kserve_says_otherwise(

@@ -12,11 +12,14 @@ from server.domain.errors import NamespaceNotFound, ServiceNotFound, Unsupported
 from server.domain.rollout.status import State
 from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.service.inference_service import (
+    RECREATE,
+    ROLLING,
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
     ModelPredictor,
     Resources,
+    RolloutStrategy,
     Scaling,
     SecretKeyRef,
     ServiceKey,
@@ -49,6 +52,7 @@ EVERYTHING_ELSE = {
         Toleration("old", "Equal", "yes", "NoExecute", 30),
     ),
     "request_timeout": timedelta(seconds=90),
+    "rollout_strategy": RolloutStrategy(ROLLING, "1", "25%"),
 }
 SPECS = {
     "a bare container": container(),
@@ -164,6 +168,21 @@ class DeployConformance:
         assert {k: v for k, v in read.annotations.items() if k not in kept} == asked.annotations
         back = deploy(world, read.spec, labels=read.labels, annotations=read.annotations)
         assert (await world.cluster.apply(back)).action is Action.UNCHANGED
+
+    async def test_a_change_of_the_strategy_alone_is_an_update_that_becomes_ready(
+        self, world: World
+    ) -> None:
+        needs(world, Ability.PODS_OF_ANY_IMAGE)
+        first = await world.cluster.apply(deploy(world, in_standard_mode(world, plain(world))))
+        await world.told.ready(first.service.key, first.service.generation)
+        recreate = in_standard_mode(world, plain(world, rollout_strategy=RolloutStrategy(RECREATE)))
+        second = await world.cluster.apply(deploy(world, recreate))
+        assert (second.action, second.service.spec) == (Action.UPDATED, recreate)
+        assert second.rollout != first.rollout
+        ready = await world.told.ready(second.service.key, second.service.generation)
+        assert ready.rollout == second.rollout
+        again = await world.cluster.apply(deploy(world, recreate))
+        assert (again.action, again.rollout) == (Action.UNCHANGED, second.rollout)
 
     async def test_no_replicas_is_warned_of_where_one_always_runs(self, world: World) -> None:
         spec = in_standard_mode(world, plain(world, scaling=Scaling(min_replicas=0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,10 +12,13 @@ from hypothesis import given
 from server.domain.errors import FieldInvalid
 from server.domain.kubernetes.quantities import value
 from server.domain.service.inference_service import (
+    RECREATE,
+    ROLLING,
     ContainerPredictor,
     InferenceServiceSpec,
     ModelFormat,
     Resources,
+    RolloutStrategy,
     Scaling,
     SecretKeyRef,
 )
@@ -36,6 +40,10 @@ from tests.domain.samples import (
     toleration,
     violations,
 )
+
+
+def strategy(*words: str) -> InferenceServiceSpec:
+    return spec(rollout_strategy=RolloutStrategy(*words))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +135,22 @@ from tests.domain.samples import (
         (spec(request_timeout=timedelta(0)), "spec.request_timeout"),
         (spec(request_timeout=timedelta(seconds=-5)), "spec.request_timeout"),
         (spec(request_timeout=timedelta(seconds=1.5)), "spec.request_timeout"),
+        (strategy("", ""), "spec.rollout_strategy.type"),
+        (strategy("Recreate"), "spec.rollout_strategy.type"),
+        (strategy(RECREATE, "1"), "spec.rollout_strategy.max_surge"),
+        (strategy(RECREATE, "", "50%"), "spec.rollout_strategy.max_unavailable"),
+        (strategy(ROLLING, "-1"), "spec.rollout_strategy.max_surge"),
+        (strategy(ROLLING, "1.5"), "spec.rollout_strategy.max_surge"),
+        (strategy(ROLLING, "25 %"), "spec.rollout_strategy.max_surge"),
+        (strategy(ROLLING, "01"), "spec.rollout_strategy.max_surge"),
+        (strategy(ROLLING, "10001%"), "spec.rollout_strategy.max_surge"),
+        (strategy(ROLLING, "9" * 5000), "spec.rollout_strategy.max_surge"),
+        (strategy(ROLLING, "", "101%"), "spec.rollout_strategy.max_unavailable"),
+        (strategy(ROLLING, "0", "0%"), "spec.rollout_strategy.max_unavailable"),
+        (
+            replace(strategy(RECREATE), deployment_mode="Knative"),
+            "spec.rollout_strategy",
+        ),
     ],
 )
 def test_a_spec_that_cannot_work_is_refused_at_its_field(
@@ -163,6 +187,15 @@ def test_replicas_that_cannot_be_are_told_with_their_bounds(scaling: Scaling, wh
             "must be a whole number of seconds, at least 1, got 0",
         ),
         (spec(scaling=Scaling(target=0)), "must be at least 1, got 0"),
+        (
+            strategy(ROLLING, "some"),
+            'must be a number of pods such as "1", or a percentage such as "25%", at most 10000,'
+            " got 'some'",
+        ),
+        (
+            strategy(ROLLING, "0%", "0"),
+            "must not be 0 if max_surge is 0: no pod could ever be replaced",
+        ),
         (requests(cpu="-1"), "must not be negative, got -1"),
         (
             resources({}, {"memory": "4 Gi"}),
@@ -221,6 +254,11 @@ def test_knatives_autoscalers_measure_each_their_own() -> None:
         knative(predictor=ContainerPredictor("i:1", port=8080), scaling=Scaling(0, 3, 10, "rps")),
         spec(request_timeout=timedelta(minutes=5)),
         toleration(operator="Exists"),
+        strategy(ROLLING),
+        strategy(ROLLING, "0"),
+        strategy(ROLLING, "0", "1"),
+        strategy(ROLLING, "200%", "100%"),
+        strategy(RECREATE),
         toleration(key="a", effect="NoExecute", toleration_seconds=0),
     ],
 )

@@ -256,6 +256,7 @@ class InferenceServiceSpec(_message.Message):
     NODE_SELECTOR_FIELD_NUMBER: _builtins.int
     TOLERATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ROLLOUT_STRATEGY_FIELD_NUMBER: _builtins.int
     service_account: _builtins.str
     """The ServiceAccount of the pods, in the same namespace; the storage credentials are taken from
     its Secrets. Empty: the namespace's `default`.
@@ -269,7 +270,7 @@ class InferenceServiceSpec(_message.Message):
     the cluster's default. It cannot change while the service exists. A mode that this cluster or
     server does not offer is FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
 
-    In Knative mode the variables PORT, K_SERVICE, K_CONFIGURATION and K_REVISION, and the ports of
+    In Knative mode rollout_strategy, the variables PORT, K_SERVICE, K_CONFIGURATION and K_REVISION, and the ports of
     Knative's sidecar, 8008, 8012, 8013, 8022, 9090 and 9091, are refused. A field that the
     cluster's Knative is configured to refuse (as shipped: node_selector, tolerations and a
     request_timeout beyond 600 s) fails the rollout with REASON_INVALID_SPEC; so does an image name
@@ -328,6 +329,12 @@ class InferenceServiceSpec(_message.Message):
         either. JSON: "300s".
         """
 
+    @_builtins.property
+    def rollout_strategy(self) -> Global___RolloutStrategy:
+        """How the pods of a rollout replace the older ones. A change of it alone replaces no pods. Knative
+        mode refuses it: there a new revision always starts beside the older one.
+        """
+
     def __init__(
         self,
         *,
@@ -344,16 +351,88 @@ class InferenceServiceSpec(_message.Message):
         node_selector: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tolerations: _abc.Iterable[Global___Toleration] | None = ...,
         request_timeout: _duration_pb2.Duration | None = ...,
+        rollout_strategy: Global___RolloutStrategy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "model", b"model", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "scaling", b"scaling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "model", b"model", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "rollout_strategy", b"rollout_strategy", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "deployment_mode", b"deployment_mode", "env", b"env", "image_pull_policy", b"image_pull_policy", "model", b"model", "node_selector", b"node_selector", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "scaling", b"scaling", "secret_env", b"secret_env", "service_account", b"service_account", "tolerations", b"tolerations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "deployment_mode", b"deployment_mode", "env", b"env", "image_pull_policy", b"image_pull_policy", "model", b"model", "node_selector", b"node_selector", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "rollout_strategy", b"rollout_strategy", "scaling", b"scaling", "secret_env", b"secret_env", "service_account", b"service_account", "tolerations", b"tolerations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_predictor: _TypeAlias = _typing.Literal["container", "model", "registered_model"]  # noqa: Y015
     _WhichOneofArgType_predictor: _TypeAlias = _typing.Literal["predictor", b"predictor"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_predictor) -> _WhichOneofReturnType_predictor | None: ...
 
 Global___InferenceServiceSpec: _TypeAlias = InferenceServiceSpec  # noqa: Y015
+
+@_typing.final
+class RolloutStrategy(_message.Message):
+    """How the pods of a rollout replace the older ones, in Standard mode; unset: as KServe is
+    configured, which is to start new pods beside the older ones.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Type:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[RolloutStrategy._Type.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        TYPE_UNSPECIFIED: RolloutStrategy._Type.ValueType  # 0
+        """Not valid where a strategy is given."""
+        TYPE_ROLLING: RolloutStrategy._Type.ValueType  # 1
+        """New pods start beside the older ones, which serve until the new ones are ready. So nodes need
+        room for more pods than are wanted.
+        """
+        TYPE_RECREATE: RolloutStrategy._Type.ValueType  # 2
+        """The older pods are stopped first, and then the new ones start. They need no more room than the
+        older ones had, but nothing serves meanwhile, nor if the rollout fails. The local cluster, too,
+        ends the older model server first.
+        """
+
+    class Type(_Type, metaclass=_TypeEnumTypeWrapper):
+        """The kinds of strategy."""
+
+    TYPE_UNSPECIFIED: RolloutStrategy.Type.ValueType  # 0
+    """Not valid where a strategy is given."""
+    TYPE_ROLLING: RolloutStrategy.Type.ValueType  # 1
+    """New pods start beside the older ones, which serve until the new ones are ready. So nodes need
+    room for more pods than are wanted.
+    """
+    TYPE_RECREATE: RolloutStrategy.Type.ValueType  # 2
+    """The older pods are stopped first, and then the new ones start. They need no more room than the
+    older ones had, but nothing serves meanwhile, nor if the rollout fails. The local cluster, too,
+    ends the older model server first.
+    """
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    MAX_SURGE_FIELD_NUMBER: _builtins.int
+    MAX_UNAVAILABLE_FIELD_NUMBER: _builtins.int
+    type: Global___RolloutStrategy.Type.ValueType
+    """The kind of strategy. Required."""
+    max_surge: _builtins.str
+    """For TYPE_ROLLING: how many pods there may be beyond the wanted ones, as a number such as "1" or a
+    percentage of them such as "25%", which is rounded up. Empty: 25%. Not 0 if max_unavailable is.
+    The local cluster keeps it: it starts one model server beside the older one.
+    """
+    max_unavailable: _builtins.str
+    """For TYPE_ROLLING: how many of the wanted pods may be unavailable, as a number or a percentage of
+    at most 100, which is rounded down. Empty: 25%. Not 0 if max_surge is. The local cluster keeps
+    it.
+    """
+    def __init__(
+        self,
+        *,
+        type: Global___RolloutStrategy.Type.ValueType = ...,
+        max_surge: _builtins.str = ...,
+        max_unavailable: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_surge", b"max_surge", "max_unavailable", b"max_unavailable", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolloutStrategy: _TypeAlias = RolloutStrategy  # noqa: Y015
 
 @_typing.final
 class ContainerPredictor(_message.Message):

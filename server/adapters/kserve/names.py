@@ -26,4 +26,11 @@ MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 UPDATES_DISABLED_ANNOTATION = "serving.kserve.io/disable-auto-update"
 LAST_APPLIED_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 
-SCALING_FIELDS = ("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric")
+# Fields of the predictor that do not reach the pod template.
+SCALING_FIELDS = (
+    "minReplicas",
+    "maxReplicas",
+    "scaleTarget",
+    "scaleMetric",
+    "deploymentStrategy",
+)

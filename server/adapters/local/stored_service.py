@@ -38,7 +38,8 @@ class Record:
     """A service with its request_ids, its port, and the time of its last write.
 
     `ready` is the last generation that was ready: it serves until the desired one is ready, and is
-    None once the service was stopped. The status in `stored` has no meaning.
+    None once it was stopped, by the annotation or by a rollout that recreates. The status in
+    `stored` has no meaning.
     """
 
     stored: Stored
@@ -77,10 +78,16 @@ class Record:
         """Whether an annotation stops the service."""
         return is_stop_requested(self.service.annotations)
 
+    @property
+    def recreates(self) -> bool:
+        """Whether the older generation ends before the desired one starts."""
+        return self.desired.spec.recreates
+
     def with_stored(self, stored: Stored, now: datetime) -> Record:
         """Return the record after a write."""
         new = replace(self, stored=stored, written_at=now)
-        return replace(new, ready=None) if new.stop_requested else new
+        # It must not come back beside a later rollout.
+        return replace(new, ready=None) if new.stop_requested or new.recreates else new
 
     def with_deletion(self, now: datetime) -> Record:
         """Return the record with a deletion; the time of an earlier one is kept."""

@@ -31,7 +31,8 @@ class Supervisor:
     """Reconciles the generations of a service with its record, from `run` until `close`.
 
     A new generation starts beside the old one and gets the traffic once it is ready. The old one
-    ends after its requests in flight. `report` is called with it at each change of the service.
+    ends after its requests in flight. If the rollout recreates, the new one starts only then.
+    `report` is called with it at each change of the service.
     """
 
     def __init__(
@@ -127,7 +128,8 @@ class Supervisor:
 
     def _start_missing(self, tasks: asyncio.TaskGroup) -> None:
         for number, spec in self._desired().items():
-            if number not in self._generations:
+            waits = spec.spec.recreates and self._running
+            if number not in self._generations and not waits:
                 folder = self._state.work(spec.uid, number)
                 generation = Generation(spec, folder, self._config, self._reconcile)
                 self._generations[number] = generation
@@ -139,8 +141,9 @@ class Supervisor:
 
         A write that fails is tried again at the recheck.
         """
-        ready = [number for number in self._desired() if self._generations[number].upstream]
-        self._serving = self._generations[ready[-1]] if ready else None
+        desired_ones = (self._generations.get(number) for number in self._desired())
+        ready = [generation for generation in desired_ones if generation and generation.upstream]
+        self._serving = ready[-1] if ready else None
         self._address.route_to(self._serving.upstream if self._serving else None)
         desired = self.record.desired
         if self._serving and self._serving.spec == desired != self.record.ready:

@@ -44,6 +44,10 @@ def unenforced(spec: InferenceServiceSpec) -> Iterator[WriteWarning]:
         yield WriteWarning("spec.scaling.target", f"{_ONE_REPLICA}: kept only")
     if scaling.metric:
         yield WriteWarning("spec.scaling.metric", f"{_ONE_REPLICA}: kept only")
+    if strategy := spec.rollout_strategy:
+        for name in ("max_surge", "max_unavailable"):
+            if getattr(strategy, name):
+                yield WriteWarning(f"spec.rollout_strategy.{name}", f"{_ONE_REPLICA}: kept only")
 
 
 def _problems(spec: InferenceServiceSpec) -> Iterator[str]:

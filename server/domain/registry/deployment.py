@@ -88,12 +88,18 @@ class DeploymentFilter:
 
 
 def content_of(spec: InferenceServiceSpec) -> str:
-    """Hash a spec without its scaling and deployment mode.
+    """Hash a spec without its scaling, strategy and deployment mode.
 
     Fields with their default values are left out, so that fields of a later release do not change
     earlier hashes.
     """
-    unscaled = replace(spec, predictor=spec.serving, scaling=Scaling(), deployment_mode="")
+    unscaled = replace(
+        spec,
+        predictor=spec.serving,
+        scaling=Scaling(),
+        rollout_strategy=None,
+        deployment_mode="",
+    )
     return fingerprint([type(spec.serving).__name__, _set_fields(unscaled)])
 
 

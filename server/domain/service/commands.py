@@ -25,6 +25,7 @@ OUR_PREFIX = "modelservice.dev/"
 MODEL_ID_LABEL = f"{OUR_PREFIX}registered-model-id"
 VERSION_ID_LABEL = f"{OUR_PREFIX}model-version-id"
 ENVIRONMENT_ID_LABEL = f"{OUR_PREFIX}environment-id"
+_LATER_FIELDS = ("rollout_strategy",)
 SERVICE_ID_LABEL = f"{OUR_PREFIX}service-id"
 
 
@@ -108,7 +109,7 @@ class Deploy:
         """Hash the request; a request_id must not be reused with another hash."""
         return self.sent_hash or fingerprint(
             [
-                asdict(self.spec) if self.spec else None,
+                _hashed_fields(self.spec) if self.spec else None,
                 dict(self.labels),
                 dict(self.annotations),
                 self.restart,
@@ -140,6 +141,13 @@ class Applied:
     action: Action
     rollout: Rollout | None
     warnings: tuple[WriteWarning, ...] = ()
+
+
+def _hashed_fields(spec: InferenceServiceSpec) -> dict[str, Any]:
+    """Return the fields of a spec. Later fields are left out while they are unset, so that hashes
+    which an earlier release stored stay valid."""
+    given = asdict(spec)
+    return {k: v for k, v in given.items() if not (k in _LATER_FIELDS and v is None)}
 
 
 def is_stop_requested(annotations: Mapping[str, Any]) -> bool:

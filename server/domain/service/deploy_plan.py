@@ -48,14 +48,14 @@ def plan_deploy(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
         return Action.CREATED, _with_request(Stored(made), deploy, Action.CREATED)
     old = stored.service
     present = _content_of(old)
-    same_pods = _without_scaling(desired) == _without_scaling(present) and not old.unmanaged
+    same_pods = _reaching_pods(desired) == _reaching_pods(present) and not old.unmanaged
     action = _action(same_pods and desired == present, deploy.restart)
     if action is Action.UNCHANGED:
         return action, stored
     new = replace(stored, service=_updated(old, desired))
     if not same_pods:
         new = replace(new, service=replace(new.service, deployment_id=deploy.deployment_id))
-    # A change of scaling alone replaces no pod, and only a write that does can carry request_ids.
+    # Only a write that replaces pods can carry request_ids.
     rolls = deploy.restart or not same_pods
     return action, _with_request(new, deploy, action) if rolls else new
 
@@ -98,9 +98,11 @@ def _content_of(service: InferenceService) -> Content:
     return Content(service.spec, service.labels, service.annotations, origin)
 
 
-def _without_scaling(content: Content) -> Content:
+def _reaching_pods(content: Content) -> Content:
     spec = content.spec
-    return content._replace(spec=replace(spec, scaling=Scaling()) if spec else None)
+    if spec is None:
+        return content
+    return content._replace(spec=replace(spec, scaling=Scaling(), rollout_strategy=None))
 
 
 def created(key: ServiceKey, content: Content) -> InferenceService:

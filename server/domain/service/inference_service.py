@@ -104,6 +104,23 @@ class Scaling:
     metric: str = ""
 
 
+ROLLING = "ROLLING"
+RECREATE = "RECREATE"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStrategy:
+    """How new pods replace the old ones. A change of it alone keeps the present pods.
+
+    `type` is ROLLING or RECREATE. For ROLLING `max_surge` and `max_unavailable` have a number or a
+    percentage of the replicas; empty: Kubernetes' default, 25%.
+    """
+
+    type: str
+    max_surge: str = ""
+    max_unavailable: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Toleration:
     """A Kubernetes toleration, in Kubernetes' own words."""
@@ -129,6 +146,12 @@ class ServingOptions:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     request_timeout: timedelta | None = None
+    rollout_strategy: RolloutStrategy | None = None
+
+    @property
+    def recreates(self) -> bool:
+        """Report whether the old pods are stopped before new ones start."""
+        return self.rollout_strategy is not None and self.rollout_strategy.type == RECREATE
 
 
 @dataclass(frozen=True, slots=True)

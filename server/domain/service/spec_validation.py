@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from itertools import chain
@@ -23,11 +24,14 @@ from server.domain.kubernetes.names import (
 )
 from server.domain.registry.resource_names import name_problem, project_problem, version_problem
 from server.domain.service.inference_service import (
+    RECREATE,
+    ROLLING,
     ContainerPredictor,
     InferenceServiceSpec,
     ModelPredictor,
     Predictor,
     RegisteredModelPredictor,
+    RolloutStrategy,
     Scaling,
     SecretKeyRef,
     ServingOptions,
@@ -58,6 +62,8 @@ KUBERNETES_OWN = "hpa.autoscaling.knative.dev"
 # Refused by Knative's webhook in every cluster. Settings that a cluster can allow are left to it.
 _KNATIVE_VARIABLES = ("PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION")
 _KNATIVE_PORTS = (8008, 8012, 8013, 8022, 9090, 9091)
+# As Kubernetes' IntOrString writes them.
+_PODS = re.compile(r"(0|[1-9][0-9]{0,8})%?", re.ASCII)
 
 MOST_VARIABLES = 1000
 MOST_ARGUMENTS = 1000
@@ -95,6 +101,7 @@ def option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     metrics = METRICS["Standard"] if mode == "Standard" else _ALL_METRICS
     yield from _metric_violations(options.scaling.metric, metrics)
     yield from _variable_violations(options, mode)
+    yield from _knative_strategy_violations(options, mode)
     yield from _size_violations(_option_texts(options))
 
 
@@ -108,6 +115,7 @@ def mode_violations(
         where, metrics = f" in {mode} mode" if mode else "", METRICS.get(mode, _ALL_METRICS)
     yield from _metric_violations(spec.scaling.metric, metrics, where)
     yield from _variable_violations(spec, mode)
+    yield from _knative_strategy_violations(spec, mode)
     match spec.predictor:
         case (
             ContainerPredictor(port=port)
@@ -130,6 +138,12 @@ def _variable_violations(options: ServingOptions, mode: str) -> Iterator[FieldVi
         for path, names in (("spec.env", options.env), ("spec.secret_env", options.secret_env)):
             if name in names:
                 yield FieldViolation(field_path(path, name), "must not be set: Knative sets it")
+
+
+def _knative_strategy_violations(options: ServingOptions, mode: str) -> Iterator[FieldViolation]:
+    if mode == "Knative" and options.rollout_strategy is not None:
+        why = "must not be set in Knative mode: a new revision starts beside the older one"
+        yield FieldViolation("spec.rollout_strategy", why)
 
 
 def predictor_violations(predictor: Predictor) -> Iterator[FieldViolation]:
@@ -158,6 +172,8 @@ def _option_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     yield from _word_violations(options)
     yield from _node_selector_violations(options.node_selector)
     yield from _toleration_violations(options.tolerations)
+    if options.rollout_strategy is not None:
+        yield from _strategy_violations(options.rollout_strategy)
 
 
 def _size_violations(texts: Iterable[str]) -> Iterator[FieldViolation]:
@@ -260,6 +276,42 @@ def _scaling_violations(scaling: Scaling) -> Iterator[FieldViolation]:
         yield FieldViolation("spec.scaling.min_replicas", why)
     if scaling.target is not None and scaling.target < 1:
         yield FieldViolation("spec.scaling.target", f"must be at least 1, got {scaling.target}")
+
+
+def _strategy_violations(strategy: RolloutStrategy) -> Iterator[FieldViolation]:
+    path = "spec.rollout_strategy"
+    limits = {
+        "max_surge": strategy.max_surge,
+        "max_unavailable": strategy.max_unavailable,
+    }
+    if strategy.type not in (ROLLING, RECREATE):
+        yield FieldViolation(f"{path}.type", "must be set: TYPE_ROLLING or TYPE_RECREATE")
+    for name, text in limits.items():
+        if text and strategy.type == RECREATE:
+            why = f"must be empty with TYPE_RECREATE, got {escaped(text)}"
+            yield FieldViolation(f"{path}.{name}", why)
+        elif text:
+            yield from violation_at(f"{path}.{name}", _pods_problem(text))
+    if strategy.max_unavailable.endswith("%") and _pods(strategy.max_unavailable) > 100:
+        why = f"must be at most 100%, got {escaped(strategy.max_unavailable)}"
+        yield FieldViolation(f"{path}.max_unavailable", why)
+    if all(text and _pods(text) == 0 for text in limits.values()):
+        why = "must not be 0 if max_surge is 0: no pod could ever be replaced"
+        yield FieldViolation(f"{path}.max_unavailable", why)
+
+
+def _pods_problem(text: str) -> str | None:
+    if _PODS.fullmatch(text) and _pods(text) <= MOST_REPLICAS:
+        return None
+    return (
+        f'must be a number of pods such as "1", or a percentage such as "25%", at most'
+        f" {MOST_REPLICAS}, got {escaped(text)}"
+    )
+
+
+def _pods(text: str) -> int:
+    """Return the number or percentage; -1 if it is neither."""
+    return int(text.removesuffix("%")) if _PODS.fullmatch(text) else -1
 
 
 def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -132,6 +133,72 @@ def test_scaling_is_as_asked_once_the_autoscaler_has_its_bounds_and_target(
     observed = with_service(observed, {"spec": {"predictor": asked}})
     scaled = tuple(merged(a, {"spec": autoscaler}) for a in observed.autoscalers)
     assert facts(replace(observed, autoscalers=scaled), now).scaled is fits
+
+
+@pytest.mark.parametrize(
+    ("asked", "applied"),
+    [
+        ({"type": "Recreate"}, False),
+        ({"type": "RollingUpdate"}, True),
+        ({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}, False),
+        ({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%"}}, True),
+    ],
+)
+def test_a_rollout_is_applied_once_the_deployment_has_its_strategy(
+    asked: dict[str, object], *, applied: bool
+) -> None:
+    observed, now = serving()
+    asking = with_service(observed, {"spec": {"predictor": {"deploymentStrategy": asked}}})
+    assert facts(asking, now).applied is applied
+    state = State.READY if applied else State.PROGRESSING
+    assert verdict(asking, now).state is state
+
+
+def _without_room(strategy: str) -> tuple[ObservedObjects, datetime]:
+    """An update whose pod no node has taken for two minutes, beside the older one."""
+    observed, now = when("rollout", lambda o: len(o.pods) == 2)
+    [deployment] = parsed_deployments(observed)
+    [new] = workload_of(deployment, observed).new_pods
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": "0/1 nodes",
+        "lastTransitionTime": stamp(now),
+    }
+    waiting_pod = merged(new.obj, {"status": {"conditions": [condition], "containerStatuses": []}})
+    pods = tuple(waiting_pod if p is new.obj else p for p in observed.pods)
+    asked = {"spec": {"strategy": {"type": strategy}}}
+    return with_deployment(replace(observed, pods=pods), asked), now + timedelta(minutes=2)
+
+
+def test_where_an_older_rollout_takes_the_room_the_remedy_is_to_stop_it_first() -> None:
+    observed, now = _without_room("RollingUpdate")
+    decision = verdict(observed, now)
+    assert decision.state is State.DEGRADED
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.UNSCHEDULABLE
+    assert "TYPE_RECREATE" in decision.failure.remedy
+    [old] = [p for p in observed.pods if is_condition_true(p, "Ready")]
+    alone = tuple(p for p in observed.pods if p is not old)
+    decision = verdict(replace(observed, pods=alone), now)
+    assert decision.state is State.FAILED
+    assert decision.failure
+    assert "TYPE_RECREATE" not in decision.failure.remedy
+
+
+def test_a_pod_that_waited_beside_the_older_one_has_its_time_again_once_that_is_to_end() -> None:
+    observed, now = _without_room("Recreate")
+    # The strategy was deployed just now.
+    written = [
+        {**entry, "time": stamp(now)} for entry in observed.service["metadata"]["managedFields"]
+    ]
+    fresh = with_service(observed, {"metadata": {"managedFields": written}})
+    decision = verdict(fresh, now)
+    assert decision.state is State.PROGRESSING
+    assert decision.failure
+    assert decision.failure.reason is FailureReason.UNSCHEDULABLE
+    later = verdict(fresh, now + timedelta(seconds=60))
+    assert later.state is State.DEGRADED
 
 
 def test_without_an_autoscaler_the_replicas_themselves_must_be_as_asked() -> None:

@@ -26,7 +26,13 @@ from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, Release
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
 from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
-from server.domain.service.inference_service import InferenceServiceSpec, Resources, Scaling
+from server.domain.service.inference_service import (
+    RECREATE,
+    InferenceServiceSpec,
+    Resources,
+    RolloutStrategy,
+    Scaling,
+)
 from server.domain.service.preconditions import PastRequest
 from tests.adapters.kserve.storing import applied, edited, rendered, stored
 from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, desired_objects
@@ -34,6 +40,7 @@ from tests.adapters.kserve.test_manifest import CONTAINER, KEY, MODEL, PROBE, de
 FRESH = "never-used-before"
 OTHER_PROBE = {"httpGet": {"path": "/v1/models/iris", "port": 8080}, "periodSeconds": 5}
 SCALED = replace(MODEL, scaling=Scaling(2, 4))
+RECREATING = replace(MODEL, rollout_strategy=RolloutStrategy(RECREATE))
 
 
 def planned(deploy: Deploy, current: Mapping[str, Any] | None, **config: Any) -> Plan:
@@ -88,9 +95,12 @@ def test_a_write_that_replaces_the_pods_remembers_its_request() -> None:
     assert noted(plan) == [("ci-1", Action.UPDATED, 2)]
 
 
-def test_a_change_of_scaling_alone_touches_no_pod_and_remembers_nothing() -> None:
+@pytest.mark.parametrize("spec", [SCALED, RECREATING], ids=["scaling", "strategy"])
+def test_a_change_that_reaches_no_pod_keeps_them_and_remembers_nothing(
+    spec: InferenceServiceSpec,
+) -> None:
     current = applied(DesiredObject(KEY, MODEL))
-    plan = planned(Deploy(KEY, SCALED, request_id="ci-1"), current)
+    plan = planned(Deploy(KEY, spec, request_id="ci-1"), current)
     assert plan.action is Action.UPDATED
     assert rollout_hash_of(plan.manifest) == rollout_hash_of(current)
     assert noted(plan) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from server.domain.errors import ServiceDeleting
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.commands import STOP_ANNOTATION, Action
-from server.domain.service.inference_service import InferenceService
+from server.domain.service.inference_service import RECREATE, InferenceService, RolloutStrategy
 from tests.adapters.local.load import load
 from tests.adapters.local.world import IRIS, World, children_of, eventually, servers_of
 
@@ -57,6 +58,40 @@ async def test_what_fails_leaves_the_old_generation_serving(world: World) -> Non
     assert await world.generation_of(good) == 3
     assert good.status.url == old.status.url
     await eventually("one server", lambda: len(servers_of(world)) == 1)
+
+
+async def test_a_rollout_that_recreates_ends_the_old_server_before_it_starts_its_own(
+    world: World,
+) -> None:
+    recreate = RolloutStrategy(RECREATE)
+    arrived = world.folder / "arrived"
+    old = await world.ready(world.model("old", predict_seconds=1, arrived=str(arrived)))
+    async with load(old.status.url, callers=1) as under:
+        await eventually("a request in flight", arrived.exists)
+        new = replace(world.model("new", load_seconds=1), rollout_strategy=recreate)
+        applied = await world.deploy(new)
+        generation = applied.service.generation
+        while (latest := await world.when("any", bool)).status.state is not State.READY:
+            assert not latest.status.serving
+            assert len(servers_of(world)) <= 1
+            await asyncio.sleep(0.05)
+        assert latest.generation == generation
+        await eventually("an answer of each", lambda: {"1", "2"} <= set(under.served))
+
+    bad = world.model("bad", exit=1, says="RuntimeError: broken")
+    await world.deploy(replace(bad, rollout_strategy=recreate))
+    failed = await world.until(State.FAILED)
+    assert not failed.status.serving
+    # What was stopped does not come back beside a later rollout.
+    last = await world.ready(world.model("last"))
+    assert await world.generation_of(last) == 4
+    assert {s.generation for s in _that_served(world, failed.generation)} == {4}
+
+
+def _that_served(world: World, since: int) -> list[InferenceService]:
+    """What was told of the generations from `since` on while something served."""
+    told = [s for s in world.told.history(IRIS) if isinstance(s, InferenceService)]
+    return [s for s in told if s.generation >= since and s.status.serving]
 
 
 async def test_a_newer_deploy_ends_one_that_is_still_loading(world: World) -> None:

@@ -11,6 +11,7 @@ from server.adapters.kserve.manifests.annotations import (
     registry_annotations,
     rollout_annotations,
 )
+from server.adapters.kserve.manifests.rollout_strategy import deployment_strategy
 from server.adapters.kserve.modes import PRESENT_NAMES
 from server.adapters.kserve.names import (
     API_VERSION,
@@ -143,6 +144,7 @@ def predictor_of(spec: InferenceServiceSpec) -> dict[str, Any]:
         nodeSelector=dict(spec.node_selector),
         tolerations=tolerations,
         timeout=int(spec.request_timeout.total_seconds()) if spec.request_timeout else None,
+        deploymentStrategy=deployment_strategy(spec.rollout_strategy),
     )
 
 

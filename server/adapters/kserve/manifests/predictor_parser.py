@@ -9,6 +9,7 @@ from typing import Any
 from server.adapters.kserve.manifests.annotations import AddedFields
 from server.adapters.kserve.manifests.extra_fields import extra_fields
 from server.adapters.kserve.manifests.manifest import predictor_of, with_added_fields
+from server.adapters.kserve.manifests.rollout_strategy import parse_strategy
 from server.adapters.kserve.names import CONTAINER
 from server.domain.kubernetes.quantities import canonical
 from server.domain.service.commands import OUR_PREFIX
@@ -65,6 +66,7 @@ def parse_spec(
         node_selector=dict(predictor.get("nodeSelector", {})),
         tolerations=tuple(_toleration(t) for t in predictor.get("tolerations", ())),
         request_timeout=_duration(predictor.get("timeout")),
+        rollout_strategy=parse_strategy(predictor.get("deploymentStrategy") or {}),
     )
 
 

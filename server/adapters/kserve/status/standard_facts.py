@@ -21,6 +21,7 @@ from server.adapters.kserve.status.diagnosis import pod_contexts, problems_of, r
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.parsed_service import ParsedService
 from server.adapters.kserve.status.pods.pod_start import starting
+from server.adapters.kserve.status.rollout_strategy import has_strategy, with_strategies
 from server.adapters.kserve.status.runtime_changes import (
     edited_runtime,
     replacement_message,
@@ -93,7 +94,8 @@ def standard_facts(
         starting=starting(all_contexts),
         replaced_by=replacement_message(progress.edited_runtime),
         problems=tuple(
-            with_runtime_remedy(p, component, observed, progress.edited_runtime) for p in problems
+            with_runtime_remedy(p, component, observed, progress.edited_runtime)
+            for p in with_strategies(problems, component, workloads, service.written_at)
         ),
         recheck_at=min((t for t in recheck_at(all_contexts) if t > now), default=None),
     )
@@ -124,7 +126,11 @@ def _component_progress(
         return _Progress((), False, False, None, False, "")
     first = deployments[0]
     present = len(deployments) == len(component.deployments)
-    applied = present and all(is_applied(service.obj, component, d.template) for d in deployments)
+    applied = (
+        present
+        and all(is_applied(service.obj, component, d.template) for d in deployments)
+        and has_strategy(first, component)
+    )
     # The rollout was complete once the last Deployment was.
     times = [d.completed_at for d in deployments if d.completed_at]
     completed_at = max(times) if applied and len(times) == len(deployments) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from server.adapters.kserve.names import FIELD_MANAGER
@@ -50,6 +50,16 @@ def _parsed(text: str) -> Fields:
 
 ItemKey = tuple[tuple[str, Any], ...]
 """Identifies an item of a list by the names and values of its key fields."""
+
+
+class ItemNodes(dict[ItemKey, Fields]):
+    """Hold the nodes of a list's items by their keys."""
+
+    @cached_property
+    def shapes(self) -> set[tuple[str, ...]]:
+        """The names of the key fields: one or two for a list, such as (containerPort, protocol)."""
+        return {tuple(field for field, _ in key) for key in self}
+
 
 Entry = Mapping[str, Any]
 
@@ -142,19 +152,18 @@ def holds_whole(fields: Fields) -> bool:
     return not fields or fields.keys() == _ITSELF
 
 
-def items_by_key(fields: Fields) -> Mapping[ItemKey, Fields]:
+def items_by_key(fields: Fields) -> ItemNodes:
     """Return the nodes of a list's items by their keys; empty where the list is atomic."""
-    return {
-        _kept_key(name) if len(name) <= LONGEST_KEPT_KEY else _read_key(name): node
+    return ItemNodes(
+        (_kept_key(name) if len(name) <= LONGEST_KEPT_KEY else _read_key(name), node)
         for name, node in fields.items()
         if name[:2] == "k:"
-    }
+    )
 
 
-def item_key(item: Any, nodes: Mapping[ItemKey, Fields]) -> ItemKey | None:
+def item_key(item: Any, nodes: ItemNodes) -> ItemKey | None:
     """Return the key among `nodes` that identifies the item, or None."""
-    # One or two shapes for a list, such as (name) or (containerPort, protocol).
-    for shape in {tuple(field for field, _ in key) for key in nodes}:
+    for shape in nodes.shapes:
         key = tuple([(field, item.get(field)) for field in shape])
         if key in nodes:
             return key

@@ -245,8 +245,14 @@ def _interceptor(
     authentication: Authentication | None = None,
     audit: Audit | None = None,
 ) -> CallInterceptor:
-    namespace = settings.kubernetes.default_namespace
-    return CallInterceptor(anonymous_caller(settings), namespace, limits, authentication, audit)
+    return CallInterceptor(
+        anonymous_caller(settings),
+        settings.kubernetes.default_namespace,
+        limits,
+        authentication,
+        audit,
+        open_reflection=settings.identity.reflection == "open",
+    )
 
 
 def kubernetes_identities(api: ApiServer, identity: Identity) -> Identities:

@@ -273,6 +273,11 @@ class Identity(BaseSettings):
         description="seconds for which callers keep their rights while the API server does not"
         " answer",
     )
+    reflection: Literal["open", "authenticated"] = Field(
+        "open",
+        description="who may use server reflection: open: everybody; authenticated: callers with"
+        " an identity",
+    )
     tokens_file: str = Field(
         "",
         description="path of a TOML file with hashed tokens, their users and roles; read again when"
@@ -298,6 +303,11 @@ class Identity(BaseSettings):
         if self.auth == "tokens" and not self.tokens_file:
             raise ValueError(
                 "MODELSERVICE_TOKENS_FILE: must be set, since MODELSERVICE_AUTH is tokens"
+            )
+        if self.reflection == "authenticated" and self.auth == "none":
+            raise ValueError(
+                "MODELSERVICE_REFLECTION: must be open, since MODELSERVICE_AUTH is none, got"
+                " authenticated"
             )
         if self.tokens_file and self.auth != "tokens":
             raise ValueError(

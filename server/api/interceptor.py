@@ -50,7 +50,8 @@ Handler = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """A method. `own`: of this API, so its handler takes a Call in place of gRPC's context.
+    """A method. `own`: of this API, so its handler takes a Call in place of gRPC's context. `open`:
+    its callers are not authenticated.
 
     `parse` makes its request of bytes; None where gRPC does, since requests are streamed.
     """
@@ -59,6 +60,7 @@ class _Method:
     handler: Handler
     kind: CallKind
     own: bool
+    open: bool
     parse: Callable[[bytes], Any] | None
 
     @property
@@ -87,8 +89,11 @@ class CallInterceptor:
         limits: CallLimits,
         authentication: Authentication | None = None,
         audit: Audit | None = None,
+        *,
+        open_reflection: bool = True,
     ) -> None:
-        """`caller` makes the calls where there is no `authentication`."""
+        """`caller` makes the calls where there is no `authentication`. Health is always open."""
+        self._open_reflection = open_reflection
         self._caller = caller
         self._authentication = authentication
         self._audit = audit
@@ -123,12 +128,14 @@ class CallInterceptor:
         arity = next(kind for kind in _KINDS if getattr(handler, kind))
         kind = self._kind_of(method, streaming=handler.response_streaming)
         own = kind in (self._admission.unary, self._admission.streams)
+        is_reflection = kind is self._admission.reflection
+        is_open = not own and not (is_reflection and not self._open_reflection)
         parse = _parser(handler.request_deserializer)
         # gRPC parses streamed requests; a single one is parsed once its call is admitted.
         by_grpc, by_us = (parse, None) if handler.request_streaming else (None, parse)
         # A partial: the frame of a function here would keep the request, see `_call`. Of the
         # function, not of the method: gRPC examines it in each call, and a method takes longer.
-        known = _Method(method, getattr(handler, arity), kind, own, by_us)
+        known = _Method(method, getattr(handler, arity), kind, own, is_open, by_us)
         call = partial(CallInterceptor._call, self, known)
         serialize = _serializer(handler.response_serializer)
         make = getattr(grpc, f"{arity}_rpc_method_handler")
@@ -218,11 +225,10 @@ class CallInterceptor:
         line: CallLog,
         record: AuditedCall | None,
     ) -> Call:
-        """Return the call with its caller. That of health and reflection, which are open, is not
-        authenticated."""
+        """Return the call with its caller, who is authenticated unless the method is open."""
         deadline = Deadline.after(context.time_remaining())
         call = Call(self._caller, deadline, line.trace, record=record)
-        if self._authentication is None or not method.own:
+        if self._authentication is None or method.open:
             return call
         with self._arriving.counted(_size(request)):
             call = await self._authentication.authenticated(call, context)

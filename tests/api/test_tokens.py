@@ -17,13 +17,13 @@ from structlog.testing import capture_logs
 from server.adapters.token_file import MOST_BYTES, TokenFile, parse
 from server.bounded_file import FileUnusable
 from server.domain.caller import Access, BearerToken, Caller, Resource
-from server.settings import SettingsInvalid
+from server.settings import Identity, SettingsInvalid
 from tests.refusals import refusal_of, refused
 from tests.serving import Served, serving, settings
 
 from .reflection_client import listed_services
 from .test_settings import server
-from .token_files import Client, digest, entry, identity, token_of
+from .token_files import Client, digest, entry, identity, token_of, with_tokens
 
 TOKEN = token_of("ci")
 
@@ -80,6 +80,27 @@ def test_health_and_reflection_take_no_token(channel: grpc.Channel) -> None:
     live = HealthStub(channel).Check(HealthCheckRequest(service="live"))
     assert live.status == HealthCheckResponse.SERVING
     assert "modelservice.v1.ModelService" in listed_services(channel)
+
+
+def test_reflection_takes_a_token_where_a_setting_asks_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.toml"
+    file.write_text(entry("ci"))
+    made = settings(identity=identity(file) | {"reflection": "authenticated"})
+    with serving(made) as served, grpc.insecure_channel(served.address) as channel:
+        for authorization in ([], ["Bearer garbage"]):
+            with pytest.raises(grpc.RpcError) as raised:
+                listed_services(with_tokens(channel, *authorization))
+            assert refusal_of(raised.value).reason == "UNAUTHENTICATED"
+        assert "modelservice.v1.ModelService" in listed_services(
+            with_tokens(channel, f"Bearer {TOKEN}")
+        )
+        live = HealthStub(channel).Check(HealthCheckRequest(service="live"))
+        assert live.status == HealthCheckResponse.SERVING
+
+
+def test_reflection_for_callers_with_an_identity_takes_identities() -> None:
+    with pytest.raises(ValueError, match="MODELSERVICE_REFLECTION: must be open"):
+        Identity(reflection="authenticated")
 
 
 def test_the_log_has_the_user_and_no_token(channel: grpc.Channel) -> None:

@@ -44,7 +44,11 @@ class _Metadata(NamedTuple):
     compression: Any
 
 
-class _WithToken(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+class _WithToken(  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
     def __init__(self, authorization: list[str]) -> None:
         self._authorization = [("authorization", value) for value in authorization]
 
@@ -54,17 +58,25 @@ class _WithToken(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterce
     def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(self._with(details), request)
 
+    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return continuation(self._with(details), requests)
+
     def _with(self, details: Any) -> _Metadata:
         metadata = [*(details.metadata or ()), *self._authorization]
         timeout = PATIENCE_SECONDS if details.timeout is None else details.timeout
         return _Metadata(details.method, timeout, metadata, details.credentials, None, None)
 
 
+def with_tokens(channel: grpc.Channel, *authorization: str) -> grpc.Channel:
+    """A channel over this one, with these values of `authorization`."""
+    return grpc.intercept_channel(channel, _WithToken([*authorization]))
+
+
 class Client:
     """A caller over a channel that others share, with these values of `authorization`."""
 
     def __init__(self, channel: grpc.Channel, *authorization: str) -> None:
-        channel = grpc.intercept_channel(channel, _WithToken([*authorization]))
+        channel = with_tokens(channel, *authorization)
         self.models = ModelServiceStub(channel)
         self.registry = RegistryServiceStub(channel)
 

@@ -7,8 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,98 +17,38 @@ import grpc
 import pytest
 import yaml
 from grpc import StatusCode
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1 import registry_service_pb2 as registry_pb
 from modelservice.v1.inference_service_pb2 import SecretKeyRef
 
 from lab import Cluster, Lab
+from lab.port_blocks import own_block
 from server.domain.service.container_text import HELD_BACK
 from tests.alone import clean_environment
-from tests.api.requests import eventually, watching
+from tests.api.requests import Stream, eventually, watching
 from tests.api.test_rights import REGISTRY, SERVICES, TABLE, Answer, answer
+from tests.api.tls_files import TlsFiles
 from tests.api.token_files import Client
+from tests.api_recorders import Authority
 from tests.patience import PATIENCE_SECONDS
 from tests.transcript import transcript
 
-from .asking import container
+from .asking import State, container
+from .callers import CALLER_ROLES, RBAC, Account, Principal, project_role
 from .fixtures import StartReplica
 from .interference import Link
 from .kubeconfigs import kubectl_program
 from .serving import NAMESPACE, ROOT, Replicas, Server
 from .test_container_text import PLANTED, plant
+from .test_outages import api_server_stopped
 
-RBAC = "rbac.authorization.k8s.io/v1"
 KUBERNETES = {"MODELSERVICE_AUTH": "kubernetes"}
-ROLES = yaml.safe_load_all((ROOT / "k8s/components/identity/caller-roles.yaml").read_text())
-CALLER_ROLES = {role["metadata"]["name"]: role for role in ROLES}
 # By role of the table: the ClusterRole of k8s/components/identity.
 CLUSTER_ROLES = {"viewer": "modelservice-viewer", "deployer": "modelservice-deployer"}
-
-
-class Caller:
-    """A ServiceAccount without rights, and calls with its token."""
-
-    def __init__(self, cluster: Cluster, server: Server, namespace: str, name: str) -> None:
-        self._cluster, self._server, self._namespace = cluster, server, namespace
-        self.name = name
-        self.account = {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": name, "namespace": namespace},
-        }
-        cluster.apply(self.account)
-        self.client = self.with_token(self.token())
-
-    def token(self, audience: str = "modelservice") -> str:
-        path = f"/api/v1/namespaces/{self._namespace}/serviceaccounts/{self.name}/token"
-        spec = {"audiences": [audience], "expirationSeconds": 3600}
-        request = {
-            "apiVersion": "authentication.k8s.io/v1",
-            "kind": "TokenRequest",
-            "spec": spec,
-        }
-        return str(self._cluster.request("POST", path, request)["status"]["token"])
-
-    def with_token(self, token: str) -> Client:
-        return Client(self._server.channel, f"Bearer {token}")
-
-    def bind(self, role: str, namespace: str) -> dict[str, Any]:
-        """Give it a role of the component in a namespace."""
-        return self.bind_to(CALLER_ROLES[role], namespace)
-
-    def bind_to(self, cluster_role: dict[str, Any], namespace: str) -> dict[str, Any]:
-        """Give it a ClusterRole in a namespace."""
-        self._cluster.apply(cluster_role)
-        role = cluster_role["metadata"]["name"]
-        binding = self._binding(role) | {
-            "kind": "RoleBinding",
-            "metadata": {"name": f"{self.name}-{role}", "namespace": namespace},
-        }
-        self._cluster.apply(binding)
-        return binding
-
-    @contextmanager
-    def bound_everywhere(self, role: str) -> Iterator[None]:
-        """Give it a role of the component in the cluster, for the length of a block."""
-        self._cluster.apply(CALLER_ROLES[role])
-        binding = self._binding(role) | {
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": f"{self._namespace}-{self.name}-{role}"},
-        }
-        self._cluster.apply(binding)
-        try:
-            yield
-        finally:
-            self._cluster.delete(binding)
-
-    def _binding(self, role: str) -> dict[str, Any]:
-        group = "rbac.authorization.k8s.io"
-        account = {"kind": "ServiceAccount", "name": self.name, "namespace": self._namespace}
-        return {
-            "apiVersion": RBAC,
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
-            "subjects": [account],
-        }
+API_AUDIENCE = "https://kubernetes.default.svc"
+LIST = pb.ListRequest()
+WATCH_ALL = pb.WatchStatusRequest(namespace="-")
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +107,55 @@ def built_kubectl() -> Path:
 
 
 @pytest.fixture
-def caller(cluster: Cluster, asking: Server, namespace: str) -> Caller:
-    return Caller(cluster, asking, namespace, "caller")
+def caller(cluster: Cluster, asking: Server, namespace: str) -> Account:
+    return Account(cluster, asking, namespace, "caller")
+
+
+@pytest.fixture(scope="module")
+def clients() -> Authority:
+    return Authority("the CA of clients")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    return TlsFiles(tmp_path_factory.mktemp("tls"), Authority("the CA of servers"))
+
+
+@pytest.fixture(scope="module")
+def mtls_address() -> str:
+    return f"127.0.0.1:{own_block().next()}"
+
+
+@pytest.fixture(scope="module")
+def trusting(
+    identity_link: Link,
+    tmp_path_factory: pytest.TempPathFactory,
+    replicas: Replicas,
+    files: TlsFiles,
+    clients: Authority,
+    mtls_address: str,
+) -> Iterator[Server]:
+    """A server with TLS that takes the API server's own audience, and client certificates."""
+    folder = tmp_path_factory.mktemp("trusting")
+    ca = folder / "clients.crt"
+    ca.write_bytes(clients.pem)
+    server = replicas.make(
+        KUBERNETES
+        | files.environment
+        | {
+            "MODELSERVICE_AUDIENCE": API_AUDIENCE,
+            "MODELSERVICE_MTLS_LISTEN": mtls_address,
+            "MODELSERVICE_CLIENT_CA": str(ca),
+            "MODELSERVICE_DATABASE_URL": f"sqlite:///{folder}/registry.db",
+        },
+        kubeconfig=identity_link.kubeconfig,
+    )
+    server.channel.close()
+    server.channel = files.channel(server.address)
+    server.health = HealthStub(server.channel)
+    server.start()
+    yield server
+    server.close()
 
 
 def in_namespace(method: str, name: str, namespace: str) -> Any:
@@ -189,15 +177,35 @@ def allowed(client: Client, method: str, namespace: str) -> Answer:
     return answered
 
 
+@pytest.fixture(params=["ServiceAccount", "user of the API server", "client certificate"])
+def principal(request: pytest.FixtureRequest, lab: Lab, namespace: str) -> Iterator[Principal]:
+    """A caller of each kind."""
+    if request.param == "ServiceAccount":
+        yield Account(lab, request.getfixturevalue("asking"), namespace, "caller")
+        return
+    trusting: Server = request.getfixturevalue("trusting")
+    if request.param == "user of the API server":
+        client = Client(trusting.channel, f"Bearer {lab.tokens['alice']}")
+        yield Principal(lab, client, "alice")
+        return
+    files: TlsFiles = request.getfixturevalue("files")
+    clients: Authority = request.getfixturevalue("clients")
+    cert, key = clients.issue(namespace)
+    tls = grpc.ssl_channel_credentials(files.authority.pem, key, cert)
+    with grpc.secure_channel(request.getfixturevalue("mtls_address"), tls) as channel:
+        yield Principal(lab, Client(channel), namespace)
+
+
 @pytest.mark.parametrize("role", ["none", "viewer", "deployer"])
 def test_each_rpc_takes_the_rights_that_the_roles_of_the_component_give(
-    caller: Caller, namespace: str, role: str
+    principal: Principal, namespace: str, role: str
 ) -> None:
+    """The table of tests/api/test_rights.py has every RPC."""
     if role in CLUSTER_ROLES:
-        caller.bind(CLUSTER_ROLES[role], namespace)
+        principal.bind(CLUSTER_ROLES[role], namespace)
     ranks = ("none", "viewer", "deployer")
     for method in sorted(SERVICES):
-        answered = allowed(caller.client, method, namespace)
+        answered = allowed(principal.client, method, namespace)
         has = ranks.index(role) >= ranks.index(TABLE[method][0])
         assert (answered.code is not StatusCode.PERMISSION_DENIED) == has, (method, answered)
     # A RoleBinding gives nothing on projects, nor in other namespaces.
@@ -205,45 +213,64 @@ def test_each_rpc_takes_the_rights_that_the_roles_of_the_component_give(
         ((method, namespace) for method in sorted(REGISTRY)),
         ((method, "default") for method in sorted(SERVICES)),
     ):
-        answered = allowed(caller.client, method, place)
+        answered = allowed(principal.client, method, place)
         assert answered.code is StatusCode.PERMISSION_DENIED, (method, answered)
 
 
 def test_rights_on_a_project_are_those_of_a_cluster_role_with_its_name(
-    cluster: Cluster, caller: Caller, namespace: str
+    principal: Principal, namespace: str
 ) -> None:
-    rule = CALLER_ROLES["modelservice-registry-admin"]["rules"][0]
-    role = {
-        "apiVersion": RBAC,
-        "kind": "ClusterRole",
-        "metadata": {"name": f"{namespace}-project"},
-        "rules": [rule | {"resourceNames": [namespace]}],
-    }
-    binding = {
-        "apiVersion": RBAC,
-        "kind": "ClusterRoleBinding",
-        "metadata": role["metadata"],
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "ClusterRole",
-            "name": f"{namespace}-project",
-        },
-        "subjects": [{"kind": "ServiceAccount", "name": caller.name, "namespace": namespace}],
-    }
-    for manifest in (role, binding):
-        cluster.apply(manifest)
-    try:
+    with principal.bound_everywhere(project_role(namespace)):
         for method in sorted(REGISTRY):
-            answered = allowed(caller.client, method, namespace)
+            answered = allowed(principal.client, method, namespace)
             assert answered.code is not StatusCode.PERMISSION_DENIED, (method, answered)
-            answered = allowed(caller.client, method, "other")
+            answered = allowed(principal.client, method, "other")
             assert answered.code is StatusCode.PERMISSION_DENIED, (method, answered)
-    finally:
-        for manifest in (binding, role):
-            cluster.delete(manifest)
 
 
-def test_a_refusal_has_the_command_that_checks_the_right(caller: Caller, namespace: str) -> None:
+@pytest.fixture
+def another_namespace(cluster: Cluster) -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    cluster.apply(manifest)
+    yield name
+    cluster.delete(manifest)
+
+
+def test_each_of_two_accounts_sees_and_touches_its_own_namespace_alone(
+    cluster: Cluster, asking: Server, namespace: str, another_namespace: str
+) -> None:
+    homes = (namespace, another_namespace)
+    accounts = [Account(cluster, asking, home, "ci") for home in homes]
+    for account, home in zip(accounts, homes, strict=True):
+        account.bind("modelservice-deployer", home)
+        request = pb.DeployRequest(namespace=home, name="iris", spec=container())
+        assert answer(account.client, "Deploy", request).code is StatusCode.OK
+    for account, home, other in zip(accounts, homes, homes[::-1], strict=True):
+        models = account.client.models
+        listed = models.List(pb.ListRequest(namespace="-"))
+        assert {service.namespace for service in listed.services} == {home}
+        assert listed.total_size == 1
+        for method in sorted(SERVICES):
+            answered = allowed(account.client, method, other)
+            assert answered.code is StatusCode.PERMISSION_DENIED, (method, answered)
+    first, second = (account.client.models for account in accounts)
+    seen: list[pb.WatchStatusResponse] = []
+
+    def is_over(message: pb.WatchStatusResponse) -> bool:
+        seen.append(message)
+        gone = message.type == pb.WatchStatusResponse.TYPE_DELETED
+        return gone or message.service.status.state == State.STATE_DELETING
+
+    with watching(first, namespace="-") as stream:
+        stream.until(lambda message: message.type == pb.WatchStatusResponse.TYPE_SYNCED)
+        second.Delete(pb.DeleteRequest(namespace=another_namespace, name="iris"))
+        first.Delete(pb.DeleteRequest(namespace=namespace, name="iris"))
+        stream.until(is_over)
+    assert {each.service.namespace for each in seen if each.service.name} == {namespace}
+
+
+def test_a_refusal_has_the_command_that_checks_the_right(caller: Account, namespace: str) -> None:
     answered = answer(caller.client, "List", pb.ListRequest(namespace=namespace))
     user = f"system:serviceaccount:{namespace}:caller"
     assert answered.message == (
@@ -257,7 +284,7 @@ def test_the_text_of_containers_takes_the_right_to_read_logs(
     lab: Lab, asking: Server, namespace: str
 ) -> None:
     """Also of containers with values of Secrets, since kubectl shows their logs too."""
-    reader, blind = (Caller(lab, asking, namespace, name) for name in ("reader", "blind"))
+    reader, blind = (Account(lab, asking, namespace, name) for name in ("reader", "blind"))
     reader.bind("modelservice-deployer", namespace)
     viewer = CALLER_ROLES["modelservice-viewer"]
     services = [rule for rule in viewer["rules"] if rule["resources"] == ["inferenceservices"]]
@@ -290,7 +317,7 @@ def test_the_text_of_containers_takes_the_right_to_read_logs(
 
 
 def test_the_command_of_a_refusal_answers_as_the_server_does(
-    cluster: Cluster, caller: Caller, namespace: str, built_kubectl: Path
+    cluster: Cluster, caller: Account, namespace: str, built_kubectl: Path
 ) -> None:
     project = registry_pb.GetRegisteredModelRequest(project=namespace, name="fraud")
     asked: dict[str, tuple[str, Any]] = {
@@ -313,7 +340,7 @@ def test_the_command_of_a_refusal_answers_as_the_server_does(
     # The API server takes a moment to know of a binding. On projects this one gives nothing.
     caller.bind("modelservice-viewer", namespace)
     eventually("the binding counts", lambda: says("yes", "no", "false"))
-    with caller.bound_everywhere("modelservice-viewer"):
+    with caller.bound_everywhere(CALLER_ROLES["modelservice-viewer"]):
         eventually("the other one counts", lambda: says("yes", "yes", "true"))
 
 
@@ -333,44 +360,77 @@ def run(kubectl: Path, cluster: Cluster, command: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("audience", ["https://kubernetes.default.svc.cluster.local", "other"])
-def test_a_token_for_another_audience_is_unauthenticated(caller: Caller, audience: str) -> None:
-    client = caller.with_token(caller.token(audience))
-    answered = answer(client, "List", pb.ListRequest())
-    assert answered.code is StatusCode.UNAUTHENTICATED
-    assert "--audience=modelservice" in answered.message
+def test_a_call_without_one_valid_token_is_unauthenticated(lab: Lab, caller: Account) -> None:
+    good = caller.token()
+    header, claims, signature = good.split(".")
+    wrong = {
+        "expired": [caller.token_until(lab, time.time() - 60)],
+        "of the API server": [caller.token(API_AUDIENCE)],
+        "of another audience": [caller.token("other")],
+        "forged": [f"{header}.{claims}.{signature[::-1]}"],
+        "unsigned": [f"{header}.{claims}."],
+        "garbage": ["garbage"],
+        "no JWT": ["a.b.c"],
+        "empty": [""],
+        "too long": ["x" * 12 * 1024],
+        "long": ["x" * 6 * 1024],
+        "doubled": [good, good],
+        "none": [],
+    }
+    for what, tokens in wrong.items():
+        client = Client(caller.channel, *(f"Bearer {token}" for token in tokens))
+        for method, request in (("List", pb.ListRequest()), ("WatchStatus", WATCH_ALL)):
+            answered = answer(client, method, request)
+            assert answered.code is StatusCode.UNAUTHENTICATED, (what, answered)
+    refused = answer(caller.with_token(*wrong["of another audience"]), "List", pb.ListRequest())
+    assert "--audience=modelservice" in refused.message
+    # The ones of the test itself are right.
+    known = answer(caller.with_token(caller.token_until(lab, time.time() + 3600)), "List", LIST)
+    assert known.code is StatusCode.PERMISSION_DENIED, known
 
 
-def test_a_forged_token_is_unauthenticated(caller: Caller) -> None:
-    header, claims, signature = caller.token().split(".")
-    forged = f"{header}.{claims}.{signature[::-1]}"
-    for token in (forged, f"{header}.{claims}.", "garbage", "a.b.c"):
-        answered = answer(caller.with_token(token), "List", pb.ListRequest())
-        assert answered.code is StatusCode.UNAUTHENTICATED, answered
-
-
-def test_a_watch_ends_when_its_role_binding_or_its_service_account_is_deleted(
-    cluster: Cluster, asking: Server, caller: Caller, namespace: str
+def test_streams_end_or_narrow_with_rights_tokens_and_accounts(
+    lab: Lab, asking: Server, caller: Account, namespace: str, another_namespace: str
 ) -> None:
-    other = Caller(cluster, asking, namespace, "other")
-    binding = caller.bind("modelservice-deployer", namespace)
-    other.bind("modelservice-viewer", namespace)
-    request = pb.DeployRequest(namespace=namespace, name="iris", spec=container())
-    assert answer(caller.client, "Deploy", request).code is StatusCode.OK
-    with (
-        watching(caller.client.models, namespace=namespace) as first,
-        watching(other.client.models, namespace=namespace) as second,
-    ):
-        for stream in (first, second):
-            stream.until(lambda message: message.type == pb.WatchStatusResponse.TYPE_SYNCED)
-        cluster.delete(binding)
-        cluster.delete(other.account)
-        errors = [stream.rest()[1] for stream in (first, second)]
-    assert all(isinstance(error, grpc.RpcError) for error in errors)
-    assert [error.code() for error in errors if error] == [
-        StatusCode.PERMISSION_DENIED,
-        StatusCode.UNAUTHENTICATED,
+    """All wait at the same time, since streams are checked every 30 s."""
+    unbound, deleted, expiring = (
+        Account(lab, asking, namespace, name) for name in ("unbound", "deleted", "expiring")
+    )
+    caller.bind("modelservice-deployer", namespace)
+    lost = caller.bind("modelservice-deployer", another_namespace)
+    bindings = [
+        account.bind("modelservice-viewer", namespace) for account in (unbound, deleted, expiring)
     ]
+    for place in (namespace, another_namespace):
+        request = pb.DeployRequest(namespace=place, name="iris", spec=container())
+        assert answer(caller.client, "Deploy", request).code is StatusCode.OK
+    ends = time.time() + 20
+    until_its_end = expiring.with_token(expiring.token_until(lab, ends))
+    with (
+        watching(caller.client.models, namespace="-") as narrowed,
+        watching(unbound.client.models, namespace=namespace) as first,
+        watching(deleted.client.models, namespace=namespace) as second,
+        watching(until_its_end.models, namespace=namespace) as third,
+    ):
+        for stream in (narrowed, first, second, third):
+            stream.until(lambda message: message.type == pb.WatchStatusResponse.TYPE_SYNCED)
+        lab.delete(bindings[0])
+        lab.delete(deleted.manifest)
+        lab.delete(lost)
+        assert code_of(third) is StatusCode.UNAUTHENTICATED
+        # The server and this test have one clock; a JWT's time is in whole seconds.
+        assert time.time() > ends - 1
+        left = narrowed.until(lambda message: message.type == pb.WatchStatusResponse.TYPE_LEFT)
+        assert (left.service.namespace, left.service.name) == (another_namespace, "iris")
+        assert code_of(first) is StatusCode.PERMISSION_DENIED
+        assert code_of(second) is StatusCode.UNAUTHENTICATED
+    assert answer(until_its_end, "List", LIST).code is StatusCode.UNAUTHENTICATED
+
+
+def code_of(stream: Stream) -> StatusCode | None:
+    """The code that ends a stream."""
+    _, error = stream.rest()
+    return error.code() if error else None
 
 
 def test_the_commands_of_the_document_let_an_account_in(
@@ -398,18 +458,20 @@ def test_the_commands_of_the_document_let_an_account_in(
         assert done.returncode == 0, (command, done.stderr)
 
 
+@pytest.mark.parametrize("away", ["refuses connections", "does not answer"])
 def test_while_the_api_server_is_away_known_callers_are_served_and_no_others(
-    identity_link: Link, caller: Caller, namespace: str
+    identity_link: Link, caller: Account, namespace: str, away: str
 ) -> None:
     caller.bind("modelservice-viewer", namespace)
     stranger = caller.with_token(caller.token())
     request = pb.ListRequest(namespace=namespace)
     assert answer(caller.client, "List", request).code is StatusCode.OK
-    identity_link.refuse()
+    identity_link.refuse() if away == "refuses connections" else identity_link.swallow()
     try:
         assert answer(caller.client, "List", request).code is StatusCode.OK
-        refused = answer(stranger, "List", request)
-        assert refused.code is StatusCode.UNAVAILABLE, refused
+        for unknown in (stranger, caller.with_token("garbage")):
+            refused = answer(unknown, "List", request)
+            assert refused.code is StatusCode.UNAVAILABLE, refused
     finally:
         identity_link.restore()
     eventually(
@@ -418,7 +480,35 @@ def test_while_the_api_server_is_away_known_callers_are_served_and_no_others(
     )
 
 
-def test_no_token_is_in_the_log(caller: Caller, replicas: Replicas) -> None:
+@pytest.mark.soak
+def test_while_the_api_server_is_stopped_for_a_minute_known_callers_read_on(
+    lab: Lab, caller: Account, namespace: str
+) -> None:
+    """Longer than a review is used without it."""
+    caller.bind("modelservice-viewer", namespace)
+    stranger = caller.with_token(caller.token())
+    request = pb.ListRequest(namespace=namespace)
+    assert answer(caller.client, "List", request).code is StatusCode.OK
+    with watching(caller.client.models, namespace=namespace) as stream:
+        stream.until(lambda message: message.type == pb.WatchStatusResponse.TYPE_SYNCED)
+        with api_server_stopped(lab) as start:
+            ends = time.monotonic() + 70
+            while time.monotonic() < ends:
+                assert answer(caller.client, "List", request).code is StatusCode.OK
+                for unknown in (stranger, caller.with_token("garbage")):
+                    assert answer(unknown, "List", request).code is StatusCode.UNAVAILABLE
+                time.sleep(0.5)
+            start()
+            eventually(
+                "the stranger is known",
+                lambda: answer(stranger, "List", request).code is StatusCode.OK,
+            )
+        garbage = caller.with_token("garbage")
+        assert answer(garbage, "List", request).code is StatusCode.UNAUTHENTICATED
+        assert stream.call.is_active()
+
+
+def test_no_token_is_in_the_log(caller: Account, replicas: Replicas) -> None:
     tokens = [caller.token(), caller.token("other")]
     for token in tokens:
         answer(caller.with_token(token), "List", pb.ListRequest())
@@ -437,7 +527,7 @@ def test_a_server_that_may_not_review_says_which_right_it_lacks(
 ) -> None:
     kubeconfig = delegated(lab, "modelservice-alone", reviews=False)
     server = replica(KUBERNETES, kubeconfig=kubeconfig)
-    caller = Caller(lab, server, namespace, "caller")
+    caller = Account(lab, server, namespace, "caller")
     answered = answer(caller.client, "List", pb.ListRequest(namespace=namespace))
     assert answered.code is StatusCode.FAILED_PRECONDITION
     assert "may not create tokenreviews" in answered.message

@@ -489,23 +489,25 @@ def test_while_the_api_server_is_stopped_for_a_minute_known_callers_read_on(
     stranger = caller.with_token(caller.token())
     request = pb.ListRequest(namespace=namespace)
     assert answer(caller.client, "List", request).code is StatusCode.OK
-    with watching(caller.client.models, namespace=namespace) as stream:
-        stream.until(lambda message: message.type == pb.WatchStatusResponse.TYPE_SYNCED)
-        with api_server_stopped(lab) as start:
-            ends = time.monotonic() + 70
-            while time.monotonic() < ends:
-                assert answer(caller.client, "List", request).code is StatusCode.OK
-                for unknown in (stranger, caller.with_token("garbage")):
-                    assert answer(unknown, "List", request).code is StatusCode.UNAVAILABLE
-                time.sleep(0.5)
-            start()
-            eventually(
-                "the stranger is known",
-                lambda: answer(stranger, "List", request).code is StatusCode.OK,
-            )
-        garbage = caller.with_token("garbage")
-        assert answer(garbage, "List", request).code is StatusCode.UNAUTHENTICATED
-        assert stream.call.is_active()
+    watch = pb.WatchStatusRequest(namespace=namespace)
+    stream = Stream(caller.client.models.WatchStatus(watch, timeout=10 * PATIENCE_SECONDS))
+    stream.until(lambda message: message.type == pb.WatchStatusResponse.TYPE_SYNCED)
+    with api_server_stopped(lab) as start:
+        ends = time.monotonic() + 70
+        while time.monotonic() < ends:
+            assert answer(caller.client, "List", request).code is StatusCode.OK
+            for unknown in (stranger, caller.with_token("garbage")):
+                assert answer(unknown, "List", request).code is StatusCode.UNAVAILABLE
+            time.sleep(0.5)
+        start()
+        eventually(
+            "the stranger is known",
+            lambda: answer(stranger, "List", request).code is StatusCode.OK,
+        )
+    garbage = caller.with_token("garbage")
+    assert answer(garbage, "List", request).code is StatusCode.UNAUTHENTICATED
+    assert stream.call.is_active()
+    stream.call.cancel()
 
 
 def test_no_token_is_in_the_log(caller: Account, replicas: Replicas) -> None:

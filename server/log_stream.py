@@ -6,21 +6,31 @@ import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import structlog
 
 Line = MutableMapping[str, Any]
 
 LATE_SECONDS = 0.1
-# Some 4 MiB.
+# Some 6 MiB.
 MOST_LATE_LINES = 10_000
 # At the end of the process, for a stream that takes no more.
 _LAST_SECONDS = 1.0
+
+
+class _LateLine(NamedTuple):
+    time_ns: int
+    event: str
+    fields: Callable[[], Line]
+
+    def made(self) -> Line:
+        timestamp = _timestamp(self.time_ns)
+        return {**self.fields(), "event": self.event, "level": "info", "timestamp": timestamp}
 
 
 class LogStream:
@@ -34,7 +44,7 @@ class LogStream:
     def __init__(self, stream: TextIO, render: Callable[[Line], str]) -> None:
         self._stream = stream
         self._render = render
-        self._waiting: deque[Line] = deque()
+        self._waiting: deque[_LateLine] = deque()
         # Two counts, because two threads change them.
         self._dropped = 0
         self._dropped_logged = 0
@@ -54,12 +64,16 @@ class LogStream:
         if self._waiting:
             self.write("")
 
-    def write_late(self, line: Line) -> None:
-        """Write a line soon. This waits for nothing; one thread calls it."""
+    def write_late(self, event: str, fields: Callable[[], Line]) -> None:
+        """Write a line soon. This waits for nothing; one thread calls it.
+
+        `fields` is called when the line is written: a thread that makes many lines at a time is
+        faster than the calls that they are about.
+        """
         if len(self._waiting) >= MOST_LATE_LINES:
             self._dropped += 1
             return
-        self._waiting.append(line)
+        self._waiting.append(_LateLine(time.time_ns(), event, fields))
         if not self._wanted.is_set():
             self._wanted.set()
             if self._thread is None:
@@ -94,7 +108,7 @@ class LogStream:
         # A line that a garbage collection logs meanwhile takes the ones before it.
         with suppress(IndexError):
             for _ in range(len(self._waiting)):
-                texts.append(f"{self._render(self._waiting.popleft())}\n")
+                texts.append(f"{self._render(self._waiting.popleft().made())}\n")
         if dropped := self._dropped - self._dropped_logged:
             self._dropped_logged += dropped
             line: Line = {"lines": dropped, "event": "log lines dropped", "level": "warning"}
@@ -111,23 +125,31 @@ def write_late_lines_to(stream: LogStream | None) -> None:
     _late = stream
 
 
-def write_late(event: str, fields: Mapping[str, Any]) -> None:
-    """Log at level info, up to LATE_SECONDS late. A process that is killed may lose the line."""
+def write_late(
+    logger: structlog.typing.FilteringBoundLogger, event: str, fields: Callable[[], Line]
+) -> None:
+    """Log at level info, up to LATE_SECONDS late. A process that is killed may lose the line.
+
+    `logger` writes it where no line is late.
+    """
     if _late is None:
-        structlog.get_logger(__name__).info(event, **fields)
-        return
-    _late.write_late(with_time(None, "", {**fields, "event": event, "level": "info"}))
+        logger.info(event, **fields())
+    else:
+        _late.write_late(event, fields)
 
 
 def with_time(logger: Any, method: str, event: Line) -> Line:
     """Add the time, as structlog's TimeStamper does, in a fraction of its time."""
-    if "timestamp" in event:  # a late line
-        return event
-    second, nanos = divmod(time.time_ns(), 10**9)
-    event["timestamp"] = f"{_iso(second)}.{nanos // 1000:06}Z"
+    if "timestamp" not in event:  # else it is a late line
+        event["timestamp"] = _timestamp(time.time_ns())
     return event
 
 
+def _timestamp(time_ns: int) -> str:
+    second, nanos = divmod(time_ns, 10**9)
+    return f"{_to_second(second)}.{nanos // 1000:06}Z"
+
+
 @lru_cache(maxsize=1)
-def _iso(second: int) -> str:
+def _to_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

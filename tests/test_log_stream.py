@@ -49,18 +49,18 @@ def late(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_late_lines_are_before_the_line_that_came_after_them(late: None) -> None:
     written = io.StringIO()
     log = LogStream(written, json.dumps)
-    log.write_late({"event": "read 1"})
-    log.write_late({"event": "read 2"})
+    log.write_late("read 1", dict)
+    log.write_late("read 2", dict)
     assert events(written) == []
     log.write('{"event": "write"}\n')
-    log.write_late({"event": "read 3"})
+    log.write_late("read 3", dict)
     log.flush()
     assert events(written) == ["read 1", "read 2", "write", "read 3"]
 
 
 def test_a_late_line_is_written_although_nothing_comes_after_it() -> None:
     written = Stalling()
-    LogStream(written, json.dumps).write_late({"event": "read"})
+    LogStream(written, json.dumps).write_late("read", dict)
     assert written.reached.wait(PATIENCE_SECONDS)
 
 
@@ -72,11 +72,11 @@ def test_while_the_stream_stalls_nothing_waits_and_the_lines_beyond_the_bound_ar
     written = Stalling()
     written.free.clear()
     log = LogStream(written, json.dumps)
-    log.write_late({"event": "first"})
+    log.write_late("first", dict)
     # The thread has taken it, and hangs.
     assert written.reached.wait(PATIENCE_SECONDS)
     for n in range(10):
-        log.write_late({"event": f"read {n}"})
+        log.write_late(f"read {n}", dict)
     written.free.set()
     log.write("")
     assert events(written) == ["first", "read 0", "read 1", "read 2", "log lines dropped"]
@@ -96,7 +96,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_no_call_and_not_the_thread(
     monkeypatch.setattr(broken, "write", fails)
     log = LogStream(broken, json.dumps)
     for _ in range(2):
-        log.write_late({"event": "read"})
+        log.write_late("read", dict)
         assert tried.acquire(timeout=PATIENCE_SECONDS)
 
 
@@ -122,13 +122,14 @@ import sys, structlog
 from server import log_stream, logs, settings
 log_stream.LATE_SECONDS = 600.0
 logs.configure(settings.Log(format="json", level=sys.argv[1]))
-log_stream.write_late("a read", {"n": 1})
-structlog.get_logger().info("a write")
-log_stream.write_late("the last read", {"n": 2})
+log = structlog.get_logger()
+log_stream.write_late(log, "a read", lambda: {"n": 1})
+log.info("a write")
+log_stream.write_late(log, "the last read", lambda: {"n": 2})
 """
 
 
-def test_a_line_that_is_logged_while_lines_are_rendered_loses_none() -> None:
+def test_a_line_that_is_logged_while_lines_are_rendered_loses_none(late: None) -> None:
     """As by a garbage collection, which may run in the middle of a line."""
     out = io.StringIO()
 
@@ -138,6 +139,7 @@ def test_a_line_that_is_logged_while_lines_are_rendered_loses_none() -> None:
         return str(line["event"])
 
     stream = LogStream(out, render)
-    stream._waiting.extend({"event": event} for event in ("first", "second", "third"))
+    for event in ("first", "second", "third"):
+        stream.write_late(event, dict)
     stream.flush()
     assert sorted(out.getvalue().split()) == ["first", "nested", "second", "third"]

@@ -129,8 +129,7 @@ class CallAdmission:
         return caller
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedCall:
+class AdmittedCall(NamedTuple):
     """A call that was admitted, until `end`."""
 
     admission: CallAdmission

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from server import log_stream
 from server.api.errors import cut
@@ -30,76 +30,98 @@ def logger() -> structlog.typing.FilteringBoundLogger:
 class CallLog:
     """The line of one call. `quiet`: at debug level. `late`: it may be written a little late."""
 
-    def __init__(
-        self,
-        method: str,
-        trace: str,
-        *,
-        quiet: bool,
-        late: bool = False,
-    ) -> None:
+    __slots__ = ("_began", "_code", "_late", "_ms", "fields", "quiet", "trace")
+
+    def __init__(self, method: str, trace: str, *, quiet: bool, late: bool = False) -> None:
+        self._late = late
         self._began = time.perf_counter()
-        self.quiet = quiet
-        self.late = late
+        self._ms = 0.0
+        self._code = grpc.StatusCode.UNKNOWN
         self.trace = trace
-        self.fields: dict[str, Any] = {"method": method[1:]}
+        self.quiet = quiet
+        self.fields: dict[str, Any] = {"method": method}
 
     def describe(self, request: Any, default_namespace: str) -> None:
         """Add the names in a request."""
-        for field, target in targets_of(request, default_namespace).items():
-            self.fields[field] = cut(target, _LOGGED_BYTES)
-        fields = _fields_of(getattr(request, "DESCRIPTOR", None))
-        if "request_id" in fields and request.request_id:
-            self.fields["request_id"] = cut(request.request_id, _LOGGED_BYTES)
+        read = _reader_of(getattr(request, "DESCRIPTOR", None))
+        for field, text in read(request, default_namespace).items():
+            self.fields[field] = cut(text, _LOGGED_BYTES)
 
     def write(self, code: grpc.StatusCode) -> None:
         """Log the call's end."""
-        ms = round((time.perf_counter() - self._began) * 1000, 2)
+        self._code = code
+        self._ms = (time.perf_counter() - self._began) * 1000
         level = logging.DEBUG if self.quiet else logging.INFO
         if code is grpc.StatusCode.INTERNAL:
             level = logging.ERROR
-        fields = {**self.fields, "code": code.name, "ms": ms}
-        if self.late and level == logging.INFO:
-            log_stream.write_late("call", fields)
+        if self._late and level == logging.INFO:
+            log_stream.write_late(logger(), "call", self._line)
         else:
-            logger().log(level, "call", **fields)
+            logger().log(level, "call", **self._line())
+
+    def _line(self) -> dict[str, Any]:
+        ms = round(self._ms, 2)
+        return {**self.fields, "code": self._code.name, "ms": ms}
 
 
-def targets_of(request: Any, default_namespace: str) -> Mapping[str, str]:
-    """Return the names in a request, by the log's field.
+_Reader = Callable[[Any, str], dict[str, str]]
 
-    `target` is a service as namespace/name, or in the registry the path from the project down;
-    `registered_model` is the model that a Deploy takes from the registry.
+
+@cache
+def _reader_of(descriptor: Descriptor | None) -> _Reader:
+    """Return the function that reads the logged fields of a kind of request.
+
+    It takes a request and the default namespace. `target` is a service as namespace/name, or in the
+    registry the path from the project down; `registered_model` is the model that a Deploy takes
+    from the registry. Asking a message for a field that it lacks is slow.
     """
-    descriptor = getattr(request, "DESCRIPTOR", None)
-    fields = _fields_of(descriptor)
-    if "project" in fields:
-        return {"target": _path(request, (*_NAMES, "id"))}
-    if resource := _resource_of(descriptor):
-        return {"target": _path(getattr(request, resource), _NAMES)}
-    if "namespace" not in fields:
-        return {}
-    name = request.name if "name" in fields else ""
-    if "spec" in fields and request.spec.WhichOneof("predictor") == "registered_model":
-        source = {"registered_model": _path(request.spec.registered_model, _NAMES)}
-        # The registry fills in an empty name and namespace, not this server.
-        return source | ({"target": f"{request.namespace}/{name}"} if name else {})
-    return {"target": f"{request.namespace or default_namespace}/{name}"}
-
-
-@cache
-def _fields_of(descriptor: Descriptor | None) -> frozenset[str]:
-    """Return a message's fields; asking the message for one that it lacks is slow."""
-    return frozenset(descriptor.fields_by_name) if descriptor else frozenset()
-
-
-@cache
-def _resource_of(descriptor: Descriptor | None) -> str | None:
-    """Return the field with the resource that a request creates or updates."""
     fields = descriptor.fields_by_name if descriptor else {}
-    return next((n for n in _RESOURCES if n in fields and fields[n].message_type), None)
+    read = _reader_of_targets(fields)
+    return partial(_with_request_id, read) if "request_id" in fields else read
+
+
+def _reader_of_targets(fields: Mapping[str, FieldDescriptor]) -> _Reader:
+    if "project" in fields:
+        return _registry_target
+    if resource := next((n for n in _RESOURCES if n in fields and fields[n].message_type), None):
+        return partial(_resource_target, resource)
+    if "namespace" not in fields:
+        return lambda request, default_namespace: {}
+    if "spec" in fields:
+        return _deploy_targets
+    return _service_target if "name" in fields else _namespace_target
+
+
+def _registry_target(request: Any, default_namespace: str) -> dict[str, str]:
+    return {"target": _path(request, (*_NAMES, "id"))}
+
+
+def _resource_target(resource: str, request: Any, default_namespace: str) -> dict[str, str]:
+    """Read the resource that a request creates or updates."""
+    return {"target": _path(getattr(request, resource), _NAMES)}
+
+
+def _service_target(request: Any, default_namespace: str) -> dict[str, str]:
+    return {"target": f"{request.namespace or default_namespace}/{request.name}"}
+
+
+def _namespace_target(request: Any, default_namespace: str) -> dict[str, str]:
+    return {"target": f"{request.namespace or default_namespace}/"}
+
+
+def _deploy_targets(request: Any, default_namespace: str) -> dict[str, str]:
+    if request.spec.WhichOneof("predictor") != "registered_model":
+        return _service_target(request, default_namespace)
+    source = {"registered_model": _path(request.spec.registered_model, _NAMES)}
+    # The registry fills in an empty name and namespace, not this server.
+    return source | ({"target": f"{request.namespace}/{request.name}"} if request.name else {})
+
+
+def _with_request_id(read: _Reader, request: Any, default_namespace: str) -> dict[str, str]:
+    names = read(request, default_namespace)
+    return names | {"request_id": request.request_id} if request.request_id else names
 
 
 def _path(message: Any, names: tuple[str, ...]) -> str:
-    fields = _fields_of(message.DESCRIPTOR)
+    fields = message.DESCRIPTOR.fields_by_name
     return "/".join(text for name in names if name in fields and (text := getattr(message, name)))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,12 +47,13 @@ Context = Any
 Handler = Callable[[Any, Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
-    """A method. `own`: of this API, so its handler takes a Call in place of gRPC's context. `open`:
-    its callers are not authenticated.
+class _Method(NamedTuple):
+    """A method, `package.Service/Name`.
 
-    `parse` makes its request of bytes; None where gRPC does, since requests are streamed.
+    `own`: of this API, so its handler takes a Call in place of gRPC's context. `open`: its callers
+    are not authenticated. `generates`: its handler is an asynchronous generator of responses.
+    `quiet`: its calls are logged at debug level. `reads`: its calls change nothing. `parse` makes
+    its request of bytes; None where gRPC does, since requests are streamed.
     """
 
     name: str
@@ -61,17 +61,10 @@ class _Method:
     kind: CallKind
     own: bool
     open: bool
+    generates: bool
+    quiet: bool
+    reads: bool
     parse: Callable[[bytes], Any] | None
-
-    @property
-    def quiet(self) -> bool:
-        """Return whether its calls are logged at debug level."""
-        return self.name.startswith(_QUIET)
-
-    @property
-    def reads(self) -> bool:
-        """Return whether its calls change nothing."""
-        return self.name.rpartition("/")[2].startswith(_READS)
 
 
 class CallInterceptor:
@@ -129,13 +122,23 @@ class CallInterceptor:
         kind = self._kind_of(method, streaming=handler.response_streaming)
         own = kind in (self._admission.unary, self._admission.streams)
         is_reflection = kind is self._admission.reflection
-        is_open = not own and not (is_reflection and not self._open_reflection)
+        behavior = getattr(handler, arity)
         parse = _parser(handler.request_deserializer)
         # gRPC parses streamed requests; a single one is parsed once its call is admitted.
         by_grpc, by_us = (parse, None) if handler.request_streaming else (None, parse)
+        known = _Method(
+            name=method[1:],
+            handler=behavior,
+            kind=kind,
+            own=own,
+            open=not own and not (is_reflection and not self._open_reflection),
+            generates=inspect.isasyncgenfunction(behavior),
+            quiet=method.startswith(_QUIET),
+            reads=method.rpartition("/")[2].startswith(_READS),
+            parse=by_us,
+        )
         # A partial: the frame of a function here would keep the request, see `_call`. Of the
         # function, not of the method: gRPC examines it in each call, and a method takes longer.
-        known = _Method(method, getattr(handler, arity), kind, own, is_open, by_us)
         call = partial(CallInterceptor._call, self, known)
         serialize = _serializer(handler.response_serializer)
         make = getattr(grpc, f"{arity}_rpc_method_handler")
@@ -175,7 +178,12 @@ class CallInterceptor:
         admitted: AdmittedCall | None = None
         try:
             try:
-                call = await self._authenticated(method, request, context, line, record)
+                deadline = Deadline.after(context.time_remaining())
+                call = Call(self._caller, deadline, line.trace, record=record)
+                if self._authentication and not method.open:
+                    with self._arriving.counted(_size(request)):
+                        call = await self._authentication.authenticated(call, context)
+                    line.fields["user"] = cut(call.caller.name, _LOGGED_BYTES)
                 if record:
                     record.caller = call.caller
                 by = call.caller.impersonated_by or call.caller.name
@@ -187,7 +195,14 @@ class CallInterceptor:
             if method.parse:
                 request = method.parse(request)
                 line.describe(request, self._default_namespace)
-            response = await _handle(method, request, call if method.own else context, context)
+            if isinstance(request, Message):
+                check_limits(request)
+            argument = call if method.own else context
+            response = None
+            if method.generates:
+                await _write_all(method.handler(request, argument), context)
+            else:
+                response = await method.handler(request, argument)
             if record:
                 await record.end(grpc.StatusCode.OK.name)
             line.write(grpc.StatusCode.OK)
@@ -216,24 +231,6 @@ class CallInterceptor:
         finally:
             if admitted:
                 admitted.end()
-
-    async def _authenticated(
-        self,
-        method: _Method,
-        request: Any,
-        context: Context,
-        line: CallLog,
-        record: AuditedCall | None,
-    ) -> Call:
-        """Return the call with its caller, who is authenticated unless the method is open."""
-        deadline = Deadline.after(context.time_remaining())
-        call = Call(self._caller, deadline, line.trace, record=record)
-        if self._authentication is None or method.open:
-            return call
-        with self._arriving.counted(_size(request)):
-            call = await self._authentication.authenticated(call, context)
-        line.fields["user"] = cut(call.caller.name, _LOGGED_BYTES)
-        return call
 
 
 class InterceptedServer:
@@ -312,16 +309,10 @@ class _Abort(NamedTuple):
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-async def _handle(method: _Method, request: Any, argument: Call | Context, context: Context) -> Any:
-    if isinstance(request, Message):
-        check_limits(request)
-    handling = method.handler(request, argument)
-    if not inspect.isasyncgen(handling):
-        return await handling
-    async with aclosing(handling) as responses:
+async def _write_all(responses: AsyncGenerator[Any, None], context: Context) -> None:
+    async with aclosing(responses):
         async for response in responses:
             await context.write(response)
-    return None
 
 
 def _size(request: Any) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from server.deadline import NEVER, Deadline
 from server.domain.caller import ANONYMOUS, Caller
@@ -38,8 +37,7 @@ class CallRecord(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One RPC. The interceptor makes it, and every method of control that serves RPCs takes it.
 
     `trace` names the call in the log. `authenticate`: for a stream, to check its caller again; None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ _REFLECTION_SECONDS = 1.0
 _LOGGED_BYTES = 128
 
 Context = Any
-Handler = Callable[[Any, Any], Any]
+Handler = Callable[..., Any]
 
 
 class _Method(NamedTuple):
@@ -52,6 +52,7 @@ class _Method(NamedTuple):
 
     `own`: of this API, so its handler takes a Call in place of gRPC's context. `open`: its callers
     are not authenticated. `generates`: its handler is an asynchronous generator of responses.
+    `writes`: its handler also takes a function that writes a response.
     `quiet`: its calls are logged at debug level. `reads`: its calls change nothing. `parse` makes
     its request of bytes; None where gRPC does, since requests are streamed.
     """
@@ -62,6 +63,7 @@ class _Method(NamedTuple):
     own: bool
     open: bool
     generates: bool
+    writes: bool
     quiet: bool
     reads: bool
     parse: Callable[[bytes], Any] | None
@@ -133,6 +135,7 @@ class CallInterceptor:
             own=own,
             open=not own and not (is_reflection and not self._open_reflection),
             generates=inspect.isasyncgenfunction(behavior),
+            writes=own and handler.response_streaming,
             quiet=method.startswith(_QUIET),
             reads=method.rpartition("/")[2].startswith(_READS),
             parse=by_us,
@@ -195,21 +198,26 @@ class CallInterceptor:
             if method.parse:
                 request = method.parse(request)
                 line.describe(request, self._default_namespace)
+            argument = call if method.own else context
             if isinstance(request, Message):
                 check_limits(request)
-            argument = call if method.own else context
-            response = None
+            handling: Awaitable[Any]
             if method.generates:
-                await _write_all(method.handler(request, argument), context)
+                handling = _write_all(method.handler(request, argument), context)
+            elif method.writes:
+                handling = method.handler(request, argument, context.write)
             else:
-                response = await method.handler(request, argument)
+                handling = method.handler(request, argument)
+            # A stream needs it no more.
+            request = None
+            response = await handling
             if record:
                 await record.end(grpc.StatusCode.OK.name)
             line.write(grpc.StatusCode.OK)
             return response
         except grpc.aio.AbortError as aborted:
             line.write(context.code())
-            del request  # as in `_call`
+            request = None  # as in `_call`
             raise aborted.with_traceback(None) from None
         except grpc.aio.InternalError:
             # gRPC found the client gone as it wrote, before our task was cancelled.

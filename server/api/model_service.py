@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
 
 from modelservice.v1 import model_service_pb2 as pb
 
@@ -16,10 +15,12 @@ from server.control.read import Reader
 from server.control.watch import Watcher
 from server.domain.service.inference_service import ServiceKey
 
+Write = Callable[[bytes], Awaitable[None]]
+
 
 class ModelService:
-    """Serves the contract's ModelService. Each RPC gets its Call in place of gRPC's context, and
-    returns the bytes of its response."""
+    """Serves the contract's ModelService. Each RPC gets its Call in place of gRPC's context. A
+    unary one returns the bytes of its response, a stream writes those of each message."""
 
     def __init__(
         self,
@@ -62,11 +63,9 @@ class ModelService:
             call.note_result(rollout_id=service.rollout.id)
         return self._responses.delete(service)
 
-    async def WatchStatus(  # noqa: N802
-        self, request: pb.WatchStatusRequest, call: Call
-    ) -> AsyncIterator[bytes]:
-        """Serve the RPC."""
-        watch = watch_of(request)
-        async with aclosing(self._watcher.watch(call, watch)) as events:
-            async for event in events:
-                yield self._responses.watch(watch, event)
+    def WatchStatus(  # noqa: N802
+        self, request: pb.WatchStatusRequest, call: Call, write: Write
+    ) -> Awaitable[None]:
+        """Serve the RPC. What it returns keeps nothing of the request's message."""
+        encode = self._responses.watch_one if request.name else self._responses.watch_many
+        return self._watcher.watch(call, watch_of(request), lambda event: write(encode(event)))

@@ -19,7 +19,7 @@ from modelservice.v1 import model_service_pb2 as pb
 from server.api.services import identity_message, service_message
 from server.control.read import ListPage
 from server.control.watch_cache import ServiceIdentity
-from server.control.watch_stream import EventType, Watch, WatchEvent
+from server.control.watch_stream import EventType, WatchEvent
 from server.domain.service.commands import Applied
 from server.domain.service.inference_service import InferenceService
 from server.ports import Cluster
@@ -98,17 +98,18 @@ class Responses:
         )
         return b"".join(services) + rest.SerializeToString()
 
-    def watch(self, watch: Watch, event: WatchEvent) -> bytes:
-        """Encode a WatchStatusResponse; log lines are only in a watch of one service.
+    def watch_one(self, event: WatchEvent) -> bytes:
+        """Encode a WatchStatusResponse of a watch of one service, with lines of logs.
 
         An event that many streams share is encoded once.
         """
-        encoded = event.encoded or self._encode_event(watch, event)
-        if event.is_shared:
-            event.encoded = encoded
-        return encoded
+        return _encoded_once(event, partial(self._encode_event, self._watch_one))
 
-    def _encode_event(self, watch: Watch, event: WatchEvent) -> bytes:
+    def watch_many(self, event: WatchEvent) -> bytes:
+        """Encode a WatchStatusResponse of a watch of many services: see `watch_one`."""
+        return _encoded_once(event, partial(self._encode_event, self._watch_many))
+
+    def _encode_event(self, services: ServiceEncoder, event: WatchEvent) -> bytes:
         rest = pb.WatchStatusResponse(
             type=pb.WatchStatusResponse.Type.Value(f"TYPE_{event.type.value}"),
             resume_token=event.resume_token,
@@ -122,8 +123,7 @@ class Responses:
             if event.type is EventType.LEFT:
                 gone.ClearField("rollout_id")
             return pb.WatchStatusResponse(service=gone).SerializeToString() + rest
-        encoder = self._watch_one if watch.target.name else self._watch_many
-        return encoder.encode(event.service) + rest
+        return services.encode(event.service) + rest
 
     def _view_age(self) -> Duration | None:
         age = self._cluster.age()
@@ -133,6 +133,13 @@ class Responses:
         return Duration(
             seconds=age.days * _DAY_SECONDS + age.seconds, nanos=age.microseconds * 1000
         )
+
+
+def _encoded_once(event: WatchEvent, encode: Callable[[WatchEvent], bytes]) -> bytes:
+    encoded = event.encoded or encode(event)
+    if event.is_shared:
+        event.encoded = encoded
+    return encoded
 
 
 def _now() -> Timestamp:

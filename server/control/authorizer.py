@@ -228,6 +228,20 @@ class Coverage:
     A stream has to `renew` it when it is `due`, since rights and tokens end.
     """
 
+    __slots__ = (
+        "_authenticate",
+        "_authorizer",
+        "_caller",
+        "_decided",
+        "_identities",
+        "_logs",
+        "_present",
+        "_right",
+        "due",
+        "scope",
+        "target",
+    )
+
     def __init__(
         self,
         authorizer: Authorizer,

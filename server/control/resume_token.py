@@ -147,8 +147,8 @@ BEGIN_ANEW = ResumeToken("", Seen(0))
 
 
 def parse_resume_token(text: str, binding: str) -> ResumeToken | None:
-    """Parse the token of a watch of this binding; None if it cannot continue, so that all is sent
-    anew. Raises ResumeTokenInvalid for a damaged one, or one of another watch."""
+    """Parse the token of a watch of this binding, if there is one. Raises ResumeTokenInvalid for a
+    damaged one, or one of another watch."""
     if not text:
         return None
     match decode_token(text):
@@ -171,7 +171,7 @@ def parse_resume_token(text: str, binding: str) -> ResumeToken | None:
                     last_sent = LastSent(uid, generation, digest, remembered)
                     return ResumeToken(epoch, seen, scope, last_sent, position, made_at)
         case [str(_), int(_), seal, *_] if seal == binding:
-            return None  # of a release without FORMAT
+            return BEGIN_ANEW  # of a release without FORMAT
     raise ResumeTokenInvalid("resume_token must be from a watch of the same target and selector")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from heapq import heappop, heappush
 from math import inf
 
@@ -29,10 +29,10 @@ class _Topic:
 
 
 class Subscription:
-    """Waits for changes of a target.
+    """Waits for changes of a target, for the length of a block.
 
     `version`: the reader has seen every change until then. `due`: the time of the event loop at
-    which `wait` returns although nothing has changed.
+    which a wait ends although nothing has changed.
     """
 
     __slots__ = ("_target", "_topic", "_wakeups", "_woken", "due", "step", "version")
@@ -46,26 +46,27 @@ class Subscription:
         self._topic = topic
         self._woken: asyncio.Future[None] | None = None
 
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._wakeups.remove(self, self._target, self._topic)
+
     async def wait(self, seconds: float | None = None) -> int:
-        """Wait for a change since `version`, until `due`, for so many seconds at most, or until all
-        are woken. Move `version` to the present, and return the one before."""
-        if seconds is None:
-            await self._wait()
-        else:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._wait()
+        """Wait until `woken`, for so many seconds at most. Move `version` to the present, and
+        return the one before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.woken()
         since, self.version = self.version, self._wakeups.version()
         return since
 
-    async def _wait(self) -> None:
+    def woken(self) -> asyncio.Future[None]:
+        """Return a future that is done at a change since `version`, at `due`, or once all are
+        woken. It takes less memory than a coroutine would; thousands wait."""
         self._woken = asyncio.get_running_loop().create_future()
-        try:
-            self._wakeups.add(self, self._topic)
-            await self._woken
-        finally:
-            self._woken = None
-            self._topic.waiting.pop(self, None)
+        self._wakeups.add(self, self._topic)
+        return self._woken
 
     def wake(self, unseen_since: int) -> None:
         """End a wait of a reader that has seen every change until `unseen_since`."""
@@ -88,19 +89,19 @@ class Wakeups:
         self._woken: deque[tuple[dict[Subscription, None], int]] = deque()
         self._clock = _Clock(self._wake)
 
-    @contextmanager
-    def subscribe(self, target: ServiceKey) -> Iterator[Subscription]:
-        """Return a subscription that is valid for the length of a block."""
+    def subscribe(self, target: ServiceKey) -> Subscription:
+        """Return a subscription, which has to be entered as a block."""
         topic = self._topics.setdefault(target, _Topic(self.version()))
         topic.readers += 1
-        subscription = Subscription(self, target, topic, self.version())
-        try:
-            yield subscription
-        finally:
-            self._clock.discard(subscription)
-            topic.readers -= 1
-            if not topic.readers:
-                del self._topics[target]
+        return Subscription(self, target, topic, self.version())
+
+    def remove(self, subscription: Subscription, target: ServiceKey, topic: _Topic) -> None:
+        """Forget a subscription."""
+        self._clock.discard(subscription)
+        topic.waiting.pop(subscription, None)
+        topic.readers -= 1
+        if not topic.readers:
+            del self._topics[target]
 
     def changed_since(self, version: int, target: ServiceKey) -> bool:
         """Report whether a target may have changed since a version; it must have a reader."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,10 +12,22 @@ from typing import Protocol
 from server.control.authorizer import Authorizer, Coverage, Verb
 from server.control.call import Call
 from server.control.read import CATCH_UP_SECONDS, Reader
-from server.control.resume_token import ResumeToken, SharedPosition, parse_resume_token
+from server.control.resume_token import (
+    BEGIN_ANEW,
+    ResumeToken,
+    SharedPosition,
+    parse_resume_token,
+)
 from server.control.wakeups import Subscription
 from server.control.watch_cache import ALL, WatchCache
-from server.control.watch_stream import SharedBatches, Until, Watch, WatchEvent, WatchStream
+from server.control.watch_stream import (
+    Events,
+    SharedBatches,
+    Until,
+    Watch,
+    WatchEvent,
+    WatchStream,
+)
 from server.deadline import Deadline
 from server.domain.errors import (
     RolloutFailed,
@@ -37,6 +49,8 @@ _CURRENT = timedelta(seconds=10)
 _OPENED_AT_ONCE = 100
 _OPENING_SECONDS = 1.0
 
+Send = Callable[[WatchEvent], Awaitable[None]]
+
 
 class Watcher:
     """Watches the cache: the current state first, then the latest state after every change."""
@@ -50,10 +64,10 @@ class Watcher:
         self._reader = reader
         self._authorizer = authorizer
         self._batches = SharedBatches(cache)
-        self._openings = _Openings()
+        self._openings = asyncio.Semaphore(_OPENED_AT_ONCE)
 
-    async def watch(self, call: Call, watch: Watch) -> AsyncGenerator[WatchEvent, None]:
-        """Yield events until the wait is over, the caller leaves, or the server stops.
+    async def watch(self, call: Call, watch: Watch, send: Send) -> None:
+        """Send events until the wait is over, the caller leaves, or the server stops.
 
         It ends normally only when the awaited state was reached. If it cannot be reached any more,
         RolloutFailed, RolloutSuperseded, RolloutGone or ServiceStopped is raised right after the
@@ -72,60 +86,45 @@ class Watcher:
             coverage = await self._authorizer.coverage(
                 call, Verb.WATCH, target, self._cache.namespaces
             )
-            token = parse_resume_token(watch.resume_token, watch.binding)
-            if token and target.name and token.epoch != self._cache.epoch:
-                token = await self._catch_up(target, token, changes)
+            token = await self._resumed(watch, changes)
             wait = await self._wait(call, watch)
+            # Thousands are open, which need their tokens no more.
+            watch = replace(watch, resume_token="")
             stream = WatchStream(
                 self._positions, self._cache, self._batches, watch, coverage, changes
             )
-            opened = await self._openings.admit()
-            try:
-                await stream.cover_new(changes.version)
-                events: Iterable[WatchEvent | None] = stream.initial_events(token)
-                while True:
-                    for event in events:
-                        if event is None:
-                            # Services that do not match take time too.
-                            await asyncio.sleep(0)
-                            continue
-                        # A slow reader may take minutes for the ones before.
-                        if coverage.due.expired and await coverage.renew():
-                            events = stream.begin_anew()
-                            break
-                        yield await _shown(coverage, event)
-                    else:
-                        opened()
-                        current = stream.current
-                        if wait.is_over(current and await coverage.shown(current)):
-                            return
-                        # An idle stream keeps none.
-                        del events
-                        events = await self._next(stream, changes, coverage)
-            finally:
-                opened()
+            async with _Opening(self._openings):
+                await stream.cover_new()
+                await _deliver(stream, stream.initial_events(token), coverage, send)
+            del token
+            while not wait.is_over(stream.current and await coverage.shown(stream.current)):
+                if not stream.synced:
+                    await _deliver(stream, stream.synced_events(), coverage, send)
+                self._cache.require_running()
+                stream.schedule()
+                await changes.woken()
+                self._cache.require_running()
+                rescoped = await coverage.renew() if coverage.due.expired else ()
+                await stream.cover_new()
+                await _deliver(stream, stream.next_events(rescoped), coverage, send)
 
-    async def _next(
-        self, stream: WatchStream, changes: Subscription, coverage: Coverage
-    ) -> Iterable[WatchEvent | None]:
-        if not stream.synced:
-            return stream.synced_events()
-        self._cache.require_running()
-        stream.schedule()
-        since = await changes.wait()
-        self._cache.require_running()
-        rescoped = await coverage.renew() if coverage.due.expired else ()
-        await stream.cover_new(since)
-        # A change within the target may still send nothing.
-        return stream.events_since(since, rescoped) or stream.heartbeats()
+    async def _resumed(self, watch: Watch, changes: Subscription) -> ResumeToken | None:
+        """Return the token from which a watch goes on, if it has one."""
+        token = parse_resume_token(watch.resume_token, watch.binding)
+        if token in (None, BEGIN_ANEW) or not watch.target.name:
+            return token
+        if token.epoch != self._cache.epoch:
+            return await self._catch_up(watch.target, token, changes)
+        return token
 
     async def _catch_up(
         self, key: ServiceKey, token: ResumeToken, changes: Subscription
-    ) -> ResumeToken | None:
-        """Wait until this replica is not behind a token of another. Raises ViewBehind after 2 s.
+    ) -> ResumeToken:
+        """Wait until this replica is not behind a token of another, and return it. Raises
+        ViewBehind after 2 s.
 
-        None if it never will be: the view is current, and has not what the cluster had long ago, as
-        after a restore of the cluster.
+        BEGIN_ANEW if it never will be: the view is current, and has not what the cluster had long
+        ago, as after a restore of the cluster.
         """
         deadline, pause = Deadline.after(CATCH_UP_SECONDS), 0.01
         while not self._cluster.reached(key, token.position) or token.last_sent.is_contradicted(
@@ -134,7 +133,7 @@ class Watcher:
             age = self._cluster.age()
             if not deadline.left():
                 if token.is_old and age is not None and age < _CURRENT:
-                    return None
+                    return BEGIN_ANEW
                 raise ViewBehind(f"this replica is behind the resume_token of {key}: try again")
             # Of a service that changes all the time, it is reached right after a report only.
             await changes.wait(min(pause, deadline.left()))
@@ -222,45 +221,54 @@ def _error_of(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceErr
     )
 
 
+async def _deliver(stream: WatchStream, events: Events, coverage: Coverage, send: Send) -> None:
+    """Send events; all anew if the caller's rights change meanwhile, as a slow reader may take
+    minutes."""
+    while True:
+        for event in events:
+            if event is None:
+                # Services that do not match take time too.
+                await asyncio.sleep(0)
+            elif coverage.due.expired and await coverage.renew():
+                events = stream.begin_anew()
+                break
+            else:
+                await send(await _shown(coverage, event))
+        else:
+            return
+
+
 async def _shown(coverage: Coverage, event: WatchEvent) -> WatchEvent:
-    """Return an event as the caller may see it. Streams share those with the text of containers."""
+    """Return an event as the caller may see it. Streams share those with the text of containers,
+    and those without."""
     if not isinstance(event.service, InferenceService):
         return event
     shown = await coverage.shown(event.service)
     if shown is event.service:
         return event
-    return replace(event, service=shown, is_shared=False, encoded=b"")
+    event.without_text = event.without_text or replace(event, service=shown, encoded=b"")
+    return event.without_text
 
 
-class _Openings:
-    """Limits the streams that get their initial events at a time: those of a storm come one after
-    the other. A reader that takes them slowly is not waited for."""
+class _Opening:
+    """A slot in which a stream sends its initial events: those of a storm come some at a time. A
+    reader that takes them slowly is not waited for: after _OPENING_SECONDS its slot is free."""
 
-    def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(_OPENED_AT_ONCE)
+    __slots__ = ("_slots", "_timer")
 
-    async def admit(self) -> Callable[[], None]:
-        """Wait for a slot, and return the function that frees it, which may be called again. After
-        _OPENING_SECONDS it is free anyway."""
+    def __init__(self, slots: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
         await self._slots.acquire()
-        slot = _Slot(self._slots)
-        timer = asyncio.get_running_loop().call_later(_OPENING_SECONDS, slot.free)
+        self._timer = asyncio.get_running_loop().call_later(_OPENING_SECONDS, self._free)
 
-        def opened() -> None:
-            timer.cancel()
-            slot.free()
+    async def __aexit__(self, *error: object) -> None:
+        self._free()
 
-        return opened
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A slot of an opening, which is freed once."""
-
-    slots: asyncio.Semaphore
-    is_free: bool = False
-
-    def free(self) -> None:
-        if not self.is_free:
-            self.is_free = True
-            self.slots.release()
+    def _free(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+            self._slots.release()

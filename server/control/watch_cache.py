@@ -11,7 +11,6 @@ import secrets
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -210,8 +209,8 @@ class WatchCache:
         """Return whether this process saw the deletion of a uid."""
         return uid in self._deleted
 
-    def subscribe(self, target: ServiceKey) -> AbstractContextManager[Subscription]:
-        """Return a subscription to the target's changes, for the length of a block."""
+    def subscribe(self, target: ServiceKey) -> Subscription:
+        """Return a subscription to the target's changes, which has to be entered as a block."""
         return self._wakeups.subscribe(target)
 
     def may_have_changed(self, version: int, target: ServiceKey) -> bool:

@@ -96,13 +96,15 @@ def _binding(target: ServiceKey, selector: str) -> str:
 @dataclass(slots=True)
 class WatchEvent:
     """One message. `service` is None for SYNCED, HEARTBEAT and RESET, and an identity for DELETED
-    and LEFT. An event that several streams send `is_shared`: its bytes can be kept with it."""
+    and LEFT. An event that several streams send `is_shared`: its bytes can be kept with it, and
+    the event `without_text` of containers for readers who may not see it."""
 
     type: EventType
     service: InferenceService | ServiceIdentity | None
     resume_token: str
     is_shared: bool = field(default=False, compare=False)
     encoded: bytes = field(default=b"", compare=False, repr=False)
+    without_text: WatchEvent | None = field(default=None, compare=False, repr=False)
 
 
 # None stands for a moment in which other calls may have the event loop.
@@ -226,9 +228,9 @@ class WatchStream:
         self._binding = watch.binding
         self._heartbeat_due = Deadline.after(watch.heartbeat)
 
-    async def cover_new(self, since: int) -> None:
-        """Decide about the namespaces of services that are new since a version."""
-        seen = since
+    async def cover_new(self) -> None:
+        """Decide about the namespaces of services that the reader has not seen."""
+        since = seen = self._changes.version
         while self._coverage.scope and seen != self._cache.version:
             seen = self._cache.version
             changed = self._cache.changed_since(since, self._watch.target)
@@ -238,10 +240,8 @@ class WatchStream:
         """Return a snapshot, or for a resumed stream the changes since its token."""
         self._changes.version = self._cache.version
         if resumed is None:
-            if self._watch.resume_token:
-                return self.begin_anew()
             return self._shared(EventType.SNAPSHOT, partial(self._snapshot, is_reset=False))
-        if self._watch.target.name:
+        if self._watch.target.name and resumed != BEGIN_ANEW:
             self._last_sent = resumed.last_sent
             is_ours = resumed.epoch == self._cache.epoch
             changes = partial(self._changes_of_one, is_ours=is_ours)
@@ -260,12 +260,18 @@ class WatchStream:
         self.synced = True
         return self._shared(EventType.SYNCED, lambda: [self._event(EventType.SYNCED)])
 
-    def events_since(self, since: int, rescoped: Collection[str]) -> Events:
-        """Return the events from a version, up to which the reader has seen all, to the present.
+    def next_events(self, rescoped: Collection[str]) -> Events:
+        """Return the events from what the reader has seen to the present, or a heartbeat if it is
+        due. `rescoped`: the namespaces that are covered only since then, or no longer."""
+        # A change within the target may still send nothing.
+        return self._changes_since(rescoped) or self._heartbeats()
 
-        `rescoped`: the namespaces that are covered only since then, or no longer.
-        """
-        self._changes.version = self._cache.version
+    def schedule(self) -> None:
+        """Let the next wait end when there is something to do although nothing changes."""
+        self._changes.due = self._heartbeat_due.sooner(self._coverage.due).at
+
+    def _changes_since(self, rescoped: Collection[str]) -> Events:
+        since, self._changes.version = self._changes.version, self._cache.version
         target = self._watch.target
         if rescoped:
             return self._changes_of_many(Seen(since), rescoped)
@@ -276,15 +282,10 @@ class WatchStream:
         changes = partial(self._changes_of_many, Seen(since))
         return self._shared(EventType.CHANGED, changes, since=since)
 
-    def heartbeats(self) -> Events:
-        """Return the event of a quiet stream, if it is due."""
+    def _heartbeats(self) -> Events:
         if not self._heartbeat_due.expired:
             return []
         return self._shared(EventType.HEARTBEAT, lambda: [self._event(EventType.HEARTBEAT)])
-
-    def schedule(self) -> None:
-        """Let the next wait end when there is something to do although nothing changes."""
-        self._changes.due = self._heartbeat_due.sooner(self._coverage.due).at
 
     def _shared(
         self, step: Hashable, make: Callable[[], Events], *, since: int | None = None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from server.control.authorizer import Authorizer
-from server.control.call import Call
 from server.control.read import Reader
 from server.control.watch import Watcher
 from server.control.watch_cache import ServiceIdentity, WatchCache
@@ -18,6 +17,7 @@ from server.domain.errors import ViewBehind
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.preconditions import Stored
+from tests.control.event_stream import EventStream
 from tests.control.model_reader import Message, ModelReader
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.memory_cluster.store import Store
@@ -124,18 +124,18 @@ class Connection:
     def _open(self) -> None:
         self.model.open()
         watch = replace(self.watch, resume_token=self.model.token)
-        stream = self.replica.watcher.watch(Call(), watch)
+        stream = EventStream(self.replica.watcher, watch)
         self._reading = asyncio.ensure_future(self._read(stream))
 
-    async def _read(self, stream: AsyncGenerator[WatchEvent, None]) -> None:
+    async def _read(self, stream: EventStream) -> None:
         try:
             while True:
                 await self._allowed.acquire()
-                self.model.take(message_of(self.watch, await anext(stream)))
+                self.model.take(message_of(self.watch, await stream.next()))
         except ViewBehind:
             self.behind += 1
         finally:
-            await stream.aclose()
+            await stream.close()
 
     def allow(self, messages: int) -> None:
         """Let so many further messages be read."""

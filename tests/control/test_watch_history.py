@@ -7,7 +7,6 @@ cut, and resume from any message they had.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 
 from server.control import watch_cache
 from server.control.authorizer import Authorizer
-from server.control.call import Call
 from server.control.read import Reader
 from server.control.watch import Watcher
 from server.control.watch_cache import ALL, ServiceIdentity, WatchCache
@@ -26,6 +24,7 @@ from server.control.watch_stream import EventType, Watch, WatchEvent
 from server.domain.kubernetes.selectors import Selector
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
+from tests.control.event_stream import EventStream
 from tests.control.virtual_time import run_in_virtual_time
 
 NAMES = ("a", "b", "c")
@@ -81,21 +80,21 @@ class WatchReader:
     ended: set[str] = field(default_factory=set)
     token: str = ""
     opening: set[ServiceKey] | None = None
-    stream: AsyncIterator[WatchEvent] | None = None
+    stream: EventStream | None = None
     next: asyncio.Future[WatchEvent] | None = None
 
     def open(self) -> None:
         watch = Watch(
             EVERYTHING, self.selector, resume_token=self.token, heartbeat=timedelta(hours=1)
         )
-        self.stream = self.watcher.watch(Call(), watch)
+        self.stream = EventStream(self.watcher, watch)
         self.opening = None if self.token else set()
 
     async def read(self, most: int) -> None:
         """Read until nothing comes at once, or `most` messages came."""
         assert self.stream
         for _ in range(most):
-            self.next = self.next or asyncio.ensure_future(anext(self.stream))
+            self.next = self.next or asyncio.ensure_future(self.stream.next())
             done, _ = await asyncio.wait([self.next], timeout=0.001)
             if not done:
                 return
@@ -109,7 +108,7 @@ class WatchReader:
             with suppress(asyncio.CancelledError):
                 await self.next
             self.next = None
-        await self.stream.aclose()  # type: ignore[attr-defined]
+        await self.stream.close()
 
     async def cut(self) -> None:
         await self.close()

@@ -213,6 +213,7 @@ def specs(
         tolerations=draw(_some_tolerations),
         request_timeout=draw(_timeouts),
         rollout_strategy=draw(_rollout_strategies),
+        ready_timeout=draw(_timeouts),
     )
 
 

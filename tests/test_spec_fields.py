@@ -148,6 +148,7 @@ SAMPLES: Mapping[str, InferenceServiceSpec] = {
     "spec.tolerations.effect": tolerating("gpu", "Exists", "", "NoSchedule"),
     "spec.tolerations.toleration_seconds": tolerating("gpu", "Exists", "", "NoExecute", 60),
     "spec.request_timeout": replace(MODEL, request_timeout=timedelta(seconds=300)),
+    "spec.ready_timeout": replace(MODEL, ready_timeout=timedelta(seconds=900)),
     "spec.rollout_strategy.type": replace(MODEL, rollout_strategy=RolloutStrategy(RECREATE)),
     "spec.rollout_strategy.max_surge": rolling(max_surge="1"),
     "spec.rollout_strategy.max_unavailable": rolling(max_unavailable="50%"),
@@ -459,6 +460,7 @@ NOT_ENFORCED = (
 # What decides about a rollout, and not about the process that it starts.
 OF_THE_ROLLOUT = {
     "spec.rollout_strategy.type": "tests/adapters/local/test_rollouts.py",
+    "spec.ready_timeout": "tests/adapters/local/test_ready_timeout.py",
 }
 # Refused for some values only; documents say it in these words.
 SAID_OTHERWISE = {"spec.scaling.min_replicas": "more than one replica"}

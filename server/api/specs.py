@@ -76,6 +76,8 @@ def options_message(options: ServingOptions) -> pb.InferenceServiceSpec:
         message.scaling.CopyFrom(_scaling_message(options.scaling))
     if options.request_timeout is not None:
         message.request_timeout.FromTimedelta(options.request_timeout)
+    if options.ready_timeout is not None:
+        message.ready_timeout.FromTimedelta(options.ready_timeout)
     if options.rollout_strategy is not None:
         message.rollout_strategy.CopyFrom(_strategy_message(options.rollout_strategy))
     return message
@@ -95,6 +97,7 @@ def duration_of(message: Duration, path: str) -> timedelta:
 def _options_in(message: pb.InferenceServiceSpec, path: str) -> dict[str, Any]:
     """Return the fields of ServingOptions, which a whole spec has as well."""
     timed = message.HasField("request_timeout")
+    awaited = message.HasField("ready_timeout")
     return {
         "env": dict(message.env),
         "secret_env": {n: SecretKeyRef(r.secret, r.key) for n, r in message.secret_env.items()},
@@ -107,6 +110,9 @@ def _options_in(message: pb.InferenceServiceSpec, path: str) -> dict[str, Any]:
         "tolerations": tuple(map(_toleration_of, message.tolerations)),
         "request_timeout": duration_of(message.request_timeout, f"{path}.request_timeout")
         if timed
+        else None,
+        "ready_timeout": duration_of(message.ready_timeout, f"{path}.ready_timeout")
+        if awaited
         else None,
         "rollout_strategy": _strategy_of(message.rollout_strategy, f"{path}.rollout_strategy")
         if message.HasField("rollout_strategy")

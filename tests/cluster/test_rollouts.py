@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from grpc import StatusCode
-from modelservice.v1.inference_service_pb2 import InferenceService, RolloutStrategy
+from modelservice.v1.inference_service_pb2 import InferenceService, Resources, RolloutStrategy
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Cluster, Lab
@@ -220,6 +220,26 @@ def test_a_strategy_alone_keeps_the_pods_and_holds_for_the_next_rollout(
     assert any(not status.serving for status in of_the_next), heard.told()
     [second] = pods(lab, namespace, "iris")
     assert ready_since(second) > ready_since(first)
+
+
+def test_an_update_that_waits_for_room_goes_on_once_its_strategy_makes_it(
+    lab: Lab, stub: ModelServiceStub, namespace: str, watching: Watching, rolled_out: RolledOut
+) -> None:
+    # The node has 1,000 CPUs: room for one.
+    large = Resources(requests={"cpu": "600"}, limits={"cpu": "600"})
+    rolled_out("iris", container("ready:1", resources=large))
+    heard = watching("iris")
+    deploy(stub, namespace, "iris", container("ready:2", resources=large))
+    unscheduled = Reason.Value("REASON_UNSCHEDULABLE")
+    heard.wait(lambda s: s.status.failure.reason == unscheduled, "no node takes it")
+    uids = {p["metadata"]["uid"] for p in pods(lab, namespace, "iris")}
+
+    recreate = RolloutStrategy(type=RolloutStrategy.TYPE_RECREATE)
+    wanted = container("ready:2", resources=large, rollout_strategy=recreate)
+    answer = deploy(stub, namespace, "iris", wanted)
+    wait_ready(stub, namespace, "iris", answer.rollout_id)
+    [pod] = pods(lab, namespace, "iris")
+    assert pod["metadata"]["uid"] in uids
 
 
 def test_a_ready_service_that_scales_up_stays_ready_though_kserve_says_otherwise(

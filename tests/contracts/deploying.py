@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from server.domain.errors import NamespaceNotFound, ServiceNotFound, UnsupportedByCluster
-from server.domain.rollout.status import State
+from server.domain.rollout.status import FailureReason, State
 from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.service.inference_service import (
     RECREATE,
@@ -53,6 +53,7 @@ EVERYTHING_ELSE = {
     ),
     "request_timeout": timedelta(seconds=90),
     "rollout_strategy": RolloutStrategy(ROLLING, "1", "25%"),
+    "ready_timeout": timedelta(seconds=900),
 }
 SPECS = {
     "a bare container": container(),
@@ -183,6 +184,31 @@ class DeployConformance:
         assert ready.rollout == second.rollout
         again = await world.cluster.apply(deploy(world, recreate))
         assert (again.action, again.rollout) == (Action.UNCHANGED, second.rollout)
+
+    async def test_a_rollout_fails_at_its_ready_timeout_and_a_change_of_it_is_a_new_one(
+        self, world: World
+    ) -> None:
+        needs(world, Ability.LATENESS)
+        never = dataclasses.replace(world.never_ready(), ready_timeout=timedelta(seconds=2))
+        first = await world.cluster.apply(deploy(world, never))
+
+        def failed() -> bool:
+            service = world.told.latest(first.service.key)
+            return bool(service and service.status.state is State.FAILED)
+
+        await world.told.until("it is FAILED", failed)
+        service = world.told.latest(first.service.key)
+        assert service
+        assert service.status.failure
+        assert service.status.failure.reason is FailureReason.PROGRESS_DEADLINE
+        assert service.status.failure.rollout_id == service.rollout.id
+        assert "ready_timeout of 2 s" in service.status.message
+
+        longer = dataclasses.replace(never, ready_timeout=timedelta(seconds=3600))
+        second = await world.cluster.apply(deploy(world, longer))
+        assert (second.action, second.service.spec) == (Action.UPDATED, longer)
+        assert second.rollout != first.rollout
+        assert second.service.status.state in (State.PENDING, State.PROGRESSING)
 
     async def test_no_replicas_is_warned_of_where_one_always_runs(self, world: World) -> None:
         spec = in_standard_mode(world, plain(world, scaling=Scaling(min_replicas=0)))

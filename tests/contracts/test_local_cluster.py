@@ -18,7 +18,9 @@ from tests.contracts.world import Ability, Follower, World, following
 class LocalWorld:
     """A state directory of its own for each test."""
 
-    abilities = frozenset({Ability.PODS_OF_ANY_IMAGE, Ability.ONE_MODE, Ability.STOPPING})
+    abilities = frozenset(
+        {Ability.PODS_OF_ANY_IMAGE, Ability.ONE_MODE, Ability.STOPPING, Ability.LATENESS}
+    )
     namespace = "model-serving"
     missing_namespace = "absent"
 

@@ -20,7 +20,7 @@ from tests.memory_cluster.cluster import MemoryCluster
 class MemoryWorld:
     """A store of its own for each test."""
 
-    abilities = frozenset(Ability)
+    abilities = frozenset(Ability) - {Ability.LATENESS}
     namespace = "model-serving"
     missing_namespace = "absent"
 

@@ -45,6 +45,7 @@ class Ability(StrEnum):
     SEVERAL_PODS = "several pods of one service"
     ONE_MODE = "one deployment mode only"
     STOPPING = "services that an annotation stops"
+    LATENESS = "rollouts that fail because they take too long"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -135,6 +135,9 @@ def strategy(*words: str) -> InferenceServiceSpec:
         (spec(request_timeout=timedelta(0)), "spec.request_timeout"),
         (spec(request_timeout=timedelta(seconds=-5)), "spec.request_timeout"),
         (spec(request_timeout=timedelta(seconds=1.5)), "spec.request_timeout"),
+        (spec(ready_timeout=timedelta(0)), "spec.ready_timeout"),
+        (spec(ready_timeout=timedelta(seconds=1.5)), "spec.ready_timeout"),
+        (spec(ready_timeout=timedelta(days=7, seconds=1)), "spec.ready_timeout"),
         (strategy("", ""), "spec.rollout_strategy.type"),
         (strategy("Recreate"), "spec.rollout_strategy.type"),
         (strategy(RECREATE, "1"), "spec.rollout_strategy.max_surge"),
@@ -187,6 +190,10 @@ def test_replicas_that_cannot_be_are_told_with_their_bounds(scaling: Scaling, wh
             "must be a whole number of seconds, at least 1, got 0",
         ),
         (spec(scaling=Scaling(target=0)), "must be at least 1, got 0"),
+        (
+            spec(ready_timeout=timedelta(days=8)),
+            "must be a whole number of seconds, from 1 to 604800, got 691200",
+        ),
         (
             strategy(ROLLING, "some"),
             'must be a number of pods such as "1", or a percentage such as "25%", at most 10000,'
@@ -254,6 +261,7 @@ def test_knatives_autoscalers_measure_each_their_own() -> None:
         knative(predictor=ContainerPredictor("i:1", port=8080), scaling=Scaling(0, 3, 10, "rps")),
         spec(request_timeout=timedelta(minutes=5)),
         toleration(operator="Exists"),
+        spec(ready_timeout=timedelta(days=7)),
         strategy(ROLLING),
         strategy(ROLLING, "0"),
         strategy(ROLLING, "0", "1"),

@@ -62,6 +62,53 @@ def test_a_finished_rollout_that_kserve_calls_ready_is_ready() -> None:
     assert state() is State.READY
 
 
+LATE = {"ready_timeout": 60 * SECOND, "written_at": NOW - 60 * SECOND, "completed_at": None}
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ({"complete": False}, State.DEGRADED),
+        ({"complete": False, "available": 0}, State.FAILED),
+        ({"applied": False, "present": False, "available": 0}, State.FAILED),
+        ({"reconciled": False, "applied": False, "present": False, "available": 0}, State.FAILED),
+        ({}, State.READY),
+        ({"complete": False, "ready_once": True}, State.PROGRESSING),
+        ({"complete": False, "started_at": NOW - 59 * SECOND}, State.PROGRESSING),
+        ({"complete": False, "available": 0, "stop_asked": True}, State.PROGRESSING),
+        ({"applied": False, "available": 0, "unsupported_mode": "ModelMesh"}, State.PENDING),
+        ({"complete": False, "deleting": True}, State.DELETING),
+    ],
+)
+def test_a_rollout_that_is_under_way_fails_at_its_ready_timeout(
+    seen: dict[str, object], expected: State
+) -> None:
+    decision = decide(facts(**{**LATE, **seen}))
+    assert decision.state is expected
+    if expected in (State.FAILED, State.DEGRADED):
+        assert decision.failure
+        assert decision.failure.rollout_id == ROLLOUT.id
+        assert "ready_timeout of 60 s" in decision.message
+
+
+def test_the_cause_of_a_late_rollout_is_the_problem_that_is_known_by_then() -> None:
+    late = {**LATE, "complete": False, "available": 0}
+    decision = decide(facts(**late))
+    assert reason(decision) is FailureReason.PROGRESS_DEADLINE
+    assert decision.failure
+    assert decision.failure.first_seen_time == NOW
+    named = problem(FailureReason.UNSCHEDULABLE, since=NOW - SECOND, tolerated=60 * SECOND)
+    decision = decide(facts(**late, problems=(named,)))
+    assert decision.state is State.FAILED
+    assert reason(decision) is FailureReason.UNSCHEDULABLE
+
+
+def test_before_its_ready_timeout_a_rollout_is_looked_at_again_at_that_time() -> None:
+    early = {**LATE, "complete": False, "written_at": NOW - 50 * SECOND}
+    decision = decide(facts(**early))
+    assert (decision.state, decision.recheck_at) == (State.PROGRESSING, NOW + 10 * SECOND)
+
+
 def test_rows_are_tried_in_order() -> None:
     everything = {
         "deleting": True,

@@ -257,6 +257,7 @@ class InferenceServiceSpec(_message.Message):
     TOLERATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_TIMEOUT_FIELD_NUMBER: _builtins.int
     ROLLOUT_STRATEGY_FIELD_NUMBER: _builtins.int
+    READY_TIMEOUT_FIELD_NUMBER: _builtins.int
     service_account: _builtins.str
     """The ServiceAccount of the pods, in the same namespace; the storage credentials are taken from
     its Secrets. Empty: the namespace's `default`.
@@ -270,11 +271,11 @@ class InferenceServiceSpec(_message.Message):
     the cluster's default. It cannot change while the service exists. A mode that this cluster or
     server does not offer is FAILED_PRECONDITION / UNSUPPORTED_BY_CLUSTER.
 
-    In Knative mode rollout_strategy, the variables PORT, K_SERVICE, K_CONFIGURATION and K_REVISION, and the ports of
-    Knative's sidecar, 8008, 8012, 8013, 8022, 9090 and 9091, are refused. A field that the
-    cluster's Knative is configured to refuse (as shipped: node_selector, tolerations and a
-    request_timeout beyond 600 s) fails the rollout with REASON_INVALID_SPEC; so does an image name
-    that cannot be parsed.
+    In Knative mode rollout_strategy, the variables PORT, K_SERVICE, K_CONFIGURATION and
+    K_REVISION, and the ports of Knative's sidecar, 8008, 8012, 8013, 8022, 9090 and 9091, are
+    refused. A field that the cluster's Knative is configured to refuse (as shipped: node_selector,
+    tolerations and a request_timeout beyond 600 s) fails the rollout with REASON_INVALID_SPEC; so
+    does an image name that cannot be parsed.
     """
     @_builtins.property
     def container(self) -> Global___ContainerPredictor:
@@ -331,8 +332,23 @@ class InferenceServiceSpec(_message.Message):
 
     @_builtins.property
     def rollout_strategy(self) -> Global___RolloutStrategy:
-        """How the pods of a rollout replace the older ones. A change of it alone replaces no pods. Knative
-        mode refuses it: there a new revision always starts beside the older one.
+        """How the pods of a rollout replace the older ones. A change of it alone replaces no pods.
+        Knative mode refuses it: there a new revision always starts beside the older one.
+        """
+
+    @_builtins.property
+    def ready_timeout(self) -> _duration_pb2.Duration:
+        """How long a rollout may take until all its pods have been available once, in whole seconds, from
+        1 s to 7 days. A rollout that is not READY by then is STATE_FAILED, or STATE_DEGRADED where an
+        older one serves: with REASON_PROGRESS_DEADLINE, or the reason that was reported until then. It
+        goes on nevertheless, and may be READY later. Counted from the Deploy, or from when the cluster
+        is first asked for its pods, if that is later. Unset: the cluster decides, mostly 600 s; the
+        local cluster gives a model server that time for each load.
+
+        In Standard mode the verdict of the cluster, which comes after 600 s, fails a rollout no more
+        while this is longer. In Knative mode it is Knative's deadline as well: after it Knative soon
+        replaces pods that are not ready. It is kept in an annotation of the pods, so a change of it
+        alone replaces the pods, in both modes. JSON: "900s".
         """
 
     def __init__(
@@ -352,10 +368,11 @@ class InferenceServiceSpec(_message.Message):
         tolerations: _abc.Iterable[Global___Toleration] | None = ...,
         request_timeout: _duration_pb2.Duration | None = ...,
         rollout_strategy: Global___RolloutStrategy | None = ...,
+        ready_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "model", b"model", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "rollout_strategy", b"rollout_strategy", "scaling", b"scaling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "model", b"model", "predictor", b"predictor", "ready_timeout", b"ready_timeout", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "rollout_strategy", b"rollout_strategy", "scaling", b"scaling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "deployment_mode", b"deployment_mode", "env", b"env", "image_pull_policy", b"image_pull_policy", "model", b"model", "node_selector", b"node_selector", "predictor", b"predictor", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "rollout_strategy", b"rollout_strategy", "scaling", b"scaling", "secret_env", b"secret_env", "service_account", b"service_account", "tolerations", b"tolerations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "deployment_mode", b"deployment_mode", "env", b"env", "image_pull_policy", b"image_pull_policy", "model", b"model", "node_selector", b"node_selector", "predictor", b"predictor", "ready_timeout", b"ready_timeout", "registered_model", b"registered_model", "request_timeout", b"request_timeout", "resources", b"resources", "rollout_strategy", b"rollout_strategy", "scaling", b"scaling", "secret_env", b"secret_env", "service_account", b"service_account", "tolerations", b"tolerations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_predictor: _TypeAlias = _typing.Literal["container", "model", "registered_model"]  # noqa: Y015
     _WhichOneofArgType_predictor: _TypeAlias = _typing.Literal["predictor", b"predictor"]  # noqa: Y015
@@ -384,9 +401,9 @@ class RolloutStrategy(_message.Message):
         room for more pods than are wanted.
         """
         TYPE_RECREATE: RolloutStrategy._Type.ValueType  # 2
-        """The older pods are stopped first, and then the new ones start. They need no more room than the
-        older ones had, but nothing serves meanwhile, nor if the rollout fails. The local cluster, too,
-        ends the older model server first.
+        """The older pods are stopped first, and then the new ones start. They need no more room than
+        the older ones had, but nothing serves meanwhile, nor if the rollout fails. The local
+        cluster, too, ends the older model server first.
         """
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
@@ -399,9 +416,9 @@ class RolloutStrategy(_message.Message):
     room for more pods than are wanted.
     """
     TYPE_RECREATE: RolloutStrategy.Type.ValueType  # 2
-    """The older pods are stopped first, and then the new ones start. They need no more room than the
-    older ones had, but nothing serves meanwhile, nor if the rollout fails. The local cluster, too,
-    ends the older model server first.
+    """The older pods are stopped first, and then the new ones start. They need no more room than
+    the older ones had, but nothing serves meanwhile, nor if the rollout fails. The local
+    cluster, too, ends the older model server first.
     """
 
     TYPE_FIELD_NUMBER: _builtins.int
@@ -410,14 +427,14 @@ class RolloutStrategy(_message.Message):
     type: Global___RolloutStrategy.Type.ValueType
     """The kind of strategy. Required."""
     max_surge: _builtins.str
-    """For TYPE_ROLLING: how many pods there may be beyond the wanted ones, as a number such as "1" or a
-    percentage of them such as "25%", which is rounded up. Empty: 25%. Not 0 if max_unavailable is.
-    The local cluster keeps it: it starts one model server beside the older one.
+    """For TYPE_ROLLING: how many pods there may be beyond the wanted ones, as a number such as "1" or
+    a percentage of them such as "25%", which is rounded up. Empty: 25%. Not 0 if max_unavailable
+    is. The local cluster keeps it: it starts one model server beside the older one.
     """
     max_unavailable: _builtins.str
-    """For TYPE_ROLLING: how many of the wanted pods may be unavailable, as a number or a percentage of
-    at most 100, which is rounded down. Empty: 25%. Not 0 if max_surge is. The local cluster keeps
-    it.
+    """For TYPE_ROLLING: how many of the wanted pods may be unavailable, as a number or a percentage
+    of at most 100, which is rounded down. Empty: 25%. Not 0 if max_surge is. The local cluster
+    keeps it.
     """
     def __init__(
         self,
@@ -518,8 +535,8 @@ class ModelPredictor(_message.Message):
     """Where the files are: gs://, s3://, pvc://, file://, http(s)://, hdfs://, webhdfs://, oci://,
     hf://, or another scheme that a ClusterStorageContainer of the cluster handles. A scheme that
     nothing handles is accepted here, and the rollout then fails with REASON_STORAGE_SCHEME. Empty:
-    nothing is downloaded, for runtimes that fetch the model themselves. The local cluster also takes
-    an absolute path of its machine, and refuses a relative one.
+    nothing is downloaded, for runtimes that fetch the model themselves. The local cluster also
+    takes an absolute path of its machine, and refuses a relative one.
     """
     runtime: _builtins.str
     """The name of a ServingRuntime of the namespace or of a ClusterServingRuntime; never an image.
@@ -1230,8 +1247,9 @@ class Failure(_message.Message):
         REASON_INVALID_SPEC: Failure._Reason.ValueType  # 14
         """KServe refuses the spec after it was stored."""
         REASON_PROGRESS_DEADLINE: Failure._Reason.ValueType  # 15
-        """It took longer than the cluster allows for a rollout (600 s by default) and no cause is
-        known. A slow model may still become ready.
+        """It took longer than its ready_timeout, or without one than the cluster allows for a rollout
+        (600 s by default), and no cause is known. A slow model may still become ready. In
+        STATE_PROGRESSING: it took longer than the cluster allows, and its ready_timeout allows more.
         """
         REASON_NODE_LOST: Failure._Reason.ValueType  # 16
         """The node that ran the pod is gone or does not answer."""
@@ -1302,8 +1320,9 @@ class Failure(_message.Message):
     REASON_INVALID_SPEC: Failure.Reason.ValueType  # 14
     """KServe refuses the spec after it was stored."""
     REASON_PROGRESS_DEADLINE: Failure.Reason.ValueType  # 15
-    """It took longer than the cluster allows for a rollout (600 s by default) and no cause is
-    known. A slow model may still become ready.
+    """It took longer than its ready_timeout, or without one than the cluster allows for a rollout
+    (600 s by default), and no cause is known. A slow model may still become ready. In
+    STATE_PROGRESSING: it took longer than the cluster allows, and its ready_timeout allows more.
     """
     REASON_NODE_LOST: Failure.Reason.ValueType  # 16
     """The node that ran the pod is gone or does not answer."""

@@ -96,9 +96,9 @@ class DeployRequest(_message.Message):
     """Makes a retry safe: a second Deploy with the same id and body returns the rollout_id and action
     of the first, and the present service. 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`; a CI job's
     id fits. The server remembers the last few ids of a service, and only those of Deploys that
-    replaced its pods: the retry of a change of scaling alone is ACTION_UNCHANGED. Empty: a retry
-    is ACTION_UNCHANGED if nobody wrote in between, and overwrites a write made in between; `etag`
-    guards against that.
+    replaced its pods: the retry of a change of scaling or rollout_strategy alone is
+    ACTION_UNCHANGED. Empty: a retry is ACTION_UNCHANGED if nobody wrote in between, and overwrites
+    a write made in between; `etag` guards against that.
     """
     validate_only: _builtins.bool
     """Check the request, return what would happen, and write nothing. This server and the API server

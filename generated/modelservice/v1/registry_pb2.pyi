@@ -389,9 +389,9 @@ class ModelDeployment(_message.Message):
     It is written before the cluster is changed, then follows the service in the cluster, including
     changes by other clients. It is kept forever, even after the service, the version or the
     environment is deleted. A Deploy that is ACTION_UNCHANGED or only restarts a service creates no
-    record; a Deploy that changes scaling alone belongs to the present record. While the registry's
-    database or the cluster is unavailable a record lags, and then catches up: use ModelService for a
-    service's present status.
+    record; a Deploy that changes scaling or rollout_strategy alone belongs to the present record.
+    While the registry's database or the cluster is unavailable a record lags, and then catches up:
+    use ModelService for a service's present status.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

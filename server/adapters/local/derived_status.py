@@ -80,6 +80,7 @@ def facts_of(record: Record, observed: Observed, now: datetime) -> Facts:
         ready=current.ready and listening,
         ingress_ready=listening,
         problems=_problems(record, observed.listen_failure),
+        ready_timeout=record.desired.spec.ready_timeout,
         activity="waiting for its model server to end" if ending else current.activity,
     )
 
@@ -102,6 +103,8 @@ def _predictor(record: Record, observed: Observed, current: GenerationStatus) ->
         completed_at=current.completed_at,
         available=int(serving is not None and observed.listen_failure is None),
         unavailable_since=current.unavailable_since,
+        started_at=current.retried_at,
+        ready_once=current.completed_at is not None or record.ready == record.desired,
         stable_at=current.stable_at,
         problems=(current.problem,) if current.problem else (),
     )

@@ -52,7 +52,9 @@ class ComponentFacts:
 
     `available`: pods of any rollout that answer. `recently_restarted`: pods that seem to answer,
     but are not counted yet because a container exited recently. `unavailable_since`: the time since
-    when there is neither. `on_demand`: no pod is needed, since a request starts one. `attempt`:
+    when there is neither. `started_at`: when its newest pods were first asked for; None: with the
+    write. `ready_once`: the cluster records that those pods were all ready once.
+    `on_demand`: no pod is needed, since a request starts one. `attempt`:
     names the present attempt where the cluster gives up on failing pods and starts again, else
     empty. `stable_at`: when the new pods will count as stable again; None if none exited recently.
 
@@ -72,6 +74,8 @@ class ComponentFacts:
     available: int = 0
     recently_restarted: int = 0
     unavailable_since: datetime | None = None
+    started_at: datetime | None = None
+    ready_once: bool = False
     on_demand: bool = False
     attempt: str = ""
     stable_at: datetime | None = None
@@ -108,6 +112,7 @@ class Facts:
     complaint of the controller about a service that is otherwise as specified. `problems`: of the
     service as a whole. `was_ready`: this process has seen this rollout READY.
 
+    `ready_timeout`: how long the rollout may take; None: as long as the cluster allows.
     `controller_silent`: the controller reported on earlier generations and not on this one.
     `namespace_deleting`: the whole namespace is being deleted, which cannot be undone.
     `unsupported_mode`: the deployment mode, if its workloads are not followed. `remaining`: the
@@ -130,6 +135,7 @@ class Facts:
     warning: str = ""
     problems: tuple[Problem, ...] = ()
     was_ready: bool = False
+    ready_timeout: timedelta | None = None
     controller_silent: bool = False
     namespace_deleting: bool = False
     unsupported_mode: str = ""
@@ -168,6 +174,17 @@ class Facts:
         """Return the time at which all components had been complete in this rollout."""
         times = [c.completed_at for c in self.components]
         return max(t for t in times if t) if times and all(times) else None
+
+    @property
+    def ready_by(self) -> datetime | None:
+        """Return when the rollout must have been READY; None if it has been or need not be.
+
+        It counts from the write, or from when the newest pods were asked for, if that is later.
+        """
+        if self.ready_timeout is None or all(c.ready_once for c in self.components):
+            return None
+        starts = [c.started_at for c in self.components if c.started_at]
+        return max([self.written_at, *starts]) + self.ready_timeout
 
     @property
     def pinned(self) -> Failure | None:

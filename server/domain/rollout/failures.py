@@ -66,7 +66,8 @@ FAILURES: Mapping[FailureReason, FailureKind] = {
         "see the container's log, and check the port and path on which it is probed"
     ),
     FailureReason.PROGRESS_DEADLINE: FailureKind(
-        "see the pods' logs; a slow model may still become ready"
+        "see the pods' logs; a slow model may still become ready, and a longer spec.ready_timeout"
+        " gives it more time"
     ),
     FailureReason.NO_RUNTIME: FailureKind(
         "name a serving runtime that the cluster has, or a model format that one of them supports"

@@ -36,10 +36,29 @@ class Decision:
 
 def decide(facts: Facts) -> Decision:
     """Return the decision of the first row that has one."""
-    decision = next(d for row in ROWS if (d := row(facts)) is not None)
+    decision = _in_time(facts, next(d for row in ROWS if (d := row(facts)) is not None))
     failure = decision.failure and replace(decision.failure, rollout_id=facts.rollout.id)
     message = decision.message or (failure.message if failure else "")
     return Decision(decision.state, message, failure, _recheck_at(facts))
+
+
+def _in_time(facts: Facts, decision: Decision) -> Decision:
+    """Fail a rollout that is under way after its ready_timeout.
+
+    The cause is the problem that is known by then. The rollout goes on and may be READY later.
+    """
+    ready_by, timeout = facts.ready_by, facts.ready_timeout
+    if ready_by is None or timeout is None or not _due(ready_by, facts.now):
+        return decision
+    under_way = decision.state in (State.PENDING, State.PROGRESSING)
+    if not under_way or facts.stop_asked or facts.unsupported_mode:
+        return decision
+    late = f"the rollout was not ready within its ready_timeout of {timeout.total_seconds():.0f} s"
+    failure = decision.failure
+    if failure is None or failure.reason is FailureReason.PROGRESS_DEADLINE:
+        failure = failure_of(FailureReason.PROGRESS_DEADLINE, late, first_seen_time=ready_by)
+    message = decision.message or failure.message
+    return Decision(_failed_state(facts), f"{late}: {message}", failure)
 
 
 def _deleting(facts: Facts) -> Decision | None:
@@ -267,6 +286,8 @@ def _recheck_at(facts: Facts) -> datetime | None:
 
 def _thresholds(facts: Facts) -> Iterator[datetime]:
     yield facts.written_at + NO_CONTROLLER_AFTER
+    if facts.ready_by:
+        yield facts.ready_by
     if facts.remaining:
         yield facts.remaining.since + NO_CONTROLLER_AFTER
         yield facts.remaining.since + facts.remaining.idle_after

@@ -25,7 +25,7 @@ OUR_PREFIX = "modelservice.dev/"
 MODEL_ID_LABEL = f"{OUR_PREFIX}registered-model-id"
 VERSION_ID_LABEL = f"{OUR_PREFIX}model-version-id"
 ENVIRONMENT_ID_LABEL = f"{OUR_PREFIX}environment-id"
-_LATER_FIELDS = ("rollout_strategy",)
+_LATER_FIELDS = ("rollout_strategy", "ready_timeout")
 SERVICE_ID_LABEL = f"{OUR_PREFIX}service-id"
 
 
@@ -45,7 +45,7 @@ class Provenance:
     `service_id` is the same for everything that was deployed under one name for one project.
     `deployment_id` names the record of this deployment; empty in a dry run. It is an annotation of
     the pods beside the rollout hash, so it changes only in writes that replace the pods: a restart,
-    a change of scaling alone and an unchanged Deploy keep the present one.
+    a change of scaling or strategy alone and an unchanged Deploy keep the present one.
     """
 
     model_id: str

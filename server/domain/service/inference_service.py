@@ -147,6 +147,7 @@ class ServingOptions:
     tolerations: tuple[Toleration, ...] = ()
     request_timeout: timedelta | None = None
     rollout_strategy: RolloutStrategy | None = None
+    ready_timeout: timedelta | None = None
 
     @property
     def recreates(self) -> bool:

@@ -72,6 +72,8 @@ MOST_TOLERATIONS = 128
 # Of one service. Kubernetes supports 150,000 pods in a whole cluster, so more is a slip, and a
 # cluster without quotas would start as many as it can.
 MOST_REPLICAS = 10_000
+# Knative, too, takes it, in the seconds of 32 bits.
+LONGEST_READY_TIMEOUT = timedelta(days=7)
 # Linux passes no longer string to a process (MAX_ARG_STRLEN).
 LONGEST_STRING = 128 * 1024 - 1
 LONGEST_IMAGE = 8 * 1024
@@ -324,6 +326,13 @@ def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     if timeout is not None and (timeout < timedelta(seconds=1) or timeout.microseconds):
         why = f"must be a whole number of seconds, at least 1, got {timeout.total_seconds():g}"
         yield FieldViolation("spec.request_timeout", why)
+    patience = options.ready_timeout
+    if patience is not None and (
+        not timedelta(seconds=1) <= patience <= LONGEST_READY_TIMEOUT or patience.microseconds
+    ):
+        most = LONGEST_READY_TIMEOUT.total_seconds()
+        why = f"must be a whole number of seconds, from 1 to {most:.0f}, got"
+        yield FieldViolation("spec.ready_timeout", f"{why} {patience.total_seconds():.15g}")
 
 
 def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:

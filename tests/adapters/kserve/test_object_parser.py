@@ -4,12 +4,13 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 
-from server.adapters.kserve.manifests.annotations import AddedFields
+from server.adapters.kserve.manifests.annotations import AddedFields, rollout_hash_of
 from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import (
     parse_object,
@@ -357,3 +358,30 @@ def test_annotations_that_cannot_be_parsed_are_ignored(note: str) -> None:
         obj["spec"]["predictor"]["annotations"][f"modelservice.dev/{key}"] = note
     assert parse_object(obj).requests == ()
     assert read(obj).spec == replace(CONTAINER, resources=KSERVE_DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("mode", "keys"),
+    [
+        ("Standard", {"modelservice.dev/ready-timeout"}),
+        ("Knative", {"modelservice.dev/ready-timeout", "serving.knative.dev/progress-deadline"}),
+    ],
+)
+def test_a_ready_timeout_is_an_annotation_of_the_pods_and_in_knative_mode_knatives_as_well(
+    mode: str, keys: set[str]
+) -> None:
+    spec = replace(MODEL, ready_timeout=timedelta(minutes=15))
+    obj = applied(DesiredObject(KEY, spec, mode=mode))
+    annotations = obj["spec"]["predictor"]["annotations"]
+    assert {key for key, text in annotations.items() if text == "900s"} == keys
+    parsed = parse_object(obj)
+    assert (parsed.spec, parsed.unsupported) == (spec, [])
+    plain = applied(DesiredObject(KEY, MODEL, mode=mode))
+    assert rollout_hash_of(plain) != rollout_hash_of(obj)
+
+
+@pytest.mark.parametrize("text", ["", "0s", "900", "15m", "-1s", "604801s", "99999999s", "1.5s"])
+def test_a_ready_timeout_of_others_that_cannot_be_is_none(text: str) -> None:
+    obj = applied(DesiredObject(KEY, replace(MODEL, ready_timeout=timedelta(minutes=15))))
+    obj["spec"]["predictor"]["annotations"]["modelservice.dev/ready-timeout"] = text
+    assert parse_object(obj).spec == MODEL

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from server.adapters.kserve.names import READY_TIMEOUT_ANNOTATION
 from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.parsed_service import parse_service
 from server.domain.rollout.status import FailureReason, State
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import (
@@ -23,6 +25,7 @@ from tests.adapters.kserve.shown import (
     with_deployment,
     with_pod_condition,
     with_pods,
+    with_service,
 )
 
 SECOND = timedelta(seconds=1)
@@ -109,6 +112,45 @@ def test_past_its_deadline_a_rollout_fails_for_the_cause_that_is_known() -> None
     assert caused.state is State.FAILED
     assert caused.failure
     assert caused.failure.reason is FailureReason.IMAGE_PULL
+
+
+def _with_ready_timeout(observed: ObservedObjects, text: str) -> ObservedObjects:
+    """With the annotation, as if the pods had it from the beginning."""
+    annotations = {READY_TIMEOUT_ANNOTATION: text}
+    return with_service(observed, {"spec": {"predictor": {"annotations": annotations}}})
+
+
+def test_the_clusters_deadline_is_a_warning_while_a_longer_ready_timeout_runs() -> None:
+    observed, _ = starting()
+    written = parse_service(observed).written_at
+    pulling = with_container(observed, state=waiting("ContainerCreating"))
+    asked = _with_ready_timeout(pulling, "900s")
+    passed = deadline_passed(asked, written + 600 * SECOND)
+    warned = verdict(passed, written + 890 * SECOND)
+    assert warned.state is State.PROGRESSING
+    assert warned.failure
+    assert warned.failure.reason is FailureReason.PROGRESS_DEADLINE
+    assert "its ready_timeout allows more time" in warned.failure.message
+    # From when its pods were asked for, a moment after the write.
+    failed = verdict(passed, written + 910 * SECOND)
+    assert failed.state is State.FAILED
+    assert failed.failure
+    assert failed.failure.reason is FailureReason.PROGRESS_DEADLINE
+    assert "ready_timeout of 900 s" in failed.failure.message
+
+
+def test_a_shorter_ready_timeout_fails_a_rollout_that_the_cluster_still_waits_for() -> None:
+    observed, _ = starting()
+    written = parse_service(observed).written_at
+    asked = _with_ready_timeout(observed, "100s")
+    early = verdict(asked, written + 90 * SECOND)
+    assert early.state is State.PROGRESSING
+    assert early.recheck_at
+    assert early.recheck_at <= written + 110 * SECOND
+    assert verdict(asked, written + 110 * SECOND).state is State.FAILED
+    assert verdict(observed, written + 110 * SECOND).state is State.PROGRESSING
+    served, now = serving()
+    assert verdict(_with_ready_timeout(served, "1s"), now + 900 * SECOND).state is State.READY
 
 
 def test_the_deadline_that_the_rollout_before_passed_fails_no_newer_one() -> None:

@@ -306,6 +306,27 @@ def test_a_deploy_can_be_checked_without_writing_and_without_waiting(name: str) 
     assert f"service  {NAMESPACE}/{name}" in re.sub(" +", "  ", run.stdout)
 
 
+def test_a_strategy_and_a_ready_timeout_come_from_a_file(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "deploy.yaml"
+    file.write_text(
+        f"name: {name}\nspec:\n  container: {{image: example.org/model:1}}\n"
+        "  ready_timeout: 900s\n"
+        "  rollout_strategy: {type: TYPE_ROLLING, max_surge: '0', max_unavailable: 50%}\n"
+    )
+    assert modelctl("deploy", "-f", str(file)).exit_code == 0
+    spec = json.loads(modelctl("get", name, "-o", "json").stdout)["spec"]
+    assert spec["ready_timeout"] == "900s"
+    rolling = {"type": "TYPE_ROLLING", "max_surge": "0", "max_unavailable": "50%"}
+    assert spec["rollout_strategy"] == rolling
+    file.write_text(file.read_text().replace("50%", "0%").replace("900s", "1.5s"))
+    refused = modelctl("deploy", "-f", str(file))
+    assert refused.exit_code != 0
+    assert f"{file}:4" in refused.stderr
+    assert "spec.ready_timeout" in refused.stderr
+    assert f"{file}:5" in refused.stderr
+    assert "spec.rollout_strategy.max_unavailable" in refused.stderr
+
+
 def test_a_warning_is_printed_on_standard_error(name: str) -> None:
     for words in (("--validate-only",), ("-o", "name")):
         run = modelctl("deploy", name, *IMAGE, "--min-replicas", "0", *words)

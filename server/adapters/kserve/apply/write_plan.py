@@ -123,6 +123,7 @@ def plan_deploy(
     desired = _desired_object(deploy, current, stored, settled_mode, config)
     mode = _admit_mode(desired, current, held_mode, config)
     _admit_stop(deploy, obj, mode, config.release)
+    desired = replace(desired, mode=mode)
     if current is None:
         plan = _plan_creation(deploy, desired, fresh_stamp)
     else:

@@ -11,6 +11,7 @@ from server.adapters.kserve.manifests.annotations import (
     registry_annotations,
     rollout_annotations,
 )
+from server.adapters.kserve.manifests.ready_timeout import timeout_annotations
 from server.adapters.kserve.manifests.rollout_strategy import deployment_strategy
 from server.adapters.kserve.modes import PRESENT_NAMES
 from server.adapters.kserve.names import (
@@ -38,7 +39,8 @@ class DesiredObject:
 
     `restart` is the stamp of the last restart, `requests` the request_ids to remember. `origin`
     holds the labels with the registry's ids, and `deployment_id` names the deployment's record
-    there. `mode_names` are the names of the deployment modes in the cluster's KServe.
+    there. `mode` is the deployment mode in which it runs, by its present name, and `mode_names` are
+    the names of the modes in the cluster's KServe.
     """
 
     key: ServiceKey
@@ -50,6 +52,7 @@ class DesiredObject:
     added: AddedFields = field(default_factory=AddedFields)
     origin: Mapping[str, str] = field(default_factory=dict)
     deployment_id: str = ""
+    mode: str = ""
     mode_names: Mapping[str, str] = field(default_factory=lambda: PRESENT_NAMES)
 
 
@@ -71,7 +74,8 @@ def body_of(desired: DesiredObject) -> Body:
         "labels": {**desired.labels, **desired.origin, MANAGED_BY_KEY: MANAGED_BY_VALUE},
         **_given(annotations={**desired.annotations, **mode}),
     }
-    return Body(metadata, predictor_of(desired.spec))
+    annotations = timeout_annotations(desired.spec.ready_timeout, desired.mode)
+    return Body(metadata, {**predictor_of(desired.spec), **_given(annotations=annotations)})
 
 
 def complete(body: Body, desired: DesiredObject) -> dict[str, Any]:
@@ -84,6 +88,7 @@ def complete(body: Body, desired: DesiredObject) -> dict[str, Any]:
     added = asdict(desired.added.resources)
     rollout_hash = fingerprint([reaching_pods, body.metadata, desired.restart, added])
     annotations = {
+        **predictor.get("annotations", {}),
         **rollout_annotations(rollout_hash, desired.restart, desired.added, desired.requests),
         **registry_annotations(desired.spec.predictor, desired.deployment_id),
     }

@@ -9,7 +9,9 @@ from typing import Any
 from server.adapters.kserve.manifests.annotations import AddedFields
 from server.adapters.kserve.manifests.extra_fields import extra_fields
 from server.adapters.kserve.manifests.manifest import predictor_of, with_added_fields
+from server.adapters.kserve.manifests.ready_timeout import parse_timeout, timeout_annotations
 from server.adapters.kserve.manifests.rollout_strategy import parse_strategy
+from server.adapters.kserve.modes import KNATIVE
 from server.adapters.kserve.names import CONTAINER
 from server.domain.kubernetes.quantities import canonical
 from server.domain.service.commands import OUR_PREFIX
@@ -66,6 +68,7 @@ def parse_spec(
         node_selector=dict(predictor.get("nodeSelector", {})),
         tolerations=tuple(_toleration(t) for t in predictor.get("tolerations", ())),
         request_timeout=_duration(predictor.get("timeout")),
+        ready_timeout=parse_timeout(predictor.get("annotations") or {}),
         rollout_strategy=parse_strategy(predictor.get("deploymentStrategy") or {}),
     )
 
@@ -76,7 +79,12 @@ def unsupported_paths(
     """Return the paths of the fields that are neither in the parsed spec nor `added` by us."""
     predictor = dict(spec.get("predictor", {}))
     annotations = predictor.pop("annotations", {})
-    foreign = {key: text for key, text in annotations.items() if not key.startswith(OUR_PREFIX)}
+    own = timeout_annotations(parsed.ready_timeout, KNATIVE) if parsed else {}
+    foreign = {
+        key: text
+        for key, text in annotations.items()
+        if not key.startswith(OUR_PREFIX) and own.get(key) != text
+    }
     whole = {**spec, "predictor": {**predictor, **({"annotations": foreign} if foreign else {})}}
     shown = with_added_fields(predictor_of(parsed), added) if parsed else {}
     paths = {*extra_fields(whole, {"predictor": shown}, "spec"), *_reordered_env(predictor, shown)}

@@ -14,6 +14,7 @@ from server.adapters.kserve.objects import (
     Object,
     annotations_of,
     controller_of,
+    created_at,
     get_condition,
     get_map,
     name_of,
@@ -83,6 +84,11 @@ class ParsedDeployment:
     def revision(self) -> str:
         """Return the revision number of the present template."""
         return str(annotations_of(self.current).get("deployment.kubernetes.io/revision", ""))
+
+    @property
+    def started_at(self) -> datetime | None:
+        """Return when Kubernetes was first asked for pods of the present template."""
+        return created_at(self.current) if self.current else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,18 +52,28 @@ def pod_contexts(
 
 
 def problems_of(
-    workload: Workload, component: ComponentSpec, contexts: Sequence[PodContext]
+    workload: Workload,
+    component: ComponentSpec,
+    contexts: Sequence[PodContext],
+    ready_by: datetime | None,
 ) -> list[Problem]:
-    """Return every problem of the workload's new pods, or of creating them."""
+    """Return every problem of the workload's new pods, or of creating them.
+
+    `ready_by`: until when the spec's ready_timeout gives them time, if it does.
+    """
     deployment = workload.deployment
     problems = [p for context in contexts for p in pod_problems(context)]
     if get_condition(deployment.current, "ReplicaFailure").get("status") == "True":
         problems += _creation_problems(deployment, component)
     since = parse_time(deployment.progress.get("lastTransitionTime"))
-    if deployment.progress.get("reason") == "ProgressDeadlineExceeded" and since:
+    exceeded = deployment.progress.get("reason") == "ProgressDeadlineExceeded"
+    if exceeded and since and ready_by and since < ready_by:
+        # The state table decides at `ready_by`.
+        problems.append(_deadline_problem(deployment, component, since, final=False))
+    elif exceeded and since:
         # The deadline is not a cause: a problem that was tolerated until then is one.
         problems = [replace(p, since=min(p.since, since), tolerated=AT_ONCE) for p in problems] or [
-            _deadline_problem(deployment, component, since)
+            _deadline_problem(deployment, component, since, final=True)
         ]
     # Equal ranks have the same order on every replica of this server.
     problems.sort(key=lambda p: (rank_of(p.failure.reason), p.since, p.failure.pod))
@@ -107,15 +117,17 @@ def _creation_problems(deployment: ParsedDeployment, component: ComponentSpec) -
 
 
 def _deadline_problem(
-    deployment: ParsedDeployment, component: ComponentSpec, since: datetime
+    deployment: ParsedDeployment, component: ComponentSpec, since: datetime, *, final: bool
 ) -> Problem:
     message = (
         f"the rollout takes longer than its deadline: {deployment.progress.get('message', '')}"
     )
+    if not final:
+        message += "; its ready_timeout allows more time"
     failure = failure_of(
         FailureReason.PROGRESS_DEADLINE,
         message,
         component=component.kind,
         first_seen_time=since,
     )
-    return Problem(failure, since)
+    return Problem(failure, since, AT_ONCE if final else None)

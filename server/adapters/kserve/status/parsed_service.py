@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from server.adapters.kserve.manifests.ready_timeout import parse_timeout
 from server.adapters.kserve.modes import mode_of, settled_mode_of
 from server.adapters.kserve.objects import (
     Object,
@@ -42,7 +43,8 @@ class ParsedService:
     status were last written, by the API server's clock in whole seconds. `stop_requested_at`: when
     the annotation was last written. `status_error`: the error in the status. `reconcile_errors`: by
     ready condition. `reconcile_failed`: the last reconcile of a component failed, even if it only
-    lost a race. `load_failed`: KServe reports that the model could not be loaded.
+    lost a race. `load_failed`: KServe reports that the model could not be loaded. `ready_timeout`:
+    how long a rollout may take, if the spec says so.
     """
 
     obj: Object
@@ -65,6 +67,13 @@ class ParsedService:
     reconcile_failed: bool
     load_failed: bool
     serving_runtime: str
+    ready_timeout: timedelta | None
+
+    def ready_by(self, started_at: datetime | None) -> datetime | None:
+        """Return until when pods that were asked for at `started_at` have time to be ready."""
+        if self.ready_timeout is None:
+            return None
+        return max(self.written_at, started_at or self.written_at) + self.ready_timeout
 
     def is_true(self, condition: str) -> bool:
         """Return whether a condition is True."""
@@ -119,6 +128,7 @@ def _parse(service: Object) -> ParsedService:
         reconcile_failed=any(map(is_reconcile_error, reconciles)),
         load_failed=_load_failed(predictor, status),
         serving_runtime=_serving_runtime(predictor, status),
+        ready_timeout=parse_timeout(get_map(predictor, "annotations")),
     )
 
 

@@ -97,6 +97,7 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
         and service.is_true("Ready"),
         refusal=staleness.problem(service, observed, now)
         or _foreign_object_problem(service, observed),
+        ready_timeout=service.ready_timeout,
         warning="; ".join(filter(None, warnings)),
         problems=tuple(problems),
         unsupported_mode=_unsupported_mode(service, observed),

@@ -66,10 +66,12 @@ def standard_facts(
     recently_restarted = sum(recent for _, recent in counts)
     contexts = [pod_contexts(w, component, observed, now) for w in workloads]
     all_contexts = [c for of_workload in contexts for c in of_workload]
+    started_at = max((t for d in progress.deployments if (t := d.started_at)), default=None)
+    ready_by = service.ready_by(started_at)
     problems = [
         problem
         for workload, of_workload in zip(workloads, contexts, strict=True)
-        for problem in problems_of(workload, component, of_workload)
+        for problem in problems_of(workload, component, of_workload, ready_by)
     ]
     return ComponentFacts(
         ComponentStatus(
@@ -90,6 +92,8 @@ def standard_facts(
         unavailable_since=None
         if available or recently_restarted
         else unavailable_since(workloads, now),
+        started_at=started_at,
+        ready_once=progress.completed_at is not None,
         stable_at=stable_at(workloads, now),
         starting=starting(all_contexts),
         replaced_by=replacement_message(progress.edited_runtime),

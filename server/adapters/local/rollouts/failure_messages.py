@@ -83,7 +83,10 @@ def unanswering_failure(answer: ProbeResult, lines: Sequence[str]) -> Failure:
 def deadline_failure(deadline: timedelta, lines: Sequence[str]) -> Failure:
     """Return the failure of a server that was ended at the progress deadline."""
     message = f"the model was not ready within {deadline.total_seconds():g} s"
-    remedy = "see the log lines; MODELSERVICE_PROGRESS_DEADLINE gives slow models more time"
+    remedy = (
+        "see the log lines; spec.ready_timeout gives a slow model more time, and"
+        " MODELSERVICE_PROGRESS_DEADLINE all of them"
+    )
     return _with_log(failure(FailureReason.PROGRESS_DEADLINE, message, remedy), lines, None)
 
 

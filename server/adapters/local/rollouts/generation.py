@@ -96,7 +96,7 @@ class Generation:
             self._fetch_anew = fetch_anew
             self._failures = 0
             # At once: the caller waits for this rollout, which has not failed yet.
-            self._update(problem=None, activity="starting again")
+            self._update(problem=None, activity="starting again", retried_at=_now())
 
     async def delete_files(self) -> None:
         """Delete the files of the generation."""
@@ -151,7 +151,10 @@ class Generation:
 
     async def _until_ready(self, run: Run, slot: LoadSlot) -> None:
         """Poll until the model is ready, the server exits, or the progress deadline passes."""
-        timeout = self._config.timeouts.progress_deadline
+        # A rollout that has failed at its ready_timeout may be ready later.
+        timeout = max(
+            self._config.timeouts.progress_deadline, self.spec.spec.ready_timeout or timedelta(0)
+        )
         try:
             async with asyncio.timeout(timeout.total_seconds()):
                 unready, loaded = 0, False

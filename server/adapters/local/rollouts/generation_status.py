@@ -17,6 +17,7 @@ class GenerationStatus:
     - `ready`: its server reports its model ready.
     - `completed_at`: when it was first ready; kept afterwards.
     - `stable_at`: when it counts as stable after its last crash; None if it is stable.
+    - `retried_at`: when a caller last had it tried again after a failure.
     - `problem`: its last failure, until that is over.
     """
 
@@ -28,4 +29,5 @@ class GenerationStatus:
     completed_at: datetime | None = None
     unavailable_since: datetime | None = None
     stable_at: datetime | None = None
+    retried_at: datetime | None = None
     problem: Problem | None = None

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.adapters.kserve.objects import get_condition, is_condition_true, parse_time
+from server.adapters.kserve.objects import (
+    created_at,
+    get_condition,
+    is_condition_true,
+    parse_time,
+)
 from server.adapters.kserve.status.components import (
     ComponentSpec,
     Workload,
@@ -68,7 +73,12 @@ def knative_facts(
     if found is None:
         return ComponentFacts(ComponentStatus(component.kind, component.min_scale))
     revisions = {r.name: r for r in (*found.routed, found.latest) if r}
-    with_pods = {n: _revision_pods(r, component, observed, now) for n, r in revisions.items()}
+    started_at = created_at(found.latest.obj) if found.latest else None
+    ready_by = service.ready_by(started_at)
+    with_pods = {
+        n: _revision_pods(r, component, observed, now, ready_by if r is found.latest else None)
+        for n, r in revisions.items()
+    }
     routed = [with_pods[r.name] for r in found.routed]
     latest = with_pods[found.latest.name] if found.latest else None
     # The rollout depends on the newest Revision, and on those that are to share its traffic.
@@ -104,6 +114,8 @@ def knative_facts(
         available=available,
         recently_restarted=recently_restarted,
         unavailable_since=None if answers else unavailable_since(serving, now),
+        started_at=started_at,
+        ready_once=found.applied and found.latest_was_ready,
         on_demand=on_demand,
         attempt=found.attempt,
         stable_at=stable_at(new, now),
@@ -116,13 +128,18 @@ def knative_facts(
 
 
 def _revision_pods(
-    revision: Revision, component: ComponentSpec, observed: ObservedObjects, now: datetime
+    revision: Revision,
+    component: ComponentSpec,
+    observed: ObservedObjects,
+    now: datetime,
+    ready_by: datetime | None,
 ) -> _RevisionPods:
     if revision.deployment is None:
         return _RevisionPods(revision, None, [], [])
     workload = workload_of(revision.deployment, observed)
     contexts = pod_contexts(workload, component, observed, now)
-    return _RevisionPods(revision, workload, contexts, problems_of(workload, component, contexts))
+    problems = problems_of(workload, component, contexts, ready_by)
+    return _RevisionPods(revision, workload, contexts, problems)
 
 
 def _component_status(

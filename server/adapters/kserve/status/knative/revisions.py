@@ -58,9 +58,9 @@ class KnativeService:
     """Hold a Knative Service with its Revisions.
 
     `applied`: it is made from the component's present spec. `latest`: the newest Revision, if it is
-    made from the present template. `routed`: the Revisions that get traffic. `attempt`: names the
-    generation of the Service. `complete`: the newest Revision is made from the present template,
-    and the traffic goes where the spec says.
+    made from the present template; `latest_was_ready`: it has been ready once. `routed`: the
+    Revisions that get traffic. `attempt`: names the generation of the Service. `complete`: the
+    newest Revision is made from the present template, and the traffic goes where the spec says.
     """
 
     obj: Object
@@ -69,6 +69,7 @@ class KnativeService:
     applied: bool
     complete: bool
     latest: Revision | None
+    latest_was_ready: bool
     latest_name: str
     revisions: tuple[Revision, ...]
     routed: tuple[Revision, ...]
@@ -122,6 +123,8 @@ def _parse_service(
     latest = by_name.get(latest_name)
     if latest and not _is_made_from(template, latest.obj):
         latest = None
+    latest_ready_name = str(status.get("latestReadyRevisionName") or "")
+    was_ready = latest is not None and latest_ready_name == latest_name
     traffic = _traffic_shares(knative_service)
     # KServe sets a component's url when its Knative Service is first Ready; before that Knative
     # only reports where the traffic is to go.
@@ -133,12 +136,12 @@ def _parse_service(
         template=template,
         attempt=f"{uid_of(knative_service)}/{metadata.get('generation', 0)}",
         applied=_is_applied(service, component, knative_service),
-        complete=latest is not None
+        complete=was_ready
         and int(status.get("observedGeneration") or 0) >= int(metadata["generation"])
-        and str(status.get("latestReadyRevisionName") or "") == latest_name
         and is_condition_true(knative_service, "Ready")
         and _actual_traffic(knative_service) == _desired_traffic(knative_service),
         latest=latest,
+        latest_was_ready=was_ready,
         latest_name=latest_name,
         revisions=tuple(revisions),
         routed=tuple(r for r in routed if r is not None),

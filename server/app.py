@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -255,14 +255,17 @@ def _interceptor(
     )
 
 
-def kubernetes_identities(api: ApiServer, identity: Identity) -> Identities:
-    """Return the identities of a cluster's API server."""
+def kubernetes_identities(
+    api: ApiServer, identity: Identity, bound: Callable[[Iterable[str]], Collection[str]]
+) -> Identities:
+    """Return the identities of a cluster's API server. `bound` returns the namespaces in which
+    users and groups are bound to roles."""
     # Imported here, since others do not need it.
     from server.adapters.kserve.identity.identities import KubernetesIdentities  # noqa: PLC0415
     from server.adapters.kserve.identity.reviews import Reviews  # noqa: PLC0415
 
     reviews = Reviews(api, identity.audience)
-    return KubernetesIdentities(reviews, identity.audience, identity.auth_outage)
+    return KubernetesIdentities(reviews, identity.audience, identity.auth_outage, bound=bound)
 
 
 async def opened_token_file(settings: Settings) -> TokenFile | None:
@@ -417,7 +420,8 @@ async def _kserve(settings: Settings) -> AsyncIterator[tuple[Cluster, Identities
         )
         await cluster.check_release(RELEASE_TIMEOUT)
         reviewed = settings.identity.auth == "kubernetes"
-        yield cluster, kubernetes_identities(api, settings.identity) if reviewed else None
+        bound = cluster.namespaces_bound_to
+        yield cluster, kubernetes_identities(api, settings.identity, bound) if reviewed else None
     except KServeTooOld as e:
         raise SettingsInvalid(f"KSERVE_ENABLED: {e}") from e
     finally:

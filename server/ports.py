@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
@@ -129,6 +129,10 @@ class Identities(Protocol):
 
     async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
         """Return whether a caller has a right."""
+        ...
+
+    def likely_namespaces(self, caller: Caller) -> Collection[str]:
+        """Return namespaces in which a caller may have rights, as far as that is known at once."""
         ...
 
     def remedy(self, caller: Caller, access: Access) -> str:

@@ -9,7 +9,7 @@ import re
 import secrets
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -126,8 +126,16 @@ class Tokens:
 
     def allows(self, caller: Caller, access: Access) -> bool:
         """Return whether a role of the caller has the right."""
+        return any(_allows(row, access) for row in self._rows(caller))
+
+    def namespaces_of(self, caller: Caller) -> set[str]:
+        """Return the namespaces that a caller's roles name."""
+        named = {name for row in self._rows(caller) for name in row.namespaces}
+        return named - {ALL_NAMESPACES}
+
+    def _rows(self, caller: Caller) -> Iterator[_Row]:
         rows = [self.users.get(caller.name), *map(self.groups.get, caller.groups)]
-        return any(_allows(row, access) for row in rows if row)
+        return (row for row in rows if row)
 
 
 def parse(content: bytes) -> Tokens:
@@ -187,6 +195,10 @@ class TokenFile:
     async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
         """See `server.ports.Identities`."""
         return self._tokens.allows(caller, access)
+
+    def likely_namespaces(self, caller: Caller) -> Collection[str]:
+        """See `server.ports.Identities`."""
+        return self._tokens.namespaces_of(caller)
 
     def remedy(self, caller: Caller, access: Access) -> str:
         """See `server.ports.Identities`."""

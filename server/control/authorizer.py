@@ -41,6 +41,10 @@ _KNATIVE = frozenset({"knative-serving", "knative-eventing", "knative-operator"}
 RECHECK = timedelta(seconds=30)
 
 
+# Of the namespaces without services in which a caller may have rights, so many are asked about.
+MOST_LIKELY = 20
+
+
 class Verb(StrEnum):
     """What a call asks to do with services."""
 
@@ -333,9 +337,18 @@ class Coverage:
         allowed_before = [name for name, allowed in (self._decided or {}).items() if allowed]
         names = sorted(self._authorizer.served or {*self._present(), default, *allowed_before})
         allowed = await self._allowed(identities, names, fresh=fresh)
-        if not any(allowed):
+        if not any(allowed) and not await self._is_allowed_elsewhere(identities, names, fresh):
             raise _denied(identities, self._caller, everywhere)
         self._note(dict(zip(names, allowed, strict=True)))
+
+    async def _is_allowed_elsewhere(
+        self, identities: Identities, names: Sequence[str], fresh: bool
+    ) -> bool:
+        """Report whether the caller has the right in a namespace that has no services yet."""
+        if self._authorizer.served:
+            return False
+        likely = sorted({*identities.likely_namespaces(self._caller)} - {*names})
+        return any(await self._allowed(identities, likely[:MOST_LIKELY], fresh=fresh))
 
     async def _allowed(
         self, identities: Identities, namespaces: Sequence[str], *, fresh: bool

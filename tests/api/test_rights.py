@@ -409,6 +409,26 @@ async def test_a_namespace_without_services_is_asked_about_until_it_is_denied() 
     assert asked == ["", "default", HERE]
 
 
+def test_a_caller_whose_namespaces_have_no_services_yet_sees_the_first_one(world: World) -> None:
+    deploy_everywhere(world)
+    world.write(entry("ci", namespaces={"team-z": "viewer"}))
+    client = world.client("ci")
+    eventually_known(client)
+    assert client.models.List(pb.ListRequest(namespace="-")).total_size == 0
+    with watching(client.models, namespace="-") as stream:
+        assert kinds(stream.take(1)) == ["SYNCED"]
+        # Some checks later.
+        time.sleep(4 * authorizer.RECHECK.total_seconds())
+        world.client("root").models.Deploy(deploy("c", namespace=THERE))
+        world.client("root").models.Deploy(deploy("first", namespace="team-z"))
+        changed = stream.next()
+        assert (kinds([changed]), changed.service.name) == (["CHANGED"], "first")
+        world.write(entry("ci"))
+        _, error = stream.rest()
+    assert error
+    assert error.code() is StatusCode.PERMISSION_DENIED
+
+
 def test_services_that_a_watch_no_longer_covers_are_left_and_new_ones_come(world: World) -> None:
     deploy_everywhere(world)
 

@@ -270,6 +270,21 @@ def test_each_of_two_accounts_sees_and_touches_its_own_namespace_alone(
     assert {each.service.namespace for each in seen if each.service.name} == {namespace}
 
 
+def test_an_account_whose_namespace_has_no_services_yet_watches_all(
+    caller: Account, namespace: str
+) -> None:
+    everything = pb.ListRequest(namespace="-")
+    assert answer(caller.client, "List", everything).code is StatusCode.PERMISSION_DENIED
+    caller.bind("modelservice-viewer", namespace)
+    # The server hears of the binding from its watch.
+    eventually(
+        "nothing is listed",
+        lambda: answer(caller.client, "List", everything).code is StatusCode.OK,
+    )
+    with watching(caller.client.models, namespace="-") as stream:
+        assert stream.next().type == pb.WatchStatusResponse.TYPE_SYNCED
+
+
 def test_a_refusal_has_the_command_that_checks_the_right(caller: Account, namespace: str) -> None:
     answered = answer(caller.client, "List", pb.ListRequest(namespace=namespace))
     user = f"system:serviceaccount:{namespace}:caller"

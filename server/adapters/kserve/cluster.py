@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 
 from server.adapters.kserve.apply.api_server_errors import list_error, unavailable
@@ -95,6 +95,11 @@ class KServeCluster:
     def reachable(self) -> bool:
         """See `server.ports.Cluster`."""
         return self._feed.reachable()
+
+    def namespaces_bound_to(self, names: Iterable[str]) -> Collection[str]:
+        """Return the namespaces in which one of these users and groups is bound to a role, as far
+        as this server's account may read role bindings."""
+        return self._feed.object_cache.bound_namespaces.of(names)
 
     def refusal(self) -> ServiceError | None:
         """See `server.ports.Cluster`."""

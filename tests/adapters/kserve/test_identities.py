@@ -126,6 +126,7 @@ async def test_a_first_call_takes_one_review_of_each_kind_and_further_ones_none(
             "verb": "get",
             "group": "serving.kserve.io",
             "resource": "inferenceservices",
+            "subresource": "",
             "namespace": "models",
             "name": "",
         },

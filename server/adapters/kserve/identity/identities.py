@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -44,8 +44,12 @@ class KubernetesIdentities:
         audience: str,
         outage: timedelta,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        bound: Callable[[Iterable[str]], Collection[str]] = lambda _: (),
     ) -> None:
+        """`bound` returns the namespaces in which users and groups are bound to roles."""
         self._reviews = reviews
+        self._bound = bound
         self._audience = audience
         self._callers = ReviewCache[str, Caller | None](outage, MOST_TOKENS, clock)
         self._rights = ReviewCache[tuple[Caller, Access], bool](outage, MOST_RIGHTS, clock)
@@ -78,6 +82,10 @@ class KubernetesIdentities:
         """See `server.ports.Identities`."""
         review = partial(self._allows, caller, access)
         return await self._rights.get((caller, access), review, fresh=fresh)
+
+    def likely_namespaces(self, caller: Caller) -> Collection[str]:
+        """See `server.ports.Identities`."""
+        return self._bound((caller.name, *caller.groups))
 
     def remedy(self, caller: Caller, access: Access) -> str:
         """See `server.ports.Identities`."""

@@ -25,6 +25,7 @@ from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.parse_cache import ParseCache
 from server.adapters.kserve.status.pods.account_rights import AccountRights, namespace_of_subject
+from server.adapters.kserve.status.pods.bound_namespaces import BoundNamespaces
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy
 from server.domain.caller import Caller
 from server.domain.service.inference_service import ServiceKey
@@ -52,6 +53,7 @@ class ObjectCache:
         self._listed: dict[Resource, set[str]] = {}
         self._absent: set[Resource] = set()
         self._rights = AccountRights()
+        self.bound_namespaces = BoundNamespaces()
         self._output_policy = OutputPolicy(caller)
         self._services = ServiceCache(self._output_policy.clear)
         self._parse_caches: defaultdict[ServiceKey, ParseCache] = defaultdict(ParseCache)
@@ -139,8 +141,8 @@ class ObjectCache:
         held, now = self._listed.get(resource, set()), {uid_of(o) for o in objects}
         self._listed[resource] = now
         if resource.kind in BINDINGS:
-            changed = [self._rights.drop(uid) for uid in held - now]
-            changed += [self._rights.put(uid_of(o), o) for o in objects]
+            changed = [self._drop_binding(uid) for uid in held - now]
+            changed += [self._put_binding(uid_of(o), o) for o in objects]
             self._touch_subjects({subject for subjects in changed for subject in subjects})
             self._update_rights()
             return
@@ -170,14 +172,23 @@ class ObjectCache:
         uid = uid_of(event.object)
         if resource.kind in BINDINGS:
             (held.discard if deleted else held.add)(uid)
-            changed = self._rights.drop(uid) if deleted else self._rights.put(uid, event.object)
-            self._touch_subjects(changed)
+            self._touch_subjects(
+                self._drop_binding(uid) if deleted else self._put_binding(uid, event.object)
+            )
         elif deleted:
             held.discard(uid)
             self._touch_owners([self._objects_of(resource.kind).drop(uid)])
         else:
             held.add(uid)
             self._touch_owners([self._put(resource, event.object)])
+
+    def _put_binding(self, uid: str, binding: Object) -> frozenset[str]:
+        self.bound_namespaces.put(uid, binding)
+        return self._rights.put(uid, binding)
+
+    def _drop_binding(self, uid: str) -> frozenset[str]:
+        self.bound_namespaces.drop(uid)
+        return self._rights.drop(uid)
 
     def _put(self, resource: Resource, found: dict[str, Any]) -> _Owner:
         owner = _owner(resource.kind, found)

@@ -38,7 +38,7 @@ def service_message(service: InferenceService) -> pb.InferenceService:
         name=service.key.name,
         uid=service.uid,
         spec=spec_message(service.spec) if service.spec else None,
-        status=status_message(service.status),
+        status=status_message(service.status, service.deployed_by),
         labels=service.labels,
         annotations=service.annotations,
         generation=service.generation,
@@ -51,7 +51,9 @@ def service_message(service: InferenceService) -> pb.InferenceService:
     )
 
 
-def status_message(status: InferenceServiceStatus) -> pb.InferenceServiceStatus:
+def status_message(
+    status: InferenceServiceStatus, deployed_by: str = ""
+) -> pb.InferenceServiceStatus:
     """Convert a status, its failure with log lines."""
     return pb.InferenceServiceStatus(
         state=_state_number(status.state),
@@ -66,6 +68,7 @@ def status_message(status: InferenceServiceStatus) -> pb.InferenceServiceStatus:
         components=map(_component_message, status.components),
         conditions=map(_condition_message, status.conditions),
         last_transition_time=time_message(status.last_transition_time),
+        deployed_by=without_controls(deployed_by),
     )
 
 

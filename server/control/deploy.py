@@ -10,7 +10,7 @@ from server.control.registry_deploy import RegistryDeployer
 from server.control.service_memory import ServiceMemory
 from server.domain.errors import ServiceNotFound
 from server.domain.service.canonical_spec import canonical_deploy
-from server.domain.service.commands import Applied, Delete, Deploy
+from server.domain.service.commands import MOST_USER, Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, RegisteredModelPredictor
 from server.domain.service.validation import check_delete, check_deploy
 from server.ports import Cluster
@@ -39,7 +39,8 @@ class Deployer:
         return replace(applied, service=service)
 
     async def _deploy(self, call: Call, deploy: Deploy) -> Applied:
-        deploy = replace(deploy, deadline=call.write_deadline())
+        user = call.caller.name[:MOST_USER]
+        deploy = replace(deploy, deadline=call.write_deadline(), user=user)
         predictor = deploy.spec.predictor if deploy.spec else None
         if isinstance(predictor, RegisteredModelPredictor):
             return await self._registry_deployer.deploy(call, deploy, predictor)
@@ -58,7 +59,8 @@ class Deployer:
     ) -> InferenceService | None:
         """Begin a deletion and return the service as it then is; None where it was missing."""
         key = await self._authorizer.authorize(call, Verb.DELETE, delete.key)
-        delete = replace(delete, key=key, deadline=call.write_deadline())
+        user = call.caller.name[:MOST_USER]
+        delete = replace(delete, key=key, deadline=call.write_deadline(), user=user)
         check_delete(delete)
         if not delete.validate_only:
             await call.begin_write(key)

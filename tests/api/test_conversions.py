@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import pytest
@@ -99,6 +100,7 @@ SERVICE = InferenceService(
     delete_time=LATER,
     unmanaged=True,
     deployment_id="deployment",
+    deployed_by="ci",
     spec_writer="kubectl",
 )
 MODEL = RegisteredModel(
@@ -148,7 +150,7 @@ DEPLOYMENT = ModelDeployment(
 # Each with what makes its message, and what of it callers are not shown.
 SHOWN: list[tuple[Any, Callable[[Any], Message], set[str]]] = [
     (FAILURE, failure_message, set()),
-    (STATUS, status_message, set()),
+    (STATUS, partial(status_message, deployed_by="ci"), set()),
     (SERVICE, service_message, {"selectable_labels", "spec_writer"}),
     (MODEL, model_message, set()),
     (VERSION, version_message, set()),

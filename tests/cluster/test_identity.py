@@ -473,6 +473,62 @@ def test_the_commands_of_the_document_let_an_account_in(
         assert done.returncode == 0, (command, done.stderr)
 
 
+def test_kubectl_shows_who_deployed_and_who_deleted(
+    cluster: Cluster, asking: Server, namespace: str, built_kubectl: Path
+) -> None:
+    ann, bob = (Account(cluster, asking, namespace, name) for name in ("ann", "bob"))
+    for each in (ann, bob):
+        each.bind("modelservice-deployer", namespace)
+    request = pb.DeployRequest(namespace=namespace, name="iris", spec=container())
+    first = ann.client.models.Deploy(request)
+    assert first.service.status.deployed_by == ann.user
+    eventually("its pods are wanted", lambda: pod_templates(cluster, namespace))
+    pods = pod_templates(cluster, namespace)
+    same = bob.client.models.Deploy(request)
+    assert (same.action, same.rollout_id) == (pb.DeployResponse.ACTION_UNCHANGED, first.rollout_id)
+    request.spec.scaling.max_replicas = 3
+    scaled = bob.client.models.Deploy(request)
+    assert scaled.action == pb.DeployResponse.ACTION_UPDATED
+    for applied in (same, scaled):
+        assert applied.service.status.deployed_by == ann.user
+    eventually("it is scaled", lambda: most_replicas(cluster, namespace) == [3])
+    assert pod_templates(cluster, namespace) == pods
+    request.spec.env["NEW"] = "1"
+    changed = bob.client.models.Deploy(request)
+    assert changed.service.status.deployed_by == bob.user
+    deployed = [
+        f"{ann.user} deployed rollout {first.rollout_id} (CREATED)",
+        f"{bob.user} deployed rollout {scaled.rollout_id} (UPDATED)",
+        f"{bob.user} deployed rollout {changed.rollout_id} (UPDATED)",
+    ]
+    eventually("each is an Event", lambda: events_of(cluster, namespace) == sorted(deployed))
+    [step] = transcript("docs/audit.md", "On the cluster")
+    command = step.command.replace("risk-staging", namespace)
+    described = run(built_kubectl, cluster, command)
+    assert all(message in described for message in deployed)
+    bob.client.models.Delete(pb.DeleteRequest(namespace=namespace, name="iris"))
+    everything = sorted([*deployed, f"{bob.user} deleted the service"])
+    eventually("the deletion is one too", lambda: events_of(cluster, namespace) == everything)
+
+
+def pod_templates(cluster: Cluster, namespace: str) -> list[Any]:
+    deployments = cluster.get(f"/apis/apps/v1/namespaces/{namespace}/deployments")["items"]
+    return [deployment["spec"]["template"] for deployment in deployments]
+
+
+def most_replicas(cluster: Cluster, namespace: str) -> list[int]:
+    path = f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers"
+    return [autoscaler["spec"]["maxReplicas"] for autoscaler in cluster.get(path)["items"]]
+
+
+def events_of(cluster: Cluster, namespace: str) -> list[str]:
+    """The messages of the Events on the service iris that its server has written."""
+    events = cluster.get(f"/api/v1/namespaces/{namespace}/events")["items"]
+    ours = [event for event in events if event["source"].get("component") == "modelservice"]
+    assert all(event["involvedObject"]["name"] == "iris" for event in ours)
+    return sorted(event["message"] for event in ours)
+
+
 @pytest.mark.parametrize("away", ["refuses connections", "does not answer"])
 def test_while_the_api_server_is_away_known_callers_are_served_and_no_others(
     identity_link: Link, caller: Account, namespace: str, away: str

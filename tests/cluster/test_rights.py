@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,6 +13,7 @@ from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 
 from lab import AuditEntry, Lab, wait_until
+from tests.api.token_files import Client, entry
 from tests.refusals import refused
 
 from .asking import State, container, delete, deploy, get, model, wait_gone, wait_ready
@@ -44,9 +47,14 @@ class Right(NamedTuple):
 
 
 def test_the_server_does_what_it_may_and_nothing_else(
-    lab: Lab, replica: StartReplica, namespace: str
+    lab: Lab, replica: StartReplica, namespace: str, tmp_path: Path
 ) -> None:
     live_through_everything(replica(), namespace)
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(entry("ci", namespaces={"*": "deployer"}))
+    known = replica({"MODELSERVICE_AUTH": "tokens", "MODELSERVICE_TOKENS_FILE": str(tokens)})
+    # A caller with a name: its Deploy makes an Event.
+    deploy(Client.of(known.channel, "ci").models, namespace, "named", model())
     wait_until(lambda: rights_used(lab) >= rights_given(lab), "no right is idle")
     assert rights_used(lab) == rights_given(lab)
 
@@ -104,32 +112,35 @@ def _used(entry: AuditEntry) -> Iterator[Right]:
         yield Right("create", resource, where)
 
 
-@pytest.fixture
-def reader(lab: Lab) -> Iterator[str]:
-    """A ServiceAccount with the server's rights, but for those to write."""
-    may_read = [
-        rule | {"verbs": [v for v in rule["verbs"] if v in ("get", "list", "watch")]}
-        for rule in lab.get(CLUSTER_ROLE)["rules"]
-    ]
+@contextmanager
+def account(lab: Lab, name: str, rules: list[dict[str, Any]]) -> Iterator[Path]:
+    """A kubeconfig of a ServiceAccount with these rights, and those that every server has."""
+    role = {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": _named(name), "rules": rules}
     made = [
         lab.apply(
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _named("reader", NAMESPACE)}
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _named(name, NAMESPACE)}
         ),
-        lab.apply(
-            {
-                "apiVersion": RBAC,
-                "kind": "ClusterRole",
-                "metadata": _named("reader"),
-                "rules": may_read,
-            }
-        ),
-        lab.apply(_binding("reader", "ClusterRole", "reader")),
-        lab.apply(_binding("reader", "ClusterRole", "modelservice-runtimes")),
-        lab.apply(_binding("reader", "Role", "modelservice", "kserve")),
+        lab.apply(role),
+        lab.apply(_binding(name, "ClusterRole", name)),
+        lab.apply(_binding(name, "ClusterRole", "modelservice-runtimes")),
+        lab.apply(_binding(name, "Role", "modelservice", "kserve")),
     ]
-    yield "reader"
+    yield lab.kubeconfig_for(name, NAMESPACE)
     for manifest in reversed(made):
         lab.delete(manifest)
+
+
+@pytest.fixture
+def reader(lab: Lab) -> Iterator[Path]:
+    """A ServiceAccount with the server's rights, but for those to write."""
+    reads = ("get", "list", "watch")
+    may_read = [
+        rule | {"verbs": verbs}
+        for rule in lab.get(CLUSTER_ROLE)["rules"]
+        if (verbs := [v for v in rule["verbs"] if v in reads])
+    ]
+    with account(lab, "reader", may_read) as kubeconfig:
+        yield kubeconfig
 
 
 @pytest.fixture
@@ -174,10 +185,10 @@ def _binding(account: str, role_kind: str, role: str, namespace: str = "") -> di
 
 
 def test_a_right_that_the_server_lacks_is_told_and_reads_go_on(
-    lab: Lab, replica: StartReplica, namespace: str, server: Server, reader: str
+    lab: Lab, replica: StartReplica, namespace: str, server: Server, reader: Path
 ) -> None:
     there = deploy(server.stub, namespace, "iris", container()).service
-    stub = replica(kubeconfig=lab.kubeconfig_for(reader, NAMESPACE)).stub
+    stub = replica(kubeconfig=reader).stub
     assert get(stub, namespace, "iris").uid == there.uid
     for name in ("iris", "other"):
         request = pb.DeployRequest(namespace=namespace, name=name, spec=model())
@@ -189,6 +200,25 @@ def test_a_right_that_the_server_lacks_is_told_and_reads_go_on(
     refusal = refused(StatusCode.FAILED_PRECONDITION, "SERVER_LACKS_RIGHTS", stub.Delete, unwanted)
     assert refusal.metadata == {"verb": "delete", "resource": "inferenceservices"}
     assert get(stub, namespace, "iris").etag == there.etag
+
+
+def test_an_event_that_may_not_be_written_fails_no_deploy(
+    lab: Lab, replica: StartReplica, namespace: str, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(entry("ci", namespaces={namespace: "deployer"}))
+    rules = [rule for rule in lab.get(CLUSTER_ROLE)["rules"] if rule["verbs"] != ["create"]]
+    settings = {"MODELSERVICE_AUTH": "tokens", "MODELSERVICE_TOKENS_FILE": str(tokens)}
+    with account(lab, "eventless", rules) as kubeconfig:
+        server = replica(settings, kubeconfig=kubeconfig)
+        ci = Client.of(server.channel, "ci").models
+        for spec in (container("one:1"), container("two:1")):
+            rollout = deploy(ci, namespace, "iris", spec).rollout_id
+        delete(ci, namespace, "iris")
+        wait_until(lambda: "events not written" in server.log.read_text(), "it is logged")
+        assert get(ci, namespace, "iris").rollout_id == rollout
+        # The next ones are counted, and logged a minute later.
+        assert server.log.read_text().count("events not written") == 1
 
 
 def test_a_server_of_one_namespace_needs_no_rights_in_others(

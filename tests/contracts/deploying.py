@@ -311,6 +311,26 @@ class DeployConformance:
         unchanged = await world.cluster.apply(deploy(world, plain(world, "2")))
         assert unchanged.service.status.state is State.READY
 
+    async def test_a_service_names_the_user_whose_deploy_made_its_pods(self, world: World) -> None:
+        first = await world.cluster.apply(deploy(world, plain(world), user="ann"))
+        assert first.service.deployed_by == "ann"
+        same = await world.cluster.apply(deploy(world, plain(world), user="bob"))
+        assert (same.action, same.rollout) == (Action.UNCHANGED, first.rollout)
+        assert same.service.deployed_by == "ann"
+        rescaled = plain(world, scaling=Scaling(max_replicas=1))
+        scaled = await world.cluster.apply(deploy(world, rescaled, user="bob"))
+        assert (scaled.action, scaled.service.deployed_by) == (Action.UPDATED, "ann")
+        restart = deploy(world, None, restart=True, request_id="job-7", user="carol")
+        restarted = await world.cluster.apply(restart)
+        assert (restarted.action, restarted.service.deployed_by) == (Action.RESTARTED, "carol")
+        retried = await world.cluster.apply(dataclasses.replace(restart, user="dan"))
+        assert (retried.rollout, retried.service.deployed_by) == (restarted.rollout, "carol")
+        shown = world.told.latest(first.service.key)
+        assert shown
+        assert shown.deployed_by == "carol"
+        nobody = await world.cluster.apply(deploy(world, plain(world, "2")))
+        assert (nobody.action, nobody.service.deployed_by) == (Action.UPDATED, "")
+
 
 class RestartConformance:
     """Restarts replace the pods and nothing else."""

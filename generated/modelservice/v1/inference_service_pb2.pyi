@@ -983,6 +983,7 @@ class InferenceServiceStatus(_message.Message):
     COMPONENTS_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     LAST_TRANSITION_TIME_FIELD_NUMBER: _builtins.int
+    DEPLOYED_BY_FIELD_NUMBER: _builtins.int
     state: Global___InferenceServiceStatus.State.ValueType
     """The state."""
     message: _builtins.str
@@ -1007,6 +1008,11 @@ class InferenceServiceStatus(_message.Message):
     """
     deployment_mode: _builtins.str
     """The deployment mode that KServe reports, by its present name; empty until then."""
+    deployed_by: _builtins.str
+    """The user of the Deploy that made the present pods, cut to 256 characters. A Deploy that replaces
+    no pod does not change it: neither an unchanged one nor a change of scaling alone. Empty where
+    callers have no identity, and where another client has changed it.
+    """
     @_builtins.property
     def failure(self) -> Global___Failure:
         """The problem. Set in DEGRADED and FAILED, and in other states for a problem that may yet fail
@@ -1045,10 +1051,11 @@ class InferenceServiceStatus(_message.Message):
         components: _abc.Iterable[Global___ComponentStatus] | None = ...,
         conditions: _abc.Iterable[Global___Condition] | None = ...,
         last_transition_time: _timestamp_pb2.Timestamp | None = ...,
+        deployed_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_latest_ready_generation", b"_latest_ready_generation", "failure", b"failure", "last_transition_time", b"last_transition_time", "latest_ready_generation", b"latest_ready_generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latest_ready_generation", b"_latest_ready_generation", "cluster_url", b"cluster_url", "components", b"components", "conditions", b"conditions", "deployment_mode", b"deployment_mode", "failure", b"failure", "last_transition_time", b"last_transition_time", "latest_ready_generation", b"latest_ready_generation", "message", b"message", "serving", b"serving", "serving_runtime", b"serving_runtime", "state", b"state", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_latest_ready_generation", b"_latest_ready_generation", "cluster_url", b"cluster_url", "components", b"components", "conditions", b"conditions", "deployed_by", b"deployed_by", "deployment_mode", b"deployment_mode", "failure", b"failure", "last_transition_time", b"last_transition_time", "latest_ready_generation", b"latest_ready_generation", "message", b"message", "serving", b"serving", "serving_runtime", b"serving_runtime", "state", b"state", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__latest_ready_generation: _TypeAlias = _typing.Literal["latest_ready_generation"]  # noqa: Y015
     _WhichOneofArgType__latest_ready_generation: _TypeAlias = _typing.Literal["_latest_ready_generation", b"_latest_ready_generation"]  # noqa: Y015

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 
 from server.adapters.kserve.apply.api_server_errors import list_error, unavailable
 from server.adapters.kserve.apply.apply import ServiceApplier
 from server.adapters.kserve.apply.delete import ServiceDeleter
+from server.adapters.kserve.apply.event_recorder import EventRecorder
 from server.adapters.kserve.apply.knative_discovery import KnativeDiscovery
 from server.adapters.kserve.apply.kserve_config import ConfigReader
 from server.adapters.kserve.apply.retry import ConflictRetry, service_after_write
@@ -46,8 +48,11 @@ class KServeCluster:
         config = ConfigReader(api, kserve_namespace)
         runtimes = RuntimeReader(api, lambda namespace: self._feed.runtime_cache.of(namespace))
         knative = KnativeDiscovery(api, self._feed)
-        self._applier = ServiceApplier(self._client, retry, config, runtimes, knative, self._feed)
-        self._deleter = ServiceDeleter(self._client, retry, self._feed)
+        self._events = EventRecorder(api)
+        self._applier = ServiceApplier(
+            self._client, retry, config, runtimes, knative, self._feed, self._events
+        )
+        self._deleter = ServiceDeleter(self._client, retry, self._feed, self._events)
 
     async def check_release(self, allowed: timedelta) -> None:
         """Read KServe's release. Raises KServeTooOld.
@@ -74,7 +79,11 @@ class KServeCluster:
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""
-        await self._feed.follow(sink)
+        recording = asyncio.create_task(self._events.run(), name="events")
+        try:
+            await self._feed.follow(sink)
+        finally:
+            recording.cancel()
 
     def position(self, key: ServiceKey) -> str:
         """See `server.ports.Cluster`."""

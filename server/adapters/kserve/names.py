@@ -22,6 +22,7 @@ PROBE_ANNOTATION = f"{OUR_PREFIX}probe"
 REGISTERED_ANNOTATION = f"{OUR_PREFIX}registered-model"
 READY_TIMEOUT_ANNOTATION = f"{OUR_PREFIX}ready-timeout"
 DEPLOYMENT_ANNOTATION = f"{OUR_PREFIX}deployment-id"
+DEPLOYED_BY_ANNOTATION = f"{OUR_PREFIX}deployed-by"
 
 KNATIVE_DEADLINE_ANNOTATION = "serving.knative.dev/progress-deadline"
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"

@@ -19,6 +19,8 @@ from server.domain.service.inference_service import (
 )
 from server.domain.service.write_warnings import WriteWarning
 
+# Of the name of a caller that is kept with a service.
+MOST_USER = 256
 STOP_ANNOTATION = "serving.kserve.io/stop"
 MANAGED_BY_LABEL = ("app.kubernetes.io/managed-by", "modelservice")
 OUR_PREFIX = "modelservice.dev/"
@@ -76,7 +78,8 @@ class Deploy:
     `spec` None keeps spec, labels and annotations; only `restart` allows that. The cluster has to
     answer before `deadline`. `provenance` is set for a registered model; `sent_hash` is then the
     body_hash of the request before its model was resolved. `absence_refused` is raised where there
-    is no service, and its caller may not create one.
+    is no service, and its caller may not create one. `user` is the caller's name, of at most
+    MOST_USER characters; empty where callers have no identity.
     """
 
     key: ServiceKey
@@ -93,6 +96,7 @@ class Deploy:
     sent_hash: str = ""
     deadline: Deadline = field(default_factory=_soon, compare=False)
     absence_refused: ServiceError | None = field(default=None, compare=False)
+    user: str = field(default="", compare=False)
 
     @property
     def origin(self) -> Mapping[str, str]:
@@ -120,13 +124,14 @@ class Deploy:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete a service and everything that KServe created for it."""
+    """Delete a service and everything that KServe created for it. `user`: as in a Deploy."""
 
     key: ServiceKey
     etag: str = ""
     force: bool = False
     validate_only: bool = False
     deadline: Deadline = field(default_factory=_soon, compare=False)
+    user: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

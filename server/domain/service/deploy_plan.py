@@ -44,7 +44,8 @@ def plan_deploy(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
     """Return the action of an admitted Deploy, and the service to store."""
     desired = _desired_content(deploy, stored)
     if stored is None:
-        made = replace(created(deploy.key, desired), deployment_id=deploy.deployment_id)
+        made = created(deploy.key, desired)
+        made = replace(made, deployment_id=deploy.deployment_id, deployed_by=deploy.user)
         return Action.CREATED, _with_request(Stored(made), deploy, Action.CREATED)
     old = stored.service
     present = _content_of(old)
@@ -57,7 +58,10 @@ def plan_deploy(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
         new = replace(new, service=replace(new.service, deployment_id=deploy.deployment_id))
     # Only a write that replaces pods can carry request_ids.
     rolls = deploy.restart or not same_pods
-    return action, _with_request(new, deploy, action) if rolls else new
+    if not rolls:
+        return action, new
+    new = replace(new, service=replace(new.service, deployed_by=deploy.user))
+    return action, _with_request(new, deploy, action)
 
 
 def initial_status(before: InferenceServiceStatus | None) -> InferenceServiceStatus:

@@ -182,7 +182,8 @@ class InferenceService:
     `annotations` are the user's; `selectable_labels` are all labels of the object, which label
     selectors match. `etag` changes with uid, spec, labels and annotations, never with status.
     `generation` is that of the newest rollout; a deletion adds none. `deployment_id` names the
-    deployment record in the registry, if there is one. `spec_writer` names the last writer of the
+    deployment record in the registry, if there is one, and `deployed_by` the user of the Deploy
+    that made the present pods, if it is known. `spec_writer` names the last writer of the
     spec, if the cluster reports one.
     """
 
@@ -199,6 +200,7 @@ class InferenceService:
     delete_time: datetime | None = None
     unmanaged: bool = False
     deployment_id: str = ""
+    deployed_by: str = ""
     spec_writer: str = ""
 
     @property

@@ -22,7 +22,13 @@ from server.adapters.kserve.manifests.object_parser import (
     service_of,
 )
 from server.adapters.kserve.modes import FORMER_NAMES, PRESENT_NAMES
-from server.adapters.kserve.names import FIELD_MANAGER, MODE_ANNOTATION
+from server.adapters.kserve.names import (
+    DEPLOYED_BY_ANNOTATION,
+    FIELD_MANAGER,
+    MODE_ANNOTATION,
+    REQUESTS_ANNOTATION,
+    ROLLOUT_ANNOTATION,
+)
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, Release
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
 from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
@@ -58,6 +64,45 @@ def after(plan: Plan) -> dict[str, Any]:
 
 def noted(plan: Plan) -> list[tuple[str, Action, int]]:
     return [(r.request_id, r.action, r.generation) for r in parse_object(after(plan)).requests]
+
+
+def deployed_by(plan: Plan) -> str:
+    return parse_object(after(plan)).service(PENDING_STATUS).deployed_by
+
+
+def test_the_user_is_kept_where_no_pod_is_replaced_and_only_there() -> None:
+    created = planned(Deploy(KEY, MODEL, user="ann"), None)
+    assert deployed_by(created) == "ann"
+    current = after(created)
+    same = planned(Deploy(KEY, MODEL, user="bob"), current)
+    scaled = planned(Deploy(KEY, SCALED, user="bob"), current)
+    for plan in (same, scaled):
+        annotations = plan.manifest["spec"]["predictor"]["annotations"]
+        assert annotations == current["spec"]["predictor"]["annotations"]
+    assert deployed_by(planned(Deploy(KEY, CONTAINER, user="bob"), current)) == "bob"
+    assert deployed_by(planned(Deploy(KEY, MODEL, restart=True, user="bob"), current)) == "bob"
+
+
+def test_without_a_user_no_annotation_is_written() -> None:
+    plan = planned(Deploy(KEY, MODEL), None)
+    assert list(plan.manifest["spec"]["predictor"]["annotations"]) == [ROLLOUT_ANNOTATION]
+
+
+def test_a_retry_of_a_restart_by_another_user_replaces_no_pod() -> None:
+    current = after(planned(Deploy(KEY, MODEL, user="ann"), None))
+    restart = Deploy(KEY, MODEL, restart=True, request_id="job-7", user="bob")
+    restarted = after(planned(restart, current))
+    del restarted["spec"]["predictor"]["annotations"][REQUESTS_ANNOTATION]
+    again = planned(replace(restart, user="carol"), restarted)
+    assert not again.replaces_pods
+    assert deployed_by(again) == "bob"
+
+
+def test_a_user_that_others_wrote_is_not_shown() -> None:
+    current = after(planned(Deploy(KEY, MODEL, user="ann"), None))
+    texts = {DEPLOYED_BY_ANNOTATION: "bob"}
+    changed = edited(current, "kubectl-edit", {"spec": {"predictor": {"annotations": texts}}})
+    assert parse_object(changed).service(PENDING_STATUS).deployed_by == ""
 
 
 def test_a_creation_demands_that_there_is_none() -> None:

@@ -16,6 +16,7 @@ from server.adapters.kserve.apply.api_server_errors import (
     is_stale,
     unavailable,
 )
+from server.adapters.kserve.apply.event_recorder import EventRecorder
 from server.adapters.kserve.apply.knative_discovery import KnativeDiscovery
 from server.adapters.kserve.apply.kserve_config import ConfigReader, KServeConfig
 from server.adapters.kserve.apply.retry import (
@@ -67,6 +68,7 @@ class ServiceApplier:
         runtimes: RuntimeReader,
         knative: KnativeDiscovery,
         feed: StatusFeed,
+        events: EventRecorder,
     ) -> None:
         self._client = client
         self._retry = retry
@@ -74,6 +76,7 @@ class ServiceApplier:
         self._runtimes = runtimes
         self._knative = knative
         self._feed = feed
+        self._events = events
 
     async def apply(self, deploy: Deploy) -> Applied:
         """Store the desired spec; see `server.ports.Cluster.apply`."""
@@ -179,6 +182,8 @@ class ServiceApplier:
                 status = held.status
             return Applied(service_of(written, with_paths(status, REMOVED, removed)), action, None)
         service = service_after_write(self._feed, written)
+        if action is not Action.UNCHANGED:
+            self._events.deployed(deploy.user, written, action)
         if "deletionTimestamp" in written["metadata"]:
             raise ServiceDeleting(deploy.key)
         if removed:

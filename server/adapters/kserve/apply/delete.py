@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from server.adapters.kserve.apply.api_server_errors import error_of, is_stale
+from server.adapters.kserve.apply.event_recorder import EventRecorder
 from server.adapters.kserve.apply.retry import (
     ConflictRetry,
     CurrentObject,
@@ -29,10 +30,17 @@ _DELETING = InferenceServiceStatus(State.DELETING)
 class ServiceDeleter:
     """Carries out Deletes."""
 
-    def __init__(self, client: ServiceClient, retry: ConflictRetry, feed: StatusFeed) -> None:
+    def __init__(
+        self,
+        client: ServiceClient,
+        retry: ConflictRetry,
+        feed: StatusFeed,
+        events: EventRecorder,
+    ) -> None:
         self._client = client
         self._retry = retry
         self._feed = feed
+        self._events = events
 
     async def delete(self, delete: Delete) -> InferenceService:
         """Begin the deletion; see `server.ports.Cluster.delete`."""
@@ -58,6 +66,8 @@ class ServiceDeleter:
             raise error_of(answer, delete.key, writes=not delete.validate_only)
         if delete.validate_only:
             return self._feed.derive(delete.key) or admitted
+        if parsed and "deletionTimestamp" not in parsed.obj["metadata"]:
+            self._events.deleted(delete.user, parsed.obj)
         if answer.body.get("kind") == KIND:
             return service_after_write(self._feed, answer.body, _DELETING)
         # No finalizer held it: the object is gone already.

@@ -175,6 +175,7 @@ def _plan_creation(deploy: Deploy, desired: DesiredObject, fresh_stamp: str) -> 
         restart=(deploy.request_id or fresh_stamp) if deploy.restart else "",
         requests=with_request((), deploy, Action.CREATED, 1),
         deployment_id=deploy.deployment_id,
+        deployed_by=deploy.user,
     )
     return Plan(
         None, desired, body_of(desired), Action.CREATED, replaces_pods=True, wants_probe=True
@@ -198,6 +199,7 @@ def _plan_update(
         requests=current.requests,
         # The id of a record that is missing is added, which replaces the pods.
         deployment_id=ours.deployment_id or deploy.deployment_id,
+        deployed_by=ours.deployed_by,
     )
     body = body_of(desired)
     manifest = complete(body, desired)
@@ -257,7 +259,7 @@ def _plan_rollout(deploy: Deploy, plan: Plan, current: ParsedObject) -> Plan:
     requests = with_request(desired.requests, deploy, plan.action, generation)
     return replace(
         plan,
-        desired=replace(desired, requests=requests, added=added),
+        desired=replace(desired, requests=requests, added=added, deployed_by=deploy.user),
         replaces_pods=True,
         wants_probe=plan.adopts or _leaves_probe_to_us(deploy, current),
     )

@@ -20,6 +20,7 @@ from server.adapters.kserve.manifests.field_ownership import (
 )
 from server.adapters.kserve.names import (
     DEFAULTS_ANNOTATION,
+    DEPLOYED_BY_ANNOTATION,
     DEPLOYMENT_ANNOTATION,
     PROBE_ANNOTATION,
     REGISTERED_ANNOTATION,
@@ -29,7 +30,7 @@ from server.adapters.kserve.names import (
 )
 from server.adapters.kserve.objects import Object, get_map
 from server.domain.registry.deployment import content_of
-from server.domain.service.commands import OUR_PREFIX, Action
+from server.domain.service.commands import MOST_USER, OUR_PREFIX, Action
 from server.domain.service.inference_service import (
     InferenceServiceSpec,
     Predictor,
@@ -55,14 +56,15 @@ class OurAnnotations:
     """Hold our annotations of an object; absent ones are empty.
 
     `added` is empty if its annotations cannot be parsed. `deployment_id` (of the deployment's
-    record in the registry), and the texts `requests` and `registered`, are empty unless our apply
-    owns them.
+    record in the registry), `deployed_by` (a user), and the texts `requests` and `registered`, are
+    empty unless our apply owns them.
     """
 
     rollout_hash: str
     restart: str
     added: AddedFields
     deployment_id: str
+    deployed_by: str
     requests: str
     registered: str
 
@@ -77,13 +79,18 @@ def our_annotations(obj: Object, managers: Managers) -> OurAnnotations:
         restart=texts.get(RESTART_ANNOTATION, ""),
         added=_added_fields(texts),
         deployment_id=own.get(DEPLOYMENT_ANNOTATION, ""),
+        deployed_by=own.get(DEPLOYED_BY_ANNOTATION, "")[:MOST_USER],
         requests=own.get(REQUESTS_ANNOTATION, ""),
         registered=own.get(REGISTERED_ANNOTATION, ""),
     )
 
 
 def rollout_annotations(
-    rollout_hash: str, restart: str, added: AddedFields, requests: tuple[PastRequest, ...]
+    rollout_hash: str,
+    restart: str,
+    added: AddedFields,
+    requests: tuple[PastRequest, ...],
+    deployed_by: str,
 ) -> dict[str, str]:
     """Return the annotations that every rollout has; empty ones are left out."""
     kinds = {"requests": dict(added.resources.requests), "limits": dict(added.resources.limits)}
@@ -95,6 +102,7 @@ def rollout_annotations(
         DEFAULTS_ANNOTATION: _json(quantities) if quantities else "",
         PROBE_ANNOTATION: _json(added.probe) if added.probe else "",
         REQUESTS_ANNOTATION: _json(rows) if rows else "",
+        DEPLOYED_BY_ANNOTATION: deployed_by,
     }
     return {key: text for key, text in texts.items() if text}
 

@@ -39,8 +39,9 @@ class DesiredObject:
 
     `restart` is the stamp of the last restart, `requests` the request_ids to remember. `origin`
     holds the labels with the registry's ids, and `deployment_id` names the deployment's record
-    there. `mode` is the deployment mode in which it runs, by its present name, and `mode_names` are
-    the names of the modes in the cluster's KServe.
+    there. `deployed_by` is the user of the Deploy that made the pods. `mode` is the deployment mode
+    in which it runs, by its present name, and `mode_names` are the names of the modes in the
+    cluster's KServe.
     """
 
     key: ServiceKey
@@ -52,6 +53,7 @@ class DesiredObject:
     added: AddedFields = field(default_factory=AddedFields)
     origin: Mapping[str, str] = field(default_factory=dict)
     deployment_id: str = ""
+    deployed_by: str = ""
     mode: str = ""
     mode_names: Mapping[str, str] = field(default_factory=lambda: PRESENT_NAMES)
 
@@ -65,7 +67,8 @@ class Body(NamedTuple):
 
 
 def body_of(desired: DesiredObject) -> Body:
-    """Render the part that `restart`, `requests`, `added` and `deployment_id` do not change."""
+    """Render the part that fields of the rollout do not change: `restart`, `requests`, `added`,
+    `deployment_id` and `deployed_by`."""
     asked = desired.spec.deployment_mode
     mode = {MODE_ANNOTATION: desired.mode_names.get(asked, asked)} if asked else {}
     metadata = {
@@ -89,7 +92,9 @@ def complete(body: Body, desired: DesiredObject) -> dict[str, Any]:
     rollout_hash = fingerprint([reaching_pods, body.metadata, desired.restart, added])
     annotations = {
         **predictor.get("annotations", {}),
-        **rollout_annotations(rollout_hash, desired.restart, desired.added, desired.requests),
+        **rollout_annotations(
+            rollout_hash, desired.restart, desired.added, desired.requests, desired.deployed_by
+        ),
         **registry_annotations(desired.spec.predictor, desired.deployment_id),
     }
     return {

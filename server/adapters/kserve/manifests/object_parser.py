@@ -113,6 +113,7 @@ class ParsedObject:
             delete_time=datetime.fromisoformat(delete_time) if delete_time else None,
             unmanaged=self.unmanaged,
             deployment_id="" if self.unmanaged else self.our_annotations.deployment_id,
+            deployed_by="" if self.unmanaged else self.our_annotations.deployed_by,
             spec_writer=last_spec_writer(self.managers.all),
         )
 

@@ -86,16 +86,18 @@ class Watcher:
             coverage = await self._authorizer.coverage(
                 call, Verb.WATCH, target, self._cache.namespaces
             )
-            token = await self._resumed(watch, changes)
+            token = None
+            if watch.resume_token:
+                token = await self._resumed(watch, changes)
+                watch = replace(watch, resume_token="")
             wait = await self._wait(call, watch)
-            # Thousands are open, which need their tokens no more.
-            watch = replace(watch, resume_token="")
             stream = WatchStream(
                 self._positions, self._cache, self._batches, watch, coverage, changes
             )
             async with _Opening(self._openings):
                 await stream.cover_new()
                 await _deliver(stream, stream.initial_events(token), coverage, send)
+            # Thousands of streams are open, and need their tokens no more.
             del token
             while not wait.is_over(stream.current and await coverage.shown(stream.current)):
                 if not stream.synced:

@@ -96,8 +96,9 @@ class AuditFile:
                 self._loop.call_soon_threadsafe(self._note, stored, problem)
             if problem:
                 if self._closing.is_set():
-                    return
+                    break
                 self._closing.wait(_RETRY_SECONDS)
+        self._stream.close()
 
     def _next(self, *, block: bool) -> Sequence[bytes]:
         """Return the lines that have come; with `block` wait for one."""
@@ -147,13 +148,13 @@ class _Stream:
         except OSError as e:
             written, problem = 0, e
         if problem:
-            self._close()
+            self.close()
         return written, problem
 
     def _opened(self) -> int:
         """Return the descriptor; of a new file, if another program has moved the one before."""
         if self._descriptor is not None and self._moved(self._descriptor):
-            self._close()
+            self.close()
         if self._descriptor is None:
             self._descriptor = self._open()
             self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
@@ -166,9 +167,8 @@ class _Stream:
             return sys.__stdout__.fileno() if sys.__stdout__ else 1
         # Without blocking: nobody may read a pipe. A file is not affected.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
-        descriptor = os.open(self._path, flags, 0o600)
         self._torn = _ends_within_a_line(self._path)
-        return descriptor
+        return os.open(self._path, flags, 0o600)
 
     def _moved(self, descriptor: int) -> bool:
         if self._path is None:
@@ -188,7 +188,8 @@ class _Stream:
         if taken < len(whole):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close it; standard output stays open."""
         if self._descriptor is not None and self._path is not None:
             os.close(self._descriptor)
         self._descriptor = None

@@ -157,12 +157,17 @@ class AuditedCall:
         """See `server.control.call.CallRecord`."""
         self._result.update(result)
 
-    async def end(self, code: str, reason: str = "") -> None:
-        """Store how the call ended, before it is answered. Raises AuditUnavailable."""
-        if stored := self.put_end(code, reason):
+    async def end(self, code: str, reason: str = "", refused: str = "") -> None:
+        """Store how the call ended, before it is answered. Raises AuditUnavailable.
+
+        `refused`: the user that a refusal names, for one that comes before there is a caller.
+        """
+        if stored := self.put_end(code, reason, refused):
             await self._audit.keep(stored, AUDIT_SECONDS, _WRITTEN)
 
-    def put_end(self, code: str, reason: str = "") -> asyncio.Future[None] | None:
+    def put_end(
+        self, code: str, reason: str = "", refused: str = ""
+    ) -> asyncio.Future[None] | None:
         """Queue the record of the end, once; None where the call did not begin to write.
 
         Such a call is counted if it was refused.
@@ -176,6 +181,7 @@ class AuditedCall:
         if reason and (self._writes or reason in _REFUSED):
             user, on_behalf_of = _names_of(self.caller)
             host = cut(_address(self._peer()).rpartition(":")[0], _NAME_BYTES)
+            user = user or cut(refused, _NAME_BYTES)
             refusal = _Refusal(user, on_behalf_of, host, self._fields["method"], code, reason)
             self._audit.count(refusal, self._fields.get("target", ""))
         return None

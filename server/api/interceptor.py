@@ -340,7 +340,7 @@ async def _abort(error: BaseException, line: CallLog, record: AuditedCall | None
     if record:
         # The record waits for the sink then, and the caller gets its error.
         with suppress(AuditUnavailable):
-            await record.end(code.name, error.reason.value)
+            await record.end(code.name, error.reason.value, error.metadata.get("user", ""))
     return _Abort(code, message_of(error), trailing_metadata(error))
 
 

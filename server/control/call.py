@@ -57,7 +57,7 @@ class Call(NamedTuple):
         writes anything. Raises AuditUnavailable: then nothing may be written.
         """
         if self.record:
-            await self.record.begin(self.caller, self.deadline, "/".join(target))
+            await self.record.begin(self.caller, self.write_deadline(), "/".join(target))
 
     def note_result(self, **result: str) -> None:
         """Add fields of the result to the audit record."""

@@ -112,6 +112,7 @@ def show_service(screen: Screen, service: InferenceService) -> None:
         ("age", age(service.create_time)),
         ("rollout", service.rollout_id),
         ("deployment", service.deployment_id),
+        ("deployed by", status.deployed_by),
         ("created by", "another client" if service.unmanaged else ""),
     ]
     screen.show(facts(rows))

@@ -164,6 +164,8 @@ class Authorizer:
     async def shown(self, call: Call, service: InferenceService) -> InferenceService:
         """Return a service as the caller may see it: the text of containers takes a right of its
         own, which is asked for only where there is such text."""
+        if not self.identities or not has_container_text(service):
+            return service
         [shown] = await self.shown_list(call, [service])
         return shown
 
@@ -174,7 +176,7 @@ class Authorizer:
         if not self.identities:
             return services
         texts = {s.key.namespace for s in services if has_container_text(s)}
-        denied = await self._without_logs(self.identities, call.caller, texts)
+        denied = await self._without_logs(self.identities, call.caller, texts) if texts else None
         if not denied:
             return services
         return [

@@ -122,22 +122,15 @@ class Access(NamedTuple):
         """Return the command with which a cluster's administrator checks the right."""
         if self.resource is Resource.PROJECTS:
             # kubectl auth can-i asks about the group of a resource only if the API server has it.
-            attributes = {
-                "verb": self.verb,
-                "group": self.resource.group,
-                "resource": self.resource.plural,
-                "name": self.name,
-            }
-            review = {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SelfSubjectAccessReview",
-                "spec": {"resourceAttributes": attributes},
-            }
-            words = ["kubectl", "create", "--validate=false", *_as(caller), "-f", "-"]
-            output = "-o 'jsonpath={.status.allowed}'"
-            return (
-                f"echo '{json.dumps(review, separators=(',', ':'))}' | {shlex.join(words)} {output}"
+            # In YAML, since a status has room for 512 bytes.
+            review = (
+                "{apiVersion: authorization.k8s.io/v1, kind: SelfSubjectAccessReview, spec:"
+                f" {{resourceAttributes: {{verb: {self.verb}, group: {self.resource.group},"
+                f" resource: {self.resource.plural}, name: {json.dumps(self.name)}}}}}}}"
             )
+            words = ["kubectl", "create", "--validate=false", *_as(caller), "-f-"]
+            asked = f"printf %s {shlex.quote(review)}"
+            return f"{asked} | {shlex.join(words)} -ojsonpath={{.status.allowed}}"
         return shlex.join(self._can_i(caller))
 
     def _can_i(self, caller: Caller) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2, registry_service_pb2
@@ -21,6 +22,8 @@ from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, Register
 from modelservice.v1.registry_pb2 import ModelVersion, RegisteredModel, ServingEnvironment
 
 from server import followed_file
+from server.adapters.kserve.identity.review_cache import FRESH_SECONDS
+from server.adapters.kserve.identity.reviews import REVIEW_SECONDS
 from server.control import authorizer
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
@@ -31,6 +34,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
+from .reflection_client import listed_services
 from .registry_project import FILES, Project
 from .requests import deploy, eventually, kinds, watching
 from .token_files import Client, entry, identity
@@ -162,13 +166,13 @@ class World:
     """A server with a file of tokens, in which tests write what they like."""
 
     def __init__(self, file: Path, served: Served, channel: grpc.Channel) -> None:
-        self.served, self._file, self._channel = served, file, channel
+        self.served, self._file, self.channel = served, file, channel
 
     def write(self, *entries: str) -> None:
         self._file.write_text("".join([entry("root", **everything()), *entries]))
 
     def client(self, user: str) -> Client:
-        return Client.of(self._channel, user)
+        return Client.of(self.channel, user)
 
 
 def everything() -> dict[str, dict[str, str]]:
@@ -193,7 +197,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         yield World(file, served, channel)
 
 
-def test_the_table_has_every_rpc() -> None:
+def test_the_table_has_every_rpc_that_is_served(world: World) -> None:
+    served = [name for name in listed_services(world.channel) if name.startswith("modelservice.")]
+    pool = descriptor_pool.Default()
+    methods = [m for name in served for m in pool.FindServiceByName(name).methods]
+    assert sorted(method.name for method in methods) == sorted(TABLE)
     assert TABLE.keys() == SERVICES | REGISTRY
 
 
@@ -470,6 +478,12 @@ def test_a_watch_of_a_namespace_ends_with_the_right_to_watch_it(world: World) ->
     refusal = refusal_of(error)
     assert (refusal.code, refusal.reason) == (StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
     assert not rest
+
+
+def test_an_open_stream_relies_on_no_review_for_over_a_minute() -> None:
+    """Checks begin with those that have ended, and take the time of their reviews."""
+    oldest = authorizer.RECHECK.total_seconds() + FRESH_SECONDS + 2 * REVIEW_SECONDS
+    assert oldest < 60
 
 
 def test_a_watch_ends_with_its_token(world: World) -> None:

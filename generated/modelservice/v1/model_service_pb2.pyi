@@ -356,7 +356,9 @@ class ListRequest(_message.Message):
     LABEL_SELECTOR_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """The namespace. Empty: the server's default. `-`: all that the server serves."""
+    """The namespace. Empty: the server's default. `-`: all that the server serves and the caller may
+    list.
+    """
     page_size: _builtins.int
     """3 is planned: cluster.
 
@@ -548,8 +550,8 @@ class WatchStatusRequest(_message.Message):
     ROLLOUT_ID_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """The namespace. Empty: the server's default. `-`: all that the server serves, then without
-    `name`.
+    """The namespace. Empty: the server's default. `-`: all that the server serves and the caller may
+    watch, then without `name`.
     """
     name: _builtins.str
     """The service's name. Empty: all services of the namespace."""

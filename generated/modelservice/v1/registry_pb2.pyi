@@ -523,7 +523,8 @@ class ModelDeployment(_message.Message):
     @_builtins.property
     def failure(self) -> _inference_service_pb2.Failure:
         """Its present problem, or its problem when it ended. Unset if none is known. ListModelDeployments
-        leaves out its log_lines.
+        leaves out its log_lines. The text of containers is held back from callers who may not read
+        logs in `namespace`: see Failure.log_lines.
         """
 
     @_builtins.property

@@ -9,7 +9,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 from hypothesis import given
-from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, InferenceServiceStatus
+from modelservice.v1.inference_service_pb2 import (
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+    RolloutStrategy,
+)
 from modelservice.v1.model_service_pb2 import (
     DeleteRequest,
     DeployRequest,
@@ -177,6 +181,11 @@ def test_every_wrong_field_is_named_at_once_by_its_path(stub, memory, name) -> N
         (container(request_timeout=Duration(seconds=2**62)), "spec.request_timeout"),
         (container(request_timeout=Duration(seconds=1, nanos=1)), "spec.request_timeout"),
         (container(request_timeout=Duration()), "spec.request_timeout"),
+        (container(ready_timeout=Duration()), "spec.ready_timeout"),
+        (container(ready_timeout=Duration(seconds=1, nanos=-1)), "spec.ready_timeout"),
+        (container(rollout_strategy={}), "spec.rollout_strategy.type"),
+        (container(rollout_strategy={"max_surge": "1"}), "spec.rollout_strategy.type"),
+        (container(rollout_strategy=RolloutStrategy(type=7)), "spec.rollout_strategy.type"),  # type: ignore[arg-type]
     ],
 )
 def test_an_unusable_spec_is_refused_by_its_path(stub, name, spec, path) -> None:

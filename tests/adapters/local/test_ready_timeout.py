@@ -22,14 +22,14 @@ def states(world: World) -> list[State]:
 
 
 async def test_a_load_that_takes_longer_fails_at_its_time_and_is_ready_later(world: World) -> None:
-    slow = replace(world.model("slow", load_seconds=4), ready_timeout=2 * SECOND)
+    slow = replace(world.model("slow", load_seconds=3), ready_timeout=SECOND)
     applied = await world.deploy(slow)
     failed = await world.until(State.FAILED)
     failure = failed.status.failure
     assert failure
     assert failure.reason is FailureReason.PROGRESS_DEADLINE
     assert failure.rollout_id == failed.rollout.id
-    assert "ready_timeout of 2 s" in failure.message
+    assert "ready_timeout of 1 s" in failure.message
     await world.told.ready(IRIS, applied.service.generation)
     assert states(world)[-2:] == [State.FAILED, State.READY]
 
@@ -56,7 +56,7 @@ async def test_beside_a_serving_rollout_a_late_one_is_degraded(world: World) -> 
 async def test_a_longer_one_gives_a_load_more_time_than_others_have(tmp_path: Path) -> None:
     timeouts = replace(BRISK, progress_deadline=SECOND)
     async with world_of(tmp_path, timeouts) as world:
-        slow = replace(world.model("slow", load_seconds=3), ready_timeout=60 * SECOND)
+        slow = replace(world.model("slow", load_seconds=2), ready_timeout=60 * SECOND)
         await world.ready(slow)
         assert State.FAILED not in states(world)
 

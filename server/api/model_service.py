@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from modelservice.v1 import model_service_pb2 as pb
 
@@ -13,6 +14,7 @@ from server.control.call import Call
 from server.control.deploy import Deployer
 from server.control.read import Reader
 from server.control.watch import Watcher
+from server.control.watch_stream import WatchEvent
 from server.domain.service.inference_service import ServiceKey
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -67,5 +69,18 @@ class ModelService:
         self, request: pb.WatchStatusRequest, call: Call, write: Write
     ) -> Awaitable[None]:
         """Serve the RPC. What it returns keeps nothing of the request's message."""
-        encode = self._responses.watch_one if request.name else self._responses.watch_many
-        return self._watcher.watch(call, watch_of(request), lambda event: write(encode(event)))
+        writer = _EventWriter(self._responses, write, of_one=bool(request.name))
+        return self._watcher.watch(call, watch_of(request), writer)
+
+
+@dataclass(slots=True)
+class _EventWriter:
+    """Writes the events of a stream. It takes less memory than a closure; thousands are open."""
+
+    responses: Responses
+    write: Write
+    of_one: bool
+
+    def __call__(self, event: WatchEvent) -> Awaitable[None]:
+        """Encode an event and write it."""
+        return self.write(self.responses.watch(event, of_one=self.of_one))

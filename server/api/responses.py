@@ -98,18 +98,17 @@ class Responses:
         )
         return b"".join(services) + rest.SerializeToString()
 
-    def watch_one(self, event: WatchEvent) -> bytes:
-        """Encode a WatchStatusResponse of a watch of one service, with lines of logs.
+    def watch(self, event: WatchEvent, *, of_one: bool) -> bytes:
+        """Encode a WatchStatusResponse; log lines are only in a watch of one service.
 
         An event that many streams share is encoded once.
         """
-        return _encoded_once(event, partial(self._encode_event, self._watch_one))
+        encoded = event.encoded or self._encode_event(event, of_one=of_one)
+        if event.is_shared:
+            event.encoded = encoded
+        return encoded
 
-    def watch_many(self, event: WatchEvent) -> bytes:
-        """Encode a WatchStatusResponse of a watch of many services: see `watch_one`."""
-        return _encoded_once(event, partial(self._encode_event, self._watch_many))
-
-    def _encode_event(self, services: ServiceEncoder, event: WatchEvent) -> bytes:
+    def _encode_event(self, event: WatchEvent, *, of_one: bool) -> bytes:
         rest = pb.WatchStatusResponse(
             type=pb.WatchStatusResponse.Type.Value(f"TYPE_{event.type.value}"),
             resume_token=event.resume_token,
@@ -123,7 +122,8 @@ class Responses:
             if event.type is EventType.LEFT:
                 gone.ClearField("rollout_id")
             return pb.WatchStatusResponse(service=gone).SerializeToString() + rest
-        return services.encode(event.service) + rest
+        encoder = self._watch_one if of_one else self._watch_many
+        return encoder.encode(event.service) + rest
 
     def _view_age(self) -> Duration | None:
         age = self._cluster.age()
@@ -133,13 +133,6 @@ class Responses:
         return Duration(
             seconds=age.days * _DAY_SECONDS + age.seconds, nanos=age.microseconds * 1000
         )
-
-
-def _encoded_once(event: WatchEvent, encode: Callable[[WatchEvent], bytes]) -> bytes:
-    encoded = event.encoded or encode(event)
-    if event.is_shared:
-        event.encoded = encoded
-    return encoded
 
 
 def _now() -> Timestamp:

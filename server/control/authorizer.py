@@ -268,7 +268,7 @@ class Coverage:
         # Of the namespaces of `-`; None where the whole target is covered.
         self._decided: dict[str, bool] | None = None
         # The namespaces whose logs the caller may read, or not, until rights are checked again.
-        self._logs: dict[str, bool] = {}
+        self._logs: dict[str, bool] | None = None
 
     async def begin(self) -> None:
         """Decide about the namespaces of `-`. Raises PermissionDenied if none is covered."""
@@ -288,7 +288,7 @@ class Coverage:
             return ()
         if self._authenticate:
             self._caller = await self._authenticate(fresh=True)
-        self._logs.clear()
+        self._logs = None
         names = {*self._present(), *(self._decided or ())}
         before = {name for name in names if self.covers(name)}
         if self.target.namespace == ALL:
@@ -315,6 +315,8 @@ class Coverage:
         if not self._identities or not has_container_text(service):
             return service
         namespace = service.key.namespace
+        if self._logs is None:
+            self._logs = {}
         if namespace not in self._logs:
             self._logs[namespace] = await _reads_logs(
                 self._identities, self._caller, namespace, fresh=True

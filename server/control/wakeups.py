@@ -20,9 +20,10 @@ CLOCK_STEP = 0.05
 class _Topic:
     """A target that has readers: the version of its last change, and the readers that wait."""
 
-    __slots__ = ("changed", "readers", "waiting")
+    __slots__ = ("changed", "readers", "target", "waiting")
 
-    def __init__(self, changed: int) -> None:
+    def __init__(self, target: ServiceKey, changed: int) -> None:
+        self.target = target
         self.changed = changed
         self.readers = 0
         self.waiting: dict[Subscription, None] = {}
@@ -35,14 +36,13 @@ class Subscription:
     which a wait ends although nothing has changed.
     """
 
-    __slots__ = ("_target", "_topic", "_wakeups", "_woken", "due", "step", "version")
+    __slots__ = ("_topic", "_wakeups", "_woken", "due", "step", "version")
 
-    def __init__(self, wakeups: Wakeups, target: ServiceKey, topic: _Topic, version: int) -> None:
+    def __init__(self, wakeups: Wakeups, topic: _Topic, version: int) -> None:
         self.version = version
         self.due = inf
         self.step: int | None = None
         self._wakeups = wakeups
-        self._target = target
         self._topic = topic
         self._woken: asyncio.Future[None] | None = None
 
@@ -50,7 +50,12 @@ class Subscription:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._wakeups.remove(self, self._target, self._topic)
+        self._wakeups.remove(self, self._topic)
+
+    @property
+    def target(self) -> ServiceKey:
+        """The target, which all its subscriptions share."""
+        return self._topic.target
 
     async def wait(self, seconds: float | None = None) -> int:
         """Wait until `woken`, for so many seconds at most. Move `version` to the present, and
@@ -91,17 +96,19 @@ class Wakeups:
 
     def subscribe(self, target: ServiceKey) -> Subscription:
         """Return a subscription, which has to be entered as a block."""
-        topic = self._topics.setdefault(target, _Topic(self.version()))
+        topic = self._topics.get(target)
+        if topic is None:
+            topic = self._topics[target] = _Topic(target, self.version())
         topic.readers += 1
-        return Subscription(self, target, topic, self.version())
+        return Subscription(self, topic, self.version())
 
-    def remove(self, subscription: Subscription, target: ServiceKey, topic: _Topic) -> None:
+    def remove(self, subscription: Subscription, topic: _Topic) -> None:
         """Forget a subscription."""
         self._clock.discard(subscription)
         topic.waiting.pop(subscription, None)
         topic.readers -= 1
         if not topic.readers:
-            del self._topics[target]
+            del self._topics[topic.target]
 
     def changed_since(self, version: int, target: ServiceKey) -> bool:
         """Report whether a target may have changed since a version; it must have a reader."""

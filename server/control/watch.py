@@ -65,6 +65,8 @@ class Watcher:
         self._authorizer = authorizer
         self._batches = SharedBatches(cache)
         self._openings = asyncio.Semaphore(_OPENED_AT_ONCE)
+        # One for all streams.
+        self._namespaces = cache.namespaces
 
     async def watch(self, call: Call, watch: Watch, send: Send) -> None:
         """Send events until the wait is over, the caller leaves, or the server stops.
@@ -80,12 +82,12 @@ class Watcher:
             check_key(target)
         elif target.namespace != ALL:
             check_namespace(target.namespace)
-        watch = replace(watch, target=target)
         self._cache.require_synced()
         with self._cache.subscribe(target) as changes:
-            coverage = await self._authorizer.coverage(
-                call, Verb.WATCH, target, self._cache.namespaces
-            )
+            # Thousands of streams are open: they share their target, and keep no token.
+            target = changes.target
+            watch = replace(watch, target=target)
+            coverage = await self._authorizer.coverage(call, Verb.WATCH, target, self._namespaces)
             token = None
             if watch.resume_token:
                 token = await self._resumed(watch, changes)
@@ -97,7 +99,6 @@ class Watcher:
             async with _Opening(self._openings):
                 await stream.cover_new()
                 await _deliver(stream, stream.initial_events(token), coverage, send)
-            # Thousands of streams are open, and need their tokens no more.
             del token
             while not wait.is_over(stream.current and await coverage.shown(stream.current)):
                 if not stream.synced:
@@ -146,7 +147,7 @@ class Watcher:
     async def _wait(self, call: Call, watch: Watch) -> _Wait:
         match watch.until:
             case Until.FOREVER:
-                return _Forever()
+                return _FOREVER
             case Until.GONE:
                 return await self._until_gone(call, watch)
             case Until.READY:
@@ -179,6 +180,9 @@ class _Wait(Protocol):
 class _Forever:
     def is_over(self, sent: InferenceService | None) -> bool:
         return False
+
+
+_FOREVER = _Forever()
 
 
 @dataclass(frozen=True, slots=True)

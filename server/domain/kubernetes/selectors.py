@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from server.domain.kubernetes.names import (
     escaped,
@@ -70,6 +71,8 @@ class Selector:
     requirements: tuple[Requirement, ...] = ()
 
     @classmethod
+    # Most calls have none, and thousands of streams the same one.
+    @lru_cache(maxsize=64)
     def parse(cls, text: str) -> Selector:
         """Parse a selector. Raises ValueError with a message for its author."""
         if len(text) > _LONGEST:

@@ -41,10 +41,10 @@ Exit codes:
 Examples:
   GitHub Actions, GitLab CI:
     ci/deploy.sh modelservice.example:443 deploy.json
-  Elsewhere, in plaintext inside of the cluster:
+  Elsewhere, on this machine in plaintext:
     ci/deploy.sh --request-id "$BUILD_ID" \
-        modelservice.modelservice:50051 deploy.json -- -plaintext
-  A request from a template, with a token for a proxy before the server:
+        localhost:50051 deploy.json -- -plaintext
+  A request from a template, with the token of the variable TOKEN:
     envsubst <deploy.json | ci/deploy.sh modelservice.example:443 - -- \
         -expand-headers -H 'authorization: Bearer ${TOKEN}'
   deploy.json:

@@ -49,6 +49,7 @@ from server.domain.caller import ALL_NAMESPACES, Caller
 from server.followed_file import FollowedFile
 from server.memory_trimming import keep_freeing
 from server.ports import Cluster, Identities, Registry
+from server.setting_types import is_loopback
 from server.settings import Identity, Serving, Settings, SettingsInvalid
 
 if TYPE_CHECKING:
@@ -184,7 +185,10 @@ class Application:
             await self._server.start()
             self._listening = entered.pop_all()
         address = _with_port(serving.listen, port)
-        log.info("listening", address=address, encrypted=credentials is not None)
+        auth = self._settings.auth
+        log.info("listening", address=address, encrypted=credentials is not None, auth=auth)
+        if auth == "none" and not is_loopback(serving.listen):
+            log.warning("every caller may do everything: MODELSERVICE_AUTH is none")
         return port
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -270,7 +274,7 @@ def kubernetes_identities(
 
 async def opened_token_file(settings: Settings) -> TokenFile | None:
     """Read the file of tokens; None without one. Raises SettingsInvalid."""
-    if settings.identity.auth != "tokens":
+    if settings.auth != "tokens":
         return None
     # Imported here, since others do not need it.
     from server.adapters.token_file import TokenFile  # noqa: PLC0415
@@ -419,7 +423,7 @@ async def _kserve(settings: Settings) -> AsyncIterator[tuple[Cluster, Identities
             caller=anonymous_caller(settings),
         )
         await cluster.check_release(RELEASE_TIMEOUT)
-        reviewed = settings.identity.auth == "kubernetes"
+        reviewed = settings.auth == "kubernetes"
         bound = cluster.namespaces_bound_to
         yield cluster, kubernetes_identities(api, settings.identity, bound) if reviewed else None
     except KServeTooOld as e:

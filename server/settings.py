@@ -256,10 +256,11 @@ class Identity(BaseSettings):
 
     model_config = _group(PREFIX)
 
-    auth: Literal["none", "tokens", "kubernetes"] = Field(
-        "none",
+    auth: Literal["none", "tokens", "kubernetes"] | None = Field(
+        None,
         description="none: every caller may do everything; tokens: callers have tokens and roles of"
-        " MODELSERVICE_TOKENS_FILE; kubernetes: callers have tokens and rights of the cluster",
+        " MODELSERVICE_TOKENS_FILE; kubernetes: callers have tokens and rights of the cluster;"
+        " unset: none on loopback, else kubernetes on KServe",
     )
     audience: str = Field(
         "modelservice",
@@ -312,7 +313,7 @@ class Identity(BaseSettings):
         if self.tokens_file and self.auth != "tokens":
             raise ValueError(
                 "MODELSERVICE_AUTH: must be tokens, since MODELSERVICE_TOKENS_FILE is set, got"
-                f" {self.auth}"
+                f" {self.auth or 'nothing'}"
             )
         return self
 
@@ -458,18 +459,32 @@ class Settings:
     log: Log
     testing: Testing
 
+    @property
+    def auth(self) -> Literal["none", "tokens", "kubernetes"]:
+        """Return MODELSERVICE_AUTH, or its default.
+
+        Beyond loopback callers have an identity unless `none` is named.
+        """
+        if self.identity.auth:
+            return self.identity.auth
+        return "none" if is_loopback(self.serving.listen) else "kubernetes"
+
     def require_consistent(self) -> None:
         """Raise SettingsInvalid for settings of different groups that exclude each other."""
-        if self.identity.auth == "none" and self.serving.mtls_listen:
+        auth, named = self.auth, self.identity.auth
+        if auth == "none" and self.serving.mtls_listen:
             raise SettingsInvalid(
                 "MODELSERVICE_AUTH: must be tokens or kubernetes, since MODELSERVICE_MTLS_LISTEN is"
                 " set, got none"
             )
-        if self.identity.auth == "kubernetes" and not self.kserve.enabled:
-            raise SettingsInvalid(
-                "MODELSERVICE_AUTH: must be none or tokens while KSERVE_ENABLED is not true, got"
-                " kubernetes"
-            )
+        if auth == "kubernetes" and not self.kserve.enabled:
+            problem = "must be none or tokens while KSERVE_ENABLED is not true, got kubernetes"
+            if named is None:
+                problem = (
+                    "must be tokens, or none to let everybody in, since MODELSERVICE_LISTEN"
+                    f" ({self.serving.listen}) is beyond loopback"
+                )
+            raise SettingsInvalid(f"MODELSERVICE_AUTH: {problem}")
 
     def platform_namespaces(self) -> frozenset[str]:
         """Return KServe's namespace, and in a pod this server's own."""

@@ -34,14 +34,14 @@ OF_CALLER = CallerLimits(*settings.Serving().limits_of_caller())
 HEALTH = dict(grpc_server._HEALTH_OPTIONS)
 SERVING = settings.Serving.model_fields
 SERVED, EVERYWHERE, KSERVE = "namespaces that are served", "the cluster", "KServe's namespace"
-DELEGATED = "the cluster, with components/identity"
+DELEGATED = "the cluster"
 # Of system:auth-delegator, which Kubernetes has.
 REVIEWS = {
     (DELEGATED, "authentication.k8s.io", "tokenreviews", "create"),
     (DELEGATED, "authorization.k8s.io", "subjectaccessreviews", "create"),
 }
 # Of callers.
-CALLER_ROLES = ROOT / "k8s/components/identity/caller-roles.yaml"
+CALLER_ROLES = ROOT / "k8s/base/caller-roles.yaml"
 WHERE = {
     ("ClusterRole", "modelservice"): SERVED,
     ("ClusterRole", "modelservice-knative"): SERVED,

@@ -21,6 +21,7 @@ from server.__main__ import main
 from tests.alone import ROOT, alone, clean_environment
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
+from tests.serving import settings as made_settings
 
 from .requests import deploy, eventually
 
@@ -106,6 +107,10 @@ def kubeconfig(tmp_path: Path) -> str:
                 "MODELSERVICE_TLS_KEY": "tls.key",
             },
             "MODELSERVICE_AUTH: must be tokens or kubernetes",
+        ),
+        (
+            {"MODELSERVICE_LISTEN": "0.0.0.0:1", "MODELSERVICE_ALLOW_PLAINTEXT": "true"},
+            "MODELSERVICE_AUTH: must be tokens, or none to let everybody in",
         ),
         ({"MODELSERVICE_HEALTH_LISTEN": "50052"}, "MODELSERVICE_HEALTH_LISTEN"),
         ({"MODELSERVICE_ALLOW_PLAINTEXT": "-"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
@@ -308,6 +313,28 @@ def test_an_unreachable_cluster_shows_in_health_and_does_not_end_the_server(kube
             call = ModelServiceStub(channel).Deploy
             refused(StatusCode.UNAVAILABLE, "CLUSTER_UNAVAILABLE", call, deploy("svc"))
         assert running.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("listen", "named", "auth"),
+    [
+        ("0.0.0.0:50051", None, "kubernetes"),
+        ("[::]:50051", None, "kubernetes"),
+        ("example.org:50051", None, "kubernetes"),
+        ("0.0.0.0:50051", "none", "none"),
+        ("127.0.0.1:50051", None, "none"),
+        ("localhost:50051", None, "none"),
+        ("127.0.0.1:50051", "kubernetes", "kubernetes"),
+    ],
+)
+def test_on_kserve_callers_beyond_loopback_have_an_identity_unless_none_is_named(
+    listen: str, named: str | None, auth: str
+) -> None:
+    loaded = made_settings(
+        serving={"listen": listen, "allow_plaintext": True}, identity={"auth": named}
+    )
+    loaded.require_consistent()
+    assert loaded.auth == auth
 
 
 @pytest.mark.processes

@@ -23,6 +23,9 @@ from tests.adapters.local.file_server import file_server
 from tests.adapters.local.server_process import kill, server
 from tests.api.requests import NAMESPACE, deploy, eventually, failed, get, key
 from tests.api.test_errors import error_of
+from tests.api.test_tls_document import make_certificate
+from tests.api.token_files import entry, identity, token_of
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import Served, serving, settings
 from tests.transcript import blocks
 
@@ -318,21 +321,35 @@ def test_help_has_examples_and_the_exit_codes_of_the_document() -> None:
     assert os.access(SCRIPT, os.X_OK)
 
 
-def test_the_line_of_the_document(served: Served, tmp_path: Path, built_grpcurl: Path) -> None:
+def test_the_line_of_the_document(tmp_path: Path, built_grpcurl: Path) -> None:
     [line] = blocks("docs/ci.md", "From a CI job", "bash")
     (tmp_path / "deploy.json").write_text(json.dumps(request("as-documented")))
-    done = subprocess.run(
-        [
-            "sh",
-            "-euc",
-            line.replace("modelservice.modelservice:50051", served.address)
-            .replace("ci/deploy.sh", str(SCRIPT))
-            .replace(" deploy.json", f" {tmp_path}/deploy.json"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={"PATH": f"{built_grpcurl.parent}:{os.environ['PATH']}", "CI_JOB_ID": "8"},
-    )
+    make_certificate(tmp_path)
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(entry("ci", namespaces={"*": "deployer"}))
+    tls = {"tls_cert": str(tmp_path / "tls.crt"), "tls_key": str(tmp_path / "tls.key")}
+    with serving(
+        settings(serving=tls | {"listen": "localhost:0"}, identity=identity(tokens))
+    ) as served:
+        served.wait_until_synced()
+        address = f"localhost:{served.port}"
+        done = subprocess.run(
+            [
+                "sh",
+                "-euc",
+                line.replace("modelservice.modelservice:50051", address).replace(
+                    "ci/deploy.sh", str(SCRIPT)
+                ),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            cwd=tmp_path,
+            env={
+                "PATH": f"{built_grpcurl.parent}:{os.environ['PATH']}",
+                "CI_JOB_ID": "8",
+                "TOKEN": token_of("ci"),
+            },
+        )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("READY")

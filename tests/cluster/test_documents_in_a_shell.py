@@ -16,6 +16,7 @@ from demo import SERVING_PYTHON
 from demo.server_process import server_process
 from demo.training import trained
 from lab import Lab, debian, wait_until
+from tests.api.test_tls_document import make_certificate
 from tests.patience import PATIENCE_SECONDS
 from tests.transcript import ROOT, Step, played, transcript
 
@@ -81,9 +82,10 @@ def test_the_calls_of_the_api_document(server: Server, path: str, tmp_path: Path
     assert rollout_id != "..."
 
 
-def test_the_installation_of_the_operations_document(lab: Lab) -> None:
+def test_the_installation_of_the_operations_document(lab: Lab, tmp_path: Path) -> None:
     """The API server takes each command, in a dry run where it would change the shared lab."""
     install(lab)
+    make_certificate(tmp_path)
     steps = [
         step
         for heading in ("Install it on a cluster", "With a registry")
@@ -92,14 +94,14 @@ def test_the_installation_of_the_operations_document(lab: Lab) -> None:
     ]
     assert len(steps) == 6
     for step in steps:
-        done = dry_run(lab, step)
+        done = dry_run(lab, step, tmp_path)
         there = re.search(r'namespaces "[\w-]+" already exists', done.stderr)
         assert done.returncode == 0 or there, (step.command, done.stderr)
 
 
-def dry_run(lab: Lab, step: Step) -> subprocess.CompletedProcess[str]:
+def dry_run(lab: Lab, step: Step, files: Path) -> subprocess.CompletedProcess[str]:
     """Run a command of kubectl on the lab, without a lasting effect."""
-    command = step.command.replace("MY-CALLERS", "default")
+    command = re.sub(r"=(?=tls\.)", f"={files}/", step.command)
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"{command} --dry-run=server"],
         capture_output=True,

@@ -24,6 +24,7 @@ from modelservice.v1.inference_service_pb2 import SecretKeyRef
 
 from lab import Cluster, Lab
 from lab.port_blocks import own_block
+from server import settings
 from server.domain.service.container_text import HELD_BACK
 from tests.alone import clean_environment
 from tests.api.requests import Stream, eventually, watching
@@ -45,6 +46,12 @@ from .test_outages import api_server_stopped
 
 KUBERNETES = {"MODELSERVICE_AUTH": "kubernetes"}
 # By role of the table: the ClusterRole of k8s/components/identity.
+RBAC = "rbac.authorization.k8s.io/v1"
+OVERLAYS = ROOT / "k8s/overlays"
+KUBERNETES = {"MODELSERVICE_AUTH": "kubernetes"}
+ROLES = yaml.safe_load_all((ROOT / "k8s/base/caller-roles.yaml").read_text())
+CALLER_ROLES = {role["metadata"]["name"]: role for role in ROLES}
+# By role of the table: the ClusterRole of k8s/base.
 CLUSTER_ROLES = {"viewer": "modelservice-viewer", "deployer": "modelservice-deployer"}
 API_AUDIENCE = "https://kubernetes.default.svc"
 LIST = pb.ListRequest()
@@ -79,7 +86,7 @@ def delegated(
     cluster: Cluster, name: str = "modelservice-identity", *, reviews: bool = True
 ) -> Path:
     """A kubeconfig of an account with these rights, or without those to review."""
-    text = (ROOT / "k8s/components/identity/delegation.yaml").read_text()
+    text = (ROOT / "k8s/base/delegation.yaml").read_text()
     delegation = yaml.safe_load(text)
     metadata = {"name": name, "namespace": NAMESPACE}
     cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
@@ -606,17 +613,13 @@ def test_a_server_that_may_not_review_says_which_right_it_lacks(
     assert "may not create tokenreviews" in answered.message
 
 
-@pytest.mark.parametrize("overlay", ["standard", "standard-registry", "knative"])
-def test_the_component_asks_for_identity_in_every_overlay(
-    built_kubectl: Path, overlay: str, tmp_path: Path
+@pytest.mark.parametrize("overlay", sorted(path.name for path in OVERLAYS.iterdir()))
+def test_every_overlay_has_callers_with_the_tokens_and_rights_of_the_cluster(
+    built_kubectl: Path, overlay: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    k8s = os.path.relpath(ROOT / "k8s", tmp_path)
-    kustomization = {
-        "resources": [f"{k8s}/overlays/{overlay}"],
-        "components": [f"{k8s}/components/identity"],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    done = subprocess.run([built_kubectl, "kustomize", tmp_path], capture_output=True, text=True)
+    done = subprocess.run(
+        [built_kubectl, "kustomize", OVERLAYS / overlay], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     manifests = list(yaml.safe_load_all(done.stdout))
     [pod] = [
@@ -624,6 +627,9 @@ def test_the_component_asks_for_identity_in_every_overlay(
         for each in manifests
         if each["kind"] in ("Deployment", "Service") and "template" in each["spec"]
     ]
-    given = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
-    assert given["MODELSERVICE_AUTH"] == "kubernetes"
-    assert CALLER_ROLES.keys() <= {each["metadata"]["name"] for each in manifests}
+    for each in pod["containers"][0]["env"]:
+        monkeypatch.setenv(each["name"], each.get("value", "postgresql://u@h/d"))
+    assert settings.load().auth == "kubernetes"
+    names = {(each["kind"], each["metadata"]["name"]) for each in manifests}
+    assert names >= {("ClusterRole", role) for role in CALLER_ROLES}
+    assert ("ClusterRoleBinding", "modelservice-auth-delegator") in names

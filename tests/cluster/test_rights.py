@@ -13,6 +13,7 @@ from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 
 from lab import AuditEntry, Lab, wait_until
+from tests.api.test_rights import answer
 from tests.api.token_files import Client, entry
 from tests.refusals import refused
 
@@ -21,9 +22,11 @@ from .fixtures import StartReplica
 from .kubectl import kubectl
 from .recording import Recording
 from .serving import NAMESPACE, ROOT, SERVER_USER, Server
+from .test_identity import KUBERNETES, Caller
 
 RBAC = "rbac.authorization.k8s.io/v1"
 CLUSTER_ROLE = f"/apis/{RBAC}/clusterroles/modelservice"
+DELEGATOR = f"/apis/{RBAC}/clusterroles/system:auth-delegator"
 RUNTIMES_ROLE = f"/apis/{RBAC}/clusterroles/modelservice-runtimes"
 KNATIVE = "/apis/serving.knative.dev/v1"
 SCHEMAS = "/openapi/v3"
@@ -55,6 +58,9 @@ def test_the_server_does_what_it_may_and_nothing_else(
     known = replica({"MODELSERVICE_AUTH": "tokens", "MODELSERVICE_TOKENS_FILE": str(tokens)})
     # A caller with a name: its Deploy makes an Event.
     deploy(Client.of(known.channel, "ci").models, namespace, "named", model())
+    caller = Caller(lab, replica(KUBERNETES), namespace, "caller")
+    listed = answer(caller.client, "List", pb.ListRequest(namespace=namespace))
+    assert listed.code is StatusCode.PERMISSION_DENIED
     wait_until(lambda: rights_used(lab) >= rights_given(lab), "no right is idle")
     assert rights_used(lab) == rights_given(lab)
 
@@ -79,7 +85,7 @@ def live_through_everything(server: Server, namespace: str) -> None:
 def rights_given(lab: Lab) -> set[Right]:
     rules = [
         rule
-        for path in (CLUSTER_ROLE, RUNTIMES_ROLE, CONFIG_ROLE)
+        for path in (CLUSTER_ROLE, RUNTIMES_ROLE, CONFIG_ROLE, DELEGATOR)
         for rule in lab.get(path)["rules"]
     ]
     return {right for rule in rules for right in _given(rule)}

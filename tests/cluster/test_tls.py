@@ -24,20 +24,18 @@ from tests.transcript import transcript
 from .kubeconfigs import kubectl_program
 from .serving import ROOT
 
-COMPONENTS = ("tls", "cert-manager")
-
 
 @pytest.fixture
 def built_kubectl() -> Path:
     return kubectl_program()
 
 
-def rendered(kubectl: Path, overlay: str, folder: Path) -> list[dict[str, Any]]:
-    """What an overlay installs with the components."""
+def rendered(kubectl: Path, overlay: str, folder: Path, *components: str) -> list[dict[str, Any]]:
+    """What an overlay installs with further components."""
     k8s = os.path.relpath(ROOT / "k8s", folder)
     kustomization = {
         "resources": [f"{k8s}/overlays/{overlay}"],
-        "components": [f"{k8s}/components/{name}" for name in COMPONENTS],
+        "components": [f"{k8s}/components/{name}" for name in components],
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     done = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
@@ -46,10 +44,11 @@ def rendered(kubectl: Path, overlay: str, folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("overlay", ["standard", "standard-all-namespaces", "standard-registry"])
-def test_with_the_component_a_deployment_speaks_tls_and_its_probes_are_answered(
+def test_a_deployment_speaks_tls_and_its_probes_are_answered(
     built_kubectl: Path, overlay: str, tmp_path: Path
 ) -> None:
-    by_kind = {each["kind"]: each for each in rendered(built_kubectl, overlay, tmp_path)}
+    manifests = rendered(built_kubectl, overlay, tmp_path, "cert-manager")
+    by_kind = {each["kind"]: each for each in manifests}
     pod = by_kind["Deployment"]["spec"]["template"]["spec"]
     [container], [volume] = pod["containers"], pod["volumes"]
     [mount] = container["volumeMounts"]
@@ -84,7 +83,8 @@ def test_a_server_with_the_settings_of_the_component_answers_its_probes(
             value = each["value"].replace(mount["mountPath"], str(tmp_path))
             host, colon, port = value.rpartition(":")
             environment[each["name"]] = f"{host}{colon}{ports.get(port, port)}"
-    with alone(**environment):
+    # The local cluster, which has no identities of its own.
+    with alone(**environment, MODELSERVICE_AUTH="none"):
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             asked = container[probe]["grpc"]
             with grpc.insecure_channel(f"127.0.0.1:{ports[str(asked['port'])]}") as channel:
@@ -93,11 +93,30 @@ def test_a_server_with_the_settings_of_the_component_answers_its_probes(
                 assert any(each.status == HealthCheckResponse.SERVING for each in statuses)
 
 
+def test_with_the_component_clients_with_certificates_have_a_port_of_their_own(
+    built_kubectl: Path, tmp_path: Path
+) -> None:
+    manifests = rendered(built_kubectl, "standard", tmp_path, "client-certificates")
+    by_kind = {each["kind"]: each for each in manifests}
+    pod = by_kind["Deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    given = {each["name"]: each.get("value") for each in container["env"]}
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert given["MODELSERVICE_MTLS_LISTEN"] == f"0.0.0.0:{ports['mtls']}"
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "client-ca"]
+    assert given["MODELSERVICE_CLIENT_CA"] == f"{mount['mountPath']}/ca.crt"
+    assert given["MODELSERVICE_TLS_CERT"]
+    by_port = {each["port"]: each for each in by_kind["Service"]["spec"]["ports"]}
+    assert by_port[ports["mtls"]]["targetPort"] == "mtls"
+    [rule] = by_kind["NetworkPolicy"]["spec"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == ["grpc", "mtls"]
+
+
 def test_with_the_component_a_knative_service_is_refused(
     built_kubectl: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(AssertionError, match="Deployment"):
-        rendered(built_kubectl, "knative", tmp_path)
+        rendered(built_kubectl, "knative", tmp_path, "tls")
 
 
 def test_the_secret_of_the_document_is_what_the_deployment_mounts(

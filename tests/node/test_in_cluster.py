@@ -15,7 +15,9 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc import StatusCode
 from modelservice.v1 import model_service_pb2_grpc
+from modelservice.v1.model_service_pb2 import ListRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import NodeLab, wait_until
@@ -24,7 +26,9 @@ from tests.cluster.kubectl import kubectl
 from tests.cluster.namespace_watch import NamespaceWatch
 from tests.cluster.recording import Recording
 from tests.cluster.serving import NAMESPACE, ROOT
+from tests.patience import PATIENCE_SECONDS
 
+from .calling import calling, deployer_token, make_secret
 from .lifecycle import Life
 from .predicting import own_container
 
@@ -38,7 +42,13 @@ STOP_GRACE = 30.0  # MODELSERVICE_STOP_GRACE's default, of which it takes the fi
 
 
 @pytest.fixture(scope="module")
-def installed(node_lab: NodeLab, server_archive: Path) -> Iterator[None]:
+def ca(node_lab: NodeLab, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The CA of the server's certificate, whose Secret is there."""
+    return make_secret(node_lab, tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def installed(node_lab: NodeLab, server_archive: Path, ca: bytes) -> Iterator[None]:
     """The server runs as k8s/overlays/standard-all-namespaces has it until the last test here."""
     node_lab.import_image(server_archive)
     kubectl(node_lab, "apply", "-k", str(ROOT / "k8s/overlays/standard-all-namespaces"))
@@ -50,6 +60,12 @@ def installed(node_lab: NodeLab, server_archive: Path) -> Iterator[None]:
     kubectl(node_lab, "-n", NAMESPACE, "scale", "deployment/modelservice", "--replicas=0")
 
 
+@pytest.fixture(scope="module")
+def token(node_lab: NodeLab, installed: None) -> str:
+    """A caller's, with the right to deploy."""
+    return deployer_token(node_lab)
+
+
 @pytest.fixture
 def pods(node_lab: NodeLab, installed: None) -> list[dict[str, Any]]:
     """The server's pods that are Ready."""
@@ -57,13 +73,13 @@ def pods(node_lab: NodeLab, installed: None) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def service(node_lab: NodeLab, installed: None) -> Iterator[ModelServiceStub]:
+def service(node_lab: NodeLab, ca: bytes, token: str) -> Iterator[ModelServiceStub]:
     """The server as callers in the cluster have it: every address of its Service, in turn."""
     # The Service hears of its pods a little later than the Deployment.
     wait_until(lambda: _endpoints(node_lab) == _addresses(node_lab), "the Service has the pods")
     target = "ipv4:" + ",".join(f"{address}:{PORT}" for address in _endpoints(node_lab))
-    options = [("grpc.lb_policy_name", "round_robin")]
-    with grpc.insecure_channel(target, options=options) as channel:
+    options = (("grpc.lb_policy_name", "round_robin"),)
+    with calling(target, ca, token, options) as channel:
         yield model_service_pb2_grpc.ModelServiceStub(channel)
 
 
@@ -97,12 +113,25 @@ def test_from_deploy_to_gone_through_its_service(
     assert seen.failures() == []
 
 
+def test_it_takes_no_call_in_plaintext_or_without_a_token(
+    node_lab: NodeLab, pods: list[dict[str, Any]], ca: bytes
+) -> None:
+    address = f"{pods[0]['status']['podIP']}:{PORT}"
+    request = ListRequest(namespace="default")
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as raised:
+        ModelServiceStub(channel).List(request, timeout=PATIENCE_SECONDS)
+    assert raised.value.code() is StatusCode.UNAVAILABLE
+    with calling(address, ca, "garbage") as channel, pytest.raises(grpc.RpcError) as raised:
+        ModelServiceStub(channel).List(request, timeout=PATIENCE_SECONDS)
+    assert raised.value.code() is StatusCode.UNAUTHENTICATED
+
+
 def test_it_stops_within_its_grace_and_tells_who_watches(
-    node_lab: NodeLab, pods: list[dict[str, Any]], namespace: str
+    node_lab: NodeLab, pods: list[dict[str, Any]], namespace: str, ca: bytes, token: str
 ) -> None:
     pod = pods[0]
     seen = NamespaceWatch(node_lab, node_lab.tokens["admin"], NAMESPACE)
-    with grpc.insecure_channel(f"{pod['status']['podIP']}:{PORT}") as channel:
+    with calling(f"{pod['status']['podIP']}:{PORT}", ca, token) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
         deploy(stub, namespace, "watched", own_container("watched").spec(1))
         watch = Recording(stub, namespace, "watched")
@@ -128,7 +157,9 @@ def test_it_logs_nothing_but_what_it_means_to(
 ) -> None:
     for pod in pods:
         lines = kubectl(node_lab, "-n", NAMESPACE, "logs", pod["metadata"]["name"]).splitlines()
-        levels = {json.loads(line)["level"] for line in lines}
+        logged = [json.loads(line) for line in lines]
+        # The others are audit records.
+        levels = {line["level"] for line in logged if "stage" not in line}
         assert levels <= {"info", "warning"}, lines
 
 

@@ -11,13 +11,14 @@ import grpc
 import pytest
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
-from modelservice.v1 import model_service_pb2_grpc
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import NodeLab, wait_until
+from tests.api.token_files import Client
 from tests.cluster.asking import container, deploy
 from tests.cluster.kubectl import kubectl
 from tests.cluster.serving import NAMESPACE, ROOT, make_room_for_knative
+from tests.node.calling import deployer_token
 from tests.patience import PATIENCE_SECONDS
 
 # The first test waits for the image: its packages come over the network.
@@ -45,7 +46,7 @@ def service(
     with grpc.insecure_channel(f"{address(node_lab)}:80") as channel:
         # kube-proxy hears of the pods when Knative does, and takes up to a second for it.
         grpc.channel_ready_future(channel).result(PATIENCE_SECONDS)
-        yield model_service_pb2_grpc.ModelServiceStub(channel)
+        yield Client(channel, f"Bearer {deployer_token(node_lab)}").models
     node_lab.request("DELETE", SERVICE)
 
 
@@ -59,6 +60,17 @@ def address(lab: NodeLab) -> str:
     revision = lab.get(SERVICE)["status"]["latestReadyRevisionName"]
     path = f"/api/v1/namespaces/{NAMESPACE}/services/{revision}-private"
     return str(lab.get(path)["spec"]["clusterIP"])
+
+
+def test_a_call_without_a_token_is_unauthenticated(
+    node_lab: NodeLab, service: ModelServiceStub
+) -> None:
+    with (
+        grpc.insecure_channel(f"{address(node_lab)}:80") as channel,
+        pytest.raises(grpc.RpcError) as raised,
+    ):
+        ModelServiceStub(channel).List(pb.ListRequest(namespace="default"), timeout=30)
+    assert raised.value.code() is StatusCode.UNAUTHENTICATED
 
 
 def test_it_answers(service: ModelServiceStub, namespace: str) -> None:

@@ -73,7 +73,7 @@ class Reviews:
             resource = path.rpartition("/")[2]
             raise ServerLacksRights(
                 f"the ModelService service account may not create {resource}; ask the cluster"
-                " administrator to bind it to system:auth-delegator (k8s/components/identity)",
+                " administrator to bind it to system:auth-delegator (k8s/base/delegation.yaml)",
                 verb="create",
                 resource=resource,
             )

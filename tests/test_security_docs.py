@@ -78,6 +78,8 @@ LIMITS = {
     "client certificates whose callers are remembered": client_certificates.MOST_CERTIFICATES,
     "the CN and each O of a client certificate, in bytes": client_certificates.MOST_NAME_BYTES,
     "O of a client certificate": client_certificates.MOST_GROUPS,
+    "the name of a user or group to act for, in characters": authentication.MOST_NAME_CHARACTERS,
+    "groups to act in": authentication.MOST_GROUPS,
     "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],

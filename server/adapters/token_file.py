@@ -34,6 +34,7 @@ from server.followed_file import Events, FollowedFile
 SETTING = "MODELSERVICE_TOKENS_FILE"
 MOST_BYTES = 256 * 2**10
 _MOST_PROBLEMS = 5
+_KUBERNETES = "MODELSERVICE_AUTH=kubernetes"
 _EVENTS = Events("tokens loaded", "tokens replaced", "tokens cannot be replaced")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[!-~]{1,253}")
@@ -202,7 +203,9 @@ class TokenFile:
 
     def remedy(self, caller: Caller, access: Access) -> str:
         """See `server.ports.Identities`."""
-        verbs = _VERBS[access.resource]
+        verbs = _VERBS.get(access.resource)
+        if verbs is None:
+            return f"no role gives that right: callers act for others only by {_KUBERNETES}"
         role = next(role for role in Role if access.verb in verbs[role])
         return f"ask the operator of this server for the role {role} there ({SETTING})"
 
@@ -212,6 +215,8 @@ class TokenFile:
 
 
 def _allows(row: _Row, access: Access) -> bool:
+    if access.resource not in _VERBS:
+        return False
     if access.resource is Resource.PROJECTS:
         given, name = row.projects, access.name
     else:

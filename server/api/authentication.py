@@ -1,4 +1,5 @@
-"""Authenticates calls, by the client certificate of their connection or a bearer token."""
+"""Authenticates calls, by the client certificate of their connection or a bearer token, and for
+whom they act."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from server.api.errors import cut
 from server.control.call import Authenticate, Call
+from server.control.impersonation import Impersonation, impersonate
 from server.domain.caller import BearerToken
-from server.domain.errors import Unauthenticated
+from server.domain.errors import FieldInvalid, FieldViolation, Unauthenticated
 from server.ports import Identities
 
 if TYPE_CHECKING:
@@ -19,6 +22,12 @@ if TYPE_CHECKING:
 # Kubernetes' tokens of ServiceAccounts have 1 KiB, those of OIDC with many groups some KiB.
 MOST_TOKEN_BYTES = 8192
 _KEY = "authorization"
+# As the headers of Kubernetes' API. Each right and its refusal are remembered by these names.
+_IMPERSONATE = "impersonate-"
+_AS_USER, _AS_GROUP = "impersonate-user", "impersonate-group"
+MOST_NAME_CHARACTERS = 253
+MOST_GROUPS = 100
+_NAME = re.compile(rf"[ -~]{{1,{MOST_NAME_CHARACTERS}}}")
 _BEARER = re.compile(rf"[Bb]earer +([!-~]{{1,{MOST_TOKEN_BYTES}}})")
 _WANTED = "the metadata `authorization` must be `Bearer TOKEN`"
 
@@ -49,8 +58,14 @@ class Authentication:
         self._certificates = certificates
 
     async def authenticated(self, call: Call, context: Any) -> Call:
-        """Return the call with its caller. Raises Unauthenticated."""
+        """Return the call with its caller.
+
+        Raises Unauthenticated, FieldInvalid for metadata that names another user wrongly, and
+        PermissionDenied for one whom the caller may not impersonate.
+        """
         authenticate = self._by_credentials(context)
+        if impersonation := impersonation_of(context.invocation_metadata()):
+            authenticate = partial(impersonate, self._identities, authenticate, impersonation)
         caller = await authenticate()
         return Call(caller, call.deadline, call.trace, authenticate, call.record)
 
@@ -63,6 +78,33 @@ class Authentication:
                 )
             return partial(self._certificates.caller_of, certificate)
         return partial(self._identities.authenticate, bearer_token(metadata))
+
+
+def impersonation_of(metadata: Iterable[tuple[str, Any]]) -> Impersonation | None:
+    """Return whom a call's metadata names to act for; None where it names nobody.
+
+    Raises FieldInvalid.
+    """
+    users, groups = list[str](), list[str]()
+    for key, value in metadata:
+        if key.startswith(_IMPERSONATE):
+            named = {_AS_USER: users, _AS_GROUP: groups}.get(key)
+            if named is None:
+                raise _wrong(key, f"must be {_AS_USER} or {_AS_GROUP}")
+            if not _NAME.fullmatch(value):
+                raise _wrong(key, f"must have 1 to {MOST_NAME_CHARACTERS} printable characters")
+            named.append(value)
+    if len(users) > 1:
+        raise _wrong(_AS_USER, f"must be there once, got it {len(users)} times")
+    if groups and not users:
+        raise _wrong(_AS_USER, f"must be set, since {_AS_GROUP} is")
+    if len(groups) > MOST_GROUPS:
+        raise _wrong(_AS_GROUP, f"must be there at most {MOST_GROUPS} times, got {len(groups)}")
+    return Impersonation(users[0], tuple(dict.fromkeys(groups))) if users else None
+
+
+def _wrong(key: str, why: str) -> FieldInvalid:
+    return FieldInvalid([FieldViolation(f"metadata.{cut(key, MOST_NAME_CHARACTERS)}", why)])
 
 
 def bearer_token(metadata: Iterable[tuple[str, Any]]) -> BearerToken:

@@ -186,10 +186,14 @@ class CallInterceptor:
                 if self._authentication and not method.open:
                     with self._arriving.counted(_size(request)):
                         call = await self._authentication.authenticated(call, context)
-                    line.fields["user"] = cut(call.caller.name, _LOGGED_BYTES)
+                caller = call.caller
+                by = caller.impersonated_by or caller.name
+                if by:
+                    line.fields["user"] = cut(by, _LOGGED_BYTES)
+                if caller.impersonated_by:
+                    line.fields["on_behalf_of"] = cut(caller.name, _LOGGED_BYTES)
                 if record:
-                    record.caller = call.caller
-                by = call.caller.impersonated_by or call.caller.name
+                    record.caller = caller
                 admitted = self._admission.admit(method.kind, by)
             except ServiceError as refusal:
                 line.quiet = True

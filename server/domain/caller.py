@@ -16,6 +16,8 @@ ALL_NAMESPACES = "*"
 RESERVED = "system:"
 # The group of every caller with an identity.
 AUTHENTICATED = "system:authenticated"
+# The group of every ServiceAccount; with a namespace after a colon, that of the namespace's.
+SERVICE_ACCOUNTS = "system:serviceaccounts"
 MOST_NAMED_GROUPS = 5
 
 
@@ -84,6 +86,10 @@ class Resource(StrEnum):
     PROJECTS = "projects.registry.modelservice.dev"
     # The text that containers write.
     POD_LOGS = "pods/log"
+    # For whom a caller acts.
+    USERS = "users"
+    GROUPS = "groups"
+    SERVICE_ACCOUNTS = "serviceaccounts"
 
     @property
     def plural(self) -> str:
@@ -104,7 +110,8 @@ class Resource(StrEnum):
 class Access(NamedTuple):
     """A verb on a resource, as Kubernetes' RBAC has it.
 
-    `namespace`: of services and pods; empty: all namespaces. `name`: of a project.
+    `namespace`: of what has one; empty: all namespaces. `name`: of a project, or of a user, a group
+    or a ServiceAccount to impersonate.
     """
 
     verb: str
@@ -112,10 +119,16 @@ class Access(NamedTuple):
     namespace: str = ""
     name: str = ""
 
+    @property
+    def project(self) -> str:
+        """Return the project's name; empty for another resource."""
+        return self.name if self.resource is Resource.PROJECTS else ""
+
     def __str__(self) -> str:
-        if self.resource is Resource.PROJECTS:
-            return f"{self.verb} {self.resource} {self.name!a}"
         where = f"the namespace {self.namespace!a}" if self.namespace else "any namespace"
+        if self.name:
+            named = f"{self.verb} {self.resource} {self.name!a}"
+            return f"{named} in {where}" if self.namespace else named
         return f"{self.verb} {self.resource} in {where}"
 
     def kubectl_check(self, caller: Caller) -> str:
@@ -135,7 +148,8 @@ class Access(NamedTuple):
 
     def _can_i(self, caller: Caller) -> Iterator[str]:
         resource, _, subresource = self.resource.partition("/")
-        yield from ("kubectl", "auth", "can-i", self.verb, resource)
+        named = f"{resource}/{self.name}" if self.name else resource
+        yield from ("kubectl", "auth", "can-i", self.verb, named)
         if subresource:
             yield f"--subresource={subresource}"
         yield f"--namespace={self.namespace}" if self.namespace else "--all-namespaces"

@@ -184,7 +184,7 @@ class PermissionDenied(ServiceError):
             verb=access.verb,
             resource=access.resource,
             namespace=access.namespace,
-            **({"project": access.name} if access.name else {}),
+            **({"project": access.project} if access.project else {}),
         )
 
 

@@ -22,7 +22,7 @@ from .serving import ROOT, Server
 
 GROUP = "rbac.authorization.k8s.io"
 RBAC = f"{GROUP}/v1"
-ROLES = yaml.safe_load_all((ROOT / "k8s/components/identity/caller-roles.yaml").read_text())
+ROLES = yaml.safe_load_all((ROOT / "k8s/base/caller-roles.yaml").read_text())
 CALLER_ROLES = {role["metadata"]["name"]: role for role in ROLES}
 
 

@@ -18,11 +18,12 @@ from tests.api.token_files import Client, entry
 from tests.refusals import refused
 
 from .asking import State, container, delete, deploy, get, model, wait_gone, wait_ready
+from .callers import Account
 from .fixtures import StartReplica
 from .kubectl import kubectl
 from .recording import Recording
 from .serving import NAMESPACE, ROOT, SERVER_USER, Server
-from .test_identity import KUBERNETES, Caller
+from .test_identity import KUBERNETES
 
 RBAC = "rbac.authorization.k8s.io/v1"
 CLUSTER_ROLE = f"/apis/{RBAC}/clusterroles/modelservice"
@@ -58,7 +59,7 @@ def test_the_server_does_what_it_may_and_nothing_else(
     known = replica({"MODELSERVICE_AUTH": "tokens", "MODELSERVICE_TOKENS_FILE": str(tokens)})
     # A caller with a name: its Deploy makes an Event.
     deploy(Client.of(known.channel, "ci").models, namespace, "named", model())
-    caller = Caller(lab, replica(KUBERNETES), namespace, "caller")
+    caller = Account(lab, replica(KUBERNETES), namespace, "caller")
     listed = answer(caller.client, "List", pb.ListRequest(namespace=namespace))
     assert listed.code is StatusCode.PERMISSION_DENIED
     wait_until(lambda: rights_used(lab) >= rights_given(lab), "no right is idle")

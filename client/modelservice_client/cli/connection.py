@@ -66,6 +66,18 @@ class Connection:
             metavar="TEXT", help="A file with a bearer token; else MODELSERVICE_TOKEN_FILE."
         ),
     ] = ""
+    as_user: Annotated[
+        str,
+        typer.Option(
+            "--as", metavar="TEXT", help="A user to act for, where you may impersonate it."
+        ),
+    ] = ""
+    as_groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as-group", metavar="TEXT", help="A group of that user to act in. Repeatable."
+        ),
+    ] = None
     patience: Annotated[
         float,
         typer.Option(metavar="SECONDS", min=0, help="Give up after this time without an answer."),
@@ -95,9 +107,16 @@ class Connection:
         return Connection(
             **given | {"server": self.server or context.server or server, "token_file": token_file},
             plaintext=plaintext,
+            as_user=self.as_user,
+            as_groups=self.as_groups,
             patience=self.patience,
             output=self.output,
         )
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """Return what names the user to act for, with every call."""
+        user = [("impersonate-user", self.as_user)] if self.as_user else []
+        return user + [("impersonate-group", group) for group in self.as_groups or ()]
 
     def source(self) -> str:
         """Return what names the server."""
@@ -116,6 +135,10 @@ class Connection:
         for name in ("server", "context", "ca", "cert", "key", "server_name", "token_file"):
             if value := getattr(self, name):
                 flags += [f"--{name.replace('_', '-')}", value]
+        if self.as_user:
+            flags += ["--as", self.as_user]
+        for group in self.as_groups or ():
+            flags += ["--as-group", group]
         if self.plaintext is not None:
             flags.append("--plaintext" if self.plaintext else "--tls")
         return shlex.join(["modelctl", *words, *flags])

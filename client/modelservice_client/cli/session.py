@@ -127,11 +127,16 @@ class Session:
             )
         elif options.plaintext is False:
             tls = True
+        if options.as_groups and not options.as_user:
+            raise UsageError("--as-group needs --as")
+        if not all(name.isascii() and name.isprintable() for _, name in options.metadata()):
+            raise UsageError("--as and --as-group must be printable ASCII")
         try:
             return Client(
                 options.server,
                 tls=tls,
                 token_file=options.token_file or None,
+                metadata=options.metadata(),
                 patience=options.patience,
                 on_retry=self._retrying,
             )

@@ -38,13 +38,19 @@ def test_the_lines_of_the_document_reach_a_server_with_tls(
 
 
 class Recorder(model_service_pb2_grpc.ModelServiceServicer):
-    """Lists nothing, and keeps the credentials of each call."""
+    """Lists nothing, and keeps the credentials of each call, and for whom it acts."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.acting: list[tuple[str, str]] = []
 
     def List(self, request: ListRequest, context: grpc.ServicerContext) -> ListResponse:
         self.seen.append(str(dict(context.invocation_metadata()).get("authorization")))
+        self.acting += [
+            (key, value)
+            for key, value in context.invocation_metadata()
+            if key.startswith("impersonate-")
+        ]
         return ListResponse()
 
 
@@ -92,6 +98,31 @@ def test_the_token_of_a_file_reaches_a_server_with_tls(
     token.write_text("second\n")
     assert modelctl("list", *at, **env).exit_code == 0
     assert recorder.seen == ["Bearer first", "Bearer second"]
+
+
+def test_the_user_and_the_groups_to_act_for_are_sent(
+    address: str, recorder: Recorder, certificate: Path
+) -> None:
+    to = ("--server", address, "--ca", str(certificate / "ca.crt"))
+    named = ("--as", "jane", "--as-group", "risk", "--as-group", "ops")
+    assert modelctl("list", *to, *named).exit_code == 0
+    assert recorder.acting == [
+        ("impersonate-user", "jane"),
+        ("impersonate-group", "risk"),
+        ("impersonate-group", "ops"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--as-group", "risk"), "--as-group needs --as"),
+        (("--as", "ja\nne"), "--as and --as-group must be printable ASCII"),
+    ],
+)
+def test_a_user_that_cannot_be_named_is_wrong_usage(flags: tuple[str, ...], problem: str) -> None:
+    run = modelctl("list", "--server", "localhost:1", *flags)
+    assert (run.exit_code, run.stderr) == (2, f"error: {problem}\n")
 
 
 def test_a_token_is_not_sent_in_plaintext_to_another_machine(tmp_path: Path) -> None:

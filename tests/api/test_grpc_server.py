@@ -15,7 +15,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from lab.port_blocks import own_block
 from server.api import grpc_server
 from server.api.health import LIVE, SERVING, Health
-from server.api.transport.listening import AddressUnusable, listen
+from server.api.transport.listening import AddressUnusable, add_port
 from tests.patience import PATIENCE_SECONDS
 
 from .test_settings import KUBECONFIG, server
@@ -54,6 +54,12 @@ async def answers(address: str) -> bool:
             )
         except grpc.aio.AioRpcError:
             return False
+
+
+async def listen(bare: Any, address: str) -> int:
+    port = await add_port(bare, address)
+    await bare.start()
+    return port
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
@@ -86,17 +86,18 @@ class Watcher:
         with self._cache.subscribe(target) as changes:
             # Thousands of streams are open: they share their target, and keep no token.
             target = changes.target
-            watch = replace(watch, target=target)
+            watch = watch._replace(target=target)
             coverage = await self._authorizer.coverage(call, Verb.WATCH, target, self._namespaces)
             token = None
             if watch.resume_token:
                 token = await self._resumed(watch, changes)
-                watch = replace(watch, resume_token="")
+                watch = watch._replace(resume_token="")
             wait = await self._wait(call, watch)
             stream = WatchStream(
                 self._positions, self._cache, self._batches, watch, coverage, changes
             )
-            async with _Opening(self._openings):
+            # The first events of one service are few, and shared.
+            async with nullcontext() if target.name else _Opening(self._openings):
                 await stream.cover_new()
                 await _deliver(stream, stream.initial_events(token), coverage, send)
             del token
@@ -257,8 +258,9 @@ async def _shown(coverage: Coverage, event: WatchEvent) -> WatchEvent:
 
 
 class _Opening:
-    """A slot in which a stream sends its initial events: those of a storm come some at a time. A
-    reader that takes them slowly is not waited for: after _OPENING_SECONDS its slot is free."""
+    """A slot in which a stream of many services sends its initial events: those of a storm come
+    some at a time. A reader that takes them slowly is not waited for: after _OPENING_SECONDS its
+    slot is free."""
 
     __slots__ = ("_slots", "_timer")
 

@@ -70,8 +70,7 @@ class Until(StrEnum):
     GONE = "GONE"
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(NamedTuple):
     """A request to watch. `until` other than FOREVER needs a target with a name."""
 
     target: ServiceKey

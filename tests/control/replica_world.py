@@ -123,7 +123,7 @@ class Connection:
 
     def _open(self) -> None:
         self.model.open()
-        watch = replace(self.watch, resume_token=self.model.token)
+        watch = self.watch._replace(resume_token=self.model.token)
         stream = EventStream(self.replica.watcher, watch)
         self._reading = asyncio.ensure_future(self._read(stream))
 

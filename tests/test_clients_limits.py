@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import grpc
 from modelservice.v1.model_service_pb2 import DeployRequest, ListRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
@@ -14,7 +12,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 from tests.transcript import section
 
-[HEARTBEAT] = [known.default for known in fields(Watch) if known.name == "heartbeat"]
+HEARTBEAT = Watch._field_defaults["heartbeat"]
 OPTIONS = dict(grpc_server._OPTIONS)
 KIB = 2**10
 

@@ -105,6 +105,8 @@ SUPERSEDED = ModelDeployment(
         log_lines=("one", "two"),
         retrying=True,
         first_seen_time=_THEN,
+        # The release did not keep which part of the message a container wrote.
+        container_text="it crashed",
     ),
     caller="somebody",
     ready_time=_THEN,

@@ -330,7 +330,7 @@ def anonymous_caller(settings: Settings) -> Caller:
 
     Where they have one, each caller's right decides about the text of containers, after all else.
     """
-    if settings.identity.auth != "none":
+    if settings.auth != "none":
         return Caller(reads_output_in=frozenset({ALL_NAMESPACES}))
     return Caller(reads_output_in=settings.serving.show_container_text)
 

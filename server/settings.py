@@ -305,11 +305,6 @@ class Identity(BaseSettings):
             raise ValueError(
                 "MODELSERVICE_TOKENS_FILE: must be set, since MODELSERVICE_AUTH is tokens"
             )
-        if self.reflection == "authenticated" and self.auth == "none":
-            raise ValueError(
-                "MODELSERVICE_REFLECTION: must be open, since MODELSERVICE_AUTH is none, got"
-                " authenticated"
-            )
         if self.tokens_file and self.auth != "tokens":
             raise ValueError(
                 "MODELSERVICE_AUTH: must be tokens, since MODELSERVICE_TOKENS_FILE is set, got"
@@ -476,6 +471,11 @@ class Settings:
             raise SettingsInvalid(
                 "MODELSERVICE_AUTH: must be tokens or kubernetes, since MODELSERVICE_MTLS_LISTEN is"
                 " set, got none"
+            )
+        if auth == "none" and self.identity.reflection == "authenticated":
+            raise SettingsInvalid(
+                "MODELSERVICE_REFLECTION: must be open, since callers have no identity"
+                " (MODELSERVICE_AUTH), got authenticated"
             )
         if auth == "kubernetes" and not self.kserve.enabled:
             problem = "must be none or tokens while KSERVE_ENABLED is not true, got kubernetes"

@@ -15,9 +15,10 @@ from modelservice.v1.model_service_pb2 import ListRequest, WatchStatusRequest
 from structlog.testing import capture_logs
 
 from server.adapters.token_file import MOST_BYTES, TokenFile, parse
+from server.app import anonymous_caller
 from server.bounded_file import FileUnusable
 from server.domain.caller import Access, BearerToken, Caller, Resource
-from server.settings import Identity, SettingsInvalid
+from server.settings import SettingsInvalid
 from tests.refusals import refusal_of, refused
 from tests.serving import Served, serving, settings
 
@@ -99,8 +100,20 @@ def test_reflection_takes_a_token_where_a_setting_asks_for_it(tmp_path: Path) ->
 
 
 def test_reflection_for_callers_with_an_identity_takes_identities() -> None:
-    with pytest.raises(ValueError, match="MODELSERVICE_REFLECTION: must be open"):
-        Identity(reflection="authenticated")
+    with pytest.raises(SettingsInvalid, match="MODELSERVICE_REFLECTION: must be open"):
+        settings(identity={"reflection": "authenticated"}).require_consistent()
+
+
+def test_the_cluster_holds_text_of_containers_back_only_where_callers_have_no_identity() -> None:
+    """Where they have one, each caller's own right decides."""
+    beyond = settings(serving={"listen": "0.0.0.0:50051", "allow_plaintext": True})
+    for made, shown in (
+        (settings(), False),
+        (settings(identity={"auth": "none"}), False),
+        (settings(identity={"auth": "kubernetes"}), True),
+        (beyond, True),
+    ):
+        assert anonymous_caller(made).may_read_output("team-a", "a Secret") == shown, made.auth
 
 
 def test_the_log_has_the_user_and_no_token(channel: grpc.Channel) -> None:

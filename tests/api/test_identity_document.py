@@ -16,7 +16,6 @@ from tests.patience import PATIENCE_SECONDS
 from tests.serving import serving, settings
 from tests.transcript import blocks, transcript
 
-from .test_tls_document import make_certificate
 from .token_files import digest, identity
 
 DOCUMENT = "docs/identity.md"
@@ -38,21 +37,6 @@ def test_the_token_of_the_document_lets_its_user_in(tmp_path: Path) -> None:
     with serving(settings(identity=identity(file))) as served:
         served.wait_until_synced()
         run(call.replace("localhost:50051", served.address), tmp_path)
-
-
-def test_the_client_certificate_of_the_document_lets_its_user_in(tmp_path: Path) -> None:
-    make_certificate(tmp_path)
-    *make, call = (step.command for step in transcript(DOCUMENT, "Client certificates"))
-    assert len(make) == 2
-    for each in make:
-        run(each, tmp_path)
-    tokens = tmp_path / "tokens.toml"
-    tokens.write_text('[[group]]\nname = "risk"\nnamespaces = { risk = "viewer" }\n')
-    tls = {"tls_cert": str(tmp_path / "tls.crt"), "tls_key": str(tmp_path / "tls.key")}
-    mtls = {"mtls_listen": "localhost:0", "client_ca": str(tmp_path / "clients.crt")}
-    with serving(settings(serving=tls | mtls, identity=identity(tokens))) as served:
-        served.wait_until_synced()
-        run(call.replace(":50053", f":{served.application.mtls_port}"), tmp_path)
 
 
 def run(command: str, folder: Path) -> None:

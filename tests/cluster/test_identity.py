@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +43,6 @@ from .test_container_text import PLANTED, plant
 from .test_outages import api_server_stopped
 
 KUBERNETES = {"MODELSERVICE_AUTH": "kubernetes"}
-DOCUMENT = "docs/identity.md"
 OVERLAYS = ROOT / "k8s/overlays"
 # By role of the table: the ClusterRole of k8s/base.
 CLUSTER_ROLES = {"viewer": "modelservice-viewer", "deployer": "modelservice-deployer"}
@@ -449,76 +446,6 @@ def code_of(stream: Stream) -> StatusCode | None:
     """The code that ends a stream."""
     _, error = stream.rest()
     return error.code() if error else None
-
-
-@pytest.fixture
-def shell(
-    cluster: Cluster, asking: Server, namespace: str, built_kubectl: Path, tmp_path: Path
-) -> Callable[[str], None]:
-    """Runs a command of docs/identity.md in the test's namespace, in place of `risk`."""
-    environment = clean_environment() | {
-        "PATH": f"{built_kubectl.parent}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}:{ROOT / 'generated'}",
-        "KUBECONFIG": str(cluster.kubeconfig),
-        "HOME": str(tmp_path),
-    }
-
-    def run(command: str) -> None:
-        command = re.sub(r"\brisk\b", namespace, command)
-        command = command.replace("localhost:50051", asking.address)
-        command = re.sub("^modelctl", f"{sys.executable} -m modelservice_client.cli", command)
-        done = subprocess.run(
-            ["bash", "-euc", command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-        )
-        assert done.returncode == 0, (command, done.stderr)
-
-    return run
-
-
-def test_the_commands_of_the_document_let_an_account_in(
-    cluster: Cluster, shell: Callable[[str], None]
-) -> None:
-    cluster.apply(CALLER_ROLES["modelservice-deployer"])
-    run_all(shell, [step.command for step in transcript(DOCUMENT, "Tokens of the cluster")])
-
-
-def run_all(shell: Callable[[str], None], commands: list[str]) -> None:
-    """Run the commands of a document. The last one works once the API server knows the rights that
-    those before it give."""
-    *steps, call = commands
-    for step in steps:
-        shell(step)
-
-    def works() -> bool:
-        try:
-            shell(call)
-        except AssertionError:
-            return False
-        return True
-
-    eventually("the call is allowed", works)
-
-
-def test_the_portal_of_the_document_acts_for_its_user(
-    cluster: Cluster, shell: Callable[[str], None], namespace: str
-) -> None:
-    cluster.apply(CALLER_ROLES["modelservice-viewer"])
-    try:
-        commands = [step.command for step in transcript(DOCUMENT, "Acting for others")]
-        run_all(shell, commands)
-        # Of the portal itself, of another user, and of a group that it may not act in.
-        for words in ("", "--as joe", "--as jane --as-group ops"):
-            with pytest.raises(AssertionError, match="may not"):
-                shell(commands[-1].replace("--as jane --as-group risk", words))
-    finally:
-        for kind in ("clusterrolebindings", "clusterroles"):
-            path = f"/apis/{RBAC}/{kind}/act-for-{namespace}"
-            cluster.request("DELETE", path)
 
 
 def test_kubectl_shows_who_deployed_and_who_deleted(

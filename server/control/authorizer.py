@@ -111,7 +111,7 @@ class Authorizer:
         """
         if verb in (Verb.LIST, Verb.WATCH) and target == (ALL, ""):
             return target
-        key = ServiceKey(target.namespace or self.default_namespace, target.name)
+        key = target if target.namespace else ServiceKey(self.default_namespace, target.name)
         if self.served and key.namespace not in self.served:
             raise NamespaceNotServed(key.namespace)
         if self.identities:

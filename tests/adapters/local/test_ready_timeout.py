@@ -79,7 +79,7 @@ async def test_a_rollout_that_is_tried_again_has_its_time_again(tmp_path: Path) 
     async with world_of(tmp_path, timeouts) as world:
         bad = replace(world.model("bad", exit=1, says="RuntimeError"), ready_timeout=SECOND)
         await world.deploy(bad)
-        failed = await world.until(State.FAILED)
+        failed = await world.when("it has failed by itself", _cannot_load)
         over = failed.create_time + 2 * SECOND
         await eventually("its time is over", lambda: datetime.now(UTC) > over)
         again = await world.deploy(bad)
@@ -87,3 +87,8 @@ async def test_a_rollout_that_is_tried_again_has_its_time_again(tmp_path: Path) 
         assert again.service.status.state is not State.FAILED
         assert again.rollout == failed.rollout
         await world.until(State.FAILED)
+
+
+def _cannot_load(service: InferenceService) -> bool:
+    failure = service.status.failure
+    return failure is not None and failure.reason is FailureReason.MODEL_LOAD

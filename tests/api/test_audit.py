@@ -30,7 +30,8 @@ from tests.refusals import Refusal, refusal_of
 from tests.serving import Served, serving, settings
 
 from .registry_project import Project
-from .requests import container, deploy, eventually
+from .requests import NAMESPACE, container, deploy, eventually
+from .test_impersonation import Rights, acting
 from .test_rights import TABLE, answer, everything, in_role
 from .token_files import Client, entry, identity, token_of
 
@@ -139,6 +140,27 @@ def test_a_record_says_who_did_what_and_how_it_ended(tmp_path: Path) -> None:
     }
     assert begun["peer"].startswith("127.0.0.1:")
     assert begun["time"] < ended["time"]
+
+
+def test_both_names_are_on_record_where_a_caller_acts_for_another(tmp_path: Path) -> None:
+    rights: Any = Rights()
+    rights.given = {
+        ("portal", "impersonate", "", "jane"),
+        ("jane", "patch", NAMESPACE, ""),
+        ("jane", "create", NAMESPACE, ""),
+    }
+    audit = tmp_path / "audit.log"
+    with serving(settings(identity={"audit": str(audit)}), identities=rights) as served:
+        with grpc.insecure_channel(served.address) as channel:
+            stub = Client(channel, "Bearer portal").models
+            done = stub.Deploy(deploy("iris"), metadata=acting("jane"))
+            with pytest.raises(grpc.RpcError):
+                stub.Deploy(deploy("iris"), metadata=acting("root"))
+        assert done.service.status.deployed_by == "jane"
+    begun, ended, refused = parsed(audit.read_bytes())
+    for record in (begun, ended):
+        assert (record["user"], record["on_behalf_of"]) == ("portal", "jane")
+    assert (refused["user"], refused["reason"]) == ("portal", "PERMISSION_DENIED")
 
 
 def test_a_deploy_of_a_registered_model_is_on_record_with_the_service_that_it_writes(

@@ -177,7 +177,7 @@ class Serving(BaseSettings):
         description="maximum of concurrent watches; further watches get RESOURCE_EXHAUSTED",
     )
     caller_rate: int = Field(
-        1000,
+        500,
         ge=1,
         description="maximum of calls a second of each identified caller, as many of them at one"
         " moment after a pause; further calls get RESOURCE_EXHAUSTED",

@@ -58,7 +58,7 @@ LIMITS = {
     "streams open at once, of each identified caller": OF_CALLER.streams,
     "idle callers whose rate is remembered": call_limits.MOST_IDLE_CALLERS,
     "refusals in a second that are sent at once": call_limits.PROMPT_REFUSALS,
-    "memory of refusals that are sent late, in bytes": call_limits.MOST_HELD_BYTES,
+    "memory of refusals that are held, in bytes": call_limits.MOST_HELD_BYTES,
     "memory of requests above 32 KiB whose callers are not authenticated yet, in bytes": (
         call_limits.MOST_ARRIVING_BYTES
     ),
@@ -80,6 +80,9 @@ LIMITS = {
     "O of a client certificate": client_certificates.MOST_GROUPS,
     "the name of a user or group to act for, in characters": authentication.MOST_NAME_CHARACTERS,
     "groups to act in": authentication.MOST_GROUPS,
+    "pings of a connection that come within 10 s of the one before": (
+        OPTIONS["grpc.http2.max_ping_strikes"]
+    ),
     "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],

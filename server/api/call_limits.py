@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,11 +17,12 @@ from server.token_bucket import TokenBucket
 
 # Idle callers whose rate is remembered. One that returns after a second has its whole burst anyway.
 MOST_IDLE_CALLERS = 10_000
-# Refusals beyond so many a second are answered late, so that a client that calls again at once is
-# slowed down. They hold their request, and what gRPC has for a call.
-PROMPT_REFUSALS = 100
-HELD_SECONDS = (0.5, 1.5)
-MOST_HELD_BYTES = 64 * 2**20
+# Refusals beyond so many in a second are held, so that a client that calls again at once is slowed
+# down. They hold their request, and gRPC's memory of a call.
+PROMPT_REFUSALS = 200
+LEAST_HELD_SECONDS = 1.0
+MOST_HELD_SECONDS = 10.0
+MOST_HELD_BYTES = 128 * 2**20
 BYTES_OF_A_CALL = 32 * 2**10
 SMALL_REQUEST_BYTES = 32 * 2**10
 MOST_ARRIVING_BYTES = 64 * 2**20
@@ -174,12 +175,14 @@ class RefusedCalls:
     above the limits.
 
     It logs their number once a second at most, since a line for each would let a flood of calls
-    flood the log. It holds back the refusals of a flood for a moment.
+    flood the log. It holds back the refusals of a flood.
     """
 
     def __init__(self) -> None:
         self._counts: Counter[ErrorReason] = Counter()
+        self._held = 0
         self._held_bytes = 0
+        self._released = asyncio.Event()
 
     async def add(self, reason: ErrorReason, request_bytes: int) -> None:
         """Count one more, and return once its caller may have the error."""
@@ -187,13 +190,28 @@ class RefusedCalls:
             asyncio.get_running_loop().call_later(_SUMMED_SECONDS, self._log)
         self._counts[reason] += 1
         holds = BYTES_OF_A_CALL + request_bytes
-        if self._counts.total() > PROMPT_REFUSALS and self._held_bytes + holds <= MOST_HELD_BYTES:
-            self._held_bytes += holds
-            try:
-                # At random, so that they do not come back all at once.
-                await asyncio.sleep(random.uniform(*HELD_SECONDS))  # noqa: S311
-            finally:
-                self._held_bytes -= holds
+        prompt = self._counts.total() <= PROMPT_REFUSALS
+        if prompt or self._held_bytes + holds > MOST_HELD_BYTES:
+            return
+        self._held += 1
+        self._held_bytes += holds
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._delay()):
+                    await self._released.wait()
+        finally:
+            self._held -= 1
+            self._held_bytes -= holds
+
+    def _delay(self) -> float:
+        """Return how long to hold one, so that as many as PROMPT_REFUSALS are let go in a second;
+        at random, so that their clients do not call again all at once."""
+        seconds = min(MOST_HELD_SECONDS, max(LEAST_HELD_SECONDS, self._held / PROMPT_REFUSALS))
+        return seconds * random.uniform(0.5, 1.5)  # noqa: S311
+
+    def release(self) -> None:
+        """Hold back none any more, since the server stops."""
+        self._released.set()
 
     def _log(self) -> None:
         for reason, calls in self._counts.items():

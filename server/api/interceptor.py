@@ -41,6 +41,12 @@ _QUIET = (_HEALTH, _REFLECTION)
 # Of the names of methods that change nothing.
 _READS = ("Get", "List", "Watch")
 _REFLECTION_SECONDS = 1.0
+# gRPC takes calls from each queue in turn: a flood of Deploys keeps no probe and no Get waiting.
+_OWN_QUEUES = (
+    "/grpc.health.v1.Health/Check",
+    "/modelservice.v1.ModelService/Get",
+    "/modelservice.v1.ModelService/Deploy",
+)
 _LOGGED_BYTES = 128
 
 Context = Any
@@ -104,6 +110,7 @@ class CallInterceptor:
         A reflection stream stays open for as long as its caller likes. It is waited for a little
         longer than the others, since callers use it to read the details of their last status.
         """
+        self._refused.release()
         calls = self._admission
         others = (calls.unary, calls.streams, calls.health)
         await self._until(lambda: not any(kind.begun for kind in others))
@@ -255,16 +262,23 @@ class InterceptedServer:
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
-        """Register nothing: each method comes by its service's generic handler, too.
+        """Register the methods of _OWN_QUEUES; the others come by their service's generic handler.
 
-        For each call, grpc.aio would have a task wait for every registered method. That takes a
-        tenth of a Get.
+        For each call, grpc.aio has a task wait for every registered method. With all of them that
+        takes a tenth of a Get.
         """
+        intercepted = {
+            name: self._interceptor.intercept(f"/{service_name}/{name}", handler)
+            for name, handler in method_handlers.items()
+            if f"/{service_name}/{name}" in _OWN_QUEUES
+        }
+        if intercepted:
+            self._server.add_registered_method_handlers(service_name, intercepted)
 
     def add_generic_rpc_handlers(
         self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
     ) -> None:
-        """See grpc.aio.Server."""
+        """See grpc.aio.Server. Registered methods come first."""
         self._server.add_generic_rpc_handlers(
             [_InterceptedHandler(handler, self._interceptor) for handler in generic_rpc_handlers]
         )

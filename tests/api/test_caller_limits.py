@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -13,13 +15,15 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 from grpc import StatusCode
-from modelservice.v1.model_service_pb2 import DeployResponse, ListRequest
+from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, ListRequest
 
 from server.api import call_limits
 from server.api.call_limits import (
+    AdmittedCall,
     ArrivingRequests,
     CallAdmission,
     CallerLimits,
+    CallKind,
     CallLimits,
     RefusedCalls,
 )
@@ -27,12 +31,14 @@ from server.domain.errors import ErrorReason, TooManyRequests
 from server.settings import Serving
 from server.token_bucket import TokenBucket
 from tests.alone import alone
+from tests.attacks.connection import Connection
+from tests.http2 import ACK, PING, Frame, frame
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
 from .requests import deploy, eventually, watching
-from .token_files import Client, entry, identity
+from .token_files import Client, entry, identity, token_of
 
 CALLS, STREAMS = 3, 2
 PLENTY = 1_000_000
@@ -147,8 +153,8 @@ def test_callers_without_identity_share_the_servers_limits_alone() -> None:
 
 
 def test_a_caller_has_a_quarter_of_the_servers_limits_unless_they_are_set() -> None:
-    assert Serving().limits_of_caller() == (1000, 250, 3000)
-    assert Serving(max_calls=2, max_streams=40).limits_of_caller() == (1000, 1, 10)
+    assert Serving().limits_of_caller() == (500, 250, 3000)
+    assert Serving(max_calls=2, max_streams=40).limits_of_caller() == (500, 1, 10)
     given = Serving(caller_rate=7, caller_max_calls=8, caller_max_streams=9)
     assert given.limits_of_caller() == (7, 8, 9)
 
@@ -187,8 +193,9 @@ def test_few_callers_are_remembered_and_those_with_open_calls_are(
 async def test_the_refusals_of_a_flood_are_held_as_long_as_they_take_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(call_limits, "HELD_SECONDS", (PATIENCE_SECONDS, PATIENCE_SECONDS))
     monkeypatch.setattr(call_limits, "PROMPT_REFUSALS", 5)
+    monkeypatch.setattr(call_limits, "MOST_HELD_SECONDS", 10 * PATIENCE_SECONDS)
+    monkeypatch.setattr(call_limits, "LEAST_HELD_SECONDS", 10 * PATIENCE_SECONDS)
     monkeypatch.setattr(call_limits, "MOST_HELD_BYTES", 2 * 2**20)
     monkeypatch.setattr(call_limits, "_SUMMED_SECONDS", 10 * PATIENCE_SECONDS)
     refused = RefusedCalls()
@@ -209,6 +216,18 @@ async def test_the_refusals_of_a_flood_are_held_as_long_as_they_take_little_memo
     await asyncio.wait(held)
     held.clear()
     assert (len(await answered(1)), len(held)) == (0, 1)
+    # A stop waits for none.
+    refused.release()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(*held)
+
+
+def test_refusals_are_held_the_longer_the_more_there_are() -> None:
+    refused = RefusedCalls()
+    for held, least, most in ((0, 0.5, 1.5), (800, 2.0, 6.0), (100_000, 5.0, 15.0)):
+        refused._held = held
+        delays = [refused._delay() for _ in range(100)]
+        assert least <= min(delays) < max(delays) <= most
 
 
 def test_large_requests_of_callers_that_are_not_authenticated_yet_are_bounded(
@@ -246,3 +265,50 @@ def test_calls_without_a_valid_token_are_summed_up_in_the_log(tmp_path: Path) ->
         assert server.stop() == 0
     assert {line["reason"] for line in server.events("calls refused")} == {"UNAUTHENTICATED"}
     assert not [call for call in server.events("call") if call["level"] != "debug"]
+
+
+class Pinging(Connection):
+    """A connection that knows when the server has received all that was sent."""
+
+    async def received(self) -> None:
+        self.acknowledged = asyncio.Event()
+        self.send(frame(PING, 0, 0, b"received"))
+        await self.acknowledged.wait()
+
+    def _take(self, frames: Iterable[Frame]) -> None:
+        taken = list(frames)
+        if any(kind == PING and flags & ACK for kind, flags, _, _ in taken):
+            self.acknowledged.set()
+        super()._take(taken)
+
+
+async def test_a_get_does_not_wait_for_the_deploys_that_came_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    admit = CallAdmission.admit
+
+    def admitted(self: CallAdmission, kind: CallKind, name: str) -> AdmittedCall:
+        order.append(name)
+        return admit(self, kind, name)
+
+    monkeypatch.setattr(CallAdmission, "admit", admitted)
+    contents = deploy("contended").SerializeToString(), GetRequest(name="x").SerializeToString()
+    with world(tmp_path) as (served, *_):
+        resumed = threading.Event()
+        served._loop.call_soon_threadsafe(resumed.wait, PATIENCE_SECONDS)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            connection = await Pinging.to(served.address, Counter())
+            for method, user, content in (
+                *[("Deploy", "flooder", contents[0])] * 100,
+                ("Get", "other", contents[1]),
+            ):
+                authorization = ("authorization", f"Bearer {token_of(user)}")
+                connection.call(f"/modelservice.v1.ModelService/{method}", content, authorization)
+            await connection.received()
+            resumed.set()
+            await connection.answered()
+        connection.close()
+    assert order.count("flooder") == 100
+    # gRPC takes them in turn, and has taken some when the last one has come.
+    assert order.index("other") < 50

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,8 @@ from lab.port_blocks import own_block
 from server.api import grpc_server
 from server.api.health import LIVE, SERVING, Health
 from server.api.transport.listening import AddressUnusable, add_port
+from tests.attacks.connection import Connection
+from tests.http2 import PING, frame
 from tests.patience import PATIENCE_SECONDS
 
 from .test_settings import KUBECONFIG, server
@@ -147,3 +151,16 @@ def test_a_port_in_use_ends_the_start_with_2_and_one_clear_line(tmp_path) -> Non
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert f"127.0.0.1:{port} is taken" in ended.stderr
+
+
+async def test_a_connection_that_pings_too_often_is_closed_and_others_are_served(bare: Any) -> None:
+    address = f"127.0.0.1:{await listen(bare, '127.0.0.1:0')}"
+    ended: Counter[str] = Counter()
+    connection = await Connection.to(address, ended)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not connection.closed.is_set():
+            connection.send(frame(PING, 0, 0, b"one more"))
+            await asyncio.sleep(0)
+    # ENHANCE_YOUR_CALM.
+    assert ended == {"GOAWAY 11": 1}
+    assert await answers(address)

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -293,6 +293,13 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def lower_priority() -> None:
+@contextmanager
+def lowered_priority() -> Iterator[None]:
     """The server and its callers come first on the CPUs of this machine."""
-    os.nice(19)
+    me, before = os.getpid(), os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, me, 19)
+    try:
+        yield
+    finally:
+        # Only root may raise it again; else a later server would be as low.
+        os.setpriority(os.PRIO_PROCESS, me, before)

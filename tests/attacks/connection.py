@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tests.http2 import (
     ACK,
@@ -37,11 +37,18 @@ _MOST_UNSENT = 2**20
 class Connection(asyncio.Protocol):
     """`answers` counts how its streams ended: answered, RST or GOAWAY with a code, or closed."""
 
-    def __init__(self, authority: str, window: int, answers: Counter[str]) -> None:
+    def __init__(
+        self,
+        authority: str,
+        window: int,
+        answers: Counter[str],
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.answers = answers
         self.open: set[int] = set()
         self.closed = asyncio.Event()
         self._authority = authority
+        self._metadata = metadata
         self._window = window
         self._received = bytearray()
         self._next = 1
@@ -54,12 +61,16 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def to(
-        cls, address: str, answers: Counter[str], window: int = LARGEST_WINDOW
+        cls,
+        address: str,
+        answers: Counter[str],
+        window: int = LARGEST_WINDOW,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> Connection:
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: cls(address, window, answers), host, int(port)
+            lambda: cls(address, window, answers, metadata), host, int(port)
         )
         return connection
 
@@ -76,7 +87,8 @@ class Connection(asyncio.Protocol):
         """Begin a call; the number of its stream."""
         stream, self._next = self._next, self._next + 2
         flags = END_HEADERS | (END_STREAM if end else 0)
-        self.send(frame(HEADERS, flags, stream, request_headers(self._authority, method, *others)))
+        headers = request_headers(self._authority, method, *self._metadata, *others)
+        self.send(frame(HEADERS, flags, stream, headers))
         self.open.add(stream)
         self._windows[stream] = self._stream_window
         return stream

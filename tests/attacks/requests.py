@@ -31,7 +31,7 @@ from tests.api.generated_requests import METHODS
 from tests.api.test_largest_requests import CASES, largest
 
 from .attack import Attack, Made
-from .target import SERVED, Target
+from .target import SERVED, Metadata, Target
 
 TIMEOUT_SECONDS = 30
 REFUSED = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"})
@@ -47,17 +47,21 @@ def request(method: str, message: Message) -> Request:
     return Request(method, message.SerializeToString())
 
 
-async def answer(channel: grpc.aio.Channel, request: Request) -> str:
+async def answer(channel: grpc.aio.Channel, request: Request, metadata: Metadata = ()) -> str:
     """The code that a request is answered with."""
     described = METHODS[request.method]
     path = f"/{described.containing_service.full_name}/{request.method}"
     try:
         if described.server_streaming:
-            call = channel.unary_stream(path)(request.content, timeout=TIMEOUT_SECONDS)
+            call = channel.unary_stream(path)(
+                request.content, timeout=TIMEOUT_SECONDS, metadata=metadata
+            )
             await call.read()
             call.cancel()
         else:
-            await channel.unary_unary(path)(request.content, timeout=TIMEOUT_SECONDS)
+            await channel.unary_unary(path)(
+                request.content, timeout=TIMEOUT_SECONDS, metadata=metadata
+            )
     except grpc.aio.AioRpcError as error:
         return error.code().name
     return "OK"
@@ -168,10 +172,10 @@ async def deploys_of_one_name(target: Target, seconds: float) -> Made:
                 deploy = DeployRequest(name="contended", annotations={"nth": str(nth)})
                 deploy.spec.model.format.name = "none"
                 deploy.spec.model.storage_uri = "/absent"
-                calls.append(answer(channel, request("Deploy", deploy)))
+                calls.append(answer(channel, request("Deploy", deploy), target.metadata))
             answers.update(await asyncio.gather(*calls))
-        delete = request("Delete", DeleteRequest(name="contended"))
-        answers[await answer(channel, delete)] += 1
+        delete = request("Delete", DeleteRequest(name="contended", allow_missing=True))
+        answers[await answer(channel, delete, target.metadata)] += 1
     return Made(answers.total(), answers)
 
 

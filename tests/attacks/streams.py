@@ -28,7 +28,7 @@ STREAMS = 13_000
 PACE = 2000
 
 
-async def _open(opened: list[Connection], calls: int, method: str, content: bytes) -> None:
+async def open_calls(opened: list[Connection], calls: int, method: str, content: bytes) -> None:
     for _ in range(calls // 100 // len(opened)):
         for each in opened:
             for _ in range(100):
@@ -41,7 +41,7 @@ async def streams_over_the_limit(target: Target, seconds: float) -> Made:
     answers: Counter[str] = Counter()
     content = WatchStatusRequest(name=SERVED).SerializeToString()
     async with connections(target, 13, answers) as opened:
-        await _open(opened, STREAMS, WATCH, content)
+        await open_calls(opened, STREAMS, WATCH, content)
         await asyncio.sleep(seconds)
         count_open(opened, answers)
     return Made(STREAMS, answers)
@@ -52,7 +52,7 @@ async def health_watches(target: Target, seconds: float) -> Made:
     answers: Counter[str] = Counter()
     content = HealthCheckRequest(service="live").SerializeToString()
     async with connections(target, 10, answers) as opened:
-        await _open(opened, 10_000, "/grpc.health.v1.Health/Watch", content)
+        await open_calls(opened, 10_000, "/grpc.health.v1.Health/Watch", content)
         await asyncio.sleep(seconds)
         count_open(opened, answers)
     return Made(10_000, answers)
@@ -67,7 +67,7 @@ async def readers_that_stop(target: Target, seconds: float) -> Made:
         connections(target, 10, answers) as opened,
         grpc.aio.insecure_channel(target.address) as channel,
     ):
-        await _open(opened, 1000, WATCH, content)
+        await open_calls(opened, 1000, WATCH, content)
         for each in opened:
             each.transport.pause_reading()
         while time.monotonic() < ends:

@@ -24,11 +24,14 @@ from server.domain.kubernetes.quantities import value
 from tests.adapters.local.server_process import settings
 from tests.adapters.local.serving import model
 from tests.alone import clean_environment
+from tests.api.token_files import entry, token_of
 
 from . import ROOT
 
-# What the well-behaved client asks for.
+Metadata = Sequence[tuple[str, str]]
+# What the well-behaved client asks for, and its name where callers have one.
 SERVED = "well-behaved"
+ATTACKER = "attacker"
 STARTS_WITHIN_SECONDS = 120.0
 STOPS_WITHIN_SECONDS = 60.0
 MODEL_SIZE_LIMIT = 64 << 20
@@ -65,11 +68,19 @@ class PodLimits(NamedTuple):
 
 
 class Target:
-    """A running server, and what was logged and measured of it so far."""
+    """A running server, and what was logged and measured of it so far. `metadata`: that of the
+    attacker's calls."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, limits: PodLimits) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        limits: PodLimits,
+        metadata: Metadata = (),
+    ) -> None:
         self.process = process
         self.limits = limits
+        self.metadata = metadata
         self.measured: list[Measured] = []
         self._log = log
         self.address = self._listening()
@@ -115,17 +126,29 @@ class Target:
 
 
 @contextmanager
-def running_target(folder: Path) -> Iterator[Target]:
+def running_target(folder: Path, *, identities: bool = False) -> Iterator[Target]:
     """The server on a local cluster in this folder, with one service that is READY, measured for
-    the length of the block."""
+    the length of the block. With `identities` the attacker is one caller, and the client another.
+    """
     _permit_many_files()
     limits = PodLimits.read()
     environment = settings(folder) | {"MODELSERVICE_MODEL_SIZE_LIMIT": str(MODEL_SIZE_LIMIT)}
+    if identities:
+        file = folder / "tokens.toml"
+        file.write_text(
+            "\n".join(entry(user, namespaces={"*": "admin"}) for user in (SERVED, ATTACKER))
+        )
+        given = {"MODELSERVICE_AUTH": "tokens", "MODELSERVICE_TOKENS_FILE": str(file)}
+        environment |= given
+    attacker, client = (
+        [("authorization", f"Bearer {token_of(user)}")] if identities else []
+        for user in (ATTACKER, SERVED)
+    )
     with started(["server"], folder / "server.log", environment, limits) as process:
-        target = Target(process, folder / "server.log", limits)
+        target = Target(process, folder / "server.log", limits, attacker)
         with grpc.insecure_channel(target.address) as channel:
-            _deploy_served(channel, folder)
-        with _measuring(target):
+            _deploy_served(channel, folder, client)
+        with _measuring(target, token_of(SERVED) if identities else ""):
             yield target
 
 
@@ -167,7 +190,7 @@ def _permit_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _deploy_served(channel: grpc.Channel, folder: Path) -> None:
+def _deploy_served(channel: grpc.Channel, folder: Path, metadata: Metadata) -> None:
     for status in health_pb2_grpc.HealthStub(channel).Watch(
         health_pb2.HealthCheckRequest(), timeout=STARTS_WITHIN_SECONDS
     ):
@@ -176,17 +199,26 @@ def _deploy_served(channel: grpc.Channel, folder: Path) -> None:
     uri = model(folder, SERVED).predictor.storage_uri
     predictor = pb.ModelPredictor(format=pb.ModelFormat(name="test"), storage_uri=uri)
     stub = ModelServiceStub(channel)
-    stub.Deploy(DeployRequest(name=SERVED, spec=pb.InferenceServiceSpec(model=predictor)))
+    deploy = DeployRequest(name=SERVED, spec=pb.InferenceServiceSpec(model=predictor))
+    stub.Deploy(deploy, metadata=metadata)
     watch = WatchStatusRequest(name=SERVED, until=WatchStatusRequest.UNTIL_READY)
-    *_, last = stub.WatchStatus(watch, timeout=STARTS_WITHIN_SECONDS)
+    *_, last = stub.WatchStatus(watch, timeout=STARTS_WITHIN_SECONDS, metadata=metadata)
     assert last.service.status.state == pb.InferenceServiceStatus.STATE_READY
 
 
 @contextmanager
-def _measuring(target: Target) -> Iterator[None]:
+def _measuring(target: Target, token: str) -> Iterator[None]:
     timeout = str(target.limits.probe_timeout_seconds)
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.attacks.well_behaved", target.address, SERVED, timeout],
+        [
+            sys.executable,
+            "-m",
+            "tests.attacks.well_behaved",
+            target.address,
+            SERVED,
+            timeout,
+            token,
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,

@@ -53,7 +53,8 @@ async def connections(
     try:
         for begin in range(0, count, _AT_ONCE):
             opening = (
-                Connection.to(target.address, answers) for _ in range(min(_AT_ONCE, count - begin))
+                Connection.to(target.address, answers, metadata=target.metadata)
+                for _ in range(min(_AT_ONCE, count - begin))
             )
             opened.extend(await asyncio.gather(*opening))
         yield opened
@@ -71,7 +72,7 @@ def count_open(opened: list[Connection], answers: Counter[str]) -> None:
         each.open.clear()
 
 
-async def _repeat(
+async def repeat(
     target: Target,
     seconds: float,
     act: Callable[[Connection], int],
@@ -105,7 +106,7 @@ async def rapid_reset(target: Target, seconds: float) -> Made:
             connection.open.discard(stream)
         return 100
 
-    return await _repeat(target, seconds, act)
+    return await repeat(target, seconds, act)
 
 
 async def _flood(target: Target, seconds: float, burst: bytes, frames: int) -> Made:
@@ -113,7 +114,7 @@ async def _flood(target: Target, seconds: float, burst: bytes, frames: int) -> M
         connection.send(burst)
         return frames
 
-    return await _repeat(target, seconds, act)
+    return await repeat(target, seconds, act)
 
 
 async def ping_flood(target: Target, seconds: float) -> Made:
@@ -228,7 +229,7 @@ async def endless_headers(target: Target, seconds: float) -> Made:
         connection.send(begin + b"".join(frame(CONTINUATION, 0, 1, more) for _ in range(50)))
         return 50
 
-    return await _repeat(target, seconds, act)
+    return await repeat(target, seconds, act)
 
 
 async def large_metadata(target: Target, seconds: float) -> Made:
@@ -239,7 +240,7 @@ async def large_metadata(target: Target, seconds: float) -> Made:
             connection.call(GET, CONTENT, ("x-large", "x" * 2**15))
         return 10
 
-    return await _repeat(target, seconds, act)
+    return await repeat(target, seconds, act)
 
 
 async def frames_without_a_call(target: Target, seconds: float) -> Made:
@@ -275,7 +276,7 @@ async def gzip_bombs(target: Target, seconds: float) -> Made:
         connection.send(frame(DATA, END_STREAM, stream, pieces[-1]))
         return 1
 
-    return await _repeat(target, seconds, act, most_open=10)
+    return await repeat(target, seconds, act, most_open=10)
 
 
 _SMUGGLED = b"GET /admin HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -1,5 +1,5 @@
 """A well-behaved client and the kubelet's probe: `python -m tests.attacks.well_behaved ADDRESS NAME
-PROBE_TIMEOUT`, until its input ends.
+PROBE_TIMEOUT [TOKEN]`, until its input ends.
 
 One line for each call: what, when it was due (CLOCK_MONOTONIC), how many ms it took, and its code.
 Calls are made when they are due, whatever became of those before: a server that answers nobody for
@@ -59,7 +59,9 @@ async def _timed(what: str, due: float, call: Call) -> None:
     print(what, f"{due:.4f}", f"{(time.monotonic() - due) * 1000:.2f}", code, flush=True)
 
 
-async def _run(address: str, name: str, probe_timeout: float) -> None:
+async def _run(address: str, name: str, probe_timeout: float, token: str) -> None:
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
+
     async def probe() -> None:
         # As the kubelet does: a connection of its own for each, within the same timeout.
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -71,7 +73,7 @@ async def _run(address: str, name: str, probe_timeout: float) -> None:
         stub = ModelServiceStub(channel)
 
         async def get() -> None:
-            await stub.Get(GetRequest(name=name), timeout=GET_TIMEOUT_SECONDS)
+            await stub.Get(GetRequest(name=name), timeout=GET_TIMEOUT_SECONDS, metadata=metadata)
 
         calls = [
             asyncio.create_task(_repeat("get", GET_EVERY_SECONDS, get)),
@@ -83,4 +85,4 @@ async def _run(address: str, name: str, probe_timeout: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    asyncio.run(_run(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4]))

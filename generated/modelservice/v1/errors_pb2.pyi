@@ -72,6 +72,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     existence, so it does not reveal whether anything exists. The metadata has `user`, `verb`,
     `resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message says how
     to get the right. It also ends a WatchStatus when its caller may watch nothing of it any more.
+    A call that names another user to act for, in the metadata `impersonate-user` and
+    `impersonate-group`, gets it if its caller may not impersonate that user.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 801
     """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -213,8 +215,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
     """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
-    `authorization: Bearer TOKEN`. It also ends a WatchStatus when its token ends: watch again with
-    a new one. Servers whose callers have no identity never answer it.
+    `authorization: Bearer TOKEN`. On a listener for client certificates: the connection's
+    certificate names no user, has expired or is from a CA that the server no longer takes, or the
+    call has a token too. It also ends a WatchStatus when its token or certificate ends: watch again
+    with a new one. Servers whose callers have no identity never answer it.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -288,6 +292,8 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
 existence, so it does not reveal whether anything exists. The metadata has `user`, `verb`,
 `resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message says how
 to get the right. It also ends a WatchStatus when its caller may watch nothing of it any more.
+A call that names another user to act for, in the metadata `impersonate-user` and
+`impersonate-group`, gets it if its caller may not impersonate that user.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 801
 """RESOURCE_EXHAUSTED: the namespace's quota has no room for the InferenceService itself. (A quota
@@ -429,7 +435,9 @@ validate_only go on.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
-`authorization: Bearer TOKEN`. It also ends a WatchStatus when its token ends: watch again with
-a new one. Servers whose callers have no identity never answer it.
+`authorization: Bearer TOKEN`. On a listener for client certificates: the connection's
+certificate names no user, has expired or is from a CA that the server no longer takes, or the
+call has a token too. It also ends a WatchStatus when its token or certificate ends: watch again
+with a new one. Servers whose callers have no identity never answer it.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -102,7 +102,8 @@ class CutReader:
     behind: int = 0
 
     def __post_init__(self) -> None:
-        self.model = ModelReader(watches_one=bool(self.request.name))
+        # A pod that is deleted and made anew brings back the state before.
+        self.model = ModelReader(watches_one=bool(self.request.name), states_return=True)
 
     async def read_until(self, over: asyncio.Event) -> None:
         """Read streams, a few messages of each, until it is `over`."""

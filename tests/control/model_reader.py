@@ -26,11 +26,13 @@ class Message(NamedTuple):
 class ModelReader:
     """What a caller knows after each message, and the rules that each message has to keep.
 
-    `watches_one`: the watch has one service; it resumes on any replica. `token` is that of the last
-    message: the next stream resumes from it.
+    `watches_one`: the watch has one service; it resumes on any replica. `states_return`: a service
+    may get a state again that it had, which a watch of many sends again. `token` is that of the
+    last message: the next stream resumes from it.
     """
 
     watches_one: bool
+    states_return: bool = False
     token: str = ""
     known: dict[tuple[str, str], Message] = field(default_factory=dict)
     _shown: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -77,7 +79,8 @@ class ModelReader:
         assert message.order >= shown, f"back in time, from state {shown} to {message.order}"
         if self._opening is None and before:
             assert before.uid == message.uid, "the end of the service before it was not sent"
-            assert before.state != message.state, "a state was sent twice"
+            may_repeat = self.states_return and not self.watches_one
+            assert may_repeat or before.state != message.state, "a state was sent twice"
         self._shown[key] = message.order
         self.known[key] = message
         if self._opening is not None:

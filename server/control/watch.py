@@ -113,13 +113,12 @@ class Watcher:
                 await _deliver(stream, stream.next_events(rescoped), coverage, send)
 
     async def _resumed(self, watch: Watch, changes: Subscription) -> ResumeToken | None:
-        """Return the token from which a watch goes on, if it has one."""
+        """Return the token from which a watch goes on, if it has one. One of another process goes
+        on in a watch of one service only."""
         token = parse_resume_token(watch.resume_token, watch.binding)
-        if token in (None, BEGIN_ANEW) or not watch.target.name:
+        if token is None or token == BEGIN_ANEW or token.epoch == self._cache.epoch:
             return token
-        if token.epoch != self._cache.epoch:
-            return await self._catch_up(watch.target, token, changes)
-        return token
+        return await self._catch_up(watch.target, token, changes) if watch.target.name else token
 
     async def _catch_up(
         self, key: ServiceKey, token: ResumeToken, changes: Subscription

@@ -290,9 +290,13 @@ class WatchStream:
         self, step: Hashable, make: Callable[[], Events], *, since: int | None = None
     ) -> Events:
         """Return the events of a step: those of another stream in the same place, or newly made.
-        They begin at the version that the stream is at, unless `since` is given."""
-        begin = self._changes.version if since is None else since
-        seen = 0 if self._watch.target.name else begin
+
+        `since`: the version until which the reader has seen all, if the stream is past it.
+        """
+        seen = self._changes.version if since is None else since
+        if self._watch.target.name:
+            # There the last message says as much, at any version.
+            seen = 0
         place = _Place(self._binding, self._coverage.scope, seen, self._last_sent, step)
         batch = self._batches.get(place, self._watch.target)
         if batch is None:

@@ -21,7 +21,7 @@ from lab.debian import InstallFailed
 from .changing import measure_change
 from .comparing import Comparison, table
 from .deploying import measure_deploy
-from .encrypting import measure_tls
+from .encrypting import measure_identity, measure_tls
 from .listing_deployments import measure_deployments
 from .load import LoadFailed
 from .peers import PeerFailed
@@ -56,6 +56,11 @@ def get(folder: Path) -> list[Comparison]:
 def tls(folder: Path) -> list[Comparison]:
     """Get at full load with TLS, beside Get in plaintext."""
     return measure_tls(say, rounds=20, seconds=0.5, folder=folder)
+
+
+def identity(folder: Path) -> list[Comparison]:
+    """Get at full load with TLS, identity, rights, limits, audit and log, beside Get without."""
+    return measure_identity(say, rounds=20, seconds=0.5, folder=folder)
 
 
 def list_(folder: Path) -> list[Comparison]:
@@ -111,6 +116,7 @@ PARTS: dict[str, Callable[[Path], list[Comparison]]] = {
     "streams-of-many": streams_of_many,
     "get": get,
     "tls": tls,
+    "identity": identity,
     "list": list_,
     "deployments": deployments,
     "change": change,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.http2 import (
@@ -60,7 +61,12 @@ class Served:
 
 
 async def load(
-    address: str, method: str, message: bytes, seconds: float, tls: ssl.SSLContext | None = None
+    address: str,
+    method: str,
+    message: bytes,
+    seconds: float,
+    tls: ssl.SSLContext | None = None,
+    metadata: Sequence[tuple[str, str]] = (),
 ) -> Served:
     """Keep CONNECTIONS * IN_FLIGHT calls open for so long, in plaintext without `tls`. Raises
     LoadFailed."""
@@ -69,7 +75,7 @@ async def load(
     connections: list[_Connection] = []
     for _ in range(CONNECTIONS):
         _, connection = await loop.create_connection(
-            lambda: _Connection(address, method, message), host, int(port), ssl=tls
+            lambda: _Connection(address, method, message, metadata), host, int(port), ssl=tls
         )
         connections.append(connection)
     began = time.perf_counter()
@@ -93,10 +99,12 @@ async def load(
 class _Connection(asyncio.Protocol):
     """One HTTP/2 connection that asks again whenever it is answered."""
 
-    def __init__(self, authority: str, method: str, message: bytes) -> None:
+    def __init__(
+        self, authority: str, method: str, message: bytes, metadata: Sequence[tuple[str, str]]
+    ) -> None:
         self.answered = 0
         self.data_bytes = 0
-        self._headers = request_headers(authority, method)
+        self._headers = request_headers(authority, method, *metadata)
         self._body = grpc_message(message)
         self._next_stream = 1
         self._open = 0

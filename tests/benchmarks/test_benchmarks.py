@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .comparing import Comparison, table
-from .encrypting import measure_tls
+from .encrypting import measure_identity, measure_tls
 from .listing_deployments import measure_deployments
 from .load import LoadFailed, Served, load
 from .peers import ROOT, bare_server
@@ -35,6 +35,12 @@ def test_get_is_measured_beside_a_bare_server(tmp_path: Path) -> None:
 
 def test_get_with_tls_is_measured_beside_plaintext(tmp_path: Path) -> None:
     rates, costs = measure_tls(print, rounds=1, seconds=0.2, folder=tmp_path)
+    assert rates.ratio > 0
+    assert costs.ratio > 0
+
+
+def test_get_with_identity_is_measured_beside_get_without(tmp_path: Path) -> None:
+    rates, costs = measure_identity(print, rounds=1, seconds=0.2, folder=tmp_path)
     assert rates.ratio > 0
     assert costs.ratio > 0
 

@@ -13,6 +13,7 @@ from modelservice.v1.model_service_pb2 import ListRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Cluster, Lab
+from server.adapters.kserve.identity.identities import UNKNOWN_A_SECOND, UNKNOWN_BURST
 from tests.patience import PATIENCE_SECONDS
 
 from .serving import NAMESPACE, Replicas
@@ -62,7 +63,9 @@ async def list_at_once(address: str, tokens: list[str], namespace: str) -> Count
             return f"{error.code().name} {error.details()}"
         return "OK"
 
-    async with grpc.aio.insecure_channel(address) as channel:
+    # A connection of its own: others have 1,000 calls open on theirs.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(address, options=options) as channel:
         stub = ModelServiceStub(channel)
         return Counter(await asyncio.gather(*(code(stub, token) for token in tokens)))
 
@@ -91,3 +94,35 @@ def test_all_callers_at_once_after_a_restart_are_served_at_two_reviews_each(
         entries = cluster.audit(f"system:serviceaccount:{NAMESPACE}:{account}")
         reviews = Counter(entry.resource for entry in entries if entry.resource in REVIEWS)
         assert reviews == dict.fromkeys(REVIEWS, callers)
+
+
+@pytest.mark.soak
+def test_garbage_costs_the_api_server_few_reviews_and_known_callers_no_calls(
+    lab: Lab, replicas: Replicas, namespace: str
+) -> None:
+    [token] = tokens_of_accounts(lab, namespace, 1)
+    account = f"garbage-{namespace}"
+    server = replicas.start(KUBERNETES, kubeconfig=delegated(lab, account))
+    known: Counter[str] = Counter()
+
+    async def flooded() -> Counter[str]:
+        assert await list_at_once(server.address, [token], namespace) == {"OK": 1}
+        garbage = [f"garbage-{number}" for number in range(3000)]
+        flood = asyncio.create_task(list_at_once(server.address, garbage, namespace))
+        while not flood.done():
+            known.update(await list_at_once(server.address, [token], namespace))
+        return await flood
+
+    try:
+        began = time.monotonic()
+        answers = asyncio.run(flooded())
+        took = time.monotonic() - began
+    finally:
+        server.close()
+    entries = lab.audit(f"system:serviceaccount:{NAMESPACE}:{account}")
+    reviews = sum(entry.resource in REVIEWS for entry in entries)
+    print(f"{reviews} reviews of 3,000 tokens in {took:.1f} s; {known.total()} known calls")
+    codes = Counter(answer.partition(" ")[0] for answer in answers.elements())
+    assert codes.keys() == {"UNAUTHENTICATED", "RESOURCE_EXHAUSTED"}
+    assert known.keys() == {"OK"}
+    assert reviews <= UNKNOWN_BURST + UNKNOWN_A_SECOND * took + 10

@@ -153,9 +153,11 @@ class WatchCache:
         self, target: ServiceKey, after: ServiceKey | None = None
     ) -> Iterator[InferenceService]:
         """Return the target's services by namespace and name, beginning after a key."""
-        keys = self._covered(target)
-        start = bisect_right(keys, after) if after else 0
-        return (self._entries[key].service for key in keys[start:])
+        covered = self._covered(target)
+        if after:
+            start = bisect_right(self._sorted, after, covered.start, covered.stop)
+            covered = range(start, covered.stop)
+        return (self._entries[self._sorted[place]].service for place in covered)
 
     def count(self, target: ServiceKey) -> int:
         """Return the number of the target's services."""
@@ -171,7 +173,7 @@ class WatchCache:
 
     def entries(self, target: ServiceKey) -> Iterator[Entry]:
         """Return the target's services by namespace and name, with their versions."""
-        return (self._entries[key] for key in self._covered(target))
+        return (self._entries[self._sorted[place]] for place in self._covered(target))
 
     def changed_since(self, version: int, target: ServiceKey) -> list[Entry]:
         """Return the target's services that changed after a version, oldest change first."""
@@ -240,15 +242,15 @@ class WatchCache:
         self._wakeups.wake_all()
         self.lifecycle.notify()
 
-    def _covered(self, target: ServiceKey) -> list[ServiceKey]:
+    def _covered(self, target: ServiceKey) -> range:
+        """Return the places of the target's services in `_sorted`; a copy would take longer than a
+        page of a long list."""
         namespace, name = target
-        if name:
-            return [target] if target in self._entries else []
         if namespace == ALL:
-            return self._sorted
-        low = bisect_left(self._sorted, ServiceKey(namespace, ""))
-        high = bisect_left(self._sorted, ServiceKey(namespace + "\0", ""))
-        return self._sorted[low:high]
+            return range(len(self._sorted))
+        # The names of services have no NUL, which is before all other characters.
+        after = ServiceKey(namespace, f"{name}\0") if name else ServiceKey(f"{namespace}\0", "")
+        return range(bisect_left(self._sorted, target), bisect_left(self._sorted, after))
 
     def _bury(self, entry: Entry) -> None:
         self.version += 1

@@ -85,7 +85,7 @@ class PlayedCluster(ScriptedServer):
         names = [(rollout_hash_of(o), o["metadata"]["uid"]) for o in (theirs, ours)]
 
         def of_today(found: Any) -> Any:
-            text = _TIME.sub(self._today, json.dumps(found))
+            text = _TIME.sub(self._today, json.dumps(dict(found)))
             for recorded_name, name in zip(*names, strict=True):
                 text = text.replace(f'"{recorded_name}"', f'"{name}"')
             return json.loads(text)

@@ -83,6 +83,15 @@ class Answer:
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
 
 
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The API server's answer, of any status, with its body as it came."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class ApiServer:
     """The API server; `connect` opens it, `close` closes it."""
 
@@ -138,18 +147,30 @@ class ApiServer:
         """
         deadline = Deadline.after(timeout)
 
-        def limits() -> aiohttp.ClientTimeout:
-            # aiohttp takes 0 for no limit.
-            left = deadline.left(_LEAST_TIME)
-            return aiohttp.ClientTimeout(total=left, connect=min(CONNECT_TIMEOUT, left))
-
         data = None if body is None else _encode(body)
         headers = {} if body is None else {"Content-Type": content_type}
         request = {"params": query, "data": data, "headers": headers}
-        async with self._request(method, path, request, limits, deadline) as response:
+        async with self._request(
+            method, path, request, _limits_until(deadline), deadline
+        ) as response:
             content = await read_at_most(response, LARGEST_ANSWER)
             warnings = tuple(warning_texts(response.headers.getall("Warning", ())))
             return Answer(response.status, response.headers, _decode(content), warnings)
+
+    async def read(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        timeout: float,  # noqa: ASYNC109 (as above)
+    ) -> Content:
+        """Read a path as `send` does, and leave the answer's body unparsed."""
+        deadline = Deadline.after(timeout)
+        async with self._request(
+            "GET", path, {"params": query}, _limits_until(deadline), deadline
+        ) as response:
+            content = await read_at_most(response, LARGEST_ANSWER)
+            return Content(response.status, response.headers, content)
 
     @asynccontextmanager
     async def open_stream(
@@ -231,6 +252,15 @@ _HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "modelservice",
 }
+
+
+def _limits_until(deadline: Deadline) -> Callable[[], aiohttp.ClientTimeout]:
+    def limits() -> aiohttp.ClientTimeout:
+        # aiohttp takes 0 for no limit.
+        left = deadline.left(_LEAST_TIME)
+        return aiohttp.ClientTimeout(total=left, connect=min(CONNECT_TIMEOUT, left))
+
+    return limits
 
 
 def _refused() -> NoCredentials:

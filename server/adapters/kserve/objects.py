@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from server.adapters.kserve.held_object import HeldObject
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.inference_service import ServiceKey
 
@@ -34,17 +35,23 @@ def find_by_name(objects: Iterable[Object], name: str) -> Object:
 
 def uid_of(obj: Object) -> str:
     """Return metadata.uid."""
+    if isinstance(obj, HeldObject):
+        return obj.uid
     return str((obj.get("metadata") or {}).get("uid", ""))
 
 
 def generation_of(obj: Object) -> int:
     """Return metadata.generation: Kubernetes raises it with each change of the spec, and once more
     when it marks the object as deleted."""
+    if isinstance(obj, HeldObject):
+        return obj.generation
     return int((obj.get("metadata") or {}).get("generation") or 0)
 
 
 def key_of(service: Object) -> ServiceKey:
     """Return the namespace and name of an InferenceService."""
+    if isinstance(service, HeldObject):
+        return ServiceKey(service.namespace, service.name)
     return ServiceKey(service["metadata"]["namespace"], service["metadata"]["name"])
 
 
@@ -59,8 +66,17 @@ def rollout_of(service: Object) -> Rollout:
     return Rollout(str(metadata.get("uid", "")), generation - ("deletionTimestamp" in metadata))
 
 
+def version_of(obj: Object) -> str:
+    """Return metadata.resourceVersion."""
+    if isinstance(obj, HeldObject):
+        return obj.version
+    return str((obj.get("metadata") or {}).get("resourceVersion", ""))
+
+
 def name_of(obj: Object) -> str:
     """Return metadata.name."""
+    if isinstance(obj, HeldObject):
+        return obj.name
     return str((obj.get("metadata") or {}).get("name", ""))
 
 

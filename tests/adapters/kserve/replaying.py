@@ -8,13 +8,16 @@ answers to the writes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from server.adapters.kserve.informers.collections import Kind
+from server.adapters.kserve.informers.held_fields import hold_parsed
+from server.adapters.kserve.objects import Object
 from server.adapters.kserve.status.knative.sticky_failures import StickyFailures
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.parse_cache import ParseCache
@@ -29,6 +32,16 @@ from server.domain.rollout.status import FailureReason, InferenceServiceStatus, 
 RECORDED = Path(__file__).with_name("recorded")
 NAMES = sorted(path.stem for path in RECORDED.glob("*.json"))
 KNATIVE_NAMES = sorted(path.stem for path in RECORDED.glob("knative/*.json"))
+KINDS = {
+    "service": Kind.SERVICES,
+    "deployment": Kind.DEPLOYMENTS,
+    "replica_set": Kind.REPLICA_SETS,
+    "autoscaler": Kind.AUTOSCALERS,
+    "pod": Kind.PODS,
+    "event": Kind.EVENTS,
+    "knative_service": Kind.KNATIVE_SERVICES,
+    "revision": Kind.REVISIONS,
+}
 _HELD_IN = {
     "deployment": "deployments",
     "replica_set": "replica_sets",
@@ -104,17 +117,29 @@ class Recording:
     def at(self, seconds: float) -> datetime:
         return self.started + timedelta(seconds=seconds)
 
+    def objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The kind of each object that changed, and the object after the change."""
+        objects: dict[str, dict[str, Any]] = {}
+        for change in self.changes:
+            if not change.get("gone"):
+                uid = change["uid"]
+                objects[uid] = merged(objects.get(uid, {}), change["patch"])
+                yield change["kind"], objects[uid]
+
     def states(self) -> Iterator[tuple[float, ObservedObjects | None]]:
-        """The objects after each change."""
-        objects: dict[str, tuple[str, dict[str, Any]]] = {}
+        """The objects after each change, as the informers hold them."""
+        objects: dict[str, dict[str, Any]] = {}
+        held: dict[str, tuple[str, Object]] = {}
         cache = ParseCache()
         for change in self.changes:
             if change.get("gone"):
-                del objects[change["uid"]]
+                del objects[change["uid"]], held[change["uid"]]
             else:
-                _, known = objects.get(change["uid"], ("", {}))
-                objects[change["uid"]] = change["kind"], merged(known, change["patch"])
-            yield change["at"], _observed(objects, cache)
+                known = objects.get(change["uid"], {})
+                kind, found = change["kind"], merged(known, change["patch"])
+                objects[change["uid"]] = found
+                held[change["uid"]] = kind, hold_parsed(KINDS[kind], found)
+            yield change["at"], _observed(held, cache)
 
 
 def recording(name: str) -> Recording:
@@ -150,10 +175,10 @@ def steps(history: Iterable[Report]) -> list[Step]:
 
 
 def merged(target: Any, patch: Any) -> Any:
-    """JSON merge patch (RFC 7386), without changing `target`."""
+    """JSON merge patch (RFC 7386), without changing `target`, which may be held."""
     if not isinstance(patch, dict):
         return patch
-    result = dict(target) if isinstance(target, dict) else {}
+    result = dict(target) if isinstance(target, Mapping) else {}
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
@@ -162,9 +187,7 @@ def merged(target: Any, patch: Any) -> Any:
     return result
 
 
-def _observed(
-    objects: dict[str, tuple[str, dict[str, Any]]], cache: ParseCache
-) -> ObservedObjects | None:
+def _observed(objects: dict[str, tuple[str, Object]], cache: ParseCache) -> ObservedObjects | None:
     service = next((o for kind, o in objects.values() if kind == "service"), None)
     if service is None:
         return None

@@ -6,18 +6,33 @@ import copy
 import gc
 import json
 import tracemalloc
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from server.adapters.kserve.apply.adoption import ownership_patch
 from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.held_object import HeldObject, forget_parsed
+from server.adapters.kserve.informers import object_cache
 from server.adapters.kserve.informers.collections import Kind, Resource
-from server.adapters.kserve.informers.held_fields import without_unused
+from server.adapters.kserve.informers.held_fields import SMALL, hold, hold_parsed
 from server.adapters.kserve.informers.object_cache import ObjectCache
+from server.adapters.kserve.informers.service_views import ServiceViews
+from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.manifests.field_ownership import LONGEST_PACKED, packed
 from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object
+from server.adapters.kserve.objects import (
+    Object,
+    generation_of,
+    key_of,
+    name_of,
+    uid_of,
+    version_of,
+)
+from server.control.watch_cache import ALL, WatchCache
 from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ModelFormat,
@@ -25,7 +40,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from tests.adapters.kserve.reflecting import running_reflector
-from tests.adapters.kserve.replaying import KNATIVE_NAMES, NAMES, recording
+from tests.adapters.kserve.replaying import KINDS, KNATIVE_NAMES, NAMES, recording
 from tests.adapters.kserve.scripted_server import ScriptedServer
 from tests.adapters.kserve.storing import applied, edited
 from tests.adapters.kserve.waiting import eventually
@@ -35,8 +50,8 @@ SERVICES = "/apis/serving.kserve.io/v1beta1/inferenceservices"
 PODS = "/api/v1/pods"
 
 
-def held(found: dict[str, Any]) -> dict[str, Any]:
-    return without_unused(Kind.SERVICES, json.loads(json.dumps(found)))
+def held(found: Mapping[str, Any]) -> Object:
+    return hold(Kind.SERVICES, memoryview(json.dumps(found).encode()))
 
 
 def service(name: str = "iris", variables: int = 20) -> dict[str, Any]:
@@ -52,8 +67,9 @@ def service(name: str = "iris", variables: int = 20) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*NAMES, *(f"knative/{name}" for name in KNATIVE_NAMES)])
 def test_a_service_reads_the_same_whatever_is_held_of_it(name: str) -> None:
     services = {id(o.service): o.service for _, o in recording(name).states() if o}
-    for whole in services.values():
-        one, other = parse_object(whole), parse_object(held(dict(whole)))
+    for service in services.values():
+        whole = json.loads(json.dumps(dict(service)))
+        one, other = parse_object(whole), parse_object(held(whole))
         assert (one.pending, one.unsupported, one.requests, one.unmanaged) == (
             other.pending,
             other.unsupported,
@@ -95,7 +111,41 @@ async def test_managed_fields_are_held_of_services_only(
     assert "managedFields" not in observed.pods[0]["metadata"]
 
 
-def test_a_service_with_twenty_variables_is_held_in_four_times_its_json() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_of_an_object_is_held_but_the_managed_fields_of_others(name: str) -> None:
+    for kind, whole in recording(name).objects():
+        found = hold_parsed(KINDS[kind], whole)
+        wanted = copy.deepcopy(whole)
+        if kind != "service":
+            wanted["metadata"].pop("managedFields", None)
+        assert isinstance(found, HeldObject)
+        assert found == wanted
+        assert (uid_of(found), name_of(found)) == (uid_of(wanted), name_of(wanted))
+        if kind == "service":
+            assert key_of(found) == key_of(wanted)
+        assert generation_of(found) == generation_of(wanted)
+        assert version_of(found) == version_of(wanted)
+
+
+def test_an_object_with_a_long_text_shares_it_with_those_of_its_service() -> None:
+    note = "n" * SMALL
+    whole = service()
+    whole["metadata"]["annotations"] = {"note": note}
+    labels = {"serving.kserve.io/inferenceservice": "iris"}
+    meta = {"namespace": "team-a", "name": "p1", "uid": "p1", "labels": labels}
+    pod = {"metadata": {**meta, "annotations": {"note": note}}}
+    cache = ObjectCache(lambda _: None)
+    cache.listed(Resource(Kind.SERVICES), [held(whole)], 0)
+    text = memoryview(json.dumps(pod).encode())
+    cache.listed(Resource(Kind.PODS), [hold(Kind.PODS, text)], 0)
+    observed = cache.observed(ServiceKey("team-a", "iris"))
+    assert observed
+    (found,) = observed.pods
+    notes = [o["metadata"]["annotations"]["note"] for o in (observed.service, found)]
+    assert notes[0] is notes[1]
+
+
+def test_a_service_with_twenty_variables_is_held_in_less_than_its_json() -> None:
     texts = [json.dumps(service(f"s{n}")) for n in range(200)]
     gc.collect()
     tracemalloc.start()
@@ -106,4 +156,31 @@ def test_a_service_with_twenty_variables_is_held_in_four_times_its_json() -> Non
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(list(cache.keys())) == 200
-    assert (after - before) / 200 < 4 * len(texts[0])
+    assert (after - before) / 200 < len(texts[0])
+
+
+def test_a_service_with_twenty_variables_and_its_state_take_less_than_ten_kibibytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside the services that were read last, which stay parsed: a bounded number of them."""
+    monkeypatch.setattr(object_cache, "MOST_PARSE_CACHES", 1)
+    texts = [json.dumps(service(f"s{n}")) for n in range(200)]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    sink, cache = WatchCache(), ObjectCache(lambda _: None)
+    views = ServiceViews(cache)
+    gc.collect()
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for text in texts:
+        found = hold(Kind.SERVICES, memoryview(text.encode()))
+        cache.changed(Resource(Kind.SERVICES), WatchEvent("ADDED", found))
+        view = views.derive(key_of(found), now)
+        assert view
+        sink.put(view.service)
+    del found, view
+    forget_parsed()
+    gc.collect()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sink.count(ServiceKey(ALL, "")) == 200
+    assert (after - before) / 200 < 10 * 2**10

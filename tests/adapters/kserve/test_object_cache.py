@@ -331,3 +331,21 @@ def test_text_beside_a_token_is_held_back_while_its_rights_are_not_known() -> No
     assert touches.keys == {IRIS}
     assert not text_shown(touches.object_cache)
     assert touches.object_cache.follows_knative(IRIS.namespace)
+
+
+def test_a_list_touches_only_the_services_with_an_object_that_changed() -> None:
+    def versioned(found: dict[str, Any], version: str) -> dict[str, Any]:
+        return {**found, "metadata": {**found["metadata"], "resourceVersion": version}}
+
+    touches = Touches()
+    other = ServiceKey("team-a", "other")
+    services = [versioned(service(), "1"), versioned(service("s2", other), "2")]
+    pods = [versioned(pod(), "3"), versioned(pod("p2", "other"), "4")]
+    for resource, objects in ((SERVICES, services), (PODS, pods)):
+        touches.object_cache.listed(resource, objects, 0)
+    touches.keys = set()
+    touches.object_cache.listed(SERVICES, services, 0)
+    touches.object_cache.listed(PODS, pods, 0)
+    assert touches.keys == set()
+    touches.object_cache.listed(PODS, [pods[0], versioned(pod("p2", "other"), "5")], 0)
+    assert touches.keys == {other}

@@ -82,11 +82,12 @@ def test_what_is_no_event_is_a_refusal(line: bytes) -> None:
 @pytest.mark.parametrize("body", [{}, {"message": "<html>"}, {"items": [], "metadata": {}}])
 def test_what_is_no_list_is_a_refusal(body: dict[str, object]) -> None:
     with pytest.raises(Refused):
-        read_page(body)
+        read_page(json.dumps(body).encode())
 
 
 def test_a_list_of_nothing_may_come_as_null() -> None:
-    assert read_page({"items": None, "metadata": {"resourceVersion": "1"}})[0] == []
+    page = read_page(b'{"items":null,"metadata":{"resourceVersion":"1"}}')
+    assert (page.items, page.metadata.resource_version) == (None, "1")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("", 0.0), ("Wed, 21 Oct 2026", 0.0)])

@@ -9,9 +9,8 @@ from http import HTTPStatus
 
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.watch_stream import admit_answer
+from server.adapters.kserve.names import SERVICE_LABEL
 from server.adapters.kserve.objects import get_list
-
-SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 
 
 class Kind(Enum):
@@ -40,7 +39,7 @@ KNATIVE = (Kind.KNATIVE_SERVICES, Kind.REVISIONS)
 # They show which ServiceAccounts have rights, in any namespace. Not every account may read them.
 BINDINGS = (Kind.ROLE_BINDINGS, Kind.CLUSTER_ROLE_BINDINGS)
 RUNTIMES = (Kind.SERVING_RUNTIMES, Kind.CLUSTER_SERVING_RUNTIMES)
-# KServe labels its objects, and the labels of their templates reach ReplicaSets and pods.
+# The kinds whose objects have SERVICE_LABEL.
 LABELLED = (Kind.DEPLOYMENTS, Kind.REPLICA_SETS, Kind.AUTOSCALERS, Kind.PODS, *KNATIVE)
 # Other events are not watched: an HPA without metrics writes one every 15 s.
 _WARNINGS_ABOUT = {"InferenceService": "isvc", "Pod": "po"}

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
+from server.adapters.kserve.held_object import HeldObject, forget_parsed
 from server.adapters.kserve.informers.collections import (
     BINDINGS,
     KNATIVE,
     LABELLED,
-    SERVICE_LABEL,
     Kind,
     Resource,
 )
-from server.adapters.kserve.informers.held_fields import without_unused
-from server.adapters.kserve.informers.progress import version_of
+from server.adapters.kserve.informers.held_fields import hold_parsed
+from server.adapters.kserve.informers.progress import number_of_version
 from server.adapters.kserve.informers.service_cache import ServiceCache
 from server.adapters.kserve.informers.text_interning import long_texts, share_texts
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
-from server.adapters.kserve.objects import Object, key_of, uid_of
+from server.adapters.kserve.names import SERVICE_LABEL
+from server.adapters.kserve.objects import Object, key_of, uid_of, version_of
 from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.parse_cache import ParseCache
@@ -32,6 +32,8 @@ from server.domain.service.inference_service import ServiceKey
 
 # The watch sends a written object within milliseconds. After this time it never will.
 UNSEEN_TOO_LONG = 5.0
+# So many services keep the results of their parsers: as much memory as their parsed objects.
+MOST_PARSE_CACHES = 256
 # Children belong to a service, events to the object with this uid, which may come after them.
 _Owner = ServiceKey | str
 
@@ -55,8 +57,9 @@ class ObjectCache:
         self._rights = AccountRights()
         self.bound_namespaces = BoundNamespaces()
         self._output_policy = OutputPolicy(caller)
-        self._services = ServiceCache(self._output_policy.clear)
-        self._parse_caches: defaultdict[ServiceKey, ParseCache] = defaultdict(ParseCache)
+        self._services = ServiceCache(self._forget_deleted)
+        # The services that were parsed last, oldest first.
+        self._parse_caches: OrderedDict[ServiceKey, ParseCache] = OrderedDict()
         self._release = NEWEST
         # The long texts of each service, once the first of its children has come.
         self._texts: dict[ServiceKey, dict[str, str]] = {}
@@ -68,7 +71,7 @@ class ObjectCache:
     def parsed(self, key: ServiceKey) -> ParsedObject | None:
         """Return the cached InferenceService, parsed; None if there is none."""
         service = self._services.get(key)
-        return self._parse_caches[key].parse(parse_object, service) if service else None
+        return self._parse_cache(key).parse(parse_object, service) if service else None
 
     def observed(self, key: ServiceKey) -> ObservedObjects | None:
         """Return the cached InferenceService with all of its objects; None if there is none."""
@@ -88,7 +91,7 @@ class ObjectCache:
             knative_followed=self.follows_knative(key.namespace),
             release=self._release,
             output_policy=self._output_policy,
-            cache=self._parse_caches[key],
+            cache=self._parse_cache(key),
         )
 
     def follows_knative(self, namespace: str) -> bool:
@@ -104,12 +107,13 @@ class ObjectCache:
     def version_at(self, key: ServiceKey) -> int:
         """Return the resourceVersion of the cached InferenceService; 0 if there is none."""
         service = self._services.get(key)
-        return version_of(service) if service else 0
+        return number_of_version(service) if service else 0
 
     def put_written(self, key: ServiceKey, written: Object) -> None:
         """Store the API server's answer to a write. Older events are ignored from then on."""
-        self._share(without_unused(Kind.SERVICES, dict(written)), key)
-        self._touch_services(self._services.take_written(written))
+        held = hold_parsed(Kind.SERVICES, written)
+        self._share(held, key)
+        self._touch_services(self._services.take_written(held))
 
     def put_deleted(self, deleted: Object) -> None:
         """Drop a deleted InferenceService. Its events are ignored from then on."""
@@ -128,7 +132,7 @@ class ObjectCache:
         """Return whether only a new list can show what became of a written object."""
         return resource.kind is Kind.SERVICES and self._services.has_unseen_write(UNSEEN_TOO_LONG)
 
-    def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
+    def listed(self, resource: Resource, objects: Sequence[Object], began: int) -> None:
         """Store a whole collection. Cached objects that are not in it are deleted."""
         if resource.kind is Kind.SERVICES:
             for found in objects:
@@ -190,16 +194,20 @@ class ObjectCache:
         self.bound_namespaces.drop(uid)
         return self._rights.drop(uid)
 
-    def _put(self, resource: Resource, found: dict[str, Any]) -> _Owner:
+    def _put(self, resource: Resource, found: Object) -> _Owner | None:
         owner = _owner(resource.kind, found)
+        # A list has all objects again, most of them as they are cached.
+        if self._objects_of(resource.kind).has(found, owner):
+            return None
         if isinstance(owner, ServiceKey):
             self._share(found, owner)
         return self._objects_of(resource.kind).put(found, owner)
 
     def _share(self, found: Object, key: ServiceKey) -> None:
-        """Replace an object's long texts by the equal ones of its cached service."""
+        """Replace an object's long texts by the equal ones of its cached service. Compressed
+        objects hold no texts."""
         service = self._services.get(key)
-        if service is None:
+        if service is None or isinstance(service, HeldObject) or isinstance(found, HeldObject):
             return
         if key not in self._texts:
             self._texts[key] = long_texts(service)
@@ -211,6 +219,17 @@ class ObjectCache:
             if self._services.get(key) is None:
                 self._parse_caches.pop(key, None)
         self._touched(keys)
+
+    def _parse_cache(self, key: ServiceKey) -> ParseCache:
+        cache = self._parse_caches.setdefault(key, ParseCache())
+        self._parse_caches.move_to_end(key)
+        if len(self._parse_caches) > MOST_PARSE_CACHES:
+            self._parse_caches.popitem(last=False)
+        return cache
+
+    def _forget_deleted(self) -> None:
+        self._output_policy.clear()
+        forget_parsed()
 
     def _update_rights(self) -> None:
         """Let the policy use the rights once both kinds of bindings are cached."""
@@ -248,6 +267,11 @@ class _ObjectsByOwner:
     def owner(self, uid: str) -> _Owner | None:
         return self._owners.get(uid)
 
+    def has(self, found: Object, owner: _Owner) -> bool:
+        """Return whether this very version of the object is held, by the same owner."""
+        held = self._owned.get(owner, {}).get(uid_of(found))
+        return held is not None and version_of(held) == version_of(found) != ""
+
     def put(self, found: Object, owner: _Owner) -> _Owner:
         uid = uid_of(found)
         if self._owners.get(uid, owner) != owner:
@@ -266,6 +290,10 @@ class _ObjectsByOwner:
 
 
 def _owner(kind: Kind, found: Object) -> _Owner:
+    if isinstance(found, HeldObject):
+        if kind is Kind.EVENTS:
+            return found.subject
+        return ServiceKey(found.namespace, found.service)
     if kind is Kind.EVENTS:
         return str(found["involvedObject"].get("uid", ""))
     metadata = found["metadata"]

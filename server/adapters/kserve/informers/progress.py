@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from server.adapters.kserve.informers.watch_stream import WatchEvent
+from server.adapters.kserve.objects import Object, version_of
 
 # etcd's revisions have 63 bits.
 _LONGEST = 19
@@ -34,10 +34,10 @@ class Progress:
     read_to: int = 0
     absent: bool = False
 
-    def listed(self, version: str, objects: Sequence[Mapping[str, Any]]) -> Progress:
+    def listed(self, version: str, objects: Sequence[Object]) -> Progress:
         """Return the progress after a list of this resourceVersion."""
         read_to = parse_version(version)
-        newest = max((version_of(o) for o in objects), default=0)
+        newest = max((number_of_version(o) for o in objects), default=0)
         # A cluster that was restored from a backup counts from there again.
         known = self.newest if self.newest <= read_to else 0
         return Progress(max(newest, known), read_to)
@@ -55,9 +55,9 @@ def parse_version(version: object) -> int:
     return int(text) if len(text) <= _LONGEST and text.isascii() and text.isdecimal() else 0
 
 
-def version_of(found: Mapping[str, Any]) -> int:
-    """Return the resourceVersion of an object."""
-    return parse_version(found["metadata"].get("resourceVersion"))
+def number_of_version(found: Object) -> int:
+    """Return the resourceVersion of an object as a number."""
+    return parse_version(version_of(found))
 
 
 def encode_position(newest: Mapping[str, int]) -> str:

@@ -6,14 +6,16 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Protocol
 
+import msgspec
 import structlog
 
-from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.client import ApiServer, Content, Unanswered, Unreachable
 from server.adapters.kserve.informers.collections import Resource, serves
-from server.adapters.kserve.informers.held_fields import without_unused
+from server.adapters.kserve.informers.held_fields import hold, hold_parsed
 from server.adapters.kserve.informers.progress import Progress
 from server.adapters.kserve.informers.watch_stream import (
     Backoff,
@@ -25,8 +27,11 @@ from server.adapters.kserve.informers.watch_stream import (
     read_event,
     read_page,
 )
+from server.adapters.kserve.objects import Object
 
 PAGE_SIZE = "500"
+# Bytes of objects, some 5 ms.
+READ_AT_ONCE = 2**20
 LIST_TIMEOUT = 30.0
 # A new collection of the cluster is found within this time. A Deploy that needs it looks at once.
 LOOK_AGAIN_AFTER = 15.0
@@ -46,7 +51,7 @@ class Sink(Protocol):
         """Return a token for now; a list that is requested later is newer than it."""
         ...
 
-    def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
+    def listed(self, resource: Resource, objects: Sequence[Object], began: int) -> None:
         """Store a whole collection. Cached objects that are not in it are deleted."""
         ...
 
@@ -183,24 +188,49 @@ class Reflector:
 
     async def _list(self) -> None:
         began, asked_at = self._sink.listing_begins(), time.monotonic()
-        objects: list[dict[str, Any]] = []
-        query = {**dict(self.resource.selector), "limit": PAGE_SIZE}
-        while True:
-            answer = await self._api.send(
-                "GET", self.resource.path, query=query, timeout=LIST_TIMEOUT
-            )
-            admit_answer(answer.status, answer.headers)
-            items, metadata = read_page(answer.body)
-            objects += [without_unused(self.resource.kind, found) for found in items]
-            if not metadata.get("continue"):
-                break
-            query["continue"] = metadata["continue"]
+        objects: list[Object] = []
+        reading = self._start_page("")
+        try:
+            while True:
+                answer = await reading
+                admit_answer(answer.status, answer.headers)
+                page = read_page(answer.body)
+                if page.metadata.next_page:
+                    # The API server makes the next page while this one is read.
+                    reading = self._start_page(page.metadata.next_page)
+                objects += await self._hold(page.items or ())
+                if not page.metadata.next_page:
+                    break
+        finally:
+            reading.cancel()
         self._sink.listed(self.resource, objects, began)
-        self._resume_from = metadata["resourceVersion"]
+        self._resume_from = page.metadata.resource_version
         self.progress = self.progress.listed(self._resume_from, objects)
         self._relist = False
         self.current_at = asked_at
         self.synced.set()
+
+    def _start_page(self, token: str) -> asyncio.Task[Content]:
+        query = {**dict(self.resource.selector), "limit": PAGE_SIZE}
+        if token:
+            query["continue"] = token
+        return asyncio.create_task(self._api.read(self.resource.path, query, timeout=LIST_TIMEOUT))
+
+    async def _hold(self, items: Sequence[msgspec.Raw]) -> list[Object]:
+        """Read the objects of a page. Other tasks have the event loop in between."""
+        held: list[Object] = []
+        since = 0
+        for item in items:
+            text = memoryview(item)
+            try:
+                held.append(hold(self.resource.kind, text))
+            except (ValueError, RecursionError):
+                raise Refused(0) from None
+            since += len(text)
+            if since > READ_AT_ONCE:
+                since = 0
+                await asyncio.sleep(0)
+        return held
 
     async def _watch(self) -> None:
         query = {
@@ -225,8 +255,8 @@ class Reflector:
 
     def _take(self, event: WatchEvent) -> None:
         if event.type != "BOOKMARK":
-            without_unused(self.resource.kind, event.object)
-            self._sink.changed(self.resource, event)
+            found = hold_parsed(self.resource.kind, event.object)
+            self._sink.changed(self.resource, replace(event, object=found))
         self._resume_from = event.resource_version
         self.progress = self.progress.read(event)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import structlog
 
@@ -54,7 +53,7 @@ class RuntimeCache:
         """See `Sink`; this server writes no runtimes, so any list is newer."""
         return 0
 
-    def listed(self, resource: Resource, objects: Sequence[dict[str, Any]], began: int) -> None:
+    def listed(self, resource: Resource, objects: Sequence[Object], began: int) -> None:
         """See `Sink`."""
         self._cached[resource], self._bytes[resource] = {}, 0
         for found in objects:

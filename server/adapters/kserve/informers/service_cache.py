@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from server.adapters.kserve.objects import Object, generation_of, key_of, uid_of
+from server.adapters.kserve.held_object import HeldObject
+from server.adapters.kserve.objects import Object, generation_of, key_of, uid_of, version_of
 from server.domain.service.inference_service import ServiceKey
 
 MAX_TOMBSTONES = 10_000
@@ -123,8 +124,11 @@ class ServiceCache:
             return set()
         self._unseen.pop(key, None)
         cached = self._objects.get(key)
-        if cached and uid_of(cached) == uid and generation_of(found) < generation_of(cached):
-            return set()
+        if cached and uid_of(cached) == uid:
+            # A list has all objects again, most of them as they are cached.
+            same = version_of(found) == version_of(cached) != ""
+            if same or generation_of(found) < generation_of(cached):
+                return set()
         return self._store(key, uid, found)
 
     def _store(self, key: ServiceKey, uid: str, found: Object) -> set[ServiceKey]:
@@ -154,4 +158,6 @@ class ServiceCache:
 
 
 def _created(service: Object) -> str:
+    if isinstance(service, HeldObject):
+        return service.created
     return str(service["metadata"].get("creationTimestamp"))

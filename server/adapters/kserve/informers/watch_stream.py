@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
+
+import msgspec
+
+from server.adapters.kserve.objects import Object
 
 LONGEST_PAUSE = 2.0
 LONGEST_RETRY_AFTER = 30.0
@@ -34,13 +37,27 @@ class WatchEvent:
     """A change. `type` is ADDED, MODIFIED, DELETED or BOOKMARK."""
 
     type: str
-    object: dict[str, Any]
+    object: Object
 
     @property
     def resource_version(self) -> str:
         """Return the resourceVersion to resume from after this event."""
         version: str = self.object["metadata"]["resourceVersion"]
         return version
+
+
+class PageMetadata(msgspec.Struct):
+    """The resourceVersion of a list; `next_page` is the token to read on, empty at the end."""
+
+    resource_version: str = msgspec.field(name="resourceVersion")
+    next_page: str = msgspec.field(name="continue", default="")
+
+
+class Page(msgspec.Struct):
+    """A page of a list: the JSON of each object, and the list's metadata."""
+
+    metadata: PageMetadata
+    items: list[msgspec.Raw] | None
 
 
 class Lines:
@@ -84,7 +101,7 @@ class Backoff:
 def read_event(line: bytes) -> WatchEvent:
     """Parse a line of a watch. Raises Expired, or Refused, also for a line that is no event."""
     try:
-        event = json.loads(line)
+        event = msgspec.json.decode(line)
         match event:
             case {"type": "ERROR", "object": dict(status)}:
                 raise _refusal(status)
@@ -107,14 +124,15 @@ def admit_answer(status: int, headers: Mapping[str, str]) -> None:
         raise Refused(status)
 
 
-def read_page(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
-    """Return the objects of a list's page, and its metadata. Raises Refused for any other body."""
-    match body:
-        case {"items": list(items), "metadata": {"resourceVersion": str()} as metadata}:
-            return items, metadata
-        case {"items": None, "metadata": {"resourceVersion": str()} as metadata}:
-            return [], metadata
-    raise Refused(0)
+def read_page(content: bytes) -> Page:
+    """Read a page of a list. Raises Refused for any other content."""
+    try:
+        return _read_page(content)
+    except (ValueError, RecursionError):
+        raise Refused(0) from None
+
+
+_read_page = msgspec.json.Decoder(Page).decode
 
 
 def _refusal(status: Mapping[str, Any]) -> Exception:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from server.adapters.kserve.held_object import share_text
 from server.adapters.kserve.manifests.annotations import AddedFields
 from server.adapters.kserve.manifests.extra_fields import extra_fields
 from server.adapters.kserve.manifests.manifest import predictor_of, with_added_fields
@@ -44,7 +45,7 @@ def parse_spec(
     for variable in serving.get("env", ()):
         source = variable.get("valueFrom")
         if not source:
-            env[variable["name"]] = variable.get("value", "")
+            env[share_text(variable["name"])] = share_text(variable.get("value") or "")
         elif ref := source.get("secretKeyRef"):
             secret_env[variable["name"]] = SecretKeyRef(ref.get("name", ""), ref["key"])
     resources = serving.get("resources", {})

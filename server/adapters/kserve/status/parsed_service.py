@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import blake2b
+
+import msgspec
 
 from server.adapters.kserve.manifests.ready_timeout import parse_timeout
 from server.adapters.kserve.modes import mode_of, settled_mode_of
@@ -55,6 +58,7 @@ class ParsedService:
     mode: str
     annotations: Object
     status: Object
+    status_digest: bytes
     components: tuple[ComponentSpec, ...]
     conditions: Mapping[str, Object]
     shown_conditions: tuple[Condition, ...]
@@ -114,6 +118,7 @@ def _parse(service: Object) -> ParsedService:
         mode=mode_of(settled_mode_of(service), annotations),
         annotations=annotations,
         status=status,
+        status_digest=_digest(status),
         components=components,
         conditions=conditions,
         shown_conditions=tuple(map(_shown_condition, raw_conditions)),
@@ -130,6 +135,12 @@ def _parse(service: Object) -> ParsedService:
         serving_runtime=_serving_runtime(predictor, status),
         ready_timeout=parse_timeout(get_map(predictor, "annotations")),
     )
+
+
+def _digest(status: Object) -> bytes:
+    """Return a digest that equal statuses have, empty for an empty one."""
+    text = msgspec.json.encode(status, order="deterministic")
+    return blake2b(text, digest_size=16).digest() if status else b""
 
 
 def _shown_condition(raw: Object) -> Condition:

@@ -14,7 +14,7 @@ Kubernetes drops an object's events after some 25.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -47,14 +47,15 @@ class ServiceEvent(NamedTuple):
 class StalenessCheck:
     """Remember the states in which this process has seen one rollout.
 
-    `status`: when the rollout was first seen. `versions`: every resourceVersion of the rollout.
-    `events`: the present warnings about the service. `error_since`: since when an error that is
-    newer than the write lasts. `failing_since`: since when KServe fails to reconcile a component.
+    `status`: the digest of the status when the rollout was first seen. `versions`: every
+    resourceVersion of the rollout. `events`: the present warnings about the service. `error_since`:
+    since when an error that is newer than the write lasts. `failing_since`: since when KServe fails
+    to reconcile a component.
     """
 
     rollout: Rollout | None = None
-    status: Object = field(default_factory=dict)
-    versions: frozenset[str] = frozenset()
+    status: bytes = b""
+    versions: tuple[str, ...] = ()
     events: Sequence[ServiceEvent] = ()
     error_since: datetime | None = None
     failing_since: datetime | None = None
@@ -64,14 +65,14 @@ class StalenessCheck:
         service, check = parse_service(observed), self
         if service.rollout != self.rollout:
             first = service.rollout.generation == 1
-            check = StalenessCheck(service.rollout, {} if first else service.status)
+            check = StalenessCheck(service.rollout, b"" if first else service.status_digest)
         # A race that KServe lost neither starts nor ends a failure.
         failing_since = check.failing_since if service.reconcile_failed else None
         if service.reconcile_errors:
             failing_since = failing_since or now
         versions = check.versions
-        if len(versions) < MAX_VERSIONS:
-            versions |= {service.version}
+        if len(versions) < MAX_VERSIONS and service.version not in versions:
+            versions = (*versions, service.version)
         events = observed.cache.parse(
             _parse_events, events_by_subject(observed).get(service.uid, ())
         )
@@ -96,7 +97,7 @@ class StalenessCheck:
         # written after the spec is about that spec.
         written_at = service.written_at
         is_new = service.status_error and (
-            service.status != self.status
+            service.status_digest != self.status
             or (service.status_written_at or written_at) > written_at
             or now >= written_at + STALE_ERROR
         )
@@ -106,7 +107,7 @@ class StalenessCheck:
         """Return whether KServe has reported nothing since the write, by status or event."""
         return (
             service.rollout.generation != 1
-            and service.status == self.status
+            and service.status_digest == self.status
             and (service.status_written_at or service.written_at) <= service.written_at
             and not any(self._new_events(service, service.written_at))
         )

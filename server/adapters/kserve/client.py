@@ -162,14 +162,18 @@ class ApiServer:
         path: str,
         query: Mapping[str, str],
         *,
+        most: int,
         timeout: float,  # noqa: ASYNC109 (as above)
     ) -> Content:
-        """Read a path as `send` does, and leave the answer's body unparsed."""
+        """Read a path as `send` does, and leave the answer's body of at most `most` bytes unparsed.
+
+        A larger one is Unanswered.
+        """
         deadline = Deadline.after(timeout)
         async with self._request(
             "GET", path, {"params": query}, _limits_until(deadline), deadline
         ) as response:
-            content = await read_at_most(response, LARGEST_ANSWER)
+            content = await read_at_most(response, most)
             return Content(response.status, response.headers, content)
 
     @asynccontextmanager

@@ -13,7 +13,8 @@ from server.domain.service.inference_service import (
 )
 
 # On KServe the InferenceService, its Deployment, its ReplicaSet and its pod each hold an object for
-# every variable: some 1 KiB for its two texts, besides their characters.
+# every variable of a service of more than 64 KiB: some 1 KiB for its two texts, besides their
+# characters. Those of a smaller service are compressed and take a third.
 TEXT_BYTES = 512
 # Bytes per character of a text that is not ASCII.
 WIDE = 4

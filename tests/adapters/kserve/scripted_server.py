@@ -151,13 +151,13 @@ class ScriptedServer:
         return "watch" if "watch" in request.query else "list"
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        """A page of at most `limit` objects, those of one moment whatever happens meanwhile."""
+        """The objects, or a page of at most `limit`: those of one moment, whatever happens."""
         collection = self.collections.get(request.path, Collection())
         moment, start = self.version, 0
         if "continue" in request.query:
             moment, start = (int(n) for n in request.query["continue"].split("/"))
         found = list(collection.objects.values())
-        end = start + int(request.query["limit"])
+        end = start + int(request.query.get("limit", len(found)))
         metadata = {"resourceVersion": str(moment)}
         if end < len(found):
             metadata["continue"] = f"{moment}/{end}"

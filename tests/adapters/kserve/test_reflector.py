@@ -30,6 +30,7 @@ from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
 
 RESOURCE = Resource(Kind.PODS, "team-a", (("labelSelector", "app"),))
+REFLECTOR = "server.adapters.kserve.informers.reflector."
 PATH = "/api/v1/namespaces/team-a/pods"
 # Ten times what one failure is aimed to cost, the longest pause included.
 
@@ -78,22 +79,29 @@ async def caught_up(server: ScriptedServer, copy: Copy) -> float:
     )
 
 
-async def test_it_lists_by_pages_and_then_follows_changes(
+async def test_it_lists_at_once_and_a_large_collection_by_pages_and_then_follows_changes(
     server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.adapters.kserve.informers.reflector.PAGE_SIZE", "3")
     for n in range(8):
         await server.put(PATH, pod(f"u{n}"))
     async with reflecting(api) as (copy, reflector):
         await reflector.synced.wait()
         assert copy.objects == server.collections[PATH].objects
-        assert server.count("list") == 3
+    assert server.count("list") == 1
+    server.requests.clear()
+
+    monkeypatch.setattr(REFLECTOR + "PAGE_SIZE", "3")
+    monkeypatch.setattr(REFLECTOR + "LARGEST_WHOLE", 200)
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        assert copy.objects == server.collections[PATH].objects
+        assert server.count("list") == 4, "one is too large, and three are pages"
 
         await server.put(PATH, pod("u1", spec={"changed": True}))
         await server.remove(PATH, "u2")
         await server.put(PATH, pod("u9"))
         await caught_up(server, copy)
-    assert server.count("list") == 3, "what a watch tells needs no list"
+    assert server.count("list") == 4, "what a watch tells needs no list"
 
 
 @pytest.mark.parametrize(

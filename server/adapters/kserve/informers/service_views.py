@@ -137,7 +137,8 @@ class ServiceViews:
             return _without_status(key, observed)
 
     def _derive(self, history: _History, observed: ObservedObjects, now: datetime) -> ServiceView:
-        observed = replace(observed, logs=history.logs)
+        if history.logs:
+            observed = replace(observed, logs=history.logs)
         facts = facts_of(observed, history.staleness, now)
         history.hold(facts, observed.pods)
         # The text of containers may have been readable then, and may not be shown now.
@@ -146,7 +147,8 @@ class ServiceViews:
         )
         facts = held.added_to(facts)
         generation = facts.rollout.generation
-        facts = replace(facts, was_ready=history.ready_generation == generation)
+        if history.ready_generation == generation:
+            facts = replace(facts, was_ready=True)
         decision = decide(facts)
         if decision.state is State.READY:
             history.ready_generation = generation

@@ -78,6 +78,8 @@ class StalenessCheck:
         )
         check = replace(check, versions=versions, events=events, failing_since=failing_since)
         error_since = (check.error_since or now) if check.error(service, now) else None
+        if error_since == check.error_since:
+            return check
         return replace(check, error_since=error_since)
 
     def problem(

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from server.adapters.kserve.names import SERVICE_LABEL
-
+# KServe labels its objects, and the labels of their templates reach ReplicaSets and pods.
+SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 # So many objects stay parsed. As dicts they take three times their JSON.
 MOST_OPEN = 256
 # The fastest level. A higher one saves a twentieth more and takes twice the time.

@@ -26,9 +26,6 @@ DEPLOYED_BY_ANNOTATION = f"{OUR_PREFIX}deployed-by"
 
 KNATIVE_DEADLINE_ANNOTATION = "serving.knative.dev/progress-deadline"
 
-# KServe labels its objects, and the labels of their templates reach ReplicaSets and pods.
-SERVICE_LABEL = "serving.kserve.io/inferenceservice"
-
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 UPDATES_DISABLED_ANNOTATION = "serving.kserve.io/disable-auto-update"
 LAST_APPLIED_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"

@@ -8,8 +8,8 @@ from enum import Enum
 from http import HTTPStatus
 
 from server.adapters.kserve.client import Answer
+from server.adapters.kserve.held_object import SERVICE_LABEL
 from server.adapters.kserve.informers.watch_stream import admit_answer
-from server.adapters.kserve.names import SERVICE_LABEL
 from server.adapters.kserve.objects import get_list
 
 

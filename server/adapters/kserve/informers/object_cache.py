@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from server.adapters.kserve.held_object import HeldObject, forget_parsed
+from server.adapters.kserve.held_object import SERVICE_LABEL, HeldObject, forget_parsed
 from server.adapters.kserve.informers.collections import (
     BINDINGS,
     KNATIVE,
@@ -19,7 +19,6 @@ from server.adapters.kserve.informers.service_cache import ServiceCache
 from server.adapters.kserve.informers.text_interning import long_texts, share_texts
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
-from server.adapters.kserve.names import SERVICE_LABEL
 from server.adapters.kserve.objects import Object, key_of, uid_of, version_of
 from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import ObservedObjects

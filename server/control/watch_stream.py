@@ -111,10 +111,10 @@ Events = list[WatchEvent] | Iterator[WatchEvent | None]
 
 
 class _Batch(NamedTuple):
-    """The events that a stream sends next; in a watch of one service also the message that was sent
-    last, and the current state."""
+    """The events that a stream sends next, and its state after them."""
 
     events: list[WatchEvent]
+    synced: bool
     last_sent: LastSent
     current: InferenceService | None
 
@@ -303,9 +303,9 @@ class WatchStream:
             events = make()
             if not isinstance(events, list):
                 return events
-            batch = _Batch(events, self._last_sent, self.current)
+            batch = _Batch(events, self.synced, self._last_sent, self.current)
             self._batches.put(place, self._changes.version, batch)
-        self._last_sent, self.current = batch.last_sent, batch.current
+        _, self.synced, self._last_sent, self.current = batch
         if batch.events:
             self._heartbeat_due = Deadline.after(self._watch.heartbeat)
         return batch.events

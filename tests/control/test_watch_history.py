@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from server.control import watch_cache
@@ -167,8 +167,20 @@ PLANS = st.lists(st.one_of(STEPS, READS), min_size=10, max_size=60)
 Plan = list[tuple[str, str] | tuple[int, int, bool]]
 
 
+# Of two readers that have come equally far, both begin anew.
+BOTH_TOO_OLD: Plan = [
+    ("a", "change"),
+    (0, 1, False),
+    (1, 1, False),
+    ("a", "recreate"),
+    ("a", "recreate"),
+    ("a", "delete"),
+]
+
+
 @settings(max_examples=1000)
 @given(PLANS, st.booleans())
+@example(BOTH_TOO_OLD, True)
 def test_a_stream_sends_a_history_that_ends_at_the_current_state(plan: Plan, small: bool) -> None:
     with (
         patch.object(watch_cache, "MOST_TOMBSTONES", 2 if small else 10_000),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -241,7 +242,16 @@ def test_a_further_ca_lets_its_clients_in_beside_the_others(world: World) -> Non
         assert (stream.next().service.name, stream.call.is_active()) == ("iris", True)
 
 
+def twice_a_ca() -> bytes:
+    """The certificate of a CA that says so twice, which RFC 5280 forbids."""
+    der = ssl.PEM_cert_to_DER_cert(Authority("x").issue("jane", ["localhost"])[0].decode())
+    names, constraints = bytes.fromhex("0603551d11"), bytes.fromhex("0603551d13")
+    assert names in der
+    return ssl.DER_cert_to_PEM_cert(der.replace(names, constraints)).encode()
+
+
 BROKEN = {
+    "an extension twice": (twice_a_ca(), "must have certificates of CAs in PEM"),
     "garbage": (b"garbage", "must have certificates of CAs in PEM"),
     "empty": (b"", "is empty"),
     "too large": (b" " * (MOST_BYTES + 1), "must have at most 65536 bytes"),

@@ -23,7 +23,13 @@ MOST_CERTIFICATES = 1000
 MOST_NAME_BYTES = 253
 MOST_GROUPS = 100
 _EVENTS = Events("client CA loaded", "client CA replaced", "client CA cannot be replaced")
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+)
 
 
 def _now() -> datetime:

@@ -222,6 +222,7 @@ def test_a_strategy_alone_keeps_the_pods_and_holds_for_the_next_rollout(
     assert ready_since(second) > ready_since(first)
 
 
+@pytest.mark.soak
 def test_an_update_that_waits_for_room_goes_on_once_its_strategy_makes_it(
     lab: Lab, stub: ModelServiceStub, namespace: str, watching: Watching, rolled_out: RolledOut
 ) -> None:

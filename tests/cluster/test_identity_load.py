@@ -123,6 +123,6 @@ def test_garbage_costs_the_api_server_few_reviews_and_known_callers_no_calls(
     reviews = sum(entry.resource in REVIEWS for entry in entries)
     print(f"{reviews} reviews of 3,000 tokens in {took:.1f} s; {known.total()} known calls")
     codes = Counter(answer.partition(" ")[0] for answer in answers.elements())
-    assert codes.keys() == {"UNAUTHENTICATED", "RESOURCE_EXHAUSTED"}
+    assert codes.keys() <= {"UNAUTHENTICATED", "RESOURCE_EXHAUSTED"}
     assert known.keys() == {"OK"}
     assert reviews <= UNKNOWN_BURST + UNKNOWN_A_SECOND * took + 10

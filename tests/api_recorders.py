@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 VERSION = {"major": "1", "minor": "34", "gitVersion": "v1.34.4"}
 # What the API itself has after a path of the server's own.
 _API_PATH = re.compile("/(version|readyz|openapi/.*|apis?|apis?/.*)$")
+_COLLECTION = re.compile("/(api/[^/]+|apis/[^/]+/[^/]+)/.+$")
 _IDENTITY = ("authorization", "impersonate-")
 
 
@@ -129,7 +130,7 @@ class Recorder:
             return web.json_response({"kind": "Status", "code": 401}, status=401)
         if "watch" in request.query:
             await asyncio.Event().wait()
-        if request.query.get("limit"):
+        if request.method == "GET" and _COLLECTION.search(request.path):
             return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
         return web.json_response(VERSION)
 

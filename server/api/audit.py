@@ -28,8 +28,6 @@ _NAME_BYTES = 256
 _GROUPS_BYTES = 512
 # Of reads: only these are counted.
 _REFUSED = (ErrorReason.UNAUTHENTICATED.value, ErrorReason.PERMISSION_DENIED.value)
-_NOT_WRITTEN = "the server cannot store its audit record, so nothing was written: try again"
-_WRITTEN = "it is done, but the server cannot store how it ended in its audit record yet"
 
 Fields = Mapping[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
@@ -63,14 +61,17 @@ class Audit:
     def require_available(self) -> None:
         """Raise AuditUnavailable while the sink takes no records."""
         if not self._sink.available():
-            raise AuditUnavailable(_NOT_WRITTEN)
+            raise AuditUnavailable(written=False)
 
-    async def keep(self, stored: asyncio.Future[None], within: float, otherwise: str) -> None:
-        """Wait for a record. Raises AuditUnavailable if it takes too long; it is stored later."""
+    async def keep(self, stored: asyncio.Future[None], within: float, *, written: bool) -> None:
+        """Wait for a record. Raises AuditUnavailable if it takes too long; it is stored later.
+
+        `written`: whether the write that the record is about has been done.
+        """
         if self._sink.available():
             await asyncio.wait([stored], timeout=within)
         if not stored.done():
-            raise AuditUnavailable(otherwise)
+            raise AuditUnavailable(written=written)
 
     def put(self, fields: Fields) -> asyncio.Future[None]:
         """Queue a record, without those fields that are empty."""
@@ -151,7 +152,7 @@ class AuditedCall:
             "request_id": self._fields.get("request_id", ""),
         }
         stored = self._audit.put({"stage": "begun", **self._begun})
-        await self._audit.keep(stored, min(AUDIT_SECONDS, deadline.left()), _NOT_WRITTEN)
+        await self._audit.keep(stored, min(AUDIT_SECONDS, deadline.left()), written=False)
 
     def note(self, **result: str) -> None:
         """See `server.control.call.CallRecord`."""
@@ -163,7 +164,7 @@ class AuditedCall:
         `refused`: the user that a refusal names, for one that comes before there is a caller.
         """
         if stored := self.put_end(code, reason, refused):
-            await self._audit.keep(stored, AUDIT_SECONDS, _WRITTEN)
+            await self._audit.keep(stored, AUDIT_SECONDS, written=True)
 
     def put_end(
         self, code: str, reason: str = "", refused: str = ""

@@ -370,9 +370,17 @@ class ServerStopping(ServiceError):
 
 
 class AuditUnavailable(ServiceError):
-    """The audit record of a write cannot be stored; the message says whether it was written."""
+    """The audit record of a write cannot be stored; metadata: written, "true" or "false"."""
 
     reason = ErrorReason.AUDIT_UNAVAILABLE
+
+    def __init__(self, *, written: bool) -> None:
+        super().__init__(
+            "it is done, but the server cannot store how it ended in its audit record yet"
+            if written
+            else "the server cannot store its audit record, so nothing was written: try again",
+            written=str(written).lower(),
+        )
 
 
 class QuotaExceeded(ServiceError):

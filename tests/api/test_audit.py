@@ -214,7 +214,9 @@ def test_nothing_is_written_while_nobody_reads_the_pipe_of_the_audit(tmp_path: P
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with world_at(pipe, tmp_path) as world:
-        assert "nothing was written" in not_recorded(world.root, "iris").message
+        refusal = not_recorded(world.root, "iris")
+        assert "nothing was written" in refusal.message
+        assert refusal.metadata == {"written": "false"}
         assert not exists(world.root, "iris"), "reads go on"
         world.root.models.Deploy(deploy("iris", validate_only=True))
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -232,7 +234,9 @@ def test_a_pipe_that_stalls_between_a_write_and_its_answer_loses_no_record(tmp_p
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
     with world_at(pipe, tmp_path) as world:
-        assert "it is done" in not_recorded(world.root, "iris").message
+        refusal = not_recorded(world.root, "iris")
+        assert "it is done" in refusal.message
+        assert refusal.metadata == {"written": "true"}
         assert exists(world.root, "iris")
         assert "nothing was written" in not_recorded(world.root, "other").message
         assert not exists(world.root, "other")

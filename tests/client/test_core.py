@@ -148,6 +148,47 @@ def test_an_error_after_a_lost_attempt_says_that_it_may_be_about_the_own_write()
     assert [attempt.request_id for attempt in sent] == ["r-1", "r-1"]
 
 
+UNRECORDED = errors.Unavailable(
+    "nothing was written",
+    code=StatusCode.UNAVAILABLE,
+    reason="AUDIT_UNAVAILABLE",
+    details={"written": "false"},
+    retry_after=2,
+)
+DONE_UNRECORDED = errors.Unavailable(
+    "it is done",
+    code=StatusCode.UNAVAILABLE,
+    reason="AUDIT_UNAVAILABLE",
+    details={"written": "true"},
+    retry_after=2,
+)
+
+
+def test_a_write_that_the_server_did_not_begin_for_want_of_its_record_is_not_lost() -> None:
+    request = DeleteRequest(name="iris")
+    absent = errors.ServiceNotFound("no such service", code=StatusCode.NOT_FOUND)
+    error, sent = answered(calls.call(POLICY, rpcs.DELETE, request, 60), UNRECORDED, absent)
+    assert error is absent
+    assert not error.earlier_attempt_lost
+    assert [attempt.allow_missing for attempt in sent] == [False, False]
+    model = CreateRegisteredModelRequest(model=RegisteredModel(project="p", name="m"))
+    done = rpcs.CREATE_REGISTERED_MODEL.response()
+    create = calls.call(POLICY, rpcs.CREATE_REGISTERED_MODEL, model, 60)
+    assert answered(create, UNRECORDED, done) == (done, [model, model])
+
+
+def test_a_write_that_is_done_without_the_record_of_its_end_is_repeated_only_where_it_can_be() -> (
+    None
+):
+    request = DeleteRequest(name="iris")
+    response = DeleteResponse()
+    _, sent = answered(calls.call(POLICY, rpcs.DELETE, request, 60), DONE_UNRECORDED, response)
+    assert [attempt.allow_missing for attempt in sent] == [False, True]
+    model = CreateRegisteredModelRequest(model=RegisteredModel(project="p", name="m"))
+    create = calls.call(POLICY, rpcs.CREATE_REGISTERED_MODEL, model, 60)
+    assert answered(create, DONE_UNRECORDED) == (DONE_UNRECORDED, [model])
+
+
 REFUSED = errors.NotReachable(
     "failed to connect to all addresses; last error: Connection refused",
     code=StatusCode.UNAVAILABLE,

@@ -92,7 +92,7 @@ def deploy(
         raise
 
 
-# Of these the server does not say whether something was written.
+# After these something may have been written, unless the details say `written` "false".
 _OUTCOME_UNKNOWN = ("WRITE_OUTCOME_UNKNOWN", "REGISTRY_UNAVAILABLE", "AUDIT_UNAVAILABLE")
 
 
@@ -100,7 +100,7 @@ def _may_be_done(error: ModelServiceError) -> bool:
     """Whether the attempt that failed so may have been done all the same."""
     if isinstance(error, NotReachable):
         return error.was_sent
-    return error.reason in _OUTCOME_UNKNOWN
+    return error.reason in _OUTCOME_UNKNOWN and error.details.get("written") != "false"
 
 
 def _repeated(request: Req) -> Req:

@@ -209,9 +209,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     server to renew them; it continues without a restart.
     """
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 1409
-    """UNAVAILABLE, with RetryInfo: the server cannot store the audit record of this write. The message
-    says whether something was written: without the first of its two records nothing is. Reads and
-    validate_only go on.
+    """UNAVAILABLE, with RetryInfo: the server cannot store the audit record of this write. The
+    metadata's `written` is "false" where nothing was written, since the first of its two records
+    cannot be stored, and "true" where the write is done. Reads and validate_only go on.
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 1601
     """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
@@ -429,9 +429,9 @@ credentials: they have ended, or it refuses them. Nothing was written. Ask the o
 server to renew them; it continues without a restart.
 """
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 1409
-"""UNAVAILABLE, with RetryInfo: the server cannot store the audit record of this write. The message
-says whether something was written: without the first of its two records nothing is. Reads and
-validate_only go on.
+"""UNAVAILABLE, with RetryInfo: the server cannot store the audit record of this write. The
+metadata's `written` is "false" where nothing was written, since the first of its two records
+cannot be stored, and "true" where the write is done. Reads and validate_only go on.
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata

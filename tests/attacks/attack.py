@@ -301,5 +301,6 @@ def lowered_priority() -> Iterator[None]:
     try:
         yield
     finally:
-        # Only root may raise it again; else a later server would be as low.
-        os.setpriority(os.PRIO_PROCESS, me, before)
+        # Else a later server would be as low. Only root may raise it again.
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, me, before)

@@ -22,6 +22,7 @@ from server.domain.errors import (
     ReservedNamespace,
     ServerLacksRights,
     ServiceError,
+    TooManyRequests,
 )
 from server.domain.registry.deployment import ModelDeployment
 from server.domain.service.commands import fingerprint
@@ -220,7 +221,7 @@ async def _reads_logs(
     access = Access("get", Resource.POD_LOGS, namespace)
     try:
         return await identities.allows(caller, access, fresh=fresh)
-    except (ClusterUnavailable, ServerLacksRights):
+    except (ClusterUnavailable, ServerLacksRights, TooManyRequests):
         return False
 
 

@@ -392,6 +392,40 @@ async def test_a_caller_that_asks_for_many_rights_does_not_delay_the_others(worl
     assert not any(await asyncio.gather(*asked))
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_flood_of_its_own_prolongs_no_right_but_a_silent_api_server_does(
+    world: World, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "KNOWN_WAIT_SECONDS", 0.5)
+    assert await world.allows()
+    world.api.rights.clear()
+    world.now += 61
+    first = world.api.release = asyncio.Event()
+    world.api.holds_rights = True
+    flood = [
+        asyncio.create_task(
+            world.identities.allows(CALLER, READS._replace(namespace=f"n-{number}"))
+        )
+        for number in range(2 * limits.REVIEWS_OF_CALLER_AT_ONCE)
+    ]
+    while world.api.holding < limits.REVIEWS_OF_CALLER_AT_ONCE:
+        await asyncio.sleep(0)
+    asked = asyncio.create_task(world.allows())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    # Those that come after the first ones wait for it.
+    world.api.release = asyncio.Event()
+    if answers:
+        first.set()
+        with pytest.raises(TooManyRequests, match="this caller asks for too many rights"):
+            await asked
+    else:
+        assert await asked
+    first.set()
+    world.api.release.set()
+    assert not any(await asyncio.gather(*flood))
+
+
 async def test_garbage_displaces_nothing_that_is_known(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

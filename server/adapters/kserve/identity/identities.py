@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from weakref import WeakValueDictionary
@@ -29,6 +30,16 @@ REVIEWS_OF_CALLER_AT_ONCE = 10
 # Until a review begins. Then callers whose rights are known keep them for now.
 WAIT_SECONDS = 10.0
 KNOWN_WAIT_SECONDS = 3.0
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class _ReviewsOfCaller:
+    """The reviews of one caller's rights: the slots, and how many were answered."""
+
+    slots: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(REVIEWS_OF_CALLER_AT_ONCE)
+    )
+    answered: int = 0
 
 
 class KubernetesIdentities:
@@ -60,7 +71,7 @@ class KubernetesIdentities:
         self._token_slots = asyncio.Semaphore(REVIEWS_AT_ONCE)
         self._right_slots = asyncio.Semaphore(REVIEWS_AT_ONCE)
         # By name: a caller that asks for rights in many namespaces does not delay the others.
-        self._caller_slots = WeakValueDictionary[str, asyncio.Semaphore]()
+        self._of_callers = WeakValueDictionary[str, _ReviewsOfCaller]()
 
     async def authenticate(self, token: BearerToken, *, fresh: bool = False) -> Caller:
         """See `server.ports.Identities`."""
@@ -117,14 +128,21 @@ class KubernetesIdentities:
             return await self._reviews.caller_of(token)
 
     async def _allows(self, caller: Caller, access: Access) -> bool:
-        own = self._caller_slots.get(caller.name)
+        own = self._of_callers.get(caller.name)
         if own is None:
-            own = asyncio.Semaphore(REVIEWS_OF_CALLER_AT_ONCE)
-            self._caller_slots[caller.name] = own
+            own = self._of_callers[caller.name] = _ReviewsOfCaller()
+        answered = own.answered
+
+        def full() -> ServiceError:
+            # A flood of the caller's own, which must not prolong its rights as an outage does.
+            return _too_many_rights() if own.answered > answered else _too_slow()
+
         known = self._rights.knows((caller, access))
         wait = KNOWN_WAIT_SECONDS if known else WAIT_SECONDS
-        async with _slot(own, wait, _too_slow), _slot(self._right_slots, wait, _too_slow):
-            return await self._reviews.allows(caller, access)
+        async with _slot(own.slots, wait, full), _slot(self._right_slots, wait, _too_slow):
+            allows = await self._reviews.allows(caller, access)
+            own.answered += 1
+            return allows
 
 
 @asynccontextmanager
@@ -150,6 +168,10 @@ async def _slot(
 
 def _too_many() -> TooManyRequests:
     return TooManyRequests("too many new tokens are sent to this server at once: try again soon")
+
+
+def _too_many_rights() -> TooManyRequests:
+    return TooManyRequests("this caller asks for too many rights at once: try again soon")
 
 
 def _too_slow() -> ClusterUnavailable:

@@ -13,12 +13,20 @@ from server.domain.rollout.facts import ComponentFacts, Facts, Problem, Remainin
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.state_table import Decision, decide
-from server.domain.rollout.status import Component, ComponentStatus, FailureReason, State
+from server.domain.rollout.status import (
+    Component,
+    ComponentStatus,
+    FailureReason,
+    InferenceServiceStatus,
+    State,
+)
+from server.domain.service.container_text import HELD_BACK, status_without_container_text
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 ROLLOUT = Rollout("uid", 3)
 AGO = NOW - timedelta(hours=1)
+CONTAINER_TEXT = "password hunter2"
 
 READY_COMPONENT = ComponentFacts(
     ComponentStatus(Component.PREDICTOR, 1, 1, 1),
@@ -39,7 +47,8 @@ def problem(
     since: datetime = AGO,
     tolerated: timedelta | None = timedelta(0),
 ) -> Problem:
-    return Problem(failure_of(reason, f"because of {reason}"), since, tolerated)
+    message = f"because of {reason}: {CONTAINER_TEXT}"
+    return Problem(failure_of(reason, message, container_text=CONTAINER_TEXT), since, tolerated)
 
 
 def facts(**changes: object) -> Facts:
@@ -101,6 +110,26 @@ def test_the_cause_of_a_late_rollout_is_the_problem_that_is_known_by_then() -> N
     decision = decide(facts(**late, problems=(named,)))
     assert decision.state is State.FAILED
     assert reason(decision) is FailureReason.UNSCHEDULABLE
+
+
+@pytest.mark.parametrize("why", FailureReason)
+@pytest.mark.parametrize("tolerated", [None, 0 * SECOND])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("available", [0, 1])
+def test_a_containers_text_is_held_back_from_the_status(
+    why: FailureReason, tolerated: timedelta | None, late: bool, available: int
+) -> None:
+    written_at = NOW - (60 if late else 30) * SECOND
+    seen = {**LATE, "written_at": written_at, "complete": False, "available": available}
+    decision = decide(facts(**seen, problems=(problem(why, tolerated=tolerated),)))
+    assert CONTAINER_TEXT in decision.message
+    assert HELD_BACK in held_back(decision)
+    assert CONTAINER_TEXT not in held_back(decision)
+
+
+def held_back(decision: Decision) -> str:
+    status = InferenceServiceStatus(decision.state, decision.message, failure=decision.failure)
+    return str(status_without_container_text(status))
 
 
 def test_before_its_ready_timeout_a_rollout_is_looked_at_again_at_that_time() -> None:
@@ -288,6 +317,8 @@ component_fields = {
     "available": counts,
     "recently_restarted": counts,
     "unavailable_since": st.none() | past,
+    "started_at": st.none() | past,
+    "ready_once": st.booleans(),
     "stable_at": st.none() | moments,
     "problems": st.lists(problems, max_size=2).map(tuple),
     "pinned": st.none() | st.just(failure_of(FailureReason.TRAFFIC_PINNED, "pinned")),
@@ -302,6 +333,7 @@ service_fields = {
     "ready": st.booleans(),
     "ingress_ready": st.booleans(),
     "was_ready": st.booleans(),
+    "ready_timeout": st.none() | st.integers(1, 900).map(lambda s: s * SECOND),
     "namespace_deleting": st.booleans(),
     "updates_disabled": st.booleans(),
     "refusal": st.none() | problems,
@@ -330,6 +362,11 @@ any_facts = st.builds(
 @given(any_facts)
 def test_there_is_always_a_verdict(seen: Facts) -> None:
     assert decide(seen).state in State
+
+
+@given(any_facts)
+def test_no_row_leaves_a_containers_text_in_what_is_held_back(seen: Facts) -> None:
+    assert CONTAINER_TEXT not in held_back(decide(seen))
 
 
 @pytest.mark.parametrize("state", State)

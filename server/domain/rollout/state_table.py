@@ -26,7 +26,10 @@ PROVEN_AFTER = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The state of a service. `recheck_at`: when time alone may change it."""
+    """The state of a service. `recheck_at`: when time alone may change it.
+
+    A text of a container in `message` is the failure's `container_text`, at the end.
+    """
 
     state: State
     message: str = ""
@@ -55,7 +58,9 @@ def _in_time(facts: Facts, decision: Decision) -> Decision:
         return decision
     late = f"the rollout was not ready within its ready_timeout of {timeout.total_seconds():.0f} s"
     failure = decision.failure
-    if failure is None or failure.reason is FailureReason.PROGRESS_DEADLINE:
+    deadline = failure is not None and failure.reason is FailureReason.PROGRESS_DEADLINE
+    # A deadline's failure with a container's text is the cause that the message then ends with.
+    if failure is None or (deadline and not failure.container_text):
         failure = failure_of(FailureReason.PROGRESS_DEADLINE, late, first_seen_time=ready_by)
     message = decision.message or failure.message
     return Decision(_failed_state(facts), f"{late}: {message}", failure)

@@ -60,8 +60,9 @@ def status_without_container_text(status: InferenceServiceStatus) -> InferenceSe
     """Return the status with HELD_BACK in place of each text of a container."""
     failure = status.failure and failure_without_container_text(status.failure)
     message = status.message
-    if failure and status.failure and message == status.failure.message:
-        message = failure.message
+    text = status.failure.container_text if status.failure else ""
+    if text and message.endswith(text):
+        message = message.removesuffix(text) + HELD_BACK
     before, marker, line = message.partition(LAST_LOG_LINE)
     return replace(
         status,

@@ -204,6 +204,9 @@ class CallInterceptor:
                 admitted = self._admission.admit(method.kind, by)
             except ServiceError as refusal:
                 line.quiet = True
+                if record:
+                    # Before the refusal is held: the client may leave meanwhile.
+                    record.put_end(code_of(refusal).name, refusal.reason.value, _user_in(refusal))
                 await self._refused.add(refusal.reason, _size(request))
                 raise
             if method.parse:
@@ -358,8 +361,13 @@ async def _abort(error: BaseException, line: CallLog, record: AuditedCall | None
     if record:
         # The record waits for the sink then, and the caller gets its error.
         with suppress(AuditUnavailable):
-            await record.end(code.name, error.reason.value, error.metadata.get("user", ""))
+            await record.end(code.name, error.reason.value, _user_in(error))
     return _Abort(code, message_of(error), trailing_metadata(error))
+
+
+def _user_in(refusal: ServiceError) -> str:
+    """Return the user that a refusal names, if it comes before there is a caller."""
+    return refusal.metadata.get("user", "")
 
 
 def _code_of_cancellation(context: Context) -> grpc.StatusCode:

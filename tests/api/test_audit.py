@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +21,14 @@ from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, Register
 
 from server.api import audit as api_audit
 from server.api.audit import Audit, AuditedCall
+from server.api.call_limits import RefusedCalls
 from server.app import opened_audit
 from server.deadline import NEVER
 from server.domain.caller import Caller
 from server.ports import MOST_AUDIT_BYTES
 from server.settings import SettingsInvalid
 from tests.alone import alone
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import Refusal, refusal_of
 from tests.serving import Served, serving, settings
 
@@ -374,6 +377,26 @@ def test_a_flood_of_refused_calls_is_summed_up(tmp_path: Path) -> None:
     assert (first["user"], first["calls"]) == ("user-0", 2)
     assert (first["host"], first["first_target"]) == ("127.0.0.1", "model-serving/iris")
     assert first["since"] < first["time"]
+
+
+def test_a_refused_call_whose_client_leaves_before_its_answer_is_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+
+    async def hold(*_: Any) -> None:
+        held.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(RefusedCalls, "add", hold)
+    call = Client(world.channel, "Bearer garbage").models.Deploy.future(deploy("iris"))
+    assert held.wait(PATIENCE_SECONDS)
+    call.cancel()
+    world.served.begin_stop()
+    world.served.join()
+    (refused,) = world.records()
+    assert (refused["stage"], refused["reason"]) == ("refused", "UNAUTHENTICATED")
+    assert refused["calls"] == 1
 
 
 class Kept:

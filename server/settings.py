@@ -241,6 +241,22 @@ class Serving(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _listeners_apart(self) -> Serving:
+        used: dict[str, str] = {}
+        for name in ("listen", "health_listen", "mtls_listen"):
+            address = getattr(self, name)
+            # Port 0 is another one for each.
+            if not address or address.endswith(":0"):
+                continue
+            variable = variable_of(type(self), name)
+            if address in used:
+                raise ValueError(
+                    f"{variable}: must be another address than {used[address]}, got {address}"
+                )
+            used[address] = variable
+        return self
+
+    @model_validator(mode="after")
     def _plaintext_stays_here(self) -> Serving:
         if not (self.tls_cert or self.allow_plaintext or is_loopback(self.listen)):
             raise ValueError(
@@ -258,9 +274,11 @@ class Identity(BaseSettings):
 
     auth: Literal["none", "tokens", "kubernetes"] | None = Field(
         None,
-        description="none: every caller may do everything; tokens: callers have tokens and roles of"
-        " MODELSERVICE_TOKENS_FILE; kubernetes: callers have tokens and rights of the cluster;"
-        " unset: none on loopback, else kubernetes on KServe",
+        description="how callers identify themselves: none: not at all, every caller may do"
+        " everything; tokens: with tokens of MODELSERVICE_TOKENS_FILE, which has their roles;"
+        " kubernetes: with tokens of the cluster, whose RBAC has their rights; unset: none on"
+        " loopback, else kubernetes on KServe; without KServe the start beyond loopback fails until"
+        " it is set",
     )
     audience: str = Field(
         "modelservice",

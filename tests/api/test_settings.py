@@ -113,6 +113,19 @@ def kubeconfig(tmp_path: Path) -> str:
             "MODELSERVICE_AUTH: must be tokens, or none to let everybody in",
         ),
         ({"MODELSERVICE_HEALTH_LISTEN": "50052"}, "MODELSERVICE_HEALTH_LISTEN"),
+        (
+            {"MODELSERVICE_HEALTH_LISTEN": "127.0.0.1:50051"},
+            "MODELSERVICE_HEALTH_LISTEN: must be another address than MODELSERVICE_LISTEN",
+        ),
+        (
+            {
+                "MODELSERVICE_TLS_CERT": "tls.crt",
+                "MODELSERVICE_TLS_KEY": "tls.key",
+                "MODELSERVICE_CLIENT_CA": "ca.crt",
+                "MODELSERVICE_MTLS_LISTEN": "127.0.0.1:50051",
+            },
+            "MODELSERVICE_MTLS_LISTEN: must be another address than MODELSERVICE_LISTEN",
+        ),
         ({"MODELSERVICE_ALLOW_PLAINTEXT": "-"}, "MODELSERVICE_ALLOW_PLAINTEXT"),
         ({"MODELSERVICE_NAMESPACES": "a,B_"}, "MODELSERVICE_NAMESPACES"),
         ({"MODELSERVICE_SERVING_PORTS": "20000"}, "MODELSERVICE_SERVING_PORTS"),

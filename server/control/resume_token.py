@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from server.domain.errors import ResumeTokenInvalid
-from server.domain.opaque_tokens import decode_token, encode_token
+from server.domain.opaque_tokens import LONGEST_TOKEN, decode_token, encode_token
 from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.state_digest import remembered_digest, state_digest
@@ -114,7 +114,10 @@ class ResumeToken(NamedTuple):
         return time.time() - self.made_at > OLD_SECONDS
 
     def encode(self, binding: str) -> str:
-        """Encode the token for a watch of this binding."""
+        """Encode the token for a watch of this binding.
+
+        In place of one that is longer than LONGEST_TOKEN, BEGIN_ANEW is encoded.
+        """
         return _encode(self, binding)
 
 
@@ -125,7 +128,8 @@ def _encode(token: ResumeToken, binding: str) -> str:
     sent: list[str | int] = [uid, generation, digest, remembered, token.position, token.made_at]
     spans = chain.from_iterable(token.seen.spans)
     parts = [token.epoch, token.seen.version, token.scope, *sent, *spans]
-    return encode_token([FORMAT, _seal(binding, parts), *parts])
+    text = encode_token([FORMAT, _seal(binding, parts), *parts])
+    return text if len(text) <= LONGEST_TOKEN else _encode(BEGIN_ANEW, binding)
 
 
 class SharedPosition:
@@ -164,15 +168,19 @@ def parse_resume_token(text: str, binding: str) -> ResumeToken | None:
                     str(remembered),
                     str(position),
                     int(made_at),
-                    *spans,
-                ]:
-                    numbers = [each for each in spans if isinstance(each, int)]
-                    seen = Seen(version, tuple(zip(numbers[::2], numbers[1::2], strict=False)))
+                    *numbers,
+                ] if _are_spans(numbers):
+                    seen = Seen(version, tuple(zip(numbers[::2], numbers[1::2], strict=True)))
                     last_sent = LastSent(uid, generation, digest, remembered)
                     return ResumeToken(epoch, seen, scope, last_sent, position, made_at)
         case [str(_), int(_), seal, *_] if seal == binding:
             return BEGIN_ANEW  # of a release without FORMAT
     raise ResumeTokenInvalid("resume_token must be from a watch of the same target and selector")
+
+
+def _are_spans(parts: list[str | int]) -> TypeGuard[list[int]]:
+    is_whole = len(parts) <= 2 * MOST_SPANS and len(parts) % 2 == 0
+    return is_whole and all(isinstance(part, int) for part in parts)
 
 
 def _seal(binding: str, parts: Sequence[object]) -> str:

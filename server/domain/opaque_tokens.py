@@ -7,6 +7,10 @@ import binascii
 import json
 from collections.abc import Sequence
 
+# No token that a server makes is longer; callers may send anything.
+LONGEST_TOKEN = 1024
+_NUMBERS = range(-(2**63), 2**63)
+
 
 def encode_text(text: str) -> str:
     """Encode a text."""
@@ -14,7 +18,9 @@ def encode_text(text: str) -> str:
 
 
 def decode_text(token: str) -> str | None:
-    """Decode an encoded text; None if the token is not one."""
+    """Decode an encoded text; None if the token is not one, or longer than LONGEST_TOKEN."""
+    if len(token) > LONGEST_TOKEN:
+        return None
     try:
         return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
     except (binascii.Error, ValueError):
@@ -29,12 +35,18 @@ def encode_token(parts: Sequence[str | int]) -> str:
 def decode_token(token: str) -> list[str | int] | None:
     """Decode texts and numbers; None if the token is not a list of them.
 
-    A boolean, which Python takes for a number, is neither.
+    A boolean, which Python takes for a number, is neither. Numbers have 64 bits, and texts can be
+    encoded as UTF-8.
     """
     try:
         parts = json.loads(decode_text(token) or "")
     except (ValueError, RecursionError):
         return None
-    if not isinstance(parts, list) or any(type(part) not in (str, int) for part in parts):
-        return None
-    return parts
+    return parts if isinstance(parts, list) and all(map(_is_part, parts)) else None
+
+
+def _is_part(part: object) -> bool:
+    if isinstance(part, str):
+        # JSON can escape a half of a surrogate pair.
+        return not any("\ud800" <= character <= "\udfff" for character in part)
+    return type(part) is int and part in _NUMBERS

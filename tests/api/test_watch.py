@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import grpc
 import pytest
@@ -19,11 +21,13 @@ from modelservice.v1.model_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
+from server.control.resume_token import FORMAT, MOST_SPANS
 from server.control.watch_stream import Watch
 from server.domain.kubernetes.selectors import Selector
 from server.domain.opaque_tokens import encode_token
 from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.rollout.status import State
+from server.domain.service.commands import fingerprint
 from server.domain.service.inference_service import ServiceKey
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refused
@@ -257,6 +261,51 @@ def test_a_resume_token_belongs_to_its_own_watch(stub, name) -> None:
             lambda request: list(stub.WatchStatus(request, timeout=PATIENCE_SECONDS)),
             other,
         )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"uid": "u\ud800"},
+        {"uid": "u" * 1000},
+        {"version": 2**63},
+        {"generation": -(2**63) - 1},
+        {"made_at": 10**400},
+        {"born": "4", "at": 5},
+        {"born": 4},
+        dict.fromkeys(map(str, range(2 * MOST_SPANS + 2)), 4),
+    ],
+)
+@pytest.mark.parametrize("of_many", [False, True])
+def test_a_forged_resume_token_is_refused(stub, name, changed: dict[str, object], of_many) -> None:
+    stub.Deploy(deploy(name))
+    target = ServiceKey("-", "") if of_many else key(name)
+    parts: dict[str, Any] = {
+        "epoch": "0a1b2c3d",
+        "version": 7,
+        "scope": "",
+        "uid": "u",
+        "generation": 1,
+        "digest": "0123456789abcdef",
+        "remembered": "01234567",
+        "position": "",
+        "made_at": 1,
+    }
+
+    def request(parts: Mapping[str, Any]) -> WatchStatusRequest:
+        seal = fingerprint([Watch(target, Selector()).binding, *parts.values()])
+        token = encode_token([FORMAT, seal, *parts.values()])
+        return WatchStatusRequest(namespace=target.namespace, name=target.name, resume_token=token)
+
+    def first(request: WatchStatusRequest) -> WatchStatusResponse:
+        stream = stub.WatchStatus(request, timeout=PATIENCE_SECONDS)
+        try:
+            return next(stream)
+        finally:
+            stream.cancel()
+
+    assert first(request(parts))
+    refused(StatusCode.INVALID_ARGUMENT, "RESUME_TOKEN_INVALID", first, request(parts | changed))
 
 
 def test_a_slow_reader_gets_the_last_state_and_not_every_one(stub, memory, name) -> None:

@@ -16,6 +16,7 @@ from server.domain.kubernetes.selectors import MOST_REQUIREMENTS, Selector
 from server.domain.service.inference_service import ServiceKey
 from tests.loop_steps import LONGEST_SECONDS, LoopSteps
 from tests.memory_cluster.cluster import MemoryCluster
+from tests.patience import PATIENCE_SECONDS
 
 from .test_watch_cache import SERVICE
 
@@ -54,14 +55,15 @@ def test_ten_thousand_changes_with_the_longest_selector_keep_nobody_waiting(
                 all_came.set()
 
         watch = Watch(ServiceKey(ALL, ""), SELECTOR)
-        watching = asyncio.create_task(watcher.watch(Call(), watch, send))
-        await synced.wait()
-        for nth, service in enumerate(services):
-            labels = LABELS | {f"l{MOST_REQUIREMENTS - 1}": "b"} if nth % 2 else LABELS
-            cache.put(replace(service, generation=9, selectable_labels=labels))
-        goes_on.set()
-        await all_came.wait()
-        watching.cancel()
+        async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
+            watching = group.create_task(watcher.watch(Call(), watch, send))
+            await synced.wait()
+            for nth, service in enumerate(services):
+                labels = LABELS | {f"l{MOST_REQUIREMENTS - 1}": "b"} if nth % 2 else LABELS
+                cache.put(replace(service, generation=9, selectable_labels=labels))
+            goes_on.set()
+            await all_came.wait()
+            watching.cancel()
         return came
 
     loop_steps.reset()

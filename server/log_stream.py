@@ -17,8 +17,8 @@ import structlog
 Line = MutableMapping[str, Any]
 
 LATE_SECONDS = 0.1
-# Some 6 MiB.
-MOST_LATE_LINES = 10_000
+# Some 3 MiB. After a stall, a line that is not late makes the texts of all in the event loop.
+MOST_LATE_LINES = 5_000
 # At the end of the process, for a stream that takes no more.
 _LAST_SECONDS = 1.0
 

@@ -72,12 +72,11 @@ def sent_deletion(uid: str, generation: int) -> LastSent:
 
 
 class Seen(NamedTuple):
-    """What the reader of a watch of many has seen: every service as it was at a `version` of the
-    watch cache.
+    """The position of a reader of many services in the watch cache.
 
-    Events are sent in the order of the services' births. So of a reader that was cut between two of
-    them, the services that were born until then are at a later version. `spans` are such births
-    with their versions, the oldest birth first.
+    The reader has every service as it was at a `version` of the cache. Events are sent in the order
+    of the services' births: after a cut between two events, the services that were born until then
+    are at a later version. `spans` has such births with their versions, the oldest birth first.
     """
 
     version: int
@@ -88,17 +87,18 @@ class Seen(NamedTuple):
         return next((version for last, version in self.spans if born <= last), self.version)
 
     def moved(self, born: int, version: int) -> Seen:
-        """Return what it has seen once it has the services until a birth at a version."""
+        """Return the position after the events of the services until a birth, at a version."""
         rest = (span for span in self.spans if span[0] > born)
         return Seen(self.version, ((born, version), *rest))
 
 
 class ResumeToken(NamedTuple):
-    """A position in a watch: what its reader has `seen` of the cache of the process `epoch`.
+    """A position in a watch.
 
-    `scope`: of the caller's rights (`server.control.authorizer.Coverage`). In a watch of one
-    service also the message that was `last_sent`, and the cluster's `position` then
-    (`server.ports.Cluster.position`); `made_at` is the Unix time.
+    `seen`: the reader's position in the cache of the process `epoch`. `scope`: of the caller's
+    rights (`server.control.authorizer.Coverage`). In a watch of one service also the message that
+    was `last_sent`, and the cluster's `position` then (`server.ports.Cluster.position`); `made_at`
+    is the Unix time.
     """
 
     epoch: str

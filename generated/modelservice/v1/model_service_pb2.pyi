@@ -663,8 +663,8 @@ class WatchStatusResponse(_message.Message):
     """The kind of message."""
     resume_token: _builtins.str
     """Pass it to a new watch to continue after this message. In a watch without a name SNAPSHOTs that
-    are interrupted are repeated from their beginning, until SYNCED. Opaque, at most 1 KiB; it is valid for this
-    target and selector only.
+    are interrupted are repeated from their beginning, until SYNCED. Opaque, at most 1 KiB; it is
+    valid for this target and selector only.
     """
     @_builtins.property
     def service(self) -> _inference_service_pb2.InferenceService:

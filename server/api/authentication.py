@@ -1,5 +1,5 @@
-"""Authenticates calls, by the client certificate of their connection or a bearer token, and for
-whom they act."""
+"""Authenticates calls, by the client certificate of their connection or a bearer token, and lets
+them act for other users."""
 
 from __future__ import annotations
 
@@ -58,16 +58,21 @@ class Authentication:
         self._certificates = certificates
 
     async def authenticated(self, call: Call, context: Any) -> Call:
-        """Return the call with its caller.
-
-        Raises Unauthenticated, FieldInvalid for metadata that names another user wrongly, and
-        PermissionDenied for one whom the caller may not impersonate.
-        """
+        """Return the call with the caller of its credentials. Raises Unauthenticated."""
         authenticate = self._by_credentials(context)
-        if impersonation := impersonation_of(context.invocation_metadata()):
-            authenticate = partial(impersonate, self._identities, authenticate, impersonation)
-        caller = await authenticate()
-        return Call(caller, call.deadline, call.trace, authenticate, call.record)
+        return call._replace(caller=await authenticate(), authenticate=authenticate)
+
+    async def impersonated(self, call: Call, context: Any) -> Call:
+        """Return an authenticated call with the user for whom its metadata lets it act, if any.
+
+        Raises FieldInvalid for metadata that names a user wrongly, PermissionDenied for a user
+        that the caller may not impersonate, and Unauthenticated.
+        """
+        impersonation = impersonation_of(context.invocation_metadata())
+        if not impersonation or not call.authenticate:
+            return call
+        authenticate = partial(impersonate, self._identities, call.authenticate, impersonation)
+        return call._replace(caller=await authenticate(), authenticate=authenticate)
 
     def _by_credentials(self, context: Any) -> Authenticate:
         metadata = context.invocation_metadata()
@@ -81,7 +86,7 @@ class Authentication:
 
 
 def impersonation_of(metadata: Iterable[tuple[str, Any]]) -> Impersonation | None:
-    """Return whom a call's metadata names to act for; None where it names nobody.
+    """Return the user and the groups to act for that a call's metadata names, if any.
 
     Raises FieldInvalid.
     """

@@ -190,18 +190,15 @@ class CallInterceptor:
             try:
                 deadline = Deadline.after(context.time_remaining())
                 call = Call(self._caller, deadline, line.trace, record=record)
-                if self._authentication and not method.open:
+                authentication = None if method.open else self._authentication
+                if authentication:
                     with self._arriving.counted(_size(request)):
-                        call = await self._authentication.authenticated(call, context)
-                caller = call.caller
-                by = caller.impersonated_by or caller.name
-                if by:
-                    line.fields["user"] = cut(by, _LOGGED_BYTES)
-                if caller.impersonated_by:
-                    line.fields["on_behalf_of"] = cut(caller.name, _LOGGED_BYTES)
+                        call = await authentication.authenticated(call, context)
+                if call.caller.name:
+                    line.fields["user"] = cut(call.caller.name, _LOGGED_BYTES)
                 if record:
-                    record.caller = caller
-                admitted = self._admission.admit(method.kind, by)
+                    record.caller = call.caller
+                admitted = self._admission.admit(method.kind, call.caller.name)
             except ServiceError as refusal:
                 line.quiet = True
                 if record:
@@ -209,6 +206,13 @@ class CallInterceptor:
                     record.put_end(code_of(refusal).name, refusal.reason.value, _user_in(refusal))
                 await self._refused.add(refusal.reason, _size(request))
                 raise
+            if authentication:
+                # Admitted before, since this takes a review for each name that a caller invents.
+                call = await authentication.impersonated(call, context)
+                if call.caller.impersonated_by:
+                    line.fields["on_behalf_of"] = cut(call.caller.name, _LOGGED_BYTES)
+                if record:
+                    record.caller = call.caller
             if method.parse:
                 request = method.parse(request)
                 line.describe(request, self._default_namespace)

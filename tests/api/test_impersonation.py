@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from structlog.testing import capture_logs
 from server.control import authorizer
 from server.domain.caller import Access, BearerToken, Caller, Resource
 from server.domain.errors import Unauthenticated
+from tests.patience import PATIENCE_SECONDS
 from tests.refusals import Refusal, refusal_of
 from tests.serving import serving, settings
 
-from .requests import kinds
+from .requests import eventually, kinds
 from .test_rights import answer
 from .token_files import Client, entry, identity, token_of
 
@@ -198,6 +200,42 @@ def test_a_watch_ends_when_the_right_to_impersonate_is_taken_away(
     refusal = refusal_of(raised.value)
     assert (refusal.code, refusal.reason) == (StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
     assert "may not impersonate users 'jane'" in refusal.message
+
+
+class SlowRights(Rights):
+    """Reviews of the right to impersonate wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+
+    async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
+        allows = await super().allows(caller, access, fresh=fresh)
+        if access.verb == "impersonate":
+            await self.go_on.wait()
+        return allows
+
+
+def test_no_right_to_impersonate_is_asked_for_beyond_the_limits_of_the_portal() -> None:
+    rights: Any = SlowRights()
+    limits = {"caller_rate": 100, "caller_max_calls": 2}
+    with (
+        serving(settings(serving=limits), identities=rights) as served,
+        grpc.insecure_channel(served.address) as channel,
+    ):
+        served.wait_until_synced()
+        portal = Client(channel, "Bearer portal")
+        waiting = [
+            portal.models.List.future(LIST, metadata=acting(name)) for name in ("ann", "bob")
+        ]
+        eventually("two are asked for", lambda: len(rights.asked) == 2)
+        with pytest.raises(grpc.RpcError) as raised:
+            portal.models.List(LIST, metadata=acting("joe"), timeout=PATIENCE_SECONDS)
+        assert raised.value.code() is StatusCode.RESOURCE_EXHAUSTED
+        assert {access.name for _, access in rights.asked} == {"ann", "bob"}
+        served.inside(rights.go_on.set)
+        for call in waiting:
+            assert call.code() is StatusCode.PERMISSION_DENIED
 
 
 def test_under_tokens_nobody_acts_for_others(tmp_path: Path) -> None:

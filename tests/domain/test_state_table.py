@@ -36,6 +36,7 @@ READY_COMPONENT = ComponentFacts(
     complete=True,
     completed_at=AGO,
     available=1,
+    started_at=AGO,
 )
 READY_FACTS = Facts(
     ROLLOUT, NOW, AGO, (READY_COMPONENT,), reconciled=True, ready=True, ingress_ready=True
@@ -79,11 +80,13 @@ LATE = {"ready_timeout": 60 * SECOND, "written_at": NOW - 60 * SECOND, "complete
     [
         ({"complete": False}, State.DEGRADED),
         ({"complete": False, "available": 0}, State.FAILED),
-        ({"applied": False, "present": False, "available": 0}, State.FAILED),
-        ({"reconciled": False, "applied": False, "present": False, "available": 0}, State.FAILED),
+        ({"applied": False, "present": False, "available": 0, "started_at": None}, State.PENDING),
+        ({"complete": False, "started_at": None}, State.PROGRESSING),
+        ({"complete": False, "available": 0, "was_ready": True}, State.PROGRESSING),
         ({}, State.READY),
         ({"complete": False, "ready_once": True}, State.PROGRESSING),
         ({"complete": False, "started_at": NOW - 59 * SECOND}, State.PROGRESSING),
+        ({"complete": False, "time_resolution": SECOND}, State.PROGRESSING),
         ({"complete": False, "available": 0, "stop_asked": True}, State.PROGRESSING),
         ({"applied": False, "available": 0, "unsupported_mode": "ModelMesh"}, State.PENDING),
         ({"complete": False, "deleting": True}, State.DELETING),
@@ -98,6 +101,14 @@ def test_a_rollout_that_is_under_way_fails_at_its_ready_timeout(
         assert decision.failure
         assert decision.failure.rollout_id == ROLLOUT.id
         assert "ready_timeout of 60 s" in decision.message
+    else:
+        assert "ready_timeout" not in decision.message
+
+
+def test_a_rollout_whose_pods_nobody_asks_for_fails_by_no_time_and_names_the_controller() -> None:
+    ignored = {"reconciled": False, "applied": False, "present": False, "available": 0}
+    decision = decide(facts(**LATE, **ignored, started_at=None))
+    assert (decision.state, reason(decision)) == (State.PENDING, FailureReason.NO_CONTROLLER)
 
 
 def test_the_cause_of_a_late_rollout_is_the_problem_that_is_known_by_then() -> None:

@@ -103,7 +103,7 @@ def _predictor(record: Record, observed: Observed, current: GenerationStatus) ->
         completed_at=current.completed_at,
         available=int(serving is not None and observed.listen_failure is None),
         unavailable_since=current.unavailable_since,
-        started_at=current.retried_at,
+        started_at=current.retried_at or record.written_at,
         ready_once=current.completed_at is not None or record.ready == record.desired,
         stable_at=current.stable_at,
         problems=(current.problem,) if current.problem else (),

@@ -52,8 +52,8 @@ class ComponentFacts:
 
     `available`: pods of any rollout that answer. `recently_restarted`: pods that seem to answer,
     but are not counted yet because a container exited recently. `unavailable_since`: the time since
-    when there is neither. `started_at`: when its newest pods were first asked for; None: with the
-    write. `ready_once`: the cluster records that those pods were all ready once.
+    when there is neither. `started_at`: when this rollout's pods were first asked for; None: not
+    yet. `ready_once`: the cluster records that those pods were all ready once.
     `on_demand`: no pod is needed, since a request starts one. `attempt`:
     names the present attempt where the cluster gives up on failing pods and starts again, else
     empty. `stable_at`: when the new pods will count as stable again; None if none exited recently.
@@ -113,6 +113,7 @@ class Facts:
     service as a whole. `was_ready`: this process has seen this rollout READY.
 
     `ready_timeout`: how long the rollout may take; None: as long as the cluster allows.
+    `time_resolution`: the cluster's times may be so much too early, since it cuts off the rest.
     `controller_silent`: the controller reported on earlier generations and not on this one.
     `namespace_deleting`: the whole namespace is being deleted, which cannot be undone.
     `unsupported_mode`: the deployment mode, if its workloads are not followed. `remaining`: the
@@ -136,6 +137,7 @@ class Facts:
     problems: tuple[Problem, ...] = ()
     was_ready: bool = False
     ready_timeout: timedelta | None = None
+    time_resolution: timedelta = timedelta(0)
     controller_silent: bool = False
     namespace_deleting: bool = False
     unsupported_mode: str = ""
@@ -179,12 +181,14 @@ class Facts:
     def ready_by(self) -> datetime | None:
         """Return when the rollout must have been READY; None if it has been or need not be.
 
-        It counts from the write, or from when the newest pods were asked for, if that is later.
+        It counts from the write, or from when the last pods were first asked for, if that is later.
+        Until then other rows explain why they are not.
         """
-        if self.ready_timeout is None or all(c.ready_once for c in self.components):
-            return None
+        ready_once = self.was_ready or all(c.ready_once for c in self.components)
         starts = [c.started_at for c in self.components if c.started_at]
-        return max([self.written_at, *starts]) + self.ready_timeout
+        if self.ready_timeout is None or ready_once or len(starts) < len(self.components):
+            return None
+        return max(self.written_at, *starts) + self.ready_timeout + self.time_resolution
 
     @property
     def pinned(self) -> Failure | None:

@@ -34,6 +34,8 @@ from server.domain.service.commands import STOP_ANNOTATION
 
 # Kubernetes bounds the conditions of its own kinds so; the InferenceService's schema does not.
 _LONGEST_TYPE, _LONGEST_REASON = 316, 1024
+# The API server cuts the fraction of a second off its times.
+TIME_RESOLUTION = timedelta(seconds=1)
 READY_CONDITIONS = ("PredictorReady", "TransformerReady", "ExplainerReady")
 
 
@@ -77,7 +79,8 @@ class ParsedService:
         """Return until when pods that were asked for at `started_at` have time to be ready."""
         if self.ready_timeout is None:
             return None
-        return max(self.written_at, started_at or self.written_at) + self.ready_timeout
+        start = max(self.written_at, started_at or self.written_at)
+        return start + self.ready_timeout + TIME_RESOLUTION
 
     def is_true(self, condition: str) -> bool:
         """Return whether a condition is True."""

@@ -21,7 +21,11 @@ from server.adapters.kserve.status.knative.reconcile_warnings import (
 )
 from server.adapters.kserve.status.name_conflicts import foreign_knative_service
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
+from server.adapters.kserve.status.parsed_service import (
+    TIME_RESOLUTION,
+    ParsedService,
+    parse_service,
+)
 from server.adapters.kserve.status.pods.redaction import gate_for_service, redacted_message
 from server.adapters.kserve.status.remaining_objects import remaining_objects
 from server.adapters.kserve.status.staleness import StalenessCheck
@@ -98,6 +102,7 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
         refusal=staleness.problem(service, observed, now)
         or _foreign_object_problem(service, observed),
         ready_timeout=service.ready_timeout,
+        time_resolution=TIME_RESOLUTION,
         warning="; ".join(filter(None, warnings)),
         problems=tuple(problems),
         unsupported_mode=_unsupported_mode(service, observed),

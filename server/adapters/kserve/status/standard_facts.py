@@ -92,7 +92,7 @@ def standard_facts(
         unavailable_since=None
         if available or recently_restarted
         else unavailable_since(workloads, now),
-        started_at=started_at,
+        started_at=started_at if progress.applied else None,
         ready_once=progress.completed_at is not None,
         stable_at=stable_at(workloads, now),
         starting=starting(all_contexts),

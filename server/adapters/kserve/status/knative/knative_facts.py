@@ -114,7 +114,7 @@ def knative_facts(
         available=available,
         recently_restarted=recently_restarted,
         unavailable_since=None if answers else unavailable_since(serving, now),
-        started_at=started_at,
+        started_at=started_at if found.applied else None,
         ready_once=found.applied and found.latest_was_ready,
         on_demand=on_demand,
         attempt=found.attempt,

@@ -489,7 +489,9 @@ async def opened_audit(settings: Settings) -> AsyncIterator[Audit | None]:
     try:
         async with opened_audit_file(settings.identity.audit_path()) as sink:
             audit = Audit(sink)
-            yield audit
-            audit.sum_up()
+            try:
+                yield audit
+            finally:
+                audit.close()
     except AuditUnusable as e:
         raise SettingsInvalid(f"MODELSERVICE_AUDIT: {e}") from None

@@ -94,13 +94,17 @@ class Audit:
 
     def sum_up(self) -> None:
         """Store the sums so far. While the sink takes none, they are kept and counted on."""
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
         if not self._sink.available():
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._refusals_seconds, self.sum_up)
             return
+        self.close()
+
+    def close(self) -> None:
+        """Store the last sums even if the sink takes none, since it reports those that it loses."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
         for refusal, total in self._refusals.items():
             self.put(
                 {

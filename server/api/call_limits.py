@@ -210,8 +210,9 @@ class RefusedCalls:
         return seconds * random.uniform(0.5, 1.5)  # noqa: S311
 
     def release(self) -> None:
-        """Hold back none any more, since the server stops."""
+        """Hold back none any more, and log those of the last second, since the server stops."""
         self._released.set()
+        self._log()
 
     def _log(self) -> None:
         for reason, calls in self._counts.items():

@@ -18,6 +18,7 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, RegisteredModelPredictor
+from structlog.testing import capture_logs
 
 from server.api import audit as api_audit
 from server.api.audit import Audit, AuditedCall
@@ -25,6 +26,7 @@ from server.api.call_limits import RefusedCalls
 from server.app import opened_audit
 from server.deadline import NEVER
 from server.domain.caller import Caller
+from server.domain.errors import AuditUnavailable
 from server.ports import MOST_AUDIT_BYTES
 from server.settings import SettingsInvalid
 from tests.alone import alone
@@ -397,6 +399,46 @@ def test_a_refused_call_whose_client_leaves_before_its_answer_is_counted(
     (refused,) = world.records()
     assert (refused["stage"], refused["reason"]) == ("refused", "UNAUTHENTICATED")
     assert refused["calls"] == 1
+
+
+async def refuse(audit: Audit) -> None:
+    call = AuditedCall(audit, {"method": "S/Deploy"}, lambda: "ipv4:127.0.0.1:7", writes=True)
+    await call.end("PERMISSION_DENIED", "PERMISSION_DENIED")
+
+
+async def test_a_server_that_fails_stores_the_sums_of_refused_calls(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+
+    async def fail() -> None:
+        async with opened_audit(settings(identity={"audit": str(path)})) as audit:
+            assert audit
+            await refuse(audit)
+            raise RuntimeError("failed")
+
+    with pytest.raises(RuntimeError, match="failed"):
+        await fail()
+    (refused,) = parsed(path.read_bytes())
+    assert (refused["stage"], refused["calls"]) == ("refused", 1)
+
+
+async def test_a_stop_logs_the_sums_of_refused_calls_that_are_lost(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with capture_logs() as logged:
+        async with opened_audit(settings(identity={"audit": str(pipe)})) as audit:
+            assert audit
+            audit.put({"stage": "begun"})
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not logged:
+                    await asyncio.sleep(0.01)
+            with pytest.raises(AuditUnavailable):
+                audit.require_available()
+            await refuse(audit)
+    assert [line["event"] for line in logged] == [
+        "audit records cannot be written: writes are refused",
+        "audit records lost",
+    ]
+    assert logged[-1]["records"] == 2
 
 
 class Kept:

@@ -16,6 +16,7 @@ import grpc
 import pytest
 from grpc import StatusCode
 from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, ListRequest
+from structlog.testing import capture_logs
 
 from server.api import call_limits
 from server.api.call_limits import (
@@ -217,9 +218,11 @@ async def test_the_refusals_of_a_flood_are_held_as_long_as_they_take_little_memo
     held.clear()
     assert (len(await answered(1)), len(held)) == (0, 1)
     # A stop waits for none.
-    refused.release()
+    with capture_logs() as logged:
+        refused.release()
     async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(*held)
+    assert [(line["event"], line["calls"]) for line in logged] == [("calls refused", 16)]
 
 
 def test_refusals_are_held_the_longer_the_more_there_are() -> None:

@@ -73,7 +73,10 @@ class AuditFile:
         try:
             await asyncio.to_thread(self._stream.check)
         except OSError as e:
-            raise AuditUnusable(f"cannot be written to: {e.strerror}") from None
+            raise AuditUnusable(
+                f"must be a file or a pipe that this server may write, or - for standard output:"
+                f" {self._stream.why(e)}"
+            ) from None
         self._thread.start()
 
     async def close(self) -> None:
@@ -114,7 +117,7 @@ class AuditFile:
             if not waiting.done():
                 waiting.set_result(None)
         if problem and not self._failing:
-            why = problem.strerror or type(problem).__name__
+            why = self._stream.why(problem)
             log.error("audit records cannot be written: writes are refused", why=why)
         elif self._failing and not problem:
             log.info("audit records are written again")
@@ -199,8 +202,19 @@ class _Stream:
         try:
             self._opened()
         except OSError as e:
-            if e.errno != errno.ENXIO:
+            if not self._unread(e):
                 raise
+
+    def why(self, error: OSError) -> str:
+        """Return the path, and why it cannot be written."""
+        if self._unread(error):
+            return f"nobody reads the pipe {self._path}"
+        where = "standard output" if self._path is None else self._path
+        return f"{where}: {error.strerror or type(error).__name__}"
+
+    def _unread(self, error: OSError) -> bool:
+        """Report whether a pipe has no reader. A socket cannot be opened with the same error."""
+        return error.errno == errno.ENXIO and self._path is not None and self._path.is_fifo()
 
 
 def _ends_within_a_line(path: Path) -> bool:

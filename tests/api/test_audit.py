@@ -6,10 +6,12 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import resource
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -438,6 +440,7 @@ async def test_a_stop_logs_the_sums_of_refused_calls_that_are_lost(tmp_path: Pat
         "audit records cannot be written: writes are refused",
         "audit records lost",
     ]
+    assert logged[0]["why"] == f"nobody reads the pipe {pipe}"
     assert logged[-1]["records"] == 2
 
 
@@ -481,8 +484,19 @@ async def test_a_record_fits_into_a_pipe_at_once_whatever_its_names_have() -> No
 
 
 async def test_a_server_does_not_start_with_an_audit_that_it_cannot_write(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent" / "audit.log"):
+    listening = tmp_path / "socket"
+    absent = tmp_path / "absent" / "audit.log"
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(listening))
+    for path, why in (
+        (tmp_path, "Is a directory"),
+        (absent, "No such file or directory"),
+        (listening, "No such device or address"),
+    ):
         made = settings(identity={"audit": str(path)})
-        with pytest.raises(SettingsInvalid, match=r"^MODELSERVICE_AUDIT: cannot be written"):
+        wanted = (
+            rf"^MODELSERVICE_AUDIT: must be a file or a pipe .*: {re.escape(f'{path}: {why}')}$"
+        )
+        with pytest.raises(SettingsInvalid, match=wanted):
             async with opened_audit(made):
                 pass

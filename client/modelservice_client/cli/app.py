@@ -42,11 +42,11 @@ def modelctl(
 ) -> None:
     """Deploy models with ModelService and follow their rollouts.
 
-    Results are printed to standard output, progress and errors to standard error. Exit codes are
-    64 and the gRPC code: 73 the rollout failed, 74 it was superseded, 69 it is gone, 68 the timeout
-    passed, 67 the request is invalid, 71 you may not do it, 80 your token is not valid, 78 the
-    server went away; and 1 for no connection, 2 for wrong usage, 130 after Ctrl-C, which leaves
-    rollouts alone.
+    Results are printed to standard output, progress, warnings and errors to standard error. Exit
+    codes are 64 and the gRPC code: 73 the rollout failed, 74 it was superseded, 69 it is gone, 68
+    the timeout passed, 67 the request is invalid, 71 you may not do it, 80 your token is not valid,
+    78 the server went away; and 1 for no connection, 2 for wrong usage, 130 after Ctrl-C, which
+    leaves rollouts alone.
 
     \b
     Examples:
@@ -97,6 +97,8 @@ def deploy(
     service_account: options.ServiceAccount = "",
     mode: options.Mode = "",
     request_timeout: options.RequestTimeout = None,
+    ready_timeout: options.ReadyTimeout = None,
+    rollout_strategy: options.RolloutStrategy = "",
     label: options.Labels = None,
     annotation: options.Annotations = None,
     request_id: options.RequestId = "",
@@ -144,6 +146,8 @@ def deploy(
         service_account=service_account,
         mode=mode,
         request_timeout=request_timeout,
+        ready_timeout=ready_timeout,
+        rollout_strategy=rollout_strategy,
     )
     asked = services.deploy_request(session, file, name, flags, label or [], annotation or [])
     asked.request_id = request_id or asked.request_id

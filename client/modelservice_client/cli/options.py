@@ -63,6 +63,15 @@ Mode = Annotated[str, typer.Option(metavar="TEXT", help="Standard or Knative.")]
 RequestTimeout = Annotated[
     int | None, typer.Option(metavar="NUMBER", help="Seconds that one inference request may take.")
 ]
+ReadyTimeout = Annotated[
+    int | None, typer.Option(metavar="NUMBER", help="Seconds until a rollout must be ready.")
+]
+RolloutStrategy = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="rolling, or recreate: the older pods stop before new ones start."
+    ),
+]
 Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="A label. Repeatable.")
 ]

@@ -340,7 +340,8 @@ def _expected(known: FieldDescriptor) -> str:
             "Timestamp": 'a time such as "2030-01-31T12:00:00Z"',
         }.get(known.message_type.name, f"a {known.message_type.name}")
     if known.enum_type is not None:
-        return f"one of {', '.join(value.name for value in known.enum_type.values)}"
+        # The first value of each enum is its UNSPECIFIED, which a request does not name.
+        return f"one of {', '.join(value.name for value in known.enum_type.values[1:])}"
     if known.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         return "a string"
     if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:

@@ -13,9 +13,15 @@ from modelservice.v1.inference_service_pb2 import (
     ModelFormat,
     ModelPredictor,
     Resources,
+    RolloutStrategy,
     Scaling,
     SecretKeyRef,
 )
+
+_STRATEGIES = {
+    "rolling": RolloutStrategy.TYPE_ROLLING,
+    "recreate": RolloutStrategy.TYPE_RECREATE,
+}
 
 
 class UsageError(Exception):
@@ -46,6 +52,8 @@ class SpecFlags:
     service_account: str = ""
     mode: str = ""
     request_timeout: int | None = None
+    ready_timeout: int | None = None
+    rollout_strategy: str = ""
 
 
 def spec_of(flags: SpecFlags, base: InferenceServiceSpec | None = None) -> InferenceServiceSpec:
@@ -82,7 +90,20 @@ def spec_of(flags: SpecFlags, base: InferenceServiceSpec | None = None) -> Infer
         spec.scaling.MergeFrom(scaling)
     if flags.request_timeout is not None:
         spec.request_timeout.CopyFrom(Duration(seconds=flags.request_timeout))
+    if flags.ready_timeout is not None:
+        spec.ready_timeout.CopyFrom(Duration(seconds=flags.ready_timeout))
+    if flags.rollout_strategy:
+        _set_strategy(spec, flags.rollout_strategy)
     return spec
+
+
+def _set_strategy(spec: InferenceServiceSpec, name: str) -> None:
+    """Set the type of the strategy. A file's strategy of the same type keeps its other fields."""
+    if name not in _STRATEGIES:
+        known = " or ".join(_STRATEGIES)
+        raise UsageError(f"--rollout-strategy must be {known}, got {name[:64]}")
+    if spec.rollout_strategy.type != _STRATEGIES[name]:
+        spec.rollout_strategy.CopyFrom(RolloutStrategy(type=_STRATEGIES[name]))
 
 
 def _set_predictor(spec: InferenceServiceSpec, flags: SpecFlags) -> None:

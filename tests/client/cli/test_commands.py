@@ -133,6 +133,11 @@ WRONG = [
     (("deploy", "x", *IMAGE, "--format", "sklearn"), 2, "--image is a server of its own"),
     (("deploy", "x", "--format", "sklearn", "--port", "1"), 2, "--port needs --image"),
     (("deploy", "x", *IMAGE, "--replicas", "1", "--max-replicas", "2"), 2, "give it or them"),
+    (
+        ("deploy", "x", *IMAGE, "--rollout-strategy", "fast"),
+        2,
+        "--rollout-strategy must be rolling or recreate, got fast",
+    ),
     (("deploy", "x", *IMAGE, "--env", "hunter2"), 2, "--env must be NAME=VALUE"),
     (("deploy", "x", *IMAGE, "--env", "A=1", "--env", "A=2"), 2, "must name A once"),
     (("deploy", "x", *IMAGE, "--secret-env", "A=b"), 2, "must be NAME=SECRET:KEY"),
@@ -325,6 +330,22 @@ def test_a_strategy_and_a_ready_timeout_come_from_a_file(name: str, tmp_path: Pa
     assert "spec.ready_timeout" in refused.stderr
     assert f"{file}:5" in refused.stderr
     assert "spec.rollout_strategy.max_unavailable" in refused.stderr
+
+
+def test_a_strategy_and_a_ready_timeout_come_from_flags_before_the_file(name: str) -> None:
+    rolling = {"type": "TYPE_ROLLING", "max_surge": "0", "max_unavailable": "50%"}
+    spec = {"container": {"image": "a:1"}, "ready_timeout": "60s", "rollout_strategy": rolling}
+
+    def deployed(strategy: str) -> dict[str, object]:
+        flags = ("--ready-timeout", "900", "--rollout-strategy", strategy, "-o", "json")
+        request = json.dumps({"name": name, "spec": spec})
+        printed = json.loads(modelctl("deploy", "-f", "-", *flags, stdin=request).stdout)["spec"]
+        assert printed["ready_timeout"] == "900s"
+        found: dict[str, object] = printed["rollout_strategy"]
+        return found
+
+    assert deployed("rolling") == rolling
+    assert deployed("recreate") == {"type": "TYPE_RECREATE"}
 
 
 def test_a_warning_is_printed_on_standard_error(name: str) -> None:

@@ -30,6 +30,10 @@ WRONG = [
     ("spec: {scaling: {min_replicas: x}}", "min_replicas: must be a whole number of 32 bits"),
     ("spec: {scaling: {min_replicas: 99999999999}}", "must be a whole number of 32 bits"),
     ("spec: {request_timeout: 300}", 'must be a duration in seconds such as "300s", got 300'),
+    (
+        "spec: {rollout_strategy: {type: RECREATE}}",
+        "spec.rollout_strategy.type: must be one of TYPE_ROLLING, TYPE_RECREATE, got RECREATE",
+    ),
     ("force: 'yes'", "force: must be true or false, got yes (a string)"),
     ("spec:\n  model: {}\n  container: {}", ":3: spec.container: must not be given beside spec.mo"),
     ("spec: []", "spec: must be an object, got a list"),

@@ -304,8 +304,9 @@ class Coverage:
         if self._decided is None or not self._identities:
             return
         if new := sorted({key.namespace for key in keys} - self._decided.keys()):
-            allowed = await self._allowed(self._identities, new, fresh=False)
-            self._note({**self._decided, **dict(zip(new, allowed, strict=True))})
+            reviewed = await self._reviewed(self._identities, new, fresh=False)
+            allowed = {name: each is True for name, each in zip(new, reviewed, strict=True)}
+            self._note({**self._decided, **allowed})
 
     def covers(self, namespace: str) -> bool:
         """Report whether services of a namespace are covered."""
@@ -332,8 +333,8 @@ class Coverage:
         return [ServiceKey(name, "") for name in sorted(self._decided) if self._decided[name]]
 
     async def _decide_all(self, identities: Identities, *, fresh: bool) -> None:
-        everywhere = self._access("")
-        if await identities.allows(self._caller, everywhere, fresh=fresh):
+        [everywhere] = await self._reviewed(identities, [""], fresh=fresh)
+        if everywhere is True:
             self._note(None)
             return
         default = self._authorizer.default_namespace
@@ -341,27 +342,41 @@ class Coverage:
         # its watch goes on. A namespace without services is dropped once it is denied.
         allowed_before = [name for name, allowed in (self._decided or {}).items() if allowed]
         names = sorted(self._authorizer.served or {*self._present(), default, *allowed_before})
-        allowed = await self._allowed(identities, names, fresh=fresh)
-        if not any(allowed) and not await self._is_allowed_elsewhere(identities, names, fresh):
-            raise _denied(identities, self._caller, everywhere)
-        self._note(dict(zip(names, allowed, strict=True)))
+        reviewed = await self._reviewed(identities, names, fresh=fresh)
+        if True not in reviewed:
+            elsewhere = await self._reviewed_elsewhere(identities, names, fresh)
+            if True not in elsewhere:
+                for each in (everywhere, *reviewed, *elsewhere):
+                    if isinstance(each, ServiceError):
+                        raise each
+                raise _denied(identities, self._caller, self._access(""))
+        self._note({name: each is True for name, each in zip(names, reviewed, strict=True)})
 
-    async def _is_allowed_elsewhere(
+    async def _reviewed_elsewhere(
         self, identities: Identities, names: Sequence[str], fresh: bool
-    ) -> bool:
-        """Report whether the caller has the right in a namespace that has no services yet."""
+    ) -> Sequence[bool | ServiceError]:
+        """Review the right in namespaces that have no services yet."""
         if self._authorizer.served:
-            return False
+            return ()
         likely = sorted({*identities.likely_namespaces(self._caller)} - {*names})
-        return any(await self._allowed(identities, likely[:MOST_LIKELY], fresh=fresh))
+        return await self._reviewed(identities, likely[:MOST_LIKELY], fresh=fresh)
 
-    async def _allowed(
+    async def _reviewed(
         self, identities: Identities, namespaces: Sequence[str], *, fresh: bool
-    ) -> Sequence[bool]:
-        accesses = [self._access(name) for name in namespaces]
-        return await asyncio.gather(
-            *(identities.allows(self._caller, access, fresh=fresh) for access in accesses)
-        )
+    ) -> Sequence[bool | ServiceError]:
+        """Return for each namespace whether the caller has the right there.
+
+        It is an error where the API server does not answer and did not allow it before: such a
+        namespace is not covered, and the caller goes on with the others.
+        """
+
+        async def reviewed(access: Access) -> bool | ServiceError:
+            try:
+                return await identities.allows(self._caller, access, fresh=fresh)
+            except (ClusterUnavailable, ServerLacksRights) as error:
+                return error
+
+        return await asyncio.gather(*(reviewed(self._access(name)) for name in namespaces))
 
     async def _require(self, identities: Identities, access: Access) -> None:
         if not await identities.allows(self._caller, access, fresh=True):

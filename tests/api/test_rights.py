@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,16 @@ from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, Register
 from modelservice.v1.registry_pb2 import ModelVersion, RegisteredModel, ServingEnvironment
 
 from server import followed_file
+from server.adapters.kserve.identity import review_cache
+from server.adapters.kserve.identity.identities import KubernetesIdentities
 from server.adapters.kserve.identity.review_cache import FRESH_SECONDS
 from server.adapters.kserve.identity.reviews import REVIEW_SECONDS
 from server.control import authorizer
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
 from server.control.watch_cache import ALL
-from server.domain.caller import Access, Caller
+from server.domain.caller import Access, BearerToken, Caller
+from server.domain.errors import ClusterUnavailable
 from server.domain.service.inference_service import ServiceKey
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
@@ -390,6 +394,57 @@ def test_a_watch_of_all_namespaces_outlives_the_last_service_of_one(
         root.Deploy(deploy("b", namespace=HERE))
         changed = stream.next()
         assert (kinds([changed]), changed.service.name) == (["CHANGED"], "b")
+
+
+class Reviews:
+    """A double of reviews by the API server: `root` may do everything, `ann` all in one namespace.
+    While it is away, they have no answer."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.unanswered = 0
+
+    async def caller_of(self, token: BearerToken) -> Caller:
+        return Caller(token.reveal())
+
+    async def allows(self, caller: Caller, access: Access) -> bool:
+        if self.away:
+            self.unanswered += 1
+            raise ClusterUnavailable("away")
+        return caller.name == "root" or (caller.name == "ann" and access.namespace == HERE)
+
+
+def test_while_the_api_server_is_away_known_callers_read_on_in_all_their_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(authorizer, "RECHECK", authorizer.RECHECK / 600)
+    for name in ("ALLOWED_SECONDS", "DENIED_SECONDS", "FRESH_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(review_cache, name, 0.0)
+    reviews: Any = Reviews()
+    identities = KubernetesIdentities(reviews, "modelservice", timedelta(hours=1))
+    request = pb.ListRequest(namespace="-")
+    with (
+        serving(settings(), identities=identities) as served,
+        grpc.insecure_channel(served.address) as channel,
+    ):
+        served.wait_until_synced()
+        root, ann, nobody = (Client(channel, f"Bearer {name}") for name in ("root", "ann", "joe"))
+        for namespace in (HERE, THERE):
+            root.models.Deploy(deploy("a", namespace=namespace))
+        assert ann.models.List(request).total_size == 1
+        assert answer(nobody, "List", request).code is StatusCode.PERMISSION_DENIED
+        with watching(ann.models, namespace="-") as stream:
+            assert kinds(stream.take(2)) == ["SNAPSHOT", "SYNCED"]
+            reviews.away = True
+            assert ann.models.List(request).total_size == 1
+            assert answer(nobody, "List", request).code is StatusCode.UNAVAILABLE
+            # Some checks later.
+            before = reviews.unanswered
+            eventually("the stream is checked", lambda: reviews.unanswered > before + 20)
+            root.models.Deploy(deploy("a", "example.org/model:2", namespace=THERE))
+            root.models.Deploy(deploy("a", "example.org/model:2", namespace=HERE))
+            changed = stream.next()
+            assert (kinds([changed]), changed.service.namespace) == (["CHANGED"], HERE)
 
 
 async def test_a_namespace_without_services_is_asked_about_until_it_is_denied() -> None:

@@ -255,9 +255,10 @@ class DeployResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeployResponse.Warning]:
         """5 and 6 are planned: changes, replaces_pods.
 
-        What is accepted and has another effect than it seems to have, such as a min_replicas of 0 in
-        Standard mode; then the warnings of the cluster's API server about this write, such as those of
-        its admission policies. Set with validate_only too. Print them: nothing else shows them later.
+        Warnings about settings that are accepted but have another effect than they seem to have, such
+        as a min_replicas of 0 in Standard mode. The warnings of the cluster's API server about this
+        write follow, such as those of its admission policies. Set with validate_only too. Print them:
+        no later answer has them.
         """
 
     def __init__(
@@ -564,8 +565,9 @@ class WatchStatusRequest(_message.Message):
     """The last resume_token received, to continue from there, with the other fields unchanged. With
     a `name` it continues on every replica, also after all of them have restarted: nothing that was
     sent is repeated, and nothing is lost. Without a name the same holds in the process that made
-    it, but that a service which changed and changed back meanwhile is CHANGED; on another one, or
-    if it is too old, the stream begins with RESET. Empty: start from the beginning.
+    it, with one exception: a service that changed and changed back meanwhile is CHANGED. In
+    another process, or if the token is too old, the stream begins with RESET. Empty: start from
+    the beginning.
     """
     until: Global___WatchStatusRequest.Until.ValueType
     """The event that ends the stream."""

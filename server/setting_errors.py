@@ -17,6 +17,8 @@ from server.domain.kubernetes.names import escaped
 PREFIX = "MODELSERVICE_"
 # For tests of this project.
 PREFIX_OF_TESTS = "MODELSERVICE_TEST_"
+# Of modelctl, which may be used in the same shell.
+_OF_MODELCTL = ("MODELSERVICE_SERVER", "MODELSERVICE_TOKEN_FILE")
 # Kubernetes sets these variables in pods for each Service, such as `modelservice-canary`. It sets
 # them all together, so that one without the host is a misspelt setting.
 _HOST = "_SERVICE_HOST"
@@ -83,7 +85,8 @@ def refuse_unknown(known: Sequence[str]) -> None:
     """
     for variable in sorted(os.environ):
         name = variable.upper()
-        if name in known or name.startswith(PREFIX_OF_TESTS) or _is_of_service(name):
+        foreign = name in _OF_MODELCTL or name.startswith(PREFIX_OF_TESTS) or _is_of_service(name)
+        if name in known or foreign:
             continue
         meant = _meant(name, known)
         if meant or variable.startswith(PREFIX):

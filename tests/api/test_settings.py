@@ -287,6 +287,20 @@ def test_a_database_url_that_cannot_be_read_ends_a_start_with_2_and_is_not_shown
     assert "secret" not in ended.stderr
 
 
+def test_the_variables_of_modelctl_are_no_settings_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for other in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(other)
+    read = set[str]()
+    for source in (ROOT / "client/modelservice_client").rglob("*.py"):
+        read.update(re.findall(r'environ\b.*"(MODELSERVICE_\w+)"', source.read_text()))
+    assert read == {"MODELSERVICE_SERVER", "MODELSERVICE_TOKEN_FILE"}
+    for variable in read:
+        monkeypatch.setenv(variable, "x")
+    settings.load()
+
+
 @pytest.mark.processes
 def test_what_kubernetes_injects_for_a_service_of_our_name_is_no_setting() -> None:
     injected = {

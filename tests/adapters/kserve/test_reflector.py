@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.informers.collections import Kind, Resource
@@ -21,10 +22,12 @@ from tests.adapters.kserve.scripted_server import (
     answering,
     cut_in_a_line,
     ending_at_once,
+    event_line,
     expired_in_stream,
     html_200,
     html_500,
     never,
+    streaming,
 )
 from tests.adapters.kserve.waiting import eventually
 from tests.patience import PATIENCE_SECONDS
@@ -133,6 +136,32 @@ async def test_after_a_watch_that_failed_it_catches_up(
 
         await eventually(lambda: not server.watch_faults, PATIENCE_SECONDS)
         await server.put(PATH, pod("made-after"))
+        await caught_up(server, copy)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param({"labels": {"a": 1}}, id="a label that is a number"),
+        pytest.param({"uid": None}, id="a uid that is null"),
+        pytest.param({"generation": "1"}, id="a generation that is a text"),
+    ],
+)
+async def test_after_an_odd_event_it_watches_again(
+    server: ScriptedServer, api: ApiServer, odd: dict[str, Any]
+) -> None:
+    """Write an event that no API server sends, once."""
+
+    async def odd_event(_: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        response = await streaming(request)
+        found = {"metadata": {**pod("odd")["metadata"], "resourceVersion": "999", **odd}}
+        await response.write(event_line("ADDED", found))
+        return response
+
+    server.watch_faults.append(odd_event)
+    async with reflecting(api) as (copy, _):
+        await eventually(lambda: server.count("watch") == 2, PATIENCE_SECONDS)
+        await server.put(PATH, pod("u1"))
         await caught_up(server, copy)
 
 

@@ -39,8 +39,8 @@ from server.adapters.kserve.objects import Object
 # reads them from etcd, not from its cache.
 LARGEST_WHOLE = 2**26
 PAGE_SIZE = "500"
-# Bytes of objects, some 5 ms.
-READ_AT_ONCE = 2**20
+# Bytes of objects, some 15 ms.
+READ_AT_ONCE = 2**19
 LIST_TIMEOUT = 30.0
 # A new collection of the cluster is found within this time. A Deploy that needs it looks at once.
 LOOK_AGAIN_AFTER = 15.0
@@ -273,7 +273,10 @@ class Reflector:
 
     def _take(self, event: WatchEvent) -> None:
         if event.type != "BOOKMARK":
-            found = hold_parsed(self.resource.kind, event.object)
+            try:
+                found = hold_parsed(self.resource.kind, event.object)
+            except (ValueError, RecursionError):
+                raise Refused(0) from None
             self._sink.changed(self.resource, replace(event, object=found))
         self._resume_from = event.resource_version
         self.progress = self.progress.read(event)

@@ -61,7 +61,10 @@ class HeldObject(Mapping[str, Any]):
     )
 
     def __init__(self, text: bytes | memoryview) -> None:
-        """Raises ValueError if the text is not the JSON of an object with metadata."""
+        """Raises ValueError if the text is not the JSON of an object with metadata.
+
+        Fields that are no attributes are not checked: they must be valid JSON.
+        """
         head = _read_head(text)
         metadata = head.metadata
         self._packed = zlib.compress(text, _LEVEL)

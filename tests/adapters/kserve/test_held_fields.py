@@ -145,6 +145,19 @@ def test_an_object_with_a_long_text_shares_it_with_those_of_its_service() -> Non
     assert notes[0] is notes[1]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b'{"metadata": {}, "x": 1e400}', id="a number out of range"),
+        pytest.param(b'{"metadata": {}, "x": "\xff"}', id="a text that is not UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Kind.SERVICES, Kind.PODS])
+def test_json_that_cannot_be_read_later_is_not_held(kind: Kind, text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"out of range|Invalid UTF-8"):
+        hold(kind, memoryview(text))
+
+
 def test_a_service_with_twenty_variables_is_held_in_less_than_its_json() -> None:
     texts = [json.dumps(service(f"s{n}")) for n in range(200)]
     gc.collect()

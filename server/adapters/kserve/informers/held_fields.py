@@ -25,11 +25,12 @@ _READ_AT_ONCE = (*BINDINGS, *RUNTIMES)
 
 def hold(kind: Kind, text: memoryview) -> Object:
     """Return the object of this JSON as it is cached. Raises ValueError if it is no object."""
-    if kind is Kind.SERVICES and _is_packed(text):
-        return HeldObject(text)
+    # HeldObject reads a few fields only: any other one could break every later read.
     found = _parse(text)
     if not isinstance(found.get("metadata"), dict):
         raise ValueError("an object must have metadata")
+    if kind is Kind.SERVICES and _is_packed(text):
+        return HeldObject(text)
     return hold_parsed(kind, found)
 
 

@@ -88,6 +88,17 @@ def test_a_list_drops_what_it_does_not_hold_and_touches_whose_that_was() -> None
     assert touches.keys == {IRIS, ServiceKey(IRIS.namespace, "other")}
 
 
+def test_an_object_that_moves_to_another_service_touches_both() -> None:
+    other = ServiceKey(IRIS.namespace, "other")
+    touches = Touches()
+    touches.by(PODS, pod("p1", IRIS.name))
+    assert touches.by(PODS, pod("p1", other.name), "MODIFIED") == {IRIS, other}
+
+    touches.keys = set()
+    touches.object_cache.listed(PODS, [pod("p1", IRIS.name)], 0)
+    assert touches.keys == {IRIS, other}
+
+
 def test_lists_of_two_namespaces_do_not_drop_each_others_objects() -> None:
     touches = Touches()
     touches.by(SERVICES, service())

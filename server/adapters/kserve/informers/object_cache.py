@@ -151,7 +151,8 @@ class ObjectCache:
             return
         cached = self._objects_of(resource.kind)
         owners = [cached.drop(uid) for uid in held - now]
-        self._touch_owners([*owners, *(self._put(resource, o) for o in objects)])
+        owners += [owner for o in objects for owner in self._put(resource, o)]
+        self._touch_owners(owners)
 
     def absent(self, resource: Resource) -> None:
         """Note that the collection is missing, or may not be read."""
@@ -183,7 +184,7 @@ class ObjectCache:
             self._touch_owners([self._objects_of(resource.kind).drop(uid)])
         else:
             held.add(uid)
-            self._touch_owners([self._put(resource, event.object)])
+            self._touch_owners(self._put(resource, event.object))
 
     def _put_binding(self, uid: str, binding: Object) -> frozenset[str]:
         self.bound_namespaces.put(uid, binding)
@@ -193,11 +194,12 @@ class ObjectCache:
         self.bound_namespaces.drop(uid)
         return self._rights.drop(uid)
 
-    def _put(self, resource: Resource, found: Object) -> _Owner | None:
+    def _put(self, resource: Resource, found: Object) -> tuple[_Owner, ...]:
+        """Store an object. Return the owners that this changes."""
         owner = _owner(resource.kind, found)
         # A list has all objects again, most of them as they are cached.
         if self._objects_of(resource.kind).has(found, owner):
-            return None
+            return ()
         if isinstance(owner, ServiceKey):
             self._share(found, owner)
         return self._objects_of(resource.kind).put(found, owner)
@@ -271,13 +273,15 @@ class _ObjectsByOwner:
         held = self._owned.get(owner, {}).get(uid_of(found))
         return held is not None and version_of(held) == version_of(found) != ""
 
-    def put(self, found: Object, owner: _Owner) -> _Owner:
+    def put(self, found: Object, owner: _Owner) -> tuple[_Owner, ...]:
+        """Hold an object. Return its owner, and the one that it had if that was another."""
         uid = uid_of(found)
-        if self._owners.get(uid, owner) != owner:
+        former = self._owners.get(uid, owner)
+        if former != owner:
             self.drop(uid)
         self._owners[uid] = owner
         self._owned.setdefault(owner, {})[uid] = found
-        return owner
+        return (owner,) if former == owner else (owner, former)
 
     def drop(self, uid: str) -> _Owner | None:
         owner = self._owners.pop(uid, None)

@@ -12,6 +12,7 @@ from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     ModelPredictor,
+    Scaling,
     ServiceKey,
 )
 from server.domain.service.preconditions import Stored
@@ -32,14 +33,22 @@ class GenerationSpec:
         assert isinstance(self.spec.serving, ModelPredictor)
         return self.spec.serving
 
+    def runs_same_server(self, other: GenerationSpec) -> bool:
+        """Report whether the specs differ in nothing that a model server gets."""
+        mine, others = (
+            replace(spec, scaling=Scaling(), rollout_strategy=None)
+            for spec in (self.spec, other.spec)
+        )
+        return mine == others
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A service with its request_ids, its port, and the time of its last write.
 
     `ready` is the last generation that was ready: it serves until the desired one is ready, and is
-    None once it was stopped, by the annotation or by a rollout that recreates. The status in
-    `stored` has no meaning.
+    None once it was stopped, by the annotation or by a rollout that recreates the model server. The
+    status in `stored` has no meaning.
     """
 
     stored: Stored
@@ -80,7 +89,9 @@ class Record:
 
     @property
     def recreates(self) -> bool:
-        """Whether the older generation ends before the desired one starts."""
+        """Whether the ready generation must end before the desired one starts."""
+        if self.ready is None or self.desired.runs_same_server(self.ready):
+            return False
         return self.desired.spec.recreates
 
     def with_stored(self, stored: Stored, now: datetime) -> Record:

@@ -31,7 +31,8 @@ class Supervisor:
     """Reconciles the generations of a service with its record, from `run` until `close`.
 
     A new generation starts beside the old one and gets the traffic once it is ready. The old one
-    ends after its requests in flight. If the rollout recreates, the new one starts only then.
+    ends after its requests in flight. If the rollout recreates the model server, the new one starts
+    only then.
     `report` is called with it at each change of the service.
     """
 
@@ -127,8 +128,10 @@ class Supervisor:
         return {spec.generation: spec for spec in specs}
 
     def _start_missing(self, tasks: asyncio.TaskGroup) -> None:
-        for number, spec in self._desired().items():
-            waits = spec.spec.recreates and self._running
+        desired = self._desired()
+        ending = any(one.spec.generation not in desired for one in self._running)
+        for number, spec in desired.items():
+            waits = spec.spec.recreates and ending
             if number not in self._generations and not waits:
                 folder = self._state.work(spec.uid, number)
                 generation = Generation(spec, folder, self._config, self._reconcile)

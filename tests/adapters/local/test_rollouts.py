@@ -11,7 +11,12 @@ import pytest
 from server.domain.errors import ServiceDeleting
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.commands import STOP_ANNOTATION, Action
-from server.domain.service.inference_service import RECREATE, InferenceService, RolloutStrategy
+from server.domain.service.inference_service import (
+    RECREATE,
+    InferenceService,
+    RolloutStrategy,
+    Scaling,
+)
 from tests.adapters.local.load import load
 from tests.adapters.local.world import IRIS, World, children_of, eventually, servers_of
 
@@ -86,6 +91,25 @@ async def test_a_rollout_that_recreates_ends_the_old_server_before_it_starts_its
     last = await world.ready(world.model("last"))
     assert await world.generation_of(last) == 4
     assert {s.generation for s in _that_served(world, failed.generation)} == {4}
+
+
+async def test_a_deploy_that_leaves_the_model_server_as_it_is_recreates_nothing(
+    world: World,
+) -> None:
+    spec = world.model(load_seconds=1)
+    service = await world.ready(spec)
+    recreates = replace(spec, rollout_strategy=RolloutStrategy(RECREATE))
+    scaled = replace(recreates, scaling=Scaling(max_replicas=3))
+    since = len(world.told.events)
+    async with load(service.status.url) as under:
+        await world.ready(recreates)
+        await world.ready(scaled)
+        await world.ready(scaled, labels={"team": "a"})
+    assert under.failed == []
+    told = [s for s in world.told.history(IRIS, since) if isinstance(s, InferenceService)]
+    assert {s.generation for s in told} >= {2, 3, 4}
+    assert all(s.status.serving for s in told)
+    await eventually("one server", lambda: len(servers_of(world)) == 1)
 
 
 def _that_served(world: World, since: int) -> list[InferenceService]:

@@ -56,6 +56,11 @@ class Authority:
         )
         return certificate.public_bytes(serialization.Encoding.PEM), pem
 
+    def sign_authority(self, other: Authority, *, is_authority: bool) -> bytes:
+        """A certificate of another one's key, as PEM."""
+        signed = self._sign(other._name, other._key, [], authority=is_authority)
+        return signed.public_bytes(serialization.Encoding.PEM)
+
     def _sign(
         self,
         subject: x509.Name,

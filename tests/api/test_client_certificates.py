@@ -22,6 +22,7 @@ from server import followed_file
 from server.api.transport import client_certificates, server_certificate
 from server.api.transport.client_certificates import MOST_BYTES
 from server.control import authorizer
+from server.domain.errors import Unauthenticated
 from server.settings import SettingsInvalid
 from tests.api_recorders import Authority
 from tests.patience import PATIENCE_SECONDS
@@ -137,6 +138,23 @@ async def test_the_callers_of_certificates_are_authenticated(world: World) -> No
     leaf = client_certificates.ClientCertificate(world.pair("jane", groups=("b", "a", "b"))[0], b"")
     caller = await certificates.caller_of(leaf)
     assert (caller.name, caller.groups) == ("jane", ("b", "a", "system:authenticated"))
+
+
+@pytest.mark.parametrize("is_authority", [True, False])
+async def test_a_certificate_between_caller_and_ca_must_be_one_of_a_ca(
+    world: World, is_authority: bool
+) -> None:
+    certificates = world.served.application._clients
+    assert certificates
+    between = Authority("between")
+    issued = world.clients.sign_authority(between, is_authority=is_authority)
+    leaf, _ = between.issue("", subject=subject("jane"))
+    shown = client_certificates.ClientCertificate(leaf, issued)
+    if is_authority:
+        assert (await certificates.caller_of(shown)).name == "jane"
+    else:
+        with pytest.raises(Unauthenticated, match="must be from a CA that this server"):
+            await certificates.caller_of(shown)
 
 
 def test_a_connection_without_a_valid_certificate_of_the_ca_is_refused(world: World) -> None:

@@ -160,6 +160,6 @@ def _leads_to(
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
+        return _is_authority(issuer)
     except (*_UNREADABLE, InvalidSignature):
         return False
-    return True

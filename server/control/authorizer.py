@@ -1,4 +1,4 @@
-"""Authorization: who a call's caller is, and what it may do, where.
+"""Authorizes calls, by the rights of their callers in namespaces and projects.
 
 Rights come before existence: nothing is looked up for a call before its caller has the right.
 """

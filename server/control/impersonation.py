@@ -1,4 +1,4 @@
-"""Acting for others: a caller may name another user, where it has the right to impersonate it."""
+"""Lets a caller act for another user, if it has the right to impersonate that user."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def impersonate(
     *,
     fresh: bool = False,
 ) -> Caller:
-    """Return the caller for whom the authenticated one acts.
+    """Return the impersonated caller, after a check of the authenticated caller's rights.
 
     Raises Unauthenticated, and PermissionDenied if the authenticated caller lacks a right to
     impersonate. `system:masters` is never impersonated.

@@ -36,7 +36,7 @@ class Principal:
         self._subject = subject or {"kind": "User", "name": user, "apiGroup": GROUP}
 
     def bind(self, role: str, namespace: str) -> dict[str, Any]:
-        """Give it a role of the component in a namespace."""
+        """Give it one of the roles for callers in a namespace."""
         return self.bind_to(CALLER_ROLES[role], namespace)
 
     def bind_to(self, role: dict[str, Any], namespace: str) -> dict[str, Any]:

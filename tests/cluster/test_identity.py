@@ -197,7 +197,7 @@ def principal(request: pytest.FixtureRequest, lab: Lab, namespace: str) -> Itera
 
 
 @pytest.mark.parametrize("role", ["none", "viewer", "deployer"])
-def test_each_rpc_takes_the_rights_that_the_roles_of_the_component_give(
+def test_each_rpc_takes_the_rights_that_the_roles_for_callers_give(
     principal: Principal, namespace: str, role: str
 ) -> None:
     """The table of tests/api/test_rights.py has every RPC."""

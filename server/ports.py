@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
@@ -131,8 +131,11 @@ class Identities(Protocol):
         """Return whether a caller has a right."""
         ...
 
-    def likely_namespaces(self, caller: Caller) -> Collection[str]:
-        """Return namespaces in which a caller may have rights, as far as that is known at once."""
+    def likely_namespaces(self, caller: Caller) -> Sequence[str]:
+        """Return namespaces in which a caller may have rights, as far as that is known at once.
+
+        Those of roles that the user has by name come before those of its groups.
+        """
         ...
 
     def remedy(self, caller: Caller, access: Access) -> str:

@@ -9,7 +9,7 @@ import re
 import secrets
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -129,10 +129,10 @@ class Tokens:
         """Return whether a role of the caller has the right."""
         return any(_allows(row, access) for row in self._rows(caller))
 
-    def namespaces_of(self, caller: Caller) -> set[str]:
-        """Return the namespaces that a caller's roles name."""
-        named = {name for row in self._rows(caller) for name in row.namespaces}
-        return named - {ALL_NAMESPACES}
+    def namespaces_of(self, caller: Caller) -> Sequence[str]:
+        """Return the namespaces that a caller's roles name, its own before those of its groups."""
+        named = [name for row in self._rows(caller) for name in row.namespaces]
+        return [name for name in dict.fromkeys(named) if name != ALL_NAMESPACES]
 
     def _rows(self, caller: Caller) -> Iterator[_Row]:
         rows = [self.users.get(caller.name), *map(self.groups.get, caller.groups)]
@@ -197,7 +197,7 @@ class TokenFile:
         """See `server.ports.Identities`."""
         return self._tokens.allows(caller, access)
 
-    def likely_namespaces(self, caller: Caller) -> Collection[str]:
+    def likely_namespaces(self, caller: Caller) -> Sequence[str]:
         """See `server.ports.Identities`."""
         return self._tokens.namespaces_of(caller)
 

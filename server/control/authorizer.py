@@ -358,7 +358,8 @@ class Coverage:
         """Review the right in namespaces that have no services yet."""
         if self._authorizer.served:
             return ()
-        likely = sorted({*identities.likely_namespaces(self._caller)} - {*names})
+        known = {*names}
+        likely = [n for n in identities.likely_namespaces(self._caller) if n not in known]
         return await self._reviewed(identities, likely[:MOST_LIKELY], fresh=fresh)
 
     async def _reviewed(

@@ -426,6 +426,18 @@ async def test_a_flood_of_its_own_prolongs_no_right_but_a_silent_api_server_does
     assert not any(await asyncio.gather(*flood))
 
 
+def test_namespaces_that_bind_the_user_by_name_come_before_those_of_its_groups() -> None:
+    bound = {USER["username"]: {"own", "both"}, "system:authenticated": {"a-group", "both"}}
+    reviews: Any = None
+    identities = KubernetesIdentities(
+        reviews,
+        "modelservice",
+        OUTAGE,
+        bound=lambda names: {each for name in names for each in bound.get(name, ())},
+    )
+    assert identities.likely_namespaces(CALLER) == ("both", "own", "a-group")
+
+
 async def test_garbage_displaces_nothing_that_is_known(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

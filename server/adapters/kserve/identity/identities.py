@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -94,9 +94,10 @@ class KubernetesIdentities:
         review = partial(self._allows, caller, access)
         return await self._rights.get((caller, access), review, fresh=fresh)
 
-    def likely_namespaces(self, caller: Caller) -> Collection[str]:
+    def likely_namespaces(self, caller: Caller) -> Sequence[str]:
         """See `server.ports.Identities`."""
-        return self._bound((caller.name, *caller.groups))
+        by_name, by_group = self._bound((caller.name,)), self._bound(caller.groups)
+        return tuple(dict.fromkeys((*sorted(by_name), *sorted(by_group))))
 
     def remedy(self, caller: Caller, access: Access) -> str:
         """See `server.ports.Identities`."""

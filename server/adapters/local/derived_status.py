@@ -10,7 +10,7 @@ from server.adapters.local.proxy.service_address import ListenFailure
 from server.adapters.local.rollouts.generation_status import GenerationStatus
 from server.adapters.local.stored_service import Record
 from server.domain.rollout.facts import ComponentFacts, Facts, Problem
-from server.domain.rollout.failures import failure_of
+from server.domain.rollout.failures import FAILURES, failure_of
 from server.domain.rollout.state_table import decide
 from server.domain.rollout.status import (
     Component,
@@ -20,6 +20,10 @@ from server.domain.rollout.status import (
     TrafficShare,
 )
 from server.domain.service.inference_service import InferenceService
+
+_LATE_REMEDY = (
+    "a slow model may still become ready, and a longer spec.ready_timeout gives it more time"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,17 @@ def derive(record: Record, observed: Observed, now: datetime) -> Derived:
     """Return the service with the status that the state table decides on."""
     facts = facts_of(record, observed, now)
     decision = decide(facts)
+    failure = decision.failure
+    if failure and failure.remedy == FAILURES[FailureReason.PROGRESS_DEADLINE].remedy:
+        # There are no pods here.
+        failure = replace(failure, remedy=_LATE_REMEDY)
     url = "" if record.deleting or record.stop_requested else _url(record)
     status = InferenceServiceStatus(
         decision.state,
         decision.message,
         serving=facts.serving,
         latest_ready_generation=record.latest_ready_generation,
-        failure=decision.failure,
+        failure=failure,
         url=url,
         cluster_url=url,
         serving_runtime=observed.current.runtime if observed.current else "",

@@ -18,6 +18,7 @@ from server.domain.service.model_name import model_name
 from server.domain.service.write_warnings import WriteWarning
 
 _ONE_REPLICA = "the local cluster always runs one replica"
+_NO_EFFECT = "has no effect: {}; the value is stored"
 
 
 def refuse_unsupported(spec: InferenceServiceSpec) -> None:
@@ -33,21 +34,25 @@ def unenforced(spec: InferenceServiceSpec) -> Iterator[WriteWarning]:
     """Yield a warning for each field that is kept and has no effect on processes."""
     scaling = spec.scaling
     if spec.resources.requests or spec.resources.limits:
-        yield WriteWarning("spec.resources", "the local cluster limits no process: kept only")
+        yield WriteWarning(
+            "spec.resources", _NO_EFFECT.format("the local cluster does not limit processes")
+        )
     if spec.image_pull_policy:
-        yield WriteWarning("spec.image_pull_policy", "the local cluster pulls no image: kept only")
+        yield WriteWarning(
+            "spec.image_pull_policy", _NO_EFFECT.format("the local cluster pulls no images")
+        )
     if scaling.min_replicas == 0:
         yield WriteWarning("spec.scaling.min_replicas", f"0 means 1: {_ONE_REPLICA}")
     if (scaling.max_replicas or 1) > 1:
-        yield WriteWarning("spec.scaling.max_replicas", f"{_ONE_REPLICA}: kept only")
+        yield WriteWarning("spec.scaling.max_replicas", _NO_EFFECT.format(_ONE_REPLICA))
     if scaling.target is not None:
-        yield WriteWarning("spec.scaling.target", f"{_ONE_REPLICA}: kept only")
+        yield WriteWarning("spec.scaling.target", _NO_EFFECT.format(_ONE_REPLICA))
     if scaling.metric:
-        yield WriteWarning("spec.scaling.metric", f"{_ONE_REPLICA}: kept only")
+        yield WriteWarning("spec.scaling.metric", _NO_EFFECT.format(_ONE_REPLICA))
     if strategy := spec.rollout_strategy:
         for name in ("max_surge", "max_unavailable"):
             if getattr(strategy, name):
-                yield WriteWarning(f"spec.rollout_strategy.{name}", f"{_ONE_REPLICA}: kept only")
+                yield WriteWarning(f"spec.rollout_strategy.{name}", _NO_EFFECT.format(_ONE_REPLICA))
 
 
 def _problems(spec: InferenceServiceSpec) -> Iterator[str]:

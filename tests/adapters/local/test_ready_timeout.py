@@ -30,6 +30,8 @@ async def test_a_load_that_takes_longer_fails_at_its_time_and_is_ready_later(wor
     assert failure.reason is FailureReason.PROGRESS_DEADLINE
     assert failure.rollout_id == failed.rollout.id
     assert "ready_timeout of 1 s" in failure.message
+    assert "a longer spec.ready_timeout" in failure.remedy
+    assert "pods" not in failure.remedy
     await world.told.ready(IRIS, applied.service.generation)
     assert states(world)[-2:] == [State.FAILED, State.READY]
 

@@ -326,13 +326,14 @@ def _word_violations(options: ServingOptions) -> Iterator[FieldViolation]:
     if timeout is not None and (timeout < timedelta(seconds=1) or timeout.microseconds):
         why = f"must be a whole number of seconds, at least 1, got {timeout.total_seconds():g}"
         yield FieldViolation("spec.request_timeout", why)
-    patience = options.ready_timeout
-    if patience is not None and (
-        not timedelta(seconds=1) <= patience <= LONGEST_READY_TIMEOUT or patience.microseconds
+    ready_timeout = options.ready_timeout
+    if ready_timeout is not None and (
+        not timedelta(seconds=1) <= ready_timeout <= LONGEST_READY_TIMEOUT
+        or ready_timeout.microseconds
     ):
         most = LONGEST_READY_TIMEOUT.total_seconds()
         why = f"must be a whole number of seconds, from 1 to {most:.0f}, got"
-        yield FieldViolation("spec.ready_timeout", f"{why} {patience.total_seconds():.15g}")
+        yield FieldViolation("spec.ready_timeout", f"{why} {ready_timeout.total_seconds():.15g}")
 
 
 def _node_selector_violations(node_selector: Mapping[str, str]) -> Iterator[FieldViolation]:

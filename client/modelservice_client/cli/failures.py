@@ -13,7 +13,7 @@ from modelservice_client.cli.progress import reason_of, state_text
 from modelservice_client.cli.request_file import RequestFile
 from modelservice_client.cli.screen import Screen, facts
 from modelservice_client.cli.text import one_line
-from modelservice_client.cli.unreachable import describe, remedy_of
+from modelservice_client.cli.unreachable import Endpoint
 
 _MOST_DETAILS = 20
 _RETRYING = "yes: the cluster tries the same again"
@@ -37,16 +37,15 @@ def report(
     error: ModelServiceError,
     file: RequestFile | None = None,
     going_on: Sequence[str] = (),
-    server: str = "",
+    endpoint: Endpoint | None = None,
     *,
-    heard: bool = False,
     timeout: float | None = None,
 ) -> None:
     """Print an error of the server: what failed, the fields, the cause, and how to go on.
 
-    `server` is its address, `heard` whether it has answered before, `timeout` the seconds of
-    --timeout if they have ended the attempts.
+    `timeout`: the seconds of --timeout, if they have ended the attempts.
     """
+    endpoint = endpoint or Endpoint()
     violations = [
         f"{file.place_of(path) + ': ' if file else ''}{path}: {description}"
         for path, description in error.violations
@@ -64,13 +63,14 @@ def report(
             rows[-1] = ("retrying", f"{_RETRYING}; this command has ended")
     elif unreachable:
         title = "no connection"
-        text = describe(unreachable, server, heard)
-        rows.append(("remedy", Text(remedy_of(unreachable), "green")))
+        text = endpoint.describe(unreachable)
+        rows.append(("remedy", Text(endpoint.remedy_of(unreachable), "green")))
     else:
         title = error.reason or error.code.name
         text = f"{title}: {_message_of(error)}"
         title = f"{name}: {title}" if name else title
         rows += _further_details(error)
+        rows.append(("remedy", Text(endpoint.credentials_remedy(error), "green")))
     if timeout is not None:
         late = f"not decided within the timeout of {timeout:g} s"
         text = late if isinstance(error, Timeout) and not unreachable else f"{late}; {text}"

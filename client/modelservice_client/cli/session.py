@@ -27,7 +27,8 @@ from modelservice_client.cli.request_file import FileError, RequestFile, Unreada
 from modelservice_client.cli.request_flags import UsageError
 from modelservice_client.cli.screen import Screen
 from modelservice_client.cli.text import one_line
-from modelservice_client.cli.unreachable import cause_of
+from modelservice_client.cli.unreachable import Endpoint, cause_of
+from modelservice_client.credentials import is_local
 
 NO_CONNECTION = WRONG_FILE = 1
 WRONG_USAGE = 2
@@ -68,6 +69,17 @@ class Session:
     def connection(self) -> Connection:
         """The options, completed from the environment and the context."""
         return self.given.resolved()
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        given = self.connection
+        tls = bool(given.ca or given.cert or given.server_name) or not is_local(given.server)
+        return Endpoint(
+            given.server,
+            tls=tls if given.plaintext is None else not given.plaintext,
+            certificate=bool(given.cert),
+            token=bool(given.token_file),
+        )
 
     @property
     def namespace(self) -> str:
@@ -195,13 +207,13 @@ class Session:
             if error.service is not None and self.output in (Output.JSON, Output.YAML):
                 self.printer.message(error.service)
             timeout = self.timeout if error.timed_out else None
+            self._endpoint.heard = self.heard
             report(
                 self.screen,
                 error,
                 self.file,
                 self.going_on,
-                self.connection.server,
-                heard=self.heard,
+                self._endpoint,
                 timeout=timeout,
             )
             return TIMED_OUT if timeout is not None else self._exit_code(error)
@@ -231,6 +243,7 @@ class Session:
             self.heard = True
             self.on_retry(f"{retrying.method}: {retrying.error.message}")
         else:
+            self._endpoint.note(retrying.error)
             self.on_retry(f"{retrying.method} was not answered: {cause_of(retrying.error)}")
 
     def _note_retry(self, text: str) -> None:

@@ -1,10 +1,14 @@
-"""Put gRPC's errors about connections into words: the cause, and what to do about it."""
+"""Put errors about connections and credentials into words: the cause, and what to do about it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from modelservice_client import ModelServiceError, NotReachable
 from modelservice_client.cli.text import one_line
 
+# gRPC's word for a server that ends a handshake without a reason.
+_CLOSED = "Socket closed"
 # Texts of gRPC's C core, the cause, and what to do. The first one that is found counts.
 _CAUSES = (
     (
@@ -26,20 +30,67 @@ _CAUSES = (
     ),
     ("WRONG_VERSION_NUMBER", "it does not use TLS", "Give --plaintext, or another port."),
     ("Failed parsing HTTP/2", "it does not speak gRPC", "Check the port."),
-    (
-        "Socket closed",
-        "it closed the connection",
-        "If it uses TLS, leave out --plaintext, or give --tls for an address of this machine.",
-    ),
+    (_CLOSED, "it closed the connection", ""),
     ("Deadline Exceeded", "no answer in time", "Check that the server and its cluster are well."),
 )
 
 
-def describe(error: NotReachable, server: str, heard: bool) -> str:
-    """Return which server does not answer, for how long, and why."""
-    tried = f", tried for {error.silence:.0f} s" if error.silence >= 1 else ""
-    problem = f"{server} has stopped answering" if heard else f"no server answers at {server}"
-    return f"{problem}{tried}: {cause_of(error)}"
+@dataclass
+class Endpoint:
+    """A server, how it is called, and how it behaved.
+
+    `certificate`, `token`: the client has one. `heard`: the server has answered. `closed`: it has
+    closed the connection of an attempt.
+    """
+
+    address: str = ""
+    tls: bool = True
+    certificate: bool = False
+    token: bool = False
+    heard: bool = False
+    closed: bool = False
+
+    def note(self, error: NotReachable) -> None:
+        """Take note of an attempt that was not answered."""
+        self.closed = self.closed or _CLOSED in _raw(error)
+
+    def describe(self, error: NotReachable) -> str:
+        """Return which server does not answer, for how long, and why."""
+        tried = f", tried for {error.silence:.0f} s" if error.silence >= 1 else ""
+        at = self.address
+        problem = f"{at} has stopped answering" if self.heard else f"no server answers at {at}"
+        return f"{problem}{tried}: {cause_of(error)}"
+
+    def remedy_of(self, error: NotReachable) -> str:
+        """Return what to do about it; empty where it is unknown.
+
+        A server that closes connections comes first: some attempts of a wrong handshake end with
+        other errors, such as one of the next address of its name.
+        """
+        self.note(error)
+        if self.heard or not self.closed:
+            return _found(error)[1]
+        if not self.tls:
+            return (
+                "If it uses TLS, leave out --plaintext, or give --tls for an address of this"
+                " machine."
+            )
+        if not self.certificate:
+            return "If its port takes client certificates, give --cert and --key."
+        return "Check that its port takes this client certificate."
+
+    def credentials_remedy(self, error: ModelServiceError) -> str:
+        """Return what to do where the server takes the call for one without credentials."""
+        if error.reason != "UNAUTHENTICATED" or self.token:
+            return ""
+        if not self.certificate:
+            return "Give a token with --token-file FILE."
+        if "certificate" in error.message:
+            return ""
+        return (
+            "Client certificates are taken at the port of MODELSERVICE_MTLS_LISTEN: give that port,"
+            " or a token with --token-file FILE."
+        )
 
 
 def cause_of(error: ModelServiceError) -> str:
@@ -47,14 +98,14 @@ def cause_of(error: ModelServiceError) -> str:
     return _found(error)[0]
 
 
-def remedy_of(error: ModelServiceError) -> str:
-    """Return what to do about it; empty where it is unknown."""
-    return _found(error)[1]
-
-
 def _found(error: ModelServiceError) -> tuple[str, str]:
-    raw = error.__cause__ if isinstance(error.__cause__, ModelServiceError) else error
+    raw = _raw(error)
     for text, cause, remedy in _CAUSES:
-        if text in raw.message:
+        if text in raw:
             return cause, remedy
-    return one_line(raw.message), ""
+    return one_line(raw), ""
+
+
+def _raw(error: ModelServiceError) -> str:
+    cause = error.__cause__
+    return cause.message if isinstance(cause, ModelServiceError) else error.message

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from modelservice.v1 import model_service_pb2_grpc
 from modelservice.v1.model_service_pb2 import ListRequest, ListResponse
+from modelservice_client import NotReachable
+from modelservice_client.cli.unreachable import Endpoint
 
 from tests.api.test_tls_document import make_certificate
 from tests.serving import serving, settings
@@ -43,6 +47,7 @@ class Recorder(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.acting: list[tuple[str, str]] = []
+        self.refusal: Status | None = None
 
     def List(self, request: ListRequest, context: grpc.ServicerContext) -> ListResponse:
         self.seen.append(str(dict(context.invocation_metadata()).get("authorization")))
@@ -51,6 +56,10 @@ class Recorder(model_service_pb2_grpc.ModelServiceServicer):
             for key, value in context.invocation_metadata()
             if key.startswith("impersonate-")
         ]
+        if self.refusal:
+            details = self.refusal.SerializeToString()
+            context.set_trailing_metadata((("grpc-status-details-bin", details),))
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, self.refusal.message)
         return ListResponse()
 
 
@@ -134,6 +143,56 @@ def test_a_token_is_not_sent_in_plaintext_to_another_machine(tmp_path: Path) -> 
     assert run.stderr == (
         "error: a token must not be sent to 192.0.2.1:50051 in plaintext: use TLS\n"
     )
+
+
+def not_reachable(text: str) -> NotReachable:
+    return NotReachable(text, code=grpc.StatusCode.UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("called", "remedy"),
+    [
+        (Endpoint(tls=False), "give --tls"),
+        (Endpoint(), "give --cert and --key"),
+        (Endpoint(certificate=True), "takes this client certificate"),
+        (Endpoint(heard=True), "Check the address, and that the server runs there."),
+    ],
+)
+def test_a_server_that_closed_a_connection_is_remembered_whatever_error_comes_last(
+    called: Endpoint, remedy: str
+) -> None:
+    called.note(not_reachable("last error: ipv4:127.0.0.1:1: Socket closed"))
+    assert remedy in called.remedy_of(not_reachable("last error: ipv6:[::1]:1: Connection refused"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "remedy"),
+    [
+        ((), "Give a token with --token-file FILE."),
+        (("--cert", "tls.crt", "--key", "tls.key"), "at the port of MODELSERVICE_MTLS_LISTEN"),
+        (("--token-file", "token"), ""),
+    ],
+)
+def test_a_call_without_credentials_says_what_to_give(
+    flags: tuple[str, ...],
+    remedy: str,
+    address: str,
+    recorder: Recorder,
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(certificate)
+    Path("token").write_text("expired")
+    info = ErrorInfo(domain="modelservice", reason="UNAUTHENTICATED")
+    status = Status(code=16, message="the call has no token")
+    status.details.add().Pack(info)
+    recorder.refusal = status
+    run = modelctl("list", "--server", address, "--ca", "ca.crt", *flags)
+    assert run.exit_code == 80
+    error, *advice = run.stderr.splitlines()
+    assert error == "error: UNAUTHENTICATED: the call has no token"
+    assert len(advice) == bool(remedy)
+    assert all(remedy in line for line in advice)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,8 +12,10 @@ import msgspec
 
 # KServe labels its objects, and the labels of their templates reach ReplicaSets and pods.
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
-# So many objects stay parsed. As dicts they take three times their JSON.
+# The objects that were read last stay parsed: at most so many, of at most so many bytes of JSON. As
+# dicts they take three times their JSON, and those of many empty lists twenty times.
 MOST_OPEN = 256
+MOST_OPEN_BYTES = 2**22
 # The fastest level. A higher one saves a twentieth more and takes twice the time.
 _LEVEL = 1
 
@@ -78,30 +81,61 @@ class HeldObject(Mapping[str, Any]):
         self.subject = head.involved_object.uid if head.involved_object else ""
 
     def __getitem__(self, name: str) -> Any:
-        return _opened(self)[name]
+        return _open_objects.parsed(self)[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_opened(self))
+        return iter(_open_objects.parsed(self))
 
     def __len__(self) -> int:
-        return len(_opened(self))
+        return len(_open_objects.parsed(self))
 
     # An object is replaced and never changed, so that its identity is that of its content.
     __hash__ = object.__hash__
 
     def parse(self) -> dict[str, Any]:
         """Return a copy of the object as dicts."""
-        return _parse(zlib.decompress(self._packed))
+        return _parse(self.text())
+
+    def text(self) -> bytes:
+        """Return the object as JSON."""
+        return zlib.decompress(self._packed)
 
 
-@lru_cache(maxsize=MOST_OPEN)
-def _opened(held: HeldObject) -> dict[str, Any]:
-    return held.parse()
+class _OpenObjects:
+    """Keep the objects that were read last parsed, within MOST_OPEN and MOST_OPEN_BYTES."""
+
+    def __init__(self) -> None:
+        # Each with the bytes of its JSON, the one that was read last at the end.
+        self._objects: OrderedDict[HeldObject, tuple[dict[str, Any], int]] = OrderedDict()
+        self._bytes = 0
+
+    def parsed(self, held: HeldObject) -> dict[str, Any]:
+        """Return the object as dicts, which must not be changed."""
+        found = self._objects.get(held)
+        if found:
+            self._objects.move_to_end(held)
+            return found[0]
+        text = held.text()
+        parsed = _parse(text)
+        self._objects[held] = parsed, len(text)
+        self._bytes += len(text)
+        while len(self._objects) > MOST_OPEN or self._bytes > MOST_OPEN_BYTES:
+            _, (_, size) = self._objects.popitem(last=False)
+            self._bytes -= size
+        return parsed
+
+    def clear(self) -> None:
+        """Drop all of them."""
+        self._objects.clear()
+        self._bytes = 0
+
+
+_open_objects = _OpenObjects()
 
 
 def forget_parsed() -> None:
     """Drop the parsed objects, with those that were deleted."""
-    _opened.cache_clear()
+    _open_objects.clear()
 
 
 # Services of one team have the same namespace, labels and variables.

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from server.adapters.kserve import held_object
 from server.adapters.kserve.apply.adoption import ownership_patch
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.held_object import HeldObject, forget_parsed
 from server.adapters.kserve.informers import object_cache
 from server.adapters.kserve.informers.collections import Kind, Resource
-from server.adapters.kserve.informers.held_fields import SMALL, hold, hold_parsed
+from server.adapters.kserve.informers.held_fields import LARGEST_PACKED, SMALL, hold, hold_parsed
 from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.service_views import ServiceViews
 from server.adapters.kserve.informers.watch_stream import WatchEvent
@@ -156,6 +157,26 @@ def test_an_object_with_a_long_text_shares_it_with_those_of_its_service() -> Non
 def test_json_that_cannot_be_read_later_is_not_held(kind: Kind, text: bytes) -> None:
     with pytest.raises(ValueError, match=r"out of range|Invalid UTF-8"):
         hold(kind, memoryview(text))
+
+
+def test_large_objects_that_were_read_stay_parsed_within_a_bound_of_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most = 2**20
+    monkeypatch.setattr(held_object, "MOST_OPEN_BYTES", most)
+    lists = {str(n): [[]] * 200 for n in range(LARGEST_PACKED // 1000)}
+    text = json.dumps({"metadata": {}, "spec": lists}).encode()
+    many = [hold(Kind.SERVICES, memoryview(text)) for _ in range(3 * most // len(text))]
+    assert isinstance(many[0], HeldObject)
+    forget_parsed()
+    gc.collect()
+    tracemalloc.start()
+    for found in many:
+        assert found["spec"].keys() == lists.keys()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    forget_parsed()
+    assert taken < 20 * most, "parsed, these take 16 times their JSON"
 
 
 def test_a_service_with_twenty_variables_is_held_in_less_than_its_json() -> None:

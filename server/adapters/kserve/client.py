@@ -64,6 +64,10 @@ class Unanswered(Exception):
     """The request was sent, and its answer was late, cut or too large: it may have had effect."""
 
 
+class AnswerTooLarge(Unanswered):
+    """The answer is larger than its reader takes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The API server's answer, of any status.
@@ -167,7 +171,7 @@ class ApiServer:
     ) -> Content:
         """Read a path as `send` does, and leave the answer's body of at most `most` bytes unparsed.
 
-        A larger one is Unanswered.
+        Raises AnswerTooLarge for a larger one.
         """
         deadline = Deadline.after(timeout)
         async with self._request(
@@ -282,7 +286,9 @@ def _translated_errors() -> Iterator[None]:
         aiohttp.ClientHttpProxyError,
     ) as e:
         raise Unreachable(_cause(e)) from e
-    except (aiohttp.ClientError, TimeoutError, OSError, TooLarge) as e:
+    except TooLarge as e:
+        raise AnswerTooLarge(_cause(e)) from e
+    except (aiohttp.ClientError, TimeoutError, OSError) as e:
         raise Unanswered(_cause(e)) from e
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.informers.collections import Kind, Resource
@@ -95,6 +96,11 @@ async def test_it_lists_at_once_and_a_large_collection_by_pages_and_then_follows
 
     monkeypatch.setattr(REFLECTOR + "PAGE_SIZE", "3")
     monkeypatch.setattr(REFLECTOR + "LARGEST_WHOLE", 200)
+    with capture_logs() as logged:
+        async with reflecting(api) as (copy, reflector):
+            await reflector.synced.wait()
+    assert logged == [], "a large collection is no trouble"
+    server.requests.clear()
     async with reflecting(api) as (copy, reflector):
         await reflector.synced.wait()
         assert copy.objects == server.collections[PATH].objects
@@ -183,6 +189,19 @@ async def test_a_list_that_failed_is_tried_again(
     server.list_faults.extend([fault, fault])
     async with reflecting(api) as (copy, _):
         await caught_up(server, copy)
+
+
+async def test_after_a_list_that_was_cut_it_lists_at_once_again(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(REFLECTOR + "PAGE_SIZE", "1")
+    for n in range(3):
+        await server.put(PATH, pod(f"u{n}"))
+    server.list_faults.append(cut_in_a_line)
+    async with reflecting(api) as (copy, reflector):
+        await reflector.synced.wait()
+        assert copy.objects == server.collections[PATH].objects
+    assert server.count("list") == 2, "the one that was cut, and a whole one"
 
 
 async def test_410_lists_again_and_other_failures_only_resume(

@@ -15,6 +15,7 @@ import structlog
 
 from server.adapters.kserve.client import (
     LARGEST_ANSWER,
+    AnswerTooLarge,
     ApiServer,
     Content,
     Unanswered,
@@ -139,7 +140,7 @@ class Reflector:
             if self._relist:
                 if not await self._is_served():
                     return await self._wait_for_it()
-                await self._list()
+                await self._list_in_parts_if_large()
             await self._watch()
         except Expired:
             self._relist = True
@@ -196,6 +197,21 @@ class Reflector:
         retry_after = why.retry_after if isinstance(why, Refused) else 0.0
         await asyncio.sleep(backoff.pause(lived, retry_after))
 
+    async def _list_in_parts_if_large(self) -> None:
+        """List at once, and in pages from the first time that this is too large or too slow."""
+        try:
+            await self._list()
+        except AnswerTooLarge:
+            if self._in_pages:
+                raise
+            self._in_pages = True
+            await self._list()
+        except Unanswered as e:
+            # Each page has LIST_TIMEOUT of its own. A connection that broke shows nothing.
+            if isinstance(e.__cause__, TimeoutError):
+                self._in_pages = True
+            raise
+
     async def _list(self) -> None:
         began, asked_at = self._sink.listing_begins(), time.monotonic()
         objects: list[Object] = []
@@ -211,9 +227,6 @@ class Reflector:
                 objects += await self._hold(page.items or ())
                 if not page.metadata.next_page:
                     break
-        except Unanswered:
-            self._in_pages = True
-            raise
         finally:
             reading.cancel()
         self._sink.listed(self.resource, objects, began)

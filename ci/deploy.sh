@@ -19,8 +19,9 @@ Deploy a model with ModelService, and wait until its rollout is ready or has fai
   -- GRPCURL_OPTION ...  options for grpcurl: -plaintext, -cacert FILE, -H 'name: value', ...
   GRPCURL_OPTIONS        a variable with more of them, one argument a line
 
-Each change of the state is printed to standard output. Errors go to standard error as grpcurl
-prints them, with the reason and the remedy of a failed rollout last. While the server is away, or
+Each change of the state is printed to standard output. Warnings about the request go to standard
+error, and so do errors as grpcurl prints them, with the reason and the remedy of a failed rollout
+last. While the server is away, or
 a proxy cuts the connection, the same call is made again. Ctrl-C leaves the rollout alone.
 
 Exit codes:
@@ -288,11 +289,24 @@ field_of() {
     sed -n "/$1/{s/^[^:]*: *\"//;s/\".*//;p;q;}" "$folder/answer"
 }
 
+# Print the warnings about the Deploy, which no later answer has.
+show_warnings() {
+    field=''
+    sed -n '/^  "warnings": *\[/,/^  \]/p' "$folder/answer" | while IFS= read -r line; do
+        case $line in
+        '    {') field='' ;;
+        '      "field": '*) field=$(value_in "$line") ;;
+        '      "message": '*) say "warning: ${field:+$field: }$(value_in "$line")" ;;
+        esac
+    done
+}
+
 rollout=$(field_of '^  "rollout_\{0,1\}[iI]d": *"')
 namespace=$(field_of '^    "namespace": *"')
 name=$(field_of '^    "name": *"')
 service=$namespace/$name
 printf '%s  %s\n' "$(field_of '^  "action": *"')" "$service"
+show_warnings
 if [ -z "$rollout" ]; then
     say "there is no rollout to wait for"
     exit 0

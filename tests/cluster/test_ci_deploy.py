@@ -82,6 +82,17 @@ def in_both_shells(
     ]
 
 
+def test_the_warnings_about_a_deploy_are_printed(script: Script, served: Served) -> None:
+    for shell in SHELLS:
+        body = request(f"warned-{shell}")
+        body["spec"]["scaling"] = {"min_replicas": 0, "max_replicas": 2}
+        run = script.run(shell, served.address, body, "--request-id", f"warned-{shell}")
+        assert run.code() == 0
+        warnings = [line for line in run.err if line.startswith("deploy.sh: warning: ")]
+        assert len(warnings) == 1
+        assert warnings[0].startswith("deploy.sh: warning: spec.scaling.min_replicas: 0 ")
+
+
 def test_a_server_that_is_away_at_first_and_is_killed_later_is_waited_for(
     script: Script, tmp_path: Path
 ) -> None:

@@ -75,7 +75,8 @@ class Application:
     """The gRPC server over one cluster. `start` it, then `run` it.
 
     `tasks` run beside its own tasks. `listeners` are asynchronous contexts: `start` enters them,
-    and `run` leaves them after the last call and the tasks have ended.
+    and `run` leaves them after the last call and the tasks have ended. Raises ValueError for
+    settings with authentication and no `identities`, and the other way round.
     """
 
     def __init__(
@@ -88,6 +89,9 @@ class Application:
         identities: Identities | None = None,
         audit: Audit | None = None,
     ) -> None:
+        # Without identities every caller may do everything.
+        if (settings.auth != "none") != (identities is not None):
+            raise ValueError(f"there must be identities as MODELSERVICE_AUTH={settings.auth} says")
         serving = settings.serving
         reserved = ReservedNamespaces(
             settings.platform_namespaces(), serving.permit_reserved_namespaces

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -57,7 +58,11 @@ class Served:
     """
 
     def __init__(self, settings: Settings, *, synced: bool = True, **parts: Any) -> None:
-        """`parts`: the application's further tasks and listeners."""
+        """`parts`: the application's further tasks and listeners, and a double of identities."""
+        if settings.identity.auth is None:
+            auth = "kubernetes" if parts.get("identities") else "none"
+            identity = settings.identity.model_copy(update={"auth": auth})
+            settings = replace(settings, identity=identity)
         self.memory = MemoryCluster()
         self.port = 0
         self.failure: BaseException | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,10 +16,11 @@ from modelservice.v1.model_service_pb2 import ListRequest, WatchStatusRequest
 from structlog.testing import capture_logs
 
 from server.adapters.token_file import MOST_BYTES, TokenFile, parse
-from server.app import anonymous_caller
+from server.app import Application, anonymous_caller
 from server.bounded_file import FileUnusable
 from server.domain.caller import Access, BearerToken, Caller, Resource
 from server.settings import SettingsInvalid
+from tests.memory_cluster.cluster import MemoryCluster
 from tests.refusals import refusal_of, refused
 from tests.serving import Served, serving, settings
 
@@ -102,6 +104,14 @@ def test_reflection_takes_a_token_where_a_setting_asks_for_it(tmp_path: Path) ->
 def test_reflection_for_callers_with_an_identity_takes_identities() -> None:
     with pytest.raises(SettingsInvalid, match="MODELSERVICE_REFLECTION: must be open"):
         settings(identity={"reflection": "authenticated"}).require_consistent()
+
+
+@pytest.mark.parametrize(("auth", "identities"), [("kubernetes", None), ("none", TokenFile)])
+def test_no_server_serves_openly_where_callers_must_have_an_identity_nor_the_other_way_round(
+    auth: str, identities: Any
+) -> None:
+    with pytest.raises(ValueError, match=f"MODELSERVICE_AUTH={auth}"):
+        Application(MemoryCluster(), settings(identity={"auth": auth}), identities=identities)
 
 
 def test_the_cluster_holds_text_of_containers_back_only_where_callers_have_no_identity() -> None:

@@ -27,9 +27,16 @@ from server.api.call_log import CallLog
 from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.limits import check_limits
 from server.control.call import Call
+from server.control.impersonation import IMPERSONATE
 from server.deadline import Deadline
 from server.domain.caller import Caller
-from server.domain.errors import AuditUnavailable, FieldInvalid, FieldViolation, ServiceError
+from server.domain.errors import (
+    AuditUnavailable,
+    FieldInvalid,
+    FieldViolation,
+    PermissionDenied,
+    ServiceError,
+)
 
 _KINDS = ("unary_unary", "unary_stream", "stream_stream")
 # A caller's deadline begins before its request travels here.
@@ -361,6 +368,9 @@ async def _abort(error: BaseException, line: CallLog, record: AuditedCall | None
         )
     code = code_of(error)
     line.fields["reason"] = error.reason.value
+    if isinstance(error, PermissionDenied) and error.access.verb == IMPERSONATE:
+        _, *names = error.access
+        line.fields.setdefault("target", cut("/".join(filter(None, names)), _LOGGED_BYTES))
     line.write(code)
     if record:
         # The record waits for the sink then, and the caller gets its error.

@@ -11,7 +11,7 @@ from server.domain.caller import AUTHENTICATED, SERVICE_ACCOUNTS, Access, Caller
 from server.domain.errors import PermissionDenied
 from server.ports import Identities
 
-_IMPERSONATE = "impersonate"
+IMPERSONATE = "impersonate"
 # The first has every right, whatever a review says. The others have no identity.
 _NEVER = frozenset({"system:masters", "system:anonymous", "system:unauthenticated"})
 
@@ -27,11 +27,11 @@ class Impersonation:
         """Yield the rights that it takes, as in Kubernetes: that on the user first."""
         if account := _service_account(self.user):
             namespace, name = account
-            yield Access(_IMPERSONATE, Resource.SERVICE_ACCOUNTS, namespace, name)
+            yield Access(IMPERSONATE, Resource.SERVICE_ACCOUNTS, namespace, name)
         else:
-            yield Access(_IMPERSONATE, Resource.USERS, name=self.user)
+            yield Access(IMPERSONATE, Resource.USERS, name=self.user)
         for group in self.groups:
-            yield Access(_IMPERSONATE, Resource.GROUPS, name=group)
+            yield Access(IMPERSONATE, Resource.GROUPS, name=group)
 
     def all_groups(self) -> Sequence[str]:
         """Return the groups with those that Kubernetes adds."""

@@ -186,6 +186,7 @@ class PermissionDenied(ServiceError):
             namespace=access.namespace,
             **({"project": access.project} if access.project else {}),
         )
+        self.access = access
 
 
 class EtagMismatch(ServiceError):

@@ -168,6 +168,7 @@ def test_both_names_are_on_record_where_a_caller_acts_for_another(tmp_path: Path
     for record in (begun, ended):
         assert (record["user"], record["on_behalf_of"]) == ("portal", "jane")
     assert (refused["user"], refused["reason"]) == ("portal", "PERMISSION_DENIED")
+    assert refused["first_target"] == "users/root"
 
 
 def test_a_deploy_of_a_registered_model_is_on_record_with_the_service_that_it_writes(

@@ -93,7 +93,7 @@ class Content:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
 
 
 class ApiServer:
@@ -320,7 +320,7 @@ def _encode(body: Mapping[str, Any]) -> bytes:
     return _ESCAPED_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
-def _decode(content: bytes) -> dict[str, Any]:
+def _decode(content: bytes | bytearray) -> dict[str, Any]:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):

@@ -124,7 +124,7 @@ def admit_answer(status: int, headers: Mapping[str, str]) -> None:
         raise Refused(status)
 
 
-def read_page(content: bytes) -> Page:
+def read_page(content: bytes | bytearray) -> Page:
     """Read a page of a list. Raises Refused for any other content."""
     try:
         return _read_page(content)

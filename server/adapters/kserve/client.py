@@ -6,6 +6,7 @@ whose errors distinguish "never connected" from "sent, and no answer".
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -39,6 +40,7 @@ _LEAST_TIME = 0.001
 READ_SIZE = 2**20
 # A page of 500 objects of half a megabyte each.
 LARGEST_ANSWER = 2**28
+MOST_WHOLE_LISTS = 2
 _ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
@@ -97,9 +99,13 @@ class Content:
 
 
 class ApiServer:
-    """The API server; `connect` opens it, `close` closes it."""
+    """The API server; `connect` opens it, `close` closes it.
+
+    `whole_lists` limits the whole collections that are in memory at once.
+    """
 
     def __init__(self, connection: Connection) -> None:
+        self.whole_lists = asyncio.Semaphore(MOST_WHOLE_LISTS)
         self._connection = connection
         connector = aiohttp.TCPConnector(limit=0, socket_factory=_socket_with_keepalive)
         self._session = aiohttp.ClientSession(

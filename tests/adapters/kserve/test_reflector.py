@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -202,6 +202,29 @@ async def test_after_a_list_that_was_cut_it_lists_at_once_again(
         await reflector.synced.wait()
         assert copy.objects == server.collections[PATH].objects
     assert server.count("list") == 2, "the one that was cut, and a whole one"
+
+
+async def test_of_many_collections_two_are_listed_at_once(
+    server: ScriptedServer, api: ApiServer
+) -> None:
+    running, reflectors = [0], []
+
+    async def counted(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        running.append(running[-1] + 1)
+        await asyncio.sleep(0.05)
+        running.append(running[-1] - 1)
+        return await server.list(request)
+
+    server.list_faults.extend([counted] * 6)
+    async with AsyncExitStack() as stack:
+        for n in range(6):
+            resource = Resource(Kind.PODS, f"team-{n}")
+            reflector = await stack.enter_async_context(running_reflector(api, resource, Copy()))
+            reflectors.append(reflector)
+        for reflector in reflectors:
+            await reflector.synced.wait()
+    assert len(running) == 13
+    assert max(running) <= 2
 
 
 async def test_410_lists_again_and_other_failures_only_resume(

@@ -199,11 +199,13 @@ class Reflector:
 
     async def _list_in_parts_if_large(self) -> None:
         """List at once, and in pages from the first time that this is too large or too slow."""
-        try:
+        if self._in_pages:
             await self._list()
+            return
+        try:
+            async with self._api.whole_lists:
+                await self._list()
         except AnswerTooLarge:
-            if self._in_pages:
-                raise
             self._in_pages = True
             await self._list()
         except Unanswered as e:

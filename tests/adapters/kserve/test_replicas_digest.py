@@ -8,25 +8,15 @@ from typing import Any
 
 import pytest
 
-from server.adapters.kserve.informers.collections import Kind, Resource
+from server.adapters.kserve.informers.collections import Resource
 from server.adapters.kserve.informers.object_cache import ObjectCache
 from server.adapters.kserve.informers.service_views import ServiceView, ServiceViews
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.objects import key_of
 from server.domain.service.inference_service import ServiceKey
 from server.domain.service.state_digest import state_digest
-from tests.adapters.kserve.replaying import KNATIVE_NAMES, NAMES, merged, recording
+from tests.adapters.kserve.replaying import KINDS, KNATIVE_NAMES, NAMES, merged, recording
 
-KINDS = {
-    "service": Kind.SERVICES,
-    "deployment": Kind.DEPLOYMENTS,
-    "replica_set": Kind.REPLICA_SETS,
-    "autoscaler": Kind.AUTOSCALERS,
-    "pod": Kind.PODS,
-    "event": Kind.EVENTS,
-    "knative_service": Kind.KNATIVE_SERVICES,
-    "revision": Kind.REVISIONS,
-}
 LIVES = [*NAMES, *(f"knative/{name}" for name in KNATIVE_NAMES)]
 # Only memory has the cause: its pods are gone, and Knative makes none at zero scale.
 REMEMBERED = "knative/update_crashes_at_zero"

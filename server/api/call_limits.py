@@ -145,8 +145,8 @@ class AdmittedCall(NamedTuple):
 class ArrivingRequests:
     """Bounds the memory of requests that wait until their callers are authenticated.
 
-    Requests of up to 32 KiB do not count: those of known callers pass whatever others send, and
-    `UNKNOWN_WAITING` bounds those of tokens that are not known.
+    Requests of up to 32 KiB do not count, so those of known callers always pass. `UNKNOWN_WAITING`
+    bounds those with tokens that are not known.
     """
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from server.domain.errors import PermissionDenied
 from server.ports import Identities
 
 IMPERSONATE = "impersonate"
-# The first has every right, whatever a review says. The others have no identity.
+# The first has every right without a review. The others have no identity.
 _NEVER = frozenset({"system:masters", "system:anonymous", "system:unauthenticated"})
 
 

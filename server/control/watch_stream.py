@@ -164,10 +164,10 @@ _NO_BATCH: tuple[Deadline, int, None] = (Deadline(0), 0, None)
 
 
 class _Unseen(NamedTuple):
-    """The services of which the reader of a watch of many may lack something, oldest first.
+    """The services with changes that the reader of a watch of many may lack, oldest first.
 
-    `seen`: what it has seen. `former_labels`: the labels that ended since, by uid. `rescoped`: the
-    namespaces that are covered only since, or no longer.
+    `seen`: the versions that it has. `former_labels`: the labels that ended since, by uid.
+    `rescoped`: the namespaces that are covered only since, or no longer.
     """
 
     services: Sequence[Entry | Tombstone]

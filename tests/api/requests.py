@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
+import pytest
 from modelservice.v1.inference_service_pb2 import (
     ContainerPredictor,
     InferenceService,
@@ -24,6 +26,7 @@ from modelservice.v1.model_service_pb2 import (
 from server.domain.rollout.status import Failure, FailureReason, State
 from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.service.inference_service import ServiceKey
+from tests.memory_cluster.cluster import MemoryCluster
 from tests.patience import PATIENCE_SECONDS
 
 NAMESPACE = "model-serving"
@@ -33,6 +36,22 @@ READY = InferenceServiceStatus.STATE_READY
 
 def key(name: str) -> ServiceKey:
     return ServiceKey(NAMESPACE, name)
+
+
+def hold_deploys(
+    memory: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Any], asyncio.Event]:
+    """Let no Deploy end before the event is set. The list has those that began."""
+    released, apply = asyncio.Event(), memory.apply
+    began: list[Any] = []
+
+    async def held(deploy: Any) -> Any:
+        began.append(deploy)
+        await released.wait()
+        return await apply(deploy)
+
+    monkeypatch.setattr(memory, "apply", held)
+    return began, released
 
 
 def container(image: str = "example.org/model:1", **others: Any) -> InferenceServiceSpec:

@@ -38,7 +38,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
-from .requests import deploy, eventually, watching
+from .requests import deploy, eventually, hold_deploys, watching
 from .token_files import Client, entry, identity, token_of
 
 CALLS, STREAMS = 3, 2
@@ -86,15 +86,7 @@ def test_a_caller_with_its_limit_of_calls_is_refused_and_another_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with world(tmp_path, max_calls=CALLS) as (served, flooder, other):
-        released, apply = asyncio.Event(), served.memory.apply
-        began: list[Any] = []
-
-        async def held(deploy: Any) -> Any:
-            began.append(deploy)
-            await released.wait()
-            return await apply(deploy)
-
-        monkeypatch.setattr(served.memory, "apply", held)
+        began, released = hold_deploys(served.memory, monkeypatch)
         with ThreadPoolExecutor(CALLS) as pool:
             waiting = [pool.submit(flooder.models.Deploy, deploy(f"s{n}")) for n in range(CALLS)]
             eventually("as many calls are open as may be", lambda: len(began) == CALLS)

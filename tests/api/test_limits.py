@@ -25,7 +25,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.serving import Served, serving, settings
 
-from .requests import deploy, eventually, watching
+from .requests import deploy, eventually, hold_deploys, watching
 
 CALLS, STREAMS = 3, 2
 ON_A_CONNECTION, WAITING = 1000, 200
@@ -48,15 +48,7 @@ def limited(served: Served) -> Iterator[ModelServiceStub]:
 def test_a_call_above_the_limit_is_refused_with_retry_info_until_another_ends(
     served: Served, limited: ModelServiceStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released, apply = asyncio.Event(), served.memory.apply
-    began: list[Any] = []
-
-    async def held(deploy: Any) -> Any:
-        began.append(deploy)
-        await released.wait()
-        return await apply(deploy)
-
-    monkeypatch.setattr(served.memory, "apply", held)
+    began, released = hold_deploys(served.memory, monkeypatch)
     with ThreadPoolExecutor(CALLS) as pool:
         waiting = [
             pool.submit(limited.Deploy, deploy(f"s{n}"), timeout=PATIENCE_SECONDS)

@@ -30,6 +30,7 @@ from server.api.interceptor import CallInterceptor
 from server.api.model_service import ModelService
 from server.api.registry_service import RegistryService
 from server.api.responses import Responses
+from server.api.rollout_service import RolloutService
 from server.api.transport.listening import add_port
 from server.bounded_file import FileUnusable
 from server.control.authorizer import Authorizer, ReservedNamespaces
@@ -117,21 +118,21 @@ class Application:
         reader = Reader(cluster, self._cache, authorizer)
         registered = registry or NoRegistry()
         memory = ServiceMemory(self._cache, serving.services_memory_bytes())
+        registry_deployer = RegistryDeployer(registered, cluster, self._cache, authorizer, memory)
+        deployer = Deployer(cluster, authorizer, memory, registry_deployer)
+        responses = Responses(cluster)
         models = ModelService(
-            deployer=Deployer(
-                cluster,
-                authorizer,
-                memory,
-                RegistryDeployer(registered, cluster, self._cache, authorizer, memory),
-            ),
+            deployer=deployer,
             reader=reader,
             watcher=Watcher(cluster, self._cache, reader, authorizer),
-            responses=Responses(cluster),
+            responses=responses,
         )
+        rollouts = RolloutService(deployer=deployer, responses=responses)
         registering = _registry_service(registered, self._cache, authorizer)
         self._certificate = _certificate(serving)
         self._server = grpc_server(
             models,
+            rollouts,
             registering,
             self._health,
             self._interceptor,

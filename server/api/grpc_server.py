@@ -16,6 +16,8 @@ from modelservice.v1 import (
     model_service_pb2_grpc,
     registry_service_pb2,
     registry_service_pb2_grpc,
+    rollout_service_pb2,
+    rollout_service_pb2_grpc,
 )
 
 from server.api.call_limits import CallLimits
@@ -24,6 +26,7 @@ from server.api.interceptor import CallInterceptor, InterceptedServer
 from server.api.model_service import ModelService
 from server.api.reflection import Reflection
 from server.api.registry_service import RegistryService
+from server.api.rollout_service import RolloutService
 from server.api.transport.listening import add_port
 
 log = structlog.get_logger(__name__)
@@ -77,6 +80,7 @@ _HEALTH_OPTIONS = (
 # Served by reflection: the services, and the details of their errors.
 _PUBLIC_FILES = (
     model_service_pb2.DESCRIPTOR,
+    rollout_service_pb2.DESCRIPTOR,
     registry_service_pb2.DESCRIPTOR,
     errors_pb2.DESCRIPTOR,
     error_details_pb2.DESCRIPTOR,
@@ -87,6 +91,7 @@ _PUBLIC_FILES = (
 
 def grpc_server(
     models: ModelService,
+    rollouts: RolloutService,
     registry: RegistryService,
     health: Health,
     interceptor: CallInterceptor,
@@ -101,6 +106,7 @@ def grpc_server(
     intercepted: Any = InterceptedServer(server, interceptor)
     # The interceptor passes them a Call in place of gRPC's context, and takes responses in bytes.
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, intercepted)  # type: ignore[arg-type]
+    rollout_service_pb2_grpc.add_RolloutServiceServicer_to_server(rollouts, intercepted)  # type: ignore[arg-type]
     registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, intercepted)  # type: ignore[arg-type]
     health_pb2_grpc.add_HealthServicer_to_server(health, intercepted)
     Reflection(GRPC_SERVICES, _PUBLIC_FILES).add_to(intercepted)

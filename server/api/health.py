@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
-from modelservice.v1 import model_service_pb2, registry_service_pb2
+from modelservice.v1 import model_service_pb2, registry_service_pb2, rollout_service_pb2
 
 from server.api.reflection import REFLECTION_SERVICES
 from server.control.watch_cache import WatchCache
@@ -17,9 +17,10 @@ from server.ports import Cluster, Registry
 
 SERVICE = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 REGISTRY_SERVICE = registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+ROLLOUT_SERVICE = rollout_service_pb2.DESCRIPTOR.services_by_name["RolloutService"].full_name
 HEALTH_SERVICE = pb.DESCRIPTOR.services_by_name["Health"].full_name
 # Every gRPC service of this server. Health knows each by its full name.
-GRPC_SERVICES = (SERVICE, REGISTRY_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES)
+GRPC_SERVICES = (SERVICE, ROLLOUT_SERVICE, REGISTRY_SERVICE, HEALTH_SERVICE, *REFLECTION_SERVICES)
 LIVE = "live"
 CLUSTER = "cluster"
 REGISTRY = "registry"
@@ -51,7 +52,8 @@ class Health(health_pb2_grpc.HealthServicer):
 
     def stop_admitting(self) -> None:
         """Serve NOT_SERVING from now on, so that load balancers send callers elsewhere."""
-        self._stopped = dict.fromkeys(("", SERVICE, REGISTRY_SERVICE), NOT_SERVING)
+        stopped = ("", SERVICE, ROLLOUT_SERVICE, REGISTRY_SERVICE)
+        self._stopped = dict.fromkeys(stopped, NOT_SERVING)
         self.set({})
 
     def end_watches(self) -> None:
@@ -125,7 +127,7 @@ def health_statuses(
     for the whole server, "live", "cluster", and "registry" if there is one."""
     ready = cache.synced and not cache.stopping
     statuses = dict.fromkeys((LIVE, HEALTH_SERVICE, *REFLECTION_SERVICES), SERVING)
-    statuses |= dict.fromkeys(("", SERVICE), _serving(ready))
+    statuses |= dict.fromkeys(("", SERVICE, ROLLOUT_SERVICE), _serving(ready))
     statuses[CLUSTER] = _serving(cluster.reachable())
     statuses[REGISTRY_SERVICE] = _serving(ready and registry is not None and registry.reachable())
     if registry is not None:

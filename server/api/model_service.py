@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from modelservice.v1 import model_service_pb2 as pb
 
-from server import failpoints
 from server.api.requests import delete_of, deploy_of, list_query_of, rollout_of, watch_of
 from server.api.responses import Responses
 from server.control.call import Call
@@ -40,10 +39,7 @@ class ModelService:
     async def Deploy(self, request: pb.DeployRequest, call: Call) -> bytes:  # noqa: N802
         """Serve the RPC."""
         applied = await self._deployer.deploy(call, deploy_of(request))
-        rollout = {"rollout_id": applied.rollout.id} if applied.rollout else {}
-        call.note_result(action=applied.action.value, **rollout)
-        failpoints.reached("before-answer")
-        return self._responses.deploy(applied)
+        return self._responses.deploy(call, applied)
 
     async def Get(self, request: pb.GetRequest, call: Call) -> bytes:  # noqa: N802
         """Serve the RPC."""

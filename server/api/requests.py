@@ -12,6 +12,7 @@ from datetime import timedelta
 from google.protobuf.descriptor import EnumDescriptor
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1 import rollout_service_pb2 as rollouts_pb
 
 from server.api.specs import duration_of, spec_of
 from server.control.read import ListQuery
@@ -50,6 +51,31 @@ def deploy_of(request: pb.DeployRequest) -> Deploy:
         restart=request.restart,
         force=request.force,
         create_only=request.create_only,
+    )
+
+
+def stop_of(request: rollouts_pb.StopRequest) -> Deploy:
+    """Convert a StopRequest."""
+    return _stop_or_start_of(request, stop=True)
+
+
+def start_of(request: rollouts_pb.StartRequest) -> Deploy:
+    """Convert a StartRequest."""
+    return _stop_or_start_of(request, stop=False)
+
+
+def _stop_or_start_of(
+    request: rollouts_pb.StopRequest | rollouts_pb.StartRequest, *, stop: bool
+) -> Deploy:
+    return Deploy(
+        key=ServiceKey(request.namespace, request.name),
+        spec=None,
+        stop=stop,
+        only_rollout=rollout_of(request.rollout_id),
+        etag=request.etag,
+        request_id=request.request_id,
+        validate_only=request.validate_only,
+        force=request.force,
     )
 
 

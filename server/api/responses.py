@@ -16,7 +16,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 
+from server import failpoints
 from server.api.services import identity_message, service_message
+from server.control.call import Call
 from server.control.read import ListPage
 from server.control.watch_cache import ServiceIdentity
 from server.control.watch_stream import EventType, WatchEvent
@@ -48,9 +50,12 @@ class Responses:
         self._watch_one = watch(log_lines=True)
         self._watch_many = watch(log_lines=False)
 
-    def deploy(self, applied: Applied) -> bytes:
-        """Encode a DeployResponse."""
+    def deploy(self, call: Call, applied: Applied) -> bytes:
+        """Encode a DeployResponse, and note in the call what was done."""
         rollout_id = applied.rollout.id if applied.rollout else ""
+        noted = {"rollout_id": rollout_id} if rollout_id else {}
+        call.note_result(action=applied.action.value, **noted)
+        failpoints.reached("before-answer")
         service = service_message(applied.service)
         if not rollout_id:
             # A dry run makes no rollout; the next one would get this id.

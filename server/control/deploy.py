@@ -47,8 +47,10 @@ class Deployer:
         key = await self._authorizer.authorize(call, Verb.DEPLOY, deploy.key)
         deploy = replace(deploy, key=key)
         check_deploy(deploy)
-        refusal = await self._authorizer.creation_refusal(call, key.namespace)
-        deploy = replace(canonical_deploy(deploy), absence_refused=refusal)
+        if deploy.stop is None:
+            refusal = await self._authorizer.creation_refusal(call, key.namespace)
+            deploy = replace(deploy, absence_refused=refusal)
+        deploy = canonical_deploy(deploy)
         if not deploy.validate_only:
             await call.begin_write(key)
         with self._memory.reserve(deploy):

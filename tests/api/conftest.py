@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
+from modelservice.v1.rollout_service_pb2_grpc import RolloutServiceStub
 
 from tests.api_recorders import Authority
 
@@ -15,6 +16,12 @@ from .registry_project import Project
 from .tls_files import TlsFiles
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture
+def rollouts(grpc_channel: grpc.Channel) -> RolloutServiceStub:
+    """RolloutService, as its callers have it."""
+    return RolloutServiceStub(grpc_channel)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import strategies as st
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1 import registry_service_pb2 as registry_pb
+from modelservice.v1 import rollout_service_pb2 as rollouts_pb
 from modelservice.v1.inference_service_pb2 import RegisteredModelPredictor
 
 from server.api.specs import spec_message
@@ -20,6 +21,7 @@ from tests.strategies import deploys
 
 SERVICES = (
     pb.DESCRIPTOR.services_by_name["ModelService"],
+    rollouts_pb.DESCRIPTOR.services_by_name["RolloutService"],
     registry_pb.DESCRIPTOR.services_by_name["RegistryService"],
 )
 METHODS = {method.name: method for service in SERVICES for method in service.methods}

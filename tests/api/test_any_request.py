@@ -55,6 +55,18 @@ WRITES = {
     "WRITE_OUTCOME_UNKNOWN",
     "AUDIT_UNAVAILABLE",
 }
+STOPS = WRITES | {
+    "SPEC_INVALID",
+    "REQUEST_ID_REUSED",
+    "ROLLOUT_GONE",
+    "ROLLOUT_SUPERSEDED",
+    "SERVICE_DELETING",
+    "FIELD_CONFLICT",
+    "NAMESPACE_TERMINATING",
+    "RESERVED_NAMESPACE",
+    "UNSUPPORTED_BY_CLUSTER",
+    "UPDATES_DISABLED",
+}
 DOCUMENTED = {
     "Deploy": WRITES
     | {
@@ -94,6 +106,8 @@ DOCUMENTED = {
         "ROLLOUT_SUPERSEDED",
         "ROLLOUT_GONE",
     },
+    "Stop": STOPS,
+    "Start": STOPS,
     "CreateRegisteredModel": {"ALREADY_EXISTS"},
     "GetRegisteredModel": {"MODEL_NOT_FOUND"},
     "ListRegisteredModels": {"PAGE_TOKEN_INVALID"},

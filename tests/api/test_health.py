@@ -28,7 +28,14 @@ from .requests import eventually
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING
 REGISTRY_SERVICE = "modelservice.v1.RegistryService"
-SERVICES = ("", "modelservice.v1.ModelService", "cluster", "registry", "live")
+SERVICES = (
+    "",
+    "modelservice.v1.ModelService",
+    "modelservice.v1.RolloutService",
+    "cluster",
+    "registry",
+    "live",
+)
 
 
 def status(health, service: str) -> int:

@@ -28,6 +28,7 @@ from modelservice.v1 import (
     model_service_pb2,
     registry_pb2,
     registry_service_pb2,
+    rollout_service_pb2,
 )
 from modelservice.v1.model_service_pb2 import GetRequest
 
@@ -43,6 +44,7 @@ FILES = [
         model_service_pb2,
         registry_pb2,
         registry_service_pb2,
+        rollout_service_pb2,
         health_pb2,
         error_details_pb2,
         status_pb2,
@@ -83,6 +85,7 @@ def test_the_services_are_listed(grpc_channel, version) -> None:
     assert listed_services(grpc_channel, version) == {
         "modelservice.v1.ModelService",
         "modelservice.v1.RegistryService",
+        "modelservice.v1.RolloutService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",

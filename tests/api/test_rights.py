@@ -16,9 +16,10 @@ import pytest
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from grpc import StatusCode
-from modelservice.v1 import model_service_pb2, registry_service_pb2
+from modelservice.v1 import model_service_pb2, registry_service_pb2, rollout_service_pb2
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1 import registry_service_pb2 as registry_pb
+from modelservice.v1 import rollout_service_pb2 as rollouts_pb
 from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, RegisteredModelPredictor
 from modelservice.v1.registry_pb2 import ModelVersion, RegisteredModel, ServingEnvironment
 
@@ -45,8 +46,12 @@ from .token_files import Client, entry, identity
 
 HERE, THERE = "team-a", "team-b"
 ROLES = ("none", "viewer", "deployer", "admin")
+# Those that act in a namespace; those of the registry act in a project.
 SERVICES = {
-    method.name for method in model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].methods
+    method.name
+    for module in (model_service_pb2, rollout_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
 }
 REGISTRY = {
     method.name
@@ -63,6 +68,8 @@ TABLE: dict[str, Row] = {
     "List": ("viewer", lambda name: pb.ListRequest(namespace=HERE)),
     "Delete": ("deployer", lambda name: pb.DeleteRequest(namespace=HERE, name=name)),
     "WatchStatus": ("viewer", lambda name: pb.WatchStatusRequest(namespace=HERE, name=name)),
+    "Stop": ("deployer", lambda name: rollouts_pb.StopRequest(namespace=HERE, name=name)),
+    "Start": ("deployer", lambda name: rollouts_pb.StartRequest(namespace=HERE, name=name)),
     "CreateRegisteredModel": (
         "deployer",
         lambda name: registry_pb.CreateRegisteredModelRequest(
@@ -155,9 +162,8 @@ class Answer(NamedTuple):
 
 
 def answer(client: Client, method: str, request: Message) -> Answer:
-    stub = client.models if method in SERVICES else client.registry
     try:
-        response = getattr(stub, method)(request)
+        response = client.method(method)(request)
         if method == "WatchStatus":
             next(response)
             response.cancel()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import grpc
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from modelservice.v1.registry_service_pb2_grpc import RegistryServiceStub
+from modelservice.v1.rollout_service_pb2_grpc import RolloutServiceStub
 
 from tests.patience import PATIENCE_SECONDS
 
@@ -78,7 +79,13 @@ class Client:
     def __init__(self, channel: grpc.Channel, *authorization: str) -> None:
         channel = with_tokens(channel, *authorization)
         self.models = ModelServiceStub(channel)
+        self.rollouts = RolloutServiceStub(channel)
         self.registry = RegistryServiceStub(channel)
+
+    def method(self, name: str) -> Any:
+        """The method of whichever service has it."""
+        stubs = (self.models, self.rollouts, self.registry)
+        return next(getattr(stub, name) for stub in stubs if hasattr(stub, name))
 
     @classmethod
     def of(cls, channel: grpc.Channel, user: str) -> Client:

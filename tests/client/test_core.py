@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
-from modelservice.v1 import model_service_pb2, registry_service_pb2
+from modelservice.v1 import model_service_pb2, registry_service_pb2, rollout_service_pb2
 from modelservice.v1.errors_pb2 import ErrorReason
 from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceSpec
 from modelservice.v1.model_service_pb2 import DeleteRequest, DeleteResponse, WatchStatusRequest
@@ -496,8 +496,8 @@ def test_the_table_has_every_rpc() -> None:
     listed = {value.path: value for value in vars(rpcs).values() if isinstance(value, rpcs.Rpc)}
     described = {
         f"/{service.full_name}/{method.name}": method
-        for file in (model_service_pb2.DESCRIPTOR, registry_service_pb2.DESCRIPTOR)
-        for service in file.services_by_name.values()
+        for module in (model_service_pb2, registry_service_pb2, rollout_service_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
     assert listed.keys() == described.keys()

@@ -16,6 +16,7 @@ from modelservice.v1 import (
     model_service_pb2,
     registry_pb2,
     registry_service_pb2,
+    rollout_service_pb2,
 )
 
 from tests.serving import Served, serving, settings
@@ -28,6 +29,7 @@ FILES = [
         model_service_pb2,
         registry_pb2,
         registry_service_pb2,
+        rollout_service_pb2,
     )
 ]
 SERVICES = [service for file in FILES for service in file.services_by_name.values()]

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from modelservice.v1 import model_service_pb2, registry_service_pb2
+from modelservice.v1 import model_service_pb2, registry_service_pb2, rollout_service_pb2
 
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import Served, serving, settings
 
 METHODS = [
     method
-    for file in (model_service_pb2.DESCRIPTOR, registry_service_pb2.DESCRIPTOR)
-    for service in file.services_by_name.values()
+    for module in (model_service_pb2, registry_service_pb2, rollout_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
 

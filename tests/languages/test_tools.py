@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from modelservice.v1 import model_service_pb2, registry_service_pb2
+from modelservice.v1 import model_service_pb2, registry_service_pb2, rollout_service_pb2
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from tests.api.requests import deploy
@@ -22,8 +22,8 @@ from tests.serving import Served, serving, settings
 pytestmark = pytest.mark.processes
 SERVICES = [
     service.full_name
-    for file in (model_service_pb2.DESCRIPTOR, registry_service_pb2.DESCRIPTOR)
-    for service in file.services_by_name.values()
+    for module in (model_service_pb2, registry_service_pb2, rollout_service_pb2)
+    for service in module.DESCRIPTOR.services_by_name.values()
 ]
 
 

@@ -24,6 +24,7 @@ from modelservice.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
     registry_service_pb2,
+    rollout_service_pb2,
 )
 from modelservice.v1.model_service_pb2 import (
     DeployRequest,
@@ -170,8 +171,8 @@ def test_the_service_config_names_every_read_and_nothing_else() -> None:
     (policy,) = json.loads(service_config())["methodConfig"]
     reads = {
         (service.full_name, method.name)
-        for file in (model_service_pb2.DESCRIPTOR, registry_service_pb2.DESCRIPTOR)
-        for service in file.services_by_name.values()
+        for module in (model_service_pb2, registry_service_pb2, rollout_service_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if method.name.startswith(("Get", "List"))
     }

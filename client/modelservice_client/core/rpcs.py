@@ -1,4 +1,4 @@
-"""List the RPCs of ModelService with their messages, and how each can be repeated."""
+"""List the RPCs of this API with their messages, and how each can be repeated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 from modelservice.v1 import model_service_pb2 as m
 from modelservice.v1 import registry_service_pb2 as r
+from modelservice.v1 import rollout_service_pb2 as o
 
 Req = TypeVar("Req", bound=Message)
 Res = TypeVar("Res", bound=Message)
@@ -34,6 +35,7 @@ class Rpc(Generic[Req, Res]):
 
 
 _MODEL_SERVICE = "/modelservice.v1.ModelService/"
+_ROLLOUT_SERVICE = "/modelservice.v1.RolloutService/"
 _REGISTRY = "/modelservice.v1.RegistryService/"
 
 # Repeatable by its request_id.
@@ -43,6 +45,10 @@ LIST = Rpc(_MODEL_SERVICE + "List", m.ListRequest, m.ListResponse)
 # Repeatable with allow_missing, as are the registry's.
 DELETE = Rpc(_MODEL_SERVICE + "Delete", m.DeleteRequest, m.DeleteResponse)
 WATCH_STATUS = Rpc(_MODEL_SERVICE + "WatchStatus", m.WatchStatusRequest, m.WatchStatusResponse)
+
+# Repeatable by their request_ids.
+STOP = Rpc(_ROLLOUT_SERVICE + "Stop", o.StopRequest, m.DeployResponse)
+START = Rpc(_ROLLOUT_SERVICE + "Start", o.StartRequest, m.DeployResponse)
 
 CREATE_REGISTERED_MODEL = Rpc(
     _REGISTRY + "CreateRegisteredModel",

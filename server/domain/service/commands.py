@@ -75,11 +75,13 @@ def _soon() -> Deadline:
 class Deploy:
     """Replace the whole spec of a service, or create the service.
 
-    `spec` None keeps spec, labels and annotations; only `restart` allows that. The cluster has to
-    answer before `deadline`. `provenance` is set for a registered model; `sent_hash` is then the
-    body_hash of the request before its model was resolved. `absence_refused` is raised where there
-    is no service, and its caller may not create one. `user` is the caller's name, of at most
-    MOST_USER characters; empty where callers have no identity.
+    `spec` None keeps spec, labels and annotations; only `restart` and `stop` allow that. `stop`
+    stops the service, or starts it where False. With `only_rollout` nothing is written unless that
+    is the newest rollout. The cluster has to answer before `deadline`. `provenance` is set for a
+    registered model; `sent_hash` is then the body_hash of the request before its model was
+    resolved. `absence_refused` is raised where there is no service, and its caller may not create
+    one. `user` is the caller's name, of at most MOST_USER characters; empty where callers have no
+    identity.
     """
 
     key: ServiceKey
@@ -92,6 +94,8 @@ class Deploy:
     restart: bool = False
     force: bool = False
     create_only: bool = False
+    stop: bool | None = None
+    only_rollout: Rollout | None = None
     provenance: Provenance | None = None
     sent_hash: str = ""
     deadline: Deadline = field(default_factory=_soon, compare=False)
@@ -118,6 +122,7 @@ class Deploy:
                 dict(self.annotations),
                 self.restart,
                 predictor_type(self.spec),
+                *([] if self.stop is None else [self.stop]),
             ]
         )
 

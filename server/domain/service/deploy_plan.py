@@ -16,7 +16,6 @@ from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import (
     MANAGED_BY_LABEL,
     OUR_PREFIX,
-    STOP_ANNOTATION,
     Action,
     Deploy,
     fingerprint,
@@ -28,7 +27,12 @@ from server.domain.service.inference_service import (
     Scaling,
     ServiceKey,
 )
-from server.domain.service.preconditions import Stored, desired_spec, with_request
+from server.domain.service.preconditions import (
+    Stored,
+    desired_annotations,
+    desired_spec,
+    with_request,
+)
 
 
 class Content(NamedTuple):
@@ -88,12 +92,9 @@ def _with_request(stored: Stored, deploy: Deploy, action: Action) -> Stored:
 def _desired_content(deploy: Deploy, stored: Stored | None) -> Content:
     spec = desired_spec(deploy, stored)
     present = _content_of(stored.service) if stored else None
+    annotations = desired_annotations(deploy, present.annotations if present else {})
     if deploy.spec is None and present:
-        return present._replace(spec=spec)
-    kept = {
-        k: v for k, v in (present.annotations if present else {}).items() if k == STOP_ANNOTATION
-    }
-    annotations = kept | dict(deploy.annotations)
+        return present._replace(spec=spec, annotations=annotations)
     return Content(spec, dict(deploy.labels), annotations, deploy.origin)
 
 

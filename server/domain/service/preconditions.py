@@ -6,7 +6,7 @@ a refusal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from server.domain.errors import (
@@ -16,10 +16,18 @@ from server.domain.errors import (
     FieldViolation,
     NotManaged,
     RequestIdReused,
+    RolloutGone,
+    RolloutSuperseded,
     ServiceDeleting,
     ServiceNotFound,
 )
-from server.domain.service.commands import Action, Delete, Deploy
+from server.domain.service.commands import (
+    STOP_ANNOTATION,
+    Action,
+    Delete,
+    Deploy,
+    is_stop_requested,
+)
 from server.domain.service.inference_service import InferenceService, InferenceServiceSpec
 from server.domain.service.validation import check_platform_keys
 
@@ -83,10 +91,28 @@ def desired_spec(deploy: Deploy, stored: Stored | None) -> InferenceServiceSpec:
     present = stored.service.spec if stored else None
     spec = deploy.spec or present
     if spec is None:
-        raise FieldInvalid([FieldViolation("spec", "must be the whole spec")])
+        raise FieldInvalid([_no_spec(deploy)])
     if stored and present and not spec.deployment_mode and not stored.service.unmanaged:
         return replace(spec, deployment_mode=present.deployment_mode)
     return spec
+
+
+def desired_annotations(deploy: Deploy, present: Mapping[str, str]) -> dict[str, str]:
+    """Return the annotations to write, of a service that has the `present` ones.
+
+    A Deploy with a spec replaces all but STOP_ANNOTATION, so that it starts no service by accident.
+    """
+    if deploy.spec is not None:
+        kept = {key: text for key, text in present.items() if key == STOP_ANNOTATION}
+        return kept | dict(deploy.annotations)
+    if deploy.stop is None or keeps_stopped(deploy, present):
+        return dict(present)
+    return {**present, STOP_ANNOTATION: "true" if deploy.stop else "false"}
+
+
+def keeps_stopped(deploy: Deploy, present: Mapping[str, str]) -> bool:
+    """Report whether a Stop or Start finds the annotations as it wants them."""
+    return deploy.stop is not None and deploy.stop == is_stop_requested(present)
 
 
 def with_request(
@@ -109,10 +135,30 @@ def _admit_creation(deploy: Deploy) -> None:
 def _admit_update(deploy: Deploy, service: InferenceService) -> None:
     if deploy.create_only:
         raise AlreadyExists(f"{deploy.key} exists already", uid=service.uid)
+    _require_newest(deploy, service)
     if deploy.etag and deploy.etag != service.etag:
         raise EtagMismatch(deploy.key)
     if service.unmanaged and not deploy.force:
         raise NotManaged(deploy.key)
+
+
+def _require_newest(deploy: Deploy, service: InferenceService) -> None:
+    if deploy.only_rollout in (None, service.rollout):
+        return
+    if deploy.only_rollout.uid != service.uid:
+        raise RolloutGone(f"{deploy.key} was deleted and created again since that rollout")
+    writer = service.spec_writer
+    raise RolloutSuperseded(
+        f"the rollout_id is not that of the newest rollout of {deploy.key}; read it again",
+        **({"field_manager": writer} if writer else {}),
+    )
+
+
+def _no_spec(deploy: Deploy) -> FieldViolation:
+    if deploy.stop is None:
+        return FieldViolation("spec", "must be the whole spec")
+    why = "must be of a service whose spec this API can express"
+    return FieldViolation("name", f"{why}: set the annotation {STOP_ANNOTATION} by kubectl")
 
 
 def _replayed(deploy: Deploy, past: Sequence[PastRequest]) -> PastRequest | None:

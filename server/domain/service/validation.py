@@ -108,7 +108,8 @@ def check_namespace(namespace: str) -> None:
 def _deploy_violations(deploy: Deploy) -> Iterator[FieldViolation]:
     yield from _name_violations(deploy.key.name)
     yield from _namespace_violations(deploy.key.namespace)
-    yield from _length_violations(deploy.key)
+    if deploy.stop is None:
+        yield from _length_violations(deploy.key)
     if deploy.request_id and not _REQUEST_ID.fullmatch(deploy.request_id):
         given = escaped(deploy.request_id)
         why = f"must have 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', got {given}"
@@ -159,7 +160,7 @@ def _host(name: str, namespace: str) -> str:
 
 
 def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
-    if not deploy.restart:
+    if not deploy.restart and deploy.stop is None:
         yield FieldViolation("spec", "must be set, except for a restart")
     for path, given in (("labels", deploy.labels), ("annotations", deploy.annotations)):
         if given:

@@ -54,7 +54,9 @@ from server.domain.service.preconditions import (
     PastRequest,
     Stored,
     admit_deploy,
+    desired_annotations,
     desired_spec,
+    keeps_stopped,
     with_request,
 )
 from server.domain.service.spec_validation import mode_violations
@@ -140,13 +142,12 @@ def _desired_object(
     config: KServeConfig,
 ) -> DesiredObject:
     spec = desired_spec(deploy, stored)
-    labels, annotations, origin = deploy.labels, dict(deploy.annotations), deploy.origin
+    labels, origin = deploy.labels, deploy.origin
+    annotations = desired_annotations(deploy, current.annotations if current else {})
     if current and deploy.spec is None:
-        labels, annotations, origin = current.labels, dict(current.annotations), {}
+        labels, origin = current.labels, {}
         if isinstance(spec.predictor, RegisteredModelPredictor):
             origin = origin_of(current.obj, current.managers)
-    elif current and STOP_ANNOTATION in current.annotations:
-        annotations.setdefault(STOP_ANNOTATION, current.annotations[STOP_ANNOTATION])
     # A model's additions depend on its runtime. They stay while its pods stay.
     held = current.our_annotations.added if current else AddedFields()
     if isinstance(spec.serving, ModelPredictor):
@@ -190,8 +191,10 @@ def _plan_update(
     fresh_stamp: str,
 ) -> Plan:
     obj, managers, ours = current.obj, current.managers, current.our_annotations
+    if keeps_stopped(deploy, current.annotations):
+        return Plan(current, desired, body_of(desired), Action.UNCHANGED, unchanged=True)
     if deploy.spec is None:
-        _admit_bare_restart(current)
+        _admit_without_spec(deploy, current)
     # The object as it would be if the pods stay.
     desired = replace(
         desired,
@@ -265,13 +268,16 @@ def _plan_rollout(deploy: Deploy, plan: Plan, current: ParsedObject) -> Plan:
     )
 
 
-def _admit_bare_restart(current: ParsedObject) -> None:
-    """Refuse a restart without a spec that would remove fields: a list of containers is written
+def _admit_without_spec(deploy: Deploy, current: ParsedObject) -> None:
+    """Refuse a write without a spec that would remove fields: a list of containers is written
     whole."""
     lost = [path for path in current.unsupported if "spec.predictor.containers" in path]
-    if lost:
-        why = "must be given, because the service has fields that this API does not have"
-        raise FieldInvalid([FieldViolation("spec", f"{why} ({', '.join(lost)})")])
+    if not lost:
+        return
+    path, why = "spec", "must be given, because the service has fields that this API does not have"
+    if deploy.stop is not None:
+        path, why = "name", "must be of a service without fields that this API does not have"
+    raise FieldInvalid([FieldViolation(path, f"{why} ({', '.join(lost)})")])
 
 
 def _admit_mode(
@@ -309,7 +315,8 @@ def _admit_mode(
 
 def _admit_stop(deploy: Deploy, obj: Object, mode: str, release: Release) -> None:
     """Refuse a stop that KServe would not carry out: the service would go on serving."""
-    if not is_stop_requested(deploy.annotations) or release.stops_deployments or mode != STANDARD:
+    asked = deploy.stop or is_stop_requested(deploy.annotations)
+    if not asked or release.stops_deployments or mode != STANDARD:
         return
     # A vendor's KServe that stops services has this condition in all of them.
     if not get_condition(obj, "Stopped"):

@@ -35,6 +35,7 @@ _UNTIL = {
     pb.WatchStatusRequest.UNTIL_UNSPECIFIED: Until.FOREVER,
     pb.WatchStatusRequest.UNTIL_READY: Until.READY,
     pb.WatchStatusRequest.UNTIL_GONE: Until.GONE,
+    pb.WatchStatusRequest.UNTIL_STOPPED: Until.STOPPED,
 }
 
 
@@ -142,7 +143,8 @@ def watch_of(request: pb.WatchStatusRequest) -> Watch:
 
 def _check_watch(request: pb.WatchStatusRequest) -> None:
     if request.until not in _UNTIL:
-        raise _invalid("until", f"must be UNTIL_READY, UNTIL_GONE or unset, got {request.until}")
+        why = "must be UNTIL_READY, UNTIL_GONE, UNTIL_STOPPED or unset"
+        raise _invalid("until", f"{why}, got {request.until}")
     if request.until and not request.name:
         raise _invalid("name", "must be set when until is set")
     if request.label_selector and request.name:

@@ -35,10 +35,19 @@ from server.domain.errors import (
     RolloutSuperseded,
     ServiceError,
     ServiceNotFound,
+    ServiceNotStopping,
     ServiceStopped,
     ViewBehind,
 )
-from server.domain.rollout.rollout_id import End, Outcome, Rollout, RolloutStatus, outcome
+from server.domain.rollout.rollout_id import (
+    End,
+    Outcome,
+    Rollout,
+    RolloutStatus,
+    outcome,
+    stop_outcome,
+)
+from server.domain.service.commands import is_stop_requested
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.validation import check_key, check_namespace
 from server.ports import Cluster
@@ -72,10 +81,11 @@ class Watcher:
         """Send events until the wait is over, the caller leaves, or the server stops.
 
         It ends normally only when the awaited state was reached. If it cannot be reached any more,
-        RolloutFailed, RolloutSuperseded, RolloutGone or ServiceStopped is raised right after the
-        event of the service that decided it. A watch of `-` has the namespaces that the caller may
-        watch: services of one that it may watch no longer are LEFT. PermissionDenied is raised
-        where no namespace is left, and Unauthenticated when the caller's token ends.
+        RolloutFailed, RolloutSuperseded, RolloutGone, ServiceStopped or ServiceNotStopping is
+        raised right after the event of the service that decided it. A watch of `-` has the
+        namespaces that the caller may watch: services of one that it may watch no longer are LEFT.
+        PermissionDenied is raised where no namespace is left, and Unauthenticated when the caller's
+        token ends.
         """
         target = await self._authorizer.authorize(call, Verb.WATCH, watch.target)
         if target.name:
@@ -151,16 +161,18 @@ class Watcher:
             case Until.GONE:
                 return await self._until_gone(call, watch)
             case Until.READY:
-                return await self._until_ready(call, watch)
+                return _UntilReady(watch.target, await self._awaited(call, watch))
+            case Until.STOPPED:
+                return _UntilStopped(watch.target, await self._awaited(call, watch))
 
-    async def _until_ready(self, call: Call, watch: Watch) -> _Wait:
+    async def _awaited(self, call: Call, watch: Watch) -> Rollout:
         if watch.rollout:
             await self._reader.catch_up(call, watch.target, watch.rollout)
-            return _UntilReady(watch.target, watch.rollout)
+            return watch.rollout
         service = self._cache.get(watch.target)
         if service is None:
             raise ServiceNotFound(watch.target)
-        return _UntilReady(watch.target, service.rollout)
+        return service.rollout
 
     async def _until_gone(self, call: Call, watch: Watch) -> _Wait:
         if watch.rollout:
@@ -199,13 +211,34 @@ class _UntilReady:
     awaited: Rollout
 
     def is_over(self, sent: InferenceService | None) -> bool:
-        current = RolloutStatus(sent.rollout, sent.status) if sent else None
-        decided = outcome(self.awaited, current)
-        if decided is None:
-            return False
-        if decided.end is End.READY:
-            return True
-        raise _error_of(self.key, decided, sent.spec_writer if sent else "")
+        decided = outcome(self.awaited, _status_of(sent))
+        return _is_reached(End.READY, self.key, decided, sent)
+
+
+@dataclass(frozen=True, slots=True)
+class _UntilStopped:
+    key: ServiceKey
+    awaited: Rollout
+
+    def is_over(self, sent: InferenceService | None) -> bool:
+        stop_asked = sent is not None and is_stop_requested(sent.annotations)
+        decided = stop_outcome(self.awaited, _status_of(sent), stop_asked=stop_asked)
+        return _is_reached(End.STOPPED, self.key, decided, sent)
+
+
+def _status_of(sent: InferenceService | None) -> RolloutStatus | None:
+    return RolloutStatus(sent.rollout, sent.status) if sent else None
+
+
+def _is_reached(
+    end: End, key: ServiceKey, decided: Outcome | None, sent: InferenceService | None
+) -> bool:
+    """Report whether a wait has reached its end. Raises the error of any other end."""
+    if decided is None:
+        return False
+    if decided.end is end:
+        return True
+    raise _error_of(key, decided, sent.spec_writer if sent else "")
 
 
 def _error_of(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceError:
@@ -218,6 +251,10 @@ def _error_of(key: ServiceKey, decided: Outcome, spec_writer: str) -> ServiceErr
             return RolloutSuperseded(f"{newer}; {by}", field_manager=spec_writer)
         case End.STOPPED:
             return ServiceStopped(f"{key} is stopped, so the awaited rollout does not become ready")
+        case End.NOT_STOPPING:
+            return ServiceNotStopping(
+                f"{key} is neither stopped nor on its way to it: call Stop first"
+            )
         case End.FAILED:
             why = f"{decided.failure.reason}: {decided.failure.message}" if decided.failure else ""
             return RolloutFailed(f"the awaited rollout of {key} failed: {why}", decided.failure)

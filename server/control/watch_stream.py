@@ -68,6 +68,7 @@ class Until(StrEnum):
     FOREVER = "FOREVER"
     READY = "READY"
     GONE = "GONE"
+    STOPPED = "STOPPED"
 
 
 class Watch(NamedTuple):

@@ -39,6 +39,7 @@ class ErrorReason(StrEnum):
     ROLLOUT_SUPERSEDED = "ROLLOUT_SUPERSEDED"
     ROLLOUT_FAILED = "ROLLOUT_FAILED"
     SERVICE_STOPPED = "SERVICE_STOPPED"
+    SERVICE_NOT_STOPPING = "SERVICE_NOT_STOPPING"
     SERVICE_DELETING = "SERVICE_DELETING"
     NOT_MANAGED = "NOT_MANAGED"
     FIELD_CONFLICT = "FIELD_CONFLICT"
@@ -226,6 +227,12 @@ class ServiceStopped(ServiceError):
     """The service is stopped, so the awaited rollout will not become ready."""
 
     reason = ErrorReason.SERVICE_STOPPED
+
+
+class ServiceNotStopping(ServiceError):
+    """A wait is for the service to be stopped, and nothing asks it to stop."""
+
+    reason = ErrorReason.SERVICE_NOT_STOPPING
 
 
 class ServiceDeleting(ServiceError):

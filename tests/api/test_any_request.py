@@ -103,6 +103,7 @@ DOCUMENTED = {
         "VIEW_BEHIND",
         "ROLLOUT_FAILED",
         "SERVICE_STOPPED",
+        "SERVICE_NOT_STOPPING",
         "ROLLOUT_SUPERSEDED",
         "ROLLOUT_GONE",
     },

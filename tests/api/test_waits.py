@@ -1,4 +1,4 @@
-"""WatchStatus until READY or GONE: how it ends, decided by the rollout and the present alone."""
+"""WatchStatus with `until`: how it ends, decided by the rollout and the present alone."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from datetime import timedelta
 
 import pytest
 from grpc import StatusCode
-from modelservice.v1.inference_service_pb2 import Failure
+from modelservice.v1.inference_service_pb2 import Failure, InferenceServiceStatus
 from modelservice.v1.model_service_pb2 import (
     DeleteRequest,
     DeployRequest,
     WatchStatusRequest,
     WatchStatusResponse,
 )
+from modelservice.v1.rollout_service_pb2 import StartRequest, StopRequest
 
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import InferenceServiceStatus as Status
@@ -25,6 +26,9 @@ from .requests import READY, deploy, failed, key, watching
 
 UNTIL_READY = WatchStatusRequest.UNTIL_READY
 UNTIL_GONE = WatchStatusRequest.UNTIL_GONE
+UNTIL_STOPPED = WatchStatusRequest.UNTIL_STOPPED
+
+STOPPED = InferenceServiceStatus.STATE_STOPPED
 
 
 @pytest.fixture
@@ -191,3 +195,77 @@ def test_until_gone_of_a_rollout_waits_for_its_very_service(stub, memory, name) 
     stub.Deploy(DeployRequest(name=name, spec=deploy(name).spec))
     _, refusal = ended(stub, name, rollout_id, UNTIL_GONE)
     assert refusal is None
+
+
+def test_until_stopped_ends_once_no_pod_is_left(stub, memory, rollouts, name) -> None:
+    stub.Deploy(deploy(name))
+    memory.target.ready_after = timedelta(seconds=0.2)
+    rollout_id = rollouts.Stop(StopRequest(name=name)).rollout_id
+    messages, refusal = ended(stub, name, rollout_id, UNTIL_STOPPED)
+    assert refusal is None
+    assert messages[-1].service.status.state == STOPPED
+    assert all(m.service.status.state != STOPPED for m in messages[:-1])
+    # Again, as after a cut.
+    assert ended(stub, name, rollout_id, UNTIL_STOPPED)[1] is None
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_until_stopped_is_superseded_once_the_service_is_started_again(
+    stub, rollouts, name
+) -> None:
+    stub.Deploy(deploy(name))
+    rollout_id = rollouts.Stop(StopRequest(name=name)).rollout_id
+    with watching(stub, name=name, until=UNTIL_STOPPED, rollout_id=rollout_id) as stream:
+        stream.take(2)
+        started = rollouts.Start(StartRequest(name=name)).rollout_id
+        messages, error = stream.rest()
+    refusal = refusal_of(error)
+    assert (refusal.code, refusal.reason) == (StatusCode.ABORTED, "ROLLOUT_SUPERSEDED")
+    assert messages[-1].service.rollout_id == started
+    assert ended(stub, name, rollout_id, UNTIL_STOPPED)[1].reason == "ROLLOUT_SUPERSEDED"
+
+
+def test_until_stopped_waits_through_a_deploy_that_leaves_the_service_stopped(
+    stub, memory, rollouts, name
+) -> None:
+    stub.Deploy(deploy(name))
+    memory.target.ready_after = None
+    rollout_id = rollouts.Stop(StopRequest(name=name)).rollout_id
+    with watching(stub, name=name, until=UNTIL_STOPPED, rollout_id=rollout_id) as stream:
+        stream.take(2)
+        memory.target.ready_after = timedelta(seconds=0.2)
+        later = stub.Deploy(deploy(name, "example.org/model:2")).rollout_id
+        messages, error = stream.rest()
+    assert error is None
+    assert (messages[-1].service.rollout_id, messages[-1].service.status.state) == (later, STOPPED)
+
+
+def test_until_stopped_of_a_service_that_is_not_asked_to_stop_is_refused(stub, name) -> None:
+    rollout_id = stub.Deploy(deploy(name)).rollout_id
+    for awaited in (rollout_id, ""):
+        _, refusal = ended(stub, name, awaited, UNTIL_STOPPED)
+        code = StatusCode.FAILED_PRECONDITION
+        assert (refusal.code, refusal.reason) == (code, "SERVICE_NOT_STOPPING")
+
+
+def test_until_stopped_without_a_rollout_waits_for_the_newest(stub, rollouts, name) -> None:
+    _, refusal = ended(stub, name, until=UNTIL_STOPPED)
+    assert (refusal.code, refusal.reason) == (StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND")
+    stub.Deploy(deploy(name))
+    rollouts.Stop(StopRequest(name=name))
+    assert ended(stub, name, until=UNTIL_STOPPED)[1] is None
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_service_that_is_deleted_while_it_stops_ends_the_wait(
+    stub, memory, rollouts, name
+) -> None:
+    stub.Deploy(deploy(name))
+    rollout_id = rollouts.Stop(StopRequest(name=name)).rollout_id
+    with watching(stub, name=name, until=UNTIL_STOPPED, rollout_id=rollout_id) as stream:
+        stream.take(2)
+        stub.Delete(DeleteRequest(name=name))
+        _, error = stream.rest()
+    assert refusal_of(error).reason == "ROLLOUT_GONE"
+    memory.finish_delete(key(name))
+    assert ended(stub, name, rollout_id, UNTIL_STOPPED)[1].reason == "ROLLOUT_GONE"

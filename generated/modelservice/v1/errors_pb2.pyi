@@ -162,6 +162,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
     server's own. Nothing is deployed there unless the operator of the server permits it by name.
     """
+    ERROR_REASON_SERVICE_NOT_STOPPING: _ErrorReason.ValueType  # 922
+    """FAILED_PRECONDITION: a watch waits for the service to be stopped (UNTIL_STOPPED), and nothing
+    asks it to stop. Call Stop first.
+    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
     """ABORTED: the service or the registered resource has changed since the etag was read. Read it
     again and decide again.
@@ -381,6 +385,10 @@ configured.
 ERROR_REASON_RESERVED_NAMESPACE: ErrorReason.ValueType  # 920
 """FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
 server's own. Nothing is deployed there unless the operator of the server permits it by name.
+"""
+ERROR_REASON_SERVICE_NOT_STOPPING: ErrorReason.ValueType  # 922
+"""FAILED_PRECONDITION: a watch waits for the service to be stopped (UNTIL_STOPPED), and nothing
+asks it to stop. Call Stop first.
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
 """ABORTED: the service or the registered resource has changed since the etag was read. Read it

@@ -532,6 +532,8 @@ class WatchStatusRequest(_message.Message):
         """The awaited rollout is ready, or can no longer become ready: see WatchStatus. Needs `name`."""
         UNTIL_GONE: WatchStatusRequest._Until.ValueType  # 2
         """The service is gone. Needs `name`."""
+        UNTIL_STOPPED: WatchStatusRequest._Until.ValueType  # 3
+        """The service is stopped, or is not to be stopped any more: see WatchStatus. Needs `name`."""
 
     class Until(_Until, metaclass=_UntilEnumTypeWrapper):
         """The event that ends the stream."""
@@ -542,6 +544,8 @@ class WatchStatusRequest(_message.Message):
     """The awaited rollout is ready, or can no longer become ready: see WatchStatus. Needs `name`."""
     UNTIL_GONE: WatchStatusRequest.Until.ValueType  # 2
     """The service is gone. Needs `name`."""
+    UNTIL_STOPPED: WatchStatusRequest.Until.ValueType  # 3
+    """The service is stopped, or is not to be stopped any more: see WatchStatus. Needs `name`."""
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -572,9 +576,9 @@ class WatchStatusRequest(_message.Message):
     until: Global___WatchStatusRequest.Until.ValueType
     """The event that ends the stream."""
     rollout_id: _builtins.str
-    """The rollout to await, as Deploy returned it. With UNTIL_READY, empty means the newest rollout
-    when the stream opens, and the service must exist; a watch that is opened again can then await
-    another rollout, so set it if you can. With UNTIL_GONE the stream waits for the service of this
+    """The rollout to await, as Deploy, Stop or Start returned it. With UNTIL_READY and UNTIL_STOPPED,
+    empty means the newest rollout when the stream opens, and the service must exist; a watch that
+    is opened again can then await another rollout, so set it if you can. With UNTIL_GONE the stream waits for the service of this
     rollout, even if another service has its name by now; empty means the service that exists when
     the stream opens.
     """

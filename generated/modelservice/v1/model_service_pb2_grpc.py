@@ -185,11 +185,11 @@ class ModelServiceServicer:
         created again is sent as DELETED, then as a new service. A watch of a name that does not exist
         is SYNCED and waits, unless `until` ends it.
 
-        Without `until` a stream ends only with an error. With UNTIL_READY it ends by the awaited
-        rollout and the present state alone, so that a second watch for the same rollout, on any
-        replica, ends the same way. The message before the end is about the service that decided it.
-        The outcomes of the awaited rollout and the status that ends the stream (grpcurl's exit code in
-        brackets):
+        Without `until` a stream ends only with an error. With UNTIL_READY and UNTIL_STOPPED it ends by
+        the awaited rollout and the present state alone, so that a second watch for the same rollout,
+        on any replica, ends the same way. The message before the end is about the service that decided
+        it. With UNTIL_READY, the outcomes of the awaited rollout and the status that ends the stream
+        (grpcurl's exit code in brackets):
 
         - OK (0): the rollout is ready
         - FAILED_PRECONDITION (73): ROLLOUT_FAILED, with a `Failure` in the details: it has failed,
@@ -203,14 +203,26 @@ class ModelServiceServicer:
         again for the same rollout_id
 
         A failed rollout can still recover (`Failure.retrying`): a watch without `until` goes on and
-        shows it. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
+        shows it. With UNTIL_STOPPED:
+
+        - OK (0): the service is STATE_STOPPED, by the awaited rollout or a newer one: no pod of it runs
+        any more
+        - FAILED_PRECONDITION (73): SERVICE_NOT_STOPPING: the awaited rollout is the newest, and nothing
+        asks the service to stop, or its KServe does not obey that
+        - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout has started the service again
+        - NOT_FOUND (69): ROLLOUT_GONE: as with UNTIL_READY
+        - DEADLINE_EXCEEDED (68), UNAVAILABLE (78): as with UNTIL_READY
+
+        So it waits while the service is asked to stop and its pods end, also through a newer rollout
+        that leaves it stopped. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
 
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
         - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS
-        - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY without a rollout_id, and no such service)
+        - NOT_FOUND: SERVICE_NOT_FOUND (UNTIL_READY or UNTIL_STOPPED without a rollout_id, and no such
+        service)
         - UNAVAILABLE: VIEW_BEHIND (this replica could not catch up in 2 s with the rollout_id, or with
         the resume_token of another replica)
-        - with UNTIL_READY: the ends above
+        - with UNTIL_READY and UNTIL_STOPPED: the ends above
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,7 +79,7 @@ class RolloutServiceServicer:
     def Stop(self, request, context):
         """Stops a service: its pods end, and its spec, labels and annotations stay. It sets the
         annotation `serving.kserve.io/stop` to "true", and answers once the cluster has stored that.
-        WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod is left.
+        WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod runs any more.
 
         A service in the middle of a rollout is stopped too; that rollout is superseded. Stopping a
         service that is stopped, or on its way to it, is ACTION_UNCHANGED and writes nothing. No Deploy

@@ -50,7 +50,7 @@ class RolloutServiceStub:
     Stop: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.StopRequest, _model_service_pb2.DeployResponse]
     """Stops a service: its pods end, and its spec, labels and annotations stay. It sets the
     annotation `serving.kserve.io/stop` to "true", and answers once the cluster has stored that.
-    WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod is left.
+    WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod runs any more.
 
     A service in the middle of a rollout is stopped too; that rollout is superseded. Stopping a
     service that is stopped, or on its way to it, is ACTION_UNCHANGED and writes nothing. No Deploy
@@ -99,7 +99,7 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     Stop: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.StopRequest, _model_service_pb2.DeployResponse]  # type: ignore[assignment]
     """Stops a service: its pods end, and its spec, labels and annotations stay. It sets the
     annotation `serving.kserve.io/stop` to "true", and answers once the cluster has stored that.
-    WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod is left.
+    WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod runs any more.
 
     A service in the middle of a rollout is stopped too; that rollout is superseded. Stopping a
     service that is stopped, or on its way to it, is ACTION_UNCHANGED and writes nothing. No Deploy
@@ -151,7 +151,7 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.DeployResponse, _abc.Awaitable[_model_service_pb2.DeployResponse]]:
         """Stops a service: its pods end, and its spec, labels and annotations stay. It sets the
         annotation `serving.kserve.io/stop` to "true", and answers once the cluster has stored that.
-        WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod is left.
+        WatchStatus with UNTIL_STOPPED and the answer's rollout_id waits until no pod runs any more.
 
         A service in the middle of a rollout is stopped too; that rollout is superseded. Stopping a
         service that is stopped, or on its way to it, is ACTION_UNCHANGED and writes nothing. No Deploy

@@ -35,11 +35,12 @@ class Rollout(NamedTuple):
 
 
 class End(Enum):
-    """The ends of a wait for a rollout; only READY is success."""
+    """The ends of a wait for a rollout; the awaited one, READY or STOPPED, is success."""
 
     READY = auto()
     FAILED = auto()
     STOPPED = auto()
+    NOT_STOPPING = auto()
     SUPERSEDED = auto()
     GONE = auto()
 
@@ -65,17 +66,39 @@ def outcome(awaited: Rollout, current: RolloutStatus | None) -> Outcome | None:
     It never depends on earlier messages of a stream, so that a reconnect to any replica gets the
     same answer.
     """
-    if (
-        current is None
-        or current.rollout.uid != awaited.uid
-        or current.status.state is State.DELETING
-    ):
+    if current is None or _is_gone(awaited, current):
         return Outcome(End.GONE)
     if current.rollout.generation > awaited.generation:
         return Outcome(End.SUPERSEDED)
     if current.rollout.generation < awaited.generation:
         return None  # this view has not caught up with the write
     return _outcome_of(awaited, current.status)
+
+
+def stop_outcome(
+    awaited: Rollout, current: RolloutStatus | None, *, stop_asked: bool
+) -> Outcome | None:
+    """Decide a wait for STOPPED from the present state alone; None while it is undecided.
+
+    `stop_asked`: an annotation of the service asks for the stop. A newer rollout that leaves it
+    asked for is waited for too.
+    """
+    if current is None or _is_gone(awaited, current):
+        return Outcome(End.GONE)
+    newer = current.rollout.generation - awaited.generation
+    if newer < 0:
+        return None  # this view has not caught up with the write
+    state = current.status.state
+    if state is State.STOPPED:
+        return Outcome(End.STOPPED)
+    # A service that a cluster stops has no other state on its way.
+    if stop_asked and state in (State.PENDING, State.PROGRESSING):
+        return None
+    return Outcome(End.SUPERSEDED if newer else End.NOT_STOPPING)
+
+
+def _is_gone(awaited: Rollout, current: RolloutStatus) -> bool:
+    return current.rollout.uid != awaited.uid or current.status.state is State.DELETING
 
 
 def _outcome_of(awaited: Rollout, status: InferenceServiceStatus) -> Outcome | None:

@@ -20,6 +20,7 @@ from server.domain.registry.registered import (
     ServingEnvironment,
     VersionKey,
 )
+from server.domain.revisions.revision import Revision
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 
@@ -70,6 +71,15 @@ class Cluster(Protocol):
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
         """Read the cluster itself, past every cache: to confirm an absence, not to serve reads."""
+        ...
+
+    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+        """Read the revisions of a service from the cluster itself, newest first; empty if there is
+        no service.
+
+        The first one is always that of the present content, with the outcome that the status shows
+        now. At most MODELSERVICE_REVISIONS and two more are kept.
+        """
         ...
 
     async def follow(self, sink: ServiceSink) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,10 +16,11 @@ from server.domain.errors import (
     UnsupportedByCluster,
 )
 from server.domain.listeners import Listeners
+from server.domain.revisions.revision import Revision
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Action, Applied, Delete, Deploy
-from server.domain.service.deploy_plan import Content, created, plan_deploy
+from server.domain.service.deploy_plan import Content, created, current_revisions, plan_deploy
 from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
@@ -97,6 +98,12 @@ class MemoryCluster:
         """See `server.ports.Cluster`."""
         self._reach()
         return self.store.service(key)
+
+    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+        """See `server.ports.Cluster`."""
+        self._reach()
+        stored = self.store.get(key)
+        return current_revisions(stored) if stored else ()
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""

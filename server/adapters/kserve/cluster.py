@@ -19,7 +19,8 @@ from server.adapters.kserve.client import ApiServer, NoCredentials
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.deadline import Deadline
 from server.domain.caller import Caller
-from server.domain.errors import ServiceError
+from server.domain.errors import ServiceError, UnsupportedByCluster
+from server.domain.revisions.revision import Revision
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import ServiceSink
@@ -76,6 +77,10 @@ class KServeCluster:
         if current is None:
             return None
         return service_after_write(self._feed, current)
+
+    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+        """See `server.ports.Cluster`."""
+        raise UnsupportedByCluster("this server keeps no revisions on KServe yet")
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""

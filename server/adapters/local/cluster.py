@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +16,10 @@ from server.adapters.local.supervisor import Supervisor
 from server.adapters.local.unsupported import refuse_unsupported, unenforced
 from server.deadline import NEVER, Deadline
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
+from server.domain.revisions.revision import Revision
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import Action, Applied, Delete, Deploy
-from server.domain.service.deploy_plan import plan_deploy
+from server.domain.service.deploy_plan import current_revisions, plan_deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.preconditions import Stored, admit_delete, admit_deploy
 from server.ports import ServiceSink
@@ -126,6 +127,11 @@ class LocalCluster:
         """See `server.ports.Cluster`."""
         supervisor = self._supervisors.get(key)
         return supervisor.service() if supervisor else None
+
+    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+        """See `server.ports.Cluster`."""
+        supervisor = self._supervisors.get(key)
+        return current_revisions(supervisor.stored()) if supervisor else ()
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`. Any number of sinks may be followed."""

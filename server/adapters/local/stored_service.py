@@ -12,7 +12,6 @@ from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
     ModelPredictor,
-    Scaling,
     ServiceKey,
 )
 from server.domain.service.preconditions import Stored
@@ -35,11 +34,7 @@ class GenerationSpec:
 
     def runs_same_server(self, other: GenerationSpec) -> bool:
         """Report whether the specs differ in nothing that a model server gets."""
-        mine, others = (
-            replace(spec, scaling=Scaling(), rollout_strategy=None)
-            for spec in (self.spec, other.spec)
-        )
-        return mine == others
+        return self.spec.of_pods == other.spec.of_pods
 
 
 @dataclass(frozen=True, slots=True)

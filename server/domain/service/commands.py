@@ -78,10 +78,11 @@ class Deploy:
     `spec` None keeps spec, labels and annotations; only `restart` and `stop` allow that. `stop`
     stops the service, or starts it where False. With `only_rollout` nothing is written unless that
     is the newest rollout. The cluster has to answer before `deadline`. `provenance` is set for a
-    registered model; `sent_hash` is then the body_hash of the request before its model was
+    registered model. `sent_hash` is the body_hash of the request before its model or revision was
     resolved. `absence_refused` is raised where there is no service, and its caller may not create
     one. `user` is the caller's name, of at most MOST_USER characters; empty where callers have no
-    identity.
+    identity. `rollback_of` is the number of the revision whose content this is; 0: it is no
+    rollback.
     """
 
     key: ServiceKey
@@ -98,6 +99,7 @@ class Deploy:
     only_rollout: Rollout | None = None
     provenance: Provenance | None = None
     sent_hash: str = ""
+    rollback_of: int = 0
     deadline: Deadline = field(default_factory=_soon, compare=False)
     absence_refused: ServiceError | None = field(default=None, compare=False)
     user: str = field(default="", compare=False)

@@ -12,6 +12,16 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from server.domain.revisions.revision import (
+    MOST_REVISIONS,
+    Revision,
+    content_of_service,
+    revision_of,
+    same_rollout_content,
+    superseded,
+    to_keep,
+    with_status,
+)
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import (
     MANAGED_BY_LABEL,
@@ -24,7 +34,6 @@ from server.domain.service.commands import (
 from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
-    Scaling,
     ServiceKey,
 )
 from server.domain.service.preconditions import (
@@ -44,8 +53,45 @@ class Content(NamedTuple):
     origin: Mapping[str, str]
 
 
-def plan_deploy(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
-    """Return the action of an admitted Deploy, and the service to store."""
+def plan_deploy(
+    deploy: Deploy, stored: Stored | None, most_revisions: int = MOST_REVISIONS
+) -> tuple[Action, Stored]:
+    """Return the action of an admitted Deploy, and the service to store with its revisions."""
+    action, planned = _plan_service(deploy, stored)
+    if action is Action.UNCHANGED:
+        return action, planned
+    return action, _with_revision(planned, stored, deploy, most_revisions)
+
+
+def current_revisions(stored: Stored) -> tuple[Revision, ...]:
+    """Return the revisions of a service, newest first, as its status shows them now.
+
+    The newest one has the present content. It is made here if none is stored.
+    """
+    service = stored.service
+    if not stored.revisions:
+        known = service.create_time if service.generation == 1 else None
+        return (revision_of(service, known),)
+    newest, *older = stored.revisions
+    newest = replace(newest, content=content_of_service(service))
+    return (with_status(newest, service.rollout, service.status), *older)
+
+
+def _with_revision(planned: Stored, before: Stored | None, deploy: Deploy, most: int) -> Stored:
+    """Add a revision for a new content or a restart; else the newest one has the new content."""
+    service = planned.service
+    new = replace(revision_of(service, datetime.now(UTC)), rollback_of=deploy.rollback_of)
+    if before is None:
+        return replace(planned, revisions=(new,))
+    newest, *older = current_revisions(before)
+    if not deploy.restart and same_rollout_content(new.content, newest.content):
+        revisions = [replace(newest, content=new.content), *older]
+    else:
+        revisions = to_keep([new, superseded(newest), *older], most)
+    return replace(planned, revisions=tuple(revisions))
+
+
+def _plan_service(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored]:
     desired = _desired_content(deploy, stored)
     if stored is None:
         made = created(deploy.key, desired)
@@ -104,10 +150,7 @@ def _content_of(service: InferenceService) -> Content:
 
 
 def _reaching_pods(content: Content) -> Content:
-    spec = content.spec
-    if spec is None:
-        return content
-    return content._replace(spec=replace(spec, scaling=Scaling(), rollout_strategy=None))
+    return content._replace(spec=content.spec and content.spec.of_pods)
 
 
 def created(key: ServiceKey, content: Content) -> InferenceService:

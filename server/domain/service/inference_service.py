@@ -6,7 +6,7 @@ Everything here is frozen: a change is a new object, so that readers can keep re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -168,6 +168,11 @@ class InferenceServiceSpec(ServingOptions):
             return self.predictor
         assert self.predictor.resolved, "clusters get resolved predictors only"
         return self.predictor.resolved
+
+    @property
+    def of_pods(self) -> InferenceServiceSpec:
+        """Return the spec without the fields whose change keeps the present pods."""
+        return replace(self, scaling=Scaling(), rollout_strategy=None)
 
 
 # The range of a protobuf Duration in JSON; timedelta holds it.

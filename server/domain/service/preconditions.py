@@ -21,6 +21,7 @@ from server.domain.errors import (
     ServiceDeleting,
     ServiceNotFound,
 )
+from server.domain.revisions.revision import Revision
 from server.domain.service.commands import (
     STOP_ANNOTATION,
     Action,
@@ -46,10 +47,16 @@ class PastRequest:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored service, with its remembered requests, oldest first."""
+    """A stored service, with its remembered requests, oldest first, and its revisions, newest
+    first.
+
+    A service of a release without revisions has none, and one of a cluster that keeps them beside
+    the service.
+    """
 
     service: InferenceService
     requests: tuple[PastRequest, ...] = ()
+    revisions: tuple[Revision, ...] = ()
 
 
 def admit_deploy(deploy: Deploy, stored: Stored | None) -> PastRequest | None:

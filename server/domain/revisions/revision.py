@@ -1,0 +1,160 @@
+"""A revision of a service: the content of one of its rollouts, and its outcome. Pure.
+
+A change of scaling, of the rollout strategy or of the stop annotation alone makes no revision: the
+content of the newest one changes instead. A restart makes one with the content of the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from itertools import takewhile
+
+from server.domain.rollout.rollout_id import End, Rollout, RolloutStatus, outcome
+from server.domain.rollout.status import Failure, InferenceServiceStatus
+from server.domain.service.commands import STOP_ANNOTATION
+from server.domain.service.inference_service import InferenceService, InferenceServiceSpec
+
+MOST_REVISIONS = 10
+
+
+class RevisionOutcome(StrEnum):
+    """The outcomes of a rollout, by the API's names. READY is final, FAILED may become READY."""
+
+    READY = "READY"
+    FAILED = "FAILED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionContent:
+    """The content that a Deploy sets, as users read it."""
+
+    spec: InferenceServiceSpec
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision of a service; its number is the generation of its rollout.
+
+    `content` is None if it is not known, or has nothing that fits the API. `gap`: it was
+    overwritten while no server ran, so nothing but its number is known. `outcome` None: it is not
+    decided. `ready_time` is set for READY, `failure` for FAILED. `rollback_of` is the number of the
+    revision that it went back to; 0: it is no rollback. `deployment_id` and `deployed_by`: as of an
+    InferenceService.
+    """
+
+    rollout: Rollout
+    content: RevisionContent | None
+    create_time: datetime | None = None
+    outcome: RevisionOutcome | None = None
+    ready_time: datetime | None = None
+    failure: Failure | None = None
+    deployed_by: str = ""
+    rollback_of: int = 0
+    deployment_id: str = ""
+    gap: bool = False
+
+    @property
+    def number(self) -> int:
+        """Return the number by which callers name it."""
+        return self.rollout.generation
+
+
+def content_of_service(service: InferenceService) -> RevisionContent | None:
+    """Return the content of a service; None if nothing of it fits the API."""
+    if service.spec is None:
+        return None
+    return RevisionContent(service.spec, service.labels, service.annotations)
+
+
+def rollout_content(content: RevisionContent) -> RevisionContent:
+    """Return the part of a content whose change makes a revision."""
+    annotations = {k: v for k, v in content.annotations.items() if k != STOP_ANNOTATION}
+    return replace(content, spec=content.spec.of_pods, annotations=annotations)
+
+
+def same_rollout_content(one: RevisionContent | None, other: RevisionContent | None) -> bool:
+    """Report whether two contents are of one revision. An unknown content is like no other."""
+    if one is None or other is None:
+        return False
+    return rollout_content(one) == rollout_content(other)
+
+
+def revision_of(service: InferenceService, create_time: datetime | None) -> Revision:
+    """Return the revision of a service's newest rollout, from the service alone."""
+    new = Revision(
+        service.rollout,
+        content_of_service(service),
+        create_time,
+        deployed_by=service.deployed_by,
+        deployment_id=service.deployment_id,
+    )
+    return with_status(new, service.rollout, service.status)
+
+
+def with_status(newest: Revision, rollout: Rollout, status: InferenceServiceStatus) -> Revision:
+    """Return the newest revision of a service with the outcome that its status shows.
+
+    `rollout` is the service's newest one, whose generation may be later than the revision's.
+    """
+    if newest.outcome is RevisionOutcome.READY or newest.rollout.uid != rollout.uid:
+        return newest
+    ended = outcome(rollout, RolloutStatus(rollout, status))
+    if ended and ended.end is End.READY:
+        ready_time = status.last_transition_time
+        return replace(newest, outcome=RevisionOutcome.READY, ready_time=ready_time, failure=None)
+    if ended and ended.end is End.FAILED:
+        return replace(newest, outcome=RevisionOutcome.FAILED, failure=ended.failure)
+    return newest
+
+
+def superseded(revision: Revision) -> Revision:
+    """Return a revision that a newer one has replaced."""
+    return replace(revision, outcome=revision.outcome or RevisionOutcome.SUPERSEDED)
+
+
+def needs_storing(stored: Revision, now: Revision) -> bool:
+    """Report whether a newest revision has news; each crash of a container is none."""
+    return _news(stored) != _news(now)
+
+
+def last_ready(revisions: Sequence[Revision]) -> Revision | None:
+    """Return the revision that a rollback goes to by default; None: there is none.
+
+    It is the newest one before the present that was READY and has another content. If the present
+    content came by a rollback, it is the present one: a second rollback goes no further back.
+    `revisions` begin with the present one.
+    """
+    if not revisions:
+        return None
+    present = revisions[0]
+    same = [present, *takewhile(lambda r: _same(r, present), revisions[1:])]
+    if any(revision.rollback_of for revision in same):
+        return present
+    return next((r for r in revisions if _was_ready(r) and not _same(r, present)), None)
+
+
+def to_keep(revisions: Sequence[Revision], most: int = MOST_REVISIONS) -> list[Revision]:
+    """Return the revisions to keep: the newest `most`, the newest READY one, and the one that a
+    rollback goes to by default. All are in their order, newest first."""
+    ready = next((r for r in revisions if r.outcome is RevisionOutcome.READY), None)
+    kept = [*revisions[:most], ready, last_ready(revisions)]
+    return [revision for revision in revisions if revision in kept]
+
+
+def _same(one: Revision, other: Revision) -> bool:
+    return same_rollout_content(one.content, other.content)
+
+
+def _was_ready(revision: Revision) -> bool:
+    return revision.outcome is RevisionOutcome.READY and revision.content is not None
+
+
+def _news(revision: Revision) -> tuple[object, ...]:
+    failure = revision.failure
+    return revision.outcome, failure and failure.reason, bool(failure and failure.log_lines)

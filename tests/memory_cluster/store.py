@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from server.change_queue import ChangeQueue
+from server.domain.service.deploy_plan import current_revisions
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.domain.service.preconditions import Stored
 
@@ -49,8 +50,9 @@ class Store:
         self._changed(key)
 
     def change(self, service: InferenceService) -> None:
-        """Replace a service and keep what rides on it."""
-        self.put(replace(self._services[service.key], service=service))
+        """Replace a service and keep what rides on it. Its revision gets the status's outcome."""
+        changed = replace(self._services[service.key], service=service)
+        self.put(replace(changed, revisions=current_revisions(changed)))
 
     def remove(self, key: ServiceKey) -> None:
         """Remove a service, and queue the change for every feed."""

@@ -159,6 +159,24 @@ def test_json_that_cannot_be_read_later_is_not_held(kind: Kind, text: bytes) -> 
         hold(kind, memoryview(text))
 
 
+def test_services_are_cached_and_compared_without_being_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def parsed(_: object, found: HeldObject) -> dict[str, Any]:
+        raise AssertionError(f"{found.name} was parsed")
+
+    monkeypatch.setattr(held_object._OpenObjects, "parsed", parsed)
+    iris, lily = held(service("iris")), held(service("lily"))
+    services, cache = Resource(Kind.SERVICES), ObjectCache(lambda _: None)
+    cache.listed(services, [iris], 0)
+    cache.changed(services, WatchEvent("ADDED", lily))
+    assert list(map(cache.uid_at, cache.keys())) == ["iris", "lily"]
+    assert cache.version_at(key_of(iris)) > 0
+    assert iris != lily
+    cache.changed(services, WatchEvent("DELETED", lily))
+    assert list(cache.keys()) == [key_of(iris)]
+
+
 def test_large_objects_that_were_read_stay_parsed_within_a_bound_of_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

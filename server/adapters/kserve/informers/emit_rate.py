@@ -16,7 +16,7 @@ MIN_INTERVAL = 1.0
 
 
 class _Emitted(NamedTuple):
-    """The last report of a service, without the cluster's own texts, and its monotonic time."""
+    """The last report of a service, and its monotonic time."""
 
     service: InferenceService
     at: float
@@ -34,12 +34,11 @@ class EmitRate:
     def wait(self, service: InferenceService, *, at_once: bool = False) -> float:
         """Return the seconds to wait before the report, 0 if `at_once`. At 0 it counts as emitted
         now."""
-        bare, now = _without_texts(service), time.monotonic()
-        last = self._emitted.get(service.key)
-        repeats = last and last.service == bare and not at_once
-        if last and repeats and (left := last.at + MIN_INTERVAL - now) > 0:
+        last, now = self._emitted.get(service.key), time.monotonic()
+        left = last.at + MIN_INTERVAL - now if last and not at_once else 0.0
+        if last and left > 0 and _without_texts(last.service) == _without_texts(service):
             return left
-        self._emitted[service.key] = _Emitted(bare, now)
+        self._emitted[service.key] = _Emitted(service, now)
         return 0.0
 
     def uid_at(self, key: ServiceKey) -> str:

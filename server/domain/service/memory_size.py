@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import filterfalse
 
 from server.domain.service.inference_service import (
     ContainerPredictor,
@@ -37,9 +38,8 @@ def size_in_memory(
         texts += _other_texts(spec)
     for entries in maps:
         texts += [*entries.keys(), *entries.values()]
-    return SERVICE_BYTES + sum(
-        TEXT_BYTES + len(text) * (1 if text.isascii() else WIDE) for text in texts
-    )
+    wide = sum(map(len, filterfalse(str.isascii, texts)))
+    return SERVICE_BYTES + TEXT_BYTES * len(texts) + sum(map(len, texts)) + (WIDE - 1) * wide
 
 
 def _other_texts(spec: InferenceServiceSpec) -> Iterator[str]:

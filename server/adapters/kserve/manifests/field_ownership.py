@@ -121,7 +121,7 @@ def project(value: Any, fields: Fields | None) -> Any:
         return value
     if isinstance(value, dict):
         return {
-            name: project(item, fields[field])
+            name: project(item, node) if (node := fields[field]) else item
             for name, item in value.items()
             if (field := f"f:{name}") in fields
         }

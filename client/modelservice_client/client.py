@@ -22,6 +22,7 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusRequest,
     WatchStatusResponse,
 )
+from modelservice.v1.rollout_service_pb2 import StartRequest, StopRequest
 
 from modelservice_client.core import calls, rpcs, watching
 from modelservice_client.core.awaited import Rollout, gone_request, watch_request
@@ -120,7 +121,7 @@ class Client:
         ResourceExhausted, Unavailable, NotReachable.
         """
         asked = calls.deploy_request(request, fields, _new_id)
-        return self._driver.run(calls.deploy(self._policy, asked, timeout))
+        return self._driver.run(calls.write(self._policy, rpcs.DEPLOY, asked, timeout))
 
     def deploy_and_wait(
         self,
@@ -159,6 +160,63 @@ class Client:
             restart=True,
             timeout=timeout,
         )
+
+    def stop(
+        self,
+        name: str,
+        *,
+        namespace: str = "",
+        rollout_id: str = "",
+        etag: str = "",
+        request_id: str = "",
+        force: bool = False,
+        validate_only: bool = False,
+        timeout: float = 60.0,
+    ) -> DeployResponse:
+        """Stop a service, and return once that is stored, while its pods still go away.
+
+        With a `rollout_id` nothing is done unless that is still the newest rollout. Retries are
+        those of `deploy`. Raises ServiceNotFound, Superseded, and as `deploy` does.
+        """
+        request = StopRequest(
+            namespace=namespace,
+            name=name,
+            rollout_id=rollout_id,
+            etag=etag,
+            request_id=request_id or _new_id(),
+            force=force,
+            validate_only=validate_only,
+        )
+        return self._driver.run(calls.write(self._policy, rpcs.STOP, request, timeout))
+
+    def start(
+        self,
+        name: str,
+        *,
+        namespace: str = "",
+        rollout_id: str = "",
+        etag: str = "",
+        request_id: str = "",
+        force: bool = False,
+        validate_only: bool = False,
+        timeout: float = 60.0,
+    ) -> DeployResponse:
+        """Start a stopped service as it was, and return once that is stored: `wait_ready` waits for
+        its pods.
+
+        With a `rollout_id` nothing is done unless that is still the newest rollout. Retries are
+        those of `deploy`. Raises ServiceNotFound, Superseded, and as `deploy` does.
+        """
+        request = StartRequest(
+            namespace=namespace,
+            name=name,
+            rollout_id=rollout_id,
+            etag=etag,
+            request_id=request_id or _new_id(),
+            force=force,
+            validate_only=validate_only,
+        )
+        return self._driver.run(calls.write(self._policy, rpcs.START, request, timeout))
 
     def get(
         self, name: str, *, namespace: str = "", rollout_id: str = "", timeout: float = 60.0
@@ -266,6 +324,27 @@ class Client:
         """
         request = watch_request(rollout, namespace, rollout_id)
         return self._driver.run(watching.wait_ready(self._policy, request, timeout, on_change))
+
+    def wait_stopped(
+        self,
+        rollout: Rollout,
+        *,
+        namespace: str = "",
+        rollout_id: str = "",
+        timeout: float = 600.0,
+        on_change: OnChange | None = None,
+    ) -> InferenceService:
+        """Return the service once it is stopped and its pods are gone, within `timeout` seconds.
+
+        `rollout` is what `stop` returned, or as for `wait_ready`. A newer rollout that leaves the
+        service stopped goes on with the wait.
+
+        Raises Superseded where a newer rollout has started it again; Refused with the reason
+        SERVICE_NOT_STOPPING where nothing asks it to stop; ServiceDeleted; Timeout, with the last
+        state; ServiceNotFound for a name; NotReachable.
+        """
+        request = watch_request(rollout, namespace, rollout_id)
+        return self._driver.run(watching.wait_stopped(self._policy, request, timeout, on_change))
 
     def wait_gone(
         self,

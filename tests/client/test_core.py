@@ -18,6 +18,7 @@ from modelservice.v1.model_service_pb2 import DeleteRequest, DeleteResponse, Wat
 from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
 from modelservice.v1.registry_pb2 import RegisteredModel
 from modelservice.v1.registry_service_pb2 import CreateRegisteredModelRequest
+from modelservice.v1.rollout_service_pb2 import StartRequest, StopRequest
 from modelservice_client import AsyncClient, AsyncWatch, Client, Watch, rpcs
 from modelservice_client.core import calls, errors, watching
 from modelservice_client.core.errors import error_of
@@ -141,7 +142,7 @@ def test_what_creates_is_not_repeated_after_a_lost_answer_but_where_nothing_was_
 def test_an_error_after_a_lost_attempt_says_that_it_may_be_about_the_own_write() -> None:
     request = calls.deploy_request(None, {"name": "iris", "create_only": True}, lambda: "r-1")
     taken = errors.AlreadyExists("taken", code=StatusCode.ALREADY_EXISTS, reason="ALREADY_EXISTS")
-    error, sent = answered(calls.deploy(POLICY, request, 60), LOST, taken)
+    error, sent = answered(calls.write(POLICY, rpcs.DEPLOY, request, 60), LOST, taken)
     assert error is taken
     assert error.earlier_attempt_lost
     assert "may have been done" in str(error)
@@ -205,6 +206,8 @@ CHECK = calls.deploy_request(None, {"name": "iris", "validate_only": True}, lamb
         (rpcs.DEPLOY, WRITE, [REFUSED, LOST], True),
         (rpcs.DEPLOY, WRITE, [LOST, REFUSED], True),
         (rpcs.DEPLOY, CHECK, [LOST, LOST], False),
+        (rpcs.STOP, StopRequest(name="iris", request_id="r-1"), [LOST, REFUSED], True),
+        (rpcs.START, StartRequest(name="iris", validate_only=True), [LOST, LOST], False),
         (rpcs.LIST, model_service_pb2.ListRequest(), [LOST, LOST], False),
     ],
 )

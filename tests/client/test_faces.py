@@ -184,6 +184,29 @@ async def test_a_restart_is_a_rollout(face: Face, name: str) -> None:
     assert (await face.call("wait_ready", again)).rollout_id == again.rollout_id
 
 
+async def test_a_service_is_stopped_and_started_again(face: Face, name: str) -> None:
+    first = await face.call("deploy_and_wait", name=name, spec=container())
+    would = await face.call("stop", name, validate_only=True)
+    assert (would.action, would.rollout_id) == (DeployResponse.ACTION_UPDATED, "")
+    states: list[InferenceService] = []
+    stopped = await face.call("stop", name, rollout_id=first.rollout_id)
+    service = await face.call("wait_stopped", stopped, on_change=states.append)
+    assert service.status.state == InferenceServiceStatus.STATE_STOPPED
+    assert states[-1] == service
+    with pytest.raises(ms.Superseded):
+        await face.call("start", name, rollout_id=first.rollout_id)
+    started = await face.call("start", name)
+    assert (await face.call("wait_ready", started)).spec == first.spec
+    with pytest.raises(ms.Superseded):
+        await face.call("wait_stopped", stopped)
+    with pytest.raises(ms.Refused) as raised:
+        await face.call("wait_stopped", name)
+    assert raised.value.reason == "SERVICE_NOT_STOPPING"
+    with pytest.raises(ms.ServiceNotFound) as absent:
+        await face.call("stop", f"{name}-absent", request_id="r-1")
+    assert absent.value.request_id == "r-1"
+
+
 async def test_an_error_that_passes_is_waited_for(face: Face, served: Served, name: str) -> None:
     served.memory.fail_next_write(error_of(ErrorReason.CONCURRENT_WRITE, "others wrote"))
     service = await face.call("deploy_and_wait", name=name, spec=container())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from modelservice_client.cli import config_commands, options, registry_commands
+from modelservice_client.cli import config_commands, options, registry_commands, rollout_commands
 from modelservice_client.cli.connection import calls_server
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(rollout_commands.app)
 app.add_typer(registry_commands.app, name="registry")
 app.add_typer(config_commands.app, name="config")
 

@@ -10,6 +10,12 @@ Name = Annotated[
 Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Wait until the rollout is ready or has failed.")
 ]
+OnlyRollout = Annotated[
+    str,
+    typer.Option(
+        "--rollout-id", metavar="TEXT", help="Only while this is the service's newest rollout."
+    ),
+]
 TimeoutSeconds = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0, help="The time in all.")
 ]

@@ -163,13 +163,13 @@ def split_name(name: str, namespace: str) -> tuple[str, str]:
     return before, after
 
 
-def request_id_of(given: str, *, restart: bool = False) -> str:
+def request_id_of(given: str, verb: str = "") -> str:
     """Return the given request_id, else that of the job on GitHub or GitLab, else an empty text.
 
-    A job that deploys a service and restarts it makes two rollouts, so a restart has an id of its
-    own.
+    A job that deploys a service and restarts it makes two rollouts, so every `verb` but a Deploy's
+    has an id of its own.
     """
-    kind = "-restart" if restart else ""
+    kind = f"-{verb}" if verb else ""
     if not given and (run := os.environ.get("GITHUB_RUN_ID")):
         given = f"github-{run}-{os.environ.get('GITHUB_RUN_ATTEMPT') or 1}{kind}"
     if not given and (job := os.environ.get("CI_JOB_ID")):

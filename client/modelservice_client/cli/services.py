@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 
 from modelservice.v1.inference_service_pb2 import (
@@ -10,16 +9,10 @@ from modelservice.v1.inference_service_pb2 import (
     InferenceServiceSpec,
     InferenceServiceStatus,
 )
-from modelservice.v1.model_service_pb2 import DeployRequest, DeployResponse, WatchStatusRequest
+from modelservice.v1.model_service_pb2 import DeployRequest, WatchStatusRequest
 
-from modelservice_client import NotReachable
 from modelservice_client.cli.connection import Output
-from modelservice_client.cli.printing import (
-    SERVICE_COLUMNS,
-    service_name,
-    service_row,
-    show_service,
-)
+from modelservice_client.cli.printing import SERVICE_COLUMNS, service_name, service_row
 from modelservice_client.cli.request_file import read_file
 from modelservice_client.cli.request_flags import (
     SpecFlags,
@@ -30,7 +23,16 @@ from modelservice_client.cli.request_flags import (
     split_name,
 )
 from modelservice_client.cli.session import Session
-from modelservice_client.core.enum_names import enum_name
+from modelservice_client.cli.writes import (
+    action_of,
+    goes_on,
+    left,
+    print_dry_run,
+    print_ready,
+    print_status,
+    ready,
+    written,
+)
 
 
 def deploy_request(
@@ -66,50 +68,34 @@ def deploy_request(
     return request
 
 
-def deploy(session: Session, request: DeployRequest, wait: bool, timeout: float) -> None:
+def deploy(
+    session: Session,
+    request: DeployRequest,
+    wait: bool,
+    timeout: float,
+) -> None:
     """Deploy, and wait for the rollout."""
-    given = request_id_of(request.request_id, restart=request.restart)
+    given = request_id_of(request.request_id, "restart" if request.restart else "")
     request.request_id = given or str(uuid.uuid4())
     name = f"{request.namespace}/{request.name}".lstrip("/")
     ends = session.ends_after(timeout)
-    if not request.validate_only:
-        session.going_on = (
-            "If the request was done, the same command takes it up again with"
-            f" --request-id {request.request_id}",
-        )
     with session.progress(f"Deploy {name}") as progress:
-        try:
-            response = session.client.deploy(request, timeout=timeout)
-        except NotReachable as error:
-            if not error.earlier_attempt_lost:
-                session.going_on = ()
-            raise
-        session.heard = True
-        action = enum_name(DeployResponse.Action, response.action, "ACTION_")
-        if not request.validate_only:
-            progress.event(action, service_name(response.service), "bold")
-        for warning in response.warnings:
-            path = f"{warning.field}: " if warning.field else ""
-            progress.event("WARNING", f"{path}{warning.message}", "yellow")
+        response = written(
+            session,
+            progress,
+            lambda: session.client.deploy(request, timeout=timeout),
+            "" if request.validate_only else request.request_id,
+        )
         service = response.service
         if wait and response.rollout_id:
-            _goes_on(session, service)
-            service = session.client.wait_ready(
-                response,
-                timeout=_left(ends),
-                on_change=session.shown_by(progress, response.rollout_id),
-            )
+            goes_on(session, service)
+            service = ready(session, progress, response, ends)
     if wait and response.rollout_id:
-        _print_ready(session, service, progress.seconds)
+        print_ready(session, service, progress.seconds)
     elif response.rollout_id:
-        _print_status(session, service)
+        print_status(session, service)
     else:
-        word = f"would be {action.lower()}" if action != "UNCHANGED" else "would stay as it is"
-        session.printer.one(
-            service,
-            service_name(service),
-            lambda: session.screen.show(f"{service_name(service)} {word}; nothing was written"),
-        )
+        print_dry_run(session, response, action_of(response).lower())
 
 
 def restart(session: Session, name: str, request_id: str, wait: bool, timeout: float) -> None:
@@ -126,21 +112,21 @@ def status(session: Session, name: str, watch: bool, rollout_id: str, timeout: f
         found = session.client.get(
             name, namespace=namespace, rollout_id=rollout_id, timeout=session.seconds
         )
-        _print_status(session, found)
+        print_status(session, found)
         return
     ends = session.ends_after(timeout)
     awaited = InferenceService(namespace=namespace, name=name, rollout_id=rollout_id)
     if not rollout_id:
         awaited = session.client.get(name, namespace=namespace, timeout=timeout)
         session.heard = True
-    _goes_on(session, awaited)
+    goes_on(session, awaited)
     with session.progress(f"Status of {service_name(awaited).lstrip('/')}") as progress:
         service = session.client.wait_ready(
             awaited,
-            timeout=_left(ends),
+            timeout=left(ends),
             on_change=session.shown_by(progress, awaited.rollout_id),
         )
-    _print_ready(session, service, progress.seconds)
+    print_ready(session, service, progress.seconds)
 
 
 def get(session: Session, names: list[str]) -> None:
@@ -220,7 +206,7 @@ def delete(
                 namespace=service.namespace,
                 until=WatchStatusRequest.UNTIL_GONE,
                 rollout_id=service.rollout_id,
-                timeout=_left(ends),
+                timeout=left(ends),
             )
             with messages:
                 for message in messages:
@@ -228,33 +214,3 @@ def delete(
                         shown(message.service)
     done = "deleted" if wait else "being deleted"
     session.printer.one(service, full, lambda: screen.show(f"{full} is {done}"))
-
-
-def _left(ends: float) -> float:
-    """Return the seconds until a monotonic time, above 0."""
-    return max(ends - time.monotonic(), 0.001)
-
-
-def _goes_on(session: Session, service: InferenceService) -> None:
-    """Say after Ctrl-C how to go on watching."""
-    full = service_name(service).lstrip("/")
-    words = ("status", full, "--watch", "--rollout-id", service.rollout_id)
-    session.going_on = (
-        f"The rollout of {full} goes on. Watch it with:",
-        "  " + session.given.command(*words),
-    )
-
-
-def _print_status(session: Session, service: InferenceService) -> None:
-    session.printer.one(
-        service, service_name(service), lambda: show_service(session.screen, service)
-    )
-
-
-def _print_ready(session: Session, service: InferenceService, seconds: float) -> None:
-    def for_people() -> None:
-        address = service.status.url or service.status.cluster_url
-        where = f": {address}" if address else ""
-        session.screen.show(f"{service_name(service)} is ready after {seconds:.1f} s{where}")
-
-    session.printer.one(service, service_name(service), for_people)

@@ -9,7 +9,6 @@ from google.protobuf.message import Message
 from modelservice.v1.inference_service_pb2 import InferenceServiceSpec
 from modelservice.v1.model_service_pb2 import DeployRequest, DeployResponse
 
-from modelservice_client.core import rpcs
 from modelservice_client.core.errors import ModelServiceError, NotReachable
 from modelservice_client.core.retry import Policy
 from modelservice_client.core.rpcs import Rpc
@@ -81,14 +80,14 @@ def call(
         yield Pause(pause)
 
 
-def deploy(
-    policy: Policy, request: DeployRequest, timeout: float | None
+def write(
+    policy: Policy, rpc: Rpc[Req, DeployResponse], request: Req, timeout: float | None
 ) -> Routine[DeployResponse]:
-    """Deploy; an error has the request_id."""
+    """Make a Deploy, or another call that is answered as one; an error has the request_id."""
     try:
-        return (yield from call(policy, rpcs.DEPLOY, request, timeout))
+        return (yield from call(policy, rpc, request, timeout))
     except ModelServiceError as error:
-        error.request_id = request.request_id
+        error.request_id = str(getattr(request, "request_id", ""))
         raise
 
 

@@ -59,7 +59,8 @@ class ModelServiceError(Exception):
     retry_after: the seconds after which the server expects the same request to succeed; None where
         it does not. The client has already waited and tried again within the call's timeout.
     service: the state of the service that was received last, where one was awaited.
-    request_id: the request_id of a Deploy. Deploying again with it continues the same rollout.
+    request_id: the request_id of a Deploy, a stop or a start. The same call with it continues the
+        same rollout.
     earlier_attempt_lost: an attempt of this write was sent and not answered, so that it may have
         been done: an ETAG_MISMATCH or ALREADY_EXISTS can be about this call's own write.
     timed_out: the timeout of the call has ended its attempts; another one might have succeeded.

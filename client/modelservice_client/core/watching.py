@@ -18,7 +18,7 @@ from modelservice.v1.model_service_pb2 import (
 )
 
 from modelservice_client.core import rpcs
-from modelservice_client.core.calls import call, deploy
+from modelservice_client.core.calls import call, write
 from modelservice_client.core.errors import (
     ModelServiceError,
     NotFound,
@@ -103,6 +103,27 @@ def wait_ready(
 ) -> Routine[InferenceService]:
     """Return the service once the rollout that the request names is ready."""
     request.until = WatchStatusRequest.UNTIL_READY
+    return (yield from _wait(policy, request, timeout, on_change))
+
+
+def wait_stopped(
+    policy: Policy,
+    request: WatchStatusRequest,
+    timeout: float | None,
+    on_change: OnChange | None = None,
+) -> Routine[InferenceService]:
+    """Return the service once it is stopped."""
+    request.until = WatchStatusRequest.UNTIL_STOPPED
+    return (yield from _wait(policy, request, timeout, on_change))
+
+
+def _wait(
+    policy: Policy,
+    request: WatchStatusRequest,
+    timeout: float | None,
+    on_change: OnChange | None,
+) -> Routine[InferenceService]:
+    """Return the service that met the end of the request."""
     ends = None if timeout is None else policy.clock() + timeout
     service = yield from watch(policy, request, timeout, on_change)
     if service is not None:
@@ -127,7 +148,7 @@ def deploy_and_wait(
     """Deploy, and return the service once this rollout is ready; with validate_only the service as
     it would be stored."""
     ends = policy.clock() + timeout
-    deployed = yield from deploy(policy, request, timeout)
+    deployed = yield from write(policy, rpcs.DEPLOY, request, timeout)
     if not deployed.rollout_id:
         return deployed.service
     awaited = WatchStatusRequest(

@@ -157,6 +157,9 @@ WRONG = [
     (("status", "absent", "--watch"), 69, "SERVICE_NOT_FOUND"),
     (("delete", "absent"), 69, "SERVICE_NOT_FOUND"),
     (("restart", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("stop", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("start", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("stop", "x", "--request-id", "a b"), 2, "--request-id must be 1 to 64"),
 ]
 
 
@@ -384,6 +387,50 @@ def test_a_service_is_restarted_and_deleted(served: Served, name: str) -> None:
     assert modelctl("delete", name, "--allow-missing").exit_code == 0
 
 
+def test_a_service_is_stopped_and_started(name: str) -> None:
+    modelctl("deploy", name, *IMAGE)
+    full = f"{NAMESPACE}/{name}"
+    would = modelctl("stop", name, "--validate-only")
+    assert (would.stdout, would.stderr) == (f"{full} would be stopped; nothing was written\n", "")
+    run = modelctl("stop", name)
+    assert run.exit_code == 0, run.stderr
+    assert re.fullmatch(rf"{full} is stopped after \d+\.\d s\n", run.stdout)
+    assert ("UPDATED" in run.stderr, "STOPPED" in run.stderr) == (True, True)
+    again = modelctl("stop", name, "-o", "json")
+    assert "UNCHANGED" in again.stderr
+    assert json.loads(again.stdout)["status"]["state"] == "STATE_STOPPED"
+    assert modelctl("start", name, "--no-wait", "-o", "name").stdout == f"{full}\n"
+    run = modelctl("start", name)
+    assert (run.exit_code, "UNCHANGED" in run.stderr) == (0, True)
+    assert re.fullmatch(rf"{full} is ready after \d+\.\d s: http\S+\n", run.stdout)
+
+
+def test_a_stop_of_another_rollout_is_refused(name: str) -> None:
+    deployed = json.loads(modelctl("deploy", name, *IMAGE, "-o", "json").stdout)["rollout_id"]
+    modelctl("restart", name)
+    run = modelctl("stop", name, "--rollout-id", deployed)
+    assert (run.exit_code, "ROLLOUT_SUPERSEDED" in run.stderr) == (74, True)
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_stop_that_takes_its_time_says_how_to_look(name: str) -> None:
+    modelctl("deploy", name, *IMAGE, "--no-wait")
+    run = modelctl("stop", name, "--timeout", "1")
+    assert run.exit_code == 68
+    goes_on, command = run.stderr.splitlines()[-2:]
+    assert goes_on == f"{NAMESPACE}/{name} goes on being stopped. See what remains with:"
+    assert command.strip() == f"modelctl status {NAMESPACE}/{name}"
+
+
+@pytest.mark.parametrize("env", [{"GITHUB_RUN_ID": "16"}, {"CI_JOB_ID": "17"}])
+def test_a_job_can_stop_a_service_and_start_it(name: str, env: dict[str, str]) -> None:
+    modelctl("deploy", name, *IMAGE, **env)
+    runs = [modelctl(verb, name, "-o", "json", **env) for verb in ("stop", "stop", "start")]
+    assert [run.exit_code for run in runs] == [0, 0, 0], [run.stderr for run in runs]
+    states = [json.loads(run.stdout)["status"]["state"] for run in runs]
+    assert states == ["STATE_STOPPED", "STATE_STOPPED", "STATE_READY"]
+
+
 def test_a_registered_model_is_deployed_and_its_record_is_read(served: Served, name: str) -> None:
     registry = ("registry",)
     done = [
@@ -488,7 +535,7 @@ def test_the_update_of_the_document(name: str, tmp_path: Path) -> None:
 
 def test_every_rpc_has_a_command() -> None:
     source = "".join(file.read_text() for file in Path(cli.__file__).parent.glob("*.py"))
-    through_the_client = {"DEPLOY", "GET", "DELETE", "WATCH_STATUS"}
+    through_the_client = {"DEPLOY", "GET", "DELETE", "WATCH_STATUS", "STOP", "START"}
     named = set(re.findall(r"rpcs\.([A-Z_]+)", source)) | through_the_client
     assert {name for name, rpc in vars(rpcs).items() if isinstance(rpc, rpcs.Rpc)} == named
 
@@ -542,13 +589,13 @@ def test_no_connection_ends_with_1(words: tuple[str, ...]) -> None:
     assert "--request-id" not in run.stderr
 
 
-@pytest.mark.parametrize("words", [("deploy", *IMAGE), ("restart",)])
+@pytest.mark.parametrize("words", [("deploy", *IMAGE), ("restart",), ("stop",)])
 def test_a_request_that_was_sent_and_not_answered_may_have_been_done(
     served: Served, name: str, words: tuple[str, ...]
 ) -> None:
     modelctl("deploy", name, *IMAGE)
     with cutting_proxy(served.address) as proxy:
-        proxy.cuts["Deploy"] = [grpc.StatusCode.INTERNAL]
+        proxy.cuts["Stop" if words == ("stop",) else "Deploy"] = [grpc.StatusCode.INTERNAL]
         at = ("--server", proxy.address, "--patience", "0", "--request-id", "r-1")
         run = modelctl(words[0], name, *words[1:], *at)
     assert run.exit_code == 1
@@ -561,6 +608,8 @@ def test_a_request_that_was_sent_and_not_answered_may_have_been_done(
 TIMED = [
     ("deploy", "x", *IMAGE),
     ("restart", "x"),
+    ("stop", "x"),
+    ("start", "x"),
     ("delete", "x"),
     ("status", "x", "--watch"),
     ("status", "x", "--watch", "--rollout-id", "r"),

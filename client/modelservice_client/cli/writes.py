@@ -1,0 +1,106 @@
+"""Send a Deploy, or another write that is answered as one, and wait for its rollout."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from modelservice.v1.inference_service_pb2 import InferenceService
+from modelservice.v1.model_service_pb2 import DeployResponse
+
+from modelservice_client import NotReachable
+from modelservice_client.cli.printing import service_name, show_service
+from modelservice_client.cli.progress import Progress
+from modelservice_client.cli.session import Session
+from modelservice_client.core.enum_names import enum_name
+
+
+def written(
+    session: Session, progress: Progress, send: Callable[[], DeployResponse], request_id: str
+) -> DeployResponse:
+    """Send a write, and print its action and its warnings. A dry run has no `request_id`."""
+    if request_id:
+        session.going_on = (
+            "If the request was done, the same command takes it up again with"
+            f" --request-id {request_id}",
+        )
+    try:
+        response = send()
+    except NotReachable as error:
+        if not error.earlier_attempt_lost:
+            session.going_on = ()
+        raise
+    session.heard = True
+    if request_id:
+        progress.event(action_of(response), service_name(response.service), "bold")
+    for warning in response.warnings:
+        path = f"{warning.field}: " if warning.field else ""
+        progress.event("WARNING", f"{path}{warning.message}", "yellow")
+    return response
+
+
+def action_of(response: DeployResponse) -> str:
+    """Return the name of the action, without its prefix."""
+    return enum_name(DeployResponse.Action, response.action, "ACTION_")
+
+
+def ready(
+    session: Session, progress: Progress, response: DeployResponse, ends: float
+) -> InferenceService:
+    """Wait until the rollout of a write is ready."""
+    return session.client.wait_ready(
+        response,
+        timeout=left(ends),
+        on_change=session.shown_by(progress, response.rollout_id),
+    )
+
+
+def left(ends: float) -> float:
+    """Return the seconds until a monotonic time, above 0."""
+    return max(ends - time.monotonic(), 0.001)
+
+
+def goes_on(
+    session: Session, service: InferenceService, text: str = "The rollout of {} goes on."
+) -> None:
+    """Say after Ctrl-C how to go on watching a rollout; `text` has a place for its service."""
+    full = service_name(service).lstrip("/")
+    words = ("status", full, "--watch", "--rollout-id", service.rollout_id)
+    session.going_on = (
+        f"{text.format(full)} Watch it with:",
+        "  " + session.given.command(*words),
+    )
+
+
+def print_status(session: Session, service: InferenceService) -> None:
+    """Print the service with its status."""
+    session.printer.one(
+        service, service_name(service), lambda: show_service(session.screen, service)
+    )
+
+
+def print_dry_run(session: Session, response: DeployResponse, done: str) -> None:
+    """Print what a dry run says would be `done`."""
+    service = response.service
+    unchanged = response.action == DeployResponse.ACTION_UNCHANGED
+    would = "would stay as it is" if unchanged else f"would be {done}"
+    session.printer.one(
+        service,
+        service_name(service),
+        lambda: session.screen.show(f"{service_name(service)} {would}; nothing was written"),
+    )
+
+
+def print_ready(
+    session: Session, service: InferenceService, seconds: float, before: str = ""
+) -> None:
+    """Print that a service is ready, and where; `before` that stands what else became of it."""
+
+    def for_people() -> None:
+        address = service.status.url or service.status.cluster_url
+        where = f": {address}" if address else ""
+        session.screen.show(
+            f"{service_name(service)} {before}is ready after {seconds:.1f} s{where}"
+        )
+
+    session.printer.one(service, service_name(service), for_people)

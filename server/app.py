@@ -42,6 +42,7 @@ from server.control.registry.environments import Environments
 from server.control.registry.models import Models
 from server.control.registry.versions import Versions
 from server.control.registry_deploy import RegistryDeployer
+from server.control.rollouts import Rollouts
 from server.control.service_memory import ServiceMemory
 from server.control.watch import Watcher
 from server.control.watch_cache import WatchCache
@@ -127,7 +128,11 @@ class Application:
             watcher=Watcher(cluster, self._cache, reader, authorizer),
             responses=responses,
         )
-        rollouts = RolloutService(deployer=deployer, responses=responses)
+        rollouts = RolloutService(
+            deployer=deployer,
+            rollouts=Rollouts(cluster, authorizer, deployer),
+            responses=responses,
+        )
         registering = _registry_service(registered, self._cache, authorizer)
         self._certificate = _certificate(serving)
         self._server = grpc_server(

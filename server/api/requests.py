@@ -16,6 +16,7 @@ from modelservice.v1 import rollout_service_pb2 as rollouts_pb
 
 from server.api.specs import duration_of, spec_of
 from server.control.read import ListQuery
+from server.control.rollouts import RevisionQuery, Rollback
 from server.control.watch_stream import Until, Watch
 from server.domain.errors import FieldInvalid, FieldViolation
 from server.domain.kubernetes.names import escaped
@@ -77,6 +78,28 @@ def _stop_or_start_of(
         request_id=request.request_id,
         validate_only=request.validate_only,
         force=request.force,
+    )
+
+
+def revision_query_of(request: rollouts_pb.ListRevisionsRequest) -> RevisionQuery:
+    """Convert a ListRevisionsRequest."""
+    return RevisionQuery(
+        key=ServiceKey(request.namespace, request.name),
+        page_size=page_size_of(request.page_size),
+        page_token=request.page_token,
+    )
+
+
+def rollback_of(request: rollouts_pb.RollbackRequest) -> Rollback:
+    """Convert a RollbackRequest."""
+    return Rollback(
+        key=ServiceKey(request.namespace, request.name),
+        revision=request.revision,
+        etag=request.etag,
+        request_id=request.request_id,
+        validate_only=request.validate_only,
+        force=request.force,
+        only_rollout=rollout_of(request.rollout_id),
     )
 
 

@@ -25,6 +25,7 @@ from server.domain.errors import (
     TooManyRequests,
 )
 from server.domain.registry.deployment import ModelDeployment
+from server.domain.revisions.revision import Revision
 from server.domain.service.commands import fingerprint
 from server.domain.service.container_text import (
     failure_has_container_text,
@@ -199,6 +200,20 @@ class Authorizer:
             if record.failure and record.service.namespace in denied
             else record
             for record in records
+        ]
+
+    async def shown_revisions(
+        self, call: Call, key: ServiceKey, revisions: Sequence[Revision]
+    ) -> Sequence[Revision]:
+        """Return revisions of a service as the caller may see them: see `shown`."""
+        failures = [revision.failure for revision in revisions if revision.failure]
+        if not self.identities or not any(map(failure_has_container_text, failures)):
+            return revisions
+        if not await self._without_logs(self.identities, call.caller, [key.namespace]):
+            return revisions
+        return [
+            replace(r, failure=failure_without_container_text(r.failure)) if r.failure else r
+            for r in revisions
         ]
 
     async def _without_logs(

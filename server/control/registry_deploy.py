@@ -37,6 +37,7 @@ from server.domain.registry.registered import (
     ModelVersion,
     RegisteredModel,
     VersionKey,
+    VersionState,
 )
 from server.domain.registry.registry_errors import NoDeployableVersion
 from server.domain.registry.resolution import (
@@ -195,7 +196,8 @@ async def _resolve(
     project, name = registered.project, registered.version
     model = await model_of(tx, ModelKey(project, registered.model))
     version = await _version(model, name or model.default_version, tx)
-    require_ready(version)
+    if not (deploy.rollback_of and deploy.force and version.state is VersionState.ARCHIVED):
+        require_ready(version)
     environment = await environment_of(tx, EnvironmentKey(project, registered.environment))
     found = Found(model, version, environment)
     return resolve_deploy(deploy, found, deployment_id), found

@@ -32,6 +32,7 @@ class ErrorReason(StrEnum):
     VERSION_NOT_FOUND = "VERSION_NOT_FOUND"
     ENVIRONMENT_NOT_FOUND = "ENVIRONMENT_NOT_FOUND"
     DEPLOYMENT_NOT_FOUND = "DEPLOYMENT_NOT_FOUND"
+    REVISION_NOT_FOUND = "REVISION_NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     ETAG_MISMATCH = "ETAG_MISMATCH"
@@ -39,6 +40,7 @@ class ErrorReason(StrEnum):
     ROLLOUT_SUPERSEDED = "ROLLOUT_SUPERSEDED"
     ROLLOUT_FAILED = "ROLLOUT_FAILED"
     SERVICE_STOPPED = "SERVICE_STOPPED"
+    NO_READY_REVISION = "NO_READY_REVISION"
     SERVICE_NOT_STOPPING = "SERVICE_NOT_STOPPING"
     SERVICE_DELETING = "SERVICE_DELETING"
     NOT_MANAGED = "NOT_MANAGED"
@@ -152,6 +154,12 @@ class ServiceNotFound(ServiceError):
         super().__init__(f"there is no service {key}", namespace=key.namespace, name=key.name)
 
 
+class RevisionNotFound(ServiceError):
+    """The service has no such revision, or its content is not known."""
+
+    reason = ErrorReason.REVISION_NOT_FOUND
+
+
 class NamespaceNotFound(ServiceError):
     """The namespace of a write does not exist."""
 
@@ -227,6 +235,12 @@ class ServiceStopped(ServiceError):
     """The service is stopped, so the awaited rollout will not become ready."""
 
     reason = ErrorReason.SERVICE_STOPPED
+
+
+class NoReadyRevision(ServiceError):
+    """A rollback has no revision to go to: none was READY with another content."""
+
+    reason = ErrorReason.NO_READY_REVISION
 
 
 class ServiceNotStopping(ServiceError):

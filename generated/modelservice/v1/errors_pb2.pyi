@@ -62,6 +62,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the project has no serving environment of that name."""
     ERROR_REASON_DEPLOYMENT_NOT_FOUND: _ErrorReason.ValueType  # 507
     """NOT_FOUND: the project has no deployment of that id."""
+    ERROR_REASON_REVISION_NOT_FOUND: _ErrorReason.ValueType  # 508
+    """NOT_FOUND: the service has no such revision, it is no longer kept, or its content is not known.
+    ListRevisions lists those that there are.
+    """
     ERROR_REASON_ALREADY_EXISTS: _ErrorReason.ValueType  # 601
     """ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
     environment of that name is registered already; or a Deploy of a registered model gives no
@@ -161,6 +165,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESERVED_NAMESPACE: _ErrorReason.ValueType  # 920
     """FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
     server's own. Nothing is deployed there unless the operator of the server permits it by name.
+    """
+    ERROR_REASON_NO_READY_REVISION: _ErrorReason.ValueType  # 921
+    """FAILED_PRECONDITION: a Rollback without a revision, and no kept one before the present was READY
+    with another content. Name a revision, or deploy a spec.
     """
     ERROR_REASON_SERVICE_NOT_STOPPING: _ErrorReason.ValueType  # 922
     """FAILED_PRECONDITION: a watch waits for the service to be stopped (UNTIL_STOPPED), and nothing
@@ -286,6 +294,10 @@ ERROR_REASON_ENVIRONMENT_NOT_FOUND: ErrorReason.ValueType  # 506
 """NOT_FOUND: the project has no serving environment of that name."""
 ERROR_REASON_DEPLOYMENT_NOT_FOUND: ErrorReason.ValueType  # 507
 """NOT_FOUND: the project has no deployment of that id."""
+ERROR_REASON_REVISION_NOT_FOUND: ErrorReason.ValueType  # 508
+"""NOT_FOUND: the service has no such revision, it is no longer kept, or its content is not known.
+ListRevisions lists those that there are.
+"""
 ERROR_REASON_ALREADY_EXISTS: ErrorReason.ValueType  # 601
 """ALREADY_EXISTS: create_only, and there is a service of that name; a model, version or
 environment of that name is registered already; or a Deploy of a registered model gives no
@@ -385,6 +397,10 @@ configured.
 ERROR_REASON_RESERVED_NAMESPACE: ErrorReason.ValueType  # 920
 """FAILED_PRECONDITION: the namespace belongs to the platform: kube-*, Knative's, KServe's or this
 server's own. Nothing is deployed there unless the operator of the server permits it by name.
+"""
+ERROR_REASON_NO_READY_REVISION: ErrorReason.ValueType  # 921
+"""FAILED_PRECONDITION: a Rollback without a revision, and no kept one before the present was READY
+with another content. Name a revision, or deploy a spec.
 """
 ERROR_REASON_SERVICE_NOT_STOPPING: ErrorReason.ValueType  # 922
 """FAILED_PRECONDITION: a watch waits for the service to be stopped (UNTIL_STOPPED), and nothing

@@ -22,10 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from modelservice.v1 import inference_service_pb2 as modelservice_dot_v1_dot_inference__service__pb2
 from modelservice.v1 import model_service_pb2 as modelservice_dot_v1_dot_model__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%modelservice/v1/rollout_service.proto\x12\x0fmodelservice.v1\x1a#modelservice/v1/model_service.proto\"\x8a\x01\n\x0bStopRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\"\x8b\x01\n\x0cStartRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\x32\xa0\x01\n\x0eRolloutService\x12\x45\n\x04Stop\x12\x1c.modelservice.v1.StopRequest\x1a\x1f.modelservice.v1.DeployResponse\x12G\n\x05Start\x12\x1d.modelservice.v1.StartRequest\x1a\x1f.modelservice.v1.DeployResponseBL\n\x13\x64\x65v.modelservice.v1P\x01Z3modelservice.dev/api/modelservice/v1;modelservicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%modelservice/v1/rollout_service.proto\x12\x0fmodelservice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'modelservice/v1/inference_service.proto\x1a#modelservice/v1/model_service.proto\"^\n\x14ListRevisionsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"^\n\x15ListRevisionsResponse\x12,\n\trevisions\x18\x01 \x03(\x0b\x32\x19.modelservice.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xec\x05\n\x08Revision\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x12\n\nrollout_id\x18\x02 \x01(\t\x12\x33\n\x04spec\x18\x03 \x01(\x0b\x32%.modelservice.v1.InferenceServiceSpec\x12\x35\n\x06labels\x18\x04 \x03(\x0b\x32%.modelservice.v1.Revision.LabelsEntry\x12?\n\x0b\x61nnotations\x18\x05 \x03(\x0b\x32*.modelservice.v1.Revision.AnnotationsEntry\x12\x32\n\x07outcome\x18\x06 \x01(\x0e\x32!.modelservice.v1.Revision.Outcome\x12.\n\nready_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x18.modelservice.v1.Failure\x12\x13\n\x0b\x64\x65ployed_by\x18\t \x01(\t\x12/\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0brollback_of\x18\x0b \x01(\x03\x12\x15\n\rdeployment_id\x18\x0c \x01(\t\x12(\n\x07\x63hanges\x18\r \x03(\x0b\x32\x17.modelservice.v1.Change\x12\x0b\n\x03gap\x18\x0e \x01(\x08\x12\x0f\n\x07\x63urrent\x18\x0f \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_READY\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x12\x16\n\x12OUTCOME_SUPERSEDED\x10\x03\"5\n\x06\x43hange\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"\xa0\x01\n\x0fRollbackRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\x12\x12\n\nrollout_id\x18\t \x01(\t\"\x8a\x01\n\x0bStopRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\"\x8b\x01\n\x0cStartRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nrollout_id\x18\x04 \x01(\t\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\x32\xcf\x02\n\x0eRolloutService\x12^\n\rListRevisions\x12%.modelservice.v1.ListRevisionsRequest\x1a&.modelservice.v1.ListRevisionsResponse\x12M\n\x08Rollback\x12 .modelservice.v1.RollbackRequest\x1a\x1f.modelservice.v1.DeployResponse\x12\x45\n\x04Stop\x12\x1c.modelservice.v1.StopRequest\x1a\x1f.modelservice.v1.DeployResponse\x12G\n\x05Start\x12\x1d.modelservice.v1.StartRequest\x1a\x1f.modelservice.v1.DeployResponseBL\n\x13\x64\x65v.modelservice.v1P\x01Z3modelservice.dev/api/modelservice/v1;modelservicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +35,30 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelservice.v1.rollout_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\023dev.modelservice.v1P\001Z3modelservice.dev/api/modelservice/v1;modelservicev1'
-  _globals['_STOPREQUEST']._serialized_start=96
-  _globals['_STOPREQUEST']._serialized_end=234
-  _globals['_STARTREQUEST']._serialized_start=237
-  _globals['_STARTREQUEST']._serialized_end=376
-  _globals['_ROLLOUTSERVICE']._serialized_start=379
-  _globals['_ROLLOUTSERVICE']._serialized_end=539
+  _globals['_REVISION_LABELSENTRY']._loaded_options = None
+  _globals['_REVISION_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_REVISION_ANNOTATIONSENTRY']._loaded_options = None
+  _globals['_REVISION_ANNOTATIONSENTRY']._serialized_options = b'8\001'
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=169
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=263
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=265
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=359
+  _globals['_REVISION']._serialized_start=362
+  _globals['_REVISION']._serialized_end=1110
+  _globals['_REVISION_LABELSENTRY']._serialized_start=914
+  _globals['_REVISION_LABELSENTRY']._serialized_end=959
+  _globals['_REVISION_ANNOTATIONSENTRY']._serialized_start=961
+  _globals['_REVISION_ANNOTATIONSENTRY']._serialized_end=1011
+  _globals['_REVISION_OUTCOME']._serialized_start=1013
+  _globals['_REVISION_OUTCOME']._serialized_end=1110
+  _globals['_CHANGE']._serialized_start=1112
+  _globals['_CHANGE']._serialized_end=1165
+  _globals['_ROLLBACKREQUEST']._serialized_start=1168
+  _globals['_ROLLBACKREQUEST']._serialized_end=1328
+  _globals['_STOPREQUEST']._serialized_start=1331
+  _globals['_STOPREQUEST']._serialized_end=1469
+  _globals['_STARTREQUEST']._serialized_start=1472
+  _globals['_STARTREQUEST']._serialized_end=1611
+  _globals['_ROLLOUTSERVICE']._serialized_start=1614
+  _globals['_ROLLOUTSERVICE']._serialized_end=1949
 # @@protoc_insertion_point(module_scope)

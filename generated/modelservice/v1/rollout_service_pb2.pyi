@@ -3,8 +3,13 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from modelservice.v1 import inference_service_pb2 as _inference_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +20,328 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class ListRevisionsRequest(_message.Message):
+    """Whose revisions to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace. Empty: the server's default."""
+    name: _builtins.str
+    """The service's name. Required."""
+    page_size: _builtins.int
+    """3 is planned: cluster.
+
+    How many revisions to return at most. 0: 100, more than are kept. A page has fewer if it would
+    be larger than 2 MiB.
+    """
+    page_token: _builtins.str
+    """The next_page_token of the page before, for the same service."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevisionsRequest: _TypeAlias = ListRevisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListRevisionsResponse(_message.Message):
+    """One page of revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Ask with it for the older ones. Empty: there are none."""
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        revisions: _abc.Iterable[Global___Revision] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "revisions", b"revisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRevisionsResponse: _TypeAlias = ListRevisionsResponse  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """The content and the outcome of one rollout."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Revision._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: Revision._Outcome.ValueType  # 0
+        """Not decided: the rollout is in progress, or the service is stopped."""
+        OUTCOME_READY: Revision._Outcome.ValueType  # 1
+        """It was READY: it served all requests."""
+        OUTCOME_FAILED: Revision._Outcome.ValueType  # 2
+        """It failed; `failure` has the cause."""
+        OUTCOME_SUPERSEDED: Revision._Outcome.ValueType  # 3
+        """A newer one replaced it before it was READY or FAILED."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+        """The outcomes of a rollout. READY is final, FAILED may become READY."""
+
+    OUTCOME_UNSPECIFIED: Revision.Outcome.ValueType  # 0
+    """Not decided: the rollout is in progress, or the service is stopped."""
+    OUTCOME_READY: Revision.Outcome.ValueType  # 1
+    """It was READY: it served all requests."""
+    OUTCOME_FAILED: Revision.Outcome.ValueType  # 2
+    """It failed; `failure` has the cause."""
+    OUTCOME_SUPERSEDED: Revision.Outcome.ValueType  # 3
+    """A newer one replaced it before it was READY or FAILED."""
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    READY_TIME_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    DEPLOYED_BY_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ROLLBACK_OF_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    CURRENT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Its number, which Rollback takes: the service's generation after its write. Numbers have gaps,
+    since a change of scaling raises the generation too.
+    """
+    rollout_id: _builtins.str
+    """The id of its rollout."""
+    outcome: Global___Revision.Outcome.ValueType
+    """What became of it."""
+    deployed_by: _builtins.str
+    """Who deployed it. Empty where callers have no identity, or another client wrote it."""
+    rollback_of: _builtins.int
+    """The revision that it went back to. 0: it is no rollback."""
+    deployment_id: _builtins.str
+    """The ModelDeployment that it made. Empty without a registered model."""
+    gap: _builtins.bool
+    """Its content was overwritten while no server ran: only its number is known. It cannot be rolled
+    back to.
+    """
+    current: _builtins.bool
+    """It is the revision of the present content."""
+    @_builtins.property
+    def spec(self) -> _inference_service_pb2.InferenceServiceSpec:
+        """The spec as Get returned it then, with the later changes of scaling and rollout_strategy alone.
+        Unset if it is not known.
+        """
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The service's labels."""
+
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The service's annotations."""
+
+    @_builtins.property
+    def ready_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became READY."""
+
+    @_builtins.property
+    def failure(self) -> _inference_service_pb2.Failure:
+        """Why it failed. Text that a container wrote is in it only for callers who may read the logs of
+        pods, and for the current revision.
+        """
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was written. Unset if that is not known."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """How it differs from the revision before it in the list, by path. At most 50; empty for the
+        oldest one, for a restart, and where one of the two contents is not known.
+        """
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        rollout_id: _builtins.str = ...,
+        spec: _inference_service_pb2.InferenceServiceSpec | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        outcome: Global___Revision.Outcome.ValueType = ...,
+        ready_time: _timestamp_pb2.Timestamp | None = ...,
+        failure: _inference_service_pb2.Failure | None = ...,
+        deployed_by: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        rollback_of: _builtins.int = ...,
+        deployment_id: _builtins.str = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+        gap: _builtins.bool = ...,
+        current: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "ready_time", b"ready_time", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "changes", b"changes", "create_time", b"create_time", "current", b"current", "deployed_by", b"deployed_by", "deployment_id", b"deployment_id", "failure", b"failure", "gap", b"gap", "labels", b"labels", "outcome", b"outcome", "ready_time", b"ready_time", "revision", b"revision", "rollback_of", b"rollback_of", "rollout_id", b"rollout_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """A difference between two revisions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Where, as in the paths of errors: `spec.model.storage_uri` or `labels["team"]`."""
+    before: _builtins.str
+    """The JSON of the value before, cut after 256 bytes. Empty: there was none."""
+    after: _builtins.str
+    """The JSON of the value after, cut after 256 bytes. Empty: there is none."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class RollbackRequest(_message.Message):
+    """Which service to roll back, and to which revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    ROLLOUT_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace. Empty: the server's default."""
+    name: _builtins.str
+    """The service's name. Required."""
+    revision: _builtins.int
+    """3 is planned: cluster.
+
+    The number of the revision to go back to. 0: the newest one before the present that was READY.
+    """
+    etag: _builtins.str
+    """Roll back only if this is still the service's etag. Empty: roll back whatever it is now."""
+    request_id: _builtins.str
+    """Makes a retry safe: a second Rollback with the same id returns the rollout_id and action of the
+    first, and the present service. As in DeployRequest, whose ids are remembered with these.
+    """
+    validate_only: _builtins.bool
+    """Check the request, return what would happen, and write nothing."""
+    force: _builtins.bool
+    """Roll back even if another client created the service or changed fields of it, or if the version
+    of the registered model is ARCHIVED. Takes fields over, as DeployRequest.force does.
+    """
+    rollout_id: _builtins.str
+    """Roll back only while this is the service's newest rollout. Empty: whichever is."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        name: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        force: _builtins.bool = ...,
+        rollout_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "force", b"force", "name", b"name", "namespace", b"namespace", "request_id", b"request_id", "revision", b"revision", "rollout_id", b"rollout_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
 
 @_typing.final
 class StopRequest(_message.Message):

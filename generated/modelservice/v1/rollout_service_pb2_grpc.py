@@ -48,6 +48,16 @@ class RolloutServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListRevisions = channel.unary_unary(
+                '/modelservice.v1.RolloutService/ListRevisions',
+                request_serializer=modelservice_dot_v1_dot_rollout__service__pb2.ListRevisionsRequest.SerializeToString,
+                response_deserializer=modelservice_dot_v1_dot_rollout__service__pb2.ListRevisionsResponse.FromString,
+                _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/modelservice.v1.RolloutService/Rollback',
+                request_serializer=modelservice_dot_v1_dot_rollout__service__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=modelservice_dot_v1_dot_model__service__pb2.DeployResponse.FromString,
+                _registered_method=True)
         self.Stop = channel.unary_unary(
                 '/modelservice.v1.RolloutService/Stop',
                 request_serializer=modelservice_dot_v1_dot_rollout__service__pb2.StopRequest.SerializeToString,
@@ -75,6 +85,58 @@ class RolloutServiceServicer:
     - UNAVAILABLE: VIEW_NOT_READY, SERVER_CREDENTIALS_REFUSED, SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
+
+    def ListRevisions(self, request, context):
+        """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
+        became of it. The cluster keeps them, so every replica lists the same, and they go with the
+        service.
+
+        Each Deploy, Rollback and restart makes a revision, and so does a change by another client as
+        far as this API can express it. A change of `spec.scaling`, of `spec.rollout_strategy` or of
+        the annotation `serving.kserve.io/stop` alone makes none. The last 10 are kept
+        (MODELSERVICE_REVISIONS), and always the newest one that was READY and the one that a Rollback
+        would go to.
+
+        - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
+        - NOT_FOUND: SERVICE_NOT_FOUND
+        - UNAVAILABLE: CLUSTER_UNAVAILABLE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Goes back to an earlier revision: a Deploy of its spec, labels and annotations, which makes a
+        rollout of its own. Answers as Deploy does; WatchStatus with UNTIL_READY and the answer's
+        rollout_id waits for it.
+
+        Without a `revision` it goes to the newest one before the present that was READY and differs
+        from the present in more than scaling, so past every one that failed. Where the present content
+        came by a Rollback, it is ACTION_UNCHANGED: a second Rollback goes no further back. Rollback to
+        the present content is ACTION_UNCHANGED too.
+
+        A stopped service stays stopped: Start starts it. A revision of a registered model makes a
+        ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present
+        defaults of its environment apply. The spec is validated anew, so a Rollback can end with an
+        error of Deploy, for example where a serving runtime has gone.
+
+        - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
+        - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
+        service was deleted and created again), MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+        ENVIRONMENT_NOT_FOUND (what a registered model was deployed from is gone)
+        - ALREADY_EXISTS: ALREADY_EXISTS (another project has deployed the name since)
+        - ABORTED: ROLLOUT_SUPERSEDED (with a rollout_id), ETAG_MISMATCH, CONCURRENT_WRITE
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
+        - FAILED_PRECONDITION: NO_READY_REVISION, SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT,
+        MODE_IMMUTABLE, POLICY_REFUSED, NAMESPACE_TERMINATING, RESERVED_NAMESPACE,
+        UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED, VERSION_NOT_READY, VERSION_ARCHIVED,
+        ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED
+        - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE, REGISTRY_UNAVAILABLE (nothing was
+        written), WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def Stop(self, request, context):
         """Stops a service: its pods end, and its spec, labels and annotations stay. It sets the
@@ -117,6 +179,16 @@ class RolloutServiceServicer:
 
 def add_RolloutServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevisions,
+                    request_deserializer=modelservice_dot_v1_dot_rollout__service__pb2.ListRevisionsRequest.FromString,
+                    response_serializer=modelservice_dot_v1_dot_rollout__service__pb2.ListRevisionsResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=modelservice_dot_v1_dot_rollout__service__pb2.RollbackRequest.FromString,
+                    response_serializer=modelservice_dot_v1_dot_model__service__pb2.DeployResponse.SerializeToString,
+            ),
             'Stop': grpc.unary_unary_rpc_method_handler(
                     servicer.Stop,
                     request_deserializer=modelservice_dot_v1_dot_rollout__service__pb2.StopRequest.FromString,
@@ -150,6 +222,60 @@ class RolloutService:
     - UNAVAILABLE: VIEW_NOT_READY, SERVER_CREDENTIALS_REFUSED, SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
+
+    @staticmethod
+    def ListRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelservice.v1.RolloutService/ListRevisions',
+            modelservice_dot_v1_dot_rollout__service__pb2.ListRevisionsRequest.SerializeToString,
+            modelservice_dot_v1_dot_rollout__service__pb2.ListRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelservice.v1.RolloutService/Rollback',
+            modelservice_dot_v1_dot_rollout__service__pb2.RollbackRequest.SerializeToString,
+            modelservice_dot_v1_dot_model__service__pb2.DeployResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def Stop(request,

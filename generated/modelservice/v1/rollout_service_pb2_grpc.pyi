@@ -47,6 +47,50 @@ class RolloutServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RolloutServiceAsyncStub: ...
+    ListRevisions: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.ListRevisionsRequest, _rollout_service_pb2.ListRevisionsResponse]
+    """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
+    became of it. The cluster keeps them, so every replica lists the same, and they go with the
+    service.
+
+    Each Deploy, Rollback and restart makes a revision, and so does a change by another client as
+    far as this API can express it. A change of `spec.scaling`, of `spec.rollout_strategy` or of
+    the annotation `serving.kserve.io/stop` alone makes none. The last 10 are kept
+    (MODELSERVICE_REVISIONS), and always the newest one that was READY and the one that a Rollback
+    would go to.
+
+    - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
+    - NOT_FOUND: SERVICE_NOT_FOUND
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE
+    """
+    Rollback: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.RollbackRequest, _model_service_pb2.DeployResponse]
+    """Goes back to an earlier revision: a Deploy of its spec, labels and annotations, which makes a
+    rollout of its own. Answers as Deploy does; WatchStatus with UNTIL_READY and the answer's
+    rollout_id waits for it.
+
+    Without a `revision` it goes to the newest one before the present that was READY and differs
+    from the present in more than scaling, so past every one that failed. Where the present content
+    came by a Rollback, it is ACTION_UNCHANGED: a second Rollback goes no further back. Rollback to
+    the present content is ACTION_UNCHANGED too.
+
+    A stopped service stays stopped: Start starts it. A revision of a registered model makes a
+    ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present
+    defaults of its environment apply. The spec is validated anew, so a Rollback can end with an
+    error of Deploy, for example where a serving runtime has gone.
+
+    - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
+    - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
+      service was deleted and created again), MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+      ENVIRONMENT_NOT_FOUND (what a registered model was deployed from is gone)
+    - ALREADY_EXISTS: ALREADY_EXISTS (another project has deployed the name since)
+    - ABORTED: ROLLOUT_SUPERSEDED (with a rollout_id), ETAG_MISMATCH, CONCURRENT_WRITE
+    - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
+    - FAILED_PRECONDITION: NO_READY_REVISION, SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT,
+      MODE_IMMUTABLE, POLICY_REFUSED, NAMESPACE_TERMINATING, RESERVED_NAMESPACE,
+      UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED, VERSION_NOT_READY, VERSION_ARCHIVED,
+      ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE, REGISTRY_UNAVAILABLE (nothing was
+      written), WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
+    """
     Stop: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.StopRequest, _model_service_pb2.DeployResponse]
     """Stops a service: its pods end, and its spec, labels and annotations stay. It sets the
     annotation `serving.kserve.io/stop` to "true", and answers once the cluster has stored that.
@@ -96,6 +140,50 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ListRevisions: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.ListRevisionsRequest, _rollout_service_pb2.ListRevisionsResponse]  # type: ignore[assignment]
+    """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
+    became of it. The cluster keeps them, so every replica lists the same, and they go with the
+    service.
+
+    Each Deploy, Rollback and restart makes a revision, and so does a change by another client as
+    far as this API can express it. A change of `spec.scaling`, of `spec.rollout_strategy` or of
+    the annotation `serving.kserve.io/stop` alone makes none. The last 10 are kept
+    (MODELSERVICE_REVISIONS), and always the newest one that was READY and the one that a Rollback
+    would go to.
+
+    - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
+    - NOT_FOUND: SERVICE_NOT_FOUND
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE
+    """
+    Rollback: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.RollbackRequest, _model_service_pb2.DeployResponse]  # type: ignore[assignment]
+    """Goes back to an earlier revision: a Deploy of its spec, labels and annotations, which makes a
+    rollout of its own. Answers as Deploy does; WatchStatus with UNTIL_READY and the answer's
+    rollout_id waits for it.
+
+    Without a `revision` it goes to the newest one before the present that was READY and differs
+    from the present in more than scaling, so past every one that failed. Where the present content
+    came by a Rollback, it is ACTION_UNCHANGED: a second Rollback goes no further back. Rollback to
+    the present content is ACTION_UNCHANGED too.
+
+    A stopped service stays stopped: Start starts it. A revision of a registered model makes a
+    ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present
+    defaults of its environment apply. The spec is validated anew, so a Rollback can end with an
+    error of Deploy, for example where a serving runtime has gone.
+
+    - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
+    - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
+      service was deleted and created again), MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+      ENVIRONMENT_NOT_FOUND (what a registered model was deployed from is gone)
+    - ALREADY_EXISTS: ALREADY_EXISTS (another project has deployed the name since)
+    - ABORTED: ROLLOUT_SUPERSEDED (with a rollout_id), ETAG_MISMATCH, CONCURRENT_WRITE
+    - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
+    - FAILED_PRECONDITION: NO_READY_REVISION, SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT,
+      MODE_IMMUTABLE, POLICY_REFUSED, NAMESPACE_TERMINATING, RESERVED_NAMESPACE,
+      UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED, VERSION_NOT_READY, VERSION_ARCHIVED,
+      ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED
+    - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE, REGISTRY_UNAVAILABLE (nothing was
+      written), WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
+    """
     Stop: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.StopRequest, _model_service_pb2.DeployResponse]  # type: ignore[assignment]
     """Stops a service: its pods end, and its spec, labels and annotations stay. It sets the
     annotation `serving.kserve.io/stop` to "true", and answers once the cluster has stored that.
@@ -142,6 +230,62 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     - UNAVAILABLE: VIEW_NOT_READY, SERVER_CREDENTIALS_REFUSED, SERVER_STOPPING
     - INTERNAL: INTERNAL
     """
+
+    @_abc_1.abstractmethod
+    def ListRevisions(
+        self,
+        request: _rollout_service_pb2.ListRevisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rollout_service_pb2.ListRevisionsResponse, _abc.Awaitable[_rollout_service_pb2.ListRevisionsResponse]]:
+        """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
+        became of it. The cluster keeps them, so every replica lists the same, and they go with the
+        service.
+
+        Each Deploy, Rollback and restart makes a revision, and so does a change by another client as
+        far as this API can express it. A change of `spec.scaling`, of `spec.rollout_strategy` or of
+        the annotation `serving.kserve.io/stop` alone makes none. The last 10 are kept
+        (MODELSERVICE_REVISIONS), and always the newest one that was READY and the one that a Rollback
+        would go to.
+
+        - INVALID_ARGUMENT: PAGE_TOKEN_INVALID
+        - NOT_FOUND: SERVICE_NOT_FOUND
+        - UNAVAILABLE: CLUSTER_UNAVAILABLE
+        """
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _rollout_service_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.DeployResponse, _abc.Awaitable[_model_service_pb2.DeployResponse]]:
+        """Goes back to an earlier revision: a Deploy of its spec, labels and annotations, which makes a
+        rollout of its own. Answers as Deploy does; WatchStatus with UNTIL_READY and the answer's
+        rollout_id waits for it.
+
+        Without a `revision` it goes to the newest one before the present that was READY and differs
+        from the present in more than scaling, so past every one that failed. Where the present content
+        came by a Rollback, it is ACTION_UNCHANGED: a second Rollback goes no further back. Rollback to
+        the present content is ACTION_UNCHANGED too.
+
+        A stopped service stays stopped: Start starts it. A revision of a registered model makes a
+        ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present
+        defaults of its environment apply. The spec is validated anew, so a Rollback can end with an
+        error of Deploy, for example where a serving runtime has gone.
+
+        - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
+        - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
+          service was deleted and created again), MODEL_NOT_FOUND, VERSION_NOT_FOUND,
+          ENVIRONMENT_NOT_FOUND (what a registered model was deployed from is gone)
+        - ALREADY_EXISTS: ALREADY_EXISTS (another project has deployed the name since)
+        - ABORTED: ROLLOUT_SUPERSEDED (with a rollout_id), ETAG_MISMATCH, CONCURRENT_WRITE
+        - RESOURCE_EXHAUSTED: QUOTA_EXCEEDED
+        - FAILED_PRECONDITION: NO_READY_REVISION, SERVICE_DELETING, NOT_MANAGED, FIELD_CONFLICT,
+          MODE_IMMUTABLE, POLICY_REFUSED, NAMESPACE_TERMINATING, RESERVED_NAMESPACE,
+          UNSUPPORTED_BY_CLUSTER, UPDATES_DISABLED, VERSION_NOT_READY, VERSION_ARCHIVED,
+          ENVIRONMENT_NAMESPACE_FIXED, REGISTRY_DISABLED
+        - UNAVAILABLE: CLUSTER_UNAVAILABLE, WEBHOOK_UNAVAILABLE, REGISTRY_UNAVAILABLE (nothing was
+          written), WRITE_OUTCOME_UNKNOWN (retry with the same request_id), AUDIT_UNAVAILABLE
+        """
 
     @_abc_1.abstractmethod
     def Stop(

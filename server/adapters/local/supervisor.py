@@ -18,7 +18,9 @@ from server.adapters.local.state_dir import StateDir
 from server.adapters.local.stored_service import GenerationSpec, Record
 from server.deadline import Deadline
 from server.domain.errors import ServiceError
+from server.domain.revisions.revision import needs_storing
 from server.domain.rollout.status import State
+from server.domain.service.deploy_plan import current_revisions
 from server.domain.service.inference_service import InferenceService
 from server.domain.service.preconditions import Stored
 
@@ -56,7 +58,7 @@ class Supervisor:
         self._recheck: asyncio.TimerHandle | None = None
         self._closing = asyncio.Event()
         self._deadline: Deadline | None = None
-        self._readiness_stored = True
+        self._progress_stored = True
         self._finished = asyncio.Event()
 
     async def run(self) -> bool:
@@ -81,7 +83,7 @@ class Supervisor:
     def update(self, record: Record) -> None:
         """Follow a newer record, which is stored."""
         self.record = record
-        self._readiness_stored = True
+        self._progress_stored = True
         self._reconcile()
 
     def retry_now(self) -> None:
@@ -118,6 +120,7 @@ class Supervisor:
             self._start_missing(self._tasks)
             # Requests go elsewhere before their old server is ended.
             self._switch_traffic()
+            self._store_progress()
             self._end_obsolete(self._tasks)
         self._schedule_recheck()
         self._report(self)
@@ -140,25 +143,39 @@ class Supervisor:
                 self._running[generation] = _create_task(tasks, generation.run(), name)
 
     def _switch_traffic(self) -> None:
-        """Send requests to the newest ready generation, and store that the desired one was ready.
-
-        A write that fails is tried again at the recheck.
-        """
+        """Send requests to the newest ready generation."""
         desired_ones = (self._generations.get(number) for number in self._desired())
         ready = [generation for generation in desired_ones if generation and generation.upstream]
         self._serving = ready[-1] if ready else None
         self._address.route_to(self._serving.upstream if self._serving else None)
+
+    def _store_progress(self) -> None:
+        """Store that the desired generation was ready, and the outcome of its revision.
+
+        A write that fails is tried again at the recheck.
+        """
         desired = self.record.desired
         if self._serving and self._serving.spec == desired != self.record.ready:
             self.record = self.record.with_ready()
-            self._readiness_stored = False
-        if not self._readiness_stored:
+            self._progress_stored = False
+        if not self._closing.is_set():
+            self._note_outcome()
+        if not self._progress_stored:
             try:
                 self._state.write(self.record)
-                self._readiness_stored = True
+                self._progress_stored = True
             except ServiceError as e:
                 # After a restart the older one may serve until this one is ready again.
                 log.warning("not stored", service=str(desired.key), why=e.message)
+
+    def _note_outcome(self) -> None:
+        stored = self.stored()
+        revisions = current_revisions(stored)
+        before = stored.revisions[0] if stored.revisions else replace(revisions[0], outcome=None)
+        if needs_storing(before, revisions[0]):
+            stored = replace(self.record.stored, revisions=revisions)
+            self.record = replace(self.record, stored=stored)
+            self._progress_stored = False
 
     def _end_obsolete(self, tasks: asyncio.TaskGroup) -> None:
         for number in self._generations.keys() - self._desired().keys():
@@ -233,7 +250,7 @@ class Supervisor:
             self._recheck = None
         now = datetime.now(UTC)
         moments = [self._derived().recheck_at]
-        if not self._readiness_stored:
+        if not self._progress_stored:
             moments.append(now + timedelta(seconds=RETRY_SECONDS))
         known = [moment for moment in moments if moment]
         if known and not self._finished.is_set():

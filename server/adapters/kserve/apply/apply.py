@@ -183,7 +183,7 @@ class ServiceApplier:
             return Applied(service_of(written, with_paths(status, REMOVED, removed)), action, None)
         service = service_after_write(self._feed, written)
         if action is not Action.UNCHANGED:
-            self._events.deployed(deploy.user, written, action)
+            self._events.deployed(deploy, written, action)
         if "deletionTimestamp" in written["metadata"]:
             raise ServiceDeleting(deploy.key)
         if removed:

@@ -17,7 +17,7 @@ import structlog
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER, KIND
 from server.adapters.kserve.objects import Object, rollout_of
-from server.domain.service.commands import Action
+from server.domain.service.commands import Action, Deploy
 
 # Further ones are dropped.
 MOST_WAITING = 1000
@@ -36,11 +36,13 @@ class EventRecorder:
         self._failed = 0
         self._logged = float("-inf")
 
-    def deployed(self, user: str, service: Object, action: Action) -> None:
-        """Record that a user's Deploy wrote an InferenceService. Without a user this does
-        nothing."""
-        rollout = rollout_of(service).id
-        self._put(user, service, "Deployed", f"{user} deployed rollout {rollout} ({action.value})")
+    def deployed(self, deploy: Deploy, service: Object, action: Action) -> None:
+        """Record that a Deploy wrote an InferenceService. Without a user this does nothing."""
+        user, rollout = deploy.user, rollout_of(service).id
+        done = f"{user} deployed rollout {rollout} ({action.value})"
+        if deploy.rollback_of:
+            done = f"{user} rolled back to revision {deploy.rollback_of}, in rollout {rollout}"
+        self._put(user, service, "Deployed", done)
 
     def deleted(self, user: str, service: Object) -> None:
         """Record that a user's Delete began. Without a user this does nothing."""

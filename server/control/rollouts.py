@@ -1,0 +1,180 @@
+"""ListRevisions and Rollback: read the revisions of a service, and go back to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.control.authorizer import Authorizer, Verb
+from server.control.call import Call
+from server.control.deploy import Deployer
+from server.domain.errors import (
+    ConcurrentWrite,
+    EtagMismatch,
+    FieldInvalid,
+    FieldViolation,
+    NoReadyRevision,
+    PageTokenInvalid,
+    RevisionNotFound,
+    ServiceNotFound,
+)
+from server.domain.opaque_tokens import decode_token, encode_token
+from server.domain.revisions.revision import Revision, RevisionContent, last_ready
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.commands import STOP_ANNOTATION, Applied, Deploy, fingerprint
+from server.domain.service.inference_service import ServiceKey
+from server.domain.service.validation import check_key
+from server.ports import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionQuery:
+    """A request to list revisions. `page_token` belongs to the same service."""
+
+    key: ServiceKey
+    page_size: int
+    page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRevision:
+    """A revision of a listing, and the one before it, which it is compared with."""
+
+    revision: Revision
+    before: Revision | None
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionPage:
+    """A page of revisions, newest first, and whether there are `more`."""
+
+    key: ServiceKey
+    revisions: Sequence[ListedRevision]
+    more: bool
+
+    def token_after(self, last: ListedRevision) -> str:
+        """Return the token of a page that begins after a revision."""
+        return encode_token([*_binding(self.key, last.revision), last.revision.number])
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Go back to a revision; 0: the newest one before the present that was READY.
+
+    The other fields are those of the Deploy that it becomes.
+    """
+
+    key: ServiceKey
+    revision: int = 0
+    etag: str = ""
+    request_id: str = ""
+    validate_only: bool = False
+    force: bool = False
+    only_rollout: Rollout | None = None
+
+
+class Rollouts:
+    """Reads revisions from the cluster, and rolls back through the Deployer."""
+
+    def __init__(self, cluster: Cluster, authorizer: Authorizer, deployer: Deployer) -> None:
+        self._cluster = cluster
+        self._authorizer = authorizer
+        self._deployer = deployer
+
+    async def list_revisions(self, call: Call, query: RevisionQuery) -> RevisionPage:
+        """Return a page of a service's revisions.
+
+        Raises NamespaceNotServed, PermissionDenied, FieldInvalid, ServiceNotFound,
+        PageTokenInvalid, and the errors of the cluster.
+        """
+        key = await self._authorizer.authorize(call, Verb.GET, query.key)
+        check_key(key)
+        revisions = await self._cluster.revisions(key)
+        if not revisions:
+            raise ServiceNotFound(key)
+        shown = await self._authorizer.shown_revisions(call, key, revisions)
+        start = _page_start(key, query.page_token, shown)
+        befores = [*shown[1:], None]
+        listed = [
+            ListedRevision(revision, before, current=revision is shown[0])
+            for revision, before in zip(shown, befores, strict=True)
+        ]
+        end = start + query.page_size
+        return RevisionPage(key, listed[start:end], more=end < len(listed))
+
+    async def rollback(self, call: Call, rollback: Rollback) -> Applied:
+        """Deploy the content of a revision, and return once the cluster has stored it."""
+        key = await self._authorizer.authorize(call, Verb.DEPLOY, rollback.key)
+        check_key(key)
+        if rollback.revision < 0:
+            why = f"must be the number of a revision, or 0, got {rollback.revision}"
+            raise FieldInvalid([FieldViolation("revision", why)])
+        service = await self._cluster.read(key)
+        if service is None:
+            raise ServiceNotFound(key)
+        revisions = await self._cluster.revisions(key)
+        target, content = _target(key, rollback.revision, revisions)
+        call.note_result(revision=str(target.number))
+        deploy = Deploy(
+            key,
+            content.spec,
+            labels=content.labels,
+            annotations={k: v for k, v in content.annotations.items() if k != STOP_ANNOTATION},
+            # Between the read and the write another Deploy must not be undone.
+            etag=rollback.etag or service.etag,
+            request_id=rollback.request_id,
+            validate_only=rollback.validate_only,
+            force=rollback.force,
+            only_rollout=rollback.only_rollout,
+            sent_hash=fingerprint(["rollback", rollback.revision]),
+            rollback_of=target.number,
+        )
+        try:
+            return await self._deployer.deploy(call, deploy)
+        except EtagMismatch:
+            if rollback.etag:
+                raise
+            raise ConcurrentWrite(
+                f"{key} was changed while it was rolled back; nothing was written: try again"
+            ) from None
+
+
+def _target(
+    key: ServiceKey, number: int, revisions: Sequence[Revision]
+) -> tuple[Revision, RevisionContent]:
+    """Return the revision to go back to, with its content."""
+    if number:
+        target = next((r for r in revisions if r.number == number), None)
+        if target is None:
+            kept = ", ".join(str(revision.number) for revision in revisions)
+            raise RevisionNotFound(f"{key} has no revision {number}; it has {kept}")
+    else:
+        target = last_ready(revisions)
+        if target is None:
+            raise NoReadyRevision(
+                f"no revision of {key} before the present one was READY with another content: name"
+                " the revision to go back to, or deploy a spec"
+            )
+    if target.content is None:
+        why = (
+            "it was overwritten while no server ran" if target.gap else "this API cannot express it"
+        )
+        raise RevisionNotFound(
+            f"the content of revision {target.number} of {key} is unknown: {why}"
+        )
+    return target, target.content
+
+
+def _binding(key: ServiceKey, revision: Revision) -> list[str]:
+    return [fingerprint([*key]), revision.rollout.uid]
+
+
+def _page_start(key: ServiceKey, token: str, revisions: Sequence[Revision]) -> int:
+    if not token:
+        return 0
+    match decode_token(token):
+        # A service that was created again has no revision of the old one.
+        case [binding, uid, int(number)] if [binding, uid] == _binding(key, revisions[0]):
+            return sum(revision.number >= number for revision in revisions)
+    raise PageTokenInvalid("page_token must be from a ListRevisions of the same service")

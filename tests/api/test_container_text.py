@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.message import Message
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1 import registry_service_pb2 as registry_pb
+from modelservice.v1.rollout_service_pb2 import ListRevisionsRequest
 
 from server import followed_file
 from server.control import authorizer
@@ -130,6 +131,17 @@ def test_an_answer_holds_the_text_back_from_a_caller_without_the_right(
         held_back = str(ANSWERS[answer](world.blind.models))
         assert PLANTED not in held_back
         assert HELD_BACK in held_back
+
+
+def test_a_list_of_revisions_holds_it_back(world: World) -> None:
+    world.served.memory.ready_after = None
+    world.reader.models.Deploy(deploy("iris", "example.org/model:2", namespace=HERE))
+    world.fail(HERE)
+    request = ListRevisionsRequest(namespace=HERE, name="iris")
+    assert PLANTED in str(world.reader.rollouts.ListRevisions(request))
+    held_back = str(world.blind.rollouts.ListRevisions(request))
+    assert PLANTED not in held_back
+    assert HELD_BACK in held_back
 
 
 def test_a_list_of_all_namespaces_holds_it_back_in_those_without_the_right(world: World) -> None:

@@ -68,6 +68,14 @@ TABLE: dict[str, Row] = {
     "List": ("viewer", lambda name: pb.ListRequest(namespace=HERE)),
     "Delete": ("deployer", lambda name: pb.DeleteRequest(namespace=HERE, name=name)),
     "WatchStatus": ("viewer", lambda name: pb.WatchStatusRequest(namespace=HERE, name=name)),
+    "ListRevisions": (
+        "viewer",
+        lambda name: rollouts_pb.ListRevisionsRequest(namespace=HERE, name=name),
+    ),
+    "Rollback": (
+        "deployer",
+        lambda name: rollouts_pb.RollbackRequest(namespace=HERE, name=name, revision=1),
+    ),
     "Stop": ("deployer", lambda name: rollouts_pb.StopRequest(namespace=HERE, name=name)),
     "Start": ("deployer", lambda name: rollouts_pb.StartRequest(namespace=HERE, name=name)),
     "CreateRegisteredModel": (

@@ -46,7 +46,11 @@ LIST = Rpc(_MODEL_SERVICE + "List", m.ListRequest, m.ListResponse)
 DELETE = Rpc(_MODEL_SERVICE + "Delete", m.DeleteRequest, m.DeleteResponse)
 WATCH_STATUS = Rpc(_MODEL_SERVICE + "WatchStatus", m.WatchStatusRequest, m.WatchStatusResponse)
 
+LIST_REVISIONS = Rpc(
+    _ROLLOUT_SERVICE + "ListRevisions", o.ListRevisionsRequest, o.ListRevisionsResponse
+)
 # Repeatable by their request_ids.
+ROLLBACK = Rpc(_ROLLOUT_SERVICE + "Rollback", o.RollbackRequest, m.DeployResponse)
 STOP = Rpc(_ROLLOUT_SERVICE + "Stop", o.StopRequest, m.DeployResponse)
 START = Rpc(_ROLLOUT_SERVICE + "Start", o.StartRequest, m.DeployResponse)
 

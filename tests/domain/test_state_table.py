@@ -219,6 +219,13 @@ def test_zero_replicas_wanted_is_stopped_and_says_so() -> None:
     assert (decision.state, reason(decision)) == (State.STOPPED, FailureReason.SCALED_TO_ZERO)
 
 
+@pytest.mark.parametrize("late", [{}, {**LATE, "completed_at": None}])
+def test_scaled_to_zero_is_on_its_way_until_the_last_pod_is_gone(late: dict[str, object]) -> None:
+    decision = decide(facts(**late, scaled_to_zero=True, available=0, pods=1, complete=False))
+    assert (decision.state, reason(decision)) == (State.PROGRESSING, FailureReason.SCALED_TO_ZERO)
+    assert "waiting for its pods to be gone" in decision.message
+
+
 def test_a_first_rollout_waits_for_kserve_and_for_every_part_of_row_nine() -> None:
     for short in (
         {"scaled": False},
@@ -325,6 +332,7 @@ component_fields = {
     "complete": st.booleans(),
     "completed_at": st.none() | past,
     "scaled_to_zero": st.booleans(),
+    "pods": counts,
     "available": counts,
     "recently_restarted": counts,
     "unavailable_since": st.none() | past,
@@ -340,6 +348,7 @@ service_fields = {
     "deleting": st.booleans(),
     "stop_asked": st.booleans(),
     "stopped": st.booleans(),
+    "pods_left": counts,
     "reconciled": st.booleans(),
     "ready": st.booleans(),
     "ingress_ready": st.booleans(),
@@ -395,6 +404,27 @@ def test_ready_is_told_only_of_this_rollout_and_only_where_it_serves(seen: Facts
         assert not seen.pinned
         confirmed = seen.ready and seen.stable and seen.finished
         assert confirmed or seen.completed_at
+
+
+@given(any_facts)
+def test_stopped_is_told_only_where_no_pod_runs_and_none_will(seen: Facts) -> None:
+    if decide(seen).state is not State.STOPPED:
+        return
+    if seen.stop_asked:
+        assert seen.stopped
+        assert not seen.pods_left
+    else:
+        assert [c.pods for c in seen.components if c.scaled_to_zero].count(0) > 0
+        assert not any(c.pods for c in seen.components if c.scaled_to_zero)
+
+
+@given(any_facts)
+def test_a_service_that_is_to_stop_is_on_its_way_or_stopped_whatever_else_it_is(
+    seen: Facts,
+) -> None:
+    ends = seen.deleting or seen.namespace_deleting
+    state = decide(replace(seen, stop_asked=True)).state
+    assert state in ((State.DELETING,) if ends else (State.PROGRESSING, State.STOPPED))
 
 
 @given(any_facts)

@@ -133,7 +133,9 @@ class InferenceService(_message.Message):
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The user's annotations. Those that this server sets are not shown."""
+        """The user's annotations, and `serving.kserve.io/stop` whoever set it. Those that this server sets
+        are not shown.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

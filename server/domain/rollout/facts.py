@@ -50,6 +50,7 @@ class ComponentFacts:
     available and enough. `completed_at`: the first time that it was complete in this rollout; later
     failures do not clear it. `scaled_to_zero`: no replica is wanted.
 
+    `pods`: those of any rollout that have not ended, also while they are being deleted.
     `available`: pods of any rollout that answer. `recently_restarted`: pods that seem to answer,
     but are not counted yet because a container exited recently. `unavailable_since`: the time since
     when there is neither. `started_at`: when this rollout's pods were first asked for; None: not
@@ -71,6 +72,7 @@ class ComponentFacts:
     complete: bool = False
     completed_at: datetime | None = None
     scaled_to_zero: bool = False
+    pods: int = 0
     available: int = 0
     recently_restarted: int = 0
     unavailable_since: datetime | None = None
@@ -105,12 +107,15 @@ class RemainingObjects:
 class Facts:
     """The facts of a service, read at `now`.
 
-    `written_at`: when this generation was written. `reconciled`: the controller has reported on the
-    service, or leaves it to another controller. `ready`: it reports Ready for the service and every
-    component. `ingress_ready`: nothing but the components' readiness keeps it from Ready.
-    `refusal`: proof, newer than the write, that the controller cannot apply the spec. `warning`: a
-    complaint of the controller about a service that is otherwise as specified. `problems`: of the
-    service as a whole. `was_ready`: this process has seen this rollout READY.
+    `written_at`: when this generation was written. `stop_asked`: it is to stop, and its controller
+    obeys that. `stopped`: the controller has stopped it, and nothing is left that would make pods.
+    `pods_left`: those that have not ended, also while they are being deleted. `reconciled`: the
+    controller has reported on the service, or leaves it to another controller. `ready`: it reports
+    Ready for the service and every component. `ingress_ready`: nothing but the components'
+    readiness keeps it from Ready. `refusal`: proof, newer than the write, that the controller
+    cannot apply the spec. `warning`: a complaint of the controller about a service that is
+    otherwise as specified. `problems`: of the service as a whole. `was_ready`: this process has
+    seen this rollout READY.
 
     `ready_timeout`: how long the rollout may take; None: as long as the cluster allows.
     `time_resolution`: the cluster's times may be so much too early, since it cuts off the rest.
@@ -128,6 +133,7 @@ class Facts:
     deleting: bool = False
     stop_asked: bool = False
     stopped: bool = False
+    pods_left: int = 0
     reconciled: bool = False
     ready: bool = False
     ingress_ready: bool = False
@@ -154,6 +160,11 @@ class Facts:
     def scaled(self) -> bool:
         """Report whether the replica counts and bounds are those of the spec."""
         return all(c.scaled for c in self.components)
+
+    @property
+    def scaled_to_zero(self) -> bool:
+        """Report whether a component wants no replica."""
+        return any(c.scaled_to_zero for c in self.components)
 
     @property
     def finished(self) -> bool:

@@ -54,7 +54,8 @@ def _in_time(facts: Facts, decision: Decision) -> Decision:
     if ready_by is None or timeout is None or not _due(ready_by, facts.now):
         return decision
     under_way = decision.state in (State.PENDING, State.PROGRESSING)
-    if not under_way or facts.stop_asked or facts.unsupported_mode:
+    ending = facts.stop_asked or facts.scaled_to_zero
+    if not under_way or ending or facts.unsupported_mode:
         return decision
     late = f"the rollout was not ready within its ready_timeout of {timeout.total_seconds():.0f} s"
     failure = decision.failure
@@ -82,10 +83,10 @@ def _namespace_deleting(facts: Facts) -> Decision | None:
 
 
 def _stopped(facts: Facts) -> Decision | None:
-    """2. It is to stop: STOPPED once no pod is left."""
+    """2. It is to stop: STOPPED once no pod runs, and none will."""
     if not facts.stop_asked:
         return None
-    if facts.stopped:
+    if facts.stopped and not facts.pods_left:
         return Decision(State.STOPPED, "stopped by the annotation serving.kserve.io/stop")
     awaited = facts.activity or "stopping: waiting for its pods to be gone"
     return _going_away(facts, Decision(State.PROGRESSING, awaited))
@@ -155,10 +156,13 @@ def _not_applied(facts: Facts) -> Decision | None:
 
 
 def _scaled_to_zero(facts: Facts) -> Decision | None:
-    """8. It is scaled to zero by hand."""
-    if not any(c.scaled_to_zero for c in facts.components):
+    """8. It is scaled to zero by hand: STOPPED once no pod runs."""
+    if not facts.scaled_to_zero:
         return None
     failure = failure_of(FailureReason.SCALED_TO_ZERO, "scaled to zero replicas")
+    if any(c.pods for c in facts.components if c.scaled_to_zero):
+        message = f"{failure.message}: waiting for its pods to be gone"
+        return Decision(State.PROGRESSING, message, failure)
     return Decision(State.STOPPED, failure=failure)
 
 

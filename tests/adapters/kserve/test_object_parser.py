@@ -100,6 +100,13 @@ def test_labels_of_others_on_our_service_are_selectable_and_not_shown() -> None:
     assert service.selectable_labels["x"] == "y"
 
 
+def test_the_annotation_that_stops_a_service_is_shown_whoever_wrote_it() -> None:
+    ours = applied(DesiredObject(KEY, MODEL, {}, {"note": "7"}))
+    change = {"metadata": {"annotations": {"serving.kserve.io/stop": "True", "theirs": "x"}}}
+    service = read(edited(ours, "kubectl-annotate", change))
+    assert service.annotations == {"note": "7", "serving.kserve.io/stop": "True"}
+
+
 def test_an_edit_by_others_is_read_as_it_is() -> None:
     obj = edited(
         applied(DesiredObject(KEY, MODEL)),

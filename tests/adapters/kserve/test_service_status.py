@@ -30,6 +30,7 @@ from tests.adapters.kserve.shown import (
     warning,
     with_condition,
     with_deployment_condition,
+    with_pods,
     with_service,
 )
 
@@ -50,7 +51,71 @@ def test_a_stop_in_any_case_is_under_way_until_the_last_pod_is_gone(word: str) -
     assert verdict(stopping, now).state is State.PROGRESSING
     stopped = with_condition(stopping, "Stopped", status="True")
     assert verdict(stopped, now).state is State.PROGRESSING
-    assert verdict(replace(stopped, pods=()), now).state is State.STOPPED
+    childless = replace(stopped, deployments=(), replica_sets=())
+    assert verdict(childless, now).state is State.PROGRESSING
+    gone = replace(childless, pods=())
+    assert verdict(gone, now).state is State.STOPPED
+    ended = with_pods(childless, {"status": {"phase": "Succeeded"}})
+    assert verdict(ended, now).state is State.STOPPED
+
+
+@pytest.mark.parametrize("kind", ["deployments", "replica_sets"])
+def test_a_service_is_not_stopped_while_an_object_is_left_that_makes_pods(kind: str) -> None:
+    observed, now = serving()
+    asked = with_service(observed, {"metadata": {"annotations": {STOP: "true"}}})
+    stopped = with_condition(asked, "Stopped", status="True")
+    left = replace(stopped, deployments=(), replica_sets=(), pods=())
+    left = replace(left, **{kind: getattr(observed, kind)})
+    assert verdict(left, now).state is State.PROGRESSING
+    scaled = {kind: tuple(merged(o, {"spec": {"replicas": 0}}) for o in getattr(left, kind))}
+    assert verdict(replace(left, **scaled), now).state is State.STOPPED
+    deleted = {"metadata": {"deletionTimestamp": stamp(now)}}
+    going = {kind: tuple(merged(o, deleted) for o in getattr(left, kind))}
+    assert verdict(replace(left, **going), now).state is State.STOPPED
+
+
+def stopped_again() -> tuple[ObservedObjects, datetime]:
+    """Started and stopped again, with the condition Stopped of the stop before, and nothing of what
+    KServe makes for the start."""
+    observed, now = serving()
+    entry = {
+        "manager": "modelservice",
+        "operation": "Apply",
+        "time": stamp(now),
+        "fieldsV1": {"f:metadata": {"f:annotations": {f"f:{STOP}": {}}}, "f:spec": {}},
+    }
+    asked = {"annotations": {STOP: "true"}, "managedFields": [entry], "generation": 4}
+    again = with_condition(with_service(observed, {"metadata": asked}), "Stopped", status="True")
+    return replace(again, deployments=(), replica_sets=(), pods=()), now
+
+
+def test_the_condition_of_an_earlier_stop_makes_no_stopped_for_five_seconds() -> None:
+    again, now = stopped_again()
+    first = verdict(again, now)
+    assert first.state is State.PROGRESSING
+    assert first.recheck_at
+    assert verdict(again, first.recheck_at - SECOND, lasting=3).state is State.PROGRESSING
+    assert verdict(again, first.recheck_at, lasting=5).state is State.STOPPED
+
+
+def test_a_condition_that_changed_after_the_stop_is_about_that_stop() -> None:
+    again, now = stopped_again()
+    before = with_condition(again, "Stopped", status="False")
+    staleness = StalenessCheck().updated(before, now).updated(again, now)
+    assert decide(facts_of(again, staleness, now)).state is State.STOPPED
+
+
+def test_a_deploy_of_a_stopped_service_leaves_it_stopped_at_once() -> None:
+    again, now = stopped_again()
+    before = with_condition(again, "Stopped", status="False")
+    staleness = StalenessCheck().updated(before, now).updated(again, now)
+    deployed = with_service(again, {"metadata": {"generation": 5}})
+    staleness = staleness.updated(deployed, now)
+    assert decide(facts_of(deployed, staleness, now)).state is State.STOPPED
+    # With a generation in between that was not seen, it may have been started.
+    unseen = with_service(again, {"metadata": {"generation": 7}})
+    staleness = staleness.updated(unseen, now)
+    assert decide(facts_of(unseen, staleness, now)).state is State.PROGRESSING
 
 
 def test_a_stop_annotation_that_says_false_stops_nothing() -> None:

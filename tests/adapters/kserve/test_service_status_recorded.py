@@ -78,7 +78,12 @@ LIVES: dict[str, list[Step]] = {
         (2, READY, FailureReason.QUOTA),
         (2, DEGRADED, FailureReason.QUOTA),
     ],
-    "scale_to_zero": [*UP, (1, STOPPED, FailureReason.SCALED_TO_ZERO), *UP[1:]],
+    "scale_to_zero": [
+        *UP,
+        (1, PROGRESSING, FailureReason.SCALED_TO_ZERO),
+        (1, STOPPED, FailureReason.SCALED_TO_ZERO),
+        *UP[1:],
+    ],
     "stop": [*UP, UP[1], (1, STOPPED, None), *UP],
     "pod_deleted": [*UP, *UP[1:]],
     # What others wrote.

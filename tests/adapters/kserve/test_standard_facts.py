@@ -208,10 +208,14 @@ def test_without_an_autoscaler_the_replicas_themselves_must_be_as_asked() -> Non
     observed = replace(with_service(observed, asked), autoscalers=())
     assert not facts(observed, now).scaled
     at_zero = with_deployment(observed, {"spec": {"replicas": 0}})
-    decision = verdict(at_zero, now)
-    assert decision.state is State.STOPPED
-    assert decision.failure
-    assert decision.failure.reason is FailureReason.SCALED_TO_ZERO
+    for seen, expected in (
+        (at_zero, State.PROGRESSING),
+        (replace(at_zero, pods=()), State.STOPPED),
+    ):
+        decision = verdict(seen, now)
+        assert decision.state is expected
+        assert decision.failure
+        assert decision.failure.reason is FailureReason.SCALED_TO_ZERO
 
 
 def test_a_pod_that_is_being_deleted_is_not_available() -> None:

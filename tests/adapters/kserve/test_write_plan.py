@@ -448,6 +448,54 @@ def test_a_deploy_that_names_the_stop_annotation_decides_it() -> None:
     assert annotations == {STOP_ANNOTATION: "false"}
 
 
+def test_a_stop_and_a_start_change_one_annotation_and_make_a_rollout_each() -> None:
+    current = applied(DesiredObject(KEY, MODEL, {"team": "x"}, {"note": "7"}))
+    hashes = [rollout_hash_of(current)]
+    for stop in (True, False, True, False):
+        before = current
+        plan = planned(Deploy(KEY, None, stop=stop), current)
+        assert (plan.action, plan.replaces_pods) == (Action.UPDATED, True)
+        if not stop:
+            # The pods that the stop ends have the hash of the start before.
+            plan = plan_deploy(
+                Deploy(KEY, None, stop=False),
+                parse_object(current),
+                KServeConfig(),
+                f"{FRESH}-{len(hashes)}",
+            )
+            assert isinstance(plan, Plan)
+        current = after(plan)
+        expected = {"note": "7", STOP_ANNOTATION: "true" if stop else "false"}
+        annotations = current["metadata"]["annotations"]
+        assert {key: annotations[key] for key in expected} == expected
+        assert current["metadata"]["labels"] == before["metadata"]["labels"]
+        hashes.append(rollout_hash_of(current))
+    assert len({*hashes[::2]}) == len(hashes[::2])
+
+
+@pytest.mark.parametrize(("stop", "written"), [(True, "True"), (False, "false"), (False, None)])
+def test_a_stop_of_what_is_stopped_and_a_start_of_what_runs_write_nothing(
+    stop: bool, written: str | None
+) -> None:
+    annotations = {STOP_ANNOTATION: written} if written else {}
+    for current in (
+        applied(DesiredObject(KEY, MODEL, {}, annotations)),
+        edited(
+            applied(DesiredObject(KEY, MODEL)),
+            "kubectl",
+            {"metadata": {"annotations": annotations}},
+        ),
+    ):
+        plan = planned(Deploy(KEY, None, stop=stop), current)
+        assert (plan.action, plan.unchanged) == (Action.UNCHANGED, True)
+
+
+def test_a_stop_that_would_remove_fields_is_refused() -> None:
+    current = theirs({"containers": [{"name": "kserve-container", "image": "a"}, {"name": "b"}]})
+    with pytest.raises(FieldInvalid, match=r"name: must be .*containers\[b\]"):
+        planned(Deploy(KEY, None, stop=True, force=True), current)
+
+
 def theirs(predictor: dict[str, Any]) -> dict[str, Any]:
     metadata = {"namespace": KEY.namespace, "name": KEY.name}
     return stored({"metadata": metadata, "spec": {"predictor": predictor}})
@@ -609,6 +657,9 @@ def test_a_stop_that_kserve_0_15_would_not_carry_out_is_refused() -> None:
     assert planned(Deploy(KEY, KNATIVE, annotations=stop), None, release=KSERVE_0_15)
     start = {STOP_ANNOTATION: "false"}
     assert planned(Deploy(KEY, MODEL, annotations=start), None, release=KSERVE_0_15)
+    running = applied(DesiredObject(KEY, MODEL))
+    with pytest.raises(UnsupportedByCluster, match=r"KServe 0\.15.*Knative mode only"):
+        planned(Deploy(KEY, None, stop=True), running, release=KSERVE_0_15)
     # A vendor's 0.15 that stops services sets the condition in all of them.
     condition = {"status": {"conditions": [{"type": "Stopped", "status": "False"}]}}
     current = applied(DesiredObject(KEY, MODEL)) | condition

@@ -238,10 +238,12 @@ def _plan_update(
         )
     ):
         return replace(plan, action=Action.UNCHANGED, unchanged=True)
+    starts = is_stop_requested(current.annotations) and not is_stop_requested(desired.annotations)
     if deploy.restart:
         desired = replace(desired, restart=deploy.request_id or fresh_stamp)
-    elif same_hash:
-        # The hash of an earlier rollout would come back, and with it the state of that rollout.
+    elif same_hash or starts:
+        # The hash of an earlier rollout would come back, and with it the state of that rollout:
+        # after a start that of the pods that are still to be stopped.
         desired = replace(desired, restart=fresh_stamp)
     if deploy.spec is not None and not same_pods:
         desired = replace(desired, deployment_id=deploy.deployment_id)

@@ -34,9 +34,9 @@ from server.adapters.kserve.names import (
     MANAGED_BY_VALUE,
     MODE_ANNOTATION,
 )
-from server.adapters.kserve.objects import Object, get_map, key_of, rollout_of
+from server.adapters.kserve.objects import Object, annotations_of, get_map, key_of, rollout_of
 from server.domain.rollout.status import InferenceServiceStatus, State
-from server.domain.service.commands import OUR_PREFIX, fingerprint
+from server.domain.service.commands import OUR_PREFIX, STOP_ANNOTATION, fingerprint
 from server.domain.service.inference_service import (
     InferenceService,
     InferenceServiceSpec,
@@ -126,8 +126,9 @@ def service_of(obj: Object, status: InferenceServiceStatus) -> InferenceService:
 def parse_object(obj: Object) -> ParsedObject:
     """Parse an InferenceService.
 
-    A service of ours has the labels and annotations that we own, and the fields of the spec that
-    any manager owns: KServe's defaults have no owner. Other services have their whole spec, because
+    A service of ours has the labels and annotations that we own, the annotation that stops it
+    whoever wrote it, and the fields of the spec that any manager owns: KServe's defaults have no
+    owner. Other services have their whole spec, because
     KServe's webhook may have rewritten it.
     """
     metadata = obj["metadata"]
@@ -137,6 +138,9 @@ def parse_object(obj: Object) -> ParsedObject:
     unmanaged = not (labelled and managers.ours)
     askers = managers.all if unmanaged else managers.ours
     labels, annotations = (_owned_texts(metadata, k, askers) for k in ("labels", "annotations"))
+    raw_annotations = annotations_of(obj)
+    if STOP_ANNOTATION in raw_annotations:
+        annotations[STOP_ANNOTATION] = str(raw_annotations[STOP_ANNOTATION])
     asked_spec: Object = obj.get("spec", {})
     if not unmanaged:
         asked_spec = project(asked_spec, owned_fields(managers.all, "f:spec"))

@@ -82,6 +82,11 @@ class ParsedService:
         start = max(self.written_at, started_at or self.written_at)
         return start + self.ready_timeout + TIME_RESOLUTION
 
+    @property
+    def stop_asked_at(self) -> datetime:
+        """Return when the annotation that stops it was last written, as far as that is known."""
+        return self.stop_requested_at or self.written_at
+
     def is_true(self, condition: str) -> bool:
         """Return whether a condition is True."""
         return bool(self.conditions.get(condition, {}).get("status") == "True")

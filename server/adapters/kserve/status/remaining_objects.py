@@ -1,4 +1,4 @@
-"""Describe the remaining objects of a service that is being deleted or stopped."""
+"""Find the remaining objects of a service that is being deleted or stopped, and describe them."""
 
 from __future__ import annotations
 
@@ -30,6 +30,20 @@ def remaining_objects(service: ParsedService, observed: ObservedObjects) -> Rema
         idle = "" if service.is_true("Stopped") else _KSERVE
         return RemainingObjects(service.stop_requested_at, listed(_describe_all(observed)), idle)
     return None
+
+
+def makes_pods(observed: ObservedObjects) -> bool:
+    """Return whether an object is left for which Kubernetes or Knative would make a pod.
+
+    One that is being deleted makes none.
+    """
+    scaled = (*observed.deployments, *observed.replica_sets)
+    makers = (
+        *(o for o in scaled if get_map(o, "spec").get("replicas") != 0),
+        *observed.knative_services,
+        *observed.revisions,
+    )
+    return not all(map(_is_deleted, makers))
 
 
 def _remaining_after_delete(

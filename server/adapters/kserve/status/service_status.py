@@ -13,6 +13,7 @@ from server.adapters.kserve.status.grace_periods import (
     RECONCILE_ERROR,
     RECONCILE_ERROR_REPORTED,
     STALE_ERROR,
+    STOP_CURRENT,
 )
 from server.adapters.kserve.status.knative.knative_facts import knative_facts
 from server.adapters.kserve.status.knative.reconcile_warnings import (
@@ -26,8 +27,9 @@ from server.adapters.kserve.status.parsed_service import (
     ParsedService,
     parse_service,
 )
+from server.adapters.kserve.status.pods.pod import has_ended
 from server.adapters.kserve.status.pods.redaction import gate_for_service, redacted_message
-from server.adapters.kserve.status.remaining_objects import remaining_objects
+from server.adapters.kserve.status.remaining_objects import makes_pods, remaining_objects
 from server.adapters.kserve.status.staleness import StalenessCheck
 from server.adapters.kserve.status.standard_facts import standard_facts
 from server.domain.rollout.container_output import OutputGate
@@ -76,6 +78,9 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
         *(e.since + RECONCILE_ERROR_REPORTED for e in errors),
         *([ingress_fails_at] if ingress_fails_at else []),
     ]
+    stop_asked = is_stop_requested(service.annotations) and _can_stop(service, observed)
+    if stop_asked:
+        recheck_times.append(service.stop_asked_at + STOP_CURRENT)
     return Facts(
         rollout=service.rollout,
         now=now,
@@ -90,8 +95,12 @@ def facts_of(observed: ObservedObjects, staleness: StalenessCheck, now: datetime
             observed.knative_services,
             observed.revisions,
         ),
-        stop_asked=is_stop_requested(service.annotations) and _can_stop(service, observed),
-        stopped=service.is_true("Stopped") and not observed.pods,
+        stop_asked=stop_asked,
+        stopped=stop_asked
+        and service.is_true("Stopped")
+        and staleness.is_stop_current(service, now)
+        and not makes_pods(observed),
+        pods_left=sum(not has_ended(pod) for pod in observed.pods) if stop_asked else 0,
         reconciled="Ready" in service.conditions or service.mode == MODEL_MESH,
         ready=ready,
         ingress_ready=ingress_ready and not errors,

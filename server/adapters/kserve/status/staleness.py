@@ -1,4 +1,4 @@
-"""Decide whether an error of KServe is about the present spec, or about the one before.
+"""Decide whether an error or a stop that KServe reports is about the present object.
 
 Right after a write that fixes a service, the object still carries the error of the write before,
 and a busy controller may repeat it. So a status counts once it was seen to change after this
@@ -19,13 +19,14 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from server.adapters.kserve.objects import Object, get_map, parse_time
-from server.adapters.kserve.status.grace_periods import RECONCILE_ERROR, STALE_ERROR
+from server.adapters.kserve.status.grace_periods import RECONCILE_ERROR, STALE_ERROR, STOP_CURRENT
 from server.adapters.kserve.status.kserve_errors import KServeError, event_error
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from server.adapters.kserve.status.parsed_service import ParsedService, parse_service
 from server.adapters.kserve.status.pods.pod_context import events_by_subject
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.commands import is_stop_requested
 
 # Events carry the clock of KServe's controller, not that of the API server.
 CLOCK_SKEW = timedelta(seconds=1)
@@ -50,7 +51,8 @@ class StalenessCheck:
     `status`: the digest of the status when the rollout was first seen. `versions`: every
     resourceVersion of the rollout. `events`: the present warnings about the service. `error_since`:
     since when an error that is newer than the write lasts. `failing_since`: since when KServe fails
-    to reconcile a component.
+    to reconcile a component. `stop_status`: the digest of the status when the service was first
+    seen to be asked to stop; None while it is not.
     """
 
     rollout: Rollout | None = None
@@ -59,6 +61,7 @@ class StalenessCheck:
     events: Sequence[ServiceEvent] = ()
     error_since: datetime | None = None
     failing_since: datetime | None = None
+    stop_status: bytes | None = None
 
     def updated(self, observed: ObservedObjects, now: datetime) -> StalenessCheck:
         """Return the check with the present objects taken in. Call it at each change."""
@@ -66,6 +69,7 @@ class StalenessCheck:
         if service.rollout != self.rollout:
             first = service.rollout.generation == 1
             check = StalenessCheck(service.rollout, b"" if first else service.status_digest)
+        check = replace(check, stop_status=self._stop_status(service))
         # A race that KServe lost neither starts nor ends a failure.
         failing_since = check.failing_since if service.reconcile_failed else None
         if service.reconcile_errors:
@@ -113,6 +117,29 @@ class StalenessCheck:
             and (service.status_written_at or service.written_at) <= service.written_at
             and not any(self._new_events(service, service.written_at))
         )
+
+    def is_stop_current(self, service: ParsedService, now: datetime) -> bool:
+        """Return whether the condition Stopped is about the present stop.
+
+        After a start and another stop it can still be that of the stop before, while KServe acts on
+        the start and makes pods.
+        """
+        asked_at = service.stop_asked_at
+        return (
+            (self.stop_status is not None and service.status_digest != self.stop_status)
+            or (service.status_written_at or asked_at) > asked_at
+            or now >= asked_at + STOP_CURRENT
+        )
+
+    def _stop_status(self, service: ParsedService) -> bytes | None:
+        if not is_stop_requested(service.annotations):
+            return None
+        if self.rollout is None or self.stop_status is None:
+            return service.status_digest
+        # A start in between would have had a generation of its own.
+        uid, generation = service.rollout
+        same_stop = uid == self.rollout.uid and generation <= self.rollout.generation + 1
+        return self.stop_status if same_stop else service.status_digest
 
     def reconcile_problem(
         self, error: KServeError, service: ParsedService, observed: ObservedObjects, now: datetime

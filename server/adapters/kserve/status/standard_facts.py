@@ -87,6 +87,7 @@ def standard_facts(
         complete=progress.complete,
         completed_at=progress.completed_at,
         scaled_to_zero=progress.applied and first.replicas == 0,
+        pods=sum(not pod.has_ended for w in workloads for pod in w.pods),
         available=available,
         recently_restarted=recently_restarted,
         unavailable_since=None

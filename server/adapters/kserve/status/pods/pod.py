@@ -78,10 +78,10 @@ class Container:
 class Pod:
     """Hold a parsed pod.
 
-    `conditions`: by type. `is_live`: the pod is meant to run: it has neither ended nor been
-    deleted. `is_ready`: Ready, and not being deleted. `running_since`: since when all main
-    containers run; None unless all do. `unready_since`: since when they do so without the pod being
-    ready.
+    `conditions`: by type. `has_ended`: none of its containers runs or will. `is_live`: the pod is
+    meant to run: it has neither ended nor been deleted. `is_ready`: Ready, and not being deleted.
+    `running_since`: since when all main containers run; None unless all do. `unready_since`: since
+    when they do so without the pod being ready.
     """
 
     obj: Object
@@ -91,6 +91,7 @@ class Pod:
     controller: str
     created_at: datetime
     conditions: Mapping[str, Object]
+    has_ended: bool
     is_live: bool
     is_ready: bool
     init_containers: tuple[Container, ...]
@@ -126,6 +127,7 @@ def parse_pod(obj: Object) -> Pod:
         changed = parse_time(by_type.get("Ready", {}).get("lastTransitionTime"))
         unready_since = max(running_since, changed or running_since)
     specs = get_list(obj, "spec", "initContainers")
+    ended = has_ended(obj)
     return Pod(
         obj=obj,
         uid=str(metadata.get("uid", "")),
@@ -134,7 +136,8 @@ def parse_pod(obj: Object) -> Pod:
         controller=controller_of(obj),
         created_at=created_at(obj),
         conditions=by_type,
-        is_live=not deleting and status.get("phase") not in ("Failed", "Succeeded"),
+        has_ended=ended,
+        is_live=not (deleting or ended),
         is_ready=is_ready,
         init_containers=tuple(
             parse_container(s, find_by_name(specs, str(s.get("name", ""))))
@@ -144,6 +147,11 @@ def parse_pod(obj: Object) -> Pod:
         running_since=running_since,
         unready_since=unready_since,
     )
+
+
+def has_ended(obj: Object) -> bool:
+    """Return whether none of a pod's containers runs or will."""
+    return get_map(obj, "status").get("phase") in ("Failed", "Succeeded")
 
 
 def parse_container(status: Object, init_spec: Object | None = None) -> Container:

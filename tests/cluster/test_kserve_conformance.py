@@ -63,6 +63,15 @@ class KServeWorld:
     def never_ready(self) -> InferenceServiceSpec:
         return InferenceServiceSpec(ContainerPredictor("lab/stuck:1"))
 
+    def failing(self, tag: str) -> InferenceServiceSpec:
+        return InferenceServiceSpec(ContainerPredictor(f"lab/missing:{tag}"))
+
+    async def edit(self, key: ServiceKey, tag: str) -> None:
+        predictor = container(tag).serving
+        assert isinstance(predictor, ContainerPredictor)
+        containers = [{"name": "kserve-container", "image": predictor.image}]
+        await self._apply("kubectl-edit", key, {}, predictor={"containers": containers})
+
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         containers = [{"name": "kserve-container", "image": image}]
         key = ServiceKey(self.namespace, name)

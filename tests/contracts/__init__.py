@@ -9,4 +9,5 @@ pytest.register_assert_rewrite(
     "tests.contracts.guarding",
     "tests.contracts.own_writes",
     "tests.contracts.registered",
+    "tests.contracts.rolling_back",
 )

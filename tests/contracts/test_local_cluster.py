@@ -43,6 +43,12 @@ class LocalWorld:
     def never_ready(self) -> InferenceServiceSpec:
         return model(self._folder, "never-ready", unready=True)
 
+    def failing(self, tag: str) -> InferenceServiceSpec:
+        return model(self._folder, f"failing-{tag}", exit=1)
+
+    async def edit(self, key: ServiceKey, tag: str) -> None:
+        raise NotImplementedError(Ability.OTHER_WRITERS)
+
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         raise NotImplementedError(Ability.OTHER_WRITERS)
 

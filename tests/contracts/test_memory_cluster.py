@@ -15,6 +15,7 @@ from server.domain.service.inference_service import (
 from tests.contracts.conformance import ClusterConformance
 from tests.contracts.world import Ability, Follower, World, container, following
 from tests.memory_cluster.cluster import MemoryCluster
+from tests.memory_cluster.statuses import FAILING
 
 
 class MemoryWorld:
@@ -41,6 +42,12 @@ class MemoryWorld:
     def never_ready(self) -> InferenceServiceSpec:
         self.cluster.ready_after = None
         return container("never-ready")
+
+    def failing(self, tag: str) -> InferenceServiceSpec:
+        return InferenceServiceSpec(ContainerPredictor(f"{FAILING}{tag}"))
+
+    async def edit(self, key: ServiceKey, tag: str) -> None:
+        self.cluster.edit(key, container(tag))
 
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         spec = InferenceServiceSpec(ContainerPredictor(image))

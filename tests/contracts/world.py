@@ -159,6 +159,14 @@ class World(Protocol):
         """A spec whose pods never become ready."""
         ...
 
+    def failing(self, tag: str) -> InferenceServiceSpec:
+        """A spec whose rollout fails; another tag is another rollout."""
+        ...
+
+    async def edit(self, key: ServiceKey, tag: str) -> None:
+        """Change a service to what `plain` returns for the tag, as somebody else would."""
+        ...
+
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         """Make a service with a container as somebody else would."""
         ...

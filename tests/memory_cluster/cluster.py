@@ -203,6 +203,17 @@ class MemoryCluster:
         self.store.put(Stored(made))
         return made
 
+    def edit(self, key: ServiceKey, spec: InferenceServiceSpec) -> None:
+        """Change the spec of a service as somebody else's kubectl would."""
+        stored = self.store.get(key)
+        assert stored, f"there is no {key}"
+        service = stored.service
+        change = Deploy(key, spec, labels=service.labels, annotations=service.annotations)
+        _, wanted = plan_deploy(change, stored)
+        wanted = replace(wanted, service=replace(wanted.service, unmanaged=True))
+        self.store.put(wanted)
+        self._settle_later(wanted.service)
+
     @property
     def _blind(self) -> bool:
         return self._away or self._held

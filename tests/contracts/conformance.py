@@ -9,7 +9,6 @@ from tests.contracts.guarding import GuardConformance, RequestIdConformance
 from tests.contracts.own_writes import OwnWritesConformance
 from tests.contracts.positions import PositionConformance
 from tests.contracts.registered import RegisteredConformance
-from tests.contracts.rolling_back import RollbackConformance
 
 
 class ClusterConformance(
@@ -23,6 +22,5 @@ class ClusterConformance(
     OwnWritesConformance,
     PositionConformance,
     RegisteredConformance,
-    RollbackConformance,
 ):
     """What every cluster keeps to."""

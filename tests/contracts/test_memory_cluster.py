@@ -13,6 +13,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from tests.contracts.conformance import ClusterConformance
+from tests.contracts.rolling_back import RollbackConformance
 from tests.contracts.world import Ability, Follower, World, container, following
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.memory_cluster.statuses import FAILING
@@ -78,5 +79,5 @@ async def world() -> AsyncIterator[World]:
         yield MemoryWorld(cluster, told)
 
 
-class TestMemoryCluster(ClusterConformance):
+class TestMemoryCluster(ClusterConformance, RollbackConformance):
     """The whole suite."""

@@ -22,7 +22,13 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusRequest,
     WatchStatusResponse,
 )
-from modelservice.v1.rollout_service_pb2 import StartRequest, StopRequest
+from modelservice.v1.rollout_service_pb2 import (
+    ListRevisionsRequest,
+    Revision,
+    RollbackRequest,
+    StartRequest,
+    StopRequest,
+)
 
 from modelservice_client.core import calls, rpcs, watching
 from modelservice_client.core.awaited import Rollout, gone_request, watch_request
@@ -129,6 +135,7 @@ class AsyncClient:
         *,
         timeout: float = 600.0,
         on_change: OnChange | None = None,
+        rollback_on_failure: bool = False,
         **fields: Unpack[DeployFields],
     ) -> InferenceService:
         """Deploy a service as `deploy` does, and return it once this rollout is ready.
@@ -136,11 +143,17 @@ class AsyncClient:
         `timeout` bounds both, in seconds. `on_change` is called with each state. With validate_only
         the service is returned as it would be stored.
 
+        With `rollback_on_failure` a rollout that fails is rolled back to the last revision that was
+        ready, and RolledBack is raised once that one is ready, within `timeout` seconds more. Where
+        it cannot, `rollback_error` of the RolloutFailed says why. No rollback follows any other
+        error: a newer rollout is not undone, a stopped service not started, and a wait that is not
+        decided in time does not say that the rollout failed.
+
         Raises as `deploy` and `wait_ready` do.
         """
         asked = calls.deploy_request(request, fields, _new_id)
         return await self._driver.run(
-            watching.deploy_and_wait(self._policy, asked, timeout, on_change)
+            watching.deploy_and_wait(self._policy, asked, timeout, on_change, rollback_on_failure)
         )
 
     async def restart(
@@ -161,6 +174,39 @@ class AsyncClient:
             restart=True,
             timeout=timeout,
         )
+
+    async def rollback(
+        self,
+        name: str,
+        *,
+        namespace: str = "",
+        revision: int = 0,
+        rollout_id: str = "",
+        etag: str = "",
+        request_id: str = "",
+        force: bool = False,
+        validate_only: bool = False,
+        timeout: float = 60.0,
+    ) -> DeployResponse:
+        """Deploy an earlier revision of a service again, without waiting for its rollout.
+
+        Without a `revision` it is the last one before the present that was ready. With a
+        `rollout_id` nothing is done unless that is still the newest rollout. Retries are those of
+        `deploy`.
+
+        Raises NoReadyRevision, RevisionNotFound, Superseded, and as `deploy` does.
+        """
+        request = RollbackRequest(
+            namespace=namespace,
+            name=name,
+            revision=revision,
+            rollout_id=rollout_id,
+            etag=etag,
+            request_id=request_id or _new_id(),
+            force=force,
+            validate_only=validate_only,
+        )
+        return await self._driver.run(calls.write(self._policy, rpcs.ROLLBACK, request, timeout))
 
     async def stop(
         self,
@@ -249,6 +295,19 @@ class AsyncClient:
         async for page in self.pages(rpcs.LIST, request, timeout=timeout):
             for service in page.services:
                 yield service
+
+    async def list_revisions(
+        self, name: str, *, namespace: str = "", page_size: int = 0, timeout: float = 60.0
+    ) -> AsyncIterator[Revision]:
+        """Read the revisions of a service, the newest first, page by page while they are iterated.
+        `timeout` is each page's, in seconds.
+
+        Raises ServiceNotFound, Unavailable, NotReachable.
+        """
+        request = ListRevisionsRequest(namespace=namespace, name=name, page_size=page_size)
+        async for page in self.pages(rpcs.LIST_REVISIONS, request, timeout=timeout):
+            for revision in page.revisions:
+                yield revision
 
     async def delete(
         self,

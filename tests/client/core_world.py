@@ -25,6 +25,12 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusRequest,
     WatchStatusResponse,
 )
+from modelservice.v1.rollout_service_pb2 import (
+    ListRevisionsRequest,
+    ListRevisionsResponse,
+    Revision,
+    RollbackRequest,
+)
 from modelservice_client.core import errors
 from modelservice_client.core.retry import Policy, Retrying
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send
@@ -84,10 +90,13 @@ def at(version: int) -> Timestamp:
 Cluster = dict[str, Stored]
 
 
-def history(events: Sequence[tuple[str, str]]) -> list[Cluster]:
-    """The cluster after each event; none of them lets a deleted service come back."""
-    versions: list[Cluster] = [{}]
-    for version, (event, name) in enumerate(events, start=1):
+def history(
+    events: Sequence[tuple[str, str]], begin: Cluster | None = None, begins: int = 0
+) -> list[Cluster]:
+    """The cluster after each event; none of them lets a deleted service come back. It begins with
+    this one, at this version."""
+    versions: list[Cluster] = [begin or {}]
+    for version, (event, name) in enumerate(events, start=begins + 1):
         now = dict(versions[-1])
         before = now.get(name)
         if event == "delete":
@@ -121,12 +130,16 @@ class Over(Exception):
 class World:
     """`exact`: the token of a watch of one service continues on any replica, by the version that
     was sent last, as servers do that are not older than the client. `met`: the answers that only
-    faults bring about."""
+    faults bring about. `deployed`, `rolled_back`: what becomes of a service after a Deploy and a
+    Rollback, event by event. `undone`: the rollouts that were rolled back."""
 
     def __init__(
         self, versions: list[Cluster], faults: Sequence[str], *, exact: bool = False
     ) -> None:
         self.exact = exact
+        self.deployed: Sequence[str] = ("progress", "ready")
+        self.rolled_back: Sequence[str] = ("progress", "ready")
+        self.undone: list[str] = []
         self.met: Counter[str] = Counter()
         self.time = 0.0
         self.versions = versions
@@ -390,10 +403,18 @@ class World:
         fault = self._fault()
         self._lost(fault, self.time + step.timeout)
         self.time += 0.01
-        if isinstance(step.request, DeployRequest):
-            answer: Any = self._deploy(step.request)
-        else:
-            answer = self._get(step.request)
+        match step.request:
+            case DeployRequest():
+                answer: Any = self._write(step.request, self.deployed)
+            case RollbackRequest():
+                answer = self._roll_back(step.request)
+            case ListRevisionsRequest():
+                present = self._present(step.request.name).rollout_id
+                back = 1 if self.undone else 0
+                newest = Revision(rollout_id=present, rollback_of=back)
+                answer = ListRevisionsResponse(revisions=[newest])
+            case _:
+                answer = self._get(step.request)
         if fault == "lose answer":
             self.met[fault] += 1
             raise errors.error_of(StatusCode.UNAVAILABLE, "lost after it was done", ())
@@ -407,10 +428,13 @@ class World:
             raise errors.ServiceDeleted("gone", code=StatusCode.NOT_FOUND, reason="ROLLOUT_GONE")
         return GetResponse(service=stored.message())
 
-    def _deploy(self, request: DeployRequest) -> DeployResponse:
+    def _write(
+        self, request: DeployRequest | RollbackRequest, events: Sequence[str]
+    ) -> DeployResponse:
         self.request_ids.append(request.request_id)
         if request.request_id not in self.rollouts:
-            self.versions[self.now + 1 :] = history_after(self.cluster, request.name, self.now)
+            written = [("deploy", request.name), *((event, request.name) for event in events)]
+            self.versions[self.now + 1 :] = history(written, self.cluster, self.now)[1:]
             self.now += 1
             self._replicas[0] = self.now
             self.rollouts[request.request_id] = self.cluster[request.name].rollout_id
@@ -419,10 +443,15 @@ class World:
             rollout_id=self.rollouts[request.request_id],
         )
 
+    def _present(self, name: str) -> Stored:
+        if name not in self.cluster:
+            raise errors.ServiceNotFound("none", code=StatusCode.NOT_FOUND, reason="x")
+        return self.cluster[name]
 
-def history_after(cluster: Cluster, name: str, now: int) -> list[Cluster]:
-    """A service that is deployed and becomes ready."""
-    stored = Stored(name, str(now + 1), 1, "PENDING", now + 1)
-    progress = replace(stored, state="PROGRESSING", version=now + 2)
-    ready = replace(stored, state="READY", version=now + 3)
-    return [cluster | {name: at_last} for at_last in (stored, progress, ready)]
+    def _roll_back(self, request: RollbackRequest) -> DeployResponse:
+        if request.request_id not in self.rollouts:
+            present = self._present(request.name).rollout_id
+            if request.rollout_id not in ("", present):
+                raise errors.Superseded("new", code=StatusCode.ABORTED, reason="ROLLOUT_SUPERSEDED")
+            self.undone.append(present)
+        return self._write(request, self.rolled_back)

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from modelservice.v1.model_service_pb2 import WatchStatusResponse
 from modelservice_client import AsyncClient, Client
 
+# The methods that return an iterator.
+ITERATED = ("list", "list_revisions", "pages", "watch")
+
 
 class Face(Protocol):
     """A client whose methods are awaited."""
@@ -33,7 +36,7 @@ class InThreads:
     async def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         def called() -> Any:
             result = getattr(self.client, method)(*arguments, **named)
-            return list(result) if method in ("list", "pages", "watch") else result
+            return list(result) if method in ITERATED else result
 
         return await asyncio.to_thread(called)
 
@@ -52,7 +55,7 @@ class InAsyncio:
 
     async def call(self, method: str, *arguments: Any, **named: Any) -> Any:
         result = getattr(self.client, method)(*arguments, **named)
-        if method in ("list", "pages", "watch"):
+        if method in ITERATED:
             return [item async for item in result]
         return await result
 

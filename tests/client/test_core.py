@@ -13,12 +13,17 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2, registry_service_pb2, rollout_service_pb2
 from modelservice.v1.errors_pb2 import ErrorReason
-from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceSpec
+from modelservice.v1.inference_service_pb2 import Failure, InferenceService, InferenceServiceSpec
 from modelservice.v1.model_service_pb2 import DeleteRequest, DeleteResponse, WatchStatusRequest
 from modelservice.v1.model_service_pb2 import WatchStatusResponse as Message
 from modelservice.v1.registry_pb2 import RegisteredModel
 from modelservice.v1.registry_service_pb2 import CreateRegisteredModelRequest
-from modelservice.v1.rollout_service_pb2 import StartRequest, StopRequest
+from modelservice.v1.rollout_service_pb2 import (
+    ListRevisionsRequest,
+    RollbackRequest,
+    StartRequest,
+    StopRequest,
+)
 from modelservice_client import AsyncClient, AsyncWatch, Client, Watch, rpcs
 from modelservice_client.core import calls, errors, watching
 from modelservice_client.core.errors import error_of
@@ -149,6 +154,29 @@ def test_an_error_after_a_lost_attempt_says_that_it_may_be_about_the_own_write()
     assert [attempt.request_id for attempt in sent] == ["r-1", "r-1"]
 
 
+def test_a_failure_says_what_became_of_its_rollback() -> None:
+    failure = Failure(reason=Failure.REASON_MODEL_LOAD, message="no weights")
+    failed = errors.RolloutFailed("it failed", failure=failure, code=StatusCode.FAILED_PRECONDITION)
+    lines = str(failed).splitlines()
+    back = InferenceService(name="iris")
+    assert str(errors.RolledBack(failed, back, 3)).splitlines() == [
+        *lines,
+        "rolled back: revision 3 serves again",
+    ]
+    unknown = str(errors.RolledBack(failed, back, 0)).splitlines()[-1]
+    assert unknown == "rolled back: the last revision that was ready serves again"
+    failed.rollback_error = errors.NoReadyRevision("none was ready", reason="NO_READY_REVISION")
+    assert str(failed).splitlines() == [
+        *lines,
+        "not rolled back: UNKNOWN NO_READY_REVISION: none was ready",
+    ]
+
+
+def test_the_request_id_of_a_rollback_is_that_of_its_deploy_within_the_limit() -> None:
+    assert calls.on_failure_id("github-1-1") == "github-1-1-on-failure"
+    assert calls.on_failure_id("a" * 64) == "a" * 53 + "-on-failure"
+
+
 UNRECORDED = errors.Unavailable(
     "nothing was written",
     code=StatusCode.UNAVAILABLE,
@@ -206,8 +234,10 @@ CHECK = calls.deploy_request(None, {"name": "iris", "validate_only": True}, lamb
         (rpcs.DEPLOY, WRITE, [REFUSED, LOST], True),
         (rpcs.DEPLOY, WRITE, [LOST, REFUSED], True),
         (rpcs.DEPLOY, CHECK, [LOST, LOST], False),
+        (rpcs.ROLLBACK, RollbackRequest(name="iris", request_id="r-1"), [LOST, REFUSED], True),
         (rpcs.STOP, StopRequest(name="iris", request_id="r-1"), [LOST, REFUSED], True),
         (rpcs.START, StartRequest(name="iris", validate_only=True), [LOST, LOST], False),
+        (rpcs.LIST_REVISIONS, ListRevisionsRequest(name="iris"), [LOST, LOST], False),
         (rpcs.LIST, model_service_pb2.ListRequest(), [LOST, LOST], False),
     ],
 )

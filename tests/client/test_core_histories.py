@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import DeployRequest, WatchStatusRequest
 from modelservice_client.core import errors, watching
 from modelservice_client.core.retry import LONGEST_BACKOFF_SECONDS
@@ -131,6 +132,40 @@ def test_a_deploy_is_one_rollout_and_keeps_its_budget(
         assert outcome.rollout_id == world.rollouts["r-1"]
 
 
+# What becomes of a service after its Deploy and after its Rollback. A "deploy" is another's.
+LIVES = st.lists(st.sampled_from(("progress", "fail", "ready", "deploy", "delete")), max_size=4)
+
+
+@given(LIVES, LIVES, faults, jitter, st.booleans())
+def test_a_rollout_that_fails_is_rolled_back_once_and_no_other_one_is(
+    deployed: list[str], rolled_back: list[str], faults: list[str], jitter: float, exact: bool
+) -> None:
+    versions = history([("deploy", "a"), ("ready", "a")])
+    world = World(versions, faults, exact=exact)
+    world.now = 2
+    world.deployed, world.rolled_back = deployed, rolled_back
+    request = DeployRequest(namespace="ns", name="a", request_id="r-1")
+    routine = watching.deploy_and_wait(
+        world.policy(lambda: jitter, 1e9), request, 9e9, rollback_on_failure=True
+    )
+    outcome = outcome_of(world, routine)
+    own, back = world.rollouts["r-1"], world.rollouts.get("r-1-on-failure")
+    assert set(world.request_ids) <= {"r-1", "r-1-on-failure"}
+    # Whatever was sent twice, and whoever deployed meanwhile.
+    assert world.undone == ([own] if back else [])
+    if isinstance(outcome, errors.RolledBack):
+        assert outcome.service
+        assert (outcome.service.rollout_id, outcome.restored.rollout_id) == (own, back)
+        assert outcome.revision in (0, 1)
+    elif isinstance(outcome, errors.RolloutFailed):
+        # Another's rollout, a deletion, or a rollback that did not become ready.
+        why = outcome.rollback_error
+        assert isinstance(why, errors.RolloutEnded | errors.NotFound | errors.Timeout)
+        assert back or not isinstance(why, errors.RolloutFailed | errors.Timeout)
+    else:
+        assert back is None
+
+
 @histories
 @given(events, faults, jitter, st.booleans())
 def test_a_wait_for_the_end_of_a_service_ends_when_it_is_gone(
@@ -173,6 +208,45 @@ def test_each_fault_at_each_message_of_a_watch_is_met_and_changes_nothing(
     # tokens are exact, but where the stream was overrun.
     assert met.keys() >= {*RARE} - {"lose answer", "reset", "overrun"} | {"RESET"}
     assert ("VIEW_BEHIND" in met) is (exact and name != "")
+
+
+def test_a_rollback_on_failure_meets_every_end() -> None:
+    ends = {
+        (("ready",), ()): InferenceService,
+        (("fail",), ("ready",)): errors.RolledBack,
+        (("fail",), ("fail",)): errors.RolloutFailed,
+        (("fail",), ("deploy",)): errors.Superseded,
+        (("fail",), ("delete",)): errors.ServiceDeleted,
+        (("fail",), ()): errors.Timeout,
+        (("progress", "deploy"), ()): errors.Superseded,
+        (("progress", "delete"), ()): errors.ServiceDeleted,
+    }
+    for (deployed, rolled_back), kind in ends.items():
+        world = World(history([("deploy", "a"), ("ready", "a")]), ["lose answer"])
+        world.now = 2
+        world.deployed, world.rolled_back = deployed, rolled_back
+        request = DeployRequest(namespace="ns", name="a", request_id="r-1")
+        policy = world.policy(lambda: 0.3, 1e9)
+        end = outcome_of(
+            world, watching.deploy_and_wait(policy, request, 600, rollback_on_failure=True)
+        )
+        if type(end) is errors.RolloutFailed:
+            end = end.rollback_error
+        assert type(end) is kind, (deployed, rolled_back)
+
+
+def test_a_rollout_that_another_has_replaced_is_not_rolled_back() -> None:
+    # The other one comes after this rollout has failed, and before its Rollback.
+    world = World(history([("deploy", "a"), ("ready", "a")]), ["ok"] * 6 + ["advance"])
+    world.now = 2
+    world.deployed = ("fail", "deploy")
+    request = DeployRequest(namespace="ns", name="a", request_id="r-1")
+    policy = world.policy(lambda: 0.3, 1e9)
+    routine = watching.deploy_and_wait(policy, request, 600, rollback_on_failure=True)
+    end = outcome_of(world, routine)
+    assert type(end) is errors.RolloutFailed
+    assert type(end.rollback_error) is errors.Superseded
+    assert world.undone == []
 
 
 def test_the_drawn_histories_meet_every_fault() -> None:

@@ -26,6 +26,8 @@ from modelservice.v1.registry_service_pb2 import (
 from modelservice_client import rpcs
 
 from server.domain.errors import ErrorReason
+from server.domain.rollout.status import InferenceServiceStatus as Status
+from server.domain.rollout.status import State
 from tests.api.requests import READY, container, failed, key
 from tests.api.test_errors import error_of
 from tests.client.faces import Face, client
@@ -205,6 +207,58 @@ async def test_a_service_is_stopped_and_started_again(face: Face, name: str) -> 
     with pytest.raises(ms.ServiceNotFound) as absent:
         await face.call("stop", f"{name}-absent", request_id="r-1")
     assert absent.value.request_id == "r-1"
+
+
+async def test_a_service_goes_back_to_a_revision(face: Face, name: str) -> None:
+    first = await face.call("deploy_and_wait", name=name, spec=container())
+    with pytest.raises(ms.NoReadyRevision):
+        await face.call("rollback", name)
+    image = "example.org/model:2"
+    second = await face.call("deploy_and_wait", name=name, spec=container(image))
+    with pytest.raises(ms.Superseded):
+        await face.call("rollback", name, rollout_id=first.rollout_id)
+    back = await face.call("rollback", name, rollout_id=second.rollout_id)
+    assert (await face.call("wait_ready", back)).spec == first.spec
+    revisions = await face.call("list_revisions", name, page_size=1)
+    assert [revision.rollout_id for revision in revisions] == [
+        back.rollout_id,
+        second.rollout_id,
+        first.rollout_id,
+    ]
+    assert revisions[0].rollback_of == revisions[2].revision
+    again = await face.call("rollback", name, revision=revisions[1].revision)
+    assert again.service.spec == second.spec
+    with pytest.raises(ms.RevisionNotFound):
+        await face.call("rollback", name, revision=77)
+
+
+@pytest.mark.usefixtures("open_rollouts")
+async def test_a_failed_rollout_is_rolled_back_and_raises_both(
+    face: Face, served: Served, name: str
+) -> None:
+    first = await face.call("deploy", name=name, spec=container())
+    served.inside(served.memory.set_status, key(name), Status(State.READY))
+
+    def present() -> str:
+        return str(served.inside(served.memory.store.service, key(name)).rollout.id)
+
+    bad = container("example.org/model:2")
+    deploying = asyncio.create_task(
+        face.call("deploy_and_wait", name=name, spec=bad, rollback_on_failure=True)
+    )
+    await eventually("it is deployed", lambda: present() != first.rollout_id)
+    failing = present()
+    served.inside(served.memory.set_status, key(name), failed(failing))
+    await eventually("it is rolled back", lambda: present() != failing)
+    served.inside(served.memory.set_status, key(name), Status(State.READY))
+    with pytest.raises(ms.RolledBack) as raised:
+        await deploying
+    error = raised.value
+    assert error.failure.remedy == "push it"
+    assert error.service
+    assert error.service.rollout_id == failing
+    assert error.restored.spec == first.service.spec
+    assert error.revision == 1
 
 
 async def test_an_error_that_passes_is_waited_for(face: Face, served: Served, name: str) -> None:

@@ -91,6 +91,12 @@ def write(
         raise
 
 
+def on_failure_id(request_id: str) -> str:
+    """Return the request_id of the rollback of a Deploy that failed: the same for each attempt, and
+    within the 64 characters of an id."""
+    return f"{request_id}-on-failure"[-64:]
+
+
 # After these something may have been written, unless the details say `written` "false".
 _OUTCOME_UNKNOWN = ("WRITE_OUTCOME_UNKNOWN", "REGISTRY_UNAVAILABLE", "AUDIT_UNAVAILABLE")
 

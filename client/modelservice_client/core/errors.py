@@ -59,8 +59,8 @@ class ModelServiceError(Exception):
     retry_after: the seconds after which the server expects the same request to succeed; None where
         it does not. The client has already waited and tried again within the call's timeout.
     service: the state of the service that was received last, where one was awaited.
-    request_id: the request_id of a Deploy, a stop or a start. The same call with it continues the
-        same rollout.
+    request_id: the request_id of a Deploy, a rollback, a stop or a start. The same call with it
+        continues the same rollout.
     earlier_attempt_lost: an attempt of this write was sent and not answered, so that it may have
         been done: an ETAG_MISMATCH or ALREADY_EXISTS can be about this call's own write.
     timed_out: the timeout of the call has ended its attempts; another one might have succeeded.
@@ -158,12 +158,49 @@ class RolloutEnded(ModelServiceError):
 
 class RolloutFailed(RolloutEnded):
     """The awaited rollout failed; `failure` says why, with a remedy and log lines. If
-    `failure.retrying`, it can still recover."""
+    `failure.retrying`, it can still recover.
+
+    rollback_error: why the service was not rolled back, where rollback_on_failure asked for it:
+        such as NoReadyRevision, or Superseded, since a newer rollout is not undone.
+    """
 
     failure: Failure
 
     def __init__(self, message: str, *, failure: Failure | None = None, **others: object) -> None:
         super().__init__(message, failure=failure or Failure(), **others)  # type: ignore[arg-type]
+        self.rollback_error: ModelServiceError | None = None
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        if why := self.rollback_error:
+            lines.append(f"not rolled back: {why}")
+        return "\n".join(lines)
+
+
+class RolledBack(RolloutFailed):
+    """The awaited rollout failed, and the service was rolled back: the last revision that was ready
+    serves again.
+
+    restored: the service as it is now; `service` is the state that failed.
+    revision: the number of the revision that it went back to; 0 where that cannot be read.
+    """
+
+    def __init__(self, failed: RolloutFailed, restored: InferenceService, revision: int) -> None:
+        super().__init__(
+            failed.message,
+            failure=failed.failure,
+            code=failed.code,
+            reason=failed.reason,
+            details=failed.details,
+        )
+        self.service = failed.service
+        self.request_id = failed.request_id
+        self.restored = restored
+        self.revision = revision
+
+    def __str__(self) -> str:
+        where = f"revision {self.revision}" if self.revision else "the last revision that was ready"
+        return f"{super().__str__()}\nrolled back: {where} serves again"
 
 
 class Superseded(RolloutEnded):
@@ -194,6 +231,10 @@ class ServiceNotFound(NotFound):
     """There is no such service."""
 
 
+class RevisionNotFound(NotFound):
+    """The service has no such revision, or its content is not known. `list_revisions` has them."""
+
+
 class AlreadyExists(ModelServiceError):
     """There is a service, or a resource of the registry, of that name."""
 
@@ -208,6 +249,10 @@ class ServiceDeleting(Refused):
 
 class NotManaged(Refused):
     """Another client created the service. `force` takes it over."""
+
+
+class NoReadyRevision(Refused):
+    """No earlier revision of the service was ready, so that there is none to go back to."""
 
 
 class FieldConflict(Refused):
@@ -246,6 +291,7 @@ class ServerError(ModelServiceError):
 _BY_REASON: Mapping[str, type[ModelServiceError]] = {
     "REQUEST_ID_REUSED": RequestIdReused,
     "SERVICE_NOT_FOUND": ServiceNotFound,
+    "REVISION_NOT_FOUND": RevisionNotFound,
     "ROLLOUT_GONE": ServiceDeleted,
     "ROLLOUT_FAILED": RolloutFailed,
     "ROLLOUT_SUPERSEDED": Superseded,
@@ -253,6 +299,7 @@ _BY_REASON: Mapping[str, type[ModelServiceError]] = {
     "SERVICE_DELETING": ServiceDeleting,
     "NOT_MANAGED": NotManaged,
     "FIELD_CONFLICT": FieldConflict,
+    "NO_READY_REVISION": NoReadyRevision,
     "ETAG_MISMATCH": EtagMismatch,
 }
 _BY_CODE: Mapping[StatusCode, type[ModelServiceError]] = {

@@ -16,14 +16,18 @@ from modelservice.v1.model_service_pb2 import (
     WatchStatusRequest,
     WatchStatusResponse,
 )
+from modelservice.v1.rollout_service_pb2 import ListRevisionsRequest, RollbackRequest
 
 from modelservice_client.core import rpcs
-from modelservice_client.core.calls import call, write
+from modelservice_client.core.awaited import watch_request
+from modelservice_client.core.calls import call, on_failure_id, write
 from modelservice_client.core.errors import (
     ModelServiceError,
     NotFound,
     NotReachable,
     PermissionDenied,
+    RolledBack,
+    RolloutFailed,
     ServiceDeleted,
     Unauthenticated,
 )
@@ -143,26 +147,55 @@ def wait_gone(
 
 
 def deploy_and_wait(
-    policy: Policy, request: DeployRequest, timeout: float, on_change: OnChange | None = None
+    policy: Policy,
+    request: DeployRequest,
+    timeout: float,
+    on_change: OnChange | None = None,
+    rollback_on_failure: bool = False,
 ) -> Routine[InferenceService]:
     """Deploy, and return the service once this rollout is ready; with validate_only the service as
-    it would be stored."""
+    it would be stored. With `rollback_on_failure` a rollout that fails is rolled back."""
     ends = policy.clock() + timeout
     deployed = yield from write(policy, rpcs.DEPLOY, request, timeout)
     if not deployed.rollout_id:
         return deployed.service
-    awaited = WatchStatusRequest(
-        namespace=deployed.service.namespace,
-        name=deployed.service.name,
-        rollout_id=deployed.rollout_id,
-    )
     try:
         left = max(ends - policy.clock(), 0.0)
+        awaited = watch_request(deployed, "", "")
         return (yield from wait_ready(policy, awaited, left, on_change))
     except ModelServiceError as error:
         error.request_id = request.request_id
         error.service = error.service or deployed.service
-        raise
+        if not (rollback_on_failure and isinstance(error, RolloutFailed)):
+            raise
+        failed = error
+    undo = RollbackRequest(
+        namespace=deployed.service.namespace,
+        name=deployed.service.name,
+        rollout_id=deployed.rollout_id,
+        request_id=on_failure_id(request.request_id),
+    )
+    ends = policy.clock() + timeout
+    try:
+        undone = yield from write(policy, rpcs.ROLLBACK, undo, timeout)
+        left = max(ends - policy.clock(), 0.0)
+        restored = yield from wait_ready(policy, watch_request(undone, "", ""), left, on_change)
+    except ModelServiceError as error:
+        failed.rollback_error = error
+        raise failed from error
+    revision = yield from _rolled_back_to(policy, restored)
+    raise RolledBack(failed, restored, revision) from failed
+
+
+def _rolled_back_to(policy: Policy, service: InferenceService) -> Routine[int]:
+    """Return the revision that a service was rolled back to; 0 where the list cannot be read."""
+    newest = ListRevisionsRequest(namespace=service.namespace, name=service.name, page_size=1)
+    try:
+        page = yield from call(policy, rpcs.LIST_REVISIONS, newest, _LOOK_SECONDS)
+    except ModelServiceError:
+        return 0
+    revisions = (r for r in page.revisions if r.rollout_id == service.rollout_id)
+    return next((int(revision.rollback_of) for revision in revisions), 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -9,15 +10,19 @@ from typing import Any
 
 import grpc
 
+from tests.patience import PATIENCE_SECONDS
+
 
 class CuttingProxy(grpc.GenericRpcHandler):
     """`cuts` has, for each method, the codes that its next calls end with after one answer has come
-    from the server. Of a method with one answer that one is lost. `passed`: the calls passed on."""
+    from the server. Of a method with one answer that one is lost. `passed`: the calls passed on.
+    `held`: the methods whose calls have come and are passed on once the event is set."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.address = ""
         self.cuts: dict[str, list[grpc.StatusCode]] = {}
         self.passed: list[str] = []
+        self.held: dict[str, threading.Event] = {}
         self._channel = channel
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
@@ -33,6 +38,8 @@ class CuttingProxy(grpc.GenericRpcHandler):
     ) -> Iterator[bytes]:
         name = method.rpartition("/")[2]
         self.passed.append(name)
+        if held := self.held.get(name):
+            assert held.wait(PATIENCE_SECONDS)
         codes = self.cuts.get(name)
         cut = codes.pop(0) if codes else None
         call = self._channel.stream_stream(method)(

@@ -1,4 +1,5 @@
-"""The Python of docs/clients.md, docs/api.md and the two READMEs passes mypy and runs."""
+"""The Python of docs/clients.md, docs/api.md, docs/day2.md and the two READMEs passes mypy. It
+runs, that of docs/day2.md in tests/client/cli/test_day2.py."""
 
 from __future__ import annotations
 
@@ -61,6 +62,7 @@ def written(folder: Path) -> dict[str, Path]:
         "stubs": why,
         "call": call,
         "api": "\n\n".join(blocks(ROOT / "docs/api.md", "python")),
+        "day2": "\n\n".join(blocks(ROOT / "docs/day2.md", "python")),
     }
     files = {name: folder / f"{name}.py" for name in code}
     for name, file in files.items():
@@ -103,7 +105,7 @@ def test_the_code_passes_mypy_strict(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert "no issues found in 6 source files" in done.stdout
+    assert "no issues found in 7 source files" in done.stdout
 
 
 def test_the_first_lines_deploy_a_model_and_wait_for_it(

@@ -46,8 +46,8 @@ def modelctl(
     Results are printed to standard output, progress, warnings and errors to standard error. Exit
     codes are 64 and the gRPC code: 73 the rollout failed, 74 it was superseded, 69 it is gone, 68
     the timeout passed, 67 the request is invalid, 71 you may not do it, 80 your token is not valid,
-    78 the server went away; and 1 for no connection, 2 for wrong usage, 130 after Ctrl-C, which
-    leaves rollouts alone.
+    78 the server went away; and 81 the rollout failed and was rolled back, 1 for no connection, 2
+    for wrong usage, 130 after Ctrl-C, which leaves rollouts alone.
 
     \b
     Examples:
@@ -110,18 +110,20 @@ def deploy(
     ] = False,
     validate_only: options.ValidateOnly = False,
     wait: options.Wait = True,
+    rollback_on_failure: options.RollbackOnFailure = False,
     timeout: options.TimeoutSeconds = 600.0,
 ) -> None:
     """Deploy a model, and wait for its rollout.
 
     It ends once the rollout is ready or has failed. The whole spec is replaced. A file may also be
-    what `get -o yaml` printed.
+    what `get -o yaml` printed. With --rollback-on-failure the rollback has --timeout anew.
 
     \b
     Examples:
       modelctl deploy iris --format sklearn --storage-uri gs://bucket/iris
       modelctl deploy iris --image example.org/iris:2 --replicas 3 --limit memory=4Gi
       modelctl deploy -f service.yaml --env STAGE=test --no-wait
+      modelctl deploy -f service.yaml --rollback-on-failure
     """
     from modelservice_client.cli import services
     from modelservice_client.cli.request_flags import SpecFlags
@@ -156,7 +158,7 @@ def deploy(
     asked.force |= force
     asked.create_only |= create_only
     asked.validate_only |= validate_only
-    services.deploy(session, asked, wait, timeout)
+    services.deploy(session, asked, wait, timeout, rollback_on_failure)
 
 
 @app.command()

@@ -8,7 +8,13 @@ from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import Failure
 from rich.text import Text
 
-from modelservice_client import ModelServiceError, NotReachable, Timeout
+from modelservice_client import (
+    ModelServiceError,
+    NotReachable,
+    RolledBack,
+    RolloutFailed,
+    Timeout,
+)
 from modelservice_client.cli.progress import reason_of, state_text
 from modelservice_client.cli.request_file import RequestFile
 from modelservice_client.cli.screen import Screen, facts
@@ -53,14 +59,17 @@ def report(
     failure, service = error.failure, error.service
     name = f"{service.namespace}/{service.name}" if service else ""
     unreachable = _unreachable(error)
+    rollback = _rollback_of(error)
     details = list(violations)
     rows: list[tuple[str, str | Text]] = [("field", line) for line in violations]
     if failure:
         title = text = f"{name or 'the rollout'} failed: {reason_of(failure)}"
         details += [failure.message, f"remedy: {failure.remedy}" if failure.remedy else ""]
+        details.append(f"rollback: {rollback}" if rollback else "")
         rows += failure_rows(failure)
         if failure.retrying:
             rows[-1] = ("retrying", f"{_RETRYING}; this command has ended")
+        rows.append(("rollback", rollback))
     elif unreachable:
         title = "no connection"
         text = endpoint.describe(unreachable)
@@ -77,7 +86,7 @@ def report(
     screen.error(text, title, [line for line in details if line])
     if service and service.HasField("status") and isinstance(error, Timeout):
         rows.append(("state", state_text(service)))
-    if service and service.status.serving and failure:
+    if service and service.status.serving and failure and not isinstance(error, RolledBack):
         rows.append(("serving", "an older rollout serves"))
     screen.note(facts(rows))
     if failure and failure.log_lines:
@@ -85,8 +94,21 @@ def report(
             screen.log(failure.log_lines)
     if error.earlier_attempt_lost:
         screen.note("An attempt was sent and not answered, and may have been done.")
-    if unreachable or timeout is not None:
+    if unreachable or timeout is not None or (rollback and not isinstance(error, RolledBack)):
         screen.hints(going_on)
+
+
+def _rollback_of(error: ModelServiceError) -> str:
+    """Say what became of the rollback after a failure; empty where none was asked for."""
+    if isinstance(error, RolledBack):
+        where = f"revision {error.revision}" if error.revision else "the last one that was ready"
+        return f"done: {where} serves again"
+    if not isinstance(error, RolloutFailed) or error.rollback_error is None:
+        return ""
+    why = error.rollback_error
+    if isinstance(why, RolloutFailed):
+        return f"failed too: {reason_of(why.failure)}: {why.failure.message}"
+    return f"none: {why.reason or why.code.name}: {why.message}"
 
 
 def _unreachable(error: ModelServiceError) -> NotReachable | None:

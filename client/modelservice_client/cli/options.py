@@ -10,6 +10,13 @@ Name = Annotated[
 Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="Wait until the rollout is ready or has failed.")
 ]
+RollbackOnFailure = Annotated[
+    bool,
+    typer.Option(
+        "--rollback-on-failure",
+        help="If the rollout fails, go back to the last revision that was ready, and exit with 81.",
+    ),
+]
 OnlyRollout = Annotated[
     str,
     typer.Option(

@@ -40,7 +40,6 @@ from modelservice_client.cli.printing import Cells, age
 from modelservice_client.cli.progress import reason_of
 from modelservice_client.cli.request_file import Resource, read_resource
 from modelservice_client.cli.request_flags import SpecFlags, UsageError, pairs, spec_of, split_name
-from modelservice_client.cli.services import deploy as deploy_service
 from modelservice_client.cli.session import Session
 from modelservice_client.core.enum_names import enum_name
 
@@ -296,7 +295,7 @@ def get_deployment(session: Session, project: str, record: str) -> None:
     _one(session, session.call(rpcs.GET_MODEL_DEPLOYMENT, request).deployment)
 
 
-def deploy(
+def deploy_request(
     session: Session,
     project: str,
     model: str,
@@ -305,16 +304,13 @@ def deploy(
     name: str,
     flags: SpecFlags,
     request: DeployRequest,
-    wait: bool,
-    timeout: float,
 ) -> None:
-    """Deploy a version of a registered model."""
+    """Make the request one for a version of a registered model."""
     request.namespace, request.name = split_name(name, session.given.namespace)
     request.spec.CopyFrom(spec_of(flags))
     registered = request.spec.registered_model
     registered.project, registered.model = project, model
     registered.environment, registered.version = environment, version
-    deploy_service(session, request, wait, timeout)
 
 
 def state_of(message: Any) -> str:

@@ -81,6 +81,7 @@ def deploy(
     force: options.Force = False,
     validate_only: options.ValidateOnly = False,
     wait: options.Wait = True,
+    rollback_on_failure: options.RollbackOnFailure = False,
     timeout: options.TimeoutSeconds = 600.0,
 ) -> None:
     """Deploy a version of a registered model to an environment, and wait.
@@ -93,7 +94,7 @@ def deploy(
     """
     from modelservice.v1.model_service_pb2 import DeployRequest
 
-    from modelservice_client.cli import registry
+    from modelservice_client.cli import registry, services
     from modelservice_client.cli.request_flags import SpecFlags
 
     flags = SpecFlags(
@@ -106,9 +107,8 @@ def deploy(
         max_replicas=max_replicas,
     )
     asked = DeployRequest(request_id=request_id, force=force, validate_only=validate_only)
-    registry.deploy(
-        session, project, model, environment, version, name, flags, asked, wait, timeout
-    )
+    registry.deploy_request(session, project, model, environment, version, name, flags, asked)
+    services.deploy(session, asked, wait, timeout, rollback_on_failure)
 
 
 @models.command(name="list")

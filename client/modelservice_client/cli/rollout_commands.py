@@ -15,6 +15,59 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 @calls_server
+def history(session: "Session", name: options.Name) -> None:
+    """List the revisions of a service with their outcomes, the newest first.
+
+    \b
+    Examples:
+      modelctl history iris
+      modelctl history iris -o yaml
+    """
+    from modelservice_client.cli import rollouts
+
+    rollouts.history(session, name)
+
+
+@app.command()
+@calls_server
+def rollback(
+    session: "Session",
+    name: options.Name,
+    revision: Annotated[
+        int,
+        typer.Option(
+            metavar="NUMBER", min=0, help="As `history` lists it; else the last that was ready."
+        ),
+    ] = 0,
+    rollout_id: options.OnlyRollout = "",
+    etag: options.Etag = "",
+    request_id: options.RequestId = "",
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Also an archived version, or if another client created the service."
+        ),
+    ] = False,
+    validate_only: options.ValidateOnly = False,
+    wait: options.Wait = True,
+    timeout: options.TimeoutSeconds = 600.0,
+) -> None:
+    """Deploy an earlier revision of a service again, and wait for its rollout.
+
+    \b
+    Examples:
+      modelctl rollback iris
+      modelctl rollback iris --revision 3
+      modelctl rollback iris --validate-only -o yaml
+    """
+    from modelservice_client.cli import rollouts
+
+    given = rollouts.Conditions(rollout_id, etag, request_id, force, validate_only)
+    rollouts.rollback(session, name, revision, given, wait, timeout)
+
+
+@app.command()
+@calls_server
 def stop(
     session: "Session",
     name: options.Name,

@@ -11,6 +11,7 @@ from modelservice.v1.inference_service_pb2 import (
 )
 from modelservice.v1.model_service_pb2 import DeployRequest, WatchStatusRequest
 
+from modelservice_client import RolloutFailed
 from modelservice_client.cli.connection import Output
 from modelservice_client.cli.printing import SERVICE_COLUMNS, service_name, service_row
 from modelservice_client.cli.request_file import read_file
@@ -31,6 +32,7 @@ from modelservice_client.cli.writes import (
     print_ready,
     print_status,
     ready,
+    roll_back,
     written,
 )
 
@@ -73,8 +75,11 @@ def deploy(
     request: DeployRequest,
     wait: bool,
     timeout: float,
+    rollback_on_failure: bool = False,
 ) -> None:
-    """Deploy, and wait for the rollout."""
+    """Deploy, and wait for the rollout; with `rollback_on_failure` it is undone if it fails."""
+    if rollback_on_failure and not wait:
+        raise UsageError("--rollback-on-failure waits for the rollout: leave out --no-wait")
     given = request_id_of(request.request_id, "restart" if request.restart else "")
     request.request_id = given or str(uuid.uuid4())
     name = f"{request.namespace}/{request.name}".lstrip("/")
@@ -88,8 +93,17 @@ def deploy(
         )
         service = response.service
         if wait and response.rollout_id:
-            goes_on(session, service)
-            service = ready(session, progress, response, ends)
+            unless = ", and is not rolled back if it fails" if rollback_on_failure else ""
+            goes_on(session, service, f"The rollout of {{}} goes on{unless}.")
+            try:
+                service = ready(session, progress, response, ends)
+            except RolloutFailed as failed:
+                if not rollback_on_failure:
+                    raise
+                rolled_back = roll_back(
+                    session, progress, response, request.request_id, timeout, failed
+                )
+                raise rolled_back from failed
     if wait and response.rollout_id:
         print_ready(session, service, progress.seconds)
     elif response.rollout_id:

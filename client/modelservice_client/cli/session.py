@@ -17,7 +17,15 @@ import typer
 from google.protobuf.message import Message
 from modelservice.v1.inference_service_pb2 import InferenceService
 
-from modelservice_client import Client, ModelServiceError, NotReachable, Retrying, Rpc, Tls
+from modelservice_client import (
+    Client,
+    ModelServiceError,
+    NotReachable,
+    Retrying,
+    RolledBack,
+    Rpc,
+    Tls,
+)
 from modelservice_client.cli.connection import Connection, Output
 from modelservice_client.cli.contexts import ConfigError
 from modelservice_client.cli.failures import report
@@ -34,6 +42,8 @@ NO_CONNECTION = WRONG_FILE = 1
 WRONG_USAGE = 2
 TIMED_OUT = 68
 SERVER_WENT_AWAY = 78
+# 64 and no code of gRPC: the highest one is 16.
+ROLLED_BACK = 81
 INTERRUPTED = 130
 TERMINATED = 143
 _CALL_SECONDS = 60.0
@@ -204,8 +214,9 @@ class Session:
     def _code_of(self, error: BaseException) -> int | None:
         """Print the error and return its exit code; None if it is not one of ours."""
         if isinstance(error, ModelServiceError):
-            if error.service is not None and self.output in (Output.JSON, Output.YAML):
-                self.printer.message(error.service)
+            service = error.restored if isinstance(error, RolledBack) else error.service
+            if service is not None and self.output in (Output.JSON, Output.YAML):
+                self.printer.message(service)
             timeout = self.timeout if error.timed_out else None
             self._endpoint.heard = self.heard
             report(
@@ -236,6 +247,8 @@ class Session:
     def _exit_code(self, error: ModelServiceError) -> int:
         if isinstance(error, NotReachable):
             return SERVER_WENT_AWAY if self.heard else NO_CONNECTION
+        if isinstance(error, RolledBack):
+            return ROLLED_BACK
         return 64 + int(error.code.value[0])
 
     def _retrying(self, retrying: Retrying) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import DeployResponse
 
-from modelservice_client import NotReachable
+from modelservice_client import ModelServiceError, NotReachable, RolledBack, RolloutFailed, Timeout
 from modelservice_client.cli.printing import service_name, show_service
 from modelservice_client.cli.progress import Progress
 from modelservice_client.cli.session import Session
+from modelservice_client.core.calls import on_failure_id
 from modelservice_client.core.enum_names import enum_name
 
 
@@ -53,6 +54,58 @@ def ready(
         timeout=left(ends),
         on_change=session.shown_by(progress, response.rollout_id),
     )
+
+
+def roll_back(
+    session: Session,
+    progress: Progress,
+    deployed: DeployResponse,
+    request_id: str,
+    timeout: float,
+    failed: RolloutFailed,
+) -> RolledBack:
+    """Go back from the rollout that failed to the last revision that was ready; return the error to
+    raise once that one is ready. Raises the failure where it cannot, with the cause.
+
+    A newer rollout is not undone: the server rolls back that rollout alone.
+    """
+    service = deployed.service
+    full = service_name(service)
+    words = ("rollback", full, "--rollout-id", deployed.rollout_id)
+    session.going_on = (
+        f"{full} may not be rolled back. Do that with:",
+        "  " + session.given.command(*words),
+    )
+    ends = time.monotonic() + timeout
+    progress.event("ROLLBACK", full, "bold")
+    try:
+        undone = session.client.rollback(
+            service.name,
+            namespace=service.namespace,
+            rollout_id=deployed.rollout_id,
+            request_id=on_failure_id(request_id),
+            timeout=timeout,
+        )
+        goes_on(session, undone.service, "The rollback of {} goes on.")
+        restored = ready(session, progress, undone, ends)
+    except ModelServiceError as error:
+        if not isinstance(error, NotReachable | Timeout):
+            session.going_on = ()
+        failed.rollback_error = error
+        raise failed from error
+    return RolledBack(failed, restored, rolled_back_to(session, restored))
+
+
+def rolled_back_to(session: Session, service: InferenceService) -> int:
+    """Return the revision that a service was rolled back to; 0 where the list cannot be read."""
+    try:
+        newest = next(
+            session.client.list_revisions(service.name, namespace=service.namespace, page_size=1),
+            None,
+        )
+    except ModelServiceError:
+        return 0
+    return newest.rollback_of if newest and newest.rollout_id == service.rollout_id else 0
 
 
 def left(ends: float) -> float:

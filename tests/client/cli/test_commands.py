@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,15 @@ from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.rollout.status import State
 from tests.api.requests import NAMESPACE, deploy, eventually, failed, get, key
 from tests.cluster.cutting_proxy import cutting_proxy
+from tests.patience import PATIENCE_SECONDS
 from tests.serving import Served, serving, settings
 from tests.transcript import transcript
 
 from .running import modelctl
 
 IMAGE = ("--image", "example.org/model:1")
+SECOND = ("--image", "example.org/model:2")
+ROLLBACK = "--rollback-on-failure"
 LOG = ("Traceback:", "  \x1b[31mraise\x1b[0m [bold]x[/bold]", "::error::injected", "##[error]too")
 
 
@@ -157,6 +162,9 @@ WRONG = [
     (("status", "absent", "--watch"), 69, "SERVICE_NOT_FOUND"),
     (("delete", "absent"), 69, "SERVICE_NOT_FOUND"),
     (("restart", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("history", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("rollback", "absent"), 69, "SERVICE_NOT_FOUND"),
+    (("deploy", "x", *IMAGE, ROLLBACK, "--no-wait"), 2, "--rollback-on-failure waits"),
     (("stop", "absent"), 69, "SERVICE_NOT_FOUND"),
     (("start", "absent"), 69, "SERVICE_NOT_FOUND"),
     (("stop", "x", "--request-id", "a b"), 2, "--request-id must be 1 to 64"),
@@ -422,6 +430,184 @@ def test_a_stop_that_takes_its_time_says_how_to_look(name: str) -> None:
     assert command.strip() == f"modelctl status {NAMESPACE}/{name}"
 
 
+class Deploying:
+    """`modelctl deploy --rollback-on-failure` of a second image, in a thread, whose rollout and its
+    rollback end as a test says."""
+
+    def __init__(self, served: Served, stub: ModelServiceStub, name: str, *words: str) -> None:
+        self._served, self._stub, self.name = served, stub, name
+        self._before = get(stub, name)
+        pool = ThreadPoolExecutor(1)
+        self._run = pool.submit(modelctl, "deploy", name, *SECOND, ROLLBACK, *words)
+        pool.shutdown(wait=False)
+
+    def rollout(self, before: str = "") -> str:
+        """The rollout of the service, once it is another one than before."""
+        before = before or self._before.rollout_id
+        eventually("another rollout", lambda: get(self._stub, self.name).rollout_id != before)
+        return str(get(self._stub, self.name).rollout_id)
+
+    def fail(self) -> str:
+        """Let the rollout of the command fail; its id."""
+        self.rollout()
+        return fail(self._served, self._stub, self.name)
+
+    def end(self) -> Any:
+        """The result of the command."""
+        return self._run.result(PATIENCE_SECONDS)
+
+
+def make_ready(served: Served, name: str) -> None:
+    served.inside(served.memory.set_status, key(name), Status(State.READY))
+
+
+@pytest.fixture
+def deployed(served: Served, stub: ModelServiceStub, name: str, open_rollouts: None) -> str:
+    """A service whose first revision is READY. Its later rollouts end as a test says."""
+    stub.Deploy(deploy(name))
+    make_ready(served, name)
+    return f"{NAMESPACE}/{name}"
+
+
+def test_a_failed_rollout_is_rolled_back_and_ends_with_81(
+    served: Served, stub: ModelServiceStub, name: str, deployed: str
+) -> None:
+    deploying = Deploying(served, stub, name, "-o", "json")
+    failed_rollout = deploying.fail()
+    deploying.rollout(failed_rollout)
+    make_ready(served, name)
+    run = deploying.end()
+    assert run.exit_code == 81, run.stderr
+    words = [line.split()[2] for line in run.stderr.splitlines() if re.match(r" +\d+\.\d s", line)]
+    assert words[:2] + words[-2:] == ["UPDATED", "PENDING", "PENDING", "READY"]
+    assert words[words.index("FAILED") :][:2] == ["FAILED", "ROLLBACK"]
+    lines = [re.sub(" +", " ", line) for line in run.stderr.splitlines()]
+    assert f"error: {deployed} failed: IMAGE_PULL" in lines
+    assert "remedy push it" in lines
+    assert "rollback done: revision 1 serves again" in lines
+    restored = json.loads(run.stdout)
+    assert restored["spec"]["container"]["image"] == "example.org/model:1"
+    assert restored["status"]["state"] == "STATE_READY"
+
+
+def test_the_rollout_of_somebody_else_is_not_rolled_back(
+    served: Served, stub: ModelServiceStub, name: str, deployed: str
+) -> None:
+    with cutting_proxy(served.address) as proxy:
+        proxy.held["Rollback"] = held = threading.Event()
+        deploying = Deploying(served, stub, name, "--server", proxy.address)
+        deploying.fail()
+        eventually("it is to be rolled back", lambda: "Rollback" in proxy.passed)
+        newer = stub.Deploy(deploy(name, image="example.org/model:3"))
+        held.set()
+        run = deploying.end()
+    assert run.exit_code == 73
+    assert re.search(r"^rollback   none: ROLLOUT_SUPERSEDED: ", run.stderr, re.M)
+    assert get(stub, name).rollout_id == newer.rollout_id
+
+
+def test_a_rollback_whose_answer_is_lost_is_one_rollout(
+    served: Served, stub: ModelServiceStub, name: str, deployed: str
+) -> None:
+    with cutting_proxy(served.address) as proxy:
+        proxy.cuts["Rollback"] = [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN]
+        deploying = Deploying(served, stub, name, "--server", proxy.address)
+        deploying.fail()
+        eventually("it was sent three times", lambda: proxy.passed.count("Rollback") == 3)
+        make_ready(served, name)
+        assert deploying.end().exit_code == 81
+    assert get(stub, name).generation == 3
+
+
+def test_a_rollback_that_fails_too_ends_with_73_and_both_causes(
+    served: Served, stub: ModelServiceStub, name: str, deployed: str
+) -> None:
+    deploying = Deploying(served, stub, name)
+    failed_rollout = deploying.fail()
+    deploying.rollout(failed_rollout)
+    fail(served, stub, name)
+    run = deploying.end()
+    assert run.exit_code == 73
+    assert f"error: {deployed} failed: IMAGE_PULL" in run.stderr
+    assert re.search(
+        r"^rollback   failed too: IMAGE_PULL: the image .* is not there$", run.stderr, re.M
+    )
+
+
+def test_a_rollback_that_is_not_decided_in_time_says_how_to_go_on(
+    served: Served, stub: ModelServiceStub, name: str, deployed: str
+) -> None:
+    deploying = Deploying(served, stub, name, "--timeout", "5")
+    failed_rollout = deploying.fail()
+    back = deploying.rollout(failed_rollout)
+    run = deploying.end()
+    assert run.exit_code == 73
+    assert re.search(r"^rollback   none: DEADLINE_EXCEEDED: not decided in ", run.stderr, re.M)
+    assert run.stderr.splitlines()[-2:] == [
+        f"The rollback of {deployed} goes on. Watch it with:",
+        f"  modelctl status {deployed} --watch --rollout-id {back}",
+    ]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_first_rollout_that_fails_has_nothing_to_go_back_to(
+    served: Served, stub: ModelServiceStub, name: str
+) -> None:
+    stub.Deploy(deploy(name))
+    fail(served, stub, name)
+    run = modelctl("deploy", name, *IMAGE, ROLLBACK, GITHUB_ACTIONS="true")
+    assert run.exit_code == 73
+    assert re.search(r"^rollback   none: NO_READY_REVISION: ", run.stderr, re.M)
+    assert "%0Arollback: none: NO_READY_REVISION: " in run.stderr
+    assert "modelctl rollback" not in run.stderr
+
+
+def test_a_rollout_that_is_superseded_or_stopped_is_not_rolled_back(
+    served: Served, stub: ModelServiceStub, name: str, deployed: str
+) -> None:
+    ends = {
+        "74": lambda: stub.Deploy(deploy(name, image="example.org/model:3")),
+        "73": lambda: served.inside(served.memory.set_status, key(name), Status(State.STOPPED)),
+    }
+    for code, end in ends.items():
+        with cutting_proxy(served.address) as proxy:
+            deploying = Deploying(served, stub, name, "--server", proxy.address)
+            deploying.rollout()
+            eventually("it is awaited", lambda passed=proxy.passed: "WatchStatus" in passed)
+            end()
+            assert deploying.end().exit_code == int(code)
+            assert "Rollback" not in proxy.passed
+
+
+def test_history_lists_revisions_and_rollback_goes_to_one_of_them(name: str) -> None:
+    modelctl("deploy", name, *IMAGE, "--env", "A=hunter2")
+    modelctl("deploy", name, *SECOND, "--env", "A=hunter3", "--label", "team=vision")
+    run = modelctl("rollback", name)
+    assert run.exit_code == 0, run.stderr
+    where = rf"{NAMESPACE}/{name} is back at revision 1 and is ready after \d+\.\d s: http\S+\n"
+    assert re.fullmatch(where, run.stdout)
+    head, *rows = modelctl("history", name).stdout.splitlines()
+    assert head.split() == ["REVISION", "OUTCOME", "REASON", "AGE", "BY", "CHANGES"]
+    assert [row.split()[:2] for row in rows] == [["3", "READY"], ["2", "READY"], ["1", "READY"]]
+    assert 'spec.container.image="example.org/model:2"' in rows[1]
+    assert 'labels["team"]="vision"' in rows[1]
+    assert "rollback of 1; " in rows[0]
+    assert 'labels["team"] removed' in rows[0]
+    # It may be a secret.
+    assert "hunter" not in "".join(rows)
+    assert 'spec.env["A"] changed' in rows[1]
+    assert modelctl("history", name, "-o", "name").stdout == "3\n2\n1\n"
+    listed = json.loads(modelctl("history", name, "-o", "json").stdout)
+    assert [revision.get("rollback_of") for revision in listed] == ["1", None, None]
+    again = modelctl("rollback", name)
+    assert (again.exit_code, "UNCHANGED" in again.stderr) == (0, True)
+    would = modelctl("rollback", name, "--revision", "2", "--validate-only")
+    assert would.stdout == f"{NAMESPACE}/{name} would be rolled back; nothing was written\n"
+    assert modelctl("rollback", name, "--revision", "2", "--no-wait").exit_code == 0
+    absent = modelctl("rollback", name, "--revision", "77")
+    assert (absent.exit_code, "REVISION_NOT_FOUND" in absent.stderr) == (69, True)
+
+
 @pytest.mark.parametrize("env", [{"GITHUB_RUN_ID": "16"}, {"CI_JOB_ID": "17"}])
 def test_a_job_can_stop_a_service_and_start_it(name: str, env: dict[str, str]) -> None:
     modelctl("deploy", name, *IMAGE, **env)
@@ -535,7 +721,8 @@ def test_the_update_of_the_document(name: str, tmp_path: Path) -> None:
 
 def test_every_rpc_has_a_command() -> None:
     source = "".join(file.read_text() for file in Path(cli.__file__).parent.glob("*.py"))
-    through_the_client = {"DEPLOY", "GET", "DELETE", "WATCH_STATUS", "STOP", "START"}
+    through_the_client = {"DEPLOY", "GET", "DELETE", "WATCH_STATUS"}
+    through_the_client |= {"LIST_REVISIONS", "ROLLBACK", "STOP", "START"}
     named = set(re.findall(r"rpcs\.([A-Z_]+)", source)) | through_the_client
     assert {name for name, rpc in vars(rpcs).items() if isinstance(rpc, rpcs.Rpc)} == named
 
@@ -608,6 +795,7 @@ def test_a_request_that_was_sent_and_not_answered_may_have_been_done(
 TIMED = [
     ("deploy", "x", *IMAGE),
     ("restart", "x"),
+    ("rollback", "x"),
     ("stop", "x"),
     ("start", "x"),
     ("delete", "x"),

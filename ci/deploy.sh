@@ -14,6 +14,8 @@ Deploy a model with ModelService, and wait until its rollout is ready or has fai
   --request-id ID        1 to 64 of A-Z, a-z, 0-9, ".", "_" and "-". Repeating an id repeats no
                          rollout. Default on GitHub: github-$GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT,
                          on GitLab: gitlab-$CI_JOB_ID; elsewhere it is required
+  --rollback-on-failure  if the rollout fails, go back to the last revision that was ready, and
+                         wait for it, for --timeout anew; =true and =false are accepted too
   --timeout SECONDS      give up after this time in all; 600 by default
   --patience SECONDS     give up when no server has answered for this time; 60 by default
   -- GRPCURL_OPTION ...  options for grpcurl: -plaintext, -cacert FILE, -H 'name: value', ...
@@ -32,10 +34,12 @@ Exit codes:
   68   the timeout passed
   69   the service was deleted or created again; or a Deploy names something that does not exist
   71   the caller has not the right
-  73   the rollout failed, or the service is stopped; or the Deploy is refused
+  73   the rollout failed, or the service is stopped; or the Deploy is refused. Nothing was
+       rolled back, or the rollback did not become ready
   74   a newer rollout replaced it
   78   the server went away and did not come back
   80   the caller has no valid token
+  81   the rollout failed, and the service was rolled back and is ready (--rollback-on-failure)
   130  Ctrl-C; 143: terminated
   Others are 64 and the gRPC code.
 
@@ -63,7 +67,7 @@ wrong_usage() {
     exit 2
 }
 
-server='' request='' id='' timeout=600 patience=60
+server='' request='' id='' timeout=600 patience=60 rollback=false
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h)
@@ -79,6 +83,9 @@ while [ $# -gt 0 ]; do
         esac
         shift
         ;;
+    --rollback-on-failure) rollback=true ;;
+    --rollback-on-failure=true | --rollback-on-failure=false) rollback=${1#*=} ;;
+    --rollback-on-failure=*) wrong_usage "--rollback-on-failure must be true or false, got ${1#*=}" ;;
     --)
         shift
         break
@@ -137,7 +144,10 @@ case ${body%%\{*} in
 esac
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/deploy.XXXXXX")
-child='' rollout='' service=''
+child='' service=''
+# What Ctrl-C leaves, and the reasons of a rollout that failed and is rolled back.
+leaves="stopped; the Deploy may have been done. The same command with --request-id $id takes it up again"
+failed='' failed_remedy=''
 
 clean_up() {
     [ -z "$child" ] || kill "$child" 2>/dev/null || :
@@ -146,13 +156,7 @@ clean_up() {
 
 interrupted() {
     trap '' INT TERM HUP
-    if [ -n "$rollout" ]; then
-        say "stopped watching; the rollout of $service goes on." \
-            "The same command with --request-id $id watches it again"
-    else
-        say "stopped; the Deploy may have been done." \
-            "The same command with --request-id $id takes it up again"
-    fi
+    say "$leaves"
     exit "$1"
 }
 
@@ -168,18 +172,35 @@ wait_for() {
     child=''
 }
 
-# call METHOD SECONDS GRPCURL_OPTION...: send what is in `request`; sets `code`.
+# call SERVICE/METHOD FILE SECONDS GRPCURL_OPTION...: send what is in `request`, with the answer in
+# FILE; sets `code`.
 call() {
-    method=$1 limit=$2
-    shift 2
+    method=$1 answer=$2 limit=$3
+    shift 3
     left=$((ends - $(date +%s)))
     [ "$limit" -le "$left" ] || limit=$left
     [ "$limit" -gt 0 ] || limit=1
     # A connection that is gone without a word is noticed by -keepalive-time.
     grpcurl -connect-timeout 5 -keepalive-time 15 "$@" -format json -format-error \
-        -max-time "$limit" -d @ "$server" "modelservice.v1.ModelService/$method" \
-        <"$folder/request" >"$folder/answer" 2>"$folder/error" &
+        -max-time "$limit" -d @ "$server" "modelservice.v1.$method" \
+        <"$folder/request" >"$folder/$answer" 2>"$folder/error" &
     wait_for $!
+}
+
+# write SERVICE/METHOD GRPCURL_OPTION...: send what is in `request` until it is answered.
+write() {
+    written=$1
+    shift
+    start_clock
+    while :; do
+        call "$written" answer 30 "$@"
+        [ "$code" != 0 ] || break
+        wait_to_retry
+    done
+}
+
+start_clock() {
+    heard=$(date +%s) pause=0
 }
 
 # Whether the error passes: the server says so, or no server has said anything.
@@ -219,20 +240,37 @@ wait_to_retry() {
     [ "$pause" -ge 5 ] || pause=$((pause + 1))
     asked=$(sed -n 's/.*"retry_\{0,1\}[dD]elay": *"\([0-9]\{1,2\}\)[.0-9]*s".*/\1/p' "$folder/error")
     [ "${asked:-0}" -le "$pause" ] || pause=$asked
-    say "$method: $(cause); again in $pause s"
+    say "${method#*/}: $(cause); again in $pause s"
     sleep "$pause" &
     wait_for $!
 }
 
-# Print grpcurl's error and what it comes to; end with its code.
+# Print grpcurl's error and what it comes to; end with its code. The error of a rollback ends with
+# that of the rollout which failed.
 give_up() {
+    explain
+    [ -n "$failed" ] || finish "$code" "$reasons" "$remedy"
+    say "not rolled back: ${reasons:-$(cause)}"
+    finish 73 "$failed" "$failed_remedy"
+}
+
+# Print grpcurl's error; sets `reasons` and `remedy`.
+explain() {
     cat "$folder/error" >&2
     echo >&2
-    reason=$(text_of reason '"') failure=$(text_of reason '"REASON_') remedy=$(text_of remedy '"')
-    [ "$code" != 68 ] || reason="not decided in time; the same command with --request-id $id goes on"
-    say "exit $code${reason:+: $reason}${failure:+, $failure}${service:+ ($service)}"
-    [ -z "$remedy" ] || say "remedy: $remedy"
-    exit "$code"
+    reasons=$(text_of reason '"') failure=$(text_of reason '"REASON_') remedy=$(text_of remedy '"')
+    if [ "$code" = 68 ]; then
+        reasons="not decided in time"
+        [ -n "$failed" ] || reasons="$reasons; the same command with --request-id $id goes on"
+    fi
+    reasons=$reasons${failure:+, $failure}
+}
+
+# finish CODE REASONS REMEDY
+finish() {
+    say "exit $1${2:+: $2}${service:+ ($service)}"
+    [ -z "$3" ] || say "remedy: $3"
+    exit "$1"
 }
 
 # text_of FIELD BEGINNING: the first such text in the details of the error.
@@ -275,16 +313,6 @@ value_in() {
     printf '%s\n' "$1" | sed 's/^[^:]*: *"//;s/",\{0,1\}$//' | plain
 }
 
-heard=$(date +%s) ends=$(($(date +%s) + timeout)) pause=0
-
-printf '{"request_id": "%s", %s' "$id" "${body#*\{}" >"$folder/request"
-while :; do
-    call Deploy 30 "$@"
-    [ "$code" != 0 ] || break
-    wait_to_retry
-done
-heard=$(date +%s) pause=0
-
 field_of() {
     sed -n "/$1/{s/^[^:]*: *\"//;s/\".*//;p;q;}" "$folder/answer"
 }
@@ -301,28 +329,71 @@ show_warnings() {
     done
 }
 
-rollout=$(field_of '^  "rollout_\{0,1\}[iI]d": *"')
+# Print what was written; sets the rollout to wait for.
+show_written() {
+    rollout=$(field_of '^  "rollout_\{0,1\}[iI]d": *"')
+    printf '%s  %s\n' "$(field_of '^  "action": *"')" "$service"
+    show_warnings
+}
+
+# watch GRPCURL_OPTION...: wait until the rollout is ready; with `rollback` also until it has failed,
+# which `code` says.
+watch() {
+    printf '{"namespace": "%s", "name": "%s", "until": "UNTIL_READY", "rollout_id": "%s"}' \
+        "$namespace" "$name" "$rollout" >"$folder/request"
+    : >"$folder/shown"
+    start_clock
+    while :; do
+        show <"$folder/stream" &
+        showing=$!
+        call ModelService/WatchStatus stream 300 "$@"
+        wait "$showing" || :
+        [ "$code" != 0 ] || break
+        if [ "$rollback" = true ] && grep -q '"reason": *"ROLLOUT_FAILED"' "$folder/error"; then
+            break
+        fi
+        wait_to_retry
+    done
+}
+
+ends=$(($(date +%s) + timeout))
+mkfifo "$folder/stream"
+printf '{"request_id": "%s", %s' "$id" "${body#*\{}" >"$folder/request"
+write ModelService/Deploy "$@"
 namespace=$(field_of '^    "namespace": *"')
 name=$(field_of '^    "name": *"')
 service=$namespace/$name
-printf '%s  %s\n' "$(field_of '^  "action": *"')" "$service"
-show_warnings
+show_written
 if [ -z "$rollout" ]; then
     say "there is no rollout to wait for"
     exit 0
 fi
+goes_on="the rollout of $service goes on"
+[ "$rollback" = false ] || goes_on="$goes_on, and is not rolled back if it fails"
+leaves="stopped watching; $goes_on. The same command with --request-id $id watches it again"
+watch "$@"
+if [ "$code" = 0 ]; then
+    say "$service is ready"
+    exit 0
+fi
 
-printf '{"namespace": "%s", "name": "%s", "until": "UNTIL_READY", "rollout_id": "%s"}' \
-    "$namespace" "$name" "$rollout" >"$folder/request"
-rm "$folder/answer"
-mkfifo "$folder/answer"
-: >"$folder/shown"
-while :; do
-    show <"$folder/answer" &
-    showing=$!
-    call WatchStatus 300 "$@"
-    wait "$showing" || :
-    [ "$code" != 0 ] || break
-    wait_to_retry
-done
-say "$service is ready"
+explain
+failed=$reasons failed_remedy=$remedy
+say "$failed ($service); rolling it back"
+leaves="stopped; the rollout of $service failed, and may not be rolled back"
+ends=$(($(date +%s) + timeout)) rollback=false
+# An id has at most 64 characters.
+id=$id-on-failure
+while [ ${#id} -gt 64 ]; do id=${id#?}; done
+printf '{"namespace": "%s", "name": "%s", "rollout_id": "%s", "request_id": "%s"}' \
+    "$namespace" "$name" "$rollout" "$id" >"$folder/request"
+write RolloutService/Rollback "$@"
+show_written
+leaves="stopped watching; the rollback of $service goes on"
+watch "$@"
+printf '{"namespace": "%s", "name": "%s", "page_size": 1}' "$namespace" "$name" >"$folder/request"
+call RolloutService/ListRevisions answer 10 "$@"
+revision=''
+[ "$code" != 0 ] || revision=$(field_of '^      "rollback_\{0,1\}[oO]f": *"')
+say "$service is rolled back${revision:+ to revision $revision}, and is ready"
+finish 81 "$failed" "$failed_remedy"

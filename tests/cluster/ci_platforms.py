@@ -6,6 +6,7 @@ Gitlab::Ci::Config::Interpolation::TextTemplate, Tekton's pkg/pod/script.go.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -54,7 +55,7 @@ def gitlab(inputs: Mapping[str, str], options: list[str], folder: Path, shell: s
     """A job in an image with bash."""
     header, body = (CI / "gitlab/deploy.yml").read_text().split("\n---\n")
     values = _values(yaml.safe_load(header)["spec"]["inputs"], inputs)
-    text = re.sub(r"\$\[\[ inputs\.(\w+) \]\]", lambda found: values[found[1]], body)
+    text = re.sub(r"\$\[\[ inputs\.([\w-]+) \]\]", lambda found: values[found[1]], body)
     [job] = yaml.safe_load(text).values()
     lines = [f"export {name}={shlex.quote(value)}" for name, value in job["variables"].items()]
     for line in job["script"]:
@@ -111,6 +112,8 @@ def _values(declared: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, 
     assert given.keys() <= declared.keys()
     required = {name for name, of in declared.items() if "default" not in (of or {})}
     assert required <= given.keys()
-    return {name: str(of["default"]) for name, of in declared.items() if "default" in of} | dict(
-        given
-    )
+    defaults = {name: of["default"] for name, of in declared.items() if "default" in of}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in (defaults | dict(given)).items()
+    }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,8 +22,9 @@ from server.domain.errors import ErrorReason
 from server.domain.rollout.status import InferenceServiceStatus as Status
 from server.domain.rollout.status import State
 from tests.adapters.local.file_server import file_server
+from tests.adapters.local.load import load
 from tests.adapters.local.server_process import kill, server
-from tests.api.requests import NAMESPACE, deploy, eventually, failed, get, key
+from tests.api.requests import NAMESPACE, READY, deploy, eventually, failed, get, key
 from tests.api.test_errors import error_of
 from tests.api.test_tls_document import make_certificate
 from tests.api.token_files import entry, identity, token_of
@@ -182,6 +185,131 @@ def test_a_failed_rollout_ends_with_73_its_reason_and_its_remedy(
         ]
 
 
+def ready_before(stub: ModelServiceStub, served: Served, name: str) -> None:
+    """A service whose first revision is READY."""
+    stub.Deploy(deploy(name))
+    make_ready(served, name)
+
+
+ROLLBACK = "--rollback-on-failure"
+SECOND = "example.org/model:2"
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_failed_rollout_is_rolled_back_and_ends_with_81(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    runs = []
+    for shell in SHELLS:
+        ready_before(stub, served, f"back-{shell}")
+        body = request(f"back-{shell}", SECOND)
+        runs.append(script.run(shell, served.address, body, ROLLBACK, CI_JOB_ID="1"))
+    for run in runs:
+        name = f"back-{run.name}"
+        run.until("PENDING")
+        served.inside(served.memory.set_status, key(name), failed(get(stub, name).rollout_id))
+        run.until("PENDING", times=2)
+        make_ready(served, name)
+        assert run.code() == 81, run.errors
+        service = f"{NAMESPACE}/{name}"
+        updated = f"ACTION_UPDATED  {service}"
+        assert [line for line in run.out if line == updated] == [updated] * 2
+        assert run.out[-1].startswith("READY")
+        said = [line for line in run.err if line.startswith("deploy.sh: ")]
+        assert said == [
+            f"deploy.sh: ROLLOUT_FAILED, REASON_IMAGE_PULL ({service}); rolling it back",
+            f"deploy.sh: {service} is rolled back to revision 1, and is ready",
+            f"deploy.sh: exit 81: ROLLOUT_FAILED, REASON_IMAGE_PULL ({service})",
+            "deploy.sh: remedy: push it",
+        ]
+        assert '"reason": "REASON_IMAGE_PULL"' in run.errors
+        assert get(stub, name).spec.container.image == "example.org/model:1"
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_failed_rollout_without_a_ready_revision_ends_with_73_and_says_so(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    for run in in_both_shells(script, served.address, "first", ROLLBACK, CI_JOB_ID="1"):
+        run.until("PENDING")
+        rollout_id = get(stub, f"first-{run.name}").rollout_id
+        served.inside(served.memory.set_status, key(f"first-{run.name}"), failed(rollout_id))
+        assert run.code() == 73
+        service = f"{NAMESPACE}/first-{run.name}"
+        assert run.err[-3:] == [
+            "deploy.sh: not rolled back: NO_READY_REVISION",
+            f"deploy.sh: exit 73: ROLLOUT_FAILED, REASON_IMAGE_PULL ({service})",
+            "deploy.sh: remedy: push it",
+        ]
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_the_rollout_of_somebody_else_is_not_rolled_back(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    ready_before(stub, served, "theirs")
+    with cutting_proxy(served.address) as proxy:
+        proxy.held["Rollback"] = held = threading.Event()
+        run = script.run("dash", proxy.address, request("theirs", SECOND), ROLLBACK, CI_JOB_ID="1")
+        run.until("PENDING")
+        served.inside(
+            served.memory.set_status, key("theirs"), failed(get(stub, "theirs").rollout_id)
+        )
+        eventually("it is to be rolled back", lambda: "Rollback" in proxy.passed)
+        newer = stub.Deploy(deploy("theirs", image="example.org/model:3"))
+        held.set()
+        assert run.code() == 73
+    assert "deploy.sh: not rolled back: ROLLOUT_SUPERSEDED" in run.err
+    assert get(stub, "theirs").rollout_id == newer.rollout_id
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_a_rollback_that_is_interrupted_says_so_and_goes_on(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    ready_before(stub, served, "halfway")
+    run = script.run("bash", served.address, request("halfway", SECOND), ROLLBACK, CI_JOB_ID="1")
+    run.until("PENDING")
+    served.inside(served.memory.set_status, key("halfway"), failed(get(stub, "halfway").rollout_id))
+    run.until("PENDING", times=2)
+    run.interrupt()
+    assert run.code() == 130
+    service = f"{NAMESPACE}/halfway"
+    assert run.err[-1] == f"deploy.sh: stopped watching; the rollback of {service} goes on"
+
+
+async def test_on_the_local_cluster_a_bad_version_is_rolled_back_and_not_one_request_fails(
+    script: Script, tmp_path: Path
+) -> None:
+    def body(model: str) -> dict[str, Any]:
+        predictor = {"format": {"name": "test"}, "storage_uri": str(tmp_path / model)}
+        return {"name": "iris", "spec": {"model": predictor}}
+
+    def deployed(model: str, request_id: str) -> Run:
+        return script.run(
+            "dash", running.running.address, body(model), ROLLBACK, "--request-id", request_id
+        )
+
+    (tmp_path / "good").write_text("{}")
+    (tmp_path / "bad").write_text('{"exit": 3}')
+    with server(tmp_path) as running:
+        good = deployed("good", "r-1")
+        assert await asyncio.to_thread(good.code) == 0, good.errors
+        async with load(get(running.stub, "iris").status.url) as under:
+            await under.goes_on()
+            bad = deployed("bad", "r-2")
+            assert await asyncio.to_thread(bad.code) == 81, bad.errors
+            await under.goes_on()
+        assert under.failed == []
+        service = get(running.stub, "iris")
+    assert (
+        bad.err[-2] == f"deploy.sh: exit 81: ROLLOUT_FAILED, REASON_MODEL_LOAD ({NAMESPACE}/iris)"
+    )
+    assert bad.err[-1].startswith("deploy.sh: remedy: ")
+    assert service.status.state == READY
+    assert service.spec.model.storage_uri == str(tmp_path / "good")
+
+
 @pytest.mark.usefixtures("open_rollouts")
 def test_a_superseded_rollout_ends_with_74(
     script: Script, served: Served, stub: ModelServiceStub
@@ -265,6 +393,7 @@ def test_wrong_usage_ends_with_2_before_anything_is_sent(script: Script, served:
         ("--request-id must be", ("--request-id", "a b"), {}),
         ("--request-id must be", ("--request-id", "a" * 65), {}),
         ("got seventeen", ("--timeout", "seventeen"), job),
+        ("must be true or false, got maybe", ("--rollback-on-failure=maybe",), job),
         ("there is no option --plaintext", ("--plaintext",), job),
         ("must be all", ("one-more",), job),
     ]
@@ -332,8 +461,9 @@ def test_help_has_examples_and_the_exit_codes_of_the_document() -> None:
     assert os.access(SCRIPT, os.X_OK)
 
 
-def test_the_line_of_the_document(tmp_path: Path, built_grpcurl: Path) -> None:
-    [line] = blocks("docs/ci.md", "From a CI job", "bash")
+@pytest.mark.parametrize("heading", ["From a CI job", "Roll back on failure"])
+def test_the_line_of_the_document(heading: str, tmp_path: Path, built_grpcurl: Path) -> None:
+    [line] = blocks("docs/ci.md", heading, "bash")
     (tmp_path / "deploy.json").write_text(json.dumps(request("as-documented")))
     make_certificate(tmp_path)
     tokens = tmp_path / "tokens.toml"

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from lab import builds
-from tests.api.requests import NAMESPACE
+from tests.api.requests import NAMESPACE, failed, key
 from tests.outage import BAD, GOOD, outage
 from tests.serving import Served, serving, settings
 from tests.transcript import blocks
@@ -127,6 +128,31 @@ def test_the_request_id_is_the_jobs(
     assert reused.err[-1] == "deploy.sh: exit 67: REQUEST_ID_REUSED"
 
 
+@pytest.fixture
+def open_rollouts(served: Served) -> Iterator[None]:
+    """Rollouts do not become ready by themselves."""
+    served.memory.ready_after = None
+    yield
+    served.memory.ready_after = timedelta(0)
+
+
+@pytest.mark.usefixtures("open_rollouts")
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_failed_rollout_is_rolled_back_where_the_input_asks_for_it(
+    platform: str, script: Script, served: Served, tmp_path: Path
+) -> None:
+    name = f"undone-{platform}"
+    request = {"name": name, "spec": {"container": {"image": "example.org/model:1"}}}
+    folder = checkout(tmp_path, name, request)
+    inputs = {"server": served.address, "rollback-on-failure": "true"}
+    run = started(script, name, PLATFORMS[platform](inputs, OPTIONS, folder), folder)
+    run.until("PENDING")
+    rollout_id = served.inside(served.memory.store.service, key(name)).rollout.id
+    served.inside(served.memory.set_status, key(name), failed(rollout_id))
+    assert run.code() == 73
+    assert "deploy.sh: not rolled back: NO_READY_REVISION" in run.err
+
+
 @pytest.fixture(scope="module")
 def check_jsonschema(request: pytest.FixtureRequest) -> Path:
     """The program, with the schemas that it comes with."""
@@ -216,6 +242,10 @@ def test_an_input_is_never_code(platform: str, script: Script, tmp_path: Path) -
     assert run.err[-1].startswith(
         f"deploy.sh: --timeout and --patience must be whole seconds, got {code};"
     )
+    inputs = {"server": "127.0.0.1:9", "rollback-on-failure": code}
+    run = started(script, platform, PLATFORMS[platform](inputs, [], folder), folder)
+    assert run.code() == 2, (run.out, run.err)
+    assert f"--rollback-on-failure must be true or false, got {code};" in run.err[-1]
     assert not (folder / "pwned").exists()
 
 

@@ -41,7 +41,7 @@ READ_SIZE = 2**20
 # A page of 500 objects of half a megabyte each.
 LARGEST_ANSWER = 2**28
 MOST_WHOLE_LISTS = 2
-_ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_ESCAPED = re.compile("[<>&\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 class Unreachable(Exception):
@@ -148,6 +148,7 @@ class ApiServer:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout: float,  # noqa: ASYNC109 (aiohttp has separate timeouts for connecting and waiting)
     ) -> Answer:
         """Send one request and read its whole answer within `timeout` seconds.
@@ -158,7 +159,9 @@ class ApiServer:
         deadline = Deadline.after(timeout)
 
         data = None if body is None else _encode(body)
-        headers = {} if body is None else {"Content-Type": content_type}
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
         request = {"params": query, "data": data, "headers": headers}
         async with self._request(
             method, path, request, _limits_until(deadline), deadline
@@ -173,6 +176,7 @@ class ApiServer:
         query: Mapping[str, str],
         *,
         most: int,
+        accept: str = "application/json",
         timeout: float,  # noqa: ASYNC109 (as above)
     ) -> Content:
         """Read a path as `send` does, and leave the answer's body of at most `most` bytes unparsed.
@@ -180,15 +184,21 @@ class ApiServer:
         Raises AnswerTooLarge for a larger one.
         """
         deadline = Deadline.after(timeout)
+        request = {"params": query, "headers": {"Accept": accept}}
         async with self._request(
-            "GET", path, {"params": query}, _limits_until(deadline), deadline
+            "GET", path, request, _limits_until(deadline), deadline
         ) as response:
             content = await read_at_most(response, most)
             return Content(response.status, response.headers, content)
 
     @asynccontextmanager
     async def open_stream(
-        self, path: str, query: Mapping[str, str], *, idle_timeout: float
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        idle_timeout: float,
+        accept: str = "application/json",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open a GET whose answer is read as it arrives, such as a watch; its status may be any.
 
@@ -197,7 +207,7 @@ class ApiServer:
         """
         limits = aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT, sock_read=idle_timeout)
         renewed_by = Deadline.after(RENEWAL_TIMEOUT)
-        request = {"params": query}
+        request = {"params": query, "headers": {"Accept": accept}}
         async with self._request("GET", path, request, lambda: limits, renewed_by) as response:
             yield response
 
@@ -262,7 +272,6 @@ class ApiServer:
 
 # Watches must not wait in a compressor's buffer, and lists are faster uncompressed nearby.
 _HEADERS = {
-    "Accept": "application/json",
     "Accept-Encoding": "identity",
     "User-Agent": "modelservice",
 }
@@ -320,10 +329,12 @@ def _cause(error: Exception) -> str:
 def _encode(body: Mapping[str, Any]) -> bytes:
     """Encode JSON that is valid YAML too: Kubernetes parses an apply as YAML.
 
-    YAML allows no escaped surrogates, and requires escapes that JSON does not.
+    YAML allows no escaped surrogates, and requires escapes that JSON does not. The API server keeps
+    the data of a ControllerRevision as it was sent, and refuses every later patch if Go's encoder,
+    which escapes <, > and &, would write it differently.
     """
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-    return _ESCAPED_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _decode(content: bytes | bytearray) -> dict[str, Any]:

@@ -23,6 +23,7 @@ REGISTERED_ANNOTATION = f"{OUR_PREFIX}registered-model"
 READY_TIMEOUT_ANNOTATION = f"{OUR_PREFIX}ready-timeout"
 DEPLOYMENT_ANNOTATION = f"{OUR_PREFIX}deployment-id"
 DEPLOYED_BY_ANNOTATION = f"{OUR_PREFIX}deployed-by"
+ROLLBACK_ANNOTATION = f"{OUR_PREFIX}rollback-of"
 
 KNATIVE_DEADLINE_ANNOTATION = "serving.knative.dev/progress-deadline"
 

@@ -27,6 +27,7 @@ from server.adapters.kserve.names import (
     FIELD_MANAGER,
     MODE_ANNOTATION,
     REQUESTS_ANNOTATION,
+    ROLLBACK_ANNOTATION,
     ROLLOUT_ANNOTATION,
 )
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, Release
@@ -664,3 +665,20 @@ def test_a_stop_that_kserve_0_15_would_not_carry_out_is_refused() -> None:
     condition = {"status": {"conditions": [{"type": "Stopped", "status": "False"}]}}
     current = applied(DesiredObject(KEY, MODEL)) | condition
     assert planned(Deploy(KEY, MODEL, annotations=stop), current, release=KSERVE_0_15)
+
+
+def test_a_rollback_is_marked_with_its_generation_where_pods_are_replaced_and_only_there() -> None:
+    current = after(planned(Deploy(KEY, MODEL), None))
+    rolled_back = planned(Deploy(KEY, CONTAINER, rollback_of=7), current)
+    assert annotation(rolled_back, ROLLBACK_ANNOTATION) == "[7,2]"
+    there = after(rolled_back)
+    scaled = replace(CONTAINER, scaling=Scaling(2, 4))
+    for kept in (Deploy(KEY, scaled), Deploy(KEY, CONTAINER, rollback_of=3)):
+        assert annotation(planned(kept, there), ROLLBACK_ANNOTATION) == "[7,2]"
+    for new in (Deploy(KEY, MODEL), Deploy(KEY, None, restart=True)):
+        assert annotation(planned(new, there), ROLLBACK_ANNOTATION) is None
+
+
+def annotation(plan: Plan, key: str) -> str | None:
+    text: str | None = plan.manifest["spec"]["predictor"]["annotations"].get(key)
+    return text

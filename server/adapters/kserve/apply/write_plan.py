@@ -14,6 +14,7 @@ from server.adapters.kserve.apply.kserve_config import KServeConfig
 from server.adapters.kserve.manifests.annotations import (
     AddedFields,
     origin_of,
+    rollback_text,
     rollout_hash_of,
     with_rollout_hash,
 )
@@ -203,6 +204,7 @@ def _plan_update(
         # The id of a record that is missing is added, which replaces the pods.
         deployment_id=ours.deployment_id or deploy.deployment_id,
         deployed_by=ours.deployed_by,
+        rollback=ours.rollback,
     )
     body = body_of(desired)
     manifest = complete(body, desired)
@@ -262,9 +264,16 @@ def _plan_rollout(deploy: Deploy, plan: Plan, current: ParsedObject) -> Plan:
     is_model = isinstance(desired.spec.serving, ModelPredictor)
     added = AddedFields(Resources() if is_model else desired.added.resources)
     requests = with_request(desired.requests, deploy, plan.action, generation)
+    desired = replace(
+        desired,
+        requests=requests,
+        added=added,
+        deployed_by=deploy.user,
+        rollback=rollback_text(deploy.rollback_of, generation),
+    )
     return replace(
         plan,
-        desired=replace(desired, requests=requests, added=added, deployed_by=deploy.user),
+        desired=desired,
         replaces_pods=True,
         wants_probe=plan.adopts or _leaves_probe_to_us(deploy, current),
     )

@@ -26,6 +26,7 @@ from server.adapters.kserve.names import (
     REGISTERED_ANNOTATION,
     REQUESTS_ANNOTATION,
     RESTART_ANNOTATION,
+    ROLLBACK_ANNOTATION,
     ROLLOUT_ANNOTATION,
 )
 from server.adapters.kserve.objects import Object, get_map
@@ -56,8 +57,8 @@ class OurAnnotations:
     """Hold our annotations of an object; absent ones are empty.
 
     `added` is empty if its annotations cannot be parsed. `deployment_id` (of the deployment's
-    record in the registry), `deployed_by` (a user), and the texts `requests` and `registered`, are
-    empty unless our apply owns them.
+    record in the registry), `deployed_by` (a user), and the texts `requests`, `registered` and
+    `rollback`, are empty unless our apply owns them.
     """
 
     rollout_hash: str
@@ -67,6 +68,7 @@ class OurAnnotations:
     deployed_by: str
     requests: str
     registered: str
+    rollback: str
 
 
 def our_annotations(obj: Object, managers: Managers) -> OurAnnotations:
@@ -82,6 +84,7 @@ def our_annotations(obj: Object, managers: Managers) -> OurAnnotations:
         deployed_by=own.get(DEPLOYED_BY_ANNOTATION, "")[:MOST_USER],
         requests=own.get(REQUESTS_ANNOTATION, ""),
         registered=own.get(REGISTERED_ANNOTATION, ""),
+        rollback=own.get(ROLLBACK_ANNOTATION, ""),
     )
 
 
@@ -91,6 +94,7 @@ def rollout_annotations(
     added: AddedFields,
     requests: tuple[PastRequest, ...],
     deployed_by: str,
+    rollback: str,
 ) -> dict[str, str]:
     """Return the annotations that every rollout has; empty ones are left out."""
     kinds = {"requests": dict(added.resources.requests), "limits": dict(added.resources.limits)}
@@ -103,6 +107,7 @@ def rollout_annotations(
         PROBE_ANNOTATION: _json(added.probe) if added.probe else "",
         REQUESTS_ANNOTATION: _json(rows) if rows else "",
         DEPLOYED_BY_ANNOTATION: deployed_by,
+        ROLLBACK_ANNOTATION: rollback,
     }
     return {key: text for key, text in texts.items() if text}
 
@@ -156,6 +161,23 @@ def requests_of(annotations: OurAnnotations) -> tuple[PastRequest, ...]:
         )
     except (ValueError, TypeError):
         return ()
+
+
+def rollback_text(revision: int, generation: int) -> str:
+    """Return the text that marks a generation as a rollback to a revision; empty for revision 0."""
+    return _json([revision, generation]) if revision else ""
+
+
+def rollback_of(annotations: OurAnnotations, generation: int) -> int:
+    """Return the revision that a generation went back to; 0 if it is no rollback.
+
+    A later edit by others keeps the annotation, so it names its generation.
+    """
+    try:
+        revision, of_generation = map(int, _load(annotations.rollback))
+    except (ValueError, TypeError):
+        return 0
+    return revision if of_generation == generation else 0
 
 
 def registered_predictor(annotations: OurAnnotations, predictor: ServingPredictor) -> Predictor:

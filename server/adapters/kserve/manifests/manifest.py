@@ -39,7 +39,8 @@ class DesiredObject:
 
     `restart` is the stamp of the last restart, `requests` the request_ids to remember. `origin`
     holds the labels with the registry's ids, and `deployment_id` names the deployment's record
-    there. `deployed_by` is the user of the Deploy that made the pods. `mode` is the deployment mode
+    there. `deployed_by` is the user of the Deploy that made the pods, and `rollback` the text that
+    marks it as a rollback. `mode` is the deployment mode
     in which it runs, by its present name, and `mode_names` are the names of the modes in the
     cluster's KServe.
     """
@@ -54,6 +55,7 @@ class DesiredObject:
     origin: Mapping[str, str] = field(default_factory=dict)
     deployment_id: str = ""
     deployed_by: str = ""
+    rollback: str = ""
     mode: str = ""
     mode_names: Mapping[str, str] = field(default_factory=lambda: PRESENT_NAMES)
 
@@ -68,7 +70,7 @@ class Body(NamedTuple):
 
 def body_of(desired: DesiredObject) -> Body:
     """Render the part that fields of the rollout do not change: `restart`, `requests`, `added`,
-    `deployment_id` and `deployed_by`."""
+    `deployment_id`, `deployed_by` and `rollback`."""
     asked = desired.spec.deployment_mode
     mode = {MODE_ANNOTATION: desired.mode_names.get(asked, asked)} if asked else {}
     metadata = {
@@ -93,7 +95,12 @@ def complete(body: Body, desired: DesiredObject) -> dict[str, Any]:
     annotations = {
         **predictor.get("annotations", {}),
         **rollout_annotations(
-            rollout_hash, desired.restart, desired.added, desired.requests, desired.deployed_by
+            rollout_hash,
+            desired.restart,
+            desired.added,
+            desired.requests,
+            desired.deployed_by,
+            desired.rollback,
         ),
         **registry_annotations(desired.spec.predictor, desired.deployment_id),
     }

@@ -431,6 +431,7 @@ async def _kserve(settings: Settings) -> AsyncIterator[tuple[Cluster, Identities
             namespaces=sorted(serving.namespaces),
             kserve_namespace=serving.kserve_namespace,
             caller=anonymous_caller(settings),
+            most_revisions=serving.revisions,
         )
         await cluster.check_release(RELEASE_TIMEOUT)
         reviewed = settings.auth == "kubernetes"

@@ -15,6 +15,9 @@ Name = Literal[
     "after-write",
     "before-outcome",
     "before-answer",
+    "before-revision",
+    "after-revision",
+    "before-revision-outcome",
 ]
 
 

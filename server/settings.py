@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server import failpoints
 from server.domain.kubernetes import quantities
+from server.domain.revisions.revision import MOST_REVISIONS
 from server.memory_limit import memory_limit
 from server.setting_errors import (
     PREFIX,
@@ -200,6 +201,13 @@ class Serving(BaseSettings):
         description="maximum of this server's memory for services, in bytes; a Deploy beyond it"
         " gets RESOURCE_EXHAUSTED; unset: a quarter of the cgroup's memory limit, else of the"
         " machine's memory",
+    )
+
+    revisions: int = Field(
+        MOST_REVISIONS,
+        ge=2,
+        le=50,
+        description="revisions to keep of each service; the last READY ones are kept beside them",
     )
 
     def limits_of_caller(self) -> tuple[int, int, int]:

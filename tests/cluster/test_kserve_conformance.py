@@ -146,10 +146,8 @@ class ApiServerLink:
         return answer
 
     @asynccontextmanager
-    async def open_stream(
-        self, path: str, query: Any, *, idle_timeout: float
-    ) -> AsyncIterator[Any]:
-        async with self._open_stream(path, query, idle_timeout=idle_timeout) as response:
+    async def open_stream(self, path: str, query: Any, **request: Any) -> AsyncIterator[Any]:
+        async with self._open_stream(path, query, **request) as response:
             yield _HeldResponse(response, self.events)
 
 

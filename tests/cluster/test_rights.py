@@ -53,7 +53,7 @@ class Right(NamedTuple):
 def test_the_server_does_what_it_may_and_nothing_else(
     lab: Lab, replica: StartReplica, namespace: str, tmp_path: Path
 ) -> None:
-    live_through_everything(replica(), namespace)
+    live_through_everything(replica({"MODELSERVICE_REVISIONS": "2"}), namespace)
     tokens = tmp_path / "tokens.toml"
     tokens.write_text(entry("ci", namespaces={"*": "deployer"}))
     known = replica({"MODELSERVICE_AUTH": "tokens", "MODELSERVICE_TOKENS_FILE": str(tokens)})
@@ -81,6 +81,9 @@ def live_through_everything(server: Server, namespace: str) -> None:
     refused(StatusCode.ABORTED, "ETAG_MISMATCH", stub.Deploy, stale)
     delete(stub, namespace, "iris")
     wait_gone(stub, namespace, "iris")
+    # Each has a revision; two are superseded, and the first one is one too many.
+    for tag in range(3):
+        deploy(stub, namespace, "changed", container(f"any:{tag}"))
 
 
 def rights_given(lab: Lab) -> set[Right]:

@@ -17,10 +17,11 @@ from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.apply.service_client import ServiceClient
 from server.adapters.kserve.client import ApiServer, NoCredentials
 from server.adapters.kserve.informers.status_feed import StatusFeed
+from server.adapters.kserve.revisions.recorder import RevisionRecorder
 from server.deadline import Deadline
 from server.domain.caller import Caller
-from server.domain.errors import ServiceError, UnsupportedByCluster
-from server.domain.revisions.revision import Revision
+from server.domain.errors import ServiceError
+from server.domain.revisions.revision import MOST_REVISIONS, Revision
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import ServiceSink
@@ -32,7 +33,7 @@ class KServeCluster:
     """The services of `namespaces` (empty: of all); implements `server.ports.Cluster`.
 
     `kserve_namespace` is where KServe itself is installed. `caller` decides which containers'
-    output is shown.
+    output is shown. `most_revisions` of each service are kept, and two more.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class KServeCluster:
         namespaces: Sequence[str] = (),
         kserve_namespace: str = "kserve",
         caller: Caller | None = None,
+        most_revisions: int = MOST_REVISIONS,
     ) -> None:
         self._feed = StatusFeed(api, namespaces, caller)
+        self._revisions = RevisionRecorder(api, namespaces, most_revisions, self._feed)
         self._client = ServiceClient(api)
         retry = ConflictRetry(self._client, self._feed)
         config = ConfigReader(api, kserve_namespace)
@@ -80,15 +83,14 @@ class KServeCluster:
 
     async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
         """See `server.ports.Cluster`."""
-        raise UnsupportedByCluster("this server keeps no revisions on KServe yet")
+        return await self._revisions.revisions(key)
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""
-        recording = asyncio.create_task(self._events.run(), name="events")
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._events.run(), name="events")
+            tasks.create_task(self._revisions.run(), name="revisions")
             await self._feed.follow(sink)
-        finally:
-            recording.cancel()
 
     def position(self, key: ServiceKey) -> str:
         """See `server.ports.Cluster`."""

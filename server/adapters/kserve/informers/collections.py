@@ -17,7 +17,8 @@ class Kind(Enum):
     """The kinds that are watched: API group and version, the name in paths, and the name in
     positions.
 
-    A status is derived from all but the runtimes, which a Deploy reads.
+    A status is derived from all but two: a Deploy reads the runtimes, and ControllerRevisions keep
+    the rollouts of services.
     """
 
     SERVICES = ("apis/serving.kserve.io/v1beta1", "inferenceservices", "isvc")
@@ -32,8 +33,11 @@ class Kind(Enum):
     CLUSTER_ROLE_BINDINGS = ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "crb")
     SERVING_RUNTIMES = ("apis/serving.kserve.io/v1alpha1", "servingruntimes", "sr")
     CLUSTER_SERVING_RUNTIMES = ("apis/serving.kserve.io/v1alpha1", "clusterservingruntimes", "csr")
+    CONTROLLER_REVISIONS = ("apis/apps/v1", "controllerrevisions", "ctrlrev")
 
 
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 # A cluster may have them or not, and may get or lose them.
 KNATIVE = (Kind.KNATIVE_SERVICES, Kind.REVISIONS)
 # They show which ServiceAccounts have rights, in any namespace. Not every account may read them.
@@ -60,7 +64,25 @@ class Resource:
     @property
     def optional(self) -> bool:
         """Return whether a cluster may lack the collection, or our account may not read it."""
-        return self.kind in (*KNATIVE, *BINDINGS, *RUNTIMES)
+        return self.kind in (*KNATIVE, *BINDINGS, *RUNTIMES, Kind.CONTROLLER_REVISIONS)
+
+    @property
+    def always_served(self) -> bool:
+        """Return whether every cluster has the collection, or needs it."""
+        return not self.optional or self.kind is Kind.CONTROLLER_REVISIONS
+
+    @property
+    def accept(self) -> str:
+        """Return the media type to ask for: metadata alone of ControllerRevisions, whose data is as
+        large as a service."""
+        if self.kind is Kind.CONTROLLER_REVISIONS:
+            return METADATA_LIST
+        return "application/json"
+
+    @property
+    def accept_watch(self) -> str:
+        """Return the media type to ask for in a watch."""
+        return METADATA if self.accept == METADATA_LIST else self.accept
 
     @property
     def group_path(self) -> str:
@@ -95,6 +117,15 @@ def followed_runtimes(namespaces: Sequence[str]) -> list[Resource]:
     """Return the collections of serving runtimes that services of these namespaces can use."""
     own = [Resource(Kind.SERVING_RUNTIMES, namespace) for namespace in namespaces or ("",)]
     return [*own, Resource(Kind.CLUSTER_SERVING_RUNTIMES)]
+
+
+def followed_revisions(namespaces: Sequence[str], label: str) -> list[Resource]:
+    """Return the collections of ControllerRevisions with a label, of these namespaces."""
+    selector = (("labelSelector", label),)
+    return [
+        Resource(Kind.CONTROLLER_REVISIONS, namespace, selector)
+        for namespace in namespaces or ("",)
+    ]
 
 
 def _followed_in(namespace: str) -> Iterator[Resource]:

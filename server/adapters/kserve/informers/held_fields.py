@@ -20,7 +20,7 @@ LONG_TEXT = 2**10
 
 _parse = msgspec.json.Decoder(dict[str, Any]).decode
 # A few fields of them are read at once, and only those are cached.
-_READ_AT_ONCE = (*BINDINGS, *RUNTIMES)
+_READ_AT_ONCE = (*BINDINGS, *RUNTIMES, Kind.CONTROLLER_REVISIONS)
 
 
 def hold(kind: Kind, text: memoryview) -> Object:

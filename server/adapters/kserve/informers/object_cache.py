@@ -40,13 +40,14 @@ _Owner = ServiceKey | str
 class ObjectCache:
     """Cache what the cluster has. `touched` is called with the services that a change affects.
 
-    `caller`: it decides which container text may be shown.
+    `caller`: it decides which container text may be shown. `generation_seen`: see `ServiceCache`.
     """
 
     def __init__(
         self,
         touched: Callable[[Iterable[ServiceKey]], None],
         caller: Caller | None = None,
+        generation_seen: Callable[[Object], None] = lambda _: None,
     ) -> None:
         self._touched = touched
         self._children = {kind: _ObjectsByOwner() for kind in LABELLED}
@@ -56,7 +57,7 @@ class ObjectCache:
         self._rights = AccountRights()
         self.bound_namespaces = BoundNamespaces()
         self._output_policy = OutputPolicy(caller)
-        self._services = ServiceCache(self._forget_deleted)
+        self._services = ServiceCache(self._forget_deleted, generation_seen)
         # The services that were parsed last, oldest first.
         self._parse_caches: OrderedDict[ServiceKey, ParseCache] = OrderedDict()
         self._release = NEWEST
@@ -66,6 +67,10 @@ class ObjectCache:
     def keys(self) -> Iterator[ServiceKey]:
         """Return the keys of all services."""
         return self._services.keys()
+
+    def service(self, key: ServiceKey) -> Object | None:
+        """Return the cached InferenceService; None if there is none."""
+        return self._services.get(key)
 
     def parsed(self, key: ServiceKey) -> ParsedObject | None:
         """Return the cached InferenceService, parsed; None if there is none."""

@@ -168,7 +168,7 @@ class Reflector:
 
         A list would not show it: without the right to read, a missing collection is forbidden too.
         """
-        if not self.resource.optional:
+        if self.resource.always_served:
             return True
         group = await self._api.send("GET", self.resource.group_path, timeout=LIST_TIMEOUT)
         return serves(group, self.resource.kind)
@@ -246,7 +246,13 @@ class Reflector:
             query["continue"] = token
         most = LARGEST_ANSWER if self._in_pages else LARGEST_WHOLE
         return asyncio.create_task(
-            self._api.read(self.resource.path, query, most=most, timeout=LIST_TIMEOUT)
+            self._api.read(
+                self.resource.path,
+                query,
+                most=most,
+                accept=self.resource.accept,
+                timeout=LIST_TIMEOUT,
+            )
         )
 
     async def _hold(self, items: Sequence[msgspec.Raw]) -> list[Object]:
@@ -273,8 +279,10 @@ class Reflector:
             "resourceVersion": self._resume_from,
             "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 (jitter)
         }
-        path = self.resource.path
-        async with self._api.open_stream(path, query, idle_timeout=IDLE_TIMEOUT) as response:
+        path, accept = self.resource.path, self.resource.accept_watch
+        async with self._api.open_stream(
+            path, query, idle_timeout=IDLE_TIMEOUT, accept=accept
+        ) as response:
             admit_answer(response.status, response.headers)
             self._connected_since = time.monotonic()
             self._note("")

@@ -29,11 +29,17 @@ class _Unseen(NamedTuple):
 class ServiceCache:
     """Hold one InferenceService for each key. Every `take_` returns the keys that changed.
 
-    `deleted` is called at the deletion of each cached object.
+    `deleted` is called at the deletion of each cached object, `generation_seen` with each object of
+    a uid and generation that the one before it did not have.
     """
 
-    def __init__(self, deleted: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        deleted: Callable[[], None] = lambda: None,
+        generation_seen: Callable[[Object], None] = lambda _: None,
+    ) -> None:
         self._deleted = deleted
+        self._generation_seen = generation_seen
         self._objects: dict[ServiceKey, Object] = {}
         self._keys: dict[str, ServiceKey] = {}
         # The uids of deleted services, oldest first.
@@ -138,6 +144,8 @@ class ServiceCache:
             self._bury(former)
         self._objects[key] = found
         self._keys[uid] = key
+        if cached is None or (uid_of(cached), generation_of(cached)) != (uid, generation_of(found)):
+            self._generation_seen(found)
         return {key}
 
     def _drop(self, key: ServiceKey) -> set[ServiceKey]:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from typing import Protocol
 
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.api_server_probe import ApiServerProbe
@@ -18,7 +19,7 @@ from server.adapters.kserve.informers.progress import decode_position, encode_po
 from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.runtime_cache import RuntimeCache
 from server.adapters.kserve.informers.service_views import ServiceViews
-from server.adapters.kserve.objects import Object, key_of
+from server.adapters.kserve.objects import Object, generation_of, key_of
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.failure_log import LogRequest
 from server.change_queue import ChangeQueue
@@ -29,6 +30,26 @@ from server.ports import ServiceSink
 LOGS_AT_ONCE = 4
 # Seconds of reports before other tasks have the event loop.
 REPORT_AT_ONCE = 0.002
+
+
+class RolloutObserver(Protocol):
+    """Takes the rollouts of services, each when it is first seen. No method may await."""
+
+    def generation_seen(self, obj: Object) -> None:
+        """Take an InferenceService whose uid and generation the cache did not have before."""
+        ...
+
+    def written(self, obj: Object) -> None:
+        """Take an InferenceService that this server wrote or read just now."""
+        ...
+
+    def reported(self, service: InferenceService) -> None:
+        """Take a service as it is reported."""
+        ...
+
+    def forget(self, key: ServiceKey) -> None:
+        """Forget a deleted service."""
+        ...
 
 
 class StatusFeed:
@@ -42,7 +63,7 @@ class StatusFeed:
     def __init__(
         self, api: ApiServer, namespaces: Sequence[str], caller: Caller | None = None
     ) -> None:
-        self.object_cache = ObjectCache(self._touch, caller)
+        self.object_cache = ObjectCache(self._touch, caller, self._note_generation)
         self.runtime_cache = RuntimeCache(api, namespaces)
         self._api = api
         self._namespaces = namespaces
@@ -58,6 +79,15 @@ class StatusFeed:
         # The services whose present state is reported later.
         self._delayed: set[ServiceKey] = set()
         self._emit_rate = EmitRate()
+        self._rollouts: RolloutObserver | None = None
+
+    def observe_rollouts(self, observer: RolloutObserver) -> None:
+        """Report the rollouts of all services to an observer."""
+        self._rollouts = observer
+
+    def report_all(self) -> None:
+        """Report every service again."""
+        self._touch(list(self.object_cache.keys()))
 
     def on_reachable_change(self, changed: Callable[[], None]) -> None:
         """Call `changed` each time that `reachable` changes."""
@@ -112,6 +142,10 @@ class StatusFeed:
         is now. None if there is none."""
         key = key_of(written)
         self.object_cache.put_written(key, written)
+        if self._rollouts:
+            held = self.object_cache.service(key)
+            newest = held is not None and generation_of(held) == generation_of(written)
+            self._rollouts.written(held if held and newest else written)
         return self._report(key, at_once=True) if self._sink else self.derive(key)
 
     def put_deleted(self, deleted: Object) -> None:
@@ -185,7 +219,11 @@ class StatusFeed:
             if self._emit_rate.uid_at(key) != self.object_cache.uid_at(key):
                 self._emit_rate.forget(key)
                 self._sink.remove(key)
+                if self._rollouts:
+                    self._rollouts.forget(key)
             return None
+        if self._rollouts:
+            self._rollouts.reported(view.service)
         if view.log_wanted:
             self._log_fetcher.want(key, view.log_wanted)
         if wait := self._emit_rate.wait(view.service, at_once=at_once):
@@ -204,6 +242,10 @@ class StatusFeed:
     def _keep_log(self, key: ServiceKey, wanted: LogRequest, log: LogExcerpt) -> None:
         self._views.keep_log(key, wanted, log, self._probe.now())
         self._touch((key,))
+
+    def _note_generation(self, service: Object) -> None:
+        if self._rollouts:
+            self._rollouts.generation_seen(service)
 
     def _touch(self, keys: Iterable[ServiceKey]) -> None:
         for key in keys:

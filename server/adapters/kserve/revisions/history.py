@@ -1,0 +1,89 @@
+"""Decide which rollouts of a service are revisions, and show them as a history. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Protocol
+
+from server.adapters.kserve.revisions.rollout_record import RolloutRecord
+from server.domain.revisions.revision import Revision, superseded, to_keep
+from server.domain.rollout.rollout_id import Rollout
+
+
+class Numbered(Protocol):
+    """A revision whose generation and content hash are known."""
+
+    @property
+    def generation(self) -> int:
+        """Return the generation of its rollout."""
+        ...
+
+    @property
+    def content_hash(self) -> int:
+        """Return the hash of its content, and of the restart that made it."""
+        ...
+
+
+def before(revisions: Iterable[Numbered], generation: int) -> Numbered | None:
+    """Return the newest revision before a generation."""
+    earlier = (r for r in revisions if r.generation < generation)
+    return max(earlier, key=lambda r: r.generation, default=None)
+
+
+def new_revision(
+    known: Sequence[Numbered], seen: RolloutRecord, examined: int
+) -> RolloutRecord | None:
+    """Return the revision that a rollout is, beside those that are known; None if it is none.
+
+    A change of the fields that keep the pods, or of the stop annotation, is none. `examined`: the
+    newest generation that was seen to be none, 0 for no such. The generations between that one, or
+    the newest revision before, and the rollout were not seen. Whether they were revisions is not
+    known, so they count as such.
+    """
+    if any(k.generation == seen.generation for k in known):
+        return None
+    former = before(known, seen.generation)
+    if former is None:
+        return seen
+    if former.content_hash == seen.content_hash:
+        return None
+    last_seen = examined if examined < seen.generation else 0
+    last_seen = max(former.generation, last_seen)
+    return replace(seen, unseen_after=last_seen if last_seen < seen.generation - 1 else 0)
+
+
+def history_of(
+    stored: Iterable[RolloutRecord], seen: Sequence[RolloutRecord], examined: int, most: int
+) -> list[Revision]:
+    """Return the revisions of a service, newest first: the stored ones, with the gaps between them,
+    and those of rollouts that were seen and are not stored yet.
+
+    `seen` is in order and ends with the present one, whose content the first revision has. At most
+    `most` and two more are returned.
+    """
+    records = list(stored)
+    for rollout in seen:
+        if new := new_revision(records, rollout, examined):
+            records.append(new)
+        else:
+            examined = max(examined, rollout.generation)
+    records.sort(key=lambda r: r.generation, reverse=True)
+    # A rollout that another server has seen since is not the present one of this view.
+    records = [r for r in records if r.generation <= seen[-1].generation]
+    newest, *older = records
+    revisions = [replace(newest.revision, content=seen[-1].revision.content)]
+    revisions += [superseded(record.revision) for record in older]
+    gaps = [gap for newer, older in pairwise(records) for gap in _gaps(newer, older, most)]
+    revisions = sorted([*revisions, *gaps], key=lambda r: r.number, reverse=True)
+    return to_keep(revisions, most)
+
+
+def _gaps(newer: RolloutRecord, older: RolloutRecord, most: int) -> Iterator[Revision]:
+    """Yield the newest revisions that nobody saw between two stored ones."""
+    if not newer.unseen_after:
+        return
+    first = max(newer.unseen_after, older.generation, newer.generation - 1 - most) + 1
+    for generation in range(first, newer.generation):
+        yield Revision(Rollout(newer.revision.rollout.uid, generation), None, gap=True)

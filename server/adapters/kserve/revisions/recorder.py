@@ -1,0 +1,372 @@
+"""Record the rollouts of services as ControllerRevisions, after the writes that began them.
+
+Any replica records any rollout that it sees: each chooses the same name, so one object is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from server.adapters.kserve.apply.api_server_errors import error_of, unavailable
+from server.adapters.kserve.apply.service_client import ServiceClient
+from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.informers.status_feed import StatusFeed
+from server.adapters.kserve.informers.watch_stream import Backoff
+from server.adapters.kserve.manifests.object_parser import parse_object
+from server.adapters.kserve.objects import Object, generation_of, key_of, rollout_of, uid_of
+from server.adapters.kserve.revisions.history import before, history_of, new_revision
+from server.adapters.kserve.revisions.revision_client import RevisionClient, RevisionRefused
+from server.adapters.kserve.revisions.revision_index import RevisionIndex
+from server.adapters.kserve.revisions.rollout_record import (
+    KnownRevision,
+    RolloutRecord,
+    news_of,
+    record_of,
+)
+from server.change_queue import ChangeQueue
+from server.deadline import Deadline
+from server.domain.revisions.revision import Revision, superseded, to_keep, with_status
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.rollout.status import InferenceServiceStatus, State
+from server.domain.service.inference_service import InferenceService, ServiceKey
+
+# The answer to a Deploy and the controllers come first.
+AFTER_WRITE = 1.0
+# The replica that wrote comes before the others, and they do not come at one moment.
+AFTER_SIGHT = (3.0, 5.0)
+AFTER_OUTCOME = (1.0, 3.0)
+AFTER_REFUSAL = 60.0
+LOGGED_EVERY = 60.0
+_READ_SECONDS = 5.0
+_TRIES = 5
+_Change = Callable[[Revision], Revision]
+# States that can decide an outcome.
+_DECIDING = (State.READY, State.FAILED, State.DEGRADED)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of one uid of a service and is not stored yet, by generation."""
+
+    uid: str
+    objects: dict[int, Object] = field(default_factory=dict)
+    statuses: dict[int, InferenceServiceStatus] = field(default_factory=dict)
+
+
+class RevisionRecorder:
+    """Stores the revisions of services while `run` runs; at most `most` of each, and two more.
+
+    It sends one request at a time. Of a service it holds at most `most` rollouts that are not
+    stored yet.
+    """
+
+    def __init__(
+        self, api: ApiServer, namespaces: Sequence[str], most: int, feed: StatusFeed
+    ) -> None:
+        self._client = RevisionClient(api)
+        self._services = ServiceClient(api)
+        self._index = RevisionIndex(api, namespaces, self._look_again, self._look_at_all)
+        self._most = most
+        self._feed = feed
+        self._seen: dict[ServiceKey, _Seen] = {}
+        # The newest generation that was seen to be no revision, with its uid.
+        self._examined: dict[ServiceKey, Rollout] = {}
+        self._due = ChangeQueue[ServiceKey]()
+        self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
+        self._failed = 0
+        self._logged = float("-inf")
+        feed.observe_rollouts(self)
+
+    def generation_seen(self, obj: Object) -> None:
+        """Take a generation of an InferenceService that was not seen before."""
+        self._take(obj, random.uniform(*AFTER_SIGHT))  # noqa: S311 (jitter)
+
+    def written(self, obj: Object) -> None:
+        """Take the API server's answer to a write of this server."""
+        self._take(obj, AFTER_WRITE)
+
+    def reported(self, service: InferenceService) -> None:
+        """Take the present status of a service."""
+        if service.status.state not in _DECIDING or self._index.refused(service.key.namespace):
+            return
+        uid, generation = service.rollout
+        present = self._present(service.key, service.rollout)
+        if present and _decided(present, service.rollout, service.status) == present.news:
+            return
+        seen = self._seen_of(service.key, uid)
+        former = seen.statuses.get(generation)
+        if former and former.state is State.READY:
+            return
+        seen.statuses[generation] = service.status
+        _drop_oldest(seen.statuses, self._most)
+        self._schedule(service.key, random.uniform(*AFTER_OUTCOME))  # noqa: S311 (jitter)
+
+    def forget(self, key: ServiceKey) -> None:
+        """Forget a deleted service."""
+        self._seen.pop(key, None)
+        self._examined.pop(key, None)
+        self._due.discard(key)
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+
+    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+        """See `server.ports.Cluster`."""
+        obj = await self._services.get(key, Deadline.after(_READ_SECONDS))
+        if obj is None:
+            return ()
+        rollout = rollout_of(obj)
+        try:
+            stored = await self._client.list(key, rollout.uid)
+        except (Unreachable, Unanswered) as e:
+            raise unavailable(e) from e
+        except RevisionRefused as e:
+            raise error_of(e.answer, key, writes=False) from e
+        pending = self._seen.get(key)
+        if pending is None or pending.uid != rollout.uid:
+            pending = _Seen(rollout.uid)
+        objects = {n: o for n, o in pending.objects.items() if n < rollout.generation}
+        records = (record_of(parse_object(objects[generation])) for generation in sorted(objects))
+        seen = [self._with_seen_outcome(record, pending) for record in records]
+        seen.append(record_of(parse_object(obj)))
+        newest, *older = history_of(stored, seen, self._examined_at(key, rollout.uid), self._most)
+        shown = self._feed.derive(key)
+        if shown and shown.rollout == rollout:
+            newest = _ended(newest, rollout, shown.status)
+        return [newest, *older]
+
+    async def run(self) -> None:
+        """Follow what is stored, and store what is not."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for reflector in self._index.reflectors:
+                    tasks.create_task(reflector.run(), name=f"reflector of {reflector.resource}")
+                for reflector in self._index.reflectors:
+                    await reflector.synced.wait()
+                await self._record_all()
+        finally:
+            for key in list(self._timers):
+                self._timers.pop(key).cancel()
+
+    async def _record_all(self) -> None:
+        backoff = Backoff()
+        while True:
+            await self._due.wait()
+            for key in self._due.pull():
+                try:
+                    await self._record(key)
+                except RevisionRefused as e:
+                    # A refusal is often of one namespace: its quota, a policy, a missing right.
+                    self._note_failure(e)
+                    self._schedule(key, AFTER_REFUSAL)
+                except (Unreachable, Unanswered) as e:
+                    self._note_failure(e)
+                    self._due.add(key)
+                    await asyncio.sleep(backoff.pause(0))
+                except Exception:
+                    # An object that we cannot read must not stop the records of other services.
+                    log.exception("a rollout could not be recorded", service=str(key))
+                    self._seen.pop(key, None)
+                else:
+                    backoff = Backoff()
+
+    async def _record(self, key: ServiceKey) -> None:
+        """Store what was seen of a service, oldest first."""
+        seen = self._seen.get(key)
+        if seen is None:
+            return
+        if not self._index.readable(key.namespace):
+            del self._seen[key]
+            return
+        stored = False
+        while seen.objects:
+            generation = min(seen.objects)
+            stored |= await self._record_rollout(key, seen, generation)
+            seen.objects.pop(generation, None)
+        while seen.statuses:
+            generation = min(seen.statuses)
+            status = seen.statuses[generation]
+            await self._record_outcome(key, Rollout(seen.uid, generation), status)
+            if seen.statuses.get(generation) is status:
+                del seen.statuses[generation]
+        await self._supersede(key, seen.uid)
+        if stored:
+            await self._prune(key, seen.uid)
+        if not seen.objects and not seen.statuses and self._seen.get(key) is seen:
+            del self._seen[key]
+
+    async def _record_rollout(self, key: ServiceKey, seen: _Seen, generation: int) -> bool:
+        """Store a rollout if it is a revision that is not stored. Return whether it was stored."""
+        known = self._index.of(key.namespace, seen.uid)
+        if any(k.generation == generation for k in known):
+            return False
+        obj = seen.objects[generation]
+        if "deletionTimestamp" in obj["metadata"]:
+            return False
+        parsed = parse_object(obj)
+        # A service of ours whose labels others took stays one of ours.
+        if parsed.unmanaged and not known:
+            self._examined[key] = Rollout(seen.uid, generation)
+            return False
+        new = new_revision(known, record_of(parsed), self._examined_at(key, seen.uid))
+        if new is None:
+            self._examined[key] = Rollout(seen.uid, generation)
+            return False
+        new = self._with_seen_outcome(new, seen)
+        if any(k.generation > generation for k in known):
+            new = replace(new, revision=superseded(new.revision))
+        stored = await self._client.create(key, new)
+        if all(k.generation != generation for k in self._index.of(key.namespace, seen.uid)):
+            # Another replica stored it without an outcome, as far as is known.
+            made = new.known if stored else KnownRevision(generation, new.content_hash)
+            self._index.put(key.namespace, seen.uid, made)
+        return stored
+
+    async def _record_outcome(
+        self, key: ServiceKey, rollout: Rollout, status: InferenceServiceStatus
+    ) -> None:
+        present = self._present(key, rollout)
+        if present is None or _decided(present, rollout, status) == present.news:
+            return
+        number = Rollout(rollout.uid, present.generation)
+        await self._update(key, number, lambda revision: _ended(revision, rollout, status))
+
+    async def _supersede(self, key: ServiceKey, uid: str) -> None:
+        """Give the revisions before the newest one an outcome."""
+        for known in self._index.of(key.namespace, uid)[:-1]:
+            if known.outcome is None:
+                await self._update(key, Rollout(uid, known.generation), superseded)
+
+    async def _update(self, key: ServiceKey, rollout: Rollout, change: _Change) -> None:
+        """Change the outcome of a stored revision, unless another replica did."""
+        for _ in range(_TRIES):
+            stored = await self._client.read(key, rollout)
+            if stored is None:
+                self._index.drop(key.namespace, rollout.uid, rollout.generation)
+                return
+            changed = replace(stored, revision=change(stored.revision))
+            if news_of(changed.revision) == news_of(stored.revision) or (
+                await self._client.store_outcome(key, changed)
+            ):
+                self._index.put(key.namespace, rollout.uid, changed.known)
+                return
+
+    async def _prune(self, key: ServiceKey, uid: str) -> None:
+        if len(self._index.of(key.namespace, uid)) <= self._most:
+            return
+        stored = await self._client.list(key, uid)
+        revisions = sorted((r.revision for r in stored), key=lambda r: r.number, reverse=True)
+        kept = to_keep(revisions, self._most)
+        for revision in revisions:
+            if revision not in kept:
+                await self._client.delete(key, revision.rollout)
+                self._index.drop(key.namespace, uid, revision.number)
+
+    def _take(self, obj: Object, delay: float) -> None:
+        key, uid = key_of(obj), uid_of(obj)
+        if self._index.refused(key.namespace):
+            return
+        generation = generation_of(obj)
+        if any(k.generation == generation for k in self._index.of(key.namespace, uid)):
+            return
+        if self._examined_at(key, uid) == generation:
+            return
+        seen = self._seen_of(key, uid)
+        seen.objects[generation] = obj
+        _drop_oldest(seen.objects, self._most)
+        self._schedule(key, delay)
+
+    def _seen_of(self, key: ServiceKey, uid: str) -> _Seen:
+        seen = self._seen.get(key)
+        if seen is None or seen.uid != uid:
+            seen = self._seen[key] = _Seen(uid)
+        return seen
+
+    def _schedule(self, key: ServiceKey, delay: float) -> None:
+        """Let a service be due after so many seconds, unless it is due earlier."""
+        loop = asyncio.get_running_loop()
+        if timer := self._timers.get(key):
+            if timer.when() <= loop.time() + delay:
+                return
+            timer.cancel()
+        self._timers[key] = loop.call_later(delay, self._let_be_due, key)
+
+    def _let_be_due(self, key: ServiceKey) -> None:
+        self._timers.pop(key, None)
+        self._due.add(key)
+
+    def _look_again(self, key: ServiceKey) -> None:
+        """Take a service whose revision was deleted: the present one is stored again."""
+        if obj := self._feed.object_cache.service(key):
+            self.generation_seen(obj)
+
+    def _look_at_all(self) -> None:
+        """Take all services: what is stored of them can be read from now on."""
+        for key in list(self._feed.object_cache.keys()):
+            self._look_again(key)
+        self._feed.report_all()
+
+    def _present(self, key: ServiceKey, rollout: Rollout) -> KnownRevision | None:
+        """Return the stored revision of a rollout; None if it is not known which one that is."""
+        known = self._index.of(key.namespace, rollout.uid)
+        own = next((k for k in known if k.generation == rollout.generation), None)
+        if own or self._examined_at(key, rollout.uid) != rollout.generation:
+            return own
+        former = before(known, rollout.generation)
+        assert former is None or isinstance(former, KnownRevision)
+        return former
+
+    def _examined_at(self, key: ServiceKey, uid: str) -> int:
+        examined = self._examined.get(key)
+        return examined.generation if examined and examined.uid == uid else 0
+
+    def _with_seen_outcome(self, record: RolloutRecord, seen: _Seen) -> RolloutRecord:
+        status = seen.statuses.get(record.generation)
+        if status is None:
+            return record
+        rollout = record.revision.rollout
+        return replace(record, revision=_ended(record.revision, rollout, status))
+
+    def _note_failure(self, why: Exception) -> None:
+        self._failed += 1
+        now = time.monotonic()
+        if now - self._logged >= LOGGED_EVERY:
+            log.warning("revisions not stored", why=str(why), tries=self._failed)
+            self._logged, self._failed = now, 0
+
+
+def _decided(
+    present: KnownRevision, rollout: Rollout, status: InferenceServiceStatus
+) -> tuple[object, ...]:
+    """Return the news of a service's newest revision once its status counts."""
+    revision = Revision(Rollout(rollout.uid, present.generation), None, outcome=present.outcome)
+    changed = with_status(revision, rollout, status)
+    return present.news if changed is revision else news_of(changed)
+
+
+def _drop_oldest(by_generation: dict[int, Any], most: int) -> None:
+    while len(by_generation) > most:
+        del by_generation[min(by_generation)]
+
+
+def _ended(newest: Revision, rollout: Rollout, status: InferenceServiceStatus) -> Revision:
+    """Return the newest revision with the outcome that the status shows.
+
+    A service that served all the time has been READY since before the rollout: the rollout itself
+    is READY from now on.
+    """
+    changed = with_status(newest, rollout, status)
+    if changed is newest or changed.ready_time is None or changed.create_time is None:
+        return changed
+    if changed.ready_time >= changed.create_time:
+        return changed
+    return replace(changed, ready_time=datetime.now(UTC))

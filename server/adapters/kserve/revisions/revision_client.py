@@ -1,0 +1,119 @@
+"""Read and write ControllerRevisions over HTTP, one request a method.
+
+Raises Unreachable and Unanswered of the client, and RevisionRefused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from server import failpoints
+from server.adapters.kserve.client import Answer, ApiServer
+from server.adapters.kserve.informers.collections import METADATA
+from server.adapters.kserve.objects import get_list, get_map
+from server.adapters.kserve.revisions.rollout_record import (
+    SERVICE_UID_LABEL,
+    RolloutRecord,
+    manifest_of,
+    object_name,
+    outcome_patch,
+    parse_record,
+)
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.inference_service import ServiceKey
+
+_TIMEOUT = 5.0
+# Of one list. Pruning leaves at most 52.
+MOST_LISTED = 100
+_MERGE = "application/merge-patch+json"
+
+
+class RevisionRefused(Exception):
+    """The API server refused a request."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"HTTP {answer.status}")
+        self.answer = answer
+
+
+class RevisionClient:
+    """Reads and writes ControllerRevisions."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._api = api
+
+    async def list(self, key: ServiceKey, uid: str) -> list[RolloutRecord]:
+        """Return the stored revisions of a service, as the API server has them now."""
+        query = {"labelSelector": f"{SERVICE_UID_LABEL}={uid}", "limit": str(MOST_LISTED)}
+        answer = await self._api.send("GET", _path(key), query=query, timeout=_TIMEOUT)
+        if not answer.ok:
+            raise RevisionRefused(answer)
+        return list(_records(answer.body))
+
+    async def create(self, key: ServiceKey, record: RolloutRecord) -> bool:
+        """Store a revision. Return False if it is stored already, or can never be: its namespace
+        is being deleted, say."""
+        failpoints.reached("before-revision")
+        answer = await self._api.send(
+            "POST", _path(key), body=manifest_of(key, record), timeout=_TIMEOUT
+        )
+        failpoints.reached("after-revision")
+        if answer.ok:
+            return True
+        if answer.status == HTTPStatus.CONFLICT or _is_terminating(answer):
+            return False
+        raise RevisionRefused(answer)
+
+    async def read(self, key: ServiceKey, rollout: Rollout) -> RolloutRecord | None:
+        """Return a stored revision without its content; None if there is none."""
+        answer = await self._api.send("GET", _path(key, rollout), accept=METADATA, timeout=_TIMEOUT)
+        if answer.status == HTTPStatus.NOT_FOUND:
+            return None
+        if not answer.ok:
+            raise RevisionRefused(answer)
+        return parse_record(answer.body)
+
+    async def store_outcome(self, key: ServiceKey, record: RolloutRecord) -> bool:
+        """Store the outcome of a revision. Return False if another writer was faster, or the
+        revision is gone."""
+        failpoints.reached("before-revision-outcome")
+        answer = await self._api.send(
+            "PATCH",
+            _path(key, record.revision.rollout),
+            body=outcome_patch(record),
+            content_type=_MERGE,
+            accept=METADATA,
+            timeout=_TIMEOUT,
+        )
+        if answer.ok:
+            return True
+        if answer.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
+            return False
+        raise RevisionRefused(answer)
+
+    async def delete(self, key: ServiceKey, rollout: Rollout) -> None:
+        """Delete a revision; one that is gone is deleted."""
+        answer = await self._api.send("DELETE", _path(key, rollout), timeout=_TIMEOUT)
+        if not answer.ok and answer.status != HTTPStatus.NOT_FOUND:
+            raise RevisionRefused(answer)
+
+
+def _records(answer: dict[str, Any]) -> Iterator[RolloutRecord]:
+    for item in get_list(answer, "items"):
+        if record := parse_record(item):
+            yield record
+
+
+def _is_terminating(answer: Answer) -> bool:
+    """Return whether the namespace of an object is being deleted, or is gone."""
+    causes = get_list(get_map(answer.body, "details"), "causes")
+    return answer.status == HTTPStatus.NOT_FOUND or any(
+        cause.get("reason") == "NamespaceTerminating" for cause in causes
+    )
+
+
+def _path(key: ServiceKey, rollout: Rollout | None = None) -> str:
+    name = f"/{object_name(key.name, rollout)}" if rollout else ""
+    return f"/apis/apps/v1/namespaces/{key.namespace}/controllerrevisions{name}"

@@ -1,0 +1,147 @@
+"""Hold which revisions are stored, from the metadata of their ControllerRevisions."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+
+from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers.collections import Resource, followed_revisions
+from server.adapters.kserve.informers.reflector import Reflector
+from server.adapters.kserve.informers.watch_stream import WatchEvent
+from server.adapters.kserve.objects import Object
+from server.adapters.kserve.revisions.rollout_record import (
+    SERVICE_UID_LABEL,
+    KnownRevision,
+    known_of,
+    owner_of,
+    service_uid_of,
+)
+from server.domain.revisions.revision import RevisionOutcome
+from server.domain.rollout.status import FailureReason
+from server.domain.service.inference_service import ServiceKey
+
+# As objects the revisions of a service take ten times as much.
+_PACKED = struct.Struct("<QQBB")
+_OUTCOMES: tuple[RevisionOutcome | None, ...] = (None, *RevisionOutcome)
+_REASONS: tuple[FailureReason | None, ...] = (None, *FailureReason)
+# Others can label any number of objects as revisions of one service.
+MOST_HELD = 256
+
+
+class RevisionIndex:
+    """Follow the ControllerRevisions of `namespaces` while its `reflectors` run.
+
+    `lost` is called with a service of which a revision was deleted, `returned` when a collection
+    can be read that could not be before.
+    """
+
+    def __init__(
+        self,
+        api: ApiServer,
+        namespaces: Sequence[str],
+        lost: Callable[[ServiceKey], None],
+        returned: Callable[[], None],
+    ) -> None:
+        followed = followed_revisions(namespaces, SERVICE_UID_LABEL)
+        self.reflectors = [Reflector(api, resource, self) for resource in followed]
+        self._lost = lost
+        self._returned = returned
+        # By the collection's namespace (empty: all), then by the service's uid.
+        self._held: dict[str, dict[str, bytes]] = {}
+        self._absent: set[str] = set()
+
+    def readable(self, namespace: str) -> bool:
+        """Return whether the revisions of a namespace are known."""
+        return self._collection(namespace) is not None
+
+    def refused(self, namespace: str) -> bool:
+        """Return whether the revisions of a namespace may not be read."""
+        return bool({namespace, ""} & self._absent)
+
+    def of(self, namespace: str, uid: str) -> list[KnownRevision]:
+        """Return the stored revisions of a service, oldest first."""
+        held = self._collection(namespace)
+        return _unpacked(held.get(uid, b"")) if held else []
+
+    def put(self, namespace: str, uid: str, known: KnownRevision) -> None:
+        """Note a revision that was written."""
+        held = self._collection(namespace)
+        if held is not None:
+            others = [k for k in _unpacked(held.get(uid, b"")) if k.generation != known.generation]
+            held[uid] = _packed([*others, known])
+
+    def drop(self, namespace: str, uid: str, generation: int) -> None:
+        """Note a revision that is gone."""
+        held = self._collection(namespace)
+        if held is None or uid not in held:
+            return
+        left = [k for k in _unpacked(held[uid]) if k.generation != generation]
+        if left:
+            held[uid] = _packed(left)
+        else:
+            del held[uid]
+
+    def listing_begins(self) -> int:
+        """See `Sink`; a revision that a list lacks is written again, which changes nothing."""
+        return 0
+
+    def listed(self, resource: Resource, objects: Sequence[Object], began: int) -> None:
+        """See `Sink`."""
+        found: dict[str, list[KnownRevision]] = {}
+        for obj in objects:
+            if known := known_of(obj):
+                found.setdefault(service_uid_of(obj), []).append(known)
+        self._held[resource.namespace] = {uid: _packed(known) for uid, known in found.items()}
+        if resource.namespace in self._absent:
+            self._absent.remove(resource.namespace)
+            self._returned()
+
+    def absent(self, resource: Resource) -> None:
+        """See `Sink`."""
+        self._held.pop(resource.namespace, None)
+        self._absent.add(resource.namespace)
+
+    def needs_list(self, resource: Resource) -> bool:
+        """See `Sink`."""
+        return False
+
+    def changed(self, resource: Resource, event: WatchEvent) -> None:
+        """See `Sink`."""
+        key, uid, known = (
+            owner_of(event.object),
+            service_uid_of(event.object),
+            known_of(event.object),
+        )
+        if known is None:
+            return
+        if event.type == "DELETED":
+            self.drop(key.namespace, uid, known.generation)
+            self._lost(key)
+        else:
+            self.put(key.namespace, uid, known)
+
+    def _collection(self, namespace: str) -> dict[str, bytes] | None:
+        return self._held.get(namespace, self._held.get(""))
+
+
+def _packed(revisions: list[KnownRevision]) -> bytes:
+    newest = sorted(revisions, key=lambda known: known.generation)[-MOST_HELD:]
+    return b"".join(
+        _PACKED.pack(
+            known.generation,
+            known.content_hash,
+            _OUTCOMES.index(known.outcome),
+            _REASONS.index(known.reason),
+        )
+        for known in newest
+    )
+
+
+def _unpacked(packed: bytes) -> list[KnownRevision]:
+    return list(_read(packed))
+
+
+def _read(packed: bytes) -> Iterator[KnownRevision]:
+    for generation, content_hash, outcome, reason in _PACKED.iter_unpack(packed):
+        yield KnownRevision(generation, content_hash, _OUTCOMES[outcome], _REASONS[reason])

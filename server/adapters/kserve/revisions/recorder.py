@@ -89,7 +89,7 @@ class RevisionRecorder:
 
     def generation_seen(self, obj: Object) -> None:
         """Take a generation of an InferenceService that was not seen before."""
-        self._take(obj, random.uniform(*AFTER_SIGHT))  # noqa: S311 (jitter)
+        self._take(obj, _after_sight())
 
     def written(self, obj: Object) -> None:
         """Take the API server's answer to a write of this server."""
@@ -167,7 +167,7 @@ class RevisionRecorder:
                 except RevisionRefused as e:
                     # A refusal is often of one namespace: its quota, a policy, a missing right.
                     self._note_failure(e)
-                    self._schedule(key, AFTER_REFUSAL)
+                    self._schedule(key, _after_sight() if e.is_brief else AFTER_REFUSAL)
                 except (Unreachable, Unanswered) as e:
                     self._note_failure(e)
                     self._due.add(key)
@@ -342,6 +342,10 @@ class RevisionRecorder:
         if now - self._logged >= LOGGED_EVERY:
             log.warning("revisions not stored", why=str(why), tries=self._failed)
             self._logged, self._failed = now, 0
+
+
+def _after_sight() -> float:
+    return random.uniform(*AFTER_SIGHT)  # noqa: S311 (jitter)
 
 
 def _decided(

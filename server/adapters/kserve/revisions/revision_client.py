@@ -37,6 +37,13 @@ class RevisionRefused(Exception):
         super().__init__(f"HTTP {answer.status}")
         self.answer = answer
 
+    @property
+    def is_brief(self) -> bool:
+        """Return whether the same request may work in a moment."""
+        brief = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
+        status = self.answer.status
+        return status in brief or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
 
 class RevisionClient:
     """Reads and writes ControllerRevisions."""
@@ -62,7 +69,7 @@ class RevisionClient:
         failpoints.reached("after-revision")
         if answer.ok:
             return True
-        if answer.status == HTTPStatus.CONFLICT or _is_terminating(answer):
+        if answer.body.get("reason") == "AlreadyExists" or _is_terminating(answer):
             return False
         raise RevisionRefused(answer)
 

@@ -66,8 +66,8 @@ class _Seen:
 class RevisionRecorder:
     """Stores the revisions of services while `run` runs; at most `most` of each, and two more.
 
-    It sends one request at a time. Of a service it holds at most `most` rollouts that are not
-    stored yet.
+    It sends one request at a time. Of a service it holds as many rollouts that are not stored yet;
+    earlier ones would be pruned.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class RevisionRecorder:
         self._services = ServiceClient(api)
         self._index = RevisionIndex(api, namespaces, self._look_again, self._look_at_all)
         self._most = most
+        self._most_seen = most + 2
         self._feed = feed
         self._seen: dict[ServiceKey, _Seen] = {}
         # The newest generation that was seen to be no revision, with its uid.
@@ -108,7 +109,7 @@ class RevisionRecorder:
         if former and former.state is State.READY:
             return
         seen.statuses[generation] = service.status
-        _drop_oldest(seen.statuses, self._most)
+        _drop_oldest(seen.statuses, self._most_seen)
         self._schedule(service.key, random.uniform(*AFTER_OUTCOME))  # noqa: S311 (jitter)
 
     def forget(self, key: ServiceKey) -> None:
@@ -282,7 +283,7 @@ class RevisionRecorder:
             return
         seen = self._seen_of(key, uid)
         seen.objects[generation] = obj
-        _drop_oldest(seen.objects, self._most)
+        _drop_oldest(seen.objects, self._most_seen)
         self._schedule(key, delay)
 
     def _seen_of(self, key: ServiceKey, uid: str) -> _Seen:

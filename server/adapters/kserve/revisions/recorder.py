@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
@@ -62,6 +61,17 @@ class _Seen:
     objects: dict[int, Object] = field(default_factory=dict)
     statuses: dict[int, InferenceServiceStatus] = field(default_factory=dict)
 
+    def was_ready(self, generation: int) -> bool:
+        """Return whether a generation was seen READY."""
+        status = self.statuses.get(generation)
+        return status is not None and status.state is State.READY
+
+    def limit(self, most: int) -> None:
+        """Drop the oldest generations that are too many; those that were READY come last."""
+        for seen in (self.objects, self.statuses):
+            while len(seen) > most:
+                del seen[min(seen, key=lambda generation: (self.was_ready(generation), generation))]
+
 
 class RevisionRecorder:
     """Stores the revisions of services while `run` runs; at most `most` of each, and two more.
@@ -105,11 +115,10 @@ class RevisionRecorder:
         if present and _decided(present, service.rollout, service.status) == present.news:
             return
         seen = self._seen_of(service.key, uid)
-        former = seen.statuses.get(generation)
-        if former and former.state is State.READY:
+        if seen.was_ready(generation):
             return
         seen.statuses[generation] = service.status
-        _drop_oldest(seen.statuses, self._most_seen)
+        seen.limit(self._most_seen)
         self._schedule(service.key, random.uniform(*AFTER_OUTCOME))  # noqa: S311 (jitter)
 
     def forget(self, key: ServiceKey) -> None:
@@ -283,7 +292,7 @@ class RevisionRecorder:
             return
         seen = self._seen_of(key, uid)
         seen.objects[generation] = obj
-        _drop_oldest(seen.objects, self._most_seen)
+        seen.limit(self._most_seen)
         self._schedule(key, delay)
 
     def _seen_of(self, key: ServiceKey, uid: str) -> _Seen:
@@ -356,11 +365,6 @@ def _decided(
     revision = Revision(Rollout(rollout.uid, present.generation), None, outcome=present.outcome)
     changed = with_status(revision, rollout, status)
     return present.news if changed is revision else news_of(changed)
-
-
-def _drop_oldest(by_generation: dict[int, Any], most: int) -> None:
-    while len(by_generation) > most:
-        del by_generation[min(by_generation)]
 
 
 def _ended(newest: Revision, rollout: Rollout, status: InferenceServiceStatus) -> Revision:

@@ -177,10 +177,12 @@ class CallInterceptor:
         try:
             outcome = await self._outcome(method, request, context, line)
             # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
-            # 1 MiB would stay until a garbage collection.
+            # 1 MiB would stay until a garbage collection, and with the context the whole call.
             del request
             if isinstance(outcome, _Abort):
-                await context.abort(*outcome)
+                aborting = context.abort(*outcome)
+                del context, line, outcome
+                return await aborting
             return outcome
         finally:
             method.kind.begun -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from grpc import StatusCode
 from modelservice.v1.inference_service_pb2 import Toleration
-from modelservice.v1.model_service_pb2 import GetRequest
+from modelservice.v1.model_service_pb2 import GetRequest, WatchStatusRequest
 
+from server.api.call_log import CallLog
 from server.api.limits import MOST_BYTES, MOST_ENTRIES
 from tests.loop_steps import LoopSteps
 from tests.patience import PATIENCE_SECONDS
@@ -143,6 +145,27 @@ def test_a_request_that_was_refused_leaves_nothing_to_the_garbage_collector(grpc
     finally:
         gc.enable()
     assert grown < 200 << 20, f"{grown >> 20} MiB"
+
+
+def test_a_watch_that_ends_with_an_error_leaves_nothing_to_the_garbage_collector(
+    stub, name
+) -> None:
+    """It may have been open for hours, and old objects are examined seldom or never."""
+    request = WatchStatusRequest(name=name, until=WatchStatusRequest.UNTIL_READY)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            refused(
+                StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND", lambda r: [*stub.WatchStatus(r)], request
+            )
+        # The client has the status a moment before the server's call has ended.
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while left := sum(isinstance(found, CallLog) for found in gc.get_objects()):
+            assert time.monotonic() < ends, f"{left} calls"
+            time.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 def _refuse(channel: grpc.Channel, content: bytes, times: int) -> None:

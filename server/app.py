@@ -155,7 +155,7 @@ class Application:
         self._tasks = [
             Task("status feed", lambda: cluster.follow(self._cache)),
             Task("health", lambda: follow_health(self._health, self._cache, cluster, registry)),
-            Task("freed memory", lambda: keep_freeing(self._cache)),
+            Task("freed memory", keep_freeing),
             *tasks,
         ]
         if self._certificate:

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 from modelservice.v1 import model_service_pb2
 
-from server.control.watch_cache import WatchCache
 from server.memory_trimming import keep_freeing
 
 
@@ -43,9 +42,7 @@ async def serve(
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)
-    cache = WatchCache()
-    cache.mark_synced()
-    await keep_freeing(cache)
+    await keep_freeing()
 
 
 async def main(paths: list[Path]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
+from datetime import datetime
 from weakref import ref
+
+import msgspec
 
 from server.domain.rollout.status import LAST_LOG_LINE, InferenceServiceStatus
 from server.domain.service.commands import fingerprint
@@ -41,12 +44,14 @@ def _digests_of(service: InferenceService) -> tuple[str, str]:
 
 
 def _state(service: InferenceService) -> str:
+    status = _derived_alike(service.status)
     return fingerprint(
         [
             service.uid,
             service.generation,
             service.etag,
-            asdict(_derived_alike(service.status)),
+            # As dataclasses.asdict would, in a tenth of the time.
+            msgspec.to_builtins(status, builtin_types=(datetime,)),
             dict(service.selectable_labels),
             service.delete_time,
             service.unmanaged,

@@ -23,9 +23,6 @@ def seconds(option: str) -> int:
 
 HARD_METADATA_KIB = OPTIONS["grpc.max_metadata_size"] * 5 // 4 // KIB  # gRPC's own rule
 LIMITS = {
-    "keepalive pings of a client": (
-        f"one in {seconds('grpc.http2.min_ping_interval_without_data_ms')} s"
-    ),
     "calls and watches open on a connection": f"{OPTIONS['grpc.max_concurrent_streams']:,}",
     "a request": f"{OPTIONS['grpc.max_receive_message_length'] // KIB**2} MiB",
     "a page of List": f"{responses.PAGE_BYTES // KIB**2} MiB",

@@ -40,7 +40,7 @@ _LEAST_TIME = 0.001
 READ_SIZE = 2**20
 # A page of 500 objects of half a megabyte each.
 LARGEST_ANSWER = 2**28
-MOST_WHOLE_LISTS = 2
+MOST_LISTS = 2
 _ESCAPED = re.compile("[<>&\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
@@ -101,11 +101,11 @@ class Content:
 class ApiServer:
     """The API server; `connect` opens it, `close` closes it.
 
-    `whole_lists` limits the whole collections that are in memory at once.
+    `lists` limits the lists and the pages of lists that are in memory at once.
     """
 
     def __init__(self, connection: Connection) -> None:
-        self.whole_lists = asyncio.Semaphore(MOST_WHOLE_LISTS)
+        self.lists = asyncio.Semaphore(MOST_LISTS)
         self._connection = connection
         connector = aiohttp.TCPConnector(limit=0, socket_factory=_socket_with_keepalive)
         self._session = aiohttp.ClientSession(

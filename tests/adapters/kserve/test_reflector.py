@@ -204,10 +204,18 @@ async def test_after_a_list_that_was_cut_it_lists_at_once_again(
     assert server.count("list") == 2, "the one that was cut, and a whole one"
 
 
-async def test_of_many_collections_two_are_listed_at_once(
-    server: ScriptedServer, api: ApiServer
+@pytest.mark.parametrize(
+    "most", [pytest.param(2**20, id="at once"), pytest.param(1, id="in pages")]
+)
+async def test_of_many_collections_two_lists_or_pages_are_read_at_once(
+    server: ScriptedServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    running, reflectors = [0], []
+    monkeypatch.setattr(REFLECTOR + "PAGE_SIZE", "1")
+    monkeypatch.setattr(REFLECTOR + "LARGEST_WHOLE", most)
+    running, reflectors, resources = [0], [], [Resource(Kind.PODS, f"team-{n}") for n in range(6)]
+    for resource in resources:
+        for name in ("a", "b"):
+            await server.put(resource.path, pod(name))
 
     async def counted(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
         running.append(running[-1] + 1)
@@ -215,15 +223,15 @@ async def test_of_many_collections_two_are_listed_at_once(
         running.append(running[-1] - 1)
         return await server.list(request)
 
-    server.list_faults.extend([counted] * 6)
+    lists = 6 if most > 1 else 18
+    server.list_faults.extend([counted] * lists)
     async with AsyncExitStack() as stack:
-        for n in range(6):
-            resource = Resource(Kind.PODS, f"team-{n}")
+        for resource in resources:
             reflector = await stack.enter_async_context(running_reflector(api, resource, Copy()))
             reflectors.append(reflector)
         for reflector in reflectors:
             await reflector.synced.wait()
-    assert len(running) == 13
+    assert len(running) == 1 + 2 * lists
     assert max(running) <= 2
 
 

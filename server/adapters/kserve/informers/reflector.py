@@ -199,13 +199,11 @@ class Reflector:
 
     async def _list_in_parts_if_large(self) -> None:
         """List at once, and in pages from the first time that this is too large or too slow."""
-        if self._in_pages:
-            await self._list()
-            return
         try:
-            async with self._api.whole_lists:
-                await self._list()
+            await self._list()
         except AnswerTooLarge:
+            if self._in_pages:
+                raise
             self._in_pages = True
             await self._list()
         except Unanswered as e:
@@ -217,20 +215,16 @@ class Reflector:
     async def _list(self) -> None:
         began, asked_at = self._sink.listing_begins(), time.monotonic()
         objects: list[Object] = []
-        reading = self._start_page("")
-        try:
-            while True:
-                answer = await reading
+        token = ""
+        while True:
+            async with self._api.lists:
+                answer = await self._read_page(token)
                 admit_answer(answer.status, answer.headers)
                 page = read_page(answer.body)
-                if page.metadata.next_page:
-                    # The API server makes the next page while this one is read.
-                    reading = self._start_page(page.metadata.next_page)
                 objects += await self._hold(page.items or ())
-                if not page.metadata.next_page:
-                    break
-        finally:
-            reading.cancel()
+                token = page.metadata.next_page
+            if not token:
+                break
         self._sink.listed(self.resource, objects, began)
         self._resume_from = page.metadata.resource_version
         self.progress = self.progress.listed(self._resume_from, objects)
@@ -238,21 +232,19 @@ class Reflector:
         self.current_at = asked_at
         self.synced.set()
 
-    def _start_page(self, token: str) -> asyncio.Task[Content]:
+    async def _read_page(self, token: str) -> Content:
         query = dict(self.resource.selector)
         if self._in_pages:
             query["limit"] = PAGE_SIZE
         if token:
             query["continue"] = token
         most = LARGEST_ANSWER if self._in_pages else LARGEST_WHOLE
-        return asyncio.create_task(
-            self._api.read(
-                self.resource.path,
-                query,
-                most=most,
-                accept=self.resource.accept,
-                timeout=LIST_TIMEOUT,
-            )
+        return await self._api.read(
+            self.resource.path,
+            query,
+            most=most,
+            accept=self.resource.accept,
+            timeout=LIST_TIMEOUT,
         )
 
     async def _hold(self, items: Sequence[msgspec.Raw]) -> list[Object]:

@@ -137,6 +137,10 @@ class Identities(Protocol):
         """Return the caller of a token. Raises Unauthenticated."""
         ...
 
+    def knows(self, token: BearerToken) -> bool:
+        """Return whether the token was that of a caller when it was last authenticated."""
+        ...
+
     async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
         """Return whether a caller has a right."""
         ...

@@ -59,9 +59,8 @@ LIMITS = {
     "idle callers whose rate is remembered": call_limits.MOST_IDLE_CALLERS,
     "refusals in a second that are sent at once": call_limits.PROMPT_REFUSALS,
     "memory of refusals that are held, in bytes": call_limits.MOST_HELD_BYTES,
-    "memory of requests above 32 KiB whose callers are not authenticated yet, in bytes": (
-        call_limits.MOST_ARRIVING_BYTES
-    ),
+    "memory of requests above 32 KiB that wait for the review of a known token, and of those with"
+    " unknown tokens, in bytes each": call_limits.MOST_ARRIVING_BYTES,
     "connections at once of a listener, also in their handshake": grpc_server.most_connections(
         SHIPPED, encrypted=False
     ),
@@ -80,9 +79,6 @@ LIMITS = {
     "O of a client certificate": client_certificates.MOST_GROUPS,
     "the name of a user or group to act for, in characters": authentication.MOST_NAME_CHARACTERS,
     "groups to act in": authentication.MOST_GROUPS,
-    "pings of a connection that come within 10 s of the one before": (
-        OPTIONS["grpc.http2.max_ping_strikes"]
-    ),
     "calls of one connection at once": OPTIONS["grpc.max_concurrent_streams"],
     "a request, in bytes": OPTIONS["grpc.max_receive_message_length"],
     "a request's metadata, in bytes": OPTIONS["grpc.max_metadata_size"],

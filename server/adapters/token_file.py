@@ -193,6 +193,10 @@ class TokenFile:
             )
         return caller
 
+    def knows(self, token: BearerToken) -> bool:
+        """See `server.ports.Identities`."""
+        return token.digest in self._tokens.callers
+
     async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
         """See `server.ports.Identities`."""
         return self._tokens.allows(caller, access)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from server.api.call_limits import ArrivingRequests
 from server.api.errors import cut
 from server.control.call import Authenticate, Call
 from server.control.impersonation import Impersonation, impersonate
@@ -56,11 +57,17 @@ class Authentication:
     ) -> None:
         self._identities = identities
         self._certificates = certificates
+        self._arriving = ArrivingRequests()
 
-    async def authenticated(self, call: Call, context: Any) -> Call:
-        """Return the call with the caller of its credentials. Raises Unauthenticated."""
-        authenticate = self._by_credentials(context)
-        return call._replace(caller=await authenticate(), authenticate=authenticate)
+    async def authenticated(self, call: Call, context: Any, request_bytes: int) -> Call:
+        """Return the call with the caller of its credentials.
+
+        Raises Unauthenticated, and TooManyRequests while too many large requests wait for it.
+        """
+        authenticate, known = self._by_credentials(context)
+        with self._arriving.counted(request_bytes, known=known):
+            caller = await authenticate()
+        return call._replace(caller=caller, authenticate=authenticate)
 
     async def impersonated(self, call: Call, context: Any) -> Call:
         """Return an authenticated call with the user for whom its metadata lets it act, if any.
@@ -74,15 +81,17 @@ class Authentication:
         authenticate = partial(impersonate, self._identities, call.authenticate, impersonation)
         return call._replace(caller=await authenticate(), authenticate=authenticate)
 
-    def _by_credentials(self, context: Any) -> Authenticate:
+    def _by_credentials(self, context: Any) -> tuple[Authenticate, bool]:
+        """Return the function that authenticates a call, and whether its credentials are known."""
         metadata = context.invocation_metadata()
         if self._certificates and (certificate := client_certificate(context)):
             if any(key == _KEY for key, _ in metadata):
                 raise Unauthenticated(
                     "the call has a client certificate and a token: it must have one of them"
                 )
-            return partial(self._certificates.caller_of, certificate)
-        return partial(self._identities.authenticate, bearer_token(metadata))
+            return partial(self._certificates.caller_of, certificate), True
+        token = bearer_token(metadata)
+        return partial(self._identities.authenticate, token), self._identities.knows(token)
 
 
 def impersonation_of(metadata: Iterable[tuple[str, Any]]) -> Impersonation | None:

@@ -25,7 +25,8 @@ MOST_HELD_SECONDS = 10.0
 MOST_HELD_BYTES = 128 * 2**20
 BYTES_OF_A_CALL = 32 * 2**10
 SMALL_REQUEST_BYTES = 32 * 2**10
-MOST_ARRIVING_BYTES = 64 * 2**20
+# Of requests with known credentials, and as many with tokens that are not known.
+MOST_ARRIVING_BYTES = 32 * 2**20
 _SUMMED_SECONDS = 1.0
 
 
@@ -145,29 +146,30 @@ class AdmittedCall(NamedTuple):
 class ArrivingRequests:
     """Bounds the memory of requests that wait until their callers are authenticated.
 
-    Requests of up to 32 KiB do not count, so those of known callers always pass. `UNKNOWN_WAITING`
-    bounds those with tokens that are not known.
+    Requests with unknown tokens have a share of their own, so that a flood of them refuses no known
+    caller. Requests of up to 32 KiB do not count: `UNKNOWN_WAITING` bounds those with unknown
+    tokens.
     """
 
     def __init__(self) -> None:
-        self._bytes = 0
+        self._bytes = {True: 0, False: 0}
 
     @contextmanager
-    def counted(self, size: int) -> Iterator[None]:
+    def counted(self, size: int, *, known: bool) -> Iterator[None]:
         """Count a request for the length of a block. Raises TooManyRequests."""
         if size <= SMALL_REQUEST_BYTES:
             yield
             return
-        if self._bytes + size > MOST_ARRIVING_BYTES:
+        if self._bytes[known] + size > MOST_ARRIVING_BYTES:
             raise TooManyRequests(
                 "this server already authenticates the callers of many large requests: try again"
                 " soon"
             )
-        self._bytes += size
+        self._bytes[known] += size
         try:
             yield
         finally:
-            self._bytes -= size
+            self._bytes[known] -= size
 
 
 class RefusedCalls:

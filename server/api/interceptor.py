@@ -17,7 +17,6 @@ from server.api.audit import Audit, AuditedCall
 from server.api.authentication import Authentication
 from server.api.call_limits import (
     AdmittedCall,
-    ArrivingRequests,
     CallAdmission,
     CallKind,
     CallLimits,
@@ -107,7 +106,6 @@ class CallInterceptor:
         self._audit = audit
         self._default_namespace = default_namespace
         self._admission = CallAdmission(limits)
-        self._arriving = ArrivingRequests()
         self._refused = RefusedCalls()
         self._ended = asyncio.Event()
 
@@ -201,8 +199,7 @@ class CallInterceptor:
                 call = Call(self._caller, deadline, line.trace, record=record)
                 authentication = None if method.open else self._authentication
                 if authentication:
-                    with self._arriving.counted(_size(request)):
-                        call = await authentication.authenticated(call, context)
+                    call = await authentication.authenticated(call, context, _size(request))
                 if call.caller.name:
                     line.fields["user"] = cut(call.caller.name, _LOGGED_BYTES)
                 if record:

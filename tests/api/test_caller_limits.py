@@ -18,6 +18,7 @@ from grpc import StatusCode
 from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, ListRequest
 from structlog.testing import capture_logs
 
+from server.adapters.kserve.identity.identities import KubernetesIdentities
 from server.api import call_limits
 from server.api.call_limits import (
     AdmittedCall,
@@ -28,6 +29,7 @@ from server.api.call_limits import (
     CallLimits,
     RefusedCalls,
 )
+from server.domain.caller import Access, BearerToken, Caller
 from server.domain.errors import ErrorReason, TooManyRequests
 from server.settings import Serving
 from server.token_bucket import TokenBucket
@@ -231,14 +233,59 @@ def test_large_requests_of_callers_that_are_not_authenticated_yet_are_bounded(
     monkeypatch.setattr(call_limits, "MOST_ARRIVING_BYTES", 2**21)
     arriving = ArrivingRequests()
     with ExitStack() as waiting:
-        for _ in range(2):
-            waiting.enter_context(arriving.counted(2**20))
-        with pytest.raises(TooManyRequests):
-            waiting.enter_context(arriving.counted(2**20))
-        for _ in range(100):
-            waiting.enter_context(arriving.counted(2**15))
-    with arriving.counted(2**21):
+        for known in (False, True):
+            for _ in range(2):
+                waiting.enter_context(arriving.counted(2**20, known=known))
+            with pytest.raises(TooManyRequests):
+                waiting.enter_context(arriving.counted(2**20, known=known))
+            for _ in range(100):
+                waiting.enter_context(arriving.counted(2**15, known=known))
+    with arriving.counted(2**21, known=False):
         pass
+
+
+class SlowReviews:
+    """An API server that knows `root`, and does not answer for other tokens until `released`."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.released = threading.Event()
+
+    async def caller_of(self, token: BearerToken) -> Caller | None:
+        if token.reveal() == "root":
+            return Caller("root")
+        self.waiting += 1
+        await asyncio.to_thread(self.released.wait, PATIENCE_SECONDS)
+        return None
+
+    async def allows(self, caller: Caller, access: Access) -> bool:
+        return True
+
+
+def test_large_requests_with_unknown_tokens_keep_no_known_caller_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_limits, "MOST_ARRIVING_BYTES", 2**18)
+    reviews: Any = SlowReviews()
+    identities = KubernetesIdentities(reviews, "modelservice", timedelta(hours=1))
+    with (
+        serving(settings(), identities=identities) as served,
+        grpc.insecure_channel(served.address) as channel,
+    ):
+        served.wait_until_synced()
+        root = Client(channel, "Bearer root")
+        root.models.List(ListRequest())
+        large = deploy("large", annotations={"note": "x" * 120_000})
+        garbage = [Client(channel, f"Bearer garbage-{n}") for n in range(2)]
+        waiting = [each.models.Deploy.future(large) for each in garbage]
+        try:
+            eventually("their requests wait", lambda: reviews.waiting == len(garbage))
+            assert refused_for_now(lambda: root.models.Deploy(large)) is None
+        finally:
+            reviews.released.set()
+        for each in waiting:
+            error: Any = each.exception()
+            assert error.code() is StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.processes

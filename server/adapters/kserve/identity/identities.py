@@ -76,7 +76,7 @@ class KubernetesIdentities:
     async def authenticate(self, token: BearerToken, *, fresh: bool = False) -> Caller:
         """See `server.ports.Identities`."""
         review = partial(self._review, token)
-        waiting = nullcontext() if self._callers.knows(token.digest) else self._waiting_unknown()
+        waiting = nullcontext() if self.knows(token) else self._waiting_unknown()
         caller = await self._callers.get(token.digest, review, fresh=fresh, waiting=waiting)
         if caller is None:
             raise Unauthenticated(
@@ -88,6 +88,10 @@ class KubernetesIdentities:
             self._callers.forget(token.digest)
             raise Unauthenticated("the token has expired: call again with a new one")
         return caller
+
+    def knows(self, token: BearerToken) -> bool:
+        """See `server.ports.Identities`."""
+        return self._callers.knows(token.digest)
 
     async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
         """See `server.ports.Identities`."""
@@ -118,7 +122,7 @@ class KubernetesIdentities:
         expires = expiry_of(token)
         if expires and expires <= datetime.now(UTC):
             return None
-        if self._callers.knows(token.digest):
+        if self.knows(token):
             return await self._reviews.caller_of(token)
         now = time.monotonic()
         delay = self._unknown.delay(now)

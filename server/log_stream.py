@@ -29,8 +29,10 @@ class _LateLine(NamedTuple):
     fields: Callable[[], Line]
 
     def made(self) -> Line:
-        timestamp = _timestamp(self.time_ns)
-        return {**self.fields(), "event": self.event, "level": "info", "timestamp": timestamp}
+        line = self.fields()
+        line["event"], line["level"] = self.event, "info"
+        line["timestamp"] = _timestamp(self.time_ns)
+        return line
 
 
 class LogStream:

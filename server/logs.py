@@ -6,9 +6,11 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 
+import msgspec
 import structlog
 from structlog.typing import Processor
 
@@ -46,7 +48,7 @@ def _renderer(log: Log) -> Processor:
     if chosen == "console":
         render = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         return lambda logger, method, event: render(logger, method, _plain(event))
-    return structlog.processors.JSONRenderer(serializer=_json)
+    return structlog.processors.JSONRenderer(serializer=encode_line)
 
 
 def _plain(event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -80,9 +82,21 @@ def _configure_libraries(
 
 # One encoder for all lines: json.dumps creates one for each.
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_encode_plain = msgspec.json.Encoder().encode
+_PLAIN = (str, int, float)
 
 
-def _json(event: Any, **_: Any) -> str:
+def encode_line(event: Mapping[str, Any], **_: Any) -> str:
+    """Encode a line.
+
+    msgspec takes a tenth of json's time for the texts and numbers of most lines. json also escapes
+    all that is not printable ASCII, and takes values of any type.
+    """
+    if all(type(value) in _PLAIN for value in event.values()):
+        with suppress(UnicodeEncodeError):  # a lone surrogate
+            encoded = _encode_plain(event)
+            if encoded.isascii() and b"\x7f" not in encoded:
+                return encoded.decode()
     return _encode(event)
 
 

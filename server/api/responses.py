@@ -49,6 +49,8 @@ class Responses:
         self._list = ServiceEncoder(lambda m: pb.ListResponse(services=[m]), cache, log_lines=False)
         self._watch_one = watch(log_lines=True)
         self._watch_many = watch(log_lines=False)
+        # Reused: to make both messages anew would take as long as the rest of a GetResponse.
+        self._got = pb.GetResponse(view_age=Duration())
 
     def deploy(self, call: Call, applied: Applied) -> bytes:
         """Encode a DeployResponse, and note in the call what was done."""
@@ -73,8 +75,7 @@ class Responses:
 
     def get(self, service: InferenceService) -> bytes:
         """Encode a GetResponse."""
-        rest = pb.GetResponse(view_age=self._view_age())
-        return self._get.encode(service) + rest.SerializeToString()
+        return self._get.encode(service) + self._encoded_age()
 
     def delete(self, service: InferenceService | None) -> bytes:
         """Encode a DeleteResponse; None: the service was missing."""
@@ -138,6 +139,15 @@ class Responses:
         return Duration(
             seconds=age.days * _DAY_SECONDS + age.seconds, nanos=age.microseconds * 1000
         )
+
+    def _encoded_age(self) -> bytes:
+        """Return the bytes of a GetResponse with the age alone."""
+        age = self._cluster.age()
+        if age is None:
+            return b""
+        into = self._got.view_age
+        into.seconds, into.nanos = age.days * _DAY_SECONDS + age.seconds, age.microseconds * 1000
+        return self._got.SerializeToString()
 
 
 def _now() -> Timestamp:

@@ -4,16 +4,16 @@ them act for other users."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from server.api.call_limits import ArrivingRequests
 from server.api.errors import cut
-from server.control.call import Authenticate, Call
+from server.control.call import Authenticate
 from server.control.impersonation import Impersonation, impersonate
-from server.domain.caller import BearerToken
+from server.domain.caller import BearerToken, Caller
 from server.domain.errors import FieldInvalid, FieldViolation, Unauthenticated
 from server.ports import Identities
 
@@ -49,6 +49,19 @@ def client_certificate(context: Any) -> ClientCertificate | None:
     return None
 
 
+class Authenticated(NamedTuple):
+    """A caller, how it is authenticated again, and how it is if the call acts for another user.
+
+    `impersonate` is None for a call that does not. It raises FieldInvalid for metadata that names a
+    user wrongly. What it returns raises Unauthenticated, and PermissionDenied for a user that the
+    caller may not impersonate.
+    """
+
+    caller: Caller
+    authenticate: Authenticate
+    impersonate: Callable[[], Authenticate] | None
+
+
 class Authentication:
     """Authenticates calls: by a token, and by a certificate where there are `certificates`."""
 
@@ -59,71 +72,69 @@ class Authentication:
         self._certificates = certificates
         self._arriving = ArrivingRequests()
 
-    async def authenticated(self, call: Call, context: Any, request_bytes: int) -> Call:
-        """Return the call with the caller of its credentials.
+    async def authenticated(self, context: Any, request_bytes: int) -> Authenticated:
+        """Return the caller of a call's credentials.
 
         Raises Unauthenticated, and TooManyRequests while too many large requests wait for it.
         """
-        authenticate, known = self._by_credentials(context)
+        tokens, named = list[str](), list[tuple[str, Any]]()
+        # In one pass: gRPC makes the metadata anew each time that it is asked for.
+        for key, value in context.invocation_metadata():
+            if key == _KEY:
+                tokens.append(value)
+            elif key.startswith(_IMPERSONATE):
+                named.append((key, value))
+        authenticate, known = self._by_credentials(context, tokens)
         with self._arriving.counted(request_bytes, known=known):
             caller = await authenticate()
-        return call._replace(caller=caller, authenticate=authenticate)
+        impersonating = partial(self._impersonating, authenticate, named) if named else None
+        return Authenticated(caller, authenticate, impersonating)
 
-    async def impersonated(self, call: Call, context: Any) -> Call:
-        """Return an authenticated call with the user for whom its metadata lets it act, if any.
-
-        Raises FieldInvalid for metadata that names a user wrongly, PermissionDenied for a user
-        that the caller may not impersonate, and Unauthenticated.
-        """
-        impersonation = impersonation_of(context.invocation_metadata())
-        if not impersonation or not call.authenticate:
-            return call
-        authenticate = partial(impersonate, self._identities, call.authenticate, impersonation)
-        return call._replace(caller=await authenticate(), authenticate=authenticate)
-
-    def _by_credentials(self, context: Any) -> tuple[Authenticate, bool]:
+    def _by_credentials(self, context: Any, tokens: Sequence[str]) -> tuple[Authenticate, bool]:
         """Return the function that authenticates a call, and whether its credentials are known."""
-        metadata = context.invocation_metadata()
         if self._certificates and (certificate := client_certificate(context)):
-            if any(key == _KEY for key, _ in metadata):
+            if tokens:
                 raise Unauthenticated(
                     "the call has a client certificate and a token: it must have one of them"
                 )
             return partial(self._certificates.caller_of, certificate), True
-        token = bearer_token(metadata)
+        token = bearer_token(tokens)
         return partial(self._identities.authenticate, token), self._identities.knows(token)
 
+    def _impersonating(
+        self, authenticate: Authenticate, named: Iterable[tuple[str, Any]]
+    ) -> Authenticate:
+        return partial(impersonate, self._identities, authenticate, impersonation_of(named))
 
-def impersonation_of(metadata: Iterable[tuple[str, Any]]) -> Impersonation | None:
-    """Return the user and the groups to act for that a call's metadata names, if any.
+
+def impersonation_of(named: Iterable[tuple[str, Any]]) -> Impersonation:
+    """Return the user and the groups to act for, of the `impersonate-` entries of metadata.
 
     Raises FieldInvalid.
     """
     users, groups = list[str](), list[str]()
-    for key, value in metadata:
-        if key.startswith(_IMPERSONATE):
-            named = {_AS_USER: users, _AS_GROUP: groups}.get(key)
-            if named is None:
-                raise _wrong(key, f"must be {_AS_USER} or {_AS_GROUP}")
-            if not _NAME.fullmatch(value):
-                raise _wrong(key, f"must have 1 to {MOST_NAME_CHARACTERS} printable characters")
-            named.append(value)
+    for key, value in named:
+        names = {_AS_USER: users, _AS_GROUP: groups}.get(key)
+        if names is None:
+            raise _wrong(key, f"must be {_AS_USER} or {_AS_GROUP}")
+        if not _NAME.fullmatch(value):
+            raise _wrong(key, f"must have 1 to {MOST_NAME_CHARACTERS} printable characters")
+        names.append(value)
     if len(users) > 1:
         raise _wrong(_AS_USER, f"must be there once, got it {len(users)} times")
-    if groups and not users:
+    if not users:
         raise _wrong(_AS_USER, f"must be set, since {_AS_GROUP} is")
     if len(groups) > MOST_GROUPS:
         raise _wrong(_AS_GROUP, f"must be there at most {MOST_GROUPS} times, got {len(groups)}")
-    return Impersonation(users[0], tuple(dict.fromkeys(groups))) if users else None
+    return Impersonation(users[0], tuple(dict.fromkeys(groups)))
 
 
 def _wrong(key: str, why: str) -> FieldInvalid:
     return FieldInvalid([FieldViolation(f"metadata.{cut(key, MOST_NAME_CHARACTERS)}", why)])
 
 
-def bearer_token(metadata: Iterable[tuple[str, Any]]) -> BearerToken:
-    """Return the one token of a call's metadata. Raises Unauthenticated."""
-    given = [value for key, value in metadata if key == _KEY]
+def bearer_token(given: Sequence[str]) -> BearerToken:
+    """Return the one token of those that a call's metadata has. Raises Unauthenticated."""
     if not given:
         raise Unauthenticated(f"the call has no token: {_WANTED}")
     if len(given) > 1:

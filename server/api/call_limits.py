@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ SMALL_REQUEST_BYTES = 32 * 2**10
 # Of requests with known credentials, and as many with tokens that are not known.
 MOST_ARRIVING_BYTES = 32 * 2**20
 _SUMMED_SECONDS = 1.0
+_UNCOUNTED = nullcontext()
 
 
 class CallerLimits(NamedTuple):
@@ -154,12 +155,12 @@ class ArrivingRequests:
     def __init__(self) -> None:
         self._bytes = {True: 0, False: 0}
 
-    @contextmanager
-    def counted(self, size: int, *, known: bool) -> Iterator[None]:
+    def counted(self, size: int, *, known: bool) -> AbstractContextManager[None]:
         """Count a request for the length of a block. Raises TooManyRequests."""
-        if size <= SMALL_REQUEST_BYTES:
-            yield
-            return
+        return _UNCOUNTED if size <= SMALL_REQUEST_BYTES else self._counted(size, known)
+
+    @contextmanager
+    def _counted(self, size: int, known: bool) -> Iterator[None]:
         if self._bytes[known] + size > MOST_ARRIVING_BYTES:
             raise TooManyRequests(
                 "this server already authenticates the callers of many large requests: try again"

@@ -25,7 +25,7 @@ from server.api.call_limits import (
 from server.api.call_log import CallLog
 from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.limits import check_limits
-from server.control.call import Call
+from server.control.call import Authenticate, Call
 from server.control.impersonation import IMPERSONATE
 from server.deadline import Deadline
 from server.domain.caller import Caller
@@ -79,6 +79,35 @@ class _Method(NamedTuple):
     quiet: bool
     reads: bool
     parse: Callable[[bytes], Any] | None
+
+
+class _OpenCall:
+    """A call that has arrived, with its log line.
+
+    It gets a caller and how that one is authenticated again, its place among the calls that are
+    admitted, and its audit record, if it has one.
+    """
+
+    __slots__ = (
+        "admitted",
+        "authenticate",
+        "caller",
+        "context",
+        "impersonate",
+        "line",
+        "method",
+        "record",
+    )
+
+    def __init__(self, method: _Method, context: Context, line: CallLog, caller: Caller) -> None:
+        self.method = method
+        self.context = context
+        self.line = line
+        self.caller = caller
+        self.authenticate: Authenticate | None = None
+        self.impersonate: Callable[[], Authenticate] | None = None
+        self.admitted: AdmittedCall | None = None
+        self.record: AuditedCall | None = None
 
 
 class CallInterceptor:
@@ -173,7 +202,7 @@ class CallInterceptor:
         line = CallLog(method.name, trace, quiet=method.quiet, late=method.reads)
         method.kind.begun += 1
         try:
-            outcome = await self._outcome(method, request, context, line)
+            outcome = await self._outcome(_OpenCall(method, context, line, self._caller), request)
             # gRPC keeps an abort with its call, and the abort's traceback this frame: a request of
             # 1 MiB would stay until a garbage collection, and with the context the whole call.
             del request
@@ -186,57 +215,31 @@ class CallInterceptor:
             method.kind.begun -= 1
             self._ended.set()
 
-    async def _outcome(self, method: _Method, request: Any, context: Context, line: CallLog) -> Any:
+    async def _outcome(self, current: _OpenCall, request: Any) -> Any:
         """Return the response, or an _Abort for an error, once it is on record and logged."""
-        record: AuditedCall | None = None
-        if self._audit and method.own:
-            writes = not method.reads
-            record = AuditedCall(self._audit, line.fields, context.peer, writes=writes)
-        admitted: AdmittedCall | None = None
+        context, line = current.context, current.line
         try:
             try:
-                deadline = Deadline.after(context.time_remaining())
-                call = Call(self._caller, deadline, line.trace, record=record)
-                authentication = None if method.open else self._authentication
-                if authentication:
-                    call = await authentication.authenticated(call, context, _size(request))
-                if call.caller.name:
-                    line.fields["user"] = cut(call.caller.name, _LOGGED_BYTES)
-                if record:
-                    record.caller = call.caller
-                admitted = self._admission.admit(method.kind, call.caller.name)
+                if self._authentication and not current.method.open:
+                    authenticated = await self._authentication.authenticated(
+                        context, _size(request)
+                    )
+                    current.caller, current.authenticate, current.impersonate = authenticated
+                if current.caller.name:
+                    line.fields["user"] = cut(current.caller.name, _LOGGED_BYTES)
+                current.admitted = self._admission.admit(current.method.kind, current.caller.name)
             except ServiceError as refusal:
-                line.quiet = True
-                if record:
-                    # Before the refusal is held: the client may leave meanwhile.
-                    record.put_end(code_of(refusal).name, refusal.reason.value, _user_in(refusal))
-                await self._refused.add(refusal.reason, _size(request))
+                await self._refuse(current, request, refusal)
                 raise
-            if authentication:
+            if current.impersonate:
                 # Admitted before, since this takes a review for each name that a caller invents.
-                call = await authentication.impersonated(call, context)
-                if call.caller.impersonated_by:
-                    line.fields["on_behalf_of"] = cut(call.caller.name, _LOGGED_BYTES)
-                if record:
-                    record.caller = call.caller
-            if method.parse:
-                request = method.parse(request)
-                line.describe(request, self._default_namespace)
-            argument = call if method.own else context
-            if isinstance(request, Message):
-                check_limits(request)
-            handling: Awaitable[Any]
-            if method.generates:
-                handling = _write_all(method.handler(request, argument), context)
-            elif method.writes:
-                handling = method.handler(request, argument, context.write)
-            else:
-                handling = method.handler(request, argument)
+                await _impersonate(current, current.impersonate)
+            handling = self._handling(current, request)
             # A stream needs it no more.
             request = None
             response = await handling
-            if record:
-                await record.end(grpc.StatusCode.OK.name)
+            if current.record:
+                await current.record.end(grpc.StatusCode.OK.name)
             line.write(grpc.StatusCode.OK)
             return response
         except grpc.aio.AbortError as aborted:
@@ -248,21 +251,82 @@ class CallInterceptor:
             line.write(_code_of_cancellation(context))
             raise
         except Exception as e:
-            return await _abort(e, line, record)
+            return await self._abort(e, current)
         except asyncio.CancelledError as e:
             # A client that leaves cancels this task. A CancelledError from elsewhere is a bug, and
             # would leave the client without a response for ever.
             task = asyncio.current_task()
             if task and task.cancelling():
                 code = _code_of_cancellation(context)
-                if record:
-                    record.put_end(code.name)
+                if current.record:
+                    current.record.put_end(code.name)
                 line.write(code)
                 raise
-            return await _abort(e, line, record)
+            return await self._abort(e, current)
         finally:
-            if admitted:
-                admitted.end()
+            if current.admitted:
+                current.admitted.end()
+
+    async def _refuse(self, current: _OpenCall, request: Any, refusal: ServiceError) -> None:
+        """Put the refusal of a call that is not admitted on record; hold back those of a flood."""
+        current.line.quiet = True
+        if record := self._record(current):
+            # Before the refusal is held: the client may leave meanwhile.
+            record.put_end(code_of(refusal).name, refusal.reason.value, _user_in(refusal))
+        await self._refused.add(refusal.reason, _size(request))
+
+    def _handling(self, current: _OpenCall, request: Any) -> Awaitable[Any]:
+        """Parse the request, and return its handler's response to await."""
+        method, context, line = current.method, current.context, current.line
+        if method.parse:
+            request = method.parse(request)
+            line.describe(request, self._default_namespace)
+        if isinstance(request, Message):
+            check_limits(request)
+        argument = self._call_of(current) if method.own else context
+        handling: Awaitable[Any]
+        if method.generates:
+            handling = _write_all(method.handler(request, argument), context)
+        elif method.writes:
+            handling = method.handler(request, argument, context.write)
+        else:
+            handling = method.handler(request, argument)
+        return handling
+
+    def _call_of(self, current: _OpenCall) -> Call:
+        deadline = Deadline.after(current.context.time_remaining())
+        record = None if current.method.reads else self._record(current)
+        return Call(current.caller, deadline, current.line.trace, current.authenticate, record)
+
+    def _record(self, current: _OpenCall) -> AuditedCall | None:
+        """Return the call's audit record. That of a read is made only where it is refused."""
+        method = current.method
+        if self._audit and method.own:
+            if current.record is None:
+                peer, writes = current.context.peer, not method.reads
+                current.record = AuditedCall(self._audit, current.line.fields, peer, writes=writes)
+            current.record.caller = current.caller
+        return current.record
+
+    async def _abort(self, error: BaseException, current: _OpenCall) -> _Abort:
+        line = current.line
+        if not isinstance(error, ServiceError):
+            line.fields.update(error_id=line.trace, exc_info=error)
+            error = ServiceError(
+                f"a bug of the server; report the id {line.trace}, under which its log has it",
+                id=line.trace,
+            )
+        code = code_of(error)
+        line.fields["reason"] = error.reason.value
+        if isinstance(error, PermissionDenied) and error.access.verb == IMPERSONATE:
+            _, *names = error.access
+            line.fields.setdefault("target", cut("/".join(filter(None, names)), _LOGGED_BYTES))
+        line.write(code)
+        if record := self._record(current):
+            # The record waits for the sink then, and the caller gets its error.
+            with suppress(AuditUnavailable):
+                await record.end(code.name, error.reason.value, _user_in(error))
+        return _Abort(code, message_of(error), trailing_metadata(error))
 
 
 class InterceptedServer:
@@ -339,6 +403,12 @@ def _serializer(serializer: Callable[[Any], bytes] | None) -> Callable[[Any], by
     return serialize
 
 
+async def _impersonate(current: _OpenCall, impersonate: Callable[[], Authenticate]) -> None:
+    current.authenticate = authenticate = impersonate()
+    current.caller = await authenticate()
+    current.line.fields["on_behalf_of"] = cut(current.caller.name, _LOGGED_BYTES)
+
+
 class _Abort(NamedTuple):
     """The arguments of `context.abort`."""
 
@@ -356,26 +426,6 @@ async def _write_all(responses: AsyncGenerator[Any, None], context: Context) -> 
 def _size(request: Any) -> int:
     """Return the bytes of a request that is not parsed; 0 for streamed ones."""
     return len(request) if isinstance(request, bytes) else 0
-
-
-async def _abort(error: BaseException, line: CallLog, record: AuditedCall | None) -> _Abort:
-    if not isinstance(error, ServiceError):
-        line.fields.update(error_id=line.trace, exc_info=error)
-        error = ServiceError(
-            f"a bug of the server; report the id {line.trace}, under which its log has it",
-            id=line.trace,
-        )
-    code = code_of(error)
-    line.fields["reason"] = error.reason.value
-    if isinstance(error, PermissionDenied) and error.access.verb == IMPERSONATE:
-        _, *names = error.access
-        line.fields.setdefault("target", cut("/".join(filter(None, names)), _LOGGED_BYTES))
-    line.write(code)
-    if record:
-        # The record waits for the sink then, and the caller gets its error.
-        with suppress(AuditUnavailable):
-            await record.end(code.name, error.reason.value, _user_in(error))
-    return _Abort(code, message_of(error), trailing_metadata(error))
 
 
 def _user_in(refusal: ServiceError) -> str:

@@ -90,7 +90,7 @@ def check_delete(delete: Delete) -> None:
     check_key(delete.key)
 
 
-# Asked at every Get, mostly of the same keys; an exception is not cached.
+# Both are asked at every Get, mostly of the same keys; an exception is not cached.
 @lru_cache(maxsize=20_000)
 def check_key(key: ServiceKey) -> None:
     """Refuse a key that no service can have. Raises FieldInvalid.
@@ -100,6 +100,7 @@ def check_key(key: ServiceKey) -> None:
     refuse_violations([*_name_violations(key.name), *_namespace_violations(key.namespace)])
 
 
+@lru_cache(maxsize=20_000)
 def check_namespace(namespace: str) -> None:
     """Refuse an invalid name of a namespace. Raises FieldInvalid."""
     refuse_violations(_namespace_violations(namespace))

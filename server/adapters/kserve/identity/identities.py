@@ -75,15 +75,9 @@ class KubernetesIdentities:
 
     async def authenticate(self, token: BearerToken, *, fresh: bool = False) -> Caller:
         """See `server.ports.Identities`."""
-        review = partial(self._review, token)
-        waiting = nullcontext() if self.knows(token) else self._waiting_unknown()
-        caller = await self._callers.get(token.digest, review, fresh=fresh, waiting=waiting)
+        caller = None if fresh else self._callers.recent(token.digest)
         if caller is None:
-            raise Unauthenticated(
-                f"the token must be one of this cluster for the audience {self._audience!a}, and"
-                " must not have expired; kubectl create token ACCOUNT"
-                f" --audience={self._audience} makes one"
-            )
+            caller = await self._reviewed(token, fresh=fresh)
         if caller.expires and caller.expires <= datetime.now(UTC):
             self._callers.forget(token.digest)
             raise Unauthenticated("the token has expired: call again with a new one")
@@ -95,6 +89,8 @@ class KubernetesIdentities:
 
     async def allows(self, caller: Caller, access: Access, *, fresh: bool = False) -> bool:
         """See `server.ports.Identities`."""
+        if not fresh and self._rights.recent((caller, access)):
+            return True
         review = partial(self._allows, caller, access)
         return await self._rights.get((caller, access), review, fresh=fresh)
 
@@ -106,6 +102,18 @@ class KubernetesIdentities:
     def remedy(self, caller: Caller, access: Access) -> str:
         """See `server.ports.Identities`."""
         return f"check with: {access.kubectl_check(caller)}"
+
+    async def _reviewed(self, token: BearerToken, *, fresh: bool) -> Caller:
+        review = partial(self._review, token)
+        waiting = nullcontext() if self.knows(token) else self._waiting_unknown()
+        caller = await self._callers.get(token.digest, review, fresh=fresh, waiting=waiting)
+        if caller is None:
+            raise Unauthenticated(
+                f"the token must be one of this cluster for the audience {self._audience!a}, and"
+                " must not have expired; kubectl create token ACCOUNT"
+                f" --audience={self._audience} makes one"
+            )
+        return caller
 
     @contextmanager
     def _waiting_unknown(self) -> Iterator[None]:

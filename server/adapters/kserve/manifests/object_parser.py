@@ -55,14 +55,15 @@ _MANAGED_BY_PATH = f"metadata.labels.{MANAGED_BY_KEY}"
 class ParsedObject:
     """An InferenceService in the API's terms.
 
-    `unmanaged`: ModelService has neither created nor adopted it. `spec` is None where the API has
-    no such kind of predictor.
+    `unmanaged`: ModelService has neither created nor adopted it. `asked_spec` has the fields of the
+    spec that were asked for. `spec` is None where the API has no such kind of predictor.
     """
 
     obj: Object
     managers: Managers
     unmanaged: bool
     our_annotations: OurAnnotations
+    asked_spec: Object
     spec: InferenceServiceSpec | None
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
@@ -75,10 +76,10 @@ class ParsedObject:
     @cached_property
     def unsupported(self) -> list[str]:
         """The paths of the fields that were asked for and that the API does not have."""
-        spec, fields = self.obj.get("spec", {}), owned_fields(self.managers.all, "f:spec")
         added = self.our_annotations.added
         if not self.unmanaged:
-            return unsupported_paths(project(spec, fields), self.spec, added)
+            return unsupported_paths(self.asked_spec, self.spec, added)
+        spec, fields = self.obj.get("spec", {}), owned_fields(self.managers.all, "f:spec")
         paths = unsupported_paths(without_additions(spec, fields), self.spec, added)
         manager = get_map(self.obj, "metadata", "labels").get(MANAGED_BY_KEY, MANAGED_BY_VALUE)
         # An adoption replaces another manager's label.
@@ -156,6 +157,7 @@ def parse_object(obj: Object) -> ParsedObject:
         managers=managers,
         unmanaged=unmanaged,
         our_annotations=ours,
+        asked_spec=asked_spec,
         spec=spec,
         labels={k: text for k, text in labels.items() if not k.startswith(OUR_PREFIX)},
         annotations={k: text for k, text in annotations.items() if not k.startswith(OUR_PREFIX)},

@@ -119,10 +119,10 @@ class _OpenObjects:
 
     def __init__(self) -> None:
         # Each with the bytes of its JSON, the one that was read last at the end.
-        self._objects: OrderedDict[HeldObject, tuple[dict[str, Any], int]] = OrderedDict()
+        self._objects: OrderedDict[HeldObject, tuple[Mapping[str, Any], int]] = OrderedDict()
         self._bytes = 0
 
-    def parsed(self, held: HeldObject) -> dict[str, Any]:
+    def parsed(self, held: HeldObject) -> Mapping[str, Any]:
         """Return the object as dicts, which must not be changed."""
         found = self._objects.get(held)
         if found:
@@ -130,12 +130,16 @@ class _OpenObjects:
             return found[0]
         text = held.text()
         parsed = _parse(text)
-        self._objects[held] = parsed, len(text)
-        self._bytes += len(text)
-        while len(self._objects) > MOST_OPEN or self._bytes > MOST_OPEN_BYTES:
-            _, (_, size) = self._objects.popitem(last=False)
-            self._bytes -= size
+        self.add(held, parsed, len(text))
         return parsed
+
+    def add(self, held: HeldObject, parsed: Mapping[str, Any], size: int) -> None:
+        """Keep an object of `size` bytes of JSON parsed."""
+        self._objects[held] = parsed, size
+        self._bytes += size
+        while len(self._objects) > MOST_OPEN or self._bytes > MOST_OPEN_BYTES:
+            _, (_, dropped) = self._objects.popitem(last=False)
+            self._bytes -= dropped
 
     def clear(self) -> None:
         """Drop all of them."""
@@ -144,6 +148,11 @@ class _OpenObjects:
 
 
 _open_objects = _OpenObjects()
+
+
+def keep_parsed(held: HeldObject, parsed: Mapping[str, Any], size: int) -> None:
+    """Keep a new object, of `size` bytes of JSON, parsed as one that was just read."""
+    _open_objects.add(held, parsed, size)
 
 
 def forget_parsed() -> None:

@@ -112,10 +112,13 @@ async def test_managed_fields_are_held_of_services_only(
     assert "managedFields" not in observed.pods[0]["metadata"]
 
 
+@pytest.mark.parametrize("stays_parsed", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_field_of_an_object_is_held_but_the_managed_fields_of_others(name: str) -> None:
+def test_every_field_of_an_object_is_held_but_the_managed_fields_of_others(
+    name: str, stays_parsed: bool
+) -> None:
     for kind, whole in recording(name).objects():
-        found = hold_parsed(KINDS[kind], whole)
+        found = hold_parsed(KINDS[kind], whole, stays_parsed=stays_parsed)
         wanted = copy.deepcopy(whole)
         if kind != "service":
             wanted["metadata"].pop("managedFields", None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from server.adapters.kserve.held_object import HeldObject
+from server.adapters.kserve.held_object import HeldObject, keep_parsed
 from server.adapters.kserve.informers.collections import BINDINGS, RUNTIMES, Kind
 from server.adapters.kserve.manifests.field_ownership import packed
 from server.adapters.kserve.objects import Object
@@ -34,8 +34,10 @@ def hold(kind: Kind, text: memoryview) -> Object:
     return hold_parsed(kind, found)
 
 
-def hold_parsed(kind: Kind, found: Mapping[str, Any]) -> Object:
+def hold_parsed(kind: Kind, found: Mapping[str, Any], *, stays_parsed: bool = False) -> Object:
     """Return a parsed object as it is cached. Raises ValueError if it has no metadata.
+
+    `stays_parsed`: it will be read at once, as one that changed.
 
     A large one and one with long texts stay as dicts: they share their texts with the other objects
     of the service (`text_interning`).
@@ -45,7 +47,10 @@ def hold_parsed(kind: Kind, found: Mapping[str, Any]) -> Object:
         return found
     text = msgspec.json.encode(found)
     if _is_packed(memoryview(text)):
-        return HeldObject(text)
+        held = HeldObject(text)
+        if stays_parsed:
+            keep_parsed(held, found, len(text))
+        return held
     return with_packed_owners(found) if kind is Kind.SERVICES else found
 
 

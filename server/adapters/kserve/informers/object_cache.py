@@ -115,7 +115,7 @@ class ObjectCache:
 
     def put_written(self, key: ServiceKey, written: Object) -> None:
         """Store the API server's answer to a write. Older events are ignored from then on."""
-        held = hold_parsed(Kind.SERVICES, written)
+        held = hold_parsed(Kind.SERVICES, written, stays_parsed=True)
         self._share(held, key)
         self._touch_services(self._services.take_written(held))
 

@@ -289,7 +289,7 @@ class Reflector:
     def _take(self, event: WatchEvent) -> None:
         if event.type != "BOOKMARK":
             try:
-                found = hold_parsed(self.resource.kind, event.object)
+                found = hold_parsed(self.resource.kind, event.object, stays_parsed=True)
             except (ValueError, RecursionError):
                 raise Refused(0) from None
             self._sink.changed(self.resource, replace(event, object=found))

@@ -14,10 +14,12 @@ import psutil
 import pytest
 from modelservice.v1 import inference_service_pb2 as pb
 from modelservice.v1 import model_service_pb2 as calls
+from modelservice.v1.rollout_service_pb2 import ListRevisionsRequest
+from modelservice.v1.rollout_service_pb2_grpc import RolloutServiceStub
 
 from server.domain.rollout.status import State
 from server.domain.service.commands import STOP_ANNOTATION
-from tests.adapters.local.server_process import kill, server, settings
+from tests.adapters.local.server_process import Server, kill, server, settings
 from tests.adapters.local.serving import model
 from tests.adapters.local.world import IRIS, children_of, servers_of, world_of, wrappers_of
 from tests.alone import ROOT, clean_environment
@@ -99,6 +101,12 @@ async def test_after_a_restart_all_come_up_as_many_at_once_as_take_turns(tmp_pat
     assert [s.status.url for s in after] == [s.status.url for s in before]
 
 
+def numbers_of(running: Server) -> list[int]:
+    """The revisions of the service, newest first."""
+    stub = RolloutServiceStub(running.channel)
+    return [r.revision for r in stub.ListRevisions(ListRevisionsRequest(name="iris")).revisions]
+
+
 POINTS = ["before-write", "before-rename", "after-write", "before-answer"]
 
 
@@ -121,6 +129,7 @@ def test_killed_at_any_point_of_a_write_the_service_is_there_once_after_the_retr
         assert ready.generation == expected
         assert ready.spec.model.storage_uri.endswith("new.json")
         assert len(after.stub.List(calls.ListRequest()).services) == 1
+        assert numbers_of(after) == list(range(expected, 0, -1))
         one_child(tmp_path / "state")
         stored = (tmp_path / "state" / "services").iterdir()
         assert [file.name for file in stored] == ["model-serving.iris.json"]

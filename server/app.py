@@ -459,6 +459,7 @@ async def _local(settings: Settings, grace: Grace) -> AsyncIterator[tuple[Cluste
             model_size_limit=local.model_size_limit_bytes(),
             progress_deadline=local.progress_deadline,
             environment=local.environment(),
+            most_revisions=settings.serving.revisions,
         ) as cluster:
             yield cluster, None
     except factory.RuntimesInvalid as e:

@@ -19,7 +19,6 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from tests.contracts.conformance import ClusterConformance
-from tests.contracts.rolling_back import RollbackConformance
 from tests.contracts.world import Ability, Follower, container, following
 
 from .direct import hold, let_go
@@ -192,5 +191,5 @@ async def world(cluster: Cluster, namespace: str) -> AsyncIterator[KServeWorld]:
         await world.close()
 
 
-class TestKServeCluster(ClusterConformance, RollbackConformance):
+class TestKServeCluster(ClusterConformance):
     """The whole suite."""

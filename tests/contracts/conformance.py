@@ -9,6 +9,7 @@ from tests.contracts.guarding import GuardConformance, RequestIdConformance
 from tests.contracts.own_writes import OwnWritesConformance
 from tests.contracts.positions import PositionConformance
 from tests.contracts.registered import RegisteredConformance
+from tests.contracts.rolling_back import RollbackConformance
 
 
 class ClusterConformance(
@@ -22,5 +23,6 @@ class ClusterConformance(
     OwnWritesConformance,
     PositionConformance,
     RegisteredConformance,
+    RollbackConformance,
 ):
     """What every cluster keeps to."""

@@ -12,7 +12,6 @@ from server.adapters.local.cluster import LocalCluster
 from server.domain.service.inference_service import InferenceServiceSpec, ServiceKey
 from tests.adapters.local.serving import model, opened
 from tests.contracts.conformance import ClusterConformance
-from tests.contracts.rolling_back import RollbackConformance
 from tests.contracts.world import Ability, Follower, World, following
 
 
@@ -83,5 +82,5 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield LocalWorld(cluster, told, tmp_path)
 
 
-class TestLocalCluster(ClusterConformance, RollbackConformance):
+class TestLocalCluster(ClusterConformance):
     """The whole suite."""

@@ -13,7 +13,6 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from tests.contracts.conformance import ClusterConformance
-from tests.contracts.rolling_back import RollbackConformance
 from tests.contracts.world import Ability, Follower, World, container, following
 from tests.memory_cluster.cluster import MemoryCluster
 from tests.memory_cluster.statuses import FAILING
@@ -79,5 +78,5 @@ async def world() -> AsyncIterator[World]:
         yield MemoryWorld(cluster, told)
 
 
-class TestMemoryCluster(ClusterConformance, RollbackConformance):
+class TestMemoryCluster(ClusterConformance):
     """The whole suite."""

@@ -16,7 +16,7 @@ from server.adapters.local.supervisor import Supervisor
 from server.adapters.local.unsupported import refuse_unsupported, unenforced
 from server.deadline import NEVER, Deadline
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
-from server.domain.revisions.revision import Revision
+from server.domain.revisions.revision import MOST_REVISIONS, Revision
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import Action, Applied, Delete, Deploy
 from server.domain.service.deploy_plan import current_revisions, plan_deploy
@@ -27,14 +27,17 @@ from server.ports import ServiceSink
 
 @asynccontextmanager
 async def local_cluster(
-    state: StateDir, config: ModelServerConfig, deadline: Callable[[], Deadline] | None = None
+    state: StateDir,
+    config: ModelServerConfig,
+    deadline: Callable[[], Deadline] | None = None,
+    most_revisions: int = MOST_REVISIONS,
 ) -> AsyncIterator[LocalCluster]:
     """Serve the stored services for the length of a block; nothing runs afterwards.
 
     `deadline` is asked at the end of the block for the end of the stop; without it, the timeouts of
     `config` apply. Raises StateDirUnusable if a stored service cannot be read.
     """
-    cluster = LocalCluster(state, config)
+    cluster = LocalCluster(state, config, most_revisions)
     running = asyncio.create_task(cluster.run(), name="local cluster")
     try:
         yield cluster
@@ -51,9 +54,10 @@ class LocalCluster:
     comes between a check, its write and the change in memory.
     """
 
-    def __init__(self, state: StateDir, config: ModelServerConfig) -> None:
+    def __init__(self, state: StateDir, config: ModelServerConfig, most_revisions: int) -> None:
         self._state = state
         self._config = config
+        self._most_revisions = most_revisions
         self._supervisors: dict[ServiceKey, Supervisor] = {}
         self._sinks: list[ServiceSink] = []
         self._tasks: asyncio.TaskGroup | None = None
@@ -100,7 +104,7 @@ class LocalCluster:
             service = self._report(supervisor)
             rollout = Rollout(service.uid, replayed.generation)
             return _applied(service, replayed.action, rollout)
-        action, wanted = plan_deploy(deploy, stored)
+        action, wanted = plan_deploy(deploy, stored, self._most_revisions)
         if deploy.validate_only:
             return _applied(wanted.service, action, None)
         if action is not Action.UNCHANGED or not supervisor:

@@ -35,6 +35,7 @@ async def opened_cluster(
     model_size_limit: int,
     progress_deadline: timedelta,
     environment: Mapping[str, str],
+    most_revisions: int,
 ) -> AsyncIterator[LocalCluster]:
     """Serve the services of a state directory for the length of a block.
 
@@ -44,6 +45,7 @@ async def opened_cluster(
     - `ports`: the ports for new services and for model servers.
     - `model_size_limit`: the most bytes of one model.
     - `environment`: the environment of this process; model servers inherit a part of it.
+    - `most_revisions`: the revisions to keep of each service.
 
     Processes of an earlier server are ended first. Raises StateDirUnusable or RuntimesInvalid.
     """
@@ -61,7 +63,7 @@ async def opened_cluster(
             environment=environment,
             owner=state.owner,
         )
-        async with local_cluster(state, config, deadline) as cluster:
+        async with local_cluster(state, config, deadline, most_revisions) as cluster:
             yield cluster
 
 

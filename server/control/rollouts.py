@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from server.domain.service.commands import STOP_ANNOTATION, Applied, Deploy, fin
 from server.domain.service.inference_service import ServiceKey
 from server.domain.service.validation import check_key
 from server.ports import Cluster
+
+# Of all callers together: each costs the API server a list.
+MOST_READS_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Rollouts:
         self._cluster = cluster
         self._authorizer = authorizer
         self._deployer = deployer
+        self._reads = asyncio.Semaphore(MOST_READS_AT_ONCE)
 
     async def list_revisions(self, call: Call, query: RevisionQuery) -> RevisionPage:
         """Return a page of a service's revisions.
@@ -90,7 +95,7 @@ class Rollouts:
         """
         key = await self._authorizer.authorize(call, Verb.GET, query.key)
         check_key(key)
-        revisions = await self._cluster.revisions(key)
+        revisions = await self._revisions(key)
         if not revisions:
             raise ServiceNotFound(key)
         shown = await self._authorizer.shown_revisions(call, key, revisions)
@@ -113,7 +118,7 @@ class Rollouts:
         service = await self._cluster.read(key)
         if service is None:
             raise ServiceNotFound(key)
-        revisions = await self._cluster.revisions(key)
+        revisions = await self._revisions(key)
         target, content = _target(key, rollback.revision, revisions)
         call.note_result(revision=str(target.number))
         deploy = Deploy(
@@ -138,6 +143,10 @@ class Rollouts:
             raise ConcurrentWrite(
                 f"{key} was changed while it was rolled back; nothing was written: try again"
             ) from None
+
+    async def _revisions(self, key: ServiceKey) -> Sequence[Revision]:
+        async with self._reads:
+            return await self._cluster.revisions(key)
 
 
 def _target(

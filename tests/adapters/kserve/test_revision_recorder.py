@@ -141,6 +141,10 @@ async def test_scaling_alone_is_no_revision_and_no_gap(
         await server.put(SERVICES, service(3, "any:2"))
         await stored(server, 1, 3)
         assert await replica.history() == [(3, False), (1, False)]
+        _, first = await replica.cluster.revisions(IRIS)
+    # A rollback to it brings the scaling back that it had in the end.
+    assert first.content is not None
+    assert first.content.spec.scaling == Scaling(2, 4)
 
 
 async def test_what_was_overwritten_while_nobody_ran_is_listed_as_a_gap(

@@ -18,11 +18,12 @@ from server.adapters.kserve.revisions.rollout_record import (
     KnownRevision,
     RolloutRecord,
     known_of,
+    later_fields_of,
     manifest_of,
-    outcome_patch,
     owner_of,
     parse_record,
     record_of,
+    record_patch,
     service_uid_of,
 )
 from server.domain.revisions.revision import Revision, RevisionContent, RevisionOutcome
@@ -123,6 +124,24 @@ def test_a_content_that_is_too_large_is_left_out_and_its_outcome_is_kept() -> No
     assert (read.revision.content, read.revision.outcome) == (None, RevisionOutcome.SUPERSEDED)
 
 
+@given(_contents, _contents)
+def test_a_revision_has_the_fields_that_a_later_write_changed(
+    first: RevisionContent, later: RevisionContent
+) -> None:
+    scaled = replace(
+        first.spec, scaling=later.spec.scaling, rollout_strategy=later.spec.rollout_strategy
+    )
+    obj = stored(record(content=first))
+    kept = parse_record(obj)
+    assert kept is not None
+    text = later_fields_of(RevisionContent(scaled))
+    patch = record_patch(replace(kept, later_fields=text))["metadata"]
+    obj["metadata"]["annotations"] |= {k: v for k, v in patch["annotations"].items() if v}
+    read = parse_record(obj)
+    assert read is not None
+    assert read.revision.content == replace(first, spec=scaled)
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=9),
@@ -155,12 +174,13 @@ def test_the_patch_of_an_outcome_replaces_the_former_one_on_the_version_that_was
     failed = parse_record(stored(record(outcome=RevisionOutcome.FAILED, failure=CRASHED)))
     assert failed is not None
     revision = replace(failed.revision, outcome=RevisionOutcome.READY, failure=None)
-    patch = outcome_patch(replace(failed, revision=revision))["metadata"]
+    patch = record_patch(replace(failed, revision=revision))["metadata"]
     assert patch["resourceVersion"] == "9"
     assert patch["annotations"][OUTCOME] == "READY"
     assert [key for key, text in patch["annotations"].items() if text is None] == [
         "modelservice.dev/ready-time",
         "modelservice.dev/failure",
+        "modelservice.dev/later-fields",
     ]
 
 

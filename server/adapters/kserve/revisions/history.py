@@ -63,19 +63,26 @@ def history_of(
     `seen` is in order and ends with the present one, whose content the first revision has. At most
     `most` and two more are returned.
     """
-    records = list(stored)
+    records = {record.generation: record for record in stored}
     for rollout in seen:
-        if new := new_revision(records, rollout, examined):
-            records.append(new)
-        else:
-            examined = max(examined, rollout.generation)
-    records.sort(key=lambda r: r.generation, reverse=True)
+        if new := new_revision([*records.values()], rollout, examined):
+            records[new.generation] = new
+            continue
+        examined = max(examined, rollout.generation)
+        former = before(records.values(), rollout.generation)
+        if former and rollout.generation not in records:
+            # It changed the fields of the revision before it.
+            held = records[former.generation]
+            content = rollout.revision.content
+            records[held.generation] = replace(
+                held, revision=replace(held.revision, content=content)
+            )
     # A rollout that another server has seen since is not the present one of this view.
-    records = [r for r in records if r.generation <= seen[-1].generation]
-    newest, *older = records
+    shown = [records[n] for n in sorted(records, reverse=True) if n <= seen[-1].generation]
+    newest, *older = shown
     revisions = [replace(newest.revision, content=seen[-1].revision.content)]
     revisions += [superseded(record.revision) for record in older]
-    gaps = [gap for newer, older in pairwise(records) for gap in _gaps(newer, older, most)]
+    gaps = [gap for newer, older in pairwise(shown) for gap in _gaps(newer, older, most)]
     revisions = sorted([*revisions, *gaps], key=lambda r: r.number, reverse=True)
     return to_keep(revisions, most)
 

@@ -27,6 +27,7 @@ from server.adapters.kserve.revisions.revision_index import RevisionIndex
 from server.adapters.kserve.revisions.rollout_record import (
     KnownRevision,
     RolloutRecord,
+    later_fields_of,
     news_of,
     record_of,
 )
@@ -46,7 +47,6 @@ AFTER_REFUSAL = 60.0
 LOGGED_EVERY = 60.0
 _READ_SECONDS = 5.0
 _TRIES = 5
-_Change = Callable[[Revision], Revision]
 # States that can decide an outcome.
 _DECIDING = (State.READY, State.FAILED, State.DEGRADED)
 
@@ -227,8 +227,13 @@ class RevisionRecorder:
         if parsed.unmanaged and not known:
             self._examined[key] = Rollout(seen.uid, generation)
             return False
-        new = new_revision(known, record_of(parsed), self._examined_at(key, seen.uid))
+        record = record_of(parsed)
+        new = new_revision(known, record, self._examined_at(key, seen.uid))
         if new is None:
+            if former := before(known, generation):
+                later = later_fields_of(record.revision.content)
+                number = Rollout(seen.uid, former.generation)
+                await self._update(key, number, lambda kept: replace(kept, later_fields=later))
             self._examined[key] = Rollout(seen.uid, generation)
             return False
         new = self._with_seen_outcome(new, seen)
@@ -248,25 +253,38 @@ class RevisionRecorder:
         if present is None or _decided(present, rollout, status) == present.news:
             return
         number = Rollout(rollout.uid, present.generation)
-        await self._update(key, number, lambda revision: _ended(revision, rollout, status))
+        await self._update_outcome(key, number, lambda r: _ended(r, rollout, status))
 
     async def _supersede(self, key: ServiceKey, uid: str) -> None:
         """Give the revisions before the newest one an outcome."""
         for known in self._index.of(key.namespace, uid)[:-1]:
             if known.outcome is None:
-                await self._update(key, Rollout(uid, known.generation), superseded)
+                await self._update_outcome(key, Rollout(uid, known.generation), superseded)
 
-    async def _update(self, key: ServiceKey, rollout: Rollout, change: _Change) -> None:
-        """Change the outcome of a stored revision, unless another replica did."""
+    async def _update_outcome(
+        self, key: ServiceKey, rollout: Rollout, change: Callable[[Revision], Revision]
+    ) -> None:
+        def changed(record: RolloutRecord) -> RolloutRecord:
+            revision = change(record.revision)
+            is_news = news_of(revision) != news_of(record.revision)
+            return replace(record, revision=revision) if is_news else record
+
+        await self._update(key, rollout, changed)
+
+    async def _update(
+        self,
+        key: ServiceKey,
+        rollout: Rollout,
+        change: Callable[[RolloutRecord], RolloutRecord],
+    ) -> None:
+        """Change a stored revision, unless another replica did."""
         for _ in range(_TRIES):
             stored = await self._client.read(key, rollout)
             if stored is None:
                 self._index.drop(key.namespace, rollout.uid, rollout.generation)
                 return
-            changed = replace(stored, revision=change(stored.revision))
-            if news_of(changed.revision) == news_of(stored.revision) or (
-                await self._client.store_outcome(key, changed)
-            ):
+            changed = change(stored)
+            if changed == stored or await self._client.store(key, changed):
                 self._index.put(key.namespace, rollout.uid, changed.known)
                 return
 

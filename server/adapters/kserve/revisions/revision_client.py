@@ -18,8 +18,8 @@ from server.adapters.kserve.revisions.rollout_record import (
     RolloutRecord,
     manifest_of,
     object_name,
-    outcome_patch,
     parse_record,
+    record_patch,
 )
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.inference_service import ServiceKey
@@ -82,14 +82,14 @@ class RevisionClient:
             raise RevisionRefused(answer)
         return parse_record(answer.body)
 
-    async def store_outcome(self, key: ServiceKey, record: RolloutRecord) -> bool:
-        """Store the outcome of a revision. Return False if another writer was faster, or the
+    async def store(self, key: ServiceKey, record: RolloutRecord) -> bool:
+        """Store what has changed of a revision. Return False if another writer was faster, or the
         revision is gone."""
         failpoints.reached("before-revision-outcome")
         answer = await self._api.send(
             "PATCH",
             _path(key, record.revision.rollout),
-            body=outcome_patch(record),
+            body=record_patch(record),
             content_type=_MERGE,
             accept=METADATA,
             timeout=_TIMEOUT,

@@ -45,10 +45,13 @@ UNSEEN_AFTER = f"{OUR_PREFIX}unseen-after"
 OUTCOME = f"{OUR_PREFIX}outcome"
 READY_TIME = f"{OUR_PREFIX}ready-time"
 FAILURE = f"{OUR_PREFIX}failure"
+LATER_FIELDS = f"{OUR_PREFIX}later-fields"
 
 # A larger content is left out: its revision has an outcome, and nothing to go back to.
 LARGEST_DATA = 2**18
 _LONGEST_MESSAGE = 4096
+# Of the JSON of a spec: what `InferenceServiceSpec.of_pods` leaves out.
+_LATER = ("scaling", "rolloutStrategy")
 _LONGEST_FIELD = 256
 _LARGEST_FAILURE = 2**14
 
@@ -73,12 +76,14 @@ class RolloutRecord:
 
     `content_hash` is the same for two rollouts in a row if and only if they are of one revision.
     `unseen_after`: no server saw the generations after this one and before the rollout's; 0: all
-    were seen. `version` is the resourceVersion of the stored object.
+    were seen. `later_fields`: the JSON of the fields that a later write changed, which made no
+    revision; empty if there was none. `version` is the resourceVersion of the stored object.
     """
 
     revision: Revision
     content_hash: int
     unseen_after: int = 0
+    later_fields: str = ""
     version: str = ""
 
     @property
@@ -118,6 +123,15 @@ def record_of(parsed: ParsedObject) -> RolloutRecord:
     same: Any = [content_json(rollout_content(content)), ours.restart] if content else None
     same = same or [get_map(parsed.obj, "spec"), ours.restart]
     return RolloutRecord(revision, int(fingerprint(same), 16))
+
+
+def later_fields_of(content: RevisionContent | None) -> str:
+    """Return the JSON of the fields of a content whose change alone makes no revision."""
+    if content is None:
+        return ""
+    spec = content_json(content)["spec"]
+    text = json.dumps({name: spec[name] for name in _LATER if name in spec}, sort_keys=True)
+    return text if len(text) <= _LONGEST_MESSAGE else ""
 
 
 def object_name(service: str, rollout: Rollout) -> str:
@@ -167,10 +181,10 @@ def outcome_annotations(revision: Revision) -> dict[str, str]:
     return {key: str(text) for key, text in texts.items() if text}
 
 
-def outcome_patch(record: RolloutRecord) -> dict[str, Any]:
-    """Return the merge patch that stores the outcome, on exactly the version that was read."""
-    texts = outcome_annotations(record.revision)
-    annotations = {key: texts.get(key) for key in (OUTCOME, READY_TIME, FAILURE)}
+def record_patch(record: RolloutRecord) -> dict[str, Any]:
+    """Return the merge patch that stores what changes, on exactly the version that was read."""
+    texts = outcome_annotations(record.revision) | {LATER_FIELDS: record.later_fields or None}
+    annotations = {key: texts.get(key) for key in (OUTCOME, READY_TIME, FAILURE, LATER_FIELDS)}
     return {"metadata": {"resourceVersion": record.version, "annotations": annotations}}
 
 
@@ -206,12 +220,13 @@ def parse_record(obj: Object) -> RolloutRecord | None:
     known, data = known_of(obj), get_map(obj, "data")
     if known is None:
         return None
+    later_fields = _text(annotations_of(obj), LATER_FIELDS)
     created = parse_time(data.get("createTime")) or parse_time(
         get_map(obj, "metadata").get("creationTimestamp")
     )
     revision = Revision(
         Rollout(service_uid_of(obj), known.generation),
-        _content_of(data),
+        _content_of(data, later_fields),
         created,
         deployed_by=_text(data, "deployedBy")[:MOST_USER],
         rollback_of=_number(data.get("rollbackOf"), 10),
@@ -221,6 +236,7 @@ def parse_record(obj: Object) -> RolloutRecord | None:
         _with_outcome(revision, annotations_of(obj)),
         known.content_hash,
         _number(annotations_of(obj).get(UNSEEN_AFTER), 10),
+        later_fields,
         version_of(obj),
     )
 
@@ -240,12 +256,15 @@ def _data_of(revision: Revision) -> dict[str, Any]:
     return {**content, **given}
 
 
-def _content_of(data: Object) -> RevisionContent | None:
+def _content_of(data: Object, later_fields: str) -> RevisionContent | None:
     content = {name: data[name] for name in ("spec", "labels", "annotations") if name in data}
     try:
+        if later_fields:
+            first = {k: v for k, v in content["spec"].items() if k not in _LATER}
+            content["spec"] = {**first, **json.loads(later_fields[:_LONGEST_MESSAGE])}
         return parse_content(content) if "spec" in content else None
     # Others may have written anything.
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
 
 

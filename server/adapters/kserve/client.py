@@ -97,6 +97,11 @@ class Content:
     headers: Mapping[str, str]
     body: bytes | bytearray
 
+    def answer(self) -> Answer:
+        """Return the answer with its body parsed where it is an error."""
+        ok = self.status == HTTPStatus.OK
+        return Answer(self.status, self.headers, {} if ok else _decode(self.body))
+
 
 class ApiServer:
     """The API server; `connect` opens it, `close` closes it.

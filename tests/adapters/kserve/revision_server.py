@@ -57,7 +57,9 @@ class RevisionServer(ScriptedServer):
         if request.method == "GET" and request.path == NAMED:
             if self.list_faults:
                 return await self.list_faults.popleft()(self, request)
-            return web.json_response({"items": list(self.revisions.values())})
+            metadata = {"resourceVersion": str(self.version)}
+            items = list(self.revisions.values())
+            return web.json_response({"metadata": metadata, "items": items})
         if request.method != "GET" and self.write_faults:
             return await self.write_faults.popleft()(self, request)
         return await self._write(request)

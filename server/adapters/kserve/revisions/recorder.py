@@ -112,6 +112,8 @@ class RevisionRecorder:
             return
         uid, generation = service.rollout
         present = self._present(service.key, service.rollout)
+        if present is None and self._examined_at(service.key, uid) == generation:
+            return  # of a service that is not ours
         if present and _decided(present, service.rollout, service.status) == present.news:
             return
         seen = self._seen_of(service.key, uid)

@@ -5,13 +5,17 @@ Raises Unreachable and Unanswered of the client, and RevisionRefused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
 from http import HTTPStatus
 from typing import Any
+
+import msgspec
 
 from server import failpoints
 from server.adapters.kserve.client import Answer, ApiServer
 from server.adapters.kserve.informers.collections import METADATA
+from server.adapters.kserve.informers.reflector import LARGEST_WHOLE
+from server.adapters.kserve.informers.watch_stream import Refused, read_page
 from server.adapters.kserve.objects import get_list, get_map
 from server.adapters.kserve.revisions.rollout_record import (
     SERVICE_UID_LABEL,
@@ -28,6 +32,8 @@ _TIMEOUT = 5.0
 # Of one list. Pruning leaves at most 52.
 MOST_LISTED = 100
 _MERGE = "application/merge-patch+json"
+
+_parse = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class RevisionRefused(Exception):
@@ -54,10 +60,21 @@ class RevisionClient:
     async def list(self, key: ServiceKey, uid: str) -> list[RolloutRecord]:
         """Return the stored revisions of a service, as the API server has them now."""
         query = {"labelSelector": f"{SERVICE_UID_LABEL}={uid}", "limit": str(MOST_LISTED)}
-        answer = await self._api.send("GET", _path(key), query=query, timeout=_TIMEOUT)
+        content = await self._api.read(_path(key), query, most=LARGEST_WHOLE, timeout=_TIMEOUT)
+        answer = content.answer()
         if not answer.ok:
             raise RevisionRefused(answer)
-        return list(_records(answer.body))
+        try:
+            items = read_page(content.body).items or ()
+        except Refused:
+            raise RevisionRefused(answer) from None
+        records: list[RolloutRecord] = []
+        for item in items:
+            if record := parse_record(_parse(item)):
+                records.append(record)
+            # Each may have LARGEST_DATA.
+            await asyncio.sleep(0)
+        return records
 
     async def create(self, key: ServiceKey, record: RolloutRecord) -> bool:
         """Store a revision. Return False if it is stored already, or can never be: its namespace
@@ -105,12 +122,6 @@ class RevisionClient:
         answer = await self._api.send("DELETE", _path(key, rollout), timeout=_TIMEOUT)
         if not answer.ok and answer.status != HTTPStatus.NOT_FOUND:
             raise RevisionRefused(answer)
-
-
-def _records(answer: dict[str, Any]) -> Iterator[RolloutRecord]:
-    for item in get_list(answer, "items"):
-        if record := parse_record(item):
-            yield record
 
 
 def _is_terminating(answer: Answer) -> bool:

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
+from modelservice.v1 import rollout_service_pb2 as rollouts_pb
+from modelservice.v1.rollout_service_pb2_grpc import RolloutServiceStub
 
 from lab import AuditEntry, Lab, wait_until
 from tests.api.test_rights import answer
@@ -229,6 +231,28 @@ def test_an_event_that_may_not_be_written_fails_no_deploy(
         assert get(ci, namespace, "iris").rollout_id == rollout
         # The next ones are counted, and logged a minute later.
         assert server.log.read_text().count("events not written") == 1
+
+
+def test_without_rights_to_revisions_all_else_is_as_before(
+    lab: Lab, replica: StartReplica, namespace: str
+) -> None:
+    given = lab.get(CLUSTER_ROLE)["rules"]
+    rules = [rule for rule in given if rule["resources"] != ["controllerrevisions"]]
+    with account(lab, "revisionless", rules) as kubeconfig:
+        server = replica(kubeconfig=kubeconfig)
+        for image in ("any:1", "any:2"):
+            rollout = deploy(server.stub, namespace, "iris", container(image)).rollout_id
+            wait_ready(server.stub, namespace, "iris", rollout)
+        rollouts = RolloutServiceStub(server.channel)
+        refusal = refused(
+            StatusCode.FAILED_PRECONDITION,
+            "SERVER_LACKS_RIGHTS",
+            rollouts.ListRevisions,
+            rollouts_pb.ListRevisionsRequest(namespace=namespace, name="iris"),
+        )
+        assert refusal.metadata == {"verb": "list", "resource": "controllerrevisions"}
+        [warning] = [line for line in server.log.read_text().splitlines() if "revision" in line]
+        assert "it may not be read" in warning
 
 
 def test_a_server_of_one_namespace_needs_no_rights_in_others(

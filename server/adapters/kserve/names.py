@@ -25,6 +25,17 @@ DEPLOYMENT_ANNOTATION = f"{OUR_PREFIX}deployment-id"
 DEPLOYED_BY_ANNOTATION = f"{OUR_PREFIX}deployed-by"
 ROLLBACK_ANNOTATION = f"{OUR_PREFIX}rollback-of"
 
+# On ControllerRevisions: the uid of the service and the generation of the rollout, then what else
+# is known of it.
+REVISION_OF_LABEL = f"{OUR_PREFIX}revision-of"
+GENERATION_LABEL = f"{OUR_PREFIX}generation"
+CONTENT_HASH_ANNOTATION = f"{OUR_PREFIX}content-hash"
+UNSEEN_AFTER_ANNOTATION = f"{OUR_PREFIX}unseen-after"
+LATER_FIELDS_ANNOTATION = f"{OUR_PREFIX}later-fields"
+OUTCOME_ANNOTATION = f"{OUR_PREFIX}outcome"
+READY_TIME_ANNOTATION = f"{OUR_PREFIX}ready-time"
+FAILURE_ANNOTATION = f"{OUR_PREFIX}failure"
+
 KNATIVE_DEADLINE_ANNOTATION = "serving.knative.dev/progress-deadline"
 
 MODE_ANNOTATION = "serving.kserve.io/deploymentMode"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from typing import Any
 
 import pytest
 
 from server.adapters.kserve.client import ApiServer
+from server.adapters.kserve.informers.held_revision import HeldRevision, KnownRevision
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.revisions.revision_index import MOST_HELD, RevisionIndex
 from server.adapters.kserve.revisions.rollout_record import (
-    KnownRevision,
     RolloutRecord,
     manifest_of,
 )
@@ -36,10 +35,11 @@ def index(api: ApiServer, lost: list[ServiceKey]) -> RevisionIndex:
     return RevisionIndex(api, [], lost.append, lambda: None)
 
 
-def metadata(uid: str, generation: int, outcome: RevisionOutcome | None = None) -> dict[str, Any]:
+def metadata(uid: str, generation: int, outcome: RevisionOutcome | None = None) -> HeldRevision:
     failure = OOM if outcome is RevisionOutcome.FAILED else None
     revision = Revision(Rollout(uid, generation), None, outcome=outcome, failure=failure)
-    return {"metadata": manifest_of(KEY, RolloutRecord(revision, generation))["metadata"]}
+    manifest = manifest_of(KEY, RolloutRecord(revision, generation))
+    return HeldRevision({"metadata": manifest["metadata"]})
 
 
 def known(generation: int, outcome: RevisionOutcome | None = None) -> KnownRevision:
@@ -68,14 +68,14 @@ async def test_it_has_what_is_listed_written_and_watched(
 
 async def test_however_many_others_label_it_is_bounded(index: RevisionIndex) -> None:
     [reflector] = index.reflectors
-    others = {"metadata": {"labels": {"modelservice.dev/revision-of": "u"}}}
+    others = HeldRevision({"metadata": {"labels": {"modelservice.dev/revision-of": "u"}}})
     many = [metadata("u", n) for n in range(1, MOST_HELD + 10)]
     index.listed(reflector.resource, [others, *many], 0)
     assert len(index.of("team-a", "u")) == MOST_HELD
 
 
 async def test_the_revisions_of_a_service_take_less_than_a_kibibyte(index: RevisionIndex) -> None:
-    services = 1000
+    services = 200
     [reflector] = index.reflectors
     index.listed(reflector.resource, [], 0)
     gc.collect()

@@ -10,21 +10,18 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.adapters.kserve.informers.held_revision import HeldRevision
 from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object
+from server.adapters.kserve.names import OUTCOME_ANNOTATION
 from server.adapters.kserve.revisions.rollout_record import (
     LARGEST_DATA,
-    OUTCOME,
-    KnownRevision,
     RolloutRecord,
-    known_of,
     later_fields_of,
     manifest_of,
-    owner_of,
     parse_record,
     record_of,
     record_patch,
-    service_uid_of,
 )
 from server.domain.revisions.revision import Revision, RevisionContent, RevisionOutcome
 from server.domain.rollout.failures import failure_of
@@ -93,8 +90,8 @@ def test_what_is_kept_of_a_rollout_is_read_as_it_was(
     kept = RolloutRecord(revision, 2**64 - 1, unseen_after)
     read = parse_record(stored(kept))
     assert read == replace(kept, revision=as_kept(revision), version="9")
-    assert known_of(stored(kept)) == kept.known
-    assert (owner_of(stored(kept)), service_uid_of(stored(kept))) == (KEY, "u")
+    held = HeldRevision(stored(kept))
+    assert (held.known, held.owner, held.service_uid) == (kept.known, KEY, "u")
 
 
 def test_the_metadata_alone_has_all_but_the_content() -> None:
@@ -163,11 +160,12 @@ def test_whatever_others_write_is_read(data: Any, text: str) -> None:
             | {"annotations": dict.fromkeys(obj["metadata"]["annotations"], text)}
         },
     ):
-        read = parse_record(changed)
+        read, held = parse_record(changed), HeldRevision(changed)
         assert read is not None
-        assert read.generation == 3
+        assert held.known is not None
+        assert read.generation == held.known.generation == 3
     obj["metadata"]["labels"] = {}
-    assert parse_record(obj) is None
+    assert parse_record(obj) is HeldRevision(obj).known is None
 
 
 def test_the_patch_of_an_outcome_replaces_the_former_one_on_the_version_that_was_read() -> None:
@@ -176,7 +174,7 @@ def test_the_patch_of_an_outcome_replaces_the_former_one_on_the_version_that_was
     revision = replace(failed.revision, outcome=RevisionOutcome.READY, failure=None)
     patch = record_patch(replace(failed, revision=revision))["metadata"]
     assert patch["resourceVersion"] == "9"
-    assert patch["annotations"][OUTCOME] == "READY"
+    assert patch["annotations"][OUTCOME_ANNOTATION] == "READY"
     assert [key for key, text in patch["annotations"].items() if text is None] == [
         "modelservice.dev/ready-time",
         "modelservice.dev/failure",
@@ -219,4 +217,4 @@ def test_scaling_is_of_the_same_revision_and_a_restart_is_not() -> None:
     scaled = replace(scaled, spec=replace(CONTAINER, scaling=Scaling(2, 4)))
     assert seen(applied(scaled)).content_hash == first
     assert seen(applied(desired(restart="again"))).content_hash != first
-    assert KnownRevision(1, first).content_hash < 2**64
+    assert first < 2**64

@@ -9,6 +9,7 @@ import msgspec
 
 from server.adapters.kserve.held_object import HeldObject, keep_parsed
 from server.adapters.kserve.informers.collections import BINDINGS, RUNTIMES, Kind
+from server.adapters.kserve.informers.held_revision import HeldRevision
 from server.adapters.kserve.manifests.field_ownership import packed
 from server.adapters.kserve.objects import Object
 
@@ -20,7 +21,7 @@ LONG_TEXT = 2**10
 
 _parse = msgspec.json.Decoder(dict[str, Any]).decode
 # A few fields of them are read at once, and only those are cached.
-_READ_AT_ONCE = (*BINDINGS, *RUNTIMES, Kind.CONTROLLER_REVISIONS)
+_READ_AT_ONCE = (*BINDINGS, *RUNTIMES)
 
 
 def hold(kind: Kind, text: memoryview) -> Object:
@@ -42,6 +43,8 @@ def hold_parsed(kind: Kind, found: Mapping[str, Any], *, stays_parsed: bool = Fa
     A large one and one with long texts stay as dicts: they share their texts with the other objects
     of the service (`text_interning`).
     """
+    if kind is Kind.CONTROLLER_REVISIONS:
+        return HeldRevision(found)
     found = without_unused(kind, found)
     if kind in _READ_AT_ONCE:
         return found

@@ -17,6 +17,7 @@ import structlog
 from server.adapters.kserve.apply.api_server_errors import error_of, unavailable
 from server.adapters.kserve.apply.service_client import ServiceClient
 from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
+from server.adapters.kserve.informers.held_revision import KnownRevision
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.informers.watch_stream import Backoff
 from server.adapters.kserve.manifests.object_parser import parse_object
@@ -25,7 +26,6 @@ from server.adapters.kserve.revisions.history import before, history_of, new_rev
 from server.adapters.kserve.revisions.revision_client import RevisionClient, RevisionRefused
 from server.adapters.kserve.revisions.revision_index import RevisionIndex
 from server.adapters.kserve.revisions.rollout_record import (
-    KnownRevision,
     RolloutRecord,
     later_fields_of,
     news_of,

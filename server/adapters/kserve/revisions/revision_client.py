@@ -16,9 +16,9 @@ from server.adapters.kserve.client import Answer, ApiServer
 from server.adapters.kserve.informers.collections import METADATA
 from server.adapters.kserve.informers.reflector import LARGEST_WHOLE
 from server.adapters.kserve.informers.watch_stream import Refused, read_page
+from server.adapters.kserve.names import REVISION_OF_LABEL
 from server.adapters.kserve.objects import get_list, get_map
 from server.adapters.kserve.revisions.rollout_record import (
-    SERVICE_UID_LABEL,
     RolloutRecord,
     manifest_of,
     object_name,
@@ -59,7 +59,7 @@ class RevisionClient:
 
     async def list(self, key: ServiceKey, uid: str) -> list[RolloutRecord]:
         """Return the stored revisions of a service, as the API server has them now."""
-        query = {"labelSelector": f"{SERVICE_UID_LABEL}={uid}", "limit": str(MOST_LISTED)}
+        query = {"labelSelector": f"{REVISION_OF_LABEL}={uid}", "limit": str(MOST_LISTED)}
         content = await self._api.read(_path(key), query, most=LARGEST_WHOLE, timeout=_TIMEOUT)
         answer = content.answer()
         if not answer.ok:

@@ -7,16 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.informers.collections import Resource, followed_revisions
+from server.adapters.kserve.informers.held_revision import HeldRevision, KnownRevision
 from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.watch_stream import WatchEvent
+from server.adapters.kserve.names import REVISION_OF_LABEL
 from server.adapters.kserve.objects import Object
-from server.adapters.kserve.revisions.rollout_record import (
-    SERVICE_UID_LABEL,
-    KnownRevision,
-    known_of,
-    owner_of,
-    service_uid_of,
-)
 from server.domain.revisions.revision import RevisionOutcome
 from server.domain.rollout.status import FailureReason
 from server.domain.service.inference_service import ServiceKey
@@ -43,7 +38,7 @@ class RevisionIndex:
         lost: Callable[[ServiceKey], None],
         returned: Callable[[], None],
     ) -> None:
-        followed = followed_revisions(namespaces, SERVICE_UID_LABEL)
+        followed = followed_revisions(namespaces, REVISION_OF_LABEL)
         self.reflectors = [Reflector(api, resource, self) for resource in followed]
         self._lost = lost
         self._returned = returned
@@ -90,8 +85,9 @@ class RevisionIndex:
         """See `Sink`."""
         found: dict[str, list[KnownRevision]] = {}
         for obj in objects:
-            if known := known_of(obj):
-                found.setdefault(service_uid_of(obj), []).append(known)
+            assert isinstance(obj, HeldRevision)
+            if obj.known:
+                found.setdefault(obj.service_uid, []).append(obj.known)
         self._held[resource.namespace] = {uid: _packed(known) for uid, known in found.items()}
         if resource.namespace in self._absent:
             self._absent.remove(resource.namespace)
@@ -108,18 +104,16 @@ class RevisionIndex:
 
     def changed(self, resource: Resource, event: WatchEvent) -> None:
         """See `Sink`."""
-        key, uid, known = (
-            owner_of(event.object),
-            service_uid_of(event.object),
-            known_of(event.object),
-        )
-        if known is None:
+        found = event.object
+        assert isinstance(found, HeldRevision)
+        if found.known is None:
             return
+        namespace = found.owner.namespace
         if event.type == "DELETED":
-            self.drop(key.namespace, uid, known.generation)
-            self._lost(key)
+            self.drop(namespace, found.service_uid, found.known.generation)
+            self._lost(found.owner)
         else:
-            self.put(key.namespace, uid, known)
+            self.put(namespace, found.service_uid, found.known)
 
     def _collection(self, namespace: str) -> dict[str, bytes] | None:
         return self._held.get(namespace, self._held.get(""))

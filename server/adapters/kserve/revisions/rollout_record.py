@@ -9,16 +9,34 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
+from server.adapters.kserve.informers.held_revision import (
+    LARGEST_FAILURE,
+    KnownRevision,
+    known_of,
+    parse_number,
+    service_uid_of,
+)
 from server.adapters.kserve.manifests.annotations import rollback_of
 from server.adapters.kserve.manifests.field_managers import newest_time
 from server.adapters.kserve.manifests.object_parser import ParsedObject
-from server.adapters.kserve.names import API_VERSION, FIELD_MANAGER, KIND
+from server.adapters.kserve.names import (
+    API_VERSION,
+    CONTENT_HASH_ANNOTATION,
+    FAILURE_ANNOTATION,
+    FIELD_MANAGER,
+    GENERATION_LABEL,
+    KIND,
+    LATER_FIELDS_ANNOTATION,
+    OUTCOME_ANNOTATION,
+    READY_TIME_ANNOTATION,
+    REVISION_OF_LABEL,
+    UNSEEN_AFTER_ANNOTATION,
+)
 from server.adapters.kserve.objects import (
     Object,
     annotations_of,
-    get_list,
     get_map,
     parse_time,
     version_of,
@@ -33,19 +51,8 @@ from server.domain.revisions.revision import (
 from server.domain.revisions.spec_json import content_json, parse_content
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import Component, Failure, FailureReason
-from server.domain.service.commands import MOST_USER, OUR_PREFIX, fingerprint
+from server.domain.service.commands import MOST_USER, fingerprint
 from server.domain.service.inference_service import ServiceKey
-
-# Labels: the uid of the service, and the generation of the rollout.
-SERVICE_UID_LABEL = f"{OUR_PREFIX}revision-of"
-GENERATION_LABEL = f"{OUR_PREFIX}generation"
-# Annotations.
-CONTENT_HASH = f"{OUR_PREFIX}content-hash"
-UNSEEN_AFTER = f"{OUR_PREFIX}unseen-after"
-OUTCOME = f"{OUR_PREFIX}outcome"
-READY_TIME = f"{OUR_PREFIX}ready-time"
-FAILURE = f"{OUR_PREFIX}failure"
-LATER_FIELDS = f"{OUR_PREFIX}later-fields"
 
 # A larger content is left out: its revision has an outcome, and nothing to go back to.
 LARGEST_DATA = 2**18
@@ -53,21 +60,6 @@ _LONGEST_MESSAGE = 4096
 # Of the JSON of a spec: what `InferenceServiceSpec.of_pods` leaves out.
 _LATER = ("scaling", "rolloutStrategy")
 _LONGEST_FIELD = 256
-_LARGEST_FAILURE = 2**14
-
-
-class KnownRevision(NamedTuple):
-    """What is held in memory of a stored revision. `reason` is that of its failure."""
-
-    generation: int
-    content_hash: int
-    outcome: RevisionOutcome | None = None
-    reason: FailureReason | None = None
-
-    @property
-    def news(self) -> tuple[RevisionOutcome | None, FailureReason | None]:
-        """Return what is stored again when it changes."""
-        return self.outcome, self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +138,12 @@ def manifest_of(key: ServiceKey, record: RolloutRecord) -> dict[str, Any]:
     revision = record.revision
     rollout = revision.rollout
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": key.name, "uid": rollout.uid}
-    annotations = {CONTENT_HASH: f"{record.content_hash:016x}", **outcome_annotations(revision)}
+    annotations = {
+        CONTENT_HASH_ANNOTATION: f"{record.content_hash:016x}",
+        **outcome_annotations(revision),
+    }
     if record.unseen_after:
-        annotations[UNSEEN_AFTER] = str(record.unseen_after)
+        annotations[UNSEEN_AFTER_ANNOTATION] = str(record.unseen_after)
     return {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
@@ -156,7 +151,7 @@ def manifest_of(key: ServiceKey, record: RolloutRecord) -> dict[str, Any]:
             "namespace": key.namespace,
             "name": object_name(key.name, rollout),
             "labels": {
-                SERVICE_UID_LABEL: rollout.uid,
+                REVISION_OF_LABEL: rollout.uid,
                 GENERATION_LABEL: str(rollout.generation),
             },
             "annotations": annotations,
@@ -174,42 +169,28 @@ def outcome_annotations(revision: Revision) -> dict[str, str]:
     in them.
     """
     texts = {
-        OUTCOME: revision.outcome or "",
-        READY_TIME: revision.ready_time.isoformat() if revision.ready_time else "",
-        FAILURE: _failure_text(revision.failure) if revision.failure else "",
+        OUTCOME_ANNOTATION: revision.outcome or "",
+        READY_TIME_ANNOTATION: revision.ready_time.isoformat() if revision.ready_time else "",
+        FAILURE_ANNOTATION: _failure_text(revision.failure) if revision.failure else "",
     }
     return {key: str(text) for key, text in texts.items() if text}
 
 
 def record_patch(record: RolloutRecord) -> dict[str, Any]:
     """Return the merge patch that stores what changes, on exactly the version that was read."""
-    texts = outcome_annotations(record.revision) | {LATER_FIELDS: record.later_fields or None}
-    annotations = {key: texts.get(key) for key in (OUTCOME, READY_TIME, FAILURE, LATER_FIELDS)}
+    texts = outcome_annotations(record.revision) | {
+        LATER_FIELDS_ANNOTATION: record.later_fields or None
+    }
+    annotations = {
+        key: texts.get(key)
+        for key in (
+            OUTCOME_ANNOTATION,
+            READY_TIME_ANNOTATION,
+            FAILURE_ANNOTATION,
+            LATER_FIELDS_ANNOTATION,
+        )
+    }
     return {"metadata": {"resourceVersion": record.version, "annotations": annotations}}
-
-
-def owner_of(obj: Object) -> ServiceKey:
-    """Return the service that owns a ControllerRevision."""
-    owners = get_list(obj, "metadata", "ownerReferences")
-    name = next((str(o.get("name", "")) for o in owners if o.get("controller")), "")
-    return ServiceKey(str(get_map(obj, "metadata").get("namespace", "")), name)
-
-
-def service_uid_of(obj: Object) -> str:
-    """Return the uid of the service whose rollout a ControllerRevision keeps."""
-    return str(get_map(obj, "metadata", "labels").get(SERVICE_UID_LABEL, ""))
-
-
-def known_of(obj: Object) -> KnownRevision | None:
-    """Read the metadata of a ControllerRevision; None if it is none of ours."""
-    metadata = get_map(obj, "metadata")
-    generation = _number(get_map(metadata, "labels").get(GENERATION_LABEL), 10)
-    if not generation:
-        return None
-    annotations = annotations_of(obj)
-    revision = _with_outcome(Revision(Rollout("", generation), None), annotations)
-    content_hash = _number(annotations.get(CONTENT_HASH), 16)
-    return KnownRevision(generation, content_hash, *news_of(revision))
 
 
 def parse_record(obj: Object) -> RolloutRecord | None:
@@ -220,7 +201,7 @@ def parse_record(obj: Object) -> RolloutRecord | None:
     known, data = known_of(obj), get_map(obj, "data")
     if known is None:
         return None
-    later_fields = _text(annotations_of(obj), LATER_FIELDS)
+    later_fields = _text(annotations_of(obj), LATER_FIELDS_ANNOTATION)
     created = parse_time(data.get("createTime")) or parse_time(
         get_map(obj, "metadata").get("creationTimestamp")
     )
@@ -229,13 +210,13 @@ def parse_record(obj: Object) -> RolloutRecord | None:
         _content_of(data, later_fields),
         created,
         deployed_by=_text(data, "deployedBy")[:MOST_USER],
-        rollback_of=_number(data.get("rollbackOf"), 10),
+        rollback_of=parse_number(data.get("rollbackOf"), 10),
         deployment_id=_text(data, "deploymentId"),
     )
     return RolloutRecord(
         _with_outcome(revision, annotations_of(obj)),
         known.content_hash,
-        _number(annotations_of(obj).get(UNSEEN_AFTER), 10),
+        parse_number(annotations_of(obj).get(UNSEEN_AFTER_ANNOTATION), 10),
         later_fields,
         version_of(obj),
     )
@@ -270,11 +251,12 @@ def _content_of(data: Object, later_fields: str) -> RevisionContent | None:
 
 def _with_outcome(revision: Revision, annotations: Mapping[str, Any]) -> Revision:
     try:
-        outcome = RevisionOutcome(annotations.get(OUTCOME, ""))
+        outcome = RevisionOutcome(annotations.get(OUTCOME_ANNOTATION, ""))
     except ValueError:
         return revision
-    ready_time = parse_time(annotations.get(READY_TIME))
-    failure = _parse_failure(annotations.get(FAILURE))
+    ready_time = parse_time(annotations.get(READY_TIME_ANNOTATION))
+    failed = outcome is RevisionOutcome.FAILED
+    failure = _parse_failure(annotations.get(FAILURE_ANNOTATION)) if failed else None
     return replace(revision, outcome=outcome, ready_time=ready_time, failure=failure)
 
 
@@ -297,7 +279,7 @@ def _failure_text(failure: Failure) -> str:
 
 
 def _parse_failure(text: object) -> Failure | None:
-    if not isinstance(text, str) or len(text) > _LARGEST_FAILURE:
+    if not isinstance(text, str) or len(text) > LARGEST_FAILURE:
         return None
     try:
         shown = json.loads(text)
@@ -323,12 +305,3 @@ def _parse_failure(text: object) -> Failure | None:
 def _text(found: Mapping[str, Any], name: str) -> str:
     value = found.get(name, "")
     return value if isinstance(value, str) else ""
-
-
-def _number(value: object, base: int) -> int:
-    """Read a number that is not negative and has 64 bits at most; 0 if it is none."""
-    try:
-        number = int(value, base) if isinstance(value, str) and len(value) < 20 else 0
-    except ValueError:
-        return 0
-    return number if 0 <= number < 2**64 else 0

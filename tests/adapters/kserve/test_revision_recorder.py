@@ -40,6 +40,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "AFTER_WRITE", 0.01)
     monkeypatch.setattr(recorder, "AFTER_SIGHT", (0.01, 0.02))
     monkeypatch.setattr(recorder, "AFTER_OUTCOME", (0.01, 0.02))
+    monkeypatch.setattr(recorder, "AFTER_START", (0.01, 0.02))
     monkeypatch.setattr(recorder, "AFTER_REFUSAL", 0.05)
 
 
@@ -198,6 +199,7 @@ async def test_what_was_ready_for_a_moment_was_ready(
     monkeypatch.setattr(recorder, "AFTER_OUTCOME", (0.3, 0.3))
     await server.put(SERVICES, service(1, "any:1"))
     async with running(api) as replica:
+        await stored(server, 1)
         await replica.report(1, State.READY)
         await replica.report(1, State.FAILED)
         await server.put(SERVICES, service(2, "any:2"))

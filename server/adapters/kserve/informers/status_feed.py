@@ -35,6 +35,10 @@ REPORT_AT_ONCE = 0.002
 class RolloutObserver(Protocol):
     """Takes the rollouts of services, each when it is first seen. No method may await."""
 
+    def synced(self) -> None:
+        """Take it that all services are cached; new generations are reported from now on."""
+        ...
+
     def generation_seen(self, obj: Object) -> None:
         """Take an InferenceService whose uid and generation the cache did not have before."""
         ...
@@ -84,10 +88,6 @@ class StatusFeed:
     def observe_rollouts(self, observer: RolloutObserver) -> None:
         """Report the rollouts of all services to an observer."""
         self._rollouts = observer
-
-    def report_all(self) -> None:
-        """Report every service again."""
-        self._touch(list(self.object_cache.keys()))
 
     def on_reachable_change(self, changed: Callable[[], None]) -> None:
         """Call `changed` each time that `reachable` changes."""
@@ -184,6 +184,8 @@ class StatusFeed:
                 self._changes = ChangeQueue(self.object_cache.keys())
                 await self._report_changes()
                 sink.mark_synced()
+                if self._rollouts:
+                    self._rollouts.synced()
                 while True:
                     await self._changes.wait()
                     await self._report_changes()
@@ -244,7 +246,7 @@ class StatusFeed:
         self._touch((key,))
 
     def _note_generation(self, service: Object) -> None:
-        if self._rollouts:
+        if self._rollouts and self._sink:
             self._rollouts.generation_seen(service)
 
     def _touch(self, keys: Iterable[ServiceKey]) -> None:

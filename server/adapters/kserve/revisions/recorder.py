@@ -33,7 +33,13 @@ from server.adapters.kserve.revisions.rollout_record import (
 )
 from server.change_queue import ChangeQueue
 from server.deadline import Deadline
-from server.domain.revisions.revision import Revision, superseded, to_keep, with_status
+from server.domain.revisions.revision import (
+    Revision,
+    RevisionOutcome,
+    superseded,
+    to_keep,
+    with_status,
+)
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -43,6 +49,7 @@ AFTER_WRITE = 1.0
 # The replica that wrote comes before the others, and they do not come at one moment.
 AFTER_SIGHT = (3.0, 5.0)
 AFTER_OUTCOME = (1.0, 3.0)
+AFTER_START = (0.0, 2.0)
 AFTER_REFUSAL = 60.0
 LOGGED_EVERY = 60.0
 _READ_SECONDS = 5.0
@@ -85,7 +92,7 @@ class RevisionRecorder:
     ) -> None:
         self._client = RevisionClient(api)
         self._services = ServiceClient(api)
-        self._index = RevisionIndex(api, namespaces, self._look_again, self._look_at_all)
+        self._index = RevisionIndex(api, namespaces, self._look_again, self._let_all_be_due)
         self._most = most
         self._most_seen = most + 2
         self._feed = feed
@@ -94,9 +101,16 @@ class RevisionRecorder:
         self._examined: dict[ServiceKey, Rollout] = {}
         self._due = ChangeQueue[ServiceKey]()
         self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
+        # Before that, statuses are not kept: all of them come at the start.
+        self._all_due = False
         self._failed = 0
         self._logged = float("-inf")
         feed.observe_rollouts(self)
+
+    def synced(self) -> None:
+        """Take it that all services are known: those without a revision get one."""
+        delay = random.uniform(*AFTER_START)  # noqa: S311 (jitter)
+        asyncio.get_running_loop().call_later(delay, self._let_all_be_due)
 
     def generation_seen(self, obj: Object) -> None:
         """Take a generation of an InferenceService that was not seen before."""
@@ -109,6 +123,8 @@ class RevisionRecorder:
     def reported(self, service: InferenceService) -> None:
         """Take the present status of a service."""
         if service.status.state not in _DECIDING or self._index.refused(service.key.namespace):
+            return
+        if not self._all_due and service.key not in self._seen:
             return
         uid, generation = service.rollout
         present = self._present(service.key, service.rollout)
@@ -190,14 +206,16 @@ class RevisionRecorder:
                     self._seen.pop(key, None)
                 else:
                     backoff = Backoff()
+                # Most of them are stored already, which takes no request.
+                await asyncio.sleep(0)
 
     async def _record(self, key: ServiceKey) -> None:
         """Store what was seen of a service, oldest first."""
-        seen = self._seen.get(key)
-        if seen is None:
-            return
         if not self._index.readable(key.namespace):
-            del self._seen[key]
+            self._seen.pop(key, None)
+            return
+        seen = self._seen.get(key) or self._unrecorded(key)
+        if seen is None:
             return
         stored = False
         while seen.objects:
@@ -215,6 +233,23 @@ class RevisionRecorder:
             await self._prune(key, seen.uid)
         if not seen.objects and not seen.statuses and self._seen.get(key) is seen:
             del self._seen[key]
+
+    def _unrecorded(self, key: ServiceKey) -> _Seen | None:
+        """Return what is not stored of a service as it is now; None if all is."""
+        obj = self._feed.object_cache.service(key)
+        if obj is None:
+            return None
+        seen, generation = _Seen(uid_of(obj)), generation_of(obj)
+        known = self._index.of(key.namespace, seen.uid)
+        rollout = Rollout(seen.uid, generation)
+        present = self._present(key, rollout)
+        if present is None and self._examined_at(key, seen.uid) != generation:
+            seen.objects[generation] = obj
+        if seen.objects or (present and present.outcome is not RevisionOutcome.READY):
+            shown = self._feed.derive(key)
+            if shown and shown.rollout == rollout and shown.status.state in _DECIDING:
+                seen.statuses[generation] = shown.status
+        return seen if known or seen.objects else None
 
     async def _record_rollout(self, key: ServiceKey, seen: _Seen, generation: int) -> bool:
         """Store a rollout if it is a revision that is not stored. Return whether it was stored."""
@@ -335,15 +370,13 @@ class RevisionRecorder:
         self._due.add(key)
 
     def _look_again(self, key: ServiceKey) -> None:
-        """Take a service whose revision was deleted: the present one is stored again."""
-        if obj := self._feed.object_cache.service(key):
-            self.generation_seen(obj)
+        """Look at a service whose revision was deleted: the present one is stored again."""
+        self._schedule(key, _after_sight())
 
-    def _look_at_all(self) -> None:
-        """Take all services: what is stored of them can be read from now on."""
-        for key in list(self._feed.object_cache.keys()):
-            self._look_again(key)
-        self._feed.report_all()
+    def _let_all_be_due(self) -> None:
+        self._all_due = True
+        for key in self._feed.object_cache.keys():  # noqa: SIM118 (no mapping)
+            self._due.add(key)
 
     def _present(self, key: ServiceKey, rollout: Rollout) -> KnownRevision | None:
         """Return the stored revision of a rollout; None if it is not known which one that is."""

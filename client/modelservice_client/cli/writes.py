@@ -34,10 +34,15 @@ def written(
     session.heard = True
     if request_id:
         progress.event(action_of(response), service_name(response.service), "bold")
+    _show_warnings(progress, response)
+    return response
+
+
+def _show_warnings(progress: Progress, response: DeployResponse) -> None:
+    """Print the warnings of a write, which no later answer has."""
     for warning in response.warnings:
         path = f"{warning.field}: " if warning.field else ""
         progress.event("WARNING", f"{path}{warning.message}", "yellow")
-    return response
 
 
 def action_of(response: DeployResponse) -> str:
@@ -87,6 +92,7 @@ def roll_back(
             timeout=timeout,
         )
         goes_on(session, undone.service, "The rollback of {} goes on.")
+        _show_warnings(progress, undone)
         restored = ready(session, progress, undone, ends)
     except ModelServiceError as error:
         if not isinstance(error, NotReachable | Timeout):

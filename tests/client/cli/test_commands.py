@@ -464,7 +464,9 @@ def make_ready(served: Served, name: str) -> None:
 @pytest.fixture
 def deployed(served: Served, stub: ModelServiceStub, name: str, open_rollouts: None) -> str:
     """A service whose first revision is READY. Its later rollouts end as a test says."""
-    stub.Deploy(deploy(name))
+    first = deploy(name)
+    first.spec.scaling.min_replicas = 0
+    stub.Deploy(first)
     make_ready(served, name)
     return f"{NAMESPACE}/{name}"
 
@@ -485,6 +487,8 @@ def test_a_failed_rollout_is_rolled_back_and_ends_with_81(
     assert f"error: {deployed} failed: IMAGE_PULL" in lines
     assert "remedy push it" in lines
     assert "rollback done: revision 1 serves again" in lines
+    # Of the rollback alone.
+    assert "".join(lines).count("WARNING spec.scaling.min_replicas: 0 means 1") == 1
     restored = json.loads(run.stdout)
     assert restored["spec"]["container"]["image"] == "example.org/model:1"
     assert restored["status"]["state"] == "STATE_READY"

@@ -259,11 +259,12 @@ explain() {
     cat "$folder/error" >&2
     echo >&2
     reasons=$(text_of reason '"') failure=$(text_of reason '"REASON_') remedy=$(text_of remedy '"')
+    [ "$reasons" != "$failure" ] || reasons=''
     if [ "$code" = 68 ]; then
         reasons="not decided in time"
         [ -n "$failed" ] || reasons="$reasons; the same command with --request-id $id goes on"
     fi
-    reasons=$reasons${failure:+, $failure}
+    reasons=$reasons${failure:+${reasons:+, }$failure}
 }
 
 # finish CODE REASONS REMEDY
@@ -349,7 +350,8 @@ watch() {
         call ModelService/WatchStatus stream 300 "$@"
         wait "$showing" || :
         [ "$code" != 0 ] || break
-        if [ "$rollback" = true ] && grep -q '"reason": *"ROLLOUT_FAILED"' "$folder/error"; then
+        # Only a rollout that has failed has this detail; others need reflection to be read.
+        if [ "$rollback" = true ] && grep -q '/modelservice\.v1\.Failure"' "$folder/error"; then
             break
         fi
         wait_to_retry

@@ -192,6 +192,11 @@ def ready_before(stub: ModelServiceStub, served: Served, name: str) -> None:
 
 
 ROLLBACK = "--rollback-on-failure"
+PROTOS = tuple(
+    word
+    for file in ("model_service", "rollout_service")
+    for word in ("-import-path", str(ROOT / "proto"), "-proto", f"modelservice/v1/{file}.proto")
+)
 SECOND = "example.org/model:2"
 
 
@@ -224,6 +229,28 @@ def test_a_failed_rollout_is_rolled_back_and_ends_with_81(
         ]
         assert '"reason": "REASON_IMAGE_PULL"' in run.errors
         assert get(stub, name).spec.container.image == "example.org/model:1"
+
+
+@pytest.mark.usefixtures("open_rollouts")
+def test_with_the_protos_instead_of_reflection_a_failed_rollout_is_rolled_back(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    ready_before(stub, served, "described")
+    body = request("described", SECOND)
+    run = script.run("dash", served.address, body, ROLLBACK, grpcurl=PROTOS, CI_JOB_ID="1")
+    run.until("PENDING")
+    rollout_id = get(stub, "described").rollout_id
+    served.inside(served.memory.set_status, key("described"), failed(rollout_id))
+    run.until("PENDING", times=2)
+    make_ready(served, "described")
+    assert run.code() == 81, run.errors
+    service = f"{NAMESPACE}/described"
+    assert run.err[-3:] == [
+        f"deploy.sh: {service} is rolled back to revision 1, and is ready",
+        # Nothing describes google.rpc.ErrorInfo.
+        f"deploy.sh: exit 81: REASON_IMAGE_PULL ({service})",
+        "deploy.sh: remedy: push it",
+    ]
 
 
 @pytest.mark.usefixtures("open_rollouts")

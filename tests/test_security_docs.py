@@ -13,6 +13,7 @@ from server.adapters import token_file
 from server.adapters.kserve import client
 from server.adapters.kserve.identity import identities
 from server.adapters.kserve.informers import status_feed
+from server.adapters.kserve.revisions import rollout_record
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
 from server.api import authentication, call_limits, grpc_server, requests, responses
@@ -96,6 +97,8 @@ LIMITS = {
     "labels; node labels and tolerations": spec_validation.MOST_TOLERATIONS,
     "annotations": validation.MOST_ANNOTATIONS,
     "annotations, in bytes": validation.MOST_ANNOTATION_BYTES,
+    "revisions of a service that are kept": settings.Serving.model_fields["revisions"].default,
+    "the content of a revision on KServe, in bytes": rollout_record.LARGEST_DATA,
     "requirements of a selector": selectors.MOST_REQUIREMENTS,
     "services of a page": requests.PAGE_SIZE_MAX,
     "a page, in bytes, but for its last service": responses.PAGE_BYTES,

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import aiohttp
 
 
 class TooLarge(ValueError):
     """The answer is larger than the maximum."""
+
+
+async def chunks_at_most(response: aiohttp.ClientResponse, most: int) -> AsyncIterator[bytes]:
+    """Yield an answer as it arrives. Raises TooLarge beyond `most` bytes, and aiohttp's errors."""
+    read = 0
+    async for chunk in response.content.iter_any():
+        read += len(chunk)
+        if read > most:
+            raise TooLarge(f"more than {most} bytes")
+        yield chunk
 
 
 async def read_at_most(response: aiohttp.ClientResponse, most: int) -> bytearray:
@@ -15,8 +27,6 @@ async def read_at_most(response: aiohttp.ClientResponse, most: int) -> bytearray
     The answer is not copied to bytes, which would take its size again.
     """
     body = bytearray()
-    async for chunk in response.content.iter_any():
+    async for chunk in chunks_at_most(response, most):
         body += chunk
-        if len(body) > most:
-            raise TooLarge(f"more than {most} bytes")
     return body

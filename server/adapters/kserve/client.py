@@ -106,7 +106,7 @@ class Content:
 class ApiServer:
     """The API server; `connect` opens it, `close` closes it.
 
-    `lists` limits the lists and the pages of lists that are in memory at once.
+    `lists` limits the lists and the pages of lists that are read at once.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -188,13 +188,28 @@ class ApiServer:
 
         Raises AnswerTooLarge for a larger one.
         """
-        deadline = Deadline.after(timeout)
-        request = {"params": query, "headers": {"Accept": accept}}
-        async with self._request(
-            "GET", path, request, _limits_until(deadline), deadline
-        ) as response:
+        async with self.open_answer(path, query, accept=accept, timeout=timeout) as response:
             content = await read_at_most(response, most)
             return Content(response.status, response.headers, content)
+
+    @asynccontextmanager
+    async def open_answer(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        accept: str = "application/json",
+        timeout: float,  # noqa: ASYNC109 (as above)
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Open a GET whose answer, of any status, is read as it arrives, within `timeout` seconds.
+
+        Raises as `send` does, also while the caller reads it, and AnswerTooLarge for its TooLarge.
+        """
+        deadline = Deadline.after(timeout)
+        request = {"params": query, "headers": {"Accept": accept}}
+        limits = _limits_until(deadline)
+        async with self._request("GET", path, request, limits, deadline) as response:
+            yield response
 
     @asynccontextmanager
     async def open_stream(

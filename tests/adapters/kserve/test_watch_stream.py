@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,14 +13,17 @@ from server.adapters.kserve.informers import watch_stream
 from server.adapters.kserve.informers.watch_stream import (
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
+    MOST_GUESSES,
     Backoff,
     Expired,
     Lines,
+    ListReader,
     Refused,
     admit_answer,
     read_event,
     read_page,
 )
+from server.adapters.kserve.objects import Object
 
 
 @given(st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), max_size=8), st.data())
@@ -37,6 +41,85 @@ def test_lines_come_whole_however_the_stream_is_cut(
     ]
 
     assert read == [line for line in lines if line.strip()]
+
+
+OF_A_KIND = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}
+TYPES = [{}, OF_A_KIND, {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}]
+# Texts and lists that look like the end of an object, and the beginning of the next one.
+LOOK_ALIKES = st.sampled_from(
+    [
+        {},
+        {"text": '},{"metadata":{'},
+        {"list": [{"metadata": {"name": "a"}}, {"metadata": {"name": "b"}}]},
+        {"list": [{**OF_A_KIND, "metadata": {"name": "a"}}] * 20},
+        {"items": [{"metadata": {}}, {"metadata": {}}]},
+    ]
+)
+
+
+def compact(content: object) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+@given(
+    st.lists(LOOK_ALIKES, max_size=6),
+    st.sampled_from(TYPES),
+    st.sampled_from([json.dumps, lambda content: compact(content).decode()]),
+    st.booleans(),
+    st.data(),
+)
+def test_a_list_is_read_whole_however_it_is_cut_and_whatever_is_in_its_objects(
+    specs: list[dict[str, object]],
+    of_a_kind: dict[str, str],
+    dumps: Callable[[object], str],
+    metadata_first: bool,
+    data: st.DataObject,
+) -> None:
+    objects = [{**of_a_kind, "metadata": {"uid": str(n)}, "spec": s} for n, s in enumerate(specs)]
+    metadata = {"metadata": {"resourceVersion": "7", "continue": "next"}}
+    content = {**metadata, "items": objects} if metadata_first else {"items": objects, **metadata}
+    text = dumps(content).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    reader = ListReader(json_object)
+    read = [
+        found
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)
+        for found, _ in reader.feed(text[start:end])
+    ]
+    page = reader.end()
+    assert [*read, *(json.loads(bytes(item)) for item in page.items or ())] == objects
+    assert (page.metadata.resource_version, page.metadata.next_page) == ("7", "next")
+
+
+@pytest.mark.parametrize("of_a_kind", TYPES, ids=["a pod", "a custom resource", "metadata alone"])
+def test_an_object_is_read_before_its_list_has_ended(of_a_kind: dict[str, str]) -> None:
+    objects = [{**of_a_kind, "metadata": {"uid": str(n)}} for n in range(3)]
+    text = compact({"kind": "List", "metadata": {"resourceVersion": "7"}, "items": objects})
+    reader = ListReader(json_object)
+    assert [found for found, _ in reader.feed(text[:-3])] == objects[:2]
+    assert list(reader.feed(text[-3:])) == []
+    assert len(reader.end().items or ()) == 1
+
+
+def test_an_object_of_many_look_alikes_is_tried_a_few_times() -> None:
+    tried = []
+
+    def read(text: memoryview) -> Object:
+        tried.append(len(text))
+        return json_object(text)
+
+    objects = [{"metadata": {}, "list": [{"metadata": {}}] * 1000}] * 3
+    reader = ListReader(read)
+    assert (
+        list(reader.feed(compact({"metadata": {"resourceVersion": "7"}, "items": objects}))) == []
+    )
+    assert len(tried) <= MOST_GUESSES
+    assert len(reader.end().items or ()) == 3
+
+
+def json_object(text: memoryview) -> Object:
+    found: Object = json.loads(bytes(text))
+    return found
 
 
 def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,17 +7,18 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 
 import msgspec
 import structlog
 
+from server.adapters.bounded_read import chunks_at_most
 from server.adapters.kserve.client import (
     LARGEST_ANSWER,
     AnswerTooLarge,
     ApiServer,
-    Content,
     Unanswered,
     Unreachable,
 )
@@ -28,11 +29,12 @@ from server.adapters.kserve.informers.watch_stream import (
     Backoff,
     Expired,
     Lines,
+    ListReader,
+    PageMetadata,
     Refused,
     WatchEvent,
     admit_answer,
     read_event,
-    read_page,
 )
 from server.adapters.kserve.objects import Object
 
@@ -218,37 +220,44 @@ class Reflector:
         token = ""
         while True:
             async with self._api.lists:
-                answer = await self._read_page(token)
-                admit_answer(answer.status, answer.headers)
-                page = read_page(answer.body)
-                objects += await self._hold(page.items or ())
-                token = page.metadata.next_page
+                listed = await self._list_page(token, objects)
+            token = listed.next_page
             if not token:
                 break
         self._sink.listed(self.resource, objects, began)
-        self._resume_from = page.metadata.resource_version
+        self._resume_from = listed.resource_version
         self.progress = self.progress.listed(self._resume_from, objects)
         self._relist = False
         self.current_at = asked_at
         self.synced.set()
 
-    async def _read_page(self, token: str) -> Content:
+    async def _list_page(self, token: str, objects: list[Object]) -> PageMetadata:
+        """Read a page, the first one without a token, and add its objects."""
         query = dict(self.resource.selector)
         if self._in_pages:
             query["limit"] = PAGE_SIZE
         if token:
             query["continue"] = token
         most = LARGEST_ANSWER if self._in_pages else LARGEST_WHOLE
-        return await self._api.read(
-            self.resource.path,
-            query,
-            most=most,
-            accept=self.resource.accept,
-            timeout=LIST_TIMEOUT,
-        )
+        reader = ListReader(partial(hold, self.resource.kind))
+        since = 0
+        async with self._api.open_answer(
+            self.resource.path, query, accept=self.resource.accept, timeout=LIST_TIMEOUT
+        ) as response:
+            admit_answer(response.status, response.headers)
+            async for chunk in chunks_at_most(response, most):
+                for found, size in reader.feed(chunk):
+                    objects.append(found)
+                    since += size
+                    if since > READ_AT_ONCE:
+                        since = 0
+                        await asyncio.sleep(0)
+        page = reader.end()
+        objects += await self._hold(page.items or ())
+        return page.metadata
 
     async def _hold(self, items: Sequence[msgspec.Raw]) -> list[Object]:
-        """Read the objects of a page. Other tasks have the event loop in between."""
+        """Read the other objects of a page. Other tasks have the event loop in between."""
         held: list[Object] = []
         since = 0
         for item in items:

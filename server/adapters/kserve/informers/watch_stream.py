@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,8 @@ from server.adapters.kserve.objects import Object
 LONGEST_PAUSE = 2.0
 LONGEST_RETRY_AFTER = 30.0
 STEADY_AFTER = 10.0
+MOST_GUESSES = 8
+LONGEST_BEFORE_ITEMS = 2**13
 # An event is shorter: the API server accepts objects of at most 3 MiB.
 LONGEST_LINE = 2**26
 
@@ -79,6 +82,61 @@ class Lines:
         if self._size > LONGEST_LINE:
             raise Refused(0)
         return [line for line in ended if line.strip()]
+
+
+class ListReader:
+    """Read the objects of a list as they arrive, while the API server encodes the next ones.
+
+    `read` parses the JSON of an object, and raises ValueError or RecursionError for any other text.
+    Since no beginning of an object is an object, a place that only looks like the end of one is
+    found out. After MOST_GUESSES such places in one object the rest is read at the end of the list.
+    """
+
+    def __init__(self, read: Callable[[memoryview], Object]) -> None:
+        self._read = read
+        self._before_items = b""
+        # What follows `_before_items` and is not read yet. Its first object ends no earlier than at
+        # `_searched`, before `_next_object`.
+        self._text = bytearray()
+        self._next_object = b""
+        self._searched = 0
+        self._guesses = 0
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[Object, int]]:
+        """Add a chunk. Yield the objects that it ends, each with the bytes of its JSON."""
+        self._text += chunk
+        if not self._next_object:
+            self._find_first_object()
+        while self._next_object and self._guesses < MOST_GUESSES:
+            end = self._text.find(self._next_object, self._searched) + 1
+            if not end:
+                self._searched = max(self._searched, len(self._text) - len(self._next_object) + 1)
+                return
+            try:
+                found = self._read(memoryview(bytes(self._text[:end])))
+            except (ValueError, RecursionError):
+                self._searched = end
+                self._guesses += 1
+                continue
+            del self._text[: end + 1]
+            self._searched = self._guesses = 0
+            yield found, end
+
+    def end(self) -> Page:
+        """Return the list, without the objects that were read. Raises Refused if it is no list."""
+        return read_page(self._before_items + self._text)
+
+    def _find_first_object(self) -> None:
+        if first := _FIRST_OBJECT.search(self._text, 0, LONGEST_BEFORE_ITEMS):
+            self._before_items = bytes(self._text[: first.start(1)])
+            self._next_object = b"}," + first[1]
+            del self._text[: first.start(1)]
+
+
+# A custom resource begins with its type, any other object of a list with its metadata.
+_FIRST_OBJECT = re.compile(
+    rb'"items":\[(\{(?:"(?:apiVersion|kind)":"[^"\\]{,256}",){,2}"metadata":\{)'
+)
 
 
 class Backoff:

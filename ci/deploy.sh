@@ -23,8 +23,8 @@ Deploy a model with ModelService, and wait until its rollout is ready or has fai
 
 Each change of the state is printed to standard output. Warnings about the request go to standard
 error, and so do errors as grpcurl prints them, with the reason and the remedy of a failed rollout
-last. While the server is away, or
-a proxy cuts the connection, the same call is made again. Ctrl-C leaves the rollout alone.
+last. While the server is away, or a proxy cuts the connection, the same call is made again. Ctrl-C
+leaves the rollout alone.
 
 Exit codes:
   0    the rollout is ready (with "validate_only" in the request: nothing was refused)
@@ -34,8 +34,8 @@ Exit codes:
   68   the timeout passed
   69   the service was deleted or created again; or a Deploy names something that does not exist
   71   the caller has not the right
-  73   the rollout failed, or the service is stopped; or the Deploy is refused. Nothing was
-       rolled back, or the rollback did not become ready
+  73   the rollout failed, or the service is stopped; or the Deploy is refused. With
+       --rollback-on-failure also where the rollback is refused or does not become ready
   74   a newer rollout replaced it
   78   the server went away and did not come back
   80   the caller has no valid token

@@ -16,7 +16,9 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 @calls_server
 def history(session: "Session", name: options.Name) -> None:
-    """List the revisions of a service with their outcomes, the newest first.
+    """List the revisions of a service and their outcomes.
+
+    The newest one comes first.
 
     \b
     Examples:
@@ -52,7 +54,9 @@ def rollback(
     wait: options.Wait = True,
     timeout: options.TimeoutSeconds = 600.0,
 ) -> None:
-    """Deploy an earlier revision of a service again, and wait for its rollout.
+    """Go back to an earlier revision of a service, and wait.
+
+    It deploys that revision again, and ends like `deploy`.
 
     \b
     Examples:

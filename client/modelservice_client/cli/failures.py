@@ -108,6 +108,8 @@ def _rollback_of(error: ModelServiceError) -> str:
     why = error.rollback_error
     if isinstance(why, RolloutFailed):
         return f"failed too: {reason_of(why.failure)}: {why.failure.message}"
+    if isinstance(why, NotReachable | Timeout):
+        return f"not decided: {why.message}"
     return f"none: {why.reason or why.code.name}: {why.message}"
 
 

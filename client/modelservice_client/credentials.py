@@ -212,7 +212,7 @@ def is_local(target: str) -> bool:
 
 
 _OPTIONS: dict[str, Any] = {
-    # The server closes connections that ping more often than each 10 s.
+    # Proxies and other servers close connections that ping more often than each 10 s.
     "grpc.keepalive_time_ms": 15_000,
     "grpc.keepalive_timeout_ms": 10_000,
     # Without this one a dead connection is noticed only after a minute, in spite of the two above.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 
 from modelservice_client import ModelServiceError, NotReachable
 from modelservice_client.cli.text import one_line
 
+_PROBE_SECONDS = 2.0
 # gRPC's word for a server that ends a handshake without a reason.
 _CLOSED = "Socket closed"
 # Texts of gRPC's C core, the cause, and what to do. The first one that is found counts.
@@ -40,7 +44,7 @@ class Endpoint:
     """A server, how it is called, and how it behaved.
 
     `certificate`, `token`: the client has one. `heard`: the server has answered. `closed`: it has
-    closed the connection of an attempt.
+    closed the connection of an attempt. `speaks_tls`: it does, though it is called in plaintext.
     """
 
     address: str = ""
@@ -49,17 +53,29 @@ class Endpoint:
     token: bool = False
     heard: bool = False
     closed: bool = False
+    speaks_tls: bool = False
 
     def note(self, error: NotReachable) -> None:
         """Take note of an attempt that was not answered."""
         self.closed = self.closed or _CLOSED in _raw(error)
+
+    def never_answers(self, error: NotReachable) -> bool:
+        """Return whether no further attempt can help after this one.
+
+        A server with TLS closes connections in plaintext, as others do that start or stop. So a
+        handshake shows which it is.
+        """
+        if self.closed and not self.tls and not self.heard and _CLOSED in _raw(error):
+            self.speaks_tls = _speaks_tls(self.address)
+        return self.speaks_tls
 
     def describe(self, error: NotReachable) -> str:
         """Return which server does not answer, for how long, and why."""
         tried = f", tried for {error.silence:.0f} s" if error.silence >= 1 else ""
         at = self.address
         problem = f"{at} has stopped answering" if self.heard else f"no server answers at {at}"
-        return f"{problem}{tried}: {cause_of(error)}"
+        cause = "it uses TLS" if self.speaks_tls else cause_of(error)
+        return f"{problem}{tried}: {cause}"
 
     def remedy_of(self, error: NotReachable) -> str:
         """Return what to do about it; empty where it is unknown.
@@ -68,6 +84,8 @@ class Endpoint:
         other errors, such as one of the next address of its name.
         """
         self.note(error)
+        if self.speaks_tls:
+            return "Leave out --plaintext, or give --tls for an address of this machine."
         if self.heard or not self.closed:
             return _found(error)[1]
         if not self.tls:
@@ -91,6 +109,20 @@ class Endpoint:
             "Client certificates are taken at the port of MODELSERVICE_MTLS_LISTEN: give that port,"
             " or a token with --token-file FILE."
         )
+
+
+def _speaks_tls(address: str) -> bool:
+    """Return whether a handshake with a host:port succeeds; nothing is sent over it."""
+    host, _, port = address.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        suppress(OSError, ValueError),
+        socket.create_connection((host.strip("[]"), int(port)), _PROBE_SECONDS) as plain,
+        context.wrap_socket(plain),
+    ):
+        return True
+    return False
 
 
 def cause_of(error: ModelServiceError) -> str:

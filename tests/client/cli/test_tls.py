@@ -218,3 +218,11 @@ def test_a_handshake_that_fails_says_why_and_what_to_give(
     assert error.startswith(f"error: no server answers at {address}: ")
     assert cause in error
     assert remedy in advice
+
+
+def test_plaintext_to_a_server_with_tls_is_given_up_at_once(address: str) -> None:
+    run = modelctl("list", "--server", address, "--plaintext")
+    assert run.exit_code == 1
+    *_, error, advice = run.stderr.splitlines()
+    assert error == f"error: no server answers at {address}: it uses TLS"
+    assert "Leave out --plaintext" in advice

@@ -58,7 +58,12 @@ LIMITS = {
     "calls answered at once, of each identified caller": OF_CALLER.calls,
     "streams open at once, of each identified caller": OF_CALLER.streams,
     "idle callers whose rate is remembered": call_limits.MOST_IDLE_CALLERS,
-    "refusals in a second that are sent at once": call_limits.PROMPT_REFUSALS,
+    "reads, and writes, of each identified caller that begin at once": call_limits.CALLS_AT_ONCE,
+    "writes of each identified caller that wait for their turn": call_limits.MOST_WRITES_WAITING,
+    "memory of calls that wait for their turn, in bytes": call_limits.MOST_WAITING_BYTES,
+    "refusals in a second that are sent at once, 20 of them at one moment": (
+        call_limits.PROMPT_REFUSALS
+    ),
     "memory of refusals that are held, in bytes": call_limits.MOST_HELD_BYTES,
     "memory of requests above 32 KiB that wait for the review of a known token, and of those with"
     " unknown tokens, in bytes each": call_limits.MOST_ARRIVING_BYTES,

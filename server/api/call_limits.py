@@ -17,9 +17,17 @@ from server.token_bucket import TokenBucket
 
 # Idle callers whose rate is remembered. One that returns after a second has its whole burst anyway.
 MOST_IDLE_CALLERS = 10_000
-# Refusals beyond so many in a second are held, so that a client that calls again at once is slowed
-# down. They hold their request, and gRPC's memory of a call.
+# So many reads, and as many writes, of one caller begin at once. Further ones take turns, so many a
+# second, so that a burst of one caller keeps no other one waiting.
+CALLS_AT_ONCE = 16
+READS_A_SECOND = 1000
+WRITES_A_SECOND = 200
+MOST_WRITES_WAITING = 500
+MOST_WAITING_BYTES = 64 * 2**20
+# Refusals beyond so many in a second, and so many at once, are held, so that a client that calls
+# again at once is slowed down. They hold their request, and gRPC's memory of a call.
 PROMPT_REFUSALS = 200
+PROMPT_AT_ONCE = 20
 LEAST_HELD_SECONDS = 1.0
 MOST_HELD_SECONDS = 10.0
 MOST_HELD_BYTES = 128 * 2**20
@@ -62,10 +70,14 @@ class CallKind:
 
 @dataclass(slots=True)
 class _Caller:
-    """The open calls of a caller, and its calls a second."""
+    """A caller's calls a second, and the turns of its reads and writes. `calls`: those that wait
+    for their turn, and the open ones."""
 
     name: str
     bucket: TokenBucket
+    reads: TokenBucket
+    writes: TokenBucket
+    calls: int = 0
     open: Counter[CallKind] = field(default_factory=Counter)
 
 
@@ -81,55 +93,103 @@ class CallAdmission:
         self.streams = CallKind("open streams", TooManyStreams, limits.streams)
         self.reflection = CallKind("open streams", TooManyStreams, limits.streams)
         self.health = CallKind("calls in progress")
-        self._rate = 0
+        self._rate = self._writes = 0
         if own := limits.caller:
             self._rate = own.rate
+            # A caller that may make more calls than by default may make as many more writes.
+            self._writes = max(WRITES_A_SECOND, own.rate * WRITES_A_SECOND // 500)
             self.unary.limit_of_caller, self.streams.limit_of_caller = own.calls, own.streams
         self._busy: dict[str, _Caller] = {}
         self._idle: OrderedDict[str, _Caller] = OrderedDict()
+        self._waiting_bytes = 0
 
-    def admit(self, kind: CallKind, name: str) -> AdmittedCall:
-        """Count one more call of a caller until it ends. Raises TooManyRequests, TooManyStreams."""
-        if kind.open >= kind.limit:
-            raise kind.error(
-                f"this server already has {kind.limit} {kind.noun}, its limit: try again soon"
-            )
-        caller = self._taken(kind, name) if self._rate and name else None
-        kind.open += 1
-        return AdmittedCall(self, kind, caller)
+    async def admit(
+        self, kind: CallKind, name: str, *, writes: bool = False, request_bytes: int = 0
+    ) -> AdmittedCall:
+        """Count one more call of a caller until it ends, once it is its turn.
 
-    def end(self, kind: CallKind, caller: _Caller | None) -> None:
-        """Count one less."""
-        kind.open -= 1
-        if caller is None:
-            return
-        caller.open[kind] -= 1
-        if not caller.open.total():
-            del self._busy[caller.name]
-            self._idle[caller.name] = caller
-            if len(self._idle) > MOST_IDLE_CALLERS:
-                self._idle.popitem(last=False)
-
-    def _taken(self, kind: CallKind, name: str) -> _Caller:
-        caller = self._busy.get(name) or self._idle.get(name)
-        if caller is None:
-            caller = _Caller(name, TokenBucket(self._rate, burst=self._rate))
-        if caller.open[kind] >= kind.limit_of_caller:
-            raise kind.error(
-                f"this caller already has {kind.limit_of_caller} {kind.noun}, the limit of each"
-                " caller: try again soon"
-            )
+        Raises TooManyRequests, TooManyStreams.
+        """
+        if not self._rate or not name:
+            _check_room(kind)
+            kind.open += 1
+            return AdmittedCall(self, kind, None)
+        caller = self._busy.get(name) or self._idle.get(name) or self._new(name)
+        _check_room(kind, caller)
         now = time.monotonic()
+        turns = caller.writes if writes else caller.reads
+        delay = turns.delay(now)
         if caller.bucket.delay(now):
             raise TooManyRequests(
                 f"this caller makes more than {self._rate} calls a second, the limit of each"
                 " caller: try again soon"
             )
+        if writes and delay * self._writes > MOST_WRITES_WAITING:
+            raise TooManyRequests(
+                f"this caller makes more than {self._writes} writes a second, the limit of each"
+                " caller: try again soon"
+            )
         caller.bucket.take(now)
-        caller.open[kind] += 1
+        turns.take(now)
         self._idle.pop(name, None)
         self._busy[name] = caller
-        return caller
+        caller.calls += 1
+        try:
+            if delay:
+                await self._wait(delay, BYTES_OF_A_CALL + request_bytes)
+                _check_room(kind, caller)
+        except BaseException:
+            self._leave(caller)
+            raise
+        kind.open += 1
+        caller.open[kind] += 1
+        return AdmittedCall(self, kind, caller)
+
+    def end(self, kind: CallKind, caller: _Caller | None) -> None:
+        """Count one less."""
+        kind.open -= 1
+        if caller:
+            caller.open[kind] -= 1
+            self._leave(caller)
+
+    async def _wait(self, delay: float, holds: int) -> None:
+        """Wait for a turn, unless the calls that wait hold too much memory."""
+        if self._waiting_bytes + holds > MOST_WAITING_BYTES:
+            return
+        self._waiting_bytes += holds
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            self._waiting_bytes -= holds
+
+    def _leave(self, caller: _Caller) -> None:
+        caller.calls -= 1
+        if not caller.calls:
+            del self._busy[caller.name]
+            self._idle[caller.name] = caller
+            if len(self._idle) > MOST_IDLE_CALLERS:
+                self._idle.popitem(last=False)
+
+    def _new(self, name: str) -> _Caller:
+        return _Caller(
+            name,
+            TokenBucket(self._rate, burst=self._rate),
+            TokenBucket(max(READS_A_SECOND, 2 * self._rate), burst=CALLS_AT_ONCE),
+            TokenBucket(self._writes, burst=CALLS_AT_ONCE),
+        )
+
+
+def _check_room(kind: CallKind, caller: _Caller | None = None) -> None:
+    """Raise the error of a kind of which the server, or this caller, has its limit."""
+    if kind.open >= kind.limit:
+        raise kind.error(
+            f"this server already has {kind.limit} {kind.noun}, its limit: try again soon"
+        )
+    if caller and caller.open[kind] >= kind.limit_of_caller:
+        raise kind.error(
+            f"this caller already has {kind.limit_of_caller} {kind.noun}, the limit of each"
+            " caller: try again soon"
+        )
 
 
 class AdmittedCall(NamedTuple):
@@ -183,6 +243,7 @@ class RefusedCalls:
 
     def __init__(self) -> None:
         self._counts: Counter[ErrorReason] = Counter()
+        self._prompt = TokenBucket(PROMPT_REFUSALS, PROMPT_AT_ONCE)
         self._held = 0
         self._held_bytes = 0
         self._released = asyncio.Event()
@@ -193,8 +254,11 @@ class RefusedCalls:
             asyncio.get_running_loop().call_later(_SUMMED_SECONDS, self._log)
         self._counts[reason] += 1
         holds = BYTES_OF_A_CALL + request_bytes
-        prompt = self._counts.total() <= PROMPT_REFUSALS
-        if prompt or self._held_bytes + holds > MOST_HELD_BYTES:
+        now = time.monotonic()
+        if not self._prompt.delay(now):
+            self._prompt.take(now)
+            return
+        if self._held_bytes + holds > MOST_HELD_BYTES:
             return
         self._held += 1
         self._held_bytes += holds

@@ -227,7 +227,12 @@ class CallInterceptor:
                     current.caller, current.authenticate, current.impersonate = authenticated
                 if current.caller.name:
                     line.fields["user"] = cut(current.caller.name, _LOGGED_BYTES)
-                current.admitted = self._admission.admit(current.method.kind, current.caller.name)
+                current.admitted = await self._admission.admit(
+                    current.method.kind,
+                    current.caller.name,
+                    writes=current.method.own and not current.method.reads,
+                    request_bytes=_size(request),
+                )
             except ServiceError as refusal:
                 await self._refuse(current, request, refusal)
                 raise

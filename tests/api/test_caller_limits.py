@@ -166,29 +166,61 @@ def test_a_bucket_lets_its_burst_pass_and_then_its_rate() -> None:
     assert bucket.delay(200.0) == pytest.approx(0.1)
 
 
-def test_few_callers_are_remembered_and_those_with_open_calls_are(
+async def test_few_callers_are_remembered_and_those_with_open_calls_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(call_limits, "MOST_IDLE_CALLERS", 3)
     admission = CallAdmission(CallLimits(PLENTY, PLENTY, CallerLimits(1, 1, 1)))
-    open_calls = [admission.admit(admission.unary, f"busy-{n}") for n in range(5)]
+    open_calls = [await admission.admit(admission.unary, f"busy-{n}") for n in range(5)]
     for number in range(100):
-        admission.admit(admission.unary, f"idle-{number}").end()
+        (await admission.admit(admission.unary, f"idle-{number}")).end()
     assert (len(admission._busy), len(admission._idle)) == (5, 3)
     with pytest.raises(TooManyRequests, match="this caller already has 1 calls"):
-        admission.admit(admission.unary, "busy-0")
+        await admission.admit(admission.unary, "busy-0")
     with pytest.raises(TooManyRequests, match="more than 1 calls a second"):
-        admission.admit(admission.unary, "idle-99")
+        await admission.admit(admission.unary, "idle-99")
     for call in open_calls:
         call.end()
     assert (len(admission._busy), len(admission._idle)) == (0, 3)
     assert admission.unary.open == 0
 
 
+async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_limits, "CALLS_AT_ONCE", 4)
+    monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1)
+    monkeypatch.setattr(call_limits, "MOST_WRITES_WAITING", 3)
+    admission = CallAdmission(CallLimits(PLENTY, PLENTY, CallerLimits(500, PLENTY, PLENTY)))
+
+    def admit(name: str, *, writes: bool) -> asyncio.Task[AdmittedCall]:
+        return asyncio.create_task(admission.admit(admission.unary, name, writes=writes))
+
+    burst = [admit("flooder", writes=True) for _ in range(9)]
+    others = [admit("other", writes=True), admit("flooder", writes=False)]
+    await asyncio.sleep(0)
+    assert [each.done() for each in burst] == [*[True] * 4, *[False] * 3, *[True] * 2]
+    for each in burst[-2:]:
+        with pytest.raises(TooManyRequests, match="more than 1 writes a second"):
+            each.result()
+    assert all(each.done() for each in others)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await burst[4]
+    # One that leaves no longer waits.
+    burst[6].cancel()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await burst[5]
+    for each in [*burst[:6], *others]:
+        each.result().end()
+    await asyncio.wait([burst[6]])
+    assert (admission.unary.open, len(admission._busy), admission._waiting_bytes) == (0, 0, 0)
+
+
 async def test_the_refusals_of_a_flood_are_held_as_long_as_they_take_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(call_limits, "PROMPT_REFUSALS", 5)
+    monkeypatch.setattr(call_limits, "PROMPT_REFUSALS", 0.001)
+    monkeypatch.setattr(call_limits, "PROMPT_AT_ONCE", 5)
     monkeypatch.setattr(call_limits, "MOST_HELD_SECONDS", 10 * PATIENCE_SECONDS)
     monkeypatch.setattr(call_limits, "LEAST_HELD_SECONDS", 10 * PATIENCE_SECONDS)
     monkeypatch.setattr(call_limits, "MOST_HELD_BYTES", 2 * 2**20)
@@ -330,9 +362,11 @@ async def test_a_get_does_not_wait_for_the_deploys_that_came_before(
     order: list[str] = []
     admit = CallAdmission.admit
 
-    def admitted(self: CallAdmission, kind: CallKind, name: str) -> AdmittedCall:
+    async def admitted(
+        self: CallAdmission, kind: CallKind, name: str, **others: Any
+    ) -> AdmittedCall:
         order.append(name)
-        return admit(self, kind, name)
+        return await admit(self, kind, name, **others)
 
     monkeypatch.setattr(CallAdmission, "admit", admitted)
     contents = deploy("contended").SerializeToString(), GetRequest(name="x").SerializeToString()

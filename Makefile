@@ -102,8 +102,9 @@ sizes: $(READY) ## How large files, functions and folders are: FOLDER= is anothe
 walks: $(READY) ## How many calls a Deploy, a pod event and a Get take; SEQUENCE=1 prints their files in order
 	@$(BIN)/python -m tests.measures.walks $(if $(SEQUENCE),--sequence)
 
-attack: $(READY) ## A caller's worst, and what becomes of the others: 3 minutes, an hour by make soak
+attack: $(READY) ## A caller's worst, and what becomes of the others: 6 minutes, an hour by make soak
 	$(BIN)/python -m tests.attacks
+	$(BIN)/python -m tests.attacks.beside
 
 soak: $(READY) ## The long runs: 200 kills around a Deploy, 10,000 watches, ten times the random examples, and others
 	$(BIN)/python -m pytest -m 'soak or hypothesis' --hypothesis-profile=soak

@@ -99,11 +99,11 @@ class Row:
 
     @property
     def p50(self) -> float:
-        return _quantile(self.gets, 0.5)
+        return quantile(self.gets, 0.5)
 
     @property
     def p99(self) -> float:
-        return _quantile(self.gets, 0.99)
+        return quantile(self.gets, 0.99)
 
     @property
     def own_lines(self) -> int:
@@ -115,7 +115,8 @@ class Row:
         return sum(probe.code != "OK" for probe in self.probes)
 
 
-def _quantile(measured: Sequence[Measured], share: float) -> float:
+def quantile(measured: Sequence[Measured], share: float) -> float:
+    """The ms that this share of the calls took at most; NaN where there are none."""
     ordered = sorted(each.ms for each in measured)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else float("nan")
 
@@ -207,7 +208,7 @@ def _await_service(target: Target, ended: float) -> Iterator[str]:
         probes = [each for each in after if each.what == "probe"][-1:]
         well = [each.code == "OK" for each in (*gets, *probes)]
         enough = len(gets) == 40 and probes
-        fast = enough and all(well) and _quantile(gets, 0.9) < SERVES_AGAIN_MS
+        fast = enough and all(well) and quantile(gets, 0.9) < SERVES_AGAIN_MS
         if fast and target.memory_bytes() < LEFT_BYTES:
             return
         time.sleep(0.05)
@@ -271,8 +272,12 @@ def _log_problems(row: Row) -> Iterator[str]:
 def table(rows: Sequence[Row]) -> str:
     """All of it, for people."""
     head = ("attack", "calls", "answers", "p50", "p99", "probes", "MiB", "log")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[n]) for line in cells) for n in range(len(head))]
+    return aligned([head, *(_cells(row) for row in rows)])
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in cells

@@ -5,20 +5,16 @@ Those by frames and connections are in transport.py: gRPC meets them before it k
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from copy import copy
 from itertools import count
-
-from modelservice.v1.model_service_pb2 import WatchStatusRequest
 
 from . import requests
 from .attack import Attack, Made
 from .connection import Connection
 from .requests import TOO_MANY
-from .streams import WATCH, open_calls
-from .target import SERVED, Target
-from .transport import CONTENT, ENDS, GET, connections, count_open, repeat
+from .streams import open_watches
+from .target import Target
+from .transport import CONTENT, ENDS, GET, repeat
 
 # The limit of each caller is 3,000.
 WATCHES = 4000
@@ -46,13 +42,7 @@ async def _calls(target: Target, seconds: float, at_once: int) -> Made:
 
 async def watches(target: Target, seconds: float) -> Made:
     """4,000 watches of a service, which is more than one caller may have."""
-    answers: Counter[str] = Counter()
-    content = WatchStatusRequest(name=SERVED).SerializeToString()
-    async with connections(target, 4, answers) as opened:
-        await open_calls(opened, WATCHES, WATCH, content)
-        await asyncio.sleep(seconds)
-        count_open(opened, answers)
-    return Made(WATCHES, answers)
+    return await open_watches(target, seconds, WATCHES)
 
 
 async def garbage_tokens(target: Target, seconds: float) -> Made:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from itertools import count
+from typing import NamedTuple
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest
@@ -20,7 +21,7 @@ from .requests import answer, request
 from .target import SERVED, Target
 from .transport import ENDS, SERVICE, connections, count_open
 
-WATCH = f"{SERVICE}/WatchStatus"
+WATCH_STATUS = f"{SERVICE}/WatchStatus"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 # The server's own limit is 12,000.
 STREAMS = 13_000
@@ -28,7 +29,21 @@ STREAMS = 13_000
 PACE = 2000
 
 
+class Watch(NamedTuple):
+    """A call of a watch."""
+
+    method: str
+    content: bytes
+
+
+WATCH = Watch(WATCH_STATUS, WatchStatusRequest(name=SERVED).SerializeToString())
+HEALTH_WATCH = Watch(
+    "/grpc.health.v1.Health/Watch", HealthCheckRequest(service="live").SerializeToString()
+)
+
+
 async def open_calls(opened: list[Connection], calls: int, method: str, content: bytes) -> None:
+    """Begin so many calls, in turn over the connections."""
     for _ in range(calls // 100 // len(opened)):
         for each in opened:
             for _ in range(100):
@@ -36,26 +51,24 @@ async def open_calls(opened: list[Connection], calls: int, method: str, content:
             await asyncio.sleep(100 / PACE)
 
 
-async def streams_over_the_limit(target: Target, seconds: float) -> Made:
-    """13,000 watches of a service, which is more than there is room for."""
+async def open_watches(target: Target, seconds: float, watches: int, watch: Watch = WATCH) -> Made:
+    """So many watches, a thousand over each connection, which then stay open."""
     answers: Counter[str] = Counter()
-    content = WatchStatusRequest(name=SERVED).SerializeToString()
-    async with connections(target, 13, answers) as opened:
-        await open_calls(opened, STREAMS, WATCH, content)
+    async with connections(target, watches // 1000, answers) as opened:
+        await open_calls(opened, watches, *watch)
         await asyncio.sleep(seconds)
         count_open(opened, answers)
-    return Made(STREAMS, answers)
+    return Made(watches, answers)
+
+
+async def streams_over_the_limit(target: Target, seconds: float) -> Made:
+    """13,000 watches of a service, which is more than there is room for."""
+    return await open_watches(target, seconds, STREAMS)
 
 
 async def health_watches(target: Target, seconds: float) -> Made:
     """10,000 watches of health."""
-    answers: Counter[str] = Counter()
-    content = HealthCheckRequest(service="live").SerializeToString()
-    async with connections(target, 10, answers) as opened:
-        await open_calls(opened, 10_000, "/grpc.health.v1.Health/Watch", content)
-        await asyncio.sleep(seconds)
-        count_open(opened, answers)
-    return Made(10_000, answers)
+    return await open_watches(target, seconds, 10_000, HEALTH_WATCH)
 
 
 async def readers_that_stop(target: Target, seconds: float) -> Made:
@@ -67,7 +80,7 @@ async def readers_that_stop(target: Target, seconds: float) -> Made:
         connections(target, 10, answers) as opened,
         grpc.aio.insecure_channel(target.address) as channel,
     ):
-        await open_calls(opened, 1000, WATCH, content)
+        await open_calls(opened, 1000, WATCH_STATUS, content)
         for each in opened:
             each.transport.pause_reading()
         while time.monotonic() < ends:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ SERVED = "well-behaved"
 ATTACKER = "attacker"
 STARTS_WITHIN_SECONDS = 120.0
 STOPS_WITHIN_SECONDS = 60.0
+GET_EVERY_SECONDS = 0.025
 MODEL_SIZE_LIMIT = 64 << 20
 _OPEN_FILES = 65_536
 
@@ -126,7 +127,9 @@ class Target:
 
 
 @contextmanager
-def running_target(folder: Path, *, identities: bool = False) -> Iterator[Target]:
+def running_target(
+    folder: Path, *, identities: bool = False, measured: bool = True
+) -> Iterator[Target]:
     """The server on a local cluster in this folder, with one service that is READY, measured for
     the length of the block. With `identities` the attacker is one caller, and the client another.
     """
@@ -148,7 +151,10 @@ def running_target(folder: Path, *, identities: bool = False) -> Iterator[Target
         target = Target(process, folder / "server.log", limits, attacker)
         with grpc.insecure_channel(target.address) as channel:
             _deploy_served(channel, folder, client)
-        with _measuring(target, token_of(SERVED) if identities else ""):
+        with ExitStack() as client_process:
+            if measured:
+                token = token_of(SERVED) if identities else ""
+                client_process.enter_context(measuring(target, token))
             yield target
 
 
@@ -207,7 +213,10 @@ def _deploy_served(channel: grpc.Channel, folder: Path, metadata: Metadata) -> N
 
 
 @contextmanager
-def _measuring(target: Target, token: str) -> Iterator[None]:
+def measuring(
+    target: Target, token: str, every_seconds: float = GET_EVERY_SECONDS
+) -> Iterator[None]:
+    """A well-behaved client, whose calls are measured for the length of the block."""
     timeout = str(target.limits.probe_timeout_seconds)
     with subprocess.Popen(
         [
@@ -218,6 +227,7 @@ def _measuring(target: Target, token: str) -> Iterator[None]:
             SERVED,
             timeout,
             token,
+            str(every_seconds),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

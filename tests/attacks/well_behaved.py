@@ -1,5 +1,5 @@
 """A well-behaved client and the kubelet's probe: `python -m tests.attacks.well_behaved ADDRESS NAME
-PROBE_TIMEOUT [TOKEN]`, until its input ends.
+PROBE_TIMEOUT TOKEN SECONDS`, with a Get in every so many seconds, until its input ends.
 
 One line for each call: what, when it was due (CLOCK_MONOTONIC), how many ms it took, and its code.
 Calls are made when they are due, whatever became of those before: a server that answers nobody for
@@ -23,7 +23,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from modelservice.v1.model_service_pb2 import GetRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
-GET_EVERY_SECONDS = 0.025
 # The kubelet asks every ten seconds: more often here, so that each attack is seen by some. As the
 # kubelet's, a probe begins once the one before has ended.
 PROBE_EVERY_SECONDS = 1.0
@@ -59,7 +58,7 @@ async def _timed(what: str, due: float, call: Call) -> None:
     print(what, f"{due:.4f}", f"{(time.monotonic() - due) * 1000:.2f}", code, flush=True)
 
 
-async def _run(address: str, name: str, probe_timeout: float, token: str) -> None:
+async def _run(address: str, name: str, probe_timeout: float, token: str, every: float) -> None:
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
     async def probe() -> None:
@@ -76,7 +75,7 @@ async def _run(address: str, name: str, probe_timeout: float, token: str) -> Non
             await stub.Get(GetRequest(name=name), timeout=GET_TIMEOUT_SECONDS, metadata=metadata)
 
         calls = [
-            asyncio.create_task(_repeat("get", GET_EVERY_SECONDS, get)),
+            asyncio.create_task(_repeat("get", every, get)),
             asyncio.create_task(_one_after_the_other("probe", PROBE_EVERY_SECONDS, probe)),
         ]
         await asyncio.to_thread(sys.stdin.read)
@@ -85,4 +84,4 @@ async def _run(address: str, name: str, probe_timeout: float, token: str) -> Non
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4]))
+    asyncio.run(_run(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4], float(sys.argv[5])))

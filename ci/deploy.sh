@@ -250,7 +250,10 @@ wait_to_retry() {
 give_up() {
     explain
     [ -n "$failed" ] || finish "$code" "$reasons" "$remedy"
-    say "not rolled back: ${reasons:-$(cause)}"
+    case $method in
+    */Rollback) say "not rolled back: ${reasons:-$(cause)}" ;;
+    *) say "the rollback is not ready: ${reasons:-$(cause)}" ;;
+    esac
     finish 73 "$failed" "$failed_remedy"
 }
 

@@ -271,6 +271,24 @@ def test_a_failed_rollout_without_a_ready_revision_ends_with_73_and_says_so(
 
 
 @pytest.mark.usefixtures("open_rollouts")
+def test_a_rollback_that_fails_too_ends_with_73_and_both_causes(
+    script: Script, served: Served, stub: ModelServiceStub
+) -> None:
+    ready_before(stub, served, "twice")
+    run = script.run("dash", served.address, request("twice", SECOND), ROLLBACK, CI_JOB_ID="1")
+    for times in (1, 2):
+        run.until("PENDING", times=times)
+        status = failed(get(stub, "twice").rollout_id)
+        served.inside(served.memory.set_status, key("twice"), status)
+    assert run.code() == 73
+    assert run.err[-3:] == [
+        "deploy.sh: the rollback is not ready: ROLLOUT_FAILED, REASON_IMAGE_PULL",
+        f"deploy.sh: exit 73: ROLLOUT_FAILED, REASON_IMAGE_PULL ({NAMESPACE}/twice)",
+        "deploy.sh: remedy: push it",
+    ]
+
+
+@pytest.mark.usefixtures("open_rollouts")
 def test_the_rollout_of_somebody_else_is_not_rolled_back(
     script: Script, served: Served, stub: ModelServiceStub
 ) -> None:

@@ -20,6 +20,7 @@ import pytest
 from grpc import StatusCode
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceServiceSpec, RegisteredModelPredictor
+from modelservice.v1.rollout_service_pb2 import RollbackRequest
 from structlog.testing import capture_logs
 
 from server.api import audit as api_audit
@@ -147,6 +148,16 @@ def test_a_record_says_who_did_what_and_how_it_ended(tmp_path: Path) -> None:
     }
     assert begun["peer"].startswith("127.0.0.1:")
     assert begun["time"] < ended["time"]
+
+
+def test_the_record_of_a_rollback_has_the_revision(world: World) -> None:
+    first = world.root.models.Deploy(deploy("iris")).service.generation
+    world.root.models.Deploy(deploy("iris", "example.org/model:2"))
+    back = world.root.rollouts.Rollback(RollbackRequest(name="iris", revision=first))
+    ended = world.records()[-1]
+    assert ended["method"] == "modelservice.v1.RolloutService/Rollback"
+    assert (ended["action"], ended["revision"]) == ("UPDATED", str(first))
+    assert ended["rollout_id"] == back.rollout_id
 
 
 def test_both_names_are_on_record_where_a_caller_acts_for_another(tmp_path: Path) -> None:

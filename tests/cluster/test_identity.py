@@ -19,6 +19,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1 import registry_service_pb2 as registry_pb
 from modelservice.v1.inference_service_pb2 import SecretKeyRef
+from modelservice.v1.rollout_service_pb2 import RollbackRequest
 
 from lab import Cluster, Lab
 from lab.port_blocks import own_block
@@ -471,10 +472,16 @@ def test_kubectl_shows_who_deployed_and_who_deleted(
     request.spec.env["NEW"] = "1"
     changed = bob.client.models.Deploy(request)
     assert changed.service.status.deployed_by == bob.user
+    back = bob.client.rollouts.Rollback(
+        RollbackRequest(namespace=namespace, name="iris", revision=first.service.generation)
+    )
+    assert back.service.status.deployed_by == bob.user
     deployed = [
         f"{ann.user} deployed rollout {first.rollout_id} (CREATED)",
         f"{bob.user} deployed rollout {scaled.rollout_id} (UPDATED)",
         f"{bob.user} deployed rollout {changed.rollout_id} (UPDATED)",
+        f"{bob.user} rolled back to revision {first.service.generation}, in rollout"
+        f" {back.rollout_id}",
     ]
     eventually("each is an Event", lambda: events_of(cluster, namespace) == sorted(deployed))
     [step] = transcript("docs/audit.md", "On the cluster")

@@ -1,12 +1,13 @@
 """A grpc.aio server that answers ready-made bytes; prints its port.
 
-`python -m tests.benchmarks.bare_server FOLDER/Get.bytes ...`: a method for each file.
+`python -m tests.benchmarks.bare_server [--tls CERT KEY] FOLDER/Get.bytes ...`: a method for each
+file.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ def answering(answer: bytes) -> grpc.RpcMethodHandler[Any, Any]:
 async def serve(
     handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
     options: Sequence[tuple[str, int]] = (),
+    credentials: grpc.ServerCredentials | None = None,
 ) -> None:
-    """Serve methods of ModelService, and print the port.
+    """Serve methods of ModelService, in plaintext without `credentials`, and print the port.
 
     Garbage is collected as in the server that is measured beside it: CPython's own collector would
     examine all objects again and again while thousands of streams are opened, and the bare server
@@ -39,15 +41,29 @@ async def serve(
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *options])
     service = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = "127.0.0.1:0"
+    port = (
+        server.add_secure_port(address, credentials)
+        if credentials
+        else server.add_insecure_port(address)
+    )
     await server.start()
     print(port, flush=True)
     await keep_freeing()
 
 
-async def main(paths: list[Path]) -> None:
-    await serve({path.stem: answering(path.read_bytes()) for path in paths})
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tls", nargs=2, type=Path, metavar=("CERT", "KEY"))
+    parser.add_argument("answers", nargs="+", type=Path)
+    given = parser.parse_args()
+    credentials = None
+    if given.tls:
+        cert, key = (path.read_bytes() for path in given.tls)
+        credentials = grpc.ssl_server_credentials([(key, cert)])
+    handlers = {path.stem: answering(path.read_bytes()) for path in given.answers}
+    await serve(handlers, credentials=credentials)
 
 
 if __name__ == "__main__":
-    asyncio.run(main([Path(argument) for argument in sys.argv[1:]]))
+    asyncio.run(main())

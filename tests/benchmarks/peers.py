@@ -71,9 +71,12 @@ def memory_server(
 
 
 @contextmanager
-def bare_server(folder: Path, answers: dict[str, bytes]) -> Iterator[Peer]:
-    """grpc.aio and nothing else: each of these methods answers these bytes."""
-    arguments = []
+def bare_server(
+    folder: Path, answers: dict[str, bytes], tls: tuple[Path, Path] | None = None
+) -> Iterator[Peer]:
+    """grpc.aio and nothing else: each of these methods answers these bytes, in plaintext without
+    the certificate and the key of `tls`."""
+    arguments = ["--tls", *map(str, tls)] if tls else []
     for name, answer in answers.items():
         path = folder / f"{name}.bytes"
         path.write_bytes(answer)

@@ -20,7 +20,7 @@ from server.adapters.kserve.client import ApiServer, Unanswered, Unreachable
 from server.adapters.kserve.informers.held_revision import KnownRevision
 from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.informers.watch_stream import Backoff
-from server.adapters.kserve.manifests.object_parser import parse_object
+from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
 from server.adapters.kserve.objects import Object, generation_of, key_of, rollout_of, uid_of
 from server.adapters.kserve.revisions.history import before, history_of, new_revision
 from server.adapters.kserve.revisions.revision_client import RevisionClient, RevisionRefused
@@ -259,7 +259,7 @@ class RevisionRecorder:
         obj = seen.objects[generation]
         if "deletionTimestamp" in obj["metadata"]:
             return False
-        parsed = parse_object(obj)
+        parsed = self._parsed(key, obj)
         # A service of ours whose labels others took stays one of ours.
         if parsed.unmanaged and not known:
             self._examined[key] = Rollout(seen.uid, generation)
@@ -282,6 +282,12 @@ class RevisionRecorder:
             made = new.known if stored else KnownRevision(generation, new.content_hash)
             self._index.put(key.namespace, seen.uid, made)
         return stored
+
+    def _parsed(self, key: ServiceKey, obj: Object) -> ParsedObject:
+        """Parse an InferenceService, which was parsed already if it is the present one."""
+        cache = self._feed.object_cache
+        present = cache.parsed(key) if cache.service(key) is obj else None
+        return present or parse_object(obj)
 
     async def _record_outcome(
         self, key: ServiceKey, rollout: Rollout, status: InferenceServiceStatus

@@ -175,6 +175,22 @@ async def test_scaling_while_nobody_ran_is_no_gap(server: RevisionServer, api: A
         assert await replica.history() == [(5, False), (1, False)]
 
 
+async def test_what_was_there_at_the_start_was_seen(
+    server: RevisionServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is overwritten before it has had its turn."""
+    monkeypatch.setattr(recorder, "AFTER_START", (3600, 3600))
+    await server.put(SERVICES, service(1, "any:1"))
+    async with running(api):
+        await server.put(SERVICES, service(2, "any:2"))
+        await stored(server, 1, 2)
+    await server.put(SERVICES, service(5, "any:2", Scaling(2, 4)))
+    async with running(api) as replica:
+        await server.put(SERVICES, service(6, "any:3"))
+        await stored(server, 1, 2, 6)
+        assert await replica.history() == [(6, False), (2, False), (1, False)]
+
+
 async def test_ready_is_final_and_failed_may_become_ready(
     server: RevisionServer, api: ApiServer
 ) -> None:

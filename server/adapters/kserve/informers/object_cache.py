@@ -47,7 +47,7 @@ class ObjectCache:
         self,
         touched: Callable[[Iterable[ServiceKey]], None],
         caller: Caller | None = None,
-        generation_seen: Callable[[Object], None] = lambda _: None,
+        generation_seen: Callable[[Object | None, Object], None] = lambda *_: None,
     ) -> None:
         self._touched = touched
         self._children = {kind: _ObjectsByOwner() for kind in LABELLED}

@@ -29,14 +29,14 @@ class _Unseen(NamedTuple):
 class ServiceCache:
     """Hold one InferenceService for each key. Every `take_` returns the keys that changed.
 
-    `deleted` is called at the deletion of each cached object, `generation_seen` with each object of
-    a uid and generation that the one before it did not have.
+    `deleted` is called at the deletion of each cached object, `generation_seen` with the former
+    object (None: there was none) and each one of another uid or generation.
     """
 
     def __init__(
         self,
         deleted: Callable[[], None] = lambda: None,
-        generation_seen: Callable[[Object], None] = lambda _: None,
+        generation_seen: Callable[[Object | None, Object], None] = lambda *_: None,
     ) -> None:
         self._deleted = deleted
         self._generation_seen = generation_seen
@@ -145,7 +145,7 @@ class ServiceCache:
         self._objects[key] = found
         self._keys[uid] = key
         if cached is None or (uid_of(cached), generation_of(cached)) != (uid, generation_of(found)):
-            self._generation_seen(found)
+            self._generation_seen(cached, found)
         return {key}
 
     def _drop(self, key: ServiceKey) -> set[ServiceKey]:

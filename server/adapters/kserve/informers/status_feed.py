@@ -39,8 +39,8 @@ class RolloutObserver(Protocol):
         """Take it that all services are cached; new generations are reported from now on."""
         ...
 
-    def generation_seen(self, obj: Object) -> None:
-        """Take an InferenceService whose uid and generation the cache did not have before."""
+    def generation_seen(self, former: Object | None, obj: Object) -> None:
+        """Take an InferenceService with another uid or generation than the former one, if any."""
         ...
 
     def written(self, obj: Object) -> None:
@@ -245,9 +245,9 @@ class StatusFeed:
         self._views.keep_log(key, wanted, log, self._probe.now())
         self._touch((key,))
 
-    def _note_generation(self, service: Object) -> None:
+    def _note_generation(self, former: Object | None, service: Object) -> None:
         if self._rollouts and self._sink:
-            self._rollouts.generation_seen(service)
+            self._rollouts.generation_seen(former, service)
 
     def _touch(self, keys: Iterable[ServiceKey]) -> None:
         for key in keys:

@@ -112,8 +112,13 @@ class RevisionRecorder:
         delay = random.uniform(*AFTER_START)  # noqa: S311 (jitter)
         asyncio.get_running_loop().call_later(delay, self._let_all_be_due)
 
-    def generation_seen(self, obj: Object) -> None:
-        """Take a generation of an InferenceService that was not seen before."""
+    def generation_seen(self, former: Object | None, obj: Object) -> None:
+        """Take a generation of an InferenceService that was not seen before.
+
+        The former one may not have had its turn since the start.
+        """
+        if former is not None and uid_of(former) == uid_of(obj):
+            self._take(former, _after_sight())
         self._take(obj, _after_sight())
 
     def written(self, obj: Object) -> None:

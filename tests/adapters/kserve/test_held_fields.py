@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import tracemalloc
+import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,6 @@ from server.adapters.kserve import held_object
 from server.adapters.kserve.apply.adoption import ownership_patch
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.held_object import HeldObject, forget_parsed
-from server.adapters.kserve.informers import object_cache
 from server.adapters.kserve.informers.collections import Kind, Resource
 from server.adapters.kserve.informers.held_fields import LARGEST_PACKED, SMALL, hold, hold_parsed
 from server.adapters.kserve.informers.object_cache import ObjectCache
@@ -33,6 +33,7 @@ from server.adapters.kserve.objects import (
     uid_of,
     version_of,
 )
+from server.adapters.kserve.status import parse_cache
 from server.control.watch_cache import ALL, WatchCache
 from server.domain.service.inference_service import (
     InferenceServiceSpec,
@@ -200,6 +201,38 @@ def test_large_objects_that_were_read_stay_parsed_within_a_bound_of_bytes(
     assert taken < 20 * most, "parsed, these take 16 times their JSON"
 
 
+@pytest.mark.parametrize("long_text", ["", "x" * LARGEST_PACKED], ids=["compressed", "as dicts"])
+def test_results_of_parsers_are_kept_within_a_bound_of_bytes(
+    monkeypatch: pytest.MonkeyPatch, long_text: str
+) -> None:
+    most = 2**20
+    monkeypatch.setattr(parse_cache, "MOST_BYTES", most)
+    many = 3 * most // LARGEST_PACKED
+    lists = {str(n): [[]] * 200 for n in range(LARGEST_PACKED // 1000)}
+    cache = ObjectCache(lambda _: None)
+    found = [service(f"s{n}") for n in range(many)]
+    for each in found:
+        each["spec"]["predictor"] |= {**lists, "text": long_text}
+    cache.listed(Resource(Kind.SERVICES), [held(each) for each in found], 0)
+    copies: list[weakref.ref[Copy]] = []
+
+    def copied(of: Object) -> Copy:
+        copies.append(weakref.ref(made := Copy(of["spec"])))
+        return made
+
+    for observed in map(cache.observed, cache.keys()):
+        assert observed
+        assert isinstance(observed.service, HeldObject) == (not long_text)
+        assert observed.cache.parse(copied, observed.service)
+    kept = sum(1 for each in copies if each())
+    assert 4 < kept < many / 2
+    assert copies[-1]() is not None
+
+
+class Copy(dict[str, Any]):
+    """The result of a parser."""
+
+
 def test_a_service_with_twenty_variables_is_held_in_less_than_its_json() -> None:
     texts = [json.dumps(service(f"s{n}")) for n in range(200)]
     gc.collect()
@@ -218,7 +251,7 @@ def test_a_service_with_twenty_variables_and_its_state_take_less_than_ten_kibiby
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Beside the services that were read last, which stay parsed: a bounded number of them."""
-    monkeypatch.setattr(object_cache, "MOST_PARSE_CACHES", 1)
+    monkeypatch.setattr(parse_cache, "MOST_CACHES", 1)
     texts = [json.dumps(service(f"s{n}")) for n in range(200)]
     now = datetime(2026, 1, 1, tzinfo=UTC)
     sink, cache = WatchCache(), ObjectCache(lambda _: None)

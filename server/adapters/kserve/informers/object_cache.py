@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 from server.adapters.kserve.held_object import SERVICE_LABEL, HeldObject, forget_parsed
 from server.adapters.kserve.informers.collections import (
@@ -22,7 +22,7 @@ from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_o
 from server.adapters.kserve.objects import Object, key_of, uid_of, version_of
 from server.adapters.kserve.releases import NEWEST, Release
 from server.adapters.kserve.status.observed_objects import ObservedObjects
-from server.adapters.kserve.status.parse_cache import ParseCache
+from server.adapters.kserve.status.parse_cache import ParseCaches
 from server.adapters.kserve.status.pods.account_rights import AccountRights, namespace_of_subject
 from server.adapters.kserve.status.pods.bound_namespaces import BoundNamespaces
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy
@@ -31,8 +31,6 @@ from server.domain.service.inference_service import ServiceKey
 
 # The watch sends a written object within milliseconds. After this time it never will.
 UNSEEN_TOO_LONG = 5.0
-# So many services keep the results of their parsers: as much memory as their parsed objects.
-MOST_PARSE_CACHES = 256
 # Children belong to a service, events to the object with this uid, which may come after them.
 _Owner = ServiceKey | str
 
@@ -58,8 +56,7 @@ class ObjectCache:
         self.bound_namespaces = BoundNamespaces()
         self._output_policy = OutputPolicy(caller)
         self._services = ServiceCache(self._forget_deleted, generation_seen)
-        # The services that were parsed last, oldest first.
-        self._parse_caches: OrderedDict[ServiceKey, ParseCache] = OrderedDict()
+        self._parse_caches = ParseCaches()
         self._release = NEWEST
         # The long texts of each service, once the first of its children has come.
         self._texts: dict[ServiceKey, dict[str, str]] = {}
@@ -74,28 +71,31 @@ class ObjectCache:
 
     def parsed(self, key: ServiceKey) -> ParsedObject | None:
         """Return the cached InferenceService, parsed; None if there is none."""
-        service = self._services.get(key)
-        return self._parse_cache(key).parse(parse_object, service) if service else None
+        observed = self.observed(key)
+        return observed.cache.parse(parse_object, observed.service) if observed else None
 
     def observed(self, key: ServiceKey) -> ObservedObjects | None:
         """Return the cached InferenceService with all of its objects; None if there is none."""
         service = self._services.get(key)
         if service is None:
             return None
-        pods = self._children[Kind.PODS].of(key)
+        children = {kind: owned.of(key) for kind, owned in self._children.items()}
+        pods = children[Kind.PODS]
+        events = tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o)))
+        objects = (service, *chain.from_iterable(children.values()), *events)
         return ObservedObjects(
             service=service,
-            deployments=self._children[Kind.DEPLOYMENTS].of(key),
-            replica_sets=self._children[Kind.REPLICA_SETS].of(key),
-            autoscalers=self._children[Kind.AUTOSCALERS].of(key),
-            knative_services=self._children[Kind.KNATIVE_SERVICES].of(key),
-            revisions=self._children[Kind.REVISIONS].of(key),
+            deployments=children[Kind.DEPLOYMENTS],
+            replica_sets=children[Kind.REPLICA_SETS],
+            autoscalers=children[Kind.AUTOSCALERS],
+            knative_services=children[Kind.KNATIVE_SERVICES],
+            revisions=children[Kind.REVISIONS],
             pods=pods,
-            events=tuple(e for o in (service, *pods) for e in self._events.of(uid_of(o))),
+            events=events,
             knative_followed=self.follows_knative(key.namespace),
             release=self._release,
             output_policy=self._output_policy,
-            cache=self._parse_cache(key),
+            cache=self._parse_caches.of(key, objects),
         )
 
     def follows_knative(self, namespace: str) -> bool:
@@ -223,15 +223,8 @@ class ObjectCache:
         for key in keys:
             self._texts.pop(key, None)
             if self._services.get(key) is None:
-                self._parse_caches.pop(key, None)
+                self._parse_caches.drop(key)
         self._touched(keys)
-
-    def _parse_cache(self, key: ServiceKey) -> ParseCache:
-        cache = self._parse_caches.setdefault(key, ParseCache())
-        self._parse_caches.move_to_end(key)
-        if len(self._parse_caches) > MOST_PARSE_CACHES:
-            self._parse_caches.popitem(last=False)
-        return cache
 
     def _forget_deleted(self) -> None:
         self._output_policy.clear()

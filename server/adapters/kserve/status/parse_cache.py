@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any, TypeVar, TypeVarTuple
 
+import msgspec
+
+from server.adapters.kserve.held_object import HeldObject
 from server.adapters.kserve.objects import Object
+from server.domain.service.inference_service import ServiceKey
+
+# The services that were derived last keep the results of their parsers: so many of them, whose
+# objects have so many bytes of JSON. The results take up to twenty times as much.
+MOST_CACHES = 64
+MOST_BYTES = 2**21
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -41,6 +51,40 @@ class ParseCache:
         items = {id(o): cached.get(id(o)) or (o, parser(o)) for o in objects}
         self._items[parser] = items
         return tuple(result for _, result in items.values())
+
+
+class ParseCaches:
+    """Keep the parse caches of the services that were derived last, within MOST_CACHES and
+    MOST_BYTES, at least one."""
+
+    def __init__(self) -> None:
+        # Each with the bytes of its objects, the one that was used last at the end.
+        self._caches: OrderedDict[ServiceKey, tuple[ParseCache, int]] = OrderedDict()
+        self._bytes = 0
+
+    def of(self, key: ServiceKey, objects: Sequence[Object]) -> ParseCache:
+        """Return the cache of a service that has these objects."""
+        cache, counted = self._caches.pop(key, (ParseCache(), 0))
+        size = sum(cache.parse_each(_size_of, objects))
+        self._caches[key] = cache, size
+        self._bytes += size - counted
+        while len(self._caches) > 1 and (
+            len(self._caches) > MOST_CACHES or self._bytes > MOST_BYTES
+        ):
+            self.drop(next(iter(self._caches)))
+        return cache
+
+    def drop(self, key: ServiceKey) -> None:
+        """Drop the cache of a service, if it has one."""
+        _, counted = self._caches.pop(key, (None, 0))
+        self._bytes -= counted
+
+
+def _size_of(found: Object) -> int:
+    """Return the bytes of an object's JSON."""
+    if isinstance(found, HeldObject):
+        return found.size
+    return len(msgspec.json.encode(found, enc_hook=dict))
 
 
 def _have_same_items(old: Any, new: Any) -> bool:

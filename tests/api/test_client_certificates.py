@@ -19,7 +19,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from structlog.testing import capture_logs
 
 from server import followed_file
-from server.api.transport import client_certificates, server_certificate
+from server.api.transport import client_certificates
 from server.api.transport.client_certificates import MOST_BYTES
 from server.control import authorizer
 from server.domain.errors import Unauthenticated
@@ -99,7 +99,6 @@ def world(
 ) -> Iterator[World]:
     """Files are read often, and streams are checked often."""
     monkeypatch.setattr(followed_file, "EVERY_SECONDS", 0.02)
-    monkeypatch.setattr(server_certificate, "EVERY_SECONDS", 0.02)
     monkeypatch.setattr(authorizer, "RECHECK", authorizer.RECHECK / 600)
     tokens, ca = tmp_path / "tokens.toml", tmp_path / "clients.crt"
     ca.write_bytes(clients.pem)

@@ -27,6 +27,7 @@ from modelservice.v1.model_service_pb2 import WatchStatusRequest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 from structlog.testing import capture_logs
 
+from server import followed_file
 from server.api.transport import server_certificate
 from server.api.transport.certificate import MOST_BYTES, CertificateUnusable, Paths
 from server.api.transport.listening import _has_ipv6
@@ -69,7 +70,7 @@ class Readings:
 def readings(monkeypatch: pytest.MonkeyPatch) -> Readings:
     """The server reads its files often."""
     counted = Readings()
-    monkeypatch.setattr(server_certificate, "EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(followed_file, "EVERY_SECONDS", 0.02)
     monkeypatch.setattr(server_certificate, "read_files", counted)
     return counted
 
@@ -334,6 +335,25 @@ async def test_a_coming_expiry_is_logged_once_a_day_and_what_has_expired_at_once
         certificate.check()
         assert [(event["event"], event["log_level"]) for event in logged] == expected
         logged.clear()
+
+
+async def test_a_certificate_that_cannot_be_used_is_reported_once_and_used_when_its_time_comes(
+    files: TlsFiles, logged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed_file, "TRIED_AGAIN_SECONDS", 0.0)
+    clock = Clock()
+    certificate = ServerCertificate(Paths(files.cert, files.key), clock)
+    await certificate.load()
+    files.renew()
+    right = clock.now
+    clock.now -= dt.timedelta(days=10_000)
+    logged.clear()
+    for _ in range(5):
+        certificate.check()
+    assert [event["event"] for event in logged] == [BROKEN]
+    clock.now = right
+    certificate.check()
+    assert [event["event"] for event in logged] == [BROKEN, "certificate replaced"]
 
 
 def test_a_certificate_that_expires_soon_is_a_warning_at_the_start(

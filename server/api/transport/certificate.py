@@ -33,7 +33,7 @@ _CURVES = (ec.SECP256R1, ec.SECP384R1)
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
 
 
-class CertificateUnusable(Exception):
+class CertificateUnusable(FileUnusable):
     """The certificate or its key cannot be used; the message names the setting, for operators."""
 
 

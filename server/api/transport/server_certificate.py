@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -20,10 +19,10 @@ from server.api.transport.certificate import (
     read_files,
 )
 from server.api.transport.client_certificates import ClientCertificates
+from server.followed_file import Followed
 
 log = structlog.get_logger(__name__)
 
-EVERY_SECONDS = 1.0
 EXPIRES_SOON = timedelta(days=14)
 _REMINDED_EVERY = timedelta(days=1)
 # At the start files may be about to be replaced, one after the other.
@@ -35,28 +34,24 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class ServerCertificate:
+class ServerCertificate(Followed[Files]):
     """The certificate of new connections. `load` it, then `follow` its files.
 
-    Files that cannot be used are logged once, and the certificate in use stays. Connections keep
-    the certificate that they began with. The files are read in a thread.
+    Connections keep the certificate that they began with.
     """
 
     def __init__(self, paths: Paths, now: Callable[[], datetime] = _now) -> None:
+        super().__init__()
         self._paths = paths
         self._now = now
         self._current: Certificate
-        # The content of the files at the last reading; a text where they could not be read.
-        self._seen: Files | str
-        self._judged: Files | str
-        self._problem = ""
         self._reminder: tuple[str, datetime] | None = None
 
     async def load(self) -> None:
         """Read the certificate. Raises CertificateUnusable."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await asyncio.to_thread(self._load)
+                await super().load()
                 break
             except CertificateUnusable:
                 if attempt == _ATTEMPTS:
@@ -65,14 +60,10 @@ class ServerCertificate:
         log.info("certificate loaded", **self._described())
         self._remind()
 
-    async def follow(self) -> None:
-        """Replace the certificate as its files change, and warn before it expires, until
-        cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_SECONDS)
-            # If no thread can be started, it is tried again the next time.
-            with suppress(RuntimeError):
-                await asyncio.to_thread(self.check)
+    def check(self) -> None:
+        """Read the files once, and warn before the certificate in use expires."""
+        super().check()
+        self._remind()
 
     def credentials(self, clients: ClientCertificates | None = None) -> grpc.ServerCredentials:
         """Return credentials for one address of a listener; with `clients` it requires client
@@ -100,43 +91,19 @@ class ServerCertificate:
             _configuration(*given), fetch, require_client_authentication=clients is not None
         )
 
-    def check(self) -> None:
-        """Read the files once. Content is used, or reported, when it is read for the second time.
+    def _read(self) -> Files:
+        return read_files(self._paths)
 
-        A volume of a Secret is replaced between the reading of two files, and other tools write one
-        after the other: such a pair is gone the next time.
-        """
-        try:
-            files: Files | str = read_files(self._paths)
-        except CertificateUnusable as e:
-            files = str(e)
-        if files == self._seen:
-            self._judge(files)
-        self._seen = files
-        self._remind()
-
-    def _load(self) -> None:
-        files = read_files(self._paths)
-        self._current = parse(files, self._paths, self._now())
-        self._seen = self._judged = files
-
-    def _judge(self, files: Files | str) -> None:
-        if files == self._judged and not self._problem:
-            return
-        problem = files if isinstance(files, str) else ""
-        if isinstance(files, Files):
-            try:
-                self._use(parse(files, self._paths, self._now()))
-            except CertificateUnusable as e:
-                problem = str(e)
-        if problem and (files, problem) != (self._judged, self._problem):
-            log.error("certificate cannot be replaced", problem=problem, **self._described())
-        self._judged, self._problem = files, problem
-
-    def _use(self, certificate: Certificate) -> None:
-        if certificate != self._current:
+    def _use(self, content: Files) -> None:
+        certificate = parse(content, self._paths, self._now())
+        if self._judged is None:
+            self._current = certificate
+        elif certificate != self._current:
             self._current = certificate
             log.info("certificate replaced", **self._described())
+
+    def _report(self, problem: str) -> None:
+        log.error("certificate cannot be replaced", problem=problem, **self._described())
 
     def _remind(self) -> None:
         """Log the coming expiry once a day."""

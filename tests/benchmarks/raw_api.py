@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,9 +89,12 @@ async def raw_api(lab: Lab, kubeconfig: Path) -> AsyncIterator[RawApi]:
         yield RawApi(session)
 
 
-def manifest_for(request: pb.DeployRequest) -> dict[str, Any]:
-    """What the server itself would apply for a Deploy of a new service."""
+def manifest_for(
+    request: pb.DeployRequest, runtimes: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """What the server itself would apply for a Deploy of a new service, for a model that KServe
+    serves by the first of these runtimes."""
     deploy = canonical_deploy(deploy_of(request))
     plan = plan_deploy(deploy, None, KServeConfig(), "")
     assert isinstance(plan, Plan)
-    return dict(plan.manifest)
+    return dict(plan.with_added_fields(runtimes).manifest)

@@ -31,12 +31,8 @@ from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
 from server.adapters.kserve.client import Answer
 from server.adapters.kserve.informers.kserve_release import KServeTooOld
 from server.adapters.kserve.informers.status_feed import StatusFeed
-from server.adapters.kserve.manifests.annotations import AddedFields
 from server.adapters.kserve.manifests.field_ownership import PREDICTOR, manager_names_at
 from server.adapters.kserve.manifests.object_parser import removed_paths, service_of, with_paths
-from server.adapters.kserve.manifests.readiness_probe import probe_for
-from server.adapters.kserve.manifests.resource_defaults import model_additions
-from server.adapters.kserve.manifests.serving_runtimes import resources_of
 from server.adapters.kserve.modes import KNATIVE, STANDARD, mode_of, settled_mode_of
 from server.adapters.kserve.names import UPDATES_DISABLED_ANNOTATION
 from server.adapters.kserve.objects import Object, annotations_of, rollout_of
@@ -99,7 +95,7 @@ class ServiceApplier:
             applied = self._already_applied(deploy, plan, current)
             return _with_warnings(applied, current.parsed.obj if current.parsed else {}, config)
         if plan.replaces_pods:
-            plan = plan.with_added(await self._fields_to_add(plan, deploy.deadline))
+            plan = plan.with_added_fields(await self._runtimes_of(plan, deploy.deadline))
         if plan.frozen:
             await self._refuse_change(deploy, plan)
         answer = await self._write(deploy, plan, dry_run=deploy.validate_only)
@@ -133,17 +129,12 @@ class ServiceApplier:
             rollout = None if deploy.validate_only else rollout_of(obj)
         return Applied(service, plan.action, rollout)
 
-    async def _fields_to_add(self, plan: Plan, deadline: Deadline) -> AddedFields:
-        """Settle the fields to add for new pods; for a model they depend on its runtime."""
-        key, spec = plan.desired.key, plan.desired.spec
-        resources = plan.desired.added.resources
-        runtimes: Sequence[Object] = ()
-        if isinstance(spec.serving, ModelPredictor):
-            runtimes = await self._runtimes.read(spec.serving, key.namespace, deadline)
-            if runtimes:
-                resources = model_additions(spec.resources, resources_of(runtimes[0]))
-        probe = probe_for(key.name, spec, runtimes) if plan.wants_probe else None
-        return AddedFields(resources, probe)
+    async def _runtimes_of(self, plan: Plan, deadline: Deadline) -> Sequence[Object]:
+        """Return the serving runtimes that KServe chooses from for a model."""
+        key, serving = plan.desired.key, plan.desired.spec.serving
+        if not isinstance(serving, ModelPredictor):
+            return ()
+        return await self._runtimes.read(serving, key.namespace, deadline)
 
     async def _refuse_change(self, deploy: Deploy, plan: Plan) -> None:
         """Refuse a change that KServe would not act on; a write that changes nothing passes."""

@@ -5,7 +5,7 @@ A plan holds for that very object only: its uid and resourceVersion are the writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,13 @@ from server.adapters.kserve.manifests.field_ownership import (
 from server.adapters.kserve.manifests.manifest import Body, DesiredObject, body_of, complete
 from server.adapters.kserve.manifests.object_diff import asks_for_same_pods, removes_fields
 from server.adapters.kserve.manifests.object_parser import ParsedObject
-from server.adapters.kserve.manifests.resource_defaults import container_additions, still_added
+from server.adapters.kserve.manifests.readiness_probe import probe_for
+from server.adapters.kserve.manifests.resource_defaults import (
+    container_additions,
+    model_additions,
+    still_added,
+)
+from server.adapters.kserve.manifests.serving_runtimes import resources_of
 from server.adapters.kserve.modes import (
     FORMER_NAMES,
     MODES,
@@ -89,6 +95,18 @@ class Plan:
     adopts: bool = False
     frozen: bool = False
     unchanged: bool = False
+
+    def with_added_fields(self, runtimes: Sequence[Object]) -> Plan:
+        """Return the plan with the fields that new pods get beside those of the spec.
+
+        For a model they depend on the `runtimes` that KServe chooses from; it takes the first.
+        """
+        key, spec = self.desired.key, self.desired.spec
+        resources = self.desired.added.resources
+        if runtimes:
+            resources = model_additions(spec.resources, resources_of(runtimes[0]))
+        probe = probe_for(key.name, spec, runtimes) if self.wants_probe else None
+        return self.with_added(AddedFields(resources, probe))
 
     def with_added(self, added: AddedFields) -> Plan:
         """Return the plan with these fields added to the serving container."""

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from server.adapters.bounded_read import TooLarge, read_at_most
 from server.adapters.kserve.connection.connection import (
@@ -353,7 +354,7 @@ def _encode(body: Mapping[str, Any]) -> bytes:
     the data of a ControllerRevision as it was sent, and refuses every later patch if Go's encoder,
     which escapes <, > and &, would write it differently.
     """
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    text = msgspec.json.encode(body).decode()
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 

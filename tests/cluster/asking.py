@@ -11,6 +11,8 @@ from google.protobuf.message import Message
 from modelservice.v1 import inference_service_pb2 as services_pb
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
+from modelservice.v1.rollout_service_pb2 import StartRequest, StopRequest
+from modelservice.v1.rollout_service_pb2_grpc import RolloutServiceStub
 
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
@@ -60,6 +62,18 @@ def get(stub: ModelServiceStub, namespace: str, name: str) -> services_pb.Infere
 def delete(stub: ModelServiceStub, namespace: str, name: str, **fields: Any) -> pb.DeleteResponse:
     request = pb.DeleteRequest(namespace=namespace, name=name, **fields)
     return _write(stub.Delete, request)
+
+
+def stop(
+    rollouts: RolloutServiceStub, namespace: str, name: str, **fields: Any
+) -> pb.DeployResponse:
+    return _write(rollouts.Stop, StopRequest(namespace=namespace, name=name, **fields))
+
+
+def start(
+    rollouts: RolloutServiceStub, namespace: str, name: str, **fields: Any
+) -> pb.DeployResponse:
+    return _write(rollouts.Start, StartRequest(namespace=namespace, name=name, **fields))
 
 
 def _write(call: Callable[..., Answer], request: Message) -> Answer:

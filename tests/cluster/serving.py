@@ -10,7 +10,7 @@ from shlex import split
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from modelservice.v1 import model_service_pb2_grpc
+from modelservice.v1 import model_service_pb2_grpc, rollout_service_pb2_grpc
 
 from lab import Component, Lab
 from lab.port_blocks import PortBlock
@@ -84,6 +84,7 @@ class Server(Component):
         )
         self.channel = grpc.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
         self.stub = model_service_pb2_grpc.ModelServiceStub(self.channel)
+        self.rollouts = rollout_service_pb2_grpc.RolloutServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
     def is_serving(self, service: str = "") -> bool:

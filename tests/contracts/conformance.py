@@ -10,6 +10,7 @@ from tests.contracts.own_writes import OwnWritesConformance
 from tests.contracts.positions import PositionConformance
 from tests.contracts.registered import RegisteredConformance
 from tests.contracts.rolling_back import RollbackConformance
+from tests.contracts.stopping import StopConformance
 
 
 class ClusterConformance(
@@ -24,5 +25,6 @@ class ClusterConformance(
     PositionConformance,
     RegisteredConformance,
     RollbackConformance,
+    StopConformance,
 ):
     """What every cluster keeps to."""

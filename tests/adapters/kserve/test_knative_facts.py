@@ -273,6 +273,33 @@ def test_an_image_that_knative_itself_cannot_find_fails_before_there_is_a_pod() 
     assert decision.failure.reason is FailureReason.IMAGE_PULL
 
 
+def test_the_deployment_of_an_earlier_revision_of_that_name_has_time_to_be_deleted() -> None:
+    observed, now = serving()
+    words = 'There is an existing Deployment "iris-predictor-00001-deployment" that we do not own.'
+    for change in (
+        conditioned("knative_services", "Ready", status="False", reason="RevisionFailed"),
+        conditioned("revisions", "Ready", status="False", reason="NotOwned"),
+        conditioned(
+            "revisions",
+            "ResourcesAvailable",
+            status="False",
+            reason="NotOwned",
+            message=words,
+            lastTransitionTime=stamp(now),
+        ),
+        lambda observed: replace(observed, deployments=(), replica_sets=(), pods=()),
+    ):
+        observed = change(observed)
+    first = verdict(observed, now)
+    assert first.state is State.PROGRESSING
+    assert first.failure
+    assert first.failure.reason is FailureReason.RECONCILE_FAILED
+    later = verdict(observed, now + timedelta(seconds=30))
+    assert later.state is State.FAILED
+    assert later.failure
+    assert later.failure.reason is FailureReason.RECONCILE_FAILED
+
+
 @pytest.mark.parametrize("reason", ["Unschedulable", "FailedCreate"])
 def test_what_passes_by_itself_does_not_fail_a_revision(reason: str) -> None:
     decision = decision_after(

@@ -18,7 +18,7 @@ from server.adapters.kserve.objects import (
     parse_time,
 )
 from server.adapters.kserve.status.components import ComponentSpec
-from server.adapters.kserve.status.grace_periods import ACTIVATION
+from server.adapters.kserve.status.grace_periods import ACTIVATION, LEFTOVER
 from server.adapters.kserve.status.knative.revisions import Revision
 from server.adapters.kserve.status.name_conflicts import NOT_OWNED, conflict_in
 from server.adapters.kserve.status.pods.output_policy import OutputPolicy, template_secrets
@@ -64,7 +64,7 @@ def revision_problems(
         text = output.masked(text) if of_platform else output.shown(text)
         conflict = conflict_in(text) if reason == NOT_OWNED else None
         if conflict:
-            yield Problem(conflict.failure(since, component.kind), since)
+            yield Problem(conflict.failure(since, component.kind), since, LEFTOVER)
             continue
         exit_code = _EXIT_CODE.fullmatch(reason)
         failure = failure_of(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -35,8 +34,6 @@ class CallLog:
     def __init__(self, method: str, trace: str, *, quiet: bool, late: bool = False) -> None:
         self._late = late
         self._began = time.perf_counter()
-        self._ms = 0.0
-        self._code = grpc.StatusCode.UNKNOWN
         self.trace = trace
         self.quiet = quiet
         self.fields: dict[str, Any] = {"method": method}
@@ -51,13 +48,14 @@ class CallLog:
         """Log the call's end."""
         self._code = code
         self._ms = (time.perf_counter() - self._began) * 1000
-        level = logging.DEBUG if self.quiet else logging.INFO
         if code is grpc.StatusCode.INTERNAL:
-            level = logging.ERROR
-        if self._late and level == logging.INFO:
+            logger().error("call", **self._line())
+        elif self.quiet:
+            logger().debug("call", **self._line())
+        elif self._late:
             log_stream.write_late(logger(), "call", self._line)
         else:
-            logger().log(level, "call", **self._line())
+            logger().info("call", **self._line())
 
     def _line(self) -> dict[str, Any]:
         ms = round(self._ms, 2)

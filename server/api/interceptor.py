@@ -62,22 +62,21 @@ Handler = Callable[..., Any]
 class _Method(NamedTuple):
     """A method, `package.Service/Name`.
 
+    `handle` takes a request, the argument of the handler, and gRPC's context.
     `own`: of this API, so its handler takes a Call in place of gRPC's context. `open`: its callers
-    are not authenticated. `generates`: its handler is an asynchronous generator of responses.
-    `writes`: its handler also takes a function that writes a response.
-    `quiet`: its calls are logged at debug level. `reads`: its calls change nothing. `parse` makes
-    its request of bytes; None where gRPC does, since requests are streamed.
+    are not authenticated. `quiet`: its calls are logged at debug level. `reads`: its calls change
+    nothing. `changes`: they may change something of this API's. `parse` makes its request of bytes;
+    None where gRPC does, since requests are streamed.
     """
 
     name: str
-    handler: Handler
+    handle: Callable[[Any, Any, Context], Awaitable[Any]]
     kind: CallKind
     own: bool
     open: bool
-    generates: bool
-    writes: bool
     quiet: bool
     reads: bool
+    changes: bool
     parse: Callable[[bytes], Any] | None
 
 
@@ -169,16 +168,16 @@ class CallInterceptor:
         parse = _parser(handler.request_deserializer)
         # gRPC parses streamed requests; a single one is parsed once its call is admitted.
         by_grpc, by_us = (parse, None) if handler.request_streaming else (None, parse)
+        reads = method.rpartition("/")[2].startswith(_READS)
         known = _Method(
             name=method[1:],
-            handler=behavior,
+            handle=_handle(behavior, writes=own and handler.response_streaming),
             kind=kind,
             own=own,
             open=not own and not (is_reflection and not self._open_reflection),
-            generates=inspect.isasyncgenfunction(behavior),
-            writes=own and handler.response_streaming,
             quiet=method.startswith(_QUIET),
-            reads=method.rpartition("/")[2].startswith(_READS),
+            reads=reads,
+            changes=own and not reads,
             parse=by_us,
         )
         # A partial: the frame of a function here would keep the request, see `_call`. Of the
@@ -217,24 +216,22 @@ class CallInterceptor:
 
     async def _outcome(self, current: _OpenCall, request: Any) -> Any:
         """Return the response, or an _Abort for an error, once it is on record and logged."""
-        context, line = current.context, current.line
+        context, line, size = current.context, current.line, _size(request)
         try:
             try:
                 if self._authentication and not current.method.open:
-                    authenticated = await self._authentication.authenticated(
-                        context, _size(request)
-                    )
+                    authenticated = await self._authentication.authenticated(context, size)
                     current.caller, current.authenticate, current.impersonate = authenticated
                 if current.caller.name:
                     line.fields["user"] = cut(current.caller.name, _LOGGED_BYTES)
                 current.admitted = await self._admission.admit(
                     current.method.kind,
                     current.caller.name,
-                    writes=current.method.own and not current.method.reads,
-                    request_bytes=_size(request),
+                    writes=current.method.changes,
+                    request_bytes=size,
                 )
             except ServiceError as refusal:
-                await self._refuse(current, request, refusal)
+                await self._refuse(current, size, refusal)
                 raise
             if current.impersonate:
                 # Admitted before, since this takes a review for each name that a caller invents.
@@ -272,13 +269,13 @@ class CallInterceptor:
             if current.admitted:
                 current.admitted.end()
 
-    async def _refuse(self, current: _OpenCall, request: Any, refusal: ServiceError) -> None:
+    async def _refuse(self, current: _OpenCall, size: int, refusal: ServiceError) -> None:
         """Put the refusal of a call that is not admitted on record; hold back those of a flood."""
         current.line.quiet = True
         if record := self._record(current):
             # Before the refusal is held: the client may leave meanwhile.
             record.put_end(code_of(refusal).name, refusal.reason.value, _user_in(refusal))
-        await self._refused.add(refusal.reason, _size(request))
+        await self._refused.add(refusal.reason, size)
 
     def _handling(self, current: _OpenCall, request: Any) -> Awaitable[Any]:
         """Parse the request, and return its handler's response to await."""
@@ -288,20 +285,12 @@ class CallInterceptor:
             line.describe(request, self._default_namespace)
         if isinstance(request, Message):
             check_limits(request)
-        argument = self._call_of(current) if method.own else context
-        handling: Awaitable[Any]
-        if method.generates:
-            handling = _write_all(method.handler(request, argument), context)
-        elif method.writes:
-            handling = method.handler(request, argument, context.write)
-        else:
-            handling = method.handler(request, argument)
-        return handling
-
-    def _call_of(self, current: _OpenCall) -> Call:
-        deadline = Deadline.after(current.context.time_remaining())
-        record = None if current.method.reads else self._record(current)
-        return Call(current.caller, deadline, current.line.trace, current.authenticate, record)
+        if not method.own:
+            return method.handle(request, context, context)
+        deadline = Deadline.after(context.time_remaining())
+        record = self._record(current) if method.changes else None
+        call = Call(current.caller, deadline, line.trace, current.authenticate, record)
+        return method.handle(request, call, context)
 
     def _record(self, current: _OpenCall) -> AuditedCall | None:
         """Return the call's audit record. That of a read is made only where it is refused."""
@@ -412,6 +401,19 @@ async def _impersonate(current: _OpenCall, impersonate: Callable[[], Authenticat
     current.authenticate = authenticate = impersonate()
     current.caller = await authenticate()
     current.line.fields["on_behalf_of"] = cut(current.caller.name, _LOGGED_BYTES)
+
+
+def _handle(handler: Handler, *, writes: bool) -> Callable[[Any, Any, Context], Awaitable[Any]]:
+    """Return a function that calls a handler.
+
+    It may be an asynchronous generator of responses. With `writes` it takes a function that writes
+    a response.
+    """
+    if inspect.isasyncgenfunction(handler):
+        return lambda request, argument, context: _write_all(handler(request, argument), context)
+    if writes:
+        return lambda request, argument, context: handler(request, argument, context.write)
+    return lambda request, argument, context: handler(request, argument)
 
 
 class _Abort(NamedTuple):

@@ -103,12 +103,14 @@ class RevisionRecorder:
         self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
         # Before that, statuses are not kept: all of them come at the start.
         self._all_due = False
+        self._synced = asyncio.Event()
         self._failed = 0
         self._logged = float("-inf")
         feed.observe_rollouts(self)
 
     def synced(self) -> None:
         """Take it that all services are known: those without a revision get one."""
+        self._synced.set()
         delay = random.uniform(*AFTER_START)  # noqa: S311 (jitter)
         asyncio.get_running_loop().call_later(delay, self._let_all_be_due)
 
@@ -179,6 +181,7 @@ class RevisionRecorder:
 
     async def run(self) -> None:
         """Follow what is stored, and store what is not."""
+        await self._synced.wait()  # the services come first
         try:
             async with asyncio.TaskGroup() as tasks:
                 for reflector in self._index.reflectors:

@@ -129,11 +129,23 @@ def test_a_rollback_and_one_more_are_as_one(revisions: list[Revision]) -> None:
     assert last_ready(after) is rolled
 
 
+def test_pruning_keeps_the_rollback_that_restarts_have_pushed_back() -> None:
+    rolled_back = history(("1", READY), ("2", FAILED), ("3", READY), ("4", FAILED), ("3", READY, 3))
+    restarted = [*history(*[("3", READY)] * 12)[:7], *rolled_back]
+    assert last_ready(to_keep(restarted, 2)) is restarted[0]
+
+
+def test_pruning_does_not_join_the_present_to_an_earlier_rollback() -> None:
+    revisions = history(("3", READY), ("4", READY, 1), ("5", FAILED), ("4", FAILED), ("4", FAILED))
+    assert number(last_ready(revisions)) == 1
+    assert number(last_ready(to_keep(revisions, 2))) == 1
+
+
 @given(histories, st.integers(1, 12))
 def test_pruning_keeps_the_newest_and_every_way_back(revisions: list[Revision], most: int) -> None:
     kept = to_keep(revisions, most)
     assert kept[:most] == revisions[:most]
-    assert len(kept) <= most + 2
+    assert len(kept) <= most + 3
     assert [r for r in revisions if r in kept] == kept
     assert last_ready(kept) == last_ready(revisions)
     ready = [r for r in revisions if r.outcome is READY]

@@ -133,18 +133,32 @@ def last_ready(revisions: Sequence[Revision]) -> Revision | None:
     if not revisions:
         return None
     present = revisions[0]
-    same = [present, *takewhile(lambda r: _same(r, present), revisions[1:])]
-    if any(revision.rollback_of for revision in same):
+    if _rollback_to_present(revisions):
         return present
     return next((r for r in revisions if _was_ready(r) and not _same(r, present)), None)
 
 
 def to_keep(revisions: Sequence[Revision], most: int = MOST_REVISIONS) -> list[Revision]:
     """Return the revisions to keep: the newest `most`, the newest READY one, and the one that a
-    rollback goes to by default. All are in their order, newest first."""
+    rollback goes to by default, or that shows that it goes nowhere. All are in their order."""
     ready = next((r for r in revisions if r.outcome is RevisionOutcome.READY), None)
-    kept = [*revisions[:most], ready, last_ready(revisions)]
+    kept = [*revisions[:most], ready, _rollback_to_present(revisions) or last_ready(revisions)]
+    run = _run_of_present(revisions)
+    if ready and ready.rollback_of and ready not in run and _same(ready, revisions[0]):
+        # What is between: else an earlier rollback would look as if the present came by it.
+        kept.append(revisions[len(run)])
     return [revision for revision in revisions if revision in kept]
+
+
+def _rollback_to_present(revisions: Sequence[Revision]) -> Revision | None:
+    """Return the rollback that the present content came by. Restarts since then change nothing."""
+    return next((r for r in _run_of_present(revisions) if r.rollback_of), None)
+
+
+def _run_of_present(revisions: Sequence[Revision]) -> list[Revision]:
+    """Return the newest revision, and those right before it with its content."""
+    earlier = takewhile(lambda r: _same(r, revisions[0]), revisions[1:])
+    return [*revisions[:1], *earlier]
 
 
 def _same(one: Revision, other: Revision) -> bool:

@@ -201,6 +201,42 @@ def test_large_objects_that_were_read_stay_parsed_within_a_bound_of_bytes(
     assert taken < 20 * most, "parsed, these take 16 times their JSON"
 
 
+@pytest.mark.parametrize(("name", "most"), [("ready_model", 20), ("crash", 60)])
+def test_a_change_of_one_of_40_pods_parses_none_of_the_others_unless_their_output_is_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    """The variables of a pod decide about its output; they are not kept parsed."""
+    monkeypatch.setattr(held_object, "MOST_OPEN", 1)
+    observed = [o for _, o in recording(name).states() if o][-1]
+    cache, now = ObjectCache(lambda _: None), datetime.now(UTC)
+    views, key = ServiceViews(cache), key_of(observed.service)
+
+    def put(kind: Kind, found: Mapping[str, Any]) -> None:
+        cache.changed(Resource(kind), WatchEvent("ADDED", hold_parsed(kind, dict(found))))
+
+    def put_pod(number: int) -> None:
+        found = json.loads(json.dumps(dict(observed.pods[0])))
+        found["metadata"] |= {"uid": f"p{number}", "name": f"p{number}"}
+        put(Kind.PODS, found)
+
+    put(Kind.SERVICES, observed.service)
+    for kind, children in (
+        (Kind.DEPLOYMENTS, observed.deployments),
+        (Kind.REPLICA_SETS, observed.replica_sets),
+    ):
+        for child in children:
+            put(kind, child)
+    for number in range(40):
+        put_pod(number)
+    assert views.derive(key, now)
+    put_pod(7)
+    parsed: list[bytes] = []
+    parse = held_object._parse
+    monkeypatch.setattr(held_object, "_parse", lambda text: parsed.append(text) or parse(text))
+    assert views.derive(key, now)
+    assert len(parsed) < most
+
+
 @pytest.mark.parametrize("long_text", ["", "x" * LARGEST_PACKED], ids=["compressed", "as dicts"])
 def test_results_of_parsers_are_kept_within_a_bound_of_bytes(
     monkeypatch: pytest.MonkeyPatch, long_text: str

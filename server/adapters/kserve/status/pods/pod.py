@@ -81,7 +81,7 @@ class Pod:
     `conditions`: by type. `has_ended`: none of its containers runs or will. `is_live`: the pod is
     meant to run: it has neither ended nor been deleted. `is_ready`: Ready, and not being deleted.
     `running_since`: since when all main containers run; None unless all do. `unready_since`: since
-    when they do so without the pod being ready.
+    when they do so without the pod being ready. `started_at`: when the kubelet took it.
     """
 
     obj: Object
@@ -98,6 +98,11 @@ class Pod:
     main_containers: tuple[Container, ...]
     running_since: datetime | None
     unready_since: datetime | None
+    phase: str
+    reason: str
+    message: str
+    node: str
+    started_at: datetime | None
 
     @property
     def containers(self) -> tuple[Container, ...]:
@@ -146,6 +151,11 @@ def parse_pod(obj: Object) -> Pod:
         main_containers=main,
         running_since=running_since,
         unready_since=unready_since,
+        phase=str(status.get("phase") or ""),
+        reason=str(status.get("reason") or ""),
+        message=str(status.get("message") or ""),
+        node=str(get_map(obj, "spec").get("nodeName") or ""),
+        started_at=parse_time(status.get("startTime")),
     )
 
 

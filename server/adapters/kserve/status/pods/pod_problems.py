@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from server.adapters.kserve.objects import get_map, parse_time
+from server.adapters.kserve.objects import parse_time
 from server.adapters.kserve.status.grace_periods import AT_ONCE, SILENT, UNSCHEDULABLE, VOLUME
 from server.adapters.kserve.status.pods.container_problems import container_problems
 from server.adapters.kserve.status.pods.pod_context import PodContext, first_seen
@@ -48,7 +48,7 @@ def pod_problems(context: PodContext) -> Iterator[Problem]:
 
 def _node_lost(context: PodContext) -> Problem | None:
     """Report a node that does not answer, or that is being emptied."""
-    conditions, status = context.pod.conditions, get_map(context.pod.obj, "status")
+    pod, conditions = context.pod, context.pod.conditions
     ready, disrupted = conditions.get("Ready", {}), conditions.get("DisruptionTarget", {})
     # The kubelet would have changed both conditions; the node controller changes Ready alone.
     silent = (
@@ -56,8 +56,8 @@ def _node_lost(context: PodContext) -> Problem | None:
         and conditions.get("ContainersReady", {}).get("status") == "True"
         and not ready.get("reason")
     )
-    node = get_map(context.pod.obj, "spec").get("nodeName") or "unknown"
-    if silent or status.get("phase") == "Unknown" or status.get("reason") == "NodeLost":
+    node = pod.node or "unknown"
+    if silent or pod.phase == "Unknown" or pod.reason == "NodeLost":
         message = f"the node of the pod does not answer: {node}"
         since = parse_time(ready.get("lastTransitionTime"))
         # The control plane has already waited for the node.
@@ -72,20 +72,19 @@ def _node_lost(context: PodContext) -> Problem | None:
 
 def _ended(context: PodContext) -> Iterator[Problem]:
     """Report a pod that its node rejected or evicted; Kubernetes creates another one."""
-    status = get_map(context.pod.obj, "status")
-    if status.get("phase") != "Failed":
+    pod = context.pod
+    if pod.phase != "Failed":
         return
-    reported = f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")
+    reported = f"{pod.reason}: {pod.message}".strip(": ")
     message = f"a node did not keep the pod: {reported or 'no reason given'}"
-    if status.get("reason") == "Evicted":
+    if pod.reason == "Evicted":
         warned_at = first_seen(context.last_warning("Evicted"))
-        since = warned_at or parse_time(status.get("startTime"))
+        since = warned_at or pod.started_at
         # The successor of a pod that has served for long may do so too.
         final = not context.completed and any(text in reported for text in _OWN_LIMIT)
         yield context.problem(FailureReason.EVICTED, message, since, AT_ONCE if final else None)
     else:
-        since = parse_time(status.get("startTime"))
-        yield context.problem(FailureReason.POD_REJECTED, message, since, None)
+        yield context.problem(FailureReason.POD_REJECTED, message, pod.started_at, None)
 
 
 def _unscheduled(context: PodContext) -> Problem:

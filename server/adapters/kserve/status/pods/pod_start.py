@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from server.adapters.kserve.objects import get_map, parse_time
+from server.adapters.kserve.objects import parse_time
 from server.adapters.kserve.status.grace_periods import SILENT
 from server.adapters.kserve.status.observed_objects import LogExcerpt
 from server.adapters.kserve.status.pods.pod import Container
@@ -104,7 +104,7 @@ def start_of(context: PodContext) -> Start | None:
     pod = context.pod
     if not pod.is_live:
         return None
-    began = parse_time(get_map(pod.obj, "status").get("startTime"))
+    began = pod.started_at
     for container in pod.init_containers:
         if not container.must_end:
             continue

@@ -156,3 +156,16 @@ def test_an_invalid_rollout_id_is_refused(stub, rollouts, name) -> None:
         rollouts.Stop,
         StopRequest(name=name, rollout_id="what"),
     )
+
+
+def test_a_registered_model_stays_the_one_that_was_deployed(stub, rollouts, project) -> None:
+    project.model()
+    project.version()
+    project.environment()
+    first = stub.Deploy(project.deploy()).service
+    assert first.deployment_id
+    stopped = rollouts.Stop(StopRequest(namespace=first.namespace, name=first.name)).service
+    started = rollouts.Start(StartRequest(namespace=first.namespace, name=first.name)).service
+    for service in (stopped, started):
+        assert service.spec == first.spec
+        assert service.deployment_id == first.deployment_id

@@ -11,7 +11,7 @@ from server.domain.service.inference_service import (
     RegisteredModelPredictor,
     Scaling,
 )
-from tests.contracts.world import World, deploy, plain
+from tests.contracts.world import Ability, World, deploy, needs, plain
 
 FIRST = Provenance("model-1", "version-1", "environment-1", "service-1", "deployment-1")
 LATER = replace(FIRST, deployment_id="deployment-2")
@@ -108,6 +108,16 @@ class RegisteredConformance:
         assert origin(restarted.service) == FIRST.labels
         again = await world.cluster.apply(registered(world, provenance=LATER))
         assert (again.action, again.rollout) == (Action.UNCHANGED, restarted.rollout)
+
+    async def test_a_stop_and_a_start_keep_names_ids_and_the_deployment(self, world: World) -> None:
+        needs(world, Ability.STOPPING)
+        asked = registered(world)
+        await world.cluster.apply(asked)
+        for stop in (True, False):
+            applied = await world.cluster.apply(deploy(world, None, stop=stop))
+            assert applied.service.spec == asked.spec
+            assert applied.service.deployment_id == "deployment-1"
+            assert origin(applied.service) == FIRST.labels
 
     async def test_a_restart_with_the_same_version_keeps_the_deployment(self, world: World) -> None:
         await world.cluster.apply(registered(world))

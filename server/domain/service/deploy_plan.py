@@ -104,7 +104,7 @@ def _plan_service(deploy: Deploy, stored: Stored | None) -> tuple[Action, Stored
     if action is Action.UNCHANGED:
         return action, stored
     new = replace(stored, service=_updated(old, desired))
-    if not same_pods:
+    if deploy.spec is not None and not same_pods:
         new = replace(new, service=replace(new.service, deployment_id=deploy.deployment_id))
     # Only a write that replaces pods can carry request_ids.
     rolls = deploy.restart or not same_pods

@@ -222,6 +222,23 @@ async def test_what_was_ready_for_a_moment_was_ready(
         await outcomes(server, {1: "READY", 2: ""})
 
 
+async def test_an_outcome_that_is_not_stored_yet_is_shown(
+    server: RevisionServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback right after a failure depends on it."""
+    monkeypatch.setattr(recorder, "AFTER_OUTCOME", (3600, 3600))
+    monkeypatch.setattr(recorder, "AFTER_SIGHT", (3600, 3600))
+    await server.put(SERVICES, service(1, "any:1"))
+    async with running(api) as replica:
+        await stored(server, 1)
+        await replica.report(1, State.READY)
+        await server.put(SERVICES, service(2, "any:2"))
+        await replica.told.until("the change", lambda: _generation(replica) == 2)
+        assert server.outcomes == {1: ""}
+        revisions = await replica.cluster.revisions(IRIS)
+        assert [(r.number, r.outcome) for r in revisions] == [(2, None), (1, "READY")]
+
+
 async def test_the_outcome_after_a_change_of_scaling_is_that_of_the_revision(
     server: RevisionServer, api: ApiServer
 ) -> None:

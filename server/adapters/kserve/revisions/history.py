@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from server.adapters.kserve.revisions.rollout_record import RolloutRecord
-from server.domain.revisions.revision import Revision, superseded, to_keep
+from server.domain.revisions.revision import Revision, RevisionOutcome, superseded, to_keep
 from server.domain.rollout.rollout_id import Rollout
 
 
@@ -71,12 +71,15 @@ def history_of(
         examined = max(examined, rollout.generation)
         former = before(records.values(), rollout.generation)
         if former and rollout.generation not in records:
-            # It changed the fields of the revision before it.
+            # It changed fields of the revision before it, whose outcome is the one of both.
             held = records[former.generation]
-            content = rollout.revision.content
-            records[held.generation] = replace(
-                held, revision=replace(held.revision, content=content)
-            )
+            changed = replace(held.revision, content=rollout.revision.content)
+            if rollout.revision.outcome and held.revision.outcome is not RevisionOutcome.READY:
+                now = rollout.revision
+                changed = replace(
+                    changed, outcome=now.outcome, ready_time=now.ready_time, failure=now.failure
+                )
+            records[held.generation] = replace(held, revision=changed)
     # A rollout that another server has seen since is not the present one of this view.
     shown = [records[n] for n in sorted(records, reverse=True) if n <= seen[-1].generation]
     newest, *older = shown

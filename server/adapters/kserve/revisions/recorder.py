@@ -22,7 +22,7 @@ from server.adapters.kserve.informers.status_feed import StatusFeed
 from server.adapters.kserve.informers.watch_stream import Backoff
 from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
 from server.adapters.kserve.objects import Object, generation_of, key_of, rollout_of, uid_of
-from server.adapters.kserve.revisions.history import before, history_of, new_revision
+from server.adapters.kserve.revisions.history import Numbered, before, history_of, new_revision
 from server.adapters.kserve.revisions.revision_client import RevisionClient, RevisionRefused
 from server.adapters.kserve.revisions.revision_index import RevisionIndex
 from server.adapters.kserve.revisions.rollout_record import (
@@ -169,6 +169,7 @@ class RevisionRecorder:
         pending = self._seen.get(key)
         if pending is None or pending.uid != rollout.uid:
             pending = _Seen(rollout.uid)
+        stored = self._with_seen_outcomes(key, stored, pending)
         objects = {n: o for n, o in pending.objects.items() if n < rollout.generation}
         records = (record_of(parse_object(objects[generation])) for generation in sorted(objects))
         seen = [self._with_seen_outcome(record, pending) for record in records]
@@ -412,6 +413,22 @@ class RevisionRecorder:
             return record
         rollout = record.revision.rollout
         return replace(record, revision=_ended(record.revision, rollout, status))
+
+    def _with_seen_outcomes(
+        self, key: ServiceKey, stored: Sequence[RolloutRecord], seen: _Seen
+    ) -> list[RolloutRecord]:
+        """Return the stored revisions with the outcomes that are not stored yet."""
+        records = {record.generation: record for record in stored}
+        for generation, status in sorted(seen.statuses.items()):
+            present: Numbered | None = records.get(generation)
+            if present is None and self._examined_at(key, seen.uid) == generation:
+                present = before(records.values(), generation)
+            if present is not None:
+                record = records[present.generation]
+                rollout = Rollout(seen.uid, generation)
+                ended = _ended(record.revision, rollout, status)
+                records[record.generation] = replace(record, revision=ended)
+        return list(records.values())
 
     def _note_failure(self, why: Exception) -> None:
         self._failed += 1

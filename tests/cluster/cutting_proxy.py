@@ -45,7 +45,9 @@ class CuttingProxy(grpc.GenericRpcHandler):
         call = self._channel.stream_stream(method)(
             _until_gone(requests), timeout=context.time_remaining()
         )
-        context.add_callback(call.cancel)
+        if not context.add_callback(call.cancel):
+            # The caller has gone, or the proxy is being stopped.
+            call.cancel()
         try:
             for answer in call:
                 if cut and name != "Deploy":

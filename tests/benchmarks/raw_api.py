@@ -15,8 +15,10 @@ from modelservice.v1 import model_service_pb2 as pb
 from lab import Lab
 from server.adapters.kserve.apply.kserve_config import KServeConfig
 from server.adapters.kserve.apply.write_plan import Plan, plan_deploy
+from server.adapters.kserve.manifests.serving_runtimes import Runtimes, candidates
 from server.api.requests import deploy_of
 from server.domain.service.canonical_spec import canonical_deploy
+from server.domain.service.inference_service import ModelPredictor
 
 
 class Listed(NamedTuple):
@@ -92,9 +94,11 @@ async def raw_api(lab: Lab, kubeconfig: Path) -> AsyncIterator[RawApi]:
 def manifest_for(
     request: pb.DeployRequest, runtimes: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
-    """What the server itself would apply for a Deploy of a new service, for a model that KServe
-    serves by the first of these runtimes."""
+    """What the server itself would apply for a Deploy of a new model, with these runtimes in the
+    cluster."""
     deploy = canonical_deploy(deploy_of(request))
     plan = plan_deploy(deploy, None, KServeConfig(), "")
     assert isinstance(plan, Plan)
-    return dict(plan.with_added_fields(runtimes).manifest)
+    model = plan.desired.spec.serving
+    assert isinstance(model, ModelPredictor)
+    return dict(plan.with_added_fields(candidates(model, Runtimes((), runtimes))).manifest)

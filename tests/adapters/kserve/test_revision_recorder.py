@@ -181,9 +181,11 @@ async def test_what_was_there_at_the_start_was_seen(
     """It is overwritten before it has had its turn."""
     monkeypatch.setattr(recorder, "AFTER_START", (3600, 3600))
     await server.put(SERVICES, service(1, "any:1"))
-    async with running(api):
+    async with running(api) as replica:
         await server.put(SERVICES, service(2, "any:2"))
         await stored(server, 1, 2)
+        await replica.report(2, State.READY)
+        await outcomes(server, {1: "SUPERSEDED", 2: "READY"})
     await server.put(SERVICES, service(5, "any:2", Scaling(2, 4)))
     async with running(api) as replica:
         await server.put(SERVICES, service(6, "any:3"))

@@ -101,8 +101,7 @@ class RevisionRecorder:
         self._examined: dict[ServiceKey, Rollout] = {}
         self._due = ChangeQueue[ServiceKey]()
         self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
-        # Before that, statuses are not kept: all of them come at the start.
-        self._all_due = False
+        # Before that, statuses are not kept: those of all services come at the start.
         self._synced = asyncio.Event()
         self._failed = 0
         self._logged = float("-inf")
@@ -131,7 +130,7 @@ class RevisionRecorder:
         """Take the present status of a service."""
         if service.status.state not in _DECIDING or self._index.refused(service.key.namespace):
             return
-        if not self._all_due and service.key not in self._seen:
+        if not self._synced.is_set():
             return
         uid, generation = service.rollout
         present = self._present(service.key, service.rollout)
@@ -389,7 +388,6 @@ class RevisionRecorder:
         self._schedule(key, _after_sight())
 
     def _let_all_be_due(self) -> None:
-        self._all_due = True
         for key in self._feed.object_cache.keys():  # noqa: SIM118 (no mapping)
             self._due.add(key)
 

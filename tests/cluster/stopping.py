@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -36,8 +36,9 @@ Life = Callable[[], None]
 class Subject:
     """A service of the test, with what a witness has found wrong in what is reported of it."""
 
-    def __init__(self, lab: Lab, server: Server, namespace: str, name: str) -> None:
-        self.lab, self.server, self.namespace, self.name = lab, server, namespace, name
+    def __init__(self, lab: Lab, servers: Sequence[Server], namespace: str, name: str) -> None:
+        self.lab, self.namespace, self.name = lab, namespace, name
+        self.server, self.other = servers[0], servers[-1]
         self.lies: list[str] = []
 
     def rolled_out(self, image: str) -> str:
@@ -71,6 +72,15 @@ class Subject:
 
     def until_stopped(self, rollout_id: str) -> str:
         return self.end_of(self.waiting(Until.UNTIL_STOPPED, rollout_id))
+
+    def until_stopped_elsewhere(self, rollout_id: str) -> str:
+        """The same after a cut, at another replica if there is one."""
+        fields = {"until": Until.UNTIL_STOPPED, "rollout_id": rollout_id}
+        while True:
+            wait = Recording(self.other.stub, self.namespace, self.name, **fields)
+            # It may take a while to hear of the rollout.
+            if (end := self.end_of(wait)) != "VIEW_BEHIND":
+                return end
 
     def pods(self) -> list[Object]:
         selector = f"labelSelector={POD_LABEL}%3D{self.name}"
@@ -166,9 +176,9 @@ def stopped_in_a_rollout(subject: Subject, after: float) -> None:
     stopped = subject.stop()
     assert subject.until_stopped(stopped) == ""
     assert subject.end_of(ready) in ("", "ROLLOUT_SUPERSEDED")
-    # As after a cut.
-    assert subject.until_stopped(stopped) == ""
-    subject.until_ready(subject.start())
+    assert subject.until_stopped_elsewhere(stopped) == ""
+    started = subject.start()
+    subject.until_ready(started)
     assert subject.until_stopped(stopped) == "ROLLOUT_SUPERSEDED"
 
 
@@ -198,7 +208,7 @@ def stopped_in_a_start(subject: Subject, after: float) -> None:
 
 def lead(
     lab: Lab,
-    server: Server,
+    servers: Sequence[Server],
     namespace: str,
     rollouts: Iterable[int],
     stops: Iterable[int],
@@ -214,7 +224,7 @@ def lead(
     def one(number: int) -> None:
         life, after = lives[number]
         name = f"{life.__name__.replace('_', '-')}-{number}"
-        subject = Subject(lab, server, namespace, name)
+        subject = Subject(lab, servers, namespace, name)
         with subject.witnessed():
             life(subject, after)
 

@@ -6,12 +6,16 @@ import pytest
 
 from lab import Lab
 
+from .fixtures import StartReplica
 from .serving import Server
 from .stopping import lead
 
 
-def test_stopped_and_started_at_some_moments(lab: Lab, server: Server, namespace: str) -> None:
-    lead(lab, server, namespace, rollouts=(0, 1, 2, 3), stops=(0, 2, 4, 7), starts=(0, 1, 3, 6))
+def test_stopped_and_started_at_some_moments(
+    lab: Lab, server: Server, replica: StartReplica, namespace: str
+) -> None:
+    servers = [server, replica()]
+    lead(lab, servers, namespace, rollouts=(0, 1, 2, 3), stops=(0, 2, 4, 7), starts=(0, 1, 3, 6))
 
 
 @pytest.mark.soak
@@ -19,4 +23,4 @@ def test_stopped_and_started_at_some_moments(lab: Lab, server: Server, namespace
 def test_stopped_and_started_at_every_moment(
     lab: Lab, server: Server, namespace: str, _round: int
 ) -> None:
-    lead(lab, server, namespace, rollouts=range(12), stops=range(12), starts=range(16))
+    lead(lab, [server], namespace, rollouts=range(12), stops=range(12), starts=range(16))

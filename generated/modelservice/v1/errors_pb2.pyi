@@ -167,12 +167,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     server's own. Nothing is deployed there unless the operator of the server permits it by name.
     """
     ERROR_REASON_NO_READY_REVISION: _ErrorReason.ValueType  # 921
-    """FAILED_PRECONDITION: a Rollback without a revision, and no kept one before the present was READY
-    with another content. Name a revision, or deploy a spec.
+    """FAILED_PRECONDITION: a Rollback without a revision, and no kept one before the present was
+    READY with another content. Name a revision, or deploy a spec.
     """
     ERROR_REASON_SERVICE_NOT_STOPPING: _ErrorReason.ValueType  # 922
     """FAILED_PRECONDITION: a watch waits for the service to be stopped (UNTIL_STOPPED), and nothing
-    asks it to stop. Call Stop first.
+    asks it to stop, or its KServe cannot stop it. Call Stop first.
     """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 1001
     """ABORTED: the service or the registered resource has changed since the etag was read. Read it
@@ -399,12 +399,12 @@ ERROR_REASON_RESERVED_NAMESPACE: ErrorReason.ValueType  # 920
 server's own. Nothing is deployed there unless the operator of the server permits it by name.
 """
 ERROR_REASON_NO_READY_REVISION: ErrorReason.ValueType  # 921
-"""FAILED_PRECONDITION: a Rollback without a revision, and no kept one before the present was READY
-with another content. Name a revision, or deploy a spec.
+"""FAILED_PRECONDITION: a Rollback without a revision, and no kept one before the present was
+READY with another content. Name a revision, or deploy a spec.
 """
 ERROR_REASON_SERVICE_NOT_STOPPING: ErrorReason.ValueType  # 922
 """FAILED_PRECONDITION: a watch waits for the service to be stopped (UNTIL_STOPPED), and nothing
-asks it to stop. Call Stop first.
+asks it to stop, or its KServe cannot stop it. Call Stop first.
 """
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 1001
 """ABORTED: the service or the registered resource has changed since the etag was read. Read it

@@ -576,11 +576,11 @@ class WatchStatusRequest(_message.Message):
     until: Global___WatchStatusRequest.Until.ValueType
     """The event that ends the stream."""
     rollout_id: _builtins.str
-    """The rollout to await, as Deploy, Stop or Start returned it. With UNTIL_READY and UNTIL_STOPPED,
-    empty means the newest rollout when the stream opens, and the service must exist; a watch that
-    is opened again can then await another rollout, so set it if you can. With UNTIL_GONE the stream waits for the service of this
-    rollout, even if another service has its name by now; empty means the service that exists when
-    the stream opens.
+    """The rollout to await, as Deploy, Rollback, Stop or Start returned it. With UNTIL_READY and
+    UNTIL_STOPPED, empty means the newest rollout when the stream opens, and the service must
+    exist; a watch that is opened again can then await another rollout, so set it if you can. With
+    UNTIL_GONE the stream waits for the service of this rollout, even if another service has its
+    name by now; empty means the service that exists when the stream opens.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:

@@ -214,7 +214,8 @@ class ModelServiceServicer:
         - DEADLINE_EXCEEDED (68), UNAVAILABLE (78): as with UNTIL_READY
 
         So it waits while the service is asked to stop and its pods end, also through a newer rollout
-        that leaves it stopped. With UNTIL_GONE the stream ends OK when the service is gone, at once if it is absent.
+        that leaves it stopped. With UNTIL_GONE the stream ends OK when the service is gone, at once if
+        it is absent.
 
         - INVALID_ARGUMENT: RESUME_TOKEN_INVALID
         - RESOURCE_EXHAUSTED: TOO_MANY_STREAMS

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ListRevisionsRequest(_message.Message):
-    """Whose revisions to list."""
+    """The service whose revisions are listed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -68,7 +68,7 @@ class ListRevisionsResponse(_message.Message):
     REVISIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Ask with it for the older ones. Empty: there are none."""
+    """The page_token of the next page. Empty: there are no older revisions."""
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revision]:
         """Newest first."""
@@ -100,7 +100,7 @@ class Revision(_message.Message):
     class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Revision._Outcome.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OUTCOME_UNSPECIFIED: Revision._Outcome.ValueType  # 0
-        """Not decided: the rollout is in progress, or the service is stopped."""
+        """Not decided: the rollout is in progress, or its service was stopped before it was decided."""
         OUTCOME_READY: Revision._Outcome.ValueType  # 1
         """It was READY: it served all requests."""
         OUTCOME_FAILED: Revision._Outcome.ValueType  # 2
@@ -112,7 +112,7 @@ class Revision(_message.Message):
         """The outcomes of a rollout. READY is final, FAILED may become READY."""
 
     OUTCOME_UNSPECIFIED: Revision.Outcome.ValueType  # 0
-    """Not decided: the rollout is in progress, or the service is stopped."""
+    """Not decided: the rollout is in progress, or its service was stopped before it was decided."""
     OUTCOME_READY: Revision.Outcome.ValueType  # 1
     """It was READY: it served all requests."""
     OUTCOME_FAILED: Revision.Outcome.ValueType  # 2
@@ -182,9 +182,9 @@ class Revision(_message.Message):
     rollout_id: _builtins.str
     """The id of its rollout."""
     outcome: Global___Revision.Outcome.ValueType
-    """What became of it."""
+    """Its outcome."""
     deployed_by: _builtins.str
-    """Who deployed it. Empty where callers have no identity, or another client wrote it."""
+    """The user who deployed it. Empty where callers have no identity, or another client wrote it."""
     rollback_of: _builtins.int
     """The revision that it went back to. 0: it is no rollback."""
     deployment_id: _builtins.str
@@ -266,7 +266,7 @@ class Change(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Where, as in the paths of errors: `spec.model.storage_uri` or `labels["team"]`."""
+    """The path of the field, as in errors: `spec.model.storage_uri` or `labels["team"]`."""
     before: _builtins.str
     """The JSON of the value before, cut after 256 bytes. Empty: there was none."""
     after: _builtins.str
@@ -288,7 +288,7 @@ Global___Change: _TypeAlias = Change  # noqa: Y015
 
 @_typing.final
 class RollbackRequest(_message.Message):
-    """Which service to roll back, and to which revision."""
+    """The service to roll back, and the revision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -322,7 +322,7 @@ class RollbackRequest(_message.Message):
     of the registered model is ARCHIVED. Takes fields over, as DeployRequest.force does.
     """
     rollout_id: _builtins.str
-    """Roll back only while this is the service's newest rollout. Empty: whichever is."""
+    """Roll back only while this is the service's newest rollout. Empty: without this check."""
     def __init__(
         self,
         *,
@@ -345,7 +345,7 @@ Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
 
 @_typing.final
 class StopRequest(_message.Message):
-    """Which service to stop."""
+    """The service to stop."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -363,7 +363,7 @@ class StopRequest(_message.Message):
     rollout_id: _builtins.str
     """3 is planned: cluster.
 
-    Stop only while this is the service's newest rollout. Empty: whichever is.
+    Stop only while this is the service's newest rollout. Empty: without this check.
     """
     etag: _builtins.str
     """Stop only if this is still the service's etag. Empty: stop without this check."""
@@ -398,7 +398,7 @@ Global___StopRequest: _TypeAlias = StopRequest  # noqa: Y015
 
 @_typing.final
 class StartRequest(_message.Message):
-    """Which service to start."""
+    """The service to start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -416,7 +416,7 @@ class StartRequest(_message.Message):
     rollout_id: _builtins.str
     """3 is planned: cluster.
 
-    Start only while this is the service's newest rollout. Empty: whichever is.
+    Start only while this is the service's newest rollout. Empty: without this check.
     """
     etag: _builtins.str
     """Start only if this is still the service's etag. Empty: start without this check."""

@@ -29,8 +29,8 @@ if _version_not_supported:
 class RolloutServiceStub:
     """Acts on the rollouts of services that ModelService deploys.
 
-    Each write is a Deploy that this server makes of what the service has: it is authorized,
-    validated, stored and answered as a Deploy is, and makes a rollout that WatchStatus can wait for.
+    Each write is authorized, validated, stored and answered as a Deploy is, and makes a rollout that
+    WatchStatus can wait for.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -73,8 +73,8 @@ class RolloutServiceStub:
 class RolloutServiceServicer:
     """Acts on the rollouts of services that ModelService deploys.
 
-    Each write is a Deploy that this server makes of what the service has: it is authorized,
-    validated, stored and answered as a Deploy is, and makes a rollout that WatchStatus can wait for.
+    Each write is authorized, validated, stored and answered as a Deploy is, and makes a rollout that
+    WatchStatus can wait for.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -87,8 +87,8 @@ class RolloutServiceServicer:
     """
 
     def ListRevisions(self, request, context):
-        """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
-        became of it. The cluster keeps them, so every replica lists the same, and they go with the
+        """Lists the revisions of a service, newest first, each with the content and the outcome of a
+        rollout. The cluster keeps them, so every replica lists the same. They are deleted with the
         service.
 
         Each Deploy, Rollback and restart makes a revision, and so does a change by another client as
@@ -210,8 +210,8 @@ def add_RolloutServiceServicer_to_server(servicer, server):
 class RolloutService:
     """Acts on the rollouts of services that ModelService deploys.
 
-    Each write is a Deploy that this server makes of what the service has: it is authorized,
-    validated, stored and answered as a Deploy is, and makes a rollout that WatchStatus can wait for.
+    Each write is authorized, validated, stored and answered as a Deploy is, and makes a rollout that
+    WatchStatus can wait for.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.

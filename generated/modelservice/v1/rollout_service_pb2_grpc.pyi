@@ -30,8 +30,8 @@ GRPC_VERSION: str
 class RolloutServiceStub:
     """Acts on the rollouts of services that ModelService deploys.
 
-    Each write is a Deploy that this server makes of what the service has: it is authorized,
-    validated, stored and answered as a Deploy is, and makes a rollout that WatchStatus can wait for.
+    Each write is authorized, validated, stored and answered as a Deploy is, and makes a rollout that
+    WatchStatus can wait for.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -48,8 +48,8 @@ class RolloutServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RolloutServiceAsyncStub: ...
     ListRevisions: _grpc.UnaryUnaryMultiCallable[_rollout_service_pb2.ListRevisionsRequest, _rollout_service_pb2.ListRevisionsResponse]
-    """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
-    became of it. The cluster keeps them, so every replica lists the same, and they go with the
+    """Lists the revisions of a service, newest first, each with the content and the outcome of a
+    rollout. The cluster keeps them, so every replica lists the same. They are deleted with the
     service.
 
     Each Deploy, Rollback and restart makes a revision, and so does a change by another client as
@@ -126,8 +126,8 @@ class RolloutServiceStub:
 class RolloutServiceAsyncStub(RolloutServiceStub):
     """Acts on the rollouts of services that ModelService deploys.
 
-    Each write is a Deploy that this server makes of what the service has: it is authorized,
-    validated, stored and answered as a Deploy is, and makes a rollout that WatchStatus can wait for.
+    Each write is authorized, validated, stored and answered as a Deploy is, and makes a rollout that
+    WatchStatus can wait for.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -141,8 +141,8 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRevisions: _aio.UnaryUnaryMultiCallable[_rollout_service_pb2.ListRevisionsRequest, _rollout_service_pb2.ListRevisionsResponse]  # type: ignore[assignment]
-    """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
-    became of it. The cluster keeps them, so every replica lists the same, and they go with the
+    """Lists the revisions of a service, newest first, each with the content and the outcome of a
+    rollout. The cluster keeps them, so every replica lists the same. They are deleted with the
     service.
 
     Each Deploy, Rollback and restart makes a revision, and so does a change by another client as
@@ -218,8 +218,8 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
 class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
     """Acts on the rollouts of services that ModelService deploys.
 
-    Each write is a Deploy that this server makes of what the service has: it is authorized,
-    validated, stored and answered as a Deploy is, and makes a rollout that WatchStatus can wait for.
+    Each write is authorized, validated, stored and answered as a Deploy is, and makes a rollout that
+    WatchStatus can wait for.
 
     Errors carry a reason (see ErrorReason). Those below can come from any call; each RPC lists its
     own beside them, as code: reasons.
@@ -237,8 +237,8 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rollout_service_pb2.ListRevisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rollout_service_pb2.ListRevisionsResponse, _abc.Awaitable[_rollout_service_pb2.ListRevisionsResponse]]:
-        """Lists the revisions of a service, newest first: what each of its rollouts asked for, and what
-        became of it. The cluster keeps them, so every replica lists the same, and they go with the
+        """Lists the revisions of a service, newest first, each with the content and the outcome of a
+        rollout. The cluster keeps them, so every replica lists the same. They are deleted with the
         service.
 
         Each Deploy, Rollback and restart makes a revision, and so does a change by another client as

@@ -15,7 +15,8 @@ class TokenBucket:
     def __init__(self, rate: float, burst: float) -> None:
         self._interval = 1 / rate
         self._burst_seconds = (burst - 1) / rate
-        self._next = 0.0
+        # Any clock: a machine that has just booted has a small one.
+        self._next = float("-inf")
 
     def delay(self, now: float) -> float:
         """Return the seconds until one more may pass."""

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import grpc
@@ -166,9 +167,23 @@ def test_a_bucket_lets_its_burst_pass_and_then_its_rate() -> None:
     assert bucket.delay(200.0) == pytest.approx(0.1)
 
 
+def test_a_bucket_is_full_on_a_machine_that_has_just_booted() -> None:
+    bucket = TokenBucket(rate=0.001, burst=3)
+    for _ in range(3):
+        assert not bucket.delay(1.0)
+        bucket.take(1.0)
+    assert bucket.delay(1.0)
+
+
+def stop_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates and turns are as if all calls came at one moment, however slow the machine is."""
+    monkeypatch.setattr(call_limits, "time", SimpleNamespace(monotonic=lambda: 1.0))
+
+
 async def test_few_callers_are_remembered_and_those_with_open_calls_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    stop_clock(monkeypatch)
     monkeypatch.setattr(call_limits, "MOST_IDLE_CALLERS", 3)
     admission = CallAdmission(CallLimits(PLENTY, PLENTY, CallerLimits(1, 1, 1)))
     open_calls = [await admission.admit(admission.unary, f"busy-{n}") for n in range(5)]
@@ -188,6 +203,7 @@ async def test_few_callers_are_remembered_and_those_with_open_calls_are(
 async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    stop_clock(monkeypatch)
     monkeypatch.setattr(call_limits, "CALLS_AT_ONCE", 4)
     monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1)
     monkeypatch.setattr(call_limits, "MOST_WRITES_WAITING", 3)
@@ -204,11 +220,10 @@ async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
         with pytest.raises(TooManyRequests, match="more than 1 writes a second"):
             each.result()
     assert all(each.done() for each in others)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await burst[4]
     # One that leaves no longer waits.
     burst[6].cancel()
     async with asyncio.timeout(PATIENCE_SECONDS):
+        await burst[4]
         await burst[5]
     for each in [*burst[:6], *others]:
         each.result().end()
@@ -219,6 +234,7 @@ async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
 async def test_the_refusals_of_a_flood_are_held_as_long_as_they_take_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    stop_clock(monkeypatch)
     monkeypatch.setattr(call_limits, "PROMPT_REFUSALS", 0.001)
     monkeypatch.setattr(call_limits, "PROMPT_AT_ONCE", 5)
     monkeypatch.setattr(call_limits, "MOST_HELD_SECONDS", 10 * PATIENCE_SECONDS)

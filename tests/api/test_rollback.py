@@ -205,6 +205,20 @@ def test_any_revision_with_a_content_can_be_named(service) -> None:
     assert service.image == IMAGE.format(1)
 
 
+def test_after_a_rollback_to_a_bad_revision_the_next_one_goes_to_what_was_ready(
+    service, memory
+) -> None:
+    service.good(1)
+    service.bad(2)
+    service.good(3)
+    memory.target.ready_after = None
+    named = service.rollback(revision=2)
+    memory.set_status(key(service.name), failed(named.rollout_id))
+    back = service.rollback()
+    assert (back.action, service.image) == (UPDATED, IMAGE.format(3))
+    assert service.history()[0].rollback_of == 3
+
+
 def test_without_another_ready_revision_a_rollback_is_refused(service) -> None:
     service.refused(Code.NOT_FOUND, "SERVICE_NOT_FOUND")
     service.good(1)

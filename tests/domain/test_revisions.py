@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,14 +120,49 @@ def test_a_rollback_ends_at_the_present_or_at_another_content_that_was_ready(
     )
 
 
-@given(histories)
-def test_a_rollback_and_one_more_are_as_one(revisions: list[Revision]) -> None:
+@given(
+    histories,
+    st.booleans(),
+    st.lists(st.none() | st.sampled_from(RevisionOutcome), max_size=8),
+    st.integers(1, 12),
+)
+def test_a_rollback_and_one_more_are_as_one(
+    revisions: list[Revision],
+    other_defaults: bool,
+    restarts: list[RevisionOutcome | None],
+    most: int,
+) -> None:
     chosen = last_ready(revisions)
     if chosen is None or chosen is revisions[0]:
         return
-    rolled = Revision(Rollout(UID, 99), chosen.content, None, None, rollback_of=chosen.number)
-    after = [rolled, superseded(revisions[0]), *revisions[1:]]
-    assert last_ready(after) is rolled
+    gone_to = content("a, with other defaults") if other_defaults else chosen.content
+    for n, outcome in enumerate([None, *restarts]):
+        back_to = 0 if n else chosen.number
+        newest = Revision(Rollout(UID, 50 + n), gone_to, None, outcome, rollback_of=back_to)
+        revisions = to_keep([newest, superseded(revisions[0]), *revisions[1:]], most)
+        assert last_ready(revisions) is newest
+
+
+def test_a_rollback_to_what_never_was_ready_is_left_by_the_next_one() -> None:
+    named = history(("1", READY), ("2", FAILED), ("3", READY), ("2", FAILED, 2))
+    assert number(last_ready(named)) == 3
+    restarted = [revision(5, "2", None), *named]
+    assert number(last_ready(restarted)) == 3
+
+
+def test_a_rollback_that_fails_this_time_stands() -> None:
+    assert number(last_ready(history(("1", READY), ("2", FAILED), ("1", FAILED, 1)))) == 3
+
+
+@given(histories)
+def test_a_rollback_ends_only_where_something_was_ready(revisions: list[Revision]) -> None:
+    if chosen := last_ready(revisions):
+        run = [chosen]
+        if chosen is revisions[0]:
+            run = list(takewhile(lambda r: r.content == chosen.content, revisions))
+        good = {r.number for r in revisions if r.outcome is READY}
+        alike = {r.number for r in revisions if r.content == chosen.content}
+        assert good & (alike | {r.rollback_of for r in run})
 
 
 def test_pruning_keeps_the_rollback_that_restarts_have_pushed_back() -> None:

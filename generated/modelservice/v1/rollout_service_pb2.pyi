@@ -180,7 +180,9 @@ class Revision(_message.Message):
     since a change of scaling raises the generation too.
     """
     rollout_id: _builtins.str
-    """The id of its rollout."""
+    """The id of the rollout that made it. A later Stop, Start or change of scaling has an id of its
+    own: for a condition take the rollout_id of Get.
+    """
     outcome: Global___Revision.Outcome.ValueType
     """Its outcome."""
     deployed_by: _builtins.str
@@ -216,7 +218,7 @@ class Revision(_message.Message):
     @_builtins.property
     def failure(self) -> _inference_service_pb2.Failure:
         """Why it failed. Text that a container wrote is in it only for callers who may read the logs of
-        pods, and for the current revision.
+        pods, and on KServe for the current revision alone.
         """
 
     @_builtins.property

@@ -112,8 +112,8 @@ class RolloutServiceServicer:
 
         Without a `revision` it goes to the newest one before the present that was READY and differs
         from the present in more than scaling, so past every one that failed. Where the present content
-        came by a Rollback, it is ACTION_UNCHANGED: a second Rollback goes no further back. Rollback to
-        the present content is ACTION_UNCHANGED too.
+        came by a Rollback to one that was READY, it is ACTION_UNCHANGED, even if it fails this time: a
+        second Rollback goes no further back. Rollback to the present content is ACTION_UNCHANGED too.
 
         A stopped service stays stopped: Start starts it. A revision of a registered model makes a
         ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present

@@ -127,22 +127,23 @@ def last_ready(revisions: Sequence[Revision]) -> Revision | None:
     """Return the revision that a rollback goes to by default; None: there is none.
 
     It is the newest one before the present that was READY and has another content. If the present
-    content came by a rollback, it is the present one: a second rollback goes no further back.
-    `revisions` begin with the present one.
+    content came by a rollback to what was READY, it is the present one, even if it fails now: a
+    second rollback goes no further back. `revisions` begin with the present one.
     """
     if not revisions:
         return None
     present = revisions[0]
-    if _rollback_to_present(revisions):
+    if _standing_rollback(revisions):
         return present
     return next((r for r in revisions if _was_ready(r) and not _same(r, present)), None)
 
 
 def to_keep(revisions: Sequence[Revision], most: int = MOST_REVISIONS) -> list[Revision]:
     """Return the revisions to keep: the newest `most`, the newest READY one, and the one that a
-    rollback goes to by default, or that shows that it goes nowhere. All are in their order."""
+    rollback goes to by default, or those that show that it goes nowhere. All are in their order."""
     ready = next((r for r in revisions if r.outcome is RevisionOutcome.READY), None)
-    kept = [*revisions[:most], ready, _rollback_to_present(revisions) or last_ready(revisions)]
+    way_back: Sequence[Revision | None] = _standing_rollback(revisions) or [last_ready(revisions)]
+    kept = [*revisions[:most], ready, *way_back]
     run = _run_of_present(revisions)
     if ready and ready.rollback_of and ready not in run and _same(ready, revisions[0]):
         # What is between: else an earlier rollback would look as if the present came by it.
@@ -150,9 +151,26 @@ def to_keep(revisions: Sequence[Revision], most: int = MOST_REVISIONS) -> list[R
     return [revision for revision in revisions if revision in kept]
 
 
-def _rollback_to_present(revisions: Sequence[Revision]) -> Revision | None:
-    """Return the rollback that the present content came by. Restarts since then change nothing."""
-    return next((r for r in _run_of_present(revisions) if r.rollback_of), None)
+def _standing_rollback(revisions: Sequence[Revision]) -> Sequence[Revision]:
+    """Return the rollback that the present content came by, and the READY revision of that content
+    or that it went to. Empty without both: a rollback to what never was READY does not stand.
+
+    Restarts since the rollback change nothing. The defaults of an environment can make its content
+    another one than that of its target.
+    """
+    rollback = next((r for r in _run_of_present(revisions) if r.rollback_of), None)
+    if rollback is None:
+        return []
+    ready = next(
+        (
+            r
+            for r in revisions
+            if r.outcome is RevisionOutcome.READY
+            and (_same(r, rollback) or r.number == rollback.rollback_of)
+        ),
+        None,
+    )
+    return [rollback, ready] if ready else []
 
 
 def _run_of_present(revisions: Sequence[Revision]) -> list[Revision]:

@@ -61,6 +61,8 @@ def _wanted(error: ErrorDetails) -> str:
             return "must be true or false"
         case "greater_than_equal":
             return f"must be at least {_bound(context['ge'])}"
+        case "less_than_equal":
+            return f"must be at most {_bound(context['le'])}"
         case "greater_than":
             return f"must be more than {_bound(context['gt'])}"
         case "literal_error":

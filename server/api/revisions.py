@@ -21,6 +21,7 @@ from server.control.rollouts import ListedRevision, RevisionPage
 from server.domain.kubernetes.names import field_path
 from server.domain.revisions.revision import Revision
 from server.domain.rollout.container_output import without_controls
+from server.domain.service.commands import STOP_ANNOTATION
 
 MOST_CHANGES = 50
 _VALUE_BYTES = 256
@@ -79,7 +80,9 @@ def _message(revision: Revision) -> pb.Revision:
 
 
 def _content(message: pb.Revision) -> dict[str, Any]:
+    """Return the content in the JSON form, but for STOP_ANNOTATION: a stop is no change of it."""
     shown = MessageToDict(message, preserving_proto_field_name=True)
+    shown.get("annotations", {}).pop(STOP_ANNOTATION, None)
     return {name: shown[name] for name in _CONTENT if name in shown}
 
 

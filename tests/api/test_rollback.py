@@ -145,6 +145,15 @@ def test_the_changes_against_the_revision_before_are_paths_and_values(service) -
     }
 
 
+def test_a_stop_is_no_change_of_a_revision(service) -> None:
+    service.good(1, annotations={"note": "7"})
+    service.good(2, annotations={"note": "7"})
+    service.rollouts.Stop(StopRequest(name=service.name))
+    newest = service.history()[0]
+    assert newest.annotations[STOP_ANNOTATION] == "true"
+    assert [c.path for c in newest.changes] == ["spec.container.image"]
+
+
 def test_at_most_fifty_changes_are_listed(service) -> None:
     service.good(1)
     service.good(1, labels={f"label-{n}": "x" for n in range(40)})

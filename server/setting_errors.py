@@ -65,6 +65,8 @@ def _wanted(error: ErrorDetails) -> str:
             return f"must be at most {_bound(context['le'])}"
         case "greater_than":
             return f"must be more than {_bound(context['gt'])}"
+        case "string_too_long":
+            return f"must have at most {context['max_length']} characters"
         case "literal_error":
             return f"must be {context['expected'].replace(chr(39), '')}"
     return error["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)

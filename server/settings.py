@@ -207,7 +207,8 @@ class Serving(BaseSettings):
         MOST_REVISIONS,
         ge=2,
         le=50,
-        description="revisions to keep of each service; the last READY ones are kept beside them",
+        description="revisions to keep of each service, 2 to 50; the last READY ones are kept"
+        " beside them",
     )
 
     def limits_of_caller(self) -> tuple[int, int, int]:

@@ -175,6 +175,13 @@ def test_a_wrong_setting_is_one_line_that_names_it(environment, named, monkeypat
             "must be an address and a port, such as 127.0.0.1:50051 or [::1]:50051, got 'here'",
         ),
         ("MODELSERVICE_MAX_CALLS", "0", "must be at least 1, got '0'"),
+        ("MODELSERVICE_REVISIONS", "1", "must be at least 2, got '1'"),
+        ("MODELSERVICE_REVISIONS", "51", "must be at most 50, got '51'"),
+        (
+            "MODELSERVICE_AUDIENCE",
+            "a" * 254,
+            f"must have at most 253 characters, got '{'a' * 64}'...",
+        ),
         ("MODELSERVICE_MAX_CALLS", "many", "must be a whole number, got 'many'"),
         ("MODELSERVICE_MAX_CALLS", "1.5", "must be a whole number, got '1.5'"),
         ("MODELSERVICE_STOP_GRACE", "soon", "must be a number of seconds, got 'soon'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.control.authorizer import Authorizer, Verb
 from server.control.call import Call
@@ -119,13 +119,9 @@ class Rollouts:
         if service is None:
             raise ServiceNotFound(key)
         revisions = await self._revisions(key)
-        target, content = _target(key, rollback.revision, revisions)
-        call.note_result(revision=str(target.number))
         deploy = Deploy(
             key,
-            content.spec,
-            labels=content.labels,
-            annotations={k: v for k, v in content.annotations.items() if k != STOP_ANNOTATION},
+            None,
             # Between the read and the write another Deploy must not be undone.
             etag=rollback.etag or service.etag,
             request_id=rollback.request_id,
@@ -133,6 +129,20 @@ class Rollouts:
             force=rollback.force,
             only_rollout=rollback.only_rollout,
             sent_hash=fingerprint(["rollback", rollback.revision]),
+        )
+        try:
+            target, content = _target(key, rollback.revision, revisions)
+        except (NoReadyRevision, RevisionNotFound) as refusal:
+            if not rollback.request_id:
+                raise
+            # The revision can have been deleted since the first request with this id.
+            return await self._deployer.deploy(call, replace(deploy, refusal=refusal))
+        call.note_result(revision=str(target.number))
+        deploy = replace(
+            deploy,
+            spec=content.spec,
+            labels=content.labels,
+            annotations={k: v for k, v in content.annotations.items() if k != STOP_ANNOTATION},
             rollback_of=target.number,
         )
         try:

@@ -19,6 +19,7 @@ from modelservice.v1.rollout_service_pb2 import (
 )
 
 from server.domain.errors import FieldInvalid, FieldViolation
+from server.domain.revisions.revision import MOST_REVISIONS
 from server.domain.service.commands import STOP_ANNOTATION
 from server.domain.service.inference_service import ContainerPredictor
 from server.domain.service.inference_service import InferenceServiceSpec as Spec
@@ -282,6 +283,38 @@ def test_a_retry_with_the_same_request_id_returns_the_first_rollout(service) -> 
     assert (again.action, again.rollout_id) == (UPDATED, first.rollout_id)
     assert service.image == IMAGE.format(3)
     service.refused(Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED", request_id="job-1", revision=1)
+
+
+def test_a_retry_returns_the_first_rollout_even_if_its_revision_was_deleted_since(service) -> None:
+    service.good(1)
+    service.good(2)
+    named = service.rollback(revision=1, request_id="job-1")
+    service.is_ready(named)
+    for _ in range(MOST_REVISIONS):
+        service.bad(3)
+        service.bad(4)
+    again = service.rollback(revision=1, request_id="job-1")
+    assert (again.action, again.rollout_id) == (UPDATED, named.rollout_id)
+    assert service.image == IMAGE.format(4)
+    service.refused(Code.NOT_FOUND, "REVISION_NOT_FOUND", revision=1, request_id="job-2")
+    service.refused(Code.NOT_FOUND, "REVISION_NOT_FOUND", revision=1)
+    service.refused(Code.INVALID_ARGUMENT, "REQUEST_ID_REUSED", request_id="job-1", revision=9)
+
+
+def test_a_retry_returns_the_first_rollout_even_if_no_revision_is_ready_any_more(
+    service, memory, grpc_server
+) -> None:
+    service.good(1)
+    service.bad(2)
+    memory.target.ready_after = None
+    first = service.rollback(request_id="job-1")
+    service.bad(3)
+    stored = memory.target.store.get(key(service.name))
+    never_ready = tuple(r for r in stored.revisions if r.number != 1)
+    InLoop(grpc_server, memory.target.store).put(replace(stored, revisions=never_ready))
+    again = service.rollback(request_id="job-1")
+    assert (again.action, again.rollout_id) == (UPDATED, first.rollout_id)
+    service.refused(Code.FAILED_PRECONDITION, "NO_READY_REVISION", request_id="job-2")
 
 
 def test_only_the_newest_rollout_and_the_given_etag_are_rolled_back(service) -> None:

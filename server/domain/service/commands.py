@@ -75,12 +75,13 @@ def _soon() -> Deadline:
 class Deploy:
     """Replace the whole spec of a service, or create the service.
 
-    `spec` None keeps spec, labels and annotations; only `restart` and `stop` allow that. `stop`
-    stops the service, or starts it where False. With `only_rollout` nothing is written unless that
-    is the newest rollout. The cluster has to answer before `deadline`. `provenance` is set for a
-    registered model. `sent_hash` is the body_hash of the request before its model or revision was
-    resolved. `absence_refused` is raised where there is no service, and its caller may not create
-    one. `user` is the caller's name, of at most MOST_USER characters; empty where callers have no
+    `spec` None keeps spec, labels and annotations; `restart`, `stop` or `refusal` allow that.
+    `stop` stops the service, or starts it where False. With `only_rollout` nothing is written
+    unless that is the newest rollout. The cluster has to answer before `deadline`. `provenance` is
+    set for a registered model. `sent_hash` is the body_hash of the request before its model or
+    revision was resolved. `absence_refused` is raised where there is no service, and its caller may
+    not create one. `refusal` is raised unless this is a retry with the request_id of an earlier
+    write. `user` is the caller's name, of at most MOST_USER characters; empty where callers have no
     identity. `rollback_of` is the number of the revision whose content this is; 0: it is no
     rollback.
     """
@@ -102,6 +103,7 @@ class Deploy:
     rollback_of: int = 0
     deadline: Deadline = field(default_factory=_soon, compare=False)
     absence_refused: ServiceError | None = field(default=None, compare=False)
+    refusal: ServiceError | None = field(default=None, compare=False)
     user: str = field(default="", compare=False)
 
     @property

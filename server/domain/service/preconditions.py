@@ -73,6 +73,8 @@ def admit_deploy(deploy: Deploy, stored: Stored | None) -> PastRequest | None:
         raise ServiceDeleting(deploy.key)
     replayed = _replayed(deploy, stored.requests)
     if replayed is None:
+        if deploy.refusal:
+            raise deploy.refusal
         _admit_update(deploy, stored.service)
         check_platform_keys(deploy, stored.service.labels, stored.service.annotations)
     return replayed

@@ -161,7 +161,7 @@ def _host(name: str, namespace: str) -> str:
 
 
 def _bare_restart_violations(deploy: Deploy) -> Iterator[FieldViolation]:
-    if not deploy.restart and deploy.stop is None:
+    if not deploy.restart and deploy.stop is None and deploy.refusal is None:
         yield FieldViolation("spec", "must be set, except for a restart")
     for path, given in (("labels", deploy.labels), ("annotations", deploy.annotations)):
         if given:

@@ -128,9 +128,9 @@ def parse_object(obj: Object) -> ParsedObject:
     """Parse an InferenceService.
 
     A service of ours has the labels and annotations that we own, the annotation that stops it
-    whoever wrote it, and the fields of the spec that any manager owns: KServe's defaults have no
-    owner. Other services have their whole spec, because
-    KServe's webhook may have rewritten it.
+    (also where another client wrote it), and the fields of the spec that any manager owns: KServe's
+    defaults have no owner. Other services have their whole spec, because KServe's webhook may have
+    rewritten it.
     """
     metadata = obj["metadata"]
     managers = managers_of(obj)

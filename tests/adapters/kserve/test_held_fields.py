@@ -25,6 +25,7 @@ from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.manifests.field_ownership import LONGEST_PACKED, packed
 from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object
+from server.adapters.kserve.names import GENERATION_LABEL
 from server.adapters.kserve.objects import (
     Object,
     generation_of,
@@ -161,6 +162,29 @@ def test_an_object_with_a_long_text_shares_it_with_those_of_its_service() -> Non
 def test_json_that_cannot_be_read_later_is_not_held(kind: Kind, text: bytes) -> None:
     with pytest.raises(ValueError, match=r"out of range|Invalid UTF-8"):
         hold(kind, memoryview(text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata"),
+    [
+        pytest.param(kind, metadata, id=f"{kind.name} {next(iter(metadata))}")
+        for kind, metadata in (
+            (Kind.CONTROLLER_REVISIONS, {"labels": ["a"]}),
+            (Kind.CONTROLLER_REVISIONS, {"annotations": "a", "labels": {GENERATION_LABEL: "1"}}),
+            (Kind.CONTROLLER_REVISIONS, {"ownerReferences": ["a"]}),
+            (Kind.CONTROLLER_REVISIONS, {"ownerReferences": 1}),
+            (Kind.SERVICES, {"managedFields": ["a"], "annotations": {"a": "x" * SMALL}}),
+            (Kind.SERVICES, {"managedFields": 1, "annotations": {"a": "x" * SMALL}}),
+            (Kind.PODS, {"labels": ["a"]}),
+        )
+    ],
+)
+def test_metadata_of_another_shape_is_not_held(kind: Kind, metadata: dict[str, Any]) -> None:
+    found = {"metadata": {"name": "a", "resourceVersion": "1", **metadata}}
+    with pytest.raises(ValueError, match=r"must have the metadata|Expected"):
+        hold(kind, memoryview(json.dumps(found).encode()))
+    with pytest.raises(ValueError, match=r"must have the metadata|Expected"):
+        hold_parsed(kind, found)
 
 
 def test_services_are_cached_and_compared_without_being_parsed(

@@ -36,13 +36,21 @@ def hold(kind: Kind, text: memoryview) -> Object:
 
 
 def hold_parsed(kind: Kind, found: Mapping[str, Any], *, stays_parsed: bool = False) -> Object:
-    """Return a parsed object as it is cached. Raises ValueError if it has no metadata.
+    """Return a parsed object as it is cached. Raises ValueError if it has no metadata, or some of
+    another shape than Kubernetes'.
 
     `stays_parsed`: it will be read at once, as one that changed.
 
     A large one and one with long texts stay as dicts: they share their texts with the other objects
     of the service (`text_interning`).
     """
+    try:
+        return _hold_parsed(kind, found, stays_parsed)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError("an object must have the metadata of Kubernetes") from error
+
+
+def _hold_parsed(kind: Kind, found: Mapping[str, Any], stays_parsed: bool) -> Object:
     if kind is Kind.CONTROLLER_REVISIONS:
         return HeldRevision(found)
     found = without_unused(kind, found)

@@ -25,3 +25,7 @@ class TokenBucket:
     def take(self, now: float) -> None:
         """Let one pass, now or after the delay."""
         self._next = max(self._next, now - self._burst_seconds) + self._interval
+
+    def give_back(self) -> None:
+        """Let another one pass in place of one that took its turn after a delay and left."""
+        self._next -= self._interval

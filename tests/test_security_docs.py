@@ -60,6 +60,8 @@ LIMITS = {
     "idle callers whose rate is remembered": call_limits.MOST_IDLE_CALLERS,
     "reads, and writes, of each identified caller that begin at once": call_limits.CALLS_AT_ONCE,
     "writes of each identified caller that wait for their turn": call_limits.MOST_WRITES_WAITING,
+    "memory of each identified caller's calls that wait for their turn, in bytes; one alone may be"
+    " larger": call_limits.MOST_WAITING_BYTES_OF_CALLER,
     "memory of calls that wait for their turn, in bytes": call_limits.MOST_WAITING_BYTES,
     "refusals in a second that are sent at once, 20 of them at one moment": (
         call_limits.PROMPT_REFUSALS

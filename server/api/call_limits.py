@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,7 +23,9 @@ CALLS_AT_ONCE = 16
 READS_A_SECOND = 1000
 WRITES_A_SECOND = 200
 MOST_WRITES_WAITING = 500
+# Of calls that wait for their turn: of all callers, and of each, whose 500 writes may have 16 KiB.
 MOST_WAITING_BYTES = 64 * 2**20
+MOST_WAITING_BYTES_OF_CALLER = 24 * 2**20
 # Refusals beyond so many in a second, and so many at once, are held, so that a client that calls
 # again at once is slowed down. They hold their request, and gRPC's memory of a call.
 PROMPT_REFUSALS = 200
@@ -71,13 +73,14 @@ class CallKind:
 @dataclass(slots=True)
 class _Caller:
     """A caller's calls a second, and the turns of its reads and writes. `calls`: those that wait
-    for their turn, and the open ones."""
+    for their turn, and the open ones. `waiting_bytes`: of those that wait."""
 
     name: str
     bucket: TokenBucket
     reads: TokenBucket
     writes: TokenBucket
     calls: int = 0
+    waiting_bytes: int = 0
     open: Counter[CallKind] = field(default_factory=Counter)
 
 
@@ -93,22 +96,33 @@ class CallAdmission:
         self.streams = CallKind("open streams", TooManyStreams, limits.streams)
         self.reflection = CallKind("open streams", TooManyStreams, limits.streams)
         self.health = CallKind("calls in progress")
-        self._rate = self._writes = 0
+        self._rate = self._writes = self._most_waiting_bytes = 0
         if own := limits.caller:
             self._rate = own.rate
             # A caller that may make more calls than by default may make as many more writes.
             self._writes = max(WRITES_A_SECOND, own.rate * WRITES_A_SECOND // 500)
+            # All that it may send at one moment may wait.
+            self._most_waiting_bytes = max(
+                MOST_WAITING_BYTES_OF_CALLER, own.rate * 3 * BYTES_OF_A_CALL // 2
+            )
             self.unary.limit_of_caller, self.streams.limit_of_caller = own.calls, own.streams
         self._busy: dict[str, _Caller] = {}
         self._idle: OrderedDict[str, _Caller] = OrderedDict()
         self._waiting_bytes = 0
 
     async def admit(
-        self, kind: CallKind, name: str, *, writes: bool = False, request_bytes: int = 0
+        self,
+        kind: CallKind,
+        name: str,
+        *,
+        writes: bool = False,
+        request_bytes: int = 0,
+        time_remaining: Callable[[], float | None] = lambda: None,
     ) -> AdmittedCall:
         """Count one more call of a caller until it ends, once it is its turn.
 
-        Raises TooManyRequests, TooManyStreams.
+        `time_remaining` returns the seconds until its deadline. Raises TooManyRequests,
+        TooManyStreams.
         """
         if not self._rate or not name:
             _check_room(kind)
@@ -129,6 +143,9 @@ class CallAdmission:
                 f"this caller makes more than {self._writes} writes a second, the limit of each"
                 " caller: try again soon"
             )
+        holds = BYTES_OF_A_CALL + request_bytes
+        if delay:
+            self._check_wait(caller, delay, holds, time_remaining())
         caller.bucket.take(now)
         turns.take(now)
         self._idle.pop(name, None)
@@ -136,7 +153,7 @@ class CallAdmission:
         caller.calls += 1
         try:
             if delay:
-                await self._wait(delay, BYTES_OF_A_CALL + request_bytes)
+                await self._wait(caller, turns, delay, holds)
                 _check_room(kind, caller)
         except BaseException:
             self._leave(caller)
@@ -152,15 +169,40 @@ class CallAdmission:
             caller.open[kind] -= 1
             self._leave(caller)
 
-    async def _wait(self, delay: float, holds: int) -> None:
-        """Wait for a turn, unless the calls that wait hold too much memory."""
-        if self._waiting_bytes + holds > MOST_WAITING_BYTES:
-            return
+    def _check_wait(
+        self, caller: _Caller, delay: float, holds: int, remaining: float | None
+    ) -> None:
+        """Raise TooManyRequests if a call may not wait for its turn, or would wait in vain."""
+        if remaining is not None and delay > remaining:
+            raise TooManyRequests(
+                f"this caller's calls take turns, and this one's comes in {delay:.1f} s, after its"
+                " deadline: try again soon"
+            )
+        # One call may wait however large it is.
+        if caller.waiting_bytes and caller.waiting_bytes + holds > self._most_waiting_bytes:
+            raise TooManyRequests(
+                "the calls of this caller that wait for their turn have"
+                f" {self._most_waiting_bytes} bytes, the limit of each caller: try again soon"
+            )
+        most = max(MOST_WAITING_BYTES, self._most_waiting_bytes)
+        if self._waiting_bytes + holds > most:
+            raise TooManyRequests(
+                f"the calls that wait for their turn have {most} bytes, the limit of this server:"
+                " try again soon"
+            )
+
+    async def _wait(self, caller: _Caller, turns: TokenBucket, delay: float, holds: int) -> None:
+        """Wait for a turn. A call that leaves meanwhile gives it back."""
         self._waiting_bytes += holds
+        caller.waiting_bytes += holds
         try:
             await asyncio.sleep(delay)
+        except asyncio.CancelledError:
+            turns.give_back()
+            raise
         finally:
             self._waiting_bytes -= holds
+            caller.waiting_bytes -= holds
 
     def _leave(self, caller: _Caller) -> None:
         caller.calls -= 1

@@ -229,6 +229,7 @@ class CallInterceptor:
                     current.caller.name,
                     writes=current.method.changes,
                     request_bytes=size,
+                    time_remaining=context.time_remaining,
                 )
             except ServiceError as refusal:
                 await self._refuse(current, size, refusal)

@@ -231,6 +231,78 @@ async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
     assert (admission.unary.open, len(admission._busy), admission._waiting_bytes) == (0, 0, 0)
 
 
+class Waiting:
+    """Writes of callers that wait for their turn for longer than a test takes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stop_clock(monkeypatch)
+        monkeypatch.setattr(call_limits, "CALLS_AT_ONCE", 1)
+        monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1 / PATIENCE_SECONDS / 10)
+        self.admission = CallAdmission(CallLimits(PLENTY, PLENTY, CallerLimits(20, 20, 20)))
+        self._tasks: list[asyncio.Task[AdmittedCall]] = []
+
+    async def outcome(self, name: str, **given: Any) -> str:
+        admitting = self.admission.admit(self.admission.unary, name, writes=True, **given)
+        self._tasks.append(task := asyncio.create_task(admitting))
+        await asyncio.sleep(0)
+        if not task.done():
+            return "waits"
+        return str(task.exception() or "admitted")
+
+    async def leave(self) -> None:
+        """Those that wait leave, and the others end."""
+        for task in self._tasks:
+            if task.cancel():
+                continue
+            if not task.exception():
+                task.result().end()
+        await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        waiting = self.admission._waiting_bytes
+        assert (self.admission.unary.open, len(self.admission._busy), waiting) == (0, 0, 0)
+
+
+async def test_a_call_that_leaves_gives_its_turn_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_limits, "MOST_WRITES_WAITING", 2)
+    waiting = Waiting(monkeypatch)
+    assert await waiting.outcome("a") == "admitted"
+    for _ in range(2):
+        assert [await waiting.outcome("a") for _ in range(2)] == ["waits"] * 2
+        assert "writes a second" in await waiting.outcome("a")
+        await waiting.leave()
+
+
+async def test_a_call_whose_deadline_comes_before_its_turn_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = Waiting(monkeypatch)
+    turn = 10 * PATIENCE_SECONDS
+    assert await waiting.outcome("a", time_remaining=lambda: 0.1) == "admitted"
+    assert "its deadline" in await waiting.outcome("a", time_remaining=lambda: turn - 1)
+    assert await waiting.outcome("a", time_remaining=lambda: turn + 1) == "waits"
+    assert await waiting.outcome("a", time_remaining=lambda: None) == "waits"
+    await waiting.leave()
+
+
+async def test_the_calls_of_a_caller_that_wait_hold_a_share_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(call_limits, "BYTES_OF_A_CALL", 2**10)
+    monkeypatch.setattr(call_limits, "MOST_WAITING_BYTES_OF_CALLER", 2**20)
+    monkeypatch.setattr(call_limits, "MOST_WAITING_BYTES", 7 * 2**19)
+    waiting = Waiting(monkeypatch)
+    half = 2**19 - 2**10
+    for name in ("flooder", "large", "other"):
+        assert await waiting.outcome(name, request_bytes=half) == "admitted"
+    assert [await waiting.outcome("flooder", request_bytes=half) for _ in range(2)] == ["waits"] * 2
+    assert "limit of each caller" in await waiting.outcome("flooder", request_bytes=half)
+    # One of them may be larger than the share.
+    assert await waiting.outcome("large", request_bytes=2**21) == "waits"
+    assert "limit of each caller" in await waiting.outcome("large", request_bytes=half)
+    assert "limit of this server" in await waiting.outcome("other", request_bytes=2**20)
+    await waiting.leave()
+
+
 async def test_the_refusals_of_a_flood_are_held_as_long_as_they_take_little_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

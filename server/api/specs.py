@@ -86,10 +86,13 @@ def options_message(options: ServingOptions) -> pb.InferenceServiceSpec:
 def duration_of(message: Duration, path: str) -> timedelta:
     """Convert a duration, rounded to microseconds away from zero. Raises FieldInvalid."""
     seconds, nanos = message.seconds, message.nanos
-    if abs(seconds) > LONGEST_DURATION_SECONDS or abs(nanos) >= 10**9 or seconds * nanos < 0:
-        raise FieldInvalid(
-            [FieldViolation(path, "must be a duration with seconds and nanos of one sign")]
-        )
+    if abs(seconds) > LONGEST_DURATION_SECONDS:
+        most = LONGEST_DURATION_SECONDS
+        why = f"must be at most {most} s long, got {seconds} s"
+        raise FieldInvalid([FieldViolation(path, why)])
+    if abs(nanos) >= 10**9 or seconds * nanos < 0:
+        why = f"must have nanos below 10^9 and of the sign of seconds, got {nanos} and {seconds} s"
+        raise FieldInvalid([FieldViolation(path, why)])
     microseconds = -(-nanos // 1000) if nanos > 0 else nanos // 1000
     return timedelta(seconds=seconds, microseconds=microseconds)
 

@@ -194,6 +194,17 @@ def test_an_unusable_spec_is_refused_by_its_path(stub, name, spec, path) -> None
     assert refusal.fields == [path]
 
 
+def test_a_duration_beyond_every_limit_is_refused_with_the_limit_and_its_value(stub, name) -> None:
+    spec = container(ready_timeout=Duration(seconds=2**62))
+    refusal = refused(
+        StatusCode.INVALID_ARGUMENT,
+        "FIELD_INVALID",
+        stub.Deploy,
+        DeployRequest(name=name, spec=spec),
+    )
+    assert f"must be at most 315576000000 s long, got {2**62} s" in refusal.message
+
+
 def test_a_cluster_that_is_away_is_unavailable_with_a_time_to_wait(stub, memory, name) -> None:
     memory.away()
     refusal = refused(StatusCode.UNAVAILABLE, "CLUSTER_UNAVAILABLE", stub.Deploy, deploy(name))

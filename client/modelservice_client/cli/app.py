@@ -81,7 +81,7 @@ def deploy(
     ] = "",
     protocol: Annotated[str, typer.Option(metavar="TEXT", help="v1, v2, grpc-v1 or grpc-v2.")] = "",
     image: options.Image = "",
-    port: Annotated[int | None, typer.Option(metavar="NUMBER", help="The port of --image.")] = None,
+    port: Annotated[int | None, options.number("The port of --image.")] = None,
     arg: Annotated[
         list[str] | None,
         typer.Option(metavar="WORD", help="An argument of the server. Repeatable."),

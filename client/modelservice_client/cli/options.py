@@ -1,8 +1,25 @@
 """Options that several commands have."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+# The largest numbers of the API's fields: an int32, an int64, a Duration in seconds.
+_INT32 = 2**31 - 1
+INT64 = 2**63 - 1
+_DURATION = 315_576_000_000
+
+
+def number(text: str, most: int = _INT32) -> Any:
+    """Return an option with a number from 0 that a field of the API can hold."""
+
+    def checked(value: int | None) -> int | None:
+        if value is not None and not 0 <= value <= most:
+            raise typer.BadParameter(f"must be from 0 to {most}, got {str(value)[:64]}")
+        return value
+
+    return typer.Option(metavar="NUMBER", callback=checked, help=text)
+
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="The service, as NAME or NAMESPACE/NAME.")
@@ -14,7 +31,7 @@ RollbackOnFailure = Annotated[
     bool,
     typer.Option(
         "--rollback-on-failure",
-        help="If the rollout fails, go back to the last revision that was ready, and exit with 81.",
+        help="If the rollout fails, go back to the last revision that was ready, and exit with 81."
     ),
 ]
 OnlyRollout = Annotated[
@@ -58,27 +75,20 @@ Limits = Annotated[
     typer.Option("--limit", metavar="NAME=AMOUNT", help="As memory=4Gi. Repeatable."),
 ]
 Replicas = Annotated[
-    int | None,
-    typer.Option(
-        metavar="NUMBER", help="The number of replicas: --min-replicas and --max-replicas."
-    ),
+    int | None, number("The number of replicas: --min-replicas and --max-replicas.")
 ]
-MinReplicas = Annotated[int | None, typer.Option(metavar="NUMBER", help="The fewest replicas.")]
-MaxReplicas = Annotated[int | None, typer.Option(metavar="NUMBER", help="The most replicas.")]
-Target = Annotated[
-    int | None, typer.Option(metavar="NUMBER", help="The autoscaler's target for --metric.")
-]
+MinReplicas = Annotated[int | None, number("The fewest replicas.")]
+MaxReplicas = Annotated[int | None, number("The most replicas.")]
+Target = Annotated[int | None, number("The autoscaler's target for --metric.")]
 Metric = Annotated[str, typer.Option(metavar="TEXT", help="cpu, memory, concurrency or rps.")]
 ServiceAccount = Annotated[
     str, typer.Option(metavar="TEXT", help="The ServiceAccount of the pods.")
 ]
 Mode = Annotated[str, typer.Option(metavar="TEXT", help="Standard or Knative.")]
 RequestTimeout = Annotated[
-    int | None, typer.Option(metavar="NUMBER", help="Seconds that one inference request may take.")
+    int | None, number("Seconds that one inference request may take.", _DURATION)
 ]
-ReadyTimeout = Annotated[
-    int | None, typer.Option(metavar="NUMBER", help="Seconds until a rollout must be ready.")
-]
+ReadyTimeout = Annotated[int | None, number("Seconds until a rollout must be ready.", _DURATION)]
 RolloutStrategy = Annotated[
     str,
     typer.Option(

@@ -37,9 +37,7 @@ def rollback(
     name: options.Name,
     revision: Annotated[
         int,
-        typer.Option(
-            metavar="NUMBER", min=0, help="As `history` lists it; else the last that was ready."
-        ),
+        options.number("As `history` lists it; else the last that was ready.", options.INT64),
     ] = 0,
     rollout_id: options.OnlyRollout = "",
     etag: options.Etag = "",

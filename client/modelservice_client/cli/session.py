@@ -239,7 +239,7 @@ class Session:
             self.screen.error(str(error), "wrong usage")
             return WRONG_USAGE
         if isinstance(error, (KeyboardInterrupt, Terminated)):
-            self.screen.note("stopped")
+            self.screen.note("interrupted")
             self.screen.hints(self.going_on)
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else TERMINATED
         return None

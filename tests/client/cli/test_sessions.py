@@ -149,7 +149,8 @@ def test_a_cancelled_deploy_leaves_the_rollout_alone_and_says_how_to_go_on(
     run.until("PROGRESSING")
     run.process.send_signal(number)
     assert run.code() == code
-    said, command = run.err[-2:]
+    word, said, command = run.err[-3:]
+    assert word == "interrupted"
     assert said == f"The rollout of model-serving/{name} goes on. Watch it with:"
     again = sessions.run(address, *command.split()[1:])
     again.until("PROGRESSING")

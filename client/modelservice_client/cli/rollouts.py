@@ -30,6 +30,8 @@ from modelservice_client.cli.writes import (
 from modelservice_client.core.enum_names import enum_name
 
 _COLUMNS = ("REVISION", "OUTCOME", "REASON", "AGE", "BY", "CHANGES")
+# The changes of a revision that its row has.
+_MOST_CHANGES = 5
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ def _changes_of(revision: Revision) -> str:
     if revision.gap:
         return "not known: it was overwritten while no server ran"
     back = [f"rollback of {revision.rollback_of}"] if revision.rollback_of else []
-    return "; ".join([*back, *map(_change, revision.changes)])
+    changes = map(_change, revision.changes[:_MOST_CHANGES])
+    more = len(revision.changes) - _MOST_CHANGES
+    return "; ".join([*back, *changes, *([f"and {more} more: -o yaml"] if more > 0 else [])])
 
 
 def _change(change: Change) -> str:

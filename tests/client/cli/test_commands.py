@@ -624,6 +624,14 @@ def test_history_lists_revisions_and_rollback_goes_to_one_of_them(name: str) -> 
     assert (absent.exit_code, "REVISION_NOT_FOUND" in absent.stderr) == (69, True)
 
 
+def test_a_row_of_the_history_has_five_changes_and_the_number_of_the_others(name: str) -> None:
+    modelctl("deploy", name, *IMAGE)
+    modelctl("deploy", name, *IMAGE, *(word for n in range(8) for word in ("--env", f"A{n}={n}")))
+    row = modelctl("history", name).stdout.splitlines()[1]
+    assert row.count("spec.env[") == 5
+    assert row.endswith("; and 3 more: -o yaml")
+
+
 @pytest.mark.parametrize("env", [{"GITHUB_RUN_ID": "16"}, {"CI_JOB_ID": "17"}])
 def test_a_job_can_stop_a_service_and_start_it(name: str, env: dict[str, str]) -> None:
     modelctl("deploy", name, *IMAGE, **env)

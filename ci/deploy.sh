@@ -15,7 +15,8 @@ Deploy a model with ModelService, and wait until its rollout is ready or has fai
                          rollout. Default on GitHub: github-$GITHUB_RUN_ID-$GITHUB_RUN_ATTEMPT,
                          on GitLab: gitlab-$CI_JOB_ID; elsewhere it is required
   --rollback-on-failure  if the rollout fails, go back to the last revision that was ready, and
-                         wait for it, for --timeout anew; =true and =false are accepted too
+                         wait for it, for --timeout anew; =true and =false are accepted too.
+                         Undecided at --timeout it goes on: set ready_timeout of the spec below it
   --timeout SECONDS      give up after this time in all; 600 by default
   --patience SECONDS     give up when no server has answered for this time; 60 by default
   -- GRPCURL_OPTION ...  options for grpcurl: -plaintext, -cacert FILE, -H 'name: value', ...

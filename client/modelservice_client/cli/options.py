@@ -32,6 +32,7 @@ RollbackOnFailure = Annotated[
     typer.Option(
         "--rollback-on-failure",
         help="If the rollout fails, go back to the last revision that was ready, and exit with 81."
+        " Undecided at --timeout it goes on: set --ready-timeout below it.",
     ),
 ]
 OnlyRollout = Annotated[

@@ -26,13 +26,13 @@ OOM = failure_of(FailureReason.OUT_OF_MEMORY, "it was killed")
 
 
 @pytest.fixture
-def lost() -> list[ServiceKey]:
+def changed_of() -> list[ServiceKey]:
     return []
 
 
 @pytest.fixture
-def index(api: ApiServer, lost: list[ServiceKey]) -> RevisionIndex:
-    return RevisionIndex(api, [], lost.append, lambda: None)
+def index(api: ApiServer, changed_of: list[ServiceKey]) -> RevisionIndex:
+    return RevisionIndex(api, [], changed_of.append, lambda: None)
 
 
 def metadata(uid: str, generation: int, outcome: RevisionOutcome | None = None) -> HeldRevision:
@@ -48,7 +48,7 @@ def known(generation: int, outcome: RevisionOutcome | None = None) -> KnownRevis
 
 
 async def test_it_has_what_is_listed_written_and_watched(
-    index: RevisionIndex, lost: list[ServiceKey]
+    index: RevisionIndex, changed_of: list[ServiceKey]
 ) -> None:
     assert not index.readable("team-a")
     [reflector] = index.reflectors
@@ -61,7 +61,7 @@ async def test_it_has_what_is_listed_written_and_watched(
     index.put("team-a", "u", known(3, RevisionOutcome.FAILED))
     index.changed(reflector.resource, WatchEvent("DELETED", metadata("u", 1)))
     assert index.of("team-a", "u") == [known(2), known(3, RevisionOutcome.FAILED)]
-    assert lost == [KEY]
+    assert changed_of == [KEY] * 4
     index.listed(reflector.resource, [metadata("v", 9)], 0)
     assert index.of("team-a", "u") == []
 
@@ -74,8 +74,9 @@ async def test_however_many_others_label_it_is_bounded(index: RevisionIndex) -> 
     assert len(index.of("team-a", "u")) == MOST_HELD
 
 
-async def test_the_revisions_of_a_service_take_less_than_a_kibibyte(index: RevisionIndex) -> None:
+async def test_the_revisions_of_a_service_take_less_than_a_kibibyte(api: ApiServer) -> None:
     services = 200
+    index = RevisionIndex(api, [], lambda _: None, lambda: None)
     [reflector] = index.reflectors
     index.listed(reflector.resource, [], 0)
     gc.collect()

@@ -13,7 +13,9 @@ from aiohttp import web
 from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.manifest import DesiredObject
+from server.adapters.kserve.manifests.object_parser import parse_object
 from server.adapters.kserve.revisions import recorder
+from server.adapters.kserve.revisions.rollout_record import manifest_of, record_of
 from server.domain.errors import ServerLacksRights
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.rollout_id import Rollout
@@ -250,6 +252,62 @@ async def test_the_outcome_after_a_change_of_scaling_is_that_of_the_revision(
         await stored(server, 1)
         await replica.report(2, State.READY)
         await outcomes(server, {1: "READY"})
+
+
+async def test_the_outcome_of_a_deleted_revision_is_not_given_to_the_one_before(
+    server: RevisionServer, api: ApiServer
+) -> None:
+    async with running(api) as replica:
+        await server.put(SERVICES, service(1, "any:1"))
+        await stored(server, 1)
+        await replica.report(1, State.FAILED)
+        await outcomes(server, {1: "FAILED"})
+        await server.put(SERVICES, service(2, "any:2"))
+        await stored(server, 1, 2)
+        await server.put(SERVICES, service(3, "any:2", Scaling(2, 4)))
+        await eventually(lambda: _seen_until(server, 2) == "3", PATIENCE_SECONDS)
+        await server.remove(ALL, server.revisions[2]["metadata"]["uid"])
+        await stored(server, 1, 3)
+        await replica.report(3, State.READY)
+        await outcomes(server, {1: "FAILED", 3: "READY"})
+
+
+async def test_a_generation_is_compared_again_when_one_before_it_is_stored_late(
+    server: RevisionServer, api: ApiServer
+) -> None:
+    """This server saw the same content twice, and another one the content between."""
+    async with running(api) as replica:
+        await server.put(SERVICES, service(1, "any:1"))
+        await stored(server, 1)
+        await server.put(SERVICES, service(3, "any:1"))
+        await eventually(lambda: _seen_until(server, 1) == "3", PATIENCE_SECONDS)
+        record = record_of(parse_object(service(2, "any:2")))
+        late = manifest_of(IRIS, record)
+        late["metadata"]["uid"] = "late"
+        await server.put(ALL, late)
+        await stored(server, 1, 2, 3)
+        await replica.report(3, State.READY)
+        await outcomes(server, {1: "SUPERSEDED", 2: "SUPERSEDED", 3: "READY"})
+        assert await replica.history() == [(3, False), (2, False), (1, False)]
+
+
+def _seen_until(server: RevisionServer, generation: int) -> str:
+    annotations = server.revisions[generation]["metadata"]["annotations"]
+    return str(annotations.get("modelservice.dev/seen-until", ""))
+
+
+async def test_scaling_that_was_seen_is_no_gap_after_a_restart(
+    server: RevisionServer, api: ApiServer
+) -> None:
+    async with running(api):
+        await server.put(SERVICES, service(1, "any:1"))
+        await stored(server, 1)
+        await server.put(SERVICES, service(3, "any:1", Scaling(2, 4)))
+        await eventually(lambda: _seen_until(server, 1) == "3", PATIENCE_SECONDS)
+    await server.put(SERVICES, service(4, "any:2"))
+    async with running(api) as replica:
+        await stored(server, 1, 4)
+        assert await replica.history() == [(4, False), (1, False)]
 
 
 async def test_the_last_ones_are_kept_and_the_last_ready_one(

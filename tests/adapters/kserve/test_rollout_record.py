@@ -179,6 +179,7 @@ def test_the_patch_of_an_outcome_replaces_the_former_one_on_the_version_that_was
         "modelservice.dev/ready-time",
         "modelservice.dev/failure",
         "modelservice.dev/later-fields",
+        "modelservice.dev/seen-until",
     ]
 
 

@@ -13,6 +13,7 @@ from server.adapters.kserve.names import (
     GENERATION_LABEL,
     OUTCOME_ANNOTATION,
     REVISION_OF_LABEL,
+    SEEN_UNTIL_ANNOTATION,
 )
 from server.adapters.kserve.objects import Object, annotations_of, get_list, get_map, version_of
 from server.domain.revisions.revision import RevisionOutcome
@@ -25,12 +26,17 @@ _REASONS: dict[object, FailureReason] = {r.value: r for r in FailureReason}
 
 
 class KnownRevision(NamedTuple):
-    """What is held in memory of a stored revision. `reason` is that of its failure."""
+    """What is held in memory of a stored revision. `reason` is that of its failure.
+
+    `seen_until`: the newest later generation that a server has seen to be of it, such as a change
+    of scaling; 0: none.
+    """
 
     generation: int
     content_hash: int
     outcome: RevisionOutcome | None = None
     reason: FailureReason | None = None
+    seen_until: int = 0
 
     @property
     def news(self) -> tuple[RevisionOutcome | None, FailureReason | None]:
@@ -80,7 +86,8 @@ def known_of(obj: Object) -> KnownRevision | None:
     failed = outcome is RevisionOutcome.FAILED
     reason = _reason_of(annotations.get(FAILURE_ANNOTATION)) if failed else None
     content_hash = parse_number(annotations.get(CONTENT_HASH_ANNOTATION), 16)
-    return KnownRevision(generation, content_hash, outcome, reason)
+    seen_until = parse_number(annotations.get(SEEN_UNTIL_ANNOTATION), 10)
+    return KnownRevision(generation, content_hash, outcome, reason, seen_until)
 
 
 def parse_number(value: object, base: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from server.adapters.kserve.revisions.rollout_record import RolloutRecord
 from server.domain.revisions.revision import Revision, RevisionOutcome, superseded, to_keep
@@ -25,22 +25,27 @@ class Numbered(Protocol):
         """Return the hash of its content, and of the restart that made it."""
         ...
 
+    @property
+    def seen_until(self) -> int:
+        """Return the newest later generation that was seen to be of it, 0 for no such."""
+        ...
 
-def before(revisions: Iterable[Numbered], generation: int) -> Numbered | None:
+
+NumberedT = TypeVar("NumberedT", bound=Numbered)
+
+
+def before(revisions: Iterable[NumberedT], generation: int) -> NumberedT | None:
     """Return the newest revision before a generation."""
     earlier = (r for r in revisions if r.generation < generation)
     return max(earlier, key=lambda r: r.generation, default=None)
 
 
-def new_revision(
-    known: Sequence[Numbered], seen: RolloutRecord, examined: int
-) -> RolloutRecord | None:
+def new_revision(known: Sequence[Numbered], seen: RolloutRecord) -> RolloutRecord | None:
     """Return the revision that a rollout is, beside those that are known; None if it is none.
 
-    A change of the fields that keep the pods, or of the stop annotation, is none. `examined`: the
-    newest generation that was seen to be none, 0 for no such. The generations between that one, or
-    the newest revision before, and the rollout were not seen. Whether they were revisions is not
-    known, so they count as such.
+    A change of the fields that keep the pods, or of the stop annotation, is none. The generations
+    between the newest one seen before and the rollout were not seen. Whether they were revisions
+    is not known, so they count as such.
     """
     if any(k.generation == seen.generation for k in known):
         return None
@@ -49,13 +54,13 @@ def new_revision(
         return seen
     if former.content_hash == seen.content_hash:
         return None
-    last_seen = examined if examined < seen.generation else 0
-    last_seen = max(former.generation, last_seen)
+    seen_until = former.seen_until if former.seen_until < seen.generation else 0
+    last_seen = max(former.generation, seen_until)
     return replace(seen, unseen_after=last_seen if last_seen < seen.generation - 1 else 0)
 
 
 def history_of(
-    stored: Iterable[RolloutRecord], seen: Sequence[RolloutRecord], examined: int, most: int
+    stored: Iterable[RolloutRecord], seen: Sequence[RolloutRecord], most: int
 ) -> list[Revision]:
     """Return the revisions of a service, newest first: the stored ones, with the gaps between them,
     and those of rollouts that were seen and are not stored yet.
@@ -65,10 +70,9 @@ def history_of(
     """
     records = {record.generation: record for record in stored}
     for rollout in seen:
-        if new := new_revision([*records.values()], rollout, examined):
+        if new := new_revision([*records.values()], rollout):
             records[new.generation] = new
             continue
-        examined = max(examined, rollout.generation)
         former = before(records.values(), rollout.generation)
         if former and rollout.generation not in records:
             # It changed fields of the revision before it, whose outcome is the one of both.
@@ -79,7 +83,8 @@ def history_of(
                 changed = replace(
                     changed, outcome=now.outcome, ready_time=now.ready_time, failure=now.failure
                 )
-            records[held.generation] = replace(held, revision=changed)
+            seen_until = max(held.seen_until, rollout.generation)
+            records[held.generation] = replace(held, revision=changed, seen_until=seen_until)
     # A rollout that another server has seen since is not the present one of this view.
     shown = [records[n] for n in sorted(records, reverse=True) if n <= seen[-1].generation]
     newest, *older = shown

@@ -97,8 +97,8 @@ class RevisionRecorder:
         self._most_seen = most + 2
         self._feed = feed
         self._seen: dict[ServiceKey, _Seen] = {}
-        # The newest generation that was seen to be no revision, with its uid.
-        self._examined: dict[ServiceKey, Rollout] = {}
+        # The newest rollout of a service of others, which has no revisions.
+        self._others: dict[ServiceKey, Rollout] = {}
         self._due = ChangeQueue[ServiceKey]()
         self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
         # Before that, statuses are not kept: those of all services come at the start.
@@ -134,8 +134,8 @@ class RevisionRecorder:
             return
         uid, generation = service.rollout
         present = self._present(service.key, service.rollout)
-        if present is None and self._examined_at(service.key, uid) == generation:
-            return  # of a service that is not ours
+        if present is None and self._others.get(service.key) == service.rollout:
+            return
         if present and _decided(present, service.rollout, service.status) == present.news:
             return
         seen = self._seen_of(service.key, uid)
@@ -148,7 +148,7 @@ class RevisionRecorder:
     def forget(self, key: ServiceKey) -> None:
         """Forget a deleted service."""
         self._seen.pop(key, None)
-        self._examined.pop(key, None)
+        self._others.pop(key, None)
         self._due.discard(key)
         if timer := self._timers.pop(key, None):
             timer.cancel()
@@ -168,12 +168,12 @@ class RevisionRecorder:
         pending = self._seen.get(key)
         if pending is None or pending.uid != rollout.uid:
             pending = _Seen(rollout.uid)
-        stored = self._with_seen_outcomes(key, stored, pending)
+        stored = self._with_seen_outcomes(stored, pending)
         objects = {n: o for n, o in pending.objects.items() if n < rollout.generation}
         records = (record_of(parse_object(objects[generation])) for generation in sorted(objects))
         seen = [self._with_seen_outcome(record, pending) for record in records]
         seen.append(record_of(parse_object(obj)))
-        newest, *older = history_of(stored, seen, self._examined_at(key, rollout.uid), self._most)
+        newest, *older = history_of(stored, seen, self._most)
         shown = self._feed.derive(key)
         if shown and shown.rollout == rollout:
             newest = _ended(newest, rollout, shown.status)
@@ -222,9 +222,13 @@ class RevisionRecorder:
         if not self._index.readable(key.namespace):
             self._seen.pop(key, None)
             return
-        seen = self._seen.get(key) or self._unrecorded(key)
+        unrecorded = self._unrecorded(key)
+        seen = self._seen.get(key) or unrecorded
         if seen is None:
             return
+        if unrecorded and unrecorded.uid == seen.uid:
+            seen.objects = unrecorded.objects | seen.objects
+            seen.statuses = unrecorded.statuses | seen.statuses
         stored = False
         while seen.objects:
             generation = min(seen.objects)
@@ -251,7 +255,7 @@ class RevisionRecorder:
         known = self._index.of(key.namespace, seen.uid)
         rollout = Rollout(seen.uid, generation)
         present = self._present(key, rollout)
-        if present is None and self._examined_at(key, seen.uid) != generation:
+        if present is None and self._others.get(key) != rollout:
             seen.objects[generation] = obj
         if seen.objects or (present and present.outcome is not RevisionOutcome.READY):
             shown = self._feed.derive(key)
@@ -270,16 +274,21 @@ class RevisionRecorder:
         parsed = self._parsed(key, obj)
         # A service of ours whose labels others took stays one of ours.
         if parsed.unmanaged and not known:
-            self._examined[key] = Rollout(seen.uid, generation)
+            self._others[key] = Rollout(seen.uid, generation)
             return False
         record = record_of(parsed)
-        new = new_revision(known, record, self._examined_at(key, seen.uid))
+        new = new_revision(known, record)
         if new is None:
-            if former := before(known, generation):
-                later = later_fields_of(record.revision.content)
-                number = Rollout(seen.uid, former.generation)
-                await self._update(key, number, lambda kept: replace(kept, later_fields=later))
-            self._examined[key] = Rollout(seen.uid, generation)
+            former = before(known, generation)
+            assert former
+            later = later_fields_of(record.revision.content)
+
+            def changed(kept: RolloutRecord) -> RolloutRecord:
+                if kept.seen_until > generation:
+                    return kept
+                return replace(kept, later_fields=later, seen_until=generation)
+
+            await self._update(key, Rollout(seen.uid, former.generation), changed)
             return False
         new = self._with_seen_outcome(new, seen)
         if any(k.generation > generation for k in known):
@@ -355,9 +364,8 @@ class RevisionRecorder:
         if self._index.refused(key.namespace):
             return
         generation = generation_of(obj)
-        if any(k.generation == generation for k in self._index.of(key.namespace, uid)):
-            return
-        if self._examined_at(key, uid) == generation:
+        rollout = Rollout(uid, generation)
+        if self._present(key, rollout) or self._others.get(key) == rollout:
             return
         seen = self._seen_of(key, uid)
         seen.objects[generation] = obj
@@ -384,8 +392,10 @@ class RevisionRecorder:
         self._due.add(key)
 
     def _look_again(self, key: ServiceKey) -> None:
-        """Look at a service whose revision was deleted: the present one is stored again."""
-        self._schedule(key, _after_sight())
+        """Look at a service whose revisions have changed: the present one may not be among them."""
+        obj = self._feed.object_cache.service(key)
+        if obj is not None and self._present(key, rollout_of(obj)) is None:
+            self._schedule(key, _after_sight())
 
     def _let_all_be_due(self) -> None:
         for key in self._feed.object_cache.keys():  # noqa: SIM118 (no mapping)
@@ -394,16 +404,8 @@ class RevisionRecorder:
     def _present(self, key: ServiceKey, rollout: Rollout) -> KnownRevision | None:
         """Return the stored revision of a rollout; None if it is not known which one that is."""
         known = self._index.of(key.namespace, rollout.uid)
-        own = next((k for k in known if k.generation == rollout.generation), None)
-        if own or self._examined_at(key, rollout.uid) != rollout.generation:
-            return own
-        former = before(known, rollout.generation)
-        assert former is None or isinstance(former, KnownRevision)
-        return former
-
-    def _examined_at(self, key: ServiceKey, uid: str) -> int:
-        examined = self._examined.get(key)
-        return examined.generation if examined and examined.uid == uid else 0
+        newest = before(known, rollout.generation + 1)
+        return newest if newest and _is_of(newest, rollout.generation) else None
 
     def _with_seen_outcome(self, record: RolloutRecord, seen: _Seen) -> RolloutRecord:
         status = seen.statuses.get(record.generation)
@@ -413,16 +415,13 @@ class RevisionRecorder:
         return replace(record, revision=_ended(record.revision, rollout, status))
 
     def _with_seen_outcomes(
-        self, key: ServiceKey, stored: Sequence[RolloutRecord], seen: _Seen
+        self, stored: Sequence[RolloutRecord], seen: _Seen
     ) -> list[RolloutRecord]:
         """Return the stored revisions with the outcomes that are not stored yet."""
         records = {record.generation: record for record in stored}
         for generation, status in sorted(seen.statuses.items()):
-            present: Numbered | None = records.get(generation)
-            if present is None and self._examined_at(key, seen.uid) == generation:
-                present = before(records.values(), generation)
-            if present is not None:
-                record = records[present.generation]
+            record = before(records.values(), generation + 1)
+            if record is not None and _is_of(record, generation):
                 rollout = Rollout(seen.uid, generation)
                 ended = _ended(record.revision, rollout, status)
                 records[record.generation] = replace(record, revision=ended)
@@ -438,6 +437,11 @@ class RevisionRecorder:
 
 def _after_sight() -> float:
     return random.uniform(*AFTER_SIGHT)  # noqa: S311 (jitter)
+
+
+def _is_of(newest: Numbered, generation: int) -> bool:
+    """Return whether a generation was seen to be of the newest revision until then."""
+    return generation in (newest.generation, newest.seen_until)
 
 
 def _decided(

@@ -17,7 +17,7 @@ from server.domain.rollout.status import FailureReason
 from server.domain.service.inference_service import ServiceKey
 
 # As objects the revisions of a service take ten times as much.
-_PACKED = struct.Struct("<QQBB")
+_PACKED = struct.Struct("<QQBBQ")
 _OUTCOMES: tuple[RevisionOutcome | None, ...] = (None, *RevisionOutcome)
 _REASONS: tuple[FailureReason | None, ...] = (None, *FailureReason)
 # Others can label any number of objects as revisions of one service.
@@ -27,20 +27,20 @@ MOST_HELD = 256
 class RevisionIndex:
     """Follow the ControllerRevisions of `namespaces` while its `reflectors` run.
 
-    `lost` is called with a service of which a revision was deleted, `returned` when a collection
-    can be read that could not be before.
+    `changed_of` is called with a service of which a revision was stored or deleted, `returned` when
+    a collection can be read that could not be before.
     """
 
     def __init__(
         self,
         api: ApiServer,
         namespaces: Sequence[str],
-        lost: Callable[[ServiceKey], None],
+        changed_of: Callable[[ServiceKey], None],
         returned: Callable[[], None],
     ) -> None:
         followed = followed_revisions(namespaces, REVISION_OF_LABEL)
         self.reflectors = [Reflector(api, resource, self) for resource in followed]
-        self._lost = lost
+        self._changed_of = changed_of
         self._returned = returned
         # By the collection's namespace (empty: all), then by the service's uid.
         self._held: dict[str, dict[str, bytes]] = {}
@@ -111,9 +111,9 @@ class RevisionIndex:
         namespace = found.owner.namespace
         if event.type == "DELETED":
             self.drop(namespace, found.service_uid, found.known.generation)
-            self._lost(found.owner)
         else:
             self.put(namespace, found.service_uid, found.known)
+        self._changed_of(found.owner)
 
     def _collection(self, namespace: str) -> dict[str, bytes] | None:
         return self._held.get(namespace, self._held.get(""))
@@ -127,6 +127,7 @@ def _packed(revisions: list[KnownRevision]) -> bytes:
             known.content_hash,
             _OUTCOMES.index(known.outcome),
             _REASONS.index(known.reason),
+            known.seen_until,
         )
         for known in newest
     )
@@ -137,5 +138,6 @@ def _unpacked(packed: bytes) -> list[KnownRevision]:
 
 
 def _read(packed: bytes) -> Iterator[KnownRevision]:
-    for generation, content_hash, outcome, reason in _PACKED.iter_unpack(packed):
-        yield KnownRevision(generation, content_hash, _OUTCOMES[outcome], _REASONS[reason])
+    for generation, content_hash, outcome, reason, seen_until in _PACKED.iter_unpack(packed):
+        found = _OUTCOMES[outcome], _REASONS[reason]
+        yield KnownRevision(generation, content_hash, *found, seen_until)

@@ -32,6 +32,7 @@ from server.adapters.kserve.names import (
     OUTCOME_ANNOTATION,
     READY_TIME_ANNOTATION,
     REVISION_OF_LABEL,
+    SEEN_UNTIL_ANNOTATION,
     UNSEEN_AFTER_ANNOTATION,
 )
 from server.adapters.kserve.objects import (
@@ -69,13 +70,15 @@ class RolloutRecord:
     `content_hash` is the same for two rollouts in a row if and only if they are of one revision.
     `unseen_after`: no server saw the generations after this one and before the rollout's; 0: all
     were seen. `later_fields`: the JSON of the fields that a later write changed, which made no
-    revision; empty if there was none. `version` is the resourceVersion of the stored object.
+    revision; empty if there was none. `seen_until` is as of a KnownRevision. `version` is the
+    resourceVersion of the stored object.
     """
 
     revision: Revision
     content_hash: int
     unseen_after: int = 0
     later_fields: str = ""
+    seen_until: int = 0
     version: str = ""
 
     @property
@@ -86,7 +89,8 @@ class RolloutRecord:
     @property
     def known(self) -> KnownRevision:
         """Return what is held in memory of it."""
-        return KnownRevision(self.generation, self.content_hash, *news_of(self.revision))
+        news = news_of(self.revision)
+        return KnownRevision(self.generation, self.content_hash, *news, self.seen_until)
 
 
 def news_of(revision: Revision) -> tuple[RevisionOutcome | None, FailureReason | None]:
@@ -179,7 +183,8 @@ def outcome_annotations(revision: Revision) -> dict[str, str]:
 def record_patch(record: RolloutRecord) -> dict[str, Any]:
     """Return the merge patch that stores what changes, on exactly the version that was read."""
     texts = outcome_annotations(record.revision) | {
-        LATER_FIELDS_ANNOTATION: record.later_fields or None
+        LATER_FIELDS_ANNOTATION: record.later_fields or None,
+        SEEN_UNTIL_ANNOTATION: str(record.seen_until) if record.seen_until else None,
     }
     annotations = {
         key: texts.get(key)
@@ -188,6 +193,7 @@ def record_patch(record: RolloutRecord) -> dict[str, Any]:
             READY_TIME_ANNOTATION,
             FAILURE_ANNOTATION,
             LATER_FIELDS_ANNOTATION,
+            SEEN_UNTIL_ANNOTATION,
         )
     }
     return {"metadata": {"resourceVersion": record.version, "annotations": annotations}}
@@ -218,6 +224,7 @@ def parse_record(obj: Object) -> RolloutRecord | None:
         known.content_hash,
         parse_number(annotations_of(obj).get(UNSEEN_AFTER_ANNOTATION), 10),
         later_fields,
+        known.seen_until,
         version_of(obj),
     )
 

@@ -143,6 +143,8 @@ class RollbackConformance:
         ):
             asked = annotated(world, {STOP_ANNOTATION: stop})
             last = await world.cluster.apply(deploy(world, spec, annotations=asked))
+        for stop in (False, True, False):
+            last = await world.cluster.apply(deploy(world, None, stop=stop))
         [only] = await world.cluster.revisions(key)
         assert only.rollout == first.rollout
         assert only.content

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.adapters.kserve.informers.held_revision import HeldRevision
+from server.adapters.kserve.manifests.annotations import start_stamp
 from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object
 from server.adapters.kserve.names import OUTCOME_ANNOTATION
@@ -217,5 +218,10 @@ def test_scaling_is_of_the_same_revision_and_a_restart_is_not() -> None:
     scaled = desired(restart="")
     scaled = replace(scaled, spec=replace(CONTAINER, scaling=Scaling(2, 4)))
     assert seen(applied(scaled)).content_hash == first
-    assert seen(applied(desired(restart="again"))).content_hash != first
+    again = seen(applied(desired(restart="again"))).content_hash
+    assert again != first
+    for restart, content_hash in (("", first), ("again", again)):
+        stamp = start_stamp(start_stamp(restart, "1"), "2")
+        assert stamp != restart
+        assert seen(applied(desired(restart=stamp))).content_hash == content_hash
     assert first < 2**64

@@ -31,6 +31,7 @@ from server.adapters.kserve.names import (
     ROLLOUT_ANNOTATION,
 )
 from server.adapters.kserve.releases import KSERVE_0_15, KSERVE_0_16, Release
+from server.adapters.kserve.revisions.rollout_record import record_of
 from server.domain.errors import FieldInvalid, ModeImmutable, UnsupportedByCluster
 from server.domain.service.commands import STOP_ANNOTATION, Action, Deploy
 from server.domain.service.inference_service import (
@@ -472,6 +473,10 @@ def test_a_stop_and_a_start_change_one_annotation_and_make_a_rollout_each() -> N
         assert current["metadata"]["labels"] == before["metadata"]["labels"]
         hashes.append(rollout_hash_of(current))
     assert len({*hashes[::2]}) == len(hashes[::2])
+    # Neither makes a revision.
+    started = record_of(parse_object(current)).content_hash
+    first = applied(DesiredObject(KEY, MODEL, {"team": "x"}, {"note": "7"}))
+    assert started == record_of(parse_object(first)).content_hash
 
 
 @pytest.mark.parametrize(("stop", "written"), [(True, "True"), (False, "false"), (False, None)])

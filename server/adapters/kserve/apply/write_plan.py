@@ -16,6 +16,7 @@ from server.adapters.kserve.manifests.annotations import (
     origin_of,
     rollback_text,
     rollout_hash_of,
+    start_stamp,
     with_rollout_hash,
 )
 from server.adapters.kserve.manifests.field_ownership import (
@@ -261,9 +262,11 @@ def _plan_update(
     starts = is_stop_requested(current.annotations) and not is_stop_requested(desired.annotations)
     if deploy.restart:
         desired = replace(desired, restart=deploy.request_id or fresh_stamp)
-    elif same_hash or starts:
-        # The hash of an earlier rollout would come back, and with it the state of that rollout:
-        # after a start that of the pods that are still to be stopped.
+    elif starts:
+        # The hash of the pods that are still to be stopped would come back, and their state.
+        desired = replace(desired, restart=start_stamp(ours.restart, fresh_stamp))
+    elif same_hash:
+        # The hash of an earlier rollout would come back, and with it the state of that rollout.
         desired = replace(desired, restart=fresh_stamp)
     if deploy.spec is not None and not same_pods:
         desired = replace(desired, deployment_id=deploy.deployment_id)

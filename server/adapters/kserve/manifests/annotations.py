@@ -42,6 +42,8 @@ from server.domain.service.inference_service import (
 from server.domain.service.preconditions import PastRequest
 
 _PATH = ("spec", "predictor", "annotations")
+# No request_id has it.
+_STARTED = "+start-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,16 @@ def our_annotations(obj: Object, managers: Managers) -> OurAnnotations:
         registered=own.get(REGISTERED_ANNOTATION, ""),
         rollback=own.get(ROLLBACK_ANNOTATION, ""),
     )
+
+
+def start_stamp(restart: str, fresh_stamp: str) -> str:
+    """Return the stamp of a start after a stop, which keeps that of the last restart."""
+    return f"{restart_of(restart)}{_STARTED}{fresh_stamp}"
+
+
+def restart_of(stamp: str) -> str:
+    """Return the stamp of the last restart: starts since then are none."""
+    return stamp.partition(_STARTED)[0]
 
 
 def rollout_annotations(

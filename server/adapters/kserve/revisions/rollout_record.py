@@ -18,7 +18,7 @@ from server.adapters.kserve.informers.held_revision import (
     parse_number,
     service_uid_of,
 )
-from server.adapters.kserve.manifests.annotations import rollback_of
+from server.adapters.kserve.manifests.annotations import restart_of, rollback_of
 from server.adapters.kserve.manifests.field_managers import newest_time
 from server.adapters.kserve.manifests.object_parser import ParsedObject
 from server.adapters.kserve.names import (
@@ -116,8 +116,9 @@ def record_of(parsed: ParsedObject) -> RolloutRecord:
         deployment_id=service.deployment_id if is_ours else "",
     )
     # A restart has the content of the rollout before it, and another stamp.
-    same: Any = [content_json(rollout_content(content)), ours.restart] if content else None
-    same = same or [get_map(parsed.obj, "spec"), ours.restart]
+    restart = restart_of(ours.restart)
+    same: Any = [content_json(rollout_content(content)), restart] if content else None
+    same = same or [get_map(parsed.obj, "spec"), restart]
     return RolloutRecord(revision, int(fingerprint(same), 16))
 
 

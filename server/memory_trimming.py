@@ -28,8 +28,10 @@ async def keep_freeing() -> None:
     CPython examines all objects each time their number has grown by a quarter. With 10,000 watches
     that holds the event loop for 0.3 s. So a mass of objects that live on, as after the first
     listing or a storm of watches, is frozen and never examined. It is freed by its reference
-    counts: no call, watch or service of ours ends as a cycle. A connection to the API server does,
-    as every transport of asyncio, and one that was frozen keeps some 2 KiB.
+    counts: no open call, watch or service of ours is part of a cycle. gRPC leaves a small cycle for
+    each call as it arrives, which the next collection of young objects frees. A connection to the
+    API server ends as a cycle, as every transport of asyncio. One that was frozen keeps up to a few
+    KiB, and what it had not read yet.
 
     glibc keeps freed memory: after 20,000 concurrent calls a server would stay at four times its
     size, and the next peak would come on top. With another C library nothing is returned.

@@ -65,8 +65,7 @@ class _Method(NamedTuple):
     `handle` takes a request, the argument of the handler, and gRPC's context.
     `own`: of this API, so its handler takes a Call in place of gRPC's context. `open`: its callers
     are not authenticated. `quiet`: its calls are logged at debug level. `reads`: its calls change
-    nothing. `changes`: they may change something of this API's. `parse` makes its request of bytes;
-    None where gRPC does, since requests are streamed.
+    nothing. `parse` makes its request of bytes; None where gRPC does, since requests are streamed.
     """
 
     name: str
@@ -76,8 +75,12 @@ class _Method(NamedTuple):
     open: bool
     quiet: bool
     reads: bool
-    changes: bool
     parse: Callable[[bytes], Any] | None
+
+    @property
+    def changes(self) -> bool:
+        """Return whether its calls may change something of this API's."""
+        return self.own and not self.reads
 
 
 class _OpenCall:
@@ -168,7 +171,6 @@ class CallInterceptor:
         parse = _parser(handler.request_deserializer)
         # gRPC parses streamed requests; a single one is parsed once its call is admitted.
         by_grpc, by_us = (parse, None) if handler.request_streaming else (None, parse)
-        reads = method.rpartition("/")[2].startswith(_READS)
         known = _Method(
             name=method[1:],
             handle=_handle(behavior, writes=own and handler.response_streaming),
@@ -176,8 +178,7 @@ class CallInterceptor:
             own=own,
             open=not own and not (is_reflection and not self._open_reflection),
             quiet=method.startswith(_QUIET),
-            reads=reads,
-            changes=own and not reads,
+            reads=method.rpartition("/")[2].startswith(_READS),
             parse=by_us,
         )
         # A partial: the frame of a function here would keep the request, see `_call`. Of the

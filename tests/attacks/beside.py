@@ -34,10 +34,11 @@ from tests.api.token_files import token_of
 
 from . import callers, transport
 from .attack import Attack, aligned, quantile
-from .target import SERVED, PodLimits, Target, measuring, running_target, started
+from .target import SERVED, Measured, PodLimits, Target, measuring, running_target, started
 
 SECONDS = 4.0
 QUIET_SECONDS = 2.0
+TRIES = 3
 SETTLES_WITHIN_SECONDS = 30.0
 # So many Gets in a row that take less are a server at rest.
 AT_REST, AT_REST_MS = 60, 20.0
@@ -63,7 +64,18 @@ class Figures(NamedTuple):
 
 
 def figures(target: Target, flood: Attack, seconds: float) -> Figures:
-    """Measure before and during a flood, once the server is at rest."""
+    """Measure before and during a flood; again if no Get was due then, on a busy machine."""
+    for _ in range(TRIES):
+        before, during = _measure(target, flood, seconds)
+        if before and during:
+            break
+    return Figures(quantile(before, 0.99), quantile(during, 0.99))
+
+
+def _measure(
+    target: Target, flood: Attack, seconds: float
+) -> tuple[Sequence[Measured], Sequence[Measured]]:
+    """Return the Gets before and during a flood, which begins once the server is at rest."""
     _await_rest(target)
     rested = time.monotonic()
     time.sleep(QUIET_SECONDS)
@@ -74,8 +86,7 @@ def figures(target: Target, flood: Attack, seconds: float) -> Figures:
     _await_rest(target)
     gets = [each for each in list(target.measured) if each.what == "get"]
     before = [each for each in gets if rested <= each.due < began]
-    during = [each for each in gets if began <= each.due < ended]
-    return Figures(quantile(before, 0.99), quantile(during, 0.99))
+    return before, [each for each in gets if began <= each.due < ended]
 
 
 def _await_rest(target: Target) -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from . import ROOT
+from .beside import OTHERS_CPU, SERVER_CPU
 
 SOAK_SECONDS = 90
 # `make attack` judges 250; a machine that tests share gets four times that.
@@ -33,8 +34,10 @@ def test_no_attack_does_harm() -> None:
 
 @alone
 @pytest.mark.skipif(
-    len(os.sched_getaffinity(0)) == 1, reason="a server and its callers have a CPU each"
+    not {SERVER_CPU, OTHERS_CPU} <= os.sched_getaffinity(0),
+    reason="a server and its callers have a CPU each",
 )
+@pytest.mark.timeout(900)
 def test_a_flood_is_measured_beside_a_bare_server() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.attacks.beside", "--seconds", "0.5", "--only", "tokens"],
@@ -46,7 +49,10 @@ def test_a_flood_is_measured_beside_a_bare_server() -> None:
     *_, row = done.stdout.splitlines()
     name, *figures = row.rsplit(maxsplit=6)
     assert name == "tokens of no caller, each another"
-    assert all(float(each) > 0 for each in figures)
+    before, during, ratio, bare_before, bare_during, bare_ratio = map(float, figures)
+    assert all(each > 0 for each in (before, during, bare_before, bare_during))
+    # Rounded, they may be 0.
+    assert all(each >= 0 for each in (ratio, bare_ratio))
 
 
 @alone

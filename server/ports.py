@@ -78,7 +78,7 @@ class Cluster(Protocol):
         no service.
 
         The first one is always that of the present content, with the outcome that the status shows
-        now. At most MODELSERVICE_REVISIONS and three more are kept.
+        now. At most MODELSERVICE_REVISIONS and four more are kept.
         """
         ...
 

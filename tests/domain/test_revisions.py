@@ -61,9 +61,8 @@ def number(chosen: Revision | None) -> int | None:
     return chosen and chosen.number
 
 
-_rows = st.tuples(
-    st.sampled_from(["a", "b", "c", "d"]), st.none() | st.sampled_from(RevisionOutcome)
-)
+_outcomes = st.none() | st.sampled_from(RevisionOutcome)
+_rows = st.tuples(st.sampled_from(["a", "b", "c", "d"]), _outcomes)
 _contents = st.builds(RevisionContent, specs(), labels, annotations)
 
 
@@ -123,7 +122,7 @@ def test_a_rollback_ends_at_the_present_or_at_another_content_that_was_ready(
 @given(
     histories,
     st.booleans(),
-    st.lists(st.none() | st.sampled_from(RevisionOutcome), max_size=8),
+    st.lists(_outcomes, max_size=8),
     st.integers(1, 12),
 )
 def test_a_rollback_and_one_more_are_as_one(
@@ -181,12 +180,40 @@ def test_pruning_does_not_join_the_present_to_an_earlier_rollback() -> None:
 def test_pruning_keeps_the_newest_and_every_way_back(revisions: list[Revision], most: int) -> None:
     kept = to_keep(revisions, most)
     assert kept[:most] == revisions[:most]
-    assert len(kept) <= most + 3
+    assert len(kept) <= most + 4
     assert [r for r in revisions if r in kept] == kept
     assert last_ready(kept) == last_ready(revisions)
     ready = [r for r in revisions if r.outcome is READY]
     assert not ready or ready[0] in kept
     assert to_keep(kept, most) == kept
+
+
+@given(
+    st.lists(st.tuples(st.none() | st.sampled_from("abc"), _outcomes), min_size=1, max_size=20),
+    st.integers(2, 4),
+)
+def test_pruning_after_every_write_changes_no_rollback(
+    writes: list[tuple[str | None, RevisionOutcome | None]], most: int
+) -> None:
+    """A write without an image is a rollback."""
+    full: list[Revision] = []
+    kept: list[Revision] = []
+    for n, (image, outcome) in enumerate(writes, 1):
+        chosen = last_ready(full)
+        if image is None and (chosen is None or chosen is full[0]):
+            continue
+        gone_to = content(image) if image else chosen and chosen.content
+        back_to = 0 if image or chosen is None else chosen.number
+        new = Revision(Rollout(UID, n), gone_to, None, outcome, rollback_of=back_to)
+        full = [new, *map(superseded, full)]
+        kept = to_keep([new, *map(superseded, kept)], most)
+        assert last_ready(kept) == last_ready(full)
+
+
+def test_pruning_keeps_a_way_back_for_what_is_deployed_again() -> None:
+    revisions = history(("1", READY), ("2", READY), *[("3", FAILED)] * 10)
+    again = [revision(13, "2", None), *to_keep(revisions, 10)]
+    assert number(last_ready(to_keep(again, 10))) == 1
 
 
 @given(_contents, st.sampled_from(["true", "false", None]))

@@ -33,7 +33,7 @@ class KServeCluster:
     """The services of `namespaces` (empty: of all); implements `server.ports.Cluster`.
 
     `kserve_namespace` is where KServe itself is installed. `caller` decides which containers'
-    output is shown. `most_revisions` of each service are kept, and three more.
+    output is shown. `most_revisions` of each service are kept, and four more.
     """
 
     def __init__(

@@ -139,13 +139,16 @@ def last_ready(revisions: Sequence[Revision]) -> Revision | None:
 
 
 def to_keep(revisions: Sequence[Revision], most: int = MOST_REVISIONS) -> list[Revision]:
-    """Return the revisions to keep: the newest `most`, the newest READY one, and the one that a
-    rollback goes to by default, or those that show that it goes nowhere. All are in their order."""
-    ready = next((r for r in revisions if r.outcome is RevisionOutcome.READY), None)
-    way_back: Sequence[Revision | None] = _standing_rollback(revisions) or [last_ready(revisions)]
-    kept = [*revisions[:most], ready, *way_back]
+    """Return the revisions to keep: the newest `most`, the newest READY one and the newest READY
+    one of another content, and those that show that a rollback goes nowhere. All are in their
+    order; at most `most` and four more."""
+    # Whatever is deployed next, one of both has another content than it.
+    ready = next(filter(_was_ready, revisions), None)
+    other = next((r for r in revisions if _was_ready(r) and ready and not _same(r, ready)), None)
+    kept = [*revisions[:most], ready, other, *_standing_rollback(revisions)]
     run = _run_of_present(revisions)
-    if ready and ready.rollback_of and ready not in run and _same(ready, revisions[0]):
+    earlier = [r for r in (ready, other) if r and r.rollback_of and r not in run]
+    if any(_same(r, revisions[0]) for r in earlier):
         # What is between: else an earlier rollback would look as if the present came by it.
         kept.append(revisions[len(run)])
     return [revision for revision in revisions if revision in kept]
@@ -155,8 +158,8 @@ def _standing_rollback(revisions: Sequence[Revision]) -> Sequence[Revision]:
     """Return the rollback that the present content came by, and the READY revision of that content
     or that it went to. Empty without both: a rollback to what never was READY does not stand.
 
-    Restarts since the rollback change nothing. The defaults of an environment can make its content
-    another one than that of its target.
+    Restarts since the rollback change nothing. Its content can be another one than that of its
+    target, where a cluster changed it.
     """
     rollback = next((r for r in _run_of_present(revisions) if r.rollback_of), None)
     if rollback is None:

@@ -66,7 +66,7 @@ def history_of(
     and those of rollouts that were seen and are not stored yet.
 
     `seen` is in order and ends with the present one, whose content the first revision has. At most
-    `most` and three more are returned.
+    `most` and four more are returned.
     """
     records = {record.generation: record for record in stored}
     for rollout in seen:

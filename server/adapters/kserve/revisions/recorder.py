@@ -81,7 +81,7 @@ class _Seen:
 
 
 class RevisionRecorder:
-    """Stores the revisions of services while `run` runs; at most `most` of each, and three more.
+    """Stores the revisions of services while `run` runs; at most `most` of each, and four more.
 
     It sends one request at a time. Of a service it holds as many rollouts that are not stored yet;
     earlier ones would be pruned.

@@ -28,7 +28,7 @@ from server.domain.service.validation import check_key
 from server.ports import Cluster
 
 # Of all callers together: each costs the API server a list.
-MOST_READS_AT_ONCE = 10
+MOST_LISTS_AT_ONCE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Rollouts:
         self._cluster = cluster
         self._authorizer = authorizer
         self._deployer = deployer
-        self._reads = asyncio.Semaphore(MOST_READS_AT_ONCE)
+        self._lists = asyncio.Semaphore(MOST_LISTS_AT_ONCE)
 
     async def list_revisions(self, call: Call, query: RevisionQuery) -> RevisionPage:
         """Return a page of a service's revisions.
@@ -95,9 +95,9 @@ class Rollouts:
         """
         key = await self._authorizer.authorize(call, Verb.GET, query.key)
         check_key(key)
-        revisions = await self._revisions(key)
-        if not revisions:
-            raise ServiceNotFound(key)
+        # Each list is large; a rollback does not wait behind them.
+        async with self._lists:
+            revisions = await self._revisions(key)
         shown = await self._authorizer.shown_revisions(call, key, revisions)
         start = _page_start(key, query.page_token, shown)
         befores = [*shown[1:], None]
@@ -155,8 +155,10 @@ class Rollouts:
             ) from None
 
     async def _revisions(self, key: ServiceKey) -> Sequence[Revision]:
-        async with self._reads:
-            return await self._cluster.revisions(key)
+        revisions = await self._cluster.revisions(key)
+        if not revisions:
+            raise ServiceNotFound(key)
+        return revisions
 
 
 def _target(
@@ -177,7 +179,9 @@ def _target(
             )
     if target.content is None:
         why = (
-            "it was overwritten while no server ran" if target.gap else "this API cannot express it"
+            "it was overwritten while no server ran"
+            if target.gap
+            else "it has more than 256 KiB, or fields that this API does not have"
         )
         raise RevisionNotFound(
             f"the content of revision {target.number} of {key} is unknown: {why}"

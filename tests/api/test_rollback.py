@@ -369,6 +369,12 @@ def test_a_service_that_is_being_deleted_is_not_rolled_back(service, memory) -> 
 
 def test_a_service_of_another_client_is_rolled_back_by_force_only(service, memory) -> None:
     memory.put_unmanaged(key(service.name), Spec(ContainerPredictor(IMAGE.format(1))))
+    service.refused(Code.FAILED_PRECONDITION, "NOT_MANAGED", revision=1)
+    assert not service.rollback(revision=1, force=True).service.unmanaged
+
+
+def test_a_service_that_was_taken_over_is_rolled_back_to_what_it_was(service, memory) -> None:
+    memory.put_unmanaged(key(service.name), Spec(ContainerPredictor(IMAGE.format(1))))
     forced = service.stub.Deploy(deploy(service.name, IMAGE.format(2), force=True))
     service.is_ready(forced)
     assert service.rollback().service.spec.container.image == IMAGE.format(1)
@@ -458,6 +464,13 @@ def test_a_rollback_of_a_registered_model_is_a_deployment_of_that_version(regist
     assert registered.service.history()[0].deployment_id == newest.id
     assert registered.service.rollback().action == UNCHANGED
     assert len(registered.records()) == 3
+
+
+def test_a_rollback_has_the_defaults_that_its_environment_had_then(registered) -> None:
+    first = registered.service.history()[-1]
+    update = registered.project.environment_update("defaults", defaults={"env": {"LATER": "1"}})
+    registered.project.stub.UpdateServingEnvironment(update)
+    assert registered.service.rollback().service.spec == first.spec
 
 
 def test_an_archived_version_is_rolled_back_to_by_force_only(registered) -> None:

@@ -200,7 +200,7 @@ class Revision(_message.Message):
     @_builtins.property
     def spec(self) -> _inference_service_pb2.InferenceServiceSpec:
         """The spec as Get returned it then, with the later changes of scaling and rollout_strategy alone.
-        Unset if it is not known.
+        Unset if it is not known, has fields that this API does not have, or has more than 256 KiB.
         """
 
     @_builtins.property

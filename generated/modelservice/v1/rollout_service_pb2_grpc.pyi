@@ -73,9 +73,9 @@ class RolloutServiceStub:
     second Rollback goes no further back. Rollback to the present content is ACTION_UNCHANGED too.
 
     A stopped service stays stopped: Start starts it. A revision of a registered model makes a
-    ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present
-    defaults of its environment apply. The spec is validated anew, so a Rollback can end with an
-    error of Deploy, for example where a serving runtime has gone.
+    ModelDeployment of that version, which must be READY, or ARCHIVED with `force`, with the
+    defaults that its environment had then. The spec is validated anew, so a Rollback can end with
+    an error of Deploy, for example where a serving runtime has gone.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
@@ -166,9 +166,9 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     second Rollback goes no further back. Rollback to the present content is ACTION_UNCHANGED too.
 
     A stopped service stays stopped: Start starts it. A revision of a registered model makes a
-    ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present
-    defaults of its environment apply. The spec is validated anew, so a Rollback can end with an
-    error of Deploy, for example where a serving runtime has gone.
+    ModelDeployment of that version, which must be READY, or ARCHIVED with `force`, with the
+    defaults that its environment had then. The spec is validated anew, so a Rollback can end with
+    an error of Deploy, for example where a serving runtime has gone.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
@@ -268,9 +268,9 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         second Rollback goes no further back. Rollback to the present content is ACTION_UNCHANGED too.
 
         A stopped service stays stopped: Start starts it. A revision of a registered model makes a
-        ModelDeployment of that version, which must be READY, or ARCHIVED with `force`; the present
-        defaults of its environment apply. The spec is validated anew, so a Rollback can end with an
-        error of Deploy, for example where a serving runtime has gone.
+        ModelDeployment of that version, which must be READY, or ARCHIVED with `force`, with the
+        defaults that its environment had then. The spec is validated anew, so a Rollback can end with
+        an error of Deploy, for example where a serving runtime has gone.
 
         - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
         - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its

@@ -68,14 +68,17 @@ class Found:
 
 
 def resolve_deploy(deploy: Deploy, found: Found, deployment_id: str) -> Deploy:
-    """Return the Deploy for a cluster: of the found version, with the environment's defaults.
+    """Return the Deploy for a cluster: of the found version, with the environment's defaults unless
+    it is a rollback.
 
     Raises EnvironmentNamespaceFixed, and FieldInvalid with all violations.
     """
     assert deploy.spec, "it names a registered model"
     key = _key(deploy.key, found)
     named = replace(deploy.spec, predictor=found.names)
-    whole = replace(deploy, key=key, spec=with_defaults(named, found.environment.defaults))
+    # The content of a revision has the defaults that its environment had then.
+    spec = named if deploy.rollback_of else with_defaults(named, found.environment.defaults)
+    whole = replace(deploy, key=key, spec=spec)
     _check(whole, named, found.environment)
     provenance = Provenance(
         model_id=found.model.id,

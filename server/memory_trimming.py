@@ -50,8 +50,8 @@ async def keep_freeing() -> None:
                 with suppress(RuntimeError):
                     await asyncio.to_thread(trim, 0)
     finally:
+        # Frozen objects stay frozen: another server of this process would examine all of them.
         gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 def _collect_old() -> None:

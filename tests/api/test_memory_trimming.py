@@ -147,3 +147,15 @@ async def test_where_no_thread_can_be_started_memory_is_returned_later(monkeypat
     freeing.cancel()
     await asyncio.wait([freeing])
     assert gc.get_threshold() == before
+
+
+async def test_a_server_that_stops_leaves_the_objects_of_another_one_frozen() -> None:
+    one, other = (asyncio.create_task(memory_trimming.keep_freeing()) for _ in range(2))
+    await asyncio.sleep(0)
+    frozen = gc.get_freeze_count()
+    other.cancel()
+    await asyncio.wait([other])
+    # Some may be freed meanwhile.
+    assert gc.get_freeze_count() > frozen / 2
+    one.cancel()
+    await asyncio.wait([one])

@@ -101,8 +101,10 @@ class ScriptedServer:
         """Store an object as the next version, and send it to the watches."""
         collection = self.collections.setdefault(path, Collection())
         uid = found["metadata"]["uid"]
-        await self._record(collection, "MODIFIED" if uid in collection.objects else "ADDED", found)
+        kind = "MODIFIED" if uid in collection.objects else "ADDED"
+        # With its version, without a wait between them: a list has both or neither.
         collection.objects[uid] = found
+        await self._record(collection, kind, found)
 
     async def remove(self, path: str, uid: str) -> None:
         collection = self.collections[path]

@@ -49,9 +49,8 @@ def test_what_does_not_answer_for_good_is_never_ready(
         wait_until(lambda: at_first.was_ready, "one is READY at first")
         pod = ("-n", at_first.namespace, f"deployment/{at_first.name}-predictor", "-c", MAIN)
         # The command returns before the container ends, and is not killed with it.
-        kubectl(
-            node_lab, "exec", *pod, "--", "sh", "-c", "(sleep 1; touch /dev/shm/end) >/dev/null &"
-        )
+        later = "(sleep 1; touch /dev/shm/end) >/dev/null 2>&1 &"
+        kubectl(node_lab, "exec", *pod, "--", "sh", "-c", later)
         follow(trials, max(LIMIT, seconds), at_least=ends - time.monotonic())
         assert {t.case.what: found for t in never if (found := faults(t))} == {}
         assert at_first.at_rest

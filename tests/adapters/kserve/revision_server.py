@@ -22,7 +22,8 @@ LACKING = 'User "u" cannot list resource "controllerrevisions" in API group "app
 class RevisionServer(ScriptedServer):
     """`write_faults` answer the next writes, one each. `writes` has the method and name of each.
 
-    The paths that are `forbidden` are refused as for an account without rights.
+    The paths and methods that are `forbidden` are refused as for an account without rights, and the
+    revisions of `invalid` generations as such.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class RevisionServer(ScriptedServer):
         self.write_faults: deque[Fault] = deque()
         self.writes: list[tuple[str, str]] = []
         self.forbidden: set[str] = set()
+        self.invalid: set[int] = set()
 
     @property
     def revisions(self) -> dict[int, Object]:
@@ -69,6 +71,10 @@ class RevisionServer(ScriptedServer):
         name = request.path.removeprefix(NAMED).strip("/") or body["metadata"]["name"]
         if request.method != "GET":
             self.writes.append((request.method, name))
+        if request.method in self.forbidden:
+            return _status(HTTPStatus.FORBIDDEN, LACKING)
+        if request.method == "POST" and body["revision"] in self.invalid:
+            return _status(HTTPStatus.UNPROCESSABLE_ENTITY)
         stored = {o["metadata"]["name"]: o for o in self.revisions.values()}
         held = stored.get(name)
         if request.method == "POST":

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 import structlog
 
@@ -23,6 +25,7 @@ from server.adapters.kserve.informers.watch_stream import Backoff
 from server.adapters.kserve.manifests.object_parser import ParsedObject, parse_object
 from server.adapters.kserve.objects import Object, generation_of, key_of, rollout_of, uid_of
 from server.adapters.kserve.revisions.history import Numbered, before, history_of, new_revision
+from server.adapters.kserve.revisions.retry_pauses import RetryPauses
 from server.adapters.kserve.revisions.revision_client import RevisionClient, RevisionRefused
 from server.adapters.kserve.revisions.revision_index import RevisionIndex
 from server.adapters.kserve.revisions.rollout_record import (
@@ -50,10 +53,10 @@ AFTER_WRITE = 1.0
 AFTER_SIGHT = (3.0, 5.0)
 AFTER_OUTCOME = (1.0, 3.0)
 AFTER_START = (0.0, 2.0)
-AFTER_REFUSAL = 60.0
 LOGGED_EVERY = 60.0
 _READ_SECONDS = 5.0
 _TRIES = 5
+_LONGEST_STANDSTILL = 30.0
 # States that can decide an outcome.
 _DECIDING = (State.READY, State.FAILED, State.DEGRADED)
 
@@ -62,11 +65,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of one uid of a service and is not stored yet, by generation."""
+    """What was seen of one uid of a service and is not stored yet, by generation; `refused` has how
+    often each was."""
 
     uid: str
     objects: dict[int, Object] = field(default_factory=dict)
     statuses: dict[int, InferenceServiceStatus] = field(default_factory=dict)
+    refused: Counter[int] = field(default_factory=Counter)
 
     def was_ready(self, generation: int) -> bool:
         """Return whether a generation was seen READY."""
@@ -101,6 +106,11 @@ class RevisionRecorder:
         self._others: dict[ServiceKey, Rollout] = {}
         self._due = ChangeQueue[ServiceKey]()
         self._timers: dict[ServiceKey, asyncio.TimerHandle] = {}
+        # All services are due after a start: in a random order, so that replicas share them, and
+        # after those that have changed since.
+        self._backlog: list[ServiceKey] = []
+        self._pauses = RetryPauses()
+        self._unreachable = Backoff()
         # Before that, statuses are not kept: those of all services come at the start.
         self._synced = asyncio.Event()
         self._failed = 0
@@ -149,6 +159,7 @@ class RevisionRecorder:
         """Forget a deleted service."""
         self._seen.pop(key, None)
         self._others.pop(key, None)
+        self._pauses.end(key)
         self._due.discard(key)
         if timer := self._timers.pop(key, None):
             timer.cancel()
@@ -194,45 +205,74 @@ class RevisionRecorder:
                 self._timers.pop(key).cancel()
 
     async def _record_all(self) -> None:
-        backoff = Backoff()
         while True:
-            await self._due.wait()
+            if not self._backlog:
+                await self._due.wait()
             for key in self._due.pull():
-                try:
-                    await self._record(key)
-                except RevisionRefused as e:
-                    # A refusal is often of one namespace: its quota, a policy, a missing right.
-                    self._note_failure(e)
-                    self._schedule(key, _after_sight() if e.is_brief else AFTER_REFUSAL)
-                except (Unreachable, Unanswered) as e:
-                    self._note_failure(e)
-                    self._due.add(key)
-                    await asyncio.sleep(backoff.pause(0))
-                except Exception:
-                    # An object that we cannot read must not stop the records of other services.
-                    log.exception("a rollout could not be recorded", service=str(key))
-                    self._seen.pop(key, None)
-                else:
-                    backoff = Backoff()
-                # Most of them are stored already, which takes no request.
-                await asyncio.sleep(0)
+                await self._try(key)
+            if self._backlog:
+                await self._try(self._backlog.pop())
 
-    async def _record(self, key: ServiceKey) -> None:
-        """Store what was seen of a service, oldest first."""
+    async def _try(self, key: ServiceKey) -> None:
+        """Store what was seen of a service, unless it is paused; after a failure it is later."""
+        if self._pauses.left(key):
+            self._schedule(key, 0)
+            return
+        try:
+            if await self._record(key):
+                self._pauses.end(key.namespace)
+        except RevisionRefused as e:
+            self._note_failure(e)
+            self._pauses.fail(key, e.retry_after)
+            # A quota, a policy or a missing right is of a namespace.
+            if e.answer.status == HTTPStatus.FORBIDDEN:
+                self._pauses.fail(key.namespace)
+            self._schedule(key, 0)
+            if e.answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+                await asyncio.sleep(min(e.retry_after, _LONGEST_STANDSTILL))
+        except Unreachable as e:
+            self._note_failure(e)
+            self._due.add(key)
+            await asyncio.sleep(self._unreachable.pause(0))
+        except Unanswered as e:
+            self._note_failure(e)
+            self._pauses.fail(key)
+            self._schedule(key, 0)
+        except Exception:
+            # An object that we cannot read must not stop the records of other services.
+            log.exception("a rollout could not be recorded", service=str(key))
+            self._seen.pop(key, None)
+        else:
+            self._pauses.end(key)
+            self._unreachable = Backoff()
+        # Most of them are stored already, which takes no request.
+        await asyncio.sleep(0)
+
+    async def _record(self, key: ServiceKey) -> bool:
+        """Store what was seen of a service, oldest first. Return whether a revision was stored."""
         if not self._index.readable(key.namespace):
             self._seen.pop(key, None)
-            return
+            return False
         unrecorded = self._unrecorded(key)
         seen = self._seen.get(key) or unrecorded
         if seen is None:
-            return
+            return False
         if unrecorded and unrecorded.uid == seen.uid:
             seen.objects = unrecorded.objects | seen.objects
             seen.statuses = unrecorded.statuses | seen.statuses
         stored = False
-        while seen.objects:
-            generation = min(seen.objects)
-            stored |= await self._record_rollout(key, seen, generation)
+        refusal: RevisionRefused | None = None
+        for generation in sorted(seen.objects):
+            try:
+                stored |= await self._record_rollout(key, seen, generation)
+            except RevisionRefused as e:
+                if not e.is_of_content:
+                    raise
+                # Later rollouts may be stored. One that never is becomes a gap.
+                refusal = e
+                seen.refused[generation] += 1
+                if seen.refused[generation] < _TRIES:
+                    continue
             seen.objects.pop(generation, None)
         while seen.statuses:
             generation = min(seen.statuses)
@@ -245,6 +285,9 @@ class RevisionRecorder:
             await self._prune(key, seen.uid)
         if not seen.objects and not seen.statuses and self._seen.get(key) is seen:
             del self._seen[key]
+        if refusal:
+            raise refusal
+        return stored
 
     def _unrecorded(self, key: ServiceKey) -> _Seen | None:
         """Return what is not stored of a service as it is now; None if all is."""
@@ -266,9 +309,10 @@ class RevisionRecorder:
     async def _record_rollout(self, key: ServiceKey, seen: _Seen, generation: int) -> bool:
         """Store a rollout if it is a revision that is not stored. Return whether it was stored."""
         known = self._index.of(key.namespace, seen.uid)
-        if any(k.generation == generation for k in known):
+        # Others came meanwhile, and this one was the oldest of too many.
+        obj = seen.objects.get(generation)
+        if obj is None or any(k.generation == generation for k in known):
             return False
-        obj = seen.objects[generation]
         if "deletionTimestamp" in obj["metadata"]:
             return False
         parsed = self._parsed(key, obj)
@@ -293,7 +337,12 @@ class RevisionRecorder:
         new = self._with_seen_outcome(new, seen)
         if any(k.generation > generation for k in known):
             new = replace(new, revision=superseded(new.revision))
+        if len(known) > self._most + 3:
+            # Where none may be deleted, no more are stored.
+            await self._prune(key, seen.uid)
         stored = await self._client.create(key, new)
+        if stored is None:
+            return False
         if all(k.generation != generation for k in self._index.of(key.namespace, seen.uid)):
             # Another replica stored it without an outcome, as far as is known.
             made = new.known if stored else KnownRevision(generation, new.content_hash)
@@ -368,6 +417,9 @@ class RevisionRecorder:
         if self._present(key, rollout) or self._others.get(key) == rollout:
             return
         seen = self._seen_of(key, uid)
+        if generation not in seen.objects:
+            # It may be stored where the former one was not.
+            self._pauses.end(key)
         seen.objects[generation] = obj
         seen.limit(self._most_seen)
         self._schedule(key, delay)
@@ -379,8 +431,9 @@ class RevisionRecorder:
         return seen
 
     def _schedule(self, key: ServiceKey, delay: float) -> None:
-        """Let a service be due after so many seconds, unless it is due earlier."""
+        """Let a service be due after so many seconds and its pause, unless it is due earlier."""
         loop = asyncio.get_running_loop()
+        delay = max(delay, self._pauses.left(key))
         if timer := self._timers.get(key):
             if timer.when() <= loop.time() + delay:
                 return
@@ -398,8 +451,10 @@ class RevisionRecorder:
             self._schedule(key, _after_sight())
 
     def _let_all_be_due(self) -> None:
-        for key in self._feed.object_cache.keys():  # noqa: SIM118 (no mapping)
-            self._due.add(key)
+        self._backlog = [*self._feed.object_cache.keys()]
+        random.shuffle(self._backlog)
+        if self._backlog:
+            self._due.add(self._backlog.pop())
 
     def _present(self, key: ServiceKey, rollout: Rollout) -> KnownRevision | None:
         """Return the stored revision of a rollout; None if it is not known which one that is."""

@@ -6,6 +6,7 @@ Raises Unreachable and Unanswered of the client, and RevisionRefused.
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -27,10 +28,19 @@ from server.adapters.kserve.revisions.rollout_record import (
 )
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.inference_service import ServiceKey
+from server.token_bucket import TokenBucket
 
 _TIMEOUT = 5.0
-# Of one list. Pruning leaves at most 52.
-MOST_LISTED = 100
+# Of all services together: after an upgrade each has a revision to store.
+WRITES_A_SECOND, BURST = 30.0, 10.0
+_LONGEST_MESSAGE = 200
+_LONGEST_NUMBER = 10
+_OF_CONTENT = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
 _MERGE = "application/merge-patch+json"
 
 _parse = msgspec.json.Decoder(dict[str, Any]).decode
@@ -39,35 +49,42 @@ _parse = msgspec.json.Decoder(dict[str, Any]).decode
 class RevisionRefused(Exception):
     """The API server refused a request."""
 
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(f"HTTP {answer.status}")
+    def __init__(self, answer: Answer, verb: str, key: ServiceKey) -> None:
+        message = str(answer.body.get("message", ""))[:_LONGEST_MESSAGE]
+        super().__init__(f"HTTP {answer.status} to {verb} in namespace {key.namespace}: {message}")
         self.answer = answer
 
     @property
-    def is_brief(self) -> bool:
-        """Return whether the same request may work in a moment."""
-        brief = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS)
-        status = self.answer.status
-        return status in brief or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    def is_of_content(self) -> bool:
+        """Return whether the request of another rollout may work."""
+        return self.answer.status in _OF_CONTENT
+
+    @property
+    def retry_after(self) -> float:
+        """Return the seconds that the API server asks to wait."""
+        seconds = str(self.answer.headers.get("Retry-After", ""))
+        return float(seconds) if seconds.isdecimal() and len(seconds) < _LONGEST_NUMBER else 0.0
 
 
 class RevisionClient:
-    """Reads and writes ControllerRevisions."""
+    """Reads and writes ControllerRevisions, at most WRITES_A_SECOND."""
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
+        self._writes = TokenBucket(WRITES_A_SECOND, BURST)
 
     async def list(self, key: ServiceKey, uid: str) -> list[RolloutRecord]:
         """Return the stored revisions of a service, as the API server has them now."""
-        query = {"labelSelector": f"{REVISION_OF_LABEL}={uid}", "limit": str(MOST_LISTED)}
+        # With a limit Kubernetes reads the whole namespace in etcd, where its cache would do.
+        query = {"labelSelector": f"{REVISION_OF_LABEL}={uid}"}
         content = await self._api.read(_path(key), query, most=LARGEST_WHOLE, timeout=_TIMEOUT)
         answer = content.answer()
         if not answer.ok:
-            raise RevisionRefused(answer)
+            raise RevisionRefused(answer, "list", key)
         try:
             items = read_page(content.body).items or ()
         except Refused:
-            raise RevisionRefused(answer) from None
+            raise RevisionRefused(answer, "list", key) from None
         records: list[RolloutRecord] = []
         for item in items:
             if record := parse_record(_parse(item)):
@@ -76,9 +93,10 @@ class RevisionClient:
             await asyncio.sleep(0)
         return records
 
-    async def create(self, key: ServiceKey, record: RolloutRecord) -> bool:
-        """Store a revision. Return False if it is stored already, or can never be: its namespace
-        is being deleted, say."""
+    async def create(self, key: ServiceKey, record: RolloutRecord) -> bool | None:
+        """Store a revision. Return False if it is stored already, None if it can never be: its
+        namespace is being deleted, say."""
+        await self._take_turn()
         failpoints.reached("before-revision")
         answer = await self._api.send(
             "POST", _path(key), body=manifest_of(key, record), timeout=_TIMEOUT
@@ -86,9 +104,11 @@ class RevisionClient:
         failpoints.reached("after-revision")
         if answer.ok:
             return True
-        if answer.body.get("reason") == "AlreadyExists" or _is_terminating(answer):
+        if answer.body.get("reason") == "AlreadyExists":
             return False
-        raise RevisionRefused(answer)
+        if _is_terminating(answer):
+            return None
+        raise RevisionRefused(answer, "create", key)
 
     async def read(self, key: ServiceKey, rollout: Rollout) -> RolloutRecord | None:
         """Return a stored revision without its content; None if there is none."""
@@ -96,12 +116,13 @@ class RevisionClient:
         if answer.status == HTTPStatus.NOT_FOUND:
             return None
         if not answer.ok:
-            raise RevisionRefused(answer)
+            raise RevisionRefused(answer, "get", key)
         return parse_record(answer.body)
 
     async def store(self, key: ServiceKey, record: RolloutRecord) -> bool:
         """Store what has changed of a revision. Return False if another writer was faster, or the
         revision is gone."""
+        await self._take_turn()
         failpoints.reached("before-revision-outcome")
         answer = await self._api.send(
             "PATCH",
@@ -115,13 +136,20 @@ class RevisionClient:
             return True
         if answer.status in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND):
             return False
-        raise RevisionRefused(answer)
+        raise RevisionRefused(answer, "patch", key)
 
     async def delete(self, key: ServiceKey, rollout: Rollout) -> None:
         """Delete a revision; one that is gone is deleted."""
+        await self._take_turn()
         answer = await self._api.send("DELETE", _path(key, rollout), timeout=_TIMEOUT)
         if not answer.ok and answer.status != HTTPStatus.NOT_FOUND:
-            raise RevisionRefused(answer)
+            raise RevisionRefused(answer, "delete", key)
+
+    async def _take_turn(self) -> None:
+        now = time.monotonic()
+        delay = self._writes.delay(now)
+        self._writes.take(now)
+        await asyncio.sleep(delay)
 
 
 def _is_terminating(answer: Answer) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -25,6 +26,8 @@ from server.domain.service.commands import STOP_ANNOTATION
 
 MOST_CHANGES = 50
 _VALUE_BYTES = 256
+# Shown before the first difference of two long values.
+_CHARACTERS_BEFORE = 32
 _DURATION = Duration.DESCRIPTOR.full_name
 _CONTENT = ("spec", "labels", "annotations")
 
@@ -108,11 +111,17 @@ def _changes(
 
 
 def _change(path: str, before: Any, after: Any) -> pb.Change:
-    return pb.Change(path=path, before=_value(before), after=_value(after))
+    old, new = _json(before), _json(after)
+    if cut(old, _VALUE_BYTES) == cut(new, _VALUE_BYTES):
+        shared = range(min(len(old), len(new)))
+        same = bisect_left(shared, True, key=lambda n: old[: n + 1] != new[: n + 1])
+        start = max(same - _CHARACTERS_BEFORE, 0)
+        old, new = f"...{old[start:]}", f"...{new[start:]}"
+    return pb.Change(path=path, before=cut(old, _VALUE_BYTES), after=cut(new, _VALUE_BYTES))
 
 
-def _value(value: Any) -> str:
-    return "" if value is None else cut(json.dumps(value, ensure_ascii=False), _VALUE_BYTES)
+def _json(value: Any) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _is_map(field: FieldDescriptor) -> bool:

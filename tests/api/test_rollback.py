@@ -146,6 +146,18 @@ def test_the_changes_against_the_revision_before_are_paths_and_values(service) -
     }
 
 
+def test_a_change_far_into_a_long_value_is_shown(service) -> None:
+    for last in ("old", "new"):
+        args = [f"--option-{n}=value" for n in range(40)] + [f"--last={last}"]
+        spec = container(IMAGE.format(1), env={"LONG": "x" * 30_000 + last})
+        spec.container.args.extend(args)
+        service.stub.Deploy(DeployRequest(name=service.name, spec=spec))
+    changes = {c.path: (c.before, c.after) for c in service.history()[0].changes}
+    for path in ("spec.container.args", 'spec.env["LONG"]'):
+        assert all(value.startswith("...") for value in changes[path])
+        assert ["old" in changes[path][0], "new" in changes[path][1]] == [True, True]
+
+
 def test_a_stop_is_no_change_of_a_revision(service) -> None:
     service.good(1, annotations={"note": "7"})
     service.good(2, annotations={"note": "7"})

@@ -270,9 +270,11 @@ class Change(_message.Message):
     path: _builtins.str
     """The path of the field, as in errors: `spec.model.storage_uri` or `labels["team"]`."""
     before: _builtins.str
-    """The JSON of the value before, cut after 256 bytes. Empty: there was none."""
+    """The JSON of the value before, cut after 256 bytes. Where both would look the same, it begins
+    with `...` shortly before their first difference. Empty: there was none.
+    """
     after: _builtins.str
-    """The JSON of the value after, cut after 256 bytes. Empty: there is none."""
+    """The JSON of the value after, cut as that before. Empty: there is none."""
     def __init__(
         self,
         *,

@@ -196,8 +196,8 @@ async def _resolve(
     project, name = registered.project, registered.version
     model = await model_of(tx, ModelKey(project, registered.model))
     version = await _version(model, name or model.default_version, tx)
-    if not (deploy.rollback_of and deploy.force and version.state is VersionState.ARCHIVED):
-        require_ready(version)
+    if not (deploy.archived_allowed and version.state is VersionState.ARCHIVED):
+        require_ready(version, is_rollback=deploy.rollback_of > 0)
     environment = await environment_of(tx, EnvironmentKey(project, registered.environment))
     found = Found(model, version, environment)
     return resolve_deploy(deploy, found, deployment_id), found

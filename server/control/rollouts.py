@@ -144,6 +144,8 @@ class Rollouts:
             labels=content.labels,
             annotations={k: v for k, v in content.annotations.items() if k != STOP_ANNOTATION},
             rollback_of=target.number,
+            # A rollback to the present changes nothing.
+            archived_allowed=rollback.force or target is revisions[0],
         )
         try:
             return await self._deployer.deploy(call, deploy)

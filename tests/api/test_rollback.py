@@ -487,8 +487,10 @@ def test_a_rollback_has_the_defaults_that_its_environment_had_then(registered) -
 
 def test_an_archived_version_is_rolled_back_to_by_force_only(registered) -> None:
     registered.project.update_version("state", state=ARCHIVED)
-    registered.service.refused(Code.FAILED_PRECONDITION, "VERSION_ARCHIVED")
+    refusal = registered.service.refused(Code.FAILED_PRECONDITION, "VERSION_ARCHIVED")
+    assert "set force" in refusal.message
     assert registered.service.rollback(force=True).service.spec.registered_model.version == "1"
+    assert registered.service.rollback().action == UNCHANGED
     refused(
         Code.FAILED_PRECONDITION,
         "VERSION_ARCHIVED",

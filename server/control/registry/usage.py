@@ -19,12 +19,13 @@ def require_current(thing: Registered, etag: str) -> None:
         raise EtagMismatch(thing.key)
 
 
-def require_ready(version: ModelVersion) -> None:
+def require_ready(version: ModelVersion, *, is_rollback: bool = False) -> None:
     """Raise VersionNotReady or VersionArchived if the version cannot be deployed."""
     if version.state is VersionState.PENDING:
         raise VersionNotReady(f"{version.key} is PENDING: set its state to READY first")
     if version.state is VersionState.ARCHIVED:
-        raise VersionArchived(f"{version.key} is ARCHIVED: set its state to READY first")
+        by_force = ", or set force" if is_rollback else ""
+        raise VersionArchived(f"{version.key} is ARCHIVED: set its state to READY first{by_force}")
 
 
 async def require_unused(registry: RegistryReading, cache: WatchCache, thing: Registered) -> None:

@@ -83,7 +83,7 @@ class Deploy:
     not create one. `refusal` is raised unless this is a retry with the request_id of an earlier
     write. `user` is the caller's name, of at most MOST_USER characters; empty where callers have no
     identity. `rollback_of` is the number of the revision whose content this is; 0: it is no
-    rollback.
+    rollback. A registered version may be ARCHIVED with `archived_allowed`.
     """
 
     key: ServiceKey
@@ -101,6 +101,7 @@ class Deploy:
     provenance: Provenance | None = None
     sent_hash: str = ""
     rollback_of: int = 0
+    archived_allowed: bool = False
     deadline: Deadline = field(default_factory=_soon, compare=False)
     absence_refused: ServiceError | None = field(default=None, compare=False)
     refusal: ServiceError | None = field(default=None, compare=False)

@@ -83,9 +83,10 @@ def live_through_everything(server: Server, namespace: str) -> None:
     refused(StatusCode.ABORTED, "ETAG_MISMATCH", stub.Deploy, stale)
     delete(stub, namespace, "iris")
     wait_gone(stub, namespace, "iris")
-    # Each has a revision; two are superseded, and the first one is one too many.
+    # Each has a revision; two are superseded, and the first one is one too many. None is READY: the
+    # newest READY ones are kept beyond that.
     for tag in range(3):
-        deploy(stub, namespace, "changed", container(f"any:{tag}"))
+        deploy(stub, namespace, "changed", container(f"lab/stuck:{tag}"))
 
 
 def rights_given(lab: Lab) -> set[Right]:

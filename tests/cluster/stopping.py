@@ -6,14 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import grpc
+from kubernetes.client.exceptions import ApiException, NotFoundException
 from modelservice.v1 import model_service_pb2 as pb
 from modelservice.v1.inference_service_pb2 import InferenceService
+from urllib3.exceptions import HTTPError
 
 from lab import Lab
+from tests.patience import PATIENCE_SECONDS
 
 from .asking import State, container, deploy, start, stop, wait_ready
 from .held_deletions import FINALIZER, SERVICES, set_finalizers
@@ -28,6 +32,8 @@ POD_LABEL = "serving.kserve.io/inferenceservice"
 ROLLOUT = "modelservice.dev/rollout"
 PODS = "/api/v1/namespaces/{}/pods"
 ENDED = ("Failed", "Succeeded")
+# What an API server that is too busy answers.
+BUSY = (429, 500, 502, 503, 504)
 
 Object = dict[str, Any]
 Life = Callable[[], None]
@@ -84,7 +90,11 @@ class Subject:
 
     def pods(self) -> list[Object]:
         selector = f"labelSelector={POD_LABEL}%3D{self.name}"
-        return list(self.lab.get(f"{PODS.format(self.namespace)}?{selector}")["items"])
+        return list(self.read(f"{PODS.format(self.namespace)}?{selector}")["items"])
+
+    def read(self, path: str) -> Object:
+        """Read an object or a list, again where the API server is too busy to answer."""
+        return dict(_patiently(lambda: self.lab.get(path)))
 
     def compare(self, told: InferenceService) -> None:
         """Compare a status with the pods of this moment.
@@ -96,7 +106,7 @@ class Subject:
         if state not in (State.STATE_STOPPED, State.STATE_READY):
             return
         pods = self.pods()
-        service = self.lab.get(SERVICES.format(self.namespace, self.name))
+        service = self.read(SERVICES.format(self.namespace, self.name))
         if service["metadata"]["generation"] != told.generation:
             return
         wanted = service["spec"]["predictor"]["annotations"][ROLLOUT]
@@ -132,21 +142,44 @@ class Subject:
                     stopped.add(told.generation)
                 if message.HasField("service"):
                     self.compare(told)
-        except grpc.RpcError:
-            return
+        except Exception as error:
+            if not (isinstance(error, grpc.RpcError) and call.cancelled()):
+                self.lies.append(f"the witness of {self.name} has ended: {error!r}")
 
     @contextmanager
     def slow_to_end(self) -> Iterator[None]:
         """Let its present pods take ENDING seconds to end, from now on."""
         paths = [f"{PODS.format(self.namespace)}/{pod['metadata']['name']}" for pod in self.pods()]
         for path in paths:
-            set_finalizers(self.lab, path, FINALIZER)
-        ending = threading.Timer(ENDING, lambda: [set_finalizers(self.lab, p) for p in paths])
+            _patiently(partial(set_finalizers, self.lab, path, FINALIZER))
+        ending = threading.Timer(ENDING, self._let_end, [paths])
         ending.start()
         try:
             yield
         finally:
             ending.join()
+
+    def _let_end(self, paths: Sequence[str]) -> None:
+        try:
+            for path in paths:
+                # Gone: it was let go, and the answer was lost.
+                with suppress(NotFoundException):
+                    _patiently(partial(set_finalizers, self.lab, path))
+        except Exception as error:
+            self.lies.append(f"the pods of {self.name} were not let go: {error!r}")
+
+
+def _patiently(call: Callable[[], Any]) -> Any:
+    """Return the call's result, repeated where the API server is too busy to answer."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call()
+        except (ApiException, HTTPError) as error:
+            busy = isinstance(error, HTTPError) or error.status in BUSY
+            if not busy or time.monotonic() > ends:
+                raise
+        time.sleep(0.1)
 
 
 def has_ended(pod: Object) -> bool:

@@ -24,11 +24,13 @@ from server.domain.revisions.revision import Revision, RevisionContent, last_rea
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import STOP_ANNOTATION, Applied, Deploy, fingerprint
 from server.domain.service.inference_service import ServiceKey
-from server.domain.service.validation import check_key
+from server.domain.service.validation import check_key, without_platform_keys
+from server.domain.service.write_warnings import WriteWarning
 from server.ports import Cluster
 
 # Of all callers together: each costs the API server a list.
 MOST_LISTS_AT_ONCE = 10
+_LEFT_OUT = "is left out of the revision, since it belongs to the platform; set it by kubectl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +149,18 @@ class Rollouts:
             # A rollback to the present changes nothing.
             archived_allowed=rollback.force or target is revisions[0],
         )
+        # Another client may have set them; no Deploy can.
+        deploy, left_out = without_platform_keys(deploy, service.labels, service.annotations)
         try:
-            return await self._deployer.deploy(call, deploy)
+            applied = await self._deployer.deploy(call, deploy)
         except EtagMismatch:
             if rollback.etag:
                 raise
             raise ConcurrentWrite(
                 f"{key} was changed while it was rolled back; nothing was written: try again"
             ) from None
+        warnings = [WriteWarning(path, _LEFT_OUT) for path in left_out]
+        return replace(applied, warnings=(*applied.warnings, *warnings))
 
     async def _revisions(self, key: ServiceKey) -> Sequence[Revision]:
         revisions = await self._cluster.revisions(key)

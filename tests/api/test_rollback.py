@@ -392,6 +392,16 @@ def test_a_service_that_was_taken_over_is_rolled_back_to_what_it_was(service, me
     assert service.rollback().service.spec.container.image == IMAGE.format(1)
 
 
+def test_a_rollback_leaves_keys_of_the_platform_out_and_warns(service, memory) -> None:
+    tag = "serving.kserve.io/enable-tag-routing"
+    theirs = Spec(ContainerPredictor(IMAGE.format(1)))
+    memory.put_unmanaged(key(service.name), theirs, annotations={tag: "true", "note": "7"})
+    service.is_ready(service.stub.Deploy(deploy(service.name, IMAGE.format(2), force=True)))
+    back = service.rollback()
+    assert (service.image, dict(back.service.annotations)) == (IMAGE.format(1), {"note": "7"})
+    assert [w.field for w in back.warnings] == [f'annotations["{tag}"]']
+
+
 def test_pages_go_from_the_newest_to_the_oldest(service) -> None:
     for version in range(1, 6):
         service.good(version)

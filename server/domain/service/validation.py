@@ -8,7 +8,8 @@ runtime, a storage scheme, a namespace) is left to the cluster.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from server.domain.errors import FieldViolation, refuse_violations
@@ -71,13 +72,34 @@ def check_platform_keys(
 
     `labels` and `annotations` are those of the service: they may be sent back unchanged.
     """
-    free = {key: deploy.annotations.get(key) for key in _FREE_ANNOTATIONS}
-    refuse_violations(
-        [
-            *_platform_violations("labels", deploy.labels, labels),
-            *_platform_violations("annotations", deploy.annotations, {**annotations, **free}),
-        ]
+    refuse_violations(_refused_platform_keys(deploy, labels, annotations))
+
+
+def without_platform_keys(
+    deploy: Deploy, labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> tuple[Deploy, Sequence[str]]:
+    """Return a Deploy without the keys that `check_platform_keys` refuses, and their paths."""
+    refused = [violation.path for violation in _refused_platform_keys(deploy, labels, annotations)]
+
+    def rest(kind: str, asked: Mapping[str, str]) -> Mapping[str, str]:
+        return {k: v for k, v in asked.items() if field_path(kind, k) not in refused}
+
+    settable = replace(
+        deploy,
+        labels=rest("labels", deploy.labels),
+        annotations=rest("annotations", deploy.annotations),
     )
+    return settable, refused
+
+
+def _refused_platform_keys(
+    deploy: Deploy, labels: Mapping[str, str], annotations: Mapping[str, str]
+) -> list[FieldViolation]:
+    free = {key: deploy.annotations.get(key) for key in _FREE_ANNOTATIONS}
+    return [
+        *_platform_violations("labels", deploy.labels, labels),
+        *_platform_violations("annotations", deploy.annotations, {**annotations, **free}),
+    ]
 
 
 def check_registered(predictor: RegisteredModelPredictor) -> None:

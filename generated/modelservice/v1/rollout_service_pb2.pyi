@@ -192,8 +192,8 @@ class Revision(_message.Message):
     deployment_id: _builtins.str
     """The ModelDeployment that it made. Empty without a registered model."""
     gap: _builtins.bool
-    """Its content was overwritten while no server ran: only its number is known. It cannot be rolled
-    back to.
+    """Its content was overwritten while no server ran, or before the cluster took its revision: only
+    its number is known. It cannot be rolled back to.
     """
     current: _builtins.bool
     """It is the revision of the present content."""

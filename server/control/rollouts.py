@@ -187,7 +187,7 @@ def _target(
             )
     if target.content is None:
         why = (
-            "it was overwritten while no server ran"
+            "it was overwritten while no server ran, or before the cluster took its revision"
             if target.gap
             else "it has more than 256 KiB, or fields that this API does not have"
         )

@@ -42,10 +42,10 @@ class Revision:
     """One revision of a service; its number is the generation of its rollout.
 
     `content` is None if it is not known, or has nothing that fits the API. `gap`: it was
-    overwritten while no server ran, so nothing but its number is known. `outcome` None: it is not
-    decided. `ready_time` is set for READY, `failure` for FAILED. `rollback_of` is the number of the
-    revision that it went back to; 0: it is no rollback. `deployment_id` and `deployed_by`: as of an
-    InferenceService.
+    overwritten while no server ran, or before the cluster took it, so that nothing but its number
+    is known. `outcome` None: it is not decided. `ready_time` is set for READY, `failure` for
+    FAILED. `rollback_of` is the number of the revision that it went back to; 0: it is no rollback.
+    `deployment_id` and `deployed_by`: as of an InferenceService.
     """
 
     rollout: Rollout

@@ -155,9 +155,15 @@ class SharedBatches:
             return
         for event in batch.events:
             event.is_shared = True
+        self._drop_expired()
         self._batches[place] = Deadline.after(_SHARED_SECONDS), version, batch
         self._batches.move_to_end(place)
         if len(self._batches) > _MOST_BATCHES:
+            self._batches.popitem(last=False)
+
+    def _drop_expired(self) -> None:
+        """Drop the batches that are kept no longer: each holds its services, and their bytes."""
+        while self._batches and next(iter(self._batches.values()))[0].expired:
             self._batches.popitem(last=False)
 
 

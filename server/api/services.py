@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1 import inference_service_pb2 as pb
@@ -97,11 +97,16 @@ def time_message(time: datetime | None) -> Timestamp | None:
     """Convert a time; None where it is not known."""
     if time is None:
         return None
-    # FromDatetime takes four times as long.
-    since = time - _EPOCH
-    return Timestamp(
-        seconds=since.days * _DAY_SECONDS + since.seconds, nanos=since.microseconds * 1000
-    )
+    seconds, nanos = seconds_and_nanos(time - _EPOCH)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def seconds_and_nanos(time: timedelta) -> tuple[int, int]:
+    """Return the fields of a Duration, or of the Timestamp of a time since 1970.
+
+    FromTimedelta and FromDatetime take four times as long, a tenth of the time of a whole Get.
+    """
+    return time.days * _DAY_SECONDS + time.seconds, time.microseconds * 1000
 
 
 def _state_number(state: State) -> pb.InferenceServiceStatus.State.ValueType:

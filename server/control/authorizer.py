@@ -120,8 +120,7 @@ class Authorizer:
             # No right is asked for about a name that no namespace can have.
             check_namespace(key.namespace)
             access = Access(_RIGHTS[verb], Resource.SERVICES, key.namespace)
-            if not await self.identities.allows(call.caller, access):
-                raise _denied(self.identities, call.caller, access)
+            await self._require(self.identities, call, access)
         if verb is Verb.DEPLOY and self.reserved and key.namespace in self.reserved:
             raise ReservedNamespace(key.namespace)
         return key
@@ -139,8 +138,7 @@ class Authorizer:
         """Check a call's right on a project, whose name is valid. Raises PermissionDenied."""
         if self.identities:
             access = Access(verb, Resource.PROJECTS, name=project)
-            if not await self.identities.allows(call.caller, access):
-                raise _denied(self.identities, call.caller, access)
+            await self._require(self.identities, call, access)
 
     async def project_refusal(
         self, call: Call, verb: ProjectVerb, project: str
@@ -225,6 +223,10 @@ class Authorizer:
         names = sorted(namespaces)
         allowed = await asyncio.gather(*(_reads_logs(identities, caller, name) for name in names))
         return {name for name, allows in zip(names, allowed, strict=True) if not allows}
+
+    async def _require(self, identities: Identities, call: Call, access: Access) -> None:
+        if not await identities.allows(call.caller, access):
+            raise _denied(identities, call.caller, access)
 
 
 async def _reads_logs(

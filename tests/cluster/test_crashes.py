@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Lab
+from tests.seeds import chosen_seed
 
 from .asking import Action, container, deploy
 from .meanwhile import OBJECT
@@ -118,7 +118,7 @@ def victims(replicas: Replicas) -> Sequence[Server]:
 def kill_at_random(
     times: int, lab: Lab, namespace: str, replicas: Replicas, survivor: Server
 ) -> None:
-    seed = int(os.environ.get("MODELSERVICE_TEST_SEED", random.randrange(2**32)))
+    seed = chosen_seed()
     print(f"to repeat these moments: MODELSERVICE_TEST_SEED={seed}")
     chance = random.Random(seed)
     # While one starts again, the other is killed.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
-import random
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext, suppress
@@ -36,11 +34,12 @@ from server.domain.service.inference_service import (
 )
 from tests import strategies
 from tests.patience import PATIENCE_SECONDS
+from tests.seeds import chosen_seed
 
 from .direct import PATH, stored
 from .test_kserve_conformance import followed
 
-SEED = int(os.environ.get("MODELSERVICE_TEST_SEED") or random.randrange(2**32))
+SEED = chosen_seed()
 UNFIT = "not part of `spec`"
 
 Kind = st.SearchStrategy[ServingPredictor]

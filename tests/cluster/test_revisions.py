@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Cluster, Lab, wait_until
 from server.domain.service.inference_service import ServiceKey
+from tests.seeds import chosen_seed
 
 from .asking import container, deploy, wait_ready
 from .direct import edit, remove, stored
@@ -140,7 +140,7 @@ def test_killed_200_times_no_rollout_is_missing(
 def kill_at_random(
     times: int, lab: Lab, namespace: str, replicas: Replicas, survivor: Server
 ) -> None:
-    seed = int(os.environ.get("MODELSERVICE_TEST_SEED", random.randrange(2**32)))
+    seed = chosen_seed()
     print(f"to repeat these moments: MODELSERVICE_TEST_SEED={seed}")
     chance = random.Random(seed)
     # While some start again, another one is killed.

@@ -21,10 +21,11 @@ from modelservice.v1.registry_pb2 import ModelVersion
 
 from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.serving import model
-from tests.adapters.local.test_random_kills import killed_after, seed
+from tests.adapters.local.test_random_kills import killed_after
 from tests.patience import PATIENCE_SECONDS
 from tests.refusals import refusal_of
 from tests.registry.team import DEPLOYED, FAILED, MODEL, Team, eventually
+from tests.seeds import chosen_seed
 
 READY = InferenceServiceStatus.STATE_READY
 VERSIONS = ("1", "2", "3")
@@ -157,7 +158,7 @@ class Deaths:
 def die_everywhere(folder: Path, database_url: str, times: int) -> None:
     """At each named point twice, and so often at random; then every record says what the cluster
     says."""
-    print(f"to repeat these moments: MODELSERVICE_TEST_SEED={(began_with := seed())}")
+    print(f"to repeat these moments: MODELSERVICE_TEST_SEED={(began_with := chosen_seed())}")
     url = {"MODELSERVICE_DATABASE_URL": database_url} if database_url else {}
     deaths = Deaths(folder, url)
     deaths.begin()

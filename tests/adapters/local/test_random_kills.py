@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -20,6 +19,7 @@ from modelservice.v1 import model_service_pb2 as calls
 from tests.adapters.local.server_process import Server, kill, server
 from tests.adapters.local.world import children_of
 from tests.patience import PATIENCE_SECONDS
+from tests.seeds import chosen_seed
 
 pytestmark = pytest.mark.processes
 
@@ -137,16 +137,12 @@ def _await_exactly(folder: Path, servers: int) -> None:
         time.sleep(0.02)
 
 
-def seed() -> int:
-    return int(os.environ.get("MODELSERVICE_TEST_SEED") or random.randrange(2**32))
-
-
 @pytest.mark.timeout(600)
 def test_ten_kills_lose_and_leave_nothing(tmp_path: Path) -> None:
-    live(tmp_path, 10, seed())
+    live(tmp_path, 10, chosen_seed())
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_two_hundred_kills_lose_and_leave_nothing(tmp_path: Path) -> None:
-    live(tmp_path, 200, seed())
+    live(tmp_path, 200, chosen_seed())

@@ -120,8 +120,7 @@ class RevisionRecorder:
     def synced(self) -> None:
         """Take it that all services are known: those without a revision get one."""
         self._synced.set()
-        delay = random.uniform(*AFTER_START)  # noqa: S311 (jitter)
-        asyncio.get_running_loop().call_later(delay, self._let_all_be_due)
+        asyncio.get_running_loop().call_later(_between(AFTER_START), self._let_all_be_due)
 
     def generation_seen(self, former: Object | None, obj: Object) -> None:
         """Take a generation of an InferenceService that was not seen before.
@@ -129,8 +128,8 @@ class RevisionRecorder:
         The former one may not have had its turn since the start.
         """
         if former is not None and uid_of(former) == uid_of(obj):
-            self._take(former, _after_sight())
-        self._take(obj, _after_sight())
+            self._take(former, _between(AFTER_SIGHT))
+        self._take(obj, _between(AFTER_SIGHT))
 
     def written(self, obj: Object) -> None:
         """Take the API server's answer to a write of this server."""
@@ -153,7 +152,7 @@ class RevisionRecorder:
             return
         seen.statuses[generation] = service.status
         seen.limit(self._most_seen)
-        self._schedule(service.key, random.uniform(*AFTER_OUTCOME))  # noqa: S311 (jitter)
+        self._schedule(service.key, _between(AFTER_OUTCOME))
 
     def forget(self, key: ServiceKey) -> None:
         """Forget a deleted service."""
@@ -448,7 +447,7 @@ class RevisionRecorder:
         """Look at a service whose revisions have changed: the present one may not be among them."""
         obj = self._feed.object_cache.service(key)
         if obj is not None and self._present(key, rollout_of(obj)) is None:
-            self._schedule(key, _after_sight())
+            self._schedule(key, _between(AFTER_SIGHT))
 
     def _let_all_be_due(self) -> None:
         self._backlog = [*self._feed.object_cache.keys()]
@@ -490,8 +489,8 @@ class RevisionRecorder:
             self._logged, self._failed = now, 0
 
 
-def _after_sight() -> float:
-    return random.uniform(*AFTER_SIGHT)  # noqa: S311 (jitter)
+def _between(seconds: tuple[float, float]) -> float:
+    return random.uniform(*seconds)  # noqa: S311 (jitter)
 
 
 def _is_of(newest: Numbered, generation: int) -> bool:

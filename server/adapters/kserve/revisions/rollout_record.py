@@ -145,7 +145,7 @@ def manifest_of(key: ServiceKey, record: RolloutRecord) -> dict[str, Any]:
     owner = {"apiVersion": API_VERSION, "kind": KIND, "name": key.name, "uid": rollout.uid}
     annotations = {
         CONTENT_HASH_ANNOTATION: f"{record.content_hash:016x}",
-        **outcome_annotations(revision),
+        **{key: text for key, text in _changing_annotations(record).items() if text},
     }
     if record.unseen_after:
         annotations[UNSEEN_AFTER_ANNOTATION] = str(record.unseen_after)
@@ -167,37 +167,26 @@ def manifest_of(key: ServiceKey, record: RolloutRecord) -> dict[str, Any]:
     }
 
 
-def outcome_annotations(revision: Revision) -> dict[str, str]:
-    """Return the annotations of an outcome.
-
-    Whoever reads ControllerRevisions may lack the right to read logs, so no text of a container is
-    in them.
-    """
-    texts = {
-        OUTCOME_ANNOTATION: revision.outcome or "",
-        READY_TIME_ANNOTATION: revision.ready_time.isoformat() if revision.ready_time else "",
-        FAILURE_ANNOTATION: _failure_text(revision.failure) if revision.failure else "",
-    }
-    return {key: str(text) for key, text in texts.items() if text}
-
-
 def record_patch(record: RolloutRecord) -> dict[str, Any]:
     """Return the merge patch that stores what changes, on exactly the version that was read."""
-    texts = outcome_annotations(record.revision) | {
+    annotations = _changing_annotations(record)
+    return {"metadata": {"resourceVersion": record.version, "annotations": annotations}}
+
+
+def _changing_annotations(record: RolloutRecord) -> dict[str, str | None]:
+    """Return the annotations that change, as a merge patch has them: None for an absent one.
+
+    A reader of ControllerRevisions may lack the right to read logs, so no text of a container is in
+    them.
+    """
+    revision = record.revision
+    return {
+        OUTCOME_ANNOTATION: revision.outcome.value if revision.outcome else None,
+        READY_TIME_ANNOTATION: revision.ready_time.isoformat() if revision.ready_time else None,
+        FAILURE_ANNOTATION: _failure_text(revision.failure) if revision.failure else None,
         LATER_FIELDS_ANNOTATION: record.later_fields or None,
         SEEN_UNTIL_ANNOTATION: str(record.seen_until) if record.seen_until else None,
     }
-    annotations = {
-        key: texts.get(key)
-        for key in (
-            OUTCOME_ANNOTATION,
-            READY_TIME_ANNOTATION,
-            FAILURE_ANNOTATION,
-            LATER_FIELDS_ANNOTATION,
-            SEEN_UNTIL_ANNOTATION,
-        )
-    }
-    return {"metadata": {"resourceVersion": record.version, "annotations": annotations}}
 
 
 def parse_record(obj: Object) -> RolloutRecord | None:

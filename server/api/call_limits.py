@@ -222,7 +222,7 @@ class CallAdmission:
 
 
 def _check_room(kind: CallKind, caller: _Caller | None = None) -> None:
-    """Raise the error of a kind of which the server, or this caller, has its limit."""
+    """Raise the error of a kind if the server or this caller has as many calls as it may."""
     if kind.open >= kind.limit:
         raise kind.error(
             f"this server already has {kind.limit} {kind.noun}, its limit: try again soon"

@@ -133,8 +133,8 @@ class InferenceService(_message.Message):
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The user's annotations, and `serving.kserve.io/stop` whoever set it. Those that this server sets
-        are not shown.
+        """The user's annotations, and `serving.kserve.io/stop`, which another client may have set. Those
+        that this server sets are not shown.
         """
 
     @_builtins.property

@@ -314,7 +314,7 @@ class RollbackRequest(_message.Message):
     The number of the revision to go back to. 0: the newest one before the present that was READY.
     """
     etag: _builtins.str
-    """Roll back only if this is still the service's etag. Empty: roll back whatever it is now."""
+    """Roll back only if this is still the service's etag. Empty: roll back without this check."""
     request_id: _builtins.str
     """Makes a retry safe: a second Rollback with the same id returns the rollout_id and action of the
     first, and the present service. As in DeployRequest, whose ids are remembered with these.

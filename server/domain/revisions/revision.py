@@ -142,7 +142,7 @@ def to_keep(revisions: Sequence[Revision], most: int = MOST_REVISIONS) -> list[R
     """Return the revisions to keep: the newest `most`, the newest READY one and the newest READY
     one of another content, and those that show that a rollback goes nowhere. All are in their
     order; at most `most` and four more."""
-    # Whatever is deployed next, one of both has another content than it.
+    # One of both has another content than the next Deploy.
     ready = next(filter(_was_ready, revisions), None)
     other = next((r for r in revisions if _was_ready(r) and ready and not _same(r, ready)), None)
     kept = [*revisions[:most], ready, other, *_standing_rollback(revisions)]

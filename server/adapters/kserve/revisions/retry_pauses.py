@@ -1,4 +1,4 @@
-"""Pause services and namespaces of which revisions cannot be stored."""
+"""Pause the services and namespaces whose revisions the API server does not store."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ MOST_HELD = 256
 class RevisionIndex:
     """Follow the ControllerRevisions of `namespaces` while its `reflectors` run.
 
-    `changed_of` is called with a service of which a revision was stored or deleted, `returned` when
-    a collection can be read that could not be before.
+    `changed_of` is called with a service when one of its revisions was stored or deleted,
+    `returned` when a collection can be read that could not be before.
     """
 
     def __init__(

@@ -186,6 +186,21 @@ def test_a_refusal_counts_only_two_seconds_later_and_only_while_it_is_not_applie
     assert state(refusal=stands) is State.READY
 
 
+def test_a_refusal_that_may_pass_is_named_and_fails_the_rollout_once_it_has_lasted() -> None:
+    since = NOW - 2 * SECOND
+    named = replace(problem(FailureReason.RECONCILE_FAILED, since=since), tolerated=30 * SECOND)
+    decision = decide(facts(applied=False, refusal=named))
+    assert (decision.state, reason(decision)) == (
+        State.PROGRESSING,
+        FailureReason.RECONCILE_FAILED,
+    )
+    assert decision.recheck_at == NOW + 28 * SECOND
+    assert state(applied=False, refusal=named, available=0) is State.PENDING
+    lasting = replace(named, since=NOW - 30 * SECOND)
+    assert state(applied=False, refusal=lasting) is State.DEGRADED
+    assert state(applied=False, refusal=lasting, available=0) is State.FAILED
+
+
 def test_a_refusal_is_told_where_kserve_has_given_no_verdict_yet() -> None:
     stands = problem(FailureReason.INVALID_SPEC)
     decision = decide(

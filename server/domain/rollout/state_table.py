@@ -126,7 +126,9 @@ def _refused(facts: Facts) -> Decision | None:
     refusal = facts.refusal
     if facts.applied or refusal is None or not _due(refusal.since + REFUSED_AFTER, facts.now):
         return None
-    return Decision(_failed_state(facts), failure=refusal.failure)
+    if refusal.fails_at and _due(refusal.fails_at, facts.now):
+        return Decision(_failed_state(facts), failure=refusal.failure)
+    return Decision(_unapplied_state(facts), failure=refusal.failure)
 
 
 def _updates_disabled(facts: Facts) -> Decision | None:
@@ -149,7 +151,7 @@ def _not_applied(facts: Facts) -> Decision | None:
     if facts.unsupported_mode:
         message = f"deployment mode {facts.unsupported_mode} is not followed: see the conditions"
         return Decision(State.PENDING, message)
-    state = State.PROGRESSING if facts.serving else State.PENDING
+    state = _unapplied_state(facts)
     if facts.controller_silent and _due(facts.written_at + NO_CONTROLLER_AFTER, facts.now):
         return Decision(state, failure=_no_controller(facts))
     return Decision(state, facts.activity or "waiting for KServe to apply this rollout")
@@ -270,6 +272,10 @@ def _failed_state(facts: Facts) -> State:
     return State.DEGRADED if facts.serving else State.FAILED
 
 
+def _unapplied_state(facts: Facts) -> State:
+    return State.PROGRESSING if facts.serving else State.PENDING
+
+
 def _no_controller(facts: Facts) -> Failure:
     return failure_of(
         FailureReason.NO_CONTROLLER,
@@ -302,6 +308,7 @@ def _thresholds(facts: Facts) -> Iterator[datetime]:
         yield facts.remaining.since + facts.remaining.idle_after
     if facts.refusal:
         yield facts.refusal.since + REFUSED_AFTER
+        yield from filter(None, [facts.refusal.fails_at])
     if facts.completed_at:
         yield facts.completed_at + CONFIRMED_AFTER
         yield facts.completed_at + PROVEN_AFTER

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from server.adapters.kserve.objects import Object, get_map, parse_time
+from server.adapters.kserve.status.grace_periods import AT_ONCE, LEFTOVER
 from server.adapters.kserve.status.name_conflicts import (
     NOT_OWNED,
     NameConflict,
@@ -15,8 +16,9 @@ from server.adapters.kserve.status.name_conflicts import (
     is_own,
 )
 from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.domain.rollout.facts import Problem
 from server.domain.rollout.failures import failure_of
-from server.domain.rollout.status import Failure, FailureReason
+from server.domain.rollout.status import FailureReason
 
 _EVENT_REASONS = ("InternalError", "ServerlessModeRejected")
 RECONCILE_FAILED = "ReconcileFailed"
@@ -67,21 +69,24 @@ class KServeError:
     final: bool
     conflict: NameConflict | None
 
-    def failure(self, since: datetime, observed: ObservedObjects) -> Failure:
-        """Return the error as a failure that callers see."""
+    def problem(
+        self, since: datetime, observed: ObservedObjects, tolerated: timedelta = AT_ONCE
+    ) -> Problem:
+        """Return the error as a problem, with the failure that callers see."""
         remedy = ""
         if self.conflict:
             if not is_own(self.conflict, observed):
-                return self.conflict.failure(since)
+                return Problem(self.conflict.failure(since), since, LEFTOVER)
             kind, name = self.conflict.kind, self.conflict.name
             remedy = f"delete the {kind} {name}: KServe creates it again"
-        return failure_of(
+        failure = failure_of(
             self.reason,
             f"{_CAUSES[self.reason]}: {self.message[:LONGEST_MESSAGE]}",
             remedy=remedy,
             retrying=False if self.final else None,
             first_seen_time=since,
         )
+        return Problem(failure, since, tolerated)
 
 
 def event_error(event: Object) -> KServeError | None:

@@ -92,7 +92,7 @@ class StalenessCheck:
         """Return the error that is newer than the write, if any."""
         error = self.error(service, now)
         since = self.error_since or now
-        return Problem(error.failure(since, observed), since) if error else None
+        return error.problem(since, observed) if error else None
 
     def error(self, service: ParsedService, now: datetime) -> KServeError | None:
         """Return the newest error that is newer than the write: events are more exact."""
@@ -156,7 +156,7 @@ class StalenessCheck:
             and not any(e.error for e in self._new_events(service, now))
         ):
             since = max(since, service.written_at + STALE_ERROR)
-        return Problem(error.failure(since, observed), since, RECONCILE_ERROR)
+        return error.problem(since, observed, RECONCILE_ERROR)
 
     def _new_events(self, service: ParsedService, now: datetime) -> Iterator[ServiceEvent]:
         written_at, first = service.written_at, service.rollout.generation == 1

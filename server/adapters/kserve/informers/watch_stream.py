@@ -187,11 +187,19 @@ def admit_answer(status: int, headers: Mapping[str, str]) -> None:
     if status == HTTPStatus.GONE:
         raise Expired
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise Refused(status, _seconds(headers.get("Retry-After")))
+        raise Refused(status, parse_retry_after(headers.get("Retry-After")))
     # Right after its start an API server answers 503 and asks for 5 s, for a resource that is there
     # in one second. The usual pauses are long enough.
     if status != HTTPStatus.OK:
         raise Refused(status)
+
+
+def parse_retry_after(text: str | int | None) -> float:
+    """Return the seconds that an answer asks to wait: any number, for the caller to bound.
+
+    0 if it asks for none, and for an HTTP date, which no API server sends.
+    """
+    return float(text) if text is not None and str(text).isdecimal() else 0.0
 
 
 def read_page(content: bytes | bytearray) -> Page:
@@ -220,9 +228,5 @@ def _refusal(status: Mapping[str, Any]) -> Exception:
     code = status.get("code") or 0
     if code == HTTPStatus.GONE or status.get("reason") in ("Expired", "Gone"):
         return Expired()
-    return Refused(code, _seconds((status.get("details") or {}).get("retryAfterSeconds")))
-
-
-def _seconds(text: str | int | None) -> float:
-    """Return a delay in seconds; 0 for an HTTP date, which no API server sends."""
-    return float(text) if text is not None and str(text).isdecimal() else 0.0
+    asked = (status.get("details") or {}).get("retryAfterSeconds")
+    return Refused(code, parse_retry_after(asked))

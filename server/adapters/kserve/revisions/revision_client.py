@@ -16,7 +16,7 @@ from server import failpoints
 from server.adapters.kserve.client import Answer, ApiServer
 from server.adapters.kserve.informers.collections import METADATA
 from server.adapters.kserve.informers.reflector import LARGEST_WHOLE
-from server.adapters.kserve.informers.watch_stream import Refused, read_page
+from server.adapters.kserve.informers.watch_stream import Refused, parse_retry_after, read_page
 from server.adapters.kserve.names import REVISION_OF_LABEL
 from server.adapters.kserve.objects import get_list, get_map
 from server.adapters.kserve.revisions.rollout_record import (
@@ -34,7 +34,6 @@ _TIMEOUT = 5.0
 # Of all services together: after an upgrade each has a revision to store.
 WRITES_A_SECOND, BURST = 30.0, 10.0
 _LONGEST_MESSAGE = 200
-_LONGEST_NUMBER = 10
 _OF_CONTENT = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.FORBIDDEN,
@@ -61,9 +60,8 @@ class RevisionRefused(Exception):
 
     @property
     def retry_after(self) -> float:
-        """Return the seconds that the API server asks to wait."""
-        seconds = str(self.answer.headers.get("Retry-After", ""))
-        return float(seconds) if seconds.isdecimal() and len(seconds) < _LONGEST_NUMBER else 0.0
+        """Return the seconds that the API server asks to wait: any number."""
+        return parse_retry_after(self.answer.headers.get("Retry-After"))
 
 
 class RevisionClient:

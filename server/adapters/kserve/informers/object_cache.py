@@ -71,8 +71,8 @@ class ObjectCache:
 
     def parsed(self, key: ServiceKey) -> ParsedObject | None:
         """Return the cached InferenceService, parsed; None if there is none."""
-        observed = self.observed(key)
-        return observed.cache.parse(parse_object, observed.service) if observed else None
+        service = self._services.get(key)
+        return self._parse_caches.kept(key).parse(parse_object, service) if service else None
 
     def observed(self, key: ServiceKey) -> ObservedObjects | None:
         """Return the cached InferenceService with all of its objects; None if there is none."""

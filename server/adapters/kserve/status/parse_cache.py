@@ -74,6 +74,11 @@ class ParseCaches:
             self.drop(next(iter(self._caches)))
         return cache
 
+    def kept(self, key: ServiceKey) -> ParseCache:
+        """Return the cache of a service as it is; if it has none, an empty one that is not kept."""
+        cache, _ = self._caches.get(key, (ParseCache(), 0))
+        return cache
+
     def drop(self, key: ServiceKey) -> None:
         """Drop the cache of a service, if it has one."""
         _, counted = self._caches.pop(key, (None, 0))

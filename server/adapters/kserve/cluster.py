@@ -17,6 +17,7 @@ from server.adapters.kserve.apply.runtime_reader import RuntimeReader
 from server.adapters.kserve.apply.service_client import ServiceClient
 from server.adapters.kserve.client import ApiServer, NoCredentials
 from server.adapters.kserve.informers.status_feed import StatusFeed
+from server.adapters.kserve.revisions.history_reader import HistoryReader
 from server.adapters.kserve.revisions.recorder import RevisionRecorder
 from server.deadline import Deadline
 from server.domain.caller import Caller
@@ -46,7 +47,8 @@ class KServeCluster:
         most_revisions: int = MOST_REVISIONS,
     ) -> None:
         self._feed = StatusFeed(api, namespaces, caller)
-        self._revisions = RevisionRecorder(api, namespaces, most_revisions, self._feed)
+        self._recorder = RevisionRecorder(api, namespaces, most_revisions, self._feed)
+        self._history = HistoryReader(api, self._feed, self._recorder.pending_of, most_revisions)
         self._client = ServiceClient(api)
         retry = ConflictRetry(self._client, self._feed)
         config = ConfigReader(api, kserve_namespace)
@@ -83,13 +85,14 @@ class KServeCluster:
 
     async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
         """See `server.ports.Cluster`."""
-        return await self._revisions.revisions(key)
+        current = await self._client.get(key, Deadline.after(READ_TIMEOUT))
+        return await self._history.read(current) if current else ()
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._events.run(), name="events")
-            tasks.create_task(self._revisions.run(), name="revisions")
+            tasks.create_task(self._recorder.run(), name="revisions")
             await self._feed.follow(sink)
 
     def position(self, key: ServiceKey) -> str:

@@ -74,7 +74,7 @@ class Replica:
             state, failure=replace(failure, rollout_id=rollout.id) if state != "READY" else None
         )
         service = replace(shown, generation=generation, status=status)
-        self.cluster._revisions.reported(service)
+        self.cluster._recorder.reported(service)
 
     async def history(self) -> list[tuple[int, bool]]:
         return [(r.number, r.gap) for r in await self.cluster.revisions(IRIS)]
@@ -350,7 +350,9 @@ async def test_a_service_of_others_has_no_revisions_but_a_present_one(
     await server.put(SERVICES, foreign)
     async with running(api) as replica:
         assert await replica.history() == [(1, False)]
-        await eventually(lambda: IRIS in replica.cluster._revisions._others, PATIENCE_SECONDS)
+        await eventually(
+            lambda: IRIS in replica.cluster._recorder._index._foreign, PATIENCE_SECONDS
+        )
         assert server.writes == []
 
 
@@ -362,7 +364,7 @@ async def test_a_rollout_that_cannot_be_stored_is_a_gap_and_keeps_no_later_one_w
         for generation in (1, 2, 3):
             await server.put(SERVICES, service(generation, f"any:{generation}"))
         await stored(server, 1, 3)
-        await eventually(lambda: not replica.cluster._revisions._seen, PATIENCE_SECONDS)
+        await eventually(lambda: not replica.cluster._recorder._pending, PATIENCE_SECONDS)
         assert await replica.history() == [(3, False), (2, True), (1, False)]
 
 
@@ -394,13 +396,14 @@ async def test_a_status_shortens_no_pause_and_a_new_generation_ends_it(
     server.write_faults.append(answering(503, headers={"Retry-After": "600"}))
     await server.put(SERVICES, service(1, "any:1"))
     async with running(api) as replica:
-        revisions = replica.cluster._revisions
+        revisions = replica.cluster._recorder
+        timers = revisions._queue._timers
         await eventually(lambda: revisions._pauses.left(IRIS) > 500, PATIENCE_SECONDS)
         await replica.report(1, State.READY)
         now = asyncio.get_running_loop().time()
         # An earlier timer finds the pause.
         await eventually(
-            lambda: IRIS in revisions._timers and revisions._timers[IRIS].when() > now + 500,
+            lambda: IRIS in timers and timers[IRIS].when() > now + 500,
             PATIENCE_SECONDS,
         )
         assert not server.revisions
@@ -416,7 +419,7 @@ async def test_a_refusal_of_rights_pauses_the_namespace_alone(
     server.forbidden = {"POST"}
     await server.put(SERVICES, service(1, "any:1"))
     async with running(api) as replica:
-        pauses = replica.cluster._revisions._pauses
+        pauses = replica.cluster._recorder._pauses
         beside, elsewhere = ServiceKey("team-a", "other"), ServiceKey("team-b", "iris")
         await eventually(lambda: pauses.left(beside) > 1000, PATIENCE_SECONDS)
         assert not pauses.left(elsewhere)
@@ -442,12 +445,12 @@ async def test_without_the_rights_all_else_is_as_before(
     await server.put(SERVICES, service(1, "any:1"))
     server.forbidden = {ALL, NAMED}
     async with running(api) as replica:
-        await eventually(lambda: not replica.cluster._revisions._seen, PATIENCE_SECONDS)
+        await eventually(lambda: not replica.cluster._recorder._pending, PATIENCE_SECONDS)
         with pytest.raises(ServerLacksRights, match="controllerrevisions"):
             await replica.cluster.revisions(IRIS)
         await server.put(SERVICES, service(2, "any:2"))
         await replica.told.until("the change", lambda: _generation(replica) == 2)
-        assert not replica.cluster._revisions._seen
+        assert not replica.cluster._recorder._pending
         assert server.writes == []
 
 

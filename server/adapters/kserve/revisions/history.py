@@ -40,6 +40,12 @@ def before(revisions: Iterable[NumberedT], generation: int) -> NumberedT | None:
     return max(earlier, key=lambda r: r.generation, default=None)
 
 
+def revision_at(revisions: Iterable[NumberedT], generation: int) -> NumberedT | None:
+    """Return the revision that a generation was seen to be of; None if none is known."""
+    newest = before(revisions, generation + 1)
+    return newest if newest and generation in (newest.generation, newest.seen_until) else None
+
+
 def new_revision(known: Sequence[Numbered], seen: RolloutRecord) -> RolloutRecord | None:
     """Return the revision that a rollout is, beside those that are known; None if it is none.
 

@@ -12,7 +12,9 @@ from server.adapters.kserve.informers.reflector import Reflector
 from server.adapters.kserve.informers.watch_stream import WatchEvent
 from server.adapters.kserve.names import REVISION_OF_LABEL
 from server.adapters.kserve.objects import Object
+from server.adapters.kserve.revisions.history import revision_at
 from server.domain.revisions.revision import RevisionOutcome
+from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import FailureReason
 from server.domain.service.inference_service import ServiceKey
 
@@ -45,6 +47,8 @@ class RevisionIndex:
         # By the collection's namespace (empty: all), then by the service's uid.
         self._held: dict[str, dict[str, bytes]] = {}
         self._absent: set[str] = set()
+        # The newest rollout of a service of others, which has no revisions.
+        self._foreign: dict[ServiceKey, Rollout] = {}
 
     def readable(self, namespace: str) -> bool:
         """Return whether the revisions of a namespace are known."""
@@ -58,6 +62,22 @@ class RevisionIndex:
         """Return the stored revisions of a service, oldest first."""
         held = self._collection(namespace)
         return _unpacked(held.get(uid, b"")) if held else []
+
+    def revision_of(self, key: ServiceKey, rollout: Rollout) -> KnownRevision | None:
+        """Return the stored revision of a rollout; None if it is not known which one that is."""
+        return revision_at(self.of(key.namespace, rollout.uid), rollout.generation)
+
+    def is_foreign(self, key: ServiceKey, rollout: Rollout) -> bool:
+        """Return whether a rollout was noted to be of a service of others."""
+        return self._foreign.get(key) == rollout
+
+    def note_foreign(self, key: ServiceKey, rollout: Rollout) -> None:
+        """Note that the newest rollout of a service of others makes no revision."""
+        self._foreign[key] = rollout
+
+    def forget(self, key: ServiceKey) -> None:
+        """Forget a deleted service. The garbage collector deletes its revisions."""
+        self._foreign.pop(key, None)
 
     def put(self, namespace: str, uid: str, known: KnownRevision) -> None:
         """Note a revision that was written."""

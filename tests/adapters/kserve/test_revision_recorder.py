@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +16,7 @@ from server.adapters.kserve.client import ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object
-from server.adapters.kserve.revisions import recorder, retry_pauses
+from server.adapters.kserve.revisions import recorder, retry_pauses, revision_client
 from server.adapters.kserve.revisions.rollout_record import manifest_of, record_of
 from server.domain.errors import ServerLacksRights
 from server.domain.rollout.failures import failure_of
@@ -28,7 +29,7 @@ from server.domain.service.inference_service import (
     ServiceKey,
 )
 from tests.adapters.kserve.revision_server import ALL, NAMED, SERVICES, RevisionServer
-from tests.adapters.kserve.scripted_server import ScriptedServer, answering
+from tests.adapters.kserve.scripted_server import ScriptedServer, answering, never
 from tests.adapters.kserve.storing import UID, applied
 from tests.adapters.kserve.waiting import eventually
 from tests.contracts.world import Follower, following
@@ -437,6 +438,34 @@ async def test_what_cannot_be_stored_now_is_stored_later(
     server.write_faults.extend([cut, answering(403), answering(503), answering(409)])
     async with running(api):
         await stored(server, 1)
+
+
+async def test_a_service_whose_requests_hang_delays_no_other(
+    server: RevisionServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revision_client, "_TIMEOUT", 3600)
+    hanging = asyncio.Event()
+
+    async def hang(server: ScriptedServer, request: web.Request) -> web.StreamResponse:
+        hanging.set()
+        return await never(server, request)
+
+    server.write_faults.append(hang)
+    async with running(api):
+        await server.put(SERVICES, service(1, "any:1"))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await hanging.wait()
+        other = service(7, "any:7")
+        other["metadata"] |= {"name": "other", "uid": "other"}
+        await server.put(SERVICES, other)
+        await stored(server, 7)
+        # Its own rollouts wait for each other.
+        await server.put(SERVICES, service(2, "any:2"))
+        other = copy.deepcopy(other)
+        other["metadata"]["generation"] = 8
+        other["spec"] = service(8, "any:8")["spec"]
+        await server.put(SERVICES, other)
+        await stored(server, 7, 8)
 
 
 async def test_without_the_rights_all_else_is_as_before(

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from server.adapters.kserve.revisions import retry_pauses
 from server.adapters.kserve.revisions.retry_pauses import RetryPauses
 from server.adapters.kserve.revisions.work_queue import WorkQueue
 from server.domain.service.inference_service import ServiceKey
@@ -74,6 +75,15 @@ async def test_a_paused_service_waits_and_keeps_no_other_waiting(
     pauses.end(ONE)
     queue.add_after(ONE, 0)
     assert await taken(queue) == ONE
+
+
+def test_failures_of_a_namespace_that_come_together_count_as_one(
+    pauses: RetryPauses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry_pauses, "FIRST_PAUSE", 100.0)
+    for _ in range(4):
+        pauses.fail("team-a")
+    assert 0 < pauses.left(ONE) <= 100
 
 
 async def test_a_service_is_due_at_the_earliest_of_its_times(queue: WorkQueue) -> None:

@@ -35,6 +35,8 @@ AFTER_SIGHT = (3.0, 5.0)
 AFTER_OUTCOME = (1.0, 3.0)
 AFTER_START = (0.0, 2.0)
 LOGGED_EVERY = 60.0
+# Services, with one request each: a request that hangs takes its whole timeout.
+AT_ONCE = 4
 _LONGEST_STANDSTILL = 30.0
 # States that can decide an outcome.
 _DECIDING = (State.READY, State.FAILED, State.DEGRADED)
@@ -123,7 +125,8 @@ class RevisionRecorder:
                     tasks.create_task(reflector.run(), name=f"reflector of {reflector.resource}")
                 for reflector in self._index.reflectors:
                     await reflector.synced.wait()
-                await self._work()
+                for nth in range(AT_ONCE):
+                    tasks.create_task(self._work(), name=f"revision worker {nth}")
         finally:
             self._queue.stop()
 

@@ -25,8 +25,13 @@ class RetryPauses:
         return max(0.0, ends - time.monotonic())
 
     def fail(self, key: ServiceKey | str, at_least: float = 0.0) -> None:
-        """Begin a pause of a service or a namespace: jittered, at most LONGEST_PAUSE."""
-        failures = self._failed.get(key, (0, 0.0))[0]
+        """Begin a pause of a service or a namespace: jittered, at most LONGEST_PAUSE.
+
+        Several services of a namespace are tried at once. Their failures count as one.
+        """
+        failures, ends = self._failed.get(key, (0, 0.0))
+        if ends > time.monotonic():
+            return
         ceiling = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 20))
         pause = max(random.uniform(ceiling / 2, ceiling), min(at_least, LONGEST_PAUSE))  # noqa: S311 (jitter)
         self._failed[key] = failures + 1, time.monotonic() + pause

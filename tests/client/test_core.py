@@ -284,6 +284,37 @@ def test_an_error_says_whether_the_timeout_has_ended_the_attempts(
         assert error.__cause__ is REFUSED
 
 
+CLOSED = errors.NotReachable(
+    "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:192.0.2.1:1: Socket closed",
+    code=StatusCode.UNAVAILABLE,
+)
+CLOSED.closed_after_handshake = True
+
+
+def test_a_server_that_closes_each_connection_has_some_seconds_and_not_the_patience() -> None:
+    now = [0.0]
+
+    def random() -> float:
+        now[0] += 1.0
+        return 0.0
+
+    policy = Policy(lambda: now[0], random, patience=60.0)
+    request = model_service_pb2.ListRequest()
+    error, sent = answered(
+        calls.call(policy, rpcs.LIST, request, 600), *[REFUSED] * 9, *[CLOSED, REFUSED] * 9
+    )
+    assert isinstance(error, errors.NotReachable)
+    assert error.__cause__ is CLOSED
+    assert "Socket closed, after the TLS handshake. If the port takes clients" in error.message
+    # Nine that say nothing of the server, and those of 4 s.
+    assert len(sent) == 9 + 5
+    assert not error.earlier_attempt_lost
+    now[0] = 0.0
+    response = model_service_pb2.ListResponse()
+    starting = calls.call(policy, rpcs.LIST, request, 600)
+    assert answered(starting, CLOSED, CLOSED, response)[0] is response
+
+
 def test_a_deletion_that_was_not_sent_is_repeated_as_it_is() -> None:
     request = DeleteRequest(name="iris")
     _, sent = answered(calls.call(POLICY, rpcs.DELETE, request, 60), REFUSED, DeleteResponse())

@@ -258,8 +258,6 @@ class Session:
         else:
             self._endpoint.note(retrying.error)
             self._endpoint.heard = self.heard
-            if self._endpoint.never_answers(retrying.error):
-                raise retrying.error
             self.on_retry(f"{retrying.method} was not answered: {cause_of(retrying.error)}")
 
     def _note_retry(self, text: str) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
-from contextlib import suppress
 from dataclasses import dataclass
 
 from modelservice_client import ModelServiceError, NotReachable
 from modelservice_client.cli.text import one_line
+from modelservice_client.core.errors import REFUSING_ALERTS, SPEAKS_TLS
 
-_PROBE_SECONDS = 2.0
 # gRPC's word for a server that ends a handshake without a reason.
 _CLOSED = "Socket closed"
 # Texts of gRPC's C core, the cause, and what to do. The first one that is found counts.
@@ -23,6 +20,16 @@ _CAUSES = (
     ("errors resolving ", "its name cannot be resolved", "Check the address: it is host:port."),
     ("DNS resolution failed", "its name cannot be resolved", "Check the address: it is host:port."),
     (
+        "certificate has expired",
+        "its certificate has expired",
+        "The server's certificate must be renewed, or the clock of this machine set.",
+    ),
+    (
+        "certificate is not yet valid",
+        "its certificate is not valid yet",
+        "Set the clock of this machine, or of the one that made the certificate.",
+    ),
+    (
         "CERTIFICATE_VERIFY_FAILED",
         "its certificate is not trusted",
         "Give the CA of its certificate with --ca FILE.",
@@ -31,6 +38,19 @@ _CAUSES = (
         "Hostname Verification Check",
         "its certificate is for another name",
         "Give the name in its certificate with --server-name.",
+    ),
+    (
+        SPEAKS_TLS,
+        "it uses TLS",
+        "Leave out --plaintext, or give --tls for an address of this machine.",
+    ),
+    *(
+        (
+            alert,
+            "it refuses the TLS handshake",
+            "Give a client certificate that it takes, with --cert and --key.",
+        )
+        for alert in REFUSING_ALERTS
     ),
     ("WRONG_VERSION_NUMBER", "it does not use TLS", "Give --plaintext, or another port."),
     ("Failed parsing HTTP/2", "it does not speak gRPC", "Check the port."),
@@ -44,7 +64,7 @@ class Endpoint:
     """A server, how it is called, and how it behaved.
 
     `certificate`, `token`: the client has one. `heard`: the server has answered. `closed`: it has
-    closed the connection of an attempt. `speaks_tls`: it does, though it is called in plaintext.
+    closed the connection of an attempt.
     """
 
     address: str = ""
@@ -53,29 +73,17 @@ class Endpoint:
     token: bool = False
     heard: bool = False
     closed: bool = False
-    speaks_tls: bool = False
 
     def note(self, error: NotReachable) -> None:
         """Take note of an attempt that was not answered."""
         self.closed = self.closed or _CLOSED in _raw(error)
-
-    def never_answers(self, error: NotReachable) -> bool:
-        """Return whether no further attempt can help after this one.
-
-        A server with TLS closes connections in plaintext, as others do that start or stop. So a
-        handshake shows which it is.
-        """
-        if self.closed and not self.tls and not self.heard and _CLOSED in _raw(error):
-            self.speaks_tls = _speaks_tls(self.address)
-        return self.speaks_tls
 
     def describe(self, error: NotReachable) -> str:
         """Return which server does not answer, for how long, and why."""
         tried = f", tried for {error.silence:.0f} s" if error.silence >= 1 else ""
         at = self.address
         problem = f"{at} has stopped answering" if self.heard else f"no server answers at {at}"
-        cause = "it uses TLS" if self.speaks_tls else cause_of(error)
-        return f"{problem}{tried}: {cause}"
+        return f"{problem}{tried}: {cause_of(error)}"
 
     def remedy_of(self, error: NotReachable) -> str:
         """Return what to do about it; empty where it is unknown.
@@ -84,18 +92,24 @@ class Endpoint:
         other errors, such as one of the next address of its name.
         """
         self.note(error)
-        if self.speaks_tls:
-            return "Leave out --plaintext, or give --tls for an address of this machine."
-        if self.heard or not self.closed:
+        if error.closed_after_handshake:
+            return f"{self._certificate_remedy()} Behind a proxy, check that the server runs."
+        if self.heard or not self.closed or error.tls_remedy:
             return _found(error)[1]
         if not self.tls:
             return (
                 "If it uses TLS, leave out --plaintext, or give --tls for an address of this"
                 " machine."
             )
+        return self._certificate_remedy()
+
+    def _certificate_remedy(self) -> str:
         if not self.certificate:
-            return "If its port takes client certificates, give --cert and --key."
-        return "Check that its port takes this client certificate."
+            return "If its port takes client certificates only, give --cert and --key."
+        return (
+            "Check that its port takes this client certificate: it must be of a CA that the server"
+            " trusts, and not expired."
+        )
 
     def credentials_remedy(self, error: ModelServiceError) -> str:
         """Return what to do where the server takes the call for one without credentials."""
@@ -111,26 +125,14 @@ class Endpoint:
         )
 
 
-def _speaks_tls(address: str) -> bool:
-    """Return whether a handshake with a host:port succeeds; nothing is sent over it."""
-    host, _, port = address.rpartition(":")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with (
-        suppress(OSError, ValueError),
-        socket.create_connection((host.strip("[]"), int(port)), _PROBE_SECONDS) as plain,
-        context.wrap_socket(plain),
-    ):
-        return True
-    return False
-
-
 def cause_of(error: ModelServiceError) -> str:
     """Return why no server was reached; gRPC's own text where it is unknown."""
     return _found(error)[0]
 
 
 def _found(error: ModelServiceError) -> tuple[str, str]:
+    if isinstance(error, NotReachable) and error.closed_after_handshake:
+        return "it closes the connection after the TLS handshake", ""
     raw = _raw(error)
     for text, cause, remedy in _CAUSES:
         if text in raw:

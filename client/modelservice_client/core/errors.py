@@ -31,11 +31,28 @@ _LOST = (
 )
 # gRPC says only in its text that there was no connection, so that nothing was sent.
 _NOT_SENT = ("failed to connect to all addresses", "errors resolving ", "DNS resolution failed")
-# gRPC's words for handshakes that fail again however often they are tried, and what to do.
+# The words for a server with TLS that is called in plaintext.
+SPEAKS_TLS = "the server speaks TLS"
+# What servers say that ask for a client certificate, or do not take the one that they got.
+REFUSING_ALERTS = (
+    "_ALERT_CERTIFICATE_",
+    "_ALERT_BAD_CERTIFICATE",
+    "_ALERT_UNKNOWN_CA",
+    "_ALERT_HANDSHAKE_FAILURE",
+)
+_OWN_CERTIFICATE = "give a client certificate that the server takes: cert_file and key_file of Tls"
+# The words for handshakes that fail again however often they are tried, and what to do. The first
+# ones that are found count.
 _TLS_REMEDIES = {
+    "certificate has expired": "the server's certificate must be renewed, or this machine's clock"
+    " set",
+    "certificate is not yet valid": "the server's certificate begins later: set the clock of this"
+    " machine, or of the one that made it",
     "CERTIFICATE_VERIFY_FAILED": "trust the authority of the server's certificate: ca_file of Tls",
     "WRONG_VERSION_NUMBER": "the server speaks no TLS there: use tls=False, or its port with TLS",
     "Hostname Verification Check": "name the host as its certificate does: server_name of Tls",
+    SPEAKS_TLS: "use tls=True, or a Tls with the authority of its certificate",
+    **dict.fromkeys(REFUSING_ALERTS, _OWN_CERTIFICATE),
 }
 
 
@@ -117,9 +134,12 @@ class NotReachable(ModelServiceError):
     It is raised after `patience` without an answer or at the call's timeout, and at once where the
     TLS handshake fails for good. `code` is the one that gRPC gave last, and the exception's cause
     has gRPC's own text. `silence`: the seconds since the last answer, or since the call began.
+    `closed_after_handshake`: a server that has never answered has closed this connection once the
+    TLS handshake was complete; it is raised after some seconds of that.
     """
 
     silence = 0.0
+    closed_after_handshake = False
 
     @property
     def passes(self) -> bool:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from grpc import StatusCode
 
-from modelservice_client.core.errors import ModelServiceError, NotReachable, Timeout
+from modelservice_client.core.errors import SPEAKS_TLS, ModelServiceError, NotReachable, Timeout
 
 # An attempt waits between 0 and FIRST * 2^n seconds, at most LONGEST: a server that is back is
 # found within 2 s.
@@ -26,6 +26,9 @@ LONGEST_BACKOFF_SECONDS = 2.0
 LONGEST_DELAY_SECONDS = 60.0
 # Every call is answered within this time, or it hangs.
 ATTEMPT_SECONDS = 30.0
+# A server that takes only clients with a certificate closes all other connections. One behind a
+# proxy that starts does so for a moment.
+CLOSED_SECONDS = 3.0
 # No step takes longer, a silent stream's included: this process itself was stopped meanwhile.
 _STOPPED_SECONDS = 45.0
 
@@ -67,6 +70,8 @@ class Retry:
         self._heard = self._began = self._running = policy.clock()
         self._ends = self._began + timeout
         self._failures = 0
+        # When a server that had never answered closed the first connection.
+        self._closed_since = math.inf
         # The attempts since a server answered last.
         self._unanswered_attempts = 0
         # Whether an attempt to write was sent and not answered.
@@ -107,6 +112,10 @@ class Retry:
             raise error
         if now - self._heard >= self._policy.patience:
             raise self._unanswered(error, now) from error
+        if isinstance(error, NotReachable) and error.closed_after_handshake:
+            self._closed_since = min(self._closed_since, now)
+            if now - self._closed_since >= CLOSED_SECONDS:
+                raise self._unanswered(error, now) from error
         longest = min(FIRST_BACKOFF_SECONDS * 2.0**self._failures, LONGEST_BACKOFF_SECONDS)
         asked = min(error.retry_after or 0.0, LONGEST_DELAY_SECONDS)
         pause = asked + self._policy.random() * longest
@@ -147,18 +156,28 @@ class Retry:
     def _unanswered(self, error: ModelServiceError, now: float) -> NotReachable:
         attempts = max(self._unanswered_attempts, 1)
         why = error.message.rpartition("last error: ")[2]
+        remedy = "Check the address, and that a server runs there"
+        closed = isinstance(error, NotReachable) and error.closed_after_handshake
+        if closed:
+            why += ", after the TLS handshake"
+            remedy = (
+                "If the port takes clients with a certificate only, give one of its CA that has not"
+                " expired: cert_file and key_file of Tls. If it is a proxy's, check that a server"
+                " runs behind it"
+            )
         raised = self._not_reachable(
             error,
             f"no server has answered for {now - self._heard:.0f} s, in {attempts}"
-            f" attempt{'s' if attempts > 1 else ''}; the last one: {why}."
-            " Check the address, and that a server runs there",
+            f" attempt{'s' if attempts > 1 else ''}; the last one: {why}. {remedy}",
         )
+        raised.closed_after_handshake = closed
         raised.silence = now - self._heard
         return raised
 
     def _tls_refused(self, error: NotReachable) -> NotReachable:
         why = error.message.rpartition("last error: ")[2]
-        return self._not_reachable(error, f"the TLS handshake fails: {why}. {error.tls_remedy}")
+        what = "no TLS was asked for" if SPEAKS_TLS in why else "the TLS handshake fails"
+        return self._not_reachable(error, f"{what}: {why}. {error.tls_remedy}")
 
     def _not_reachable(self, error: ModelServiceError, message: str) -> NotReachable:
         where = f"{self._method} to {self._policy.target}" if self._policy.target else self._method

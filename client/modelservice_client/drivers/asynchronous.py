@@ -15,6 +15,7 @@ from modelservice_client.core import rpcs
 from modelservice_client.core.errors import ModelServiceError
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
 from modelservice_client.credentials import ChannelSpec, Metadata
+from modelservice_client.drivers.first_contact import FirstContact
 from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ class Driver:
     def __init__(self, spec: ChannelSpec) -> None:
         self._spec = spec
         self._opened: grpc.aio.Channel | None = None
+        self._contact = FirstContact(spec)
         self._closed = asyncio.Event()
 
     async def close(self) -> None:
@@ -54,8 +56,8 @@ class Driver:
                 step.request,
                 timeout=step.timeout,
                 metadata=headers,
-                wait_for_ready=not step.rpc.repeatable,
             )
+        self._contact.answered = True
         return response
 
     async def open(self, step: Open) -> Stream:
@@ -76,6 +78,7 @@ class Driver:
                 message = await stream.call.read()
         except TimeoutError:
             raise silent(step.timeout) from None
+        self._contact.answered = True
         return None if message is grpc.aio.EOF else message
 
     async def pause(self, step: Pause) -> None:
@@ -115,7 +118,8 @@ class Driver:
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
-            raise error_from(error, headers) from None
+            translated = error_from(error, headers)
+            raise await asyncio.to_thread(self._contact.explain, translated) from None
         except (grpc.aio.UsageError, asyncio.CancelledError):
             # How gRPC ends calls of a channel that is closed meanwhile.
             task = asyncio.current_task()

@@ -17,6 +17,7 @@ from modelservice_client.core import rpcs
 from modelservice_client.core.errors import ModelServiceError, NotReachable
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
 from modelservice_client.credentials import ChannelSpec, Metadata
+from modelservice_client.drivers.first_contact import FirstContact
 from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Driver:
             if spec.credentials
             else grpc.insecure_channel(spec.target, options=spec.options)
         )
+        self._contact = FirstContact(spec)
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -59,8 +61,8 @@ class Driver:
                 step.request,
                 timeout=step.timeout,
                 metadata=headers,
-                wait_for_ready=not step.rpc.repeatable,
             )
+        self._contact.answered = True
         return response
 
     def open(self, step: Open) -> Stream:
@@ -78,11 +80,13 @@ class Driver:
         """Wait for the next message of a watch; None is its end."""
         try:
             with self._translated(stream.headers):
-                return stream.receive(step.timeout)
+                message = stream.receive(step.timeout)
         except NotReachable:
             if stream.was_silent:
                 raise silent(step.timeout) from None
             raise
+        self._contact.answered = True
+        return message
 
     def pause(self, step: Pause) -> None:
         """Wait, at most until the client is closed."""
@@ -104,7 +108,7 @@ class Driver:
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
-            raise error_from(error, headers) from None
+            raise self._contact.explain(error_from(error, headers)) from None
         except ValueError:
             # gRPC's word for a channel that another thread has closed meanwhile.
             if self._closed.is_set():

@@ -200,7 +200,7 @@ def test_a_call_without_credentials_says_what_to_give(
     [
         (("--tls",), "its certificate is not trusted", "--ca FILE"),
         (("--ca", "ca.crt", "--server-name", "other"), "is for another name", "--server-name"),
-        (("--plaintext",), "it closed the connection", "leave out --plaintext"),
+        (("--plaintext",), "it uses TLS", "Leave out --plaintext"),
     ],
 )
 def test_a_handshake_that_fails_says_why_and_what_to_give(
@@ -218,11 +218,3 @@ def test_a_handshake_that_fails_says_why_and_what_to_give(
     assert error.startswith(f"error: no server answers at {address}: ")
     assert cause in error
     assert remedy in advice
-
-
-def test_plaintext_to_a_server_with_tls_is_given_up_at_once(address: str) -> None:
-    run = modelctl("list", "--server", address, "--plaintext")
-    assert run.exit_code == 1
-    *_, error, advice = run.stderr.splitlines()
-    assert error == f"error: no server answers at {address}: it uses TLS"
-    assert "Leave out --plaintext" in advice

@@ -310,3 +310,13 @@ def test_the_status_document_has_every_row_of_the_state_table_and_every_failure_
     text = _text("docs/status.md")
     assert [int(n) for n in re.findall(r"^### (\d+)\. ", text, re.M)] == sorted(rows)
     assert [reason for reason in FailureReason if f"`{reason.value}`" not in text] == []
+
+
+def test_no_comment_of_the_protos_has_more_than_100_columns() -> None:
+    assert [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in FILES
+        if file.suffix == ".proto"
+        for number, line in enumerate(read(file).splitlines(), 1)
+        if "//" in line and len(line) > 100
+    ] == []

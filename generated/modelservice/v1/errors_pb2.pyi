@@ -72,10 +72,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     name, and the derived name is taken by another model or environment: set a name.
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 701
-    """PERMISSION_DENIED: the caller may not do this in this namespace or project. It is checked before
-    existence, so it does not reveal whether anything exists. The metadata has `user`, `verb`,
-    `resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message says how
-    to get the right. It also ends a WatchStatus when its caller may watch nothing of it any more.
+    """PERMISSION_DENIED: the caller may not do this in this namespace or project. It is checked
+    before existence, so it does not reveal whether anything exists. The metadata has `user`,
+    `verb`, `resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message
+    says how to get the right. It also ends a WatchStatus when its caller may watch nothing of it
+    any more.
     A call that names another user to act for, in the metadata `impersonate-user` and
     `impersonate-group`, gets it if its caller may not impersonate that user.
     """
@@ -229,8 +230,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
     `authorization: Bearer TOKEN`. On a listener for client certificates: the connection's
     certificate names no user, has expired or is from a CA that the server no longer takes, or the
-    call has a token too. It also ends a WatchStatus when its token or certificate ends: watch again
-    with a new one. Servers whose callers have no identity never answer it.
+    call has a token too. It also ends a WatchStatus when its token or certificate ends: watch
+    again with a new one. Servers whose callers have no identity never answer it.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -304,10 +305,11 @@ environment of that name is registered already; or a Deploy of a registered mode
 name, and the derived name is taken by another model or environment: set a name.
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 701
-"""PERMISSION_DENIED: the caller may not do this in this namespace or project. It is checked before
-existence, so it does not reveal whether anything exists. The metadata has `user`, `verb`,
-`resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message says how
-to get the right. It also ends a WatchStatus when its caller may watch nothing of it any more.
+"""PERMISSION_DENIED: the caller may not do this in this namespace or project. It is checked
+before existence, so it does not reveal whether anything exists. The metadata has `user`,
+`verb`, `resource` and `namespace` or `project`, by the names of Kubernetes' RBAC; the message
+says how to get the right. It also ends a WatchStatus when its caller may watch nothing of it
+any more.
 A call that names another user to act for, in the metadata `impersonate-user` and
 `impersonate-group`, gets it if its caller may not impersonate that user.
 """
@@ -461,7 +463,7 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 1601
 """UNAUTHENTICATED: the call carried no valid token, or several. A token is sent as the metadata
 `authorization: Bearer TOKEN`. On a listener for client certificates: the connection's
 certificate names no user, has expired or is from a CA that the server no longer takes, or the
-call has a token too. It also ends a WatchStatus when its token or certificate ends: watch again
-with a new one. Servers whose callers have no identity never answer it.
+call has a token too. It also ends a WatchStatus when its token or certificate ends: watch
+again with a new one. Servers whose callers have no identity never answer it.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

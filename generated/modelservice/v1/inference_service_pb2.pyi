@@ -1011,9 +1011,9 @@ class InferenceServiceStatus(_message.Message):
     deployment_mode: _builtins.str
     """The deployment mode that KServe reports, by its present name; empty until then."""
     deployed_by: _builtins.str
-    """The user of the Deploy that made the present pods, cut to 256 characters. A Deploy that replaces
-    no pod does not change it: neither an unchanged one nor a change of scaling alone. Empty where
-    callers have no identity, and where another client has changed it.
+    """The user of the Deploy that made the present pods, cut to 256 characters. A Deploy that
+    replaces no pod does not change it: neither an unchanged one nor a change of scaling alone.
+    Empty where callers have no identity, and where another client has changed it.
     """
     @_builtins.property
     def failure(self) -> Global___Failure:

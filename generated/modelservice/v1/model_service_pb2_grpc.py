@@ -196,8 +196,8 @@ class ModelServiceServicer:
         whether nothing serves or something still does (STATE_DEGRADED)
         - FAILED_PRECONDITION (73): SERVICE_STOPPED: its service is stopped
         - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout of the same service has replaced it
-        - NOT_FOUND (69): ROLLOUT_GONE: its service does not exist, is being deleted, or was deleted and
-        created again under its name
+        - NOT_FOUND (69): ROLLOUT_GONE: its service does not exist, is being deleted, or was deleted
+        and created again under its name
         - DEADLINE_EXCEEDED (68): undecided at the caller's deadline; the last state was sent
         - UNAVAILABLE (78): not decided, and the server stops, the connection ages or is cut: watch
         again for the same rollout_id
@@ -205,10 +205,10 @@ class ModelServiceServicer:
         A failed rollout can still recover (`Failure.retrying`): a watch without `until` goes on and
         shows it. With UNTIL_STOPPED:
 
-        - OK (0): the service is STATE_STOPPED, by the awaited rollout or a newer one: no pod of it runs
-        any more
-        - FAILED_PRECONDITION (73): SERVICE_NOT_STOPPING: the awaited rollout is the newest, and nothing
-        asks the service to stop, or its KServe does not obey that
+        - OK (0): the service is STATE_STOPPED, by the awaited rollout or a newer one: no pod of it
+        runs any more
+        - FAILED_PRECONDITION (73): SERVICE_NOT_STOPPING: the awaited rollout is the newest, and
+        nothing asks the service to stop, or its KServe does not obey that
         - ABORTED (74): ROLLOUT_SUPERSEDED: a newer rollout has started the service again
         - NOT_FOUND (69): ROLLOUT_GONE: as with UNTIL_READY
         - DEADLINE_EXCEEDED (68), UNAVAILABLE (78): as with UNTIL_READY

@@ -75,8 +75,8 @@ class RolloutServiceStub:
     A stopped service stays stopped: Start starts it. A revision of a registered model makes a
     ModelDeployment of that version, which must be READY, or ARCHIVED with `force`, with the
     defaults that its environment had then. Keys of labels and annotations that no Deploy may set
-    are left out, with a warning for each. The spec is validated anew, so a Rollback can end with an
-    error of Deploy, for example where a serving runtime has gone.
+    are left out, with a warning for each. The spec is validated anew, so a Rollback can end with
+    an error of Deploy, for example where a serving runtime has gone.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
@@ -169,8 +169,8 @@ class RolloutServiceAsyncStub(RolloutServiceStub):
     A stopped service stays stopped: Start starts it. A revision of a registered model makes a
     ModelDeployment of that version, which must be READY, or ARCHIVED with `force`, with the
     defaults that its environment had then. Keys of labels and annotations that no Deploy may set
-    are left out, with a warning for each. The spec is validated anew, so a Rollback can end with an
-    error of Deploy, for example where a serving runtime has gone.
+    are left out, with a warning for each. The spec is validated anew, so a Rollback can end with
+    an error of Deploy, for example where a serving runtime has gone.
 
     - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
     - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its
@@ -272,8 +272,8 @@ class RolloutServiceServicer(metaclass=_abc_1.ABCMeta):
         A stopped service stays stopped: Start starts it. A revision of a registered model makes a
         ModelDeployment of that version, which must be READY, or ARCHIVED with `force`, with the
         defaults that its environment had then. Keys of labels and annotations that no Deploy may set
-        are left out, with a warning for each. The spec is validated anew, so a Rollback can end with an
-        error of Deploy, for example where a serving runtime has gone.
+        are left out, with a warning for each. The spec is validated anew, so a Rollback can end with
+        an error of Deploy, for example where a serving runtime has gone.
 
         - INVALID_ARGUMENT: SPEC_INVALID, REQUEST_ID_REUSED
         - NOT_FOUND: SERVICE_NOT_FOUND, REVISION_NOT_FOUND, ROLLOUT_GONE (with a rollout_id: its

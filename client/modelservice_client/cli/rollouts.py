@@ -160,7 +160,7 @@ def _revision_number(message: Message) -> str:
 def _changes_of(revision: Revision) -> str:
     """Return what a revision changed, for people."""
     if revision.gap:
-        return "not known: it was overwritten while no server ran"
+        return "not known: it was overwritten before its revision was stored"
     back = [f"rollback of {revision.rollback_of}"] if revision.rollback_of else []
     changes = map(_change, revision.changes[:_MOST_CHANGES])
     more = len(revision.changes) - _MOST_CHANGES

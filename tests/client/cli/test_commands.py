@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -622,6 +623,24 @@ def test_history_lists_revisions_and_rollback_goes_to_one_of_them(name: str) -> 
     assert modelctl("rollback", name, "--revision", "2", "--no-wait").exit_code == 0
     absent = modelctl("rollback", name, "--revision", "77")
     assert (absent.exit_code, "REVISION_NOT_FOUND" in absent.stderr) == (69, True)
+
+
+def test_the_history_names_no_cause_of_a_gap_that_it_does_not_know(
+    name: str, served: Served
+) -> None:
+    for number in (1, 2):
+        assert modelctl("deploy", name, "--image", f"example.org/model:{number}").exit_code == 0
+
+    def forget_the_first() -> None:
+        stored = served.memory.store.get(key(name))
+        newest, first = stored.revisions
+        gap = replace(first, content=None, outcome=None, gap=True)
+        served.memory.store.put(replace(stored, revisions=(newest, gap)))
+
+    served.inside(forget_the_first)
+    # No server saw it, or the API server refused its revision.
+    line = modelctl("history", name).stdout.splitlines()[2]
+    assert line.endswith("  not known: it was overwritten before its revision was stored")
 
 
 def test_a_row_of_the_history_has_five_changes_and_the_number_of_the_others(name: str) -> None:

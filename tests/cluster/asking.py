@@ -104,6 +104,11 @@ def wait_ready(
     return _wait(stub, namespace, name, until=pb.WatchStatusRequest.UNTIL_READY, id=rollout_id)
 
 
+def has_failure(told: services_pb.InferenceService) -> bool:
+    """Report whether a status names a failure, whatever the state."""
+    return told.status.HasField("failure")
+
+
 def wait_gone(stub: ModelServiceStub, namespace: str, name: str) -> None:
     """Return once there is no such service."""
     _wait(stub, namespace, name, until=pb.WatchStatusRequest.UNTIL_GONE, id="")

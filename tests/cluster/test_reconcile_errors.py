@@ -7,7 +7,7 @@ from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Cluster
 
-from .asking import Reason, State, container, deploy, wait_ready
+from .asking import Reason, State, container, deploy, has_failure, wait_ready
 from .recording import Until
 from .test_rollouts import UNDER_WAY, Watching, watching
 
@@ -67,7 +67,7 @@ def test_a_deployment_of_somebody_else_in_the_way_is_named_until_it_is_gone(
     cluster.apply(theirs)
     heard = watching("iris")
     deploy(stub, namespace, "iris", container("ready:1"))
-    failure = heard.wait_state(State.STATE_FAILED, 1).status.failure
+    failure = heard.wait(has_failure, "the Deployment is named").status.failure
     assert Reason.Name(failure.reason) == "REASON_RECONCILE_FAILED"
     assert failure.retrying
     assert failure.message.startswith(

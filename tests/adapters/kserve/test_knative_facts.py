@@ -200,6 +200,9 @@ def test_a_revision_that_its_autoscaler_holds_back_is_named_with_knatives_messag
 )
 def test_a_name_conflict_of_a_revisions_route_fails_it(words: str, names: str) -> None:
     changes = waiting_for_activation(reason="NotOwned", message=words)
+    at_first = decision_after(*changes, available_since(58))
+    assert at_first.state is State.PROGRESSING
+    assert at_first.failure
     decision = decision_after(*changes, available_since(61))
     assert decision.failure
     assert decision.failure.reason is FailureReason.RECONCILE_FAILED
@@ -294,7 +297,7 @@ def test_the_deployment_of_an_earlier_revision_of_that_name_has_time_to_be_delet
     assert first.state is State.PROGRESSING
     assert first.failure
     assert first.failure.reason is FailureReason.RECONCILE_FAILED
-    later = verdict(observed, now + timedelta(seconds=30))
+    later = verdict(observed, now + timedelta(seconds=60))
     assert later.state is State.FAILED
     assert later.failure
     assert later.failure.reason is FailureReason.RECONCILE_FAILED

@@ -378,8 +378,8 @@ def test_a_foreign_object_of_the_same_name_is_named_and_the_spec_not_blamed(
 ) -> None:
     observed, now = failing_to_reconcile(words)
     # It may be one of an earlier life of the service, which is being deleted.
-    assert verdict(observed, now, lasting=29).state is State.PROGRESSING
-    assert verdict(observed, now, lasting=30).state is State.DEGRADED
+    assert verdict(observed, now, lasting=59).state is State.PROGRESSING
+    assert verdict(observed, now, lasting=60).state is State.DEGRADED
     failure = verdict(observed, now, lasting=2).failure
     assert failure
     assert failure.reason is FailureReason.RECONCILE_FAILED

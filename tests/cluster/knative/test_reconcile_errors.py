@@ -9,7 +9,7 @@ import pytest
 from modelservice.v1.model_service_pb2_grpc import ModelServiceStub
 
 from lab import Cluster, Lab, wait_until
-from tests.cluster.asking import Reason, State, container, deploy, wait_ready
+from tests.cluster.asking import Reason, State, container, deploy, has_failure, wait_ready
 from tests.cluster.objects import OBJECT, stored
 from tests.cluster.test_rollouts import Watching, watching
 
@@ -93,7 +93,7 @@ def test_a_configuration_of_somebody_else_in_the_way_is_named(
     )
     heard = watching("iris")
     deploy(stub, namespace, "iris", container())
-    failure = heard.wait_state(State.STATE_FAILED, 1).status.failure
+    failure = heard.wait(has_failure, "the Configuration is named").status.failure
     assert Reason.Name(failure.reason) == "REASON_RECONCILE_FAILED"
     assert failure.message.startswith("the Configuration iris-predictor has the name that this")
     assert failure.remedy.startswith("delete the Configuration iris-predictor if nobody needs it")

@@ -26,7 +26,8 @@ RECONCILE_ERROR = timedelta(seconds=5)
 # A Knative Revision with ready pods may wait for so long to be activated.
 ACTIVATION = timedelta(seconds=30)
 # An object that is in the way may be one of an earlier life of the service, which is being deleted:
-# after a stop and a start in Knative mode, or a deletion and a Deploy.
-LEFTOVER = timedelta(seconds=30)
+# after a stop and a start in Knative mode, or a deletion and a Deploy. Kubernetes' garbage
+# collector sends 20 requests a second, and Knative looks again in intervals that double.
+LEFTOVER = timedelta(seconds=60)
 # The condition Stopped may be about an earlier stop for so long: KServe acts on a start in between.
 STOP_CURRENT = timedelta(seconds=5)

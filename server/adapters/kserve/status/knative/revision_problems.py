@@ -95,7 +95,7 @@ def activation_problem(
     of_platform = [active, *([resources] if resources.get("reason") == NOT_OWNED else [])]
     conflicts = (conflict_in(str(c.get("message") or "")) for c in of_platform)
     if conflict := next(filter(None, conflicts), None):
-        return Problem(conflict.failure(since, component.kind), since, ACTIVATION)
+        return Problem(conflict.failure(since, component.kind), since, LEFTOVER)
     failure = _activation_failure(revision.obj, active, since, component.kind)
     return Problem(failure, since, tolerated=None)
 

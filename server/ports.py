@@ -20,7 +20,7 @@ from server.domain.registry.registered import (
     ServingEnvironment,
     VersionKey,
 )
-from server.domain.revisions.revision import Revision
+from server.domain.revisions.revision import ServiceHistory
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 
@@ -73,12 +73,11 @@ class Cluster(Protocol):
         """Read the cluster itself, past every cache: to confirm an absence, not to serve reads."""
         ...
 
-    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
-        """Read the revisions of a service from the cluster itself, newest first; empty if there is
-        no service.
+    async def history(self, key: ServiceKey) -> ServiceHistory | None:
+        """Read a service with its revisions from the cluster itself; None if there is no service.
 
-        The first one is always that of the present content, with the outcome that the status shows
-        now. At most MODELSERVICE_REVISIONS and four more are kept.
+        The first revision is always that of the present content, with the outcome that the status
+        shows now. At most MODELSERVICE_REVISIONS and four more are kept.
         """
         ...
 

@@ -20,7 +20,12 @@ from server.domain.errors import (
     ServiceNotFound,
 )
 from server.domain.opaque_tokens import decode_token, encode_token
-from server.domain.revisions.revision import Revision, RevisionContent, last_ready
+from server.domain.revisions.revision import (
+    Revision,
+    RevisionContent,
+    ServiceHistory,
+    last_ready,
+)
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import STOP_ANNOTATION, Applied, Deploy, fingerprint
 from server.domain.service.inference_service import ServiceKey
@@ -99,8 +104,8 @@ class Rollouts:
         check_key(key)
         # Each list is large; a rollback does not wait behind them.
         async with self._lists:
-            revisions = await self._revisions(key)
-        shown = await self._authorizer.shown_revisions(call, key, revisions)
+            history = await self._history(key)
+        shown = await self._authorizer.shown_revisions(call, key, history.revisions)
         start = _page_start(key, query.page_token, shown)
         befores = [*shown[1:], None]
         listed = [
@@ -117,10 +122,8 @@ class Rollouts:
         if rollback.revision < 0:
             why = f"must be the number of a revision, or 0, got {rollback.revision}"
             raise FieldInvalid([FieldViolation("revision", why)])
-        service = await self._cluster.read(key)
-        if service is None:
-            raise ServiceNotFound(key)
-        revisions = await self._revisions(key)
+        history = await self._history(key)
+        service, revisions = history.service, history.revisions
         deploy = Deploy(
             key,
             None,
@@ -162,11 +165,11 @@ class Rollouts:
         warnings = [WriteWarning(path, _LEFT_OUT) for path in left_out]
         return replace(applied, warnings=(*applied.warnings, *warnings))
 
-    async def _revisions(self, key: ServiceKey) -> Sequence[Revision]:
-        revisions = await self._cluster.revisions(key)
-        if not revisions:
+    async def _history(self, key: ServiceKey) -> ServiceHistory:
+        history = await self._cluster.history(key)
+        if history is None:
             raise ServiceNotFound(key)
-        return revisions
+        return history
 
 
 def _target(

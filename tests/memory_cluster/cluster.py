@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +16,7 @@ from server.domain.errors import (
     UnsupportedByCluster,
 )
 from server.domain.listeners import Listeners
-from server.domain.revisions.revision import Revision
+from server.domain.revisions.revision import ServiceHistory
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import InferenceServiceStatus, State
 from server.domain.service.commands import Action, Applied, Delete, Deploy
@@ -99,11 +99,11 @@ class MemoryCluster:
         self._reach()
         return self.store.service(key)
 
-    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+    async def history(self, key: ServiceKey) -> ServiceHistory | None:
         """See `server.ports.Cluster`."""
         self._reach()
         stored = self.store.get(key)
-        return current_revisions(stored) if stored else ()
+        return ServiceHistory(stored.service, current_revisions(stored)) if stored else None
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""

@@ -22,7 +22,7 @@ from server.adapters.kserve.revisions.recorder import RevisionRecorder
 from server.deadline import Deadline
 from server.domain.caller import Caller
 from server.domain.errors import ServiceError
-from server.domain.revisions.revision import MOST_REVISIONS, Revision
+from server.domain.revisions.revision import MOST_REVISIONS, ServiceHistory
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import InferenceService, ServiceKey
 from server.ports import ServiceSink
@@ -83,10 +83,13 @@ class KServeCluster:
             return None
         return service_after_write(self._feed, current)
 
-    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+    async def history(self, key: ServiceKey) -> ServiceHistory | None:
         """See `server.ports.Cluster`."""
         current = await self._client.get(key, Deadline.after(READ_TIMEOUT))
-        return await self._history.read(current) if current else ()
+        if current is None:
+            return None
+        service = service_after_write(self._feed, current)
+        return ServiceHistory(service, await self._history.read(current))
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`."""

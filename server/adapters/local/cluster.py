@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,7 @@ from server.adapters.local.supervisor import Supervisor
 from server.adapters.local.unsupported import refuse_unsupported, unenforced
 from server.deadline import NEVER, Deadline
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
-from server.domain.revisions.revision import MOST_REVISIONS, Revision
+from server.domain.revisions.revision import MOST_REVISIONS, ServiceHistory
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.service.commands import Action, Applied, Delete, Deploy
 from server.domain.service.deploy_plan import current_revisions, plan_deploy
@@ -132,10 +132,12 @@ class LocalCluster:
         supervisor = self._supervisors.get(key)
         return supervisor.service() if supervisor else None
 
-    async def revisions(self, key: ServiceKey) -> Sequence[Revision]:
+    async def history(self, key: ServiceKey) -> ServiceHistory | None:
         """See `server.ports.Cluster`."""
         supervisor = self._supervisors.get(key)
-        return current_revisions(supervisor.stored()) if supervisor else ()
+        if supervisor is None:
+            return None
+        return ServiceHistory(supervisor.service(), current_revisions(supervisor.stored()))
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`. Any number of sinks may be followed."""

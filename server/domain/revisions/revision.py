@@ -65,6 +65,14 @@ class Revision:
         return self.rollout.generation
 
 
+@dataclass(frozen=True, slots=True)
+class ServiceHistory:
+    """A service, and its revisions, newest first. The first one has the content of the service."""
+
+    service: InferenceService
+    revisions: Sequence[Revision]
+
+
 def content_of_service(service: InferenceService) -> RevisionContent | None:
     """Return the content of a service; None if nothing of it fits the API."""
     if service.spec is None:

@@ -21,6 +21,7 @@ LACKING = 'User "u" cannot list resource "controllerrevisions" in API group "app
 
 class RevisionServer(ScriptedServer):
     """`write_faults` answer the next writes, one each. `writes` has the method and name of each.
+    `service_reads` counts the reads of one service.
 
     The paths and methods that are `forbidden` are refused as for an account without rights, and the
     revisions of `invalid` generations as such.
@@ -30,6 +31,7 @@ class RevisionServer(ScriptedServer):
         super().__init__()
         self.write_faults: deque[Fault] = deque()
         self.writes: list[tuple[str, str]] = []
+        self.service_reads = 0
         self.forbidden: set[str] = set()
         self.invalid: set[int] = set()
 
@@ -51,6 +53,7 @@ class RevisionServer(ScriptedServer):
         if request.path in self.forbidden:
             return _status(HTTPStatus.FORBIDDEN, LACKING)
         if request.path == SERVICE:
+            self.service_reads += 1
             services = self.collections[SERVICES].objects.values()
             found = [o for o in services if o["metadata"]["name"] == "iris"]
             return web.json_response(found[0]) if found else _status(HTTPStatus.NOT_FOUND)

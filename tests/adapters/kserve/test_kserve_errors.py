@@ -16,7 +16,7 @@ THEN = datetime(2026, 1, 1, tzinfo=UTC)
 def test_each_of_kserves_messages_becomes_a_failure_with_a_remedy(words: str, reason: str) -> None:
     error = event_error({"reason": "InternalError", "message": f"KServe says: {words} x"})
     assert error
-    failure = error.failure(THEN, ObservedObjects({}))
+    failure = error.problem(THEN, ObservedObjects({})).failure
     assert failure.reason == reason
     assert failure.message.endswith(f": KServe says: {words} x")
     assert failure.remedy

@@ -18,7 +18,9 @@ from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object
 from server.adapters.kserve.revisions import recorder, retry_pauses, revision_client
 from server.adapters.kserve.revisions.rollout_record import manifest_of, record_of
-from server.domain.errors import ServerLacksRights
+from server.control.call import Call
+from server.control.rollouts import Rollback
+from server.domain.errors import RevisionNotFound, ServerLacksRights
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import FailureReason, InferenceServiceStatus, State
@@ -32,6 +34,7 @@ from tests.adapters.kserve.revision_server import ALL, NAMED, SERVICES, Revision
 from tests.adapters.kserve.scripted_server import ScriptedServer, answering, never
 from tests.adapters.kserve.storing import UID, applied
 from tests.adapters.kserve.waiting import eventually
+from tests.contracts.rolling_back import revisions_of, rollouts_on
 from tests.contracts.world import Follower, following
 from tests.patience import PATIENCE_SECONDS
 
@@ -78,7 +81,7 @@ class Replica:
         self.cluster._recorder.reported(service)
 
     async def history(self) -> list[tuple[int, bool]]:
-        return [(r.number, r.gap) for r in await self.cluster.revisions(IRIS)]
+        return [(r.number, r.gap) for r in await revisions_of(self.cluster, IRIS)]
 
 
 @asynccontextmanager
@@ -148,7 +151,7 @@ async def test_scaling_alone_is_no_revision_and_no_gap(
         await server.put(SERVICES, service(3, "any:2"))
         await stored(server, 1, 3)
         assert await replica.history() == [(3, False), (1, False)]
-        _, first = await replica.cluster.revisions(IRIS)
+        _, first = await revisions_of(replica.cluster, IRIS)
     # A rollback to it brings the scaling back that it had in the end.
     assert first.content is not None
     assert first.content.spec.scaling == Scaling(2, 4)
@@ -243,7 +246,7 @@ async def test_an_outcome_that_is_not_stored_yet_is_shown(
         await server.put(SERVICES, service(2, "any:2"))
         await replica.told.until("the change", lambda: _generation(replica) == 2)
         assert server.outcomes == {1: ""}
-        revisions = await replica.cluster.revisions(IRIS)
+        revisions = await revisions_of(replica.cluster, IRIS)
         assert [(r.number, r.outcome) for r in revisions] == [(2, None), (1, "READY")]
 
 
@@ -440,6 +443,16 @@ async def test_what_cannot_be_stored_now_is_stored_later(
         await stored(server, 1)
 
 
+async def test_a_rollback_reads_its_service_once(server: RevisionServer, api: ApiServer) -> None:
+    await server.put(SERVICES, service(1, "any:1"))
+    async with running(api) as replica:
+        await stored(server, 1)
+        rollouts = rollouts_on(replica.cluster, IRIS.namespace)
+        with pytest.raises(RevisionNotFound):
+            await rollouts.rollback(Call(), Rollback(IRIS, 7))
+    assert server.service_reads == 1
+
+
 async def test_a_service_whose_requests_hang_delays_no_other(
     server: RevisionServer, api: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,7 +489,7 @@ async def test_without_the_rights_all_else_is_as_before(
     async with running(api) as replica:
         await eventually(lambda: not replica.cluster._recorder._pending, PATIENCE_SECONDS)
         with pytest.raises(ServerLacksRights, match="controllerrevisions"):
-            await replica.cluster.revisions(IRIS)
+            await revisions_of(replica.cluster, IRIS)
         await server.put(SERVICES, service(2, "any:2"))
         await replica.told.until("the change", lambda: _generation(replica) == 2)
         assert not replica.cluster._recorder._pending

@@ -77,6 +77,29 @@ async def test_a_paused_service_waits_and_keeps_no_other_waiting(
     assert await taken(queue) == ONE
 
 
+async def test_while_many_paused_services_are_passed_over_other_tasks_run(
+    queue: WorkQueue, pauses: RetryPauses
+) -> None:
+    """A namespace of ten thousand services can be paused."""
+    pauses.fail("paused", at_least=600)
+    for nth in range(100):
+        queue.add(ServiceKey("paused", f"s{nth}"))
+    queue.add(ONE)
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    assert await taken(queue) == ONE
+    counting.cancel()
+    assert rounds >= 100
+    queue.stop()
+
+
 def test_failures_of_a_namespace_that_come_together_count_as_one(
     pauses: RetryPauses, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,12 +10,13 @@ from server.domain.revisions.revision import Revision, RevisionOutcome
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.deploy_plan import current_revisions
 from tests.adapters.local.world import IRIS, World, world_of
+from tests.contracts.rolling_back import revisions_of
 
 READY, FAILED, SUPERSEDED = RevisionOutcome
 
 
 async def revisions(world: World) -> list[Revision]:
-    return list(await world.cluster.revisions(IRIS))
+    return await revisions_of(world.cluster, IRIS)
 
 
 def outcomes(found: list[Revision]) -> list[tuple[int, RevisionOutcome | None]]:

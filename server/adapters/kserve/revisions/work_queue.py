@@ -78,6 +78,8 @@ class WorkQueue:
                 await self._changed.wait()
             elif self._pauses.left(key):
                 self.add_after(key, 0)
+                # All services of a namespace can be paused.
+                await asyncio.sleep(0)
             else:
                 self._in_work.add(key)
                 return key

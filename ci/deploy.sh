@@ -16,8 +16,9 @@ Deploy a model with ModelService, and wait until its rollout is ready or has fai
                          on GitLab: gitlab-$CI_JOB_ID; elsewhere it is required
   --rollback-on-failure  if the rollout fails, go back to the last revision that was ready, and
                          wait for it, for --timeout anew; =true and =false are accepted too.
-                         Undecided at --timeout it goes on: set ready_timeout of the spec below it
-  --timeout SECONDS      give up after this time in all; 600 by default
+                         Undecided at --timeout it goes on: keep that above its ready_timeout
+  --timeout SECONDS      give up after this time in all. 0, the default: 60 s more than the rollout
+                         has until it has failed, which is its ready_timeout, else 600 s
   --patience SECONDS     give up when no server has answered for this time; 60 by default
   -- GRPCURL_OPTION ...  options for grpcurl: -plaintext, -cacert FILE, -H 'name: value', ...
   GRPCURL_OPTIONS        a variable with more of them, one argument a line
@@ -68,7 +69,7 @@ wrong_usage() {
     exit 2
 }
 
-server='' request='' id='' timeout=600 patience=60 rollback=false
+server='' request='' id='' timeout=0 patience=60 rollback=false
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h)
@@ -231,7 +232,7 @@ wait_to_retry() {
         heard=$now pause=0
     fi
     if [ "$now" -ge "$ends" ]; then
-        say "not decided after $timeout s"
+        say "not decided after $seconds s"
         code=68
         give_up
     elif [ $((now - heard)) -ge "$patience" ]; then
@@ -334,8 +335,18 @@ show_warnings() {
     done
 }
 
-# Print what was written; sets the rollout to wait for.
+# begin [READY_TIMEOUT]: begin the time in all; sets when it `ends`. A rollout is rolled back only
+# once it has failed, so the default outlasts that.
+begin() {
+    seconds=$timeout
+    [ "$seconds" -gt 0 ] || seconds=$((${1:-600} + 60))
+    ends=$(($(date +%s) + seconds))
+}
+
+# Print what was written; sets the rollout to wait for, and without a --timeout the time for it.
 show_written() {
+    ready_timeout=$(field_of '^      "ready_\{0,1\}[tT]imeout": *"')
+    [ "$timeout" -gt 0 ] || begin "${ready_timeout%s}"
     rollout=$(field_of '^  "rollout_\{0,1\}[iI]d": *"')
     printf '%s  %s\n' "$(field_of '^  "action": *"')" "$service"
     show_warnings
@@ -362,7 +373,7 @@ watch() {
     done
 }
 
-ends=$(($(date +%s) + timeout))
+begin
 mkfifo "$folder/stream"
 printf '{"request_id": "%s", %s' "$id" "${body#*\{}" >"$folder/request"
 write ModelService/Deploy "$@"
@@ -387,7 +398,8 @@ explain
 failed=$reasons failed_remedy=$remedy
 say "$failed ($service); rolling it back"
 leaves="stopped; the rollout of $service failed, and may not be rolled back"
-ends=$(($(date +%s) + timeout)) rollback=false
+begin "${ready_timeout%s}"
+rollback=false
 # An id has at most 64 characters.
 id=$id-on-failure
 while [ ${#id} -gt 64 ]; do id=${id#?}; done

@@ -31,7 +31,13 @@ from modelservice.v1.rollout_service_pb2 import (
 )
 
 from modelservice_client.core import calls, rpcs, watching
-from modelservice_client.core.awaited import Rollout, gone_request, watch_request
+from modelservice_client.core.awaited import (
+    Rollout,
+    gone_request,
+    ready_seconds,
+    spec_of,
+    watch_request,
+)
 from modelservice_client.core.calls import DeployFields
 from modelservice_client.core.retry import Policy, Retrying
 from modelservice_client.core.rpcs import Rpc
@@ -133,19 +139,20 @@ class AsyncClient:
         request: DeployRequest | None = None,
         /,
         *,
-        timeout: float = 600.0,
+        timeout: float | None = None,
         on_change: OnChange | None = None,
         rollback_on_failure: bool = False,
         **fields: Unpack[DeployFields],
     ) -> InferenceService:
         """Deploy a service as `deploy` does, and return it once this rollout is ready.
 
-        `timeout` bounds both, in seconds. `on_change` is called with each state. With validate_only
-        the service is returned as it would be stored.
+        `timeout` bounds both, in seconds. Without one it is 60 s more than the rollout has until it
+        has failed: its ready_timeout, or 600 s. `on_change` is called with each state. With
+        validate_only the service is returned as it would be stored.
 
         With `rollback_on_failure` a rollout that fails is rolled back to the last revision that was
-        ready, and RolledBack is raised once that one is ready, within `timeout` seconds more. Where
-        it cannot, `rollback_error` of the RolloutFailed says why. No rollback follows any other
+        ready, and RolledBack is raised once that one is ready, which has the timeout anew. Where it
+        cannot, `rollback_error` of the RolloutFailed says why. No rollback follows any other
         error: a newer rollout is not undone, a stopped service not started, and a wait that is not
         decided in time does not say that the rollout failed.
 
@@ -370,10 +377,12 @@ class AsyncClient:
         *,
         namespace: str = "",
         rollout_id: str = "",
-        timeout: float = 600.0,
+        timeout: float | None = None,
         on_change: OnChange | None = None,
     ) -> InferenceService:
-        """Return the service once a rollout is ready, within `timeout` seconds.
+        """Return the service once a rollout is ready, within `timeout` seconds. Without a timeout
+        it is 60 s more than the rollout has until it has failed: its ready_timeout, or 600 s, which
+        is taken too where `rollout` is a name.
 
         `rollout` is what `deploy` or `get` returned, or the name of a service; without a rollout_id
         its newest rollout is awaited then. `on_change` is called with each state. The outcome
@@ -384,6 +393,8 @@ class AsyncClient:
         state; ServiceNotFound for a name; NotReachable.
         """
         request = watch_request(rollout, namespace, rollout_id)
+        if timeout is None:
+            timeout = ready_seconds(spec_of(rollout))
         return await self._driver.run(
             watching.wait_ready(self._policy, request, timeout, on_change)
         )
@@ -431,7 +442,7 @@ class AsyncClient:
         """Call any RPC with one answer, such as rpcs.GET_REGISTERED_MODEL.
 
         Reads and deletions are repeated like the methods above. What creates or updates is repeated
-        only where the server says that it did nothing; it waits for a connection meanwhile.
+        only where it was not sent, or the server says that it did nothing.
         """
         return await self._driver.run(calls.call(self._policy, rpc, request, timeout))
 

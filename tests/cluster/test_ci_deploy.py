@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from tests.serving import Served, serving, settings
 from tests.transcript import blocks
 
 from .cutting_proxy import cutting_proxy
-from .deploy_script import SCRIPT, SHELLS, Run, Script, deploy_script
+from .deploy_script import SCRIPT, SHELLS, TOOLS, Run, Script, deploy_script
 
 SECRET = "hunter2"
 ROOT = SCRIPT.parents[1]
@@ -374,6 +375,53 @@ def test_a_rollout_that_is_not_decided_in_time_ends_with_68(script: Script, serv
         assert run.code() == 68
         assert "PENDING" in run.states
         assert "the same command with --request-id gitlab-1 goes on" in run.err[-1]
+
+
+# A Deploy is answered, and a watch never decided. Each look at the clock takes 50 s.
+UNDECIDED = {
+    "grpcurl": """
+case $* in
+*/Deploy) cat "$ANSWER" ;;
+*) echo '{"@type": "google.rpc.RetryInfo", "domain": "modelservice"}' >&2; exit 78 ;;
+esac
+""",
+    "date": 'read -r now <"$CLOCK"; echo $((now + 50)) | tee "$CLOCK"',
+    "sleep": "",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(
+    ("spec", "options", "seconds"),
+    [
+        ({}, (), 660),
+        ({}, ("--timeout", "0"), 660),
+        ({"ready_timeout": "900s"}, (), 960),
+        ({"readyTimeout": "900s"}, (), 960),
+        ({"ready_timeout": "900s"}, ("--timeout", "500"), 500),
+    ],
+)
+def test_by_default_a_rollout_has_the_time_in_which_it_fails_by_itself(
+    shell: str, spec: dict[str, str], options: tuple[str, ...], seconds: int, tmp_path: Path
+) -> None:
+    path, clock = tmp_path / "bin", tmp_path / "clock"
+    path.mkdir()
+    clock.write_text("1000\n")
+    answer = tmp_path / "answer"
+    answer.write_text(json.dumps({"service": {"spec": spec}, "rollout_id": "u/1"}, indent=2))
+    for tool in (*TOOLS, "sh", SHELLS[shell][0]):
+        found = shutil.which(tool)
+        assert found
+        (path / tool).symlink_to(found)
+    for tool, body in UNDECIDED.items():
+        (path / tool).unlink(missing_ok=True)
+        (path / tool).write_text(f"#!/bin/sh\n{body}\n")
+        (path / tool).chmod(0o755)
+    command = [*SHELLS[shell], SCRIPT, "--request-id", "r", *options, "localhost:1", "-"]
+    run = Run(shell, command, "{}", path, {"ANSWER": str(answer), "CLOCK": str(clock)})
+    assert run.code() == 68
+    assert f"deploy.sh: not decided after {seconds} s" in run.err
+    assert seconds <= int(clock.read_text()) - 1000 < 2 * seconds
 
 
 @pytest.mark.usefixtures("open_rollouts")

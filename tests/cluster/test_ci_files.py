@@ -192,7 +192,7 @@ TEKTON = Path(__file__).with_name("tekton_task.schema.json")
 WRONG_TASKS = {
     "a field of v1beta1": ("    - name: deploy\n", "    - name: deploy\n      resources: {}\n"),
     "a param without a name": ("    - name: server\n      type", "    - type"),
-    "a number as the default": ('default: "600"', "default: 600"),
+    "a number as the default": ('default: "60"', "default: 60"),
     "a text as a list": ("default: []", 'default: ""'),
     "a version of before": ("tekton.dev/v1", "tekton.dev/v1beta1"),
 }

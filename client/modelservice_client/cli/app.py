@@ -111,7 +111,7 @@ def deploy(
     validate_only: options.ValidateOnly = False,
     wait: options.Wait = True,
     rollback_on_failure: options.RollbackOnFailure = False,
-    timeout: options.TimeoutSeconds = 600.0,
+    timeout: options.ReadySeconds = None,
 ) -> None:
     """Deploy a model, and wait for its rollout.
 
@@ -172,7 +172,7 @@ def status(
     rollout_id: Annotated[
         str, typer.Option(metavar="TEXT", help="This rollout, and not the newest one.")
     ] = "",
-    timeout: options.TimeoutSeconds = 600.0,
+    timeout: options.ReadySeconds = None,
 ) -> None:
     """Show a service, its state and its failure.
 
@@ -268,7 +268,7 @@ def restart(
     name: options.Name,
     request_id: options.RequestId = "",
     wait: options.Wait = True,
-    timeout: options.TimeoutSeconds = 600.0,
+    timeout: options.ReadySeconds = None,
 ) -> None:
     """Replace a service's pods, and wait for the new ones.
 

@@ -44,6 +44,16 @@ OnlyRollout = Annotated[
 TimeoutSeconds = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0, help="The time in all.")
 ]
+ReadySeconds = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        min=0,
+        help="The time in all. Default: 60 s more than the rollout has until it has failed, which"
+        " is its ready_timeout, else 600 s.",
+    ),
+]
 RequestId = Annotated[
     str,
     typer.Option(

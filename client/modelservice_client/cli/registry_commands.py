@@ -82,7 +82,7 @@ def deploy(
     validate_only: options.ValidateOnly = False,
     wait: options.Wait = True,
     rollback_on_failure: options.RollbackOnFailure = False,
-    timeout: options.TimeoutSeconds = 600.0,
+    timeout: options.ReadySeconds = None,
 ) -> None:
     """Deploy a version of a registered model to an environment, and wait.
 

@@ -50,7 +50,7 @@ def rollback(
     ] = False,
     validate_only: options.ValidateOnly = False,
     wait: options.Wait = True,
-    timeout: options.TimeoutSeconds = 600.0,
+    timeout: options.ReadySeconds = None,
 ) -> None:
     """Go back to an earlier revision of a service, and wait.
 
@@ -107,7 +107,7 @@ def start(
     force: options.Force = False,
     validate_only: options.ValidateOnly = False,
     wait: options.Wait = True,
-    timeout: options.TimeoutSeconds = 600.0,
+    timeout: options.ReadySeconds = None,
 ) -> None:
     """Start a stopped service as it was, and wait until it is ready.
 

@@ -53,17 +53,22 @@ def history(session: Session, name: str) -> None:
 
 
 def rollback(
-    session: Session, name: str, revision: int, given: Conditions, wait: bool, timeout: float
+    session: Session,
+    name: str,
+    revision: int,
+    given: Conditions,
+    wait: bool,
+    timeout: float | None,
 ) -> None:
     """Deploy an earlier revision again, and wait for its rollout."""
     send = partial(session.client.rollback, revision=revision)
     ends = session.ends_after(timeout)
     with session.progress(f"Rollback {name}") as progress:
-        response = _act(session, progress, "rollback", name, send, given, timeout)
+        response = _act(session, progress, "rollback", name, send, given, left(ends))
         service = response.service
         if waits := wait and bool(response.rollout_id):
             goes_on(session, service, "The rollback of {} goes on.")
-            service = ready(session, progress, response, ends)
+            service = ready(session, progress, response, timeout, ends)
     if not waits:
         _print_unawaited(session, response, "rolled back")
         return
@@ -71,15 +76,17 @@ def rollback(
     print_ready(session, service, progress.seconds, f"is back at revision {back} and " * bool(back))
 
 
-def start(session: Session, name: str, given: Conditions, wait: bool, timeout: float) -> None:
+def start(
+    session: Session, name: str, given: Conditions, wait: bool, timeout: float | None
+) -> None:
     """Start a stopped service, and wait until it is ready."""
     ends = session.ends_after(timeout)
     with session.progress(f"Start {name}") as progress:
-        response = _act(session, progress, "start", name, session.client.start, given, timeout)
+        response = _act(session, progress, "start", name, session.client.start, given, left(ends))
         service = response.service
         if waits := wait and bool(response.rollout_id):
             goes_on(session, service)
-            service = ready(session, progress, response, ends)
+            service = ready(session, progress, response, timeout, ends)
     if waits:
         print_ready(session, service, progress.seconds)
     else:

@@ -74,7 +74,7 @@ def deploy(
     session: Session,
     request: DeployRequest,
     wait: bool,
-    timeout: float,
+    timeout: float | None,
     rollback_on_failure: bool = False,
 ) -> None:
     """Deploy, and wait for the rollout; with `rollback_on_failure` it is undone if it fails."""
@@ -83,12 +83,12 @@ def deploy(
     given = request_id_of(request.request_id, "restart" if request.restart else "")
     request.request_id = given or str(uuid.uuid4())
     name = f"{request.namespace}/{request.name}".lstrip("/")
-    ends = session.ends_after(timeout)
+    ends = session.ends_after(timeout, request.spec)
     with session.progress(f"Deploy {name}") as progress:
         response = written(
             session,
             progress,
-            lambda: session.client.deploy(request, timeout=timeout),
+            lambda: session.client.deploy(request, timeout=left(ends)),
             "" if request.validate_only else request.request_id,
         )
         service = response.service
@@ -96,7 +96,7 @@ def deploy(
             unless = ", and is not rolled back if it fails" if rollback_on_failure else ""
             goes_on(session, service, f"The rollout of {{}} goes on{unless}.")
             try:
-                service = ready(session, progress, response, ends)
+                service = ready(session, progress, response, timeout, ends)
             except RolloutFailed as failed:
                 if not rollback_on_failure:
                     raise
@@ -112,14 +112,18 @@ def deploy(
         print_dry_run(session, response, action_of(response).lower())
 
 
-def restart(session: Session, name: str, request_id: str, wait: bool, timeout: float) -> None:
+def restart(
+    session: Session, name: str, request_id: str, wait: bool, timeout: float | None
+) -> None:
     """Replace the pods of a service."""
     namespace, name = split_name(name, session.namespace)
     request = DeployRequest(namespace=namespace, name=name, restart=True, request_id=request_id)
     deploy(session, request, wait, timeout)
 
 
-def status(session: Session, name: str, watch: bool, rollout_id: str, timeout: float) -> None:
+def status(
+    session: Session, name: str, watch: bool, rollout_id: str, timeout: float | None
+) -> None:
     """Show a service's status; with `watch` until its rollout is ready or has failed."""
     namespace, name = split_name(name, session.namespace)
     if not watch:
@@ -131,8 +135,11 @@ def status(session: Session, name: str, watch: bool, rollout_id: str, timeout: f
     ends = session.ends_after(timeout)
     awaited = InferenceService(namespace=namespace, name=name, rollout_id=rollout_id)
     if not rollout_id:
-        awaited = session.client.get(name, namespace=namespace, timeout=timeout)
+        awaited = session.client.get(name, namespace=namespace, timeout=left(ends))
         session.heard = True
+    if timeout is None:
+        # Without a spec it is that of a rollout without a ready_timeout.
+        ends = session.ends_after(None, awaited.spec)
     goes_on(session, awaited)
     with session.progress(f"Status of {service_name(awaited).lstrip('/')}") as progress:
         service = session.client.wait_ready(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import typer
 from google.protobuf.message import Message
-from modelservice.v1.inference_service_pb2 import InferenceService
+from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceSpec
 
 from modelservice_client import (
     Client,
@@ -36,6 +36,7 @@ from modelservice_client.cli.request_flags import UsageError
 from modelservice_client.cli.screen import Screen
 from modelservice_client.cli.text import one_line
 from modelservice_client.cli.unreachable import Endpoint, cause_of
+from modelservice_client.core.awaited import ready_seconds
 from modelservice_client.credentials import is_local
 
 NO_CONNECTION = WRONG_FILE = 1
@@ -114,10 +115,11 @@ class Session:
         """Iterate the pages of a list."""
         return self.client.pages(rpc, request, timeout=self.seconds)
 
-    def ends_after(self, timeout: float) -> float:
-        """Return the monotonic time at which the command's --timeout is over."""
-        self.timeout = timeout
-        return time.monotonic() + timeout
+    def ends_after(self, timeout: float | None, spec: InferenceServiceSpec | None = None) -> float:
+        """Return the monotonic time at which the command's --timeout is over. Without one it is how
+        long the rollout of a spec is waited for by default."""
+        self.timeout = ready_seconds(spec) if timeout is None else timeout
+        return time.monotonic() + self.timeout
 
     @cached_property
     def printer(self) -> Printer:

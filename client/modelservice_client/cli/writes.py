@@ -51,9 +51,16 @@ def action_of(response: DeployResponse) -> str:
 
 
 def ready(
-    session: Session, progress: Progress, response: DeployResponse, ends: float
+    session: Session,
+    progress: Progress,
+    response: DeployResponse,
+    timeout: float | None,
+    ends: float,
 ) -> InferenceService:
-    """Wait until the rollout of a write is ready."""
+    """Wait until the rollout of a write is ready. Without a `timeout` the answer says how long that
+    may take, and not `ends`."""
+    if timeout is None:
+        ends = session.ends_after(None, response.service.spec)
     return session.client.wait_ready(
         response,
         timeout=left(ends),
@@ -66,7 +73,7 @@ def roll_back(
     progress: Progress,
     deployed: DeployResponse,
     request_id: str,
-    timeout: float,
+    timeout: float | None,
     failed: RolloutFailed,
 ) -> RolledBack:
     """Go back from the rollout that failed to the last revision that was ready; return the error to
@@ -81,7 +88,7 @@ def roll_back(
         f"{full} may not be rolled back. Do that with:",
         "  " + session.given.command(*words),
     )
-    ends = time.monotonic() + timeout
+    ends = session.ends_after(timeout, service.spec)
     progress.event("ROLLBACK", full, "bold")
     try:
         undone = session.client.rollback(
@@ -89,11 +96,11 @@ def roll_back(
             namespace=service.namespace,
             rollout_id=deployed.rollout_id,
             request_id=on_failure_id(request_id),
-            timeout=timeout,
+            timeout=left(ends),
         )
         goes_on(session, undone.service, "The rollback of {} goes on.")
         _show_warnings(progress, undone)
-        restored = ready(session, progress, undone, ends)
+        restored = ready(session, progress, undone, timeout, ends)
     except ModelServiceError as error:
         if not isinstance(error, NotReachable | Timeout):
             session.going_on = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from modelservice.v1.inference_service_pb2 import InferenceService
+from modelservice.v1.inference_service_pb2 import InferenceService, InferenceServiceSpec
 from modelservice.v1.model_service_pb2 import (
     DeleteResponse,
     DeployResponse,
@@ -13,6 +13,28 @@ from modelservice.v1.model_service_pb2 import (
 )
 
 Rollout: TypeAlias = DeployResponse | GetResponse | DeleteResponse | InferenceService | str
+
+# What a cluster allows a rollout that has no ready_timeout, mostly.
+_CLUSTER_SECONDS = 600.0
+# From the end of that time until the failure is known here.
+_MARGIN_SECONDS = 60.0
+
+
+def ready_seconds(spec: InferenceServiceSpec | None) -> float:
+    """Return how long a rollout is waited for by default: until it has failed by its own deadline.
+
+    A rollout is rolled back only once it has failed. None: its spec is not known.
+    """
+    own = spec is not None and spec.HasField("ready_timeout")
+    seconds = spec.ready_timeout.ToTimedelta().total_seconds() if spec and own else _CLUSTER_SECONDS
+    return seconds + _MARGIN_SECONDS
+
+
+def spec_of(rollout: Rollout) -> InferenceServiceSpec | None:
+    """Return the spec of what is waited for; None where only its name is given."""
+    if isinstance(rollout, str):
+        return None
+    return (rollout if isinstance(rollout, InferenceService) else rollout.service).spec
 
 
 def watch_request(rollout: Rollout, namespace: str, rollout_id: str) -> WatchStatusRequest:

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelservice.v1.inference_service_pb2 import InferenceService
 from modelservice.v1.model_service_pb2 import (
     DeployRequest,
+    DeployResponse,
     GetRequest,
     WatchStatusRequest,
     WatchStatusResponse,
@@ -19,7 +20,7 @@ from modelservice.v1.model_service_pb2 import (
 from modelservice.v1.rollout_service_pb2 import ListRevisionsRequest, RollbackRequest
 
 from modelservice_client.core import rpcs
-from modelservice_client.core.awaited import watch_request
+from modelservice_client.core.awaited import ready_seconds, watch_request
 from modelservice_client.core.calls import call, on_failure_id, write
 from modelservice_client.core.errors import (
     ModelServiceError,
@@ -149,18 +150,22 @@ def wait_gone(
 def deploy_and_wait(
     policy: Policy,
     request: DeployRequest,
-    timeout: float,
+    timeout: float | None,
     on_change: OnChange | None = None,
     rollback_on_failure: bool = False,
 ) -> Routine[InferenceService]:
     """Deploy, and return the service once this rollout is ready; with validate_only the service as
-    it would be stored. With `rollback_on_failure` a rollout that fails is rolled back."""
-    ends = policy.clock() + timeout
-    deployed = yield from write(policy, rpcs.DEPLOY, request, timeout)
+    it would be stored. With `rollback_on_failure` a rollout that fails is rolled back.
+
+    Without a `timeout` each rollout has its `ready_seconds`.
+    """
+    began = policy.clock()
+    seconds = ready_seconds(request.spec) if timeout is None else timeout
+    deployed = yield from write(policy, rpcs.DEPLOY, request, seconds)
     if not deployed.rollout_id:
         return deployed.service
     try:
-        left = max(ends - policy.clock(), 0.0)
+        left = _left(policy, began, deployed, timeout)
         awaited = watch_request(deployed, "", "")
         return (yield from wait_ready(policy, awaited, left, on_change))
     except ModelServiceError as error:
@@ -175,16 +180,24 @@ def deploy_and_wait(
         rollout_id=deployed.rollout_id,
         request_id=on_failure_id(request.request_id),
     )
-    ends = policy.clock() + timeout
+    began = policy.clock()
+    seconds = ready_seconds(deployed.service.spec) if timeout is None else timeout
     try:
-        undone = yield from write(policy, rpcs.ROLLBACK, undo, timeout)
-        left = max(ends - policy.clock(), 0.0)
+        undone = yield from write(policy, rpcs.ROLLBACK, undo, seconds)
+        left = _left(policy, began, undone, timeout)
         restored = yield from wait_ready(policy, watch_request(undone, "", ""), left, on_change)
     except ModelServiceError as error:
         failed.rollback_error = error
         raise failed from error
     revision = yield from _rolled_back_to(policy, restored)
     raise RolledBack(failed, restored, revision) from failed
+
+
+def _left(policy: Policy, began: float, written: DeployResponse, timeout: float | None) -> float:
+    """Return the seconds to wait for the rollout of a write that began then."""
+    if timeout is None:
+        return ready_seconds(written.service.spec)
+    return max(began + timeout - policy.clock(), 0.0)
 
 
 def _rolled_back_to(policy: Policy, service: InferenceService) -> Routine[int]:

@@ -13,6 +13,7 @@ from lab import Cluster, Lab
 from server.adapters.kserve.client import Answer, ApiServer
 from server.adapters.kserve.cluster import KServeCluster
 from server.adapters.kserve.objects import key_of, rollout_of
+from server.domain.service.commands import STOP_ANNOTATION
 from server.domain.service.inference_service import (
     ContainerPredictor,
     InferenceServiceSpec,
@@ -71,6 +72,10 @@ class KServeWorld:
         assert isinstance(predictor, ContainerPredictor)
         containers = [{"name": "kserve-container", "image": predictor.image}]
         await self._apply("kubectl-edit", key, {}, predictor={"containers": containers})
+
+    async def stop_as_others(self, key: ServiceKey, value: str | None) -> None:
+        annotations = {} if value is None else {STOP_ANNOTATION: value}
+        await self._apply("gitops", key, {"annotations": annotations})
 
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         containers = [{"name": "kserve-container", "image": image}]

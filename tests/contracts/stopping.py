@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from server.domain.errors import NotManaged, RolloutGone, RolloutSuperseded, ServiceNotFound
+from server.domain.errors import (
+    FieldConflict,
+    NotManaged,
+    RolloutGone,
+    RolloutSuperseded,
+    ServiceNotFound,
+)
 from server.domain.rollout.status import State
 from server.domain.service.commands import STOP_ANNOTATION, Action
 from server.domain.service.inference_service import InferenceService, ServiceKey
@@ -95,6 +101,54 @@ class StopConformance:
         assert stopped.action is Action.UPDATED
         assert not stopped.service.unmanaged
 
+    async def test_a_start_of_what_others_stopped_names_them_and_needs_force(
+        self, world: World
+    ) -> None:
+        needs(world, Ability.STOPPING, Ability.OTHER_WRITERS)
+        made = await world.cluster.apply(deploy(world, plain(world)))
+        await world.stop_as_others(made.service.key, "true")
+        await refused_start(world)
+        started = await world.cluster.apply(deploy(world, None, stop=False, force=True))
+        assert (started.action, started.service.annotations) == (Action.UPDATED, STARTED)
+        # It is ours now.
+        for stop, annotation in ((True, STOPPED), (False, STARTED)):
+            done = await world.cluster.apply(deploy(world, None, stop=stop))
+            assert (done.action, done.service.annotations) == (Action.UPDATED, annotation)
+
+    async def test_a_stop_of_what_others_started_needs_force_too(self, world: World) -> None:
+        needs(world, Ability.STOPPING, Ability.OTHER_WRITERS)
+        made = await world.cluster.apply(deploy(world, plain(world)))
+        await world.cluster.apply(deploy(world, None, stop=True))
+        await world.stop_as_others(made.service.key, "false")
+        running = await world.cluster.apply(deploy(world, None, stop=False))
+        assert (running.action, running.service.annotations) == (Action.UNCHANGED, STARTED)
+        with pytest.raises(FieldConflict):
+            await world.cluster.apply(deploy(world, None, stop=True))
+        stopped = await world.cluster.apply(deploy(world, None, stop=True, force=True))
+        assert (stopped.action, stopped.service.annotations) == (Action.UPDATED, STOPPED)
+
+    async def test_what_others_stopped_stays_theirs_to_start_after_a_deploy(
+        self, world: World
+    ) -> None:
+        needs(world, Ability.STOPPING, Ability.OTHER_WRITERS)
+        made = await world.cluster.apply(deploy(world, plain(world, "1")))
+        key = made.service.key
+        await world.stop_as_others(key, "true")
+        writes = (
+            deploy(world, plain(world, "2")),
+            deploy(world, plain(world, "3"), force=True),
+            deploy(world, None, restart=True),
+        )
+        for write in writes:
+            written = await world.cluster.apply(write)
+            assert written.action in (Action.UPDATED, Action.RESTARTED)
+            assert written.service.annotations == STOPPED
+        await refused_start(world)
+        await world.stop_as_others(key, None)
+        running = await world.cluster.read(key)
+        assert running
+        assert running.annotations == {}
+
     async def test_a_stopped_service_is_told_stopped_and_a_started_one_ready(
         self, world: World
     ) -> None:
@@ -111,6 +165,21 @@ class StopConformance:
         under_way = {State.PENDING, State.PROGRESSING}
         assert told_of(world, key, stopped.service) <= under_way | {State.STOPPED}
         assert told_of(world, key, started.service) <= under_way | {State.READY}
+
+
+async def refused_start(world: World) -> None:
+    """A Start without force is refused, names the annotation and its owner, and does nothing."""
+    before = await world.cluster.read(ServiceKey(world.namespace, "iris"))
+    assert before
+    with pytest.raises(FieldConflict) as refused:
+        await world.cluster.apply(deploy(world, None, stop=False))
+    assert refused.value.metadata == {
+        "fields": f"metadata.annotations.{STOP_ANNOTATION}",
+        "owner": "gitops",
+    }
+    after = await world.cluster.read(before.key)
+    assert after
+    assert (after.annotations, after.etag) == (before.annotations, before.etag)
 
 
 def told_of(world: World, key: ServiceKey, of: InferenceService) -> set[State]:

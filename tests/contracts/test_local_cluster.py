@@ -49,6 +49,9 @@ class LocalWorld:
     async def edit(self, key: ServiceKey, tag: str) -> None:
         raise NotImplementedError(Ability.OTHER_WRITERS)
 
+    async def stop_as_others(self, key: ServiceKey, value: str | None) -> None:
+        raise NotImplementedError(Ability.OTHER_WRITERS)
+
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         raise NotImplementedError(Ability.OTHER_WRITERS)
 

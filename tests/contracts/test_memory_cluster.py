@@ -49,6 +49,9 @@ class MemoryWorld:
     async def edit(self, key: ServiceKey, tag: str) -> None:
         self.cluster.edit(key, container(tag))
 
+    async def stop_as_others(self, key: ServiceKey, value: str | None) -> None:
+        self.cluster.stop_as_others(key, value)
+
     async def make_unmanaged(self, name: str, image: str, labels: dict[str, str]) -> None:
         spec = InferenceServiceSpec(ContainerPredictor(image))
         self.cluster.put_unmanaged(ServiceKey(self.namespace, name), spec, labels)

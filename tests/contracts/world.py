@@ -171,6 +171,11 @@ class World(Protocol):
         """Make a service with a container as somebody else would."""
         ...
 
+    async def stop_as_others(self, key: ServiceKey, value: str | None) -> None:
+        """Set the annotation that stops a service, as another field manager's apply would; None:
+        withdraw it."""
+        ...
+
     def late_events(self) -> AbstractAsyncContextManager[None]:
         """Hold back what the cluster reports by itself, within a block."""
         ...

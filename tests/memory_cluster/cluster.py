@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from server.change_queue import ChangeQueue
 from server.domain.errors import (
     ClusterUnavailable,
+    FieldConflict,
     NamespaceNotFound,
     ServiceError,
     UnsupportedByCluster,
@@ -19,7 +21,7 @@ from server.domain.listeners import Listeners
 from server.domain.revisions.revision import ServiceHistory
 from server.domain.rollout.rollout_id import Rollout
 from server.domain.rollout.status import InferenceServiceStatus, State
-from server.domain.service.commands import Action, Applied, Delete, Deploy
+from server.domain.service.commands import STOP_ANNOTATION, Action, Applied, Delete, Deploy
 from server.domain.service.deploy_plan import Content, created, current_revisions, plan_deploy
 from server.domain.service.inference_service import (
     InferenceService,
@@ -71,7 +73,13 @@ class MemoryCluster:
         if deploy.key.namespace in self.store.missing_namespaces:
             raise _no_namespace(deploy.key.namespace)
         action, wanted = plan_deploy(deploy, stored)
+        theirs = self.store.stops_of_others.get(deploy.key)
+        conflicts = theirs not in (None, wanted.service.annotations.get(STOP_ANNOTATION))
+        if conflicts and not deploy.force:
+            raise _stop_of_others(deploy.key)
         if not deploy.validate_only and action is not Action.UNCHANGED:
+            if conflicts:
+                del self.store.stops_of_others[deploy.key]
             self.store.put(wanted)
             self._settle_later(wanted.service)
         self._report(deploy.key)
@@ -214,6 +222,20 @@ class MemoryCluster:
         self.store.put(wanted)
         self._settle_later(wanted.service)
 
+    def stop_as_others(self, key: ServiceKey, value: str | None) -> None:
+        """Set the annotation that stops a service as another field manager would; None: withdraw
+        it, which leaves one that a Deploy has set."""
+        stored = self.store.get(key)
+        assert stored, f"there is no {key}"
+        annotations = dict(stored.service.annotations)
+        if value is not None:
+            annotations[STOP_ANNOTATION] = self.store.stops_of_others[key] = value
+        elif self.store.stops_of_others.pop(key, None):
+            del annotations[STOP_ANNOTATION]
+        changed = replace(stored.service, annotations=annotations, etag=uuid.uuid4().hex)
+        self.store.change(changed)
+        self._settle_later(changed)
+
     @property
     def _blind(self) -> bool:
         return self._away or self._held
@@ -267,6 +289,13 @@ class MemoryCluster:
 
 def _no_namespace(namespace: str) -> NamespaceNotFound:
     return NamespaceNotFound(f"there is no namespace {namespace!r}", namespace=namespace)
+
+
+def _stop_of_others(key: ServiceKey) -> FieldConflict:
+    field, owner = f"metadata.annotations.{STOP_ANNOTATION}", "gitops"
+    return FieldConflict(
+        f"{owner} set {field} of {key}; set force to take them over", fields=field, owner=owner
+    )
 
 
 def _applied(service: InferenceService, action: Action, rollout: Rollout | None) -> Applied:

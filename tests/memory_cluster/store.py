@@ -19,6 +19,8 @@ class Store:
 
     def __init__(self) -> None:
         self.missing_namespaces: set[str] = set()
+        # The annotation that stops a service, where another field manager has set it.
+        self.stops_of_others: dict[ServiceKey, str] = {}
         self.feeds: list[ChangeQueue[ServiceKey]] = []
         self._services: dict[ServiceKey, Stored] = {}
         self._revisions: dict[ServiceKey, int] = {}
@@ -57,6 +59,7 @@ class Store:
     def remove(self, key: ServiceKey) -> None:
         """Remove a service, and queue the change for every feed."""
         del self._services[key]
+        self.stops_of_others.pop(key, None)
         self._changed(key)
 
     def _changed(self, key: ServiceKey) -> None:

@@ -443,6 +443,24 @@ def test_a_stopped_service_stays_stopped() -> None:
     assert annotations == {STOP_ANNOTATION: "true"}
 
 
+@pytest.mark.parametrize("note", [{}, {"note": "x"}])
+def test_what_others_stopped_is_not_written_unless_the_deploy_names_it(
+    note: dict[str, str],
+) -> None:
+    stop = {STOP_ANNOTATION: "true"}
+    current = edited(
+        applied(DesiredObject(KEY, MODEL)), "kubectl-annotate", {"metadata": {"annotations": stop}}
+    )
+    assert parse_object(current).annotations == stop
+    kept = planned(Deploy(KEY, CONTAINER, annotations=note), current)
+    assert kept.manifest["metadata"].get("annotations", {}) == note
+    # The annotation is part of the content, whoever has set it.
+    named = planned(Deploy(KEY, CONTAINER, annotations=note | stop), current)
+    assert named.manifest["metadata"]["annotations"] == note | stop
+    assert rollout_hash_of(named.manifest) == rollout_hash_of(kept.manifest)
+    assert not planned(Deploy(KEY, MODEL), current).replaces_pods
+
+
 def test_a_deploy_that_names_the_stop_annotation_decides_it() -> None:
     current = applied(DesiredObject(KEY, MODEL, {}, {STOP_ANNOTATION: "true"}))
     deploy = Deploy(KEY, MODEL, annotations={STOP_ANNOTATION: "false"})

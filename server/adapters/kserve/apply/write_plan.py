@@ -82,7 +82,7 @@ class Plan:
     replaced, so the fields to add are to be settled anew, with a readiness probe if `wants_probe`.
     `adopts`: our apply first becomes the owner of the whole predictor, so that the fields that are
     not desired go away. `frozen`: KServe would not act on a change. `unchanged`: there is nothing
-    to write.
+    to write. `leaves_stop`: the annotation that stops the service stays as another manager's.
     """
 
     current: ParsedObject | None
@@ -96,6 +96,7 @@ class Plan:
     adopts: bool = False
     frozen: bool = False
     unchanged: bool = False
+    leaves_stop: bool = False
 
     def with_added_fields(self, runtimes: Sequence[Object]) -> Plan:
         """Return the plan with the fields that new pods get beside those of the spec.
@@ -124,7 +125,12 @@ class Plan:
             if not self.replaces_pods:
                 kept = self.current.our_annotations.rollout_hash
                 manifest = with_rollout_hash(manifest, kept)
-        return {**manifest, "metadata": {**manifest["metadata"], **preconditions}}
+        metadata = {**manifest["metadata"], **preconditions}
+        if self.leaves_stop:
+            annotations = dict(metadata.pop("annotations"))
+            del annotations[STOP_ANNOTATION]
+            metadata |= {"annotations": annotations} if annotations else {}
+        return {**manifest, "metadata": metadata}
 
 
 def plan_deploy(
@@ -151,7 +157,20 @@ def plan_deploy(
     else:
         plan = _plan_update(deploy, desired, current, config.release, fresh_stamp)
     default_mode = not (desired.spec.deployment_mode or held_mode)
-    return replace(plan, mode=mode, default_mode=default_mode)
+    leaves_stop = _leaves_stop(deploy, current)
+    return replace(plan, mode=mode, default_mode=default_mode, leaves_stop=leaves_stop)
+
+
+def _leaves_stop(deploy: Deploy, current: ParsedObject | None) -> bool:
+    """Return whether a Deploy keeps the annotation that another manager stops the service by.
+
+    If we applied it too, it would stay where that manager withdraws it.
+    """
+    if current is None or deploy.stop is not None or STOP_ANNOTATION in deploy.annotations:
+        return False
+    path = ("f:metadata", "f:annotations", f"f:{STOP_ANNOTATION}")
+    is_ours = owned_fields(current.managers.ours, *path) is not None
+    return STOP_ANNOTATION in current.annotations and not is_ours
 
 
 def _desired_object(

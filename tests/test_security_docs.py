@@ -13,7 +13,6 @@ from server.adapters import token_file
 from server.adapters.kserve import client
 from server.adapters.kserve.identity import identities
 from server.adapters.kserve.informers import status_feed
-from server.adapters.kserve.revisions import rollout_record
 from server.adapters.local.model_files import size_limits
 from server.adapters.local.proxy import reverse_proxy
 from server.api import authentication, call_limits, grpc_server, requests, responses
@@ -21,6 +20,7 @@ from server.api.call_limits import CallerLimits, CallLimits
 from server.api.transport import certificate, client_certificates
 from server.control import live_reads, watch_cache
 from server.domain.kubernetes import selectors
+from server.domain.revisions import kept_content
 from server.domain.rollout import container_output, log_excerpt
 from server.domain.service import spec_validation, validation
 
@@ -105,7 +105,7 @@ LIMITS = {
     "annotations": validation.MOST_ANNOTATIONS,
     "annotations, in bytes": validation.MOST_ANNOTATION_BYTES,
     "revisions of a service that are kept": settings.Serving.model_fields["revisions"].default,
-    "the content of a revision on KServe, in bytes": rollout_record.LARGEST_DATA,
+    "the content of a revision, in bytes": kept_content.LARGEST_CONTENT,
     "requirements of a selector": selectors.MOST_REQUIREMENTS,
     "services of a page": requests.PAGE_SIZE_MAX,
     "a page, in bytes, but for its last service": responses.PAGE_BYTES,

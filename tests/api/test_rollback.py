@@ -431,14 +431,14 @@ def test_a_page_token_is_of_its_service_alone(service, stub) -> None:
 
 
 def test_large_revisions_come_in_pages_below_the_limit_of_a_message(service) -> None:
-    env = {f"V{n}": "x" * 30_000 for n in range(16)}
-    for version in range(1, 6):
+    env = {f"V{n}": "x" * 30_000 for n in range(8)}
+    for version in range(1, 11):
         spec = container(IMAGE.format(version), env=env)
         service.stub.Deploy(DeployRequest(name=service.name, spec=spec))
     page = service.rollouts.ListRevisions(ListRevisionsRequest(name=service.name))
-    assert [r.revision for r in page.revisions] == [5, 4, 3, 2]
+    assert [r.revision for r in page.revisions] == [10, 9, 8, 7, 6, 5, 4, 3]
     rest = service.history(page_token=page.next_page_token)
-    assert [r.revision for r in rest] == [1]
+    assert [r.revision for r in rest] == [2, 1]
 
 
 def test_the_last_ten_are_kept_and_the_way_back(service) -> None:

@@ -15,7 +15,8 @@ from server.control.registry_deploy import RegistryDeployer
 from server.control.rollouts import Rollback, Rollouts
 from server.control.service_memory import ServiceMemory
 from server.control.watch_cache import WatchCache
-from server.domain.errors import NoReadyRevision
+from server.domain.errors import NoReadyRevision, RevisionNotFound
+from server.domain.revisions.kept_content import LARGEST_CONTENT
 from server.domain.revisions.revision import MOST_REVISIONS, Revision, RevisionOutcome
 from server.domain.rollout.rollout_id import End, RolloutStatus, outcome
 from server.domain.service.commands import STOP_ANNOTATION, Action, Applied, Delete
@@ -208,6 +209,27 @@ class RollbackConformance:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while specs(await revisions_of(world.cluster, key)) != expected:
                 await asyncio.sleep(0.05)
+        back = await rollback(world, key)
+        assert back.service.spec == plain(world, "1")
+
+    async def test_a_content_that_is_too_large_has_an_outcome_and_is_no_way_back(
+        self, world: World
+    ) -> None:
+        needs(world, Ability.PODS_OF_ANY_IMAGE)
+        first = await good(world, "1")
+        key = first.service.key
+        env = {f"V{n}": "x" * 1000 for n in range(LARGEST_CONTENT // 1000)}
+        large = await world.cluster.apply(deploy(world, plain(world, "2", env=env)))
+        await world.told.ready(key, large.service.generation)
+        [present, _] = await history(
+            world, key, (large.service.spec, READY), (plain(world, "1"), READY)
+        )
+        await good(world, "3")
+        await history(world, key, (plain(world, "3"), READY), (plain(world, "1"), READY))
+        [_, unknown, _] = await revisions_of(world.cluster, key)
+        assert (unknown.rollout, unknown.outcome) == (present.rollout, READY)
+        with pytest.raises(RevisionNotFound, match="it has more than 256 KiB"):
+            await rollback(world, key, large.service.generation)
         back = await rollback(world, key)
         assert back.service.spec == plain(world, "1")
 

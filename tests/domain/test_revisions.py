@@ -10,6 +10,7 @@ from itertools import takewhile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.domain.revisions.kept_content import LARGEST_CONTENT, as_kept
 from server.domain.revisions.revision import (
     Revision,
     RevisionContent,
@@ -233,6 +234,38 @@ def test_everything_else_is_another_content(one: RevisionContent) -> None:
     env = {**one.spec.env, "NEW_VARIABLE": "1"}
     assert not same_rollout_content(one, replace(one, spec=replace(one.spec, env=env)))
     assert not same_rollout_content(one, None)
+
+
+@given(_contents, _contents, st.sampled_from(["true", "false", None]))
+def test_contents_are_of_one_revision_if_and_only_if_their_digests_are_the_same(
+    one: RevisionContent, other: RevisionContent, stop: str | None
+) -> None:
+    scaled = replace(one.spec, scaling=Scaling(7, 9), rollout_strategy=RolloutStrategy(RECREATE))
+    stopped = dict(one.annotations) | ({STOP_ANNOTATION: stop} if stop else {})
+    labelled = replace(one, labels={**one.labels, "new": "1"})
+    annotated = replace(one, annotations={**one.annotations, "new": "1"})
+    for second in (other, RevisionContent(scaled, one.labels, stopped), labelled, annotated):
+        digests = [
+            as_kept(replace(revision(1, "1", None), content=c)).content_digest
+            for c in (one, second)
+        ]
+        assert all(digests)
+        assert (digests[0] == digests[1]) == same_rollout_content(one, second)
+
+
+def test_a_content_that_is_too_large_is_not_kept_and_no_way_back() -> None:
+    env = {f"V{n}": "x" * 1000 for n in range(LARGEST_CONTENT // 1000)}
+    large = RevisionContent(replace(content("1").spec, env=env))
+    kept = as_kept(replace(revision(1, "1", READY), content=large))
+    assert (kept.content, kept.content_digest, kept.outcome) == (None, "", READY)
+    assert last_ready([revision(2, "2", FAILED), kept]) is None
+
+
+@given(histories, st.integers(1, 12))
+def test_without_the_contents_their_digests_do(revisions: list[Revision], most: int) -> None:
+    apart = [replace(as_kept(r), content=None) for r in revisions]
+    assert number(last_ready(apart)) == number(last_ready(revisions))
+    assert [r.number for r in to_keep(apart, most)] == [r.number for r in to_keep(revisions, most)]
 
 
 _statuses = st.builds(

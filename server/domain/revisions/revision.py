@@ -45,7 +45,9 @@ class Revision:
     overwritten while no server ran, or before the cluster took it, so that nothing but its number
     is known. `outcome` None: it is not decided. `ready_time` is set for READY, `failure` for
     FAILED. `rollback_of` is the number of the revision that it went back to; 0: it is no rollback.
-    `deployment_id` and `deployed_by`: as of an InferenceService.
+    `deployment_id` and `deployed_by`: as of an InferenceService. `content_digest` is the hash of
+    the part of the content whose change makes a revision, where a cluster compares contents that
+    it does not hold in memory; else it is empty.
     """
 
     rollout: Rollout
@@ -58,6 +60,7 @@ class Revision:
     rollback_of: int = 0
     deployment_id: str = ""
     gap: bool = False
+    content_digest: str = ""
 
     @property
     def number(self) -> int:
@@ -191,11 +194,14 @@ def _run_of_present(revisions: Sequence[Revision]) -> list[Revision]:
 
 
 def _same(one: Revision, other: Revision) -> bool:
+    if one.content_digest or other.content_digest:
+        return one.content_digest == other.content_digest
     return same_rollout_content(one.content, other.content)
 
 
 def _was_ready(revision: Revision) -> bool:
-    return revision.outcome is RevisionOutcome.READY and revision.content is not None
+    known = revision.content is not None or revision.content_digest
+    return revision.outcome is RevisionOutcome.READY and bool(known)
 
 
 def _news(revision: Revision) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from server.domain.revisions.kept_content import as_kept
 from server.domain.revisions.revision import (
     MOST_REVISIONS,
     Revision,
@@ -87,7 +88,7 @@ def _with_revision(planned: Stored, before: Stored | None, deploy: Deploy, most:
     if not deploy.restart and same_rollout_content(new.content, newest.content):
         revisions = [replace(newest, content=new.content), *older]
     else:
-        revisions = to_keep([new, superseded(newest), *older], most)
+        revisions = to_keep([as_kept(new), as_kept(superseded(newest)), *older], most)
     return replace(planned, revisions=tuple(revisions))
 
 

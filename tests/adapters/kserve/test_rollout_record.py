@@ -16,7 +16,6 @@ from server.adapters.kserve.manifests.manifest import DesiredObject
 from server.adapters.kserve.manifests.object_parser import parse_object
 from server.adapters.kserve.names import OUTCOME_ANNOTATION
 from server.adapters.kserve.revisions.rollout_record import (
-    LARGEST_DATA,
     RolloutRecord,
     later_fields_of,
     manifest_of,
@@ -24,6 +23,7 @@ from server.adapters.kserve.revisions.rollout_record import (
     record_of,
     record_patch,
 )
+from server.domain.revisions.kept_content import LARGEST_CONTENT
 from server.domain.revisions.revision import Revision, RevisionContent, RevisionOutcome
 from server.domain.rollout.failures import failure_of
 from server.domain.rollout.rollout_id import Rollout
@@ -111,7 +111,7 @@ def test_no_text_of_a_container_is_kept() -> None:
 
 
 def test_a_content_that_is_too_large_is_left_out_and_its_outcome_is_kept() -> None:
-    env = {f"V{n}": "x" * 1000 for n in range(LARGEST_DATA // 1000)}
+    env = {f"V{n}": "x" * 1000 for n in range(LARGEST_CONTENT // 1000)}
     large = record(
         content=RevisionContent(replace(MODEL, env=env)), outcome=RevisionOutcome.SUPERSEDED
     )

@@ -87,7 +87,7 @@ class RevisionClient:
         for item in items:
             if record := parse_record(_parse(item)):
                 records.append(record)
-            # Each may have LARGEST_DATA.
+            # Each may have LARGEST_CONTENT.
             await asyncio.sleep(0)
         return records
 

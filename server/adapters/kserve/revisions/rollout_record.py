@@ -42,6 +42,7 @@ from server.adapters.kserve.objects import (
     parse_time,
     version_of,
 )
+from server.domain.revisions.kept_content import LATER_FIELDS, kept_json
 from server.domain.revisions.revision import (
     Revision,
     RevisionContent,
@@ -55,11 +56,7 @@ from server.domain.rollout.status import Component, Failure, FailureReason
 from server.domain.service.commands import MOST_USER, fingerprint
 from server.domain.service.inference_service import ServiceKey
 
-# A larger content is left out: its revision has an outcome, and nothing to go back to.
-LARGEST_DATA = 2**18
 _LONGEST_MESSAGE = 4096
-# Of the JSON of a spec: what `InferenceServiceSpec.of_pods` leaves out.
-_LATER = ("scaling", "rolloutStrategy")
 _LONGEST_FIELD = 256
 
 
@@ -127,7 +124,7 @@ def later_fields_of(content: RevisionContent | None) -> str:
     if content is None:
         return ""
     spec = content_json(content)["spec"]
-    text = json.dumps({name: spec[name] for name in _LATER if name in spec}, sort_keys=True)
+    text = json.dumps({name: spec[name] for name in LATER_FIELDS if name in spec}, sort_keys=True)
     return text if len(text) <= _LONGEST_MESSAGE else ""
 
 
@@ -228,9 +225,7 @@ def _data_of(revision: Revision) -> dict[str, Any]:
         "createTime": revision.create_time.isoformat() if revision.create_time else "",
     }
     given = {name: text for name, text in rest.items() if text}
-    content = content_json(revision.content) if revision.content else {}
-    if len(json.dumps(content)) > LARGEST_DATA:
-        content = {}
+    content = kept_json(revision.content) if revision.content else {}
     return {**content, **given}
 
 
@@ -238,7 +233,7 @@ def _content_of(data: Object, later_fields: str) -> RevisionContent | None:
     content = {name: data[name] for name in ("spec", "labels", "annotations") if name in data}
     try:
         if later_fields:
-            first = {k: v for k, v in content["spec"].items() if k not in _LATER}
+            first = {k: v for k, v in content["spec"].items() if k not in LATER_FIELDS}
             content["spec"] = {**first, **json.loads(later_fields[:_LONGEST_MESSAGE])}
         return parse_content(content) if "spec" in content else None
     # Others may have written anything.

@@ -137,7 +137,11 @@ class LocalCluster:
         supervisor = self._supervisors.get(key)
         if supervisor is None:
             return None
-        return ServiceHistory(supervisor.service(), current_revisions(supervisor.stored()))
+        stored = supervisor.stored()
+        newest, *older = current_revisions(stored)
+        # In a thread, since all contents together can be large.
+        older = await asyncio.to_thread(self._state.with_contents, older)
+        return ServiceHistory(stored.service, (newest, *older))
 
     async def follow(self, sink: ServiceSink) -> None:
         """See `server.ports.Cluster`. Any number of sinks may be followed."""
@@ -202,9 +206,9 @@ class LocalCluster:
             write()
         except WriteOutcomeUnknown:
             # The file is in place: serve what a restart would find.
-            supervisor.update(record)
+            supervisor.update(record.without_contents())
             raise
-        supervisor.update(record)
+        supervisor.update(record.without_contents())
 
     def _create(self, wanted: Stored) -> Record:
         ports = self._config.ports

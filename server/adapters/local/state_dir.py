@@ -1,12 +1,15 @@
-"""The state directory: a file for each service, and a lock for one server at a time."""
+"""The state directory: a file for each service, one for each content of its earlier revisions, and
+a lock for one server at a time."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,14 +18,19 @@ import structlog
 from server import failpoints
 from server.adapters.local.fsync import sync
 from server.adapters.local.stored_service import Record, from_json, to_json
-from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
-from server.domain.service.inference_service import ServiceKey
+from server.domain.errors import ClusterUnavailable, ServiceError, WriteOutcomeUnknown
+from server.domain.revisions.revision import Revision
+from server.domain.revisions.spec_json import content_json, parse_content
+from server.domain.rollout.rollout_id import Rollout
+from server.domain.service.inference_service import InferenceService, ServiceKey
 
 log = structlog.get_logger(__name__)
 
 # The suffixes of the files of services, and of services that are being deleted.
 _KEPT = ".json"
 _DELETED = ".deleted"
+# In the names of files that cannot be read.
+_ASIDE = ".unreadable-"
 _PRIVATE = 0o700
 _PRIVATE_FILE = 0o600
 
@@ -41,6 +49,9 @@ class StateDir:
         self.path = path
         self.owner = owner
         self._services = path / "services"
+        # A folder for each service, by its uid, with a file for each content. Contents never
+        # change: a write replaces the file of the service alone.
+        self._contents = path / "contents"
         self._work = path / "work"
         self._names_synced = True
 
@@ -51,21 +62,30 @@ class StateDir:
         """
         kept = [self._read(file) for file in sorted(self._services.glob(f"*{_KEPT}"))]
         gone = [self._read_deleted(f) for f in sorted(self._services.glob(f"*{_DELETED}"))]
-        return [record for record in kept + gone if record]
+        return [self._kept_apart(record) for record in kept if record] + list(filter(None, gone))
 
     def write(self, record: Record) -> None:
-        """Store a record so that it survives a crash of the machine.
+        """Store a record so that it survives a crash of the machine, and the contents that it has
+        of earlier revisions.
 
         Raises ClusterUnavailable if nothing was written, and WriteOutcomeUnknown if the file is in
         place but a crash of the machine may undo that until `sync_pending`.
         """
         file = self._file(record.service.key)
+        revisions = record.stored.revisions
         failpoints.reached("before-write")
-        with _nothing_written_on_error(), _new_file(file, to_json(record)) as new:
-            failpoints.reached("before-rename")
-            new.replace(file)
+        with _nothing_written_on_error():
+            self._write_contents(record.service, revisions[1:])
+            with _new_file(file, to_json(record)) as new:
+                failpoints.reached("before-rename")
+                new.replace(file)
         self._sync_names()
         failpoints.reached("after-write")
+        self._remove_contents(record.service, revisions[1:])
+
+    def with_contents(self, revisions: Iterable[Revision]) -> list[Revision]:
+        """Return earlier revisions with the contents that are kept of them."""
+        return [self._with_content(revision) for revision in revisions]
 
     def mark_deleted(self, key: ServiceKey) -> None:
         """Store the deletion of a service by renaming its file, which works on a full disk.
@@ -79,14 +99,15 @@ class StateDir:
         self._sync_names()
         failpoints.reached("after-write")
 
-    def remove(self, key: ServiceKey) -> None:
-        """Remove the file of a service. Raises ClusterUnavailable if that fails."""
+    def remove(self, service: InferenceService) -> None:
+        """Remove the files of a service. Raises ClusterUnavailable if that fails."""
         try:
             for ending in (_KEPT, _DELETED):
-                self._file(key, ending).unlink(missing_ok=True)
+                self._file(service.key, ending).unlink(missing_ok=True)
         except OSError as e:
             raise ClusterUnavailable(f"the state directory cannot be written: {e.strerror}") from e
         self._sync_names()
+        self._remove_contents(service, ())
 
     def sync_pending(self) -> None:
         """Write to disk what an earlier write left pending. Raises WriteOutcomeUnknown."""
@@ -98,11 +119,15 @@ class StateDir:
         return self._work / uid / str(generation)
 
     def unused_folders(self, kept: Mapping[str, Collection[int]]) -> list[Path]:
-        """Return the working directories of all generations but these, by the uids of services.
+        """Return the working directories of all generations but these, by the uids of services,
+        and the folders of contents of other services.
 
         None of them is used again: a new service has a new uid, a new generation a new number.
         """
         found: list[Path] = []
+        # A file that was set aside does not tell whose contents it needs.
+        if not any(self._services.glob(f"*{_ASIDE}*")):
+            found += [folder for folder in self._contents.iterdir() if folder.name not in kept]
         for service in self._work.iterdir():
             if service.name in kept:
                 needed = {str(generation) for generation in kept[service.name]}
@@ -114,11 +139,64 @@ class StateDir:
     def _file(self, key: ServiceKey, ending: str = _KEPT) -> Path:
         return self._services / f"{key.namespace}.{key.name}{ending}"
 
+    def _content_file(self, rollout: Rollout) -> Path:
+        return self._contents / rollout.uid / f"{rollout.generation}.json"
+
+    def _write_contents(self, service: InferenceService, revisions: Iterable[Revision]) -> None:
+        """Write the contents of revisions to disk, before the file of their service tells of them.
+
+        Raises OSError.
+        """
+        contents = {r.rollout: r.content for r in revisions if r.content}
+        if not contents:
+            return
+        folder = self._contents / service.uid
+        folder.mkdir(_PRIVATE, exist_ok=True)
+        for rollout, content in contents.items():
+            file = self._content_file(rollout)
+            with _new_file(file, json.dumps(content_json(content)).encode()) as new:
+                new.replace(file)
+        sync(folder)
+        sync(self._contents)
+
+    def _with_content(self, revision: Revision) -> Revision:
+        if revision.content or not revision.content_digest:
+            return revision
+        try:
+            content = parse_content(json.loads(self._content_file(revision.rollout).read_bytes()))
+        except (OSError, ValueError):
+            return replace(revision, content_digest="")
+        return replace(revision, content=content)
+
+    def _remove_contents(self, service: InferenceService, kept: Iterable[Revision]) -> None:
+        """Remove the contents of all revisions of a service but these."""
+        folder = self._contents / service.uid
+        names = {self._content_file(revision.rollout).name for revision in kept}
+        # What is left is removed after the next write, or at the next start.
+        with suppress(OSError):
+            for file in folder.iterdir():
+                if file.name not in names:
+                    file.unlink()
+            if not names:
+                folder.rmdir()
+
+    def _kept_apart(self, record: Record) -> Record:
+        """Return a record without contents, which an earlier release has stored in it."""
+        if all(revision.content is None for revision in record.stored.revisions):
+            return record
+        try:
+            self.write(record)
+        except ServiceError as e:
+            # They stay in memory until the next write.
+            log.warning("not stored", service=str(record.service.key), why=e.message)
+            return record
+        return record.without_contents()
+
     def _read_deleted(self, file: Path) -> Record | None:
         """Read the record of a deleted service; the deletion has the time of the renaming."""
         renamed_at = datetime.fromtimestamp(file.stat().st_ctime, UTC)
         record = self._read(file)
-        return record.with_deletion(renamed_at) if record else None
+        return record.without_contents().with_deletion(renamed_at) if record else None
 
     def _read(self, file: Path) -> Record | None:
         try:
@@ -130,7 +208,7 @@ class StateDir:
             raise StateDirUnusable(f"{file} cannot be read: {e.strerror}") from e
 
     def _set_aside(self, file: Path) -> None:
-        aside = file.with_name(f"{file.name}.unreadable-{secrets.token_hex(4)}")
+        aside = file.with_name(f"{file.name}{_ASIDE}{secrets.token_hex(4)}")
         try:
             file.rename(aside)
         except OSError as e:
@@ -160,7 +238,7 @@ def open_state_dir(path: Path) -> Iterator[StateDir]:
     Raises StateDirUnusable, with the process id of another server that has the lock.
     """
     try:
-        for folder in (path, path / "services", path / "work"):
+        for folder in (path, path / "services", path / "contents", path / "work"):
             folder.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, _PRIVATE_FILE)
     except OSError as e:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pydantic import TypeAdapter
 
+from server.domain.revisions.kept_content import as_kept
 from server.domain.service.commands import is_stop_requested
 from server.domain.service.inference_service import (
     InferenceService,
@@ -100,6 +101,12 @@ class Record:
         deleting = replace(self.service, delete_time=self.service.delete_time or now)
         return self.with_stored(replace(self.stored, service=deleting), now)
 
+    def without_contents(self) -> Record:
+        """Return the record without the contents of its revisions, which are kept beside it; that
+        of the newest one is the service's."""
+        bare = tuple(replace(revision, content=None) for revision in self.stored.revisions)
+        return replace(self, stored=replace(self.stored, revisions=bare))
+
     def with_ready(self) -> Record:
         """Return the record with the desired generation as the ready one."""
         return replace(self, ready=self.desired, latest_ready_generation=self.service.generation)
@@ -109,10 +116,15 @@ _FORM = TypeAdapter(Record)
 
 
 def to_json(record: Record) -> bytes:
-    """Encode a record."""
-    return _FORM.dump_json(record, indent=1)
+    """Encode a record, without the contents of its revisions."""
+    return _FORM.dump_json(record.without_contents(), indent=1)
 
 
 def from_json(text: bytes) -> Record:
-    """Decode a record. Raises ValueError."""
-    return _FORM.validate_json(text)
+    """Decode a record. Raises ValueError.
+
+    One of an earlier release has the contents of its revisions in it.
+    """
+    record = _FORM.validate_json(text)
+    kept = tuple(map(as_kept, record.stored.revisions))
+    return replace(record, stored=replace(record.stored, revisions=kept))

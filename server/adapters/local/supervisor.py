@@ -163,6 +163,7 @@ class Supervisor:
         if not self._progress_stored:
             try:
                 self._state.write(self.record)
+                self.record = self.record.without_contents()
                 self._progress_stored = True
             except ServiceError as e:
                 # After a restart the older one may serve until this one is ready again.
@@ -216,13 +217,13 @@ class Supervisor:
 
     async def _delete_record(self) -> bool:
         """Delete the record, and try again while the disk fails, until `close`."""
-        key = self.record.service.key
+        service = self.record.service
         while True:
             try:
-                self._state.remove(key)
+                self._state.remove(service)
                 return True
             except ServiceError as e:
-                log.warning("not removed", service=str(key), why=e.message)
+                log.warning("not removed", service=str(service.key), why=e.message)
             with suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_SECONDS):
                     await self._closing.wait()

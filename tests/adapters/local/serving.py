@@ -21,6 +21,7 @@ from server.adapters.local.rollouts.model_server_run import ModelServerConfig
 from server.adapters.local.runtimes.runtimes import Runtimes
 from server.adapters.local.state_dir import open_state_dir
 from server.adapters.local.timeouts import Timeouts
+from server.domain.revisions.revision import MOST_REVISIONS
 from server.domain.service.inference_service import (
     InferenceServiceSpec,
     ModelFormat,
@@ -82,6 +83,7 @@ async def opened(
     timeouts: Timeouts = BRISK,
     ports: PortAllocator | None = None,
     python: Path | None = None,
+    most_revisions: int = MOST_REVISIONS,
 ) -> AsyncIterator[LocalCluster]:
     """The cluster of a folder, as a server's start opens it."""
     with open_state_dir(folder / "state") as state:
@@ -96,5 +98,5 @@ async def opened(
             environment=os.environ,
             owner=state.owner,
         )
-        async with local_cluster(state, config) as cluster:
+        async with local_cluster(state, config, most_revisions=most_revisions) as cluster:
             yield cluster

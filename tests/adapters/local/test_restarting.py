@@ -101,10 +101,11 @@ async def test_after_a_restart_all_come_up_as_many_at_once_as_take_turns(tmp_pat
     assert [s.status.url for s in after] == [s.status.url for s in before]
 
 
-def numbers_of(running: Server) -> list[int]:
-    """The revisions of the service, newest first."""
+def revisions_of(running: Server) -> list[tuple[int, str]]:
+    """The revisions of the service and their models, newest first."""
     stub = RolloutServiceStub(running.channel)
-    return [r.revision for r in stub.ListRevisions(ListRevisionsRequest(name="iris")).revisions]
+    found = stub.ListRevisions(ListRevisionsRequest(name="iris")).revisions
+    return [(r.revision, Path(r.spec.model.storage_uri).name) for r in found]
 
 
 POINTS = ["before-write", "before-rename", "after-write", "before-answer"]
@@ -114,9 +115,9 @@ POINTS = ["before-write", "before-rename", "after-write", "before-answer"]
 def test_killed_at_any_point_of_a_write_the_service_is_there_once_after_the_retry(
     tmp_path: Path, action: str, point: str
 ) -> None:
-    expected = 1
+    expected = [(1, "new.json")]
     if action == "update":
-        expected = 2
+        expected = [(2, "new.json"), (1, "old.json")]
         with server(tmp_path) as first:
             first.wait(rollout_id=first.deploy(tmp_path, "old").rollout_id)
     with server(tmp_path, MODELSERVICE_TEST_CRASH_AT=point) as doomed:
@@ -126,15 +127,36 @@ def test_killed_at_any_point_of_a_write_the_service_is_there_once_after_the_retr
     with server(tmp_path) as after:
         answered = after.deploy(tmp_path, "new", request_id="job-1")
         ready = after.wait(rollout_id=answered.rollout_id)
-        assert ready.generation == expected
+        assert ready.generation == len(expected)
         assert ready.spec.model.storage_uri.endswith("new.json")
         assert len(after.stub.List(calls.ListRequest()).services) == 1
-        assert numbers_of(after) == list(range(expected, 0, -1))
+        assert revisions_of(after) == expected
         one_child(tmp_path / "state")
         stored = (tmp_path / "state" / "services").iterdir()
         assert [file.name for file in stored] == ["model-serving.iris.json"]
         assert after.running.stop() == 0
     assert children_of(tmp_path / "state") == []
+
+
+@pytest.mark.parametrize("point", ["before-write", "before-rename", "after-write"])
+def test_killed_while_it_keeps_contents_apart_that_an_earlier_release_stored_none_is_lost(
+    tmp_path: Path, point: str
+) -> None:
+    services = tmp_path / "state" / "services"
+    services.mkdir(parents=True)
+    stored = Path(__file__).parent / "stored_with_its_contents.json"
+    (services / "model-serving.iris.json").write_bytes(stored.read_bytes())
+    doomed = subprocess.run(
+        [sys.executable, "-m", "server"],
+        env=clean_environment() | settings(tmp_path) | {"MODELSERVICE_TEST_CRASH_AT": point},
+        cwd=ROOT,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert doomed.returncode == -signal.SIGKILL
+    expected = [(n, f"iris-{n}.joblib") for n in (3, 2, 1)]
+    with server(tmp_path) as after:
+        assert revisions_of(after) == expected
+        assert after.running.stop() == 0
 
 
 def test_killed_the_server_takes_its_children_along_and_serves_the_same_again(

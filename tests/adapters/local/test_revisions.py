@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 from pathlib import Path
 
+import pytest
+
+from server.adapters.local import state_dir
+from server.adapters.local.fsync import sync
 from server.adapters.local.state_dir import open_state_dir
 from server.adapters.local.stored_service import from_json
-from server.domain.revisions.revision import Revision, RevisionOutcome
+from server.domain.revisions.revision import Revision, RevisionContent, RevisionOutcome
 from server.domain.rollout.status import FailureReason, State
+from server.domain.service.commands import STOP_ANNOTATION
 from server.domain.service.deploy_plan import current_revisions
+from server.domain.service.inference_service import Scaling
 from tests.adapters.local.world import IRIS, World, world_of
 from tests.contracts.rolling_back import revisions_of
 
 READY, FAILED, SUPERSEDED = RevisionOutcome
+# So that no model server runs.
+STOPPED = {STOP_ANNOTATION: "true"}
+
+
+def services_file(folder: Path, stored: str) -> Path:
+    """The file of the service, as an earlier release has stored it."""
+    services = folder / "state" / "services"
+    services.mkdir(parents=True)
+    file = services / "model-serving.iris.json"
+    file.write_bytes((Path(__file__).parent / stored).read_bytes())
+    return file
 
 
 async def revisions(world: World) -> list[Revision]:
@@ -41,6 +60,87 @@ async def test_revisions_and_their_outcomes_are_the_same_after_a_restart(tmp_pat
         assert outcomes(await revisions(world)) == [(3, READY), (2, FAILED), (1, READY)]
 
 
+async def test_the_contents_of_revisions_are_the_same_after_a_restart_and_go_with_their_service(
+    tmp_path: Path,
+) -> None:
+    stored = tmp_path / "state" / "contents"
+    async with world_of(tmp_path) as world:
+        for tag in ("1", "2", "3"):
+            await world.deploy(world.model(tag), labels={"tag": tag}, annotations=STOPPED)
+        scaled = dataclasses.replace(world.model("3"), scaling=Scaling(max_replicas=1))
+        await world.deploy(scaled, labels={"tag": "3"}, annotations=STOPPED)
+        before = await revisions(world)
+    specs = [scaled, world.model("2"), world.model("1")]
+    expected = [
+        RevisionContent(spec, {"tag": tag}, STOPPED) for spec, tag in zip(specs, "321", strict=True)
+    ]
+    assert [revision.content for revision in before] == expected
+    async with world_of(tmp_path) as world:
+        assert await revisions(world) == before
+        [folder] = stored.iterdir()
+        assert sorted(file.name for file in folder.iterdir()) == ["1.json", "2.json"]
+        await world.gone()
+        assert list(stored.iterdir()) == []
+
+
+async def test_the_content_of_a_pruned_revision_is_removed(tmp_path: Path) -> None:
+    async with world_of(tmp_path, most_revisions=2) as world:
+        for tag in "12345":
+            await world.deploy(world.model(tag), annotations=STOPPED)
+        assert [revision.number for revision in await revisions(world)] == [5, 4]
+        [folder] = (tmp_path / "state" / "contents").iterdir()
+        assert [file.name for file in folder.iterdir()] == ["4.json"]
+
+
+async def test_a_content_that_cannot_be_read_is_unknown_and_the_others_are_there(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        for tag in "123":
+            await world.deploy(world.model(tag), annotations=STOPPED)
+        [folder] = (tmp_path / "state" / "contents").iterdir()
+        (folder / "2.json").write_text("{")
+        found = await revisions(world)
+    assert [bool(revision.content) for revision in found] == [True, False, True]
+
+
+async def test_what_an_earlier_release_stored_in_one_file_is_kept_apart(tmp_path: Path) -> None:
+    file = services_file(tmp_path, "stored_with_its_contents.json")
+    variables = {"A": "1"}, {"A": "2"}, {"A": "1"}
+    size = file.stat().st_size
+    for _ in range(2):
+        async with world_of(tmp_path) as world:
+            found = await revisions(world)
+            assert [r.content and r.content.spec.env for r in found] == list(variables)
+            assert outcomes(found) == [(3, None), (2, SUPERSEDED), (1, READY)]
+            assert file.stat().st_size < size
+    async with world_of(tmp_path) as world:
+        await world.deploy(world.model("4"), annotations=STOPPED)
+        found = await revisions(world)
+    assert [r.content and r.content.spec.env for r in found] == [{}, *variables]
+
+
+async def test_where_it_cannot_be_kept_apart_yet_it_is_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = services_file(tmp_path, "stored_with_its_contents.json")
+    size = file.stat().st_size
+
+    def full(place: Path) -> None:
+        if place.name == "contents":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(place)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state_dir, "sync", full)
+        async with world_of(tmp_path) as world:
+            assert all(revision.content for revision in await revisions(world))
+    assert file.stat().st_size == size
+    async with world_of(tmp_path) as world:
+        assert all(revision.content for revision in await revisions(world))
+    assert file.stat().st_size < size
+
+
 async def test_a_failed_revision_becomes_ready_and_stays_so(tmp_path: Path) -> None:
     async with world_of(tmp_path) as world:
         await world.deploy(world.model("1", exit=1))
@@ -59,10 +159,7 @@ async def test_a_failed_revision_becomes_ready_and_stays_so(tmp_path: Path) -> N
 
 
 def test_a_service_of_a_release_before_revisions_has_one(tmp_path: Path) -> None:
-    file = Path(__file__).parent / "stored_before_the_registry.json"
-    services = tmp_path / "state" / "services"
-    services.mkdir(parents=True)
-    (services / "team.iris.json").write_bytes(file.read_bytes())
+    file = services_file(tmp_path, "stored_before_the_registry.json")
     with open_state_dir(tmp_path / "state") as state:
         [record] = state.records()
     service = from_json(file.read_bytes()).service

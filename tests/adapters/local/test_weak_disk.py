@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from server.adapters.local import state_dir
+from server.adapters.local.fsync import sync
 from server.adapters.local.state_dir import StateDir
 from server.adapters.local.stored_service import Record, from_json
 from server.domain.errors import ClusterUnavailable, WriteOutcomeUnknown
@@ -19,8 +20,11 @@ from server.domain.service.commands import Delete
 from tests.adapters.local.world import IRIS, World, eventually
 
 
-def _fails(_: Path) -> None:
-    raise OSError(errno.EIO, "Input/output error")
+def _fails(place: Path) -> None:
+    """Bring to disk what a service rests on, and not the name of its file."""
+    if place.name == "services":
+        raise OSError(errno.EIO, "Input/output error")
+    sync(place)
 
 
 async def test_what_may_be_stored_is_served_updated_and_deleted_as_if_it_were(

@@ -16,6 +16,7 @@ from server.adapters.local.cluster import LocalCluster
 from server.adapters.local.processes.exec_wrapper import CHILD_OWNER, WRAPPER_OWNER
 from server.adapters.local.proxy.port_allocator import PortAllocator
 from server.adapters.local.timeouts import Timeouts
+from server.domain.revisions.revision import MOST_REVISIONS
 from server.domain.rollout.status import Failure, State
 from server.domain.service.commands import Applied, Delete, Deploy
 from server.domain.service.inference_service import (
@@ -98,9 +99,10 @@ async def world_of(
     timeouts: Timeouts = BRISK,
     ports: PortAllocator | None = None,
     python: Path | None = None,
+    most_revisions: int = MOST_REVISIONS,
 ) -> AsyncIterator[World]:
     async with (
-        opened(folder, timeouts, ports, python) as cluster,
+        opened(folder, timeouts, ports, python, most_revisions) as cluster,
         following(cluster) as told,
         aiohttp.ClientSession() as session,
     ):

@@ -237,6 +237,10 @@ wait_to_retry() {
         give_up
     elif [ $((now - heard)) -ge "$patience" ]; then
         say "no server has answered for $patience s"
+        # All that grpcurl says where TLS is on one side only, or a client certificate is missing.
+        ! grep -q 'Failed to dial.*: EOF' "$folder/error" ||
+            say "it closes each connection: check -plaintext and -cacert, and whether its port takes" \
+                "client certificates only (-cert and -key)"
         give_up
     fi
     [ "$pause" -ge 5 ] || pause=$((pause + 1))

@@ -29,6 +29,7 @@ from tests.api.requests import NAMESPACE, READY, deploy, eventually, failed, get
 from tests.api.test_errors import error_of
 from tests.api.test_tls_document import make_certificate
 from tests.api.token_files import entry, identity, token_of
+from tests.client.tls_ports import tls_ports
 from tests.patience import PATIENCE_SECONDS
 from tests.serving import Served, serving, settings
 from tests.transcript import blocks
@@ -520,6 +521,34 @@ def test_no_server_ends_with_1_after_the_patience_and_bad_json_at_once(
     for run in runs:
         assert run.code() == 1
         assert "deploy.sh: no server has answered for 2 s" in run.err
+
+
+def test_a_server_that_closes_each_connection_is_said_to_and_why_it_may(
+    script: Script, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ports"
+    folder.mkdir()
+    with tls_ports(folder) as ports:
+        runs = [
+            script.run("dash", ports.addresses["TLS"], request("iris"), *WAITS_2_S),
+            script.start(
+                "dash",
+                [
+                    *(str(shutil.which("dash")), SCRIPT, *WAITS_2_S),
+                    *(ports.addresses["client certificates"], "-"),
+                    *("--", "-cacert", folder / "ca.crt"),
+                ],
+                json.dumps(request("iris")),
+            ),
+        ]
+        for run in runs:
+            assert run.code() == 1
+            [why] = [line for line in run.err if "it closes each connection" in line]
+            assert "check -plaintext and -cacert" in why
+            assert "client certificates only (-cert and -key)" in why
+
+
+WAITS_2_S = ("--patience", "2", "--request-id", "r")
 
 
 def test_with_the_protos_instead_of_reflection_names_are_in_camel_case_and_it_works(

@@ -13,6 +13,7 @@ from server.adapters.kserve.manifests.field_ownership import managers_of
 from server.adapters.kserve.objects import name_of
 from server.adapters.kserve.releases import KSERVE_0_15
 from server.adapters.kserve.status.observed_objects import ObservedObjects
+from server.adapters.kserve.status.parsed_service import parse_service
 from server.adapters.kserve.status.service_status import facts_of, status_of
 from server.adapters.kserve.status.staleness import StalenessCheck
 from server.domain.rollout.state_table import Decision, decide
@@ -387,6 +388,32 @@ def test_a_foreign_object_of_the_same_name_is_named_and_the_spec_not_blamed(
     of = f", which belongs to {owner}," if owner else ""
     assert f"the {kind} {name}{of} has the name that this service needs" in failure.message
     assert failure.remedy.startswith(f"delete the {kind} {name} if nobody needs it, or")
+
+
+def test_a_replica_that_has_just_started_knows_since_when_an_object_is_in_the_way() -> None:
+    words = 'services "iris" already exists'
+    observed, now = failing_to_reconcile(words)
+    assert verdict(observed, now + 59 * SECOND).state is State.PROGRESSING
+    assert verdict(observed, now + 60 * SECOND).state is State.DEGRADED
+
+    observed, now = beginning("bad_scheme")
+    said = warning(observed.service, "InternalError", words, now)
+    said["lastTimestamp"] = stamp(now + 50 * SECOND)
+    refused = replace(observed, events=(said,))
+    named = verdict(refused, now + 58 * SECOND)
+    assert named.state is State.PENDING
+    assert named.failure
+    assert named.failure.reason is FailureReason.RECONCILE_FAILED
+    assert verdict(refused, now + 60 * SECOND).state is State.FAILED
+
+
+def test_an_older_report_of_an_object_in_the_way_counts_from_the_write() -> None:
+    observed, now = failing_to_reconcile('services "iris" already exists')
+    long_ago = stamp(now - 600 * SECOND)
+    observed = with_condition(observed, "PredictorReady", lastTransitionTime=long_ago)
+    written_at = parse_service(observed).written_at
+    assert verdict(observed, written_at + 59 * SECOND).state is State.PROGRESSING
+    assert verdict(observed, written_at + 60 * SECOND).state is State.DEGRADED
 
 
 def test_a_deployment_that_kserve_created_for_this_service_is_not_foreign() -> None:

@@ -60,12 +60,14 @@ LONGEST_MESSAGE = 1000
 class KServeError:
     """Hold an error of KServe.
 
+    `time`, `first_time`: when the cluster reported it last, and first; `datetime.min` if unknown.
     `final`: a retry cannot help. `conflict`: the object that has the name of one of the service's.
     """
 
     reason: FailureReason
     message: str
     time: datetime
+    first_time: datetime
     final: bool
     conflict: NameConflict | None
 
@@ -95,7 +97,9 @@ def event_error(event: Object) -> KServeError | None:
     if event.get("reason") not in _EVENT_REASONS or is_lost_race(message):
         return None
     time = parse_time(event.get("lastTimestamp")) or parse_time(event.get("eventTime"))
-    return _error(message, time, final=event["reason"] == "ServerlessModeRejected")
+    first_time = parse_time(event.get("firstTimestamp"))
+    final = event["reason"] == "ServerlessModeRejected"
+    return _error(message, time, first_time=first_time, final=final)
 
 
 def status_error(status: Object, ready_conditions: Sequence[Object]) -> KServeError | None:
@@ -144,6 +148,7 @@ def _error(
     message: str,
     time: datetime | None,
     *,
+    first_time: datetime | None = None,
     reason: FailureReason | None = None,
     default: FailureReason = FailureReason.INVALID_SPEC,
     final: bool = False,
@@ -158,4 +163,4 @@ def _error(
     # The API server's own validation says this; KServe retries, which cannot help.
     invalid = reason is FailureReason.INVALID_SPEC and " is invalid: " in message
     time = time or datetime.min.replace(tzinfo=UTC)
-    return KServeError(reason, message, time, final or invalid, conflict)
+    return KServeError(reason, message, time, first_time or time, final or invalid, conflict)

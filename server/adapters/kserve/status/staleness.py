@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from server.adapters.kserve.objects import Object, get_map, parse_time
@@ -32,6 +32,7 @@ from server.domain.service.commands import is_stop_requested
 CLOCK_SKEW = timedelta(seconds=1)
 # A controller may act on the object before a write for so long after it.
 CONTROLLER_LAG = timedelta(seconds=5)
+_UNKNOWN = datetime.min.replace(tzinfo=UTC)
 # The first versions of a generation matter, even if its status never stops changing.
 MAX_VERSIONS = 64
 
@@ -91,8 +92,9 @@ class StalenessCheck:
     ) -> Problem | None:
         """Return the error that is newer than the write, if any."""
         error = self.error(service, now)
-        since = self.error_since or now
-        return error.problem(since, observed) if error else None
+        if error is None:
+            return None
+        return error.problem(_since(error, service, self.error_since or now), observed)
 
     def error(self, service: ParsedService, now: datetime) -> KServeError | None:
         """Return the newest error that is newer than the write: events are more exact."""
@@ -149,7 +151,7 @@ class StalenessCheck:
         An error that may be about the write before is not reported until it has lasted: while
         Knative has reported nothing, a reconcile that succeeds leaves it in the status.
         """
-        since = self.failing_since or now
+        since = _since(error, service, self.failing_since or now)
         if (
             error.time < service.written_at
             and service.rollout.generation != 1
@@ -169,6 +171,17 @@ class StalenessCheck:
                 or (written_at - CLOCK_SKEW <= last_seen and now >= written_at + STALE_ERROR)
             ):
                 yield event
+
+
+def _since(error: KServeError, service: ParsedService, seen: datetime) -> datetime:
+    """Return since when an error lasts; this process has seen it since `seen`.
+
+    An object in the way is tolerated for long. So it counts from the cluster's own times: a replica
+    that has just started comes to the same state as the others.
+    """
+    if error.conflict is None or error.first_time == _UNKNOWN:
+        return seen
+    return min(seen, max(error.first_time, service.written_at))
 
 
 def _parse_events(events: tuple[Object, ...]) -> list[ServiceEvent]:

@@ -189,15 +189,19 @@ def _target(
                 " the revision to go back to, or deploy a spec"
             )
     if target.content is None:
-        why = (
-            "it was overwritten while no server ran, or before the cluster took its revision"
-            if target.gap
-            else "it has more than 256 KiB, or fields that this API does not have"
-        )
+        why = _why_unknown(target)
         raise RevisionNotFound(
             f"the content of revision {target.number} of {key} is unknown: {why}"
         )
     return target, target.content
+
+
+def _why_unknown(revision: Revision) -> str:
+    if revision.gap:
+        return "it was overwritten while no server ran, or before the cluster took its revision"
+    if revision.content_digest:
+        return "what is stored of it is damaged, or of a later release; name another revision"
+    return "it has more than 256 KiB, or fields that this API does not have"
 
 
 def _binding(key: ServiceKey, revision: Revision) -> list[str]:

@@ -84,7 +84,11 @@ class StateDir:
         self._remove_contents(record.service, revisions[1:])
 
     def with_contents(self, revisions: Iterable[Revision]) -> list[Revision]:
-        """Return earlier revisions with the contents that are kept of them."""
+        """Return earlier revisions with the contents that are kept of them.
+
+        One whose content is damaged keeps its digest. Raises ClusterUnavailable if a content
+        cannot be read for now.
+        """
         return [self._with_content(revision) for revision in revisions]
 
     def mark_deleted(self, key: ServiceKey) -> None:
@@ -162,11 +166,22 @@ class StateDir:
     def _with_content(self, revision: Revision) -> Revision:
         if revision.content or not revision.content_digest:
             return revision
+        file = self._content_file(revision.rollout)
         try:
-            content = parse_content(json.loads(self._content_file(revision.rollout).read_bytes()))
-        except (OSError, ValueError):
+            return replace(revision, content=parse_content(json.loads(file.read_bytes())))
+        except FileNotFoundError:
+            # A write has pruned it meanwhile.
             return replace(revision, content_digest="")
-        return replace(revision, content=content)
+        except OSError as e:
+            raise ClusterUnavailable(
+                f"the content of revision {revision.number} cannot be read from the state"
+                f" directory, {e.strerror}: nothing was written"
+            ) from e
+        except ValueError:
+            # With its digest, so that a rollback to it is refused, and goes no further back. The
+            # error can have values of the content.
+            log.error("the content of a revision is damaged", file=str(file))
+            return revision
 
     def _remove_contents(self, service: InferenceService, kept: Iterable[Revision]) -> None:
         """Remove the contents of all revisions of a service but these."""

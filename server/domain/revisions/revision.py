@@ -47,7 +47,8 @@ class Revision:
     FAILED. `rollback_of` is the number of the revision that it went back to; 0: it is no rollback.
     `deployment_id` and `deployed_by`: as of an InferenceService. `content_digest` is the hash of
     the part of the content whose change makes a revision, where a cluster compares contents that
-    it does not hold in memory; else it is empty.
+    it does not hold in memory; else it is empty. With one and no content, what is stored of the
+    content cannot be parsed.
     """
 
     rollout: Rollout

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 from pathlib import Path
 
 import pytest
+import structlog
 
 from server.adapters.local import state_dir
 from server.adapters.local.fsync import sync
 from server.adapters.local.state_dir import open_state_dir
 from server.adapters.local.stored_service import from_json
+from server.control.call import Call
+from server.control.rollouts import Rollback
+from server.domain.errors import ClusterUnavailable, RevisionNotFound
 from server.domain.revisions.revision import Revision, RevisionContent, RevisionOutcome
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.commands import STOP_ANNOTATION
 from server.domain.service.deploy_plan import current_revisions
 from server.domain.service.inference_service import Scaling
 from tests.adapters.local.world import IRIS, World, world_of
-from tests.contracts.rolling_back import revisions_of
+from tests.contracts.rolling_back import revisions_of, rollouts_on
 
 READY, FAILED, SUPERSEDED = RevisionOutcome
 # So that no model server runs.
@@ -36,6 +41,13 @@ def services_file(folder: Path, stored: str) -> Path:
 
 async def revisions(world: World) -> list[Revision]:
     return await revisions_of(world.cluster, IRIS)
+
+
+async def rollback(world: World, number: int = 0) -> int:
+    """Roll back, and return the number of the revision that it went to."""
+    rollouts = rollouts_on(world.cluster, IRIS.namespace)
+    await rollouts.rollback(Call(), Rollback(IRIS, number))
+    return (await revisions(world))[0].rollback_of
 
 
 def outcomes(found: list[Revision]) -> list[tuple[int, RevisionOutcome | None]]:
@@ -102,6 +114,48 @@ async def test_a_content_that_cannot_be_read_is_unknown_and_the_others_are_there
         (folder / "2.json").write_text("{")
         found = await revisions(world)
     assert [bool(revision.content) for revision in found] == [True, False, True]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+async def test_where_a_content_cannot_be_read_for_a_moment_a_rollback_is_to_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    read = Path.read_bytes
+
+    def exhausted(file: Path) -> bytes:
+        if file.name == "2.json":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file))
+        return read(file)
+
+    async with world_of(tmp_path) as world:
+        for tag in "123":
+            await world.ready(world.model(tag))
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_bytes", exhausted)
+            with pytest.raises(ClusterUnavailable, match=r"revision 2 .* Too many open") as refused:
+                await rollback(world, number)
+            assert str(tmp_path) not in refused.value.message
+        assert await rollback(world, number) == 2
+
+
+async def test_a_rollback_to_a_damaged_content_is_refused_and_goes_no_further_back(
+    tmp_path: Path,
+) -> None:
+    async with world_of(tmp_path) as world:
+        for tag in "123":
+            await world.ready(world.model(tag))
+        [folder] = (tmp_path / "state" / "contents").iterdir()
+        (folder / "2.json").write_text('{"password')
+        for number in (0, 2):
+            with (
+                structlog.testing.capture_logs() as logged,
+                pytest.raises(RevisionNotFound, match=r"revision 2 .* is damaged"),
+            ):
+                await rollback(world, number)
+            [damaged] = [line for line in logged if line["log_level"] == "error"]
+            assert damaged["file"] == str(folder / "2.json")
+            assert "password" not in str(logged)
+        assert await rollback(world, 1) == 1
 
 
 async def test_what_an_earlier_release_stored_in_one_file_is_kept_apart(tmp_path: Path) -> None:

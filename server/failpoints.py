@@ -13,6 +13,7 @@ Name = Literal[
     "before-write",
     "before-rename",
     "after-write",
+    "during-removal",
     "before-outcome",
     "before-answer",
     "before-revision",

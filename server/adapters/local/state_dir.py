@@ -81,7 +81,9 @@ class StateDir:
                 new.replace(file)
         self._sync_names()
         failpoints.reached("after-write")
-        self._remove_contents(record.service, revisions[1:])
+        # What is left is removed after the next write, or with the service.
+        with suppress(OSError):
+            self._remove_contents(record.service, revisions[1:])
 
     def with_contents(self, revisions: Iterable[Revision]) -> list[Revision]:
         """Return earlier revisions with the contents that are kept of them.
@@ -106,12 +108,15 @@ class StateDir:
     def remove(self, service: InferenceService) -> None:
         """Remove the files of a service. Raises ClusterUnavailable if that fails."""
         try:
+            # First, since only the file of the service names them: a start reads it after a crash.
+            self._remove_contents(service, ())
+            sync(self._contents)
+            failpoints.reached("during-removal")
             for ending in (_KEPT, _DELETED):
                 self._file(service.key, ending).unlink(missing_ok=True)
         except OSError as e:
             raise ClusterUnavailable(f"the state directory cannot be written: {e.strerror}") from e
         self._sync_names()
-        self._remove_contents(service, ())
 
     def sync_pending(self) -> None:
         """Write to disk what an earlier write left pending. Raises WriteOutcomeUnknown."""
@@ -184,14 +189,14 @@ class StateDir:
             return revision
 
     def _remove_contents(self, service: InferenceService, kept: Iterable[Revision]) -> None:
-        """Remove the contents of all revisions of a service but these."""
+        """Remove the contents of all revisions of a service but these. Raises OSError."""
         folder = self._contents / service.uid
         names = {self._content_file(revision.rollout).name for revision in kept}
-        # What is left is removed after the next write, or at the next start.
-        with suppress(OSError):
+        # A start removes the folders of deleted services too, in a thread.
+        with suppress(FileNotFoundError):
             for file in folder.iterdir():
                 if file.name not in names:
-                    file.unlink()
+                    file.unlink(missing_ok=True)
             if not names:
                 folder.rmdir()
 

@@ -232,6 +232,25 @@ def test_a_deletion_that_was_under_way_is_carried_out_after_a_restart(tmp_path: 
         assert children_of(tmp_path / "state") == []
 
 
+def test_killed_while_it_removes_a_service_the_next_start_removes_its_contents(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    (state / "services").mkdir(parents=True)
+    # One that a server could not read before: it does not tell whose contents it needs.
+    (state / "services" / "model-serving.other.json.unreadable-0").write_text("x")
+    with server(tmp_path, MODELSERVICE_TEST_CRASH_AT="during-removal") as doomed:
+        for tag in ("1", "2"):
+            doomed.wait(rollout_id=doomed.deploy(tmp_path, tag).rollout_id)
+        assert list((state / "contents").glob("*/1.json"))
+        doomed.stub.Delete(calls.DeleteRequest(name="iris"))
+        doomed.process.wait(PATIENCE_SECONDS)
+    with server(tmp_path) as second:
+        second.wait_until_gone()
+        assert list((state / "contents").iterdir()) == []
+        assert second.running.stop() == 0
+
+
 def test_a_second_server_on_a_state_directory_says_who_holds_it(tmp_path: Path) -> None:
     with server(tmp_path) as first:
         second = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import errno
 import os
@@ -19,11 +20,12 @@ from server.control.rollouts import Rollback
 from server.domain.errors import ClusterUnavailable, RevisionNotFound
 from server.domain.revisions.revision import Revision, RevisionContent, RevisionOutcome
 from server.domain.rollout.status import FailureReason, State
-from server.domain.service.commands import STOP_ANNOTATION
+from server.domain.service.commands import STOP_ANNOTATION, Delete
 from server.domain.service.deploy_plan import current_revisions
 from server.domain.service.inference_service import Scaling
 from tests.adapters.local.world import IRIS, World, world_of
 from tests.contracts.rolling_back import revisions_of, rollouts_on
+from tests.patience import PATIENCE_SECONDS
 
 READY, FAILED, SUPERSEDED = RevisionOutcome
 # So that no model server runs.
@@ -156,6 +158,29 @@ async def test_a_rollback_to_a_damaged_content_is_refused_and_goes_no_further_ba
             assert damaged["file"] == str(folder / "2.json")
             assert "password" not in str(logged)
         assert await rollback(world, 1) == 1
+
+
+async def test_a_service_is_gone_only_once_its_contents_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, refused = Path.unlink, asyncio.Event()
+
+    def failing(file: Path, missing_ok: bool = False) -> None:
+        if file.name == "1.json":
+            refused.set()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(file, missing_ok)
+
+    async with world_of(tmp_path) as world:
+        for tag in "123":
+            await world.deploy(world.model(tag), annotations=STOPPED)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", failing)
+            await world.cluster.delete(Delete(IRIS))
+            await asyncio.wait_for(refused.wait(), PATIENCE_SECONDS)
+            assert await world.cluster.read(IRIS)
+        await world.told.until("gone", lambda: world.told.latest(IRIS) is None)
+        assert list((tmp_path / "state" / "contents").iterdir()) == []
 
 
 async def test_what_an_earlier_release_stored_in_one_file_is_kept_apart(tmp_path: Path) -> None:

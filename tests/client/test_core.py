@@ -301,18 +301,68 @@ def test_a_server_that_closes_each_connection_has_some_seconds_and_not_the_patie
     policy = Policy(lambda: now[0], random, patience=60.0)
     request = model_service_pb2.ListRequest()
     error, sent = answered(
-        calls.call(policy, rpcs.LIST, request, 600), *[REFUSED] * 9, *[CLOSED, REFUSED] * 9
+        calls.call(policy, rpcs.LIST, request, 600), *[REFUSED] * 9, *[CLOSED] * 9
     )
     assert isinstance(error, errors.NotReachable)
     assert error.__cause__ is CLOSED
     assert "Socket closed, after the TLS handshake. If the port takes clients" in error.message
-    # Nine that say nothing of the server, and those of 4 s.
-    assert len(sent) == 9 + 5
+    # Nine that say nothing of the server, and those of 3 s.
+    assert len(sent) == 9 + 4
     assert not error.earlier_attempt_lost
     now[0] = 0.0
     response = model_service_pb2.ListResponse()
     starting = calls.call(policy, rpcs.LIST, request, 600)
     assert answered(starting, CLOSED, CLOSED, response)[0] is response
+
+
+SPEAKS_TLS = errors.NotReachable(
+    f"{CLOSED.message}; {errors.SPEAKS_TLS}", code=StatusCode.UNAVAILABLE
+)
+
+
+@pytest.mark.parametrize("closed", [CLOSED, SPEAKS_TLS])
+@pytest.mark.parametrize(
+    ("history", "given_up_at"),
+    [
+        ({0: "closed", 1: "closed", 2: "closed", 3: "closed"}, 3),
+        # It restarts: what it did before says nothing of what it does now.
+        ({0: "closed", 1: "refused", 10: "refused", 30: "closed", 32: "closed", 33: "closed"}, 33),
+        ({0: "closed", 1: "closed", 2: "lost", 4: "closed", 6: "closed"}, None),
+        # This process was stopped for an hour.
+        ({0: "closed", 3600: "closed", 3602: "closed", 3603: "closed"}, 3603),
+    ],
+)
+def test_only_connections_that_are_closed_one_after_the_other_end_the_attempts_early(
+    history: dict[int, str], given_up_at: int | None, closed: errors.NotReachable
+) -> None:
+    now = [0.0]
+    retry = Policy(lambda: now[0], lambda: 0.0, patience=60.0).begin("List", 10_000)
+    outcomes = {"closed": closed, "refused": REFUSED, "lost": LOST}
+    for at, outcome in history.items():
+        now[0] = at
+        retry.begin_attempt()
+        if at == given_up_at:
+            with pytest.raises(errors.NotReachable):
+                retry.pause_after(outcomes[outcome])
+        else:
+            retry.pause_after(outcomes[outcome])
+
+
+def test_a_call_in_plaintext_that_ends_early_says_that_the_server_speaks_tls() -> None:
+    now = [0.0]
+
+    def random() -> float:
+        now[0] += 1.0
+        return 0.0
+
+    policy = Policy(lambda: now[0], random, patience=60.0)
+    request = model_service_pb2.ListRequest()
+    for timeout, words in ((600, "no TLS was asked for"), (2, "no server has answered for 2 s")):
+        listing = calls.call(policy, rpcs.LIST, request, timeout)
+        error, _ = answered(listing, *[SPEAKS_TLS] * 9)
+        assert isinstance(error, errors.NotReachable)
+        assert words in error.message
+        assert "the server speaks TLS. use tls=True" in error.message
 
 
 def test_a_deletion_that_was_not_sent_is_repeated_as_it_is() -> None:

@@ -131,9 +131,10 @@ class ModelServiceError(Exception):
 class NotReachable(ModelServiceError):
     """No server answered: there is no connection, it was cut, or a proxy answered in its place.
 
-    It is raised after `patience` without an answer or at the call's timeout, and at once where the
-    TLS handshake fails for good. `code` is the one that gRPC gave last, and the exception's cause
-    has gRPC's own text. `silence`: the seconds since the last answer, or since the call began.
+    It is raised after `patience` without an answer or at the call's timeout, at once where the TLS
+    handshake fails for good, and after some seconds where a server with TLS is called in plaintext.
+    `code` is the one that gRPC gave last, and the exception's cause has gRPC's own text. `silence`:
+    the seconds since the last answer, or since the call began.
     `closed_after_handshake`: a server that has never answered has closed this connection once the
     TLS handshake was complete; it is raised after some seconds of that.
     """
@@ -151,6 +152,11 @@ class NotReachable(ModelServiceError):
         """What to do where the TLS handshake fails for good, else empty."""
         remedies = (remedy for text, remedy in _TLS_REMEDIES.items() if text in self._grpc_text)
         return next(remedies, "")
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether a server that closes connections in plaintext understands a TLS handshake."""
+        return SPEAKS_TLS in self._grpc_text
 
     @property
     def _grpc_text(self) -> str:

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from grpc import StatusCode
 
-from modelservice_client.core.errors import SPEAKS_TLS, ModelServiceError, NotReachable, Timeout
+from modelservice_client.core.errors import ModelServiceError, NotReachable, Timeout
 
 # An attempt waits between 0 and FIRST * 2^n seconds, at most LONGEST: a server that is back is
 # found within 2 s.
@@ -26,8 +26,8 @@ LONGEST_BACKOFF_SECONDS = 2.0
 LONGEST_DELAY_SECONDS = 60.0
 # Every call is answered within this time, or it hangs.
 ATTEMPT_SECONDS = 30.0
-# A server that takes only clients with a certificate closes all other connections. One behind a
-# proxy that starts does so for a moment.
+# A server that takes only clients with a certificate closes all other connections, and one that
+# takes only TLS those in plaintext. A proxy whose server starts does so for a moment.
 CLOSED_SECONDS = 3.0
 # No step takes longer, a silent stream's included: this process itself was stopped meanwhile.
 _STOPPED_SECONDS = 45.0
@@ -70,7 +70,8 @@ class Retry:
         self._heard = self._began = self._running = policy.clock()
         self._ends = self._began + timeout
         self._failures = 0
-        # When a server that had never answered closed the first connection.
+        # When a server that has never answered closed the first of the last connections, of which
+        # it closed each.
         self._closed_since = math.inf
         # The attempts since a server answered last.
         self._unanswered_attempts = 0
@@ -95,6 +96,7 @@ class Retry:
     def heard(self) -> None:
         """Mark that a server has answered."""
         self._heard = self._now()
+        self._closed_since = math.inf
         self._unanswered_attempts = 0
 
     def pause_after(self, error: ModelServiceError) -> float:
@@ -102,20 +104,22 @@ class Retry:
         now = self._now()
         if not isinstance(error, NotReachable):
             self.heard()
+        elif error.closed_after_handshake or error.speaks_tls:
+            self._closed_since = min(self._closed_since, now)
+        else:
+            self._closed_since = math.inf
+        closes = now - self._closed_since >= CLOSED_SECONDS
         if now - self._began >= LONGEST_BACKOFF_SECONDS:
             self._failures = 0
         if now >= self._ends:
             self._raise_at_the_end(error)
-        if not error.passes:
-            if isinstance(error, NotReachable):
-                raise self._tls_refused(error) from error
-            raise error
-        if now - self._heard >= self._policy.patience:
+        if not isinstance(error, NotReachable):
+            if not error.passes:
+                raise error
+        elif not error.passes and (closes or not error.speaks_tls):
+            raise self._tls_refused(error) from error
+        if closes or now - self._heard >= self._policy.patience:
             raise self._unanswered(error, now) from error
-        if isinstance(error, NotReachable) and error.closed_after_handshake:
-            self._closed_since = min(self._closed_since, now)
-            if now - self._closed_since >= CLOSED_SECONDS:
-                raise self._unanswered(error, now) from error
         longest = min(FIRST_BACKOFF_SECONDS * 2.0**self._failures, LONGEST_BACKOFF_SECONDS)
         asked = min(error.retry_after or 0.0, LONGEST_DELAY_SECONDS)
         pause = asked + self._policy.random() * longest
@@ -132,6 +136,7 @@ class Retry:
         now = self._policy.clock()
         if now - self._running > _STOPPED_SECONDS:
             self._heard += now - self._running
+            self._closed_since += now - self._running
         self._running = now
         return now
 
@@ -158,7 +163,9 @@ class Retry:
         why = error.message.rpartition("last error: ")[2]
         remedy = "Check the address, and that a server runs there"
         closed = isinstance(error, NotReachable) and error.closed_after_handshake
-        if closed:
+        if isinstance(error, NotReachable) and error.speaks_tls:
+            remedy = error.tls_remedy
+        elif closed:
             why += ", after the TLS handshake"
             remedy = (
                 "If the port takes clients with a certificate only, give one of its CA that has not"
@@ -176,7 +183,7 @@ class Retry:
 
     def _tls_refused(self, error: NotReachable) -> NotReachable:
         why = error.message.rpartition("last error: ")[2]
-        what = "no TLS was asked for" if SPEAKS_TLS in why else "the TLS handshake fails"
+        what = "no TLS was asked for" if error.speaks_tls else "the TLS handshake fails"
         return self._not_reachable(error, f"{what}: {why}. {error.tls_remedy}")
 
     def _not_reachable(self, error: ModelServiceError, message: str) -> NotReachable:

@@ -57,7 +57,7 @@ async def test_a_port_for_client_certificates_says_so_soon(
     assert not error.was_sent
 
 
-async def test_plaintext_to_a_port_with_tls_says_so_at_once(kind: str, ports: Ports) -> None:
+async def test_plaintext_to_a_port_with_tls_says_so_soon(kind: str, ports: Ports) -> None:
     for port in ("TLS", "client certificates"):
         error = await refusal(kind, ports.addresses[port], False, "get", "iris")
         assert "no TLS was asked for" in error.message
@@ -138,7 +138,85 @@ async def test_a_plaintext_server_that_closes_connections_while_it_starts_is_wai
     with accepting(close) as starting, tcp_proxy(starting) as proxy:
         async with client(kind, proxy.address) as face:
             listing = asyncio.create_task(face.call("list", timeout=PATIENCE_SECONDS))
-            # Each attempt, and the look whether it speaks TLS.
-            await eventually("some attempts failed", lambda: closed >= 6)
+            # Each attempt, and the one look whether it speaks TLS.
+            await eventually("some attempts failed", lambda: closed >= 4)
             proxy.backends = (served.address,)
             assert isinstance(await listing, list)
+
+
+def says_hello(connection: socket.socket) -> bool:
+    """Whether a TLS handshake begins."""
+    return connection.recv(1, socket.MSG_PEEK) == b"\x16"
+
+
+async def test_a_port_for_both_is_waited_for_while_its_server_in_plaintext_starts(
+    kind: str, served: Served, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tls"
+    write_loopback_certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    seen = []
+
+    def take(connection: socket.socket) -> None:
+        hello = says_hello(connection)
+        seen.append(hello)
+        if hello:
+            context.wrap_socket(connection, server_side=True).close()
+
+    with accepting(take) as starting, tcp_proxy(starting) as proxy:
+        async with client(kind, proxy.address) as face:
+            listing = asyncio.create_task(face.call("list", timeout=PATIENCE_SECONDS))
+            await eventually("it was tried again", lambda: True in seen and seen.count(False) >= 2)
+            proxy.backends = (served.address,)
+            assert isinstance(await listing, list)
+
+
+@contextmanager
+def silent_on_handshakes() -> Iterator[tuple[str, list[socket.socket]]]:
+    """A port that closes connections in plaintext, and does not answer a handshake."""
+    held: list[socket.socket] = []
+
+    def take(connection: socket.socket) -> None:
+        if says_hello(connection):
+            held.append(connection.dup())
+
+    with accepting(take) as address:
+        yield address, held
+    for connection in held:
+        connection.close()
+
+
+async def test_the_look_for_tls_is_one_for_all_calls_and_within_their_timeouts(kind: str) -> None:
+    with silent_on_handshakes() as (address, held):
+        async with client(kind, address) as face, asyncio.timeout(PATIENCE_SECONDS):
+            for _ in range(3):
+                called = [face.call("get", "iris", timeout=0.3) for _ in range(4)]
+                began = asyncio.get_running_loop().time()
+                errors = await asyncio.gather(*called, return_exceptions=True)
+                # A handshake is given up after 2 s.
+                assert asyncio.get_running_loop().time() - began < 1.8
+                assert all(isinstance(error, ms.NotReachable) for error in errors)
+        assert len(held) == 1
+
+
+async def test_a_client_that_is_closed_does_not_wait_for_the_look_for_tls(kind: str) -> None:
+    with silent_on_handshakes() as (address, held):
+        async with client(kind, address) as face:
+            getting = asyncio.create_task(face.call("get", "iris", timeout=PATIENCE_SECONDS))
+            await eventually("it was looked for", lambda: bool(held))
+            await face.close()
+            async with asyncio.timeout(1):
+                with pytest.raises(ms.ClientClosed):
+                    await getting
+
+
+async def test_the_look_for_tls_takes_no_thread_of_the_loop() -> None:
+    with silent_on_handshakes() as (address, held):
+        async with client("asyncio", address) as face:
+            called = [face.call("get", f"iris-{n}", timeout=1) for n in range(100)]
+            calls = asyncio.gather(*called, return_exceptions=True)
+            await eventually("it was looked for", lambda: bool(held))
+            async with asyncio.timeout(1):
+                await asyncio.to_thread(int)
+            await calls

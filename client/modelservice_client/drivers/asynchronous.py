@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -15,7 +17,7 @@ from modelservice_client.core import rpcs
 from modelservice_client.core.errors import ModelServiceError
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
 from modelservice_client.credentials import ChannelSpec, Metadata
-from modelservice_client.drivers.first_contact import FirstContact
+from modelservice_client.drivers.first_contact import AsyncFirstContact
 from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
 
 T = TypeVar("T")
@@ -27,12 +29,13 @@ class Driver:
     def __init__(self, spec: ChannelSpec) -> None:
         self._spec = spec
         self._opened: grpc.aio.Channel | None = None
-        self._contact = FirstContact(spec)
+        self._contact = AsyncFirstContact(spec)
         self._closed = asyncio.Event()
 
     async def close(self) -> None:
         """End all calls and pauses."""
         self._closed.set()
+        self._contact.close()
         if self._opened:
             await self._opened.close()
 
@@ -51,7 +54,7 @@ class Driver:
             request_serializer=step.rpc.request.SerializeToString,
             response_deserializer=step.rpc.response.FromString,
         )
-        async with self._translated(headers):
+        async with self._translated(headers, time.monotonic() + step.timeout):
             response: Message = await call(
                 step.request,
                 timeout=step.timeout,
@@ -68,13 +71,18 @@ class Driver:
             request_serializer=rpcs.WATCH_STATUS.request.SerializeToString,
             response_deserializer=rpcs.WATCH_STATUS.response.FromString,
         )
-        async with self._translated(headers):
-            return Stream(call(step.request, timeout=step.timeout, metadata=headers), headers)
+        ends = math.inf if step.timeout is None else time.monotonic() + step.timeout
+        async with self._translated(headers, ends):
+            opened = call(step.request, timeout=step.timeout, metadata=headers)
+            return Stream(opened, headers, ends)
 
     async def receive(self, stream: Stream, step: Receive) -> WatchStatusResponse | None:
         """Wait for the next message of a watch; None is its end."""
         try:
-            async with self._translated(stream.headers), asyncio.timeout(step.timeout):
+            async with (
+                self._translated(stream.headers, stream.ends),
+                asyncio.timeout(step.timeout),
+            ):
                 message = await stream.call.read()
         except TimeoutError:
             raise silent(step.timeout) from None
@@ -112,14 +120,16 @@ class Driver:
         return (*self._spec.metadata, *found)
 
     @asynccontextmanager
-    async def _translated(self, headers: Metadata) -> AsyncIterator[None]:
+    async def _translated(self, headers: Metadata, ends: float) -> AsyncIterator[None]:
+        """Translate the errors of an attempt that ends at this monotonic time."""
         try:
             yield
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
             translated = error_from(error, headers)
-            raise await asyncio.to_thread(self._contact.explain, translated) from None
+            explained = await self._contact.explain(translated, ends - time.monotonic())
+            raise (closed() if self._closed.is_set() else explained) from None
         except (grpc.aio.UsageError, asyncio.CancelledError):
             # How gRPC ends calls of a channel that is closed meanwhile.
             task = asyncio.current_task()
@@ -129,10 +139,11 @@ class Driver:
 
 
 class Stream(NamedTuple):
-    """An open watch, and the headers that opened it."""
+    """An open watch, the headers that opened it, and the monotonic time at which it ends."""
 
     call: Any
     headers: Metadata
+    ends: float
 
 
 class Run(Generic[T]):

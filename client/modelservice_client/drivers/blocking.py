@@ -17,7 +17,7 @@ from modelservice_client.core import rpcs
 from modelservice_client.core.errors import ModelServiceError, NotReachable
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
 from modelservice_client.credentials import ChannelSpec, Metadata
-from modelservice_client.drivers.first_contact import FirstContact
+from modelservice_client.drivers.first_contact import BlockingFirstContact
 from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
 
 T = TypeVar("T")
@@ -33,12 +33,13 @@ class Driver:
             if spec.credentials
             else grpc.insecure_channel(spec.target, options=spec.options)
         )
-        self._contact = FirstContact(spec)
+        self._contact = BlockingFirstContact(spec)
         self._closed = threading.Event()
 
     def close(self) -> None:
         """End all calls and pauses."""
         self._closed.set()
+        self._contact.close()
         self._channel.close()
 
     def run(self, routine: Routine[T]) -> T:
@@ -56,7 +57,7 @@ class Driver:
             response_deserializer=step.rpc.response.FromString,
         )
         headers = self._headers()
-        with self._translated(headers):
+        with self._translated(headers, time.monotonic() + step.timeout):
             response: Message = call(
                 step.request,
                 timeout=step.timeout,
@@ -73,13 +74,15 @@ class Driver:
             response_deserializer=rpcs.WATCH_STATUS.response.FromString,
         )
         headers = self._headers()
-        with self._translated(headers):
-            return Stream(call(step.request, timeout=step.timeout, metadata=headers), headers)
+        ends = math.inf if step.timeout is None else time.monotonic() + step.timeout
+        with self._translated(headers, ends):
+            opened = call(step.request, timeout=step.timeout, metadata=headers)
+            return Stream(opened, headers, ends)
 
     def receive(self, stream: Stream, step: Receive) -> WatchStatusResponse | None:
         """Wait for the next message of a watch; None is its end."""
         try:
-            with self._translated(stream.headers):
+            with self._translated(stream.headers, stream.ends):
                 message = stream.receive(step.timeout)
         except NotReachable:
             if stream.was_silent:
@@ -102,13 +105,16 @@ class Driver:
             raise headers_failed(error) from None
 
     @contextmanager
-    def _translated(self, headers: Metadata) -> Iterator[None]:
+    def _translated(self, headers: Metadata, ends: float) -> Iterator[None]:
+        """Translate the errors of an attempt that ends at this monotonic time."""
         try:
             yield
         except grpc.RpcError as error:
             if self._closed.is_set():
                 raise closed() from None
-            raise self._contact.explain(error_from(error, headers)) from None
+            translated = error_from(error, headers)
+            explained = self._contact.explain(translated, ends - time.monotonic())
+            raise (closed() if self._closed.is_set() else explained) from None
         except ValueError:
             # gRPC's word for a channel that another thread has closed meanwhile.
             if self._closed.is_set():
@@ -117,11 +123,13 @@ class Driver:
 
 
 class Stream:
-    """An open watch, and the `headers` that opened it. A thread cancels it when a message is waited
-    for too long: gRPC's blocking iterator has no timeout."""
+    """An open watch, the `headers` that opened it, and the monotonic time at which it `ends`. A
+    thread cancels it when a message is waited for too long: gRPC's blocking iterator has no
+    timeout."""
 
-    def __init__(self, call: Any, headers: Metadata) -> None:
+    def __init__(self, call: Any, headers: Metadata, ends: float) -> None:
         self.headers = headers
+        self.ends = ends
         self.was_silent = False
         self._call = call
         self._silent_at = math.inf

@@ -115,7 +115,8 @@ END
 [ -n "$request" ] || wrong_usage "SERVER and REQUEST are needed"
 for seconds in "$timeout" "$patience"; do
     case $seconds in
-    '' | *[!0-9]* | ???????*) wrong_usage "--timeout and --patience must be whole seconds, got $seconds" ;;
+    # The shell's arithmetic takes a number with a leading zero for octal.
+    '' | *[!0-9]* | 0?* | ???????*) wrong_usage "--timeout and --patience must be whole seconds, got $seconds" ;;
     esac
 done
 if [ -n "$id" ]; then
@@ -339,6 +340,13 @@ show_warnings() {
     done
 }
 
+# Print the ready_timeout of the answer's spec in whole seconds, or nothing. Labels and annotations
+# stand at the same depth and may have any text, which arithmetic could run as a command.
+ready_timeout_of() {
+    sed -n '/^    "spec": *{$/,/^    }/s/^      "ready_\{0,1\}[tT]imeout": *//p' "$folder/answer" |
+        sed -n 's/^"0*\([0-9]\{1,12\}\)\(\.[0-9]*\)\{0,1\}s",\{0,1\}$/\1/p'
+}
+
 # begin [READY_TIMEOUT]: begin the time in all; sets when it `ends`. A rollout is rolled back only
 # once it has failed, so the default outlasts that.
 begin() {
@@ -349,8 +357,8 @@ begin() {
 
 # Print what was written; sets the rollout to wait for, and without a --timeout the time for it.
 show_written() {
-    ready_timeout=$(field_of '^      "ready_\{0,1\}[tT]imeout": *"')
-    [ "$timeout" -gt 0 ] || begin "${ready_timeout%s}"
+    ready_timeout=$(ready_timeout_of)
+    [ "$timeout" -gt 0 ] || begin "$ready_timeout"
     rollout=$(field_of '^  "rollout_\{0,1\}[iI]d": *"')
     printf '%s  %s\n' "$(field_of '^  "action": *"')" "$service"
     show_warnings
@@ -402,7 +410,7 @@ explain
 failed=$reasons failed_remedy=$remedy
 say "$failed ($service); rolling it back"
 leaves="stopped; the rollout of $service failed, and may not be rolled back"
-begin "${ready_timeout%s}"
+begin "$ready_timeout"
 rollback=false
 # An id has at most 64 characters.
 id=$id-on-failure

@@ -17,7 +17,7 @@ Deploy a model with ModelService, and wait until its rollout is ready or has fai
   --rollback-on-failure  if the rollout fails, go back to the last revision that was ready, and
                          wait for it, for --timeout anew; =true and =false are accepted too.
                          Undecided at --timeout it goes on: keep that above its ready_timeout
-  --timeout SECONDS      give up after this time in all. 0, the default: 60 s more than the rollout
+  --timeout SECONDS      give up after this time in all. 0, the default: 120 s more than the rollout
                          has until it has failed, which is its ready_timeout, else 600 s
   --patience SECONDS     give up when no server has answered for this time; 60 by default
   -- GRPCURL_OPTION ...  options for grpcurl: -plaintext, -cacert FILE, -H 'name: value', ...
@@ -347,11 +347,15 @@ ready_timeout_of() {
         sed -n 's/^"0*\([0-9]\{1,12\}\)\(\.[0-9]*\)\{0,1\}s",\{0,1\}$/\1/p'
 }
 
+# From the end of a rollout's time until its failure is known here, in seconds. An object that is in
+# the way fails a rollout after up to 90 s, however short its own time is.
+margin=120
+
 # begin [READY_TIMEOUT]: begin the time in all; sets when it `ends`. A rollout is rolled back only
 # once it has failed, so the default outlasts that.
 begin() {
     seconds=$timeout
-    [ "$seconds" -gt 0 ] || seconds=$((${1:-600} + 60))
+    [ "$seconds" -gt 0 ] || seconds=$((${1:-600} + margin))
     ends=$(($(date +%s) + seconds))
 }
 

@@ -147,8 +147,8 @@ class Client:
     ) -> InferenceService:
         """Deploy a service as `deploy` does, and return it once this rollout is ready.
 
-        `timeout` bounds both, in seconds. Without one it is 60 s more than the rollout has until it
-        has failed: its ready_timeout, or 600 s. `on_change` is called with each state. With
+        `timeout` bounds both, in seconds. Without one it is 120 s more than the rollout has until
+        it has failed: its ready_timeout, or 600 s. `on_change` is called with each state. With
         validate_only the service is returned as it would be stored.
 
         With `rollback_on_failure` a rollout that fails is rolled back to the last revision that was
@@ -380,8 +380,8 @@ class Client:
         on_change: OnChange | None = None,
     ) -> InferenceService:
         """Return the service once a rollout is ready, within `timeout` seconds. Without a timeout
-        it is 60 s more than the rollout has until it has failed: its ready_timeout, or 600 s, which
-        is taken too where `rollout` is a name.
+        it is 120 s more than the rollout has until it has failed: its ready_timeout, or 600 s,
+        which is taken too where `rollout` is a name.
 
         `rollout` is what `deploy` or `get` returned, or the name of a service; without a rollout_id
         its newest rollout is awaited then. `on_change` is called with each state. The outcome

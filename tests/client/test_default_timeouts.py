@@ -34,7 +34,7 @@ from tests.client.cli.running import modelctl
 from tests.client.faces import client
 from tests.patience import PATIENCE_SECONDS
 
-OWN = InferenceServiceSpec(ready_timeout=Duration(seconds=900))
+OWN = InferenceServiceSpec(ready_timeout=Duration(seconds=840))
 READY = InferenceServiceStatus(state=InferenceServiceStatus.STATE_READY)
 
 
@@ -101,8 +101,8 @@ def address(patient: Patient) -> Iterator[str]:
         server.stop(None).wait()
 
 
-@pytest.mark.parametrize(("spec", "seconds"), [(InferenceServiceSpec(), 660), (OWN, 960)])
-async def test_a_client_waits_60_s_longer_than_the_rollout_has(
+@pytest.mark.parametrize(("spec", "seconds"), [(InferenceServiceSpec(), 720), (OWN, 960)])
+async def test_a_client_waits_120_s_longer_than_the_rollout_has(
     spec: InferenceServiceSpec, seconds: float, kind: str, patient: Patient, address: str
 ) -> None:
     patient.spec = spec
@@ -115,12 +115,12 @@ async def test_a_client_waits_60_s_longer_than_the_rollout_has(
         patient.lasts(seconds)
         # Nothing is known of its spec.
         await face.call("wait_ready", "iris")
-        patient.lasts(660)
+        patient.lasts(720)
         await face.call("deploy_and_wait", name="iris", timeout=300)
         patient.lasts(300)
 
 
-@pytest.mark.parametrize(("spec", "seconds"), [(InferenceServiceSpec(), 660), (OWN, 960)])
+@pytest.mark.parametrize(("spec", "seconds"), [(InferenceServiceSpec(), 720), (OWN, 960)])
 async def test_a_rollback_on_failure_has_the_same_time_anew(
     spec: InferenceServiceSpec, seconds: float, kind: str, patient: Patient, address: str
 ) -> None:
@@ -148,7 +148,7 @@ DEPLOY = ("deploy", "iris", "--image", "example.org/iris:1")
         ("registry", "deploy", "fraud", "scorer", "staging"),
     ],
 )
-@pytest.mark.parametrize(("spec", "seconds"), [(InferenceServiceSpec(), 660), (OWN, 960)])
+@pytest.mark.parametrize(("spec", "seconds"), [(InferenceServiceSpec(), 720), (OWN, 960)])
 def test_modelctl_waits_as_long(
     words: tuple[str, ...],
     spec: InferenceServiceSpec,

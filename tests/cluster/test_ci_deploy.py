@@ -423,12 +423,12 @@ def undecided(
 @pytest.mark.parametrize(
     ("spec", "options", "seconds"),
     [
-        ({}, (), 660),
-        ({}, ("--timeout", "0"), 660),
-        ({"ready_timeout": "900s"}, (), 960),
-        ({"readyTimeout": "900s"}, (), 960),
-        ({"env": {}, "ready_timeout": "900.500s", "scaling": {}}, (), 960),
-        ({"ready_timeout": "0.500s"}, (), 60),
+        ({}, (), 720),
+        ({}, ("--timeout", "0"), 720),
+        ({"ready_timeout": "900s"}, (), 1020),
+        ({"readyTimeout": "900s"}, (), 1020),
+        ({"env": {}, "ready_timeout": "900.500s", "scaling": {}}, (), 1020),
+        ({"ready_timeout": "0.500s"}, (), 120),
         ({"ready_timeout": "900s"}, ("--timeout", "500"), 500),
     ],
 )
@@ -452,7 +452,7 @@ def test_labels_and_annotations_named_like_a_field_of_the_spec_give_no_time(
     run, _ = undecided(shell, service, (), tmp_path)
     assert not (tmp_path / "touched").exists()
     assert run.code() == 68, run.err
-    seconds = 360 if spec else 660
+    seconds = 420 if spec else 720
     assert f"deploy.sh: not decided after {seconds} s" in run.err
 
 
@@ -463,7 +463,7 @@ def test_a_time_that_is_none_is_not_taken(text: str, shell: str, tmp_path: Path)
     run, _ = undecided(shell, {"spec": spec}, (), tmp_path)
     assert not (tmp_path / "touched").exists()
     assert run.code() == 68, run.err
-    assert "deploy.sh: not decided after 660 s" in run.err
+    assert "deploy.sh: not decided after 720 s" in run.err
 
 
 @pytest.mark.usefixtures("open_rollouts")

@@ -50,7 +50,7 @@ ReadySeconds = Annotated[
         "--timeout",
         metavar="SECONDS",
         min=0,
-        help="The time in all. Default: 60 s more than the rollout has until it has failed, which"
+        help="The time in all. Default: 120 s more than the rollout has until it has failed, which"
         " is its ready_timeout, else 600 s.",
     ),
 ]

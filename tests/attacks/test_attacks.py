@@ -12,8 +12,9 @@ from . import ROOT
 from .beside import OTHERS_CPU, SERVER_CPU
 
 SOAK_SECONDS = 90
-# `make attack` judges 250; a machine that tests share gets four times that.
-P99_MS = 1000
+# `make attack` judges 250. Here it is a bound and no figure, ten times that: a burst of 4,000 calls
+# alone takes as long as the machine is slow.
+P99_MS = 2500
 alone = pytest.mark.skipif(
     "PYTEST_XDIST_WORKER" in os.environ, reason="other tests are under way: make attack"
 )

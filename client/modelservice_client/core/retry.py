@@ -70,8 +70,7 @@ class Retry:
         self._heard = self._began = self._running = policy.clock()
         self._ends = self._began + timeout
         self._failures = 0
-        # When a server that has never answered closed the first of the last connections, of which
-        # it closed each.
+        # A server that has never answered has closed each connection since then.
         self._closed_since = math.inf
         # The attempts since a server answered last.
         self._unanswered_attempts = 0

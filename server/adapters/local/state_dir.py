@@ -152,7 +152,7 @@ class StateDir:
         return self._contents / rollout.uid / f"{rollout.generation}.json"
 
     def _write_contents(self, service: InferenceService, revisions: Iterable[Revision]) -> None:
-        """Write the contents of revisions to disk, before the file of their service tells of them.
+        """Write the contents of revisions to disk, before the file of their service names them.
 
         Raises OSError.
         """

@@ -78,7 +78,7 @@ def _is_left_out(owner: type, name: str, value: Any) -> bool:
 
 
 def _json(name: str, value: Any) -> Any:
-    # Most values by far, of which there can be thousands.
+    # Most values are texts, and there can be thousands.
     if isinstance(value, str):
         return value
     if is_dataclass(value):

@@ -227,6 +227,16 @@ WRITE = calls.deploy_request(None, {"name": "iris"}, lambda: "r-1")
 CHECK = calls.deploy_request(None, {"name": "iris", "validate_only": True}, lambda: "r-1")
 
 
+def passing(now: list[float], seconds: float, patience: float = 60.0, target: str = "") -> Policy:
+    """A policy whose clock is `now`; so many seconds pass in each pause between two attempts."""
+
+    def random() -> float:
+        now[0] += seconds
+        return 0.0
+
+    return Policy(lambda: now[0], random, patience, target=target)
+
+
 @pytest.mark.parametrize(
     ("rpc", "request_", "attempts", "may_be_done"),
     [
@@ -245,13 +255,8 @@ def test_only_a_write_that_was_sent_may_have_been_done(
     rpc: Any, request_: Any, attempts: list[errors.ModelServiceError], may_be_done: bool
 ) -> None:
     now = [0.0]
-
-    def random() -> float:
-        # The first pause outlasts the patience.
-        now[0] += 31.0
-        return 0.0
-
-    policy = Policy(lambda: now[0], random, patience=30.0)
+    # The first pause outlasts the patience.
+    policy = passing(now, 31.0, patience=30.0)
     error, sent = answered(calls.call(policy, rpc, request_, 600), *attempts)
     assert isinstance(error, errors.NotReachable)
     assert "no server has answered" in error.message
@@ -269,12 +274,7 @@ def test_an_error_says_whether_the_timeout_has_ended_the_attempts(
     busy = errors.Unavailable("later", code=code, reason="SERVER_STOPPING", retry_after=1.0)
     answer = busy if connected else REFUSED
     now = [0.0]
-
-    def random() -> float:
-        now[0] += 20.0
-        return 0.0
-
-    policy = Policy(lambda: now[0], random, patience)
+    policy = passing(now, 20.0, patience)
     request = model_service_pb2.ListRequest()
     error, _ = answered(calls.call(policy, rpcs.LIST, request, timeout), *[answer] * 50)
     assert error.timed_out is (connected or timeout < patience)
@@ -293,12 +293,7 @@ CLOSED.closed_after_handshake = True
 
 def test_a_server_that_closes_each_connection_has_some_seconds_and_not_the_patience() -> None:
     now = [0.0]
-
-    def random() -> float:
-        now[0] += 1.0
-        return 0.0
-
-    policy = Policy(lambda: now[0], random, patience=60.0)
+    policy = passing(now, 1.0)
     request = model_service_pb2.ListRequest()
     error, sent = answered(
         calls.call(policy, rpcs.LIST, request, 600), *[REFUSED] * 9, *[CLOSED] * 9
@@ -350,12 +345,7 @@ def test_only_connections_that_are_closed_one_after_the_other_end_the_attempts_e
 
 def test_a_call_in_plaintext_that_ends_early_says_that_the_server_speaks_tls() -> None:
     now = [0.0]
-
-    def random() -> float:
-        now[0] += 1.0
-        return 0.0
-
-    policy = Policy(lambda: now[0], random, patience=60.0)
+    policy = passing(now, 1.0)
     request = model_service_pb2.ListRequest()
     for timeout, words in ((600, "no TLS was asked for"), (2, "no server has answered for 2 s")):
         listing = calls.call(policy, rpcs.LIST, request, timeout)
@@ -397,12 +387,7 @@ def test_the_time_in_which_the_client_itself_was_stopped_is_no_silence_of_server
 
 def test_an_error_without_a_server_says_what_was_tried_how_often_and_what_to_do() -> None:
     now = [0.0]
-
-    def random() -> float:
-        now[0] += 20.0
-        return 0.0
-
-    policy = Policy(lambda: now[0], random, 30.0, target="iris.example:1")
+    policy = passing(now, 20.0, patience=30.0, target="iris.example:1")
     listing = model_service_pb2.ListRequest()
     error, _ = answered(calls.call(policy, rpcs.LIST, listing, None), *[REFUSED] * 3)
     assert error.message == (

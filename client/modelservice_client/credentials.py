@@ -123,9 +123,14 @@ class Token:
     def metadata(self) -> Metadata:
         """Return the metadata of the next call. Raises ValueError where there never was a valid
         token, or a function returns none, OSError where the file was never readable; neither has
-        the token in its text."""
+        the token in its text. Raises what a function raises, for StopIteration a RuntimeError."""
         if self._make:
-            self._token = _checked(self._make(), "token")
+            try:
+                made = self._make()
+            except StopIteration as error:
+                # It would end the run of the call as if that were done, or never reach its task.
+                raise RuntimeError("the token's function raised StopIteration") from error
+            self._token = _checked(made, "token")
         elif self._file:
             self._refresh(self._file)
         return (("authorization", f"Bearer {self._token}"),) if self._token else ()

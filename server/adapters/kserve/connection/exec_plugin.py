@@ -20,6 +20,7 @@ from server.adapters.kserve.connection.yaml_document import (
     Fields,
     parse_printed,
 )
+from server.child_process import ChildProcess
 from server.domain.rollout.container_output import OutputGate, gate_for
 
 RUN_TIMEOUT = 30.0
@@ -117,14 +118,12 @@ class ExecPlugin:
             raise self._failed(f"is not found{f': {hint}' if hint else ''}")
         async with _pipe() as (stdout, out), _pipe() as (stderr, err):
             try:
-                process = await asyncio.create_subprocess_exec(
-                    program,
-                    *self.args,
-                    env=env,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=err,
-                    start_new_session=True,
+                process = ChildProcess(
+                    [program, *self.args],
+                    stdout=out.fileno(),
+                    stderr=err.fileno(),
+                    environment=env,
+                    own_session=True,
                 )
             except OSError as e:
                 raise self._failed(f"cannot be run: {e.strerror}") from e

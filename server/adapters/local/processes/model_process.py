@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from server.adapters.local.processes import exec_wrapper
+from server.child_process import ChildProcess
 
 KEPT_BYTES = 2**16
 # The time that the wrapper has to end the descendants.
@@ -25,7 +26,7 @@ log = structlog.get_logger(__name__)
 class ModelProcess:
     """The process of one run. Every `start` is followed by `end`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, output: _OutputTail) -> None:
+    def __init__(self, process: ChildProcess, output: _OutputTail) -> None:
         self._process = process
         self._output = output
         self._exit = asyncio.create_task(self._ended(), name=f"exit of {process.pid}")
@@ -41,18 +42,15 @@ class ModelProcess:
         output = _OutputTail()
         reading, writing = os.pipe()
         try:
-            # A pipe of our own: descendants may keep it open, and asyncio's wait for the exit would
-            # wait for its end.
             await output.read_from(reading)
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid())),
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
+            wrapper = (sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid()))
+            process = ChildProcess(
+                [*wrapper, *command],
                 stdout=writing,
                 stderr=writing,
-                cwd=folder,
-                env=_of_wrapper(environment),
-                start_new_session=True,
+                folder=folder,
+                environment=_of_wrapper(environment),
+                own_session=True,
             )
         except BaseException:
             output.close()

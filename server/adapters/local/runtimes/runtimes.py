@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from server.adapters.local.runtimes import runtime_table
 from server.adapters.local.runtimes.model_folder import check_folder
 from server.adapters.local.runtimes.runtime_table import FormatRow, RuntimeRow, fill_template
+from server.child_process import ChildProcess
 from server.domain.service import model_name
 from server.domain.service.inference_service import ModelPredictor
 
@@ -178,18 +178,11 @@ async def has_package(python: Path, requirement: str) -> bool:
     Takes some 60 ms. Raises OSError if that Python cannot be started.
     """
     package = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-    process = await asyncio.create_subprocess_exec(
-        python,
-        *("-I", "-c", _VERSION_OF, package),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+    process = ChildProcess([str(python), "-I", "-c", _VERSION_OF, package])
     try:
         return await process.wait() == 0
     finally:
-        if process.returncode is None:
-            process.kill()
+        process.kill()
 
 
 def _install_command(python: Path, requirement: str) -> str:

@@ -121,9 +121,10 @@ def _serve(loaded: settings.Settings) -> int:
     # After the settings, since these imports take a second and a wrong setting needs none of them.
     from server import app  # noqa: PLC0415
     from server.api.transport.listening import AddressUnusable  # noqa: PLC0415
+    from server.event_loop import run  # noqa: PLC0415
 
     try:
-        asyncio.run(app.run(loaded))
+        run(app.run(loaded))
     except settings.SettingsInvalid:
         raise
     except AddressUnusable as e:

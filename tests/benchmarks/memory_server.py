@@ -15,6 +15,7 @@ from server.adapters.kserve.identity.identities import KubernetesIdentities
 from server.adapters.kserve.identity.reviews import Reviews
 from server.app import Application, opened_audit, opened_registry
 from server.domain.caller import Access, BearerToken, Caller
+from server.event_loop import run
 from tests.memory_cluster.cluster import MemoryCluster
 
 
@@ -58,4 +59,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 TERMINATED = 128 + signal.SIGTERM
 if __name__ == "__main__":
     # Before the imports, which take seconds: process 1 of a container does not get the signals that
-    # it does not handle.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    # it does not handle. An exception would be lost in a destructor or a callback of the imports.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
 
 # ruff: noqa: E402 - see above
 import argparse
 import asyncio
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path

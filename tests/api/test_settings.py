@@ -50,9 +50,17 @@ def server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 def test_a_signal_that_comes_before_it_serves_ends_it(tmp_path: Path) -> None:
     """As process 1 of a container it gets none that it does not handle."""
     imports = tmp_path / "imports"
-    # One of its imports takes as long as it likes.
+    # One of its imports takes as long as it likes. The signal comes in a callback of a weak
+    # reference, of which the imports have some: no exception gets out of it.
     (tmp_path / "structlog.py").write_text(
-        f"import pathlib, time; pathlib.Path({str(imports)!r}).touch(); time.sleep(3600)"
+        f"""import pathlib, time, weakref
+def callback(_):
+    pathlib.Path({str(imports)!r}).touch()
+    time.sleep(3600)
+referred = type("Referred", (), {{}})()
+reference = weakref.ref(referred, callback)
+del referred
+time.sleep(3600)"""
     )
     environment = clean_environment()
     environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"

@@ -133,8 +133,10 @@ async def test_where_no_thread_can_be_started_memory_is_returned_later(monkeypat
         refused.set()
         raise RuntimeError("can't start new thread")
 
-    # Earlier tests of this process may have left idle threads, which need no start.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
+    # Earlier tests of this process may have left idle threads, which need no start. The executor is
+    # this test's alone: one that has started no thread for a call counts one more as idle for ever,
+    # so that later calls wait for others to end.
+    monkeypatch.setattr(asyncio.get_running_loop(), "_default_executor", ThreadPoolExecutor())
     freeing = asyncio.create_task(memory_trimming.keep_freeing())
     with monkeypatch.context() as full:
         full.setattr(threading.Thread, "start", refuse)

@@ -290,7 +290,8 @@ async def test_a_write_reaches_the_failpoints_around_it(cluster: Cluster, key: S
     reached: list[str] = []
     async with connected(cluster.kubeconfig) as api, following(kserve := KServeCluster(api)):
         with ExitStack() as stack:
-            for name in NAMES:
+            # The revisions of other tests' services may be written meanwhile.
+            for name in (name for name in NAMES if "revision" not in name):
                 stack.enter_context(armed(name, partial(reached.append, name)))
             await kserve.apply(Deploy(key, MODEL, validate_only=True))
             assert reached == []

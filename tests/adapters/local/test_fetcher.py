@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -247,6 +248,23 @@ async def test_a_filesystem_whose_package_is_absent_names_it(into: Path) -> None
         assert f"needs the package {package}" in failed.message
         assert f"-m pip install {package}" in failed.remedy
         assert failed.reason is FailureReason.STORAGE_SCHEME
+
+
+async def test_many_downloads_at_once_end_as_each_alone_does(tmp_path: Path) -> None:
+    (tmp_path / "model.pkl").write_bytes(b"trained")
+    uris = [str(tmp_path / "model.pkl"), "gs://bucket/model"] * 200
+    switched_each = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        ends = await asyncio.gather(
+            *(fetch(uri, tmp_path / f"{n}") for n, uri in enumerate(uris)), return_exceptions=True
+        )
+    finally:
+        sys.setswitchinterval(switched_each)
+    for n, (here, absent) in enumerate(zip(ends[::2], ends[1::2], strict=True)):
+        assert here == tmp_path / f"{2 * n}" / "model.pkl"
+        assert isinstance(absent, FetchFailed)
+        assert "needs the package gcsfs" in absent.message
 
 
 @pytest.mark.parametrize("scheme", ["pvc", "oci", "memory", "gopher"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote
@@ -27,6 +29,8 @@ _PACKAGES = {
     "hf": "huggingface_hub",
 }
 _SILENT_AFTER = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+# Python's invalidate_caches raises KeyError in two threads at once.
+_INVALIDATING = threading.Lock()
 
 
 CHECK_URI = "check spec.model.storage_uri"
@@ -180,16 +184,26 @@ def _filesystem(scheme: str) -> Any:
     options = {}
     if package == "aiohttp":
         options["client_kwargs"] = {"timeout": _SILENT_AFTER, "trust_env": True}
-    importlib.invalidate_caches()  # it may have been installed since the server started
     try:
-        # A cached filesystem would answer with old listings.
-        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)  # type: ignore[no-untyped-call]
+        return _imported(scheme, options)
     except ImportError as e:
         raise FetchFailed(
             f"{scheme}:// needs the package {package}, which the server's Python lacks",
             f"{sys.executable} -m pip install {package}; then deploy again",
             FailureReason.STORAGE_SCHEME,
         ) from e
+
+
+def _imported(scheme: str, options: dict[str, Any]) -> Any:
+    # A cached filesystem would answer with old listings.
+    make = partial(fsspec.filesystem, scheme, skip_instance_cache=True, **options)
+    try:
+        return make()
+    except ImportError:
+        # The package may have been installed since Python looked for it last.
+        with _INVALIDATING:
+            importlib.invalidate_caches()
+    return make()
 
 
 def _safe_name(entry: dict[str, Any]) -> str:

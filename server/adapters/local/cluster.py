@@ -101,7 +101,7 @@ class LocalCluster:
         replayed = admit_deploy(deploy, stored)
         if supervisor and replayed:
             self._state.sync_pending()
-            service = self._report(supervisor)
+            service = self._report(supervisor.service())
             rollout = Rollout(service.uid, replayed.generation)
             return _applied(service, replayed.action, rollout)
         action, wanted = plan_deploy(deploy, stored, self._most_revisions)
@@ -112,7 +112,7 @@ class LocalCluster:
         else:
             self._state.sync_pending()
             supervisor.retry_now()
-        return _applied(self._report(supervisor), action, wanted.service.rollout)
+        return _applied(self._report(supervisor.service()), action, wanted.service.rollout)
 
     async def delete(self, delete: Delete) -> InferenceService:
         """See `server.ports.Cluster`."""
@@ -125,7 +125,7 @@ class LocalCluster:
         elif not delete.validate_only:
             record = supervisor.record.with_deletion(datetime.now(UTC))
             self._write(supervisor, record, lambda: self._state.mark_deleted(delete.key))
-        return self._report(supervisor)
+        return self._report(supervisor.service())
 
     async def read(self, key: ServiceKey) -> InferenceService | None:
         """See `server.ports.Cluster`."""
@@ -177,9 +177,8 @@ class LocalCluster:
         """See `server.ports.Cluster`."""
         return True
 
-    def _report(self, supervisor: Supervisor) -> InferenceService:
-        """Put a service into the sinks as it is now, and return it."""
-        service = supervisor.service()
+    def _report(self, service: InferenceService) -> InferenceService:
+        """Put a service into the sinks, and return it."""
         for sink in self._sinks:
             sink.put(service)
         return service
@@ -234,7 +233,7 @@ class LocalCluster:
         self._supervisors[record.service.key] = supervisor
         if self._tasks:
             self._tasks.create_task(self._run_supervisor(supervisor))
-        self._report(supervisor)
+        self._report(supervisor.service())
         return supervisor
 
     async def _run_supervisor(self, supervisor: Supervisor) -> None:

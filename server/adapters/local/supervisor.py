@@ -35,7 +35,7 @@ class Supervisor:
     A new generation starts beside the old one and gets the traffic once it is ready. The old one
     ends after its requests in flight. If the rollout recreates the model server, the new one starts
     only then.
-    `report` is called with it at each change of the service.
+    `report` is called with the service at each change.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Supervisor:
         record: Record,
         state: StateDir,
         config: ModelServerConfig,
-        report: Callable[[Supervisor], object],
+        report: Callable[[InferenceService], object],
     ) -> None:
         self.record = record
         self._state = state
@@ -120,10 +120,13 @@ class Supervisor:
             self._start_missing(self._tasks)
             # Requests go elsewhere before their old server is ended.
             self._switch_traffic()
-            self._store_progress()
+            self._note_ready()
+        derived = self._derived()
+        if self._tasks:
+            self._store_progress(derived.service)
             self._end_obsolete(self._tasks)
-        self._schedule_recheck()
-        self._report(self)
+        self._schedule_recheck(derived.recheck_at)
+        self._report(derived.service)
 
     def _desired(self) -> dict[int, GenerationSpec]:
         """Return the specs that should run by generation, the older first."""
@@ -149,17 +152,19 @@ class Supervisor:
         self._serving = ready[-1] if ready else None
         self._address.route_to(self._serving.upstream if self._serving else None)
 
-    def _store_progress(self) -> None:
-        """Store that the desired generation was ready, and the outcome of its revision.
-
-        A write that fails is tried again at the recheck.
-        """
+    def _note_ready(self) -> None:
         desired = self.record.desired
         if self._serving and self._serving.spec == desired != self.record.ready:
             self.record = self.record.with_ready()
             self._progress_stored = False
+
+    def _store_progress(self, service: InferenceService) -> None:
+        """Store that the desired generation was ready, and the outcome of its revision.
+
+        A write that fails is tried again at the recheck.
+        """
         if not self._closing.is_set():
-            self._note_outcome()
+            self._note_outcome(service)
         if not self._progress_stored:
             try:
                 self._state.write(self.record)
@@ -167,10 +172,10 @@ class Supervisor:
                 self._progress_stored = True
             except ServiceError as e:
                 # After a restart the older one may serve until this one is ready again.
-                log.warning("not stored", service=str(desired.key), why=e.message)
+                log.warning("not stored", service=str(service.key), why=e.message)
 
-    def _note_outcome(self) -> None:
-        stored = self.stored()
+    def _note_outcome(self, service: InferenceService) -> None:
+        stored = replace(self.record.stored, service=service)
         revisions = current_revisions(stored)
         before = stored.revisions[0] if stored.revisions else replace(revisions[0], outcome=None)
         if needs_storing(before, revisions[0]):
@@ -245,12 +250,12 @@ class Supervisor:
         status = replace(status, last_transition_time=self._state_since[1])
         return replace(derived, service=replace(derived.service, status=status))
 
-    def _schedule_recheck(self) -> None:
+    def _schedule_recheck(self, due: datetime | None) -> None:
         if self._recheck:
             self._recheck.cancel()
             self._recheck = None
         now = datetime.now(UTC)
-        moments = [self._derived().recheck_at]
+        moments = [due]
         if not self._progress_stored:
             moments.append(now + timedelta(seconds=RETRY_SECONDS))
         known = [moment for moment in moments if moment]

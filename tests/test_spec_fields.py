@@ -483,7 +483,7 @@ class StartedProcesses:
         self._timeout = timeout
         return Upstream(port, timeout)
 
-    async def start(self, command: Any, folder: Path, environment: Mapping[str, str]) -> NoReturn:
+    def start(self, command: Any, folder: Path, environment: Mapping[str, str]) -> NoReturn:
         self.found.put_nowait((self._source, tuple(command), dict(environment), self._timeout))
         raise OSError(errno.ENOMEM, "it is enough to know")
 

@@ -96,7 +96,7 @@ def test_a_daemon_without_the_mark_is_ended_by_the_wrapper_that_is_left(
 
 async def test_what_a_server_started_ends_as_soon_as_it_does(tmp_path: Path) -> None:
     script = "sleep 3600 & echo $! > pid"
-    process = await ModelProcess.start(["sh", "-c", script], tmp_path, dict(os.environ))
+    process = ModelProcess.start(["sh", "-c", script], tmp_path, dict(os.environ))
     try:
         assert await asyncio.wait_for(process.exited(), PATIENCE_SECONDS) == 0
         pid = int((tmp_path / "pid").read_text())

@@ -8,19 +8,19 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
-from typing import IO, Any
+from typing import Any
 
 from server.adapters.kserve.connection.yaml_document import (
     ConfigurationUnusable,
     Fields,
     parse_printed,
 )
-from server.child_process import ChildProcess
+from server.child_process import ChildProcess, OutputPipe
 from server.domain.rollout.container_output import OutputGate, gate_for
 
 RUN_TIMEOUT = 30.0
@@ -116,20 +116,19 @@ class ExecPlugin:
         if program is None:
             hint = _line(self.install_hint.encode(), OutputGate())
             raise self._failed(f"is not found{f': {hint}' if hint else ''}")
-        async with _pipe() as (stdout, out), _pipe() as (stderr, err):
+        stdout, stderr = asyncio.StreamReader(), asyncio.StreamReader()
+        with ExitStack() as pipes:
             try:
-                process = ChildProcess(
-                    [program, *self.args],
-                    stdout=out.fileno(),
-                    stderr=err.fileno(),
-                    environment=env,
-                    own_session=True,
-                )
+                with ExitStack() as theirs:
+                    process = ChildProcess(
+                        [program, *self.args],
+                        stdout=_pipe_into(stdout, pipes, theirs),
+                        stderr=_pipe_into(stderr, pipes, theirs),
+                        environment=env,
+                        own_session=True,
+                    )
             except OSError as e:
                 raise self._failed(f"cannot be run: {e.strerror}") from e
-            finally:
-                out.close()
-                err.close()
             ended = False
             try:
                 async with asyncio.timeout(RUN_TIMEOUT):
@@ -186,23 +185,15 @@ class ExecPlugin:
         return ConfigurationUnusable(f"{self.field_path}.{field}: {problem}")
 
 
-@asynccontextmanager
-async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, IO[bytes]]]:
-    """Open a pipe for a process's output.
+def _pipe_into(reader: asyncio.StreamReader, ours: ExitStack, theirs: ExitStack) -> int:
+    """Open a pipe from a process to a reader. Return the process's end.
 
-    With asyncio's own pipes `wait` does not end before they are read to their end, and a child of
-    the process may keep them open for ever.
+    A child of the process may keep it open for ever.
     """
-    reader = asyncio.StreamReader()
-    ours, theirs = os.pipe()
-    with os.fdopen(theirs, "wb") as writer:
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", 0)
-        )
-        try:
-            yield reader, writer
-        finally:
-            transport.close()
+    pipe = OutputPipe(reader.feed_data, reader.feed_eof)
+    ours.callback(pipe.close)
+    theirs.callback(os.close, pipe.child_end)
+    return pipe.child_end
 
 
 class _TooLong(Exception):

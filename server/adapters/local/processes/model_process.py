@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from server.adapters.local.processes import exec_wrapper
-from server.child_process import ChildProcess
+from server.child_process import ChildProcess, OutputPipe
 
 KEPT_BYTES = 2**16
 # The time that the wrapper has to end the descendants.
@@ -32,7 +32,7 @@ class ModelProcess:
         self._exit = asyncio.create_task(self._ended(), name=f"exit of {process.pid}")
 
     @classmethod
-    async def start(
+    def start(
         cls, command: Sequence[str], folder: Path, environment: Mapping[str, str]
     ) -> ModelProcess:
         """Start a command in a folder. On Linux it and its descendants die with this thread.
@@ -40,23 +40,21 @@ class ModelProcess:
         Raises OSError if no process can be started.
         """
         output = _OutputTail()
-        reading, writing = os.pipe()
         try:
-            await output.read_from(reading)
             wrapper = (sys.executable, "-I", "-S", exec_wrapper.__file__, str(os.getpid()))
             process = ChildProcess(
                 [*wrapper, *command],
-                stdout=writing,
-                stderr=writing,
+                stdout=output.pipe.child_end,
+                stderr=output.pipe.child_end,
                 folder=folder,
                 environment=_of_wrapper(environment),
                 own_session=True,
             )
         except BaseException:
-            output.close()
+            output.pipe.close()
             raise
         finally:
-            os.close(writing)
+            os.close(output.pipe.child_end)
         return cls(process, output)
 
     @property
@@ -86,7 +84,7 @@ class ModelProcess:
                 self._kill()
             # A killed process ends in no time, and must be reaped.
             await self.exited()
-            self._output.close()
+            self._output.pipe.close()
 
     async def last_output(self) -> str:
         """Return the end of its output so far; after its exit, the end of all its output."""
@@ -125,28 +123,13 @@ def _of_wrapper(environment: Mapping[str, str]) -> dict[str, str]:
     return marked
 
 
-class _OutputTail(asyncio.Protocol):
-    """Keeps the last KEPT_BYTES of a pipe."""
+class _OutputTail:
+    """Keeps the last KEPT_BYTES of a pipe. Raises OSError if none can be opened."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
-        self._transport: asyncio.BaseTransport | None = None
         self._ended = asyncio.Event()
-
-    async def read_from(self, descriptor: int) -> None:
-        pipe = os.fdopen(descriptor, "rb", 0)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: self, pipe)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._kept += data
-        if len(self._kept) > 2 * KEPT_BYTES:
-            del self._kept[:-KEPT_BYTES]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._ended.set()
+        self.pipe = OutputPipe(self._keep, self._ended.set)
 
     async def settled(self) -> None:
         """Wait a moment for the end of the pipe, which descendants may keep open."""
@@ -157,6 +140,7 @@ class _OutputTail(asyncio.Protocol):
     def text(self) -> str:
         return self._kept[-KEPT_BYTES:].decode(errors="replace")
 
-    def close(self) -> None:
-        if self._transport:
-            self._transport.close()
+    def _keep(self, part: bytes) -> None:
+        self._kept += part
+        if len(self._kept) > 2 * KEPT_BYTES:
+            del self._kept[:-KEPT_BYTES]

@@ -161,7 +161,7 @@ async def _process(
         # In a thread: a model may have left gigabytes there.
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         await _written(launch, folder)
-        process = await ModelProcess.start(launch.command, folder, environment)
+        process = ModelProcess.start(launch.command, folder, environment)
     except OSError as e:
         raise AttemptFailed(start_failure(e)) from e
     log.info("started", service=str(spec.key), generation=spec.generation, pid=process.pid)

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import uvloop
 
+# As many as asyncio's.
+_WORKERS = min(32, (os.cpu_count() or 1) + 4)
+
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` to its end in a loop of its own, as asyncio.run does."""
+    """Run `main` to its end in a loop of its own, as asyncio.run does.
+
+    Raises RuntimeError if this machine has no threads for it.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop().set_default_executor(_started_workers())
         runner.run(main)
+
+
+def _started_workers() -> ThreadPoolExecutor:
+    """Return a pool that runs all of its threads, so that none is missing later, when the machine
+    may have no more. One that starts a thread as it is needed raises RuntimeError then."""
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker")
+    all_run = Barrier(_WORKERS)
+    try:
+        for _ in range(_WORKERS):
+            pool.submit(all_run.wait)
+    except RuntimeError:
+        all_run.abort()
+        raise
+    return pool

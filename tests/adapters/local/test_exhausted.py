@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,29 @@ async def test_without_descriptors_a_service_is_refused_and_what_died_comes_back
     await world.until(State.READY)
     await world.ready(spec, other)
     assert await world.generation_of(ready) == 1
+
+
+@pytest.mark.parametrize("thread", ["fetching", "wait for"])
+async def test_without_threads_a_rollout_fails_and_what_runs_goes_on(
+    thread: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = await world.ready(world.model())
+    spec, other = world.model("2"), IRIS._replace(name="other")
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.startswith(thread):
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        await world.deploy(spec, other)
+        failed = await world.until(State.FAILED, key=other)
+        assert failed.status.failure
+        assert "no thread can be started" in failed.status.failure.message
+        assert await world.generation_of(ready) == 1
+    await world.until(State.READY, key=other)
 
 
 async def test_without_descriptors_an_address_reports_its_failure_and_listens_later() -> None:

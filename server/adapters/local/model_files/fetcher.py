@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from server.adapters.local.model_files.download import DownloadCancelled, Progress, download
-from server.adapters.local.model_files.model_sources import FetchFailed
+from server.adapters.local.model_files.model_sources import FetchFailed, shown
 from server.adapters.local.model_files.size_limits import AS_SHIPPED, SizeLimits
 
 __all__ = ["FetchFailed", "Progress", "SizeLimits", "fetch"]
@@ -44,7 +44,14 @@ async def fetch(
             pass
 
     # Not from a pool: the end of the process would wait for a thread that reads from a dead disk.
-    threading.Thread(target=run, name=f"fetching {uri}", daemon=True).start()
+    thread = threading.Thread(target=run, name=f"fetching {uri}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as e:
+        raise FetchFailed(
+            f"{shown(uri)} cannot be read: no thread can be started for it",
+            "raise the limit of this machine or container for processes and threads",
+        ) from e
     try:
         return await outcome
     finally:

@@ -192,6 +192,47 @@ async def test_a_fetch_that_was_cancelled_can_be_made_again(tmp_path: Path, into
     assert model.stat().st_size == 5_000_000
 
 
+async def test_a_fetch_that_is_cancelled_while_the_disk_writes_puts_nothing_in_place(
+    tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, written = threading.Event(), threading.Event()
+
+    def sync(place: Path) -> None:
+        writing.set()
+        assert written.wait(PATIENCE_SECONDS)
+
+    monkeypatch.setattr(download, "sync", sync)
+    (tmp_path / "model").write_bytes(b"trained")
+    fetching = asyncio.create_task(fetch(str(tmp_path / "model"), into))
+    await asyncio.to_thread(writing.wait, PATIENCE_SECONDS)
+    fetching.cancel()
+    await asyncio.wait({fetching})
+    written.set()
+    await eventually(lambda: not any(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")))
+    assert not into.exists()
+
+
+async def test_once_a_fetch_is_cancelled_its_model_is_in_place_or_never_will_be(
+    tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renaming, rename = threading.Event(), Path.rename
+
+    def slowly(path: Path, target: Path) -> Path:
+        renaming.set()
+        time.sleep(0.05)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", slowly)
+    (tmp_path / "model").write_bytes(b"trained")
+    fetching = asyncio.create_task(fetch(str(tmp_path / "model"), into))
+    await asyncio.to_thread(renaming.wait, PATIENCE_SECONDS)
+    fetching.cancel()
+    await asyncio.wait({fetching})
+    in_place = into.exists()
+    await eventually(lambda: not any(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")))
+    assert into.exists() == in_place
+
+
 async def test_an_answer_that_is_cut_short_is_no_model(http: FileServer, into: Path) -> None:
     http.files["/model"] = bytes(3_000_000)
     http.cut_short.add("/model")

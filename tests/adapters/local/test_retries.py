@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from server.adapters.local.model_files import download
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.commands import Action
 from server.domain.service.inference_service import InferenceServiceSpec
 from tests.adapters.local.serving import BRISK
-from tests.adapters.local.world import World, servers_of, world_of
+from tests.adapters.local.world import World, eventually, servers_of, world_of
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -47,6 +51,36 @@ async def test_a_model_that_was_corrected_at_its_source_is_fetched_again(world: 
     assert await failed(world, spec) is FailureReason.MODEL_LOAD
     assert world.model() == spec, "another file of the same name"
     await ready_when_deployed_again(world, spec)
+
+
+async def test_a_retry_that_still_downloads_does_not_bring_back_what_was_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+    corrected = threading.Event()
+
+    def slowly(place: Path) -> None:
+        """Write the first download to disk only once the next one is there."""
+        folder = place if place.name.endswith(download.PARTIAL_SUFFIX) else place.parent
+        if folder not in folders:
+            folders.append(folder)
+        if folder == folders[0]:
+            corrected.wait(PATIENCE_SECONDS)
+        else:
+            corrected.set()
+            ends = time.monotonic() + PATIENCE_SECONDS
+            while folders[0].exists() and time.monotonic() < ends:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(download, "sync", slowly)
+    async with world_of(tmp_path) as world:
+        spec = world.model(exit=1)
+        (tmp_path / "1.json").rename(tmp_path / "later.json")
+        assert await failed(world, spec) is FailureReason.STORAGE_DOWNLOAD
+        (tmp_path / "later.json").rename(tmp_path / "1.json")
+        await eventually("the retry's download", lambda: folders)
+        world.model()
+        await ready_when_deployed_again(world, spec)
 
 
 async def test_a_model_that_was_not_there_is_looked_for_at_once(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -47,18 +48,23 @@ OnProgress = Callable[[Progress | None], None]
 
 
 def download(
-    uri: str, into: Path, on_progress: OnProgress, limits: SizeLimits = AS_SHIPPED
+    uri: str,
+    into: Path,
+    on_progress: OnProgress,
+    limits: SizeLimits = AS_SHIPPED,
+    wanted: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Path:
     """Copy the files at `uri` into the folder `into` unless it exists. Return the model's path.
 
     Local files are copied too: a newly trained model overwrites the old one, and a server that
     starts again must find the old one. A single archive is unpacked, as KServe does. `on_progress`
     is called for each file and chunk. An error that it raises ends the download, as do the size
-    limits and a full disk. A process that dies leaves files beside `into` that end in
-    PARTIAL_SUFFIX. Blocks. Raises FetchFailed.
+    limits and a full disk. `into` appears within a block of `wanted`, which can raise too. A
+    process that dies leaves files beside `into` that end in PARTIAL_SUFFIX. Blocks. Raises
+    FetchFailed.
     """
     try:
-        return _kept(into) or _download(source_of(uri), into, on_progress, limits)
+        return _kept(into) or _download(source_of(uri), into, on_progress, limits, wanted)
     except (FetchFailed, DownloadCancelled):
         raise
     except Exception as e:
@@ -70,7 +76,13 @@ def _kept(into: Path) -> Path | None:
     return next(into.iterdir()) if into.is_dir() else None
 
 
-def _download(source: Source, into: Path, on_progress: OnProgress, limits: SizeLimits) -> Path:
+def _download(
+    source: Source,
+    into: Path,
+    on_progress: OnProgress,
+    limits: SizeLimits,
+    wanted: Callable[[], AbstractContextManager[None]],
+) -> Path:
     into.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(PARTIAL_SUFFIX, f".{into.name}.", into.parent))
     total: int | None = None
@@ -90,21 +102,12 @@ def _download(source: Source, into: Path, on_progress: OnProgress, limits: SizeL
         total = None
         model = unpack(model, budget)
         _sync_all(partial)
-        _put(partial, into)
+        with wanted():
+            partial.rename(into)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return into / model.name
-
-
-def _put(partial: Path, into: Path) -> None:
-    try:
-        partial.rename(into)
-    except OSError:
-        # A cancelled download may have put the same whole model there first.
-        if _kept(into) is None:
-            raise
-        shutil.rmtree(partial)
 
 
 def _copied(source: Source, file: SourceFile, partial: Path, budget: SizeBudget) -> Path:

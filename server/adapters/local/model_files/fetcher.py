@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.adapters.local.model_files.download import DownloadCancelled, Progress, download
@@ -28,16 +28,18 @@ async def fetch(
 ) -> Path:
     """Download the file or folder at `uri` into the folder `into`. Return its path there.
 
-    `into` appears once it is whole. If it exists, the source is not read: a generation keeps its
-    bytes for good. `on_progress` is called in this event loop, at most four times a second. After a
-    cancellation the thread ends at its next chunk, and removes its files. Raises FetchFailed.
+    `into` appears once it is whole, and never after a cancellation. If it exists, the source is not
+    read: a generation keeps its bytes for good. `on_progress` is called in this event loop, at most
+    four times a second. After a cancellation the thread ends at its next chunk, and removes its
+    files. Raises FetchFailed.
     """
     outcome: asyncio.Future[Path] = asyncio.get_running_loop().create_future()
     waiting = _Waiter(outcome, on_progress)
 
     def run() -> None:
         try:
-            waiting.in_loop(outcome.set_result, download(uri, into, waiting.on_progress, limits))
+            path = download(uri, into, waiting.on_progress, limits, waiting.wanted)
+            waiting.in_loop(outcome.set_result, path)
         except FetchFailed as e:
             waiting.in_loop(outcome.set_exception, e)
         except DownloadCancelled:
@@ -55,21 +57,35 @@ async def fetch(
     try:
         return await outcome
     finally:
-        waiting.over.set()
+        waiting.end()
 
 
 class _Waiter:
     """The caller of a download, for use in its thread."""
 
     def __init__(self, outcome: asyncio.Future[Path], on_progress: OnProgress) -> None:
-        self.over = threading.Event()
+        self._over = False
+        self._changing = threading.Lock()
         self._outcome = outcome
         self._on_progress = on_progress
         self._reported_at = 0.0
 
+    def end(self) -> None:
+        """Cancel the download, unless it has ended. Waits for a block of `wanted`."""
+        with self._changing:
+            self._over = True
+
+    @contextmanager
+    def wanted(self) -> Iterator[None]:
+        """Put off a cancellation for a block. Raises DownloadCancelled if there was one."""
+        with self._changing:
+            if self._over:
+                raise DownloadCancelled
+            yield
+
     def on_progress(self, progress: Progress | None) -> None:
         """Report progress now and then. Raises DownloadCancelled if the caller was cancelled."""
-        if self.over.is_set():
+        if self._over:
             raise DownloadCancelled
         if progress and time.monotonic() - self._reported_at >= PROGRESS_EVERY_SECONDS:
             self._reported_at = time.monotonic()

@@ -19,6 +19,8 @@ Line = MutableMapping[str, Any]
 LATE_SECONDS = 0.1
 # Some 3 MiB. After a stall, a line that is not late makes the texts of all in the event loop.
 MOST_LATE_LINES = 5_000
+# With the lines that are not late. They wait while a thread writes.
+MOST_LINES = 2 * MOST_LATE_LINES
 # At the end of the process, for a stream that takes no more.
 _LAST_SECONDS = 1.0
 
@@ -39,32 +41,46 @@ class LogStream:
     """Writes texts at once, and lines up to LATE_SECONDS late in a thread of its own.
 
     All are in the order in which they came. `render` makes the text of a late line. A process that
-    is killed may lose the last ones. While `stream` takes no more, MOST_LATE_LINES wait; the number
-    of those beyond is logged afterwards.
+    is killed may lose the last ones. While `stream` takes no more, MOST_LINES wait, at most
+    MOST_LATE_LINES of them late; the number of those beyond is logged afterwards.
+
+    One thread writes at a time, and no other waits for it: it also writes what they add meanwhile.
+    A garbage collection may log in any thread, under any lock. If that waited for another thread,
+    the two could wait for each other.
     """
 
     def __init__(self, stream: TextIO, render: Callable[[Line], str]) -> None:
         self._stream = stream
         self._render = render
-        self._waiting: deque[_LateLine] = deque()
-        # Two counts, because two threads change them.
+        self._waiting: deque[_LateLine | str] = deque()
+        # Two counts: only the thread that writes changes the second.
         self._dropped = 0
         self._dropped_logged = 0
         self._wanted = threading.Event()
-        # A garbage collection in the middle of a line may log another.
-        self._writing = threading.RLock()
+        self._writing = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def write(self, text: str) -> None:
-        """Write a text now, after the lines that wait."""
-        with self._writing:
-            self._stream.write("".join([*self._late_texts(), text]))
-            self._stream.flush()
+        """Write a text after the lines that wait: now, or as soon as a write that runs is done."""
+        if len(self._waiting) >= MOST_LINES:
+            self._dropped += 1
+            return
+        self._waiting.append(text)
+        self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait."""
-        if self._waiting:
-            self.write("")
+        """Write the lines that wait, or leave them to the thread that writes."""
+        # Again after each release: a line may have been left meanwhile.
+        while self._waiting and self._writing.acquire(blocking=False):
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write the lines that wait, and release `_writing`, which the caller has acquired."""
+        try:
+            self._stream.write("".join(self._texts()))
+            self._stream.flush()
+        finally:
+            self._writing.release()
 
     def write_late(self, event: str, fields: Callable[[], Line]) -> None:
         """Write a line soon. This waits for nothing; one thread calls it.
@@ -101,21 +117,20 @@ class LogStream:
 
     def _end(self) -> None:
         if self._writing.acquire(timeout=_LAST_SECONDS):
-            self._writing.release()
             with suppress(OSError, ValueError):
+                self._write_waiting()
                 self.flush()
 
-    def _late_texts(self) -> list[str]:
-        texts = list[str]()
-        # A line that a garbage collection logs meanwhile takes the ones before it.
-        with suppress(IndexError):
-            for _ in range(len(self._waiting)):
-                texts.append(f"{self._render(self._waiting.popleft().made())}\n")
+    def _texts(self) -> list[str]:
+        texts = [self._text(self._waiting.popleft()) for _ in range(len(self._waiting))]
         if dropped := self._dropped - self._dropped_logged:
             self._dropped_logged += dropped
             line: Line = {"lines": dropped, "event": "log lines dropped", "level": "warning"}
             texts.append(f"{self._render(line)}\n")
         return texts
+
+    def _text(self, line: _LateLine | str) -> str:
+        return line if isinstance(line, str) else f"{self._render(line.made())}\n"
 
 
 _late: LogStream | None = None

@@ -37,7 +37,7 @@ def configure(log: Log) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]
+        logger_factory=lambda *_: _Logger(stream),
         cache_logger_on_first_use=True,
     )
     _configure_libraries(stream, shared, renderer, level)
@@ -64,10 +64,42 @@ def _is_of_the_server(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("ExecuteBatchError raised in core")
 
 
+class _Logger:
+    """Writes lines of structlog. Its WriteLogger would hold a lock meanwhile: see LogStream."""
+
+    def __init__(self, stream: LogStream) -> None:
+        self._stream = stream
+
+    def info(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+
+    debug = warning = error = critical = info
+
+
+class _Handler(logging.Handler):
+    """Writes records of libraries. A StreamHandler would hold a lock meanwhile: see LogStream."""
+
+    def __init__(self, stream: LogStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Handle a record without the handler's lock."""
+        self.emit(record)
+        return True
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record. Raises nothing in the library."""
+        try:
+            self._stream.write(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
+
+
 def _configure_libraries(
     stream: LogStream, shared: list[Processor], renderer: Processor, level: int
 ) -> None:
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

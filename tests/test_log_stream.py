@@ -25,15 +25,32 @@ class Stalling(io.StringIO):
         self.free = threading.Event()
         self.free.set()
         self.reached = threading.Event()
+        self.all_written = threading.Event()
 
     def write(self, text: str) -> int:
         self.reached.set()
         assert self.free.wait(PATIENCE_SECONDS)
-        return super().write(text)
+        written = super().write(text)
+        if "log lines dropped" in text:
+            self.all_written.set()
+        return written
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def lines_of_a_process(program: str, *arguments: str) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    return [json.loads(line) for line in done.stderr.splitlines()]
 
 
 def events(stream: io.StringIO) -> list[str]:
@@ -68,6 +85,7 @@ def test_while_the_stream_stalls_nothing_waits_and_the_lines_beyond_the_bound_ar
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(log_stream, "MOST_LATE_LINES", 3)
+    monkeypatch.setattr(log_stream, "MOST_LINES", 4)
     monkeypatch.setattr(log_stream, "LATE_SECONDS", 0.0)
     written = Stalling()
     written.free.clear()
@@ -77,10 +95,13 @@ def test_while_the_stream_stalls_nothing_waits_and_the_lines_beyond_the_bound_ar
     assert written.reached.wait(PATIENCE_SECONDS)
     for n in range(10):
         log.write_late(f"read {n}", dict)
+    for n in range(2):
+        log.write(f'{{"event": "write {n}"}}\n')
     written.free.set()
-    log.write("")
-    assert events(written) == ["first", "read 0", "read 1", "read 2", "log lines dropped"]
-    assert lines(written)[-1]["lines"] == 7
+    assert written.all_written.wait(PATIENCE_SECONDS)
+    expected = ["first", "read 0", "read 1", "read 2", "write 0", "log lines dropped"]
+    assert events(written) == expected
+    assert lines(written)[-1]["lines"] == 7 + 1
 
 
 def test_a_stream_that_nobody_reads_any_more_ends_no_call_and_not_the_thread(
@@ -104,15 +125,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_no_call_and_not_the_thread(
     ("level", "logged"), [("info", ["a read", "a write", "the last read"]), ("warning", [])]
 )
 def test_at_the_end_of_the_process_every_line_is_written(level: str, logged: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, level],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    read = [json.loads(line) for line in done.stderr.splitlines()]
+    read = lines_of_a_process(_PROGRAM, level)
     assert [line["event"] for line in read] == logged
     assert all(line["level"] == "info" and line["timestamp"] for line in read)
 
@@ -142,4 +155,76 @@ def test_a_line_that_is_logged_while_lines_are_rendered_loses_none(late: None) -
     for event in ("first", "second", "third"):
         stream.write_late(event, dict)
     stream.flush()
-    assert sorted(out.getvalue().split()) == ["first", "nested", "second", "third"]
+    assert out.getvalue().split() == ["first", "second", "third", "nested"]
+
+
+def test_a_line_that_is_logged_while_the_stream_takes_another_is_written_after_it() -> None:
+    class Raw(io.RawIOBase):
+        taken = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            if not self.taken:
+                stream.write("nested\n")
+            self.taken += bytes(data)
+            return len(data)
+
+    raw = Raw()
+    stream = LogStream(io.TextIOWrapper(io.BufferedWriter(raw)), json.dumps)
+    stream.write("first\n")
+    assert raw.taken.split() == [b"first", b"nested"]
+
+
+def test_a_library_that_logs_while_a_line_is_made_does_not_wait_for_another_library() -> None:
+    """As asyncio logs an error that nobody retrieved, in a garbage collection."""
+    first, *others = (line["event"] for line in lines_of_a_process(_TWO_LIBRARIES))
+    assert first == "a read"
+    assert sorted(others) == ["a library's message", "a lost error"]
+
+
+_TWO_LIBRARIES = """
+import logging, threading, structlog
+from server import log_stream, logs, settings
+logs.configure(settings.Log(format="json"))
+formats, renders = threading.Event(), threading.Event()
+
+class Message:
+    def __str__(self):
+        formats.set()
+        renders.wait()
+        return "a library's message"
+
+def fields():
+    renders.set()
+    logging.getLogger("asyncio").error("a lost error")
+    return {}
+
+library = threading.Thread(target=logging.getLogger("library").error, args=[Message()])
+library.start()
+formats.wait()
+log_stream.write_late(structlog.get_logger(), "a read", fields)
+library.join()
+"""
+
+
+def test_a_line_of_the_server_that_is_logged_while_another_is_made_does_not_wait_for_it() -> None:
+    logged = [line["event"] for line in lines_of_a_process(_LINE_IN_A_LINE)]
+    assert logged == ["a read", "a write", "an error"]
+
+
+_LINE_IN_A_LINE = """
+import structlog
+from server import log_stream, logs, settings
+log_stream.LATE_SECONDS = 600.0
+logs.configure(settings.Log(format="json"))
+log = structlog.get_logger()
+
+def fields():
+    log.error("an error")
+    return {}
+
+log_stream.write_late(log, "a read", fields)
+log.info("a write")
+"""

@@ -79,7 +79,8 @@ class Client:
         tls: True for the system's certificates, False for plaintext, or a Tls. None: TLS, except
             to an address of this machine.
         token, token_file: a bearer token, a function that returns one for each call, or a file,
-            which is read again when it changes. They are sent in plaintext only to an address of
+            which is read again when it changes. The function is called in another thread, with
+            the context variables of the call. They are sent in plaintext only to an address of
             this machine, or with plaintext_token.
         metadata: sent with every call.
         patience: the seconds without an answer of any server after which calls end with

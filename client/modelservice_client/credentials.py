@@ -120,6 +120,11 @@ class Token:
         """Whether `metadata` reads a file or calls a function."""
         return bool(self._file or self._make)
 
+    @property
+    def source(self) -> str:
+        """Where the token comes from, for errors."""
+        return str(self._file) if self._file else "the token's function"
+
     def metadata(self) -> Metadata:
         """Return the metadata of the next call. Raises ValueError where there never was a valid
         token, or a function returns none, OSError where the file was never readable; neither has

@@ -574,6 +574,15 @@ def test_a_token_with_which_a_service_cannot_be_looked_for_ends_the_watch() -> N
     assert (steps, error) == (["Open", "Close", "Pause", "Open", "Send", "Close"], EXPIRED)
 
 
+@pytest.mark.parametrize(("timeout", "token_timeout"), [(None, 30.0), (600.0, 30.0), (2.0, 2.0)])
+def test_the_token_of_a_watch_has_the_time_of_an_attempt(
+    timeout: float | None, token_timeout: float
+) -> None:
+    opening = next(watching.watch(POLICY, WatchStatusRequest(), timeout))
+    assert isinstance(opening, Open)
+    assert (opening.timeout, opening.token_timeout) == (timeout, token_timeout)
+
+
 def test_a_token_that_expires_at_the_end_of_the_time_is_a_timeout() -> None:
     now = [0.0]
     routine = watching.wait_ready(Policy(lambda: now[0], lambda: 0.0), awaited(), 60.0)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,87 @@ async def test_a_token_comes_from_a_text_or_a_function(
     assert recorder.authorizations == [f"Bearer {TOKEN}", "Bearer one", None]
     assert [sent.get("x-team") for sent in recorder.sent] == ["vision", "vision", None]
     assert recorder.sent[0]["user-agent"].startswith("modelservice-client/")
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[Path]:
+    """A token file on a disk that hangs: a pipe into which nobody writes until the end."""
+    file = tmp_path / "hanging"
+    os.mkfifo(file)
+    yield file
+    os.close(os.open(file, os.O_RDWR))
+
+
+async def test_calls_end_in_their_time_while_the_token_file_hangs(
+    kind: str, recorder: Recorder, address: str, hanging: Path
+) -> None:
+    async def called() -> list[Any]:
+        async with client(kind, address, token_file=hanging) as face:
+            calls = [face.call("get", "iris", timeout=0.5) for _ in range(40)]
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            # The program's own threads are free.
+            await asyncio.to_thread(bool)
+            return ended
+
+    # Nothing of it holds up the end of the loop.
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        ended = await asyncio.to_thread(asyncio.run, called())
+    for error in ended:
+        assert isinstance(error, ms.Unauthenticated)
+        assert error.timed_out
+        assert f"no token: {hanging} has given none for" in str(error)
+    assert recorder.sent == []
+    assert [thread.name for thread in threading.enumerate()].count("modelservice-token") <= 16
+
+
+async def test_a_call_goes_on_once_the_token_file_is_read(
+    kind: str, recorder: Recorder, address: str, hanging: Path
+) -> None:
+    async with client(kind, address, token_file=hanging) as face:
+        call = asyncio.create_task(face.call("get", "iris"))
+        # It opens once it is read.
+        await asyncio.to_thread(hanging.write_text, TOKEN)
+        await call
+    assert recorder.authorizations == [f"Bearer {TOKEN}"]
+
+
+@pytest.mark.parametrize("method", ["get", "watch"])
+async def test_closing_a_client_ends_a_call_that_waits_for_its_token(
+    method: str, kind: str, recorder: Recorder, address: str
+) -> None:
+    asked, made = threading.Event(), threading.Event()
+
+    def token() -> str:
+        asked.set()
+        assert made.wait(PATIENCE_SECONDS)
+        return TOKEN
+
+    try:
+        async with client(kind, address, token=token) as face:
+            call = asyncio.create_task(face.call(method, "iris"))
+            await eventually("it waits", asked.is_set)
+            await face.close()
+            with pytest.raises(ms.ClientClosed):
+                # Long before the call would be tried again.
+                await asyncio.wait_for(call, 15)
+    finally:
+        made.set()
+    assert recorder.sent == []
+
+
+async def test_the_function_of_a_token_sees_for_whom_the_call_is(
+    kind: str, recorder: Recorder, address: str
+) -> None:
+    user = ContextVar[str]("user")
+
+    async def called_for(name: str) -> None:
+        user.set(name)
+        await face.call("get", name)
+
+    async with client(kind, address, token=user.get) as face:
+        names = [f"user-{number}" for number in range(40)]
+        await asyncio.gather(*map(called_for, names))
+    assert sorted(recorder.authorizations) == sorted(f"Bearer {name}" for name in names)
 
 
 async def test_a_function_that_has_no_token_left_ends_the_call(

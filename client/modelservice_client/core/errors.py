@@ -298,7 +298,7 @@ class PermissionDenied(ModelServiceError):
 
 
 class Unauthenticated(ModelServiceError):
-    """The call carried no valid credentials."""
+    """The call carried no valid credentials, or had no token to carry in time."""
 
 
 class ResourceExhausted(ModelServiceError):

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Make a call and send back its response, within `timeout` seconds."""
+    """Make a call and send back its response, within `timeout` seconds, its token's included."""
 
     rpc: Rpc[Any, Any]
     request: Message
@@ -25,10 +25,12 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Open a watch, which ends after `timeout` seconds if that is not None."""
+    """Open a watch, which ends after `timeout` seconds if that is not None. Its token is there
+    within `token_timeout` seconds, or opening fails."""
 
     request: WatchStatusRequest
     timeout: float | None
+    token_timeout: float
 
 
 @dataclass(frozen=True, slots=True)

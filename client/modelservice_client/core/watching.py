@@ -65,7 +65,7 @@ def watch(
         # Whether the server has accepted the token of the present stream.
         accepted = False
         try:
-            yield Open(view.request(), retry.left())
+            yield Open(view.request(), retry.left(), retry.attempt_seconds())
             while (message := (yield Receive(SILENCE_SECONDS))) is not None:
                 retry.heard()
                 accepted = True

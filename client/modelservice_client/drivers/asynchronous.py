@@ -18,7 +18,14 @@ from modelservice_client.core.errors import ModelServiceError
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
 from modelservice_client.credentials import ChannelSpec, Metadata
 from modelservice_client.drivers.first_contact import AsyncFirstContact
-from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
+from modelservice_client.drivers.token_threads import TokenThreads
+from modelservice_client.drivers.translation import (
+    closed,
+    error_from,
+    headers_failed,
+    headers_late,
+    silent,
+)
 
 T = TypeVar("T")
 
@@ -30,6 +37,7 @@ class Driver:
         self._spec = spec
         self._opened: grpc.aio.Channel | None = None
         self._contact = AsyncFirstContact(spec)
+        self._tokens = TokenThreads(spec.token)
         self._closed = asyncio.Event()
 
     async def close(self) -> None:
@@ -48,16 +56,17 @@ class Driver:
 
     async def send(self, step: Send) -> Message:
         """Make a call."""
-        headers = await self._headers()
+        ends = time.monotonic() + step.timeout
+        headers = await self._headers(step.timeout)
         call: Any = self._channel().unary_unary(
             step.rpc.path,
             request_serializer=step.rpc.request.SerializeToString,
             response_deserializer=step.rpc.response.FromString,
         )
-        async with self._translated(headers, time.monotonic() + step.timeout):
+        async with self._translated(headers, ends):
             response: Message = await call(
                 step.request,
-                timeout=step.timeout,
+                timeout=max(ends - time.monotonic(), 0.0),
                 metadata=headers,
             )
         self._contact.answered = True
@@ -65,15 +74,16 @@ class Driver:
 
     async def open(self, step: Open) -> Stream:
         """Open a watch; whether it works shows with its first message."""
-        headers = await self._headers()
+        ends = math.inf if step.timeout is None else time.monotonic() + step.timeout
+        headers = await self._headers(step.token_timeout)
         call: Any = self._channel().unary_stream(
             rpcs.WATCH_STATUS.path,
             request_serializer=rpcs.WATCH_STATUS.request.SerializeToString,
             response_deserializer=rpcs.WATCH_STATUS.response.FromString,
         )
-        ends = math.inf if step.timeout is None else time.monotonic() + step.timeout
         async with self._translated(headers, ends):
-            opened = call(step.request, timeout=step.timeout, metadata=headers)
+            timeout = None if step.timeout is None else max(ends - time.monotonic(), 0.0)
+            opened = call(step.request, timeout=timeout, metadata=headers)
             return Stream(opened, headers, ends)
 
     async def receive(self, stream: Stream, step: Receive) -> WatchStatusResponse | None:
@@ -108,16 +118,31 @@ class Driver:
             )
         return self._opened
 
-    async def _headers(self) -> Metadata:
+    async def _headers(self, seconds: float) -> Metadata:
         if self._closed.is_set():
             raise closed()
         token = self._spec.token
         try:
-            # A file may be on a disk that hangs.
-            found = await asyncio.to_thread(token.metadata) if token.blocks else token.metadata()
+            made = await self._made_token(seconds) if token.blocks else token.metadata()
         except (OSError, ValueError) as error:
             raise headers_failed(error) from None
-        return (*self._spec.metadata, *found)
+        return (*self._spec.metadata, *made)
+
+    async def _made_token(self, seconds: float) -> Metadata:
+        asked = asyncio.wrap_future(self._tokens.ask())
+        closing = asyncio.create_task(self._closed.wait())
+        try:
+            await asyncio.wait(
+                (asked, closing), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if self._closed.is_set():
+                raise closed()
+            if not asked.done():
+                raise headers_late(self._spec.token, seconds)
+            return asked.result()
+        finally:
+            asked.cancel()
+            closing.cancel()
 
     @asynccontextmanager
     async def _translated(self, headers: Metadata, ends: float) -> AsyncIterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,14 @@ from modelservice_client.core.errors import ModelServiceError, NotReachable
 from modelservice_client.core.steps import Close, Emit, Open, Pause, Receive, Routine, Send, Step
 from modelservice_client.credentials import ChannelSpec, Metadata
 from modelservice_client.drivers.first_contact import BlockingFirstContact
-from modelservice_client.drivers.translation import closed, error_from, headers_failed, silent
+from modelservice_client.drivers.token_threads import TokenThreads
+from modelservice_client.drivers.translation import (
+    closed,
+    error_from,
+    headers_failed,
+    headers_late,
+    silent,
+)
 
 T = TypeVar("T")
 
@@ -34,11 +42,16 @@ class Driver:
             else grpc.insecure_channel(spec.target, options=spec.options)
         )
         self._contact = BlockingFirstContact(spec)
-        self._closed = threading.Event()
+        self._tokens = TokenThreads(spec.token)
+        self._closed = False
+        # Those of each `_wait` that goes on.
+        self._woken: set[queue.SimpleQueue[None]] = set()
 
     def close(self) -> None:
         """End all calls and pauses."""
-        self._closed.set()
+        self._closed = True
+        for woken in list(self._woken):
+            woken.put(None)
         self._contact.close()
         self._channel.close()
 
@@ -51,16 +64,17 @@ class Driver:
 
     def send(self, step: Send) -> Message:
         """Make a call."""
+        ends = time.monotonic() + step.timeout
         call = self._channel.unary_unary(
             step.rpc.path,
             request_serializer=step.rpc.request.SerializeToString,
             response_deserializer=step.rpc.response.FromString,
         )
-        headers = self._headers()
-        with self._translated(headers, time.monotonic() + step.timeout):
+        headers = self._headers(step.timeout)
+        with self._translated(headers, ends):
             response: Message = call(
                 step.request,
-                timeout=step.timeout,
+                timeout=max(ends - time.monotonic(), 0.0),
                 metadata=headers,
             )
         self._contact.answered = True
@@ -68,15 +82,16 @@ class Driver:
 
     def open(self, step: Open) -> Stream:
         """Open a watch; whether it works shows with its first message."""
+        ends = math.inf if step.timeout is None else time.monotonic() + step.timeout
         call = self._channel.unary_stream(
             rpcs.WATCH_STATUS.path,
             request_serializer=rpcs.WATCH_STATUS.request.SerializeToString,
             response_deserializer=rpcs.WATCH_STATUS.response.FromString,
         )
-        headers = self._headers()
-        ends = math.inf if step.timeout is None else time.monotonic() + step.timeout
+        headers = self._headers(step.token_timeout)
         with self._translated(headers, ends):
-            opened = call(step.request, timeout=step.timeout, metadata=headers)
+            timeout = None if step.timeout is None else max(ends - time.monotonic(), 0.0)
+            opened = call(step.request, timeout=timeout, metadata=headers)
             return Stream(opened, headers, ends)
 
     def receive(self, stream: Stream, step: Receive) -> WatchStatusResponse | None:
@@ -93,16 +108,40 @@ class Driver:
 
     def pause(self, step: Pause) -> None:
         """Wait, at most until the client is closed."""
-        if self._closed.wait(step.seconds):
-            raise closed()
+        self._wait(step.seconds, queue.SimpleQueue())
 
-    def _headers(self) -> Metadata:
-        if self._closed.is_set():
+    def _headers(self, seconds: float) -> Metadata:
+        if self._closed:
             raise closed()
+        token = self._spec.token
         try:
-            return (*self._spec.metadata, *self._spec.token.metadata())
+            made = self._made_token(seconds) if token.blocks else token.metadata()
         except (OSError, ValueError) as error:
             raise headers_failed(error) from None
+        return (*self._spec.metadata, *made)
+
+    def _made_token(self, seconds: float) -> Metadata:
+        asked, woken = self._tokens.ask(), queue.SimpleQueue[None]()
+        asked.add_done_callback(lambda _: woken.put(None))
+        try:
+            self._wait(seconds, woken)
+            if not asked.done():
+                raise headers_late(self._spec.token, seconds)
+            return asked.result()
+        finally:
+            asked.cancel()
+
+    def _wait(self, seconds: float, woken: queue.SimpleQueue[None]) -> None:
+        """Wait until something is put into this, for `seconds` at most. Raises ClientClosed."""
+        self._woken.add(woken)
+        try:
+            if not self._closed:
+                with suppress(queue.Empty):
+                    woken.get(timeout=seconds)
+        finally:
+            self._woken.discard(woken)
+        if self._closed:
+            raise closed()
 
     @contextmanager
     def _translated(self, headers: Metadata, ends: float) -> Iterator[None]:
@@ -110,14 +149,14 @@ class Driver:
         try:
             yield
         except grpc.RpcError as error:
-            if self._closed.is_set():
+            if self._closed:
                 raise closed() from None
             translated = error_from(error, headers)
             explained = self._contact.explain(translated, ends - time.monotonic())
-            raise (closed() if self._closed.is_set() else explained) from None
+            raise (closed() if self._closed else explained) from None
         except ValueError:
             # gRPC's word for a channel that another thread has closed meanwhile.
-            if self._closed.is_set():
+            if self._closed:
                 raise closed() from None
             raise
 

@@ -14,7 +14,7 @@ from modelservice_client.core.errors import (
     Unauthenticated,
     error_of,
 )
-from modelservice_client.credentials import Metadata, redact
+from modelservice_client.credentials import Metadata, Token, redact
 
 
 def error_from(error: Any, sent: Metadata) -> ModelServiceError:
@@ -34,6 +34,16 @@ def headers_failed(error: OSError | ValueError) -> Unauthenticated:
     """Return the error of a call that has no token to send."""
     why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
     return Unauthenticated(f"no token: {why}", code=grpc.StatusCode.UNAUTHENTICATED)
+
+
+def headers_late(token: Token, seconds: float) -> Unauthenticated:
+    """Return the error of an attempt whose token was not there in time. The next one may have it:
+    a disk that hangs may answer later."""
+    return Unauthenticated(
+        f"no token: {token.source} has given none for {seconds:.3g} s",
+        code=grpc.StatusCode.UNAUTHENTICATED,
+        retry_after=0.0,
+    )
 
 
 def silent(seconds: float) -> NotReachable:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -31,6 +32,8 @@ _KEPT = ".json"
 _DELETED = ".deleted"
 # In the names of files that cannot be read.
 _ASIDE = ".unreadable-"
+# The suffix of folders in a working directory that are not whole.
+PARTIAL_SUFFIX = ".partial"
 _PRIVATE = 0o700
 _PRIVATE_FILE = 0o600
 
@@ -129,7 +132,7 @@ class StateDir:
 
     def unused_folders(self, kept: Mapping[str, Collection[int]]) -> list[Path]:
         """Return the working directories of all generations but these, by the uids of services,
-        and the folders of contents of other services.
+        the partial folders of these, and the folders of contents of other services.
 
         None of them is used again: a new service has a new uid, a new generation a new number.
         """
@@ -141,6 +144,7 @@ class StateDir:
             if service.name in kept:
                 needed = {str(generation) for generation in kept[service.name]}
                 found += [folder for folder in service.iterdir() if folder.name not in needed]
+                found += service.glob(f"*/*{PARTIAL_SUFFIX}")
             else:
                 found.append(service)
         return found
@@ -249,6 +253,17 @@ class StateDir:
             raise WriteOutcomeUnknown(
                 f"the state directory could not be brought to disk: {e.strerror}"
             ) from e
+
+
+def discard(folder: Path) -> None:
+    """Remove a working directory or a folder in it. Blocks.
+
+    A process that dies meanwhile leaves it whole, or under a name that a start removes.
+    """
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    with suppress(OSError):
+        folder = folder.rename(aside)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

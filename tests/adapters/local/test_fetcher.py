@@ -21,6 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from server.adapters.local.model_files import download
 from server.adapters.local.model_files.fetcher import FetchFailed, Progress, SizeLimits, fetch
 from server.adapters.local.model_files.size_limits import AS_SHIPPED
+from server.adapters.local.state_dir import PARTIAL_SUFFIX
 from server.domain.rollout.status import FailureReason
 from tests.adapters.local.file_server import FileServer, file_server
 from tests.patience import PATIENCE_SECONDS
@@ -53,7 +54,7 @@ async def refused(uri: str, into: Path, limits: SizeLimits = AS_SHIPPED) -> Fetc
     with pytest.raises(FetchFailed) as caught:
         await fetch(uri, into, limits=limits)
     assert not into.exists(), "a partial result"
-    assert not list(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")), "it leaves a rest"
+    assert not list(into.parent.glob(f".*{PARTIAL_SUFFIX}")), "it leaves a rest"
     return caught.value
 
 
@@ -89,6 +90,12 @@ async def test_a_newly_trained_model_does_not_change_the_fetched_one(
     assert again.read_bytes() == b"first"
     source.unlink()
     assert (await fetch(str(source), into)).read_bytes() == b"first"
+
+
+async def test_an_empty_folder_is_no_fetched_model(tmp_path: Path, into: Path) -> None:
+    (tmp_path / "model.joblib").write_bytes(b"trained")
+    into.mkdir(parents=True)
+    assert (await fetch(str(tmp_path / "model.joblib"), into)).read_bytes() == b"trained"
 
 
 async def test_a_folder_comes_with_everything_below_it_and_links_followed(
@@ -175,7 +182,7 @@ async def test_a_cancelled_fetch_is_over_at_once_and_leaves_nothing(
     http.files["/model"] = bytes(3_000_000)
     http.stuck.add("/model")
     fetching = asyncio.create_task(fetch(http.url("/model"), into))
-    await eventually(lambda: any(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")))
+    await eventually(lambda: any(into.parent.glob(f".*{PARTIAL_SUFFIX}")))
     fetching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(fetching, PATIENCE_SECONDS)
@@ -208,7 +215,7 @@ async def test_a_fetch_that_is_cancelled_while_the_disk_writes_puts_nothing_in_p
     fetching.cancel()
     await asyncio.wait({fetching})
     written.set()
-    await eventually(lambda: not any(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")))
+    await eventually(lambda: not any(into.parent.glob(f".*{PARTIAL_SUFFIX}")))
     assert not into.exists()
 
 
@@ -229,7 +236,7 @@ async def test_once_a_fetch_is_cancelled_its_model_is_in_place_or_never_will_be(
     fetching.cancel()
     await asyncio.wait({fetching})
     in_place = into.exists()
-    await eventually(lambda: not any(into.parent.glob(f".*{download.PARTIAL_SUFFIX}")))
+    await eventually(lambda: not any(into.parent.glob(f".*{PARTIAL_SUFFIX}")))
     assert into.exists() == in_place
 
 

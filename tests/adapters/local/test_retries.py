@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.adapters.local.model_files import download
+from server.adapters.local.state_dir import PARTIAL_SUFFIX
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.commands import Action
 from server.domain.service.inference_service import InferenceServiceSpec
@@ -61,7 +62,7 @@ async def test_a_retry_that_still_downloads_does_not_bring_back_what_was_correct
 
     def slowly(place: Path) -> None:
         """Write the first download to disk only once the next one is there."""
-        folder = place if place.name.endswith(download.PARTIAL_SUFFIX) else place.parent
+        folder = place if place.name.endswith(PARTIAL_SUFFIX) else place.parent
         if folder not in folders:
             folders.append(folder)
         if folder == folders[0]:

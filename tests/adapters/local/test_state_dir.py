@@ -13,7 +13,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 
 from server.adapters.local import cluster
-from server.adapters.local.state_dir import StateDirUnusable, open_state_dir
+from server.adapters.local.state_dir import PARTIAL_SUFFIX, StateDirUnusable, open_state_dir
 from server.adapters.local.stored_service import Record, from_json, to_json
 from server.domain.service.canonical_spec import canonical_deploy
 from server.domain.service.commands import Deploy, Provenance
@@ -151,10 +151,14 @@ def test_the_folders_of_no_generation_are_unused(tmp_path: Path) -> None:
     with open_state_dir(tmp_path / "state") as state:
         for uid, generation in (("kept", 1), ("kept", 2), ("stopped", 3), ("gone", 1)):
             (state.work(uid, generation) / "model").mkdir(parents=True)
+        (state.work("kept", 2) / f".model.abc{PARTIAL_SUFFIX}").mkdir()
+        (state.work("kept", 2).with_name(f".1.abc{PARTIAL_SUFFIX}")).mkdir()
         found = {
             str(p.relative_to(tmp_path)) for p in state.unused_folders({"kept": [2], "stopped": []})
         }
-        assert found == {f"state/work/{left}" for left in ("kept/1", "stopped/3", "gone")}
+        partial = (f"kept/.1.abc{PARTIAL_SUFFIX}", f"kept/2/.model.abc{PARTIAL_SUFFIX}")
+        left = {"kept/1", "stopped/3", "gone", *partial}
+        assert found == {f"state/work/{folder}" for folder in left}
 
 
 async def test_a_start_does_not_wait_for_the_removal_of_unused_folders(

@@ -23,8 +23,7 @@ from server.adapters.local.model_files.model_sources import (
     source_of,
 )
 from server.adapters.local.model_files.size_limits import AS_SHIPPED, SizeBudget, SizeLimits
-
-PARTIAL_SUFFIX = ".partial"
+from server.adapters.local.state_dir import PARTIAL_SUFFIX
 
 
 class DownloadCancelled(Exception):
@@ -73,7 +72,7 @@ def download(
 
 
 def _kept(into: Path) -> Path | None:
-    return next(into.iterdir()) if into.is_dir() else None
+    return next(into.iterdir(), None) if into.is_dir() else None
 
 
 def _download(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +31,7 @@ from server.adapters.local.rollouts.generation_status import GenerationStatus
 from server.adapters.local.rollouts.load_limiter import LoadSlot
 from server.adapters.local.rollouts.model_server_run import ModelServerConfig, Run, running
 from server.adapters.local.runtimes.runtimes import NoRuntime, ServingRuntime
+from server.adapters.local.state_dir import discard
 from server.adapters.local.stored_service import GenerationSpec
 from server.domain.rollout.facts import Problem
 from server.domain.rollout.status import Failure, FailureReason
@@ -81,8 +81,7 @@ class Generation:
                 if not self._attempt.expired():
                     raise
                 if self._fetch_anew:
-                    model = self._folder / "model"
-                    await asyncio.to_thread(shutil.rmtree, model, ignore_errors=True)
+                    await asyncio.to_thread(discard, self._folder / "model")
 
     def retry_now(self, *, fetch_anew: bool) -> None:
         """Retry a failed generation at once, with its failures forgotten. Others go on.
@@ -100,7 +99,7 @@ class Generation:
 
     async def delete_files(self) -> None:
         """Delete the files of the generation."""
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(discard, self._folder)
         # The service's folder goes with the last generation.
         with suppress(OSError):
             self._folder.parent.rmdir()

@@ -19,8 +19,6 @@ Line = MutableMapping[str, Any]
 LATE_SECONDS = 0.1
 # Some 3 MiB. After a stall, a line that is not late makes the texts of all in the event loop.
 MOST_LATE_LINES = 5_000
-# With the lines that are not late. They wait while a thread writes.
-MOST_LINES = 2 * MOST_LATE_LINES
 # At the end of the process, for a stream that takes no more.
 _LAST_SECONDS = 1.0
 
@@ -41,46 +39,43 @@ class LogStream:
     """Writes texts at once, and lines up to LATE_SECONDS late in a thread of its own.
 
     All are in the order in which they came. `render` makes the text of a late line. A process that
-    is killed may lose the last ones. While `stream` takes no more, MOST_LINES wait, at most
-    MOST_LATE_LINES of them late; the number of those beyond is logged afterwards.
-
-    One thread writes at a time, and no other waits for it: it also writes what they add meanwhile.
-    A garbage collection may log in any thread, under any lock. If that waited for another thread,
-    the two could wait for each other.
+    is killed may lose the last ones. While `stream` takes no more, MOST_LATE_LINES wait; the number
+    of those beyond is logged afterwards.
     """
 
     def __init__(self, stream: TextIO, render: Callable[[Line], str]) -> None:
         self._stream = stream
         self._render = render
         self._waiting: deque[_LateLine | str] = deque()
-        # Two counts: only the thread that writes changes the second.
+        # Two counts, because two threads change them.
         self._dropped = 0
         self._dropped_logged = 0
         self._wanted = threading.Event()
-        self._writing = threading.Lock()
+        # A garbage collection may log in any thread, also in the middle of a line. Who logs must
+        # hold no other lock: two threads could wait for each other.
+        self._writing = threading.RLock()
+        self._in_a_write = False
         self._thread: threading.Thread | None = None
 
     def write(self, text: str) -> None:
-        """Write a text after the lines that wait: now, or as soon as a write that runs is done."""
-        if len(self._waiting) >= MOST_LINES:
-            self._dropped += 1
-            return
-        self._waiting.append(text)
-        self.flush()
+        """Write a text now, after the lines that wait. One that is logged in the middle of another
+        is written right after it."""
+        with self._writing:
+            self._waiting.append(text)
+            self.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait, or leave them to the thread that writes."""
-        # Again after each release: a line may have been left meanwhile.
-        while self._waiting and self._writing.acquire(blocking=False):
-            self._write_waiting()
-
-    def _write_waiting(self) -> None:
-        """Write the lines that wait, and release `_writing`, which the caller has acquired."""
-        try:
-            self._stream.write("".join(self._texts()))
-            self._stream.flush()
-        finally:
-            self._writing.release()
+        """Write the lines that wait."""
+        with self._writing:
+            if self._in_a_write:
+                return
+            self._in_a_write = True
+            try:
+                while self._waiting:
+                    self._stream.write("".join(self._texts()))
+                    self._stream.flush()
+            finally:
+                self._in_a_write = False
 
     def write_late(self, event: str, fields: Callable[[], Line]) -> None:
         """Write a line soon. This waits for nothing; one thread calls it.
@@ -117,8 +112,8 @@ class LogStream:
 
     def _end(self) -> None:
         if self._writing.acquire(timeout=_LAST_SECONDS):
+            self._writing.release()
             with suppress(OSError, ValueError):
-                self._write_waiting()
                 self.flush()
 
     def _texts(self) -> list[str]:

@@ -109,7 +109,13 @@ class StateDir:
         failpoints.reached("after-write")
 
     def remove(self, service: InferenceService) -> None:
-        """Remove the files of a service. Raises ClusterUnavailable if that fails."""
+        """Remove the files of a service, whose generations have none any more.
+
+        Raises ClusterUnavailable if that fails.
+        """
+        # Not with its last generation: another one may be about to make its own folder in there.
+        with suppress(OSError):
+            (self._work / service.uid).rmdir()
         try:
             # First, since only the file of the service names them: a start reads it after a crash.
             self._remove_contents(service, ())

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from server.adapters.local.rollouts.generation import Generation
 from server.domain.errors import ServiceDeleting
 from server.domain.rollout.status import FailureReason, State
 from server.domain.service.commands import STOP_ANNOTATION, Action
 from server.domain.service.inference_service import (
     RECREATE,
     InferenceService,
+    ModelFormat,
+    ModelPredictor,
     RolloutStrategy,
     Scaling,
 )
 from tests.adapters.local.load import load
 from tests.adapters.local.world import IRIS, World, children_of, eventually, servers_of
+from tests.patience import PATIENCE_SECONDS
 
 
 async def test_five_rollouts_under_load_lose_no_request(world: World) -> None:
@@ -45,6 +52,35 @@ async def test_requests_in_flight_are_answered_by_the_generation_that_took_them(
         await eventually("the answers of both", lambda: {"1", "2"} <= set(under.served))
     assert under.failed == []
     await eventually("one server", lambda: len(servers_of(world)) == 1)
+
+
+async def test_a_generation_that_ends_leaves_the_next_one_room_for_its_model(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, delete_files = os.mkdir, Generation.delete_files
+    made, deleted = threading.Event(), threading.Event()
+
+    def mkdir_slowly(path: str | Path, *mode: int) -> None:
+        mkdir(path, *mode)
+        if Path(path).parent == world.folder / "state" / "work":
+            made.set()
+            assert deleted.wait(PATIENCE_SECONDS)
+
+    async def delete_files_slowly(generation: Generation) -> None:
+        await asyncio.to_thread(made.wait, PATIENCE_SECONDS)
+        await delete_files(generation)
+        deleted.set()
+
+    monkeypatch.setattr(os, "mkdir", mkdir_slowly)
+    monkeypatch.setattr(Generation, "delete_files", delete_files_slowly)
+    spec = world.model()
+    assert isinstance(spec.predictor, ModelPredictor)
+    unknown = replace(spec.predictor, format=ModelFormat("unknown"))
+    await world.deploy(replace(spec, predictor=unknown))
+    await world.until(State.FAILED)
+    await world.deploy(spec)
+    service = await world.until(State.READY, State.FAILED, generation=2)
+    assert service.status.failure is None
 
 
 async def test_what_fails_leaves_the_old_generation_serving(world: World) -> None:

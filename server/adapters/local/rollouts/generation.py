@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,9 +99,6 @@ class Generation:
     async def delete_files(self) -> None:
         """Delete the files of the generation."""
         await asyncio.to_thread(discard, self._folder)
-        # The service's folder goes with the last generation.
-        with suppress(OSError):
-            self._folder.parent.rmdir()
 
     async def _try(self) -> None:
         """Make one attempt, and wait before the next."""

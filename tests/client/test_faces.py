@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ from modelservice.v1.registry_service_pb2 import (
     ListRegisteredModelsRequest,
 )
 from modelservice_client import rpcs
+from modelservice_client.core import watching
 
 from server.domain.errors import ErrorReason
 from server.domain.rollout.status import InferenceServiceStatus as Status
@@ -41,6 +44,11 @@ async def eventually(what: str, true: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not true():
             await asyncio.sleep(0.01)
+
+
+def threads_of_watches() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name == "modelservice-watch"]
 
 
 def waiting(face: Face, name: str, **named: Any) -> asyncio.Task[Any]:
@@ -345,12 +353,40 @@ async def test_a_watch_that_is_left_in_the_middle_holds_nothing_open(
             for _ in client.watch(name):
                 break
 
-    def guards() -> list[str]:
-        names = [thread.name for thread in threading.enumerate()]
-        return [name for name in names if name == "modelservice-watch"]
-
     await asyncio.to_thread(left)
-    await eventually("no thread of a watch is left", lambda: not guards())
+    await eventually("no thread of a watch is left", lambda: not threads_of_watches())
+
+
+async def test_a_watch_that_is_collected_as_garbage_in_its_own_thread_holds_nothing_open(
+    served: Served, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection comes at one step of the thread after the other."""
+    monkeypatch.setattr(watching, "SILENCE_SECONDS", 0.8)  # the thread looks eight times as often
+    steps = itertools.count(-1, -1)
+
+    def collect(*_: object) -> None:
+        if threading.current_thread().name == "modelservice-watch" and next(steps) == 0:
+            gc.collect()
+
+    def leave(step: int) -> None:
+        nonlocal steps
+        with ms.Client(served.address) as client:
+            client.deploy_and_wait(name=name, spec=container())
+            watch = client.watch(name)
+            next(watch)
+            cycle: list[Any] = [watch]
+            cycle.append(cycle)
+        steps = itertools.count(step, -1)
+
+    gc.disable()
+    threading.setprofile(collect)
+    try:
+        for step in range(20):
+            await asyncio.to_thread(leave, step)
+            await eventually("no thread of a watch is left", lambda: not threads_of_watches())
+    finally:
+        threading.setprofile(None)
+        gc.enable()
 
 
 async def test_cancelling_a_task_ends_its_stream_and_leaves_the_rollout_alone(name: str) -> None:

@@ -172,7 +172,9 @@ class Stream:
         self.was_silent = False
         self._call = call
         self._silent_at = math.inf
-        self._ended = threading.Event()
+        # Not an Event: a garbage collection in the guard may close the stream while the guard holds
+        # the Event's lock.
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._guard: threading.Thread | None = None
 
     def receive(self, timeout: float) -> WatchStatusResponse | None:
@@ -194,15 +196,16 @@ class Stream:
 
     def close(self) -> None:
         """Cancel the stream. Harmless once it has ended."""
-        self._ended.set()
+        self._ended.put(None)
         self._call.cancel()
 
     def _cancel_when_silent(self, interval: float) -> None:
-        while not self._ended.wait(interval):
-            if time.monotonic() >= self._silent_at:
-                self.was_silent = True
-                self._call.cancel()
+        while time.monotonic() < self._silent_at:
+            with suppress(queue.Empty):
+                self._ended.get(timeout=interval)
                 return
+        self.was_silent = True
+        self._call.cancel()
 
 
 class Run(Generic[T]):

@@ -28,7 +28,7 @@ from modelservice_client.credentials import is_local
 
 from lab.credentials import write_loopback_certificate
 from tests.client.faces import client
-from tests.client.test_faces import eventually
+from tests.client.test_faces import eventually, read
 from tests.patience import PATIENCE_SECONDS
 
 TOKEN = "token-of-the-test"
@@ -214,27 +214,51 @@ async def test_a_call_goes_on_once_the_token_file_is_read(
     assert recorder.authorizations == [f"Bearer {TOKEN}"]
 
 
-@pytest.mark.parametrize("method", ["get", "watch"])
-async def test_closing_a_client_ends_a_call_that_waits_for_its_token(
-    method: str, kind: str, recorder: Recorder, address: str
-) -> None:
-    asked, made = threading.Event(), threading.Event()
+class Withheld:
+    """A token's function that makes none before the end of the test."""
 
-    def token() -> str:
-        asked.set()
-        assert made.wait(PATIENCE_SECONDS)
+    def __init__(self) -> None:
+        self.asked, self._end = threading.Event(), threading.Event()
+
+    def __call__(self) -> str:
+        self.asked.set()
+        assert self._end.wait(PATIENCE_SECONDS)
         return TOKEN
 
-    try:
-        async with client(kind, address, token=token) as face:
-            call = asyncio.create_task(face.call(method, "iris"))
-            await eventually("it waits", asked.is_set)
-            await face.close()
-            with pytest.raises(ms.ClientClosed):
-                # Long before the call would be tried again.
-                await asyncio.wait_for(call, 15)
-    finally:
-        made.set()
+    def end(self) -> None:
+        self._end.set()
+
+
+@pytest.fixture
+def withheld() -> Iterator[Withheld]:
+    token = Withheld()
+    yield token
+    token.end()
+
+
+@pytest.mark.parametrize("method", ["get", "watch"])
+async def test_closing_a_client_ends_a_call_that_waits_for_its_token(
+    method: str, kind: str, recorder: Recorder, address: str, withheld: Withheld
+) -> None:
+    async with client(kind, address, token=withheld) as face:
+        call = asyncio.create_task(face.call(method, "iris"))
+        await eventually("it waits", withheld.asked.is_set)
+        await face.close()
+        with pytest.raises(ms.ClientClosed):
+            # Long before the call would be tried again.
+            await asyncio.wait_for(call, 15)
+    assert recorder.sent == []
+
+
+async def test_closing_a_watch_ends_its_reader_that_waits_for_its_token(
+    kind: str, recorder: Recorder, address: str, withheld: Withheld
+) -> None:
+    async with client(kind, address, token=withheld) as face:
+        watch = face.client.watch()
+        reader = asyncio.create_task(read(watch, print))
+        await eventually("it waits", withheld.asked.is_set)
+        watch.close()
+        await asyncio.wait_for(reader, 15)
     assert recorder.sent == []
 
 

@@ -324,24 +324,60 @@ async def test_closing_a_client_ends_its_waits(face: Face, served: Served, name:
         await face.call("get", name)
 
 
+async def read(watch: ms.Watch | ms.AsyncWatch, show: Callable[[Message], None]) -> None:
+    """Read a watch to its end, in a thread or in this task."""
+    if isinstance(watch, ms.AsyncWatch):
+        async for message in watch:
+            show(message)
+    else:
+        await asyncio.to_thread(lambda: [*map(show, watch)])
+
+
 async def test_closing_a_watch_ends_its_reader_without_an_error(face: Face, name: str) -> None:
     messages, watch = list[Message](), face.client.watch(name)
-
-    async def read_in_a_task() -> None:
-        async for message in watch:
-            messages.append(message)
-
-    reading = (
-        read_in_a_task()
-        if isinstance(watch, ms.AsyncWatch)
-        else asyncio.to_thread(messages.extend, watch)
-    )
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(PATIENCE_SECONDS):
-        reader = tasks.create_task(reading)
+        reader = tasks.create_task(read(watch, messages.append))
         await eventually("the stream is open", lambda: messages)
         watch.close()
         await reader
     assert [message.type for message in messages] == [Message.TYPE_SYNCED]
+
+
+class Busy(ModelServiceServicer):
+    """Refuses each watch, for the longest time that clients believe."""
+
+    def WatchStatus(self, request: Any, context: grpc.ServicerContext) -> Iterator[Message]:
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", "60000"),))
+        context.abort(grpc.StatusCode.UNAVAILABLE, "busy")
+        yield Message()
+
+
+@pytest.fixture
+def busy() -> Iterator[str]:
+    with ThreadPoolExecutor(2) as threads:
+        server = grpc.server(threads)
+        add_ModelServiceServicer_to_server(Busy(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+async def test_closing_a_watch_ends_its_reader_in_a_pause(kind: str, busy: str) -> None:
+    pauses, messages = list[ms.Retrying](), list[Message]()
+    async with client(kind, busy, on_retry=pauses.append) as face:
+        watch = face.client.watch()
+        reader = asyncio.create_task(read(watch, messages.append))
+        await eventually("it pauses", lambda: pauses)
+        watch.close()
+        await asyncio.wait_for(reader, pauses[0].pause / 2)
+    assert messages == []
+
+
+async def test_a_watch_may_be_closed_before_its_pause(kind: str, busy: str) -> None:
+    async with client(kind, busy, on_retry=lambda retrying: watch.close()) as face:
+        watch = face.client.watch()
+        await asyncio.wait_for(read(watch, print), 30)
 
 
 async def test_a_watch_that_is_left_in_the_middle_holds_nothing_open(

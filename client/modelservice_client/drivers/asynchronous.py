@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
@@ -181,6 +181,8 @@ class Run(Generic[T]):
         self._routine = routine
         self._stream: Stream | None = None
         self._over = False
+        # The limit of the present `__anext__`, which `close` lets expire. It has no other end.
+        self._reading: asyncio.Timeout | None = None
 
     async def __aenter__(self) -> Run[T]:
         return self
@@ -194,6 +196,18 @@ class Run(Generic[T]):
     async def __anext__(self) -> WatchStatusResponse:
         if self._over:
             raise StopAsyncIteration
+        self._reading = reading = asyncio.timeout(None)
+        try:
+            async with reading:
+                return await self._next()
+        except TimeoutError:
+            if reading.expired():
+                raise StopAsyncIteration from None
+            raise
+        finally:
+            self._reading = None
+
+    async def _next(self) -> WatchStatusResponse:
         try:
             step = self._routine.send(None)
             while not isinstance(step, Emit):
@@ -214,17 +228,26 @@ class Run(Generic[T]):
             return step.message
         except StopIteration as ended:
             self.result = ended.value
-            self.close()
+            self._end()
             raise StopAsyncIteration from None
         except BaseException:
-            self.close()
+            self._end()
             raise
 
     def close(self) -> None:
-        """Cancel the watch, if one is open, and end; also for a task that waits for a message."""
+        """Cancel the watch, if one is open, and end; also for a task that waits for a message, or
+        in a pause."""
+        reading, self._reading = self._reading, None
+        if reading:
+            reading.reschedule(0.0)
+        self._end()
+
+    def _end(self) -> None:
         self._over = True
         self._close_stream()
-        self._routine.close()
+        # It may be in the middle of `on_retry`, and stops at the next step.
+        with suppress(ValueError):
+            self._routine.close()
 
     def _stop_if_closed(self) -> None:
         if self._over:

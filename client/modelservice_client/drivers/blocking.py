@@ -62,7 +62,7 @@ class Driver:
                 pass
             return run.result
 
-    def send(self, step: Send) -> Message:
+    def send(self, step: Send, run: Run[Any]) -> Message:
         """Make a call."""
         ends = time.monotonic() + step.timeout
         call = self._channel.unary_unary(
@@ -70,7 +70,7 @@ class Driver:
             request_serializer=step.rpc.request.SerializeToString,
             response_deserializer=step.rpc.response.FromString,
         )
-        headers = self._headers(step.timeout)
+        headers = self._headers(step.timeout, run)
         with self._translated(headers, ends):
             response: Message = call(
                 step.request,
@@ -80,7 +80,7 @@ class Driver:
         self._contact.answered = True
         return response
 
-    def open(self, step: Open) -> Stream:
+    def open(self, step: Open, run: Run[Any]) -> Stream:
         """Open a watch; whether it works shows with its first message."""
         ends = math.inf if step.timeout is None else time.monotonic() + step.timeout
         call = self._channel.unary_stream(
@@ -88,7 +88,7 @@ class Driver:
             request_serializer=rpcs.WATCH_STATUS.request.SerializeToString,
             response_deserializer=rpcs.WATCH_STATUS.response.FromString,
         )
-        headers = self._headers(step.token_timeout)
+        headers = self._headers(step.token_timeout, run)
         with self._translated(headers, ends):
             timeout = None if step.timeout is None else max(ends - time.monotonic(), 0.0)
             opened = call(step.request, timeout=timeout, metadata=headers)
@@ -106,41 +106,43 @@ class Driver:
         self._contact.answered = True
         return message
 
-    def pause(self, step: Pause) -> None:
-        """Wait, at most until the client is closed."""
-        self._wait(step.seconds, queue.SimpleQueue())
+    def pause(self, step: Pause, run: Run[Any]) -> None:
+        """Wait, at most until the client or the run is closed."""
+        self._wait(step.seconds, queue.SimpleQueue(), run)
 
-    def _headers(self, seconds: float) -> Metadata:
+    def _headers(self, seconds: float, run: Run[Any]) -> Metadata:
         if self._closed:
             raise closed()
         token = self._spec.token
         try:
-            made = self._made_token(seconds) if token.blocks else token.metadata()
+            made = self._made_token(seconds, run) if token.blocks else token.metadata()
         except (OSError, ValueError) as error:
             raise headers_failed(error) from None
         return (*self._spec.metadata, *made)
 
-    def _made_token(self, seconds: float) -> Metadata:
+    def _made_token(self, seconds: float, run: Run[Any]) -> Metadata:
         asked, woken = self._tokens.ask(), queue.SimpleQueue[None]()
         asked.add_done_callback(lambda _: woken.put(None))
         try:
-            self._wait(seconds, woken)
+            self._wait(seconds, woken, run)
             if not asked.done():
                 raise headers_late(self._spec.token, seconds)
             return asked.result()
         finally:
             asked.cancel()
 
-    def _wait(self, seconds: float, woken: queue.SimpleQueue[None]) -> None:
-        """Wait until something is put into this, for `seconds` at most. Raises ClientClosed."""
+    def _wait(self, seconds: float, woken: queue.SimpleQueue[None], run: Run[Any]) -> None:
+        """Wait until something is put into this, for `seconds` at most. Raises ClientClosed, also
+        where only the run is closed."""
+        run.woken = woken
         self._woken.add(woken)
         try:
-            if not self._closed:
+            if not (self._closed or run.over):
                 with suppress(queue.Empty):
                     woken.get(timeout=seconds)
         finally:
             self._woken.discard(woken)
-        if self._closed:
+        if self._closed or run.over:
             raise closed()
 
     @contextmanager
@@ -209,7 +211,11 @@ class Stream:
 
 
 class Run(Generic[T]):
-    """A routine that runs: an iterator of what it shows. `result` is there once it has ended."""
+    """A routine that runs: an iterator of what it shows. `result` is there once it has ended.
+
+    over: whether it has ended, or is closed.
+    woken: what ends the present wait of the driver, or that of the last one.
+    """
 
     result: T
 
@@ -217,7 +223,8 @@ class Run(Generic[T]):
         self._driver = driver
         self._routine = routine
         self._stream: Stream | None = None
-        self._over = False
+        self.over = False
+        self.woken = queue.SimpleQueue[None]()
 
     def __del__(self) -> None:
         # The thread of a watch that nobody reads any more would hold it open.
@@ -233,7 +240,7 @@ class Run(Generic[T]):
         return self
 
     def __next__(self) -> WatchStatusResponse:
-        if self._over:
+        if self.over:
             raise StopIteration
         try:
             step = self._routine.send(None)
@@ -256,30 +263,32 @@ class Run(Generic[T]):
             raise
 
     def close(self) -> None:
-        """Cancel the watch, if one is open, and end; also for a thread that waits for a message."""
-        self._over = True
+        """Cancel the watch, if one is open, and end; also for a thread that waits for a message, or
+        in a pause."""
+        self.over = True
+        self.woken.put(None)
         self._close_stream()
         # Another thread may be in the middle of it, and stops at the next step.
         with suppress(ValueError):
             self._routine.close()
 
     def _stop_if_closed(self) -> None:
-        if self._over:
+        if self.over:
             raise StopIteration
 
     def _carry_out(self, step: Step) -> Any:
         match step:
             case Send():
-                return self._driver.send(step)
+                return self._driver.send(step, self)
             case Open():
-                self._stream = self._driver.open(step)
+                self._stream = self._driver.open(step, self)
             case Receive():
                 # None once another thread has closed it.
                 return self._driver.receive(stream, step) if (stream := self._stream) else None
             case Close():
                 self._close_stream()
             case Pause():
-                self._driver.pause(step)
+                self._driver.pause(step, self)
         return None
 
     def _close_stream(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -13,16 +14,25 @@ import uvloop
 
 # As many as asyncio's.
 _WORKERS = min(32, (os.cpu_count() or 1) + 4)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run `main` to its end in a loop of its own, as asyncio.run does.
 
-    Raises RuntimeError if this machine has no threads for it.
+    Once it has ended, signals have the handlers again that they had before. Raises RuntimeError if
+    this machine has no threads for it.
     """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_default_executor(_started_workers())
-        runner.run(main)
+        try:
+            runner.run(main)
+        finally:
+            # uvloop leaves its own, which do nothing: only SIGKILL would end a process whose end is
+            # held up, as by a thread that hangs.
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _started_workers() -> ThreadPoolExecutor:

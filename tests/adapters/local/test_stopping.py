@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -21,6 +22,7 @@ from server.domain.service.commands import Delete
 from server.domain.service.inference_service import ServiceKey
 from tests.adapters.local.server_process import server
 from tests.adapters.local.world import IRIS, children_of, eventually, world_of
+from tests.alone import clean_environment
 from tests.patience import PATIENCE_SECONDS
 
 
@@ -45,6 +47,28 @@ def test_requests_in_flight_and_servers_that_do_not_end_are_cut_by_one_deadline(
         calling.join(PATIENCE_SECONDS)
         assert not calling.is_alive()
     assert children_of(tmp_path / "state") == []
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_whose_end_is_held_up_ends_at_a_second_signal(
+    tmp_path: Path, second: signal.Signals
+) -> None:
+    held_up = tmp_path / "held-up"
+    # Python imports it before all else.
+    (tmp_path / "sitecustomize.py").write_text(
+        f"""import atexit, pathlib, time
+@atexit.register
+def hold_up():
+    pathlib.Path({str(held_up)!r}).touch()
+    time.sleep(3600)"""
+    )
+    path = f"{tmp_path}{os.pathsep}{clean_environment()['PYTHONPATH']}"
+    with server(tmp_path, PYTHONPATH=path) as running:
+        running.process.send_signal(signal.SIGTERM)
+        await_made(held_up)
+        running.process.send_signal(second)
+        running.running.join()
 
 
 def await_made(file: Path) -> None:

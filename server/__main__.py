@@ -6,13 +6,18 @@ import os
 import signal
 import sys
 
-TERMINATED = 128 + signal.SIGTERM
 if __name__ == "__main__":
+
+    def _end(number: int, _: object) -> None:
+        os._exit(128 + number)
+
     # Before the imports, which take seconds: process 1 of a container does not get the signals that
     # it does not handle. An exception would be lost in a destructor or a callback of the imports.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    signal.signal(signal.SIGTERM, _end)
+    # Shells let what they run in the background ignore it.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end)
 
-# ruff: noqa: E402 - see above
 import argparse
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +31,6 @@ from server.domain.rollout.container_output import without_controls
 
 WRONG_SETTING = 2
 FAILED = 1
-INTERRUPTED = 130
 _NEW_TOKEN = "new-token"  # noqa: S105
 
 
@@ -42,8 +46,6 @@ def main(arguments: Sequence[str]) -> int:
         return act(loaded)
     except settings.SettingsInvalid as e:
         return _print_error(str(e), WRONG_SETTING)
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

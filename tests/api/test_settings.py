@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,10 @@ def server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.processes
-def test_a_signal_that_comes_before_it_serves_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_before_it_serves_ends_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     """As process 1 of a container it gets none that it does not handle."""
     imports = tmp_path / "imports"
     # One of its imports takes as long as it likes. The signal comes in a callback of a weak
@@ -67,10 +71,32 @@ time.sleep(3600)"""
     with subprocess.Popen([sys.executable, "-m", "server"], cwd=ROOT, env=environment) as process:
         try:
             eventually("it imports", imports.exists)
-            process.terminate()
-            assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+            process.send_signal(number)
+            assert process.wait(PATIENCE_SECONDS) == 128 + number
         finally:
             process.kill()
+
+
+@pytest.mark.processes
+def test_ctrl_c_ends_a_migration_without_a_word() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE_SECONDS)
+        url = f"postgresql://ours@127.0.0.1:{silent.getsockname()[1]}/registry"
+        with subprocess.Popen(
+            [sys.executable, "-m", "server", "migrate"],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=clean_environment() | {"MODELSERVICE_DATABASE_URL": url},
+        ) as process:
+            try:
+                with silent.accept()[0] as connection:
+                    assert connection.recv(1)
+                    process.send_signal(signal.SIGINT)
+                    assert process.communicate(timeout=PATIENCE_SECONDS) == (None, "")
+                    assert process.returncode == 128 + signal.SIGINT
+            finally:
+                process.kill()
 
 
 @pytest.fixture(autouse=True)

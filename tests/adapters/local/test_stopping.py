@@ -68,7 +68,7 @@ def hold_up():
         running.process.send_signal(signal.SIGTERM)
         await_made(held_up)
         running.process.send_signal(second)
-        running.running.join()
+        assert running.running.join() == 128 + second
 
 
 def await_made(file: Path) -> None:

@@ -17,6 +17,8 @@ if __name__ == "__main__":
     # Shells let what they run in the background ignore it.
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
+    # Where it is ignored, Linux keeps no exit code of a child, and Python takes 0 for it.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 import argparse
 import asyncio

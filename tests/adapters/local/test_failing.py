@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from modelservice.v1.model_service_pb2 import WatchStatusRequest
 
 from lab.port_blocks import own_block
 from server.adapters.local import supervisor
@@ -25,6 +27,7 @@ from server.domain.service.inference_service import (
     ModelFormat,
     ModelPredictor,
 )
+from tests.adapters.local.server_process import server
 from tests.adapters.local.serving import BRISK
 from tests.adapters.local.world import (
     IRIS,
@@ -35,6 +38,8 @@ from tests.adapters.local.world import (
     servers_of,
     world_of,
 )
+from tests.alone import clean_environment
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("code", [0, 1, 3])
@@ -49,6 +54,21 @@ async def test_an_exit_before_ready_is_a_failed_load_whatever_its_code(
     assert "ValueError: EOF: reading array data" in failure.log_lines
     assert f"exited with {code}" in failure.message
     assert "EOF: reading array data" in failure.message
+
+
+@pytest.mark.processes
+def test_a_server_that_inherits_sigchld_ignored_reports_exit_codes_too(tmp_path: Path) -> None:
+    (tmp_path / "started_so.py").write_text(
+        """import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-m", "server"])"""
+    )
+    path = f"{tmp_path}{os.pathsep}{clean_environment()['PYTHONPATH']}"
+    with server(tmp_path, "started_so", PYTHONPATH=path) as running:
+        running.deploy(tmp_path, "1", exit=7)
+        watch = running.stub.WatchStatus(WatchStatusRequest(name="iris"), timeout=PATIENCE_SECONDS)
+        failure = next(f for m in watch if (f := m.service.status.failure).reason)
+        assert failure.exit_code == 7
 
 
 async def test_what_fails_is_tried_again_until_it_is_right(world: World, tmp_path: Path) -> None:

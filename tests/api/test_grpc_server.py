@@ -113,11 +113,7 @@ async def test_of_a_name_with_several_addresses_all_are_needed(
 ) -> None:
     port = own_block().next()
     found = [(socket.AF_INET, 0, 0, "", (f"127.0.0.{number}", port)) for number in (2, 3)]
-
-    async def resolved(*_: Any, **__: Any) -> Any:
-        return found
-
-    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", resolved)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: found)
     with taken("127.0.0.3", port), pytest.raises(AddressUnusable, match=r"127\.0\.0\.3:.* taken"):
         await listen(bare, f"ours.example:{port}")
     assert await listen(bare, f"ours.example:{port}") == port
@@ -151,6 +147,21 @@ def test_a_port_in_use_ends_the_start_with_2_and_one_clear_line(tmp_path) -> Non
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert f"127.0.0.1:{port} is taken" in ended.stderr
+
+
+@pytest.mark.processes
+def test_a_link_local_address_is_used_with_its_interface(tmp_path) -> None:
+    (tmp_path / "config").write_text(KUBECONFIG)
+    address = f"[fe80::1%lo]:{own_block().next()}"
+    ended = server(
+        KSERVE_ENABLED="true",
+        KUBERNETES_KUBECONFIG=str(tmp_path / "config"),
+        MODELSERVICE_LISTEN=address,
+        MODELSERVICE_ALLOW_PLAINTEXT="true",
+    )
+    assert ended.returncode == 2
+    # Without an interface the system does not look for the address.
+    assert f"{address} is not an address of this machine" in ended.stderr
 
 
 async def test_a_flood_of_pings_is_answered_and_closes_no_connection(bare: Any) -> None:

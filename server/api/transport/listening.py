@@ -63,10 +63,10 @@ async def _addresses(host: str, port: int) -> Sequence[_Sockaddr]:
     if host == "localhost":
         # Not from /etc/hosts: gRPC's clients try both, and neither is beyond loopback.
         return [("127.0.0.1", port), *([("::1", port, 0, 0)] if _has_ipv6() else [])]
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_RESOLVE_SECONDS):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            # Not by uvloop, which drops the interface of a link-local address.
+            found = await asyncio.to_thread(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     except (TimeoutError, UnicodeError, socket.gaierror) as e:
         raise OSError("the name has no address") from e
     return list(dict.fromkeys(sockaddr for *_, sockaddr in found))

@@ -128,13 +128,15 @@ class Token:
     def metadata(self) -> Metadata:
         """Return the metadata of the next call. Raises ValueError where there never was a valid
         token, or a function returns none, OSError where the file was never readable; neither has
-        the token in its text. Raises what a function raises, for StopIteration a RuntimeError."""
+        the token in its text. Raises what a function raises, for StopIteration and
+        StopAsyncIteration a RuntimeError."""
         if self._make:
             try:
                 made = self._make()
-            except StopIteration as error:
+            except (StopIteration, StopAsyncIteration) as error:
                 # It would end the run of the call as if that were done, or never reach its task.
-                raise RuntimeError("the token's function raised StopIteration") from error
+                kind = type(error).__name__
+                raise RuntimeError(f"the token's function raised {kind}") from error
             self._token = _checked(made, "token")
         elif self._file:
             self._refresh(self._file)

@@ -290,6 +290,18 @@ async def test_a_function_that_has_no_token_left_ends_the_call(
     assert recorder.authorizations == ["Bearer only"]
 
 
+async def test_a_function_that_raises_stop_async_iteration_ends_the_call(
+    kind: str, address: str
+) -> None:
+    def no_token() -> str:
+        raise StopAsyncIteration
+
+    async with client(kind, address, token=no_token) as face, asyncio.timeout(PATIENCE_SECONDS):
+        for method in ("get", "watch"):
+            with pytest.raises(RuntimeError, match="function raised StopAsyncIteration"):
+                await face.call(method, "iris")
+
+
 async def test_a_token_that_is_none_ends_the_call_and_is_not_in_its_text(
     kind: str, recorder: Recorder, address: str, tmp_path: Path
 ) -> None:

@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 class Deadline(NamedTuple):
     """A time of the monotonic clock. The event loop uses the same clock: pass `at` to
-    `asyncio.timeout_at`."""
+    `asyncio.timeout_at`.
+
+    uvloop's timeout may come a millisecond before the deadline. `expired` may be false after it.
+    """
 
     at: float
 

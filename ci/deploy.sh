@@ -147,14 +147,18 @@ case ${body%%\{*} in
 esac
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/deploy.XXXXXX")
-child='' service=''
+child='' showing='' service=''
 # What Ctrl-C leaves, and the reasons of a rollout that failed and is rolled back.
 leaves="stopped; the Deploy may have been done. The same command with --request-id $id takes it up again"
 failed='' failed_remedy=''
 
 clean_up() {
-    [ -z "$child" ] || kill "$child" 2>/dev/null || :
-    rm -rf "$folder"
+    for each in $child $showing; do
+        kill "$each" 2>/dev/null || :
+        # It may write into the folder.
+        wait "$each" 2>/dev/null || :
+    done
+    rm -rf "$folder" || :
 }
 
 interrupted() {
@@ -376,10 +380,12 @@ watch() {
     : >"$folder/shown"
     start_clock
     while :; do
-        show <"$folder/stream" &
+        # Its errors are of no use: a program of it may outlive the folder.
+        show <"$folder/stream" 2>/dev/null &
         showing=$!
         call ModelService/WatchStatus stream 300 "$@"
         wait "$showing" || :
+        showing=''
         [ "$code" != 0 ] || break
         # Only a rollout that has failed has this detail; others need reflection to be read.
         if [ "$rollback" = true ] && grep -q '/modelservice\.v1\.Failure"' "$folder/error"; then

@@ -399,24 +399,36 @@ def undecided(
     shell: str, service: dict[str, Any], options: tuple[str, ...], tmp_path: Path
 ) -> tuple[Run, int]:
     """Run the script until it gives up; return for how long its clock has run, too."""
-    path, clock = tmp_path / "bin", tmp_path / "clock"
-    path.mkdir()
+    clock = tmp_path / "clock"
     clock.write_text("1000\n")
-    answer = tmp_path / "answer"
+    run = with_programs(UNDECIDED, shell, service, options, tmp_path, CLOCK=str(clock))
+    run.code()
+    return run, int(clock.read_text()) - 1000
+
+
+def with_programs(
+    programs: dict[str, str],
+    shell: str,
+    service: dict[str, Any],
+    options: tuple[str, ...],
+    tmp_path: Path,
+    **env: str,
+) -> Run:
+    """Start the script with shell scripts as some of its programs; ANSWER is that of its Deploy."""
+    path, answer = tmp_path / "bin", tmp_path / "answer"
+    path.mkdir()
     answer.write_text(json.dumps({"service": service, "rollout_id": "u/1"}, indent=2))
     command = SHELLS_AND_SH[shell]
     for tool in (*TOOLS, "sh", "touch", command[0]):
         found = shutil.which(tool)
         assert found
         (path / tool).symlink_to(found)
-    for tool, body in UNDECIDED.items():
+    for tool, body in programs.items():
         (path / tool).unlink(missing_ok=True)
         (path / tool).write_text(f"#!/bin/sh\n{body}\n")
         (path / tool).chmod(0o755)
     words = [*command, SCRIPT, "--request-id", "r", *options, "localhost:1", "-"]
-    run = Run(shell, words, "{}", path, {"ANSWER": str(answer), "CLOCK": str(clock)})
-    run.code()
-    return run, int(clock.read_text()) - 1000
+    return Run(shell, words, "{}", path, {"ANSWER": str(answer), **env})
 
 
 @pytest.mark.parametrize("shell", SHELLS_AND_SH)
@@ -475,7 +487,8 @@ def test_ctrl_c_leaves_the_rollout_alone_and_the_same_command_watches_it_again(
         run.until("PENDING")
         run.interrupt()
         assert run.code() == 130
-        (said,) = run.err
+        assert len(run.err) == 1, run.errors
+        [said] = run.err
         assert f"the rollout of {NAMESPACE}/left-{run.name} goes on" in said
         assert "--request-id github-5-1" in said
     rollouts = {run.name: get(stub, f"left-{run.name}").rollout_id for run in runs}
@@ -485,6 +498,29 @@ def test_ctrl_c_leaves_the_rollout_alone_and_the_same_command_watches_it_again(
         make_ready(served, f"left-{run.name}")
         assert run.code() == 0, run.errors
         assert get(stub, f"left-{run.name}").rollout_id == rollouts[run.name]
+
+
+MANY_MESSAGES = {
+    "grpcurl": """\
+case "$*" in
+*Deploy*) exec cat "$ANSWER" ;;
+esac
+while :; do
+    for state in PENDING PROGRESSING; do
+        printf '{\\n  "service": {\\n    "status": {\\n      "state": "STATE_%s",\\n' "$state"
+        printf '      "message": "it goes on"\\n    }\\n  }\\n}\\n'
+    done
+done"""
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS_AND_SH)
+def test_ctrl_c_among_many_messages_prints_no_error(shell: str, tmp_path: Path) -> None:
+    run = with_programs(MANY_MESSAGES, shell, {}, (), tmp_path)
+    run.until("PENDING")
+    run.interrupt()
+    assert run.code() == 130
+    assert len(run.err) == 1, run.errors
 
 
 @pytest.mark.usefixtures("open_rollouts")

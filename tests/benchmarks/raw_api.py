@@ -52,7 +52,9 @@ class RawApi:
         """Merge a change into an object."""
         headers = {"Content-Type": "application/merge-patch+json"}
         async with self._session.patch(path, data=json.dumps(change), headers=headers) as answer:
-            assert answer.status == 200, await answer.text()
+            # Unread, it would cost the connection.
+            told = await answer.text()
+            assert answer.status == 200, told
 
     async def watch(self, path: str, version: str) -> AsyncIterator[bytes]:
         """The lines of a watch of a collection from this resourceVersion on."""

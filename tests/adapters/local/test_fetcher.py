@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import io
 import os
@@ -13,9 +14,12 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
+from fsspec.implementations.http import HTTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from server.adapters.local.model_files import download
@@ -282,6 +286,31 @@ async def test_a_refusal_over_http_says_its_status_and_no_secret(
         http.url("/model?signature=s3cret").replace("://", "://me:passw0rd@"), into
     )
     assert failed.message == f"{http.url('/model')} answered with HTTP status 403"
+
+
+async def test_the_connections_of_a_download_are_closed_beside_the_event_loop(
+    http: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, closed_in = HTTPFileSystem.close_session, list[threading.Thread]()
+
+    def closing(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
+        close(loop, session)
+        assert session.closed
+        closed_in.append(threading.current_thread())
+
+    def is_closed() -> bool:
+        gc.collect()
+        return bool(closed_in)
+
+    monkeypatch.setattr(HTTPFileSystem, "close_session", staticmethod(closing))
+    http.files |= {"/whole": b"trained", "/cut": b"trained"}
+    http.cut_short.add("/cut")
+    for path in ("/whole", "/cut", "/absent"):
+        closed_in.clear()
+        with suppress(FetchFailed):
+            await fetch(http.url(path), tmp_path / f"work{path}")
+        await eventually(is_closed)
+        assert threading.main_thread() not in closed_in, path
 
 
 async def test_an_absent_server_is_named(http: FileServer, into: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import re
 import sys
@@ -185,13 +186,29 @@ def _filesystem(scheme: str) -> Any:
     if package == "aiohttp":
         options["client_kwargs"] = {"timeout": _SILENT_AFTER, "trust_env": True}
     try:
-        return _imported(scheme, options)
+        filesystem = _imported(scheme, options)
     except ImportError as e:
         raise FetchFailed(
             f"{scheme}:// needs the package {package}, which the server's Python lacks",
             f"{sys.executable} -m pip install {package}; then deploy again",
             FailureReason.STORAGE_SCHEME,
         ) from e
+    _close_in_own_loop(filesystem)
+    return filesystem
+
+
+def _close_in_own_loop(filesystem: Any) -> None:
+    """Let a filesystem close its connections in fsspec's own event loop.
+
+    It does so once it is collected as garbage, in whichever thread that happens, and waits there
+    for fsspec's loop. That thread can be the server's, whose event loop may not wait.
+    """
+    if close := getattr(filesystem, "close_session", None):
+
+        def close_session(loop: asyncio.AbstractEventLoop, *arguments: object) -> None:
+            loop.call_soon_threadsafe(close, loop, *arguments)
+
+        filesystem.close_session = close_session
 
 
 def _imported(scheme: str, options: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from functools import cache
 
 from server.adapters.local.proxy.port_allocator import PortTaken, is_free, listen
 
-PORTS_PER_BLOCK = 128
+PORTS_PER_BLOCK = 256
 # Below the ports that systems usually give to outgoing connections.
 BASES = range(20_000, 30_000 - PORTS_PER_BLOCK, PORTS_PER_BLOCK)
 
@@ -30,8 +30,9 @@ class PortBlock:
             raise RuntimeError("no block of free ports is left on this machine")
         self._held = held
         self.base = held.getsockname()[1]
-        self.ports = _ports(self.base)
-        self._unused = iter(self.ports)
+        # The local cluster takes any of these, so `next` gives out others.
+        self.ports = range(self.base + PORTS_PER_BLOCK // 2, self.base + PORTS_PER_BLOCK)
+        self._unused = iter(range(self.base + 1, self.ports.start))
 
     @property
     def setting(self) -> str:

@@ -133,7 +133,7 @@ case $id in
     wrong_usage "--request-id must be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', got $id"
     ;;
 esac
-for tool in grpcurl cat date grep mkfifo mktemp rm sed sleep tee; do
+for tool in grpcurl cat date grep mkfifo mktemp rm sed sleep; do
     command -v "$tool" >/dev/null || wrong_usage "$tool is needed and is not on the PATH"
 done
 if [ "$request" = - ]; then
@@ -315,8 +315,9 @@ show() {
         '      "message": "'*) [ -z "$in_status" ] || message=$(value_in "$line") ;;
         '}')
             now_shown="${state#STATE_}  $message"
-            if [ -n "$state" ] && [ "$now_shown" != "$(cat "$folder/shown")" ]; then
-                printf '%s\n' "$now_shown" | tee "$folder/shown"
+            if [ -n "$state" ] && [ "$now_shown" != "$(cat "$folder/shown" 2>/dev/null)" ]; then
+                printf '%s\n' "$now_shown"
+                printf '%s\n' "$now_shown" >"$folder/shown"
             fi
             state='' message=''
             ;;
@@ -380,8 +381,7 @@ watch() {
     : >"$folder/shown"
     start_clock
     while :; do
-        # Its errors are of no use: a program of it may outlive the folder.
-        show <"$folder/stream" 2>/dev/null &
+        show <"$folder/stream" &
         showing=$!
         call ModelService/WatchStatus stream 300 "$@"
         wait "$showing" || :

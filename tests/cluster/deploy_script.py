@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "ci/deploy.sh"
 # GitHub's and Tekton's way to run a step, and the strictest POSIX shell.
 SHELLS = {"bash": ("bash", "-eo", "pipefail"), "dash": ("dash", "-eu")}
 # All that the script needs beside grpcurl. There is no jq.
-TOOLS = ("cat", "date", "grep", "mkfifo", "mktemp", "rm", "sed", "sleep", "tee")
+TOOLS = ("cat", "date", "grep", "mkfifo", "mktemp", "rm", "sed", "sleep")
 
 
 class Run:

@@ -419,7 +419,7 @@ def with_programs(
     path.mkdir()
     answer.write_text(json.dumps({"service": service, "rollout_id": "u/1"}, indent=2))
     command = SHELLS_AND_SH[shell]
-    for tool in (*TOOLS, "sh", "touch", command[0]):
+    for tool in (*TOOLS, "sh", "tee", "touch", command[0]):
         found = shutil.which(tool)
         assert found
         (path / tool).symlink_to(found)

@@ -130,6 +130,7 @@ class Token:
         token, or a function returns none, OSError where the file was never readable; neither has
         the token in its text. Raises what a function raises, for StopIteration and
         StopAsyncIteration a RuntimeError."""
+        token = self._token
         if self._make:
             try:
                 made = self._make()
@@ -137,10 +138,12 @@ class Token:
                 # It would end the run of the call as if that were done, or never reach its task.
                 kind = type(error).__name__
                 raise RuntimeError(f"the token's function raised {kind}") from error
-            self._token = _checked(made, "token")
+            # Not kept: another thread makes that of another call.
+            token = _checked(made, "token")
         elif self._file:
             self._refresh(self._file)
-        return (("authorization", f"Bearer {self._token}"),) if self._token else ()
+            token = self._token
+        return (("authorization", f"Bearer {token}"),) if token else ()
 
     def _refresh(self, file: Path) -> None:
         try:

@@ -262,6 +262,25 @@ async def test_closing_a_watch_ends_its_reader_that_waits_for_its_token(
     assert recorder.sent == []
 
 
+async def test_a_call_for_whose_token_no_thread_can_be_started_ends_with_the_cause(
+    kind: str, recorder: Recorder, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "modelservice-token":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async with client(kind, address, token=lambda: TOKEN) as face:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ms.Unauthenticated, match="no thread can be started"):
+            await face.call("get", "iris")
+        monkeypatch.undo()
+        await face.call("get", "iris")
+    assert recorder.authorizations == [f"Bearer {TOKEN}"]
+
+
 async def test_the_function_of_a_token_sees_for_whom_the_call_is(
     kind: str, recorder: Recorder, address: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -22,20 +23,31 @@ class TokenThreads:
 
     def __init__(self, token: Token) -> None:
         self._token = token
-        self._lock = threading.Lock()
+        # A garbage collection may make a call, in the middle of `ask`.
+        self._lock = threading.RLock()
         self._asked: deque[tuple[Future[Metadata], Context]] = deque()
         self._threads = 0
 
     def ask(self) -> Future[Metadata]:
-        """Return what `Token.metadata` will return for a call. Cancel it to wait no longer."""
+        """Return what `Token.metadata` will return for a call. Cancel it to wait no longer.
+
+        Raises OSError if no thread can be started.
+        """
         asked: Future[Metadata] = Future()
         with self._lock:
             # Those of calls that have given up, of which there would be ever more while all hang.
             while self._asked and self._asked[0][0].cancelled():
                 self._asked.popleft()
             if self._threads < _MOST_THREADS:
-                threading.Thread(target=self._make, name="modelservice-token", daemon=True).start()
-                self._threads += 1
+                thread = threading.Thread(target=self._make, name="modelservice-token", daemon=True)
+                try:
+                    thread.start()
+                    self._threads += 1
+                except RuntimeError as error:
+                    if not self._threads:
+                        raise OSError(
+                            errno.EAGAIN, "no thread can be started", self._token.source
+                        ) from error
             self._asked.append((asked, copy_context()))
         return asked
 

@@ -121,10 +121,10 @@ class Supervisor:
             # Requests go elsewhere before their old server is ended.
             self._switch_traffic()
             self._note_ready()
+            self._end_obsolete(self._tasks)
         derived = self._derived()
         if self._tasks:
             self._store_progress(derived.service)
-            self._end_obsolete(self._tasks)
         self._schedule_recheck(derived.recheck_at)
         self._report(derived.service)
 

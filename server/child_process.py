@@ -1,6 +1,6 @@
 """Start child processes, read their output, and wait for their ends.
 
-The processes and pipes of uvloop are no way. It runs Python's fork hooks in the child, of all
+The processes and pipes of uvloop are not used. It runs Python's fork hooks in the child, of all
 libraries that have some, and one child in twenty then ended with SIGSEGV
 (https://github.com/MagicStack/uvloop/issues/749). It closes the descriptor of a pipe twice, the
 second time maybe that of another file.
@@ -86,7 +86,12 @@ class OutputPipe:
         self._reading, self.child_end = os.pipe()
         self._open = True
         os.set_blocking(self._reading, False)
-        self._loop.add_reader(self._reading, self._read)
+        try:
+            self._loop.add_reader(self._reading, self._read)
+        except OSError:
+            os.close(self._reading)
+            os.close(self.child_end)
+            raise
 
     def close(self) -> None:
         """Read no more. Processes that write then get SIGPIPE."""

@@ -24,8 +24,13 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     this machine has no threads for it.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        workers = _started_workers()
+    except RuntimeError:
+        main.close()
+        raise
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.get_loop().set_default_executor(_started_workers())
+        runner.get_loop().set_default_executor(workers)
         try:
             runner.run(main)
         finally:

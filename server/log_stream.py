@@ -51,8 +51,8 @@ class LogStream:
         self._dropped = 0
         self._dropped_logged = 0
         self._wanted = threading.Event()
-        # A garbage collection may log in any thread, also in the middle of a line. Who logs must
-        # hold no other lock: two threads could wait for each other.
+        # A garbage collection may log in any thread, also in the middle of a line. A thread that
+        # logs must hold no other lock: two threads could wait for each other.
         self._writing = threading.RLock()
         self._in_a_write = False
         self._thread: threading.Thread | None = None

@@ -18,6 +18,7 @@ import pytest
 import uvloop
 
 from server.adapters.kserve.connection.exec_plugin import ExecPlugin
+from server.adapters.kserve.connection.yaml_document import ConfigurationUnusable
 from server.child_process import ChildProcess, OutputPipe
 from tests.patience import PATIENCE_SECONDS
 
@@ -90,6 +91,29 @@ def test_a_cancelled_plugin_closes_no_other_file(
             for descriptor in opened:
                 os.fstat(descriptor)
                 os.close(descriptor)
+
+    in_loop(look())
+
+
+def test_a_plugin_that_prints_too_much_leaves_no_task(
+    in_loop: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
+) -> None:
+    program = tmp_path / "plugin"
+    # A child that keeps the pipes open.
+    program.write_text("#!/bin/sh\nsleep 60 &\nexec head -c 3000000 /dev/zero\n")
+    program.chmod(0o755)
+    plugin = ExecPlugin(
+        "users[0].exec",
+        str(program),
+        api_version="client.authentication.k8s.io/v1",
+        interactive_mode="Never",
+    )
+
+    async def look() -> None:
+        with pytest.raises(ConfigurationUnusable, match="printed more than"):
+            await plugin.run({}, os.environ)
+        await asyncio.sleep(0.1)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     in_loop(look())
 

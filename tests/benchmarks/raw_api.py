@@ -53,8 +53,8 @@ class RawApi:
         headers = {"Content-Type": "application/merge-patch+json"}
         async with self._session.patch(path, data=json.dumps(change), headers=headers) as answer:
             # Unread, it would cost the connection.
-            told = await answer.text()
-            assert answer.status == 200, told
+            text = await answer.text()
+            assert answer.status == 200, text
 
     async def watch(self, path: str, version: str) -> AsyncIterator[bytes]:
         """The lines of a watch of a collection from this resourceVersion on."""

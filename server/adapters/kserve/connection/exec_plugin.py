@@ -192,6 +192,8 @@ def _pipe_into(reader: asyncio.StreamReader, ours: ExitStack, theirs: ExitStack)
     """
     pipe = OutputPipe(reader.feed_data, reader.feed_eof)
     ours.callback(pipe.close)
+    # Who still reads ends too.
+    ours.callback(reader.feed_eof)
     theirs.callback(os.close, pipe.child_end)
     return pipe.child_end
 

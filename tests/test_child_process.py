@@ -45,6 +45,19 @@ def in_loop(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Non
     return in_thread
 
 
+def plugin_of(folder: Path, script: str) -> ExecPlugin:
+    """A plugin that runs this script."""
+    program = folder / "plugin"
+    program.write_text(script)
+    program.chmod(0o755)
+    return ExecPlugin(
+        "users[0].exec",
+        str(program),
+        api_version="client.authentication.k8s.io/v1",
+        interactive_mode="Never",
+    )
+
+
 def test_all_that_a_process_prints_is_received_and_then_its_end(
     in_loop: Callable[[Coroutine[Any, Any, None]], None],
 ) -> None:
@@ -64,15 +77,7 @@ def test_all_that_a_process_prints_is_received_and_then_its_end(
 def test_a_cancelled_plugin_closes_no_other_file(
     in_loop: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
 ) -> None:
-    program = tmp_path / "plugin"
-    program.write_text(CREDENTIAL)
-    program.chmod(0o755)
-    plugin = ExecPlugin(
-        "users[0].exec",
-        str(program),
-        api_version="client.authentication.k8s.io/v1",
-        interactive_mode="Never",
-    )
+    plugin = plugin_of(tmp_path, CREDENTIAL)
 
     async def cancel(after_steps: int) -> None:
         running = asyncio.create_task(plugin.run({}, os.environ))
@@ -98,16 +103,8 @@ def test_a_cancelled_plugin_closes_no_other_file(
 def test_a_plugin_that_prints_too_much_leaves_no_task(
     in_loop: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
 ) -> None:
-    program = tmp_path / "plugin"
     # A child that keeps the pipes open.
-    program.write_text("#!/bin/sh\nsleep 60 &\nexec head -c 3000000 /dev/zero\n")
-    program.chmod(0o755)
-    plugin = ExecPlugin(
-        "users[0].exec",
-        str(program),
-        api_version="client.authentication.k8s.io/v1",
-        interactive_mode="Never",
-    )
+    plugin = plugin_of(tmp_path, "#!/bin/sh\nsleep 60 &\nexec head -c 3000000 /dev/zero\n")
 
     async def look() -> None:
         with pytest.raises(ConfigurationUnusable, match="printed more than"):

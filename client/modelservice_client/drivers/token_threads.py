@@ -35,7 +35,7 @@ class TokenThreads:
         """
         asked: Future[Metadata] = Future()
         with self._lock:
-            # Those of calls that have given up, of which there would be ever more while all hang.
+            # Calls that have given up: their number would grow while every thread hangs.
             while self._asked and self._asked[0][0].cancelled():
                 self._asked.popleft()
             if self._threads < _MOST_THREADS:

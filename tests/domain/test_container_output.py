@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from base64 import b64encode
 from urllib.parse import quote, quote_plus
 
@@ -19,6 +18,7 @@ from server.domain.rollout.container_output import (
     OutputGates,
     gate_for,
 )
+from tests.cpu_time import cpu_time
 
 OPEN = OutputGate()
 
@@ -106,9 +106,9 @@ def test_masking_is_quick_or_nothing_is_shown() -> None:
         [(f"SECRET_{n}", f"value-{n}") for n in range(1000)],
         [("SECRET", "\n".join(f"line-{n}" for n in range(10_000)))],
     ):
-        began = time.thread_time()
-        shown = gate_for(variables).shown(log)
-        assert time.thread_time() - began < 1
+        with cpu_time() as taken:
+            shown = gate_for(variables).shown(log)
+        assert taken.seconds < 1
         assert "s3cr3t" not in shown
     assert gate_for([("SECRET", "ab\n" * 100_000)]).shown("boom") == WITHHELD
 

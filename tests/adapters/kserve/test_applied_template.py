@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from server.adapters.kserve.status.components import component_specs
 from server.adapters.kserve.status.observed_objects import ObservedObjects
 from tests.adapters.kserve.replaying import merged
 from tests.adapters.kserve.shown import serving, serving_model, with_service
+from tests.cpu_time import cpu_time
 
 Object = dict[str, Any]
 KUBECTL = {
@@ -157,9 +157,9 @@ def test_many_arguments_are_compared_in_a_moment() -> None:
     service = with_service(observed, {"spec": {"transformer": {"containers": [asked]}}}).service
     [_, part] = component_specs(service)
     template = {"spec": {"containers": [{**CONTAINER, "args": ["-v"] * 60_000 + ["-x"] * 60_000}]}}
-    started = time.thread_time()
-    is_applied(service, part, template)
-    assert time.thread_time() - started < 5
+    with cpu_time() as taken:
+        is_applied(service, part, template)
+    assert taken.seconds < 5
 
 
 def test_a_thousand_variables_are_compared_in_a_moment() -> None:
@@ -170,9 +170,9 @@ def test_a_thousand_variables_are_compared_in_a_moment() -> None:
     [_, part] = component_specs(service)
     added = [{"name": "V0", "value": "of KServe"}, *reversed(variables)]
     template = {"spec": {"containers": [{**CONTAINER, "env": added}]}}
-    started = time.thread_time()
-    assert is_applied(service, part, template)
-    assert time.thread_time() - started < 0.5
+    with cpu_time() as taken:
+        assert is_applied(service, part, template)
+    assert taken.seconds < 0.5
     without_one = {"spec": {"containers": [{**CONTAINER, "env": added[:-1]}]}}
     assert not is_applied(service, part, without_one)
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError, Message
 
 from server.api.audit import Audit, AuditedCall
@@ -25,6 +26,7 @@ from server.api.call_limits import (
 from server.api.call_log import CallLog
 from server.api.errors import code_of, cut, message_of, trailing_metadata
 from server.api.limits import check_limits
+from server.api.request_outline import Outlines
 from server.control.call import Authenticate, Call
 from server.control.impersonation import IMPERSONATE
 from server.deadline import Deadline
@@ -54,6 +56,8 @@ _OWN_QUEUES = (
     "/modelservice.v1.ModelService/Deploy",
 )
 _LOGGED_BYTES = 128
+# A larger request is checked in outline first. A smaller one takes 1 ms at most to parse.
+_LARGE_BYTES = 32 * 2**10
 
 Context = Any
 Handler = Callable[..., Any]
@@ -66,6 +70,7 @@ class _Method(NamedTuple):
     `own`: of this API, so its handler takes a Call in place of gRPC's context. `open`: its callers
     are not authenticated. `quiet`: its calls are logged at debug level. `reads`: its calls change
     nothing. `parse` makes its request of bytes; None where gRPC does, since requests are streamed.
+    `outline` makes only the outline of it, where the method is of this API.
     """
 
     name: str
@@ -76,6 +81,7 @@ class _Method(NamedTuple):
     quiet: bool
     reads: bool
     parse: Callable[[bytes], Any] | None
+    outline: Callable[[bytes], Any] | None
 
     @property
     def changes(self) -> bool:
@@ -139,6 +145,7 @@ class CallInterceptor:
         self._admission = CallAdmission(limits)
         self._refused = RefusedCalls()
         self._ended = asyncio.Event()
+        self._outlines = Outlines()
 
     async def drained(self) -> None:
         """Wait until no call is open.
@@ -180,6 +187,7 @@ class CallInterceptor:
             quiet=method.startswith(_QUIET),
             reads=method.rpartition("/")[2].startswith(_READS),
             parse=by_us,
+            outline=_parser(self._outline(method)) if own else None,
         )
         # A partial: the frame of a function here would keep the request, see `_call`. Of the
         # function, not of the method: gRPC examines it in each call, and a method takes longer.
@@ -188,6 +196,10 @@ class CallInterceptor:
         make = getattr(grpc, f"{arity}_rpc_method_handler")
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(call, by_grpc, serialize)
         return wrapped
+
+    def _outline(self, method: str) -> Callable[[bytes], Message]:
+        described = Default().FindMethodByName(method[1:].replace("/", "."))
+        return self._outlines.of(described.input_type).FromString
 
     def _kind_of(self, method: str, *, streaming: bool) -> CallKind:
         if method.startswith(_HEALTH):
@@ -283,16 +295,21 @@ class CallInterceptor:
         """Parse the request, and return its handler's response to await."""
         method, context, line = current.method, current.context, current.line
         if method.parse:
+            if method.outline and len(request) > _LARGE_BYTES:
+                self._check(method.outline(request), line)
             request = method.parse(request)
-            line.describe(request, self._default_namespace)
-        if isinstance(request, Message):
-            check_limits(request)
+            self._check(request, line)
         if not method.own:
             return method.handle(request, context, context)
         deadline = Deadline.after(context.time_remaining())
         record = self._record(current) if method.changes else None
         call = Call(current.caller, deadline, line.trace, current.authenticate, record)
         return method.handle(request, call, context)
+
+    def _check(self, request: Any, line: CallLog) -> None:
+        line.describe(request, self._default_namespace)
+        if isinstance(request, Message):
+            check_limits(request)
 
     def _record(self, current: _OpenCall) -> AuditedCall | None:
         """Return the call's audit record. That of a read is made only where it is refused."""

@@ -1,7 +1,6 @@
 """Limits of a request's repeated fields and maps, checked before the request is converted.
 
-gRPC parses a request of 1 MiB in some 30 ms, but a loop over all its entries in Python would block
-every other caller for a second.
+A loop over all the entries that 1 MiB has room for would block every other caller for a second.
 """
 
 from __future__ import annotations

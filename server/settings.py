@@ -181,7 +181,8 @@ class Serving(BaseSettings):
         500,
         ge=1,
         description="maximum of calls a second of each identified caller, as many of them at one"
-        " moment after a pause; after 16 they take turns; further calls get RESOURCE_EXHAUSTED",
+        " moment after a pause; reads take turns after 16, writes after one; further calls get"
+        " RESOURCE_EXHAUSTED",
     )
     caller_max_calls: int | None = Field(
         None,

@@ -58,7 +58,7 @@ LIMITS = {
     "calls answered at once, of each identified caller": OF_CALLER.calls,
     "streams open at once, of each identified caller": OF_CALLER.streams,
     "idle callers whose rate is remembered": call_limits.MOST_IDLE_CALLERS,
-    "reads, and writes, of each identified caller that begin at once": call_limits.CALLS_AT_ONCE,
+    "reads of each identified caller that begin at once": call_limits.READS_AT_ONCE,
     "writes of each identified caller that wait for their turn": call_limits.MOST_WRITES_WAITING,
     "memory of each identified caller's calls that wait for their turn, in bytes; one alone may be"
     " larger": call_limits.MOST_WAITING_BYTES_OF_CALLER,

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.api.call_log import logger
+from server.api.write_pace import WritePace
 from server.domain.errors import ErrorReason, ServiceError, TooManyRequests, TooManyStreams
 from server.token_bucket import TokenBucket
 
 # Idle callers whose rate is remembered. One that returns after a second has its whole burst anyway.
 MOST_IDLE_CALLERS = 10_000
-# So many reads, and as many writes, of one caller begin at once. Further ones take turns, so many a
-# second, so that a burst of one caller keeps no other one waiting.
-CALLS_AT_ONCE = 16
+# So many reads of one caller begin at once, and one write. Further ones take turns, so many a
+# second at most, so that a burst of one caller keeps no other one waiting.
+READS_AT_ONCE = 16
 READS_A_SECOND = 1000
 WRITES_A_SECOND = 200
 MOST_WRITES_WAITING = 500
@@ -82,6 +83,7 @@ class _Caller:
     calls: int = 0
     waiting_bytes: int = 0
     open: Counter[CallKind] = field(default_factory=Counter)
+    pace: WritePace = field(default_factory=WritePace)
 
 
 class CallAdmission:
@@ -144,7 +146,8 @@ class CallAdmission:
                 " caller: try again soon"
             )
         holds = BYTES_OF_A_CALL + request_bytes
-        if delay:
+        waits = delay > 0 or (writes and not caller.pace.is_due())
+        if waits:
             self._check_wait(caller, delay, holds, time_remaining())
         caller.bucket.take(now)
         turns.take(now)
@@ -152,9 +155,11 @@ class CallAdmission:
         self._busy[name] = caller
         caller.calls += 1
         try:
-            if delay:
+            if waits:
                 await self._wait(caller, turns, delay, holds)
                 _check_room(kind, caller)
+            elif writes:
+                caller.pace.begin()
         except BaseException:
             self._leave(caller)
             raise
@@ -197,6 +202,8 @@ class CallAdmission:
         caller.waiting_bytes += holds
         try:
             await asyncio.sleep(delay)
+            if turns is caller.writes:
+                await caller.pace.wait()
         except asyncio.CancelledError:
             turns.give_back()
             raise
@@ -216,8 +223,8 @@ class CallAdmission:
         return _Caller(
             name,
             TokenBucket(self._rate, burst=self._rate),
-            TokenBucket(max(READS_A_SECOND, 2 * self._rate), burst=CALLS_AT_ONCE),
-            TokenBucket(self._writes, burst=CALLS_AT_ONCE),
+            TokenBucket(max(READS_A_SECOND, 2 * self._rate), burst=READS_AT_ONCE),
+            TokenBucket(self._writes, burst=1),
         )
 
 

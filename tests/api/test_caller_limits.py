@@ -20,7 +20,7 @@ from modelservice.v1.model_service_pb2 import DeployResponse, GetRequest, ListRe
 from structlog.testing import capture_logs
 
 from server.adapters.kserve.identity.identities import KubernetesIdentities
-from server.api import call_limits
+from server.api import call_limits, write_pace
 from server.api.call_limits import (
     AdmittedCall,
     ArrivingRequests,
@@ -178,6 +178,7 @@ def test_a_bucket_is_full_on_a_machine_that_has_just_booted() -> None:
 def stop_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates and turns are as if all calls came at one moment, however slow the machine is."""
     monkeypatch.setattr(call_limits, "time", SimpleNamespace(monotonic=lambda: 1.0))
+    monkeypatch.setattr(write_pace, "MOST_REST_SECONDS", 0.0)
 
 
 async def test_few_callers_are_remembered_and_those_with_open_calls_are(
@@ -204,7 +205,6 @@ async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stop_clock(monkeypatch)
-    monkeypatch.setattr(call_limits, "CALLS_AT_ONCE", 4)
     monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1)
     monkeypatch.setattr(call_limits, "MOST_WRITES_WAITING", 3)
     admission = CallAdmission(CallLimits(PLENTY, PLENTY, CallerLimits(500, PLENTY, PLENTY)))
@@ -212,23 +212,93 @@ async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
     def admit(name: str, *, writes: bool) -> asyncio.Task[AdmittedCall]:
         return asyncio.create_task(admission.admit(admission.unary, name, writes=writes))
 
-    burst = [admit("flooder", writes=True) for _ in range(9)]
+    burst = [admit("flooder", writes=True) for _ in range(6)]
     others = [admit("other", writes=True), admit("flooder", writes=False)]
     await asyncio.sleep(0)
-    assert [each.done() for each in burst] == [*[True] * 4, *[False] * 3, *[True] * 2]
+    assert [each.done() for each in burst] == [True, *[False] * 3, *[True] * 2]
     for each in burst[-2:]:
         with pytest.raises(TooManyRequests, match="more than 1 writes a second"):
             each.result()
     assert all(each.done() for each in others)
     # One that leaves no longer waits.
-    burst[6].cancel()
+    burst[3].cancel()
     async with asyncio.timeout(PATIENCE_SECONDS):
-        await burst[4]
-        await burst[5]
-    for each in [*burst[:6], *others]:
+        await burst[1]
+        await burst[2]
+    for each in [*burst[:3], *others]:
         each.result().end()
-    await asyncio.wait([burst[6]])
+    await asyncio.wait([burst[3]])
     assert (admission.unary.open, len(admission._busy), admission._waiting_bytes) == (0, 0, 0)
+
+
+class Loop:
+    """How long the event loop has lived, and worked, for the pace of writes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._lived = self._worked = 0.0
+        clock = SimpleNamespace(monotonic=lambda: self._lived, thread_time=lambda: self._worked)
+        monkeypatch.setattr(write_pace, "time", clock)
+
+    def works(self, seconds: float) -> None:
+        self._lived += seconds
+        self._worked += seconds
+
+    def rests(self, seconds: float) -> None:
+        self._lived += seconds
+
+
+class Writes:
+    """Calls of callers, and which of them have begun."""
+
+    def __init__(self) -> None:
+        self.admission = CallAdmission(
+            CallLimits(PLENTY, PLENTY, CallerLimits(500, PLENTY, PLENTY))
+        )
+
+    def begin(self, name: str, *, writes: bool = True) -> asyncio.Task[None]:
+        return asyncio.create_task(self._call(name, writes))
+
+    async def _call(self, name: str, writes: bool) -> None:
+        (await self.admission.admit(self.admission.unary, name, writes=writes)).end()
+
+
+async def has_begun(*calls: asyncio.Task[None]) -> list[bool]:
+    """Those that may begin have had many times as long as they take to see it."""
+    await asyncio.sleep(0.05)
+    return [each.done() for each in calls]
+
+
+async def test_a_write_waits_until_the_loop_has_rested_from_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Most of what it takes comes after its answer, so the loop is looked at, and not the call."""
+    monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1e6)
+    loop, callers = Loop(monkeypatch), Writes()
+    first = callers.begin("flooder")
+    assert await has_begun(first) == [True]
+    loop.works(0.03)
+    flood = [callers.begin("flooder") for _ in range(3)]
+    others = [callers.begin("flooder", writes=False), callers.begin("other")]
+    assert await has_begun(*flood, *others) == [False, False, False, True, True]
+    loop.rests(0.02)
+    assert await has_begun(*flood) == [False, False, False]
+    flood[1].cancel()
+    loop.rests(0.02)
+    assert await has_begun(*flood) == [True, True, True]
+    assert flood[1].cancelled()
+    assert (len(callers.admission._busy), callers.admission._waiting_bytes) == (0, 0)
+
+
+async def test_a_write_waits_a_tenth_of_a_second_for_a_loop_that_never_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, callers = Loop(monkeypatch), Writes()
+    await callers.begin("busy")
+    loop.works(0.09)
+    later = callers.begin("busy")
+    assert await has_begun(later) == [False]
+    loop.works(0.02)
+    assert await has_begun(later) == [True]
 
 
 class Waiting:
@@ -236,7 +306,6 @@ class Waiting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         stop_clock(monkeypatch)
-        monkeypatch.setattr(call_limits, "CALLS_AT_ONCE", 1)
         monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1 / PATIENCE_SECONDS / 10)
         self.admission = CallAdmission(CallLimits(PLENTY, PLENTY, CallerLimits(20, 20, 20)))
         self._tasks: list[asyncio.Task[AdmittedCall]] = []

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 # A write waits no longer than this after the one before it, however busy the loop is.
-MOST_REST_SECONDS = 0.1
+MOST_REST_SECONDS = 0.05
 
 
 class WritePace:

@@ -276,25 +276,25 @@ async def test_a_write_waits_until_the_loop_has_rested_from_the_one_before(
     loop, callers = Loop(monkeypatch), Writes()
     first = callers.begin("flooder")
     assert await has_begun(first) == [True]
-    loop.works(0.03)
+    loop.works(0.02)
     flood = [callers.begin("flooder") for _ in range(3)]
     others = [callers.begin("flooder", writes=False), callers.begin("other")]
     assert await has_begun(*flood, *others) == [False, False, False, True, True]
-    loop.rests(0.02)
+    loop.rests(0.01)
     assert await has_begun(*flood) == [False, False, False]
     flood[1].cancel()
-    loop.rests(0.02)
+    loop.rests(0.01)
     assert await has_begun(*flood) == [True, True, True]
     assert flood[1].cancelled()
     assert (len(callers.admission._busy), callers.admission._waiting_bytes) == (0, 0)
 
 
-async def test_a_write_waits_a_tenth_of_a_second_for_a_loop_that_never_rests(
+async def test_a_write_waits_only_a_moment_for_a_loop_that_never_rests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loop, callers = Loop(monkeypatch), Writes()
     await callers.begin("busy")
-    loop.works(0.09)
+    loop.works(0.04)
     later = callers.begin("busy")
     assert await has_begun(later) == [False]
     loop.works(0.02)

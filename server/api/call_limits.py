@@ -74,7 +74,7 @@ class CallKind:
 @dataclass(slots=True)
 class _Caller:
     """A caller's calls a second, and the turns of its reads and writes. `calls`: those that wait
-    for their turn, and the open ones. `waiting_bytes`: of those that wait."""
+    for their turn, and the open ones. `waiting_bytes`, `waiting_writes`: of those that wait."""
 
     name: str
     bucket: TokenBucket
@@ -82,6 +82,7 @@ class _Caller:
     writes: TokenBucket
     calls: int = 0
     waiting_bytes: int = 0
+    waiting_writes: int = 0
     open: Counter[CallKind] = field(default_factory=Counter)
     pace: WritePace = field(default_factory=WritePace)
 
@@ -140,10 +141,10 @@ class CallAdmission:
                 f"this caller makes more than {self._rate} calls a second, the limit of each"
                 " caller: try again soon"
             )
-        if writes and delay * self._writes > MOST_WRITES_WAITING:
+        if writes and caller.waiting_writes >= MOST_WRITES_WAITING:
             raise TooManyRequests(
-                f"this caller makes more than {self._writes} writes a second, the limit of each"
-                " caller: try again soon"
+                f"{caller.waiting_writes} writes of this caller wait for their turn, the limit of"
+                " each caller: try again soon"
             )
         holds = BYTES_OF_A_CALL + request_bytes
         waits = delay > 0 or (writes and not caller.pace.is_due())
@@ -198,11 +199,13 @@ class CallAdmission:
 
     async def _wait(self, caller: _Caller, turns: TokenBucket, delay: float, holds: int) -> None:
         """Wait for a turn. A call that leaves meanwhile gives it back."""
+        writes = turns is caller.writes
         self._waiting_bytes += holds
         caller.waiting_bytes += holds
+        caller.waiting_writes += writes
         try:
             await asyncio.sleep(delay)
-            if turns is caller.writes:
+            if writes:
                 await caller.pace.wait()
         except asyncio.CancelledError:
             turns.give_back()
@@ -210,6 +213,7 @@ class CallAdmission:
         finally:
             self._waiting_bytes -= holds
             caller.waiting_bytes -= holds
+            caller.waiting_writes -= writes
 
     def _leave(self, caller: _Caller) -> None:
         caller.calls -= 1

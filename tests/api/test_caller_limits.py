@@ -217,7 +217,7 @@ async def test_the_writes_of_a_burst_take_turns_and_another_caller_has_its_own(
     await asyncio.sleep(0)
     assert [each.done() for each in burst] == [True, *[False] * 3, *[True] * 2]
     for each in burst[-2:]:
-        with pytest.raises(TooManyRequests, match="more than 1 writes a second"):
+        with pytest.raises(TooManyRequests, match="3 writes of this caller wait"):
             each.result()
     assert all(each.done() for each in others)
     # One that leaves no longer waits.
@@ -301,6 +301,27 @@ async def test_a_write_waits_only_a_moment_for_a_loop_that_never_rests(
     assert await has_begun(later) == [True]
 
 
+async def test_few_writes_wait_for_a_loop_that_works_long_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They begin more slowly than their rate says, so it does not bound those that wait."""
+    monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1e6)
+    monkeypatch.setattr(call_limits, "MOST_WRITES_WAITING", 3)
+    loop, callers = Loop(monkeypatch), Writes()
+    await callers.begin("flooder")
+    loop.works(0.03)
+    flood = [callers.begin("flooder") for _ in range(4)]
+    assert await has_begun(*flood) == [False, False, False, True]
+    with pytest.raises(TooManyRequests, match="3 writes of this caller wait"):
+        flood[3].result()
+    flood[0].cancel()
+    await asyncio.wait(flood[:1])
+    later = callers.begin("flooder")
+    assert await has_begun(later) == [False]
+    loop.rests(0.04)
+    await asyncio.gather(*flood[1:3], later)
+
+
 class Waiting:
     """Writes of callers that wait for their turn for longer than a test takes."""
 
@@ -337,7 +358,7 @@ async def test_a_call_that_leaves_gives_its_turn_back(monkeypatch: pytest.Monkey
     assert await waiting.outcome("a") == "admitted"
     for _ in range(2):
         assert [await waiting.outcome("a") for _ in range(2)] == ["waits"] * 2
-        assert "writes a second" in await waiting.outcome("a")
+        assert "2 writes of this caller wait" in await waiting.outcome("a")
         await waiting.leave()
 
 

@@ -13,9 +13,10 @@ class WritePace:
     """Lets the writes of a caller begin one after the other.
 
     Each waits until the event loop has rested for as long as it has worked since the one before
-    began. So a flood of writes leaves others half of the loop's time, whatever a write takes on
-    this machine. Most of its work follows its answer, and gRPC hands over no more calls than the
-    loop can begin, so a limit of calls at once, or a second, does not do that.
+    began. So a flood of writes leaves others half of the loop's time, as long as a write takes no
+    more of it than half of MOST_REST_SECONDS. Most of its work follows its answer, and gRPC hands
+    over no more calls than the loop can begin, so a limit of calls at once, or a second, does not
+    do that. Work for other callers counts too, since nothing tells whose it is.
     """
 
     __slots__ = ("_began", "_turns", "_worked")

@@ -178,7 +178,7 @@ async def test_a_method_gets_its_caller_deadline_and_trace_and_others_get_grpcs_
     async def argument_of(method: str) -> Any:
         calls = CallInterceptor(Caller("trainer"), "default", CallLimits(9, 9))
         guarded = calls.intercept(method, grpc.unary_unary_rpc_method_handler(argument))
-        return await guarded.unary_unary(GetRequest(), Context())
+        return await guarded.unary_unary(GetRequest().SerializeToString(), Context())
 
     calls = [await argument_of(f"{SERVICE}/Get") for _ in range(2)]
     assert all(isinstance(call, Call) and call.caller.name == "trainer" for call in calls)

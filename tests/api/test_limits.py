@@ -119,7 +119,7 @@ async def test_a_refusal_that_its_caller_has_not_taken_yet_uses_no_room() -> Non
     guarded = CallInterceptor(Caller(), "default", CallLimits(1, 1)).intercept(
         "/modelservice.v1.ModelService/Get", grpc.unary_unary_rpc_method_handler(behaviour)
     )
-    call = partial(guarded.unary_unary, GetRequest(name="a"), Context())
+    call = partial(guarded.unary_unary, GetRequest(name="a").SerializeToString(), Context())
     first, second = asyncio.create_task(call()), asyncio.create_task(call())
     await asyncio.sleep(0)
     released.set()

@@ -262,10 +262,16 @@ class Writes:
         (await self.admission.admit(self.admission.unary, name, writes=writes)).end()
 
 
-async def has_begun(*calls: asyncio.Task[None]) -> list[bool]:
-    """Those that may begin have had many times as long as they take to see it."""
+async def begin(*calls: asyncio.Task[None]) -> None:
+    """Wait until they have begun."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.wait(calls)
+
+
+async def wait(*calls: asyncio.Task[None]) -> None:
+    """Those that may begin would have had many times as long as they take to see it."""
     await asyncio.sleep(0.05)
-    return [each.done() for each in calls]
+    assert not any(each.done() for each in calls)
 
 
 async def test_a_write_waits_until_the_loop_has_rested_from_the_one_before(
@@ -274,17 +280,17 @@ async def test_a_write_waits_until_the_loop_has_rested_from_the_one_before(
     """Most of what it takes comes after its answer, so the loop is looked at, and not the call."""
     monkeypatch.setattr(call_limits, "WRITES_A_SECOND", 1e6)
     loop, callers = Loop(monkeypatch), Writes()
-    first = callers.begin("flooder")
-    assert await has_begun(first) == [True]
+    await begin(callers.begin("flooder"))
     loop.works(0.02)
     flood = [callers.begin("flooder") for _ in range(3)]
     others = [callers.begin("flooder", writes=False), callers.begin("other")]
-    assert await has_begun(*flood, *others) == [False, False, False, True, True]
+    await begin(*others)
+    await wait(*flood)
     loop.rests(0.01)
-    assert await has_begun(*flood) == [False, False, False]
+    await wait(*flood)
     flood[1].cancel()
     loop.rests(0.01)
-    assert await has_begun(*flood) == [True, True, True]
+    await begin(*flood)
     assert flood[1].cancelled()
     assert (len(callers.admission._busy), callers.admission._waiting_bytes) == (0, 0)
 
@@ -296,9 +302,9 @@ async def test_a_write_waits_only_a_moment_for_a_loop_that_never_rests(
     await callers.begin("busy")
     loop.works(0.04)
     later = callers.begin("busy")
-    assert await has_begun(later) == [False]
+    await wait(later)
     loop.works(0.02)
-    assert await has_begun(later) == [True]
+    await begin(later)
 
 
 async def test_few_writes_wait_for_a_loop_that_works_long_for_each(
@@ -311,13 +317,15 @@ async def test_few_writes_wait_for_a_loop_that_works_long_for_each(
     await callers.begin("flooder")
     loop.works(0.03)
     flood = [callers.begin("flooder") for _ in range(4)]
-    assert await has_begun(*flood) == [False, False, False, True]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.wait(flood[3:])
+    await wait(*flood[:3])
     with pytest.raises(TooManyRequests, match="3 writes of this caller wait"):
         flood[3].result()
     flood[0].cancel()
     await asyncio.wait(flood[:1])
     later = callers.begin("flooder")
-    assert await has_begun(later) == [False]
+    await wait(later)
     loop.rests(0.04)
     await asyncio.gather(*flood[1:3], later)
 

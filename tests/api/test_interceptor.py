@@ -111,7 +111,7 @@ def test_a_caller_that_leaves_takes_its_call_along(stub, grpc_server, monkeypatc
     for leave in ("cancel", "deadline"):
         begun.clear()
         left.clear()
-        call = stub.Deploy.future(deploy(name), timeout=1 if leave == "deadline" else None)
+        call = stub.Deploy.future(deploy(name), timeout=5 if leave == "deadline" else None)
         eventually("the call is under way", lambda: begun == [name])
         if leave == "cancel":
             call.cancel()

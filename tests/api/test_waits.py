@@ -164,7 +164,8 @@ def test_without_a_rollout_an_absent_service_is_not_found(stub, name) -> None:
 def test_a_deadline_ends_a_wait_after_its_last_state_was_sent(stub, name) -> None:
     rollout_id = stub.Deploy(deploy(name)).rollout_id
     request = WatchStatusRequest(name=name, until=UNTIL_READY, rollout_id=rollout_id)
-    call = stub.WatchStatus(request, timeout=0.5)
+    # Its first state takes some milliseconds.
+    call = stub.WatchStatus(request, timeout=5)
     assert next(call).service.rollout_id == rollout_id
     with pytest.raises(Exception, match="Deadline"):
         list(call)

@@ -144,9 +144,9 @@ def test_log_lines_come_to_watches_of_one_service_only(stub, memory, name) -> No
 
 def test_heartbeats_fill_the_silence_and_carry_the_view_age(stub, memory, name) -> None:
     memory.away()
+    began = time.monotonic()
     with watching(stub, name=name, heartbeat_interval=Duration(seconds=1)) as stream:
         assert kinds(stream.take(1)) == ["SYNCED"]
-        began = time.monotonic()
         first, second = stream.take(2)
         assert kinds([first, second]) == ["HEARTBEAT", "HEARTBEAT"]
         assert 1.8 < time.monotonic() - began < 20

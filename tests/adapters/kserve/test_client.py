@@ -66,8 +66,8 @@ async def test_an_answer_that_does_not_come_is_unanswered_within_its_timeout(
     server.list_faults.append(never)
     began = time.monotonic()
     with pytest.raises(Unanswered):
-        await api.send("PATCH", PATH, body={}, timeout=0.5)
-    assert time.monotonic() - began < 10 * 0.5
+        await api.send("PATCH", PATH, body={}, timeout=3)
+    assert time.monotonic() - began < 10 * 3
 
 
 async def test_an_answer_that_is_cut_is_unanswered(server: ScriptedServer, api: ApiServer) -> None:

@@ -28,6 +28,8 @@ from server.domain.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from tests.adapters.kserve.waiting import eventually
+from tests.patience import PATIENCE_SECONDS
 
 OUTAGE = timedelta(minutes=10)
 READS = Access("get", Resource.SERVICES, "models")
@@ -319,6 +321,7 @@ async def test_calls_that_wait_for_reviews_of_unknown_tokens_are_bounded(
     world.api.release = asyncio.Event()
     names = ["bad" if same else f"bad-{number}" for number in range(1000)]
     flood = [asyncio.create_task(world.authenticate(name)) for name in names]
+    await eventually(lambda: sum(task.done() for task in flood) >= 900, PATIENCE_SECONDS)
     done, waiting = await asyncio.wait(flood, timeout=0.1)
     assert (len(done), len(waiting)) == (900, 100)
     assert {type(task.exception()) for task in done} == {TooManyRequests}

@@ -42,6 +42,19 @@ async def test_without_a_runtime_the_remedy_says_what_to_do(
     assert remedy in failure.remedy
 
 
+async def test_a_python_that_was_removed_under_the_server_is_named(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = str(tmp_path / "removed" / "python")
+    monkeypatch.setattr(sys, "executable", removed)
+    failure = await failure_of(world, world.model())
+    assert (
+        failure.message
+        == f"the model server cannot be started: No such file or directory: {removed}"
+    )
+    assert "restart the server" in failure.remedy
+
+
 async def test_a_server_that_itself_ends_with_127_has_a_runtime(world: World) -> None:
     failure = await failure_of(world, world.model(exit=127))
     assert failure.reason is FailureReason.MODEL_LOAD

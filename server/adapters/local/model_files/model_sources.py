@@ -179,7 +179,7 @@ def _filesystem(scheme: str) -> Any:
     if package is None:
         raise FetchFailed(
             f"this server cannot read {scheme}://",
-            f"use an absolute path, or one of {', '.join(_PACKAGES)} as {scheme}",
+            f"use an absolute path, or one of {', '.join(_PACKAGES)} in place of {scheme}",
             FailureReason.STORAGE_SCHEME,
         )
     options = {}

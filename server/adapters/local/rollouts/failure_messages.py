@@ -20,6 +20,7 @@ from server.domain.rollout.status import Component, Failure, FailureReason
 _PORT_TAKEN = os.strerror(errno.EADDRINUSE).lower()
 _SIGNALLED = 128
 _NO_ROOM_ON_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 MODEL_REMEDY = "check that the model's files are whole and fit the format and the runtime's version"
 
@@ -98,7 +99,11 @@ def start_failure(e: OSError) -> Failure:
         return failure(FailureReason.CONTAINER_CONFIG, message, remedy)
     if e.errno in _NO_ROOM_ON_DISK:
         return failure(FailureReason.VOLUME, message, "free disk space on this machine")
-    remedy = "free memory on this machine, or raise its limits of processes and open files"
+    if e.filename and e.errno in _ABSENT:
+        message = f"{message}: {os.fsdecode(e.filename)}"
+        remedy = "restore it; if it is of the server's own Python, restart the server too"
+    else:
+        remedy = "free memory on this machine, or raise its limits of processes and open files"
     return failure(FailureReason.UNSCHEDULABLE, message, remedy)
 
 

@@ -9,6 +9,8 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
     ServerReflectionResponse,
 )
 
+from tests.patience import PATIENCE_SECONDS
+
 V1 = "grpc.reflection.v1"
 V1ALPHA = "grpc.reflection.v1alpha"
 VERSIONS = (V1, V1ALPHA)
@@ -23,7 +25,7 @@ def reflected(
         ServerReflectionRequest.SerializeToString,
         ServerReflectionResponse.FromString,
     )
-    return list(method(iter(requests), timeout=10))
+    return list(method(iter(requests), timeout=PATIENCE_SECONDS))
 
 
 def listed_services(channel: grpc.Channel, version: str = V1) -> set[str]:

@@ -16,7 +16,7 @@ class WritePace:
     began. So a flood of writes leaves others half of the loop's time, as long as a write takes no
     more of it than half of MOST_REST_SECONDS. Most of its work follows its answer, and gRPC hands
     over no more calls than the loop can begin, so a limit of calls at once, or a second, does not
-    do that. Work for other callers counts too, since nothing tells whose it is.
+    do that. Work for other callers counts too: asyncio does not say which call a step is for.
     """
 
     __slots__ = ("_began", "_turns", "_worked")
@@ -37,7 +37,7 @@ class WritePace:
     async def wait(self) -> None:
         """Wait until the next write may begin, and begin it. Those that wait go in order."""
         async with self._turns:
-            # The loop may work on meanwhile; nothing tells when it rests.
+            # The loop may work on meanwhile, and asyncio has no event for an idle loop.
             while (rest := self._rest()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(rest)
             self.begin()
